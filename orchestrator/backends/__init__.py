@@ -1,0 +1,1 @@
+"""Serving backends: what each serves, its configuration, its command, its protocol."""

@@ -1,0 +1,1 @@
+"""Running a plan: scheduling, worker processes, causes of death."""

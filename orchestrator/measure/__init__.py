@@ -1,0 +1,1 @@
+"""Parity, timing, load and the statistics behind every claim."""

@@ -1,0 +1,1 @@
+"""Candidates: which variants of a model are made, and which one is picked."""

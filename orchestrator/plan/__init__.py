@@ -1,0 +1,1 @@
+"""Plans: steps, their keys, compiling a spec into steps, and why a step would run."""

@@ -1,0 +1,1 @@
+"""Templates and the chart into folders, byte for byte reproducible."""

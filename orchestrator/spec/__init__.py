@@ -1,0 +1,1 @@
+"""Specs: YAML with positions, typed models, platform files, diagnostics, JSON Schema."""

@@ -1,0 +1,73 @@
+"""A model's signature: the tensors that go in and come out, with the range of every named dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Signature", "Tensor"]
+
+Dim = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor: `dtype` as numpy spells it; `shape` with a number or a name for each dimension, None if unknown."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What goes in and what comes out, in the model's order.
+
+    Attributes:
+        dims: name → (smallest, largest) size.
+        batch: the name of the batch dimension, which is the first dimension of every input; None where there is none.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    dims: Mapping[str, tuple[int, int]]
+    batch: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON; `from_json` reads it back."""
+
+        def tensor(t: Tensor) -> dict[str, Any]:
+            return {"name": t.name, "dtype": t.dtype, "shape": None if t.shape is None else list(t.shape)}
+
+        return {
+            "inputs": [tensor(t) for t in self.inputs],
+            "outputs": [tensor(t) for t in self.outputs],
+            "dims": {name: list(bounds) for name, bounds in sorted(self.dims.items())},
+            "batch": self.batch,
+        }
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> Signature:
+        """The signature that `as_json` wrote."""
+
+        def tensor(t: Mapping[str, Any]) -> Tensor:
+            return Tensor(t["name"], t["dtype"], None if t["shape"] is None else tuple(t["shape"]))
+
+        return Signature(
+            inputs=tuple(tensor(t) for t in document["inputs"]),
+            outputs=tuple(tensor(t) for t in document["outputs"]),
+            dims={name: (low, high) for name, (low, high) in document["dims"].items()},
+            batch=document["batch"],
+        )
+
+    def shape_at(self, tensor: Tensor, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The tensor's shape with every named dimension given its size from `sizes`.
+
+        Raises:
+            KeyError: `sizes` lacks a dimension.
+            ValueError: the tensor's shape is unknown.
+        """
+        if tensor.shape is None:
+            raise ValueError(f"the shape of {tensor.name} is unknown")
+        return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape)

@@ -1,0 +1,1 @@
+"""What outlives a run: content-addressed trees, receipts, state, locks; all crash-safe."""
