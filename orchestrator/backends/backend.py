@@ -1,0 +1,99 @@
+"""What every serving backend gives: a folder that it is started from, a command, paths to ask, a wire format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from orchestrator.spec.signature import Signature
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Backend", "Launch", "ServingSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServingSettings:
+    """Everything a backend's configuration is made from; two equal settings give the same bytes.
+
+    Attributes:
+        name: the deployment's name; the model's name on the wire.
+        backend: `onnxruntime` or `torchserve`.
+        variant, format, precision: what is served, such as `onnx-int8`, `onnx`, `int8`.
+        cpus: CPUs of `hardware:`; thread counts come from here, never from the machine's cores.
+        memory: bytes of `hardware:`.
+        max_batch_size: rows that go together at most; 1 turns batching off.
+        max_delay: seconds the first request of a batch waits for company.
+        startup_seconds: a generous bound on loading and warming up, from the measured load time.
+        drain_seconds: how long a stopping server still answers.
+        model_digest, spec_digest, decision_digest: sha256 in hex.
+        tools: package → version, as measured; images pin these.
+    """
+
+    name: str
+    backend: str
+    variant: str
+    format: str
+    precision: str
+    signature: Signature
+    cpus: float
+    memory: int
+    max_batch_size: int
+    max_delay: float
+    startup_seconds: int
+    drain_seconds: int
+    model_digest: str
+    spec_digest: str
+    decision_digest: str
+    tools: Mapping[str, str]
+
+    @property
+    def threads(self) -> int:
+        """Whole threads for one model instance: the CPUs rounded down, at least one."""
+        return max(1, int(self.cpus))
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start a server: an argument list, what is added to the environment, and the working directory."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path
+
+
+class Backend(Protocol):
+    """One way of serving. Stateless; the instances stand in `backends/table.py`."""
+
+    name: str
+    formats: tuple[str, ...]
+    tools: tuple[str, ...]
+    """Packages whose versions its behaviour depends on."""
+
+    def unavailable(self) -> str | None:
+        """Why it cannot be started on this machine ("no Java 17 on the PATH"), or None."""
+
+    def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
+        """Fill the empty `folder` with the model and the configuration; byte for byte reproducible."""
+
+    def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
+        """The command that serves `folder` on 127.0.0.1:`port` on this machine; only `scratch` is written to."""
+
+    def ready_path(self, name: str) -> str:
+        """The path that answers 200 when, and only when, requests can be answered."""
+
+    def infer_path(self, name: str) -> str:
+        """The path that requests are posted to."""
+
+    def encode(self, inputs: Mapping[str, np.ndarray]) -> tuple[bytes, Mapping[str, str]]:
+        """A request's body and headers for one call."""
+
+    def decode(self, body: bytes, headers: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """The outputs by name that a 200 answer's body holds.
+
+        Raises:
+            ValueError: the body is not what this backend answers.
+        """
