@@ -1,0 +1,59 @@
+"""What every runtime gives: one call with numpy inputs, outputs by name. And the opening of one by its format."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from orchestrator.optimize.formats import FORMATS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["OpenRuntime", "Runtime", "open_runtime"]
+
+
+class Runtime(Protocol):
+    """A loaded model, ready to be called; it holds the threads that it was opened with."""
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """One call in inference mode.
+
+        Args:
+            inputs: every input of the signature by name, in its dtype and shape.
+
+        Returns:
+            Every output of the signature by name; bfloat16 comes as float32, which numpy knows.
+        """
+
+    def facts(self) -> dict[str, Any]:
+        """What ran: `{"runtime": name, "versions": {package: version}, "threads": n}` and what else tells of it."""
+
+
+class OpenRuntime(Protocol):
+    """The shape of the functions that the `runtime` column of `FORMATS` names."""
+
+    def __call__(self, directory: Path, signature: Signature, threads: int) -> Runtime:
+        """Load the variant in `directory`, to run on `threads` threads."""
+
+
+def open_runtime(format_name: str, directory: Path, signature: Signature, threads: int) -> Runtime:
+    """Load the variant in `directory` with the runtime of its format.
+
+    Args:
+        format_name: a name of `FORMATS`.
+        directory: the variant: one model file.
+        signature: with output shapes and dtypes resolved, as `import` leaves it.
+        threads: for the operators of one call; at least 1.
+
+    Raises:
+        StepError: E420, the model file does not load.
+    """
+    module, _, function = FORMATS[format_name].runtime.partition(":")
+    opened = cast("OpenRuntime", getattr(importlib.import_module(module), function))
+    return opened(directory, signature, threads)
