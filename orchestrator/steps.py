@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["StepContext", "StepError", "StepFunction"]
+__all__ = ["StepContext", "StepError", "StepFunction", "silent"]
 
 
-def _silent(message: str, fraction: float | None = None) -> None:
+def silent(message: str, fraction: float | None = None) -> None:
     """The progress sink of a step that nobody watches."""
+    del message, fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class StepContext:
     output: Path
     scratch: Path
     project: Path
-    progress: Callable[..., None] = field(default=_silent)
+    progress: Callable[..., None] = field(default=silent)
 
 
 StepFunction = Callable[[StepContext], dict[str, Any]]

@@ -1,0 +1,61 @@
+"""What the engine tells whoever watches: plain values; `cli` turns them into lines or a live view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Event", "Observer", "StepEnded", "StepProgress", "StepStarted", "Stopping", "Waiting", "ignore"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    """A worker was started for this step."""
+
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    """What a step says of itself; fraction in [0, 1] or None."""
+
+    step: str
+    message: str
+    fraction: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnded:
+    """A step ended; `seconds` is 0 for what was cached or skipped."""
+
+    step: str
+    status: Literal["done", "cached", "failed", "skipped"]
+    seconds: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Somebody else computes this step, or holds what it needs."""
+
+    step: str
+    on: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """Ctrl-C was pressed: level 1 finishes what runs, level 2 kills it."""
+
+    level: int
+    running: tuple[str, ...]
+
+
+Event = StepStarted | StepProgress | StepEnded | Waiting | Stopping
+Observer = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The observer that nobody is."""
+    del event

@@ -1,0 +1,64 @@
+"""What the engine and a worker tell each other: request, progress and result files, plain JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["WorkerRequest", "WorkerResult"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRequest:
+    """A step, with every path made absolute. The worker reads it from `request.json`."""
+
+    step: str
+    function: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    output: str
+    scratch: str
+    project: str
+    result: str
+
+    def write(self, path: Path) -> None:
+        """Write the request as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def read(path: Path) -> WorkerRequest:
+        """Read what `write` wrote."""
+        return WorkerRequest(**json.loads(path.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerResult:
+    """What a worker leaves: a summary, or an error; and which files of the user's code it imported.
+
+    Attributes:
+        error: {"kind": "step"|"python"|"memory", "code", "message", "cause", "remedy", "at", "notes"} or None.
+            `step` is a refusal that will not go away by itself; `python` an exception that nobody foresaw;
+            `memory` a MemoryError.
+        found: path relative to the project → sha256.
+    """
+
+    summary: Mapping[str, Any]
+    error: Mapping[str, Any] | None
+    found: Mapping[str, str]
+
+    def write(self, path: Path) -> None:
+        """Write the result as JSON, at once or not at all."""
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        part.replace(path)
+
+    @staticmethod
+    def read(path: Path) -> WorkerResult | None:
+        """The result, or None when the worker died before it wrote one."""
+        try:
+            return WorkerResult(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None

@@ -1,0 +1,176 @@
+"""Runs a plan: what is cached is taken, what can run in parallel does, what measures runs alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.engine.events import Observer, StepEnded, Stopping
+from orchestrator.engine.execute import Executor
+from orchestrator.engine.stop import Stop, stop_on_signals
+from orchestrator.errors import Interrupted, StepFailed
+from orchestrator.plan.resolve import Outcome, Resolver
+from orchestrator.plan.step import Plan, Step
+from orchestrator.spec.load import LoadedSpec
+from orchestrator.store.home import Home
+
+__all__ = ["failure_diagnostic", "run_plan"]
+
+
+def run_plan(
+    loaded: LoadedSpec,
+    plan: Plan,
+    resolver: Resolver,
+    home: Home,
+    *,
+    observer: Observer,
+    stop: Stop,
+    forced: frozenset[str] = frozenset(),
+    jobs: int | None = None,
+) -> dict[str, Outcome]:
+    """Bring every step of the plan that is not live to its outcome.
+
+    A candidate's step that fails is that candidate's fate; any other failure ends the run.
+
+    Args:
+        forced: ids of steps to run although their result is there.
+        jobs: how many workers at once; the CPUs of this process by default.
+
+    Raises:
+        StepFailed: a step failed that is not a candidate's.
+        Interrupted: Ctrl-C.
+    """
+    run = _Run(loaded, plan, resolver, home, observer, stop, forced, jobs or len(os.sched_getaffinity(0)))
+    with stop_on_signals(stop, run.told_to_stop):
+        return run.to_the_end()
+
+
+def failure_diagnostic(loaded: LoadedSpec, error: Mapping[str, Any]) -> Diagnostic:
+    """A step's failure with the line of the spec that is to blame."""
+    return Diagnostic(
+        code=error["code"],
+        message=error["message"],
+        span=loaded.span(tuple(error["at"])),
+        cause=error["cause"],
+        remedy=error["remedy"],
+        notes=tuple(error["notes"]),
+    )
+
+
+class _Run:
+    def __init__(
+        self,
+        loaded: LoadedSpec,
+        plan: Plan,
+        resolver: Resolver,
+        home: Home,
+        observer: Observer,
+        stop: Stop,
+        forced: frozenset[str],
+        jobs: int,
+    ) -> None:
+        self._loaded = loaded
+        self._plan = plan
+        self._resolver = resolver
+        self._observer = observer
+        self._stop = stop
+        self._forced = forced
+        self._jobs = jobs
+        self._executor = Executor(plan, resolver, home, observer, stop)
+        self._waiting = [step for step in plan.steps if not step.live]
+        self._running: dict[Future[Outcome], Step] = {}
+        self._outcomes: dict[str, Outcome] = {}
+
+    def told_to_stop(self, level: int) -> None:
+        self._observer(Stopping(level, tuple(step.id for step in self._running.values())))
+
+    def to_the_end(self) -> dict[str, Outcome]:
+        with ThreadPoolExecutor(self._jobs) as pool:
+            try:
+                while self._waiting or self._running:
+                    if self._stop.level == 0:
+                        self._advance(pool)
+                    if not self._running:
+                        break
+                    done, _ = wait(self._running, timeout=0.2, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        step = self._running.pop(future)
+                        self._ended(step, future.result())
+            except BaseException:
+                # Workers must not outlive the run: end them before the pool waits for its threads.
+                self._stop.ask()
+                self._stop.ask()
+                raise
+        if self._stop.level:
+            raise Interrupted(
+                Diagnostic(
+                    code="E407",
+                    message="interrupted",
+                    cause="Ctrl-C",
+                    remedy="run the same command again: it continues where it was",
+                )
+            )
+        return self._outcomes
+
+    def _advance(self, pool: ThreadPoolExecutor) -> None:
+        """Settle what needs no work, and start what can run now."""
+        moved = True
+        while moved:
+            moved = False
+            for step in list(self._waiting):
+                if not self._is_ready(step):
+                    continue
+                if blocker := self._resolver.blocked_by(step, self._outcomes):
+                    self._waiting.remove(step)
+                    self._skip(step, blocker)
+                    moved = True
+                    continue
+                resolved = self._resolver.resolve(step, self._outcomes, forced=step.id in self._forced)
+                if resolved is None:
+                    continue
+                if resolved.outcome is not None:
+                    self._waiting.remove(step)
+                    self._settle(step, resolved.outcome, "cached", 0.0, resolved.reason)
+                    moved = True
+                elif self._has_room_for(step):
+                    self._waiting.remove(step)
+                    self._running[pool.submit(self._executor.compute, step, resolved, dict(self._outcomes))] = step
+
+    def _is_ready(self, step: Step) -> bool:
+        gathered = {s.id for s in self._plan.steps if s.candidate is not None} if step.gathers_fates else set()
+        return all(producer in self._outcomes for producer in {*step.producers, *gathered})
+
+    def _has_room_for(self, step: Step) -> bool:
+        if any(running.exclusive for running in self._running.values()):
+            return False
+        return not self._running if step.exclusive else len(self._running) < self._jobs
+
+    def _skip(self, step: Step, blocker: str) -> None:
+        reason = self._outcomes[blocker].error or {"message": f"{blocker} failed"}
+        error = {
+            "code": "E408",
+            "message": f"{blocker} did not succeed: {reason['message']}",
+            "cause": "",
+            "remedy": "",
+            "at": list(step.at),
+            "notes": [],
+        }
+        self._outcomes[step.id] = Outcome("skipped", None, error)
+        self._observer(StepEnded(step.id, "skipped", 0.0, error["message"]))
+
+    def _ended(self, step: Step, outcome: Outcome) -> None:
+        seconds = outcome.receipt.seconds if outcome.receipt is not None else 0.0
+        self._settle(step, outcome, "done", seconds, "")
+
+    def _settle(self, step: Step, outcome: Outcome, how: Any, seconds: float, detail: str) -> None:
+        self._outcomes[step.id] = outcome
+        if outcome.status == "done":
+            self._observer(StepEnded(step.id, how, seconds, detail))
+            return
+        error = outcome.error or {}
+        self._observer(StepEnded(step.id, "failed", seconds, error["message"]))
+        if self._stop.level == 0 and step.candidate is None:
+            raise StepFailed(failure_diagnostic(self._loaded, error))

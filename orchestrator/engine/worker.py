@@ -1,0 +1,160 @@
+"""The child process that runs one step: `python -m orchestrator.engine.worker request.json`.
+
+It dies with its parent, writes its result to a file (C++ libraries print on standard output, so nothing is told
+there), and reports progress on a pipe whose descriptor MLO_PROGRESS_FD names.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import hashlib
+import importlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.engine.request import WorkerRequest, WorkerResult
+from orchestrator.steps import StepContext, StepError, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent ends, however it ends (Linux, prctl(2)).
+
+    Args:
+        parent: the parent's process id; if it is gone already, this process ends at once.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        raise SystemExit("the parent process is gone")
+
+
+def _progress_sink() -> Callable[..., None]:
+    descriptor = os.environ.get("MLO_PROGRESS_FD")
+    if descriptor is None:
+        return silent
+    pipe = int(descriptor)
+
+    def report(message: str, fraction: float | None = None) -> None:
+        try:
+            os.write(pipe, json.dumps({"message": message, "fraction": fraction}).encode() + b"\n")
+        except BrokenPipeError:
+            # The parent has stopped listening and will end this process; progress is not worth dying for.
+            return
+
+    return report
+
+
+def _load(function: str) -> Callable[[StepContext], dict[str, Any]]:
+    module, _, attribute = function.partition(":")
+    loaded: Callable[[StepContext], dict[str, Any]] = getattr(importlib.import_module(module), attribute)
+    return loaded
+
+
+def _found_code(project: Path) -> dict[str, str]:
+    """The files below the project that were imported, with their digests."""
+    root = project.resolve()
+    own = Path(__file__).resolve().parents[1]
+    found: dict[str, str] = {}
+    for module in list(sys.modules.values()):
+        name = getattr(module, "__file__", None)
+        if not isinstance(name, str):
+            continue
+        path = Path(name).resolve()
+        if path.is_relative_to(own) or not path.is_relative_to(root) or "site-packages" in path.parts:
+            continue
+        if path.suffix == ".py" and path.is_file():
+            found[path.relative_to(root).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def _python_error(error: Exception) -> dict[str, Any]:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    message = (str(error).strip().splitlines() or [""])[0]
+    return {
+        "kind": "memory" if isinstance(error, MemoryError) else "python",
+        "code": "E401",
+        "message": f"{type(error).__name__}: {message}" if message else type(error).__name__,
+        "cause": f"raised at {last.filename}:{last.lineno} in {last.name}",
+        "remedy": "",
+        "at": [],
+        "notes": [],
+    }
+
+
+def run(request: WorkerRequest) -> WorkerResult:
+    """Run the step in this process."""
+    context = StepContext(
+        params=request.params,
+        inputs={role: Path(path) for role, path in request.inputs.items()},
+        output=Path(request.output),
+        scratch=Path(request.scratch),
+        project=Path(request.project),
+        progress=_progress_sink(),
+    )
+    try:
+        summary = _load(request.function)(context)
+    except StepError as error:
+        traceback.print_exc()
+        refused = {
+            "kind": "step",
+            "code": error.code,
+            "message": error.message,
+            "cause": error.cause,
+            "remedy": error.remedy,
+            "at": list(error.at),
+            "notes": list(error.notes),
+        }
+        return WorkerResult({}, refused, _found_code(context.project))
+    except Exception as error:  # noqa: BLE001 - told to the parent as it is, with its place; the log has the traceback
+        traceback.print_exc()
+        return WorkerResult({}, _python_error(error), _found_code(context.project))
+    return WorkerResult(summary, None, _found_code(context.project))
+
+
+def main(argv: list[str]) -> int:
+    """Run the request file that `argv` names; 0 when the step is done, 1 when it is not.
+
+    `--again FILE` runs it in a new folder: what the reproduce script does.
+    """
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends workers by SIGTERM
+    if parent := os.environ.get("MLO_PARENT_PID"):
+        die_with_parent(int(parent))
+    again = argv[0] == "--again"
+    request = WorkerRequest.read(Path(argv[-1]))
+    if again:
+        request = _elsewhere(request)
+    result = run(request)
+    result.write(Path(request.result))
+    if again:
+        sys.stdout.write(f"result: {request.result}\noutput: {request.output}\n")
+    return 0 if result.error is None else 1
+
+
+def _elsewhere(request: WorkerRequest) -> WorkerRequest:
+    """The same request with its output in a new folder, which stays."""
+    folder = Path(tempfile.mkdtemp(prefix=f"mlo-{request.step}-"))
+    for name in ("output", "scratch"):
+        (folder / name).mkdir()
+    return replace(
+        request, output=str(folder / "output"), scratch=str(folder / "scratch"), result=str(folder / "result.json")
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,199 @@
+"""Starts the child process of one step, watches it, ends it, and says how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import psutil
+
+from orchestrator.engine.request import WorkerRequest, WorkerResult
+from orchestrator.engine.stop import Stop
+
+__all__ = ["WorkerEnd", "run_worker", "worker_environment"]
+
+_TICK = 0.05
+"""Seconds between looks at the child: short enough to catch a memory peak of a step that lasts a second."""
+
+_GRACE = 5.0
+"""Seconds between SIGTERM and SIGKILL."""
+
+_PASSED_ON = (
+    "CUDA_VISIBLE_DEVICES", "HOME", "JAVA_HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LOGNAME", "MLO_CRASH_AT",
+    "PATH", "PYTHONPATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR",
+)  # fmt: skip
+"""What a worker sees of the environment: models and factories are other people's code, and secrets live there."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnd:
+    """How a worker ended.
+
+    Attributes:
+        how: `done`; `error` (it wrote why); `time-out`, `memory` and `stopped` (the engine killed it); `died`.
+        returncode: as subprocess has it: negative is the signal.
+        peak: largest resident memory of its process tree, bytes.
+        available: memory the machine had left at the peak, bytes.
+    """
+
+    how: Literal["done", "error", "time-out", "memory", "stopped", "died"]
+    result: WorkerResult | None
+    returncode: int
+    seconds: float
+    peak: int
+    available: int
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment of a worker: a short list of names, and what keeps it quiet and repeatable."""
+    env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return env | {
+        "MLO_PARENT_PID": str(os.getpid()),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        # A model is loaded from files that are there; nothing is fetched behind the user's back.
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+    }
+
+
+def run_worker(
+    request: WorkerRequest,
+    request_file: Path,
+    log: Path,
+    *,
+    timeout: float,
+    stop: Stop,
+    exclusive: bool,
+    progress: Callable[[str, float | None], None],
+) -> WorkerEnd:
+    """Run one step to its end.
+
+    Args:
+        request: what to run.
+        request_file: where the request is written.
+        log: gets everything the child prints.
+        timeout: seconds until it is killed.
+        stop: level 2 kills it; level 1 ends an exclusive step (half a measurement is worth nothing), and lets any
+            other finish.
+        exclusive: whether the step measures time.
+        progress: hears what the step says of itself.
+    """
+    request.write(request_file)
+    reader, writer = os.pipe()
+    began = time.monotonic()
+    with log.open("wb") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "orchestrator.engine.worker", str(request_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**worker_environment(), "MLO_PROGRESS_FD": str(writer)},
+            cwd=request.scratch,
+            pass_fds=(writer,),
+            start_new_session=True,  # so that Ctrl-C reaches only the parent, and the whole tree can be killed
+        )
+    os.close(writer)
+    with os.fdopen(reader, "rb", buffering=0) as pipe:
+        how, peak, available = _watch(child, pipe, began + timeout, stop, exclusive=exclusive, progress=progress)
+    result = WorkerResult.read(Path(request.result))
+    if how is None:
+        how = "died" if result is None else "done" if result.error is None else "error"
+    return WorkerEnd(how, result, child.returncode, time.monotonic() - began, peak, available)
+
+
+def _watch(
+    child: subprocess.Popen[bytes],
+    pipe: IO[bytes],
+    deadline: float,
+    stop: Stop,
+    *,
+    exclusive: bool,
+    progress: Callable[[str, float | None], None],
+) -> tuple[Literal["time-out", "stopped", "memory"] | None, int, int]:
+    """Wait for the child; returns why it was killed, if it was, with its memory peak and what was left then."""
+    peak, left = 0, psutil.virtual_memory().available
+    # One child must not take the machine down: what is left after it started, less a reserve, is its limit.
+    limit = int(left * 0.95)
+    buffered = b""
+    os.set_blocking(pipe.fileno(), False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while child.poll() is None:
+            if selector.select(_TICK):
+                chunk = pipe.read(65536)
+                if chunk:
+                    buffered = _tell(buffered + chunk, progress)
+                elif chunk == b"":  # the child closed it: nothing more will come, so do not spin
+                    selector.unregister(pipe)
+            resident = tree_memory(child.pid)
+            if resident > peak:
+                peak, left = resident, psutil.virtual_memory().available
+            if peak > limit:
+                _end(child)
+                return "memory", peak, left
+            if time.monotonic() > deadline:
+                _end(child)
+                return "time-out", peak, left
+            if stop.level >= 2 or (stop.level == 1 and exclusive):
+                _end(child)
+                return "stopped", peak, left
+    _kill_group(child.pid)  # whatever the step left running
+    _tell(buffered + (pipe.read(65536) or b""), progress)
+    return None, peak, left
+
+
+def tree_memory(pid: int) -> int:
+    """Resident memory of a process and its descendants, bytes; shared pages count for each."""
+    try:
+        root = psutil.Process(pid)
+        family = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    total = 0
+    for process in family:
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue  # it ended between the two looks
+    return total
+
+
+def _tell(buffered: bytes, progress: Callable[[str, float | None], None]) -> bytes:
+    *lines, rest = buffered.split(b"\n")
+    for line in lines:
+        event = json.loads(line)
+        progress(event["message"], event["fraction"])
+    return rest
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the whole group, and SIGKILL to what is left after the grace."""
+    _signal_group(child.pid, signal.SIGTERM)
+    try:
+        child.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        _signal_group(child.pid, signal.SIGKILL)
+        child.wait()
+    _kill_group(child.pid)
+
+
+def _kill_group(group: int) -> None:
+    _signal_group(group, signal.SIGKILL)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return  # all of it has ended

@@ -1,0 +1,65 @@
+"""Which candidates a spec asks for: every format and precision that its source can become, and why some can't."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.optimize.formats import FORMATS, Refused, Way, variant_name
+from orchestrator.spec.models import ModelDeployment
+
+__all__ = ["Candidate", "RefusedCandidate", "candidates"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A variant and the backend that would serve it.
+
+    Attributes:
+        convert: how the format is made from the source.
+        make: how the precision is made; its function is None when the converted file is the variant.
+    """
+
+    variant: str
+    format: str
+    precision: str
+    backend: str
+    convert: Way
+    make: Way
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedCandidate:
+    """A variant that is not tried at all, and why."""
+
+    variant: str
+    format: str
+    precision: str
+    backend: str
+    reason: str
+
+
+def candidates(spec: ModelDeployment) -> tuple[Candidate | RefusedCandidate, ...]:
+    """Everything that the spec asks for, in a fixed order, the refused ones with their reason."""
+    formats = tuple(FORMATS) if spec.optimize.formats == "auto" else tuple(spec.optimize.formats)
+    return tuple(_candidate(spec, name, precision) for name in formats for precision in _precisions(spec))
+
+
+def _precisions(spec: ModelDeployment) -> tuple[str, ...]:
+    """What is tried; int8 is calibrated on samples, so `auto` leaves it out where there are none."""
+    if spec.optimize.precisions != "auto":
+        return tuple(spec.optimize.precisions)
+    return ("fp32", "int8") if spec.model.samples is not None else ("fp32",)
+
+
+def _candidate(spec: ModelDeployment, name: str, precision: str) -> Candidate | RefusedCandidate:
+    row = FORMATS[name]
+    convert, make = row.convert[spec.model.source.kind], row.precisions[precision]
+    variant = variant_name(name, precision)
+    if isinstance(convert, Refused):
+        return RefusedCandidate(variant, name, precision, row.backend, convert.reason)
+    if isinstance(make, Refused):
+        return RefusedCandidate(variant, name, precision, row.backend, make.reason)
+    if spec.serving.backend not in ("auto", row.backend):
+        reason = f"serving.backend is {spec.serving.backend}, and {name} is served by {row.backend}"
+        return RefusedCandidate(variant, name, precision, row.backend, reason)
+    return Candidate(variant, name, precision, row.backend, convert, make)

@@ -1,0 +1,74 @@
+"""A step's key: the sha256 over everything that its result depends on, and nothing else.
+
+Names, output paths, times, users and log levels are not in it. The parts are kept in the receipt, so that a re-run
+can be explained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.plan.machine import fingerprint
+from orchestrator.plan.step import Step
+from orchestrator.plan.tools import version
+from orchestrator.store.atomic import canonical_json
+from orchestrator.store.digest import sha256_bytes
+
+__all__ = ["differences", "key_parts", "step_key"]
+
+_DOMAIN = b"mlo.step.v1\0"
+
+
+def key_parts(step: Step, inputs: Mapping[str, str], code: Mapping[str, str]) -> dict[str, Any]:
+    """The parts of the key.
+
+    Args:
+        step: whose key it is.
+        inputs: role → sha256 of the file or folder; optional roles that are absent are absent.
+        code: the user's files that the step is known to import, path relative to the project → sha256.
+    """
+    parts: dict[str, Any] = {
+        "kind": step.kind,
+        "function": step.function,
+        "revision": step.revision,
+        "params": dict(step.params),
+        "inputs": dict(inputs),
+        "tools": {package: version(package) or "absent" for package in step.tools},
+    }
+    if code:
+        parts["code"] = dict(code)
+    if step.machine:
+        parts["machine"] = dict(fingerprint())
+    return parts
+
+
+def step_key(parts: Mapping[str, Any]) -> str:
+    """The key as 64 hex digits."""
+    return sha256_bytes(_DOMAIN + canonical_json(parts))
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What changed between two sets of key parts, one line each: `tools.torch 2.13.0 → 2.14.1`."""
+    lines: list[str] = []
+    for name in sorted({*before, *after}):
+        path = f"{prefix}{name}"
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines.extend(differences(old, new, f"{path}."))
+        elif name not in before:
+            lines.append(f"{path} is new: {_short(new)}")
+        elif name not in after:
+            lines.append(f"{path} is gone (was {_short(old)})")
+        else:
+            lines.append(f"{path} {_short(old)} → {_short(new)}")
+    return lines
+
+
+def _short(value: object) -> str:
+    if isinstance(value, str) and len(value) == 64:  # a digest
+        return value[:12]
+    text = str(value) if isinstance(value, str) else canonical_json(value).decode()
+    return text if len(text) <= 60 else text[:57] + "..."

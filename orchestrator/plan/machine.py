@@ -1,0 +1,38 @@
+"""The machine's fingerprint: what a measurement depends on, and nothing that changes by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+__all__ = ["fingerprint"]
+
+
+@cache
+def fingerprint() -> dict[str, str | int]:
+    """Processor, its instruction sets (digest), and how many CPUs this process may use.
+
+    The kernel, the load and the free memory are left out: they change from day to day, and a measurement that was
+    made yesterday on the same processor still holds.
+    """
+    model, flags = platform.processor() or platform.machine(), ""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        lines = []  # not Linux: the names above must do
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in {"model name", "CPU part"}:
+            model = value.strip()
+        elif name.strip() in {"flags", "Features"}:
+            flags = " ".join(sorted(value.split()))
+            break
+    return {
+        "architecture": platform.machine(),
+        "processor": model,
+        "instructions": hashlib.sha256(flags.encode()).hexdigest()[:16],
+        "cpus": len(os.sched_getaffinity(0)),
+    }

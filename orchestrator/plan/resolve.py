@@ -1,0 +1,212 @@
+"""What is known of a step before it runs: its key, whether its result is there already, and if not, why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import SpecInvalid
+from orchestrator.plan.keys import differences, key_parts, step_key
+from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput
+from orchestrator.spec.load import LoadedSpec
+from orchestrator.store.atomic import canonical_json
+from orchestrator.store.digest import StatCache, digest_file, sha256_bytes
+from orchestrator.store.home import Home
+from orchestrator.store.receipts import Receipt, Receipts
+from orchestrator.store.trees import TreeStore
+
+__all__ = ["Outcome", "Resolved", "Resolver", "fates_document"]
+
+Status = Literal["cached", "run", "known after run", "forced", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a step ended: done with a receipt, failed with an error, or skipped since what it needs failed.
+
+    Attributes:
+        receipt: of a step that is done, or that failed for a reason that is remembered.
+        error: {"code", "message", "cause", "remedy", "at", "notes"}; of a step that is not done.
+    """
+
+    status: Literal["done", "failed", "skipped"]
+    receipt: Receipt | None = None
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A step whose inputs are all known.
+
+    Attributes:
+        key: the step's key.
+        parts: what the key was made from.
+        status: `cached` when the result is there, else `run`.
+        reason: why, in words.
+        outcome: of a cached step.
+    """
+
+    key: str
+    parts: Mapping[str, Any]
+    status: Status
+    reason: str
+    outcome: Outcome | None
+
+
+def fates_document(plan: Plan, outcomes: Mapping[str, Outcome]) -> bytes:
+    """The fates of all candidates' steps as the JSON that `select` reads."""
+    fates = {}
+    for step in plan.steps:
+        if step.candidate is not None and step.id in outcomes:
+            outcome = outcomes[step.id]
+            error = outcome.error or {}
+            told = {name: error.get(name, "") for name in ("code", "message", "cause", "remedy")} if error else None
+            fates[step.id] = {"status": outcome.status, "error": told}
+    return canonical_json(fates)
+
+
+class Resolver:
+    """Finds keys and results for one plan in one store.
+
+    Args:
+        loaded: the spec, to blame the right line when a file of the user's cannot be read.
+        plan: the plan.
+        home: the store.
+        cache: digests by stat, shared by all plans of one run.
+    """
+
+    def __init__(self, loaded: LoadedSpec, plan: Plan, home: Home, cache: StatCache) -> None:
+        self._loaded = loaded
+        self._plan = plan
+        self._cache = cache
+        self._trees = TreeStore(home)
+        self._receipts = Receipts(home)
+
+    def file_digest(self, source: FileInput) -> str:
+        """The sha256 of a file of the user's.
+
+        Raises:
+            SpecInvalid: it cannot be read, or it is not the file that the spec pins by `sha256`.
+        """
+        try:
+            found = digest_file(source.path, self._cache)
+        except OSError as error:
+            raise SpecInvalid(
+                Diagnostic(
+                    code="E203",
+                    message=f"cannot read {source.path}: {error.strerror}",
+                    span=self._loaded.span(source.at),
+                    remedy="give the path of a file that exists and can be read",
+                )
+            ) from error
+        pinned = self._loaded.spec.model.source.sha256
+        if source.at == ("model", "source", "weights") and pinned is not None and found != pinned:
+            raise SpecInvalid(
+                Diagnostic(
+                    code="E204",
+                    message=f"{source.path.name} is not the file that `sha256` pins",
+                    span=self._loaded.span(("model", "source", "sha256")),
+                    cause=f"its sha256 is {found}",
+                    remedy="restore the file that was pinned, or write the new sha256 if the change is meant",
+                )
+            )
+        return found
+
+    def resolve(self, step: Step, outcomes: Mapping[str, Outcome], *, forced: bool = False) -> Resolved | None:
+        """The step's key and whether its result is there; None while a producer's outcome is not known."""
+        inputs = self._input_digests(step, outcomes)
+        if inputs is None:
+            return None
+        if step.gathers_fates:
+            inputs["fates"] = sha256_bytes(fates_document(self._plan, outcomes))
+        code = {self._relative(file.path): self.file_digest(file) for file in step.code}
+        parts = key_parts(step, inputs, code)
+        key = step_key(parts)
+        if forced:
+            return Resolved(key, parts, "forced", "forced by --replace", None)
+        receipt = self._receipts.read(key)
+        if receipt is None:
+            return Resolved(key, parts, "run", self._why(step, parts), None)
+        if moved := self._moved_code(receipt):
+            return Resolved(key, parts, "run", f"{moved} changed", None)
+        if receipt.outcome == "failed":
+            outcome = Outcome("failed", receipt, receipt.error)
+            return Resolved(key, parts, "cached", "failed before, for a reason that has not changed", outcome)
+        if receipt.manifest is not None and (damage := self._trees.verify(receipt.manifest)):
+            return Resolved(key, parts, "run", f"its stored result is damaged: {damage}", None)
+        return Resolved(key, parts, "cached", f"computed {receipt.started}", Outcome("done", receipt))
+
+    def input_paths(self, step: Step, outcomes: Mapping[str, Outcome]) -> dict[str, Path]:
+        """Role → path for a step whose producers have ended; optional roles may be absent."""
+        paths: dict[str, Path] = {}
+        for role, source in step.inputs.items():
+            if isinstance(source, FileInput):
+                paths[role] = source.path
+                continue
+            receipt = outcomes[source.step].receipt
+            if outcomes[source.step].status == "done" and receipt is not None and receipt.manifest is not None:
+                folder = self._trees.path(receipt.manifest.digest)
+                paths[role] = folder / source.file if source.file else folder
+        return paths
+
+    def blocked_by(self, step: Step, outcomes: Mapping[str, Outcome]) -> str | None:
+        """The producer that this step needs and that is not done, if there is one."""
+        for role, source in step.inputs.items():
+            if isinstance(source, StepOutput) and role not in step.optional:
+                outcome = outcomes.get(source.step)
+                if outcome is not None and outcome.status != "done":
+                    return source.step
+        return None
+
+    def _input_digests(self, step: Step, outcomes: Mapping[str, Outcome]) -> dict[str, str] | None:
+        if step.gathers_fates and any(s.candidate is not None and s.id not in outcomes for s in self._plan.steps):
+            return None
+        digests: dict[str, str] = {}
+        for role, source in step.inputs.items():
+            known, found = self._digest_of(source, outcomes)
+            if not known:
+                return None
+            if found is not None:
+                digests[role] = found
+        return digests
+
+    def _digest_of(self, source: StepInput, outcomes: Mapping[str, Outcome]) -> tuple[bool, str | None]:
+        """Whether the input is known, and its digest unless it is absent."""
+        if isinstance(source, FileInput):
+            return True, self.file_digest(source)
+        outcome = outcomes.get(source.step)
+        if outcome is None:
+            return False, None
+        if outcome.status != "done" or outcome.receipt is None or outcome.receipt.manifest is None:
+            return True, None
+        manifest = outcome.receipt.manifest
+        return True, manifest.files[source.file].sha256 if source.file else manifest.digest
+
+    def _relative(self, path: Path) -> str:
+        try:
+            return path.relative_to(self._plan.project).as_posix()
+        except ValueError:
+            return path.name
+
+    def _moved_code(self, receipt: Receipt) -> str | None:
+        """The first file of the user's code that the step had imported and that is no longer the same."""
+        for relative, recorded in sorted(receipt.found.items()):
+            try:
+                if digest_file(self._plan.project / relative, self._cache) != recorded:
+                    return relative
+            except OSError:
+                return relative
+        return None
+
+    def _why(self, step: Step, parts: Mapping[str, Any]) -> str:
+        last = self._receipts.latest(step.id, self._plan.name)
+        if last is None:
+            return "never run"
+        changed = differences(last.parts, parts)
+        if not changed:
+            return "its stored result is gone"
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        return changed[0] + more

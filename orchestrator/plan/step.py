@@ -1,0 +1,97 @@
+"""A step of a plan as a value: what runs, on what, with which parameters, and what its key is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.optimize.candidates import RefusedCandidate
+
+__all__ = ["FileInput", "Plan", "Step", "StepInput", "StepKind", "StepOutput"]
+
+StepKind = Literal["import", "convert", "optimize", "verify", "benchmark", "select", "render", "deploy", "check"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileInput:
+    """A file of the user's: absolute path, and where the spec names it."""
+
+    path: Path
+    at: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What another step left: its whole folder, or one file of it."""
+
+    step: str
+    file: str = ""
+
+
+StepInput = FileInput | StepOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One unit of work.
+
+    Attributes:
+        id: unique in its plan, such as `convert.onnx` or `verify.onnx-int8`.
+        function: `module:function`, imported by the worker only; empty for live steps.
+        revision: rises when the step's behaviour changes, so that old results are not taken for new ones.
+        optional: roles whose producer may have failed; they are then simply absent.
+        code: files of the user's code that the step is known to import.
+        tools: packages whose versions the result depends on.
+        machine: whether the result depends on the machine, and so its fingerprint is part of the key.
+        candidate: the variant that this step is about; its failure is then a fate, not a failed run.
+        exclusive: nothing else may run meanwhile, since it measures time.
+        live: an effect on the world, always observed and never cached.
+        at: the place of the spec that asks for it.
+        timeout: seconds.
+        gathers_fates: gets the fates of all candidates' steps as an input with the role `fates`.
+    """
+
+    id: str
+    kind: StepKind
+    function: str
+    revision: int
+    params: Mapping[str, Any]
+    inputs: Mapping[str, StepInput]
+    optional: frozenset[str] = frozenset()
+    code: tuple[FileInput, ...] = ()
+    tools: tuple[str, ...] = ()
+    machine: bool = False
+    candidate: str | None = None
+    exclusive: bool = False
+    live: bool = False
+    at: tuple[str | int, ...] = ()
+    timeout: float = 600.0
+    gathers_fates: bool = False
+
+    @property
+    def producers(self) -> frozenset[str]:
+        """The ids of the steps that must have ended before this one can start."""
+        return frozenset(source.step for source in self.inputs.values() if isinstance(source, StepOutput))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps of one deployment, in an order in which they can run."""
+
+    name: str
+    steps: tuple[Step, ...]
+    refused: tuple[RefusedCandidate, ...]
+    project: Path
+
+    def step(self, step_id: str) -> Step:
+        """The step of that id.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for step in self.steps:
+            if step.id == step_id:
+                return step
+        raise KeyError(step_id)

@@ -1,0 +1,36 @@
+"""Versions of the packages that steps use, read from their metadata: nothing is imported."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import metadata
+
+__all__ = ["EXTRAS", "install_hint", "version"]
+
+EXTRAS = {
+    "torch": "torch",
+    "safetensors": "torch",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
+    "torchserve": "torchserve",
+    "uvicorn": "server",
+    "orjson": "server",
+}
+"""Package → the extra of mlo that brings it."""
+
+
+@cache
+def version(package: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def install_hint(packages: tuple[str, ...]) -> str:
+    """The command that brings these packages."""
+    extras = sorted({EXTRAS[p] for p in packages if p in EXTRAS})
+    wanted = f"'mlo[{','.join(extras)}]'" if extras else " ".join(packages)
+    return f"pip install {wanted}"
