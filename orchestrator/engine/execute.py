@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import threading
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any

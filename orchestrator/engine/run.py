@@ -36,6 +36,12 @@ def run_plan(
     A candidate's step that fails is that candidate's fate; any other failure ends the run.
 
     Args:
+        loaded: the spec, to blame the right line.
+        plan: what to run.
+        resolver: finds keys and results.
+        home: the store.
+        observer: hears what happens, from several threads.
+        stop: asked by Ctrl-C.
         forced: ids of steps to run although their result is there.
         jobs: how many workers at once; the CPUs of this process by default.
 
@@ -43,7 +49,10 @@ def run_plan(
         StepFailed: a step failed that is not a candidate's.
         Interrupted: Ctrl-C.
     """
-    run = _Run(loaded, plan, resolver, home, observer, stop, forced, jobs or len(os.sched_getaffinity(0)))
+    executor = Executor(plan, resolver, home, observer, stop)
+    run = _Run(loaded, plan, resolver, executor, observer=observer, stop=stop)
+    run.forced = forced
+    run.jobs = jobs or len(os.sched_getaffinity(0))
     with stop_on_signals(stop, run.told_to_stop):
         return run.to_the_end()
 
@@ -61,25 +70,18 @@ def failure_diagnostic(loaded: LoadedSpec, error: Mapping[str, Any]) -> Diagnost
 
 
 class _Run:
+    forced: frozenset[str] = frozenset()
+    jobs: int = 1
+
     def __init__(
-        self,
-        loaded: LoadedSpec,
-        plan: Plan,
-        resolver: Resolver,
-        home: Home,
-        observer: Observer,
-        stop: Stop,
-        forced: frozenset[str],
-        jobs: int,
+        self, loaded: LoadedSpec, plan: Plan, resolver: Resolver, executor: Executor, *, observer: Observer, stop: Stop
     ) -> None:
         self._loaded = loaded
         self._plan = plan
         self._resolver = resolver
+        self._executor = executor
         self._observer = observer
         self._stop = stop
-        self._forced = forced
-        self._jobs = jobs
-        self._executor = Executor(plan, resolver, home, observer, stop)
         self._waiting = [step for step in plan.steps if not step.live]
         self._running: dict[Future[Outcome], Step] = {}
         self._outcomes: dict[str, Outcome] = {}
@@ -88,7 +90,7 @@ class _Run:
         self._observer(Stopping(level, tuple(step.id for step in self._running.values())))
 
     def to_the_end(self) -> dict[str, Outcome]:
-        with ThreadPoolExecutor(self._jobs) as pool:
+        with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 while self._waiting or self._running:
                     if self._stop.level == 0:
@@ -128,7 +130,7 @@ class _Run:
                     self._skip(step, blocker)
                     moved = True
                     continue
-                resolved = self._resolver.resolve(step, self._outcomes, forced=step.id in self._forced)
+                resolved = self._resolver.resolve(step, self._outcomes, forced=step.id in self.forced)
                 if resolved is None:
                     continue
                 if resolved.outcome is not None:
@@ -146,7 +148,7 @@ class _Run:
     def _has_room_for(self, step: Step) -> bool:
         if any(running.exclusive for running in self._running.values()):
             return False
-        return not self._running if step.exclusive else len(self._running) < self._jobs
+        return not self._running if step.exclusive else len(self._running) < self.jobs
 
     def _skip(self, step: Step, blocker: str) -> None:
         reason = self._outcomes[blocker].error or {"message": f"{blocker} failed"}

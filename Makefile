@@ -1,0 +1,52 @@
+# What a person and the CI run: the same commands.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install demo test unit e2e lint format bench wheel clean
+
+help:  ## show this list
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed  ## set .venv up with everything: all extras and what the tests need
+
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "mlo needs Python 3.11 or later; name one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "this Python cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+demo: install  ## apply the digits spec, then send real images to the server that it started
+	@$(BIN)/python specs/digits/demo.py
+
+test: install  ## lint and every test that needs minutes at most
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest -m 'not e2e'
+
+unit: install  ## the tests that need seconds
+	$(BIN)/python -m pytest -q -m 'not e2e and not frameworks'
+
+e2e: install  ## whole applies, real servers, real engines
+	$(BIN)/python -m pytest -m e2e
+
+lint: install  ## the checks of the CI
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install  ## put the code into the one form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install  ## measure mlo itself and write the table
+	$(BIN)/python benchmarks/run.py
+
+wheel: install  ## build the wheel into dist/
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+clean:  ## remove what this file made (not your .mlo)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

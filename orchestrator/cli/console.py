@@ -1,0 +1,74 @@
+"""How things are printed: colour only on terminals, tables that align, one JSON document."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import IO, Any
+
+import click
+from wcwidth import wcswidth
+
+from orchestrator.cli.report import render_text
+from orchestrator.diagnostics import Diagnostic
+
+__all__ = ["print_json", "say", "show_diagnostics", "table", "tell", "wants_colour", "width"]
+
+
+def wants_colour(stream: IO[Any]) -> bool:
+    """Colour on terminals, unless NO_COLOR (no-color.org) or a dumb terminal asks for none."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def width() -> int:
+    """Columns of the terminal; 100 where there is none."""
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def say(text: str = "") -> None:
+    """A result, to standard output."""
+    click.echo(text, color=wants_colour(sys.stdout))
+
+
+def tell(text: str) -> None:
+    """Progress or a remark, to standard error."""
+    click.echo(text, err=True, color=wants_colour(sys.stderr))
+
+
+def print_json(document: Any) -> None:
+    """The one JSON document of a command, to standard output."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def show_diagnostics(diagnostics: Sequence[Diagnostic]) -> None:
+    """Errors and warnings, to standard error."""
+    click.echo(render_text(diagnostics, color=wants_colour(sys.stderr), width=width()), err=True, color=True)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
+    """An aligned table.
+
+    Args:
+        header: names of the columns.
+        rows: cells; may hold colour codes.
+        right: columns that are flush right (numbers).
+    """
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(_cells(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = []
+        for i, cell in enumerate(row):
+            gap = " " * (widths[i] - _cells(cell))
+            padded.append(gap + cell if i in right else cell + gap)
+        return "  ".join(padded).rstrip()
+
+    head, *body = cells
+    return "\n".join([click.style(line(head), bold=True), *(line(row) for row in body)])
+
+
+def _cells(text: str) -> int:
+    return max(0, wcswidth(click.unstyle(text)))

@@ -1,0 +1,131 @@
+"""The entry point: finds the command, turns every error into a message and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from orchestrator import __version__
+from orchestrator.errors import ExitCode, MloError
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "validate": ("orchestrator.cli.validate:validate", "Check specs and show what is wrong, with line and remedy."),
+    "schema": ("orchestrator.cli.schema:schema", "Print the JSON Schema of specs, for editors."),
+    "plan": ("orchestrator.cli.plan:plan", "Show what apply would do, and why."),
+    "show": ("orchestrator.cli.plan:show", "Show a saved plan."),
+    "apply": ("orchestrator.cli.apply:apply", "Convert, prove, measure, choose, render and deploy."),
+    "render": ("orchestrator.cli.render:render", "Write the Docker context, compose file and chart to a folder."),
+    "predict": ("orchestrator.cli.predict:predict", "Send inputs to a deployment and print what it answers."),
+    "status": ("orchestrator.cli.status:status", "Show what is deployed and how it is."),
+    "logs": ("orchestrator.cli.status:logs", "Show the log of a deployment's server."),
+    "destroy": ("orchestrator.cli.status:destroy", "Stop a deployment and forget it."),
+    "explain": ("orchestrator.cli.explain:explain", "Say why: a step, a candidate, a value of the spec, an error code."),
+    "gc": ("orchestrator.cli.gc:gc", "Free what no deployment needs any more."),
+}
+"""Name → where it is and its line in the help. A command is imported when it is called: `mlo --help` must be quick."""
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are called.
+
+    The pattern is the one that click's manual describes as lazily loading subcommands.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib  # noqa: PLC0415 - only for a misspelt command
+
+            close = difflib.get_close_matches(args[0], _COMMANDS, 1)
+            if close:
+                error.message += f" Did you mean '{close[0]}'?"
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+
+@click.command(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  mlo validate specs/digits/digits.yaml
+  mlo plan specs/digits/digits.yaml
+  mlo apply specs/digits/digits.yaml --yes
+  mlo predict digits --input digits.npz
+""",
+)
+@click.version_option(__version__, prog_name="mlo")
+def cli() -> None:
+    """One YAML spec compiled into a proven, measured, deployed model."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit; the codes are those of `ExitCode`."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        cli.main(arguments, prog_name="mlo", standalone_mode=False)
+        code = int(ExitCode.DONE)
+        sys.stdout.flush()
+    except MloError as error:
+        code = _report(error, as_json="--json" in arguments)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.UsageError as error:
+        error.show()
+        code = int(ExitCode.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        code = int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone (`mlo status | head`); the interpreter must not complain on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = int(ExitCode.FAILED)
+    except Exception as error:  # noqa: BLE001 - whatever comes here is a bug in mlo, and is told as one
+        code = _report_bug(error)
+    sys.exit(code)
+
+
+def _report(error: MloError, *, as_json: bool) -> int:
+    from orchestrator.cli import console  # noqa: PLC0415 - only when something is wrong
+
+    console.show_diagnostics(error.diagnostics)
+    if as_json:
+        document: dict[str, Any] = {"errors": [d.as_json() for d in error.diagnostics]}
+        console.print_json(document)
+    return int(error.exit_code)
+
+
+def _report_bug(error: Exception) -> int:
+    import platform  # noqa: PLC0415 - only for a bug
+    import tempfile  # noqa: PLC0415
+    import traceback  # noqa: PLC0415
+
+    with tempfile.NamedTemporaryFile("w", prefix="mlo-bug-", suffix=".txt", delete=False, encoding="utf-8") as report:
+        report.write(f"mlo {__version__}, Python {platform.python_version()}, {platform.platform()}\n\n")
+        traceback.print_exception(error, file=report)
+    click.echo(f"error[E900]: a bug in mlo: {type(error).__name__}: {error}", err=True)
+    click.echo(f"  = help: please report it with this file: {report.name}", err=True)
+    return int(ExitCode.BUG)

@@ -1,0 +1,93 @@
+"""What apply would do: every step with its status and the reason. Nothing is run and nothing is changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.engine.live import Live
+from orchestrator.plan.resolve import Outcome, Resolver
+from orchestrator.plan.step import Plan, Step
+
+__all__ = ["Preview", "StepView", "preview"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """One line of a plan.
+
+    Attributes:
+        status: `cached`, `run`, `known after run`, `forced`, `skipped`; for live steps `+` create, `~` change,
+            `-` remove, `=` nothing to do.
+        key: None while an input is not known.
+    """
+
+    id: str
+    kind: str
+    status: str
+    reason: str
+    key: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The form in `mlo plan --json`."""
+        return {"id": self.id, "kind": self.kind, "status": self.status, "reason": self.reason, "key": self.key}
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A plan with the status of every step."""
+
+    plan: Plan
+    steps: tuple[StepView, ...]
+
+    @property
+    def changes(self) -> bool:
+        """Whether apply would do anything."""
+        return any(step.status not in ("cached", "skipped", "=") for step in self.steps)
+
+
+def preview(plan: Plan, resolver: Resolver, live: Live, *, forced: frozenset[str] = frozenset()) -> Preview:
+    """Find out the status of every step.
+
+    Args:
+        plan: the plan.
+        resolver: finds keys and results.
+        live: what is deployed now.
+        forced: ids of steps to run although their result is there.
+    """
+    outcomes: dict[str, Outcome] = {}
+    views: list[StepView] = []
+    for step in plan.steps:
+        view = _live_view(step, outcomes, live) if step.live else _view(step, outcomes, resolver, forced)
+        views.append(view)
+    return Preview(plan, tuple(views))
+
+
+def _view(step: Step, outcomes: dict[str, Outcome], resolver: Resolver, forced: frozenset[str]) -> StepView:
+    if blocker := resolver.blocked_by(step, outcomes):
+        error = outcomes[blocker].error or {"message": f"{blocker} failed"}
+        outcomes[step.id] = Outcome("skipped", None, error)
+        return StepView(step.id, step.kind, "skipped", f"{blocker} did not succeed: {error['message']}", None)
+    resolved = resolver.resolve(step, outcomes, forced=step.id in forced)
+    if resolved is None:
+        unknown = sorted(p for p in step.producers if p not in outcomes)
+        named = ", ".join(unknown[:2]) + (f" and {len(unknown) - 2} more" if len(unknown) > 2 else "")
+        return StepView(step.id, step.kind, "known after run", f"depends on {named or 'the fates of the candidates'}", None)
+    if resolved.outcome is not None:
+        outcomes[step.id] = resolved.outcome
+        reason = resolved.reason
+        if resolved.outcome.error is not None:
+            reason = f"failed before, and nothing it depends on has changed: {resolved.outcome.error['message']}"
+        return StepView(step.id, step.kind, resolved.status, reason, resolved.key)
+    return StepView(step.id, step.kind, resolved.status, resolved.reason, resolved.key)
+
+
+def _live_view(step: Step, outcomes: dict[str, Outcome], live: Live) -> StepView:
+    rendered = outcomes.get("render")
+    manifest = rendered.receipt.manifest if rendered is not None and rendered.receipt is not None else None
+    status, reason = live.compare(manifest.digest if manifest is not None else None)
+    if step.kind == "check":
+        if status == "=":
+            return StepView(step.id, step.kind, "=", "the golden requests were answered when it was deployed", None)
+        return StepView(step.id, step.kind, status if status == "known after run" else "run", "after deploy", None)
+    return StepView(step.id, step.kind, status, reason, None)
