@@ -1,0 +1,81 @@
+"""Files of a serving folder: the same bytes and modes on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.spec.signature import Signature, Tensor
+
+__all__ = ["body_limit", "check_threads", "copy_file", "json_text", "largest_batch", "model_file", "write_file"]
+
+MODEL_FILES = {"onnx": "model.onnx", "torchscript": "model.pt", "exported-program": "model.pt2"}
+"""Format → the file that a variant of it holds."""
+
+_BYTES_PER_NUMBER = 28
+"""A float64 in JSON with its sign, exponent, comma and space."""
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file that everybody may read; folders above it come into being."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    path.chmod(0o644)
+
+
+def copy_file(source: Path, target: Path) -> str:
+    """Copy bytes without times or owner; returns their sha256 in hex."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(0o644)
+    with target.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_text(document: Any) -> str:
+    """JSON as every file of the project has it: sorted, indented by one, a newline at the end."""
+    return json.dumps(document, sort_keys=True, indent=1) + "\n"
+
+
+def model_file(format_name: str, variant: Path) -> Path:
+    """The model file of a variant.
+
+    Raises:
+        FileNotFoundError: the variant lacks it.
+    """
+    path = variant / MODEL_FILES[format_name]
+    if not path.is_file():
+        raise FileNotFoundError(f"the variant has no {path.name}")
+    return path
+
+
+def largest_batch(signature: Signature, wanted: int) -> int:
+    """`wanted` rows, or fewer where the signature allows fewer; 1 for a model without a batch dimension."""
+    return 1 if signature.batch is None else max(1, min(wanted, signature.dims[signature.batch][1]))
+
+
+def body_limit(signature: Signature) -> int:
+    """Bytes that the largest legal call needs as JSON, with room to spare; between 1 MiB and 1 GiB."""
+
+    def elements(tensor: Tensor) -> int:
+        largest = {name: bounds[1] for name, bounds in signature.dims.items()}
+        return 0 if tensor.shape is None else math.prod(signature.shape_at(tensor, largest))
+
+    numbers = max(sum(map(elements, signature.inputs)), sum(map(elements, signature.outputs)))
+    return min(max(numbers * _BYTES_PER_NUMBER + 2**16, 2**20), 2**30)
+
+
+def check_threads(written: int, wanted: int) -> None:
+    """A server is started with the threads that its folder was written for: what is measured is what is served.
+
+    Raises:
+        ValueError: the numbers differ.
+    """
+    if written != wanted:
+        raise ValueError(f"the folder was written for {written} threads, and {wanted} are asked for")

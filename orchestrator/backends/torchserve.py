@@ -1,0 +1,99 @@
+"""TorchScript and exported programs on TorchServe 0.12, with every default that bites set to what holds.
+
+The settings and their reasons stand in `torchserve_config.py`, the handler in `frameworks/torchserve_handler.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.backends import torchserve_config as config
+from orchestrator.backends.backend import Launch
+from orchestrator.backends.folder import check_threads, copy_file, json_text, model_file, write_file
+from orchestrator.backends.wire import decode_json, encode_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from orchestrator.backends.backend import ServingSettings
+
+__all__ = ["TORCHSERVE", "TorchServe"]
+
+_HANDLER = Path(__file__).parents[1] / "frameworks" / "torchserve_handler.py"
+_JAVA = 17
+
+
+class TorchServe:
+    """See `orchestrator.backends.backend.Backend`."""
+
+    name = "torchserve"
+    formats: tuple[str, ...] = ("torchscript", "exported-program")
+    tools: tuple[str, ...] = ("torchserve", "torch")
+
+    def unavailable(self) -> str | None:
+        """No Java, a Java that is too old, or no package `torchserve`, each with what to do."""
+        if importlib.util.find_spec("ts") is None:
+            return "the package torchserve is not installed; run: pip install 'mlo[torchserve]'"
+        java = shutil.which("java")
+        if java is None:
+            return f"there is no java on the PATH; install a Java runtime, version {_JAVA} or later"
+        answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)
+        found = re.search(r'version "(\d+)', answer.stderr + answer.stdout)
+        if found is None:
+            return f"{java} does not say its version; install a Java runtime, version {_JAVA} or later"
+        if int(found[1]) < _JAVA:
+            return f"{java} is Java {found[1]}; install a Java runtime, version {_JAVA} or later"
+        return None
+
+    def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
+        """Leave the configuration and `model-store/NAME/`, a model that needs no unpacking when it starts."""
+        source = model_file(settings.format, variant)
+        model = folder / "model-store" / settings.name
+        copy_file(source, model / source.name)
+        copy_file(_HANDLER, model / "handler.py")
+        write_file(model / "signature.json", json_text(settings.signature.as_json()))
+        write_file(model / "model-config.yaml", config.model_config(settings, source.name))
+        write_file(model / "MAR-INF" / "MANIFEST.json", json_text(config.manifest(settings)))
+        write_file(folder / "config.properties", config.properties(settings))
+        write_file(folder / "log4j2.xml", config.LOG4J)
+        write_file(folder / "jvm.options", config.jvm_options(settings))
+
+    def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
+        """Java itself, without TorchServe's own launcher, which neither forwards SIGTERM nor waits.
+
+        Only inference listens on a port; management and metrics listen on sockets inside `scratch`.
+
+        Raises:
+            ValueError: the folder was written for another number of threads.
+        """
+        check_threads(config.written_threads(folder), threads)
+        argv = [sys.executable, "-m", "orchestrator.backends.torchserve_start"]
+        argv += [str(folder), str(scratch), str(port)]
+        return Launch(argv=tuple(argv), env={}, cwd=scratch)
+
+    def ready_path(self, name: str) -> str:
+        """A request that goes through the worker: `/ping` is "Healthy" long before a model is loaded."""
+        return f"/predictions/{name}/1/ready"
+
+    def infer_path(self, name: str) -> str:
+        """The protocol's path, which TorchServe knows too."""
+        return f"/v2/models/{name}/infer"
+
+    def encode(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, Mapping[str, str]]:
+        """A call as JSON."""
+        return encode_json(inputs)
+
+    def decode(self, body: bytes, headers: Mapping[str, str]) -> dict[str, np.ndarray[Any, Any]]:  # noqa: ARG002
+        """The outputs; the handler answers JSON."""
+        return decode_json(body)
+
+
+TORCHSERVE = TorchServe()
