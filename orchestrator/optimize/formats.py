@@ -76,10 +76,7 @@ _ONNX = Format(
     convert=MappingProxyType(
         {
             "pytorch": Way("orchestrator.frameworks.torch_convert:to_onnx", _ONNX_TOOLS),
-            "torchscript": Refused(
-                "the ONNX exporter traces Python code, and a TorchScript archive has none; "
-                "give the weights and the factory as `kind: pytorch`"
-            ),
+            "torchscript": Way("orchestrator.frameworks.torch_convert:to_onnx", _ONNX_TOOLS),
             "exported-program": Way("orchestrator.frameworks.torch_convert:to_onnx", _ONNX_TOOLS),
         }
     ),

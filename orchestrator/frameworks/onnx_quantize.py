@@ -1,0 +1,164 @@
+"""Makes an int8 variant of an ONNX model: static quantization for convolutional models, dynamic for all others.
+
+The rule is that of ONNX Runtime's manual: convolutions gain only when their activations are quantized with ranges known
+beforehand, while the activations of transformers and recurrent models vary too much from call to call for fixed ranges.
+Activations are QUInt8 and weights QInt8, per channel: on x86 this is the pair with the fast kernels.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from orchestrator.frameworks.export_failure import headline
+from orchestrator.frameworks.variant_facts import write_facts
+from orchestrator.spec.signature import Signature
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from orchestrator.frameworks.samples import Array
+    from orchestrator.steps import StepContext
+
+__all__ = ["needs_reduced_range", "to_int8"]
+
+CALIBRATION_ROWS = 256
+"""Ranges settle within some hundred rows; more only take longer."""
+
+CALIBRATION_BATCH = 16
+
+_QUANTIZED = {"QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul"}
+_CONVOLUTIONS = {"Conv", "ConvTranspose"}
+_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"}
+
+
+def to_int8(context: StepContext) -> dict[str, Any]:
+    """Step: `model` (a variant that holds `model.onnx` in fp32) as int8, calibrated on the samples of `import`.
+
+    Params: `seed` chooses the calibration rows where there are more than `CALIBRATION_ROWS`.
+
+    Raises:
+        StepError: E425, the model cannot be quantized or has nothing to quantize.
+    """
+    source = context.inputs["model"] / "model.onnx"
+    prepared, target = context.scratch / "prepared.onnx", context.output / "model.onnx"
+    reduced = needs_reduced_range(Path("/proc/cpuinfo"))
+    facts: dict[str, Any] = {"format": "onnx", "precision": "int8", "reduce_range": reduced}
+    try:
+        with _quiet():
+            context.progress("preparing the graph", 0.1)
+            # Symbolic shape inference is left out: the exporter has written the shapes already.
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            context.progress("quantizing", 0.3)
+            if _operators(prepared) & _CONVOLUTIONS:
+                facts |= {"method": "static"} | _static(context, prepared, target, reduced=reduced)
+            else:
+                facts |= {"method": "dynamic"}
+                quantize_dynamic(
+                    str(prepared), str(target), per_channel=True, reduce_range=reduced, weight_type=QuantType.QInt8
+                )
+    # The quantizer raises what its operator handlers raise.
+    except Exception as error:
+        raise StepError("E425", "the model cannot be quantized to int8", cause=headline(error)) from error
+    if not _operators(target) & _QUANTIZED:
+        raise StepError("E425", "the model has nothing to quantize", cause="no convolution or matrix product in it")
+    return write_facts(context, facts)
+
+
+def needs_reduced_range(cpuinfo: Path) -> bool:
+    """Whether weights must be kept to 7 bits: x86 CPUs without VNNI add pairs of 8-bit products in 16 bits and saturate.
+
+    Args:
+        cpuinfo: `/proc/cpuinfo`.
+    """
+    if platform.machine() not in {"x86_64", "AMD64"}:
+        return False
+    flags = {
+        flag
+        for line in cpuinfo.read_text("utf-8").splitlines()
+        if line.startswith("flags")
+        for flag in line.partition(":")[2].split()
+    }
+    return not flags & _DOT_PRODUCTS
+
+
+class _Rows(CalibrationDataReader):  # type: ignore[misc]
+    """Hands the calibrator one call after the other."""
+
+    def __init__(self, calls: Iterator[dict[str, Array]]) -> None:
+        self._calls = calls
+
+    def get_next(self) -> dict[str, Array] | None:
+        """The next call's inputs, None after the last."""
+        return next(self._calls, None)
+
+
+def _static(context: StepContext, prepared: Path, target: Path, *, reduced: bool) -> dict[str, Any]:
+    imported = context.inputs["import"]
+    signature = Signature.from_json(json.loads((imported / "signature.json").read_text("utf-8")))
+    with np.load(imported / "samples.npz", allow_pickle=False) as file:
+        inputs = {tensor.name: file[tensor.name] for tensor in signature.inputs}
+    available = len(next(iter(inputs.values())))
+    rows = np.arange(available)
+    if available > CALIBRATION_ROWS:
+        random = np.random.default_rng(context.params["seed"])
+        rows = np.sort(random.choice(available, CALIBRATION_ROWS, replace=False))
+    quantize_static(
+        str(prepared),
+        str(target),
+        _Rows(_calls(signature, inputs, rows)),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        reduce_range=reduced,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+    )
+    samples = json.loads((imported / "facts.json").read_text("utf-8"))["samples"]
+    return {"calibration": {"rows": len(rows), "samples": samples, "method": "min-max"}}
+
+
+def _calls(signature: Signature, inputs: dict[str, Array], rows: Array) -> Iterator[dict[str, Array]]:
+    if signature.batch is None:
+        for row in rows:
+            yield {name: array[row] for name, array in inputs.items()}
+        return
+    low, high = signature.dims[signature.batch]
+    size = min(max(low, CALIBRATION_BATCH), high)
+    # The last call is filled up from the start, so that it is no smaller than the model allows.
+    for start in range(0, len(rows), size):
+        chosen = rows.take(np.arange(start, start + size), mode="wrap") if low > 1 else rows[start : start + size]
+        yield {name: array[chosen] for name, array in inputs.items()}
+
+
+def _operators(path: Path) -> set[str]:
+    """The operators of the main graph."""
+    return {node.op_type for node in onnx.load(str(path), load_external_data=False).graph.node}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the quantizer from advising on the root logger, which it does on every call."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,174 @@
+"""Converts a PyTorch model to ONNX, TorchScript and an exported program, and checks what comes out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from orchestrator.frameworks import onnx_check
+from orchestrator.frameworks.archive import without_debug_files
+from orchestrator.frameworks.export_failure import conversion_failed
+from orchestrator.frameworks.torch_job import TorchJob, exported, prepare, quiet, saved_program
+from orchestrator.frameworks.variant_facts import write_facts
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.steps import StepContext
+
+__all__ = ["script_of", "to_exported_program", "to_onnx", "to_torchscript"]
+
+LARGEST_ONNX_FILE = 1900 * 2**20
+"""Bytes of weights above which they go into a file of their own: a protobuf message ends at 2 GiB."""
+
+
+def to_onnx(context: StepContext) -> dict[str, Any]:
+    """Step: the source as `model.onnx` with the signature's names and dynamic axes.
+
+    A TorchScript archive goes through PyTorch's older exporter, since `torch.export` traces Python code.
+
+    Raises:
+        StepError: E422 it does not convert, E423 it differs from its source, E424 the file is not what was declared.
+    """
+    context.progress("loading the model", 0.0)
+    job = prepare(context)
+    path = context.output / "model.onnx"
+    weights = sum(tensor.nbytes for tensor in (*job.module.parameters(), *job.module.buffers()))
+    scripted = isinstance(job.module, torch.jit.ScriptModule)
+    context.progress("exporting to ONNX", 0.1)
+    options = {
+        "input_names": [tensor.name for tensor in job.signature.inputs],
+        "output_names": [tensor.name for tensor in job.signature.outputs],
+        "opset_version": context.params.get("opset"),
+    }
+    if scripted:
+        _legacy_onnx(job, path, options)
+    else:
+        _onnx(job, path, options, external_data=weights > LARGEST_ONNX_FILE)
+    context.progress("checking the ONNX file", 0.6)
+    facts = onnx_check.finish(path, job.signature)
+    checked = job.check("onnx", context.output)
+    exporter = "torchscript" if scripted else "torch.export"
+    return write_facts(context, {**facts, "format": "onnx", "exporter": exporter, "checked": checked})
+
+
+def to_torchscript(context: StepContext) -> dict[str, Any]:
+    """Step: the source as `model.pt`, frozen.
+
+    Tracing comes first, since it takes any Python code; scripting takes over where the trace fixed a branch or a size.
+
+    Raises:
+        StepError: E422 it does not convert, E423 it differs from its source.
+    """
+    context.progress("loading the model", 0.0)
+    job = prepare(context)
+    context.progress("tracing", 0.2)
+    how, checked = script_of(job, context.output / "model.pt", context.progress)
+    return write_facts(context, {"format": "torchscript", "exporter": how, "checked": checked})
+
+
+def to_exported_program(context: StepContext) -> dict[str, Any]:
+    """Step: the source as `model.pt2` with the signature's dynamic axes.
+
+    Raises:
+        StepError: E422 it does not convert, E423 it differs from its source.
+    """
+    context.progress("loading the model", 0.0)
+    job = prepare(context)
+    context.progress("exporting", 0.2)
+    saved_program(exported(job, "an exported program"), context.output / "model.pt2")
+    context.progress("checking the exported program", 0.6)
+    checked = job.check("exported-program", context.output)
+    return write_facts(context, {"format": "exported-program", "exporter": "torch.export", "checked": checked})
+
+
+def script_of(job: TorchJob, path: Path, progress: Callable[..., None]) -> tuple[str, list[str]]:
+    """Write the job's module as TorchScript to `path` and check it.
+
+    Returns:
+        How it was made (`given`, `trace` or `script`), and the names of the calls it was checked with.
+
+    Raises:
+        StepError: E422 or E423, the failure of the first way, with that of the second in its notes.
+    """
+    if isinstance(job.module, torch.jit.ScriptModule):
+        ways: tuple[tuple[str, Callable[[TorchJob], Any]], ...] = (("given", lambda job: job.module),)
+    else:
+        ways = (("trace", _traced), ("script", _scripted))
+    failures: list[StepError] = []
+    for how, make in ways:
+        try:
+            _save_script(make(job), path)
+            progress(f"checking the TorchScript archive ({how})", 0.6)
+            return how, job.check("torchscript", path.parent)
+        except StepError as failure:
+            failures.append(failure)
+            path.unlink(missing_ok=True)
+    first, *others = failures
+    first.notes = (*first.notes, *(f"scripting: {other.cause or other.message}" for other in others))
+    raise first
+
+
+def _onnx(job: TorchJob, path: Path, options: dict[str, Any], *, external_data: bool) -> None:
+    program = exported(job, "ONNX")
+    try:
+        with quiet():
+            torch.onnx.export(
+                program,
+                (),
+                str(path),
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+                external_data=external_data,
+                **options,
+            )
+    # It raises what its hundreds of operator translations raise.
+    except Exception as error:
+        raise conversion_failed("ONNX", error, frozenset(job.signature.dims)) from error
+
+
+def _legacy_onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> None:
+    axes = {
+        tensor.name: {axis: dim for axis, dim in enumerate(tensor.shape or ()) if isinstance(dim, str)}
+        for tensor in (*job.signature.inputs, *job.signature.outputs)
+    }
+    try:
+        with quiet():
+            torch.onnx.export(job.module, job.args, str(path), dynamo=False, dynamic_axes=axes, **options)
+    # It raises what its operator translations raise.
+    except Exception as error:
+        raise conversion_failed("ONNX", error, frozenset(job.signature.dims)) from error
+
+
+def _traced(job: TorchJob) -> Any:
+    try:
+        with quiet(), warnings.catch_warnings(), torch.no_grad():
+            # The tracer warns of each branch and size that it may have fixed; the check at other sizes and values
+            # finds out whether it has.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            return torch.jit.trace(job.module, job.args, check_trace=False, strict=False)
+    # Tracing runs the model's code and raises what that raises.
+    except Exception as error:
+        raise conversion_failed("TorchScript", error, frozenset(job.signature.dims)) from error
+
+
+def _scripted(job: TorchJob) -> Any:
+    try:
+        with quiet():
+            return torch.jit.script(job.module)
+    # The compiler's errors share no base class.
+    except Exception as error:
+        raise conversion_failed("TorchScript", error, frozenset(job.signature.dims)) from error
+
+
+def _save_script(module: Any, path: Path) -> None:
+    with quiet():
+        # A frozen module has lost its `training` flag and cannot be frozen again.
+        frozen = torch.jit.freeze(module) if hasattr(module, "training") else module
+        frozen.save(str(path))
+    without_debug_files(path)

@@ -1,0 +1,141 @@
+"""What every conversion of a PyTorch model starts from: the module, its signature, its samples, a call to trace with."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from orchestrator.frameworks.edge_inputs import call_at
+from orchestrator.frameworks.export_failure import conversion_failed
+from orchestrator.frameworks.runtime import open_runtime
+from orchestrator.frameworks.samples import Samples
+from orchestrator.frameworks.size_check import check_sizes, trace_sizes
+from orchestrator.frameworks.torch_runtime import call
+from orchestrator.frameworks.torch_source import load_source
+from orchestrator.spec.signature import Signature
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.frameworks.samples import Array
+    from orchestrator.steps import StepContext
+
+__all__ = ["TorchJob", "exported", "prepare", "quiet", "saved_program"]
+
+
+@dataclass(frozen=True, slots=True)
+class TorchJob:
+    """A model to convert.
+
+    Attributes:
+        module: in evaluation mode, on the CPU.
+        samples: the rows that `import` left.
+        args: one call's inputs in the signature's order, with sizes that an exporter does not take for constants.
+    """
+
+    module: Any
+    signature: Signature
+    samples: Samples
+    args: tuple[torch.Tensor, ...]
+
+    def check(self, format_name: str, directory: Path) -> list[str]:
+        """Run the variant in `directory` beside the module; see `check_sizes`.
+
+        Raises:
+            StepError: E420 it does not load, E423 it differs.
+        """
+        runtime = open_runtime(format_name, directory, self.signature, torch.get_num_threads())
+        return check_sizes(self.signature, self.samples, self.call, runtime.run)
+
+    def call(self, inputs: Any) -> dict[str, Array]:
+        """One call of the source module."""
+        return call(self.module, self.signature, inputs)
+
+
+def prepare(context: StepContext) -> TorchJob:
+    """Load the source model and what `import` left about it.
+
+    Raises:
+        StepError: as `load_source`.
+    """
+    imported = context.inputs["import"]
+    signature = Signature.from_json(json.loads((imported / "signature.json").read_text("utf-8")))
+    with np.load(imported / "samples.npz", allow_pickle=False) as file:
+        inputs = {tensor.name: file[tensor.name] for tensor in signature.inputs}
+    facts = json.loads((imported / "facts.json").read_text("utf-8"))
+    samples = Samples(inputs, None, real=facts["samples"] == "real")
+    with quiet():
+        module = load_source(context.params, context.inputs, context.project)
+    first = call_at(samples, signature, trace_sizes(samples, signature))
+    args = tuple(torch.from_numpy(first[tensor.name].copy()) for tensor in signature.inputs)
+    return TorchJob(module, signature, samples, args)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what PyTorch and its exporters warn about their own code; nothing in it speaks of the user's model."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is (deprecated|not supported)")
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+        warnings.filterwarnings("ignore", message=r"You are using the legacy TorchScript-based ONNX export")
+        warnings.filterwarnings("ignore", message=r"no signature found for <torch\.ScriptMethod")
+        yield
+
+
+def exported(job: TorchJob, target: str) -> torch.export.ExportedProgram:
+    """The model as an exported program whose dynamic axes are those of the signature.
+
+    Args:
+        job: what to export.
+        target: what the program is for, to say it when it fails.
+
+    Raises:
+        StepError: E422.
+    """
+    try:
+        with quiet(), torch.inference_mode(mode=False), torch.no_grad():
+            program = torch.export.export(job.module, job.args, dynamic_shapes=_dynamic_shapes(job))
+    # The exporter runs the model's code and raises what that raises, besides a dozen kinds of its own.
+    except Exception as error:
+        raise conversion_failed(target, error, frozenset(job.signature.dims)) from error
+    return program
+
+
+def saved_program(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a `.pt2` archive without the stack traces of its nodes, which hold this machine's paths."""
+    for graph_module in program.graph_module.modules():
+        if isinstance(graph_module, torch.fx.GraphModule):
+            for node in graph_module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    with quiet():
+        torch.export.save(program, str(path))
+
+
+def _dynamic_shapes(job: TorchJob) -> tuple[Any, ...]:
+    """What `torch.export.export` takes: for every positional argument a map of its dynamic axes, or None."""
+    dims = {
+        name: torch.export.Dim(name, min=low, max=high)
+        for name, (low, high) in job.signature.dims.items()
+        if low < high
+    }
+    shapes = [
+        {axis: dims[dim] for axis, dim in enumerate(tensor.shape or ()) if dim in dims} or None
+        for tensor in job.signature.inputs
+    ]
+    named = [
+        parameter
+        for parameter in inspect.signature(job.module.forward).parameters.values()
+        if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}
+    ]
+    if len(named) >= len(shapes):
+        return tuple(shapes)
+    # `def forward(self, *inputs)`: what is left over is one argument, a tuple.
+    return (*shapes[: len(named)], tuple(shapes[len(named) :]))
