@@ -1,0 +1,239 @@
+"""server.json: what is served and how; read strictly, so that a misspelt setting is an error and not a default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from .datatypes import DATATYPES
+from .errors import BAD_CONFIG, StartError
+from .signature import Signature, Tensor
+
+__all__ = ["LOG_LEVELS", "ModelConfig", "ServerConfig", "load_config"]
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+_LABELS = ("variant", "model_digest", "spec_digest", "decision_digest")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The model: its file with the digest it must have, its signature, and labels that metrics carry."""
+
+    name: str
+    version: str
+    file: Path
+    sha256: str
+    signature: Signature
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """One server.json, checked. docs/server.md says what each setting means."""
+
+    model: ModelConfig
+    threads: int
+    instances: int
+    provider: str
+    max_batch_size: int
+    max_delay_us: int
+    queue_rows: int
+    request_timeout_s: float
+    max_body_bytes: int
+    drain_seconds: float
+    host: str
+    port: int
+    log_level: str
+
+
+class _SettingError(Exception):
+    """A setting that is missing, unknown or wrong."""
+
+
+class _Section:
+    """One JSON object on its way into a dataclass: every key is asked for once, and none may be left over."""
+
+    def __init__(self, value: Any, where: str) -> None:
+        if not isinstance(value, dict):
+            raise _SettingError(f"{where or 'the document'} must be an object, not {_kind(value)}")
+        self._left = dict(value)
+        self._where = where
+
+    def path(self, key: str) -> str:
+        return f"{self._where}.{key}" if self._where else key
+
+    def take(self, key: str) -> Any:
+        if key not in self._left:
+            raise _SettingError(f"{self.path(key)} is missing")
+        return self._left.pop(key)
+
+    def text(self, key: str, pattern: re.Pattern[str] | None = None) -> str:
+        value = self.take(key)
+        if not isinstance(value, str) or not value:
+            raise _SettingError(f"{self.path(key)} must be a text that is not empty, not {_kind(value)}")
+        if pattern is not None and not pattern.fullmatch(value):
+            raise _SettingError(f"{self.path(key)} must match {pattern.pattern}, not {value!r}")
+        return value
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        value = self.text(key)
+        if value not in choices:
+            raise _SettingError(f"{self.path(key)} must be one of {', '.join(choices)}, not {value!r}")
+        return value
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        value = self.take(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise _SettingError(f"{self.path(key)} must be a whole number from {low} to {high}, not {_kind(value)}")
+        return value
+
+    def number(self, key: str, low: float, high: float) -> float:
+        value = self.take(key)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+            raise _SettingError(f"{self.path(key)} must be a number from {low:g} to {high:g}, not {_kind(value)}")
+        return float(value)
+
+    def items(self, key: str) -> list[Any]:
+        value = self.take(key)
+        if not isinstance(value, list):
+            raise _SettingError(f"{self.path(key)} must be a list, not {_kind(value)}")
+        return value
+
+    def finish(self) -> None:
+        if self._left:
+            raise _SettingError(f"{self.path(min(self._left))} is not a setting")
+
+
+def load_config(path: Path) -> ServerConfig:
+    """Read and check `path`.
+
+    Raises:
+        StartError: `BAD_CONFIG`; the message names the file, the setting and what it must be.
+    """
+    try:
+        return _server(orjson.loads(path.read_bytes()), path.parent)
+    except OSError as error:
+        raise StartError(BAD_CONFIG, f"{path}: cannot be read: {error.strerror}") from error
+    except orjson.JSONDecodeError as error:
+        raise StartError(BAD_CONFIG, f"{path}: not JSON: {error}") from error
+    except _SettingError as error:
+        raise StartError(BAD_CONFIG, f"{path}: {error}") from error
+
+
+def _server(document: Any, folder: Path) -> ServerConfig:
+    section = _Section(document, "")
+    section.integer("format", 1, 1)
+    config = ServerConfig(
+        model=_model(section.take("model"), folder),
+        threads=section.integer("threads", 1, 1024),
+        instances=section.integer("instances", 1, 64),
+        provider=section.text("provider", re.compile(r"[A-Za-z]+ExecutionProvider")),
+        max_batch_size=section.integer("max_batch_size", 1, 65536),
+        max_delay_us=section.integer("max_delay_us", 0, 10_000_000),
+        queue_rows=section.integer("queue_rows", 1, 1_000_000),
+        request_timeout_s=section.number("request_timeout_s", 0.001, 3600),
+        max_body_bytes=section.integer("max_body_bytes", 1, 1 << 31),
+        drain_seconds=section.number("drain_seconds", 0, 3600),
+        host=section.text("host"),
+        port=section.integer("port", 0, 65535),
+        log_level=section.choice("log_level", LOG_LEVELS),
+    )
+    section.finish()
+    if config.instances > config.threads:
+        raise _SettingError(f"instances ({config.instances}) must not be more than threads ({config.threads})")
+    return config
+
+
+def _model(document: Any, folder: Path) -> ModelConfig:
+    section = _Section(document, "model")
+    file = section.text("file")
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        raise _SettingError(f"model.file must be a path below server.json's folder, not {file!r}")
+    labels = _Section(section.take("labels"), "model.labels")
+    model = ModelConfig(
+        name=section.text("name", _NAME),
+        version=section.text("version", _NAME),
+        file=folder / file,
+        sha256=section.text("sha256", _SHA256),
+        signature=_signature(section.take("signature")),
+        labels={name: labels.text(name) for name in _LABELS},
+    )
+    labels.finish()
+    section.finish()
+    return model
+
+
+def _signature(document: Any) -> Signature:
+    section = _Section(document, "model.signature")
+    dims_section = section.take("dims")
+    if not isinstance(dims_section, dict):
+        raise _SettingError(f"model.signature.dims must be an object, not {_kind(dims_section)}")
+    dims = {name: _bounds(bounds, f"model.signature.dims.{name}") for name, bounds in dims_section.items()}
+    inputs = _tensors(section, "inputs")
+    outputs = _tensors(section, "outputs")
+    batch = section.take("batch")
+    if batch is not None and not isinstance(batch, str):
+        raise _SettingError(f"model.signature.batch must be a name or null, not {_kind(batch)}")
+    section.finish()
+    for tensor in inputs.values():
+        if tensor.shape is None:
+            raise _SettingError(f"model.signature.inputs: the shape of {tensor.name!r} must be known")
+        for dim in tensor.shape:
+            if isinstance(dim, str) and dim not in dims:
+                raise _SettingError(f"model.signature.dims lacks {dim!r}, a dimension of input {tensor.name!r}")
+        if batch is not None and tensor.shape[:1] != (batch,):
+            raise _SettingError(f"model.signature.batch is {batch!r}, but input {tensor.name!r} does not begin with it")
+    return Signature(inputs, outputs, dims, batch)
+
+
+def _tensors(parent: _Section, key: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for index, item in enumerate(parent.items(key)):
+        section = _Section(item, f"{parent.path(key)}[{index}]")
+        name = section.text("name")
+        if name in tensors:
+            raise _SettingError(f"{section.path('name')}: {name!r} stands there twice")
+        tensors[name] = Tensor(name, section.choice("dtype", tuple(DATATYPES)), _shape(section))
+        section.finish()
+    if not tensors:
+        raise _SettingError(f"{parent.path(key)} must not be empty")
+    return tensors
+
+
+def _shape(section: _Section) -> tuple[int | str, ...] | None:
+    value = section.take("shape")
+    if value is None:
+        return None
+    if isinstance(value, list) and all(_is_dim(dim) for dim in value):
+        return tuple(value)
+    raise _SettingError(f"{section.path('shape')} must be null or a list of sizes and names, not {value!r}")
+
+
+def _is_dim(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value)
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _bounds(value: Any, where: str) -> tuple[int, int]:
+    if (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(bound, int) and not isinstance(bound, bool) for bound in value)
+        and 0 <= value[0] <= value[1]
+    ):
+        return value[0], value[1]
+    raise _SettingError(f"{where} must be [smallest, largest], not {value!r}")
+
+
+def _kind(value: Any) -> str:
+    if value is None or isinstance(value, str | int | float | bool):
+        return repr(value)
+    return "an object" if isinstance(value, dict) else "a list"

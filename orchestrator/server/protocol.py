@@ -1,0 +1,192 @@
+"""Inference requests and answers of the Open Inference Protocol v2 as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from .config import ModelConfig
+from .datatypes import Array, numpy_dtype
+from .errors import RequestError
+from .request import InferRequest, InputReader, WantedOutput, check_parameters, timeout_seconds, wanted_output
+from .signature import Signature, Tensor
+
+__all__ = ["decode_json", "encode_json", "output_json", "parse_object", "request_from", "response_head"]
+
+
+def decode_json(body: bytes, signature: Signature) -> InferRequest:
+    """The request in a JSON body.
+
+    Raises:
+        RequestError: 400, saying what is wrong with it.
+    """
+    document = parse_object(body)
+    return request_from(document, signature, lambda _, item: item.get("data"))
+
+
+def parse_object(body: bytes | memoryview) -> dict[str, Any]:
+    """The JSON object in `body`.
+
+    Raises:
+        RequestError: 400; not JSON, too deeply nested, a number that no double holds, or not an object.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(400, f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise RequestError(400, "the body must be a JSON object")
+    return document
+
+
+def request_from(document: Mapping[str, Any], signature: Signature, data_of: Any) -> InferRequest:
+    """The request that `document` describes.
+
+    Args:
+        document: the parsed JSON.
+        signature: what it is checked against.
+        data_of: (parameters, input object) → a finished flat array, or JSON data that this function turns into one.
+
+    Raises:
+        RequestError: 400, saying what is wrong with it.
+    """
+    request_id = document.get("id", "")
+    if not isinstance(request_id, str):
+        raise RequestError(400, "id must be a text")
+    parameters = check_parameters(document.get("parameters"), "the request")
+    items = document.get("inputs")
+    if not isinstance(items, list):
+        raise RequestError(400, "inputs must be a list")
+    reader = InputReader(signature)
+    for item in items:
+        if not isinstance(item, dict):
+            raise RequestError(400, "each of inputs must be an object")
+        tensor, shape = reader.declare(item.get("name"), item.get("datatype"), item.get("shape"))
+        data = data_of(check_parameters(item.get("parameters"), f"input {tensor.name!r}"), item)
+        array = data if isinstance(data, np.ndarray) else _array(tensor, data, shape)
+        if array.size != np.prod(shape, dtype=np.int64):
+            raise RequestError(
+                400, f"input {tensor.name!r}: shape {list(shape)} needs another number of elements than {array.size}"
+            )
+        reader.arrays[tensor.name] = array.reshape(shape)
+    rows = reader.finish()
+    outputs = _wanted(document.get("outputs"), signature, binary=parameters.get("binary_data_output") is True)
+    return InferRequest(request_id, reader.arrays, rows, outputs, timeout_seconds(parameters))
+
+
+def _wanted(items: Any, signature: Signature, *, binary: bool) -> Sequence[WantedOutput]:
+    if items is None or items == []:
+        return [WantedOutput(tensor, binary) for tensor in signature.outputs.values()]
+    if not isinstance(items, list):
+        raise RequestError(400, "outputs must be a list")
+    wanted: dict[str, WantedOutput] = {}
+    for item in items:
+        if not isinstance(item, dict):
+            raise RequestError(400, "each of outputs must be an object")
+        name = item.get("name")
+        parameters = check_parameters(item.get("parameters"), f"output {name!r}"[:80])
+        output = wanted_output(signature, name, binary=parameters.get("binary_data", binary) is True)
+        if output.tensor.name in wanted:
+            raise RequestError(400, f"output {output.tensor.name!r} is asked for twice")
+        wanted[output.tensor.name] = output
+    return list(wanted.values())
+
+
+def _array(tensor: Tensor, data: Any, shape: tuple[int, ...]) -> Array:
+    """JSON data, flat in row-major order or nested like `shape`, as an array of the tensor's type."""
+    if not isinstance(data, list):
+        raise RequestError(400, f"input {tensor.name!r}: data must be a list")
+    try:
+        array = np.array(data, dtype=object) if tensor.dtype == "string" else np.array(data)
+    except ValueError as error:
+        raise RequestError(400, f"input {tensor.name!r}: data is nested unevenly or too deeply") from error
+    # An empty list has no depth of its own: [] and [[], []] both stand for a shape with a zero in it.
+    if array.ndim != 1 and array.shape != shape and array.size:
+        raise RequestError(
+            400, f"input {tensor.name!r}: data is nested as {list(array.shape)}, but shape says {list(shape)}"
+        )
+    return _CONVERT[numpy_dtype(tensor.dtype).kind](tensor, array)
+
+
+def _wrong_type(tensor: Tensor, wanted: str) -> RequestError:
+    return RequestError(400, f"input {tensor.name!r}: {tensor.datatype} data must be {wanted}")
+
+
+def _floats(tensor: Tensor, array: Array) -> Array:
+    if array.dtype.kind not in "iuf":
+        raise _wrong_type(tensor, "numbers")
+    with np.errstate(over="ignore"):
+        floats = array.astype(numpy_dtype(tensor.dtype))
+    if floats.dtype != array.dtype and not np.isfinite(floats).all():
+        raise RequestError(400, f"input {tensor.name!r}: a number is too large for {tensor.datatype}")
+    return floats
+
+
+def _integers(tensor: Tensor, array: Array) -> Array:
+    dtype = numpy_dtype(tensor.dtype)
+    if array.size == 0:
+        return array.astype(dtype)
+    if array.dtype.kind not in "iu":
+        # numpy makes floats of integers when some are beyond int64 and others are not; such mixtures are refused too.
+        raise _wrong_type(tensor, "whole numbers in its range")
+    limits = np.iinfo(dtype)
+    if int(array.min()) < limits.min or int(array.max()) > limits.max:
+        raise RequestError(
+            400, f"input {tensor.name!r}: {tensor.datatype} data must be from {limits.min} to {limits.max}"
+        )
+    return array.astype(dtype)
+
+
+def _unsigned(tensor: Tensor, array: Array) -> Array:
+    if array.dtype.kind == "f" and tensor.dtype == "uint64":
+        # A mixture of numbers above and below 2**63 has become floats; they are exact only if none was rounded.
+        raise _wrong_type(tensor, "whole numbers; use the binary extension where some are 2**63 or more")
+    return _integers(tensor, array)
+
+
+def _booleans(tensor: Tensor, array: Array) -> Array:
+    if array.size == 0:
+        return array.astype(np.bool_)
+    if array.dtype.kind == "b":
+        return array
+    if array.dtype.kind in "iu" and int(array.min()) >= 0 and int(array.max()) <= 1:
+        return array.astype(np.bool_)
+    raise _wrong_type(tensor, "true or false, or 1 or 0")
+
+
+def _strings(tensor: Tensor, array: Array) -> Array:
+    if not all(type(item) is str for item in array.flat):
+        raise _wrong_type(tensor, "texts")
+    return array
+
+
+_CONVERT = {"f": _floats, "i": _integers, "u": _unsigned, "b": _booleans, "O": _strings}
+
+
+def response_head(model: ModelConfig, request_id: str) -> dict[str, Any]:
+    """An answer's fields beside the outputs."""
+    head: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
+    if request_id:
+        head["id"] = request_id
+    return head
+
+
+def output_json(tensor: Tensor, array: Array) -> dict[str, Any]:
+    """One output with its data in JSON: flat, in row-major order; NaN and infinities become null."""
+    flat = array.ravel()
+    return {
+        "name": tensor.name,
+        "datatype": tensor.datatype,
+        "shape": list(array.shape),
+        "data": flat.tolist() if flat.dtype == object else flat,
+    }
+
+
+def encode_json(model: ModelConfig, request: InferRequest, outputs: Mapping[str, Array]) -> bytes:
+    """The answer's body."""
+    head = response_head(model, request.id)
+    head["outputs"] = [output_json(wanted.tensor, outputs[wanted.tensor.name]) for wanted in request.outputs]
+    return orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)

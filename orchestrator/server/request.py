@@ -1,0 +1,141 @@
+"""An inference request and its answer as values, whatever they looked like on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .datatypes import Array
+from .errors import RequestError
+from .signature import Signature, Tensor
+
+__all__ = ["InferRequest", "InputReader", "WantedOutput", "check_parameters", "timeout_seconds", "wanted_output"]
+
+_MAX_ELEMENTS = 1 << 31  # so that no product of sizes overflows
+
+
+# Parameters of other servers' extensions that change what is asked for; leaving them out would answer another question.
+_UNSUPPORTED = ("sequence_id", "shared_memory_region", "classification")
+
+
+@dataclass(frozen=True, slots=True)
+class WantedOutput:
+    """One output that the answer holds, as raw bytes or in JSON (or the protocol's typed fields)."""
+
+    tensor: Tensor
+    binary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A checked request.
+
+    Attributes:
+        id: the client's name for it, given back in the answer; may be empty.
+        inputs: all inputs of the signature; shapes and element types as the signature says.
+        rows: the size of the batch dimension, 1 for a model without one.
+        outputs: what the answer holds, in this order.
+        timeout_s: how long the client waits, None if it does not say.
+    """
+
+    id: str
+    inputs: Mapping[str, Array]
+    rows: int
+    outputs: Sequence[WantedOutput]
+    timeout_s: float | None
+
+
+class InputReader:
+    """Checks the inputs of one request against the signature as they are read, before their data is touched."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._signature = signature
+        self._sizes: dict[str, int] = {}
+        self.arrays: dict[str, Array] = {}
+
+    def declare(self, name: Any, datatype: Any, shape: Any) -> tuple[Tensor, tuple[int, ...]]:
+        """The tensor that an input's head declares and its shape.
+
+        Raises:
+            RequestError: 400; unknown or repeated input, another element type, a shape outside the signature.
+        """
+        if not isinstance(name, str) or name not in self._signature.inputs:
+            have = ", ".join(map(repr, self._signature.inputs))
+            raise RequestError(400, f"the model has no input {_short(name)}; its inputs are {have}")
+        tensor = self._signature.inputs[name]
+        if name in self.arrays:
+            raise RequestError(400, f"input {name!r} is given twice")
+        if datatype != tensor.datatype:
+            raise RequestError(400, f"input {name!r}: datatype must be {tensor.datatype!r}, not {_short(datatype)}")
+        if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) > 64:
+            raise RequestError(400, f"input {name!r}: shape must be a list of sizes, not {_short(shape)}")
+        elements = 1
+        for size in shape:
+            if type(size) is not int or size < 0:
+                raise RequestError(400, f"input {name!r}: shape must be a list of sizes, not {_short(shape)}")
+            elements *= size
+        if elements > _MAX_ELEMENTS:
+            raise RequestError(400, f"input {name!r}: shape {_short(shape)} has more than {_MAX_ELEMENTS} elements")
+        sizes = tuple(shape)
+        self._signature.check_shape(tensor, sizes, self._sizes)
+        return tensor, sizes
+
+    def finish(self) -> int:
+        """The number of rows, once every input has been read into `arrays`.
+
+        Raises:
+            RequestError: 400; an input is missing.
+        """
+        missing = [name for name in self._signature.inputs if name not in self.arrays]
+        if missing:
+            raise RequestError(400, f"input {missing[0]!r} is missing")
+        return 1 if self._signature.batch is None else self._sizes[self._signature.batch]
+
+
+def check_parameters(parameters: Any, where: str) -> Mapping[str, Any]:
+    """The `parameters` of a request or a tensor; those that this server does not know are left alone.
+
+    Raises:
+        RequestError: 400; not an object, or one of another server's extensions that would change the answer.
+    """
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, Mapping):
+        raise RequestError(400, f"{where}: parameters must be an object, not {_short(parameters)}")
+    for name in _UNSUPPORTED:
+        if parameters.get(name):
+            raise RequestError(400, f"{where}: parameter {name!r} is not supported")
+    return parameters
+
+
+def timeout_seconds(parameters: Mapping[str, Any]) -> float | None:
+    """The request parameter `timeout` (microseconds) in seconds; None where there is none, or 0.
+
+    Raises:
+        RequestError: 400; not a number of microseconds.
+    """
+    value = parameters.get("timeout")
+    if value is None or value == 0:
+        return None
+    if type(value) is not int or value < 0:
+        raise RequestError(400, f"parameter 'timeout' must be a number of microseconds, not {_short(value)}")
+    return value / 1e6
+
+
+def wanted_output(signature: Signature, name: Any, *, binary: bool) -> WantedOutput:
+    """The output that a request names.
+
+    Raises:
+        RequestError: 400; the model has none of that name.
+    """
+    if not isinstance(name, str) or name not in signature.outputs:
+        have = ", ".join(map(repr, signature.outputs))
+        raise RequestError(400, f"the model has no output {_short(name)}; its outputs are {have}")
+    return WantedOutput(signature.outputs[name], binary)
+
+
+def _short(value: Any) -> str:
+    """A value of the client's, short enough for a message."""
+    text = repr(value) if not isinstance(value, Mapping) else "an object"
+    return text if len(text) <= 80 else text[:77] + "..."

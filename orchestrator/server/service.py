@@ -1,0 +1,97 @@
+"""The served model as both protocols see it: its phase of life, its queue, its metrics."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Sequence
+
+from .batcher import Batcher, Job, Limits, Run
+from .config import ServerConfig
+from .errors import RequestError
+from .metrics import Metrics
+from .request import InferRequest
+
+__all__ = ["Phase", "Service"]
+
+
+class Phase(enum.Enum):
+    """Where the server is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class Service:
+    """One model behind one queue. Belongs to the event loop's thread."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.model = config.model
+        self.phase = Phase.LOADING
+        self._batcher: Batcher | None = None
+        self.metrics = Metrics(
+            {"name": self.model.name, "version": self.model.version, **self.model.labels},
+            queued_rows=lambda: self._batcher.queued_rows if self._batcher else 0,
+            ready=lambda: self.ready,
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests should be sent here."""
+        return self.phase is Phase.READY
+
+    def start(self, instances: Sequence[Run]) -> None:
+        """Take requests from now on."""
+        self._batcher = Batcher(instances, limits(self.config), self.metrics.batch_rows.observe)
+        self.phase = Phase.READY
+
+    def submit(self, request: InferRequest) -> Job:
+        """Queue a request.
+
+        Raises:
+            RequestError: 503 before the model is loaded, 429 when too much waits.
+        """
+        if self._batcher is None:
+            raise RequestError(503, "the model is not loaded yet", reason="loading", retry_after=1)
+        timeout = self.config.request_timeout_s
+        if request.timeout_s is not None:
+            timeout = min(timeout, request.timeout_s)
+        return self._batcher.submit(request.inputs, request.rows, timeout)
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for this request any more."""
+        if self._batcher is not None:
+            self._batcher.cancel(job)
+
+    def close(self) -> None:
+        """Let what is queued run, then stop the model's threads."""
+        if self._batcher is not None:
+            self._batcher.close(self.config.request_timeout_s)
+
+    def count(self, protocol: str, job: Job, *, began: float, read: float, decoded: float, encoding: float) -> None:
+        """Count an answered request; times are `time.monotonic()` seconds."""
+        seconds = self.metrics.seconds
+        seconds["read"].observe(read - began)
+        seconds["decode"].observe(decoded - read)
+        seconds["queue"].observe(job.started - job.queued)
+        seconds["run"].observe(job.finished - job.started)
+        now = time.monotonic()
+        seconds["encode"].observe(now - encoding)
+        seconds["total"].observe(now - began)
+        self.metrics.requests[protocol, 200] += 1
+
+    def count_error(self, protocol: str, error: RequestError) -> None:
+        """Count a refused or failed request."""
+        self.metrics.requests[protocol, error.status] += 1
+        self.metrics.rejections[error.reason] += 1
+
+
+def limits(config: ServerConfig) -> Limits:
+    """What may be joined: nothing for a model whose calls cannot be taken apart, never more than it was proven for."""
+    signature = config.model.signature
+    rows = 1
+    if signature.splits and signature.batch is not None:
+        rows = min(config.max_batch_size, signature.dims[signature.batch][1])
+    return Limits(rows, config.max_delay_us / 1e6, config.queue_rows)

@@ -1,0 +1,136 @@
+"""The model in ONNX Runtime: opened as configured or not at all, and run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from .config import ServerConfig
+from .datatypes import ORT_TYPES, Array, numpy_dtype
+from .errors import BAD_MODEL, UNAVAILABLE, RequestError, StartError
+from .signature import Signature, Tensor
+
+__all__ = ["Model", "check_digest", "open_model"]
+
+_NO_LOG = 4  # ONNX Runtime's own lines are not JSON; what it raises is logged by who called it
+
+
+class Model:
+    """One ONNX Runtime session. `run` may be called by one thread at a time."""
+
+    def __init__(self, session: Any, signature: Signature) -> None:
+        self._session = session
+        self._signature = signature
+        self._outputs = list(signature.outputs)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One call with every input of the signature; all outputs by name.
+
+        Raises:
+            RequestError: 400 where the model refuses the values (an index outside a table), 500 where it fails.
+        """
+        try:
+            values = self._session.run(self._outputs, inputs)
+        except ort_errors.InvalidArgument as error:
+            raise RequestError(400, f"the model refused the request: {_text(error)}", reason="refused") from error
+        except (ort_errors.Fail, ort_errors.RuntimeException, ort_errors.NotImplemented, RuntimeError) as error:
+            raise RequestError(500, f"the model failed: {_text(error)}", reason="failed") from error
+        return dict(zip(self._outputs, values, strict=True))
+
+    def warm_up(self, rows: int) -> None:
+        """Run once on zeros, with `rows` in the batch and every other dimension at its smallest.
+
+        Raises:
+            StartError: `BAD_MODEL`; the model does not run at a size that its signature promises.
+        """
+        sizes = {name: low for name, (low, _) in self._signature.dims.items()}
+        if self._signature.batch is not None:
+            sizes[self._signature.batch] = rows
+        shapes = {
+            name: tuple(dim if isinstance(dim, int) else sizes[dim] for dim in tensor.shape or ())
+            for name, tensor in self._signature.inputs.items()
+        }
+        zeros = {
+            name: np.full(shapes[name], "" if tensor.dtype == "string" else 0, dtype=numpy_dtype(tensor.dtype))
+            for name, tensor in self._signature.inputs.items()
+        }
+        try:
+            self.run(zeros)
+        except RequestError as error:
+            raise StartError(BAD_MODEL, f"the model does not run on zeros of shapes {shapes}: {error}") from error
+
+
+def open_model(config: ServerConfig) -> Model:
+    """Open one session, with its share of the configured threads.
+
+    Raises:
+        StartError: `BAD_MODEL` for a file that is missing, is another than the configured one, or whose inputs and
+            outputs are not the signature's; `UNAVAILABLE` when the provider is not there (ONNX Runtime itself
+            would quietly take the CPU).
+    """
+    if config.provider not in ort.get_available_providers():
+        have = ", ".join(ort.get_available_providers())
+        raise StartError(UNAVAILABLE, f"this machine's ONNX Runtime lacks {config.provider}; it has {have}")
+    path = config.model.file
+    try:
+        session = ort.InferenceSession(str(path), _options(config), providers=[config.provider])
+    except (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf, ort_errors.NoSuchFile) as error:
+        raise StartError(BAD_MODEL, f"{path}: cannot be loaded: {_text(error)}") from error
+    except (ort_errors.NotImplemented, ort_errors.InvalidArgument, ort_errors.RuntimeException) as error:
+        raise StartError(BAD_MODEL, f"{path}: this ONNX Runtime cannot run it: {_text(error)}") from error
+    if config.provider not in session.get_providers():
+        raise StartError(UNAVAILABLE, f"{config.provider} could not be started; ONNX Runtime fell back to the CPU")
+    _check_tensors("input", session.get_inputs(), config.model.signature.inputs)
+    _check_tensors("output", session.get_outputs(), config.model.signature.outputs)
+    return Model(session, config.model.signature)
+
+
+def check_digest(config: ServerConfig) -> None:
+    """Make sure that the model's file is the one that server.json was written for.
+
+    Raises:
+        StartError: `BAD_MODEL`.
+    """
+    try:
+        with config.model.file.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StartError(BAD_MODEL, f"{config.model.file}: cannot be read: {error.strerror}") from error
+    if digest != config.model.sha256:
+        raise StartError(
+            BAD_MODEL,
+            f"{config.model.file}: its sha256 is {digest}, but server.json was written for {config.model.sha256}",
+        )
+
+
+def _options(config: ServerConfig) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = max(1, config.threads // config.instances)
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _NO_LOG
+    # A thread that spins while it waits takes the CPU from the event loop, which shares the container's limit.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Memory patterns are planned for one shape; with sizes that vary they only cost.
+    options.enable_mem_pattern = not config.model.signature.dims
+    return options
+
+
+def _check_tensors(what: str, nodes: list[Any], expected: Mapping[str, Tensor]) -> None:
+    found = {node.name: ORT_TYPES.get(node.type, node.type) for node in nodes}
+    wanted = {tensor.name: tensor.dtype for tensor in expected.values()}
+    missing = {name: dtype for name, dtype in wanted.items() if found.get(name) != dtype}
+    # An output may be left out of the signature; an input may not, since every call needs it.
+    extra = sorted(found.keys() - wanted.keys()) if what == "input" else []
+    if missing or extra:
+        raise StartError(BAD_MODEL, f"the model's {what}s {found} are not the signature's {wanted}")
+
+
+def _text(error: Exception) -> str:
+    """The reason without the colours, prefix and newlines that ONNX Runtime adds."""
+    return " ".join(str(error).split("Status Message: ")[-1].split(" : ", 3)[-1].split())

@@ -1,0 +1,89 @@
+"""The served model's tensors, and the check that a request's shapes are inside what the model was proven for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .datatypes import DATATYPES
+from .errors import RequestError
+
+__all__ = ["Signature", "Tensor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor: `dtype` as numpy spells it (or `string`); `shape` of numbers and names, None where unknown."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...] | None
+
+    @property
+    def datatype(self) -> str:
+        """The element type as the protocol spells it, such as `FP32`."""
+        return DATATYPES[self.dtype]
+
+    @property
+    def wire_shape(self) -> list[int]:
+        """The shape in model metadata: -1 for every dimension that varies."""
+        return [dim if isinstance(dim, int) else -1 for dim in self.shape or ()]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What goes in and what comes out.
+
+    Attributes:
+        dims: name → (smallest, largest) size, for every name in an input's shape.
+        batch: the name of the batch dimension, the first of every input; None where there is none.
+    """
+
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+    dims: Mapping[str, tuple[int, int]]
+    batch: str | None
+
+    @property
+    def splits(self) -> bool:
+        """Whether calls can be joined and their outputs taken apart: all tensors begin with the batch dimension."""
+        return self.batch is not None and all(
+            tensor.shape is not None and tensor.shape[:1] == (self.batch,)
+            for tensor in (*self.inputs.values(), *self.outputs.values())
+        )
+
+    def check_shape(self, tensor: Tensor, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+        """Refuse an input's shape that the signature does not allow.
+
+        Args:
+            tensor: the input.
+            shape: what the request declares.
+            sizes: the named dimensions seen so far in this request; this input's are added.
+
+        Raises:
+            RequestError: 400, saying which dimension is wrong and what it may be.
+        """
+        expected = tensor.shape or ()
+        if len(shape) != len(expected):
+            raise RequestError(
+                400,
+                f"input {tensor.name!r} has {len(expected)} dimensions {_text(expected)}, the request's has {len(shape)}",
+            )
+        for axis, (size, dim) in enumerate(zip(shape, expected, strict=True)):
+            if isinstance(dim, int):
+                if size != dim:
+                    raise RequestError(400, f"input {tensor.name!r}: dimension {axis} must be {dim}, not {size}")
+                continue
+            low, high = self.dims[dim]
+            if not low <= size <= high:
+                raise RequestError(
+                    400, f"input {tensor.name!r}: dimension {axis} ({dim}) must be from {low} to {high}, not {size}"
+                )
+            if sizes.setdefault(dim, size) != size:
+                raise RequestError(
+                    400, f"input {tensor.name!r}: dimension {axis} ({dim}) is {size}, but {sizes[dim]} in another input"
+                )
+
+
+def _text(shape: tuple[int | str, ...]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"

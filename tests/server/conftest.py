@@ -1,0 +1,200 @@
+"""Small ONNX models and the real server around them."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+LABELS = {"variant": "onnx-fp32", "model_digest": "m" * 64, "spec_digest": "s" * 64, "decision_digest": "d" * 64}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Running:
+    """A server process that has bound its port."""
+
+    process: subprocess.Popen[str]
+    port: int
+    log: list[dict[str, Any]] = field(default_factory=list)
+    raw: list[str] = field(default_factory=list)
+
+    def ask(
+        self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """One request over a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            answer = connection.getresponse()
+            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+    def infer(self, document: Any, model: str = "m", headers: Mapping[str, str] | None = None) -> Answer:
+        """Post a request as JSON."""
+        return self.ask("POST", f"/v2/models/{model}/infer", json.dumps(document), headers)
+
+    def wait_ready(self) -> None:
+        """Until the server says that it is ready, or has ended."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended with {self.process.returncode}: {self.raw}")
+            if self.ask("GET", "/v2/health/ready").status == 200:
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"not ready: {self.raw}")
+
+    def messages(self) -> list[str]:
+        return [str(line["message"]) for line in self.log]
+
+    def stop(self) -> int:
+        """SIGTERM, then the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+Start = Callable[..., Running]
+
+
+def signature(
+    inputs: Mapping[str, tuple[str, list[int | str]]],
+    outputs: Mapping[str, tuple[str, list[int | str]]],
+    dims: Mapping[str, list[int]],
+    batch: str | None = "batch",
+) -> dict[str, Any]:
+    """Signature JSON as the compiler writes it."""
+
+    def tensors(table: Mapping[str, tuple[str, list[int | str]]]) -> list[dict[str, Any]]:
+        return [{"name": name, "dtype": dtype, "shape": shape} for name, (dtype, shape) in table.items()]
+
+    return {"inputs": tensors(inputs), "outputs": tensors(outputs), "dims": dict(dims), "batch": batch}
+
+
+_ONNX_TYPES = {
+    "float16": TensorProto.FLOAT16,
+    "float32": TensorProto.FLOAT,
+    "int64": TensorProto.INT64,
+    "bool": TensorProto.BOOL,
+    "string": TensorProto.STRING,
+}
+
+
+def write_server(
+    folder: Path,
+    nodes: list[Any],
+    signature_json: dict[str, Any],
+    initializers: list[Any] | None = None,
+    **settings: Any,
+) -> Path:
+    """A folder with a model of `nodes` and its server.json; returns the latter's path."""
+
+    def infos(key: str) -> list[Any]:
+        return [
+            helper.make_tensor_value_info(t["name"], _ONNX_TYPES[t["dtype"]], t["shape"]) for t in signature_json[key]
+        ]
+
+    graph = helper.make_graph(nodes, "g", infos("inputs"), infos("outputs"), initializers or [])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, folder / "model.onnx")
+    document: dict[str, Any] = {
+        "format": 1,
+        "model": {
+            "name": "m",
+            "version": "1",
+            "file": "model.onnx",
+            "sha256": hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest(),
+            "signature": signature_json,
+            "labels": LABELS,
+        },
+        "threads": 1,
+        "instances": 1,
+        "provider": "CPUExecutionProvider",
+        "max_batch_size": 8,
+        "max_delay_us": 0,
+        "queue_rows": 64,
+        "request_timeout_s": 30,
+        "max_body_bytes": 1 << 20,
+        "drain_seconds": 0,
+        "host": "127.0.0.1",
+        "port": 0,
+        "log_level": "info",
+    }
+    (folder / "server.json").write_text(json.dumps(document | settings))
+    return folder / "server.json"
+
+
+def add_model(folder: Path, **settings: Any) -> Path:
+    """z = x + y over [batch, 3] float32."""
+    shape: list[int | str] = ["batch", 3]
+    sig = signature({"x": ("float32", shape), "y": ("float32", shape)}, {"z": ("float32", shape)}, {"batch": [1, 16]})
+    return write_server(folder, [helper.make_node("Add", ["x", "y"], ["z"])], sig, **settings)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start servers on free loopback ports; they are ended after the test."""
+    running: list[Running] = []
+
+    def start_one(config: Path, *arguments: str, ready: bool = True) -> Running:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.server", "--config", str(config), *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        server = Running(process, 0)
+        running.append(server)
+        live = threading.Event()
+
+        def read() -> None:
+            assert process.stderr is not None
+            for line in process.stderr:
+                server.raw.append(line)
+                if line.startswith("{"):
+                    server.log.append(json.loads(line))
+                    if server.log[-1]["message"] == "live":
+                        server.port = int(server.log[-1]["address"].rpartition(":")[2])
+                        live.set()
+            live.set()
+            process.stderr.close()
+
+        threading.Thread(target=read, daemon=True).start()
+        assert live.wait(60)
+        if ready:
+            server.wait_ready()
+        return server
+
+    yield start_one
+    for server in running:
+        if server.process.poll() is None:
+            server.process.kill()
+        server.process.wait()
