@@ -1,0 +1,75 @@
+"""The CPUs that a measurement runs on: as many whole ones as `hardware:` gives, or as there are."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["CpuShare", "confined", "cpu_share", "package_environment", "thread_environment"]
+
+
+@dataclass(frozen=True, slots=True)
+class CpuShare:
+    """What `hardware.cpus` became on this machine.
+
+    Attributes:
+        wanted: as the spec says; may be a fraction.
+        cpus: the numbers of the CPUs that are used.
+        threads: for one model; the CPUs of the spec rounded down, at least one, at most the CPUs that are used.
+    """
+
+    wanted: float
+    cpus: tuple[int, ...]
+    threads: int
+
+    @property
+    def how(self) -> str:
+        """In words, for a person: `measured with 2 of 4 CPUs`."""
+        whole = max(1, int(self.wanted))
+        if len(self.cpus) < whole:
+            return f"measured with {len(self.cpus)} of {self.wanted:g} CPUs: this machine has no more"
+        if self.wanted != whole:
+            return f"measured with {_count(whole)} instead of {self.wanted:g}: a fraction of a CPU cannot be measured"
+        return f"measured with {_count(whole)}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON for a report."""
+        return {"cpus": len(self.cpus), "cpus_wanted": self.wanted, "threads": self.threads, "how": self.how}
+
+
+def _count(cpus: int) -> str:
+    return "1 CPU" if cpus == 1 else f"{cpus} CPUs"
+
+
+def cpu_share(wanted: float) -> CpuShare:
+    """The first CPUs of those that this process may use, `wanted` of them (whole, at least one) or all there are."""
+    here = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else list(range(os.cpu_count() or 1))
+    cpus = tuple(here[: max(1, int(wanted))])
+    return CpuShare(wanted, cpus, len(cpus))
+
+
+def confined(command: tuple[str, ...], share: CpuShare, *, on_parent_end: signal.Signals) -> list[str]:
+    """The argument list that runs `command` on the share's CPUs and ends it with this process.
+
+    The kernel sends the signal when the *thread* that started the process ends, so start it from one that stays.
+    """
+    script = str(Path(__file__).with_name("confine.py"))
+    cpus = ",".join(str(cpu) for cpu in share.cpus)
+    return [sys.executable, "-I", "-S", script, str(os.getpid()), str(int(on_parent_end)), cpus, *command]
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """What tells OpenMP, MKL and OpenBLAS how many threads to use; they would count the machine's cores."""
+    count = str(threads)
+    return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}
+
+
+def package_environment() -> dict[str, str]:
+    """This process's environment with the package importable, wherever the child is started."""
+    root = str(Path(__file__).resolve().parents[2])
+    known = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{known}" if known else root}

@@ -1,0 +1,117 @@
+"""Resident memory of a process and all its descendants: its peak, and the end of what takes more than it may."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+
+import psutil
+
+__all__ = ["MemoryWatch", "end_tree", "format_bytes", "tree_cpu_seconds"]
+
+_TICK = 0.02
+"""Seconds between two looks at the known processes; what comes and goes in between is not seen."""
+
+_FAMILY_TICK = 0.5
+"""Seconds between two searches for new descendants, which reads the whole process table."""
+
+
+class MemoryWatch:
+    """Samples the resident memory of a process tree from a thread, and kills the tree above a limit.
+
+    The number is the sum of the resident sizes: pages that several processes share count for each, so it is an upper
+    bound of what a container's limit would see of them. For a single process it is what the container sees.
+
+    Args:
+        pid: the process at the root.
+        limit: bytes; None only watches.
+    """
+
+    def __init__(self, pid: int, limit: int | None) -> None:
+        self._pid = pid
+        self._limit = limit
+        self._peak = 0
+        self._exceeded = False
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name=f"memory of {pid}", daemon=True)
+        self._thread.start()
+
+    @property
+    def peak(self) -> int:
+        """The largest sum that was seen so far, bytes."""
+        return self._peak
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether the tree was killed for going above the limit."""
+        return self._exceeded
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._end.set()
+        self._thread.join()
+
+    def __enter__(self) -> MemoryWatch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _watch(self) -> None:
+        family: list[psutil.Process] = []
+        searched = 0.0
+        while not self._end.wait(_TICK):
+            if time.monotonic() - searched > _FAMILY_TICK:
+                family, searched = _family(self._pid), time.monotonic()
+            resident = sum(_resident(process) for process in family)
+            self._peak = max(self._peak, resident)
+            if self._limit is not None and resident > self._limit:
+                self._exceeded = True
+                end_tree(self._pid)
+                return
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.Error:
+        return 0  # it has ended
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """CPU time, user and system, that a process and its living descendants have used so far, seconds."""
+    total = 0.0
+    for process in _family(pid):
+        try:
+            times = process.cpu_times()
+        except psutil.Error:
+            continue  # it has ended
+        total += times.user + times.system
+    return total
+
+
+def end_tree(pid: int) -> None:
+    """Kill a process and all its descendants (SIGKILL); those that have ended are no error."""
+    for process in _family(pid):
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def format_bytes(count: int) -> str:
+    """Such as `512 MiB` or `1.9 GiB`."""
+    if count < 2**30:
+        return f"{count / 2**20:.0f} MiB"
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,169 @@
+"""The parent's side of a measured process: starts it confined, sends it commands, tells how it ended.
+
+The child is `orchestrator.frameworks.measure_session`, or `orchestrator.measure.load`. Commands and replies are lines
+of JSON over two pipes of their own, since libraries print on standard output. Between commands the child sleeps in a
+read and uses no CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from orchestrator.measure.cpus import CpuShare, confined, package_environment, thread_environment
+from orchestrator.measure.memory import MemoryWatch, end_tree, format_bytes
+
+__all__ = ["MeasureFailed", "MeasuredProcess"]
+
+_GOODBYE = 5.0
+"""Seconds that a child has to end by itself once its commands end."""
+
+_LOG_TAIL = 2000
+
+
+class MeasureFailed(Exception):
+    """A measured process did not do what it was told.
+
+    Args:
+        kind: `memory` (it ran out), `died`, `time-out`, or `error` (it says why, and still lives).
+        message: one line for a person.
+        peak: its largest resident memory so far, bytes.
+    """
+
+    def __init__(self, kind: Literal["memory", "died", "time-out", "error"], message: str, peak: int = 0) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.peak = peak
+
+
+class MeasuredProcess:
+    """A child that answers commands on some of the machine's CPUs and within a memory limit.
+
+    Args:
+        module: what it runs, `python -m module`.
+        share: the CPUs.
+        memory: bytes that it may use; None for no limit.
+        folder: its working directory; `log.txt` there gets what it prints.
+    """
+
+    def __init__(self, module: str, share: CpuShare, *, memory: int | None, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = folder / "log.txt"
+        self._memory = memory
+        self._buffered = b""
+        commands, self._commands = os.pipe()
+        self._replies, replies = os.pipe()
+        command = (sys.executable, "-P", "-m", module, str(commands), str(replies))
+        with self._log.open("ab") as log:
+            self._child = subprocess.Popen(
+                confined(command, share, on_parent_end=signal.SIGKILL),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**package_environment(), **thread_environment(share.threads)},
+                cwd=folder,
+                pass_fds=(commands, replies),
+            )
+        os.close(commands)
+        os.close(replies)
+        self._watch = MemoryWatch(self._child.pid, memory)
+        self._reported_peak = 0
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
+
+    @property
+    def peak(self) -> int:
+        """The largest resident memory that was seen, or that the child said of itself, bytes."""
+        return max(self._watch.peak, self._reported_peak)
+
+    def ask(self, command: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """Send a command and wait for its reply.
+
+        Args:
+            command: JSON; its `do` names it.
+            timeout: seconds; the child is killed when they have passed.
+
+        Raises:
+            MeasureFailed: it ran out of memory, died, took too long, or answered with an error. Only after `error` can
+                it be asked again.
+        """
+        try:
+            os.write(self._commands, json.dumps(command).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._ended() from None
+        reply: dict[str, Any] = json.loads(self._line(time.monotonic() + timeout, timeout))
+        self._reported_peak = max(self._reported_peak, reply.get("peak_rss", 0))
+        if self._memory is not None and self._reported_peak > self._memory:
+            # A peak between two looks of the watch: in its container it would have been killed, so it is here.
+            end_tree(self._child.pid)
+            raise self._out_of_memory()
+        if "error" in reply:
+            raise MeasureFailed(reply["error"]["kind"], reply["error"]["message"], self.peak)
+        return reply
+
+    def close(self) -> None:
+        """End the child: it ends by itself when its commands do; what is left then is killed."""
+        for descriptor in (self._commands, self._replies):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._commands = self._replies = -1
+        try:
+            self._child.wait(_GOODBYE)
+        except subprocess.TimeoutExpired:
+            end_tree(self._child.pid)
+            self._child.wait()
+        self._watch.close()
+
+    def __enter__(self) -> MeasuredProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _line(self, deadline: float, timeout: float) -> bytes:
+        while b"\n" not in self._buffered:
+            ready, _, _ = select.select([self._replies], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                end_tree(self._child.pid)
+                self._child.wait()
+                raise MeasureFailed("time-out", f"no answer within {timeout:g} s", self.peak)
+            chunk = os.read(self._replies, 1 << 20)
+            if not chunk:
+                raise self._ended()
+            self._buffered += chunk
+        line, _, self._buffered = self._buffered.partition(b"\n")
+        return line
+
+    def _out_of_memory(self) -> MeasureFailed:
+        assert self._memory is not None
+        message = f"out of memory: peak {format_bytes(self.peak)} of {format_bytes(self._memory)}"
+        return MeasureFailed("memory", message, self.peak)
+
+    def _ended(self) -> MeasureFailed:
+        code = self._child.wait()
+        self._watch.close()
+        if self._watch.exceeded:
+            return self._out_of_memory()
+        if code < 0:
+            name = signal.Signals(-code).name
+            why = ", as the kernel does when the machine runs out of memory" if code == -signal.SIGKILL else ""
+            return MeasureFailed("died", f"its process was ended by {name}{why}", self.peak)
+        return MeasureFailed("died", f"its process ended with code {code}: {self._last_words()}", self.peak)
+
+    def _last_words(self) -> str:
+        lines = self._log.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else "it printed nothing"

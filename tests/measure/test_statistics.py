@@ -1,0 +1,136 @@
+"""Statistics against numbers that are known from elsewhere."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.measure.statistics import (
+    Comparison,
+    binomial_at_most,
+    compare_rounds,
+    percentile,
+    samples_to_meet,
+    settled,
+    slo_verdict,
+    summarize,
+)
+
+
+@pytest.mark.parametrize(("quantile", "expected"), [(0.5, 50), (0.9, 90), (0.95, 95), (0.99, 99), (1.0, 100)])
+def test_a_percentile_of_1_to_100_is_its_own_rank(quantile: float, expected: int) -> None:
+    values = [float(value) for value in range(1, 101)]
+    random.Random(0).shuffle(values)
+    assert percentile(values, quantile) == expected
+
+
+def test_p99_of_few_samples_is_the_largest() -> None:
+    assert percentile([3.0, 1.0, 2.0], 0.99) == 3.0
+
+
+def test_a_percentile_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        percentile([], 0.5)
+    with pytest.raises(ValueError, match="a quantile lies in"):
+        percentile([1.0], 1.5)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_a_percentile_is_the_smallest_sample_that_enough_do_not_exceed(values: list[float], quantile: float) -> None:
+    found = percentile(values, quantile)
+    assert found in values
+    assert sum(v <= found for v in values) >= quantile * len(values) - 1e-6
+    smaller = [v for v in values if v < found]
+    assert len(smaller) < quantile * len(values) + 1e-6
+
+
+def test_a_summary_pools_what_it_is_given() -> None:
+    summary = summarize([float(value) for value in range(1, 1001)])
+    assert (summary.samples, summary.mean, summary.p50, summary.p99, summary.max) == (1000, 500.5, 500, 990, 1000)
+
+
+@pytest.mark.parametrize(("over", "samples"), [(0, 459), (1, 662), (2, 838), (5, 1307)])
+def test_the_numbers_of_samples_are_those_of_mlperf(over: int, samples: int) -> None:
+    assert samples_to_meet(over) == samples
+
+
+def test_a_smaller_quantile_wants_fewer_samples() -> None:
+    assert samples_to_meet(1, 0.9) == 64
+    assert binomial_at_most(1, 64, 0.1) <= 0.01 < binomial_at_most(1, 63, 0.1)
+
+
+@pytest.mark.parametrize(("good", "bad", "status"), [
+    (459, 0, "met"),
+    (458, 0, "inconclusive"),
+    (661, 1, "met"),
+    (660, 1, "inconclusive"),
+    (1360, 40, "missed"),
+    (1386, 14, "inconclusive"),  # exactly one in a hundred
+    (0, 1, "missed"),
+])  # fmt: skip
+def test_a_limit_is_met_or_missed_only_when_that_is_proven(good: int, bad: int, status: str) -> None:
+    verdict = slo_verdict([0.01] * good + [0.03] * bad, 0.02)
+    assert (verdict.status, verdict.samples, verdict.over) == (status, good + bad, bad)
+
+
+def test_an_open_verdict_says_how_many_more_samples_it_wants() -> None:
+    assert slo_verdict([], 0.02).samples_wanted == 459
+    assert slo_verdict([0.01] * 100, 0.02).samples_wanted == 359
+    assert slo_verdict([0.01] * 500 + [0.1], 0.02).samples_wanted == 662 - 501
+    assert slo_verdict([0.01] * 459, 0.02).samples_wanted == 0
+
+
+def test_a_latency_at_the_limit_is_within_it() -> None:
+    assert slo_verdict([0.02] * 459, 0.02).status == "met"
+
+
+def test_a_service_that_breaks_its_limit_twice_as_often_as_allowed_is_hardly_ever_called_good() -> None:
+    draw = random.Random(1)
+    called_good = sum(
+        slo_verdict([0.03 if draw.random() < 0.02 else 0.01 for _ in range(1400)], 0.02).status == "met"
+        for _ in range(100)
+    )
+    assert called_good == 0
+
+
+def test_paired_rounds_see_a_difference_through_a_drift_that_is_larger() -> None:
+    drift = [1.0, 1.5, 2.0, 3.0, 2.5, 1.2, 4.0, 1.1]
+    comparison = compare_rounds([0.9 * d for d in drift], drift)
+    assert comparison.ratio == pytest.approx(0.9)
+    assert comparison.faster
+    assert not comparison.slower
+
+
+def test_noise_is_not_a_difference() -> None:
+    draw = random.Random(2)
+    ours, theirs = ([draw.uniform(0.9, 1.1) for _ in range(12)] for _ in range(2))
+    comparison = compare_rounds(ours, theirs)
+    assert comparison.low < 1 < comparison.high
+
+
+def test_the_sign_test_interval_of_ten_rounds_drops_one_at_either_end() -> None:
+    comparison = compare_rounds([float(n) for n in range(1, 11)], [1.0] * 10)
+    assert (comparison.low, comparison.ratio, comparison.high) == (2.0, 5.5, 9.0)
+
+
+def test_five_rounds_prove_nothing() -> None:
+    comparison = compare_rounds([0.5] * 5, [1.0] * 5)
+    assert (comparison.low, comparison.high) == (0.0, math.inf)
+    assert not comparison.faster
+    assert Comparison.from_json(comparison.as_json()) == comparison
+
+
+def test_rounds_must_be_pairs() -> None:
+    with pytest.raises(ValueError, match="argument 2"):
+        compare_rounds([1.0, 2.0], [1.0])
+
+
+def test_warming_up_is_over_when_three_windows_agree() -> None:
+    assert not settled([1.0, 1.0])
+    assert not settled([9.0, 2.0, 1.0, 1.0])
+    assert settled([9.0, 2.0, 1.0, 1.02, 0.99])
+    assert not settled([1.0, 1.1, 1.0])
