@@ -1,0 +1,194 @@
+"""The control socket of a deployment: where it lies, how to listen on it, how to ask it. JSON over HTTP, standard library.
+
+The socket lies in the deployment's folder, whose path may be longer than the 107 bytes that the kernel takes for a socket.
+So both sides go through an open handle of the folder: `/proc/self/fd/N/control.sock` is always short.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "CONTROL_SOCKET",
+    "ENDPOINT_FILE",
+    "ERROR_FILE",
+    "LOCKED_EXIT",
+    "LOCK_FILE",
+    "SERVING_FILE",
+    "ControlRefusedError",
+    "ControlUnreachableError",
+    "Launching",
+    "Recipe",
+    "ask",
+    "is_held",
+    "listen",
+    "write_atomically",
+]
+
+CONTROL_SOCKET = "control.sock"
+LOCK_FILE = "supervisor.lock"
+"""Held by the supervisor as long as it lives; holds its process id."""
+ENDPOINT_FILE = "endpoint.json"
+"""{"port": the public port}; a deployment keeps it for life."""
+SERVING_FILE = "serving.json"
+"""The recipe of the revision that takes the traffic."""
+ERROR_FILE = "supervisor.err"
+"""What the supervisor prints when it breaks."""
+LOCKED_EXIT = 75
+"""The supervisor's exit code when another one holds the folder."""
+
+
+class ControlUnreachableError(Exception):
+    """No supervisor answers on the socket."""
+
+
+class ControlRefusedError(Exception):
+    """The supervisor says no: HTTP status, reason for people, and what else it tells."""
+
+    def __init__(self, status: int, document: dict[str, Any]) -> None:
+        super().__init__(str(document.get("error", f"status {status}")))
+        self.status = status
+        self.document = document
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What is served: enough to start it again after the machine was restarted.
+
+    Attributes:
+        revision: the number of the revision.
+        backend: the backend's name in the table of backends.
+        name: the model's name on the wire.
+        serving: the rendered folder that the backend is started from.
+        threads: threads of one model instance.
+        startup_seconds: how long loading and warming up may take.
+    """
+
+    revision: int
+    backend: str
+    name: str
+    serving: str
+    threads: int
+    startup_seconds: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON; `from_json` reads it back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(document: dict[str, Any]) -> Recipe:
+        """The recipe that `as_json` wrote."""
+        return Recipe(**document)
+
+
+@dataclass(frozen=True, slots=True)
+class Launching:
+    """How a recipe is started on this machine, now: command, port and folder for what it writes."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+    port: int
+    scratch: str
+    ready_path: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON; `from_json` reads it back."""
+        return {**asdict(self), "argv": list(self.argv)}
+
+    @staticmethod
+    def from_json(document: dict[str, Any]) -> Launching:
+        """What `as_json` wrote."""
+        return Launching(**{**document, "argv": tuple(document["argv"])})
+
+
+@contextmanager
+def _short_path(folder: Path) -> Iterator[str]:
+    """A path of the socket that is short, however deep the folder lies."""
+    handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{handle}/{CONTROL_SOCKET}"
+    finally:
+        os.close(handle)
+
+
+class _UnixConnection(HTTPConnection):
+    """HTTP to the socket in a folder."""
+
+    def __init__(self, folder: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._folder = folder
+
+    def connect(self) -> None:
+        """Connect to the socket instead of a host."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        with _short_path(self._folder) as path:
+            self.sock.connect(path)
+
+
+def listen(folder: Path) -> socket.socket:
+    """A listening control socket in `folder`, open to this user only. The caller holds the folder's lock."""
+    (folder / CONTROL_SOCKET).unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        with _short_path(folder) as path:
+            listening.bind(path)
+    finally:
+        os.umask(before)
+    listening.listen(16)
+    listening.settimeout(0)
+    return listening
+
+
+def ask(folder: Path, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 10.0) -> Any:
+    """Ask the supervisor of `folder` and return the JSON that it answers.
+
+    Raises:
+        ControlUnreachableError: nobody answers within `seconds`.
+        ControlRefusedError: it answers with an error.
+    """
+    connection = _UnixConnection(folder, seconds)
+    try:
+        connection.request(
+            method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"}
+        )
+        response = connection.getresponse()
+        document = json.loads(response.read())
+    except (OSError, HTTPException, json.JSONDecodeError) as error:
+        raise ControlUnreachableError(str(error)) from error
+    finally:
+        connection.close()
+    if response.status >= 400:
+        raise ControlRefusedError(response.status, document)
+    return document
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a live supervisor holds the lock of `folder`; the kernel frees it when the process ends, however it ends."""
+    with suppress(FileNotFoundError), (folder / LOCK_FILE).open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def write_atomically(path: Path, document: dict[str, Any]) -> None:
+    """Replace a small JSON file: after a crash it holds the old or the new content, whole."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(document, indent=1, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)

@@ -1,0 +1,127 @@
+"""Runs one server as its child and takes every process of that server along when it ends, whoever ends it.
+
+    python -I -S guard.py PARENT_PID COMMAND [ARGUMENT...]
+
+It stands between the supervisor and a server because a server may have processes of its own (TorchServe's workers) that
+the kernel's parent-death signal does not reach. It is started by file path, isolated, and imports the standard library
+only: it costs a few milliseconds and cannot be broken by what the server's environment holds.
+
+Signals: SIGTERM and SIGINT are passed on to the server; SIGUSR1 (sent by the kernel when the supervisor dies, or by the
+supervisor) kills. It ends as the server ended: with its exit code, or by the same signal.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+_WATCHED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _children() -> list[int]:
+    """The processes whose parent is this one; orphaned descendants become that, since this is their subreaper."""
+    mine = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / "stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:  # it ended meanwhile
+            continue
+        # The command's name stands in parentheses and may hold anything: the fields begin after the last one.
+        parent = int(stat.rpartition(")")[2].split()[1])
+        if parent == os.getpid():
+            mine.append(int(entry.name))
+    return mine
+
+
+def _sweep() -> None:
+    """Kill every descendant that is left, generation by generation."""
+    while True:
+        for pid in _children():
+            os.kill(pid, signal.SIGKILL)  # cannot be gone: only this process reaps it
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _reaped(server: int) -> int | None:
+    """Reap what has ended; the server's wait status if it is among them."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if pid == 0:
+            return None
+        if pid == server:
+            return status
+
+
+def _become(command: list[str], guard: int) -> None:
+    """Turn the forked child into the server."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != guard:
+        os._exit(1)
+    for changed_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(changed_by_python, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - an argument list, no shell
+    except OSError as error:
+        os.write(2, f"cannot start {command[0]}: {error.strerror}\n".encode())
+        os._exit(127)
+
+
+def _end_like(status: int) -> int:
+    """End as the server did."""
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        os.kill(os.getpid(), -code)
+    return code
+
+
+def main(arguments: list[str]) -> int:
+    """Start the command, wait for its end, sweep. The first argument is the process that must stay alive."""
+    parent, command = int(arguments[0]), arguments[1:]
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
+    if os.getppid() != parent:  # it died before the line above took effect
+        return 1
+    guard = os.getpid()
+    server = os.fork()
+    if server == 0:
+        _become(command, guard)
+    while True:
+        received = signal.sigwait(_WATCHED)
+        if received == signal.SIGCHLD:
+            status = _reaped(server)
+            if status is not None:
+                _sweep()
+                return _end_like(status)
+        else:
+            os.kill(server, signal.SIGKILL if received == signal.SIGUSR1 else signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

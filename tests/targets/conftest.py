@@ -1,0 +1,141 @@
+"""Deployments of a stand-in server, cleaned up after each test."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from orchestrator.backends.backend import Launch, ServingSettings
+from orchestrator.backends.wire import decode_json, encode_json
+from orchestrator.targets.local import LocalTarget
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_SCRIPT = Path(__file__).with_name("stand_in_server.py")
+
+
+class StandIn:
+    """A backend that serves with `stand_in_server.py`."""
+
+    name = "stand-in"
+    formats: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    missing: str | None = None
+
+    def unavailable(self) -> str | None:
+        return self.missing
+
+    def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
+        raise NotImplementedError
+
+    def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
+        argv = (sys.executable, str(_SCRIPT), str(folder), str(port))
+        return Launch(argv=argv, env={"THREADS": str(threads)}, cwd=scratch)
+
+    def ready_path(self, name: str) -> str:
+        return "/ready"
+
+    def infer_path(self, name: str) -> str:
+        return f"/v2/models/{name}/infer"
+
+    def encode(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, Mapping[str, str]]:
+        return encode_json(inputs)
+
+    def decode(self, body: bytes, headers: Mapping[str, str]) -> dict[str, np.ndarray[Any, Any]]:
+        return decode_json(body)
+
+
+class Deployment:
+    """A deployment's target, and shorthands for what tests do with it."""
+
+    def __init__(self, folder: Path, servings: Path) -> None:
+        self.folder = folder
+        self.target = LocalTarget(folder)
+        self._servings = servings
+
+    def serving(self, revision: int, **behaviour: Any) -> Path:
+        folder = self._servings / f"r{revision}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "behaviour.json").write_text(json.dumps(behaviour))
+        return folder
+
+    def start(self, revision: int, *, startup_seconds: int = 30, **behaviour: Any) -> str:
+        folder = self.serving(revision, **behaviour)
+        candidate = self.target.start_candidate(revision, folder, "stand-in", "m", 1, startup_seconds)
+        return candidate.endpoint
+
+    def deploy(self, revision: int, **behaviour: Any) -> str:
+        endpoint = self.target.ensure_supervisor()
+        self.start(revision, **behaviour)
+        self.target.switch(revision)
+        return endpoint
+
+    def ask(self, x: float = 1.0, endpoint: str | None = None) -> float:
+        """The one number that the server answers for x."""
+        tensor = {"name": "x", "datatype": "FP64", "shape": [1], "data": [x]}
+        answer = self.post("/v2/models/m/infer", {"inputs": [tensor]}, endpoint)
+        return float(answer[1]["outputs"][0]["data"][0])
+
+    def post(self, path: str, document: Any, endpoint: str | None = None) -> tuple[int, Any]:
+        endpoint = endpoint or self.target.observe().endpoint
+        assert endpoint is not None
+        connection = HTTPConnection(endpoint.removeprefix("http://"), timeout=30)
+        try:
+            connection.request("POST", path, json.dumps(document), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def supervisor(self) -> psutil.Process:
+        return psutil.Process(int((self.folder / "supervisor.lock").read_text()))
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """The stand-in backend, found under every name."""
+    backend = StandIn()
+    monkeypatch.setattr("orchestrator.targets.local.backend", lambda _: backend)
+    return backend
+
+
+@pytest.fixture
+def new_deployment(stand_in: StandIn, tmp_path: Path) -> Iterator[Callable[[Path], Deployment]]:
+    """Makes deployments in folders; stops them all at the end."""
+    made: list[Deployment] = []
+
+    def make(folder: Path) -> Deployment:
+        made.append(Deployment(folder, tmp_path / "servings"))
+        return made[-1]
+
+    yield make
+    for deployment in made:
+        deployment.target.stop()
+
+
+@pytest.fixture
+def deployment(new_deployment: Callable[[Path], Deployment], tmp_path: Path) -> Deployment:
+    """A deployment that was never started."""
+    return new_deployment(tmp_path / "deployments" / "digits")
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], bool]], None]:
+    """Waits until a condition holds, 30 s at most."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < deadline, "it did not become true within 30 s"
+            time.sleep(0.02)
+
+    return wait

@@ -1,0 +1,80 @@
+"""A stand-in for a model server, for tests of what surrounds one: answers y = factor * x by the Open Inference Protocol.
+
+    python stand_in_server.py FOLDER PORT
+
+FOLDER/behaviour.json says how it behaves: factor, exits (code, before it is ready), never_ready, delay (seconds),
+children (number of processes that it starts), fails (status that it answers instead).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    behaviour: dict[str, Any]
+
+    def do_GET(self) -> None:
+        if self.path == "/ready":
+            self.answer(503 if self.behaviour.get("never_ready") else 200, {})
+        else:
+            self.answer(200, {"path": self.path, "headers": self.headers.items()}, {"X-Twice": "kept"})
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/die":
+            os._exit(9)
+        if self.path == "/echo":
+            self.answer(200, {"length": len(body), "path": self.path})
+            return
+        time.sleep(self.behaviour.get("delay", 0))
+        if "fails" in self.behaviour:
+            self.answer(self.behaviour["fails"], {"error": "the stand-in says no"})
+            return
+        tensor = json.loads(body)["inputs"][0]
+        data = [self.behaviour.get("factor", 1) * number for number in tensor["data"]]
+        self.answer(200, {"outputs": [{**tensor, "name": "y", "data": data}], "pid": os.getpid()})
+
+    def answer(self, status: int, document: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+
+def main(folder: Path, port: int) -> None:
+    behaviour = json.loads((folder / "behaviour.json").read_text())
+    print(f"serving {folder.name}", flush=True)
+    for _ in range(behaviour.get("children", 0)):
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    if "exits" in behaviour:
+        print("RuntimeError: the weights are gone", file=sys.stderr, flush=True)
+        sys.exit(behaviour["exits"])
+    Handler.behaviour = behaviour
+    Server(("127.0.0.1", port), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,168 @@
+"""A new revision takes the traffic without a failed request; one that fails leaves the former serving."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from orchestrator.errors import Busy, DeployFailed
+from orchestrator.targets.control import ask
+
+if TYPE_CHECKING:
+    from tests.targets.conftest import Deployment, StandIn
+
+Eventually = Callable[[Callable[[], bool]], None]
+
+
+def test_the_first_revision_serves_on_the_endpoint(deployment: Deployment) -> None:
+    endpoint = deployment.deploy(1, factor=10)
+    assert deployment.ask(2.0, endpoint) == 20.0
+    observed = deployment.target.observe()
+    assert (observed.running, observed.health, observed.revision) == (True, "healthy", 1)
+    assert (observed.endpoint, observed.backend) == (endpoint, "stand-in")
+    assert observed.pid is not None
+    assert "stand_in_server.py" in " ".join(psutil.Process(observed.pid).cmdline())
+    assert observed.since is not None
+
+
+def test_five_switches_under_load_fail_no_request(deployment: Deployment) -> None:
+    endpoint = deployment.deploy(1, factor=1, delay=0.01)
+    body = json.dumps({"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [1.0]}]})
+    over = threading.Event()
+
+    def client() -> list[tuple[int, float]]:
+        connection = HTTPConnection(endpoint.removeprefix("http://"), timeout=30)
+        answers = []
+        while not over.is_set() or len(answers) < 50:
+            connection.request("POST", "/v2/models/m/infer", body)
+            response = connection.getresponse()
+            answers.append((response.status, json.loads(response.read())["outputs"][0]["data"][0]))
+        connection.close()
+        return answers
+
+    with ThreadPoolExecutor(8) as pool:
+        clients = [pool.submit(client) for _ in range(8)]
+        for revision in range(2, 7):
+            deployment.deploy(revision, factor=revision, delay=0.01)
+        over.set()
+        answers = [answer for future in clients for answer in future.result()]
+
+    assert {status for status, _ in answers} == {200}
+    assert {factor for _, factor in answers} == {1, 2, 3, 4, 5, 6}
+    assert len(answers) >= 400
+    assert deployment.ask() == 6.0
+
+
+def test_a_request_in_flight_is_finished_by_the_former_revision(deployment: Deployment, eventually: Eventually) -> None:
+    deployment.deploy(1, factor=1, delay=2.0)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(deployment.ask)
+        eventually(lambda: _in_flight(deployment) == 1)
+        deployment.deploy(2, factor=2)
+        assert deployment.ask() == 2.0
+        assert not slow.done()
+        assert slow.result() == 1.0
+    eventually(lambda: len(_servers(deployment)) == 1)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "cause"),
+    [
+        ({"exits": 3}, "E603", "exited with code 3"),
+        ({"never_ready": True}, "E604", "was not ready after 1 s"),
+    ],
+)
+def test_a_candidate_that_does_not_come_up_leaves_the_former_serving(
+    deployment: Deployment, behaviour: dict[str, object], code: str, cause: str
+) -> None:
+    deployment.deploy(1, factor=1)
+    with pytest.raises(DeployFailed) as failure:
+        deployment.start(2, startup_seconds=1 if code == "E604" else 30, **behaviour)
+    diagnostic = failure.value.diagnostics[0]
+    assert diagnostic.code == code
+    assert cause in diagnostic.cause
+    assert "serving r2" in diagnostic.cause
+    assert diagnostic.remedy
+    assert diagnostic.notes == (f"log: {deployment.folder / 'serving.log'}",)
+    assert deployment.ask() == 1.0
+    assert deployment.target.observe().health == "healthy"
+    assert len(_servers(deployment)) == 1
+
+
+def test_a_failed_candidates_last_words_are_told(deployment: Deployment) -> None:
+    deployment.target.ensure_supervisor()
+    with pytest.raises(DeployFailed) as failure:
+        deployment.start(1, exits=3)
+    assert "RuntimeError: the weights are gone" in failure.value.diagnostics[0].cause
+    # The same number may be tried again.
+    deployment.deploy(1, factor=5)
+    assert deployment.ask() == 5.0
+
+
+def test_a_candidate_takes_no_traffic_before_the_switch_and_none_after_a_drop(deployment: Deployment) -> None:
+    deployment.deploy(1, factor=1)
+    private = deployment.start(2, factor=2)
+    assert deployment.ask() == 1.0
+    assert deployment.ask(endpoint=private) == 2.0
+    deployment.target.drop(2)
+    with pytest.raises(ConnectionRefusedError):
+        deployment.ask(endpoint=private)
+    with pytest.raises(DeployFailed, match="not switched") as failure:
+        deployment.target.switch(2)
+    assert failure.value.diagnostics[0].code == "E607"
+    assert deployment.ask() == 1.0
+    assert [path.name.partition("-")[0] for path in (deployment.folder / "scratch").iterdir()] == ["r1"]
+
+
+def test_the_serving_revision_cannot_be_dropped(deployment: Deployment) -> None:
+    deployment.deploy(1)
+    with pytest.raises(DeployFailed, match="cannot be dropped"):
+        deployment.target.drop(1)
+
+
+def test_two_applies_at_once_start_one_supervisor_and_one_of_them_wins(
+    deployment: Deployment, eventually: Eventually
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        endpoints = set(pool.map(lambda revision: deployment.deploy(revision, factor=revision), [1, 2]))
+    assert len(endpoints) == 1
+    assert deployment.ask() in {1.0, 2.0}
+    eventually(lambda: len(_servers(deployment)) == 1)
+
+
+def test_the_same_revision_from_the_same_folder_is_started_once(deployment: Deployment) -> None:
+    deployment.target.ensure_supervisor()
+    with ThreadPoolExecutor(2) as pool:
+        private = set(pool.map(lambda _: deployment.start(1), range(2)))
+    assert len(private) == 1
+
+
+def test_the_same_revision_from_another_folder_is_refused_as_busy(deployment: Deployment) -> None:
+    deployment.deploy(1)
+    with pytest.raises(Busy, match="another command"):
+        deployment.target.start_candidate(1, deployment.serving(7), "stand-in", "m", 1, 30)
+
+
+def test_a_backend_that_is_not_there_is_said_before_anything_starts(deployment: Deployment, stand_in: StandIn) -> None:
+    deployment.target.ensure_supervisor()
+    stand_in.missing = "no Java 17 on the PATH"
+    with pytest.raises(DeployFailed) as failure:
+        deployment.start(1)
+    assert (failure.value.diagnostics[0].code, failure.value.diagnostics[0].cause) == ("E616", stand_in.missing)
+
+
+def _servers(deployment: Deployment) -> list[psutil.Process]:
+    """The guards under the supervisor, one for each server."""
+    return deployment.supervisor().children()
+
+
+def _in_flight(deployment: Deployment) -> int:
+    count: int = ask(deployment.folder, "GET", "/status")["serving"]["in_flight"]
+    return count
