@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,14 @@ from .errors import RequestError
 from .request import InferRequest, InputReader, WantedOutput, check_parameters, timeout_seconds, wanted_output
 from .signature import Signature, Tensor
 
-__all__ = ["decode_json", "encode_json", "output_json", "parse_object", "request_from", "response_head"]
+__all__ = ["TakeBytes", "decode_json", "encode_json", "output_json", "parse_object", "request_from", "response_head"]
+
+TakeBytes = Callable[[Tensor, Any], Array]
+"""(tensor, its `binary_data_size`) → the flat array that the next so many bytes hold."""
+
+
+# numpy would make floats of a mixture of integers below and above 2**63, and fixed-width texts of texts.
+_READ_AS = {"string": object, "uint64": object}
 
 
 def decode_json(body: bytes, signature: Signature) -> InferRequest:
@@ -24,7 +31,7 @@ def decode_json(body: bytes, signature: Signature) -> InferRequest:
         RequestError: 400, saying what is wrong with it.
     """
     document = parse_object(body)
-    return request_from(document, signature, lambda _, item: item.get("data"))
+    return request_from(document, signature, None)
 
 
 def parse_object(body: bytes | memoryview) -> dict[str, Any]:
@@ -42,13 +49,13 @@ def parse_object(body: bytes | memoryview) -> dict[str, Any]:
     return document
 
 
-def request_from(document: Mapping[str, Any], signature: Signature, data_of: Any) -> InferRequest:
+def request_from(document: Mapping[str, Any], signature: Signature, take: TakeBytes | None) -> InferRequest:
     """The request that `document` describes.
 
     Args:
         document: the parsed JSON.
         signature: what it is checked against.
-        data_of: (parameters, input object) → a finished flat array, or JSON data that this function turns into one.
+        take: gives the data of an input that lies behind the JSON; None where nothing does.
 
     Raises:
         RequestError: 400, saying what is wrong with it.
@@ -65,8 +72,15 @@ def request_from(document: Mapping[str, Any], signature: Signature, data_of: Any
         if not isinstance(item, dict):
             raise RequestError(400, "each of inputs must be an object")
         tensor, shape = reader.declare(item.get("name"), item.get("datatype"), item.get("shape"))
-        data = data_of(check_parameters(item.get("parameters"), f"input {tensor.name!r}"), item)
-        array = data if isinstance(data, np.ndarray) else _array(tensor, data, shape)
+        size = check_parameters(item.get("parameters"), f"input {tensor.name!r}").get("binary_data_size")
+        if size is None:
+            array = _array(tensor, item.get("data"), shape)
+        elif take is None:
+            raise RequestError(
+                400, f"input {tensor.name!r}: binary data needs the header Inference-Header-Content-Length"
+            )
+        else:
+            array = take(tensor, size)
         if array.size != np.prod(shape, dtype=np.int64):
             raise RequestError(
                 400, f"input {tensor.name!r}: shape {list(shape)} needs another number of elements than {array.size}"
@@ -100,7 +114,7 @@ def _array(tensor: Tensor, data: Any, shape: tuple[int, ...]) -> Array:
     if not isinstance(data, list):
         raise RequestError(400, f"input {tensor.name!r}: data must be a list")
     try:
-        array = np.array(data, dtype=object) if tensor.dtype == "string" else np.array(data)
+        array = np.array(data, dtype=_READ_AS.get(tensor.dtype))
     except ValueError as error:
         raise RequestError(400, f"input {tensor.name!r}: data is nested unevenly or too deeply") from error
     # An empty list has no depth of its own: [] and [[], []] both stand for a shape with a zero in it.
@@ -108,7 +122,7 @@ def _array(tensor: Tensor, data: Any, shape: tuple[int, ...]) -> Array:
         raise RequestError(
             400, f"input {tensor.name!r}: data is nested as {list(array.shape)}, but shape says {list(shape)}"
         )
-    return _CONVERT[numpy_dtype(tensor.dtype).kind](tensor, array)
+    return _convert(tensor, array)
 
 
 def _wrong_type(tensor: Tensor, wanted: str) -> RequestError:
@@ -130,7 +144,6 @@ def _integers(tensor: Tensor, array: Array) -> Array:
     if array.size == 0:
         return array.astype(dtype)
     if array.dtype.kind not in "iu":
-        # numpy makes floats of integers when some are beyond int64 and others are not; such mixtures are refused too.
         raise _wrong_type(tensor, "whole numbers in its range")
     limits = np.iinfo(dtype)
     if int(array.min()) < limits.min or int(array.max()) > limits.max:
@@ -140,11 +153,10 @@ def _integers(tensor: Tensor, array: Array) -> Array:
     return array.astype(dtype)
 
 
-def _unsigned(tensor: Tensor, array: Array) -> Array:
-    if array.dtype.kind == "f" and tensor.dtype == "uint64":
-        # A mixture of numbers above and below 2**63 has become floats; they are exact only if none was rounded.
-        raise _wrong_type(tensor, "whole numbers; use the binary extension where some are 2**63 or more")
-    return _integers(tensor, array)
+def _large_integers(tensor: Tensor, array: Array) -> Array:
+    if not all(type(item) is int and 0 <= item < 1 << 64 for item in array.flat):
+        raise _wrong_type(tensor, "whole numbers from 0 to 18446744073709551615")
+    return array.astype(np.uint64)
 
 
 def _booleans(tensor: Tensor, array: Array) -> Array:
@@ -163,7 +175,18 @@ def _strings(tensor: Tensor, array: Array) -> Array:
     return array
 
 
-_CONVERT = {"f": _floats, "i": _integers, "u": _unsigned, "b": _booleans, "O": _strings}
+def _convert(tensor: Tensor, array: Array) -> Array:
+    match tensor.dtype:
+        case "string":
+            return _strings(tensor, array)
+        case "bool":
+            return _booleans(tensor, array)
+        case "uint64":
+            return _large_integers(tensor, array)
+        case "float16" | "float32" | "float64":
+            return _floats(tensor, array)
+        case _:
+            return _integers(tensor, array)
 
 
 def response_head(model: ModelConfig, request_id: str) -> dict[str, Any]:

@@ -13,10 +13,12 @@ import orjson
 
 from . import VERSION
 from .batcher import Job
+from .binary import decode_binary, encode_binary
 from .body import BodyReader
 from .datatypes import Array
 from .errors import RequestError
 from .logs import fields
+from .openapi import docs_page, openapi_document
 from .protocol import decode_json, encode_json
 from .request import InferRequest
 from .service import Phase, Service
@@ -44,11 +46,14 @@ class RestApp:
         self._service = service
         self._body = BodyReader(service.config.max_body_bytes, service.config.request_timeout_s)
         model = service.model
+        openapi, page = openapi_document(model), docs_page(model)
         self._pages: dict[str, _Page] = {
             "/v2": self._server_metadata,
             "/v2/health/live": lambda: _json(200, {"live": True}),
             "/v2/health/ready": self._ready,
             "/metrics": self._metrics,
+            "/openapi.json": lambda: _json(200, openapi),
+            "/docs": lambda: (200, [(b"content-type", b"text/html; charset=utf-8")], page),
         }
         self._infer_paths = set()
         for path in (f"/v2/models/{model.name}", f"/v2/models/{model.name}/versions/{model.version}"):
@@ -89,7 +94,7 @@ class RestApp:
     async def _infer(self, began: float, headers: _Headers, receive: _Receive) -> _Answer:
         body = await self._body.read(headers, receive)
         read = time.monotonic()
-        request = decode_json(body, self._service.model.signature)
+        request = self._decode(headers, body)
         decoded = time.monotonic()
         job = self._service.submit(request)
         outputs = await self._outputs(job, receive)
@@ -98,7 +103,20 @@ class RestApp:
         self._service.count("http", job, began=began, read=read, decoded=decoded, encoding=encoding)
         return answer
 
+    def _decode(self, headers: _Headers, body: bytes) -> InferRequest:
+        signature = self._service.model.signature
+        json_length = headers.get(b"inference-header-content-length")
+        if json_length is None:
+            return decode_json(body, signature)
+        if not json_length.isdigit() or len(json_length) > 19:
+            raise RequestError(400, "Inference-Header-Content-Length must be a number of bytes")
+        return decode_binary(body, int(json_length), signature)
+
     def _encode(self, request: InferRequest, outputs: Mapping[str, Array]) -> _Answer:
+        if any(wanted.binary for wanted in request.outputs):
+            body, json_length = encode_binary(self._service.model, request, outputs)
+            length_header = (b"inference-header-content-length", b"%d" % json_length)
+            return 200, [(b"content-type", b"application/octet-stream"), length_header], body
         return 200, [_JSON], encode_json(self._service.model, request, outputs)
 
     async def _outputs(self, job: Job, receive: _Receive) -> Mapping[str, Array]:
@@ -140,7 +158,7 @@ class RestApp:
         return "there is no such path"
 
     def _server_metadata(self) -> _Answer:
-        return _json(200, {"name": "mlo", "version": VERSION, "extensions": []})
+        return _json(200, {"name": "mlo", "version": VERSION, "extensions": ["binary_tensor_data"]})
 
     def _ready(self) -> _Answer:
         return _json(200 if self._service.ready else 503, {"ready": self._service.ready})

@@ -1,0 +1,165 @@
+"""The OpenAPI document of the served model, and a page that shows it without anything from outside."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from . import VERSION
+from .config import ModelConfig
+from .signature import Signature, Tensor
+
+__all__ = ["docs_page", "openapi_document"]
+
+_TENSOR = {
+    "type": "object",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": -1}},
+        "datatype": {"type": "string"},
+    },
+}
+_OUTPUT = {
+    **_TENSOR,
+    "required": [*_TENSOR["required"], "data"],
+    "properties": {**_TENSOR["properties"], "data": {"type": "array"}},  # type: ignore[dict-item]  # a plain JSON tree
+}
+_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+_STOPS = {
+    "400": "The request is wrong.",
+    "408": "Too slow.",
+    "413": "Too large.",
+    "415": "Compressed.",
+    "429": "Too much waits; try again.",
+    "500": "The model failed.",
+    "503": "Loading or stopping.",
+    "504": "Took longer than it may.",
+}
+
+
+def openapi_document(model: ModelConfig) -> dict[str, Any]:
+    """The document that `GET /openapi.json` answers."""
+    base = f"/v2/models/{model.name}"
+    paths: dict[str, Any] = {
+        "/v2": _get("What this server is", _object("name", "version")),
+        "/v2/health/live": _get("Whether the process serves", _object("live")),
+        "/v2/health/ready": _get("Whether requests are welcome", _object("ready"), "503"),
+        "/metrics": _get("Counters for Prometheus", None),
+    }
+    for path in (base, f"{base}/versions/{model.version}"):
+        paths[path] = _get("The model's inputs and outputs", _object("name", "versions", "inputs", "outputs"))
+        paths[f"{path}/ready"] = _get("Whether requests to the model are welcome", _object("ready"), "503")
+        paths[f"{path}/infer"] = {"post": _infer(model.signature)}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": model.name,
+            "version": model.version,
+            "description": f"Open Inference Protocol v2, by mlo's server {VERSION}.",
+        },
+        "paths": paths,
+    }
+
+
+def _object(*required: str) -> dict[str, Any]:
+    return {"type": "object", "required": list(required)}
+
+
+def _get(summary: str, schema: Mapping[str, Any] | None, *not_ready: str) -> dict[str, Any]:
+    content = {"text/plain": {}} if schema is None else {"application/json": {"schema": schema}}
+    responses: dict[str, Any] = {"200": {"description": summary, "content": content}}
+    for status in not_ready:
+        responses[status] = {"description": "Not now.", "content": content}
+    return {"get": {"summary": summary, "responses": responses}}
+
+
+def _infer(signature: Signature) -> dict[str, Any]:
+    names = {"name": {"enum": list(signature.outputs)}, "parameters": {"type": "object"}}
+    request = {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {
+            "id": {"type": "string"},
+            "parameters": {"type": "object"},
+            "inputs": {"type": "array", "items": {"anyOf": [_input(tensor) for tensor in signature.inputs.values()]}},
+            "outputs": {"type": "array", "items": {"type": "object", "required": ["name"], "properties": names}},
+        },
+    }
+    answer = {
+        "type": "object",
+        "required": ["model_name", "model_version", "outputs"],
+        "properties": {
+            "model_name": {"type": "string"},
+            "model_version": {"type": "string"},
+            "id": {"type": "string"},
+            "outputs": {"type": "array", "items": _OUTPUT},
+        },
+    }
+    responses: dict[str, Any] = {
+        "200": {"description": "The outputs.", "content": {"application/json": {"schema": answer}}}
+    }
+    for status, description in _STOPS.items():
+        responses[status] = {"description": description, "content": {"application/json": {"schema": _ERROR}}}
+    return {
+        "summary": "Run the model",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+        "responses": responses,
+    }
+
+
+def _input(tensor: Tensor) -> dict[str, Any]:
+    rank = len(tensor.shape or ())
+    return {
+        "type": "object",
+        "required": ["name", "shape", "datatype", "data"],
+        "properties": {
+            "name": {"const": tensor.name},
+            "datatype": {"const": tensor.datatype},
+            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": rank, "maxItems": rank},
+            "data": {"type": "array"},
+            "parameters": {"type": "object"},
+        },
+    }
+
+
+def docs_page(model: ModelConfig) -> bytes:
+    """A page for people: the model, its tensors, a request to copy."""
+
+    def rows(tensors: Mapping[str, Tensor]) -> str:
+        cells = ((t.name, t.datatype, "unknown" if t.shape is None else str(list(t.shape))) for t in tensors.values())
+        return "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
+
+    signature = model.signature
+    ranges = "".join(
+        f"<li><code>{html.escape(name)}</code>: {low} to {high}</li>" for name, (low, high) in signature.dims.items()
+    )
+    labels = "".join(
+        f"<tr><td>{html.escape(name)}</td><td><code>{html.escape(value)}</code></td></tr>"
+        for name, value in model.labels.items()
+    )
+    head = "<tr><th>name</th><th>datatype</th><th>shape</th></tr>"
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{html.escape(model.name)}</title>
+<style>body{{font:16px system-ui;max-width:50em;margin:2em auto;padding:0 1em}}td,th{{text-align:left;padding:.2em 1em .2em 0}}
+code,pre{{background:#8882;padding:.1em .3em}}pre{{padding:1em;overflow:auto}}</style>
+<h1>{html.escape(model.name)}</h1>
+<p>Open Inference Protocol v2. Machine-readable: <a href="openapi.json">openapi.json</a>, <a href="metrics">metrics</a>,
+<a href="v2/models/{html.escape(model.name)}">metadata</a>.</p>
+<h2>Inputs</h2><table>{head}{rows(signature.inputs)}</table><ul>{ranges}</ul>
+<h2>Outputs</h2><table>{head}{rows(signature.outputs)}</table>
+<h2>A request</h2>
+<pre>curl -d '{html.escape(_example(signature))}' \\
+  http://HOST:PORT/v2/models/{html.escape(model.name)}/infer</pre>
+<h2>Where it comes from</h2><table>{labels}</table>
+</html>
+""".encode()
+
+
+def _example(signature: Signature) -> str:
+    inputs = []
+    for tensor in signature.inputs.values():
+        shape = [dim if isinstance(dim, int) else signature.dims[dim][0] for dim in tensor.shape or ()]
+        inputs.append(f'{{"name": "{tensor.name}", "datatype": "{tensor.datatype}", "shape": {shape}, "data": [...]}}')
+    return f'{{"inputs": [{", ".join(inputs)}]}}'
