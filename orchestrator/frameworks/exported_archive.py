@@ -1,0 +1,139 @@
+"""Checks that loading an exported program runs no code of the archive's own.
+
+`torch.export.load` (PyTorch 2.13) unpickles some entries without `weights_only`, opens compiled libraries, evaluates
+symbolic expressions and guards that stand in the archive as text, and looks operators up by dotted name from `torch`.
+What a model exported from tensors and operators needs of these is little, and all else is refused here beforehand.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["check_archive"]
+
+_AT = ("model", "source", "weights")
+_OPERATOR = re.compile(r"torch\.ops(\.[A-Za-z]\w*)+|torch\.(_?sym_\w+)|_operator\.[a-z]\w*|math\.[a-z]\w*")
+_WORD = re.compile(r"[\w.+-]*")
+_ATTRIBUTES = frozenset(
+    {"device", "dim", "dtype", "inf", "isnan", "ndim", "nan", "shape", "size", "storage_offset", "stride"}
+)
+_FUNCTIONS = frozenset({"abs", "bool", "float", "int", "len", "max", "min"})
+_SYNTAX = (
+    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.Call, ast.keyword, ast.BinOp, ast.UnaryOp, ast.BoolOp,
+    ast.Compare, ast.Tuple, ast.List, ast.Subscript, ast.Attribute, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
+)  # fmt: skip
+
+
+def check_archive(path: Path) -> None:
+    """Refuse an archive of `torch.export.save` that holds more than tensors, operators and arithmetic on sizes.
+
+    Raises:
+        StepError: E302 the archive is damaged, E303 it holds something that loading it would run.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            problem = next(_problems(archive), None)
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise StepError(
+            "E302",
+            "the exported program is damaged",
+            cause=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            remedy="copy or save it again",
+            at=_AT,
+        ) from error
+    if problem is not None:
+        raise StepError(
+            "E303",
+            "the exported program holds more than tensors and operators",
+            cause=f"{problem}, and loading it could run whatever it says",
+            remedy="export the model again with torch.export.save on this version of PyTorch, without custom objects",
+            at=_AT,
+        )
+
+
+def _problems(archive: zipfile.ZipFile) -> Iterator[str]:
+    names = archive.namelist()
+    if "serialized_exported_program.json" in names:
+        yield "it is in the format of PyTorch 2.7 and older, whose parts are pickled"
+    for name in names:
+        inner = name.partition("/")[2]
+        if inner.startswith("data/aotinductor/"):
+            yield "it holds compiled code"
+        elif inner.endswith(".pt"):
+            if not _is_data(archive.read(name)):
+                yield f"`{inner}` holds pickled Python objects"
+        elif inner.endswith("_config.json"):
+            for key, entry in json.loads(archive.read(name)).get("config", {}).items():
+                if entry.get("use_pickle") or entry.get("path_name", "").startswith("custom_obj"):
+                    yield f"`{key}` is a pickled Python object"
+        elif inner.startswith("models/"):
+            yield from _graph_problems(json.loads(archive.read(name)))
+
+
+def _is_data(content: bytes) -> bool:
+    try:
+        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    # Whatever the unpickler stumbles over, the entry is then not plain data.
+    except Exception:  # noqa: BLE001 - the caller says what was found
+        return False
+    return True
+
+
+def _graph_problems(document: Any) -> Iterator[str]:
+    for key, value in _entries(document):
+        if key == "target" and isinstance(value, str):
+            if value and (not _OPERATOR.fullmatch(value) or "__" in value):
+                yield f"its graph calls `{value[:80]}`"
+        elif key == "expr_str" and isinstance(value, str) and not _is_arithmetic(value):
+            yield f"it holds the expression `{value[:80]}`"
+        elif key == "guards_code" and isinstance(value, list):
+            for guard in value:
+                if not isinstance(guard, str) or not _is_arithmetic(guard):
+                    yield f"it holds the guard `{str(guard)[:80]}`"
+
+
+def _entries(document: Any) -> Iterator[tuple[str, Any]]:
+    waiting = [document]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield from value.items()
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+
+
+def _is_arithmetic(text: str) -> bool:
+    try:
+        nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
+    except (SyntaxError, RecursionError):
+        return False
+    return all(_is_harmless(node) for node in nodes)
+
+
+def _is_harmless(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        # The strings are names of symbols and inputs, and numbers; sympy would evaluate any other.
+        return _WORD.fullmatch(node.value) is not None and "__" not in node.value
+    if isinstance(node, ast.Name):
+        return "__" not in node.id
+    if isinstance(node, ast.Attribute):
+        return node.attr in _ATTRIBUTES
+    if isinstance(node, ast.Call):
+        called = node.func
+        # Constructors of symbolic expressions begin with a capital: Add, Mul, FloorDiv, Symbol, ...
+        return not isinstance(called, ast.Name) or called.id in _FUNCTIONS or called.id[:1].isupper()
+    return isinstance(node, _SYNTAX)

@@ -1,0 +1,112 @@
+"""Says what a model file is from its first bytes and its table of contents, without a framework and without running it."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["FileKind", "describe", "file_kind"]
+
+FileKind = Literal[
+    "safetensors", "checkpoint", "torchscript", "exported-program", "onnx", "keras", "tflite", "saved-model", "other"
+]
+"""What the file can be used as. `checkpoint` is any file of `torch.save`, whatever is in it."""
+
+_LEGACY_CHECKPOINT = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.serialization.MAGIC_NUMBER, pickled
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x7fELF", "a compiled library"),
+    (b"\x93NUMPY", "a numpy array"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\xfd7zXZ", "an xz archive"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive"),
+)
+_PICKLE = re.compile(rb"\x80[\x02-\x05]")
+# ModelProto: ir_version (field 1), then as a rule the producer's name (2), version (3), the graph (7) or the opset (8).
+_ONNX = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x28\x32\x3a\x42]")
+
+
+def file_kind(path: Path) -> FileKind:
+    """What the file at `path` can be used as."""
+    return _look(path)[0]
+
+
+def describe(path: Path) -> str:
+    """What the file at `path` looks like, in words: "an ONNX model", "a Git LFS pointer", ..."""
+    return _look(path)[1]
+
+
+def _look(path: Path) -> tuple[FileKind, str]:
+    if path.is_dir():
+        if (path / "saved_model.pb").is_file():
+            return "saved-model", "a SavedModel directory"
+        return "other", "a directory"
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if not head:
+        return "other", "an empty file"
+    if head.startswith(b"PK\x03\x04"):
+        return _look_into_zip(path)
+    if head.startswith(_LEGACY_CHECKPOINT):
+        return "checkpoint", "a PyTorch checkpoint in the format before PyTorch 1.6"
+    if _is_safetensors(head):
+        return "safetensors", "a safetensors file"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "keras", "an HDF5 file, as Keras writes with the ending .h5"
+    if head[4:8] == b"TFL3":
+        return "tflite", "a LiteRT (TFLite) model"
+    for magic, words in _MAGIC:
+        if head.startswith(magic):
+            return "other", words
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "other", "a Git LFS pointer: the file itself has not been fetched (git lfs pull)"
+    if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return "other", "an HTML page, perhaps the answer of a failed download"
+    if _ONNX.match(head) and b"\x00" in head:
+        return "onnx", "an ONNX model"
+    if _PICKLE.match(head):
+        return "other", "a Python pickle"
+    if _is_text(head):
+        return "other", "a text file"
+    return "other", "a file of an unknown kind"
+
+
+def _look_into_zip(path: Path) -> tuple[FileKind, str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return "other", "a zip archive that is cut off or damaged"
+    inner = {name.partition("/")[2] for name in names}  # PyTorch puts all below one folder, named after the file
+    if "archive_format" in inner or "models/model.json" in inner or "serialized_exported_program.json" in names:
+        return "exported-program", "an exported program"
+    if "constants.pkl" in inner:
+        return "torchscript", "a TorchScript archive"
+    if "data.pkl" in inner:
+        return "checkpoint", "a PyTorch checkpoint"
+    if {"config.json", "metadata.json"} <= set(names):
+        return "keras", "a Keras model"
+    if names and all(name.endswith(".npy") for name in names):
+        return "other", "an npz file of numpy arrays"
+    return "other", "a zip archive that PyTorch did not write"
+
+
+def _is_safetensors(head: bytes) -> bool:
+    # Eight bytes, little-endian: the length of the JSON header that follows.
+    return len(head) > 8 and int.from_bytes(head[:8], "little") < 2**32 and head[8:9] == b"{"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # not just a character that was cut off
+            return False
+        text = head[: error.start].decode("utf-8")
+    return json.dumps(text, ensure_ascii=False).count("\\u00") == 0

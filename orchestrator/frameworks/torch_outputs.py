@@ -1,0 +1,195 @@
+"""Finds the shapes of a source model's outputs, and runs it on samples and whole calls."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from orchestrator.frameworks.edge_inputs import call_at, largest_size, sizes_of
+from orchestrator.frameworks.samples import take_rows
+from orchestrator.frameworks.torch_calls import guarded_call
+from orchestrator.spec.signature import Signature, Tensor
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from orchestrator.frameworks.samples import Array, Samples
+
+__all__ = ["answer_rows", "answer_whole", "first_call", "resolve_outputs"]
+
+_CHUNK = 32
+
+
+def first_call(samples: Samples, signature: Signature) -> dict[str, Array]:
+    """One call with a few of the samples, which shows what the model returns."""
+    sizes = sizes_of(samples, signature)
+    if signature.batch is not None:
+        low, high = signature.dims[signature.batch]
+        sizes[signature.batch] = min(high, max(low, min(2, samples.rows)))
+    return call_at(samples, signature, sizes)
+
+
+def answer_whole(
+    model: torch.nn.Module, signature: Signature, inputs: Mapping[str, Array], project: Path, dim: str | None = None
+) -> dict[str, Array]:
+    """The outputs of one whole call by name; see `guarded_call`.
+
+    bfloat16 comes as float32, which numpy knows.
+    """
+    leaves = pytree.tree_leaves(guarded_call(model, signature, inputs, project, dim))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    if len(tensors) != len(signature.outputs):
+        raise StepError(
+            "E323",
+            "the number of tensors that the model returns depends on what it is given",
+            cause=f"{len(tensors)} here, and {len(signature.outputs)} before",
+            remedy="let `forward` return the same outputs always",
+            at=("model", "outputs"),
+        )
+    return {
+        tensor.name: (leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy(force=True).copy()
+        for tensor, leaf in zip(signature.outputs, tensors, strict=True)
+    }
+
+
+def answer_rows(model: torch.nn.Module, signature: Signature, samples: Samples, project: Path) -> dict[str, Array]:
+    """The outputs on all samples by name, with their row axis; batch by batch where the model has a batch dimension."""
+    parts: list[dict[str, Array]] = []
+    if signature.batch is None:
+        sizes = sizes_of(samples, signature)
+        for row in range(samples.rows):
+            answer = answer_whole(model, signature, call_at(samples, signature, sizes, row), project)
+            parts.append({name: array[None] for name, array in answer.items()})
+    else:
+        low, high = signature.dims[signature.batch]
+        size = min(high, max(low, _CHUNK))
+        for start in range(0, samples.rows, size):
+            count = min(size, samples.rows - start)
+            # A rest smaller than the smallest batch is filled up with rows that are cut off again.
+            rows = np.arange(start, start + max(count, low)) % samples.rows
+            answer = answer_whole(model, signature, take_rows(samples, rows), project)
+            parts.append({name: array[:count] for name, array in answer.items()})
+    try:
+        return {tensor.name: np.concatenate([part[tensor.name] for part in parts]) for tensor in signature.outputs}
+    except ValueError as error:
+        raise StepError(
+            "E326",
+            "the shape of an output depends on the values of the inputs",
+            cause=str(error),
+            remedy="let the model return the same shape for inputs of the same shape, padded if need be",
+            at=("model", "outputs"),
+        ) from error
+
+
+def resolve_outputs(model: torch.nn.Module, signature: Signature, samples: Samples, project: Path) -> Signature:
+    """The signature with every output's dtype and shape, found by running at the ends of every dimension's range.
+
+    A size that follows no single dimension (half of one, say) gets a name of its own, `out0_1` for the second
+    dimension of the first output, with the range that was seen.
+
+    Raises:
+        StepError: E321, E322 the model raises, E326 a declared shape is not what the model returns, E327 an output has
+            no batch dimension.
+    """
+    base = sizes_of(samples, signature)
+    base.update({dim: low for dim, (low, _) in signature.dims.items() if dim == signature.batch})
+    runs = [(base, answer_whole(model, signature, call_at(samples, signature, base), project))]
+    for dim, (low, _) in signature.dims.items():
+        if not any(dim in (tensor.shape or ()) for tensor in signature.inputs):
+            continue
+        for size in dict.fromkeys((low, largest_size(signature, base, dim))):
+            if size != base[dim]:
+                at = {**base, dim: size}
+                runs.append((at, answer_whole(model, signature, call_at(samples, signature, at), project, dim)))
+    dims = dict(signature.dims)
+    outputs = []
+    for number, declared in enumerate(signature.outputs):
+        seen = [(sizes, answer[declared.name]) for sizes, answer in runs]
+        _check_rank(declared, number, [array for _, array in seen])
+        shape: list[int | str] = []
+        for axis in range(seen[0][1].ndim):
+            found = [(sizes, array.shape[axis]) for sizes, array in seen]
+            shape.append(_dimension(signature, number, axis, found, dims))
+        if signature.batch is not None and (not shape or shape[0] != signature.batch):
+            raise _no_batch(declared, number, [array.shape for _, array in seen], signature.batch)
+        outputs.append(Tensor(declared.name, seen[0][1].dtype.name, tuple(shape)))
+    return replace(signature, outputs=tuple(outputs), dims=dims)
+
+
+def _check_rank(declared: Tensor, number: int, arrays: Sequence[Array]) -> None:
+    ranks = {array.ndim for array in arrays}
+    if len(ranks) > 1 or (declared.shape is not None and ranks != {len(declared.shape)}):
+        raise _other_shape(
+            declared, number, arrays[0].shape, f"it has {' or '.join(map(str, sorted(ranks)))} dimensions"
+        )
+
+
+def _dimension(
+    signature: Signature,
+    number: int,
+    axis: int,
+    found: Sequence[tuple[Mapping[str, int], int]],
+    dims: dict[str, tuple[int, int]],
+) -> int | str:
+    """The number or the name of one dimension of an output; a new name is put into `dims`."""
+    declared = signature.outputs[number]
+    wanted = None if declared.shape is None else declared.shape[axis]
+    sizes = [size for _, size in found]
+    named = [dim for dim in found[0][0] if all(at[dim] == size for at, size in found)]
+    # A dimension whose range is a single size looks like a number; the batch is known by its place.
+    varying = [dim for dim in named if len({at[dim] for at, _ in found}) > 1 or (axis == 0 and dim == signature.batch)]
+    constant = len(set(sizes)) == 1
+    if isinstance(wanted, int):
+        if not constant or sizes[0] != wanted:
+            raise _other_shape(declared, number, None, f"dimension {axis} is {_seen(sizes)}, and {wanted} is declared")
+        return wanted
+    if isinstance(wanted, str):
+        low, high = dims[wanted]
+        is_input = any(wanted in (tensor.shape or ()) for tensor in signature.inputs)
+        if wanted not in named and (is_input or not all(low <= size <= high for size in sizes)):
+            where = next((f" where `{wanted}` is {at[wanted]}" for at, size in found if at[wanted] != size), "")
+            cause = f"dimension {axis} is {_seen(sizes)}{where}, and `{wanted}` is declared"
+            raise _other_shape(declared, number, None, cause)
+        return wanted
+    if varying:
+        return varying[0]
+    if constant:
+        return sizes[0]
+    name = f"out{number}_{axis}"
+    dims[name] = (min(sizes), max(sizes))
+    return name
+
+
+def _seen(sizes: Sequence[int]) -> str:
+    return " or ".join(str(size) for size in dict.fromkeys(sizes))
+
+
+def _other_shape(declared: Tensor, number: int, actual: Sequence[int] | None, cause: str) -> StepError:
+    wanted = "[" + ", ".join(map(str, declared.shape or ())) + "]"
+    returned = "" if actual is None else f", such as {list(actual)}"
+    return StepError(
+        "E326",
+        f"the output `{declared.name}` has another shape than {wanted}"
+        if declared.shape is not None
+        else f"the number of dimensions of the output `{declared.name}` changes",
+        cause=cause + returned,
+        remedy="correct the shape, or leave it out, and it is found by running the model",
+        at=("model", "outputs", number, "shape") if declared.shape is not None else ("model", "outputs", number),
+    )
+
+
+def _no_batch(declared: Tensor, number: int, shapes: Sequence[Sequence[int]], batch: str) -> StepError:
+    return StepError(
+        "E327",
+        f"the first dimension of the output `{declared.name}` is not `{batch}`",
+        cause=f"its shape is {' or '.join(dict.fromkeys(str(list(shape)) for shape in shapes))}, so the rows of a batch "
+        "cannot be told apart",
+        remedy=f"let the model return one entry for each row, or declare the inputs without `{batch}`",
+        at=("model", "outputs", number),
+    )

@@ -1,0 +1,220 @@
+"""Reads state dicts from safetensors files and checkpoints, as data only: nothing in them is run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from orchestrator.frameworks.model_files import describe, file_kind
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.frameworks.model_files import FileKind
+
+__all__ = ["AT_WEIGHTS", "expect_kind", "headline", "read_state_dict", "shown"]
+
+AT_WEIGHTS = ("model", "source", "weights")
+_AT_KEY = ("model", "source", "weights_key")
+_SHOWN = 8
+_SAVE_STATE = (
+    'save only the tensors: safetensors.torch.save_file(model.state_dict(), "model.safetensors"), '
+    'or torch.save(model.state_dict(), "model.pt")'
+)
+_NEEDED: dict[FileKind, str] = {
+    "torchscript": "write `kind: torchscript`",
+    "exported-program": "write `kind: exported-program`",
+    "checkpoint": "write `kind: pytorch` with a `factory:` that builds the architecture",
+    "safetensors": "write `kind: pytorch` with a `factory:` that builds the architecture",
+}
+
+
+def expect_kind(path: Path, kind: str, *wanted: FileKind) -> None:
+    """Refuse a file that is not what `kind:` says.
+
+    Raises:
+        StepError: E301.
+    """
+    if not path.exists():
+        raise StepError(
+            "E301", "the weights are not there", cause=f"no file {path.name}", remedy="correct the path", at=AT_WEIGHTS
+        )
+    found = file_kind(path)
+    if found in wanted:
+        return
+    raise StepError(
+        "E301",
+        f"the weights are not what `kind: {kind}` reads",
+        cause=f"the file looks like {describe(path)}",
+        remedy=_NEEDED.get(found, f"give {' or '.join(_FILES[name] for name in wanted)}"),
+        at=AT_WEIGHTS,
+    )
+
+
+_FILES: dict[FileKind, str] = {
+    "safetensors": "a safetensors file",
+    "checkpoint": "a state dict that torch.save wrote",
+    "torchscript": "an archive that torch.jit.save wrote",
+    "exported-program": "an archive that torch.export.save wrote",
+}
+
+
+def read_state_dict(path: Path, weights_key: str | None) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file or of a checkpoint, by name, on the CPU. No code in the file is run.
+
+    Args:
+        path: the file.
+        weights_key: the keys, joined by dots, that lead to the state dict inside a training checkpoint.
+
+    Raises:
+        StepError: E301 another kind of file, E302 damaged, E303 holds Python objects, E304 `weights_key` is wrong or
+            missing, E308 holds more than tensors.
+    """
+    expect_kind(path, "pytorch", "safetensors", "checkpoint")
+    if file_kind(path) == "safetensors":
+        return _read_safetensors(path, weights_key)
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    # The unpickler, the zip reader and the storage reader each raise their own errors on a damaged file.
+    except Exception as error:
+        raise _refusal(error) from error
+    if weights_key is not None:
+        content = _dig(content, weights_key)
+    return _only_tensors(content, weights_key)
+
+
+def _read_safetensors(path: Path, weights_key: str | None) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if weights_key is not None:
+        raise StepError(
+            "E304",
+            "`weights_key` has nothing to lead to",
+            cause="a safetensors file holds one flat state dict",
+            remedy="leave `weights_key` out",
+            at=_AT_KEY,
+        )
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path, device="cpu")
+    except (SafetensorError, OSError) as error:
+        cause = headline(error)
+        if "IncompleteBuffer" in cause or "incomplete" in cause.lower():
+            cause = f"the file ends before its tensors do ({cause})"
+        raise StepError(
+            "E302",
+            "the safetensors file is damaged",
+            cause=cause,
+            remedy="copy or save it again",
+            at=AT_WEIGHTS,
+        ) from error
+    return tensors
+
+
+def _refusal(error: Exception) -> StepError:
+    text = str(error)
+    names = list(dict.fromkeys(re.findall(r"GLOBAL ([\w.]+)", text)))
+    if not names and "weights_only" not in text.lower() and "Weights only" not in text:
+        return StepError(
+            "E302",
+            "the checkpoint is damaged",
+            cause=headline(error),
+            remedy="copy or save it again",
+            at=AT_WEIGHTS,
+        )
+    held = f"Python objects ({', '.join(f'`{name}`' for name in names[:_SHOWN])})" if names else "Python objects"
+    whole = any(name.startswith("torch.nn.modules.") for name in names)
+    return StepError(
+        "E303",
+        "the weights are a pickled whole model" if whole else "the weights hold more than tensors",
+        cause=f"the file holds {held}, which only unpickling could build, and that runs whatever code the file names",
+        remedy=f"load it once where you trust it and {_SAVE_STATE}",
+        at=AT_WEIGHTS,
+    )
+
+
+def _dig(content: Any, weights_key: str) -> Any:
+    rest, walked = weights_key, ""
+    while rest:
+        keys = [key for key in content if isinstance(key, str)] if isinstance(content, Mapping) else []
+        # The longest first, since a key may itself hold dots.
+        step = next((key for key in sorted(keys, key=len, reverse=True) if f"{rest}.".startswith(f"{key}.")), None)
+        if step is None:
+            close = get_close_matches(rest, keys, n=1)
+            raise StepError(
+                "E304",
+                f"`weights_key: {weights_key}` leads nowhere",
+                cause=f"{f'`{walked}`' if walked else 'the checkpoint'} holds {_listed(keys)}",
+                remedy=f"did you mean `{walked + '.' if walked else ''}{close[0]}`?" if close else _key_hint(content),
+                at=_AT_KEY,
+            )
+        content, walked, rest = content[step], f"{walked}.{step}".lstrip("."), rest[len(step) + 1 :]
+    return content
+
+
+def _only_tensors(content: Any, weights_key: str | None) -> dict[str, torch.Tensor]:
+    where = f"`weights_key: {weights_key}`" if weights_key else "the checkpoint"
+    if isinstance(content, Mapping) and content:
+        others = {key: value for key, value in content.items() if not isinstance(value, torch.Tensor)}
+        if not others and all(isinstance(key, str) for key in content):
+            return dict(content)
+        inside = list(_state_dicts(content))
+        if inside:
+            raise StepError(
+                "E304",
+                f"{where} leads to a whole training checkpoint, not to a state dict",
+                cause=f"it holds {_listed([str(key) for key in content])}",
+                remedy=f"write `weights_key: {_joined(weights_key, inside[0])}`"
+                + (f" (or {', '.join(_joined(weights_key, key) for key in inside[1:4])})" if inside[1:] else ""),
+                at=_AT_KEY if weights_key else AT_WEIGHTS,
+            )
+        held = [f"`{key}` ({type(value).__name__})" for key, value in list(others.items())[:_SHOWN]]
+        cause = f"beside tensors it holds {', '.join(held)}" if held else "its keys are not all names"
+    else:
+        cause = f"{where} is {'empty' if isinstance(content, Mapping) else f'a {type(content).__name__}'}"
+    raise StepError(
+        "E308", "the weights are not a state dict of tensors", cause=cause, remedy=_SAVE_STATE, at=AT_WEIGHTS
+    )
+
+
+def _state_dicts(content: Any, depth: int = 3) -> list[str]:
+    if not isinstance(content, Mapping) or depth == 0:
+        return []
+    found: list[str] = []
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Mapping) or not value:
+            continue
+        if all(isinstance(tensor, torch.Tensor) and isinstance(name, str) for name, tensor in value.items()):
+            found.append(key)
+        else:
+            found.extend(f"{key}.{inner}" for inner in _state_dicts(value, depth - 1))
+    return found
+
+
+def _key_hint(content: Any) -> str:
+    found = _state_dicts(content)
+    return f"state dicts lie at {_listed(found)}" if found else "nothing below it is a state dict"
+
+
+def _joined(prefix: str | None, key: str) -> str:
+    return f"{prefix}.{key}" if prefix else key
+
+
+def shown(lines: list[str]) -> str:
+    """The first eight lines, and how many more there are."""
+    more = f", and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return ", ".join(lines[:_SHOWN]) + more
+
+
+def _listed(keys: list[str]) -> str:
+    return shown([f"`{key}`" for key in keys]) or "nothing that has a name"
+
+
+def headline(error: Exception) -> str:
+    """The first line of what an exception says, or its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
