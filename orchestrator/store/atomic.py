@@ -1,0 +1,140 @@
+"""Files that are there whole or not at all, and JSON that has one form only."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from orchestrator.store.crash_points import crash_point
+from orchestrator.store.failures import store_errors
+
+__all__ = ["TEMPORARY_PREFIX", "canonical_json", "fsync_folder", "fsync_tree", "pretty_json", "write_atomic"]
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace the file at `path`: whoever reads it, at any time, finds all of the former or all of the new content.
+
+    After the return it stands on the disk, also through a loss of power.
+
+    Args:
+        path: the file; its folder exists.
+        data: the whole content.
+        mode: permission bits, less the umask.
+
+    Raises:
+        StoreFailed: the disk is full, or the folder cannot be written. The former file is untouched.
+    """
+    with store_errors("write", path):
+        crash_point("atomic.before-create")
+        handle, temporary = _locked_temporary(path.parent, mode)
+        try:
+            try:
+                _write_all(handle, data)
+                crash_point("atomic.before-fsync")
+                os.fsync(handle)
+                crash_point("atomic.after-fsync")
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            crash_point("atomic.after-rename")
+            fsync_folder(path.parent)
+            crash_point("atomic.after-folder-fsync")
+        finally:
+            os.close(handle)
+
+
+def _locked_temporary(folder: Path, mode: int) -> tuple[int, Path]:
+    """A new file that this process holds by flock, so that a sweep can tell it from one whose writer is dead."""
+    while True:
+        temporary = folder / f"{TEMPORARY_PREFIX}{uuid4().hex}"
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(handle)
+            temporary.unlink(missing_ok=True)
+            raise
+        if os.fstat(handle).st_nlink:
+            return handle, temporary
+        os.close(handle)  # a sweep was faster than our flock and has removed it
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+def fsync_folder(folder: Path) -> None:
+    """Bring a folder's own entries (what was created, renamed, removed in it) to the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fsync_tree(path: Path) -> None:
+    """Bring every file and folder under `path`, and `path` itself, to the disk.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    for folder, _, files in os.walk(path, topdown=False):
+        for name in files:
+            handle = os.open(Path(folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        fsync_folder(Path(folder))
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one form of a JSON value that is hashed: keys sorted, text in NFC, no spaces, 17.0 written as 17.
+
+    Raises:
+        ValueError: NaN, an infinity, a lone surrogate, or two keys that are the same in NFC.
+        TypeError: something that is no JSON, or a key that is no text.
+    """
+    text = json.dumps(_canonical(value), sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.isascii() else unicodedata.normalize("NFC", value)
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, Mapping):
+        members: dict[str, Any] = {}
+        for key, member in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"a JSON key must be text, not {key!r}")
+            name = _canonical(key)
+            if name in members:
+                raise ValueError(f"two keys are both {name!r} in Unicode's NFC")
+            members[name] = _canonical(member)
+        return members
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    return value
+
+
+def pretty_json(value: Any) -> bytes:
+    """JSON for people to read and to compare: keys sorted, one space of indent, a newline at the end.
+
+    Raises:
+        ValueError: NaN or an infinity, which JSON does not have.
+        TypeError: something that is no JSON.
+    """
+    return (json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode()

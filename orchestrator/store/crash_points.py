@@ -1,0 +1,64 @@
+"""Named places where a test can have this process killed, to show that nothing is lost there."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+__all__ = ["CRASH_POINTS", "crash_point"]
+
+CRASH_POINTS = frozenset(
+    {
+        # one file, written atomically
+        "atomic.before-create",
+        "atomic.before-fsync",
+        "atomic.after-fsync",
+        "atomic.after-rename",
+        "atomic.after-folder-fsync",
+        # a step's folder on its way into the store
+        "tree.before-hash",
+        "tree.before-fsync",
+        "tree.after-fsync",
+        "tree.after-rename",
+        "tree.after-folder-fsync",
+        "tree.before-discard",
+        "tree.after-discard",
+        # the commit point of a step
+        "receipt.before-write",
+        "receipt.after-write",
+        "receipt.after-latest",
+        # what is deployed
+        "state.before-write",
+        "state.after-write",
+        # garbage collection
+        "gc.before-receipts",
+        "gc.after-receipts",
+        "gc.after-trees",
+        # the engine, around what it does besides the store
+        "engine.before-worker",
+        "engine.after-worker",
+        "engine.before-receipt",
+        "engine.after-receipt",
+        "release.intent-written",
+        "release.candidate-ready",
+        "release.switched",
+        "release.remembered",
+    }
+)
+
+_visits: dict[str, int] = {}
+
+
+def crash_point(name: str) -> None:
+    """Kill this process with SIGKILL if the environment's MLO_CRASH_AT is `name`, or `name#N` at the Nth visit.
+
+    Otherwise this costs one look-up in a dict.
+    """
+    wanted = os.environ.get("MLO_CRASH_AT")
+    if wanted is None:
+        return
+    chosen, _, visit = wanted.partition("#")
+    if chosen == name:
+        _visits[name] = _visits.get(name, 0) + 1
+        if _visits[name] == int(visit or 1):
+            os.kill(os.getpid(), signal.SIGKILL)

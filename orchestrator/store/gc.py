@@ -1,0 +1,135 @@
+"""Clears away what killed processes left, and what no deployment needs any more."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.store.atomic import TEMPORARY_PREFIX
+from orchestrator.store.crash_points import crash_point
+from orchestrator.store.failures import store_errors
+from orchestrator.store.home import Home
+from orchestrator.store.locks import lock
+from orchestrator.store.receipts import Receipts
+from orchestrator.store.scratch import OWNER_SUFFIX, remove_tree
+from orchestrator.store.state import StateFile
+from orchestrator.store.trees import TreeStore
+
+__all__ = ["collect", "sweep"]
+
+# Something in scratch that nobody marked as his own may still be somebody's; not after a day.
+_UNOWNED_AGE = 24 * 3600.0  # seconds
+
+
+def sweep(home: Home) -> int:
+    """Remove scratch folders and half-written files whose owner is dead. What is in use stays, so it is safe any time.
+
+    Returns:
+        How many bytes that freed.
+
+    Raises:
+        StoreFailed: something cannot be removed.
+    """
+    with store_errors("clean up", home.root):
+        return _sweep_scratch(home.scratch) + _sweep_temporaries(home)
+
+
+def collect(home: Home, keep_receipts: Collection[str] = (), *, timeout: float = 0.0) -> int:
+    """Remove the receipts that no deployment's step had last and the state does not need, then trees without a receipt.
+
+    Args:
+        home: whose.
+        keep_receipts: keys to keep besides.
+        timeout: seconds to wait for runs that use the store.
+
+    Returns:
+        How many bytes that freed.
+
+    Raises:
+        Busy: a run is using the store.
+        StoreFailed: the state cannot be read (then nothing is removed), or something cannot be removed.
+    """
+    with lock(home.in_use_lock, timeout=timeout, info={"what": "mlo gc"}):
+        freed = sweep(home)
+        live = {digest for entry in StateFile(home).read().deployments.values() for digest in entry.digests()}
+        receipts = Receipts(home)
+        wanted = receipts.indexed_keys() | set(keep_receipts)
+        needed = set(live)
+        crash_point("gc.before-receipts")
+        # Receipts go first: a receipt without its tree would be a promise that is not kept.
+        for key in receipts.all_keys():
+            receipt = receipts.read(key)
+            digest = receipt.manifest.digest if receipt is not None and receipt.manifest is not None else None
+            if receipt is None or (key not in wanted and digest not in live):
+                freed += receipts.discard(key)
+            elif digest is not None:
+                needed.add(digest)
+        crash_point("gc.after-receipts")
+        trees = TreeStore(home)
+        for digest in trees.digests():
+            if digest not in needed:
+                freed += trees.discard(digest)
+        crash_point("gc.after-trees")
+        return freed
+
+
+def _sweep_scratch(scratch: Path) -> int:
+    freed = 0
+    names = {entry.name for entry in os.scandir(scratch)}
+    for name in sorted(names):
+        if name.endswith(OWNER_SUFFIX):
+            with _orphan(scratch / name) as orphaned:
+                if orphaned:
+                    freed += remove_tree(scratch / name.removesuffix(OWNER_SUFFIX))
+                    (scratch / name).unlink(missing_ok=True)
+        elif f"{name}{OWNER_SUFFIX}" not in names and _is_old(scratch / name):
+            freed += _remove(scratch / name)
+    return freed
+
+
+def _sweep_temporaries(home: Home) -> int:
+    freed = 0
+    for folder in (home.root, home.receipts, home.receipts / "latest", home.locks, *home.trees.glob("??")):
+        for file in folder.glob(f"{TEMPORARY_PREFIX}*"):
+            with _orphan(file) as orphaned:
+                if orphaned:
+                    freed += _remove(file)
+    return freed
+
+
+@contextmanager
+def _orphan(owned: Path) -> Iterator[bool]:
+    """Whether nobody holds this file by flock; while the block runs nobody else can."""
+    try:
+        handle = os.open(owned, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(handle)
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return path.name.startswith("discarded-") or time.time() - path.lstat().st_mtime > _UNOWNED_AGE
+    except FileNotFoundError:
+        return False
+
+
+def _remove(path: Path) -> int:
+    if path.is_dir() and not path.is_symlink():
+        return remove_tree(path)
+    size = path.lstat().st_size if path.exists() else 0
+    path.unlink(missing_ok=True)
+    return size

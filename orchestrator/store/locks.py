@@ -1,0 +1,198 @@
+"""Locks between processes, by flock: the kernel frees them when their holder dies, however it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import Busy
+from orchestrator.store.failures import store_errors
+
+__all__ = ["lock", "probe_flock", "share"]
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds
+_LONGEST_TEXT = 4096  # bytes of a lock file that are looked at
+
+
+@contextmanager
+def lock(
+    path: Path,
+    *,
+    timeout: float,
+    info: Mapping[str, Any],
+    on_wait: Callable[[str], None] | None = None,
+) -> Iterator[None]:
+    """Hold the lock at `path`, alone.
+
+    The file's text only says to others who holds it. It stays behind after a kill and is never believed: flock decides.
+
+    Args:
+        path: the lock file; its folder exists. It is left in place.
+        timeout: seconds to wait for whoever holds it; 0 tries once.
+        info: for those who wait: "what" is being done; pid, host and time are added.
+        on_wait: called with who holds it when the wait begins, and whenever the holder changes.
+
+    Raises:
+        Busy: it is still held after `timeout` seconds.
+        StoreFailed: the lock file cannot be opened.
+    """
+    with _held(path, fcntl.LOCK_EX, timeout, info, on_wait):
+        yield
+
+
+@contextmanager
+def share(
+    path: Path,
+    *,
+    timeout: float,
+    info: Mapping[str, Any],
+    on_wait: Callable[[str], None] | None = None,
+) -> Iterator[None]:
+    """Hold the lock at `path` together with others who share it; who wants it alone (`lock`) waits for all of them.
+
+    Arguments and errors are those of `lock`.
+    """
+    with _held(path, fcntl.LOCK_SH, timeout, info, on_wait):
+        yield
+
+
+@contextmanager
+def _held(
+    path: Path, kind: int, timeout: float, info: Mapping[str, Any], on_wait: Callable[[str], None] | None
+) -> Iterator[None]:
+    handle = _acquire(path, kind, timeout, on_wait)
+    try:
+        _tell(handle, info)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _acquire(path: Path, kind: int, timeout: float, on_wait: Callable[[str], None] | None) -> int:
+    until = time.monotonic() + timeout
+    pause = _FIRST_PAUSE
+    told = ""
+    while True:
+        handle = _try(path, kind)
+        if handle is not None:
+            return handle
+        left = until - time.monotonic()
+        holder = _holder(path)
+        if left <= 0:
+            raise Busy(_busy(path, holder, timeout))
+        if on_wait is not None and holder != told:
+            told = holder
+            on_wait(holder)
+        time.sleep(min(pause, left))
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def _try(path: Path, kind: int) -> int | None:
+    """An open, locked file, or None while somebody else holds it."""
+    with store_errors("lock", path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            # A lock on a file that was removed meanwhile excludes nobody.
+            if _is_at(path, handle):
+                return handle
+        except BlockingIOError:
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+        return None
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    mine = os.fstat(handle)
+    return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+def _tell(handle: int, info: Mapping[str, Any]) -> None:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    text = json.dumps({**info, "pid": os.getpid(), "host": socket.gethostname(), "since": since})
+    # The lock holds without its text: on a full disk those who wait only do not learn who holds it.
+    with contextlib.suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, text.encode(), 0)
+
+
+def _holder(path: Path) -> str:
+    """Who says to hold the lock, in words; it may be a moment old."""
+    try:
+        with path.open("rb") as file:
+            told = json.loads(file.read(_LONGEST_TEXT))
+        what, pid, host, since = (str(told[name]) for name in ("what", "pid", "host", "since"))
+    except (OSError, ValueError, LookupError, TypeError):  # being rewritten just now, or not ours
+        return "another process"
+    where = "" if host == socket.gethostname() else f" on {host}"
+    return f"process {pid}{where} ({what}, since {since})"
+
+
+def _busy(path: Path, holder: str, timeout: float) -> Diagnostic:
+    return Diagnostic(
+        code="E703",
+        message=f"{path.stem} is locked by {holder}",
+        cause=f"it was still held after {timeout:g} s" if timeout > 0 else "",
+        remedy="wait until that process has finished, or end it, and run the same command again; "
+        "there is nothing to unlock by hand",
+        notes=(f"lock: {path}",),
+    )
+
+
+def probe_flock(folder: Path) -> Diagnostic | None:
+    """Whether flock excludes in this folder; a warning if it does not, as on some network file systems.
+
+    Raises:
+        StoreFailed: the folder cannot be written.
+    """
+    path = folder / f".tmp-{uuid4().hex}"
+    with store_errors("write", path):
+        first = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                reason = _why_not_exclusive(first, second)
+            finally:
+                os.close(second)
+        finally:
+            os.close(first)
+            path.unlink(missing_ok=True)
+    if not reason:
+        return None
+    return Diagnostic(
+        code="W708",
+        message=f"locks do not work in {folder}",
+        cause=reason,
+        remedy="set MLO_HOME to a folder on a local disk, or never run two commands at once here",
+        severity="warning",
+    )
+
+
+def _why_not_exclusive(first: int, second: int) -> str:
+    try:
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return f"flock fails: {error.strerror}"
+    try:
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return ""
+    return "two holders got the same lock at once"

@@ -1,0 +1,240 @@
+"""Receipts: a step that has one is done (or failed for good), and need not be computed again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import StoreFailed
+from orchestrator.store.atomic import canonical_json, pretty_json, write_atomic
+from orchestrator.store.crash_points import crash_point
+from orchestrator.store.digest import Manifest, sha256_bytes
+from orchestrator.store.failures import store_errors
+from orchestrator.store.home import Home
+
+__all__ = ["Receipt", "Receipts"]
+
+_FORMAT = 1
+_KEY = re.compile(r"[0-9A-Za-z_-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What is known of a step that ended.
+
+    Attributes:
+        key: the step's key.
+        step: its id in the plan that computed it.
+        kind: its kind.
+        deployment: the name of the deployment that it was computed for.
+        outcome: `failed` only where the same would fail again.
+        parts: all that the key was made from.
+        manifest: what it left; None when it failed.
+        summary: facts for people.
+        error: {"code", "message", "cause", "remedy", "at", "notes"} of a failed step.
+        found: files of the user's code that it imported, path relative to the project → sha256.
+        seconds: how long it took.
+        peak_bytes: its largest resident memory.
+        started: ISO time, UTC.
+        version: of mlo.
+    """
+
+    key: str
+    step: str
+    kind: str
+    deployment: str
+    outcome: Literal["done", "failed"]
+    parts: Mapping[str, Any]
+    manifest: Manifest | None
+    summary: Mapping[str, Any]
+    error: Mapping[str, Any] | None
+    found: Mapping[str, str]
+    seconds: float
+    peak_bytes: int | None
+    started: str
+    version: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The form that is kept."""
+        return {
+            "format": _FORMAT,
+            "key": self.key,
+            "step": self.step,
+            "kind": self.kind,
+            "deployment": self.deployment,
+            "outcome": self.outcome,
+            "parts": dict(self.parts),
+            "manifest": None if self.manifest is None else self.manifest.as_json(),
+            "summary": dict(self.summary),
+            "error": None if self.error is None else dict(self.error),
+            "found": dict(self.found),
+            "seconds": self.seconds,
+            "peak_bytes": self.peak_bytes,
+            "started": self.started,
+            "version": self.version,
+        }
+
+    @classmethod
+    def from_json(cls, document: Any) -> Receipt:
+        """The receipt of that form.
+
+        Raises:
+            ValueError: it is another form, or parts of it contradict each other.
+        """
+        if not isinstance(document, Mapping) or document.get("format") != _FORMAT:
+            raise ValueError(f"it is not a receipt of format {_FORMAT}")
+        members = {name: value for name, value in document.items() if name != "format"}
+        if members.keys() != _MEMBERS.keys():
+            raise ValueError(f"it has other members: {', '.join(sorted(members.keys() ^ _MEMBERS.keys()))}")
+        if wrong := [name for name, kinds in _MEMBERS.items() if not isinstance(members[name], kinds)]:
+            raise ValueError(f"{wrong[0]} cannot be {members[wrong[0]]!r}")
+        if members["manifest"] is not None:
+            members["manifest"] = Manifest.from_json(members["manifest"])
+        if (members["outcome"], members["manifest"] is None) not in {("done", False), ("failed", True)}:
+            raise ValueError("outcome and manifest contradict each other")
+        return cls(**members)
+
+
+_MEMBERS: Mapping[str, tuple[type, ...]] = {
+    "key": (str,),
+    "step": (str,),
+    "kind": (str,),
+    "deployment": (str,),
+    "outcome": (str,),
+    "parts": (dict,),
+    "manifest": (dict, type(None)),
+    "summary": (dict,),
+    "error": (dict, type(None)),
+    "found": (dict,),
+    "seconds": (int, float),
+    "peak_bytes": (int, type(None)),
+    "started": (str,),
+    "version": (str,),
+}
+
+
+class Receipts:
+    """The receipts of one home.
+
+    Args:
+        home: where they are kept.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._folder = home.receipts
+        self._index = home.receipts / "latest"
+
+    def read(self, key: str) -> Receipt | None:
+        """The receipt of `key`; None when there is none, or none that can be used (`damage` says which)."""
+        found = self._examine(key)
+        return found if isinstance(found, Receipt) else None
+
+    def damage(self, key: str) -> str:
+        """Why the file that is there for `key` is no receipt; empty when it is one, or when there is no file."""
+        found = self._examine(key)
+        return found if isinstance(found, str) else ""
+
+    def write(self, receipt: Receipt) -> None:
+        """Keep a receipt: from now on the step is done. Its tree must be committed already.
+
+        Raises:
+            StoreFailed: the disk is full or cannot be written.
+        """
+        crash_point("receipt.before-write")
+        write_atomic(self._file(receipt.key), _document(receipt))
+        crash_point("receipt.after-write")
+        self.remember(receipt.deployment, receipt.step, receipt.key)
+        crash_point("receipt.after-latest")
+
+    def remember(self, deployment: str, step: str, key: str) -> None:
+        """Note that `step` of `deployment` now has this key, computed or found; no write when that is noted already.
+
+        Raises:
+            StoreFailed: the disk is full or cannot be written.
+        """
+        file = self._latest_file(deployment, step)
+        entry = pretty_json({"deployment": deployment, "step": step, "key": key})
+        with store_errors("write", file):
+            if file.exists() and file.read_bytes() == entry:
+                return
+            self._index.mkdir(mode=0o700, exist_ok=True)
+        write_atomic(file, entry)
+
+    def latest(self, step: str, deployment: str) -> Receipt | None:
+        """The receipt that `step` of `deployment` had last, to explain what has changed since."""
+        key = _indexed_key(self._latest_file(deployment, step))
+        return self.read(key) if key is not None else None
+
+    def all_keys(self) -> Iterator[str]:
+        """The keys of all receipts, usable or not."""
+        return (file.stem for file in sorted(self._folder.glob("*.json")))
+
+    def indexed_keys(self) -> set[str]:
+        """The keys that some step of some deployment had last."""
+        keys = {_indexed_key(file) for file in self._index.glob("*.json")}
+        return {key for key in keys if key is not None}
+
+    def discard(self, key: str) -> int:
+        """Remove a receipt.
+
+        Returns:
+            How many bytes that freed; 0 if it was not there.
+
+        Raises:
+            StoreFailed: it cannot be removed.
+        """
+        file = self._file(key)
+        with store_errors("remove", file):
+            try:
+                size = file.stat().st_size
+                file.unlink()
+            except FileNotFoundError:
+                return 0
+            return size
+
+    def _examine(self, key: str) -> Receipt | str | None:
+        file = self._file(key)
+        try:
+            receipt = Receipt.from_json(json.loads(file.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return f"{file} cannot be read: {error.strerror}"
+        except (ValueError, RecursionError) as error:
+            return f"{file} is damaged: {error}"
+        return receipt if receipt.key == key else f"{file} is the receipt of another key"
+
+    def _file(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"not a key: {key!r}")
+        return self._folder / f"{key}.json"
+
+    def _latest_file(self, deployment: str, step: str) -> Path:
+        return self._index / f"{sha256_bytes(canonical_json([deployment, step]))}.json"
+
+
+def _document(receipt: Receipt) -> bytes:
+    try:
+        return pretty_json(replace(receipt, seconds=round(receipt.seconds, 6)).as_json())
+    except (ValueError, TypeError) as error:
+        raise StoreFailed(
+            Diagnostic(
+                code="E709",
+                message=f"the receipt of {receipt.step} is no JSON",
+                cause=str(error),
+                remedy="this is a fault in the step, whose summary must be plain JSON without NaN: report it",
+            )
+        ) from error
+
+
+def _indexed_key(file: Path) -> str | None:
+    try:
+        key = json.loads(file.read_bytes())["key"]
+    except (OSError, ValueError, LookupError, TypeError):  # none yet, or damaged: nothing can be explained
+        return None
+    return key if isinstance(key, str) and _KEY.fullmatch(key) else None

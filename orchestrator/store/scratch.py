@@ -1,0 +1,86 @@
+"""Folders to work in, that go away with their owner, also when the owner was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from orchestrator.store.failures import store_errors
+
+__all__ = ["OWNER_SUFFIX", "remove_tree", "scratch_folder"]
+
+OWNER_SUFFIX = ".owner"
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A new, empty folder under `parent`, removed at the end with all that is left in it.
+
+    Beside it stands `NAME.owner`, held by flock as long as this process lives: so a sweep knows what is stray.
+
+    Raises:
+        StoreFailed: it cannot be created.
+    """
+    folder = parent / uuid4().hex
+    owner = folder.with_name(folder.name + OWNER_SUFFIX)
+    with store_errors("create", folder):
+        handle = _own(owner)
+    try:
+        with store_errors("create", folder):
+            folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        # What cannot be removed now is left to the next sweep; it must not hide how the work itself ended.
+        with contextlib.suppress(OSError):
+            remove_tree(folder)
+            owner.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _own(owner: Path) -> int:
+    while True:
+        handle = os.open(owner, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(handle)
+            raise
+        if os.fstat(handle).st_nlink:
+            return handle
+        os.close(handle)  # a sweep was faster than our flock and has removed it
+
+
+def remove_tree(path: Path) -> int:
+    """Remove a folder with all that is in it, read-only or not; links are removed, never followed.
+
+    Returns:
+        How many bytes its files had.
+
+    Raises:
+        OSError: something cannot be removed. A folder that is not there is no error.
+    """
+    freed = 0
+    # Somebody else may be removing the same: what is gone already is as good.
+    with contextlib.suppress(FileNotFoundError):
+        path.chmod(0o700)
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    freed += remove_tree(Path(entry.path))
+                else:
+                    freed += _remove_file(entry)
+        path.rmdir()
+    return freed
+
+
+def _remove_file(entry: os.DirEntry[str]) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        size = entry.stat(follow_symlinks=False).st_size
+        Path(entry.path).unlink()
+        return size
+    return 0

@@ -1,0 +1,327 @@
+"""What is deployed: one small file, replaced as a whole under a lock, and never overwritten when it cannot be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from uuid import uuid4
+
+from orchestrator import __version__
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import StoreFailed
+from orchestrator.store.atomic import pretty_json, write_atomic
+from orchestrator.store.crash_points import crash_point
+from orchestrator.store.failures import store_failed
+from orchestrator.store.home import Home
+from orchestrator.store.locks import lock
+
+__all__ = ["Deployment", "Intent", "Revision", "State", "StateFile", "boot_id", "foreign_intent"]
+
+FORMAT = 1
+_MOST_REVISIONS = 10
+_LOCK_TIMEOUT = 60.0  # seconds; whoever holds the lock writes one small file
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A change that was begun. It is written before the change and cleared after it.
+
+    Attributes:
+        op: what, such as "deploy".
+        revision: of the deployment.
+        pid: of the process that began it.
+        host: its host.
+        boot_id: of that host's kernel, so that a pid from before a restart is not taken for a live one.
+        started: ISO time, UTC.
+    """
+
+    op: str
+    revision: int
+    pid: int
+    host: str
+    boot_id: str
+    started: str
+
+    @classmethod
+    def now(cls, op: str, revision: int) -> Intent:
+        """An intent of this process, begun now."""
+        return cls(op, revision, os.getpid(), socket.gethostname(), boot_id(), datetime.now(UTC).isoformat())
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A revision that was live.
+
+    Attributes:
+        revision: its number, from 1.
+        backend: what served it.
+        variant: which variant of the model.
+        rendered_digest: the tree that it was started from.
+        deployed: ISO time, UTC.
+    """
+
+    revision: int
+    backend: str
+    variant: str
+    rendered_digest: str
+    deployed: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One deployment as mlo left it; what really serves is asked of the target.
+
+    Attributes:
+        name: from the spec's metadata.
+        target: where, such as "local".
+        revision: the live one's number; 0 while the first is on its way.
+        backend: what serves.
+        variant: which variant of the model.
+        endpoint: where requests go.
+        spec_file: absolute path of the spec.
+        spec_digest: of the spec as it was applied.
+        decision_digest: of what was decided.
+        model_digest: of the variant's tree.
+        rendered_digest: of the tree that was rendered.
+        status: such as "deployed".
+        history: revisions, oldest first; the last 10.
+        intent: the change that is going on, or that was broken off.
+    """
+
+    name: str
+    target: str
+    revision: int
+    backend: str
+    variant: str
+    endpoint: str
+    spec_file: str
+    spec_digest: str
+    decision_digest: str
+    model_digest: str
+    rendered_digest: str
+    status: str
+    history: tuple[Revision, ...] = ()
+    intent: Intent | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "history", tuple(self.history)[-_MOST_REVISIONS:])
+
+    def with_intent(self, intent: Intent) -> Deployment:
+        """The same, with a change begun."""
+        return replace(self, intent=intent)
+
+    def without_intent(self) -> Deployment:
+        """The same, with no change going on."""
+        return replace(self, intent=None)
+
+    def digests(self) -> set[str]:
+        """All digests that this deployment, or a rollback of it, may need."""
+        named = {self.spec_digest, self.decision_digest, self.model_digest, self.rendered_digest}
+        return (named | {revision.rendered_digest for revision in self.history}) - {""}
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that is deployed from one home.
+
+    Attributes:
+        lineage: made with the first write; another one means another history. Empty before that.
+        serial: counts the writes.
+        tool: who wrote last, such as "mlo 0.1.0".
+        deployments: by name.
+    """
+
+    lineage: str = ""
+    serial: int = 0
+    tool: str = f"mlo {__version__}"
+    deployments: Mapping[str, Deployment] = field(default_factory=lambda: MappingProxyType({}))
+
+    def with_deployment(self, deployment: Deployment) -> State:
+        """The same, with this deployment in place of the one of its name."""
+        return replace(self, deployments=MappingProxyType({**self.deployments, deployment.name: deployment}))
+
+    def without_deployment(self, name: str) -> State:
+        """The same without it; no error when there is none of that name."""
+        rest = {other: deployment for other, deployment in self.deployments.items() if other != name}
+        return replace(self, deployments=MappingProxyType(rest))
+
+    def as_json(self) -> dict[str, Any]:
+        """The form that is kept."""
+        return {
+            "format": FORMAT,
+            "lineage": self.lineage,
+            "serial": self.serial,
+            "tool": self.tool,
+            "deployments": {name: asdict(deployment) for name, deployment in self.deployments.items()},
+        }
+
+
+class StateFile:
+    """The state of one home.
+
+    Args:
+        home: where it is kept.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._file = home.state_file
+        self._lock = home.locks / "state.lock"
+
+    def read(self) -> State:
+        """What is deployed; an empty state when there is no file yet.
+
+        Raises:
+            StoreFailed: the file is damaged, or written by a newer mlo. It is left as it is.
+        """
+        try:
+            data = self._file.read_bytes()
+        except FileNotFoundError:
+            return State()
+        except OSError as error:
+            raise store_failed("read", self._file, error) from error
+        try:
+            document = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise self._unreadable(str(error)) from error
+        if not isinstance(document, dict):
+            raise self._unreadable("it is not a JSON object")
+        written = document.get("format")
+        if type(written) is int and written > FORMAT:
+            raise self._too_new(written, str(document.get("tool", "a newer mlo")))
+        try:
+            return _state(document)
+        except (LookupError, TypeError, ValueError) as error:
+            raise self._unreadable(f"{type(error).__name__}: {error}") from error
+
+    def update(self, change: Callable[[State], State]) -> State:
+        """Read, change and write as one step; nobody else's update comes in between.
+
+        Args:
+            change: the new state from the old one; a state that is equal is not written.
+
+        Returns:
+            What stands now, its serial one higher if anything changed.
+
+        Raises:
+            StoreFailed: the file cannot be read or written; it is left as it is.
+            Busy: somebody else has been writing for a minute.
+        """
+        with lock(self._lock, timeout=_LOCK_TIMEOUT, info={"what": "writing the state"}):
+            before = self.read()
+            wanted = change(before)
+            if wanted == before:
+                return before
+            after = replace(
+                wanted,
+                lineage=before.lineage or uuid4().hex,
+                serial=before.serial + 1,
+                tool=f"mlo {__version__}",
+            )
+            crash_point("state.before-write")
+            write_atomic(self._file, pretty_json(after.as_json()), mode=0o600)
+            crash_point("state.after-write")
+            return after
+
+    def _unreadable(self, cause: str) -> StoreFailed:
+        return StoreFailed(
+            Diagnostic(
+                code="E704",
+                message=f"the state {self._file} cannot be read",
+                cause=cause,
+                remedy="restore it from a backup; or move it away to begin with an empty one, after stopping the "
+                f"servers that were started from {self._file.parent}",
+                notes=("nothing was changed in it",),
+            )
+        )
+
+    def _too_new(self, written: int, tool: str) -> StoreFailed:
+        return StoreFailed(
+            Diagnostic(
+                code="E705",
+                message=f"the state {self._file} was written by {tool}",
+                cause=f"it has format {written}; mlo {__version__} knows formats up to {FORMAT}",
+                remedy=f"use {tool} or a later one here",
+                notes=("nothing was changed in it",),
+            )
+        )
+
+
+def foreign_intent(deployment: Deployment) -> Intent | None:
+    """The change to `deployment` that another process began and will not finish, as it is dead.
+
+    None when there is none, when it is this process's own, when its owner is alive, and when that cannot be seen from
+    here (another host). Who holds the deployment's lock knows more: then every intent is one that was broken off.
+    """
+    intent = deployment.intent
+    if intent is None:
+        return None
+    if intent.host != socket.gethostname():
+        return None
+    if intent.boot_id != boot_id():
+        return intent
+    return None if _lives(intent.pid, intent.started) else intent
+
+
+def boot_id() -> str:
+    """Identifies the running kernel since its start; empty where that cannot be known."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _lives(pid: int, started: str) -> bool:
+    """Whether the process that had `pid` at that time is alive, and not another one that got its number since."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        kernel = Path("/proc/stat").read_text(encoding="ascii")
+    except OSError:
+        return False
+    # proc(5): field 3 is the state, field 22 the start in clock ticks since boot; the name before may hold anything.
+    after_name = status.rpartition(")")[2].split()
+    if after_name[0] in "ZX":
+        return False
+    booted = next(int(line.split()[1]) for line in kernel.splitlines() if line.startswith("btime "))
+    born = booted + int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+    return born <= datetime.fromisoformat(started).timestamp() + 2  # btime is in whole seconds, and drifts
+
+
+def _state(document: Mapping[str, Any]) -> State:
+    if document["format"] != FORMAT:
+        raise ValueError(f"format {document['format']!r} is unknown")
+    for name, kind in (("lineage", str), ("serial", int), ("tool", str), ("deployments", dict)):
+        if type(document[name]) is not kind:
+            raise ValueError(f"{name} cannot be {document[name]!r}")
+    deployments = {name: _deployment(entry) for name, entry in document["deployments"].items()}
+    if strange := [name for name, deployment in deployments.items() if deployment.name != name]:
+        raise ValueError(f"the deployment under {strange[0]} has another name")
+    return State(document["lineage"], document["serial"], document["tool"], MappingProxyType(deployments))
+
+
+def _deployment(entry: Mapping[str, Any]) -> Deployment:
+    intent = entry["intent"]
+    members = {
+        **entry,
+        "history": tuple(Revision(**_typed(Revision, revision)) for revision in entry["history"]),
+        "intent": None if intent is None else Intent(**_typed(Intent, intent)),
+    }
+    return Deployment(**_typed(Deployment, members))
+
+
+def _typed(kind: type[Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The members of a dataclass whose text and whole numbers are what they are declared to be."""
+    declared = {member.name: {"str": str, "int": int}.get(str(member.type)) for member in fields(kind)}
+    members = dict(entry)
+    if members.keys() != declared.keys():
+        raise ValueError(f"{kind.__name__} has other members: {sorted(members.keys() ^ declared.keys())}")
+    for name, wanted in declared.items():
+        if wanted is not None and type(members[name]) is not wanted:
+            raise ValueError(f"{name} cannot be {members[name]!r}")
+    return members
