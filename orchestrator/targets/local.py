@@ -114,7 +114,7 @@ class LocalTarget:
         next switch. What served before the supervisor went away (a reboot, `kill -9`) is started again.
 
         Raises:
-            DeployFailed: E601 the supervisor does not start, E602 the port is in use.
+            DeployFailed: E601 the supervisor does not start, E618 the port is in use.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         with alone(self._folder):
@@ -129,7 +129,7 @@ class LocalTarget:
                     stop(self._folder)
                 raise DeployFailed(
                     Diagnostic(
-                        "E602",
+                        "E618",
                         f"port {wanted} of {LOOPBACK} cannot be used",
                         cause=f"{refused}".lower(),
                         remedy=f"stop what listens there (`ss -ltnp 'sport = :{wanted}'` shows it),"

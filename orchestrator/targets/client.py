@@ -1,0 +1,134 @@
+"""Asks a deployment: one call over HTTP, every failure explained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from orchestrator.backends.backend import Backend
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import DeployFailed
+from orchestrator.spec.signature import Signature
+from orchestrator.targets.inputs import read_inputs
+
+__all__ = ["Array", "infer", "read_inputs"]
+
+Array = np.ndarray[Any, Any]
+
+_LONGEST_REASON = 500
+"""Characters of a server's answer that are shown when it is not the JSON of an error."""
+
+
+def infer(
+    endpoint: str,
+    backend: Backend,
+    name: str,
+    inputs: Mapping[str, Array],
+    *,
+    timeout: float = 30.0,
+    signature: Signature | None = None,
+) -> dict[str, Array]:
+    """The outputs by name for these inputs.
+
+    Args:
+        endpoint: `http://HOST:PORT`.
+        backend: what serves there; it knows the wire format.
+        name: the model's name on the wire.
+        inputs: by name, each with its batch dimension if the model has one.
+        timeout: seconds for one call.
+        signature: the model's; if given, more rows than one call may have are sent in several calls.
+
+    Raises:
+        DeployFailed: E610 nothing listens, E611 the request is refused (4xx), E612 the server failed (5xx, broken
+            connection, an answer that is none), E613 no answer within `timeout`.
+    """
+    largest = _largest(signature, inputs)
+    if largest is None:
+        return _call(endpoint, backend, name, inputs, timeout)
+    rows = len(next(iter(inputs.values())))
+    parts = [
+        _call(endpoint, backend, name, {key: array[at : at + largest] for key, array in inputs.items()}, timeout)
+        for at in range(0, rows, largest)
+    ]
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _largest(signature: Signature | None, inputs: Mapping[str, Array]) -> int | None:
+    """The rows of one call, if there are more of them than one call may have."""
+    if signature is None or signature.batch is None:
+        return None
+    largest = signature.dims[signature.batch][1]
+    return largest if any(len(array) > largest for array in inputs.values()) else None
+
+
+def _call(endpoint: str, backend: Backend, name: str, inputs: Mapping[str, Array], timeout: float) -> dict[str, Array]:
+    body, headers = backend.encode(inputs)
+    where = urlsplit(endpoint)
+    connection = HTTPConnection(where.hostname or "", where.port, timeout=timeout)
+    try:
+        connection.request("POST", backend.infer_path(name), body, dict(headers))
+        answer = connection.getresponse()
+        content = answer.read()
+    except ConnectionRefusedError as error:
+        raise _failure(
+            "E610",
+            f"nothing listens at {endpoint}",
+            "the deployment is stopped",
+            f"run `mlo status {name}`, and `mlo apply` with its spec to start it again",
+        ) from error
+    except TimeoutError as error:
+        raise _failure(
+            "E613",
+            f"{endpoint} did not answer within {timeout:g} s",
+            "the call takes longer, or the server is overloaded",
+            "send fewer rows in one call, or wait longer with --timeout",
+        ) from error
+    except (OSError, HTTPException) as error:
+        raise _failure(
+            "E612",
+            f"the connection to {endpoint} broke before the answer came",
+            str(error) or type(error).__name__,
+            f"run `mlo logs {name}`",
+        ) from error
+    finally:
+        connection.close()
+    if answer.status != 200:
+        refused = 400 <= answer.status < 500
+        raise _failure(
+            "E611" if refused else "E612",
+            f"{endpoint} {'refused the request' if refused else 'failed'} with status {answer.status}",
+            _reason(content),
+            "correct the inputs" if refused else f"run `mlo logs {name}`",
+        )
+    try:
+        return backend.decode(content, {key.lower(): value for key, value in answer.getheaders()})
+    except ValueError as error:
+        raise _failure(
+            "E612",
+            f"the answer of {endpoint} is not one of {backend.name}",
+            str(error),
+            f"run `mlo status {name}`: it may be another server that listens there",
+        ) from error
+
+
+def _reason(content: bytes) -> str:
+    """What an answer says is wrong."""
+    text = content.decode("utf-8", "replace").strip()
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = None
+    if isinstance(document, dict):
+        for key in ("error", "message"):
+            if isinstance(document.get(key), str):
+                return str(document[key])
+    return text[:_LONGEST_REASON] or "it does not say why"
+
+
+def _failure(code: str, message: str, cause: str, remedy: str) -> DeployFailed:
+    return DeployFailed(Diagnostic(code, message, cause=cause, remedy=remedy))

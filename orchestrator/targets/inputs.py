@@ -1,0 +1,167 @@
+"""Reads the inputs of a call from a .json or .npz file and checks them against the model's signature."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import UsageError
+from orchestrator.spec.signature import Signature, Tensor
+
+__all__ = ["read_inputs"]
+
+Array = np.ndarray[Any, Any]
+
+_FORMS = '{"NAME": [[...]]}, {"inputs": {"NAME": [[...]]}} or a request of the Open Inference Protocol'
+
+
+class _UnfitError(Exception):
+    """What is wrong with the file, one line, and where in it."""
+
+
+def read_inputs(path: Path, signature: Signature) -> dict[str, Array]:
+    """The inputs by name, in the signature's order, in its dtypes, with the batch dimension.
+
+    A JSON file holds `{name: nested lists}`, the same below `"inputs"`, or a request of the Open Inference Protocol v2.
+    An .npz file may hold more arrays, such as labels; they are not read. A single row without its batch dimension gets
+    one, if that holds for all inputs.
+
+    Raises:
+        UsageError: E614 the file cannot be read, or does not fit the signature.
+    """
+    try:
+        found = _read_npz(path, signature) if path.suffix == ".npz" else _read_json(path)
+        _check_names(found, signature)
+        arrays = {tensor.name: _typed(tensor, found[tensor.name]) for tensor in signature.inputs}
+        return _shaped(arrays, signature)
+    except OSError as error:
+        raise _failure(path, error.strerror or str(error), signature) from error
+    except _UnfitError as error:
+        raise _failure(path, str(error), signature) from error
+
+
+def _check_names(found: Mapping[str, Array], signature: Signature) -> None:
+    named = [tensor.name for tensor in signature.inputs]
+    for name in named:
+        if name not in found:
+            raise _UnfitError(f"input {name} is missing; the file holds {', '.join(found) or 'nothing'}")
+    for name in found:
+        if name not in named:
+            raise _UnfitError(f"the model has no input {name}")
+
+
+def _read_npz(path: Path, signature: Signature) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {tensor.name: file[tensor.name] for tensor in signature.inputs if tensor.name in file.files}
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise _UnfitError(f"it is not an .npz file of plain arrays: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Array]:
+    if path.suffix != ".json":
+        raise _UnfitError("the file's name has to end in .json or .npz")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise _UnfitError("it is nested too deep") from error
+    except ValueError as error:  # no UTF-8, or no JSON: the message has the line and column
+        raise _UnfitError(f"it is not JSON: {error}") from error
+    body = document.get("inputs", document) if isinstance(document, dict) else document
+    if isinstance(body, list) and isinstance(document, dict):
+        return dict(_protocol_tensor(tensor) for tensor in body)
+    if not isinstance(body, dict):
+        raise _UnfitError(f"it has to hold {_FORMS}")
+    return {name: _array(name, value) for name, value in body.items()}
+
+
+def _protocol_tensor(tensor: Any) -> tuple[str, Array]:
+    try:
+        name, shape, data = str(tensor["name"]), tensor["shape"], tensor["data"]
+    except (TypeError, KeyError) as error:
+        raise _UnfitError('every entry of "inputs" needs "name", "shape" and "data"') from error
+    array = _array(name, data)
+    try:
+        return name, array.reshape(shape)
+    except (TypeError, ValueError) as error:
+        raise _UnfitError(f"input {name}: {array.size} numbers do not make the shape {shape}") from error
+
+
+def _array(name: str, value: Any) -> Array:
+    try:
+        array = np.array(value)
+    except (ValueError, OverflowError) as error:
+        raise _UnfitError(f"input {name}: its rows are of different lengths") from error
+    if array.dtype.kind not in "biuf" and array.size:
+        raise _UnfitError(f"input {name}: it holds something that is not a number")
+    return array
+
+
+def _typed(tensor: Tensor, array: Array) -> Array:
+    """The array in the tensor's dtype, if no value changes but by rounding."""
+    wanted = np.dtype(tensor.dtype)
+    # A JSON file has no dtypes: 1 may be meant as 1.0, and a whole 1.0 as 1.
+    with np.errstate(all="ignore"):
+        cast = array.astype(wanted)
+    whole = wanted.kind in "iub"
+    kept = np.array_equal(cast, array) if whole else bool(np.all(np.isfinite(cast) | ~np.isfinite(array)))
+    if not kept:
+        raise _UnfitError(f"input {tensor.name}: it holds numbers that {tensor.dtype} cannot hold")
+    return cast
+
+
+def _shaped(arrays: dict[str, Array], signature: Signature) -> dict[str, Array]:
+    """The arrays with their batch dimension, in shapes that the signature allows."""
+    tensors = {tensor.name: tensor for tensor in signature.inputs}
+    if signature.batch is not None and all(
+        (shape := tensors[name].shape) is not None and array.ndim == len(shape) - 1 for name, array in arrays.items()
+    ):
+        arrays = {name: array[np.newaxis] for name, array in arrays.items()}
+    sizes: dict[str, int] = {}
+    for name, array in arrays.items():
+        shape = tensors[name].shape
+        if shape is None:
+            continue
+        if array.ndim != len(shape):
+            raise _UnfitError(f"input {name}: its shape is {list(array.shape)}, and the model takes {_spelled(shape)}")
+        for size, dim in zip(array.shape, shape, strict=True):
+            if isinstance(dim, str):
+                if sizes.setdefault(dim, size) != size:
+                    raise _UnfitError(f"input {name}: {dim} is {size} here and {sizes[dim]} in another input")
+                _check_range(name, dim, size, signature)
+            elif size != dim:
+                raise _UnfitError(
+                    f"input {name}: its shape is {list(array.shape)}, and the model takes {_spelled(shape)}"
+                )
+    return arrays
+
+
+def _check_range(name: str, dim: str, size: int, signature: Signature) -> None:
+    low, high = signature.dims[dim]
+    # More rows than one call may have are sent in several calls.
+    if size < low or (size > high and dim != signature.batch):
+        raise _UnfitError(f"input {name}: {dim} is {size}, and the model takes {low} to {high}")
+
+
+def _spelled(shape: tuple[int | str, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _failure(path: Path, cause: str, signature: Signature) -> UsageError:
+    expected = ", ".join(
+        f"{tensor.name}: {tensor.dtype} {_spelled(tensor.shape) if tensor.shape is not None else ''}".rstrip()
+        for tensor in signature.inputs
+    )
+    return UsageError(
+        Diagnostic(
+            "E614",
+            f"{path} does not hold the model's inputs",
+            cause=cause,
+            remedy=f"give {expected}, as an .npz file or as JSON: {_FORMS}",
+        )
+    )

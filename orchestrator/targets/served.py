@@ -1,0 +1,49 @@
+"""The signature of what a deployment serves, read from the folder that its server was started from."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import DeployFailed
+from orchestrator.spec.signature import Signature
+from orchestrator.targets.control import SERVING_FILE, Recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.store.home import Home
+    from orchestrator.store.state import Deployment
+
+__all__ = ["served_signature"]
+
+
+def served_signature(home: Home, deployment: Deployment) -> Signature:
+    """What goes in and comes out of the revision that serves, or that served last.
+
+    Raises:
+        DeployFailed: E619 nothing was ever served, or its folder is gone.
+    """
+    folder = home.deployments / deployment.name
+    try:
+        recipe = Recipe.from_json(json.loads((folder / SERVING_FILE).read_text(encoding="utf-8")))
+        return _signature(folder / recipe.serving, recipe)
+    except FileNotFoundError as missing:
+        raise DeployFailed(
+            Diagnostic(
+                "E619",
+                f"{deployment.name} does not serve",
+                cause=f"{missing.filename} is not there",
+                remedy="run `mlo apply` with its spec",
+            )
+        ) from missing
+
+
+def _signature(serving: Path, recipe: Recipe) -> Signature:
+    """Every backend's folder holds the signature, since every server checks requests against it."""
+    if recipe.backend == "torchserve":
+        file = serving / "model-store" / recipe.name / "signature.json"
+        return Signature.from_json(json.loads(file.read_text(encoding="utf-8")))
+    config = json.loads((serving / "server.json").read_text(encoding="utf-8"))
+    return Signature.from_json(config["model"]["signature"])
