@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from orchestrator.spec.signature import Signature, Tensor
 
-__all__ = ["body_limit", "check_threads", "copy_file", "json_text", "largest_batch", "model_file", "write_file"]
+__all__ = ["body_limit", "copy_file", "json_text", "largest_batch", "model_file", "write_file"]
 
 MODEL_FILES = {"onnx": "model.onnx", "torchscript": "model.pt", "exported-program": "model.pt2"}
 """Format → the file that a variant of it holds."""
@@ -69,13 +69,3 @@ def body_limit(signature: Signature) -> int:
 
     numbers = max(sum(map(elements, signature.inputs)), sum(map(elements, signature.outputs)))
     return min(max(numbers * _BYTES_PER_NUMBER + 2**16, 2**20), 2**30)
-
-
-def check_threads(written: int, wanted: int) -> None:
-    """A server is started with the threads that its folder was written for: what is measured is what is served.
-
-    Raises:
-        ValueError: the numbers differ.
-    """
-    if written != wanted:
-        raise ValueError(f"the folder was written for {written} threads, and {wanted} are asked for")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends import torchserve_config as config
 from orchestrator.backends.backend import Launch
-from orchestrator.backends.folder import check_threads, copy_file, json_text, model_file, write_file
+from orchestrator.backends.folder import copy_file, json_text, model_file, write_file
 from orchestrator.backends.wire import decode_json, encode_json
 
 if TYPE_CHECKING:
@@ -69,15 +69,11 @@ class TorchServe:
     def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
         """Java itself, without TorchServe's own launcher, which neither forwards SIGTERM nor waits.
 
-        Only inference listens on a port; management and metrics listen on sockets inside `scratch`.
-
-        Raises:
-            ValueError: the folder was written for another number of threads.
+        Only inference listens on a port that is known; management and metrics listen on sockets inside `scratch`.
         """
-        check_threads(config.written_threads(folder), threads)
         argv = [sys.executable, "-m", "orchestrator.backends.torchserve_start"]
         argv += [str(folder), str(scratch), str(port)]
-        return Launch(argv=tuple(argv), env={}, cwd=scratch)
+        return Launch(argv=tuple(argv), env={"MLO_THREADS": str(threads)}, cwd=scratch)
 
     def ready_path(self, name: str) -> str:
         """A request that goes through the worker: `/ping` is "Healthy" long before a model is loaded."""

@@ -11,11 +11,9 @@ from orchestrator.backends.folder import body_limit, largest_batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
-
     from orchestrator.backends.backend import ServingSettings
 
-__all__ = ["LOG4J", "jvm_options", "local_properties", "manifest", "model_config", "properties", "written_threads"]
+__all__ = ["LOG4J", "jvm_options", "local_properties", "manifest", "model_config", "properties"]
 
 VERSION = "1"
 _HEAP = (128 * 2**20, 1024 * 2**20)
@@ -194,12 +192,6 @@ def jvm_options(settings: ServingSettings) -> str:
         "-XX:-UsePerfData",  # otherwise a file in /tmp, wherever the temporary folder is
     ]
     return "\n".join(options) + "\n"
-
-
-def written_threads(folder: Path) -> int:
-    """The threads that a serving folder was written for."""
-    (path,) = (folder / "model-store").glob("*/model-config.yaml")
-    return int(yaml.safe_load(path.read_text(encoding="utf-8"))["mlo"]["threads"])
 
 
 def _queue(settings: ServingSettings) -> int:

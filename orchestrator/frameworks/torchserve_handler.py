@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Handler:
         batch = self.signature["batch"]
         # Answers can be taken apart again only if every output has its row of every request.
         self.joins = batch is not None and all((t["shape"] or [None])[0] == batch for t in self.signature["outputs"])
-        torch.set_num_threads(int(config["threads"]))
+        torch.set_num_threads(int(os.environ.get("MLO_THREADS", config["threads"])))
         path = str(folder / config["file"])
         # weights and graphs only: neither loader runs Python code from the file.
         self.model = torch.jit.load(path, map_location="cpu") if path.endswith(".pt") else _exported(path)
