@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -63,9 +63,9 @@ class Job:
     rows: int
     key: _Key
     future: asyncio.Future[Mapping[str, Array]]
-    timer: asyncio.TimerHandle
     queued: float
     deadline: float
+    timer: asyncio.TimerHandle = field(init=False)
     started: float = 0.0
     finished: float = 0.0
     batch_rows: int = 0
@@ -114,9 +114,9 @@ class Batcher:
             raise RequestError(429, "too many requests wait already", reason="queue_full", retry_after=1)
         key = tuple(inputs[name].shape[1:] for name in sorted(inputs)) if self._limits.max_rows > 1 else ()
         future: asyncio.Future[Mapping[str, Array]] = self._loop.create_future()
-        timer = self._loop.call_later(timeout_s, self._expire, future)
         now = time.monotonic()
-        job = Job(inputs, rows, key, future, timer, now, now + timeout_s)
+        job = Job(inputs, rows, key, future, now, now + timeout_s)
+        job.timer = self._loop.call_later(timeout_s, self._expire, job)
         with self._changed:
             self._groups.setdefault(key, deque()).append(job)
             self._queued_rows += rows
@@ -127,6 +127,15 @@ class Batcher:
         """Take a request out; one that is running already runs to its end and its outputs are thrown away."""
         job.timer.cancel()
         job.future.cancel()
+        self._withdraw(job)
+
+    def _expire(self, job: Job) -> None:
+        if not job.future.done():
+            late = RequestError(504, "the answer took longer than the request may", reason="expired")
+            job.future.set_exception(late)
+        self._withdraw(job)
+
+    def _withdraw(self, job: Job) -> None:
         with self._changed:
             # A job that has been started is no longer in its group, and the group may be gone.
             if not job.started:
@@ -185,7 +194,7 @@ class Batcher:
             job = waiting.popleft()
             job.started = now
             self._queued_rows -= job.rows
-            if now < job.deadline:  # for others the timer answers
+            if now < job.deadline:  # the timer answers the others, as soon as the loop gets to it
                 jobs.append(job)
                 rows += job.rows
         if not waiting:
@@ -230,11 +239,6 @@ class Batcher:
                 job.future.set_exception(answer)
             else:
                 job.future.set_result(answer)
-
-    @staticmethod
-    def _expire(future: asyncio.Future[Mapping[str, Array]]) -> None:
-        if not future.done():
-            future.set_exception(RequestError(504, "the answer took longer than the request may", reason="expired"))
 
 
 def _split(outputs: Mapping[str, Array], jobs: list[Job]) -> list[Mapping[str, Array] | RequestError]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -41,7 +41,8 @@ class Running:
     """A server process that has bound its port."""
 
     process: subprocess.Popen[str]
-    port: int
+    reader: threading.Thread
+    port: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
     raw: list[str] = field(default_factory=list)
 
@@ -72,13 +73,26 @@ class Running:
             time.sleep(0.02)
         raise AssertionError(f"not ready: {self.raw}")
 
-    def messages(self) -> list[str]:
-        return [str(line["message"]) for line in self.log]
+    def wait_for_log(self, message: str) -> dict[str, Any]:
+        """The first log line with this message."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            for line in list(self.log):
+                if line["message"] == message:
+                    return line
+            time.sleep(0.01)
+        raise AssertionError(f"{message!r} was not logged: {self.raw}")
 
     def stop(self) -> int:
         """SIGTERM, then the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.wait_end()
+
+    def wait_end(self) -> int:
+        """The exit code, once the process has ended and all of its log is read."""
+        code = self.process.wait(60)
+        self.reader.join(60)
+        return code
 
 
 Start = Callable[..., Running]
@@ -159,42 +173,53 @@ def add_model(folder: Path, **settings: Any) -> Path:
     return write_server(folder, [helper.make_node("Add", ["x", "y"], ["z"])], sig, **settings)
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Start servers on free loopback ports; they are ended after the test."""
+@contextlib.contextmanager
+def starting() -> Iterator[Start]:
+    """Start servers on free loopback ports; they are ended afterwards."""
     running: list[Running] = []
 
     def start_one(config: Path, *arguments: str, ready: bool = True) -> Running:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.server", "--config", str(config), *arguments],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        server = Running(process, 0)
+        server = launch([sys.executable, "-m", "orchestrator.server", "--config", str(config), *arguments])
         running.append(server)
-        live = threading.Event()
-
-        def read() -> None:
-            assert process.stderr is not None
-            for line in process.stderr:
-                server.raw.append(line)
-                if line.startswith("{"):
-                    server.log.append(json.loads(line))
-                    if server.log[-1]["message"] == "live":
-                        server.port = int(server.log[-1]["address"].rpartition(":")[2])
-                        live.set()
-            live.set()
-            process.stderr.close()
-
-        threading.Thread(target=read, daemon=True).start()
-        assert live.wait(60)
         if ready:
             server.wait_ready()
         return server
 
-    yield start_one
-    for server in running:
-        if server.process.poll() is None:
-            server.process.kill()
-        server.process.wait()
+    try:
+        yield start_one
+    finally:
+        for server in running:
+            if server.process.poll() is None:
+                server.process.kill()
+            server.process.wait()
+            server.reader.join()
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """`starting`, for one test."""
+    with starting() as start_one:
+        yield start_one
+
+
+def launch(argv: list[str], **more: Any) -> Running:
+    """Start a server process, and wait until it has bound its port or ended."""
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, **more)
+    live = threading.Event()
+
+    def read() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            server.raw.append(line)
+            if line.startswith("{"):
+                server.log.append(json.loads(line))
+                if server.log[-1]["message"] == "live":
+                    server.port = int(server.log[-1]["address"].rpartition(":")[2])
+                    live.set()
+        live.set()
+        process.stderr.close()
+
+    server = Running(process, threading.Thread(target=read, daemon=True))
+    server.reader.start()
+    assert live.wait(60)
+    return server
