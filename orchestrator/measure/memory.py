@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from types import TracebackType
+from typing import Self
 
 import psutil
 
@@ -52,7 +53,7 @@ class MemoryWatch:
         self._end.set()
         self._thread.join()
 
-    def __enter__(self) -> MemoryWatch:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

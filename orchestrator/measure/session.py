@@ -16,12 +16,12 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from orchestrator.measure.cpus import CpuShare, confined, package_environment, thread_environment
 from orchestrator.measure.memory import MemoryWatch, end_tree, format_bytes
 
-__all__ = ["MeasureFailed", "MeasuredProcess"]
+__all__ = ["MeasureError", "MeasuredProcess"]
 
 _GOODBYE = 5.0
 """Seconds that a child has to end by itself once its commands end."""
@@ -29,7 +29,7 @@ _GOODBYE = 5.0
 _LOG_TAIL = 2000
 
 
-class MeasureFailed(Exception):
+class MeasureError(Exception):
     """A measured process did not do what it was told.
 
     Args:
@@ -96,7 +96,7 @@ class MeasuredProcess:
             timeout: seconds; the child is killed when they have passed.
 
         Raises:
-            MeasureFailed: it ran out of memory, died, took too long, or answered with an error. Only after `error` can
+            MeasureError: it ran out of memory, died, took too long, or answered with an error. Only after `error` can
                 it be asked again.
         """
         try:
@@ -110,7 +110,7 @@ class MeasuredProcess:
             end_tree(self._child.pid)
             raise self._out_of_memory()
         if "error" in reply:
-            raise MeasureFailed(reply["error"]["kind"], reply["error"]["message"], self.peak)
+            raise MeasureError(reply["error"]["kind"], reply["error"]["message"], self.peak)
         return reply
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class MeasuredProcess:
             self._child.wait()
         self._watch.close()
 
-    def __enter__(self) -> MeasuredProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -140,7 +140,7 @@ class MeasuredProcess:
             if not ready:
                 end_tree(self._child.pid)
                 self._child.wait()
-                raise MeasureFailed("time-out", f"no answer within {timeout:g} s", self.peak)
+                raise MeasureError("time-out", f"no answer within {timeout:g} s", self.peak)
             chunk = os.read(self._replies, 1 << 20)
             if not chunk:
                 raise self._ended()
@@ -148,12 +148,12 @@ class MeasuredProcess:
         line, _, self._buffered = self._buffered.partition(b"\n")
         return line
 
-    def _out_of_memory(self) -> MeasureFailed:
+    def _out_of_memory(self) -> MeasureError:
         assert self._memory is not None
         message = f"out of memory: peak {format_bytes(self.peak)} of {format_bytes(self._memory)}"
-        return MeasureFailed("memory", message, self.peak)
+        return MeasureError("memory", message, self.peak)
 
-    def _ended(self) -> MeasureFailed:
+    def _ended(self) -> MeasureError:
         code = self._child.wait()
         self._watch.close()
         if self._watch.exceeded:
@@ -161,8 +161,8 @@ class MeasuredProcess:
         if code < 0:
             name = signal.Signals(-code).name
             why = ", as the kernel does when the machine runs out of memory" if code == -signal.SIGKILL else ""
-            return MeasureFailed("died", f"its process was ended by {name}{why}", self.peak)
-        return MeasureFailed("died", f"its process ended with code {code}: {self._last_words()}", self.peak)
+            return MeasureError("died", f"its process was ended by {name}{why}", self.peak)
+        return MeasureError("died", f"its process ended with code {code}: {self._last_words()}", self.peak)
 
     def _last_words(self) -> str:
         lines = self._log.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip().splitlines()

@@ -1,0 +1,85 @@
+"""Who takes part in the runtime benchmark: the baseline, and the candidates that were made and verified."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.steps import StepContext
+
+__all__ = ["BASELINE", "LeftOut", "Participant", "participants"]
+
+BASELINE = "baseline"
+"""The name of the model as given, among the variants' names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """One thing to measure.
+
+    Attributes:
+        name: the variant's name, or `BASELINE`.
+        backend: what would serve it; empty for the baseline. Candidates are compared within a backend when dropping.
+        opener: `module:function` that opens its runtime.
+        arguments: the opener's, as JSON; see `orchestrator.frameworks.measure_session`.
+    """
+
+    name: str
+    backend: str
+    opener: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A candidate that is not measured, and why."""
+
+    name: str
+    reason: str
+
+
+def participants(
+    context: StepContext, signature: Mapping[str, Any], threads: int
+) -> tuple[list[Participant], list[LeftOut]]:
+    """The baseline first, then the candidates in the order of the parameters; and those that are left out.
+
+    Args:
+        context: of the step.
+        signature: the resolved one, as JSON.
+        threads: for each runtime.
+    """
+    inputs = {role: str(path) for role, path in context.inputs.items() if role in {"weights", "import"}}
+    arguments = {
+        "params": context.params["baseline"],
+        "inputs": inputs,
+        "project": str(context.project),
+        "signature": signature,
+        "threads": threads,
+    }
+    takes_part = [Participant(BASELINE, "", "orchestrator.frameworks.torch_source:open_baseline", arguments)]
+    left_out: list[LeftOut] = []
+    for candidate in context.params["candidates"]:
+        name = candidate["variant"]
+        if reason := _why_not(context, name):
+            left_out.append(LeftOut(name, reason))
+            continue
+        arguments = {
+            "format_name": candidate["format"],
+            "directory": str(context.inputs[f"variant:{name}"]),
+            "signature": signature,
+            "threads": threads,
+        }
+        opener = "orchestrator.frameworks.runtime:open_runtime"
+        takes_part.append(Participant(name, candidate["backend"], opener, arguments))
+    return takes_part, left_out
+
+
+def _why_not(context: StepContext, name: str) -> str:
+    if f"variant:{name}" not in context.inputs:
+        return "not measured: it could not be made"
+    if f"verdict:{name}" not in context.inputs:
+        return "not measured: it could not be verified"
+    verdict = json.loads((context.inputs[f"verdict:{name}"] / "verdict.json").read_bytes())
+    return "" if verdict["passed"] else "not measured: failed verification"

@@ -1,0 +1,95 @@
+"""The step `benchmark.runtime`: every verified candidate and the baseline, without a server around them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from orchestrator.measure.cpus import cpu_share
+from orchestrator.measure.json_file import write_json
+from orchestrator.measure.participants import LeftOut, participants
+from orchestrator.measure.runtime_report import artifact_bytes, participant_report, raw_arrays
+from orchestrator.measure.sweep import Measured, SweepSettings, sweep
+from orchestrator.spec.signature import Signature
+from orchestrator.steps import StepContext, StepError
+
+__all__ = ["benchmark"]
+
+
+def benchmark(context: StepContext) -> dict[str, Any]:
+    """Measure all candidates and the baseline; leaves `report.json` and `raw.npz` (docs/measuring.md).
+
+    Params: `candidates`, `baseline`, `batch_sizes`, `cpus`, `memory` (bytes), `time_budget` (seconds). Inputs: `import`,
+    `weights`, and `variant:NAME` and `verdict:NAME` where they were made.
+
+    Raises:
+        StepError: E440, no batch size lies within the model's range.
+    """
+    import numpy as np  # noqa: PLC0415 - see raw_arrays
+
+    imported = context.inputs["import"]
+    document = json.loads((imported / "signature.json").read_bytes())
+    signature = Signature.from_json(document)
+    share = cpu_share(context.params["cpus"])
+    takes_part, left_out = participants(context, document, share.threads)
+    settings = SweepSettings(
+        batch_sizes=_batch_sizes(context.params["batch_sizes"], signature),
+        batched=signature.batch is not None,
+        share=share,
+        memory=context.params["memory"],
+        samples=imported / "samples.npz",
+        time_budget=context.params["time_budget"],
+    )
+    everyone = sweep(takes_part, settings, context.scratch, context.progress)
+    report = {
+        "measured_on": share.as_json(),
+        "memory": settings.memory,
+        "batch_sizes": list(settings.batch_sizes),
+        "samples": json.loads((imported / "facts.json").read_bytes())["samples"],
+        "rounds": settings.rounds,
+        "baseline": participant_report(everyone[0], None),
+        "candidates": _candidates(context, everyone, left_out),
+    }
+    write_json(context.output / "report.json", report)
+    # Its types cannot see that the arrays are named by the keys alone.
+    np.savez_compressed(context.output / "raw.npz", **raw_arrays(everyone))  # type: ignore[arg-type]
+    return _summary(report)
+
+
+def _batch_sizes(wanted: list[int], signature: Signature) -> tuple[int, ...]:
+    if signature.batch is None:
+        return (1,)
+    low, high = signature.dims[signature.batch]
+    sizes = tuple(sorted({size for size in wanted if low <= size <= high}))
+    if not sizes:
+        raise StepError(
+            "E440",
+            "no batch size can be measured",
+            cause=f"{signature.batch} lies between {low} and {high}",
+            remedy="give batch sizes within that range",
+            at=("benchmark", "batch_sizes"),
+        )
+    return sizes
+
+
+def _candidates(context: StepContext, everyone: list[Measured], left_out: list[LeftOut]) -> list[dict[str, Any]]:
+    """All candidates in the order of the parameters, those that were left out too."""
+    baseline, *measured = everyone
+    reports = {m.name: participant_report(m, baseline) for m in measured}
+    reasons = {candidate.name: candidate.reason for candidate in left_out}
+    rows = []
+    for candidate in context.params["candidates"]:
+        name = candidate["variant"]
+        found = reports.get(name) or {"variant": name, "fate": "not measured", "reason": reasons[name], "batches": []}
+        size = artifact_bytes(context.inputs[f"variant:{name}"]) if f"variant:{name}" in context.inputs else None
+        rows.append({**candidate, **found, "artifact_bytes": size})
+    return rows
+
+
+def _summary(report: dict[str, Any]) -> dict[str, Any]:
+    measured = [c for c in report["candidates"] if c["fate"] in {"measured", "dominated"}]
+    return {
+        "measured": len(measured),
+        "left out": len(report["candidates"]) - len(measured),
+        "how": report["measured_on"]["how"],
+    }

@@ -1,0 +1,116 @@
+"""The runtime benchmark's report: what is computed, once, from the raw times. Documented in docs/measuring.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.measure.statistics import Comparison, compare_rounds, summarize
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from orchestrator.measure.sweep import Measured
+
+__all__ = ["artifact_bytes", "participant_report", "raw_arrays"]
+
+
+def participant_report(measured: Measured, baseline: Measured | None) -> dict[str, Any]:
+    """What is said of one participant, JSON.
+
+    Args:
+        measured: the participant.
+        baseline: what it is compared with; None for the baseline itself.
+    """
+    cold = measured.warm_up[min(measured.warm_up)].cold if measured.warm_up else ()
+    return {
+        "variant": measured.name,
+        "fate": measured.fate,
+        "reason": measured.reason,
+        "load_seconds": measured.load_seconds,
+        "first_inference_seconds": cold[0] if cold else None,
+        "peak_rss": measured.peak,
+        "largest_batch": max(measured.samples, default=None),
+        "limited_by": measured.limited_by,
+        "runtime": measured.facts,
+        "batches": [_batch(measured, rows) for rows in sorted(measured.samples)],
+        "against_baseline": None if baseline is None else _against(measured, baseline),
+    }
+
+
+def _batch(measured: Measured, rows: int) -> dict[str, Any]:
+    rounds = measured.samples[rows]
+    pooled = [seconds for chunk in rounds.values() for seconds in chunk]
+    warm_up = measured.warm_up.get(rows)
+    return {
+        "rows": rows,
+        "rounds": len(rounds),
+        **summarize(pooled).as_json(),
+        "rows_per_second": rows / fmean(pooled),
+        "without_warm_up": None
+        if warm_up is None
+        else {"first": warm_up.cold[0], "mean": fmean(warm_up.cold), "calls": len(warm_up.cold)},
+        "warm_up": None if warm_up is None else {"settled": warm_up.settled, "windows": len(warm_up.windows)},
+    }
+
+
+def _against(measured: Measured, baseline: Measured) -> dict[str, Any] | None:
+    """Compared with the baseline, round by round: one call of the smallest batch, and time for each row at the best."""
+    common = sorted(measured.samples.keys() & baseline.samples.keys())
+    if not common:
+        return None
+    smallest = common[0]
+    mine, its = _best_rows(measured), _best_rows(baseline)
+    latency = _paired(
+        {number: median(chunk) for number, chunk in measured.samples[smallest].items()},
+        {number: median(chunk) for number, chunk in baseline.samples[smallest].items()},
+    )
+    throughput = _paired(
+        {number: fmean(chunk) / mine for number, chunk in measured.samples[mine].items()},
+        {number: fmean(chunk) / its for number, chunk in baseline.samples[its].items()},
+    )
+    return {
+        "latency": {"rows": smallest, **latency.as_json()} if latency else None,
+        "throughput": {"rows": mine, "baseline_rows": its, **throughput.as_json()} if throughput else None,
+    }
+
+
+def _best_rows(measured: Measured) -> int:
+    """The batch size with the least time for each row."""
+    return min(
+        measured.samples,
+        key=lambda rows: fmean(s for chunk in measured.samples[rows].values() for s in chunk) / rows,
+    )
+
+
+def _paired(mine: Mapping[int, float], its: Mapping[int, float]) -> Comparison | None:
+    rounds = sorted(mine.keys() & its.keys())
+    if not rounds:
+        return None
+    return compare_rounds([mine[number] for number in rounds], [its[number] for number in rounds])
+
+
+def raw_arrays(everyone: list[Measured]) -> dict[str, np.ndarray[Any, Any]]:
+    """Every time that was taken, seconds, for `raw.npz`.
+
+    `VARIANT.bROWS.seconds` and `VARIANT.bROWS.round` (which round each belongs to), and `VARIANT.bROWS.cold`: the first
+    calls, before warming up.
+    """
+    import numpy as np  # noqa: PLC0415 - the command line imports what names this package, and must start fast
+
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for measured in everyone:
+        for rows, rounds in sorted(measured.samples.items()):
+            key = f"{measured.name}.b{rows}"
+            arrays[f"{key}.seconds"] = np.array([s for chunk in rounds.values() for s in chunk], dtype=np.float64)
+            arrays[f"{key}.round"] = np.array([n for n, chunk in rounds.items() for _ in chunk], dtype=np.int32)
+        for rows, warm_up in sorted(measured.warm_up.items()):
+            arrays[f"{measured.name}.b{rows}.cold"] = np.array(warm_up.cold, dtype=np.float64)
+    return arrays
+
+
+def artifact_bytes(folder: Path) -> int:
+    """The size of a variant: its model file and what belongs to it, without the facts for people."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name != "facts.json")

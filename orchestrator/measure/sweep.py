@@ -1,0 +1,290 @@
+"""Measures several runtimes in turns: every round a short piece of each, so that drift of the machine hits all alike.
+
+Each runs in a process of its own. First all are loaded and warmed up, one after the other; then come the rounds. After a
+few of them, what is clearly dominated is dropped and the rest share the time that is left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from orchestrator.measure.cpus import CpuShare
+from orchestrator.measure.participants import Participant
+from orchestrator.measure.session import MeasuredProcess, MeasureError
+from orchestrator.measure.statistics import settled
+
+__all__ = ["Measured", "SweepSettings", "WarmUp", "sweep"]
+
+_SESSION = "orchestrator.frameworks.measure_session"
+_ANSWER_TIMEOUT = 180.0
+_COLD_CALLS = 10
+_WINDOW_SECONDS = 0.04
+_CALLS_AT_MOST = 500
+_SHORTEST_CHUNK, _LONGEST_CHUNK = 0.005, 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSettings:
+    """How to measure.
+
+    Attributes:
+        batch_sizes: rows for each call, ascending; just (1,) for a model without a batch dimension.
+        batched: whether the inputs have a batch dimension.
+        share: the CPUs that the measured processes run on.
+        memory: bytes that each of them may use.
+        samples: the npz file of real rows.
+        time_budget: seconds for everything; no round starts that would not end in it.
+        measuring: seconds that the rounds of a fast model take together; a slow one takes what a call takes.
+        rounds: at most; the sign test wants six.
+        screening: rounds before what is dominated is dropped.
+        dominated: how many times slower than the best of its backend, at every batch size, is dominated.
+        warming: seconds of warm-up for each batch size at most.
+    """
+
+    batch_sizes: tuple[int, ...]
+    batched: bool
+    share: CpuShare
+    memory: int
+    samples: Path
+    time_budget: float
+    measuring: float = 12.0
+    rounds: int = 12
+    screening: int = 3
+    dominated: float = 2.0
+    warming: float = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """How one batch size settled: the first calls (seconds), the means of the windows after them, and whether it did."""
+
+    cold: tuple[float, ...]
+    windows: tuple[float, ...]
+    settled: bool
+
+
+@dataclass(slots=True)
+class Measured:
+    """What is known of one participant; filled while measuring.
+
+    Attributes:
+        fate: `measured`, `dominated`, `out of memory` (not even the smallest batch fits) or `failed`.
+        reason: a sentence, where it is not simply measured.
+        rows: the batch sizes that are still measured.
+        samples: rows → round → seconds of each call.
+        limited_by: why larger batch sizes are missing.
+    """
+
+    participant: Participant
+    rows: list[int]
+    fate: str = "measured"
+    reason: str = ""
+    load_seconds: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    warm_up: dict[int, WarmUp] = field(default_factory=dict)
+    samples: dict[int, dict[int, list[float]]] = field(default_factory=dict)
+    peak: int = 0
+    limited_by: str = ""
+
+    @property
+    def name(self) -> str:
+        """The participant's."""
+        return self.participant.name
+
+
+def sweep(
+    participants: Sequence[Participant],
+    settings: SweepSettings,
+    scratch: Path,
+    progress: Callable[..., None],
+) -> list[Measured]:
+    """Measure all participants; none that fails stops the others.
+
+    Args:
+        participants: what is measured, in this order.
+        settings: how.
+        scratch: working directories and logs of the processes, by participant.
+        progress: is told what is going on, with the fraction that is done.
+
+    Returns:
+        One for each participant, in their order.
+    """
+    running = _Sweep(settings, scratch, progress)
+    try:
+        return running.run(participants)
+    finally:
+        running.close()
+
+
+class _Sweep:
+    def __init__(self, settings: SweepSettings, scratch: Path, progress: Callable[..., None]) -> None:
+        self._settings = settings
+        self._scratch = scratch
+        self._progress = progress
+        self._processes: dict[str, MeasuredProcess] = {}
+        self._deadline = time.monotonic() + settings.time_budget
+
+    def run(self, participants: Sequence[Participant]) -> list[Measured]:
+        everyone = [Measured(p, list(self._settings.batch_sizes)) for p in participants]
+        for number, measured in enumerate(everyone):
+            self._progress(f"loading and warming up: {measured.name}", 0.5 * number / len(everyone))
+            if self._opened(measured):
+                self._warm(measured)
+        self._take_rounds(everyone)
+        for measured in everyone:
+            self._note_peak(measured)
+        return everyone
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.close()
+
+    def _opened(self, measured: Measured) -> bool:
+        """Start the process and load the model; the first time is the one that counts."""
+        name = measured.name
+        folder = self._scratch / name
+        process = MeasuredProcess(_SESSION, self._settings.share, memory=self._settings.memory, folder=folder)
+        self._processes[name] = process
+        command = {
+            "do": "open",
+            "opener": measured.participant.opener,
+            "arguments": dict(measured.participant.arguments),
+            "samples": str(self._settings.samples),
+            "batched": self._settings.batched,
+        }
+        try:
+            reply = process.ask(command, _ANSWER_TIMEOUT)
+        except MeasureError as error:
+            self._end(measured, "out of memory" if error.kind == "memory" else "failed", _at("load", error))
+            return False
+        if measured.load_seconds is None:
+            measured.load_seconds, measured.facts = reply["seconds"], reply["facts"]
+        return True
+
+    def _warm(self, measured: Measured) -> None:
+        for rows in list(measured.rows):
+            if rows not in measured.rows:
+                return  # a smaller size did not fit
+            cold = self._times(measured, rows, calls=_COLD_CALLS, seconds=self._settings.warming)
+            if cold is None:
+                return
+            windows: list[float] = []
+            ends = time.monotonic() + self._settings.warming - sum(cold)
+            while not settled(windows) and time.monotonic() < ends:
+                times = self._times(measured, rows, calls=_CALLS_AT_MOST, seconds=_WINDOW_SECONDS)
+                if times is None:
+                    return
+                windows.append(fmean(times))
+            measured.warm_up[rows] = WarmUp(tuple(cold), tuple(windows), settled(windows))
+
+    def _take_rounds(self, everyone: list[Measured]) -> None:
+        settings = self._settings
+        longest = 0.0
+        for number in range(settings.rounds):
+            alive = [measured for measured in everyone if measured.fate == "measured"]
+            begun = time.monotonic()
+            if not alive or (number and begun + longest > self._deadline):
+                return
+            cells = sum(len(measured.rows) for measured in alive)
+            chunk = min(max(settings.measuring / settings.rounds / max(1, cells), _SHORTEST_CHUNK), _LONGEST_CHUNK)
+            for turn, rows in enumerate(settings.batch_sizes):
+                first = (number + turn) % len(alive)
+                for measured in alive[first:] + alive[:first]:
+                    self._take_turn(measured, rows, number, chunk)
+            longest = max(longest, time.monotonic() - begun)
+            if number + 1 == settings.screening:
+                self._drop_dominated(alive)
+
+    def _take_turn(self, measured: Measured, rows: int, number: int, chunk: float) -> None:
+        if measured.fate != "measured" or rows not in measured.rows:
+            return
+        rounds = self._settings.rounds
+        self._progress(f"round {number + 1} of {rounds}, batch {rows}: {measured.name}", 0.5 + 0.5 * number / rounds)
+        times = self._times(measured, rows, calls=_CALLS_AT_MOST, seconds=chunk)
+        if times is not None:
+            measured.samples.setdefault(rows, {})[number] = times
+
+    def _times(self, measured: Measured, rows: int, *, calls: int, seconds: float) -> list[float] | None:
+        """Seconds of some calls; None if they failed, and then the participant's state says what is left of it."""
+        command = {"do": "run", "rows": rows, "calls": calls, "seconds": seconds}
+        try:
+            times: list[float] = self._processes[measured.name].ask(command, _ANSWER_TIMEOUT)["seconds"]
+        except MeasureError as error:
+            if error.kind == "memory":
+                self._shrink(measured, rows, error)
+            else:
+                self._end(measured, "failed", _at(f"batch {rows}", error))
+            return None
+        return times
+
+    def _shrink(self, measured: Measured, rows: int, error: MeasureError) -> None:
+        """This many rows do not fit: go on with fewer in a fresh process, or end."""
+        self._note_peak(measured)
+        measured.rows = [size for size in measured.rows if size < rows]
+        measured.limited_by = _at(f"batch {rows}", error)
+        for size in [size for size in measured.samples if size >= rows]:
+            del measured.samples[size]
+        if not measured.rows:
+            self._end(measured, "out of memory", measured.limited_by)
+            return
+        self._processes[measured.name].close()
+        # What was killed says nothing of the memory that the sizes which fit need.
+        measured.peak = 0
+        if self._opened(measured):
+            for size in tuple(measured.rows):
+                if measured.fate == "measured" and size in measured.rows:
+                    self._times(measured, size, calls=_COLD_CALLS, seconds=self._settings.warming)
+
+    def _drop_dominated(self, alive: list[Measured]) -> None:
+        for measured in alive:
+            peers = [
+                other
+                for other in alive
+                if other is not measured
+                and other.fate == "measured"
+                and measured.participant.backend
+                and other.participant.backend == measured.participant.backend
+            ]
+            for other in peers:
+                least = _times_slower(measured, other)
+                if least is not None and least >= self._settings.dominated:
+                    reason = (
+                        f"dropped after {self._settings.screening} rounds: at least {least:.1f} times slower than "
+                        f"{other.name} at every batch size"
+                    )
+                    self._end(measured, "dominated", reason)
+                    break
+
+    def _end(self, measured: Measured, fate: str, reason: str) -> None:
+        self._note_peak(measured)
+        measured.fate, measured.reason = fate, reason
+        self._processes[measured.name].close()
+
+    def _note_peak(self, measured: Measured) -> None:
+        measured.peak = max(measured.peak, self._processes[measured.name].peak)
+
+
+def _at(where: str, error: MeasureError) -> str:
+    if error.kind == "memory" and ": " in error.message:
+        what, _, numbers = error.message.partition(": ")
+        return f"{what} at {where}: {numbers}"
+    return f"at {where}: {error.message}"
+
+
+def _times_slower(measured: Measured, other: Measured) -> float | None:
+    """How many times slower one is than the other at the batch size that suits it best; None if nothing compares."""
+    ratios = [
+        median(_pooled(measured, rows)) / median(_pooled(other, rows))
+        for rows in measured.samples
+        if rows in other.samples
+    ]
+    return min(ratios, default=None)
+
+
+def _pooled(measured: Measured, rows: int) -> list[float]:
+    return [seconds for chunk in measured.samples[rows].values() for seconds in chunk]

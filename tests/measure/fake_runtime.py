@@ -1,0 +1,52 @@
+"""A stand-in for a runtime: it sleeps a known time, so that a test knows what must be measured. Not a model."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class SleepingRuntime:
+    """Sleeps `seconds` a call and `per_row` more for each row; takes memory or dies where it is told to."""
+
+    def __init__(self, behaviour: Mapping[str, Any]) -> None:
+        self._behaviour = behaviour
+        self._kept: list[bytearray] = []
+        self._calls = 0
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        rows = len(next(iter(inputs.values())))
+        self._calls += 1
+        if journal := self._behaviour.get("journal"):
+            with Path(journal).open("a", encoding="ascii") as file:
+                file.write(f"{self._behaviour['name']} {rows}\n")
+        if rows >= self._behaviour.get("takes_memory_from", 1 << 30):
+            self._kept.append(bytearray(os.urandom(1024) * 1024 * self._behaviour["mebibytes"]))
+        if rows >= self._behaviour.get("dies_from", 1 << 30):
+            os.abort()
+        if rows >= self._behaviour.get("raises_from", 1 << 30):
+            raise RuntimeError("the kernel does not like this batch\nand says more")
+        seconds = self._behaviour.get("seconds", 0.0) + rows * self._behaviour.get("per_row", 0.0)
+        cold = self._behaviour.get("first_call", 0.0) if self._calls == 1 else 0.0
+        time.sleep(seconds + cold)
+        return {"y": np.zeros((rows, 1), dtype=np.float32)}
+
+    def facts(self) -> dict[str, Any]:
+        return {"runtime": "asleep", "versions": {}, "threads": 1}
+
+
+def open_sleeping(behaviour: Mapping[str, Any], signature: object) -> SleepingRuntime:
+    """Opens it; loading takes as long as `load` says, or fails as `load_error` says."""
+    time.sleep(behaviour.get("load", 0.0))
+    if error := behaviour.get("load_error"):
+        raise ValueError(error)
+    runtime = SleepingRuntime(behaviour)
+    if size := behaviour.get("load_mebibytes"):
+        runtime._kept.append(bytearray(os.urandom(1024) * 1024 * size))
+        time.sleep(0.2)
+    return runtime

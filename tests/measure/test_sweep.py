@@ -1,0 +1,151 @@
+"""The sweep over runtimes, with stand-ins that sleep a known time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.measure.cpus import cpu_share
+from orchestrator.measure.participants import Participant
+from orchestrator.measure.runtime_report import participant_report
+from orchestrator.measure.session import MeasuredProcess
+from orchestrator.measure.sweep import Measured, SweepSettings, sweep
+
+Settings = Callable[..., SweepSettings]
+Sleeper = Callable[..., Participant]
+
+
+def _silent(message: str, fraction: float | None = None) -> None:
+    """Nobody watches."""
+
+
+def _run(participants: list[Participant], settings: SweepSettings, scratch: Path) -> dict[str, Measured]:
+    return {measured.name: measured for measured in sweep(participants, settings, scratch, _silent)}
+
+
+def test_what_is_measured_is_what_was_slept(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
+    one = sleeper("one", seconds=0.004, per_row=0.001, load=0.1, first_call=0.05)
+    report = participant_report(_run([one], settings(), tmp_path)["one"], None)
+    assert report["fate"] == "measured"
+    assert report["load_seconds"] >= 0.1
+    assert report["first_inference_seconds"] >= 0.055
+    first, second = report["batches"]
+    assert (first["rows"], second["rows"], first["rounds"]) == (1, 4, 6)
+    assert 0.005 <= first["p50"] < 0.02
+    assert 0.008 <= second["p50"] < 0.03
+    assert first["p50"] <= first["p90"] <= first["p99"] <= first["max"]
+    assert second["rows_per_second"] == pytest.approx(4 / second["mean"])
+    assert first["without_warm_up"]["first"] > first["p50"]
+    assert report["peak_rss"] > 2**20
+
+
+def test_rounds_take_turns_and_rotate(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
+    journal = str(tmp_path / "journal")
+    names = ["a", "b", "c"]
+    everyone = [sleeper(name, seconds=0.002, journal=journal) for name in names]
+    _run(everyone, settings(batch_sizes=(1,), measuring=0.1, warming=0.05), tmp_path)
+    calls = [line.split()[0] for line in Path(journal).read_text(encoding="ascii").splitlines()]
+    turns = [name for name, _ in groupby(calls)]
+    # Each is warmed up once; then six rounds, each with everyone once and another one first. Where a round ends with
+    # the one that the next begins with, two turns read as one, which does not happen when the order rotates by one.
+    assert turns[:3] == names
+    rounds = turns[3:]
+    assert "".join(rounds) == "abcbcacababcbcacab"
+
+
+def test_what_is_clearly_dominated_is_dropped_and_that_is_said(
+    sleeper: Sleeper, settings: Settings, tmp_path: Path
+) -> None:
+    everyone = [
+        sleeper("baseline", backend="", seconds=0.02),
+        sleeper("fast", seconds=0.002),
+        sleeper("slow", seconds=0.012),
+        sleeper("elsewhere", backend="torchserve", seconds=0.012),
+    ]
+    found = _run(everyone, settings(), tmp_path)
+    assert found["slow"].fate == "dominated"
+    assert "dropped after 2 rounds" in found["slow"].reason
+    assert "slower than fast at every batch size" in found["slow"].reason
+    assert [len(found[name].samples[1]) for name in ("baseline", "fast", "slow", "elsewhere")] == [6, 6, 2, 6]
+
+
+def test_a_slower_one_that_wins_at_one_batch_size_stays(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
+    everyone = [sleeper("steep", seconds=0.001, per_row=0.004), sleeper("flat", seconds=0.012)]
+    found = _run(everyone, settings(), tmp_path)
+    assert {measured.fate for measured in found.values()} == {"measured"}
+
+
+def test_out_of_memory_ends_the_sweep_with_the_largest_batch_that_fits(
+    sleeper: Sleeper, settings: Settings, tmp_path: Path
+) -> None:
+    hungry = sleeper("hungry", seconds=0.002, takes_memory_from=4, mebibytes=400)
+    found = _run([hungry, sleeper("other", seconds=0.002)], settings(batch_sizes=(1, 2, 4, 8), memory=2**28), tmp_path)
+    report = participant_report(found["hungry"], None)
+    assert report["fate"] == "measured"
+    assert report["largest_batch"] == 2
+    assert report["limited_by"].startswith("out of memory at batch 4: peak ")
+    assert report["limited_by"].endswith("of 256 MiB")
+    assert [batch["rows"] for batch in report["batches"]] == [1, 2]
+    assert report["peak_rss"] < 2**28
+    assert participant_report(found["other"], None)["largest_batch"] == 8
+
+
+def test_a_model_that_does_not_fit_is_out_of_memory_at_load(
+    sleeper: Sleeper, settings: Settings, tmp_path: Path
+) -> None:
+    found = _run([sleeper("huge", load_mebibytes=500)], settings(memory=2**28), tmp_path)
+    assert found["huge"].fate == "out of memory"
+    assert found["huge"].reason.startswith("out of memory at load: peak ")
+
+
+def test_a_child_that_crashes_fails_alone(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
+    everyone = [
+        sleeper("crashing", seconds=0.002, dies_from=4),
+        sleeper("refusing", seconds=0.002, raises_from=4),
+        sleeper("unloadable", load_error="no such operator"),
+        sleeper("good", seconds=0.002),
+    ]
+    found = _run(everyone, settings(), tmp_path)
+    assert found["crashing"].fate == "failed"
+    assert found["crashing"].reason == "at batch 4: its process was ended by SIGABRT"
+    assert found["refusing"].reason == "at batch 4: the kernel does not like this batch"
+    assert (found["unloadable"].fate, found["unloadable"].reason) == ("failed", "at load: no such operator")
+    assert found["good"].fate == "measured"
+    assert len(found["good"].samples[4]) == 6
+
+
+def test_the_time_budget_ends_the_rounds(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
+    found = _run([sleeper("slow", seconds=0.2)], settings(time_budget=1.5, rounds=50, warming=0.1), tmp_path)
+    assert found["slow"].fate == "measured"
+    assert 1 <= len(found["slow"].samples[1]) < 10
+
+
+def test_the_baseline_is_compared_round_by_round(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
+    everyone = [sleeper("baseline", backend="", seconds=0.01), sleeper("fast", seconds=0.002, per_row=0.001)]
+    found = _run(everyone, settings(), tmp_path)
+    against = participant_report(found["fast"], found["baseline"])["against_baseline"]
+    assert (against["latency"]["rows"], against["latency"]["rounds"]) == (1, 6)
+    assert against["latency"]["high"] < 1
+    assert 0.1 < against["latency"]["ratio"] < 0.7
+    assert (against["throughput"]["rows"], against["throughput"]["baseline_rows"]) == (4, 4)
+
+
+def test_a_child_that_waits_uses_no_cpu_and_ends_with_its_parent(tmp_path: Path) -> None:
+    with MeasuredProcess(
+        "orchestrator.frameworks.measure_session", cpu_share(1), memory=None, folder=tmp_path
+    ) as process:
+        with pytest.raises(Exception, match="nothing is open"):
+            process.ask({"do": "run", "rows": 1, "calls": 1, "seconds": 1}, 60)
+        child = psutil.Process(process.pid)
+        before = sum(child.cpu_times()[:2])
+        child_cpus = child.cpu_affinity()
+        with pytest.raises(psutil.TimeoutExpired):
+            child.wait(0.5)
+        assert sum(child.cpu_times()[:2]) - before < 0.1
+        assert child_cpus is not None
+        assert len(child_cpus) == 1
+    assert not child.is_running()
