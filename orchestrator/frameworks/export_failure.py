@@ -18,6 +18,7 @@ _UNSATISFIED = re.compile(
     r"Not all values of (?P<dim>\w+) = .* satisfy the generated guard (?P<guard>.+?)\.?$", re.MULTILINE
 )
 _DATA_DEPENDENT = re.compile(r"[Cc]ould not guard on data-dependent expression|Dynamic control flow is not supported")
+_NO_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='(?P<op>[\w.:]+)'")
 _USER_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in \w+\n\s*(?P<code>\S.*)')
 _BOILERPLATE = re.compile(
     r"^(Failed to (export|convert|decompose)|This is step|#|\(?Refer to|The error above|For more information)"
@@ -78,5 +79,12 @@ def conversion_failed(target: str, error: Exception, dims: frozenset[str]) -> St
             message,
             cause=f"a branch in its code depends on the values of a tensor{where}",
             remedy="write the branch with torch.where or torch.cond",
+        )
+    if match := _NO_OPERATOR.search(text):
+        return StepError(
+            "E422",
+            message,
+            cause=f"ONNX has no counterpart of the operator {match['op']}",
+            remedy="write it with other operators, or leave this format out of `optimize.formats`",
         )
     return StepError("E422", message, cause=headline(root))

@@ -47,7 +47,13 @@ def check_sizes(signature: Signature, samples: Samples, source: Call, converted:
     """
     done = []
     for case in _cases(samples, signature):
-        expected = _called(source, case, "the source model fails")
+        try:
+            expected = source(case.inputs)
+        # A model may refuse extreme values in any way, and `import` has told so; there is nothing to compare with then.
+        except Exception as error:
+            if case.dim is None:
+                continue
+            raise _failed(f"the source model fails with {case.name}", case, headline(error)) from error
         actual = _called(converted, case, "the converted model fails, and its source does not,")
         for tensor in signature.outputs:
             if off := _difference(expected[tensor.name], actual[tensor.name]):

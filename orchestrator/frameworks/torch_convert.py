@@ -168,7 +168,8 @@ def _scripted(job: TorchJob) -> Any:
 
 def _save_script(module: Any, path: Path) -> None:
     with quiet():
-        # A frozen module has lost its `training` flag and cannot be frozen again.
-        frozen = torch.jit.freeze(module) if hasattr(module, "training") else module
+        # A frozen module has lost its `training` flag and cannot be frozen again. What an exported program becomes
+        # carries the flag as set, although the program has no modes.
+        frozen = torch.jit.freeze(module.eval()) if hasattr(module, "training") else module
         frozen.save(str(path))
     without_debug_files(path)

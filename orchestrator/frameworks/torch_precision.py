@@ -31,6 +31,8 @@ class Bfloat16(torch.nn.Module):  # type: ignore[misc]
         super().__init__()
         self.model = module.to(torch.bfloat16)
         self._outputs = outputs
+        # Not eval(): what is inside has its mode already, and a loaded exported program refuses to be given one.
+        self.training = False
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The model's outputs, in their own dtypes, in order."""
@@ -77,7 +79,7 @@ def _narrowed(job: TorchJob) -> TorchJob:
             dtypes = tuple(
                 leaf.dtype for leaf in pytree.tree_leaves(job.module(*job.args)) if isinstance(leaf, torch.Tensor)
             )
-            module = Bfloat16(job.module, dtypes).eval()
+            module = Bfloat16(job.module, dtypes)
             module(*job.args)
     # The model's code may mix dtypes in any way; what it raises then is the reason.
     except Exception as error:

@@ -1,0 +1,231 @@
+"""Converting PyTorch models: what comes out runs at every declared size, and what would not is refused with its reason."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+
+from orchestrator.frameworks import torch_convert, torch_precision
+from orchestrator.frameworks.runtime import open_runtime
+from orchestrator.measure.verify import verify
+from orchestrator.optimize.formats import FORMATS, Way
+from orchestrator.steps import StepContext, StepError
+
+if TYPE_CHECKING:
+    from conftest import BuildCase, Case
+
+pytestmark = pytest.mark.frameworks
+
+CONVERT = {
+    "onnx": torch_convert.to_onnx,
+    "torchscript": torch_convert.to_torchscript,
+    "exported-program": torch_convert.to_exported_program,
+}
+BF16 = {
+    "torchscript": torch_precision.torchscript_to_bf16,
+    "exported-program": torch_precision.exported_program_to_bf16,
+}
+
+
+def verdict_of(case: Case, variant: Path, format_name: str, precision: str, **gates: float) -> dict[str, Any]:
+    context = case.context(
+        f"verify-{format_name}-{precision}",
+        {"import": case.imported, "variant": variant},
+        variant=f"{format_name}-{precision}", format=format_name, precision=precision, gates=gates,
+    )  # fmt: skip
+    verify(context)
+    document: dict[str, Any] = json.loads((context.output / "verdict.json").read_text("utf-8"))
+    return document
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("model", ["Cnn", "TwoInTwoOut", "Attention", "NoBatch"])
+def test_a_model_converts_and_passes_verification(case: BuildCase, model: str, format_name: str) -> None:
+    built = case(model)
+    context = built.context("convert")
+
+    facts = CONVERT[format_name](context)
+
+    assert sorted(p.name for p in context.output.iterdir()) == ["facts.json", FORMATS[format_name].file]
+    for dim, (low, high) in built.signature.dims.items():
+        assert {f"{dim} of {low}", f"{dim} of {high}"} <= set(facts["checked"])
+    verdict = verdict_of(built, context.output, format_name, "fp32")
+    assert verdict["passed"], verdict["gates"]
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("kind", ["torchscript", "exported-program"])
+def test_every_source_kind_converts_as_the_table_says(case: BuildCase, kind: str, format_name: str) -> None:
+    way = FORMATS[format_name].convert[kind]
+    if not isinstance(way, Way):
+        return
+    built = case("Cnn", kind)
+    context = built.context("convert")
+
+    CONVERT[format_name](context)
+
+    assert verdict_of(built, context.output, format_name, "fp32")["passed"]
+
+
+@pytest.mark.parametrize("format_name", BF16)
+@pytest.mark.parametrize("model", ["Cnn", "Attention"])
+def test_bfloat16_passes_its_gates_and_keeps_the_interface(case: BuildCase, model: str, format_name: str) -> None:
+    built = case(model)
+    context = built.context("convert")
+
+    BF16[format_name](context)
+
+    verdict = verdict_of(built, context.output, format_name, "bf16")
+    assert verdict["passed"], verdict["gates"]
+    errors = [gate["measured"] for gate in verdict["gates"] if gate["gate"] == "max_abs_error"]
+    assert max(errors) > 1e-5, "nothing was rounded to bfloat16"
+    runtime = open_runtime(format_name, context.output, built.signature, 1)
+    with np.load(built.imported / "samples.npz") as samples:
+        outputs = runtime.run({t.name: samples[t.name][:2] for t in built.signature.inputs})
+    assert {array.dtype.name for array in outputs.values()} == {"float32"}
+
+
+@pytest.mark.parametrize("format_name", BF16)
+@pytest.mark.parametrize("kind", ["torchscript", "exported-program"])
+def test_bfloat16_is_made_of_every_source_kind(case: BuildCase, kind: str, format_name: str) -> None:
+    if not isinstance(FORMATS[format_name].convert[kind], Way):
+        return
+    built = case("Cnn", kind)
+    context = built.context("convert")
+
+    BF16[format_name](context)
+
+    assert verdict_of(built, context.output, format_name, "bf16")["passed"]
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "exported-program"])
+def test_a_model_that_fixes_its_batch_is_refused_with_the_dimensions_name(case: BuildCase, format_name: str) -> None:
+    with pytest.raises(StepError) as failure:
+        CONVERT[format_name](case("FixedBatch").context("convert"))
+
+    assert failure.value.code == "E422"
+    assert "fixes dimension batch at 2" in failure.value.cause
+    assert failure.value.at == ("model", "dims", "batch")
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "exported-program"])
+def test_a_branch_on_values_is_refused_with_its_line(case: BuildCase, format_name: str) -> None:
+    with pytest.raises(StepError) as failure:
+        CONVERT[format_name](case("BranchOnValues").context("convert"))
+
+    assert failure.value.code == "E422"
+    assert "depends on the values of a tensor (zoo.py:" in failure.value.cause
+
+
+@pytest.mark.parametrize("model", ["FixedBatch", "BranchOnValues"])
+def test_what_a_trace_gets_wrong_is_scripted(case: BuildCase, model: str) -> None:
+    facts = torch_convert.to_torchscript(case(model).context("convert"))
+
+    assert facts["exporter"] == "script"
+
+
+def test_a_wrong_trace_that_cannot_be_scripted_is_refused(case: BuildCase) -> None:
+    context = case("BranchInNumpy").context("convert")
+
+    with pytest.raises(StepError) as failure:
+        torch_convert.to_torchscript(context)
+
+    assert failure.value.code == "E423"
+    assert "differs from its source with" in failure.value.message
+    assert any(note.startswith("scripting: ") for note in failure.value.notes)
+    assert not list(context.output.iterdir())
+
+
+def test_an_operator_without_a_translation_is_named(case: BuildCase) -> None:
+    with pytest.raises(StepError) as failure:
+        torch_convert.to_onnx(case("Sorted").context("convert"))
+
+    assert failure.value.code == "E422"
+    assert failure.value.cause == "ONNX has no counterpart of the operator prims.bessel_j0"
+
+
+def test_the_onnx_file_has_the_declared_names_and_dimensions(case: BuildCase) -> None:
+    context = case("TwoInTwoOut").context("convert")
+    torch_convert.to_onnx(context)
+
+    graph = onnx.load(str(context.output / "model.onnx")).graph
+
+    shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
+    assert shapes == {"ids": ["batch", "length"], "mask": ["batch", "length"]}
+    assert [v.name for v in graph.output] == ["tokens", "score"]
+
+
+def test_weights_too_large_for_one_file_go_beside_it(case: BuildCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_convert, "LARGEST_ONNX_FILE", 1000)
+    built = case("Cnn")
+    context = built.context("convert")
+
+    torch_convert.to_onnx(context)
+
+    assert (context.output / "model.onnx.data").stat().st_size > 10_000
+    assert (context.output / "model.onnx").stat().st_size < 10_000
+    assert verdict_of(built, context.output, "onnx", "fp32")["passed"]
+
+
+def test_a_dimension_with_one_size_is_fixed(case: BuildCase) -> None:
+    built = case("Cnn", dims={"batch": (1, 1)})
+    context = built.context("convert")
+
+    torch_convert.to_onnx(context)
+
+    shape = onnx.load(str(context.output / "model.onnx")).graph.input[0].type.tensor_type.shape
+    assert shape.dim[0].dim_value == 1
+
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from orchestrator.frameworks import onnx_quantize, torch_convert, torch_precision
+from orchestrator.steps import StepContext
+request = json.loads(sys.argv[1])
+module = {"c": torch_convert, "p": torch_precision, "q": onnx_quantize}[request["function"][0]]
+function = getattr(module, request["function"][1])
+inputs = {role: Path(path) for role, path in request["inputs"].items()}
+function(StepContext(request["params"], inputs, Path(request["output"]), Path(request["scratch"]), Path(request["project"])))
+"""
+
+
+def run_in_a_process(function: tuple[str, str], context: StepContext, seed: int) -> bytes:
+    request = {
+        "function": function,
+        "params": dict(context.params),
+        "inputs": {role: str(path) for role, path in context.inputs.items()},
+        "output": str(context.output),
+        "scratch": str(context.scratch),
+        "project": str(context.project),
+    }
+    subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps(request)],
+        check=True, capture_output=True, env={"PYTHONHASHSEED": str(seed), "PYTHONPATH": ":".join(p for p in sys.path if p)},
+    )  # fmt: skip
+    (model,) = (path for path in context.output.iterdir() if path.name.startswith("model."))
+    return model.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [("c", "to_onnx"), ("c", "to_torchscript"), ("c", "to_exported_program"),
+     ("p", "torchscript_to_bf16"), ("p", "exported_program_to_bf16")],
+    ids=lambda function: function[1],
+)  # fmt: skip
+def test_the_bytes_depend_on_the_model_alone(case: BuildCase, function: tuple[str, str]) -> None:
+    built = case("Cnn")
+
+    first = run_in_a_process(function, built.context("first"), seed=1)
+    second = run_in_a_process(function, built.context("second"), seed=2)
+
+    assert first == second
+    for path in (str(built.root), str(Path(__file__).parent), sys.prefix, "site-packages"):
+        assert path.encode() not in first

@@ -1,0 +1,83 @@
+"""Every runtime loads its format, calls it with numpy arrays, keeps to its threads and says what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from orchestrator.frameworks import torch_convert
+from orchestrator.frameworks.runtime import open_runtime
+from orchestrator.frameworks.torch_runtime import TorchRuntime
+from orchestrator.optimize.formats import FORMATS
+from orchestrator.spec.signature import Signature, Tensor
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from conftest import BuildCase
+
+pytestmark = pytest.mark.frameworks
+
+ANY = Signature((Tensor("x", "float32", (2,)),), (Tensor("y", "float32", (2,)),), {}, None)
+CONVERT = {
+    "onnx": torch_convert.to_onnx,
+    "torchscript": torch_convert.to_torchscript,
+    "exported-program": torch_convert.to_exported_program,
+}
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_runtime_answers_by_name_and_tells_what_it_is(case: BuildCase, format_name: str) -> None:
+    built = case("TwoInTwoOut")
+    context = built.context("convert")
+    CONVERT[format_name](context)
+    ids = np.arange(6, dtype=np.int64).reshape(2, 3)
+    mask = np.ones((2, 3), np.float32)
+    mask.flags.writeable = False
+
+    runtime = open_runtime(format_name, context.output, built.signature, 1)
+    outputs = runtime.run({"mask": mask, "ids": np.asfortranarray(ids)})
+
+    assert {name: (array.shape, array.dtype.name) for name, array in outputs.items()} == {
+        "tokens": ((2, 3, 8), "float32"),
+        "score": ((2, 1), "float32"),
+    }
+    facts = runtime.facts()
+    assert facts["threads"] == 1
+    assert all(facts["versions"].values())
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, format_name: str) -> None:
+    (tmp_path / FORMATS[format_name].file).write_bytes(b"not a model")
+
+    with pytest.raises(StepError) as failure:
+        open_runtime(format_name, tmp_path, ANY, 1)
+
+    assert failure.value.code == "E420"
+    assert failure.value.cause
+
+
+def test_bfloat16_comes_back_as_float32() -> None:
+    runtime = TorchRuntime(lambda x: x.to(torch.bfloat16), ANY, 1, "lambda")
+
+    assert runtime.run({"x": np.ones(2, np.float32)})["y"].dtype == np.float32
+
+
+def test_a_wrong_number_of_outputs_is_told() -> None:
+    runtime = TorchRuntime(lambda x: (x, x), ANY, 1, "lambda")
+
+    with pytest.raises(StepError, match="returns 2 tensors, and 1 outputs are declared"):
+        runtime.run({"x": np.ones(2, np.float32)})
+
+
+def test_threads_are_those_asked_for() -> None:
+    before = torch.get_num_threads()
+    try:
+        TorchRuntime(lambda x: x, ANY, 2, "lambda")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,105 @@
+"""The models that the tests convert: what a user's own module could hold."""
+# mypy: disable-error-code="misc,no-any-return"
+# PyTorch is not followed by mypy, so its classes and results are Any here.
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Cnn(nn.Module):
+    """Images to scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8 * 64, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.norm(self.conv(image))).flatten(1))
+
+
+class TwoInTwoOut(nn.Module):
+    """Token ids and a mask to token vectors and a score; two dynamic dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(16, 8)
+        self.score = nn.Linear(8, 1)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = self.embed(ids) * mask.unsqueeze(-1)
+        return tokens, self.score(tokens.sum(1))
+
+
+class FixedBatch(nn.Module):
+    """Takes its batch size for a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) * (1 if int(x.shape[0]) < 3 else 2)
+
+
+class BranchOnValues(nn.Module):
+    """Takes one way or the other by the values of its input: tracing fixes one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        if bool(x.sum() > 0):
+            return y * 100
+        return y - 50
+
+
+class BranchInNumpy(BranchOnValues):
+    """As above, in code that cannot be scripted either."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        if x.detach().numpy().sum() > 0:
+            return y * 100
+        return y - 50
+
+
+class Sorted(nn.Module):
+    """Uses an operator that ONNX has no translation of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(self.linear(x))
+
+
+class Attention(nn.Module):
+    """No convolution: matrix products and a softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(16, 48)
+        self.out = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        weights = torch.softmax(q @ k.transpose(1, 2) / 4.0, -1)
+        return self.out(weights @ v)
+
+
+class NoBatch(nn.Module):
+    """One signal of any length at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, signal: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"mean": self.linear(signal).mean(0), "top": self.linear(signal).argmax(1)}
