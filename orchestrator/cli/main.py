@@ -25,7 +25,10 @@ _COMMANDS = {
     "status": ("orchestrator.cli.status:status", "Show what is deployed and how it is."),
     "logs": ("orchestrator.cli.status:logs", "Show the log of a deployment's server."),
     "destroy": ("orchestrator.cli.status:destroy", "Stop a deployment and forget it."),
-    "explain": ("orchestrator.cli.explain:explain", "Say why: a step, a candidate, a value of the spec, an error code."),
+    "explain": (
+        "orchestrator.cli.explain:explain",
+        "Say why: a step, a candidate, a value of the spec, an error code.",
+    ),
     "gc": ("orchestrator.cli.gc:gc", "Free what no deployment needs any more."),
 }
 """Name → where it is and its line in the help. A command is imported when it is called: `mlo --help` must be quick."""
@@ -49,7 +52,9 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from orchestrator.engine.stop import Stop
 from orchestrator.engine.worker_process import WorkerEnd, run_worker
 from orchestrator.plan.resolve import Outcome, Resolved, Resolver, fates_document
 from orchestrator.plan.step import FileInput, Plan, Step
+from orchestrator.errors import Busy
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import digest_file
 from orchestrator.store.home import Home
@@ -55,7 +58,7 @@ class Executor:
             StoreFailed: the result cannot be kept.
             Busy: whoever computes the same key does not come to an end.
         """
-        with self._locked(step, f"key-{resolved.key}.lock", step.timeout * 2):
+        with self._locked(step, self._home.locks / f"key-{resolved.key}.lock", step.timeout * 2):
             if resolved.status != "forced":
                 again = self._resolver.resolve(step, outcomes)
                 if again is not None and again.outcome is not None:
@@ -66,12 +69,27 @@ class Executor:
             with self._locked(step, _measuring_lock(self._home), 4 * 3600.0):
                 return self._run(step, resolved, outcomes)
 
-    def _locked(self, step: Step, name: str | Path, timeout: float) -> Any:
-        def waiting(holder: str) -> None:
-            self._observer(Waiting(step.id, holder))
+    @contextmanager
+    def _locked(self, step: Step, path: Path, timeout: float) -> Iterator[None]:
+        """Hold a lock; waiting for it ends when somebody asks to stop."""
+        told = ""
 
-        path = name if isinstance(name, Path) else self._home.locks / name
-        return lock(path, timeout=timeout, info={"what": step.id, "plan": self._plan.name}, on_wait=waiting)
+        def waiting(holder: str) -> None:
+            nonlocal told
+            if holder != told:
+                told = holder
+                self._observer(Waiting(step.id, holder))
+
+        until = time.monotonic() + timeout
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(lock(path, timeout=0.5, info={"what": step.id}, on_wait=waiting))
+                    break
+                except Busy:
+                    if self._stop.level or time.monotonic() > until:
+                        raise
+            yield
 
     def _run(self, step: Step, resolved: Resolved, outcomes: Mapping[str, Outcome]) -> Outcome:
         self._observer(StepStarted(step.id, resolved.reason))

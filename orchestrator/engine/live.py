@@ -30,6 +30,8 @@ class Live:
         """The deploy step's status and its reason, given the digest of what is rendered if it is known."""
         if self.remembered is None or self.observed is None:
             return ("+", "not deployed yet") if rendered is not None else ("known after run", "not deployed yet")
+        if self.remembered.revision == 0:
+            return ("+" if rendered is not None else "known after run"), "an earlier deploy was broken off"
         if rendered is None:
             return "known after run", f"revision {self.remembered.revision} serves; depends on render"
         if self.observed.revision is None:

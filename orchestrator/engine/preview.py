@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +36,15 @@ class StepView:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A plan with the status of every step."""
+    """A plan with the status of every step.
+
+    Attributes:
+        parts: step id → the parts of its key, where the key is known.
+    """
 
     plan: Plan
     steps: tuple[StepView, ...]
+    parts: Mapping[str, Mapping[str, Any]]
 
     @property
     def changes(self) -> bool:
@@ -56,14 +62,22 @@ def preview(plan: Plan, resolver: Resolver, live: Live, *, forced: frozenset[str
         forced: ids of steps to run although their result is there.
     """
     outcomes: dict[str, Outcome] = {}
-    views: list[StepView] = []
-    for step in plan.steps:
-        view = _live_view(step, outcomes, live) if step.live else _view(step, outcomes, resolver, forced)
-        views.append(view)
-    return Preview(plan, tuple(views))
+    parts: dict[str, Mapping[str, Any]] = {}
+    views = [
+        _live_view(step, outcomes, live) if step.live else _view(step, outcomes, parts, resolver, forced=forced)
+        for step in plan.steps
+    ]
+    return Preview(plan, tuple(views), parts)
 
 
-def _view(step: Step, outcomes: dict[str, Outcome], resolver: Resolver, forced: frozenset[str]) -> StepView:
+def _view(
+    step: Step,
+    outcomes: dict[str, Outcome],
+    parts: dict[str, Mapping[str, Any]],
+    resolver: Resolver,
+    *,
+    forced: frozenset[str],
+) -> StepView:
     if blocker := resolver.blocked_by(step, outcomes):
         error = outcomes[blocker].error or {"message": f"{blocker} failed"}
         outcomes[step.id] = Outcome("skipped", None, error)
@@ -72,7 +86,10 @@ def _view(step: Step, outcomes: dict[str, Outcome], resolver: Resolver, forced: 
     if resolved is None:
         unknown = sorted(p for p in step.producers if p not in outcomes)
         named = ", ".join(unknown[:2]) + (f" and {len(unknown) - 2} more" if len(unknown) > 2 else "")
-        return StepView(step.id, step.kind, "known after run", f"depends on {named or 'the fates of the candidates'}", None)
+        return StepView(
+            step.id, step.kind, "known after run", f"depends on {named or 'the fates of the candidates'}", None
+        )
+    parts[step.id] = resolved.parts
     if resolved.outcome is not None:
         outcomes[step.id] = resolved.outcome
         reason = resolved.reason

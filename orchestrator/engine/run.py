@@ -11,7 +11,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.events import Observer, StepEnded, Stopping
 from orchestrator.engine.execute import Executor
 from orchestrator.engine.stop import Stop, stop_on_signals
-from orchestrator.errors import Interrupted, StepFailed
+from orchestrator.errors import Busy, Interrupted, StepFailed
 from orchestrator.plan.resolve import Outcome, Resolver
 from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec
@@ -99,8 +99,7 @@ class _Run:
                         break
                     done, _ = wait(self._running, timeout=0.2, return_when=FIRST_COMPLETED)
                     for future in done:
-                        step = self._running.pop(future)
-                        self._ended(step, future.result())
+                        self._ended(self._running.pop(future), future)
             except BaseException:
                 # Workers must not outlive the run: end them before the pool waits for its threads.
                 self._stop.ask()
@@ -163,7 +162,13 @@ class _Run:
         self._outcomes[step.id] = Outcome("skipped", None, error)
         self._observer(StepEnded(step.id, "skipped", 0.0, error["message"]))
 
-    def _ended(self, step: Step, outcome: Outcome) -> None:
+    def _ended(self, step: Step, future: Future[Outcome]) -> None:
+        try:
+            outcome = future.result()
+        except Busy:
+            if self._stop.level:
+                return  # it gave up waiting for a lock since somebody asked to stop
+            raise
         seconds = outcome.receipt.seconds if outcome.receipt is not None else 0.0
         self._settle(step, outcome, "done", seconds, "")
 

@@ -15,7 +15,7 @@ from orchestrator.plan.tools import version
 from orchestrator.store.atomic import canonical_json
 from orchestrator.store.digest import sha256_bytes
 
-__all__ = ["differences", "key_parts", "step_key"]
+__all__ = ["differences", "key_parts", "shortened", "step_key"]
 
 _DOMAIN = b"mlo.step.v1\0"
 
@@ -59,15 +59,16 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             lines.extend(differences(old, new, f"{path}."))
         elif name not in before:
-            lines.append(f"{path} is new: {_short(new)}")
+            lines.append(f"{path} is new: {shortened(new)}")
         elif name not in after:
-            lines.append(f"{path} is gone (was {_short(old)})")
+            lines.append(f"{path} is gone (was {shortened(old)})")
         else:
-            lines.append(f"{path} {_short(old)} → {_short(new)}")
+            lines.append(f"{path} {shortened(old)} → {shortened(new)}")
     return lines
 
 
-def _short(value: object) -> str:
+def shortened(value: object) -> str:
+    """A value of a key's parts on one line: digests to 12 digits, the rest to 60 characters."""
     if isinstance(value, str) and len(value) == 64:  # a digest
         return value[:12]
     text = str(value) if isinstance(value, str) else canonical_json(value).decode()

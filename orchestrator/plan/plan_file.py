@@ -77,7 +77,9 @@ def read_plan_file(path: Path) -> list[dict[str, Any]]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
-            Diagnostic("E210", f"cannot read the plan {path}", cause=str(error), remedy="write one with `mlo plan --out FILE`")
+            Diagnostic(
+                "E210", f"cannot read the plan {path}", cause=str(error), remedy="write one with `mlo plan --out FILE`"
+            )
         ) from error
     if not isinstance(document, dict) or "plans" not in document:
         raise UsageError(

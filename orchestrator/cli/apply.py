@@ -1,0 +1,136 @@
+"""`mlo apply`: convert, prove, measure, choose, render and deploy."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import console
+from orchestrator.cli.decision_text import decision_text
+from orchestrator.cli.options import find_home, json_option, lock_timeout_option, spec_options
+from orchestrator.cli.plan_text import plan_text
+from orchestrator.cli.progress import watch
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.engine.apply import apply_plan, plan_from_file
+from orchestrator.engine.planning import Planned, make_plan
+from orchestrator.engine.release import Released
+from orchestrator.engine.stop import Stop
+from orchestrator.errors import UsageError
+from orchestrator.plan.plan_file import read_plan_file
+from orchestrator.store.digest import StatCache
+from orchestrator.store.home import Home
+
+__all__ = ["apply"]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mlo apply specs/digits/digits.yaml               shows the plan and asks
+  mlo apply specs/digits/digits.yaml --yes --json  for pipelines
+  mlo apply digits.plan.json                       exactly what was reviewed
+  mlo apply spec.yaml --replace benchmark.runtime  measure again
+"""
+)
+@click.argument("specs", nargs=-1, required=True, metavar="SPEC|PLAN...", type=click.Path(path_type=Path))
+@click.option("--yes", "-y", is_flag=True, help="Do not ask. Needed where there is no terminal.")
+@click.option("--replace", "-r", "replaced", multiple=True, metavar="STEP", help="Run this step although it is cached.")
+@json_option
+@lock_timeout_option
+@spec_options
+def apply(
+    specs: tuple[Path, ...],
+    yes: bool,
+    replaced: tuple[str, ...],
+    as_json: bool,
+    lock_timeout: float,
+    platform: Path | None,
+    environment: str | None,
+) -> None:
+    """Convert, prove, measure, choose, render and deploy what the specs describe.
+
+    What is cached is not computed again, and what already serves is not touched. A saved plan is applied exactly, or
+    refused when what it was made from has moved.
+    """
+    home = find_home()
+    cache = StatCache(home)
+    released: list[Released] = []
+    stop = Stop()
+    for path in specs:
+        for planned, approved in _plans(path, home, cache, replaced, platform, environment):
+            if planned.loaded.warnings:
+                console.show_diagnostics(planned.loaded.warnings)
+            if not (yes or approved):
+                _ask(planned)
+            began = time.monotonic()
+            with watch(show_cached=planned.preview.changes) as observer:
+                result = apply_plan(planned, home, observer, stop, lock_timeout)
+            cache.save()
+            released.append(result)
+            if not as_json:
+                console.say(_told(result, time.monotonic() - began))
+    if as_json:
+        console.print_json({"deployments": [result.as_json() for result in released]})
+
+
+def _plans(
+    path: Path,
+    home: Home,
+    cache: StatCache,
+    replaced: tuple[str, ...],
+    platform: Path | None,
+    environment: str | None,
+) -> list[tuple[Planned, bool]]:
+    """The plans to apply, each with whether it was approved by being saved."""
+    if path.suffix != ".json":
+        return [(make_plan(path, home, cache, platform=platform, environment=environment, replaced=replaced), False)]
+    if replaced or platform or environment:
+        raise UsageError(
+            Diagnostic(
+                "E214",
+                "a saved plan is applied as it is",
+                cause="--replace, --platform and --environment were given when it was made",
+                remedy=f"leave them out, or plan again: mlo plan SPEC --out {path}",
+            )
+        )
+    return [(plan_from_file(path, document, home, cache), True) for document in read_plan_file(path)]
+
+
+def _ask(planned: Planned) -> None:
+    """Show the plan and wait for a yes; nothing waits where nobody can answer."""
+    if not planned.preview.changes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(
+            Diagnostic(
+                "E215",
+                "apply needs a yes, and there is no terminal to ask on",
+                remedy="add --yes, or apply a plan that was saved with `mlo plan --out FILE`",
+            )
+        )
+    console.tell(plan_text(planned.document()))
+    click.confirm("Apply this?", abort=True, err=True)
+
+
+def _told(result: Released, seconds: float) -> str:
+    deployment = result.deployment
+    if not result.changed:
+        head = (
+            f"{deployment.name}: nothing to do; revision {deployment.revision} ({deployment.variant} on "
+            f"{deployment.backend}) serves at {deployment.endpoint}"
+        )
+        return f"{head}\nartifacts: {result.artifacts}"
+    return "\n".join(
+        [
+            "",
+            decision_text(result.decision),
+            "",
+            f"{deployment.name}: revision {deployment.revision} ({deployment.variant} on {deployment.backend}) serves at "
+            f"{click.style(deployment.endpoint, bold=True)}, after {seconds:.0f} s",
+            f"artifacts: {result.artifacts}",
+            f"try: mlo predict {deployment.name} --input FILE.npz",
+        ]
+    )

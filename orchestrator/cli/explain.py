@@ -1,0 +1,86 @@
+"""`mlo explain`: why. An error code, a decision, a step, a candidate, a value of the spec."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli import console
+from orchestrator.cli.decision_text import candidate_text, decision_text
+from orchestrator.cli.options import find_home, spec_options
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import UsageError
+
+__all__ = ["explain"]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mlo explain E101                               what an error code means
+  mlo explain specs/digits/digits.yaml           why the winner won
+  mlo explain specs/digits/digits.yaml onnx-int8       what became of a candidate
+  mlo explain specs/digits/digits.yaml convert.onnx    why a step ran, and on what
+  mlo explain specs/digits/digits.yaml hardware.cpus   where a value comes from
+"""
+)
+@click.argument("what", metavar="CODE|SPEC")
+@click.argument("part", required=False, metavar="[STEP|CANDIDATE|KEY]")
+@spec_options
+def explain(what: str, part: str | None, platform: Path | None, environment: str | None) -> None:
+    """Say why: what an error code means, why the winner won, why a step ran, where a value comes from."""
+    if re.fullmatch(r"[EW]\d{3}", what):
+        from orchestrator.spec.catalogue import explain as explain_code  # noqa: PLC0415 - only for codes
+
+        console.say(explain_code(what))
+        return
+    from orchestrator.engine.planning import make_plan  # noqa: PLC0415 - not needed for codes
+    from orchestrator.store.digest import StatCache  # noqa: PLC0415
+
+    home = find_home()
+    planned = make_plan(Path(what), home, StatCache(home), platform=platform, environment=environment)
+    steps = {step.id: step for step in planned.preview.steps}
+    decision = planned.decision(home)
+    variants = {c["variant"]: c for c in decision["candidates"]} if decision is not None else {}
+    if part is None:
+        console.say(_no_decision(what) if decision is None else decision_text(decision))
+    elif part in steps:
+        console.say(_step_text(planned.explain_step(home, part)))
+    elif part in variants:
+        console.say(candidate_text(variants[part]))
+    elif (origin := planned.value_and_origin(part)) is not None:
+        console.say(f"{part} = {json.dumps(origin[0], default=str)}\nfrom {origin[1]}")
+    else:
+        raise _unknown(part, [*steps, *variants])
+
+
+def _no_decision(spec: str) -> str:
+    return f"nothing is decided yet for {spec} as it stands; run: mlo apply {spec}"
+
+
+def _unknown(part: str, known: list[str]) -> UsageError:
+    close = difflib.get_close_matches(part, known, 1)
+    remedy = f"did you mean `{close[0]}`?" if close else f"name a key of the spec, or one of {', '.join(known)}"
+    return UsageError(Diagnostic("E217", f"there is no step, candidate or key `{part}`", remedy=remedy))
+
+
+def _step_text(facts: dict[str, Any]) -> str:
+    lines = [f"{facts['id']}: {facts['status']} ({facts['reason']})"]
+    for name in ("key", "started", "seconds", "peak memory", "log", "reproduce"):
+        if facts.get(name):
+            lines.append(f"  {name}: {facts[name]}")
+    if facts.get("parts"):
+        lines.append("  depends on:")
+        lines += [f"    {line}" for line in facts["parts"]]
+    if facts.get("summary"):
+        lines.append("  result:")
+        lines += [f"    {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in facts["summary"].items()]
+    if facts.get("changed"):
+        lines.append("  changed since it last ran:")
+        lines += [f"    {line}" for line in facts["changed"]]
+    return "\n".join(lines)

@@ -1,0 +1,28 @@
+"""`mlo gc`: free what no deployment needs any more."""
+
+from __future__ import annotations
+
+import click
+
+from orchestrator.cli import console
+from orchestrator.cli.options import find_home
+from orchestrator.store.gc import collect, sweep
+
+__all__ = ["gc"]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mlo gc
+"""
+)
+def gc() -> None:
+    """Free what no deployment needs any more: results of former specs, leftovers of killed runs.
+
+    What the latest run of each step and what is deployed refer to stays. Safe beside a run that is going on.
+    """
+    home = find_home()
+    sweep(home)
+    freed = collect(home)
+    console.say(f"freed {freed / 2**20:.1f} MiB in {home.root}")

@@ -1,0 +1,97 @@
+"""`mlo plan` and `mlo show`: what apply would do, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli import console
+from orchestrator.cli.options import find_home, json_option, spec_options
+from orchestrator.cli.plan_text import plan_text
+from orchestrator.engine.planning import make_plan
+from orchestrator.errors import ExitCode
+from orchestrator.plan.plan_file import read_plan_file, write_plan_file
+from orchestrator.store.digest import StatCache
+
+__all__ = ["plan", "show"]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mlo plan specs/digits/digits.yaml
+  mlo plan specs/digits/digits.yaml --out digits.plan.json
+  mlo plan spec.yaml --detailed-exitcode; test $? -eq 2 && echo changes
+"""
+)
+@click.argument("specs", nargs=-1, required=True, metavar="SPEC...", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Save the plan, for `mlo apply FILE`.")
+@click.option("--replace", "-r", "replaced", multiple=True, metavar="STEP", help="Run this step although it is cached.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 when apply would change something.")
+@json_option
+@spec_options
+@click.pass_context
+def plan(
+    ctx: click.Context,
+    specs: tuple[Path, ...],
+    out: Path | None,
+    replaced: tuple[str, ...],
+    detailed_exitcode: bool,
+    as_json: bool,
+    platform: Path | None,
+    environment: str | None,
+) -> None:
+    """Show what apply would do, step by step, with the reason for each.
+
+    Nothing is run and nothing is changed.
+    """
+    home = find_home()
+    cache = StatCache(home)
+    documents: list[dict[str, Any]] = []
+    changes = False
+    for path in specs:
+        planned = make_plan(path, home, cache, platform=platform, environment=environment, replaced=replaced)
+        documents.append(planned.document())
+        changes = changes or planned.preview.changes
+        if planned.loaded.warnings:
+            console.show_diagnostics(planned.loaded.warnings)
+        if not as_json:
+            console.say(plan_text(documents[-1]))
+    cache.save()
+    if out is not None:
+        write_plan_file(out, documents)
+        console.tell(f"saved; apply exactly this with: mlo apply {out}")
+    if as_json:
+        console.print_json(json_form(documents))
+    if detailed_exitcode and changes:
+        ctx.exit(int(ExitCode.CHANGES_PENDING))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mlo show digits.plan.json
+  mlo show digits.plan.json --json
+"""
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def show(file: Path, as_json: bool) -> None:
+    """Show a saved plan as it was when it was made."""
+    documents = read_plan_file(file)
+    if as_json:
+        console.print_json(json_form(documents))
+        return
+    for document in documents:
+        console.say(plan_text(document))
+
+
+def json_form(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    """The document of `mlo plan --json`: the steps of the only plan at the top, and every plan by itself."""
+    plans = [
+        {name: document[name] for name in ("name", "spec", "environment", "steps", "refused", "deployed")}
+        for document in documents
+    ]
+    return {"steps": [step for p in plans for step in p["steps"]], "plans": plans}

@@ -1,0 +1,51 @@
+"""A plan as people read it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from orchestrator.cli import console
+
+__all__ = ["plan_text"]
+
+_COLOURS = {"run": "yellow", "forced": "yellow", "+": "green", "~": "yellow", "-": "red", "skipped": "red"}
+_WORDS = {"+": "+ create", "~": "~ change", "-": "- remove", "=": "= unchanged"}
+
+
+def plan_text(document: Mapping[str, Any]) -> str:
+    """The plan document of `plan_file.compose` as text."""
+    rows = [
+        (
+            click.style(_WORDS.get(step["status"], step["status"]), fg=_COLOURS.get(step["status"])),
+            step["id"],
+            step["reason"],
+        )
+        for step in document["steps"]
+    ]
+    parts = [f"{document['name']}: {document['spec']}", "", console.table(("status", "step", "reason"), rows)]
+    if document["refused"]:
+        refused = [(r["variant"], r["backend"], r["reason"]) for r in document["refused"]]
+        parts += ["", "Not tried:", console.table(("variant", "backend", "reason"), refused)]
+    parts += ["", _summary(document), ""]
+    return "\n".join(parts)
+
+
+def _summary(document: Mapping[str, Any]) -> str:
+    counts = Counter(step["status"] for step in document["steps"])
+    if set(counts) <= {"cached", "skipped", "="}:
+        return "Plan: nothing to do."
+    said = [
+        f"{counts['cached']} cached",
+        f"{counts['run'] + counts['forced']} to run",
+        f"{counts['known after run']} known after run",
+    ]
+    changes = [
+        f"{counts[sign]} to {word}"
+        for sign, word in (("+", "create"), ("~", "change"), ("-", "remove"))
+        if counts[sign]
+    ]
+    return f"Plan: {', '.join([*said, *changes])}."

@@ -1,0 +1,48 @@
+"""`mlo predict`: send inputs to a deployment and print what it answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import console
+from orchestrator.cli.deployments import find_deployment
+from orchestrator.cli.options import find_home, json_option
+
+__all__ = ["predict"]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mlo predict digits --input specs/digits/digits.npz
+  mlo predict digits --input request.json --json
+\b
+A JSON file holds {"image": [[...]]}, or a request of the Open Inference Protocol.
+"""
+)
+@click.argument("name")
+@click.option(
+    "--input", "input_", required=True, type=click.Path(path_type=Path), metavar="FILE", help="A .json or .npz file."
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.1), default=30.0, show_default=True, help="Seconds for an answer."
+)
+@json_option
+def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
+    """Send inputs to a deployment and print its outputs."""
+    from orchestrator.backends.table import backend  # noqa: PLC0415 - with numpy, which the help must not wait for
+    from orchestrator.targets.client import infer, read_inputs  # noqa: PLC0415
+    from orchestrator.targets.served import served_signature  # noqa: PLC0415
+
+    home = find_home()
+    deployment = find_deployment(home, name)
+    inputs = read_inputs(input_, served_signature(home, deployment))
+    outputs = infer(deployment.endpoint, backend(deployment.backend), name, inputs, timeout=timeout)
+    if as_json:
+        console.print_json({"outputs": {output: array.tolist() for output, array in outputs.items()}})
+        return
+    for output, array in outputs.items():
+        console.say(f"{output}: {array.dtype} {list(array.shape)}")
+        console.say(str(array))

@@ -1,0 +1,99 @@
+"""What a run shows while it goes on: lines, or a live view on a terminal. Always on standard error."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from orchestrator.cli import console
+from orchestrator.engine.events import (
+    Event,
+    Observer,
+    StepEnded,
+    StepProgress,
+    StepStarted,
+    Stopping,
+    Waiting,
+)
+
+__all__ = ["watch"]
+
+_MARKS = {
+    "done": ("done", "green"),
+    "cached": ("cached", None),
+    "failed": ("failed", "red"),
+    "skipped": ("skipped", "yellow"),
+}
+_QUIET_SECONDS = 5.0
+"""How often, at most, a step's own progress becomes a plain line."""
+
+
+@contextmanager
+def watch(*, show_cached: bool) -> Iterator[Observer]:
+    """The observer for the block: a live view on a terminal, plain lines elsewhere.
+
+    Args:
+        show_cached: whether cached steps get a line; a run that finds everything cached is better off with one line.
+    """
+    if console.wants_colour(sys.stderr):
+        from orchestrator.cli.live_view import live_view  # noqa: PLC0415 - rich is slow to import
+
+        with live_view(show_cached=show_cached) as observer:
+            yield observer
+        return
+    yield _Lines(show_cached=show_cached)
+
+
+class _Lines:
+    """Plain lines; called from several threads."""
+
+    def __init__(self, *, show_cached: bool) -> None:
+        self._show_cached = show_cached
+        self._told: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            if line := self._line(event):
+                console.tell(line)
+
+    def _line(self, event: Event) -> str | None:
+        match event:
+            case StepStarted(step, reason):
+                self._told[step] = time.monotonic()
+                return f"{step}: started ({reason})"
+            case StepProgress(step, message, fraction):
+                now = time.monotonic()
+                if now - self._told.get(step, 0.0) < _QUIET_SECONDS:
+                    return None
+                self._told[step] = now
+                return f"{step}: {message}" + ("" if fraction is None else f" ({fraction:.0%})")
+            case StepEnded():
+                return ended_line(event, show_cached=self._show_cached)
+            case Waiting(step, on):
+                return f"{step}: waiting for {on}"
+            case Stopping():
+                return stopping_line(event)
+
+
+def ended_line(event: StepEnded, *, show_cached: bool) -> str | None:
+    """One line for a step that ended; None when it is better left out."""
+    if event.status == "cached" and not show_cached:
+        return None
+    word, colour = _MARKS[event.status]
+    seconds = f" in {event.seconds:.1f} s" if event.seconds else ""
+    detail = f": {event.detail}" if event.detail and event.status != "cached" else ""
+    return f"{event.step}: {click.style(word, fg=colour)}{seconds}{detail}"
+
+
+def stopping_line(event: Stopping) -> str:
+    """What Ctrl-C brought about."""
+    running = ", ".join(event.running) or "nothing"
+    if event.level == 1:
+        return f"stopping after what runs now ({running}); measurements end at once; Ctrl-C again kills it"
+    return f"killing {running}"

@@ -1,0 +1,115 @@
+"""`mlo status`, `mlo logs` and `mlo destroy`: look after what is deployed."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from orchestrator.cli import console
+from orchestrator.cli.deployments import find_deployment
+from orchestrator.cli.options import find_home, json_option, lock_timeout_option
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.engine.release import deployment_lock
+from orchestrator.errors import ExitCode, UsageError
+from orchestrator.store.state import StateFile
+from orchestrator.targets.local import LocalTarget
+
+__all__ = ["destroy", "logs", "status"]
+
+_COLOURS = {"healthy": "green", "degraded": "yellow", "stopped": "red"}
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mlo status
+  mlo status digits
+  mlo status --json
+"""
+)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@json_option
+@click.pass_context
+def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
+    """Show what is deployed and how it is, as observed now.
+
+    Exits with 1 when something that should serve does not.
+    """
+    home = find_home()
+    known = StateFile(home).read().deployments
+    wanted = [find_deployment(home, name) for name in names] if names else [known[name] for name in sorted(known)]
+    rows = []
+    for deployment in wanted:
+        observed = LocalTarget(home.deployments / deployment.name).observe()
+        rows.append(
+            {
+                "name": deployment.name,
+                "target": deployment.target,
+                "health": observed.health,
+                "revision": observed.revision if observed.revision is not None else deployment.revision,
+                "endpoint": deployment.endpoint,
+                "backend": deployment.backend,
+                "variant": deployment.variant,
+            }
+        )
+    if as_json:
+        console.print_json({"deployments": rows})
+    elif not rows:
+        console.say("nothing is deployed; try: mlo apply SPEC")
+    else:
+        header = ("name", "target", "health", "revision", "backend", "variant", "endpoint")
+        cells = [
+            [click.style(str(row[c]), fg=_COLOURS.get(str(row[c]))) if c == "health" else str(row[c]) for c in header]
+            for row in rows
+        ]
+        console.say(console.table(header, cells, right=frozenset({3})))
+    if any(row["health"] != "healthy" for row in rows):
+        ctx.exit(int(ExitCode.FAILED))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mlo logs digits
+  mlo logs digits --lines 500
+  mlo logs digits --follow
+"""
+)
+@click.argument("name")
+@click.option(
+    "--lines", "-n", type=click.IntRange(min=1), default=100, show_default=True, help="How many from the end."
+)
+@click.option("--follow", "-f", is_flag=True, help="Go on as lines come, until Ctrl-C.")
+def logs(name: str, lines: int, follow: bool) -> None:
+    """Show the log of a deployment's server."""
+    home = find_home()
+    deployment = find_deployment(home, name)
+    for line in LocalTarget(home.deployments / deployment.name).logs(lines, follow=follow):
+        console.say(line)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mlo destroy digits
+  mlo destroy digits --yes
+"""
+)
+@click.argument("name")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask. Needed where there is no terminal.")
+@lock_timeout_option
+def destroy(name: str, yes: bool, lock_timeout: float) -> None:
+    """Stop a deployment and forget it; what was computed stays in the store."""
+    home = find_home()
+    deployment = find_deployment(home, name)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                Diagnostic("E215", "destroy needs a yes, and there is no terminal to ask on", remedy="add --yes")
+            )
+        click.confirm(f"Stop {name} at {deployment.endpoint}?", abort=True, err=True)
+    with deployment_lock(home, name, lock_timeout, lambda event: console.tell(f"waiting: {event}")):
+        LocalTarget(home.deployments / name).stop()
+        StateFile(home).update(lambda state: state.without_deployment(name))
+    console.say(f"{name}: stopped and forgotten; its artifacts stay in the store until `mlo gc`")

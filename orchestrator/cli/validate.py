@@ -1,0 +1,73 @@
+"""`mlo validate`: everything that is wrong with specs, at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import console
+from orchestrator.cli.options import spec_options
+from orchestrator.cli.report import render_github
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import ExitCode, SpecInvalid
+from orchestrator.spec.load import load_spec
+
+__all__ = ["validate"]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mlo validate specs/digits/digits.yaml
+  mlo validate specs/*/*.yaml --format github     annotations in a pull request
+  mlo validate spec.yaml --environment staging
+"""
+)
+@click.argument("specs", nargs=-1, required=True, metavar="SPEC...", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "github"]),
+    default="text",
+    show_default=True,
+    help="How to show what is wrong.",
+)
+@spec_options
+@click.pass_context
+def validate(
+    ctx: click.Context, specs: tuple[Path, ...], form: str, platform: Path | None, environment: str | None
+) -> None:
+    """Check specs and show what is wrong, with line and remedy.
+
+    Exits with 0 when all are valid (warnings are shown), with 65 when one is not.
+    """
+    results = [(path, *_check(path, platform, environment)) for path in specs]
+    invalid = any(not valid for _, valid, _ in results)
+    if form == "json":
+        document = {
+            "specs": [
+                {"file": str(path), "valid": valid, "diagnostics": [d.as_json() for d in found]}
+                for path, valid, found in results
+            ]
+        }
+        console.say(json.dumps(document, indent=2, ensure_ascii=False))
+    elif form == "github":
+        if text := render_github([d for _, _, found in results for d in found]):
+            console.say(text)
+    else:
+        for path, valid, found in results:
+            if found:
+                console.show_diagnostics(found)
+            if valid:
+                console.say(f"{path}: valid")
+    if invalid:
+        ctx.exit(int(ExitCode.INVALID_SPEC))
+
+
+def _check(path: Path, platform: Path | None, environment: str | None) -> tuple[bool, tuple[Diagnostic, ...]]:
+    try:
+        return True, load_spec(path, platform=platform, environment=environment).warnings
+    except SpecInvalid as error:
+        return False, tuple(error.diagnostics)

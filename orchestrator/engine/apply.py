@@ -1,0 +1,85 @@
+"""Apply: bring a plan's steps to their results, then take the result live."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.engine.events import Observer
+from orchestrator.engine.planning import Planned, make_plan
+from orchestrator.engine.release import Release, Released
+from orchestrator.engine.run import run_plan
+from orchestrator.engine.stop import Stop
+from orchestrator.errors import MloError
+from orchestrator.plan.plan_file import moved, refuse_stale
+from orchestrator.plan.resolve import Outcome
+from orchestrator.store.digest import StatCache
+from orchestrator.store.home import Home
+from orchestrator.store.trees import TreeStore
+
+__all__ = ["apply_plan", "decision_of", "plan_from_file", "run_steps"]
+
+
+def run_steps(planned: Planned, home: Home, observer: Observer, stop: Stop) -> dict[str, Outcome]:
+    """Everything up to the rendered artifacts.
+
+    Raises:
+        StepFailed: a step failed, or no candidate is left; Interrupted: Ctrl-C.
+    """
+    return run_plan(
+        planned.loaded, planned.plan, planned.resolver, home, observer=observer, stop=stop, forced=planned.forced
+    )
+
+
+def apply_plan(planned: Planned, home: Home, observer: Observer, stop: Stop, lock_timeout: float) -> Released:
+    """Everything.
+
+    Raises:
+        StepFailed, Interrupted: as `run_steps`.
+        Busy: somebody else deploys this name.
+        DeployFailed: the release did not come up; the former one serves on, and the error says so.
+    """
+    remembered = planned.live.remembered
+    try:
+        outcomes = run_steps(planned, home, observer, stop)
+        return Release(planned.loaded, planned.plan, outcomes, home, observer).release(lock_timeout)
+    except MloError as error:
+        if remembered is not None and remembered.revision:
+            kept = Diagnostic(
+                "W601",
+                f"{remembered.name} is as it was: revision {remembered.revision} at {remembered.endpoint}",
+                severity="warning",
+            )
+            raise type(error)(*error.diagnostics, kept) from error
+        raise
+
+
+def plan_from_file(file: Path, document: Mapping[str, Any], home: Home, cache: StatCache) -> Planned:
+    """The plan that a saved one describes, made anew.
+
+    Raises:
+        StalePlan: something has moved since, named.
+    """
+    planned = make_plan(
+        Path(document["spec"]),
+        home,
+        cache,
+        platform=None if document["platform"] is None else Path(document["platform"]),
+        environment=document["environment"],
+        replaced=document["forced"],
+    )
+    refuse_stale(file, moved(document, planned.document()))
+    return planned
+
+
+def decision_of(home: Home, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """decision.json of a run."""
+    receipt = outcomes["select"].receipt
+    if receipt is None or receipt.manifest is None:
+        raise ValueError("select is not done")
+    path = TreeStore(home).path(receipt.manifest.digest) / "decision.json"
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document

@@ -1,0 +1,162 @@
+"""From a spec's path to a plan with the status of every step."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.engine.live import Live, observe
+from orchestrator.engine.preview import Preview, preview
+from orchestrator.errors import UsageError
+from orchestrator.plan.compile import compile_plan
+from orchestrator.plan.keys import differences, shortened
+from orchestrator.plan.plan_file import compose
+from orchestrator.plan.resolve import Resolver
+from orchestrator.plan.step import Plan
+from orchestrator.spec.load import LoadedSpec, load_spec
+from orchestrator.store.digest import StatCache
+from orchestrator.store.home import Home
+from orchestrator.store.receipts import Receipts
+from orchestrator.store.trees import TreeStore
+
+__all__ = ["Planned", "make_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A spec with its plan and what is known of every step."""
+
+    loaded: LoadedSpec
+    plan: Plan
+    resolver: Resolver
+    live: Live
+    preview: Preview
+    forced: frozenset[str]
+
+    def document(self) -> dict[str, Any]:
+        """The plan as it is saved and shown."""
+        remembered = self.live.remembered
+        deployed = (
+            None
+            if remembered is None
+            else {"revision": remembered.revision, "rendered_digest": remembered.rendered_digest}
+        )
+        return compose(
+            spec=str(Path(self.loaded.document.file).absolute()),
+            environment=self.loaded.environment,
+            platform=None if self.loaded.platform is None else str(self.loaded.platform),
+            spec_digest=self.loaded.digest,
+            name=self.plan.name,
+            steps=[step.as_json() for step in self.preview.steps],
+            refused=[asdict(refused) for refused in self.plan.refused],
+            parts=self.preview.parts,
+            forced=sorted(self.forced),
+            deployed=deployed,
+        )
+
+    def decision(self, home: Home) -> dict[str, Any] | None:
+        """decision.json, when select's result is there."""
+        select = next(step for step in self.preview.steps if step.id == "select")
+        receipt = Receipts(home).read(select.key) if select.key is not None and select.status == "cached" else None
+        if receipt is None or receipt.manifest is None:
+            return None
+        path = TreeStore(home).path(receipt.manifest.digest) / "decision.json"
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return document
+
+    def explain_step(self, home: Home, step_id: str) -> dict[str, Any]:
+        """Everything that is known of one step, for `mlo explain`."""
+        view = next(step for step in self.preview.steps if step.id == step_id)
+        facts: dict[str, Any] = {"id": view.id, "status": view.status, "reason": view.reason, "key": view.key}
+        parts = self.preview.parts.get(step_id)
+        if parts is not None:
+            facts["parts"] = list(_leaves(parts))
+        receipts = Receipts(home)
+        last = receipts.latest(step_id, self.plan.name)
+        if last is None:
+            return facts
+        if parts is not None:
+            facts["changed"] = differences(last.parts, parts)
+        record = home.logs / f"{step_id}-{last.key[:12]}"
+        return facts | {
+            "started": last.started,
+            "seconds": last.seconds,
+            "peak memory": f"{last.peak_bytes / 2**20:.0f} MiB",
+            "summary": last.summary,
+            "log": str(record / "log.txt") if record.is_dir() else "",
+            "reproduce": str(record / "reproduce.sh") if record.is_dir() else "",
+        }
+
+    def value_and_origin(self, key: str) -> tuple[Any, str] | None:
+        """A value of the effective spec by its dotted path, and where it comes from; None when there is no such key."""
+        value: Any = self.loaded.spec.model_dump(mode="json")
+        path: list[str | int] = []
+        for part in key.split("."):
+            if isinstance(value, dict) and part in value:
+                value = value[part]
+                path.append(part)
+            elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+                value = value[int(part)]
+                path.append(int(part))
+            else:
+                return None
+        return value, self.loaded.origin(tuple(path))
+
+
+def _leaves(parts: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in sorted(parts.items()):
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name} = {shortened(value)}"
+
+
+def make_plan(
+    path: Path,
+    home: Home,
+    cache: StatCache,
+    *,
+    platform: Path | None = None,
+    environment: str | None = None,
+    replaced: Sequence[str] = (),
+) -> Planned:
+    """Load, compile and look up.
+
+    Args:
+        path: the spec.
+        home: the store.
+        cache: digests of files by stat, shared by several plans.
+        platform: the platform file; None looks for it.
+        environment: an entry of `environments:`.
+        replaced: ids of steps to run although they are cached.
+
+    Raises:
+        SpecInvalid: the spec is wrong.
+        UsageError: `replaced` names a step that is not in the plan.
+    """
+    loaded = load_spec(path, platform=platform, environment=environment)
+    plan = compile_plan(loaded)
+    _check_replaced(plan, replaced)
+    resolver = Resolver(loaded, plan, home, cache)
+    live = observe(loaded.spec, home)
+    forced = frozenset(replaced)
+    return Planned(loaded, plan, resolver, live, preview(plan, resolver, live, forced=forced), forced)
+
+
+def _check_replaced(plan: Plan, replaced: Sequence[str]) -> None:
+    known = [step.id for step in plan.steps if not step.live]
+    for name in replaced:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            raise UsageError(
+                Diagnostic(
+                    "E213",
+                    f"the plan has no step `{name}`",
+                    remedy=f"did you mean `{close[0]}`?" if close else f"name one of {', '.join(known)}",
+                )
+            )

@@ -1,0 +1,105 @@
+"""A small project and plans of small steps, run by real workers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.engine.events import Event
+from orchestrator.engine.run import run_plan
+from orchestrator.engine.stop import Stop
+from orchestrator.plan.resolve import Outcome, Resolver
+from orchestrator.plan.step import Plan, Step, StepOutput
+from orchestrator.spec.load import LoadedSpec, load_spec
+from orchestrator.store.digest import StatCache
+from orchestrator.store.home import Home
+from orchestrator.store.trees import TreeStore
+
+HERE = Path(__file__).parent
+
+SPEC = """\
+apiVersion: mlo/v1
+kind: ModelDeployment
+metadata:
+  name: small
+model:
+  source: {kind: torchscript, weights: weights.pt}
+  inputs: [{name: x, dtype: float32, shape: [batch, 4]}]
+  outputs: [{name: y}]
+  dims: {batch: {max: 8}}
+"""
+
+
+@dataclass
+class Project:
+    """A spec in a folder, a store, and a way to run steps."""
+
+    folder: Path
+    loaded: LoadedSpec
+    home: Home
+    events: list[Event] = field(default_factory=list)
+
+    def step(self, step_id: str, function: str, **changes: Any) -> Step:
+        values: dict[str, Any] = {
+            "id": step_id,
+            "kind": "convert",
+            "function": f"steps_under_test:{function}",
+            "revision": 1,
+            "params": {},
+            "inputs": {},
+        }
+        return Step(**{**values, **changes})
+
+    def plan(self, *steps: Step) -> Plan:
+        return Plan("small", steps, (), self.folder)
+
+    def run(self, *steps: Step, stop: Stop | None = None, forced: frozenset[str] = frozenset()) -> dict[str, Outcome]:
+        plan = self.plan(*steps)
+        resolver = Resolver(self.loaded, plan, self.home, StatCache(self.home))
+        return run_plan(
+            self.loaded, plan, resolver, self.home, observer=self.events.append, stop=stop or Stop(), forced=forced
+        )
+
+    def text(self, outcomes: Mapping[str, Outcome], step: str) -> str:
+        receipt = outcomes[step].receipt
+        assert receipt is not None
+        assert receipt.manifest is not None
+        return (TreeStore(self.home).path(receipt.manifest.digest) / "text.txt").read_text(encoding="utf-8")
+
+    def runs(self) -> int:
+        path = self.folder / "runs"
+        return len(path.read_text(encoding="utf-8")) if path.exists() else 0
+
+    def write_step(self, text: str = "hello", **changes: Any) -> Step:
+        return self.step("write", "write", params={"text": text, "runs": str(self.folder / "runs")}, **changes)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parents[1])]))
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "spec.yaml").write_text(SPEC, encoding="utf-8")
+    (folder / "weights.pt").write_text("weights", encoding="utf-8")
+    home = Home(tmp_path / "home")
+    home.prepare()
+    return Project(folder, load_spec(folder / "spec.yaml"), home)
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], bool]], None]:
+    """Wait for a condition, at most a minute."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        until = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < until, "it did not come about within a minute"
+            time.sleep(0.05)
+
+    return wait

@@ -1,0 +1,109 @@
+"""Step functions that behave and misbehave, run by real workers in the engine's tests."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from orchestrator.steps import StepContext, StepError
+
+
+def write(context: StepContext) -> dict[str, Any]:
+    """Writes its parameter, and notes in a file outside that it ran."""
+    (context.output / "text.txt").write_text(str(context.params["text"]), encoding="utf-8")
+    with Path(context.params["runs"]).open("a", encoding="utf-8") as runs:
+        runs.write("x")
+    return {"length": len(str(context.params["text"]))}
+
+
+def join(context: StepContext) -> dict[str, Any]:
+    texts = [
+        (path / "text.txt").read_text(encoding="utf-8") for _, path in sorted(context.inputs.items()) if path.is_dir()
+    ]
+    (context.output / "text.txt").write_text("+".join(texts), encoding="utf-8")
+    return {}
+
+
+def fates(context: StepContext) -> dict[str, Any]:
+    (context.output / "text.txt").write_text(context.inputs["fates"].read_text(encoding="utf-8"), encoding="utf-8")
+    return {}
+
+
+def imports_user_code(context: StepContext) -> dict[str, Any]:
+    sys.path.insert(0, str(context.project))
+    import blocks  # type: ignore[import-not-found] # a module of the test's own project
+
+    (context.output / "text.txt").write_text(blocks.WORD, encoding="utf-8")
+    return {}
+
+
+def refuse(context: StepContext) -> dict[str, Any]:
+    raise StepError(
+        "E499",
+        "cannot do it",
+        cause="it is a test",
+        remedy="do not ask",
+        at=("metadata", "name"),
+        notes=("more: this",),
+    )
+
+
+def fail(context: StepContext) -> dict[str, Any]:
+    raise RuntimeError("nobody foresaw this\nsecond line")
+
+
+def segfault(context: StepContext) -> dict[str, Any]:
+    print("about to crash", flush=True)
+    ctypes.string_at(0)
+    return {}
+
+
+def kill_itself(context: StepContext) -> dict[str, Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def exit_silently(context: StepContext) -> dict[str, Any]:
+    os._exit(3)
+
+
+def run_out_of_memory(context: StepContext) -> dict[str, Any]:
+    raise MemoryError
+
+
+def hang(context: StepContext) -> dict[str, Any]:
+    """Hangs with a child of its own, whose pid it leaves in a file."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(context.params["pids"]).write_text(f"{os.getpid()} {child.pid}", encoding="utf-8")
+    context.progress("hanging", 0.5)
+    time.sleep(600)
+    return {}
+
+
+def hang_alone(context: StepContext) -> dict[str, Any]:
+    Path(context.params["pids"]).write_text(f"{os.getpid()}", encoding="utf-8")
+    time.sleep(600)
+    return {}
+
+
+def slow(context: StepContext) -> dict[str, Any]:
+    Path(context.params["pids"]).write_text(str(os.getpid()), encoding="utf-8")
+    time.sleep(2)
+    (context.output / "text.txt").write_text("done", encoding="utf-8")
+    return {}
+
+
+def change_the_weights(context: StepContext) -> dict[str, Any]:
+    context.inputs["weights"].write_text("changed meanwhile", encoding="utf-8")
+    return {}
+
+
+def show_environment(context: StepContext) -> dict[str, Any]:
+    (context.output / "text.txt").write_text("\n".join(sorted(os.environ)), encoding="utf-8")
+    return {}

@@ -1,0 +1,94 @@
+"""A step that dies says of what, and where to look."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from orchestrator.errors import StepFailed
+
+if TYPE_CHECKING:
+    from conftest import Project  # type: ignore[import-not-found] # pytest's own fixtures module
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "message", "cause"),
+    [
+        ("refuse", "E499", "cannot do it", "it is a test"),
+        ("fail", "E401", "RuntimeError: nobody foresaw this", "steps_under_test.py"),
+        ("segfault", "E404", "bad died of SIGSEGV", "a crash in native code"),
+        ("kill_itself", "E404", "bad was killed (SIGKILL)", "somebody killed it"),
+        ("exit_silently", "E404", "bad ended with exit code 3 and left no result", "from within"),
+        ("run_out_of_memory", "E403", "bad ran out of memory", "Python could not allocate"),
+    ],
+)
+def test_each_death_is_told_by_its_cause(project: Project, function: str, code: str, message: str, cause: str) -> None:
+    with pytest.raises(StepFailed) as caught:
+        project.run(project.step("bad", function))
+    (told,) = caught.value.diagnostics
+    assert (told.code, told.message) == (code, message)
+    assert cause in told.cause
+    notes = dict(note.split(": ", 1) for note in told.notes)
+    assert Path(notes["log"]).is_file()
+    assert os.access(notes["reproduce"], os.X_OK)
+
+
+def test_a_refusal_points_at_the_line_that_is_to_blame(project: Project) -> None:
+    with pytest.raises(StepFailed) as caught:
+        project.run(project.step("bad", "refuse"))
+    span = caught.value.diagnostics[0].span
+    assert span is not None
+    assert (span.line, span.text.strip()) == (4, "name: small")
+
+
+def test_the_log_holds_the_python_line_of_a_native_crash(project: Project) -> None:
+    with pytest.raises(StepFailed) as caught:
+        project.run(project.step("bad", "segfault"))
+    notes = dict(note.split(": ", 1) for note in caught.value.diagnostics[0].notes)
+    log = Path(notes["log"]).read_text(encoding="utf-8")
+    assert "about to crash" in log
+    assert "in segfault" in log
+
+
+def test_the_reproduce_script_runs_the_step_alone(project: Project) -> None:
+    with pytest.raises(StepFailed) as caught:
+        project.run(project.step("bad", "fail"))
+    notes = dict(note.split(": ", 1) for note in caught.value.diagnostics[0].notes)
+    again = subprocess.run([notes["reproduce"]], capture_output=True, text=True, check=False, cwd="/")
+    assert again.returncode == 1
+    assert "RuntimeError: nobody foresaw this" in again.stderr
+
+
+def test_a_step_that_takes_too_long_is_ended_with_all_its_children(
+    project: Project, tmp_path: Path, wait_until: Callable[[Callable[[], bool]], None]
+) -> None:
+    pids = tmp_path / "pids"
+    with pytest.raises(StepFailed) as caught:
+        project.run(project.step("bad", "hang", params={"pids": str(pids)}, timeout=3))
+    assert caught.value.diagnostics[0].message == "bad took longer than 3 s"
+    for pid in pids.read_text(encoding="utf-8").split():
+        wait_until(lambda pid=pid: not psutil.pid_exists(int(pid)))
+
+
+def test_a_file_that_changes_while_it_is_read_leaves_no_receipt(project: Project) -> None:
+    from orchestrator.plan.step import FileInput
+
+    weights = FileInput(project.folder / "weights.pt", ("model", "source", "weights"))
+    with pytest.raises(StepFailed) as caught:
+        project.run(project.step("bad", "change_the_weights", inputs={"weights": weights}))
+    assert caught.value.diagnostics[0].message == "weights.pt changed while bad was reading it"
+    assert not list(project.home.receipts.glob("*.json"))
+
+
+def test_secrets_of_the_environment_do_not_reach_a_worker(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    outcomes = project.run(project.step("env", "show_environment"))
+    names = project.text(outcomes, "env").split()
+    assert "AWS_SECRET_ACCESS_KEY" not in names
+    assert "PATH" in names

@@ -1,0 +1,261 @@
+"""Plans run once, in the right order, and continue where they were."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from orchestrator.engine.events import StepEnded
+from orchestrator.engine.stop import Stop
+from orchestrator.errors import Interrupted, SpecInvalid, StepFailed
+from orchestrator.plan.step import FileInput, StepOutput
+from orchestrator.store.trees import TreeStore
+
+if TYPE_CHECKING:
+    from conftest import Project  # type: ignore[import-not-found] # pytest's own fixtures module
+
+WaitUntil = Callable[[Callable[[], bool]], None]
+
+
+def test_a_step_runs_once_and_is_cached_after(project: Project) -> None:
+    first = project.run(project.write_step())
+    second = project.run(project.write_step())
+    assert project.text(first, "write") == project.text(second, "write") == "hello"
+    assert project.runs() == 1
+    assert StepEnded("write", "cached", 0.0, f"computed {second['write'].receipt.started}") in project.events  # type: ignore[union-attr] # it is done
+
+
+def test_a_changed_parameter_runs_it_again_and_an_equal_result_leaves_the_rest_cached(project: Project) -> None:
+    join = project.step("join", "join", inputs={"a": StepOutput("write")})
+    project.run(project.write_step(), join)
+    # 'hello' again, but by another key: the step runs, its result is the same, so join stays cached.
+    changed = project.write_step(revision=2)
+    project.events.clear()
+    project.run(changed, join)
+    ended = {event.step: event.status for event in project.events if isinstance(event, StepEnded)}
+    assert ended == {"write": "done", "join": "cached"}
+
+
+def test_forcing_runs_a_cached_step(project: Project) -> None:
+    project.run(project.write_step())
+    project.run(project.write_step(), forced=frozenset({"write"}))
+    assert project.runs() == 2
+
+
+def test_changed_code_of_the_user_runs_the_step_again(project: Project) -> None:
+    blocks = project.folder / "blocks.py"
+    blocks.write_text("WORD = 'one'\n", encoding="utf-8")
+    step = project.step("code", "imports_user_code")
+    assert project.text(project.run(step), "code") == "one"
+    blocks.write_text("WORD = 'two!'\n", encoding="utf-8")
+    assert project.text(project.run(step), "code") == "two!"
+
+
+def test_a_candidate_that_refuses_is_a_fate_and_is_not_tried_again(project: Project) -> None:
+    steps = (
+        project.step("convert.a", "refuse", candidate="a"),
+        project.step("verify.a", "join", inputs={"a": StepOutput("convert.a")}, candidate="a"),
+        project.step(
+            "select", "fates", inputs={"a": StepOutput("verify.a")}, optional=frozenset({"a"}), gathers_fates=True
+        ),
+    )
+    outcomes = project.run(*steps)
+    assert {name: outcome.status for name, outcome in outcomes.items()} == {
+        "convert.a": "failed",
+        "verify.a": "skipped",
+        "select": "done",
+    }
+    fates = json.loads(project.text(outcomes, "select"))
+    assert fates["convert.a"] == {
+        "status": "failed",
+        "error": {"code": "E499", "message": "cannot do it", "cause": "it is a test", "remedy": "do not ask"},
+    }
+    project.events.clear()
+    project.run(*steps)
+    assert not [event for event in project.events if type(event).__name__ == "StepStarted"]
+
+
+def test_a_candidate_that_crashes_is_tried_again(project: Project) -> None:
+    step = project.step("convert.a", "kill_itself", candidate="a")
+    project.run(step)
+    project.events.clear()
+    project.run(step)
+    assert [event for event in project.events if type(event).__name__ == "StepStarted"]
+
+
+def test_any_other_step_that_fails_ends_the_run(project: Project) -> None:
+    with pytest.raises(StepFailed):
+        project.run(project.step("import", "refuse"), project.write_step(inputs={"a": StepOutput("import")}))
+    assert project.runs() == 0
+
+
+def test_a_damaged_result_is_found_and_computed_again(project: Project) -> None:
+    outcomes = project.run(project.write_step())
+    receipt = outcomes["write"].receipt
+    assert receipt is not None
+    assert receipt.manifest is not None
+    stored = TreeStore(project.home).path(receipt.manifest.digest) / "text.txt"
+    stored.chmod(0o644)
+    stored.write_text("jello", encoding="utf-8")
+    again = project.run(project.write_step())
+    assert project.text(again, "write") == "hello"
+    assert project.runs() == 2
+
+
+def test_a_missing_input_names_the_line(project: Project) -> None:
+    (project.folder / "weights.pt").unlink()
+    weights = FileInput(project.folder / "weights.pt", ("model", "source", "weights"))
+    with pytest.raises(SpecInvalid) as caught:
+        project.run(project.step("import", "join", inputs={"weights": weights}))
+    told = caught.value.diagnostics[0]
+    assert told.code == "E203"
+    assert told.span is not None
+    assert told.span.line == 6
+
+
+def test_a_step_that_measures_runs_alone(project: Project, tmp_path: Path) -> None:
+    order: list[str] = []
+    lock = threading.Lock()
+
+    def note(event: object) -> None:
+        with lock:
+            order.append(f"{type(event).__name__} {getattr(event, 'step', '')}")
+
+    project.events = type("Sink", (list,), {"append": lambda self, event: note(event)})()  # type: ignore[assignment]
+    project.run(
+        project.step("a", "slow", params={"pids": str(tmp_path / "a")}),
+        project.step("b", "slow", params={"pids": str(tmp_path / "b")}, exclusive=True),
+        project.step("c", "slow", params={"pids": str(tmp_path / "c")}),
+    )
+    begun = order.index("StepStarted b")
+    assert order[begun + 1] == "StepEnded b"
+
+
+def interrupt_when(path: Path, stop: Stop, times: int, wait_until: WaitUntil) -> threading.Thread:
+    def ask() -> None:
+        wait_until(path.exists)
+        for _ in range(times):
+            stop.ask()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread
+
+
+def test_one_interrupt_lets_a_step_finish(project: Project, tmp_path: Path, wait_until: WaitUntil) -> None:
+    stop, pids = Stop(), tmp_path / "pids"
+    thread = interrupt_when(pids, stop, 1, wait_until)
+    step = project.step("slow", "slow", params={"pids": str(pids)})
+    with pytest.raises(Interrupted):
+        project.run(step, project.write_step(inputs={"a": StepOutput("slow")}), stop=stop)
+    thread.join()
+    assert project.runs() == 0
+    assert project.text(project.run(step), "slow") == "done"
+
+
+def test_one_interrupt_ends_a_measurement(project: Project, tmp_path: Path, wait_until: WaitUntil) -> None:
+    stop, pids = Stop(), tmp_path / "pids"
+    thread = interrupt_when(pids, stop, 1, wait_until)
+    with pytest.raises(Interrupted):
+        project.run(project.step("bench", "hang_alone", params={"pids": str(pids)}, exclusive=True), stop=stop)
+    thread.join()
+
+
+def test_two_interrupts_kill_what_runs(project: Project, tmp_path: Path, wait_until: WaitUntil) -> None:
+    stop, pids = Stop(), tmp_path / "pids"
+    thread = interrupt_when(pids, stop, 2, wait_until)
+    with pytest.raises(Interrupted):
+        project.run(project.step("hang", "hang", params={"pids": str(pids)}), stop=stop)
+    thread.join()
+    for pid in pids.read_text(encoding="utf-8").split():
+        wait_until(lambda pid=pid: not psutil.pid_exists(int(pid)))
+
+
+RUN_A_PLAN = """
+import sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+import conftest
+from orchestrator.spec.load import load_spec
+from orchestrator.store.home import Home
+home = Home(Path({home!r})); home.prepare()
+p = conftest.Project(Path({folder!r}), load_spec({folder!r} + "/spec.yaml"), home)
+{body}
+"""
+
+
+def child(project: Project, body: str, **env: str) -> subprocess.Popen[bytes]:
+    here = Path(__file__).parent
+    code = RUN_A_PLAN.format(
+        path=[str(here), str(here.parents[1])], home=str(project.home.root), folder=str(project.folder), body=body
+    )
+    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **env})
+
+
+def test_kill_minus_nine_of_the_parent_leaves_no_orphans(
+    project: Project, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    pids = tmp_path / "pids"
+    parent = child(project, f"p.run(p.step('hang', 'hang_alone', params={{'pids': {str(pids)!r}}}))")
+    wait_until(lambda: pids.exists() and bool(pids.read_text(encoding="utf-8")))
+    worker = int(pids.read_text(encoding="utf-8").split()[0])
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not psutil.pid_exists(worker))
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "engine.before-worker",
+        "engine.after-worker",
+        "engine.before-receipt",
+        "engine.after-receipt",
+        "tree.after-rename",
+    ],
+)
+def test_a_run_killed_anywhere_continues_where_it_was(project: Project, point: str) -> None:
+    body = "p.run(p.write_step(), p.step('join', 'join', inputs={'a': conftest.StepOutput('write')}))"
+    killed = child(project, body, MLO_CRASH_AT=point)
+    assert killed.wait(120) == -signal.SIGKILL
+    ran = project.runs()
+    steps = (project.write_step(), project.step("join", "join", inputs={"a": StepOutput("write")}))
+    outcomes = project.run(*steps)
+    assert project.text(outcomes, "join") == "hello"
+    finished = point == "engine.after-receipt"
+    assert project.runs() == ran if finished else project.runs() <= ran + 1
+
+
+def test_eight_runs_at_once_compute_each_key_once(project: Project) -> None:
+    body = "p.run(p.write_step(), p.step('join', 'join', inputs={'a': conftest.StepOutput('write')}))"
+    children = [child(project, body) for _ in range(8)]
+    assert [process.wait(240) for process in children] == [0] * 8
+    assert project.runs() == 1
+
+
+def test_waiting_for_another_run_ends_with_an_interrupt(
+    project: Project, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    pids = tmp_path / "pids"
+    holder = child(project, f"p.run(p.step('hang', 'hang_alone', params={{'pids': {str(pids)!r}}}))")
+    wait_until(pids.exists)
+    stop = Stop()
+    timer = threading.Timer(1.0, stop.ask)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        project.run(project.step("hang", "hang_alone", params={"pids": str(pids)}), stop=stop)
+    assert time.monotonic() - began < 30
+    holder.kill()
+    holder.wait()

@@ -1,0 +1,123 @@
+"""The shape of the code: imports go one way, frameworks stay in workers, the command line starts light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import orchestrator
+
+PACKAGE = Path(orchestrator.__file__).parent
+LAYERS = [
+    {"cli"},
+    {"engine"},
+    {"plan"},
+    {"optimize", "measure", "render", "targets"},
+    {"backends"},
+    {"spec"},
+    {"store"},
+    {"steps", "errors", "diagnostics", "__init__"},
+]
+FRAMEWORKS = ("torch", "tensorflow", "keras", "onnx", "onnxruntime", "onnxscript", "safetensors", "transformers")
+HEAVY = {*FRAMEWORKS, "numpy", "aiohttp", "docker", "kubernetes", "jinja2", "psutil", "rich", "uvicorn"}
+STEP_FUNCTIONS_MAY_IMPORT = {"orchestrator.frameworks.runtime"}
+"""The protocol of a runtime: it imports no framework itself."""
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def folder_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer_of(folder: str) -> int:
+    return next(i for i, layer in enumerate(LAYERS) if folder in layer)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_go_one_way(path: Path) -> None:
+    folder = folder_of(path)
+    for name in imported(path):
+        if not name.startswith("orchestrator."):
+            continue
+        target = name.split(".")[1]
+        if folder == "server":
+            pytest.fail(f"the server ships alone, but {path.name} imports {name}")
+        if target == "__version__" or name == "orchestrator.__version__":
+            continue
+        if target in {"frameworks", "server"}:
+            if folder != target:
+                assert folder == "measure", f"{path} imports {name}"
+                assert any(name.startswith(allowed) for allowed in STEP_FUNCTIONS_MAY_IMPORT), f"{path} imports {name}"
+            continue
+        if folder == "frameworks":
+            assert target in {"steps", "spec", "frameworks", "measure"}, f"{path} imports {name}"
+            continue
+        assert layer_of(target) >= layer_of(folder), f"{path.relative_to(PACKAGE)} imports {name}, which lies above it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_frameworks_are_imported_only_where_workers_run(path: Path) -> None:
+    if folder_of(path) in {"frameworks", "server"}:
+        return
+    names = {name.split(".")[0] for name in imported(path)}
+    assert not names & set(FRAMEWORKS), path
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(' '.join(sorted(m.split('.')[0] for m in sys.modules)))"
+    return set(
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    )
+
+
+def test_the_help_imports_nothing_heavy_and_no_spec() -> None:
+    assert not loaded_by("import orchestrator.cli.main") & {*HEAVY, "pydantic", "yaml"}
+
+
+def test_no_command_imports_a_framework() -> None:
+    code = "\n".join(
+        [
+            "import importlib",
+            "from orchestrator.cli.main import _COMMANDS",
+            "for where, _ in _COMMANDS.values(): importlib.import_module(where.split(':')[0])",
+        ]
+    )
+    assert not loaded_by(code) & set(FRAMEWORKS)
+
+
+def test_files_can_be_read_in_one_go() -> None:
+    long = {
+        path.relative_to(PACKAGE).as_posix(): lines
+        for path in modules()
+        if not path.name.endswith(("_pb2.py", "_pb2_grpc.py"))
+        and (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
+    assert not long
+
+
+def test_every_file_says_its_job_first() -> None:
+    silent = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in modules()
+        if not path.name.endswith(("_pb2.py", "_pb2_grpc.py"))
+        and ast.get_docstring(ast.parse(path.read_text())) is None
+    ]
+    assert not silent
