@@ -24,9 +24,9 @@ CRASH_POINTS = frozenset(
         "tree.before-discard",
         "tree.after-discard",
         # the commit point of a step
+        "receipt.before-latest",
         "receipt.before-write",
         "receipt.after-write",
-        "receipt.after-latest",
         # what is deployed
         "state.before-write",
         "state.after-write",

@@ -140,7 +140,7 @@ def _holder(path: Path) -> str:
         with path.open("rb") as file:
             told = json.loads(file.read(_LONGEST_TEXT))
         what, pid, host, since = (str(told[name]) for name in ("what", "pid", "host", "since"))
-    except (OSError, ValueError, LookupError, TypeError):  # being rewritten just now, or not ours
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # being rewritten just now, or not ours
         return "another process"
     where = "" if host == socket.gethostname() else f" on {host}"
     return f"process {pid}{where} ({what}, since {since})"

@@ -145,11 +145,13 @@ class Receipts:
         Raises:
             StoreFailed: the disk is full or cannot be written.
         """
-        crash_point("receipt.before-write")
-        write_atomic(self._file(receipt.key), _document(receipt))
-        crash_point("receipt.after-write")
+        file, document = self._file(receipt.key), _document(receipt)
+        crash_point("receipt.before-latest")
+        # The receipt comes last: once it is there nothing is left to do, and garbage collection knows whose it is.
         self.remember(receipt.deployment, receipt.step, receipt.key)
-        crash_point("receipt.after-latest")
+        crash_point("receipt.before-write")
+        write_atomic(file, document)
+        crash_point("receipt.after-write")
 
     def remember(self, deployment: str, step: str, key: str) -> None:
         """Note that `step` of `deployment` now has this key, computed or found; no write when that is noted already.
@@ -235,6 +237,12 @@ def _document(receipt: Receipt) -> bytes:
 def _indexed_key(file: Path) -> str | None:
     try:
         key = json.loads(file.read_bytes())["key"]
-    except (OSError, ValueError, LookupError, TypeError):  # none yet, or damaged: nothing can be explained
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        RecursionError,
+    ):  # none yet, or damaged: nothing can be explained
         return None
     return key if isinstance(key, str) and _KEY.fullmatch(key) else None

@@ -1,0 +1,181 @@
+"""What killed processes left is swept away, what nobody needs is collected, and what is in use stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.errors import Busy, StoreFailed
+from orchestrator.store.atomic import TEMPORARY_PREFIX
+from orchestrator.store.digest import Manifest
+from orchestrator.store.gc import collect, sweep
+from orchestrator.store.home import Home
+from orchestrator.store.receipts import Receipt, Receipts
+from orchestrator.store.state import Deployment, Revision, StateFile
+from orchestrator.store.trees import TreeStore
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+_WORK = """
+import sys
+from pathlib import Path
+from orchestrator.store.home import Home
+
+home = Home(Path(sys.argv[1]))
+with home.scratch_folder() as scratch:
+    (scratch / "output").mkdir()
+    (scratch / "output" / "half").write_bytes(b"x" * 1000)
+    (scratch / "output").chmod(0o555)
+    print(scratch, flush=True)
+    sys.stdin.readline()
+    print((scratch / "output" / "half").stat().st_size)
+"""
+
+
+def _done(home: Home, name: str, content: str, deployment: str = "digits") -> Manifest:
+    """A finished step: its tree and its receipt."""
+    with home.scratch_folder() as scratch:
+        (scratch / "output").mkdir()
+        (scratch / "output" / name).write_text(content)
+        manifest = TreeStore(home).commit(scratch / "output")
+    Receipts(home).write(
+        Receipt(
+            key=f"{name}-{content}",
+            step=name,
+            kind=name,
+            deployment=deployment,
+            outcome="done",
+            parts={},
+            manifest=manifest,
+            summary={},
+            error=None,
+            found={},
+            seconds=1.0,
+            peak_bytes=None,
+            started="",
+            version="0.1.0",
+        )
+    )
+    return manifest
+
+
+def _deployment(rendered: str, history: tuple[Revision, ...] = ()) -> Deployment:
+    return Deployment(
+        name="digits",
+        target="local",
+        revision=2,
+        backend="onnxruntime",
+        variant="onnx-fp32",
+        endpoint="",
+        spec_file="",
+        spec_digest="",
+        decision_digest="",
+        model_digest="",
+        rendered_digest=rendered,
+        status="deployed",
+        history=history,
+    )
+
+
+def test_scratch_folders_go_with_their_owner_and_not_before(home: Home, spawn: Spawn) -> None:
+    killed, alive = spawn(_WORK, home.root), spawn(_WORK, home.root)
+    for process in (killed, alive):
+        assert process.stdout is not None
+        process.stdout.readline()
+    killed.kill()
+    killed.wait()
+    assert len(list(home.scratch.iterdir())) == 4, "two folders, each with its owner file"
+    assert sweep(home) == 1000
+    assert len(list(home.scratch.iterdir())) == 2
+    out, err = alive.communicate("go\n", timeout=60)
+    assert out == "1000\n", err
+    assert list(home.scratch.iterdir()) == []
+
+
+def test_what_stands_in_scratch_without_an_owner_goes_after_a_day(home: Home) -> None:
+    old, young = home.scratch / "old", home.scratch / "young"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "file").write_bytes(b"12")
+    yesterday = time.time() - 25 * 3600
+    os.utime(old, (yesterday, yesterday))
+    assert sweep(home) == 2
+    assert list(home.scratch.iterdir()) == [young]
+
+
+def test_stray_temporaries_are_swept_from_every_folder(home: Home) -> None:
+    _done(home, "convert", "1")
+    places = (home.root, home.receipts, home.receipts / "latest", home.locks, *home.trees.glob("??"))
+    for folder in places:
+        (folder / f"{TEMPORARY_PREFIX}stray").write_bytes(b"12")
+    assert sweep(home) == 2 * len(places)
+    assert not list(home.root.rglob(f"{TEMPORARY_PREFIX}*"))
+
+
+def test_only_what_no_deployment_had_last_is_collected(home: Home) -> None:
+    old, new, other = _done(home, "convert", "1"), _done(home, "convert", "2"), _done(home, "convert", "3", "other")
+    receipts, trees = Receipts(home), TreeStore(home)
+    assert collect(home, keep_receipts={"convert-1"}) == 0
+    assert collect(home) > old.size
+    assert collect(home) == 0
+    assert list(receipts.all_keys()) == ["convert-2", "convert-3"]
+    assert sorted(trees.digests()) == sorted([new.digest, other.digest])
+    assert trees.verify(new, deep=True) is None
+
+
+def test_what_the_state_needs_for_a_rollback_stays(home: Home) -> None:
+    manifests = [_done(home, "render", content) for content in "1234"]
+    history = (Revision(1, "onnxruntime", "onnx-fp32", manifests[1].digest, ""),)
+    StateFile(home).update(lambda state: state.with_deployment(_deployment(manifests[0].digest, history)))
+    collect(home)
+    assert list(Receipts(home).all_keys()) == ["render-1", "render-2", "render-4"]
+    assert [TreeStore(home).holds(manifest.digest) for manifest in manifests] == [True, True, False, True]
+
+
+def test_a_receipt_that_cannot_be_read_and_a_tree_without_one_are_collected(home: Home) -> None:
+    with home.scratch_folder() as scratch:
+        (scratch / "lonely").write_bytes(b"12")
+        TreeStore(home).commit(scratch)
+    (home.receipts / "torn.json").write_bytes(b"{")
+    assert collect(home) == 3
+    assert list(TreeStore(home).digests()) == []
+    assert list(Receipts(home).all_keys()) == []
+
+
+def test_nothing_is_collected_while_a_run_uses_the_store(home: Home, spawn: Spawn) -> None:
+    _done(home, "convert", "1")
+    _done(home, "convert", "2")
+    process = spawn(_WORK, home.root)
+    assert process.stdout is not None
+    process.stdout.readline()
+    with pytest.raises(Busy, match=f"process {process.pid}"):
+        collect(home)
+    assert len(list(Receipts(home).all_keys())) == 2
+    process.kill()
+    process.wait()
+    assert collect(home) > 0
+
+
+def test_nothing_is_collected_when_the_state_cannot_be_read(home: Home) -> None:
+    _done(home, "convert", "1")
+    _done(home, "convert", "2")
+    home.state_file.write_bytes(b"{")
+    with pytest.raises(StoreFailed):
+        collect(home)
+    assert len(list(Receipts(home).all_keys())) == 2
+
+
+def test_a_receipt_of_a_failed_step_goes_when_another_took_its_place(home: Home) -> None:
+    receipts = Receipts(home)
+    _done(home, "convert", "1")
+    done = receipts.read("convert-1")
+    assert done is not None
+    receipts.write(replace(done, key="failed-1", outcome="failed", manifest=None, error={"message": "no"}))
+    receipts.write(replace(done, key="failed-2", outcome="failed", manifest=None, error={"message": "no"}))
+    collect(home)
+    assert list(receipts.all_keys()) == ["failed-2"]
