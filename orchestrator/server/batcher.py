@@ -144,14 +144,15 @@ class Batcher:
                 if not self._groups[job.key]:
                     del self._groups[job.key]
 
-    def close(self, timeout_s: float) -> None:
-        """Run what is queued, then end the threads; wait for them at most `timeout_s`."""
+    def close(self, timeout_s: float) -> bool:
+        """Run what is queued, then end the threads; wait for them at most `timeout_s`. True if they have ended."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _serve(self, run: Run) -> None:
         """The life of one instance's thread."""

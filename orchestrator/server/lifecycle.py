@@ -16,6 +16,7 @@ import uvicorn
 import uvloop
 
 from .config import ServerConfig
+from .connection import Connection
 from .errors import UNAVAILABLE, StartError
 from .logs import fields
 from .rest import RestApp
@@ -47,7 +48,7 @@ class _Life:
         self._http = _Http(
             uvicorn.Config(
                 cast("Any", RestApp(self._service)),  # the app's types are plain mappings, not uvicorn's
-                http="httptools",
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -85,11 +86,11 @@ class _Life:
             stopping.cancel()
             self._http.should_exit = True
             await serving
-            self._service.close()
-        if not loading.done():
-            # Loading cannot be interrupted, and nothing that it does has to be finished.
-            os._exit(0)
+        idle = self._service.close()
         _log.info("stopped")
+        if not idle or not loading.done():
+            # Neither loading nor a call of the model can be interrupted, and nobody waits for what they do.
+            os._exit(0)
 
     async def _drain(self) -> None:
         """Go on serving while whoever routes requests here learns that this server is not ready any more."""

@@ -67,9 +67,12 @@ class RestApp:
         headers: _Headers = dict(scope["headers"])
         path = scope["path"]
         infers = path in self._infer_paths
+        unread = scope["method"] not in {"GET", "HEAD"}
         try:
             if infers and scope["method"] == "POST":
-                answer = await self._infer(began, headers, receive)
+                body = await self._body.read(headers, receive)
+                unread = False
+                answer = await self._infer(began, headers, body, receive)
             else:
                 answer = self._page(path, scope["method"])
         except RequestError as error:
@@ -77,22 +80,22 @@ class RestApp:
                 self._service.count_error("http", error)
             self._log_error(scope, headers, error, began)
             answer = _error(error)
-        await self._send(answer, headers, send)
+        await self._send(answer, headers, send, close=unread or self._service.phase is Phase.DRAINING)
 
-    async def _send(self, answer: _Answer, headers: _Headers, send: _Send) -> None:
+    async def _send(self, answer: _Answer, headers: _Headers, send: _Send, *, close: bool) -> None:
         status, extra, body = answer
         extra.append((b"content-length", b"%d" % len(body)))
         request_id = headers.get(b"x-request-id")
         if request_id is not None and _REQUEST_ID.fullmatch(request_id):
             extra.append((b"x-request-id", request_id))
-        if self._service.phase is Phase.DRAINING or status in {408, 413}:
-            # Clients that keep connections find another server for their next request.
+        if close:
+            # What is left of a body that nobody reads must not be taken for a request; and while draining, clients
+            # that keep connections have to find another server for their next request.
             extra.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": extra})
         await send({"type": "http.response.body", "body": body})
 
-    async def _infer(self, began: float, headers: _Headers, receive: _Receive) -> _Answer:
-        body = await self._body.read(headers, receive)
+    async def _infer(self, began: float, headers: _Headers, body: bytes, receive: _Receive) -> _Answer:
         read = time.monotonic()
         request = self._decode(headers, body)
         decoded = time.monotonic()

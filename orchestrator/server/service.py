@@ -65,10 +65,9 @@ class Service:
         if self._batcher is not None:
             self._batcher.cancel(job)
 
-    def close(self) -> None:
-        """Let what is queued run, then stop the model's threads."""
-        if self._batcher is not None:
-            self._batcher.close(self.config.request_timeout_s)
+    def close(self) -> bool:
+        """Stop the model's threads, once nobody waits for an answer any more. False if a call does not end."""
+        return self._batcher is None or self._batcher.close(timeout_s=1.0)
 
     def count(self, protocol: str, job: Job, *, began: float, read: float, decoded: float, encoding: float) -> None:
         """Count an answered request; times are `time.monotonic()` seconds."""

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 LABELS = {"variant": "onnx-fp32", "model_digest": "m" * 64, "spec_digest": "s" * 64, "decision_digest": "d" * 64}
 
@@ -171,6 +172,50 @@ def add_model(folder: Path, **settings: Any) -> Path:
     shape: list[int | str] = ["batch", 3]
     sig = signature({"x": ("float32", shape), "y": ("float32", shape)}, {"z": ("float32", shape)}, {"batch": [1, 16]})
     return write_server(folder, [helper.make_node("Add", ["x", "y"], ["z"])], sig, **settings)
+
+
+def spin_model(folder: Path, **settings: Any) -> Path:
+    """y = x after `turns` multiplications by the identity: the client says how long the model is busy."""
+    shape = [64, 64]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("MatMul", ["h", "w"], ["h_next"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("h", TensorProto.FLOAT, shape),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("h_next", TensorProto.FLOAT, shape),
+        ],
+    )
+    sig = signature({"x": ("float32", [64, 64]), "turns": ("int64", [])}, {"y": ("float32", [64, 64])}, {}, batch=None)
+    identity = numpy_helper.from_array(np.eye(64, dtype=np.float32), "w")
+    return write_server(
+        folder, [helper.make_node("Loop", ["turns", "", "x"], ["y"], body=body)], sig, [identity], **settings
+    )
+
+
+def spin(turns: int, **more: Any) -> str:
+    """A request to `spin_model`; 20,000 turns take a second or so."""
+    inputs = [
+        {"name": "x", "datatype": "FP32", "shape": [64, 64], "data": [1.0] * 4096},
+        {"name": "turns", "datatype": "INT64", "shape": [], "data": [turns]},
+    ]
+    return json.dumps({"inputs": inputs} | more)
+
+
+FOREVER = 10**12
+
+
+def edit(config: Path, **changes: Any) -> None:
+    """Change settings; `model_x` stands for `model.x`."""
+    document = json.loads(config.read_text())
+    for name, value in changes.items():
+        section = document["model"] if name.startswith("model_") else document
+        section[name.removeprefix("model_")] = value
+    config.write_text(json.dumps(document))
 
 
 @contextlib.contextmanager

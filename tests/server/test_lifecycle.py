@@ -11,47 +11,22 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from tests.server.conftest import Start, add_model, launch, signature, write_server
+from tests.server.conftest import FOREVER, Start, add_model, edit, launch, signature, spin, spin_model, write_server
 
 pytestmark = pytest.mark.frameworks
 
 REQUEST = {"inputs": [{"name": name, "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]} for name in "xy"]}
 
 
-def edit(config: Path, **changes: Any) -> None:
-    """Change settings; `model_x` stands for `model.x`."""
-    document = json.loads(config.read_text())
-    for name, value in changes.items():
-        section = document["model"] if name.startswith("model_") else document
-        section[name.removeprefix("model_")] = value
-    config.write_text(json.dumps(document))
-
-
 def ends(start: Start, config: Path, *arguments: str) -> tuple[int, str]:
     """The exit code of a server that does not start, and its last words."""
     server = start(config, *arguments, ready=False)
     return server.wait_end(), str(server.log[-1]["message"])
-
-
-def slow_model(folder: Path, **settings: Any) -> Path:
-    """A model that takes a while for each row: 400 products of 256 x 256 matrices in a loop that cannot be folded."""
-    weights = numpy_helper.from_array(np.eye(256, dtype=np.float32), "w")
-    nodes = [helper.make_node("MatMul", ["x" if i == 0 else f"h{i}", "w"], [f"h{i + 1}"]) for i in range(400)]
-    nodes.append(helper.make_node("Identity", ["h400"], ["y"]))
-    shape: list[int | str] = ["batch", 256, 256]
-    sig = signature({"x": ("float32", shape)}, {"y": ("float32", shape)}, {"batch": [1, 1]})
-    return write_server(folder, nodes, sig, [weights], **settings)
-
-
-SLOW_REQUEST = json.dumps(
-    {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 256, 256], "data": [1.0] * 65536}]}
-)
 
 
 def test_it_says_live_then_ready_and_ends_with_0_on_sigterm(tmp_path: Path, start: Start) -> None:
@@ -75,23 +50,24 @@ def test_while_draining_it_is_not_ready_but_serves_and_lets_connections_go(tmp_p
     answer = server.infer(REQUEST)
     assert (answer.status, answer.headers["connection"]) == (200, "close")
     connection.request("POST", "/v2/models/m/infer", json.dumps(REQUEST))  # over the connection from before
-    assert connection.getresponse().status == 200
+    with connection.getresponse() as last:
+        assert last.status == 200
     connection.close()
     server.process.send_signal(signal.SIGTERM)
     assert server.wait_end() == 128 + signal.SIGTERM
 
 
 def test_what_is_in_flight_is_finished(tmp_path: Path, start: Start) -> None:
-    server = start(slow_model(tmp_path))
+    server = start(spin_model(tmp_path))
     statuses: list[int] = []
 
     def ask() -> None:
-        statuses.append(server.ask("POST", "/v2/models/m/infer", SLOW_REQUEST).status)
+        statuses.append(server.ask("POST", "/v2/models/m/infer", spin(20_000)).status)
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
-    while server.ask("GET", "/metrics").body.count(b"mlo_queue_rows 2.0") == 0:
+    while b"mlo_queue_rows 2.0" not in server.ask("GET", "/metrics").body and not statuses:
         pass
     assert server.stop() == 0
     for thread in threads:
@@ -99,86 +75,51 @@ def test_what_is_in_flight_is_finished(tmp_path: Path, start: Start) -> None:
     assert statuses == [200] * 3
 
 
-def test_a_request_that_nobody_waits_for_is_not_run(tmp_path: Path, start: Start) -> None:
-    server = start(slow_model(tmp_path))
-    first = threading.Thread(target=server.ask, args=("POST", "/v2/models/m/infer", SLOW_REQUEST))
-    first.start()
-    gone = [http.client.HTTPConnection("127.0.0.1", server.port) for _ in range(4)]
-    for connection in gone:
-        connection.request("POST", "/v2/models/m/infer", SLOW_REQUEST)
+def test_a_request_that_nobody_waits_for_leaves_the_queue(tmp_path: Path, start: Start) -> None:
+    server = start(spin_model(tmp_path))
+    waiting = [http.client.HTTPConnection("127.0.0.1", server.port) for _ in range(5)]
+    for connection in waiting:
+        connection.request("POST", "/v2/models/m/infer", spin(FOREVER))
     while b"mlo_queue_rows 4.0" not in server.ask("GET", "/metrics").body:
         pass
-    for connection in gone:
+    for connection in waiting:
         connection.close()
-    while b'mlo_rejections_total{reason="cancelled"} 4.0' not in server.ask("GET", "/metrics").body:
+    while b"mlo_queue_rows 0.0" not in server.ask("GET", "/metrics").body:
         pass
-    first.join()
-    assert b"mlo_batch_rows_count 1.0" in server.ask("GET", "/metrics").body
+    assert b'mlo_requests_total{code="200"' not in server.ask("GET", "/metrics").body
 
 
 def test_a_request_may_say_how_long_it_waits(tmp_path: Path, start: Start) -> None:
-    server = start(slow_model(tmp_path))
-    document = json.loads(SLOW_REQUEST) | {"parameters": {"timeout": 1000}}
-    assert server.infer(document).status == 504
+    server = start(spin_model(tmp_path))
+    answer = server.ask("POST", "/v2/models/m/infer", spin(FOREVER, parameters={"timeout": 1000}))
+    assert answer.status == 504
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"threads": 0}, "threads must be a whole number from 1 to 1024, not 0"),
-        ({"threads": "2"}, "threads must be a whole number from 1 to 1024, not '2'"),
-        ({"instances": 2}, "instances (2) must not be more than threads (1)"),
-        ({"speed": 1}, "speed is not a setting"),
-        ({"format": 2}, "format must be a whole number from 1 to 1, not 2"),
-        ({"drain_seconds": None}, "drain_seconds must be a number from 0 to 3600, not None"),
-        ({"log_level": "loud"}, "log_level must be one of debug, info, warning, error, not 'loud'"),
-        ({"provider": "gpu"}, "provider must match"),
-        ({"model": 1}, "model must be an object, not 1"),
-        ({"model_file": "../model.onnx"}, "model.file must be a path below server.json's folder"),
-        ({"model_sha256": "0"}, "model.sha256 must match"),
-        ({"model_labels": {}}, "model.labels.variant is missing"),
-        ({"model_signature": {}}, "model.signature.dims is missing"),
-        (
-            {"model_signature": signature({"x": ("bfloat16", [1])}, {"y": ("float32", [1])}, {}, None)},
-            "model.signature.inputs[0].dtype must be one of",
-        ),
-        (
-            {"model_signature": signature({"x": ("float32", ["n"])}, {"y": ("float32", [1])}, {}, None)},
-            "model.signature.dims lacks 'n', a dimension of input 'x'",
-        ),
-        (
-            {"model_signature": signature({"x": ("float32", ["n"])}, {"y": ("float32", [1])}, {"n": [2, 1]}, "n")},
-            "model.signature.dims.n must be [smallest, largest], not [2, 1]",
-        ),
-        (
-            {"model_signature": signature({"x": ("float32", [1])}, {"y": ("float32", [1])}, {}, "batch")},
-            "model.signature.batch is 'batch', but input 'x' does not begin with it",
-        ),
-    ],
-)
-def test_a_wrong_setting_is_named_and_ends_with_65(
-    tmp_path: Path, start: Start, changes: dict[str, Any], says: str
-) -> None:
+def test_a_call_that_never_ends_does_not_keep_the_server_from_ending(tmp_path: Path, start: Start) -> None:
+    server = start(spin_model(tmp_path))
+    answer = server.ask("POST", "/v2/models/m/infer", spin(FOREVER, parameters={"timeout": 1000}))
+    assert answer.status == 504
+    assert server.stop() == 0
+
+
+def test_beyond_the_queue_requests_are_told_to_come_back(tmp_path: Path, start: Start) -> None:
+    server = start(spin_model(tmp_path, queue_rows=1))
+    waiting = [http.client.HTTPConnection("127.0.0.1", server.port) for _ in range(2)]
+    waiting[0].request("POST", "/v2/models/m/infer", spin(FOREVER))
+    while b"mlo_queue_rows 1.0" not in server.ask("GET", "/metrics").body:
+        # The first may still wait for the model's thread when the second comes, which is then refused at once.
+        waiting[1].close()
+        waiting[1].request("POST", "/v2/models/m/infer", spin(FOREVER))
+    answer = server.ask("POST", "/v2/models/m/infer", spin(1))
+    assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+    for connection in waiting:
+        connection.close()
+
+
+def test_a_wrong_setting_is_named_and_ends_with_65(tmp_path: Path, start: Start) -> None:
     config = add_model(tmp_path)
-    edit(config, **changes)
-    code, message = ends(start, config)
-    assert code == 65
-    assert str(config) in message
-    assert says in message
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"\x7fELF" * 100])
-def test_a_configuration_that_is_none_ends_with_65(tmp_path: Path, start: Start, content: bytes) -> None:
-    config = tmp_path / "server.json"
-    config.write_bytes(content)
-    assert ends(start, config)[0] == 65
-
-
-def test_a_configuration_that_cannot_be_read_ends_with_65(tmp_path: Path, start: Start) -> None:
-    for config in (tmp_path / "missing.json", tmp_path):
-        code, message = ends(start, config)
-        assert code == 65
-        assert "cannot be read" in message
+    edit(config, speed=1)
+    assert ends(start, config) == (65, f"{config}: speed is not a setting")
 
 
 def test_another_model_file_ends_with_66(tmp_path: Path, start: Start) -> None:
@@ -253,5 +194,5 @@ def test_the_folder_runs_as_a_package_of_its_own(tmp_path: Path) -> None:
 
 
 def test_it_stops_while_it_still_loads(tmp_path: Path, start: Start) -> None:
-    server = start(slow_model(tmp_path), ready=False)
+    server = start(add_model(tmp_path), ready=False)
     assert server.stop() == 0
