@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
 from orchestrator.spec.types import (
     Cpus,
+    Delay,
     DimName,
     Duration,
     FactoryRef,
     ImageRef,
+    KeyPath,
     LabelKey,
     LabelValue,
     Name,
+    PythonName,
     Rate,
     RegistryPrefix,
     RelPath,
@@ -29,6 +32,7 @@ __all__ = [
     "Batching",
     "Benchmark",
     "DimRange",
+    "ExportedProgramSource",
     "Format",
     "Hardware",
     "Image",
@@ -39,188 +43,273 @@ __all__ = [
     "Objective",
     "Optimize",
     "Precision",
+    "PytorchSource",
     "Replicas",
     "Serving",
     "Slo",
     "Source",
+    "SourceKind",
+    "Strict",
     "TensorIn",
     "TensorOut",
+    "TorchscriptSource",
     "Verify",
 ]
 
 Precision = Literal["fp32", "bf16", "int8"]
 Format = Literal["onnx", "torchscript", "exported-program"]
 BackendName = Literal["onnxruntime", "torchserve"]
+SourceKind = Literal["pytorch", "torchscript", "exported-program"]
 Objective = Literal["latency", "throughput", "cost"]
 DtypeName = Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+# A plain union makes pydantic report every arm. These say which arm a value is meant for; the tags stand in brackets so
+# that no key of a spec can be mistaken for one.
+_TEXT, _OTHER = "(text)", "(other)"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+def _is_text(value: object) -> str:
+    return _TEXT if isinstance(value, str) else _OTHER
 
 
-class Metadata(_Strict):
+_by_text = Discriminator(_is_text)
+_Auto = Annotated[Literal["auto"], Tag(_TEXT)]
+
+
+def _for_every_precision(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return dict.fromkeys(PRECISIONS, value)
+    return value
+
+
+def _gate(minimum: float, maximum: float | None) -> WithJsonSchema:
+    number = {"type": "number", "minimum": minimum} | ({} if maximum is None else {"maximum": maximum})
+    per_precision = {
+        "type": "object",
+        "properties": dict.fromkeys(PRECISIONS, number),
+        "additionalProperties": False,
+    }
+    return WithJsonSchema({"anyOf": [number, per_precision], "examples": [{"fp32": 1e-4}]}, mode="validation")
+
+
+_Error = Annotated[float, Field(ge=0)]
+_Cosine = Annotated[float, Field(ge=-1, le=1)]
+_MaxError = Annotated[dict[Precision, _Error], BeforeValidator(_for_every_precision), _gate(0, None)]
+_MinCosine = Annotated[dict[Precision, _Cosine], BeforeValidator(_for_every_precision), _gate(-1, 1)]
+
+
+class Strict(BaseModel):
+    """Frozen, no unknown keys, no conversions between types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Metadata(Strict):
     """Who this deployment is."""
 
-    name: Name
-    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
+    name: Name = Field(description="Names the release, its images, files and URLs.", examples=["digits"])
+    labels: dict[LabelKey, LabelValue] = Field(
+        default_factory=dict, max_length=32, description="Free labels; they travel to images and Kubernetes objects."
+    )
 
 
-class PytorchSource(_Strict):
+_Weights = Annotated[RelPath, Field(description="The file, relative to the spec.", examples=["model.safetensors"])]
+_Sha256 = Annotated[Sha256, Field(description="What the file's sha256 must be.")]
+
+
+class PytorchSource(Strict):
     """A state dict (safetensors, or a checkpoint that is only tensors) and the code that builds its architecture."""
 
     kind: Literal["pytorch"]
-    weights: RelPath
-    factory: FactoryRef
-    kwargs: dict[str, Any] = Field(default_factory=dict)
-    weights_key: str | None = None
-    sha256: Sha256 | None = None
+    weights: _Weights
+    factory: FactoryRef = Field(
+        description="`module:attribute` that builds the architecture; imported from the spec's folder.",
+        examples=["digits_model:DigitsNet"],
+    )
+    kwargs: dict[PythonName, Any] = Field(
+        default_factory=dict, max_length=100, description="Keyword arguments for the factory."
+    )
+    weights_key: KeyPath | None = Field(
+        default=None, description="Where the state dict sits inside a training checkpoint: `a.b`."
+    )
+    sha256: _Sha256 | None = None
 
 
-class TorchscriptSource(_Strict):
+class TorchscriptSource(Strict):
     """A TorchScript archive."""
 
     kind: Literal["torchscript"]
-    weights: RelPath
-    sha256: Sha256 | None = None
+    weights: _Weights
+    sha256: _Sha256 | None = None
 
 
-class ExportedProgramSource(_Strict):
+class ExportedProgramSource(Strict):
     """A `.pt2` archive of `torch.export.save`."""
 
     kind: Literal["exported-program"]
-    weights: RelPath
-    sha256: Sha256 | None = None
+    weights: _Weights
+    sha256: _Sha256 | None = None
 
 
 Source = Annotated[
     PytorchSource | TorchscriptSource | ExportedProgramSource,
-    Field(discriminator="kind"),
+    Field(discriminator="kind", description="Where the model comes from.", examples=[{"kind": "pytorch"}]),
 ]
 
-DimSize = Annotated[int, Field(ge=0, le=2**31)]
+_DimSize = Annotated[int, Field(ge=0, le=2**31)]
+_Dim = Annotated[Annotated[DimName, Tag(_TEXT)] | Annotated[_DimSize, Tag(_OTHER)], _by_text]
+_Shape = Annotated[
+    list[_Dim],
+    Field(max_length=8, description="Numbers, or names from `dims`; a named first dimension is the batch."),
+]
 
 
-class TensorIn(_Strict):
-    """One input: a dimension is a number or a name from `dims`. The first dimension is the batch if it is named."""
+class TensorIn(Strict):
+    """One input."""
 
-    name: TensorName
-    dtype: DtypeName
-    shape: list[DimSize | DimName] = Field(max_length=8)
+    name: TensorName = Field(examples=["image"])
+    dtype: DtypeName = Field(examples=["float32"])
+    shape: _Shape = Field(examples=[["batch", 3, 224, 224]])
 
 
-class TensorOut(_Strict):
+class TensorOut(Strict):
     """One output, in the order in which the model returns them."""
 
-    name: TensorName
-    shape: list[DimSize | DimName] | None = Field(default=None, max_length=8)
+    name: TensorName = Field(examples=["logits"])
+    shape: _Shape | None = Field(default=None, description="Checked against the model if given.")
 
 
-class DimRange(_Strict):
+class DimRange(Strict):
     """The smallest and largest value that a named dimension takes."""
 
     min: int = Field(default=1, ge=1, le=2**31)
-    max: int = Field(ge=1, le=2**31)
+    max: int = Field(ge=1, le=2**31, examples=[64])
 
 
-class ModelSection(_Strict):
+class ModelSection(Strict):
     """Which model, what goes in and what comes out."""
 
     source: Source
-    inputs: list[TensorIn] = Field(min_length=1, max_length=64)
-    outputs: list[TensorOut] = Field(min_length=1, max_length=64)
-    dims: dict[DimName, DimRange] = Field(default_factory=dict)
-    samples: RelPath | None = None
+    inputs: list[TensorIn] = Field(
+        min_length=1, max_length=64, description="In the order in which the model takes them."
+    )
+    outputs: list[TensorOut] = Field(min_length=1, max_length=64, description="In the model's order.")
+    dims: dict[DimName, DimRange] = Field(
+        default_factory=dict, max_length=64, description="The range of every named dimension."
+    )
+    samples: RelPath | None = Field(
+        default=None,
+        description="An .npz file of real inputs by name, one row per sample, optionally with `labels`.",
+        examples=["samples.npz"],
+    )
 
 
-class Optimize(_Strict):
+class Optimize(Strict):
     """Which variants are tried."""
 
-    precisions: list[Precision] | Literal["auto"] = "auto"
-    formats: list[Format] | Literal["auto"] = "auto"
-    time_budget: Duration = 300.0
+    precisions: Annotated[
+        Annotated[list[Precision], Field(min_length=1, max_length=3), Tag(_OTHER)] | _Auto, _by_text
+    ] = Field(default="auto", description="Numeric precisions to try.")
+    formats: Annotated[Annotated[list[Format], Field(min_length=1, max_length=3), Tag(_OTHER)] | _Auto, _by_text] = (
+        Field(default="auto", description="Model formats to try.")
+    )
+    time_budget: Duration = Field(
+        default=300.0, description="How long trying and measuring may take.", json_schema_extra={"default": "5m"}
+    )
 
 
-class Verify(_Strict):
-    """Gates; a number for all precisions or one for each."""
+class Verify(Strict):
+    """Gates against the model as given; a number for all precisions or one for each."""
 
-    max_abs_error: dict[Precision, float] = Field(default_factory=dict)
-    max_rel_error: dict[Precision, float] = Field(default_factory=dict)
-    min_cosine: dict[Precision, float] = Field(default_factory=dict)
-    min_top1_agreement: float | None = Field(default=None, ge=0, le=1)
+    max_abs_error: _MaxError = Field(default_factory=dict, description="Largest absolute difference of an output.")
+    max_rel_error: _MaxError = Field(default_factory=dict, description="Largest relative difference of an output.")
+    min_cosine: _MinCosine = Field(default_factory=dict, description="Smallest cosine similarity of an output's rows.")
+    min_top1_agreement: float | None = Field(
+        default=None, ge=0, le=1, description="Smallest share of rows with the same largest class."
+    )
 
 
-class Benchmark(_Strict):
+class Benchmark(Strict):
     """What is measured."""
 
-    batch_sizes: list[Annotated[int, Field(ge=1, le=65536)]] = Field(default=[1, 8, 32], min_length=1, max_length=16)
+    batch_sizes: list[Annotated[int, Field(ge=1, le=65536)]] = Field(
+        default=[1, 8, 32],
+        min_length=1,
+        max_length=16,
+        description="Rows per call; by default those that `dims` allows.",
+    )
 
 
-class Hardware(_Strict):
+class Hardware(Strict):
     """What it will run on, and so what it is measured under."""
 
-    cpus: Cpus = 1.0
-    memory: Size = 2**31
-    accelerator: Literal["none"] = "none"
+    cpus: Cpus = Field(default=1.0, description="CPUs of one replica.")
+    memory: Size = Field(default=2**31, description="Memory of one replica.", json_schema_extra={"default": "2Gi"})
+    accelerator: Literal["none"] = Field(default="none", description="Only CPUs so far.")
 
 
-class Slo(_Strict):
+class Slo(Strict):
     """The service level of one replica, for requests of one row at the given rate."""
 
-    p99_latency: Duration | None = None
-    throughput: Rate | None = None
-    enforce: bool = True
+    p99_latency: Duration | None = Field(default=None, description="99 of 100 requests are answered within this.")
+    throughput: Rate | None = Field(default=None, description="Requests that one replica answers.")
+    enforce: bool = Field(default=True, description="Whether `apply` fails when no candidate meets it.")
 
 
-class Batching(_Strict):
+class Batching(Strict):
     """How many rows go together at most, and how long the first one waits for company."""
 
-    max_size: int = Field(ge=1, le=65536)
-    max_delay: Duration | Literal[0] = 0
+    max_size: int = Field(ge=1, le=65536, description="Rows that go together at most.", examples=[32])
+    max_delay: Delay = Field(default=0, description="How long the first row waits; 0 takes what is there.")
 
 
-class Replicas(_Strict):
+class Replicas(Strict):
     """How many copies serve."""
 
     min: int = Field(default=1, ge=1, le=1000)
     max: int = Field(default=1, ge=1, le=1000)
 
 
-class Serving(_Strict):
+class Serving(Strict):
     """How it is served."""
 
-    backend: BackendName | Literal["auto"] = "auto"
-    batching: Batching | Literal["auto"] = "auto"
+    backend: Literal[BackendName, "auto"] = Field(
+        default="auto", description="The server; by default the best measured."
+    )
+    batching: Annotated[Annotated[Batching, Tag(_OTHER)] | _Auto, _by_text] = Field(
+        default="auto", description="How requests are joined; by default what the sweep showed to be best."
+    )
     replicas: Replicas = Replicas()
 
 
-class Image(_Strict):
+class Image(Strict):
     """Where images are pushed to and what they are built on."""
 
-    registry: RegistryPrefix | None = None
-    base: ImageRef | None = None
+    registry: RegistryPrefix | None = Field(default=None, description="Registry and path that images are pushed to.")
+    base: ImageRef | None = Field(default=None, description="The image that serving images are built on.")
 
 
-class LocalDeploy(_Strict):
+class LocalDeploy(Strict):
     """On this machine, on loopback."""
 
     target: Literal["local"] = "local"
-    port: int | None = Field(default=None, ge=1024, le=65535)
+    port: int | None = Field(default=None, ge=1024, le=65535, description="By default a free one, kept over updates.")
 
 
-class ModelDeployment(_Strict):
+class ModelDeployment(Strict):
     """A whole spec."""
 
-    apiVersion: Literal["mlo/v1"]  # noqa: N815 - the key's spelling in the file
-    kind: Literal["ModelDeployment"]
-    metadata: Metadata
+    apiVersion: Literal["mlo/v1"] = Field(examples=["mlo/v1"])  # noqa: N815 - the key's spelling in the file
+    kind: Literal["ModelDeployment"] = Field(examples=["ModelDeployment"])
+    metadata: Metadata = Field(examples=[{"name": "digits"}])
     model: ModelSection
     optimize: Optimize = Optimize()
     verify: Verify = Verify()
     benchmark: Benchmark = Benchmark()
     hardware: Hardware = Hardware()
     slo: Slo = Slo()
-    optimize_for: Objective = "latency"
+    optimize_for: Objective = Field(default="latency", description="What decides between candidates that meet the SLO.")
     serving: Serving = Serving()
     image: Image = Image()
     deploy: LocalDeploy = LocalDeploy()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Signature", "Tensor"]
+if TYPE_CHECKING:
+    from orchestrator.spec.models import ModelDeployment
+
+__all__ = ["Signature", "Tensor", "batch_dimension", "declared_signature"]
 
 Dim = int | str
 
@@ -71,3 +74,26 @@ class Signature:
         if tensor.shape is None:
             raise ValueError(f"the shape of {tensor.name} is unknown")
         return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape)
+
+
+def batch_dimension(spec: ModelDeployment) -> str | None:
+    """The named first dimension that all inputs share; None where there is none."""
+    firsts = {tensor.shape[0] if tensor.shape else None for tensor in spec.model.inputs}
+    first = firsts.pop() if len(firsts) == 1 else None
+    return first if isinstance(first, str) else None
+
+
+def declared_signature(spec: ModelDeployment) -> Signature:
+    """The signature as the spec says it; outputs have no dtype (the empty text) until the model was run.
+
+    Dimensions that no shape uses are left out.
+    """
+    model = spec.model
+    shapes = [*(t.shape for t in model.inputs), *(t.shape or [] for t in model.outputs)]
+    used = {dim for shape in shapes for dim in shape if isinstance(dim, str)}
+    return Signature(
+        inputs=tuple(Tensor(t.name, t.dtype, tuple(t.shape)) for t in model.inputs),
+        outputs=tuple(Tensor(t.name, "", None if t.shape is None else tuple(t.shape)) for t in model.outputs),
+        dims={name: (dim.min, dim.max) for name, dim in model.dims.items() if name in used},
+        batch=batch_dimension(spec),
+    )

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import re
 from typing import Annotated
+from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 __all__ = [
-    "DIM_NAME",
+    "ENVIRONMENT_NAME",
+    "EXPECTS",
     "Cpus",
+    "Delay",
     "DimName",
-    "Dtype",
     "Duration",
     "EnvironmentName",
     "FactoryRef",
     "ImageRef",
+    "KeyPath",
     "LabelKey",
     "LabelValue",
     "Name",
+    "PythonName",
     "Rate",
     "RegistryPrefix",
     "RelPath",
@@ -27,83 +32,106 @@ __all__ = [
     "TensorName",
 ]
 
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(us|ms|s|m|h)$")
-_DURATION_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_RATE = re.compile(r"^(\d+(?:\.\d+)?)/(s|m|h)$")
-_SIZE = re.compile(r"^(\d+)(Ki|Mi|Gi|Ti|k|M|G|T)?$")
-_SIZE_UNITS = {
-    None: 1,
-    "k": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-}
-_CPUS = re.compile(r"^(\d+)m$")
+_NUMBER = r"[0-9]{1,15}(\.[0-9]{1,15})?"
+_DURATION = re.compile(rf"^({_NUMBER})(us|ms|s|m|h)$")
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_RATE = re.compile(rf"^({_NUMBER})/(s|m|h)$")
+_SIZE = re.compile(r"^([0-9]{1,15})(Ki|Mi|Gi|Ti|k|M|G|T)?$")
+_BYTES = {None: 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BYTES |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_CPUS = re.compile(r"^([0-9]{1,7})m$")
+
+
+def _match(pattern: re.Pattern[str], value: object, expected: str) -> re.Match[str]:
+    match = pattern.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"expected {expected}")
+    return match
 
 
 def _duration(value: object) -> float:
-    if isinstance(value, float):
-        return value
-    match = _DURATION.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("expected a duration with a unit, such as 20ms, 5s or 5m")
-    return float(match[1]) * _DURATION_UNITS[match[2]]
+    match = _match(_DURATION, value, "a duration with a unit, such as 20ms, 5s or 5m")
+    seconds = float(match[1]) * _SECONDS[match[3]]
+    if not 0 < seconds <= 7 * 86400:
+        raise ValueError("expected a duration above zero and up to 168h")
+    return seconds
+
+
+def _delay(value: object) -> float:
+    return 0.0 if value == 0 and not isinstance(value, bool) else _duration(value)
 
 
 def _rate(value: object) -> float:
-    if isinstance(value, float):
-        return value
-    match = _RATE.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("expected a rate per second, minute or hour, such as 200/s")
-    return float(match[1]) / _DURATION_UNITS[match[2]]
+    match = _match(_RATE, value, "a rate per second, minute or hour, such as 200/s")
+    rate = float(match[1]) / _SECONDS[match[3]]
+    if not 0 < rate <= 1e6:
+        raise ValueError("expected a rate above zero and up to 1000000/s")
+    return rate
 
 
 def _size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = _SIZE.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("expected a size in bytes with an optional unit, such as 512Mi or 2Gi")
-    return int(match[1]) * _SIZE_UNITS[match[2]]
+        size = value
+    else:
+        match = _match(_SIZE, value, "a size in bytes with a unit, such as 512Mi or 2Gi")
+        size = int(match[1]) * _BYTES[match[2]]
+    if not 0 < size <= 2**50:
+        raise ValueError("expected a size above zero and up to 1024Ti")
+    return size
 
 
 def _cpus(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    match = _CPUS.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("expected a number of CPUs, such as 2, 0.5 or 500m")
-    return int(match[1]) / 1000
+        cpus = float(value)
+    else:
+        cpus = int(_match(_CPUS, value, "a number of CPUs, such as 2, 0.5 or 500m")[1]) / 1000
+    if not 0 < cpus <= 1024:
+        raise ValueError("expected a number of CPUs above zero and up to 1024")
+    return cpus
 
 
-Duration = Annotated[
-    float,
-    BeforeValidator(_duration),
-    Field(gt=0, le=7 * 86400),
-    PlainSerializer(lambda seconds: seconds, return_type=float),
-    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern, "examples": ["20ms", "5m"]}, mode="validation"),
-]
+def _local_path(value: str) -> str:
+    """Take `file:///a/b` as `/a/b`, refuse what lies elsewhere."""
+    scheme, separator, _ = value.partition("://")
+    if not separator or "/" in scheme:
+        return value
+    url = urlsplit(value)
+    if url.scheme == "file" and url.netloc in ("", "localhost") and "\x00" not in (path := unquote(url.path)):
+        return path
+    raise PydanticCustomError("remote_path", "expected a path on this machine")
+
+
+def _words(pattern: str, example: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example]}, mode="validation")
+
+
+Duration = Annotated[float, BeforeValidator(_duration), _words(_DURATION.pattern, "20ms")]
 """Seconds; written `20ms`, `5s`, `5m`, `1h`."""
 
-Rate = Annotated[
+Delay = Annotated[
     float,
-    BeforeValidator(_rate),
-    Field(gt=0, le=1e6),
-    WithJsonSchema({"type": "string", "pattern": _RATE.pattern, "examples": ["200/s"]}, mode="validation"),
+    BeforeValidator(_delay),
+    WithJsonSchema(
+        {"anyOf": [{"const": 0}, {"type": "string", "pattern": _DURATION.pattern}], "examples": ["2ms"]},
+        mode="validation",
+    ),
 ]
+"""Seconds; written as a duration, or a plain 0."""
+
+Rate = Annotated[float, BeforeValidator(_rate), _words(_RATE.pattern, "200/s")]
 """Per second; written `200/s`."""
 
 Size = Annotated[
     int,
     BeforeValidator(_size),
-    Field(gt=0, le=2**50),
     WithJsonSchema(
-        {"anyOf": [{"type": "integer"}, {"type": "string", "pattern": _SIZE.pattern}], "examples": ["2Gi"]},
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 2**50},
+                {"type": "string", "pattern": _SIZE.pattern},
+            ],
+            "examples": ["2Gi"],
+        },
         mode="validation",
     ),
 ]
@@ -112,56 +140,102 @@ Size = Annotated[
 Cpus = Annotated[
     float,
     BeforeValidator(_cpus),
-    Field(gt=0, le=1024),
     WithJsonSchema(
-        {"anyOf": [{"type": "number"}, {"type": "string", "pattern": _CPUS.pattern}], "examples": [2, "500m"]},
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "maximum": 1024},
+                {"type": "string", "pattern": _CPUS.pattern},
+            ],
+            "examples": [2, "500m"],
+        },
         mode="validation",
     ),
 ]
 """CPUs; written `2`, `0.5` or `500m`."""
 
-DIM_NAME = r"^[a-z_][a-z0-9_]{0,31}$"
+EXPECTS: dict[str, str] = {}
+"""Pattern → what it asks for, in words; messages are made of these."""
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
+
+def _text(pattern: str, expected: str, max_length: int | None = None) -> StringConstraints:
+    EXPECTS[pattern] = expected
+    return StringConstraints(pattern=pattern, max_length=max_length)
+
+
+Name = Annotated[
+    str,
+    _text(
+        r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$",
+        "lower-case letters, digits and dashes, starting with a letter and ending without a dash, at most 40",
+    ),
+]
 """A DNS label short enough to carry suffixes: it names releases, images, files and URLs."""
 
-EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
-TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,63}$")]
-DimName = Annotated[str, StringConstraints(pattern=DIM_NAME)]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")]
-LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$")]
-FactoryRef = Annotated[
+ENVIRONMENT_NAME = r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$"
+EnvironmentName = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$",
-        max_length=200,
+    _text(
+        ENVIRONMENT_NAME,
+        "lower-case letters, digits and dashes, starting with a letter and ending without a dash, at most 32",
     ),
+]
+TensorName = Annotated[
+    str,
+    _text(r"^[A-Za-z_][A-Za-z0-9_.]{0,63}$", "letters, digits, `_` and `.`, not starting with a digit, at most 64"),
+]
+DimName = Annotated[
+    str,
+    _text(r"^[a-z_][a-z0-9_]{0,31}$", "lower-case letters, digits and `_`, not starting with a digit, at most 32"),
+]
+PythonName = Annotated[str, _text(r"^[A-Za-z_][A-Za-z0-9_]{0,99}$", "the name of a Python argument")]
+Sha256 = Annotated[str, _text(r"^[0-9a-f]{64}$", "the 64 lower-case hexadecimal digits that `sha256sum` prints")]
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+LabelKey = Annotated[
+    str, _text(rf"^{_LABEL}$", "letters, digits, `-`, `_` and `.`, with a letter or digit at both ends, at most 63")
+]
+LabelValue = Annotated[
+    str,
+    _text(
+        rf"^({_LABEL})?$",
+        "nothing, or letters, digits, `-`, `_` and `.`, with a letter or digit at both ends, at most 63",
+    ),
+]
+_DOTTED = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
+FactoryRef = Annotated[
+    str, _text(rf"^{_DOTTED}:{_DOTTED}$", "`module:attribute`, such as `digits_model:DigitsNet`", 200)
 ]
 """`module:attribute`, imported from the spec's folder."""
 
-RelPath = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]{1,1024}$")]
-"""A path, relative to the spec's file unless absolute; no control characters."""
+KeyPath = Annotated[str, _text(r"^[^\x00-\x1f.]+(\.[^\x00-\x1f.]+)*$", "keys with dots between, such as `a.b`", 256)]
+"""The way into nested dicts."""
 
+_PATH_PATTERN = r"^[^\x00-\x1f\x7f]{1,1024}$"
+RelPath = Annotated[
+    str,
+    _text(_PATH_PATTERN, "a path without control characters"),
+    AfterValidator(_local_path),
+    WithJsonSchema(
+        {"type": "string", "pattern": _PATH_PATTERN, "not": {"pattern": "^(?!file:///)[^/]*://"}}, mode="validation"
+    ),
+]
+"""A path, relative to the spec's file unless absolute; `file:///a/b` is read as `/a/b`; other URLs are refused."""
+
+_HOST = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?"
+_PATH = r"[a-z0-9]+([._-][a-z0-9]+)*"
 ImageRef = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?/)?[a-z0-9]+([._/-][a-z0-9]+)*"
-        r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$",
-        max_length=300,
+    _text(
+        rf"^({_HOST}/)?[a-z0-9]+([._/-][a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(@sha256:[0-9a-f]{{64}})?$",
+        "an image such as `registry.example.com/team/python:3.11-slim`",
+        300,
     ),
 ]
 """An image reference with an optional registry, tag and digest."""
 
 RegistryPrefix = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-][a-z0-9]+)*)*$", max_length=200
+    _text(
+        rf"^{_HOST}(/{_PATH})*$", "a registry and a path, such as `registry.example.com/team`, no slash at the end", 200
     ),
 ]
 """A registry and the path below it, without a slash at the end."""
-
-Dtype = Annotated[
-    str,
-    StringConstraints(pattern=r"^(float16|bfloat16|float32|float64|int8|int16|int32|int64|uint8|bool)$"),
-]

@@ -1,0 +1,189 @@
+"""What no single field can say: dimensions, ranges, names and files that have to fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.spec.document import SpecPath, find, span_of
+from orchestrator.spec.models import ModelDeployment, PytorchSource
+from orchestrator.spec.places import did_you_mean
+from orchestrator.spec.scalars import LOOKS_BOOLEAN
+from orchestrator.spec.signature import batch_dimension
+from orchestrator.spec.source_text import similar_file
+from orchestrator.spec.yaml_tree import Node, quoted
+
+__all__ = ["checked"]
+
+
+def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]:
+    """Everything that does not fit: errors and warnings.
+
+    Args:
+        spec: the effective spec.
+        root: the tree it was made from.
+        folder: the spec's folder, which its paths are relative to.
+    """
+    return [
+        *_dimensions(spec, root),
+        *_ranges(spec, root),
+        *_repeated(spec, root),
+        *_batches(spec, root),
+        *_files(spec, root, folder),
+        *_doubtful(spec, root),
+    ]
+
+
+def _dimensions(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
+    model, used = spec.model, set[str]()
+    shapes: list[tuple[SpecPath, list[int | str]]] = [
+        *((("model", "inputs", i, "shape"), t.shape) for i, t in enumerate(model.inputs)),
+        *((("model", "outputs", i, "shape"), t.shape) for i, t in enumerate(model.outputs) if t.shape is not None),
+    ]
+    for path, shape in shapes:
+        for axis, size in enumerate(shape):
+            if isinstance(size, str):
+                used.add(size)
+                if size not in model.dims:
+                    yield Diagnostic(
+                        "E120",
+                        f"dimension `{size}` has no range",
+                        span_of(root, (*path, axis)),
+                        label=did_you_mean(size, model.dims) or "not in `dims`",
+                        remedy=f"add `{size}: {{min: 1, max: 64}}` to `model.dims`, with the sizes that can come",
+                    )
+    for name in model.dims:
+        if name not in used:
+            yield Diagnostic(
+                "W101",
+                f"dimension `{name}` is used by no shape",
+                span_of(root, ("model", "dims", name), key=True),
+                remedy="remove it, or name it in the shape of an input or output",
+                severity="warning",
+            )
+
+
+def _ranges(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
+    ranges: list[tuple[SpecPath, int, int]] = [
+        (("serving", "replicas"), spec.serving.replicas.min, spec.serving.replicas.max),
+        *((("model", "dims", name), dim.min, dim.max) for name, dim in spec.model.dims.items()),
+    ]
+    for path, smallest, largest in ranges:
+        if smallest > largest:
+            at = (*path, "min") if find(root, (*path, "min")).depth == len(path) + 1 else path
+            message = f"`{path[-1]}` goes from {smallest} to {largest}"
+            remedy = "`max` is 1 where it is not given; set it" if "max" not in find(root, path).node.data else ""
+            yield Diagnostic("E121", message, span_of(root, at), label="`min` is above `max`", remedy=remedy)
+
+
+def _repeated(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
+    optimize, model = spec.optimize, spec.model
+    lists: list[tuple[str, list[SpecPath], list[str]]] = [
+        ("input", [("model", "inputs", i, "name") for i in range(len(model.inputs))], [t.name for t in model.inputs]),
+        (
+            "output",
+            [("model", "outputs", i, "name") for i in range(len(model.outputs))],
+            [t.name for t in model.outputs],
+        ),
+    ]
+    for key, values in (("precisions", optimize.precisions), ("formats", optimize.formats)):
+        if values != "auto":
+            lists.append((key[:-1], [("optimize", key, i) for i in range(len(values))], list(values)))
+    sizes = spec.benchmark.batch_sizes
+    places: list[SpecPath] = [("benchmark", "batch_sizes", i) for i in range(len(sizes))]
+    lists.append(("batch size", places, [str(size) for size in sizes]))
+    for what, paths, names in lists:
+        for index, name in enumerate(names):
+            if (first := names.index(name)) < index:
+                yield Diagnostic(
+                    "E122",
+                    f"{what} `{name}` is given twice",
+                    span_of(root, paths[index]),
+                    label=f"first given on line {find(root, paths[first]).node.line}",
+                    remedy="every name may stand once" if what in {"input", "output"} else "remove it",
+                )
+
+
+def _batches(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
+    batch, batching = batch_dimension(spec), spec.serving.batching
+    allowed = None if batch is None else spec.model.dims.get(batch)
+    no_batch = "the model has no batch dimension"
+    remedy = "name the first dimension of every input alike, or remove this"
+    if find(root, ("benchmark", "batch_sizes")).depth == 2:
+        for index, size in enumerate(spec.benchmark.batch_sizes):
+            span = span_of(root, ("benchmark", "batch_sizes", index))
+            if batch is None and size != 1:
+                yield Diagnostic("E123", f"batch size {size} cannot be measured", span, label=no_batch, remedy=remedy)
+            elif allowed is not None and allowed.min <= allowed.max and not allowed.min <= size <= allowed.max:
+                yield Diagnostic(
+                    "E123",
+                    f"batch size {size} is outside the range of `{batch}`",
+                    span,
+                    label=f"`{batch}` goes from {allowed.min} to {allowed.max}",
+                    remedy=f"remove it, or widen `model.dims.{batch}` on line "
+                    f"{find(root, ('model', 'dims', batch or '')).node.line}",
+                )
+    if batching != "auto":
+        span = span_of(root, ("serving", "batching", "max_size"))
+        if batch is None and batching.max_size > 1:
+            yield Diagnostic("E126", "requests cannot be batched", span, label=no_batch, remedy=remedy)
+        elif allowed is not None and batching.max_size > allowed.max:
+            yield Diagnostic(
+                "E126",
+                f"batches of {batching.max_size} are larger than `{batch}` may be",
+                span,
+                label=f"`{batch}` goes up to {allowed.max}",
+                remedy=f"lower it, or raise `model.dims.{batch}.max`",
+            )
+
+
+def _files(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnostic]:
+    named: list[tuple[SpecPath, str | None]] = [
+        (("model", "source", "weights"), spec.model.source.weights),
+        (("model", "samples"), spec.model.samples),
+    ]
+    for path, name in named:
+        if name is None:
+            continue
+        file = spec.path(name, folder)
+        try:
+            if file.is_file():
+                continue
+            problem = "is a directory" if file.is_dir() else "does not exist"
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        near = similar_file(file) if problem == "does not exist" else None
+        yield Diagnostic(
+            "E124",
+            f"file {quoted(name)} {problem}",
+            span_of(root, path),
+            label="" if near is None else f"did you mean {quoted(near.name if '/' not in name else near)}?",
+            cause=f"looked for {file}",
+            remedy="paths are relative to the spec's folder" if near is None else "",
+        )
+
+
+def _doubtful(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
+    precisions = spec.optimize.precisions
+    if precisions != "auto" and "int8" in precisions and spec.model.samples is None:
+        yield Diagnostic(
+            "W102",
+            "int8 is calibrated on random inputs",
+            span_of(root, ("optimize", "precisions", precisions.index("int8"))),
+            cause="`model.samples` is not given, so neither calibration nor parity sees real inputs",
+            remedy="add `samples: FILE.npz` under `model`",
+            severity="warning",
+        )
+    if isinstance(spec.model.source, PytorchSource):
+        for key in spec.model.source.kwargs:
+            node = find(root, ("model", "source", "kwargs", key)).node
+            if node.plain and node.data in LOOKS_BOOLEAN:
+                yield Diagnostic(
+                    "W103",
+                    f"{quoted(node.data)} is text here, not a truth value",
+                    node.span,
+                    label=f"the factory gets the text {node.data!r}",
+                    remedy="write `true` or `false`, or put quotes around the text",
+                    severity="warning",
+                )

@@ -1,0 +1,65 @@
+"""Lay one tree of values over another: platform defaults below the spec, an environment above it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.spec.yaml_tree import Entry, Node
+
+__all__ = ["SPEC", "overlaid", "relabelled", "with_entry", "without"]
+
+SPEC = "spec"
+
+# A section that is one of several kinds is replaced as a whole when the kind changes: the other kind's keys mean nothing.
+_KIND_KEYS = ("kind", "target")
+
+
+def overlaid(lower: Node, upper: Node) -> Node:
+    """`upper` laid over `lower`: mappings are joined key by key, everything else is replaced.
+
+    A joined mapping keeps the place that it has in the spec, so that what it lacks is reported there.
+    """
+    if lower.entries is None or upper.entries is None or _changes_kind(lower, upper):
+        return upper
+    entries = dict(lower.entries)
+    for key, entry in upper.entries.items():
+        below = entries.get(key)
+        if below is None:
+            entries[key] = entry
+        else:
+            value = overlaid(below.value, entry.value)
+            entries[key] = replace(
+                below if below.value.layer == SPEC and value.entries is not None else entry, value=value
+            )
+    return _mapping(lower if lower.layer == SPEC else upper, entries)
+
+
+def _changes_kind(lower: Node, upper: Node) -> bool:
+    for key in _KIND_KEYS:
+        below, above = lower.child(key), upper.child(key)
+        if below is not None and above is not None and below.data != above.data:
+            return True
+    return False
+
+
+def relabelled(node: Node, layer: str) -> Node:
+    """The same tree, said by `layer`."""
+    entries = node.entries and {k: replace(e, value=relabelled(e.value, layer)) for k, e in node.entries.items()}
+    items = node.items and [relabelled(item, layer) for item in node.items]
+    return replace(node, layer=layer, entries=entries, items=items)
+
+
+def without(node: Node, key: str) -> Node:
+    """The mapping without one of its keys."""
+    assert node.entries is not None
+    return _mapping(node, {k: e for k, e in node.entries.items() if k != key})
+
+
+def with_entry(node: Node, entry: Entry) -> Node:
+    """The mapping with one key set."""
+    assert node.entries is not None
+    return _mapping(node, {**node.entries, entry.key: entry})
+
+
+def _mapping(at: Node, entries: dict[str, Entry]) -> Node:
+    return replace(at, entries=entries, data={key: entry.value.data for key, entry in entries.items()})

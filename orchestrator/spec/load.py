@@ -1,0 +1,212 @@
+"""From a file to a checked spec: read, lay platform and environment around it, validate, or say all that is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+from orchestrator.diagnostics import Diagnostic, Span
+from orchestrator.errors import SpecInvalid
+from orchestrator.spec.checks import checked
+from orchestrator.spec.document import SpecDocument, SpecPath, find, read_document, span_of
+from orchestrator.spec.layers import SPEC, overlaid, relabelled, without
+from orchestrator.spec.models import Benchmark, ModelDeployment
+from orchestrator.spec.places import did_you_mean
+from orchestrator.spec.platform import Platform, Rules, find_platform, fixed_keys, load_platform
+from orchestrator.spec.platform_rules import narrowed, violations
+from orchestrator.spec.schema import json_schema
+from orchestrator.spec.signature import batch_dimension
+from orchestrator.spec.types import ENVIRONMENT_NAME, EXPECTS
+from orchestrator.spec.validation import in_order, validated
+from orchestrator.spec.yaml_tree import Node, quoted
+
+__all__ = ["LoadedSpec", "load_spec"]
+
+_MOST_ENVIRONMENTS = 16
+
+
+@dataclass(frozen=True)
+class LoadedSpec:
+    """A valid spec and where it came from.
+
+    Attributes:
+        spec: the effective spec, with platform defaults below it and the environment above it.
+        document: the spec's file.
+        folder: the spec's folder, absolute; its paths are relative to this.
+        warnings: what is doubtful though valid.
+        environment: the chosen environment's name.
+        platform: the platform file that was applied.
+        rules: that platform's rules; without a platform, rules that allow everything.
+        tree: the effective values with the place of each.
+    """
+
+    spec: ModelDeployment
+    document: SpecDocument
+    folder: Path
+    warnings: tuple[Diagnostic, ...]
+    environment: str | None
+    platform: Path | None
+    rules: Rules
+    tree: Node
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the effective spec as canonical JSON, in hex: comments, order and spelling do not change it."""
+        values = self.spec.model_dump(mode="json")
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return sha256(text.encode()).hexdigest()
+
+    def span(self, path: SpecPath, *, key: bool = False) -> Span:
+        """The place of the deepest value on `path` that a file says; of its key where `key` is set."""
+        return span_of(self.tree, path, key=key)
+
+    def origin(self, path: SpecPath | str) -> str:
+        """Who says the value at `path` (`("hardware", "cpus")` or `"hardware.cpus"`).
+
+        Returns:
+            "spec line 12", "platform FILE line 3", "environment NAME line 30", or "default".
+        """
+        if isinstance(path, str):
+            path = tuple(int(part) if part.isdecimal() else part for part in path.split("."))
+        found = find(self.tree, path)
+        if found.depth < len(path) and found.node.entries is not None:
+            return "default"
+        return f"{found.node.layer} line {found.node.line}"
+
+
+def load_spec(path: str | Path, *, platform: Path | None = None, environment: str | None = None) -> LoadedSpec:
+    """Read and check a spec.
+
+    Args:
+        path: the spec's file.
+        platform: the platform file; by default the nearest `mlo-platform.yaml` in the spec's folder or above.
+        environment: which of the spec's `environments` is laid over it.
+
+    Raises:
+        SpecInvalid: with everything that is wrong, in the order of the file.
+    """
+    document = read_document(path, SPEC)
+    folder = Path(path).absolute().parent
+    _refuse_platform_file(document, path)
+    bounds = _platform(platform, folder)
+    environments, problems = _environments(document.root)
+    problems += document.problems
+    if environment is not None and environment not in environments:
+        problems.append(_unknown_environment(document.root, environment, environments))
+    base = without(document.root, "environments")
+    if bounds is not None and bounds.defaults is not None:
+        base = overlaid(bounds.defaults, base)
+    chosen = base if environment not in environments else overlaid(base, environments[environment])
+    tree, spec, found = _evaluated(chosen, bounds, folder)
+    problems += found
+    for name, overlay in environments.items():
+        if name != environment:
+            _, _, others = _evaluated(overlaid(base, overlay), bounds, folder)
+            problems += [
+                replace(each, notes=(*each.notes, f"environment: {name}")) for each in others if each not in found
+            ]
+    problems = in_order(problems)
+    if spec is None or any(each.severity == "error" for each in problems):
+        raise SpecInvalid(*problems)
+    return LoadedSpec(
+        spec=_with_fitting_batch_sizes(spec, tree),
+        document=document,
+        folder=folder,
+        warnings=tuple(problems),
+        environment=environment,
+        platform=None if bounds is None else bounds.file,
+        rules=Rules() if bounds is None else bounds.rules,
+        tree=tree,
+    )
+
+
+def _refuse_platform_file(document: SpecDocument, path: str | Path) -> None:
+    kind = document.root.child("kind")
+    if kind is not None and kind.data == "Platform":
+        load_platform(path)  # what is wrong with it as such comes first
+        message = f"{document.file} is a platform file, not a spec"
+        remedy = "it has no mistakes; give it as `--platform`, or validate a spec that lies below it"
+        raise SpecInvalid(Diagnostic("E112", message, kind.span, remedy=remedy))
+
+
+def _platform(given: Path | None, folder: Path) -> Platform | None:
+    if given is not None:
+        return load_platform(given)
+    found = find_platform(folder)
+    if found is None:
+        return None
+    here = Path.cwd()
+    return load_platform(found, str(found.relative_to(here) if found.is_relative_to(here) else found))
+
+
+def _environments(root: Node) -> tuple[dict[str, Node], list[Diagnostic]]:
+    """The overlays by name, and what is wrong with the section itself."""
+    section = root.child("environments")
+    if section is None:
+        return {}, []
+    if section.entries is None:
+        message = "`environments` must be a mapping of names to overlays"
+        span = span_of(root, ("environments",), key=True)
+        return {}, [
+            Diagnostic("E104", message, span, remedy="write `staging: {hardware: {cpus: 1}}` below it, or remove it")
+        ]
+    overlays: dict[str, Node] = {}
+    problems: list[Diagnostic] = []
+    for name, entry in section.entries.items():
+        if len(overlays) == _MOST_ENVIRONMENTS:
+            problems.append(Diagnostic("E107", f"more than {_MOST_ENVIRONMENTS} environments", entry.span))
+            break
+        if not re.fullmatch(ENVIRONMENT_NAME, name):
+            label = f"use {EXPECTS[ENVIRONMENT_NAME]}"
+            problems.append(
+                Diagnostic("E105", f"{quoted(name)} cannot be the name of an environment", entry.span, label)
+            )
+        elif entry.value.entries is None:
+            message = f"environment `{name}` must be a mapping of keys to values"
+            remedy = "give it sections of the spec, or remove it"
+            problems.append(Diagnostic("E104", message, entry.span, remedy=remedy))
+        else:
+            fixed = fixed_keys(entry.value, "an environment")
+            problems += fixed
+            if not fixed:
+                overlays[name] = relabelled(entry.value, f"environment {name}")
+    return overlays, problems
+
+
+def _unknown_environment(root: Node, asked: str, environments: dict[str, Node]) -> Diagnostic:
+    known = ", ".join(environments)
+    return Diagnostic(
+        "E134",
+        f"the spec has no environment {quoted(asked)}",
+        span_of(root, ("environments",), key=True) if "environments" in (root.entries or {}) else None,
+        label=did_you_mean(asked, environments),
+        remedy=f"choose one of {known}" if known else "add a section `environments`, or leave the option out",
+    )
+
+
+def _evaluated(
+    tree: Node, bounds: Platform | None, folder: Path
+) -> tuple[Node, ModelDeployment | None, list[Diagnostic]]:
+    """One effective tree with what it says, or what is wrong with it."""
+    if bounds is not None:
+        tree = narrowed(tree, bounds)
+    spec, found = validated(tree, ModelDeployment, json_schema)
+    if spec is not None:
+        found = checked(spec, tree, folder)
+        found += [] if bounds is None else violations(spec, tree, bounds)
+    return tree, spec, found
+
+
+def _with_fitting_batch_sizes(spec: ModelDeployment, tree: Node) -> ModelDeployment:
+    """Batch sizes that nobody wrote are brought into the range of the batch dimension."""
+    if find(tree, ("benchmark", "batch_sizes")).depth == 2:
+        return spec
+    batch = batch_dimension(spec)
+    allowed = None if batch is None else spec.model.dims[batch]
+    sizes = spec.benchmark.batch_sizes
+    fitting = [1] if allowed is None else sorted({min(max(size, allowed.min), allowed.max) for size in sizes})
+    return spec.model_copy(update={"benchmark": Benchmark(batch_sizes=fitting)})

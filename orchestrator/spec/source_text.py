@@ -1,0 +1,168 @@
+"""A YAML file as text: read within limits, decoded strictly, with a place for every character of it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+from orchestrator.diagnostics import Diagnostic, Span
+from orchestrator.errors import SpecInvalid
+
+__all__ = ["MAX_BYTES", "SourceText", "read_source", "similar_file", "source_from_bytes"]
+
+MAX_BYTES = 1 << 20
+_KEPT_OF_A_LINE = 1000  # characters of a line that a Span carries; a longer line is cut
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+"""What YAML 1.1, section 5.1, does not let into a stream; a byte order mark is taken off before this looks."""
+
+
+@dataclass(frozen=True)
+class SourceText:
+    """A file's text and the name under which the user knows the file.
+
+    Attributes:
+        file: as the user gave it.
+        text: decoded, without a byte order mark; line ends as they stand in the file.
+        digest: sha256 of the file's bytes, in hex.
+    """
+
+    file: str
+    text: str
+    digest: str
+
+    @cached_property
+    def _line_starts(self) -> list[int]:
+        return [0, *(match.end() for match in _LINE_END.finditer(self.text))]
+
+    def line_of(self, offset: int) -> int:
+        """The line, counted from 1, in which the character at `offset` stands."""
+        return bisect_right(self._line_starts, offset)
+
+    def line_text(self, line: int) -> str:
+        """Line number `line` without its end, cut where it is overlong."""
+        start = self._line_starts[line - 1]
+        stop = self._line_starts[line] if line < len(self._line_starts) else len(self.text)
+        return self.text[start : min(stop, start + _KEPT_OF_A_LINE)].rstrip("\r\n")
+
+    def span(self, start: int, end: int) -> Span:
+        """The place of the characters from `start` up to, not including, `end`."""
+        line, end_line = self.line_of(start), self.line_of(max(start, end))
+        return Span(
+            file=self.file,
+            line=line,
+            column=start - self._line_starts[line - 1] + 1,
+            end_line=end_line,
+            end_column=max(start, end) - self._line_starts[end_line - 1] + 1,
+            text=self.line_text(line),
+        )
+
+
+def read_source(path: str | Path, shown: str | None = None) -> SourceText:
+    """Read a YAML file.
+
+    Args:
+        path: the file.
+        shown: its name in messages; by default `path`.
+
+    Raises:
+        SpecInvalid: it is missing, no regular file, unreadable, larger than 1 MiB, or no UTF-8 text.
+    """
+    shown = shown or str(path)
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise _unreadable(shown, "is a directory" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        near = similar_file(Path(path))
+        remedy = f"did you mean {near}?" if near else "give the path of a YAML file"
+        raise _unreadable(shown, "does not exist", remedy) from None
+    except IsADirectoryError:
+        raise _unreadable(shown, "is a directory") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise _unreadable(shown, f"cannot be read: {reason}") from None
+    return source_from_bytes(shown, content)
+
+
+def _unreadable(shown: str, problem: str, remedy: str = "") -> SpecInvalid:
+    shown = shown.encode("unicode_escape").decode() if not shown.isprintable() else shown
+    if problem == "is a directory":
+        remedy = f"name the file inside it, such as {shown.rstrip('/')}/{Path(shown).name or 'spec'}.yaml"
+    return SpecInvalid(Diagnostic("E100", f"{shown} {problem}", remedy=remedy or "give the path of a YAML file"))
+
+
+def similar_file(path: Path) -> Path | None:
+    """The file in the same folder whose name is most like that of `path`, if one is like it."""
+    try:
+        names = [entry.name for entry in os.scandir(path.parent) if entry.is_file()]
+    except (OSError, ValueError):
+        return None
+    near = difflib.get_close_matches(path.name, sorted(names)[:2000], n=1)
+    return path.with_name(near[0]) if near else None
+
+
+def source_from_bytes(file: str, content: bytes) -> SourceText:
+    """Decode a file's bytes.
+
+    Raises:
+        SpecInvalid: more than 1 MiB, another encoding than UTF-8, or characters that YAML does not allow.
+    """
+    if len(content) > MAX_BYTES:
+        raise SpecInvalid(
+            Diagnostic(
+                "E111",
+                f"{file} is larger than 1 MiB",
+                cause="a spec is a page or two; this limit keeps a wrong file from being parsed",
+                remedy="check that this is the spec, and not a model or a data file",
+            )
+        )
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise SpecInvalid(Diagnostic("E110", f"{file} is UTF-16 text", remedy="save it as UTF-8"))
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SpecInvalid(_not_utf8(file, content, error.start)) from None
+    source = SourceText(file, text, sha256(content).hexdigest())
+    if (bad := _UNPRINTABLE.search(text)) is not None:
+        raise SpecInvalid(_unprintable(source, bad.start()))
+    return source
+
+
+def _not_utf8(file: str, content: bytes, offset: int) -> Diagnostic:
+    if b"\x00" in content:
+        return Diagnostic("E110", f"{file} is a binary file, not text", remedy="give the path of a YAML file")
+    before = SourceText(file, content[:offset].decode("utf-8-sig"), "")
+    place = before.span(len(before.text), len(before.text))
+    return Diagnostic(
+        "E110",
+        f"{file} is not UTF-8 text",
+        span=place,
+        label=f"byte 0x{content[offset]:02x} is not UTF-8",
+        remedy="save the file as UTF-8",
+    )
+
+
+def _unprintable(source: SourceText, offset: int) -> Diagnostic:
+    character = source.text[offset]
+    if character == "\x00":
+        return Diagnostic("E110", f"{source.file} is a binary file, not text", remedy="give the path of a YAML file")
+    return Diagnostic(
+        "E110",
+        f"control character U+{ord(character):04X}",
+        span=source.span(offset, offset + 1),
+        label="YAML does not allow it here",
+        remedy="remove the character; in double quotes it can be written as an escape",
+    )
