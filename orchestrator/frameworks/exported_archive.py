@@ -66,6 +66,8 @@ def check_archive(path: Path) -> None:
 
 def _problems(archive: zipfile.ZipFile) -> Iterator[str]:
     names = archive.namelist()
+    if len(set(names)) < len(names):
+        yield "it holds two entries of the same name"
     if "serialized_exported_program.json" in names:
         yield "it is in the format of PyTorch 2.7 and older, whose parts are pickled"
     for name in names:

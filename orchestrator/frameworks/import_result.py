@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +41,24 @@ def write_import(
     """Write `signature.json`, `samples.npz`, `baseline.npz`, `edge/` and `facts.json`, the same bytes each time."""
     _json(folder / "signature.json", signature.as_json())
     labels = {} if samples.labels is None else {LABELS: samples.labels}
-    np.savez(folder / "samples.npz", allow_pickle=False, **dict(samples.inputs), **labels)
-    np.savez(folder / "baseline.npz", allow_pickle=False, **dict(answered.outputs))
+    _npz(folder / "samples.npz", {**samples.inputs, **labels})
+    _npz(folder / "baseline.npz", answered.outputs)
     (folder / "edge").mkdir()
     for number, (case, outputs) in enumerate(answered.edges):
-        np.savez(folder / "edge" / f"{number}.inputs.npz", allow_pickle=False, **dict(case.inputs))
-        np.savez(folder / "edge" / f"{number}.outputs.npz", allow_pickle=False, **dict(outputs))
+        _npz(folder / "edge" / f"{number}.inputs.npz", case.inputs)
+        _npz(folder / "edge" / f"{number}.outputs.npz", outputs)
     cases = [{"name": case.name, "file": str(number)} for number, (case, _) in enumerate(answered.edges)]
     _json(folder / "edge" / "cases.json", cases)
     _json(folder / "facts.json", facts)
+
+
+def _npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    # numpy.savez takes the names as keyword arguments, beside its own: a tensor may be called `file`.
+    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+        for name, array in arrays.items():
+            # Without a time of its own the entry carries that of 1980, and the same arrays give the same bytes.
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
 
 
 def _json(path: Path, document: Any) -> None:

@@ -81,7 +81,10 @@ def _look_into_zip(path: Path) -> tuple[FileKind, str]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            start = min((entry.header_offset for entry in archive.infolist()), default=0)
     except (zipfile.BadZipFile, OSError):
+        start, names = 1, []
+    if start > 0:  # what was found is then an archive inside the one that is cut off
         return "other", "a zip archive that is cut off or damaged"
     inner = {name.partition("/")[2] for name in names}  # PyTorch puts all below one folder, named after the file
     if "archive_format" in inner or "models/model.json" in inner or "serialized_exported_program.json" in names:

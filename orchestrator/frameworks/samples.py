@@ -87,7 +87,7 @@ def read_samples(path: Path, signature: Signature, max_rows: int) -> Samples:
         inputs[tensor.name] = _cast(tensor, arrays[tensor.name], notes)
     _check_shapes(inputs, signature)
     rows = _count_rows(inputs)
-    labels = _labels(arrays, rows)
+    labels = None if LABELS in inputs else _labels(arrays, rows)
     notes.extend(
         f"samples: `{name}` is not an input of the model and was ignored"
         for name in sorted(set(arrays) - set(inputs) - {LABELS})
@@ -135,23 +135,11 @@ def row_shape(tensor: Tensor, signature: Signature, sizes: Mapping[str, int]) ->
 def _load(path: Path) -> dict[str, Array]:
     remedy = "save the inputs with numpy.savez(path, NAME=array, ...), in plain numeric types"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened:  # numpy leaves it open when the archive is damaged
+            file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise StepError("E340", "the samples are a single array, not an npz file", remedy=remedy, at=_AT)
-            arrays: dict[str, Array] = {}
-            for name in file.files:
-                try:
-                    arrays[name] = file[name]
-                except ValueError as error:
-                    raise StepError(
-                        "E340",
-                        f"the samples' array `{name}` cannot be read",
-                        cause="it holds Python objects, which would have to be unpickled"
-                        if "allow_pickle" in str(error)
-                        else _headline(error),
-                        remedy=remedy,
-                        at=_AT,
-                    ) from error
+            return {name: _array(file, name, remedy) for name in file.files}
     # A file that is no zip is taken for a pickle by numpy and refused with a ValueError; a cut one ends early.
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         empty = path.is_file() and path.stat().st_size == 0
@@ -159,7 +147,20 @@ def _load(path: Path) -> dict[str, Array]:
         if "allow_pickle" in cause:
             cause = "it is neither a zip archive of arrays nor an array"
         raise StepError("E340", "the samples are not an npz file", cause=cause, remedy=remedy, at=_AT) from error
-    return arrays
+
+
+def _array(file: Mapping[str, Array], name: str, remedy: str) -> Array:
+    try:
+        return file[name]
+    except ValueError as error:
+        objects = "it holds Python objects, which would have to be unpickled"
+        raise StepError(
+            "E340",
+            f"the samples' array `{name}` cannot be read",
+            cause=objects if "allow_pickle" in str(error) else _headline(error),
+            remedy=remedy,
+            at=_AT,
+        ) from error
 
 
 def _cast(tensor: Tensor, array: Array, notes: list[str]) -> Array:

@@ -153,7 +153,9 @@ def _dimension(
         low, high = dims[wanted]
         is_input = any(wanted in (tensor.shape or ()) for tensor in signature.inputs)
         if wanted not in named and (is_input or not all(low <= size <= high for size in sizes)):
-            where = next((f" where `{wanted}` is {at[wanted]}" for at, size in found if at[wanted] != size), "")
+            where = next(
+                (f" where `{wanted}` is {at[wanted]}" for at, size in found if is_input and at[wanted] != size), ""
+            )
             cause = f"dimension {axis} is {_seen(sizes)}{where}, and `{wanted}` is declared"
             raise _other_shape(declared, number, None, cause)
         return wanted

@@ -137,7 +137,8 @@ def _load(
         raise ValueError(f"not a source kind of PyTorch: {kind}")
     if kind != "exported-program":  # which has no modes: it is as it was exported
         model.eval()
-    model.requires_grad_(requires_grad=False)
+    for weight in model.parameters():
+        weight.requires_grad_(requires_grad=False)
     return model, tuple(notes)
 
 

@@ -1,0 +1,223 @@
+# mypy: disable-error-code="misc, override"
+"""Models as users write them, the good and the bad; a spec's folder in the tests of the import step."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its customary name
+from torch import nn
+
+NOT_CALLABLE = 3
+Pair = namedtuple("Pair", ["first", "second"])  # noqa: PYI024 - what forward returns in user code
+
+
+class Linear(nn.Module):
+    """Rows [batch, 4] to [batch, 3]."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)
+
+
+BUILT = Linear()
+
+
+class Nested(nn.Module):
+    """The same below a name, as checkpoints of wrappers have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Linear()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x)
+
+
+class Tied(nn.Module):
+    """Two names for one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x))
+
+
+class WithDropout(Linear):
+    """Dropout as it should be: off in evaluation mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.dropout(self.linear(x), 0.5, training=self.training)
+
+
+class DropoutLeftOn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = WithDropoutAlways()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x) + 1
+
+
+class WithDropoutAlways(Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.dropout(self.linear(x), 0.5, training=True)
+
+
+class Noisy(Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) + torch.randn(3)
+
+
+class BatchStatistics(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.norm = nn.BatchNorm1d(3, track_running_stats=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.linear(x))
+
+
+class BatchStatisticsOfImages(nn.Module):
+    """With several pixels for each row, the statistics of a single row exist too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1, track_running_stats=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.norm(image)
+
+
+class BackInTraining(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.norm.train()
+        return self.norm(image)
+
+
+class CentredOverBatch(Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        centred = x - x.mean(dim=0)
+        return self.linear(centred)
+
+
+class Counting(Linear):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.linear(x) + self.calls
+
+
+class InstanceNormed(nn.Module):
+    """Normalizes each row by itself, which is allowed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.norm(image)
+
+
+class Tokens(nn.Module):
+    """Ids [batch, seq] and a mask to [batch, seq, 5] and [batch, half of seq]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 5)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self.embed(ids) * mask.unsqueeze(-1)
+        return hidden, hidden[:, ::2].sum(-1)
+
+
+class AtMostEight(nn.Module):
+    """Takes no more than eight steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.arange(8.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.position[torch.arange(x.shape[1])]
+
+
+class Returns(Linear):
+    """Returns what `what` says."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.linear(x)
+        return {
+            "dict": {"probs": y.softmax(1), "logits": y},
+            "list": [y, y + 1],
+            "named": Pair(y, {"deep": y + 1}),
+            "none": (y, None),
+            "float": (y, 0.5),
+            "object": object(),
+            "no batch": y.sum(),
+            "pooled": y.mean(1, keepdim=True).T,
+            "nan": torch.where(x[:, :3] > 0, torch.nan, y),
+            "nan at 3": torch.where(x[:, :3] >= 3, torch.nan, y),
+            "double": y.double(),
+            "bfloat16": y.bfloat16(),
+            "classes": y.argmax(1),
+        }[self.what]
+
+
+class KeywordOnly(Linear):
+    def forward(self, *, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)
+
+
+class TwoInputs(Linear):
+    def forward(self, x: torch.Tensor, scale: torch.Tensor, bias: float = 0.0) -> torch.Tensor:
+        return self.linear(x) * scale + bias
+
+
+class NoBatch(nn.Module):
+    """A signal [samples] to one number; no batch dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, signal: torch.Tensor) -> torch.Tensor:
+        return (signal * self.gain).mean()
+
+
+class Picky(Linear):
+    """Refuses zeros, as a length of 0 is refused."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not x.any():
+            raise ValueError("nothing to see")
+        return self.linear(x)
+
+
+def raising(depth: int = 1) -> nn.Module:
+    raise RuntimeError(f"no weights at depth {depth}")
+
+
+def not_a_model() -> dict[str, int]:
+    return {}

@@ -1,0 +1,135 @@
+"""What the import step leaves for the steps after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from orchestrator.frameworks.torch_source import load_source, open_baseline
+from orchestrator.spec.signature import Signature
+from tests.frameworks.source_case import Imported, run, run_model, signature
+
+pytestmark = pytest.mark.frameworks
+
+DIGITS = Path(__file__).parents[2] / "specs" / "digits"
+SOURCE = {"kind": "pytorch", "factory": "digits_model:DigitsNet", "kwargs": {}}
+DECLARED = signature({"image": ("float32", ["batch", 1, 8, 8])}, {"logits": None}, {"batch": (1, 64)})
+
+
+def _digits(path: Path) -> Imported:
+    path.mkdir()
+    with np.load(DIGITS / "digits.npz") as file:
+        samples = dict(file)
+    return run(path, SOURCE, DIGITS / "digits.safetensors", DECLARED, samples, DIGITS)
+
+
+def test_the_digits_example_is_imported(tmp_path: Path) -> None:
+    imported = _digits(tmp_path / "a")
+    assert imported.json("signature.json")["outputs"] == [
+        {"name": "logits", "dtype": "float32", "shape": ["batch", 10]}
+    ]
+    assert imported.facts == imported.json("facts.json")
+    facts = imported.facts
+    assert (facts["samples"], facts["rows"], facts["labelled"]) == ("real", 256, True)
+    assert facts["parameters"] > 100_000
+    assert facts["framework"] == {"torch": torch.__version__.partition("+")[0]}
+    samples = imported.arrays("samples.npz")
+    accuracy = (imported.arrays("baseline.npz")["logits"].argmax(axis=1) == samples["labels"]).mean()
+    assert accuracy >= 0.97
+
+
+def test_every_edge_case_is_a_whole_call(tmp_path: Path) -> None:
+    imported = _digits(tmp_path / "a")
+    names = [case["name"] for case in imported.json("edge/cases.json")]
+    assert names == [
+        "zeros, smallest batch",
+        "largest values, smallest batch",
+        "smallest values, smallest batch",
+        "batch of 1",
+        "batch of 64",
+    ]
+    inputs, outputs = imported.edge("batch of 64")
+    assert (inputs["image"].shape, outputs["logits"].shape) == ((64, 1, 8, 8), (64, 10))
+    inputs, _ = imported.edge("largest values, smallest batch")
+    assert (inputs["image"] == 1).all()
+
+
+def test_the_same_source_leaves_the_same_bytes(tmp_path: Path) -> None:
+    first, second = _digits(tmp_path / "a"), _digits(tmp_path / "b")
+    files = sorted(path.relative_to(first.folder) for path in first.folder.rglob("*") if path.is_file())
+    assert len(files) == 15
+    for file in files:
+        assert (first.folder / file).read_bytes() == (second.folder / file).read_bytes(), file
+
+
+def test_the_baseline_answers_as_recorded(tmp_path: Path) -> None:
+    imported = _digits(tmp_path / "a")
+    resolved = Signature.from_json(imported.json("signature.json"))
+    weights = {"weights": DIGITS / "digits.safetensors"}
+    runtime = open_baseline({"source": SOURCE}, weights, DIGITS, resolved, 1)
+    rows = imported.arrays("samples.npz")["image"][:8]
+    answer = runtime.run({"image": rows})["logits"]
+    np.testing.assert_allclose(answer, imported.arrays("baseline.npz")["logits"][:8], atol=1e-4)
+    assert runtime.facts()["threads"] == 1
+
+
+def test_the_source_is_loaded_for_inference_on_the_cpu() -> None:
+    model = load_source({"source": SOURCE}, {"weights": DIGITS / "digits.safetensors"}, DIGITS)
+    assert not any(module.training for module in model.modules())
+    assert not any(weight.requires_grad for weight in model.parameters())
+    assert {weight.device.type for weight in model.parameters()} == {"cpu"}
+
+
+def test_without_samples_the_inputs_are_random_and_this_is_said(tmp_path: Path) -> None:
+    imported = run_model(tmp_path, "Linear")
+    assert (imported.facts["samples"], imported.facts["labelled"]) == ("random", False)
+    assert "samples: none are given, so the inputs are random" in imported.facts["notes"]
+    largest, _ = imported.edge("largest values, smallest batch")
+    assert (largest["x"] == 3).all()
+
+
+def test_the_range_of_an_integer_input_without_samples_is_said_to_be_unknown(tmp_path: Path) -> None:
+    inputs: dict[str, tuple[str, list[int | str]]] = {
+        "ids": ("int64", ["batch", "seq"]),
+        "mask": ("float32", ["batch", "seq"]),
+    }
+    declared = signature(inputs, {"a": None, "b": None}, {"batch": (1, 4), "seq": (2, 64)})
+    imported = run_model(tmp_path, "Tokens", declared)
+    assert set(np.unique(imported.arrays("samples.npz")["ids"])) == {0, 1}
+    assert any("the range of the integer input `ids` is not known" in note for note in imported.facts["notes"])
+
+
+def test_a_model_without_a_batch_dimension_gets_a_row_axis(tmp_path: Path) -> None:
+    declared = signature({"signal": ("float32", ["samples"])}, {"level": []}, {"samples": (1, 100)}, batch=None)
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    imported = run_model(tmp_path, "NoBatch", declared, {"signal": rows})
+    np.testing.assert_allclose(imported.arrays("baseline.npz")["level"], rows.mean(axis=1))
+    inputs, outputs = imported.edge("samples of 100")
+    assert (inputs["signal"].shape, outputs["level"].shape) == ((100,), ())
+
+
+def test_values_that_the_model_refuses_are_left_out_and_recorded(tmp_path: Path) -> None:
+    imported = run_model(tmp_path, "Picky")
+    assert imported.facts["edge_cases_left_out"] == [
+        {"name": "zeros, smallest batch", "reason": "ValueError: nothing to see"}
+    ]
+    assert all("zeros" not in case["name"] for case in imported.json("edge/cases.json"))
+
+
+def test_nan_at_the_edges_is_allowed_and_recorded(tmp_path: Path) -> None:
+    samples = {"x": np.eye(4, dtype=np.float32)}
+    imported = run_model(tmp_path, "Returns", None, {"x": samples["x"] * 2}, what="nan at 3")
+    assert imported.facts["edge_cases_not_finite"] == []
+    (tmp_path / "b").mkdir()
+    inputs = {"x": np.concatenate([-np.eye(4, dtype=np.float32), np.array([[0, 0, 0, 4]], np.float32)])}
+    imported = run_model(tmp_path / "b", "Returns", None, inputs, what="nan at 3")
+    assert imported.facts["edge_cases_not_finite"] == ["largest values, smallest batch"]
+
+
+def test_a_rest_smaller_than_the_smallest_batch_is_answered_too(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
+    imported = run_model(tmp_path, "Linear", signature(dims={"batch": (3, 3)}), {"x": rows})
+    assert imported.arrays("baseline.npz")["y"].shape == (7, 3)
