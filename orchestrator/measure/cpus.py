@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CpuShare", "confined", "cpu_share", "package_environment", "thread_environment"]
+__all__ = ["CpuShare", "confined", "cpu_share", "other_cpus", "package_environment", "thread_environment"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,18 @@ def _count(cpus: int) -> str:
 
 def cpu_share(wanted: float) -> CpuShare:
     """The first CPUs of those that this process may use, `wanted` of them (whole, at least one) or all there are."""
-    here = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else list(range(os.cpu_count() or 1))
-    cpus = tuple(here[: max(1, int(wanted))])
+    cpus = _usable()[: max(1, int(wanted))]
     return CpuShare(wanted, cpus, len(cpus))
+
+
+def other_cpus(share: CpuShare) -> CpuShare | None:
+    """The CPUs that a share leaves, for the load generator; None when it leaves none."""
+    left = tuple(cpu for cpu in _usable() if cpu not in share.cpus)
+    return CpuShare(len(left), left, len(left)) if left else None
+
+
+def _usable() -> tuple[int, ...]:
+    return tuple(sorted(os.sched_getaffinity(0)))
 
 
 def confined(command: tuple[str, ...], share: CpuShare, *, on_parent_end: signal.Signals) -> list[str]:

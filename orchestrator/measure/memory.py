@@ -9,7 +9,7 @@ from typing import Self
 
 import psutil
 
-__all__ = ["MemoryWatch", "end_tree", "format_bytes", "tree_cpu_seconds"]
+__all__ = ["MemoryWatch", "end_tree", "family", "format_bytes", "tree_cpu_seconds"]
 
 _TICK = 0.02
 """Seconds between two looks at the known processes; what comes and goes in between is not seen."""
@@ -62,12 +62,12 @@ class MemoryWatch:
         self.close()
 
     def _watch(self) -> None:
-        family: list[psutil.Process] = []
+        known: list[psutil.Process] = []
         searched = 0.0
         while not self._end.wait(_TICK):
             if time.monotonic() - searched > _FAMILY_TICK:
-                family, searched = _family(self._pid), time.monotonic()
-            resident = sum(_resident(process) for process in family)
+                known, searched = family(self._pid), time.monotonic()
+            resident = sum(_resident(process) for process in known)
             self._peak = max(self._peak, resident)
             if self._limit is not None and resident > self._limit:
                 self._exceeded = True
@@ -75,7 +75,8 @@ class MemoryWatch:
                 return
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def family(pid: int) -> list[psutil.Process]:
+    """A process and its living descendants; empty when it has ended."""
     try:
         root = psutil.Process(pid)
         return [root, *root.children(recursive=True)]
@@ -93,7 +94,7 @@ def _resident(process: psutil.Process) -> int:
 def tree_cpu_seconds(pid: int) -> float:
     """CPU time, user and system, that a process and its living descendants have used so far, seconds."""
     total = 0.0
-    for process in _family(pid):
+    for process in family(pid):
         try:
             times = process.cpu_times()
         except psutil.Error:
@@ -104,7 +105,7 @@ def tree_cpu_seconds(pid: int) -> float:
 
 def end_tree(pid: int) -> None:
     """Kill a process and all its descendants (SIGKILL); those that have ended are no error."""
-    for process in _family(pid):
+    for process in family(pid):
         try:
             process.kill()
         except psutil.NoSuchProcess:

@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 from orchestrator.measure.cpus import cpu_share
-from orchestrator.measure.json_file import write_json
 from orchestrator.measure.participants import LeftOut, participants
 from orchestrator.measure.runtime_report import artifact_bytes, participant_report, raw_arrays
 from orchestrator.measure.sweep import Measured, SweepSettings, sweep
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext, StepError
+from orchestrator.store.atomic import pretty_json
 
 __all__ = ["benchmark"]
 
@@ -50,7 +50,7 @@ def benchmark(context: StepContext) -> dict[str, Any]:
         "baseline": participant_report(everyone[0], None),
         "candidates": _candidates(context, everyone, left_out),
     }
-    write_json(context.output / "report.json", report)
+    (context.output / "report.json").write_bytes(pretty_json(report))
     # Its types cannot see that the arrays are named by the keys alone.
     np.savez_compressed(context.output / "raw.npz", **raw_arrays(everyone))  # type: ignore[arg-type]
     return _summary(report)

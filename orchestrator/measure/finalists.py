@@ -1,0 +1,102 @@
+"""From the runtime benchmark to the servers that are worth starting, and the batch size that each is started with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.measure.statistics import Comparison
+
+__all__ = ["auto_batch_size", "decisive_seconds", "finalists", "not_faster"]
+
+_SECOND = 1.2
+"""A backend's second-best variant is measured too if it needs at most this many times the best one's time."""
+
+_AS_GOOD = 0.95
+"""A batch size with this part of the best throughput is as good: the smallest such is taken, so that noise between
+equals does not change what is deployed."""
+
+
+def decisive_seconds(candidate: Mapping[str, Any], objective: str) -> float:
+    """What the objective looks at in the runtime benchmark; less is better.
+
+    Latency: the median of one call of the smallest batch. Throughput and cost: time for each row at the best batch size
+    (all threads are busy then, so time is CPU time as well).
+    """
+    batches = candidate["batches"]
+    if objective == "latency":
+        return float(batches[0]["p50"])
+    return float(1 / max(batch["rows_per_second"] for batch in batches))
+
+
+def not_faster(candidate: Mapping[str, Any], objective: str) -> str:
+    """Why a candidate is no gain over the model as given, or nothing if it is one.
+
+    The whole confidence interval must lie below 1; what cannot be told apart is not faster.
+    """
+    against = candidate["against_baseline"]
+    document = None if against is None else against["latency" if objective == "latency" else "throughput"]
+    if document is None:
+        return ""  # the baseline could not be measured: nothing to be slower than
+    names = {"ratio", "low", "high", "rounds"}
+    comparison = Comparison.from_json({name: document[name] for name in names})
+    if comparison.faster:
+        return ""
+    what = "latency" if objective == "latency" else "time for each row"
+    said = f"its {what} is {comparison.ratio:.2f} times the baseline's"
+    if comparison.slower:
+        return f"slower than the baseline: {said}"
+    return (
+        f"not measurably faster than the baseline: {said}, between {comparison.low:.2f} and "
+        f"{comparison.high:.2f} over {comparison.rounds} rounds"
+    )
+
+
+def finalists(candidates: Sequence[Mapping[str, Any]], objective: str) -> tuple[list[str], dict[str, str]]:
+    """The variants whose servers are measured: of each backend the best, and the second where it is close.
+
+    Args:
+        candidates: of the runtime benchmark's report.
+        objective: `latency`, `throughput` or `cost`.
+
+    Returns:
+        Variants, and for each other candidate that was measured why it is not among them.
+    """
+    passed_over: dict[str, str] = {}
+    by_backend: dict[str, list[Mapping[str, Any]]] = {}
+    for candidate in candidates:
+        if candidate["fate"] != "measured":
+            continue
+        if reason := not_faster(candidate, objective):
+            passed_over[candidate["variant"]] = reason
+        else:
+            by_backend.setdefault(candidate["backend"], []).append(candidate)
+    chosen: list[str] = []
+    for group in by_backend.values():
+        best, *others = sorted(group, key=lambda c: decisive_seconds(c, objective))
+        chosen.append(best["variant"])
+        for place, other in enumerate(others):
+            times = decisive_seconds(other, objective) / decisive_seconds(best, objective)
+            if place == 0 and times <= _SECOND:
+                chosen.append(other["variant"])
+            else:
+                passed_over[other["variant"]] = (
+                    f"its runtime is {times:.2f} times as slow as that of {best['variant']}, on the same backend"
+                )
+    return chosen, passed_over
+
+
+def auto_batch_size(candidate: Mapping[str, Any], p99_limit: float | None) -> int:
+    """Rows that go together at most: the batch size of the sweep with the best throughput that the limit allows.
+
+    A request may have to wait for one full batch before its own runs, so a batch may take half the limit. Of sizes that
+    are as good, the smallest.
+
+    Args:
+        candidate: of the runtime benchmark's report; measured.
+        p99_limit: of the SLO, seconds; None allows every size.
+    """
+    batches = candidate["batches"]
+    allowed = [batch for batch in batches if p99_limit is None or batch["p99"] <= p99_limit / 2] or batches[:1]
+    best = max(batch["rows_per_second"] for batch in allowed)
+    return int(next(batch["rows"] for batch in allowed if batch["rows_per_second"] >= _AS_GOOD * best))

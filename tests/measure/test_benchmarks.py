@@ -1,0 +1,122 @@
+"""Both benchmark steps on real models: PyTorch as the baseline, ONNX Runtime, and the real server over the wire."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from orchestrator.measure import runtime_benchmark, server_benchmark
+from orchestrator.measure.statistics import percentile
+from orchestrator.steps import StepContext, StepError
+from tests.measure.real_case import (
+    DIGITS,
+    candidate,
+    step_context,
+    write_import,
+    write_linear_model,
+    write_verdict,
+)
+
+pytestmark = [pytest.mark.frameworks, pytest.mark.e2e]
+
+
+def _report(context: StepContext) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((context.output / "report.json").read_bytes())
+    return report
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> StepContext:
+    """The runtime benchmark's context, after it ran."""
+    folder = tmp_path_factory.mktemp("runtime")
+    inputs = {
+        "import": write_import(folder / "import"),
+        "weights": DIGITS / "digits.safetensors",
+        "variant:onnx-fp32": write_linear_model(folder / "fp32"),
+        "verdict:onnx-fp32": write_verdict(folder / "fp32-verdict", passed=True),
+        "variant:onnx-int8": write_linear_model(folder / "int8"),
+        "verdict:onnx-int8": write_verdict(folder / "int8-verdict", passed=False),
+        "variant:onnx-bf16": folder / "bf16",
+        "verdict:onnx-bf16": write_verdict(folder / "bf16-verdict", passed=True),
+    }
+    (folder / "bf16").mkdir()
+    (folder / "bf16" / "model.onnx").write_bytes(b"not a model")
+    candidates = [candidate(f"onnx-{name}") for name in ("fp32", "int8", "bf16")]
+    context = step_context(folder / "step", inputs, [*candidates, candidate("torchscript-fp32", "torchserve")])
+    runtime_benchmark.benchmark(context)
+    return context
+
+
+def test_every_candidate_has_a_fate_and_the_failures_their_reason(measured: StepContext) -> None:
+    report = _report(measured)
+    fates = {row["variant"]: (row["fate"], row["reason"]) for row in report["candidates"]}
+    assert fates["onnx-fp32"] == ("measured", "")
+    assert fates["onnx-int8"] == ("not measured", "not measured: failed verification")
+    assert fates["torchscript-fp32"] == ("not measured", "not measured: it could not be made")
+    assert fates["onnx-bf16"][0] == "failed"
+    assert "ONNX Runtime does not load the model" in fates["onnx-bf16"][1]
+    assert report["baseline"]["fate"] == "measured"
+    assert report["baseline"]["runtime"]["runtime"] == "pytorch"
+
+
+def test_the_report_follows_from_the_raw_samples(measured: StepContext) -> None:
+    report = _report(measured)
+    row = report["candidates"][0]
+    with np.load(measured.output / "raw.npz") as raw:
+        for batch in row["batches"]:
+            times = raw[f"onnx-fp32.b{batch['rows']}.seconds"].tolist()
+            assert batch["samples"] == len(times)
+            assert batch["p99"] == percentile(times, 0.99)
+            assert batch["rows_per_second"] == pytest.approx(batch["rows"] * len(times) / sum(times))
+            assert set(raw[f"onnx-fp32.b{batch['rows']}.round"]) == set(range(batch["rounds"]))
+    assert row["load_seconds"] > 0
+    assert row["first_inference_seconds"] == row["batches"][0]["without_warm_up"]["first"]
+    assert row["peak_rss"] > 10 * 2**20
+    assert 2560 <= row["artifact_bytes"] < 10_000
+    assert row["against_baseline"]["latency"]["high"] < 1  # one small product against a convolutional network
+
+
+def test_a_model_whose_range_holds_no_batch_size_is_refused(measured: StepContext, tmp_path: Path) -> None:
+    context = step_context(tmp_path / "step", measured.inputs, [], batch_sizes=[128])
+    with pytest.raises(StepError, match="no batch size can be measured") as caught:
+        runtime_benchmark.benchmark(context)
+    assert caught.value.at == ("benchmark", "batch_sizes")
+
+
+def test_a_finalist_is_measured_in_its_real_server(measured: StepContext, tmp_path: Path) -> None:
+    inputs = {**measured.inputs, "runtime": measured.output}
+    context = step_context(tmp_path / "step", inputs, measured.params["candidates"])
+    server_benchmark.benchmark(context)
+    report = _report(context)
+    row, refused, *_ = report["candidates"]
+    assert row["fate"] == "measured", row["reason"]
+    assert (report["rate"], row["errors"]) == (200.0, {})
+    assert row["open_loop"]["samples"] >= 459
+    assert row["slo"]["p99"]["status"] in {"met", "missed", "inconclusive"}
+    assert row["slo"]["p99"]["samples"] == row["open_loop"]["samples"]
+    assert row["open_loop"]["p50"] < 0.25
+    assert row["saturation"]["rows_per_second"] > 200
+    assert row["saturation"]["cpu_seconds_per_request"] > 0
+    assert 0 < row["first_request_seconds"] < row["ready_seconds"] < 60
+    assert row["max_batch_size"] in {1, 8}
+    assert row["peak_rss"] > 10 * 2**20
+    assert refused["fate"] == "not a finalist"
+    assert "failed verification" in refused["reason"]
+    with np.load(context.output / "raw.npz") as raw:
+        assert len(raw["onnx-fp32.open.seconds"]) == row["open_loop"]["samples"]
+    assert not psutil.Process().children(recursive=True), "a process outlives its measurement"
+
+
+def test_a_server_above_its_memory_is_out_of_memory(measured: StepContext, tmp_path: Path) -> None:
+    inputs = {**measured.inputs, "runtime": measured.output}
+    context = step_context(tmp_path / "step", inputs, measured.params["candidates"][:1], memory=40 * 2**20)
+    server_benchmark.benchmark(context)
+    (row,) = _report(context)["candidates"]
+    assert row["fate"] == "out of memory"
+    assert row["reason"].startswith("its server ran out of memory: peak ")
+    assert row["reason"].endswith("of 40 MiB")
