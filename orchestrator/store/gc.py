@@ -74,7 +74,23 @@ def collect(home: Home, keep_receipts: Collection[str] = (), *, timeout: float =
             if digest not in needed:
                 freed += trees.discard(digest)
         crash_point("gc.after-trees")
+        with store_errors("clean up", home.locks):
+            freed += _drop_lock_files(home)
         return freed
+
+
+def _drop_lock_files(home: Home) -> int:
+    """Remove the lock files that nobody holds: there is one for every key that was ever computed.
+
+    Who opened one just before notices, after getting the lock, that it is no longer at its path, and tries again.
+    """
+    freed = 0
+    for file in home.locks.glob("*.lock"):
+        if file != home.in_use_lock:
+            with _orphan(file) as free:
+                if free:
+                    freed += _remove(file)
+    return freed
 
 
 def _sweep_scratch(scratch: Path) -> int:
@@ -105,7 +121,7 @@ def _sweep_temporaries(home: Home) -> int:
 def _orphan(owned: Path) -> Iterator[bool]:
     """Whether nobody holds this file by flock; while the block runs nobody else can."""
     try:
-        handle = os.open(owned, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(owned, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         yield False
         return

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -101,19 +100,19 @@ def _acquire(path: Path, kind: int, timeout: float, on_wait: Callable[[str], Non
 def _try(path: Path, kind: int) -> int | None:
     """An open, locked file, or None while somebody else holds it."""
     with store_errors("lock", path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
-            # A lock on a file that was removed meanwhile excludes nobody.
-            if _is_at(path, handle):
-                return handle
-        except BlockingIOError:
-            pass
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
-        return None
+        while True:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
+                if _is_at(path, handle):
+                    return handle
+            except BlockingIOError:
+                os.close(handle)
+                return None
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)  # removed before we had the lock: it would exclude nobody
 
 
 def _is_at(path: Path, handle: int) -> bool:
@@ -127,7 +126,7 @@ def _is_at(path: Path, handle: int) -> bool:
 
 def _tell(handle: int, info: Mapping[str, Any]) -> None:
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    text = json.dumps({**info, "pid": os.getpid(), "host": socket.gethostname(), "since": since})
+    text = json.dumps({**info, "pid": os.getpid(), "host": os.uname().nodename, "since": since})
     # The lock holds without its text: on a full disk those who wait only do not learn who holds it.
     with contextlib.suppress(OSError):
         os.ftruncate(handle, 0)
@@ -142,7 +141,7 @@ def _holder(path: Path) -> str:
         what, pid, host, since = (str(told[name]) for name in ("what", "pid", "host", "since"))
     except (OSError, ValueError, LookupError, TypeError, RecursionError):  # being rewritten just now, or not ours
         return "another process"
-    where = "" if host == socket.gethostname() else f" on {host}"
+    where = "" if host == os.uname().nodename else f" on {host}"
     return f"process {pid}{where} ({what}, since {since})"
 
 

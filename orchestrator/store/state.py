@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -52,7 +51,7 @@ class Intent:
     @classmethod
     def now(cls, op: str, revision: int) -> Intent:
         """An intent of this process, begun now."""
-        return cls(op, revision, os.getpid(), socket.gethostname(), boot_id(), datetime.now(UTC).isoformat())
+        return cls(op, revision, os.getpid(), os.uname().nodename, boot_id(), datetime.now(UTC).isoformat())
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +261,7 @@ def foreign_intent(deployment: Deployment) -> Intent | None:
     intent = deployment.intent
     if intent is None:
         return None
-    if intent.host != socket.gethostname():
+    if intent.host != os.uname().nodename:
         return None
     if intent.boot_id != boot_id():
         return intent

@@ -15,6 +15,7 @@ from orchestrator.store.atomic import TEMPORARY_PREFIX
 from orchestrator.store.digest import Manifest
 from orchestrator.store.gc import collect, sweep
 from orchestrator.store.home import Home
+from orchestrator.store.locks import lock
 from orchestrator.store.receipts import Receipt, Receipts
 from orchestrator.store.state import Deployment, Revision, StateFile
 from orchestrator.store.trees import TreeStore
@@ -159,6 +160,16 @@ def test_nothing_is_collected_while_a_run_uses_the_store(home: Home, spawn: Spaw
     process.kill()
     process.wait()
     assert collect(home) > 0
+
+
+def test_lock_files_that_nobody_holds_are_collected(home: Home) -> None:
+    with lock(home.locks / "held.lock", timeout=0, info={"what": "work"}):
+        with lock(home.locks / "free.lock", timeout=0, info={"what": "work"}):
+            pass
+        assert collect(home) > 0
+        assert sorted(file.name for file in home.locks.iterdir()) == ["held.lock", "in-use.lock"]
+        with pytest.raises(Busy), lock(home.locks / "held.lock", timeout=0, info={"what": "more"}):
+            pass
 
 
 def test_nothing_is_collected_when_the_state_cannot_be_read(home: Home) -> None:
