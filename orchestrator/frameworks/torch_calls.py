@@ -141,6 +141,7 @@ def guarded_call(
 
     Raises:
         StepError: E321 the model raises, or E322 where the call is about a dimension's range.
+        MemoryError: memory does not suffice for the call.
     """
     # Copies, since a model may write into its inputs.
     tensors = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in signature.inputs]
@@ -151,6 +152,8 @@ def guarded_call(
         raise
     # It is the user's model: whatever it raises is told with the shapes that it was given.
     except Exception as error:
+        if "DefaultCPUAllocator" in str(error):  # PyTorch's way to say that memory is short
+            raise MemoryError(str(error).strip().splitlines()[0]) from error
         raise _failed_call(error, signature, inputs, project, dim) from error
 
 

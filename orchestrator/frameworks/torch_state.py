@@ -51,7 +51,9 @@ def _check_tensors(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Te
         raise StepError(
             "E306",
             f"{len(shapes)} of the model's tensors have another shape than the weights",
-            cause=shown([f"{n}: {list(state[n].shape)} stored, {list(own[n].shape)} in the model" for n in shapes]),
+            cause=shown(
+                [f"{n}: {list(state[n].shape)} stored, {list(own[n].shape)} in the model" for n in shapes], "; "
+            ),
             remedy="build the model with the sizes that it was trained with: set them in `kwargs:`",
             at=AT_WEIGHTS,
         )
@@ -60,7 +62,7 @@ def _check_tensors(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Te
         raise StepError(
             "E307",
             f"{len(kinds)} of the model's tensors have another type than the weights",
-            cause=shown([f"{n}: {_dtype(state[n])} stored, {_dtype(own[n])} in the model" for n in kinds]),
+            cause=shown([f"{n}: {_dtype(state[n])} stored, {_dtype(own[n])} in the model" for n in kinds], "; "),
             remedy="save the weights of this architecture, in a floating-point type",
             at=AT_WEIGHTS,
         )

@@ -205,10 +205,10 @@ def _joined(prefix: str | None, key: str) -> str:
     return f"{prefix}.{key}" if prefix else key
 
 
-def shown(lines: list[str]) -> str:
+def shown(lines: list[str], separator: str = ", ") -> str:
     """The first eight lines, and how many more there are."""
-    more = f", and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    return ", ".join(lines[:_SHOWN]) + more
+    more = f"{separator}and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return separator.join(lines[:_SHOWN]) + more
 
 
 def _listed(keys: list[str]) -> str:
