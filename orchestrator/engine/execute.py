@@ -18,9 +18,9 @@ from orchestrator.engine.events import Observer, StepProgress, StepStarted, Wait
 from orchestrator.engine.request import WorkerRequest
 from orchestrator.engine.stop import Stop
 from orchestrator.engine.worker_process import WorkerEnd, run_worker
+from orchestrator.errors import Busy
 from orchestrator.plan.resolve import Outcome, Resolved, Resolver, fates_document
 from orchestrator.plan.step import FileInput, Plan, Step
-from orchestrator.errors import Busy
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import digest_file
 from orchestrator.store.home import Home

@@ -187,6 +187,7 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 import conftest
+from orchestrator.plan.step import StepOutput
 from orchestrator.spec.load import load_spec
 from orchestrator.store.home import Home
 home = Home(Path({home!r})); home.prepare()
@@ -226,7 +227,7 @@ def test_kill_minus_nine_of_the_parent_leaves_no_orphans(
     ],
 )
 def test_a_run_killed_anywhere_continues_where_it_was(project: Project, point: str) -> None:
-    body = "p.run(p.write_step(), p.step('join', 'join', inputs={'a': conftest.StepOutput('write')}))"
+    body = "p.run(p.write_step(), p.step('join', 'join', inputs={'a': StepOutput('write')}))"
     killed = child(project, body, MLO_CRASH_AT=point)
     assert killed.wait(120) == -signal.SIGKILL
     ran = project.runs()
@@ -238,7 +239,7 @@ def test_a_run_killed_anywhere_continues_where_it_was(project: Project, point: s
 
 
 def test_eight_runs_at_once_compute_each_key_once(project: Project) -> None:
-    body = "p.run(p.write_step(), p.step('join', 'join', inputs={'a': conftest.StepOutput('write')}))"
+    body = "p.run(p.write_step(), p.step('join', 'join', inputs={'a': StepOutput('write')}))"
     children = [child(project, body) for _ in range(8)]
     assert [process.wait(240) for process in children] == [0] * 8
     assert project.runs() == 1
