@@ -114,7 +114,7 @@ def _around(place: Place, root: Node, schema: Schema) -> Place:
 
 def _diagnostic(place: Place, error: _Error, root: Node, schema: Schema) -> Diagnostic:
     kind, context = error["type"], error.get("ctx", {})
-    value = place.found.node.data
+    node = place.found.node
     if kind == "extra_forbidden":
         return _unknown_key(place, root, schema)
     if kind == "missing":
@@ -129,7 +129,7 @@ def _diagnostic(place: Place, error: _Error, root: Node, schema: Schema) -> Diag
         return _not_one_of(tag, kinds, "")
     if place.on_key:
         return _bad_key(place, error)
-    if value is None:
+    if node.data is None:
         return Diagnostic(
             "E104",
             f"`{place.name}` has no value",
@@ -143,14 +143,14 @@ def _diagnostic(place: Place, error: _Error, root: Node, schema: Schema) -> Diag
         return _wrong_type(place, _TYPES[kind])
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
-        message = f"`{place.name}` must be {words} {context[key]:g}, not {_shown(value)}"
+        message = f"`{place.name}` must be {words} {context[key]:g}, not {_shown(node)}"
         return Diagnostic("E106", message, place.span())
     if kind in {"too_short", "too_long"}:
         words, count = (
             ("at least", context["min_length"]) if kind == "too_short" else ("at most", context["max_length"])
         )
         entries = "entry" if count == 1 else "entries"
-        message = f"`{place.name}` must have {words} {count} {entries}, not {len(value)}"
+        message = f"`{place.name}` must have {words} {count} {entries}, not {len(node.data)}"
         return Diagnostic("E107", message, place.span())
     if kind == "remote_path":
         return Diagnostic(
@@ -201,15 +201,15 @@ def _list_of(place: Place) -> str:
 
 
 def _not_one_of(place: Place, words: list[str], in_list: str) -> Diagnostic:
-    value = place.found.node.data
+    node = place.found.node
     listed = in_list.split(", ") if in_list else []
     options = ", ".join(words) + (f", or a list of {in_list}" if in_list else "")
     if len(words) == 1 and not in_list:
-        message = f"`{place.name}` must be `{words[0]}`, not {_shown(value)}"
+        message = f"`{place.name}` must be `{words[0]}`, not {_shown(node)}"
     else:
-        message = f"{_shown(value)} is not one of {options}"
-    label = did_you_mean(value, words)
-    if not label and (near := nearest(value, listed)) is not None:
+        message = f"{_shown(node)} is not one of {options}"
+    label = did_you_mean(node.data, words)
+    if not label and (near := nearest(node.data, listed)) is not None:
         label = f"did you mean `[{near}]`?"
     return Diagnostic("E103", message, place.span(), label=label)
 
@@ -230,17 +230,16 @@ def _wrong_type(place: Place, expected: str) -> Diagnostic:
         label = f"did you mean `{'true' if node.data in {'yes', 'on', 'y'} else 'false'}`?"
     elif "number" in expected and isinstance(node.data, str) and not node.plain:
         label = "text in quotes is not a number"
-    return Diagnostic("E104", f"`{place.name}` must be {either}, not {_shown(node.data)}", place.span(), label=label)
+    return Diagnostic("E104", f"`{place.name}` must be {either}, not {_shown(node)}", place.span(), label=label)
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return f"`{'true' if value else 'false'}`"
-    if isinstance(value, list):
-        return "a list"
-    if isinstance(value, dict):
-        return "a mapping"
-    return "nothing" if value is None else quoted(value)
+def _shown(node: Node) -> str:
+    """A value as the user wrote it."""
+    if node.entries is not None or node.items is not None:
+        return "a list" if node.entries is None else "a mapping"
+    if node.data is None:
+        return "nothing"
+    return quoted(node.raw if node.plain else node.data)
 
 
 def _bad_key(place: Place, error: _Error) -> Diagnostic:
@@ -257,20 +256,18 @@ def _bad_key(place: Place, error: _Error) -> Diagnostic:
 
 def _malformed(place: Place, error: _Error) -> Diagnostic:
     """A value of the right type in the wrong form."""
-    value, context = place.found.node.data, error.get("ctx", {})
+    node, context = place.found.node, error.get("ctx", {})
     if error["type"] == "string_pattern_mismatch":
         expected = f"expected {EXPECTS.get(context['pattern'], context['pattern'])}"
-        folded = str(value).strip().lower().replace("_", "-").replace(" ", "-")
-        if folded != value and place.name == "name" and folded.isascii() and folded.replace("-", "").isalnum():
+        folded = str(node.data).strip().lower().replace("_", "-").replace(" ", "-")
+        if folded != node.data and place.name == "name" and folded.isascii() and folded.replace("-", "").isalnum():
             expected = f"did you mean `{folded}`?"
             remedy = f"use {EXPECTS[context['pattern']]}"
-            return Diagnostic(
-                "E105", f"`{place.name}` cannot be {_shown(value)}", place.span(), expected, remedy=remedy
-            )
+            return Diagnostic("E105", f"`{place.name}` cannot be {_shown(node)}", place.span(), expected, remedy=remedy)
     elif error["type"] == "value_error":
         expected = str(context["error"])
     elif error["type"] == "string_too_long":
         expected = f"expected at most {context['max_length']} characters"
     else:
         expected = str(error["msg"])
-    return Diagnostic("E105", f"`{place.name}` cannot be {_shown(value)}", place.span(), label=expected)
+    return Diagnostic("E105", f"`{place.name}` cannot be {_shown(node)}", place.span(), label=expected)
