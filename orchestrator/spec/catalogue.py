@@ -1,10 +1,14 @@
 """Every diagnostic's code, explained. One table for the whole project; a test holds that no code lacks a row.
 
 Numbers: 1xx spec, 2xx plan and command line, 3xx source model and samples, 4xx steps, 5xx selection, 6xx deployment,
-7xx store and state, 8xx environment. To add a code, add a row to the file of its hundred.
+7xx store and state, 8xx environment. To add a code, add a line `CODE title` and an indented paragraph to the file of its
+hundred.
 """
 
 from __future__ import annotations
+
+import re
+from functools import cache
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
@@ -13,10 +17,16 @@ from orchestrator.spec.catalogue_runs import RUN_CODES
 from orchestrator.spec.catalogue_specs import SPEC_CODES
 from orchestrator.spec.places import nearest
 
-__all__ = ["CODES", "explain"]
+__all__ = ["codes", "explain"]
 
-CODES: dict[str, tuple[str, str]] = {**SPEC_CODES, **MODEL_CODES, **RUN_CODES}
-"""Code → (title, paragraph)."""
+_ROW = re.compile(r"^([EW]\d{3}) (\S.*)\n((?:    .+\n)+)", re.MULTILINE)
+
+
+@cache
+def codes() -> dict[str, tuple[str, str]]:
+    """Code → (title, paragraph), in order. Do not change the returned value."""
+    rows = (match.groups() for text in (SPEC_CODES, RUN_CODES, MODEL_CODES) for match in _ROW.finditer(text))
+    return {code: (title, " ".join(body.split())) for code, title, body in sorted(rows)}
 
 
 def explain(code: str) -> str:
@@ -25,9 +35,9 @@ def explain(code: str) -> str:
     Raises:
         UsageError: no diagnostic has this code.
     """
-    if code not in CODES:
-        near = nearest(code, CODES)
+    if code not in codes():
+        near = nearest(code, codes())
         remedy = f"did you mean {near}?" if near else "codes stand in brackets after `error` or `warning`"
         raise UsageError(Diagnostic("E199", f"there is no code {code}", remedy=remedy))
-    title, paragraph = CODES[code]
+    title, paragraph = codes()[code]
     return f"{code}: {title}\n\n{paragraph}"

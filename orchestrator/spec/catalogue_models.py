@@ -4,79 +4,79 @@ from __future__ import annotations
 
 __all__ = ["MODEL_CODES"]
 
-MODEL_CODES: dict[str, tuple[str, str]] = {
-    "E301": ("the weights are not there",
-        "`model.source.weights` leads to no file. The path is relative to the spec's folder."),
-    "E302": ("the model file cannot be loaded",
-        "The file is damaged, cut short, of another kind than `model.source.kind` says, or written by a newer PyTorch. "
-        "Copy or save it again."),
-    "E303": ("the model file carries code",
-        "A pickled model runs whatever its author put into it when it is loaded, so only tensors are taken. Save the "
-        "state dict, best as safetensors, and name the class that builds the model in `factory`."),
-    "E304": ("`weights_key` leads nowhere",
-        "`weights_key` is the way from the checkpoint's outermost dict to the state dict, keys with dots between. The "
-        "message lists the keys that are there. A safetensors file has none."),
-    "E305": ("keys of weights and model differ",
-        "The state dict has keys that the model does not, or lacks some. Usually the factory builds another size or "
-        "variant than was trained, or the keys have a prefix such as `module.`."),
-    "E306": ("shapes of weights and model differ",
-        "A stored tensor has another shape than the model's. Give the factory the sizes that the model was trained with "
-        "in `kwargs`."),
-    "E307": ("types of weights and model differ",
-        "A stored tensor has another type than the model's and cannot be taken over without changing its values."),
-    "E308": ("not a state dict of tensors",
-        "The checkpoint holds something else where the state dict was looked for. `weights_key` says where it is."),
-    "E310": ("the model's code cannot be imported",
-        "The module that `factory` names is missing or raises when it is imported. It is looked for in the spec's folder "
-        "first, then among the installed packages."),
-    "E311": ("the module has no such attribute",
-        "`factory` is `module:attribute`; the module was imported and has no such attribute."),
-    "E312": ("the factory is not callable",
-        "`factory` names a class or a function that returns the model, not a finished model."),
-    "E313": ("the factory does not take these arguments",
-        "`kwargs` does not fit the factory's parameters: one is missing or unknown."),
-    "E314": ("the factory raised an error",
-        "The factory was called with `kwargs` and failed. The message names the file and line that raised."),
-    "E315": ("the factory does not return a model",
-        "What the factory returns must be a `torch.nn.Module`."),
-    "E320": ("number of inputs",
-        "The model's `forward` takes another number of inputs than `model.inputs` declares, or takes them by keyword "
-        "only. Inputs are given by position, in the order of the spec."),
-    "E321": ("the model does not take the declared inputs",
-        "A call with inputs of the declared types and shapes failed. Correct `model.inputs`, or the model."),
-    "E322": ("the declared range is too wide",
-        "The model works at one size of a dimension and fails at another within the range that `model.dims` declares."),
-    "E323": ("number of outputs",
-        "The model returns another number of tensors than `model.outputs` declares. Nested tuples, lists and dicts are "
-        "counted tensor by tensor, in their order."),
-    "E324": ("names of outputs",
-        "The model returns a dictionary whose keys are not the declared names."),
-    "E325": ("an output is not a tensor",
-        "Every output has to be a tensor, or a tuple, list or dictionary of tensors."),
-    "E326": ("shape of an output",
-        "An output has another shape than declared, or a shape that depends on the values of the inputs, which no served "
-        "format can promise."),
-    "E327": ("an output without the batch dimension",
-        "The rows of a batch can only be told apart if the first dimension of every output is the batch."),
-    "E328": ("the model answers NaN",
-        "The model as given answers NaN for some samples. Nothing can be proven equal to NaN."),
-    "E330": ("the model is random",
-        "Asked twice, the model answers differently in evaluation mode: dropout, or other random numbers, is left on."),
-    "E331": ("rows of a batch influence each other",
-        "A sample alone and the same sample inside a batch get different answers, mostly from batch statistics. Served, "
-        "the answer would depend on who else asks at the same time."),
-    "E332": ("the model remembers",
-        "A call changes what the next one answers. State has to be an input and an output, since replicas share none."),
-    "E340": ("the samples cannot be read",
-        "`model.samples` is an .npz file with one array per input. Object arrays are pickled and are refused."),
-    "E341": ("the samples lack an input",
-        "The samples have no array with the name of an input."),
-    "E342": ("type of the samples",
-        "A samples array cannot be taken as the declared type without changing its values."),
-    "E343": ("shape of the samples",
-        "A samples array does not have the declared shape with the rows as its first dimension."),
-    "E344": ("number of samples",
-        "The arrays have different numbers of rows, or none."),
-    "E345": ("shape of the labels",
-        "`labels` has to hold one label for each row."),
-}  # fmt: skip
+MODEL_CODES = """
+E301 the weights are not there
+    `model.source.weights` leads to no file. The path is relative to the spec's folder.
+E302 the model file cannot be loaded
+    The file is damaged, cut short, of another kind than `model.source.kind` says, or written by a newer PyTorch.
+    Copy or save it again.
+E303 the model file carries code
+    A pickled model runs whatever its author put into it when it is loaded, so only tensors are taken. Save the
+    state dict, best as safetensors, and name the class that builds the model in `factory`.
+E304 `weights_key` leads nowhere
+    `weights_key` is the way from the checkpoint's outermost dict to the state dict, keys with dots between. The
+    message lists the keys that are there. A safetensors file has none.
+E305 keys of weights and model differ
+    The state dict has keys that the model does not, or lacks some. Usually the factory builds another size or
+    variant than was trained, or the keys have a prefix such as `module.`.
+E306 shapes of weights and model differ
+    A stored tensor has another shape than the model's. Give the factory the sizes that the model was trained with
+    in `kwargs`.
+E307 types of weights and model differ
+    A stored tensor has another type than the model's and cannot be taken over without changing its values.
+E308 not a state dict of tensors
+    The checkpoint holds something else where the state dict was looked for. `weights_key` says where it is.
+E310 the model's code cannot be imported
+    The module that `factory` names is missing or raises when it is imported. It is looked for in the spec's folder
+    first, then among the installed packages.
+E311 the module has no such attribute
+    `factory` is `module:attribute`; the module was imported and has no such attribute.
+E312 the factory is not callable
+    `factory` names a class or a function that returns the model, not a finished model.
+E313 the factory does not take these arguments
+    `kwargs` does not fit the factory's parameters: one is missing or unknown.
+E314 the factory raised an error
+    The factory was called with `kwargs` and failed. The message names the file and line that raised.
+E315 the factory does not return a model
+    What the factory returns must be a `torch.nn.Module`.
+E320 number of inputs
+    The model's `forward` takes another number of inputs than `model.inputs` declares, or takes them by keyword
+    only. Inputs are given by position, in the order of the spec.
+E321 the model does not take the declared inputs
+    A call with inputs of the declared types and shapes failed. Correct `model.inputs`, or the model.
+E322 the declared range is too wide
+    The model works at one size of a dimension and fails at another within the range that `model.dims` declares.
+E323 number of outputs
+    The model returns another number of tensors than `model.outputs` declares. Nested tuples, lists and dicts are
+    counted tensor by tensor, in their order.
+E324 names of outputs
+    The model returns a dictionary whose keys are not the declared names.
+E325 an output is not a tensor
+    Every output has to be a tensor, or a tuple, list or dictionary of tensors.
+E326 shape of an output
+    An output has another shape than declared, or a shape that depends on the values of the inputs, which no served
+    format can promise.
+E327 an output without the batch dimension
+    The rows of a batch can only be told apart if the first dimension of every output is the batch.
+E328 the model answers NaN
+    The model as given answers NaN for some samples. Nothing can be proven equal to NaN.
+E330 the model is random
+    Asked twice, the model answers differently in evaluation mode: dropout, or other random numbers, is left on.
+E331 rows of a batch influence each other
+    A sample alone and the same sample inside a batch get different answers, mostly from batch statistics. Served,
+    the answer would depend on who else asks at the same time.
+E332 the model remembers
+    A call changes what the next one answers. State has to be an input and an output, since replicas share none.
+E340 the samples cannot be read
+    `model.samples` is an .npz file with one array per input. Object arrays are pickled and are refused.
+E341 the samples lack an input
+    The samples have no array with the name of an input.
+E342 type of the samples
+    A samples array cannot be taken as the declared type without changing its values.
+E343 shape of the samples
+    A samples array does not have the declared shape with the rows as its first dimension.
+E344 number of samples
+    The arrays have different numbers of rows, or none.
+E345 shape of the labels
+    `labels` has to hold one label for each row.
+"""
