@@ -127,9 +127,11 @@ class Gateway:
 
 async def _forward(revision: Revision, request: web.Request, body: bytes) -> web.Response:
     """Send the request as it came and return the answer as it came."""
+    # The target as it was sent, `//` and `..` included; only a proxy's form (`GET http://host/path`) is taken apart.
+    target = request.raw_path if request.raw_path.startswith("/") else request.rel_url.raw_path_qs
     async with revision.session.request(
         request.method,
-        URL(revision.url + request.rel_url.raw_path_qs, encoded=True),
+        URL(revision.url + target, encoded=True),
         headers=_end_to_end(request.headers),
         data=body or None,
         allow_redirects=False,

@@ -181,7 +181,7 @@ def _judged(
     """The answers to the chosen samples by every gate; `limits` of the spec and of the precision."""
     results = []
     for output, baseline in golden.baseline.items():
-        parity = compare(baseline[chosen], actual[output], scale=magnitude(baseline))
+        parity = compare(np.asarray(baseline[chosen]), actual[output], scale=magnitude(baseline))
         classes = golden.labelled and baseline.dtype.kind == "f" and baseline.ndim == 2
         results += judge(output, *case, parity, gates=limits[0], defaults=limits[1], classes=classes)
     return results

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +59,13 @@ def _check_names(found: Mapping[str, Array], signature: Signature) -> None:
 
 def _read_npz(path: Path, signature: Signature) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {tensor.name: file[tensor.name] for tensor in signature.inputs if tensor.name in file.files}
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        # Opened here, since numpy leaves the file open when it is no archive.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise _UnfitError("it is a single .npy array; inputs have names")
+            return {tensor.name: archive[tensor.name] for tensor in signature.inputs if tensor.name in archive.files}
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise _UnfitError(f"it is not an .npz file of plain arrays: {error}") from error
 
 

@@ -23,8 +23,9 @@ _PACKAGES = Path(__file__).parents[2]
 """The folder that `orchestrator` is imported from; it need not be installed."""
 _START_SECONDS = 60.0
 _STOP_SECONDS = 75.0
-"""The supervisor lets requests finish (30 s), then its servers (30 s more) before it kills them."""
+"""The supervisor lets requests finish (30 s, twice where a switch is just under way) and kills what stays."""
 _POLL_SECONDS = 0.05
+_ASK_SECONDS = 10.0
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def is_running(folder: Path) -> bool:
     deadline = time.monotonic() + _STOP_SECONDS
     while is_held(folder):
         try:
-            ask(folder, "GET", "/status")
+            ask(folder, "GET", "/status", seconds=_ASK_SECONDS)
         except ControlUnreachableError as error:
             if time.monotonic() > deadline:
                 raise DeployFailed(
@@ -101,7 +102,7 @@ def stop(folder: Path) -> None:
         DeployFailed: E601 it cannot be ended.
     """
     try:
-        ask(folder, "POST", "/stop")
+        ask(folder, "POST", "/stop", seconds=_ASK_SECONDS)
         deadline = time.monotonic() + _STOP_SECONDS
     except ControlUnreachableError:
         deadline = time.monotonic()

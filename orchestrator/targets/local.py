@@ -140,7 +140,7 @@ class LocalTarget:
             self._restore()
         return _url(wanted)
 
-    def start_candidate(  # noqa: PLR0917 - what a server is started from; callers name it
+    def start_candidate(
         self,
         revision: int,
         serving: Path,

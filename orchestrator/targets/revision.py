@@ -33,6 +33,9 @@ _STABLE_SECONDS = 30.0
 _LONGEST_PAUSE = 10.0
 _DEGRADED_AFTER = 3
 """Crashes in a row after which the deployment counts as degraded although it may answer just now."""
+_POLITE_SECONDS = 3.0
+"""From SIGTERM to the kill. Nothing is in flight then; a server that goes on listening for a while, as it has to where
+others route to it, is not waited for."""
 _KILL_SECONDS = 5.0
 
 
@@ -145,7 +148,7 @@ class Revision:
         if process is None or process.returncode is not None:
             self._life.cancel()  # it waits to restart
         else:
-            await self._end(process, drain_seconds)
+            await self._end(process, _POLITE_SECONDS)
         with suppress(asyncio.CancelledError):
             await self._life
         self.state = "stopped"

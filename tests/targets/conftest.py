@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator.backends.backend import Launch, ServingSettings
 from orchestrator.backends.wire import decode_json, encode_json
+from orchestrator.targets.control import ask
 from orchestrator.targets.local import LocalTarget
 
 if TYPE_CHECKING:
@@ -95,6 +96,11 @@ class Deployment:
             return response.status, json.loads(response.read())
         finally:
             connection.close()
+
+    def in_flight(self) -> int:
+        """Requests that the server has not answered yet."""
+        count: int = ask(self.folder, "GET", "/status")["serving"]["in_flight"]
+        return count
 
     def supervisor(self) -> psutil.Process:
         return psutil.Process(int((self.folder / "supervisor.lock").read_text()))

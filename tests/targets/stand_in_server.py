@@ -20,6 +20,7 @@ from typing import Any
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     behaviour: dict[str, Any]
 
     def do_GET(self) -> None:
@@ -56,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         pass
 
 
@@ -66,11 +67,12 @@ class Server(ThreadingHTTPServer):
 
 def main(folder: Path, port: int) -> None:
     behaviour = json.loads((folder / "behaviour.json").read_text())
-    print(f"serving {folder.name}", flush=True)
+    sys.stdout.write(f"serving {folder.name}\n")
+    sys.stdout.flush()
     for _ in range(behaviour.get("children", 0)):
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     if "exits" in behaviour:
-        print("RuntimeError: the weights are gone", file=sys.stderr, flush=True)
+        sys.stderr.write("RuntimeError: the weights are gone\n")
         sys.exit(behaviour["exits"])
     Handler.behaviour = behaviour
     Server(("127.0.0.1", port), Handler).serve_forever()

@@ -13,7 +13,6 @@ import psutil
 import pytest
 
 from orchestrator.errors import Busy, DeployFailed
-from orchestrator.targets.control import ask
 
 if TYPE_CHECKING:
     from tests.targets.conftest import Deployment, StandIn
@@ -39,7 +38,7 @@ def test_five_switches_under_load_fail_no_request(deployment: Deployment) -> Non
 
     def client() -> list[tuple[int, float]]:
         connection = HTTPConnection(endpoint.removeprefix("http://"), timeout=30)
-        answers = []
+        answers: list[tuple[int, float]] = []
         while not over.is_set() or len(answers) < 50:
             connection.request("POST", "/v2/models/m/infer", body)
             response = connection.getresponse()
@@ -64,7 +63,7 @@ def test_a_request_in_flight_is_finished_by_the_former_revision(deployment: Depl
     deployment.deploy(1, factor=1, delay=2.0)
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(deployment.ask)
-        eventually(lambda: _in_flight(deployment) == 1)
+        eventually(lambda: deployment.in_flight() == 1)
         deployment.deploy(2, factor=2)
         assert deployment.ask() == 2.0
         assert not slow.done()
@@ -161,8 +160,3 @@ def test_a_backend_that_is_not_there_is_said_before_anything_starts(deployment: 
 def _servers(deployment: Deployment) -> list[psutil.Process]:
     """The guards under the supervisor, one for each server."""
     return deployment.supervisor().children()
-
-
-def _in_flight(deployment: Deployment) -> int:
-    count: int = ask(deployment.folder, "GET", "/status")["serving"]["in_flight"]
-    return count

@@ -1,0 +1,156 @@
+"""Reading inputs from files and asking a server: what is wrong is said with the file, the input, what is expected."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.errors import DeployFailed, UsageError
+from orchestrator.spec.signature import Signature, Tensor
+from orchestrator.targets.client import infer, read_inputs
+
+if TYPE_CHECKING:
+    from tests.targets.conftest import Deployment, StandIn
+
+_X = Tensor("x", "float32", ("batch", 2))
+_SIGNATURE = Signature((_X,), (), {"batch": (1, 4)}, "batch")
+_TWO = Signature((_X, Tensor("k", "int64", ("batch",))), (), {"batch": (1, 4)}, "batch")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"x": [[1, 2], [3, 4.5]]},
+        {"inputs": {"x": [[1, 2], [3, 4.5]]}},
+        {"inputs": [{"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1, 2, 3, 4.5]}]},
+        {"inputs": [{"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [[1, 2], [3, 4.5]]}], "id": "7"},
+    ],
+)
+def test_json_of_every_form(tmp_path: Path, document: Any) -> None:
+    file = tmp_path / "in.json"
+    file.write_text(json.dumps(document), encoding="utf-8-sig")
+    x = read_inputs(file, _SIGNATURE)["x"]
+    assert x.dtype == np.float32
+    np.testing.assert_array_equal(x, [[1, 2], [3, 4.5]])
+
+
+def test_npz_with_more_arrays_than_inputs(tmp_path: Path) -> None:
+    file = tmp_path / "in.npz"
+    np.savez(file, x=np.ones((9, 2)), labels=np.zeros(9))
+    inputs = read_inputs(file, _SIGNATURE)  # more rows than one call takes: the client sends several
+    assert list(inputs) == ["x"]
+    assert inputs["x"].shape == (9, 2)
+
+
+def test_a_single_row_gets_its_batch_dimension(tmp_path: Path) -> None:
+    file = tmp_path / "in.json"
+    file.write_text('{"k": 3, "x": [1, 2]}')
+    inputs = read_inputs(file, _TWO)
+    assert {name: array.shape for name, array in inputs.items()} == {"x": (1, 2), "k": (1,)}
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("{", "it is not JSON: Expecting property name"),
+        ("[1]", "it has to hold"),
+        ('{"y": [[1, 2]]}', "input x is missing; the file holds y"),
+        ('{"x": [[1, 2]], "y": 1}', "the model has no input y"),
+        ('{"x": [[1, 2], [3]]}', "input x: its rows are of different lengths"),
+        ('{"x": [["a", "b"]]}', "input x: it holds something that is not a number"),
+        ('{"x": [[null, 1]]}', "input x: it holds something that is not a number"),
+        ('{"x": [[1, 2, 3]]}', "input x: its shape is [1, 3], and the model takes [batch, 2]"),
+        ('{"x": 1}', "input x: its shape is [], and the model takes [batch, 2]"),
+        ('{"x": [[1e39, 1]]}', "input x: it holds numbers that float32 cannot hold"),
+        ('{"inputs": [{"name": "x"}]}', 'every entry of "inputs" needs "name", "shape" and "data"'),
+        ('{"inputs": [{"name": "x", "shape": [3, 2], "data": [1]}]}', "1 numbers do not make the shape [3, 2]"),
+        ("[" * 100000, "nested too deep"),
+    ],
+)
+def test_json_that_does_not_fit(tmp_path: Path, content: str, cause: str) -> None:
+    file = tmp_path / "in.json"
+    file.write_text(content)
+    with pytest.raises(UsageError) as failure:
+        read_inputs(file, _SIGNATURE)
+    diagnostic = failure.value.diagnostics[0]
+    assert str(file) in diagnostic.message
+    assert cause in diagnostic.cause
+    assert "x: float32 [batch, 2]" in diagnostic.remedy
+
+
+@pytest.mark.parametrize(("k", "fits"), [("[1]", True), ("[1.0]", True), ("[1.5]", False), ("[true]", True)])
+def test_whole_numbers_stay_whole(tmp_path: Path, k: str, fits: bool) -> None:
+    file = tmp_path / "in.json"
+    file.write_text(f'{{"x": [[1, 2]], "k": {k}}}')
+    if fits:
+        assert read_inputs(file, _TWO)["k"].dtype == np.int64
+    else:
+        with pytest.raises(UsageError, match="does not hold"):
+            read_inputs(file, _TWO)
+
+
+def test_inputs_of_different_batches_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "in.json"
+    file.write_text('{"x": [[1, 2]], "k": [1, 2]}')
+    with pytest.raises(UsageError) as failure:
+        read_inputs(file, _TWO)
+    assert failure.value.diagnostics[0].cause == "input k: batch is 2 here and 1 in another input"
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 garbage")
+    (tmp_path / "bad.json").write_bytes(b"\xff\xfe\x00")
+    np.savez(tmp_path / "pickled.npz", x=np.array([object()], dtype=object))
+    (tmp_path / "folder.json").mkdir()
+    for name in ("bad.npz", "bad.json", "pickled.npz", "missing.npz", "missing.json", "folder.json", "in.txt"):
+        with pytest.raises(UsageError) as failure:
+            read_inputs(tmp_path / name, _SIGNATURE)
+        diagnostic = failure.value.diagnostics[0]
+        assert (diagnostic.code, name in diagnostic.message) == ("E614", True)
+        assert diagnostic.cause
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=8))
+def test_any_json_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+    file = tmp_path_factory.mktemp("any") / "in.json"
+    file.write_text(json.dumps({"x": value}))
+    try:
+        x = read_inputs(file, _SIGNATURE)["x"]
+    except UsageError:
+        return
+    assert (x.dtype, x.ndim, x.shape[1]) == (np.float32, 2, 2)
+
+
+def _ask(endpoint: str, backend: StandIn, timeout: float = 30.0) -> DeployFailed:
+    with pytest.raises(DeployFailed) as failure:
+        infer(endpoint, backend, "m", {"x": np.ones((1, 2))}, timeout=timeout)
+    return failure.value
+
+
+def test_nothing_listens(stand_in: StandIn) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        diagnostic = _ask(endpoint, stand_in).diagnostics[0]
+    assert (diagnostic.code, diagnostic.message) == ("E610", f"nothing listens at {endpoint}")
+    assert "mlo apply" in diagnostic.remedy
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, "E611"), (429, "E611"), (503, "E612")])
+def test_the_servers_reason_is_told(deployment: Deployment, stand_in: StandIn, status: int, code: str) -> None:
+    diagnostic = _ask(deployment.deploy(1, fails=status), stand_in).diagnostics[0]
+    assert (diagnostic.code, diagnostic.cause) == (code, "the stand-in says no")
+    assert str(status) in diagnostic.message
+
+
+def test_no_answer_in_time(deployment: Deployment, stand_in: StandIn) -> None:
+    diagnostic = _ask(deployment.deploy(1, delay=5), stand_in, timeout=0.2).diagnostics[0]
+    assert diagnostic.code == "E613"
+    assert "within 0.2 s" in diagnostic.message

@@ -1,0 +1,105 @@
+"""Golden requests through a server: answers within the gates pass, wrong ones stop the deployment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from orchestrator.errors import DeployFailed
+from orchestrator.spec.signature import Signature, Tensor
+from orchestrator.targets.client import infer
+from orchestrator.targets.golden import check_golden
+
+if TYPE_CHECKING:
+    from tests.targets.conftest import Deployment, StandIn
+
+_SIGNATURE = Signature(
+    (Tensor("x", "float64", ("batch", 3)),), (Tensor("y", "float64", ("batch", 3)),), {"batch": (1, 8)}, "batch"
+)
+
+
+def _imported(
+    folder: Path, signature: Signature = _SIGNATURE, x: Any = None, factor: float = 2.0, samples: str = "real"
+) -> Path:
+    folder.mkdir()
+    x = np.arange(60, dtype=np.float64).reshape(20, 3) if x is None else x
+    np.savez(folder / "samples.npz", x=x, labels=np.zeros(len(x), np.int64))
+    np.savez(folder / "baseline.npz", y=x * factor)
+    (folder / "signature.json").write_text(json.dumps(signature.as_json()))
+    (folder / "facts.json").write_text(json.dumps({"samples": samples, "labelled": True}))
+    return folder
+
+
+def test_right_answers_pass_alone_and_in_batches(deployment: Deployment, stand_in: StandIn, tmp_path: Path) -> None:
+    endpoint = deployment.deploy(1, factor=2)
+    report = check_golden(endpoint, stand_in, "m", _imported(tmp_path / "import"), {}, precision="fp32", rows=5)
+    # 5 alone, then 20 in calls of 8, 8 and 4.
+    assert (report.requests, report.rows, report.samples) == (8, 20, "real")
+    assert {result.gate for result in report.gates} >= {"finite", "max_abs_error", "min_cosine", "min_top1_agreement"}
+    assert "20 samples in 8 requests" in report.summary()
+
+
+def test_a_wrong_answer_names_output_measure_and_limit(
+    deployment: Deployment, stand_in: StandIn, tmp_path: Path
+) -> None:
+    deployment.deploy(1, factor=2)
+    private = deployment.start(2, factor=2.5)
+    with pytest.raises(DeployFailed) as failure:
+        check_golden(
+            private, stand_in, "m", _imported(tmp_path / "import"), {"max_abs_error": 0.25}, precision="fp32", rows=2
+        )
+    diagnostic = failure.value.diagnostics[0]
+    assert diagnostic.code == "E608"
+    assert diagnostic.cause == "max_abs_error of output y is 29.5, above the limit 0.25 (samples 16 to 19 in one call)"
+    deployment.target.drop(2)
+    assert deployment.ask() == 2.0
+
+
+def test_a_server_that_refuses_is_told_with_its_own_words(
+    deployment: Deployment, stand_in: StandIn, tmp_path: Path
+) -> None:
+    endpoint = deployment.deploy(1, fails=500)
+    with pytest.raises(DeployFailed) as failure:
+        check_golden(endpoint, stand_in, "m", _imported(tmp_path / "import"), {}, precision="fp32")
+    diagnostic = failure.value.diagnostics[0]
+    assert diagnostic.code == "E609"
+    assert "sample" in diagnostic.message
+    assert "status 500: the stand-in says no" in diagnostic.cause
+
+
+def test_the_statement_about_all_samples_needs_all_of_them(
+    deployment: Deployment, stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = deployment.deploy(1, factor=2)
+    monkeypatch.setattr("orchestrator.targets.golden._BATCHED_BYTES", 10 * 24)
+    report = check_golden(endpoint, stand_in, "m", _imported(tmp_path / "import"), {}, precision="fp32", rows=1)
+    assert (report.requests, report.rows) == (3, 10)
+    assert "min_cosine" not in {result.gate for result in report.gates}
+
+
+def test_a_model_that_takes_no_single_rows(deployment: Deployment, stand_in: StandIn, tmp_path: Path) -> None:
+    endpoint = deployment.deploy(1, factor=2)
+    signature = Signature(_SIGNATURE.inputs, _SIGNATURE.outputs, {"batch": (3, 8)}, "batch")
+    x = np.arange(54, dtype=np.float64).reshape(18, 3)
+    report = check_golden(endpoint, stand_in, "m", _imported(tmp_path / "import", signature, x), {}, precision="fp32")
+    assert (report.requests, report.rows) == (3, 18)  # the last call reaches back to three rows
+
+
+def test_a_model_without_a_batch_dimension(deployment: Deployment, stand_in: StandIn, tmp_path: Path) -> None:
+    endpoint = deployment.deploy(1, factor=2)
+    signature = Signature((Tensor("x", "float64", (3,)),), (Tensor("y", "float64", (3,)),), {}, None)
+    folder = _imported(tmp_path / "import", signature, samples="random")
+    report = check_golden(endpoint, stand_in, "m", folder, {}, precision="fp32", rows=4)
+    assert (report.requests, report.rows) == (4, 4)
+    assert "4 random inputs" in report.summary()
+
+
+def test_more_rows_than_a_call_may_have_are_sent_in_several(deployment: Deployment, stand_in: StandIn) -> None:
+    endpoint = deployment.deploy(1, factor=2)
+    x = np.arange(60, dtype=np.float64).reshape(20, 3)
+    answer = infer(endpoint, stand_in, "m", {"x": x}, signature=_SIGNATURE)
+    np.testing.assert_array_equal(answer["y"], x * 2)
