@@ -59,7 +59,8 @@ def conversion_failed(target: str, error: Exception, dims: frozenset[str]) -> St
         return StepError(
             "E422",
             message,
-            cause=f"the model's code fixes dimension {match['dim']} at {match['size']}",
+            cause=f"exporting fixes dimension {match['dim']} at {match['size']}: "
+            "the model's code, or a layer of it, takes it for a constant",
             remedy=f"take sizes from the tensor's shape in the model's code, or declare dimension {match['dim']} as {match['size']}",
             at=("model", "dims", match["dim"]),
         )

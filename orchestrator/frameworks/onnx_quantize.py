@@ -65,6 +65,7 @@ def to_int8(context: StepContext) -> dict[str, Any]:
             context.progress("preparing the graph", 0.1)
             # Symbolic shape inference is left out: the exporter has written the shapes already.
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            _forget_shapes(prepared)
             context.progress("quantizing", 0.3)
             if _operators(prepared) & _CONVOLUTIONS:
                 facts |= {"method": "static"} | _static(context, prepared, target, reduced=reduced)
@@ -145,6 +146,13 @@ def _calls(signature: Signature, inputs: dict[str, Array], rows: Array) -> Itera
     for start in range(0, len(rows), size):
         chosen = rows.take(np.arange(start, start + size), mode="wrap") if low > 1 else rows[start : start + size]
         yield {name: array[chosen] for name, array in inputs.items()}
+
+
+def _forget_shapes(path: Path) -> None:
+    """Drop the inner shapes, which the quantizer infers again: it transposes weights and keeps their old shapes."""
+    model = onnx.load(str(path))
+    del model.graph.value_info[:]
+    onnx.save(model, str(path))
 
 
 def _operators(path: Path) -> set[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["script_of", "to_exported_program", "to_onnx", "to_torchscript"]
 
+T = TypeVar("T")
+
 LARGEST_ONNX_FILE = 1900 * 2**20
 """Bytes of weights above which they go into a file of their own: a protobuf message ends at 2 GiB."""
 
@@ -29,7 +31,8 @@ LARGEST_ONNX_FILE = 1900 * 2**20
 def to_onnx(context: StepContext) -> dict[str, Any]:
     """Step: the source as `model.onnx` with the signature's names and dynamic axes.
 
-    A TorchScript archive goes through PyTorch's older exporter, since `torch.export` traces Python code.
+    The exporter of `torch.export` comes first. What it refuses (a TorchScript archive, an LSTM of dynamic length) goes
+    through PyTorch's older exporter, and the check at other sizes and values finds out whether that got it right.
 
     Raises:
         StepError: E422 it does not convert, E423 it differs from its source, E424 the file is not what was declared.
@@ -37,23 +40,23 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
     context.progress("loading the model", 0.0)
     job = prepare(context)
     path = context.output / "model.onnx"
-    weights = sum(tensor.nbytes for tensor in (*job.module.parameters(), *job.module.buffers()))
-    scripted = isinstance(job.module, torch.jit.ScriptModule)
-    context.progress("exporting to ONNX", 0.1)
     options = {
         "input_names": [tensor.name for tensor in job.signature.inputs],
         "output_names": [tensor.name for tensor in job.signature.outputs],
         "opset_version": context.params.get("opset"),
     }
-    if scripted:
-        _legacy_onnx(job, path, options)
-    else:
-        _onnx(job, path, options, external_data=weights > LARGEST_ONNX_FILE)
-    context.progress("checking the ONNX file", 0.6)
-    facts = onnx_check.finish(path, job.signature)
-    checked = job.check("onnx", context.output)
-    exporter = "torchscript" if scripted else "torch.export"
-    return write_facts(context, {**facts, "format": "onnx", "exporter": exporter, "checked": checked})
+
+    def made(export: Callable[..., None]) -> dict[str, Any]:
+        export(job, path, options)
+        context.progress("checking the ONNX file", 0.6)
+        return {**onnx_check.finish(path, job.signature), "checked": job.check("onnx", context.output)}
+
+    ways: list[tuple[str, Callable[[], dict[str, Any]]]] = [("torchscript", lambda: made(_legacy_onnx))]
+    if not isinstance(job.module, torch.jit.ScriptModule):
+        ways.insert(0, ("torch.export", lambda: made(_onnx)))
+    context.progress("exporting to ONNX", 0.1)
+    exporter, facts = _first_that_works(ways, context.output)
+    return write_facts(context, {**facts, "format": "onnx", "exporter": exporter})
 
 
 def to_torchscript(context: StepContext) -> dict[str, Any]:
@@ -95,26 +98,39 @@ def script_of(job: TorchJob, path: Path, progress: Callable[..., None]) -> tuple
     Raises:
         StepError: E422 or E423, the failure of the first way, with that of the second in its notes.
     """
+
+    def made(make: Callable[[TorchJob], Any]) -> list[str]:
+        _save_script(make(job), path)
+        progress("checking the TorchScript archive", 0.6)
+        return job.check("torchscript", path.parent)
+
     if isinstance(job.module, torch.jit.ScriptModule):
-        ways: tuple[tuple[str, Callable[[TorchJob], Any]], ...] = (("given", lambda job: job.module),)
-    else:
-        ways = (("trace", _traced), ("script", _scripted))
-    failures: list[StepError] = []
-    for how, make in ways:
+        return _first_that_works([("given", lambda: made(lambda job: job.module))], path.parent)
+    return _first_that_works([("trace", lambda: made(_traced)), ("script", lambda: made(_scripted))], path.parent)
+
+
+def _first_that_works(ways: Sequence[tuple[str, Callable[[], T]]], output: Path) -> tuple[str, T]:
+    """The name and the result of the first way that raises no StepError; what a failed one left in `output` goes.
+
+    Raises:
+        StepError: that of the first way, with the causes of the others in its notes.
+    """
+    failures: list[tuple[str, StepError]] = []
+    for name, make in ways:
         try:
-            _save_script(make(job), path)
-            progress(f"checking the TorchScript archive ({how})", 0.6)
-            return how, job.check("torchscript", path.parent)
+            return name, make()
         except StepError as failure:
-            failures.append(failure)
-            path.unlink(missing_ok=True)
-    first, *others = failures
-    first.notes = (*first.notes, *(f"scripting: {other.cause or other.message}" for other in others))
+            failures.append((name, failure))
+            for path in output.iterdir():
+                path.unlink()
+    (_, first), *others = failures
+    first.notes = (*first.notes, *(f"{name}: {failure.cause or failure.message}" for name, failure in others))
     raise first
 
 
-def _onnx(job: TorchJob, path: Path, options: dict[str, Any], *, external_data: bool) -> None:
+def _onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> None:
     program = exported(job, "ONNX")
+    weights = sum(tensor.nbytes for tensor in (*job.module.parameters(), *job.module.buffers()))
     try:
         with quiet():
             torch.onnx.export(
@@ -124,7 +140,7 @@ def _onnx(job: TorchJob, path: Path, options: dict[str, Any], *, external_data: 
                 dynamo=True,
                 optimize=True,
                 verbose=False,
-                external_data=external_data,
+                external_data=weights > LARGEST_ONNX_FILE,
                 **options,
             )
     # It raises what its hundreds of operator translations raise.
@@ -137,9 +153,10 @@ def _legacy_onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> None:
         tensor.name: {axis: dim for axis, dim in enumerate(tensor.shape or ()) if isinstance(dim, str)}
         for tensor in (*job.signature.inputs, *job.signature.outputs)
     }
+    module = job.module if isinstance(job.module, torch.jit.ScriptModule) else _traced(job)
     try:
         with quiet():
-            torch.onnx.export(job.module, job.args, str(path), dynamo=False, dynamic_axes=axes, **options)
+            torch.onnx.export(module, job.args, str(path), dynamo=False, dynamic_axes=axes, **options)
     # It raises what its operator translations raise.
     except Exception as error:
         raise conversion_failed("ONNX", error, frozenset(job.signature.dims)) from error

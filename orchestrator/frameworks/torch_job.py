@@ -87,6 +87,8 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
         warnings.filterwarnings("ignore", message=r"You are using the legacy TorchScript-based ONNX export")
         warnings.filterwarnings("ignore", message=r"no signature found for <torch\.ScriptMethod")
+        warnings.filterwarnings("ignore", message=r"Exporting a model to ONNX with a batch_size other than 1")
+        warnings.filterwarnings("ignore", message=r"The feature will be removed\. Please remove usage of this function")
         yield
 
 

@@ -83,5 +83,9 @@ def _narrowed(job: TorchJob) -> TorchJob:
             module(*job.args)
     # The model's code may mix dtypes in any way; what it raises then is the reason.
     except Exception as error:
-        raise conversion_failed("bfloat16", error, frozenset(job.signature.dims)) from error
+        failure = conversion_failed("bfloat16", error, frozenset(job.signature.dims))
+        failure.remedy = (
+            "let the model's code take dtypes from its weights instead of naming float32, or leave bf16 out"
+        )
+        raise failure from error
     return replace(job, module=module)

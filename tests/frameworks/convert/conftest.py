@@ -42,6 +42,12 @@ SIGNATURES = {
         {"batch": (1, 8), "length": (2, 64)},
         "batch",
     ),
+    "Recurrent": Signature(
+        (Tensor("x", "float32", ("batch", "length", 6)),),
+        (Tensor("y", "float32", ("batch", 3)),),
+        {"batch": (1, 8), "length": (1, 40)},
+        "batch",
+    ),
     "NoBatch": Signature(
         (Tensor("signal", "float32", ("length", 3)),),
         (Tensor("mean", "float32", (2,)), Tensor("top", "int64", ("length",))),

@@ -139,7 +139,7 @@ def test_a_wrong_trace_that_cannot_be_scripted_is_refused(case: BuildCase) -> No
 
     assert failure.value.code == "E423"
     assert "differs from its source with" in failure.value.message
-    assert any(note.startswith("scripting: ") for note in failure.value.notes)
+    assert any(note.startswith("script: ") for note in failure.value.notes)
     assert not list(context.output.iterdir())
 
 
@@ -149,6 +149,25 @@ def test_an_operator_without_a_translation_is_named(case: BuildCase) -> None:
 
     assert failure.value.code == "E422"
     assert failure.value.cause == "ONNX has no counterpart of the operator prims.bessel_j0"
+
+
+def test_a_model_that_torch_export_fixes_goes_through_the_older_exporter(case: BuildCase) -> None:
+    built = case("Recurrent")
+    context = built.context("convert")
+
+    facts = torch_convert.to_onnx(context)
+
+    assert facts["exporter"] == "torchscript"
+    assert verdict_of(built, context.output, "onnx", "fp32")["passed"]
+
+
+def test_float32_in_the_models_code_is_refused_in_bfloat16(case: BuildCase) -> None:
+    with pytest.raises(StepError) as failure:
+        torch_precision.torchscript_to_bf16(case("NamesFloat32").context("convert"))
+
+    assert failure.value.code == "E422"
+    assert "same dtype" in failure.value.cause
+    assert "naming float32" in failure.value.remedy
 
 
 def test_the_onnx_file_has_the_declared_names_and_dimensions(case: BuildCase) -> None:

@@ -103,3 +103,26 @@ class NoBatch(nn.Module):
 
     def forward(self, signal: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"mean": self.linear(signal).mean(0), "top": self.linear(signal).argmax(1)}
+
+
+class Recurrent(nn.Module):
+    """A sequence of any length to scores; torch.export unrolls the LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+class NamesFloat32(nn.Module):
+    """Turns a tensor into float32 whatever the weights are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(torch.relu(x).float())
