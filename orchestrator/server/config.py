@@ -50,6 +50,7 @@ class ServerConfig:
     drain_seconds: float
     host: str
     port: int
+    grpc_port: int | None
     log_level: str
 
 
@@ -68,6 +69,12 @@ class _Section:
 
     def path(self, key: str) -> str:
         return f"{self._where}.{key}" if self._where else key
+
+    def has(self, key: str) -> bool:
+        """Whether an optional key stands there with a value; null is the same as leaving it out."""
+        if key in self._left and self._left[key] is None:
+            del self._left[key]
+        return key in self._left
 
     def take(self, key: str) -> Any:
         if key not in self._left:
@@ -143,6 +150,7 @@ def _server(document: Any, folder: Path) -> ServerConfig:
         drain_seconds=section.number("drain_seconds", 0, 3600),
         host=section.text("host"),
         port=section.integer("port", 0, 65535),
+        grpc_port=section.integer("grpc_port", 0, 65535) if section.has("grpc_port") else None,
         log_level=section.choice("log_level", LOG_LEVELS),
     )
     section.finish()

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 import uvloop
@@ -22,6 +22,9 @@ from .logs import fields
 from .rest import RestApp
 from .service import Phase, Service, limits
 from .session import Model, check_digest, open_model
+
+if TYPE_CHECKING:
+    from .grpc_service import GrpcServer
 
 __all__ = ["run_server"]
 
@@ -71,8 +74,10 @@ class _Life:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        grpc = await self._start_grpc()
         serving = loop.create_task(self._http.serve(sockets=[self._listener]))
-        _log.info("live", extra=fields(address="{}:{}".format(*self._listener.getsockname()[:2])))
+        address = "{}:{}".format(*self._listener.getsockname()[:2])
+        _log.info("live", extra=fields(address=address, grpc_port=None if grpc is None else grpc.port))
         stopping = loop.create_task(self._stopping.wait())
         loading = loop.create_task(asyncio.to_thread(_load, self._config))
         try:
@@ -85,12 +90,25 @@ class _Life:
         finally:
             stopping.cancel()
             self._http.should_exit = True
+            if grpc is not None:
+                await grpc.stop(self._config.request_timeout_s)
             await serving
         idle = self._service.close()
         _log.info("stopped")
         if not idle or not loading.done():
             # Neither loading nor a call of the model can be interrupted, and nobody waits for what they do.
             os._exit(0)
+
+    async def _start_grpc(self) -> GrpcServer | None:
+        if self._config.grpc_port is None:
+            return None
+        try:
+            from .grpc_service import GrpcServer  # noqa: PLC0415 - grpcio is needed only where its port is asked for
+        except ImportError as error:
+            raise StartError(UNAVAILABLE, f"grpc_port is set, but {error.name} is not installed") from error
+        server = GrpcServer(self._service, self._config.host, self._config.grpc_port)
+        await server.start()
+        return server
 
     async def _drain(self) -> None:
         """Go on serving while whoever routes requests here learns that this server is not ready any more."""

@@ -14,7 +14,16 @@ from .errors import RequestError
 from .request import InferRequest, InputReader, WantedOutput, check_parameters, timeout_seconds, wanted_output
 from .signature import Signature, Tensor
 
-__all__ = ["TakeBytes", "decode_json", "encode_json", "output_json", "parse_object", "request_from", "response_head"]
+__all__ = [
+    "TakeBytes",
+    "array_from_list",
+    "decode_json",
+    "encode_json",
+    "output_json",
+    "parse_object",
+    "request_from",
+    "response_head",
+]
 
 TakeBytes = Callable[[Tensor, Any], Array]
 """(tensor, its `binary_data_size`) → the flat array that the next so many bytes hold."""
@@ -74,18 +83,14 @@ def request_from(document: Mapping[str, Any], signature: Signature, take: TakeBy
         tensor, shape = reader.declare(item.get("name"), item.get("datatype"), item.get("shape"))
         size = check_parameters(item.get("parameters"), f"input {tensor.name!r}").get("binary_data_size")
         if size is None:
-            array = _array(tensor, item.get("data"), shape)
+            array = array_from_list(tensor, item.get("data"), shape)
         elif take is None:
             raise RequestError(
                 400, f"input {tensor.name!r}: binary data needs the header Inference-Header-Content-Length"
             )
         else:
             array = take(tensor, size)
-        if array.size != np.prod(shape, dtype=np.int64):
-            raise RequestError(
-                400, f"input {tensor.name!r}: shape {list(shape)} needs another number of elements than {array.size}"
-            )
-        reader.arrays[tensor.name] = array.reshape(shape)
+        reader.add(tensor, array, shape)
     rows = reader.finish()
     outputs = _wanted(document.get("outputs"), signature, binary=parameters.get("binary_data_output") is True)
     return InferRequest(request_id, reader.arrays, rows, outputs, timeout_seconds(parameters))
@@ -109,8 +114,12 @@ def _wanted(items: Any, signature: Signature, *, binary: bool) -> Sequence[Wante
     return list(wanted.values())
 
 
-def _array(tensor: Tensor, data: Any, shape: tuple[int, ...]) -> Array:
-    """JSON data, flat in row-major order or nested like `shape`, as an array of the tensor's type."""
+def array_from_list(tensor: Tensor, data: Any, shape: tuple[int, ...]) -> Array:
+    """A list, flat in row-major order or nested like `shape`, as an array of the tensor's type.
+
+    Raises:
+        RequestError: 400; not a list, nested otherwise, or elements of another kind.
+    """
     if not isinstance(data, list):
         raise RequestError(400, f"input {tensor.name!r}: data must be a list")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,18 @@ class InputReader:
         sizes = tuple(shape)
         self._signature.check_shape(tensor, sizes, self._sizes)
         return tensor, sizes
+
+    def add(self, tensor: Tensor, array: Array, shape: tuple[int, ...]) -> None:
+        """Take an input's elements, in row-major order.
+
+        Raises:
+            RequestError: 400; not as many as `shape` holds.
+        """
+        if array.size != math.prod(shape):
+            raise RequestError(
+                400, f"input {tensor.name!r}: shape {list(shape)} needs {math.prod(shape)} elements, not {array.size}"
+            )
+        self.arrays[tensor.name] = array.reshape(shape)
 
     def finish(self) -> int:
         """The number of rows, once every input has been read into `arrays`.

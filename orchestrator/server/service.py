@@ -47,18 +47,18 @@ class Service:
         self._batcher = Batcher(instances, limits(self.config), self.metrics.batch_rows.observe)
         self.phase = Phase.READY
 
-    def submit(self, request: InferRequest) -> Job:
-        """Queue a request.
+    def submit(self, request: InferRequest, remaining_s: float | None = None) -> Job:
+        """Queue a request; `remaining_s` is what the transport knows of the client's patience.
 
         Raises:
             RequestError: 503 before the model is loaded, 429 when too much waits.
         """
         if self._batcher is None:
             raise RequestError(503, "the model is not loaded yet", reason="loading", retry_after=1)
-        timeout = self.config.request_timeout_s
-        if request.timeout_s is not None:
-            timeout = min(timeout, request.timeout_s)
-        return self._batcher.submit(request.inputs, request.rows, timeout)
+        limits_s = (self.config.request_timeout_s, request.timeout_s, remaining_s)
+        return self._batcher.submit(
+            request.inputs, request.rows, max(0.0, min(limit for limit in limits_s if limit is not None))
+        )
 
     def cancel(self, job: Job) -> None:
         """Nobody waits for this request any more."""

@@ -53,8 +53,8 @@ def test_raw_tensors_are_read_wherever_they_begin(padding: int) -> None:
     ("x", "t", "extra", "says"),
     [
         (FLOATS[:-1], TEXT, b"", "not whole FP32"),
-        (FLOATS[:-4], TEXT, b"", "another number of elements"),
-        (FLOATS, TEXT + TEXT, b"", "another number of elements"),
+        (FLOATS[:-4], TEXT, b"", "needs . elements, not"),
+        (FLOATS, TEXT + TEXT, b"", "needs . elements, not"),
         (FLOATS, TEXT[:-1], b"", "reaches beyond"),
         (FLOATS, TEXT[:2], b"", "reaches beyond"),
         (FLOATS, b"\xff\xff\xff\xffa", b"", "reaches beyond"),

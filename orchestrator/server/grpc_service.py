@@ -1,0 +1,175 @@
+"""The Open Inference Protocol v2 over gRPC, in front of the same queue as HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]  # no stubs are published for it
+import grpc.aio  # type: ignore[import-untyped]  # as above
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # as above
+
+from . import VERSION
+from . import open_inference_pb2 as pb
+from .errors import UNAVAILABLE, RequestError, StartError
+from .grpc_tensors import decode_message, encode_message
+from .logs import fields
+from .service import Service
+
+__all__ = ["GrpcServer"]
+
+_SERVICE = "inference.GRPCInferenceService"
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    404: grpc.StatusCode.NOT_FOUND,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+_Call = Callable[[Any, Any], Awaitable[Any]]
+
+_log = logging.getLogger("mlo.grpc")
+
+
+class GrpcServer:
+    """The gRPC port. Belongs to the event loop's thread."""
+
+    def __init__(self, service: Service, host: str, port: int) -> None:
+        """Bind the port.
+
+        Raises:
+            StartError: `UNAVAILABLE`; the port is taken.
+        """
+        self._service = service
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", service.config.max_body_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        calls: dict[str, tuple[_Call, Any, Any]] = {
+            "ServerLive": (self._server_live, pb.ServerLiveRequest, pb.ServerLiveResponse),
+            "ServerReady": (self._server_ready, pb.ServerReadyRequest, pb.ServerReadyResponse),
+            "ModelReady": (self._model_ready, pb.ModelReadyRequest, pb.ModelReadyResponse),
+            "ServerMetadata": (self._server_metadata, pb.ServerMetadataRequest, pb.ServerMetadataResponse),
+            "ModelMetadata": (self._model_metadata, pb.ModelMetadataRequest, pb.ModelMetadataResponse),
+            "ModelInfer": (self._model_infer, pb.ModelInferRequest, pb.ModelInferResponse),
+        }
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(_parsed(call, asked), None, answer.SerializeToString)
+            for name, (call, asked, answer) in calls.items()
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            self.port: int = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise StartError(UNAVAILABLE, f"cannot listen on {address} for gRPC") from error
+
+    async def start(self) -> None:
+        """Answer from now on."""
+        await self._server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls, and give those in flight `grace_s` to finish."""
+        await self._server.stop(grace_s)
+
+    async def _server_live(self, _: Any, __: Any) -> Any:
+        return pb.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, _: Any, __: Any) -> Any:
+        return pb.ServerReadyResponse(ready=self._service.ready)
+
+    async def _model_ready(self, request: Any, context: Any) -> Any:
+        await self._check_model(request.name, request.version, context)
+        return pb.ModelReadyResponse(ready=self._service.ready)
+
+    async def _server_metadata(self, _: Any, __: Any) -> Any:
+        return pb.ServerMetadataResponse(name="mlo", version=VERSION)
+
+    async def _model_metadata(self, request: Any, context: Any) -> Any:
+        await self._check_model(request.name, request.version, context)
+        model = self._service.model
+        answer = pb.ModelMetadataResponse(name=model.name, versions=[model.version], platform="onnxruntime_onnx")
+        for field, tensors in ((answer.inputs, model.signature.inputs), (answer.outputs, model.signature.outputs)):
+            for tensor in tensors.values():
+                field.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.wire_shape)
+        return answer
+
+    async def _check_model(self, name: str, version: str, context: Any) -> None:
+        try:
+            self._named(name, version)
+        except RequestError as error:
+            await context.abort(_CODES[error.status], error.message)
+
+    def _named(self, name: str, version: str) -> None:
+        model = self._service.model
+        if name != model.name or version not in {"", model.version}:
+            raise RequestError(
+                404, f"there is no such model; it is {model.name!r}, version {model.version!r}", reason="not_found"
+            )
+
+    async def _model_infer(self, message: Any, context: Any) -> Any:
+        began = time.monotonic()
+        try:
+            return await self._infer(began, message, context)
+        except RequestError as error:
+            self._service.count_error("grpc", error)
+            self._log_error(error, message, context, began)
+            if error.retry_after is not None:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", str(error.retry_after * 1000)),))
+            await context.abort(_CODES[error.status], error.message)
+
+    async def _infer(self, began: float, message: Any, context: Any) -> Any:
+        self._named(message.model_name, message.model_version)
+        request = decode_message(message, self._service.model.signature)
+        decoded = time.monotonic()
+        job = self._service.submit(request, context.time_remaining())
+        try:
+            outputs = await job.future
+        except asyncio.CancelledError:
+            self._service.cancel(job)
+            self._service.count_error("grpc", RequestError(499, "the client hung up", reason="cancelled"))
+            raise
+        encoding = time.monotonic()
+        answer = encode_message(self._service.model, request, outputs)
+        self._service.count("grpc", job, began=began, read=began, decoded=decoded, encoding=encoding)
+        return answer
+
+    @staticmethod
+    def _log_error(error: RequestError, message: Any, context: Any, began: float) -> None:
+        level = logging.ERROR if error.reason == "failed" else logging.INFO
+        if not _log.isEnabledFor(level):
+            return
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        _log.log(
+            level,
+            error.message,
+            extra=fields(
+                method="ModelInfer",
+                status=error.status,
+                reason=error.reason,
+                ms=round((time.monotonic() - began) * 1e3, 3),
+                request_id=(metadata.get("x-request-id") or message.id)[:256] or None,
+                traceparent=metadata.get("traceparent", "")[:256] or None,
+            ),
+        )
+
+
+def _parsed(call: _Call, asked: Any) -> _Call:
+    """`call`, given bytes; bytes that are no such message are the client's fault, not an exception of the server."""
+
+    async def parse_and_call(data: bytes, context: Any) -> Any:
+        try:
+            message = asked.FromString(data)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the bytes are no {asked.DESCRIPTOR.name}")
+        return await call(message, context)
+
+    return parse_and_call
