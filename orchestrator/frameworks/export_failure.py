@@ -15,7 +15,7 @@ _SPECIALISED = re.compile(
     r"marked (?P<dim>\w+) as dynamic but your code specialized it to be a constant \((?P<size>\d+)\)"
 )
 _UNSATISFIED = re.compile(
-    r"Not all values of (?P<dim>\w+) = .* satisfy the generated guard (?P<guard>.+?)\.?$", re.MULTILINE
+    r"Not all values of (?P<dim>\w+) = (?P<size>\S+) in .* satisfy the generated guard (?P<guard>.+?)\.?$", re.MULTILINE
 )
 _DATA_DEPENDENT = re.compile(r"[Cc]ould not guard on data-dependent expression|Dynamic control flow is not supported")
 _NO_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='(?P<op>[\w.:]+)'")
@@ -65,10 +65,11 @@ def conversion_failed(target: str, error: Exception, dims: frozenset[str]) -> St
             at=("model", "dims", match["dim"]),
         )
     if (match := _UNSATISFIED.search(text)) and match["dim"] in dims:
+        needed = match["guard"].replace(match["size"], match["dim"])
         return StepError(
             "E422",
             message,
-            cause=f"the model does not work for every declared size of dimension {match['dim']}: it needs {match['guard']}",
+            cause=f"the model does not work for every declared size of dimension {match['dim']}: it needs {needed}",
             remedy=f"narrow the range of dimension {match['dim']}, or change the model's code",
             at=("model", "dims", match["dim"]),
         )

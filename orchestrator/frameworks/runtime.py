@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from orchestrator.optimize.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +14,16 @@ if TYPE_CHECKING:
 
     from orchestrator.spec.signature import Signature
 
-__all__ = ["OpenRuntime", "Runtime", "open_runtime"]
+__all__ = ["RUNTIMES", "OpenRuntime", "Runtime", "open_runtime"]
+
+RUNTIMES: Mapping[str, str] = MappingProxyType(
+    {
+        "onnx": "orchestrator.frameworks.ort_runtime:open_onnx",
+        "torchscript": "orchestrator.frameworks.torch_runtime:open_torchscript",
+        "exported-program": "orchestrator.frameworks.torch_runtime:open_exported_program",
+    }
+)
+"""Format → what opens it: the `runtime` column of `optimize/formats.py`, which workers do not import; a test compares."""
 
 
 class Runtime(Protocol):
@@ -36,7 +44,7 @@ class Runtime(Protocol):
 
 
 class OpenRuntime(Protocol):
-    """The shape of the functions that the `runtime` column of `FORMATS` names."""
+    """The shape of the functions that `RUNTIMES` names."""
 
     def __call__(self, directory: Path, signature: Signature, threads: int) -> Runtime:
         """Load the variant in `directory`, to run on `threads` threads."""
@@ -46,7 +54,7 @@ def open_runtime(format_name: str, directory: Path, signature: Signature, thread
     """Load the variant in `directory` with the runtime of its format.
 
     Args:
-        format_name: a name of `FORMATS`.
+        format_name: a key of `RUNTIMES`.
         directory: the variant: one model file.
         signature: with output shapes and dtypes resolved, as `import` leaves it.
         threads: for the operators of one call; at least 1.
@@ -54,6 +62,6 @@ def open_runtime(format_name: str, directory: Path, signature: Signature, thread
     Raises:
         StepError: E420, the model file does not load.
     """
-    module, _, function = FORMATS[format_name].runtime.partition(":")
+    module, _, function = RUNTIMES[format_name].partition(":")
     opened = cast("OpenRuntime", getattr(importlib.import_module(module), function))
     return opened(directory, signature, threads)

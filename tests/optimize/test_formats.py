@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 
 from orchestrator.backends.table import BACKENDS
+from orchestrator.frameworks.runtime import RUNTIMES
 from orchestrator.optimize.formats import FORMATS, Refused, Way, variant_name
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.spec.models import Format, Precision
@@ -50,6 +51,10 @@ def test_every_function_that_is_named_exists(function: str) -> None:
     module, _, attribute = function.partition(":")
 
     assert callable(getattr(importlib.import_module(module), attribute))
+
+
+def test_workers_open_each_format_with_the_runtime_of_its_row() -> None:
+    assert {row.name: row.runtime for row in FORMATS.values()} == RUNTIMES
 
 
 def test_files_of_formats_differ() -> None:

@@ -115,6 +115,16 @@ def test_a_model_that_fixes_its_batch_is_refused_with_the_dimensions_name(case: 
     assert failure.value.at == ("model", "dims", "batch")
 
 
+def test_a_size_that_the_model_does_not_take_is_told_as_a_condition(case: BuildCase) -> None:
+    with pytest.raises(StepError) as failure:
+        torch_convert.to_exported_program(case("FewRows").context("convert"))
+
+    assert failure.value.cause.endswith(
+        "for every declared size of dimension batch: it needs 2 <= batch and batch <= 8"
+    )
+    assert failure.value.at == ("model", "dims", "batch")
+
+
 @pytest.mark.parametrize("format_name", ["onnx", "exported-program"])
 def test_a_branch_on_values_is_refused_with_its_line(case: BuildCase, format_name: str) -> None:
     with pytest.raises(StepError) as failure:
