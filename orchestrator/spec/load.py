@@ -14,7 +14,7 @@ from orchestrator.errors import SpecInvalid
 from orchestrator.spec.checks import checked
 from orchestrator.spec.document import SpecDocument, SpecPath, find, read_document, span_of
 from orchestrator.spec.layers import SPEC, overlaid, relabelled, without
-from orchestrator.spec.models import Benchmark, ModelDeployment
+from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.platform import Platform, Rules, find_platform, fixed_keys, load_platform
 from orchestrator.spec.platform_rules import narrowed, violations
@@ -40,7 +40,7 @@ class LoadedSpec:
         warnings: what is doubtful though valid.
         environment: the chosen environment's name.
         platform: the platform file that was applied.
-        rules: that platform's rules; without a platform, rules that allow everything.
+        rules: that platform's rules; None without a platform.
         tree: the effective values with the place of each.
     """
 
@@ -50,7 +50,7 @@ class LoadedSpec:
     warnings: tuple[Diagnostic, ...]
     environment: str | None
     platform: Path | None
-    rules: Rules
+    rules: Rules | None
     tree: Node
 
     @cached_property
@@ -119,7 +119,7 @@ def load_spec(path: str | Path, *, platform: Path | None = None, environment: st
         warnings=tuple(problems),
         environment=environment,
         platform=None if bounds is None else bounds.file,
-        rules=Rules() if bounds is None else bounds.rules,
+        rules=None if bounds is None else bounds.rules,
         tree=tree,
     )
 
@@ -209,4 +209,4 @@ def _with_fitting_batch_sizes(spec: ModelDeployment, tree: Node) -> ModelDeploym
     allowed = None if batch is None else spec.model.dims[batch]
     sizes = spec.benchmark.batch_sizes
     fitting = [1] if allowed is None else sorted({min(max(size, allowed.min), allowed.max) for size in sizes})
-    return spec.model_copy(update={"benchmark": Benchmark(batch_sizes=fitting)})
+    return spec.model_copy(update={"benchmark": spec.benchmark.model_copy(update={"batch_sizes": fitting})})

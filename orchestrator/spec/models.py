@@ -99,10 +99,19 @@ _MaxError = Annotated[dict[Precision, _Error], BeforeValidator(_for_every_precis
 _MinCosine = Annotated[dict[Precision, _Cosine], BeforeValidator(_for_every_precision), _gate(-1, 1)]
 
 
-class Strict(BaseModel):
-    """Frozen, no unknown keys, no conversions between types."""
+def _section() -> Any:
+    """A section that is made of its own defaults where it is not given.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    An instance as default would make pydantic build that section's class apart from the whole, which costs milliseconds
+    each at every start.
+    """
+    return Field(default={}, validate_default=True)
+
+
+class Strict(BaseModel):
+    """Frozen, no unknown keys, no conversions between types; its validator is built when it is first used."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class Metadata(Strict):
@@ -280,7 +289,7 @@ class Serving(Strict):
     batching: Annotated[Annotated[Batching, Tag(_OTHER)] | _Auto, _by_text] = Field(
         default="auto", description="How requests are joined; by default what the sweep showed to be best."
     )
-    replicas: Replicas = Replicas()
+    replicas: Replicas = _section()
 
 
 class Image(Strict):
@@ -304,15 +313,15 @@ class ModelDeployment(Strict):
     kind: Literal["ModelDeployment"] = Field(examples=["ModelDeployment"])
     metadata: Metadata = Field(examples=[{"name": "digits"}])
     model: ModelSection
-    optimize: Optimize = Optimize()
-    verify: Verify = Verify()
-    benchmark: Benchmark = Benchmark()
-    hardware: Hardware = Hardware()
-    slo: Slo = Slo()
+    optimize: Optimize = _section()
+    verify: Verify = _section()
+    benchmark: Benchmark = _section()
+    hardware: Hardware = _section()
+    slo: Slo = _section()
     optimize_for: Objective = Field(default="latency", description="What decides between candidates that meet the SLO.")
-    serving: Serving = Serving()
-    image: Image = Image()
-    deploy: LocalDeploy = LocalDeploy()
+    serving: Serving = _section()
+    image: Image = _section()
+    deploy: LocalDeploy = _section()
 
     def path(self, relative: str, base: Path) -> Path:
         """A path of this spec, which lies in `base`, made absolute."""

@@ -74,8 +74,8 @@ class _PlatformFile(Strict):
     apiVersion: Literal["mlo/v1"] = Field(examples=["mlo/v1"])  # noqa: N815 - the key's spelling in the file
     kind: Literal["Platform"] = Field(examples=["Platform"])
     metadata: _About | None = None
-    limits: Limits = Limits()
-    rules: Rules = Rules()
+    limits: Limits = Field(default={}, validate_default=True)
+    rules: Rules = Field(default={}, validate_default=True)
 
 
 @dataclass(frozen=True, slots=True)

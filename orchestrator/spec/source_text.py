@@ -21,8 +21,15 @@ MAX_BYTES = 1 << 20
 _KEPT_OF_A_LINE = 1000  # characters of a line that a Span carries; a longer line is cut
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_UNPRINTABLE = r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 """What YAML 1.1, section 5.1, does not let into a stream; a byte order mark is taken off before this looks."""
+
+
+def _first_unprintable(text: str) -> int | None:
+    # The large character class takes longer to compile than a spec takes to load, and most specs are ASCII.
+    found = _CONTROL.search(text) if text.isascii() else re.search(_UNPRINTABLE, text)
+    return None if found is None else found.start()
 
 
 @dataclass(frozen=True)
@@ -136,8 +143,8 @@ def source_from_bytes(file: str, content: bytes) -> SourceText:
     except UnicodeDecodeError as error:
         raise SpecInvalid(_not_utf8(file, content, error.start)) from None
     source = SourceText(file, text, sha256(content).hexdigest())
-    if (bad := _UNPRINTABLE.search(text)) is not None:
-        raise SpecInvalid(_unprintable(source, bad.start()))
+    if (bad := _first_unprintable(text)) is not None:
+        raise SpecInvalid(_unprintable(source, bad))
     return source
 
 
