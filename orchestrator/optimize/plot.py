@@ -1,0 +1,161 @@
+"""The decision as a chart: latency against throughput of every candidate, as SVG text that any browser shows.
+
+Two panels, since they are two measurements: the runtimes alone with the baseline, and the servers over the wire with the
+service level. Colours follow the reader's light or dark setting, and shapes say the same as colours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.sax.saxutils import escape
+
+__all__ = ["chart"]
+
+_WIDTH, _PANEL, _TOP = 760, 320, 34
+_LEFT, _RIGHT, _BOTTOM = 70, 170, 46
+_LINE = 15
+"""Pixels between two lines of text."""
+
+_STYLE = """
+svg { color-scheme: light dark; font: 12px system-ui, sans-serif; }
+.paper { fill: #ffffff; } .text { fill: #1f2328; } .faint { fill: #59636e; }
+.grid { stroke: #d1d9e0; } .limit { stroke: #b42318; stroke-dasharray: 6 4; } .over { fill: #b42318; }
+.point { fill: #0b65c2; stroke: #0b65c2; } .won { fill: #1a7f37; stroke: #1a7f37; } .leader { stroke: #818b98; }
+.given { fill: none; stroke: #59636e; stroke-width: 2; }
+@media (prefers-color-scheme: dark) {
+.paper { fill: #0d1117; } .text { fill: #f0f6fc; } .faint { fill: #9198a1; }
+.grid { stroke: #3d444d; } .limit { stroke: #ff7b72; } .over { fill: #ff7b72; }
+.point { fill: #58a6ff; stroke: #58a6ff; } .won { fill: #3fb950; stroke: #3fb950; } .given { stroke: #9198a1; }
+}"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """Rows per second, milliseconds, what it is called, and how it is drawn: `won`, `point` or `given`."""
+
+    x: float
+    y: float
+    label: str
+    kind: str
+
+
+def chart(decision: Mapping[str, Any]) -> str:
+    """The SVG of a decision; the same decision gives the same text.
+
+    Args:
+        decision: as in decision.json.
+    """
+    limit = decision["slo"]["p99_latency"]
+    panels = [
+        ("Runtimes alone", "median of one call of the smallest batch, ms", _runtimes(decision), None),
+        ("Servers, over the wire", "p99 at the measured rate, ms", _servers(decision), limit and limit * 1e3),
+    ]
+    drawn = [panel for panel in panels if panel[2]]
+    height = _PANEL * max(1, len(drawn))
+    title = f"Candidates for {decision['objective']}: {decision['winner']['variant']} won"
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">',
+        f"<title>{escape(title)}</title>",
+        f"<style>{_STYLE}\n</style>",
+        f'<rect class="paper" width="{_WIDTH}" height="{height}"/>',
+    ]
+    for number, (heading, axis, points, line) in enumerate(drawn):
+        parts.append(f'<g transform="translate(0 {number * _PANEL})">')
+        parts += _panel(heading, axis, points, line)
+        parts.append("</g>")
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _runtimes(decision: Mapping[str, Any]) -> list[_Point]:
+    rows = [(c["variant"], _kind(c), c["runtime"]) for c in decision["candidates"] if c["runtime"]]
+    baseline = decision["baseline"]
+    if baseline is not None and baseline["batches"]:
+        rows.append(("baseline", "given", baseline))
+    return [
+        _Point(max(b["rows_per_second"] for b in row["batches"]), row["batches"][0]["p50"] * 1e3, name, kind)
+        for name, kind, row in rows
+    ]
+
+
+def _servers(decision: Mapping[str, Any]) -> list[_Point]:
+    return [
+        _Point(
+            c["server"]["saturation"]["rows_per_second"],
+            c["server"]["open_loop"]["p99"] * 1e3,
+            f"{c['variant']} ({c['backend']})",
+            _kind(c),
+        )
+        for c in decision["candidates"]
+        if c["server"]
+    ]
+
+
+def _kind(candidate: Mapping[str, Any]) -> str:
+    return "won" if candidate["fate"] == "won" else "point"
+
+
+def _panel(heading: str, axis: str, points: Sequence[_Point], limit: float | None) -> list[str]:
+    right, bottom = _WIDTH - _RIGHT, _PANEL - _BOTTOM
+    x_ticks = _ticks(max(point.x for point in points))
+    y_ticks = _ticks(max([point.y for point in points] + ([limit] if limit else [])))
+
+    def across(value: float) -> float:
+        return _LEFT + (right - _LEFT) * value / x_ticks[-1]
+
+    def down(value: float) -> float:
+        return bottom - (bottom - _TOP) * value / y_ticks[-1]
+
+    parts = [f'<text class="text" x="{_LEFT}" y="18" font-weight="600">{escape(heading)}</text>']
+    parts.append(f'<text class="faint" x="{right}" y="18" text-anchor="end">{escape(axis)}</text>')
+    for tick in y_ticks:
+        y = down(tick)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="faint" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:,.6g}</text>')
+    for tick in x_ticks:
+        x = across(tick)
+        parts.append(f'<text class="faint" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{tick:,.6g}</text>')
+    parts.append(f'<text class="faint" x="{right}" y="{bottom + 36}" text-anchor="end">rows per second at best</text>')
+    if limit:
+        y = down(limit)
+        parts.append(f'<line class="limit" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="over" x="{_LEFT + 6}" y="{y - 5:.1f}">SLO {limit:.4g} ms</text>')
+    placed = [(across(point.x), down(point.y), point) for point in points]
+    return parts + _marks(placed, right)
+
+
+def _marks(placed: Sequence[tuple[float, float, _Point]], right: float) -> list[str]:
+    """Points, and their labels in a column beside the panel, where none covers another."""
+    parts: list[str] = []
+    free = float(_TOP)
+    ordered = sorted(placed, key=lambda mark: (mark[1], mark[0], mark[2].label))
+    # Labels that would run out of the bottom are all moved up by as much.
+    lowest = _PANEL - _BOTTOM - _LINE * (len(ordered) - 1)
+    for number, (x, y, point) in enumerate(ordered):
+        beside = min(max(y, free), lowest + _LINE * number)
+        free = beside + _LINE
+        parts.append(
+            f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{right + 6}" y2="{beside:.1f}" opacity="0.5"/>'
+        )
+        parts.append(_mark(x, y, point.kind))
+        weight = ' font-weight="700"' if point.kind == "won" else ""
+        label = escape(point.label) + (" ★" if point.kind == "won" else "")
+        parts.append(f'<text class="text" x="{right + 10}" y="{beside + 4:.1f}"{weight}>{label}</text>')
+    return parts
+
+
+def _mark(x: float, y: float, kind: str) -> str:
+    if kind == "won":
+        corners = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in ((0, -7), (7, 0), (0, 7), (-7, 0)))
+        return f'<polygon class="won" points="{corners}"/>'
+    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
+
+
+def _ticks(largest: float) -> list[float]:
+    """Four to eight round numbers from 0 to beyond the largest."""
+    rough = largest / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
+    return [step * number for number in range(math.ceil(largest / step) + 1)]

@@ -1,0 +1,213 @@
+"""The step `select`: the winner, and every candidate's fate with its reason. Rules in docs/measuring.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.backends.table import backend
+from orchestrator.backends.versions import installed_closure
+from orchestrator.optimize.plot import chart
+from orchestrator.optimize.select_fates import Standing, standing
+from orchestrator.optimize.select_ranking import choose, compared
+from orchestrator.optimize.select_service_level import distance, distance_text, service_level
+from orchestrator.steps import StepContext, StepError
+from orchestrator.store.atomic import pretty_json
+from orchestrator.store.digest import digest_tree
+
+__all__ = ["select", "startup_bound"]
+
+CONFIDENCE = 0.99
+
+_METHOD = {
+    "percentile": "nearest rank over all samples pooled",
+    "slo": "exact one-sided binomial test; an early end only at 99.99 %",
+    "against the baseline": "median of ratios over interleaved rounds, 95 % interval of the sign test",
+    "latency": "open loop, Poisson arrivals, counted from the scheduled time",
+}
+
+
+def select(context: StepContext) -> dict[str, Any]:
+    """Pick the winner; leaves `decision.json`, `winner.json` and `chart.svg`.
+
+    Params: `candidates` (with `refused` and `steps`), `slo` (with `enforce`), `objective`. Inputs: `import`, `fates`, and
+    where they were made `runtime`, `server`, `verdict:NAME`, `variant:NAME`.
+
+    Raises:
+        StepError: E501 no candidate meets the service level, E502 no candidate is left to choose from.
+    """
+    params = context.params
+    runtime, server = _report(context, "runtime"), _report(context, "server")
+    everyone = _standings(context, runtime, server)
+    contenders = [s for s in everyone if s.fate == "contends"]
+    if not contenders:
+        raise _nothing_left(everyone)
+    levels = {s.variant: service_level(s.server) for s in contenders}
+    good = [s for s in contenders if levels[s.variant] in {"met", "none"}]
+    if not good and params["slo"]["enforce"]:
+        raise _service_level_not_met(contenders, everyone)
+    held = bool(good)
+    objective = params["objective"]
+    choice = choose(good or contenders, objective)
+    for contender in contenders:
+        _conclude(
+            contender, choice.winner, choice.reason, level=levels[contender.variant], held=held, objective=objective
+        )
+    winner = _winner(context, choice.winner)
+    decision = {
+        "winner": {name: winner[name] for name in ("variant", "backend", "format", "precision")},
+        "candidates": [_candidate(s) for s in everyone],
+        "baseline": runtime.get("baseline"),
+        "slo": {**params["slo"], "met": held and levels[choice.winner.variant] == "met"},
+        "objective": objective,
+        "rate": server.get("rate"),
+        "samples": runtime.get("samples"),
+        "confidence": CONFIDENCE,
+        "measured_on": server.get("measured_on") or runtime.get("measured_on"),
+        "method": _METHOD,
+        "notes": _notes(params, runtime, server, held=held),
+    }
+    (context.output / "decision.json").write_bytes(pretty_json(decision))
+    (context.output / "winner.json").write_bytes(pretty_json(winner))
+    (context.output / "chart.svg").write_text(chart(decision), encoding="utf-8")
+    return {"winner": winner["variant"], "backend": winner["backend"], "reason": choice.winner.reason}
+
+
+def startup_bound(ready_seconds: float) -> int:
+    """A generous bound on starting, seconds: three times what it took, rounded up to 5, 10, 20, 40, ...
+
+    The steps are coarse so that a new measurement of the same server gives the same deployment.
+    """
+    bound = 5
+    while bound < 3 * ready_seconds:
+        bound *= 2
+    return bound
+
+
+def _report(context: StepContext, role: str) -> dict[str, Any]:
+    if role not in context.inputs:
+        return {}
+    report: dict[str, Any] = json.loads((context.inputs[role] / "report.json").read_bytes())
+    return report
+
+
+def _standings(context: StepContext, runtime: Mapping[str, Any], server: Mapping[str, Any]) -> list[Standing]:
+    steps = json.loads(context.inputs["fates"].read_bytes())
+    at_runtime = {row["variant"]: row for row in runtime.get("candidates", ())}
+    at_server = {row["variant"]: row for row in server.get("candidates", ())}
+    return [
+        standing(
+            row,
+            steps=steps,
+            verdict=_verdict(context.inputs.get(f"verdict:{row['variant']}")),
+            runtime=at_runtime.get(row["variant"], {}),
+            server=at_server.get(row["variant"], {}),
+            objective=context.params["objective"],
+        )
+        for row in context.params["candidates"]
+    ]
+
+
+def _verdict(folder: Path | None) -> dict[str, Any] | None:
+    if folder is None:
+        return None
+    verdict: dict[str, Any] = json.loads((folder / "verdict.json").read_bytes())
+    return verdict
+
+
+def _conclude(contender: Standing, winner: Standing, reason: str, *, level: str, held: bool, objective: str) -> None:
+    """The fate of one that was measured to the end."""
+    if contender is winner:
+        contender.fate = "won"
+        contender.reason = reason if held else f"{reason}; SLO not met: {distance_text(contender.server)}"
+    elif held and level == "missed":
+        contender.fate, contender.reason = "slo missed", distance_text(contender.server)
+    elif held and level == "inconclusive":
+        contender.fate, contender.reason = "inconclusive", distance_text(contender.server)
+    else:
+        contender.fate, contender.reason = "lost", compared(contender, winner, objective)
+
+
+def _candidate(found: Standing) -> dict[str, Any]:
+    measured = found.server.get("fate") == "measured"
+    return {
+        **{name: found.row[name] for name in ("variant", "format", "precision", "backend")},
+        "fate": found.fate,
+        "reason": found.reason,
+        "runtime": dict(found.runtime) if found.runtime.get("batches") else None,
+        "server": dict(found.server) if measured else None,
+        "slo": service_level(found.server) if measured else None,
+        "distance": distance(found.server) if measured else None,
+    }
+
+
+def _winner(context: StepContext, winner: Standing) -> dict[str, Any]:
+    """What is deployed: everything that was decided, and nothing that only was measured."""
+    signature = json.loads((context.inputs["import"] / "signature.json").read_bytes())
+    return {
+        **{name: winner.row[name] for name in ("variant", "format", "precision", "backend")},
+        "signature": signature,
+        "max_batch_size": winner.server["max_batch_size"],
+        "max_delay": winner.server["max_delay"],
+        "startup_seconds": startup_bound(winner.server["ready_seconds"]),
+        "model_digest": digest_tree(context.inputs[f"variant:{winner.variant}"]).digest,
+        "tools": installed_closure(backend(winner.backend).tools),
+    }
+
+
+def _notes(
+    params: Mapping[str, Any], runtime: Mapping[str, Any], server: Mapping[str, Any], *, held: bool
+) -> list[str]:
+    """What a reader of the decision must know to weigh it."""
+    notes = []
+    if not held:
+        notes.append("SLO not met; slo.enforce is false, so the best candidate was taken")
+    if runtime.get("samples") == "random":
+        notes.append("parity and speed were proven on random inputs only: the spec gives no samples")
+    baseline = runtime.get("baseline")
+    if baseline is not None and baseline["fate"] != "measured":
+        notes.append(f"nothing could be compared with the baseline: {baseline['reason']}")
+    if server.get("rate") is not None and params["slo"]["throughput"] is None:
+        notes.append(f"the spec gives no slo.throughput: latency was measured at {server['rate']:.4g}/s")
+    measured_on = server.get("measured_on", {})
+    if "shared" in measured_on.get("load_generator", ""):
+        notes.append(measured_on["load_generator"])
+    if measured_on and measured_on["cpus"] != measured_on["cpus_wanted"]:
+        notes.append(measured_on["how"])
+    return notes
+
+
+def _fates(everyone: Sequence[Standing]) -> tuple[str, ...]:
+    return tuple(f"{s.variant}: {s.fate}: {s.reason}" for s in everyone)
+
+
+def _nothing_left(everyone: Sequence[Standing]) -> StepError:
+    if any(s.fate == "slower than the baseline" for s in everyone):
+        cause = "nothing that passed verification is faster than the model as given"
+        remedy = "allow more formats or precisions under `optimize:`"
+    else:
+        cause = "each was refused, failed or could not be measured"
+        remedy = "see what became of each, and what its reason says"
+    said = "; ".join(_fates(everyone))
+    return StepError(
+        "E502", f"no candidate is left: {said}", cause=cause, remedy=remedy, at=("optimize",), notes=_fates(everyone)
+    )
+
+
+def _service_level_not_met(contenders: Sequence[Standing], everyone: Sequence[Standing]) -> StepError:
+    distances = "; ".join(f"{s.variant}: {distance_text(s.server)}" for s in contenders)
+    undecided = any(service_level(s.server) == "inconclusive" for s in contenders)
+    remedy = "relax `slo:`, give it more `hardware:`, or take the best one with `slo: {enforce: false}`"
+    if undecided:
+        remedy = f"give measuring more time with `optimize.time_budget`, or {remedy}"
+    others = [s for s in everyone if s not in contenders]
+    return StepError(
+        "E501",
+        f"no candidate meets the SLO: {distances}",
+        cause="the 99th percentile must be within the limit at a confidence of 99 %, and every request be answered",
+        remedy=remedy,
+        at=("slo",),
+        notes=_fates(others),
+    )

@@ -1,0 +1,126 @@
+"""What became of each candidate on its way to the choice: where it left, and why, in a sentence with numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.measure.finalists import not_faster
+
+__all__ = ["Standing", "standing"]
+
+
+@dataclass(slots=True)
+class Standing:
+    """One candidate: filled from the top of its way to where it left it.
+
+    Attributes:
+        row: of the parameter `candidates`.
+        fate: `contends` until the choice; see docs/measuring.md for all of them.
+        reason: a sentence without a full stop.
+        runtime, server: its rows of the two reports, as far as it came.
+    """
+
+    row: Mapping[str, Any]
+    fate: str = "contends"
+    reason: str = ""
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    server: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def variant(self) -> str:
+        """Its variant's name."""
+        return str(self.row["variant"])
+
+    @property
+    def backend(self) -> str:
+        """What would serve it."""
+        return str(self.row["backend"])
+
+
+def standing(
+    row: Mapping[str, Any],
+    *,
+    steps: Mapping[str, Mapping[str, Any]],
+    verdict: Mapping[str, Any] | None,
+    runtime: Mapping[str, Any],
+    server: Mapping[str, Any],
+    objective: str,
+) -> Standing:
+    """Where a candidate stands before the choice.
+
+    Args:
+        row: of the parameter `candidates`.
+        steps: step id → `{"status", "error"}`, from the engine.
+        verdict: its verdict.json, if it was verified.
+        runtime: its row of the runtime benchmark's report; empty if there is none.
+        server: its row of the server benchmark's report; empty if there is none.
+        objective: `latency`, `throughput` or `cost`.
+    """
+    found = Standing(row, runtime=runtime, server=server)
+    fate = (
+        _refused(row)
+        or _failed_step(row["steps"], steps)
+        or _verified(verdict)
+        or _left_at_runtime(runtime, objective)
+        or _left_at_server(server)
+    )
+    if fate is not None:
+        found.fate, found.reason = fate
+    return found
+
+
+_Fate = tuple[str, str] | None
+
+
+def _refused(row: Mapping[str, Any]) -> _Fate:
+    return ("refused", row["refused"]) if row["refused"] else None
+
+
+def _failed_step(own: Sequence[str], steps: Mapping[str, Mapping[str, Any]]) -> _Fate:
+    ended = [(step, steps[step]) for step in own if step in steps and steps[step]["status"] != "done"]
+    if not ended:
+        return None
+    # What was skipped says only that another one failed.
+    step, outcome = next(((s, o) for s, o in ended if o["status"] == "failed"), ended[0])
+    error = outcome["error"] or {"message": outcome["status"], "cause": ""}
+    said = f"{error['message']}: {error['cause']}" if error["cause"] else error["message"]
+    fate = "verification failed" if step.startswith("verify.") else "conversion failed"
+    return fate, f"{step}: {said}"
+
+
+def _verified(verdict: Mapping[str, Any] | None) -> _Fate:
+    if verdict is None or verdict["passed"]:
+        return None
+    failed = [gate for gate in verdict["gates"] if not gate["passed"]]
+    said = "; ".join(_gate(gate) for gate in failed) or "a gate was not passed"
+    return "verification failed", said
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    where = f"{gate['gate']} of {gate['output']}"
+    if gate.get("detail"):
+        return f"{where}: {gate['detail']}"
+    return f"{where} is {gate['measured']:.4g}, the limit is {gate['limit']:.4g}"
+
+
+def _left_at_runtime(runtime: Mapping[str, Any], objective: str) -> _Fate:
+    if not runtime:
+        return "not measured", "the runtime benchmark did not take place"
+    if runtime["fate"] in {"dominated", "out of memory"}:
+        return runtime["fate"], runtime["reason"]
+    if runtime["fate"] != "measured":
+        return "not measured", runtime["reason"]
+    reason = not_faster(runtime, objective)
+    return ("slower than the baseline", reason) if reason else None
+
+
+def _left_at_server(server: Mapping[str, Any]) -> _Fate:
+    if not server:
+        return "not measured", "the server benchmark did not take place"
+    if server["fate"] == "not a finalist":
+        return "dominated", server["reason"]
+    if server["fate"] == "out of memory":
+        return "out of memory", server["reason"]
+    return None if server["fate"] == "measured" else ("not measured", server["reason"])

@@ -1,0 +1,122 @@
+"""Which of the measured servers is the best for an objective, what counts as a tie, and who wins one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.optimize.select_fates import Standing
+from orchestrator.optimize.select_service_level import milliseconds
+
+__all__ = ["Choice", "choose", "compared"]
+
+_TIE = 0.05
+"""Within 5 % two are equal: what is repeated on the same machine varies by as much."""
+
+_LOSES_TIES = frozenset({"torchserve"})
+"""Backends that no longer get security fixes: they must be better to be picked, not as good."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """One number of a server's row, and whether less or more of it is better."""
+
+    name: str
+    of: Callable[[Mapping[str, Any]], float]
+    text: Callable[[Mapping[str, Any]], str]
+    more: bool = False
+
+    def worse_by(self, server: Mapping[str, Any], best: Mapping[str, Any]) -> float:
+        """How many times worse it is than the best; 1 is equal."""
+        mine, its = self.of(server), self.of(best)
+        if self.more:
+            mine, its = its, mine
+        return mine / its if its > 0 else 1.0
+
+
+_LATENCY = _Measure(
+    "p99 over the wire",
+    lambda server: server["open_loop"]["p99"],
+    lambda server: f"p99 {milliseconds(server['open_loop']['p99'])} at {server['open_loop']['rate']:.4g}/s",
+)
+_THROUGHPUT = _Measure(
+    "saturated throughput",
+    lambda server: server["saturation"]["rows_per_second"],
+    lambda server: f"{server['saturation']['rows_per_second']:.4g} rows/s saturated",
+    more=True,
+)
+_COST = _Measure(
+    "CPU time for a request",
+    lambda server: server["saturation"]["cpu_seconds_per_request"],
+    lambda server: f"{milliseconds(server['saturation']['cpu_seconds_per_request'])} of CPU time a request",
+)
+_MEMORY = _Measure(
+    "peak memory", lambda server: server["peak_rss"], lambda server: f"{server['peak_rss'] / 2**20:.0f} MiB at most"
+)
+
+_ORDER: Mapping[str, tuple[_Measure, ...]] = {
+    "latency": (_LATENCY, _THROUGHPUT, _MEMORY),
+    "throughput": (_THROUGHPUT, _LATENCY, _MEMORY),
+    "cost": (_COST, _THROUGHPUT, _MEMORY),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The winner, and the sentence that says by what it won."""
+
+    winner: Standing
+    reason: str
+
+
+def choose(contenders: Sequence[Standing], objective: str) -> Choice:
+    """The best: by the objective's first measure, and where that ties by the next one.
+
+    Args:
+        contenders: measured in their servers; at least one.
+        objective: `latency`, `throughput` or `cost`.
+    """
+    left = list(contenders)
+    ties: list[tuple[str, list[Standing]]] = []
+    for measure in _ORDER[objective]:
+        best = _best(left, measure)
+        equals = [c for c in left if measure.worse_by(c.server, best.server) <= 1 + _TIE]
+        sound = [c for c in equals if c.backend not in _LOSES_TIES]
+        if len(equals) > 1:
+            ties.append((measure.name, equals))
+        left = sound or equals
+        if len(left) == 1:
+            winner = left[0]
+            tied = ties and winner in ties[-1][1] and ties[-1][0] == measure.name
+            lead = measure.text(winner.server) if tied else f"best {measure.name}: {measure.text(winner.server)}"
+            return Choice(winner, ", ".join([lead, *_ties(ties, winner)]))
+    # Equal in everything that is measured: the order of the spec decides, which noise cannot change.
+    winner = left[0]
+    return Choice(winner, ", ".join([_ORDER[objective][0].text(winner.server), *_ties(ties, winner)]))
+
+
+def _ties(ties: Sequence[tuple[str, Sequence[Standing]]], winner: Standing) -> list[str]:
+    said = []
+    for name, equals in ties:
+        others = [c for c in equals if c is not winner]
+        barred = winner.backend not in _LOSES_TIES and any(c.backend in _LOSES_TIES for c in others)
+        why = " (torchserve gets no more security fixes, so it wins no tie)" if barred else ""
+        said.append(f"{name} within {_TIE:.0%} of {', '.join(c.variant for c in others)}{why}")
+    return said
+
+
+def compared(loser: Standing, winner: Standing, objective: str) -> str:
+    """Why a contender lost, in numbers."""
+    for measure in _ORDER[objective]:
+        times = measure.worse_by(loser.server, winner.server)
+        if times > 1 + _TIE:
+            return f"{measure.name}: {measure.text(loser.server)}, {times:.2f} times worse than {winner.variant}"
+    if loser.backend in _LOSES_TIES and winner.backend not in _LOSES_TIES:
+        return f"as good as {winner.variant} within {_TIE:.0%}, but {loser.backend} gets no more security fixes"
+    first = _ORDER[objective][0]
+    return f"as good as {winner.variant} within {_TIE:.0%}: {first.text(loser.server)}"
+
+
+def _best(contenders: Sequence[Standing], measure: _Measure) -> Standing:
+    return (max if measure.more else min)(contenders, key=lambda contender: measure.of(contender.server))

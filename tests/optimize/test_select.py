@@ -1,0 +1,246 @@
+"""Who wins, who loses and why, as the decision tells it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from orchestrator.optimize.select import select, startup_bound
+from orchestrator.steps import StepContext, StepError
+from orchestrator.store.digest import digest_tree
+from tests.optimize.select_case import context, out, row, runtime_row, server_row
+
+INT8, FP32, SCRIPT = "onnx-int8", "onnx-fp32", "torchscript-fp32"
+
+
+def decide(made: StepContext) -> dict[str, Any]:
+    select(made)
+    decision: dict[str, Any] = json.loads((made.output / "decision.json").read_bytes())
+    return decision
+
+
+def fates(decision: dict[str, Any]) -> dict[str, str]:
+    return {candidate["variant"]: candidate["fate"] for candidate in decision["candidates"]}
+
+
+def reasons(decision: dict[str, Any]) -> dict[str, str]:
+    return {candidate["variant"]: candidate["reason"] for candidate in decision["candidates"]}
+
+
+def two(folder: Path, first: dict[str, Any], second: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """The decision between two measured servers."""
+    names = [first["variant"], second["variant"]]
+    return decide(context(folder, [row(n) for n in names], [runtime_row(n) for n in names], [first, second], **options))
+
+
+def test_the_lowest_p99_wins_and_the_loser_says_by_how_much(tmp_path: Path) -> None:
+    decision = two(tmp_path, server_row(FP32, p99=0.012), server_row(INT8, p99=0.008))
+    assert decision["winner"] == {
+        "variant": INT8,
+        "backend": "onnxruntime",
+        "format": "onnx",
+        "precision": "int8",
+    }
+    assert fates(decision) == {FP32: "lost", INT8: "won"}
+    assert reasons(decision)[INT8] == "best p99 over the wire: p99 8 ms at 200/s"
+    assert reasons(decision)[FP32] == "p99 over the wire: p99 12 ms at 200/s, 1.50 times worse than onnx-int8"
+    assert decision["slo"]["met"] is True
+
+
+@pytest.mark.parametrize(("objective", "better", "worse"), [
+    ("latency", {"p99": 0.005}, {"p99": 0.009, "rows_per_second": 9000.0, "cpu": 0.0001}),
+    ("throughput", {"rows_per_second": 3000.0}, {"p99": 0.002, "cpu": 0.0001}),
+    ("cost", {"cpu": 0.0005}, {"p99": 0.002, "rows_per_second": 9000.0}),
+])  # fmt: skip
+def test_each_objective_looks_at_its_own_number(
+    tmp_path: Path, objective: str, better: dict[str, float], worse: dict[str, float]
+) -> None:
+    decision = two(tmp_path, server_row(FP32, **worse), server_row(INT8, **better), objective=objective)  # type: ignore[arg-type]
+    assert decision["winner"]["variant"] == INT8
+
+
+def test_equal_latencies_go_by_throughput_and_then_by_memory(tmp_path: Path) -> None:
+    first, second = server_row(FP32, p99=0.0080), server_row(INT8, p99=0.0082, rows_per_second=1500.0)
+    decision = two(tmp_path / "a", first, second)
+    assert decision["winner"]["variant"] == INT8
+    assert "p99 over the wire within 5% of onnx-fp32" in reasons(decision)[INT8]
+    first, second = server_row(FP32, p99=0.0080), server_row(INT8, p99=0.0082, peak=50 * 2**20)
+    assert two(tmp_path / "b", first, second)["winner"]["variant"] == INT8
+
+
+def test_torchserve_must_be_better_not_as_good(tmp_path: Path) -> None:
+    tie = two(tmp_path / "a", server_row(SCRIPT, p99=0.0080, rows_per_second=9000.0), server_row(FP32, p99=0.0083))
+    assert tie["winner"]["variant"] == FP32
+    assert "no more security fixes" in reasons(tie)[SCRIPT]
+    better = two(tmp_path / "b", server_row(SCRIPT, p99=0.0060), server_row(FP32, p99=0.0083))
+    assert better["winner"]["variant"] == SCRIPT
+
+
+def test_nothing_slower_than_the_baseline_wins_and_what_cannot_be_told_apart_is_not_faster(tmp_path: Path) -> None:
+    names = [FP32, INT8, SCRIPT]
+    runtime = [runtime_row(FP32), runtime_row(INT8, ratio=1.3), runtime_row(SCRIPT, ratio=0.98, spread=0.05)]
+    made = context(tmp_path, [row(n) for n in names], runtime, [server_row(n, p99=0.009) for n in names])
+    decision = decide(made)
+    assert fates(decision) == {FP32: "won", INT8: "slower than the baseline", SCRIPT: "slower than the baseline"}
+    assert reasons(decision)[INT8] == "slower than the baseline: its latency is 1.30 times the baseline's"
+    assert "between 0.93 and 1.03 over 12 rounds" in reasons(decision)[SCRIPT]
+
+
+def test_the_run_fails_when_nothing_is_faster_than_the_baseline(tmp_path: Path) -> None:
+    made = context(
+        tmp_path, [row(FP32)], [runtime_row(FP32, ratio=1.1, spread=0.05)], [out(FP32, "not a finalist", "")]
+    )
+    with pytest.raises(StepError, match="no candidate is left") as caught:
+        select(made)
+    assert caught.value.code == "E502"
+    assert "nothing that passed verification is faster" in caught.value.cause
+
+
+def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
+    names = ["onnx-fp32", "onnx-int8", "onnx-a", "onnx-b", "onnx-c", "onnx-d", "onnx-e", "torchscript-fp32", "x-f"]
+    failed = {"code": "E410", "message": "the exporter fails", "cause": "aten::foo has no translation", "remedy": ""}
+    gate = {"gate": "min_cosine", "output": "y", "measured": 0.91, "limit": 0.99, "passed": False}
+    runtime = [
+        runtime_row("onnx-fp32"),
+        out("onnx-int8", "not measured", "not measured: failed verification"),
+        runtime_row(
+            "onnx-a", fate="dominated", reason="dropped after 3 rounds: at least 2.4 times slower than onnx-fp32"
+        ),
+        out("onnx-b", "out of memory", "out of memory at load: peak 2.1 GiB of 2.0 GiB"),
+        out("onnx-c", "failed", "at batch 8: its process was ended by SIGSEGV"),
+        runtime_row("onnx-d"),
+        runtime_row("onnx-e"),
+        out("x-f", "not measured", "not measured: it could not be made"),
+        runtime_row("torchscript-fp32"),
+    ]
+    server = [
+        server_row("onnx-fp32"),
+        out("onnx-d", "not a finalist", "its runtime is 1.70 times as slow as that of onnx-fp32, on the same backend"),
+        out("onnx-e", "failed", "3 of 400 requests failed: status 503"),
+        out("torchscript-fp32", "not measured", "torchserve cannot be started here: there is no java on the PATH"),
+    ]
+    rows = [row(name) for name in names] + [row("onnx-bf16", refused="the CPU provider has no bfloat16 kernels")]
+    steps = {
+        "convert.x": {"status": "failed", "error": failed},
+        "verify.x-f": {"status": "skipped", "error": {**failed, "message": "convert.x did not succeed"}},
+        "convert.onnx": {"status": "done", "error": None},
+    }
+    made = context(
+        tmp_path, rows, runtime, server, fates=steps, verdicts={"onnx-int8": {"passed": False, "gates": [gate]}}
+    )
+    decision = decide(made)
+    assert fates(decision) == {
+        "onnx-fp32": "won",
+        "onnx-int8": "verification failed",
+        "onnx-a": "dominated",
+        "onnx-b": "out of memory",
+        "onnx-c": "not measured",
+        "onnx-d": "dominated",
+        "onnx-e": "not measured",
+        "torchscript-fp32": "not measured",
+        "x-f": "conversion failed",
+        "onnx-bf16": "refused",
+    }
+    said = reasons(decision)
+    assert said["onnx-int8"] == "min_cosine of y is 0.91, the limit is 0.99"
+    assert said["x-f"] == "convert.x: the exporter fails: aten::foo has no translation"
+    assert said["onnx-bf16"] == "the CPU provider has no bfloat16 kernels"
+    assert "no java" in said["torchscript-fp32"]
+    assert all(said.values())
+
+
+def test_when_none_meets_the_slo_the_run_fails_and_shows_how_far_each_is(tmp_path: Path) -> None:
+    with pytest.raises(StepError) as caught:
+        two(tmp_path, server_row(FP32, p99=0.0312, over=100), server_row(INT8, p99=0.024, over=60))
+    error = caught.value
+    assert (error.code, error.at) == ("E501", ("slo",))
+    assert "onnx-fp32: p99 31.2 ms at 200/s, 11.2 ms over the limit of 20 ms" in error.message
+    assert "onnx-int8: p99 24 ms at 200/s, 4 ms over the limit of 20 ms" in error.message
+    assert "enforce: false" in error.remedy
+
+
+def test_without_enforcement_the_best_wins_and_the_decision_says_so(tmp_path: Path) -> None:
+    decision = two(
+        tmp_path, server_row(FP32, p99=0.0312, over=100), server_row(INT8, p99=0.024, over=60), enforce=False
+    )
+    assert decision["winner"]["variant"] == INT8
+    assert decision["slo"]["met"] is False
+    assert "SLO not met: p99 24 ms at 200/s, 4 ms over" in reasons(decision)[INT8]
+    assert any("SLO not met" in note for note in decision["notes"])
+
+
+def test_one_that_meets_the_slo_wins_over_one_that_does_not(tmp_path: Path) -> None:
+    decision = two(
+        tmp_path, server_row(FP32, p99=0.015), server_row(INT8, p99=0.021, over=40, rows_per_second=9000.0),
+        objective="throughput",
+    )  # fmt: skip
+    assert fates(decision) == {FP32: "won", INT8: "slo missed"}
+    assert decision["candidates"][1]["distance"]["p99_seconds"] == pytest.approx(0.001)
+
+
+def test_an_undecided_verdict_counts_as_not_met_and_says_how_many_samples_it_wants(tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="it wants at least 359 more samples") as caught:
+        two(tmp_path / "a", server_row(FP32, samples=100), server_row(INT8, samples=100))
+    assert "optimize.time_budget" in caught.value.remedy
+    decision = two(tmp_path / "b", server_row(FP32, samples=100), server_row(INT8, p99=0.012))
+    assert fates(decision) == {FP32: "inconclusive", INT8: "won"}
+    decision = two(tmp_path / "c", server_row(FP32, samples=100), server_row(INT8, samples=100), enforce=False)
+    assert decision["slo"]["met"] is False
+
+
+def test_a_throughput_that_is_not_reached_is_a_missed_slo(tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="150/s of 200/s"):
+        two(tmp_path, server_row(FP32, rows_per_second=150.0), server_row(INT8, rows_per_second=150.0))
+
+
+def test_a_spec_without_slo_takes_the_best(tmp_path: Path) -> None:
+    free: dict[str, Any] = {"limit": None, "wanted": None}
+    decision = two(tmp_path, server_row(FP32, p99=0.5, **free), server_row(INT8, p99=0.6, **free))
+    assert decision["winner"]["variant"] == FP32
+
+
+def test_the_winner_names_everything_that_is_deployed_and_nothing_that_noise_moves(tmp_path: Path) -> None:
+    made = context(tmp_path / "a", [row(FP32)], [runtime_row(FP32)], [server_row(FP32, p99=0.008, ready=1.0)])
+    again = context(tmp_path / "b", [row(FP32)], [runtime_row(FP32)], [server_row(FP32, p99=0.0081, ready=1.2)])
+    select(made)
+    select(again)
+    winner = json.loads((made.output / "winner.json").read_bytes())
+    assert (made.output / "winner.json").read_bytes() == (again.output / "winner.json").read_bytes()
+    assert (winner["max_batch_size"], winner["max_delay"], winner["startup_seconds"]) == (8, 0.0, 5)
+    assert winner["model_digest"] == digest_tree(made.inputs["variant:onnx-fp32"]).digest
+    assert winner["signature"]["batch"] == "batch"
+    assert "numpy" in winner["tools"]
+
+
+@pytest.mark.parametrize(("ready", "bound"), [(0.1, 5), (1.6, 5), (1.7, 10), (3.4, 20), (10, 40), (30, 160)])
+def test_startup_bounds_are_coarse(ready: float, bound: int) -> None:
+    assert startup_bound(ready) == bound
+
+
+def test_random_samples_and_shared_cpus_are_said(tmp_path: Path) -> None:
+    decision = decide(context(tmp_path, [row(FP32)], [runtime_row(FP32)], [server_row(FP32)], samples="random"))
+    assert any("random inputs only" in note for note in decision["notes"])
+    assert any("shared the server's CPUs" in note for note in decision["notes"])
+    assert decision["samples"] == "random"
+
+
+def test_without_a_server_benchmark_nothing_is_picked(tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="the server benchmark did not take place"):
+        select(context(tmp_path, [row(FP32)], [runtime_row(FP32)], None))
+
+
+def test_the_chart_shows_each_candidate_the_baseline_and_the_limit(tmp_path: Path) -> None:
+    names = [FP32, INT8, SCRIPT]
+    made = context(tmp_path, [row(n) for n in names], [runtime_row(n) for n in names], [server_row(n) for n in names])
+    decide(made)
+    svg = ET.fromstring((made.output / "chart.svg").read_text(encoding="utf-8"))
+    texts = [element.text or "" for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+    for expected in (*names, "baseline", "SLO 20 ms", "onnx-int8 (onnxruntime)"):
+        assert any(text.startswith(expected) for text in texts), expected
+    labels = [e for e in svg.iter("{http://www.w3.org/2000/svg}text") if (e.text or "").startswith(("onnx", "torch"))]
+    places = [(e.get("x"), e.get("y")) for e in labels[:3]]
+    assert len(set(places)) == 3, "labels of equal points lie beside each other, not on each other"
