@@ -46,7 +46,7 @@ class TorchServe:
         if java is None:
             return f"there is no java on the PATH; install a Java runtime, version {_JAVA} or later"
         answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)
-        found = re.search(r'version "(\d+)', answer.stderr + answer.stdout)
+        found = re.search(r'version "(?:1\.)?(\d+)', answer.stderr + answer.stdout)
         if found is None:
             return f"{java} does not say its version; install a Java runtime, version {_JAVA} or later"
         if int(found[1]) < _JAVA:

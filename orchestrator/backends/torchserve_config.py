@@ -11,6 +11,7 @@ from orchestrator.backends.folder import body_limit, largest_batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
     from orchestrator.backends.backend import ServingSettings
 
 __all__ = ["LOG4J", "jvm_options", "local_properties", "manifest", "model_config", "properties"]

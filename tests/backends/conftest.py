@@ -1,0 +1,60 @@
+"""Settings of a small model, and variants of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.backends.backend import ServingSettings
+from orchestrator.spec.signature import Signature, Tensor
+
+SettingsFor = Callable[..., ServingSettings]
+
+_FORMATS = {"onnxruntime": "onnx", "torchserve": "torchscript"}
+
+
+@pytest.fixture
+def settings_for() -> SettingsFor:
+    """`settings_for("torchserve", max_batch_size=4)`: settings of a model that doubles rows of three numbers."""
+
+    def make(backend: str, **changes: Any) -> ServingSettings:
+        settings = ServingSettings(
+            name="tiny-model",
+            backend=backend,
+            variant=f"{_FORMATS[backend]}-fp32",
+            format=_FORMATS[backend],
+            precision="fp32",
+            signature=Signature(
+                inputs=(Tensor("x", "float32", ("batch", 3)),),
+                outputs=(Tensor("y", "float32", ("batch", 3)),),
+                dims={"batch": (1, 64)},
+                batch="batch",
+            ),
+            cpus=1.0,
+            memory=2**31,
+            max_batch_size=8,
+            max_delay=0.005,
+            startup_seconds=60,
+            drain_seconds=5,
+            model_digest="a" * 64,
+            spec_digest="b" * 64,
+            decision_digest="c" * 64,
+            tools={"torch": "2.13.0+cpu"},
+        )
+        return replace(settings, **changes)
+
+    return make
+
+
+@pytest.fixture
+def placeholder_variant(tmp_path: Path) -> Path:
+    """A folder with a file of each format; nothing loads them."""
+    folder = tmp_path / "variant"
+    folder.mkdir()
+    for name in ("model.onnx", "model.pt", "model.pt2"):
+        (folder / name).write_bytes(b"a model")
+    return folder

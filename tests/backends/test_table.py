@@ -1,0 +1,77 @@
+"""What every row of the table of backends must do; a new backend meets these first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.backends.backend import ServingSettings
+from orchestrator.backends.folder import MODEL_FILES
+from orchestrator.backends.table import BACKENDS, backend
+
+every_backend = pytest.mark.parametrize("name", sorted(BACKENDS))
+
+
+def _contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mode & 0o777, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@every_backend
+def test_it_says_who_it_is_and_which_formats_it_serves(name: str) -> None:
+    chosen = backend(name)
+    assert chosen.name == name
+    assert chosen.formats
+    assert set(chosen.formats) <= set(MODEL_FILES)
+    assert chosen.tools
+
+
+def test_each_format_has_exactly_one_backend() -> None:
+    served = [format_name for name in BACKENDS for format_name in backend(name).formats]
+    assert sorted(served) == sorted(MODEL_FILES)
+
+
+@every_backend
+def test_equal_settings_give_equal_bytes_and_modes(
+    name: str, settings_for: Callable[..., ServingSettings], placeholder_variant: Path, tmp_path: Path
+) -> None:
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        backend(name).write_folder(settings_for(name), placeholder_variant, folder)
+    first, second = map(_contents, folders)
+    assert first == second
+    assert {mode for mode, _ in first.values()} == {0o644}
+
+
+@every_backend
+def test_a_variant_without_its_model_file_is_refused(
+    name: str, settings_for: Callable[..., ServingSettings], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"has no model\."):
+        backend(name).write_folder(settings_for(name), tmp_path / "empty", tmp_path / "folder")
+
+
+@every_backend
+def test_it_starts_on_loopback_with_the_threads_it_is_given(
+    name: str, settings_for: Callable[..., ServingSettings], placeholder_variant: Path, tmp_path: Path
+) -> None:
+    folder, scratch = tmp_path / "serving", tmp_path / "scratch"
+    scratch.mkdir()
+    backend(name).write_folder(settings_for(name), placeholder_variant, folder)
+    launch = backend(name).launch(folder, port=18080, scratch=scratch, threads=3)
+    assert launch.cwd == scratch
+    assert "18080" in launch.argv
+    assert "3" in (*launch.argv, *launch.env.values())
+    assert "0.0.0.0" not in launch.argv
+
+
+@every_backend
+def test_a_name_that_is_none_is_a_key_error(name: str) -> None:
+    with pytest.raises(KeyError):
+        backend(name + "-2")

@@ -1,0 +1,51 @@
+"""Why TorchServe cannot be started here, and what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from orchestrator.backends.torchserve import TORCHSERVE
+
+
+def _java(folder: Path, answer: str) -> None:
+    program = folder / "java"
+    program.write_text(f"#!/bin/sh\necho '{answer}' >&2\n")
+    program.chmod(0o755)
+
+
+def test_without_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert TORCHSERVE.unavailable() == "there is no java on the PATH; install a Java runtime, version 17 or later"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ('openjdk version "11.0.2" 2019-01-15', "is Java 11; install a Java runtime, version 17 or later"),
+        ('java version "1.8.0_291"', "is Java 8; install"),
+        ("nothing of use", "does not say its version"),
+    ],
+)
+def test_with_a_java_that_will_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, told: str) -> None:
+    _java(tmp_path, answer)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    reason = TORCHSERVE.unavailable()
+    assert reason is not None
+    assert told in reason
+
+
+@pytest.mark.parametrize("answer", ['openjdk version "17.0.15" 2025-04-15', 'openjdk version "21" 2023-09-19'])
+def test_with_all_that_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    _java(tmp_path, answer)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert TORCHSERVE.unavailable() is None
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    reason = TORCHSERVE.unavailable()
+    assert reason is not None
+    assert "pip install 'mlo[torchserve]'" in reason
