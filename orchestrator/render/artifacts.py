@@ -1,0 +1,114 @@
+"""Everything a release needs, from one decision: serving folder, Docker context, compose file, chart and values.
+
+The same arguments give the same bytes: no times, no paths, fixed modes, sorted names.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.backends.folder import write_file
+from orchestrator.backends.table import backend
+from orchestrator.render.assets import assets_dir
+from orchestrator.render.fill import fill
+from orchestrator.render.requirements import requirements
+
+if TYPE_CHECKING:
+    from orchestrator.backends.backend import ServingSettings
+    from orchestrator.render.deployment import Deployment
+
+__all__ = ["DEFAULT_BASE", "render_artifacts"]
+
+DEFAULT_BASE = "python:3.11-slim-bookworm"
+_SERVER = Path(__file__).parents[1] / "server"
+_REQUEST_SECONDS = 30
+
+
+def render_artifacts(settings: ServingSettings, deployment: Deployment, variant: Path, folder: Path) -> None:
+    """Fill the empty `folder` with `serving/`, `docker/`, `compose.yaml`, `chart/`, `values.yaml` and `README.md`.
+
+    Args:
+        settings: how it is served.
+        deployment: who, how many, on which image.
+        variant: the winner's folder.
+        folder: where to.
+
+    Raises:
+        ValueError: a value that may not stand in one of the files.
+        FileNotFoundError: the variant lacks its model file.
+    """
+    values = _values(settings, deployment)
+    chosen = backend(settings.backend)
+    chosen.write_folder(settings, variant, folder / "serving")
+    chosen.write_folder(settings, variant, folder / "docker" / "serving")
+    if settings.backend == "onnxruntime":
+        _copy_tree(_SERVER, folder / "docker" / "mlo_server", ".py")
+    _copy_tree(assets_dir("charts") / "mlo-model", folder / "chart")
+    write_file(folder / "docker" / "requirements.txt", requirements(settings))
+    write_file(folder / "docker" / "Dockerfile", fill(f"docker/{settings.backend}.Dockerfile.jinja", values))
+    write_file(folder / "docker" / ".dockerignore", fill("docker/dockerignore.jinja", values))
+    write_file(folder / "compose.yaml", fill("docker/compose.yaml.jinja", values))
+    write_file(folder / "values.yaml", fill("kubernetes/values.yaml.jinja", values))
+    write_file(folder / "README.md", fill("README.md.jinja", values))
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)
+
+
+def _values(settings: ServingSettings, deployment: Deployment) -> dict[str, Any]:
+    """What the templates may ask for; each use names the filter that checks it."""
+    chosen = backend(settings.backend)
+    torchserve = settings.backend == "torchserve"
+    ready = chosen.ready_path(settings.name)
+    return {
+        "backend": settings.backend,
+        "base": deployment.base or DEFAULT_BASE,
+        "cpu_quantity": _cpu_quantity(settings.cpus),
+        "cpus": settings.cpus,
+        "decision_digest": settings.decision_digest,
+        "drain_seconds": settings.drain_seconds,
+        "grace_seconds": settings.drain_seconds + _REQUEST_SECONDS + 5,
+        "infer_path": chosen.infer_path(settings.name),
+        "labels": sorted(deployment.labels.items()),
+        # Cheap, and true while a restart would not help: /ping turns to 500 when the worker does not come back.
+        "live_path": "/ping" if torchserve else "/v2/health/live",
+        "max_replicas": deployment.max_replicas,
+        "memory": settings.memory,
+        "memory_quantity": _memory_quantity(settings.memory),
+        "metrics_port": 8082 if torchserve else 8080,
+        "min_replicas": deployment.min_replicas,
+        "model_digest": settings.model_digest,
+        "name": settings.name,
+        "pushed": deployment.registry is not None,
+        "ready_path": ready,
+        "repository": deployment.repository,
+        "spec_digest": settings.spec_digest,
+        "startup_seconds": settings.startup_seconds,
+        "tag": settings.decision_digest[:16],
+        "variant": settings.variant,
+        "torchserve": torchserve,
+    }
+
+
+def _cpu_quantity(cpus: float) -> str:
+    return str(int(cpus)) if cpus == int(cpus) else f"{math.ceil(cpus * 1000)}m"
+
+
+def _memory_quantity(size: int) -> str:
+    for unit, factor in (("Gi", 2**30), ("Mi", 2**20)):
+        if size % factor == 0:
+            return f"{size // factor}{unit}"
+    return str(size)
+
+
+def _copy_tree(source: Path, target: Path, suffix: str = "") -> None:
+    """Copy the files below `source` whose names end so, without what Python or an editor left there."""
+    for path in sorted(source.rglob(f"*{suffix}")):
+        relative = path.relative_to(source)
+        if path.is_file() and "__pycache__" not in relative.parts:
+            (target / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / relative)
+            (target / relative).chmod(0o644)

@@ -1,0 +1,99 @@
+"""Filling templates. Nothing enters one as free text: each value passes a filter that knows what it may look like."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from orchestrator.render.assets import assets_dir
+
+__all__ = ["fill"]
+
+_IMAGE = (
+    r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?/)?[a-z0-9]+([._/-][a-z0-9]+)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
+
+
+class _Checked(str):
+    """Text that passed a filter."""
+
+    __slots__ = ()
+
+
+class _Pattern:
+    """A filter that lets a text through as it is, if it matches."""
+
+    def __init__(self, name: str, pattern: str) -> None:
+        self._name = name
+        self._pattern = re.compile(pattern)
+
+    def __call__(self, value: object) -> _Checked:
+        if not isinstance(value, str) or not self._pattern.fullmatch(value):
+            raise ValueError(f"{value!r} is no {self._name}")
+        return _Checked(value)
+
+
+def _quoted(value: object) -> _Checked:
+    """In double quotes, for YAML, JSON and Dockerfiles alike: what one of them would interpret is refused."""
+    if not isinstance(value, str) or not re.fullmatch(r"[ !#%-\[\]-_a-~]*", value):
+        raise ValueError(
+            f"{value!r} cannot stand in quotes: printable ASCII without quotes, backslash, dollar, backtick"
+        )
+    return _Checked(f'"{value}"')
+
+
+def _whole(value: object) -> _Checked:
+    if type(value) is not int:
+        raise ValueError(f"{value!r} is no whole number")
+    return _Checked(str(value))
+
+
+def _number(value: object) -> _Checked:
+    if type(value) not in {int, float}:
+        raise ValueError(f"{value!r} is no number")
+    return _Checked(f"{value:g}")
+
+
+def _flag(value: object) -> _Checked:
+    if type(value) is not bool:
+        raise ValueError(f"{value!r} is neither true nor false")
+    return _Checked("true" if value else "false")
+
+
+def _refuse_unchecked(value: object) -> object:
+    if not isinstance(value, _Checked):
+        raise ValueError(f"{value!r} enters a template without a filter")  # noqa: TRY004 - one kind of error
+    return value
+
+
+def fill(template: str, values: dict[str, Any]) -> str:
+    """The text of `templates/TEMPLATE` with these values.
+
+    Raises:
+        ValueError: a value is not what its filter lets through, or has no filter.
+        jinja2.UndefinedError: the template asks for a value that is not there.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(assets_dir("templates")),
+        undefined=StrictUndefined,
+        finalize=_refuse_unchecked,
+        autoescape=False,  # noqa: S701 - no HTML: filters check instead, and `finalize` refuses what passed none
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters = {
+        "digest": _Pattern("sha256 in hex", r"[0-9a-f]{64}"),
+        "flag": _flag,
+        "image": _Pattern("image reference", _IMAGE),
+        "number": _number,
+        "path": _Pattern("URL path", r"(/[A-Za-z0-9._-]+)+"),
+        "quantity": _Pattern("quantity", r"[0-9]+(\.[0-9]+)?(m|Mi|Gi)?"),
+        "quoted": _quoted,
+        "whole": _whole,
+        "word": _Pattern("word", r"[A-Za-z0-9][A-Za-z0-9._-]*"),
+    }
+    return environment.get_template(template).render(values)

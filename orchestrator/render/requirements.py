@@ -1,0 +1,39 @@
+"""The packages of an image, at exactly the versions that were measured."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.backends.backend import ServingSettings
+
+__all__ = ["requirements"]
+
+_DIRECT = {
+    "onnxruntime": ("httptools", "numpy", "onnxruntime", "orjson", "prometheus-client", "uvicorn", "uvloop"),
+    "torchserve": ("numpy", "packaging", "pillow", "psutil", "pyyaml", "torch", "torchserve"),
+}
+"""What a server imports."""
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.!]*")
+
+
+def requirements(settings: ServingSettings) -> str:
+    """requirements.txt: each measured package pinned, and by name alone what a server imports but nobody measured.
+
+    A build's local part (`2.13.0+cpu`) is left off: such builds live in indexes of their own, which the image's builder
+    names, and the pin takes them too.
+
+    Raises:
+        ValueError: a name or version that is none.
+    """
+    pins: dict[str, str] = dict.fromkeys(_DIRECT[settings.backend], "")
+    for package, version in settings.tools.items():
+        name = re.sub(r"[-_.]+", "-", package).lower()
+        public = version.partition("+")[0]
+        if not _NAME.fullmatch(name) or not _VERSION.fullmatch(public):
+            raise ValueError(f"{package} {version!r} is no package and version")
+        pins[name] = f"=={public}"
+    return "".join(f"{name}{pin}\n" for name, pin in sorted(pins.items()))

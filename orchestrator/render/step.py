@@ -1,0 +1,71 @@
+"""The render step: the decision's winner into the files of a release."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.backends.backend import ServingSettings
+from orchestrator.render.artifacts import render_artifacts
+from orchestrator.render.deployment import Deployment
+from orchestrator.spec.signature import Signature
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.steps import StepContext
+
+__all__ = ["render"]
+
+
+def render(context: StepContext) -> dict[str, Any]:
+    """Fill the output with `serving/`, `docker/`, `compose.yaml`, `chart/`, `values.yaml` and `README.md`.
+
+    Inputs are `winner`, a winner.json, and the folder of the winner's variant, as `variant:NAME` or `variant`.
+
+    Raises:
+        StepError: E451, the variant is missing; E452, a value may not stand in the files.
+    """
+    winner_bytes = context.inputs["winner"].read_bytes()
+    winner = json.loads(winner_bytes)
+    variant = context.inputs.get(f"variant:{winner['variant']}", context.inputs.get("variant"))
+    if variant is None:
+        raise StepError("E451", f"the picked variant {winner['variant']} was not made", remedy="run `mlo apply` again")
+    context.progress("writing the artifacts")
+    try:
+        settings = _settings(context.params["settings"], winner, hashlib.sha256(winner_bytes).hexdigest())
+        deployment = Deployment.from_params(context.params["deployment"])
+        render_artifacts(settings, deployment, variant, context.output)
+    except ValueError as error:
+        raise StepError("E452", "the artifacts cannot be written", cause=str(error), at=("image",)) from error
+    files = [path for path in context.output.rglob("*") if path.is_file()]
+    return {
+        "backend": settings.backend,
+        "variant": settings.variant,
+        "image": f"{deployment.repository}:{settings.decision_digest[:16]}",
+        "files": len(files),
+        "bytes": sum(path.stat().st_size for path in files),
+    }
+
+
+def _settings(params: Mapping[str, Any], winner: Mapping[str, Any], decision_digest: str) -> ServingSettings:
+    return ServingSettings(
+        name=params["name"],
+        backend=winner["backend"],
+        variant=winner["variant"],
+        format=winner["format"],
+        precision=winner["precision"],
+        signature=Signature.from_json(winner["signature"]),
+        cpus=params["cpus"],
+        memory=params["memory"],
+        max_batch_size=winner["max_batch_size"],
+        max_delay=winner["max_delay"],
+        startup_seconds=winner["startup_seconds"],
+        drain_seconds=params["drain_seconds"],
+        model_digest=winner["model_digest"],
+        spec_digest=params["spec_digest"],
+        decision_digest=decision_digest,
+        tools=winner["tools"],
+    )
