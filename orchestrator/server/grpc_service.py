@@ -169,7 +169,7 @@ def _parsed(call: _Call, asked: Any) -> _Call:
         try:
             message = asked.FromString(data)
         except DecodeError:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the bytes are no {asked.DESCRIPTOR.name}")
+            return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the bytes are no {asked.DESCRIPTOR.name}")
         return await call(message, context)
 
     return parse_and_call

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -156,6 +157,9 @@ def run_server(config: ServerConfig) -> None:
         StartError: the port cannot be bound, or the model cannot be served.
     """
     listener = _bind(config.host, config.port)
+    # A model's thread that has finished a call waits this long for the event loop to let go of the interpreter;
+    # Python's 5 ms would be longer than many a call.
+    sys.setswitchinterval(0.0005)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Life(config, listener).run())
 
