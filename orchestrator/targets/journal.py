@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
-import time
-from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-__all__ = ["LOG_FILE", "Journal", "LineSplitter", "read"]
+from orchestrator.targets.logs import LOG_FILE
 
-LOG_FILE = "serving.log"
+__all__ = ["Journal", "LineSplitter"]
+
 _SIZE = 8 * 2**20
 _LONGEST_LINE = 8192
 
@@ -56,39 +53,3 @@ class LineSplitter:
         if self._rest:
             yield self._rest.decode("utf-8", "backslashreplace")
             self._rest = b""
-
-
-def read(folder: Path, count: int, *, on: bool = False, poll_seconds: float = 0.2) -> Iterator[str]:
-    """The last `count` lines of the log, the older file included; then, if `on`, what is appended, without end.
-
-    Raises:
-        FileNotFoundError: there is no log yet.
-    """
-    path = folder / LOG_FILE
-    kept: deque[str] = deque(maxlen=count)
-    file = _open(path)
-    try:
-        older = folder / f"{LOG_FILE}.1"
-        if older.exists():
-            with _open(older) as former:
-                kept.extend(former.read().split("\n")[:-1])
-        *complete, rest = file.read().split("\n")
-        kept.extend(complete)
-        yield from kept
-        while on:
-            chunk = file.read()
-            if chunk:
-                *complete, rest = (rest + chunk).split("\n")
-                yield from complete
-            elif path.exists() and path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                file.close()
-                file = _open(path)
-            else:
-                time.sleep(poll_seconds)
-    finally:
-        file.close()
-
-
-def _open(path: Path) -> TextIOWrapper:
-    # newline="\n": a lone carriage return of a progress bar does not end a line.
-    return path.open(encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -15,7 +15,7 @@ from pathlib import Path
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.targets.control import ERROR_FILE, LOCK_FILE, LOCKED_EXIT, ControlUnreachableError, ask, is_held
-from orchestrator.targets.journal import LOG_FILE
+from orchestrator.targets.logs import LOG_FILE
 
 __all__ = ["alone", "is_running", "start", "stop"]
 

@@ -28,8 +28,8 @@ from orchestrator.targets.control import (
     ask,
     is_held,
 )
-from orchestrator.targets.journal import LOG_FILE, read
 from orchestrator.targets.lifetime import alone, is_running, start, stop
+from orchestrator.targets.logs import LOG_FILE, read
 from orchestrator.targets.ports import LOOPBACK, first_free
 
 __all__ = ["Candidate", "Health", "LocalTarget", "Observed"]
