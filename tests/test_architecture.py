@@ -93,12 +93,10 @@ def test_the_help_imports_nothing_heavy_and_no_spec() -> None:
 
 
 def test_no_command_imports_a_framework() -> None:
-    code = "\n".join(
-        [
-            "import importlib",
-            "from orchestrator.cli.main import _COMMANDS",
-            "for where, _ in _COMMANDS.values(): importlib.import_module(where.split(':')[0])",
-        ]
+    code = (
+        "import importlib\n"
+        "from orchestrator.cli.main import _COMMANDS\n"
+        "for where, _ in _COMMANDS.values(): importlib.import_module(where.split(':')[0])"
     )
     assert not loaded_by(code) & set(FRAMEWORKS)
 

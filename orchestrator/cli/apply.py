@@ -128,8 +128,8 @@ def _told(result: Released, seconds: float) -> str:
             "",
             decision_text(result.decision),
             "",
-            f"{deployment.name}: revision {deployment.revision} ({deployment.variant} on {deployment.backend}) serves at "
-            f"{click.style(deployment.endpoint, bold=True)}, after {seconds:.0f} s",
+            f"{deployment.name}: revision {deployment.revision} ({deployment.variant} on {deployment.backend}) serves",
+            f"endpoint: {click.style(deployment.endpoint, bold=True)} (after {seconds:.0f} s)",
             f"artifacts: {result.artifacts}",
             f"try: mlo predict {deployment.name} --input FILE.npz",
         ]

@@ -71,9 +71,8 @@ def _unknown(part: str, known: list[str]) -> UsageError:
 
 def _step_text(facts: dict[str, Any]) -> str:
     lines = [f"{facts['id']}: {facts['status']} ({facts['reason']})"]
-    for name in ("key", "started", "seconds", "peak memory", "log", "reproduce"):
-        if facts.get(name):
-            lines.append(f"  {name}: {facts[name]}")
+    named = ("key", "started", "seconds", "peak memory", "log", "reproduce")
+    lines += [f"  {name}: {facts[name]}" for name in named if facts.get(name)]
     if facts.get("parts"):
         lines.append("  depends on:")
         lines += [f"    {line}" for line in facts["parts"]]

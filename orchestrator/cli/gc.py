@@ -6,7 +6,7 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.options import find_home
-from orchestrator.store.gc import collect, sweep
+from orchestrator.store.gc import collect
 
 __all__ = ["gc"]
 
@@ -20,9 +20,8 @@ Examples:
 def gc() -> None:
     """Free what no deployment needs any more: results of former specs, leftovers of killed runs.
 
-    What the latest run of each step and what is deployed refer to stays. Safe beside a run that is going on.
+    What the latest run of each step and what is deployed refer to stays. Exits with 75 while something is running.
     """
     home = find_home()
-    sweep(home)
     freed = collect(home)
     console.say(f"freed {freed / 2**20:.1f} MiB in {home.root}")

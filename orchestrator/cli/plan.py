@@ -91,7 +91,7 @@ def show(file: Path, as_json: bool) -> None:
 def json_form(documents: list[dict[str, Any]]) -> dict[str, Any]:
     """The document of `mlo plan --json`: the steps of the only plan at the top, and every plan by itself."""
     plans = [
-        {name: document[name] for name in ("name", "spec", "environment", "steps", "refused", "deployed")}
+        {name: document[name] for name in ("name", "spec", "environment", "steps", "refused", "notes", "deployed")}
         for document in documents
     ]
     return {"steps": [step for p in plans for step in p["steps"]], "plans": plans}

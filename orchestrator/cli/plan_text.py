@@ -30,6 +30,8 @@ def plan_text(document: Mapping[str, Any]) -> str:
     if document["refused"]:
         refused = [(r["variant"], r["backend"], r["reason"]) for r in document["refused"]]
         parts += ["", "Not tried:", console.table(("variant", "backend", "reason"), refused)]
+    if document["notes"]:
+        parts += ["", *(f"Note: {note}." for note in document["notes"])]
     parts += ["", _summary(document), ""]
     return "\n".join(parts)
 

@@ -38,8 +38,11 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
 
     home = find_home()
     deployment = find_deployment(home, name)
-    inputs = read_inputs(input_, served_signature(home, deployment))
-    outputs = infer(deployment.endpoint, backend(deployment.backend), name, inputs, timeout=timeout)
+    signature = served_signature(home, deployment)
+    inputs = read_inputs(input_, signature)
+    outputs = infer(
+        deployment.endpoint, backend(deployment.backend), name, inputs, timeout=timeout, signature=signature
+    )
     if as_json:
         console.print_json({"outputs": {output: array.tolist() for output, array in outputs.items()}})
         return

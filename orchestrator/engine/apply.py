@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from orchestrator.errors import MloError
 from orchestrator.plan.plan_file import moved, refuse_stale
 from orchestrator.plan.resolve import Outcome
 from orchestrator.store.digest import StatCache
+from orchestrator.store.gc import sweep
 from orchestrator.store.home import Home
-from orchestrator.store.trees import TreeStore
 
-__all__ = ["apply_plan", "decision_of", "plan_from_file", "run_steps"]
+__all__ = ["apply_plan", "plan_from_file", "run_steps"]
 
 
 def run_steps(planned: Planned, home: Home, observer: Observer, stop: Stop) -> dict[str, Outcome]:
@@ -29,9 +28,11 @@ def run_steps(planned: Planned, home: Home, observer: Observer, stop: Stop) -> d
     Raises:
         StepFailed: a step failed, or no candidate is left; Interrupted: Ctrl-C.
     """
-    return run_plan(
-        planned.loaded, planned.plan, planned.resolver, home, observer=observer, stop=stop, forced=planned.forced
-    )
+    sweep(home)
+    with home.in_use(f"applying {planned.plan.name}"):
+        return run_plan(
+            planned.loaded, planned.plan, planned.resolver, home, observer=observer, stop=stop, forced=planned.forced
+        )
 
 
 def apply_plan(planned: Planned, home: Home, observer: Observer, stop: Stop, lock_timeout: float) -> Released:
@@ -44,8 +45,9 @@ def apply_plan(planned: Planned, home: Home, observer: Observer, stop: Stop, loc
     """
     remembered = planned.live.remembered
     try:
-        outcomes = run_steps(planned, home, observer, stop)
-        return Release(planned.loaded, planned.plan, outcomes, home, observer).release(lock_timeout)
+        with home.in_use(f"applying {planned.plan.name}"):
+            outcomes = run_steps(planned, home, observer, stop)
+            return Release(planned.loaded, planned.plan, outcomes, home, observer).release(lock_timeout)
     except MloError as error:
         if remembered is not None and remembered.revision:
             kept = Diagnostic(
@@ -73,13 +75,3 @@ def plan_from_file(file: Path, document: Mapping[str, Any], home: Home, cache: S
     )
     refuse_stale(file, moved(document, planned.document()))
     return planned
-
-
-def decision_of(home: Home, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """decision.json of a run."""
-    receipt = outcomes["select"].receipt
-    if receipt is None or receipt.manifest is None:
-        raise ValueError("select is not done")
-    path = TreeStore(home).path(receipt.manifest.digest) / "decision.json"
-    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return document

@@ -12,6 +12,7 @@ from orchestrator.plan.step import Step
 __all__ = ["describe_failure", "is_remembered"]
 
 _GIB = 2**30
+_SIGNALS = {int(number): number.name for number in signal.Signals}
 
 
 def is_remembered(end: WorkerEnd) -> bool:
@@ -49,7 +50,7 @@ def _died(step: Step, end: WorkerEnd) -> Mapping[str, Any]:
             remedy="read the end of its log",
         )  # fmt: skip
     number = -end.returncode
-    name = signal.Signals(number).name if number in iter(signal.Signals) else f"signal {number}"
+    name = _SIGNALS.get(number, f"signal {number}")
     if number == signal.SIGKILL and end.available < max(_GIB // 4, end.peak // 10):
         return _out_of_memory(step, end, "the kernel killed it (SIGKILL)")
     if number == signal.SIGKILL:

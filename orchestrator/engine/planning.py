@@ -54,6 +54,7 @@ class Planned:
             name=self.plan.name,
             steps=[step.as_json() for step in self.preview.steps],
             refused=[asdict(refused) for refused in self.plan.refused],
+            notes=self.plan.notes,
             parts=self.preview.parts,
             forced=sorted(self.forced),
             deployed=deployed,
@@ -86,7 +87,7 @@ class Planned:
         return facts | {
             "started": last.started,
             "seconds": last.seconds,
-            "peak memory": f"{last.peak_bytes / 2**20:.0f} MiB",
+            "peak memory": f"{(last.peak_bytes or 0) / 2**20:.0f} MiB",
             "summary": last.summary,
             "log": str(record / "log.txt") if record.is_dir() else "",
             "reproduce": str(record / "reproduce.sh") if record.is_dir() else "",

@@ -16,6 +16,7 @@ from orchestrator.plan.resolve import Outcome, Resolver
 from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.store.home import Home
+from orchestrator.store.receipts import Receipts
 
 __all__ = ["failure_diagnostic", "run_plan"]
 
@@ -50,7 +51,7 @@ def run_plan(
         Interrupted: Ctrl-C.
     """
     executor = Executor(plan, resolver, home, observer, stop)
-    run = _Run(loaded, plan, resolver, executor, observer=observer, stop=stop)
+    run = _Run(loaded, plan, resolver, executor, Receipts(home), observer=observer, stop=stop)
     run.forced = forced
     run.jobs = jobs or len(os.sched_getaffinity(0))
     with stop_on_signals(stop, run.told_to_stop):
@@ -74,12 +75,21 @@ class _Run:
     jobs: int = 1
 
     def __init__(
-        self, loaded: LoadedSpec, plan: Plan, resolver: Resolver, executor: Executor, *, observer: Observer, stop: Stop
+        self,
+        loaded: LoadedSpec,
+        plan: Plan,
+        resolver: Resolver,
+        executor: Executor,
+        receipts: Receipts,
+        *,
+        observer: Observer,
+        stop: Stop,
     ) -> None:
         self._loaded = loaded
         self._plan = plan
         self._resolver = resolver
         self._executor = executor
+        self._receipts = receipts
         self._observer = observer
         self._stop = stop
         self._waiting = [step for step in plan.steps if not step.live]
@@ -134,6 +144,7 @@ class _Run:
                     continue
                 if resolved.outcome is not None:
                     self._waiting.remove(step)
+                    self._receipts.remember(self._plan.name, step.id, resolved.key)
                     self._settle(step, resolved.outcome, "cached", 0.0, resolved.reason)
                     moved = True
                 elif self._has_room_for(step):
@@ -178,6 +189,6 @@ class _Run:
             self._observer(StepEnded(step.id, how, seconds, detail))
             return
         error = outcome.error or {}
-        self._observer(StepEnded(step.id, "failed", seconds, error["message"]))
+        self._observer(StepEnded(step.id, "failed", seconds, str(error["message"])))
         if self._stop.level == 0 and step.candidate is None:
             raise StepFailed(failure_diagnostic(self._loaded, error))

@@ -105,11 +105,12 @@ def run_worker(
         )
     os.close(writer)
     with os.fdopen(reader, "rb", buffering=0) as pipe:
-        how, peak, available = _watch(child, pipe, began + timeout, stop, exclusive=exclusive, progress=progress)
+        killed, peak, available = _watch(child, pipe, began + timeout, stop, exclusive=exclusive, progress=progress)
     result = WorkerResult.read(Path(request.result))
-    if how is None:
-        how = "died" if result is None else "done" if result.error is None else "error"
-    return WorkerEnd(how, result, child.returncode, time.monotonic() - began, peak, available)
+    by_itself: Literal["died", "done", "error"] = "died"
+    if result is not None:
+        by_itself = "done" if result.error is None else "error"
+    return WorkerEnd(killed or by_itself, result, child.returncode, time.monotonic() - began, peak, available)
 
 
 def _watch(

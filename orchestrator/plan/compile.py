@@ -12,6 +12,7 @@ from orchestrator.errors import SpecInvalid
 from orchestrator.optimize.candidates import Candidate, RefusedCandidate, candidates
 from orchestrator.optimize.formats import FORMATS
 from orchestrator.optimize.sources import SOURCES
+from orchestrator.plan.machine import fingerprint
 from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput
 from orchestrator.plan.tools import install_hint, version
 from orchestrator.spec.load import LoadedSpec
@@ -38,8 +39,8 @@ def compile_plan(loaded: LoadedSpec) -> Plan:
     spec = loaded.spec
     tried, refused = _sort_out(loaded)
     steps = [_import_step(loaded), *_variant_steps(loaded, tried)]
-    verdicts = {f"verdict:{c.variant}": StepOutput(f"verify.{c.variant}") for c in tried}
-    variants = {f"variant:{c.variant}": StepOutput(_variant_step(c)) for c in tried}
+    verdicts: dict[str, StepInput] = {f"verdict:{c.variant}": StepOutput(f"verify.{c.variant}") for c in tried}
+    variants: dict[str, StepInput] = {f"variant:{c.variant}": StepOutput(_variant_step(c)) for c in tried}
     listed = [_row(c) for c in tried]
     fates = [
         *({**_row(c), "refused": None, "steps": _candidate_steps(c)} for c in tried),
@@ -122,7 +123,26 @@ def compile_plan(loaded: LoadedSpec) -> Plan:
         Step(id="check", kind="check", function="", revision=1, params={},
              inputs={"rendered": StepOutput("render"), "import": StepOutput("import")}, live=True, at=("deploy",)),
     ]  # fmt: skip
-    return Plan(name=spec.metadata.name, steps=tuple(steps), refused=refused, project=loaded.folder)
+    return Plan(spec.metadata.name, tuple(steps), refused, loaded.folder, _notes(spec, backends))
+
+
+def _notes(spec: ModelDeployment, backends: list[str]) -> tuple[str, ...]:
+    """What a reviewer of the plan should know before saying yes."""
+    notes = []
+    if "torchserve" in backends:
+        notes.append(
+            "TorchServe is no longer maintained and gets no security fixes; it never wins a tie, and "
+            "`serving: {backend: onnxruntime}` or a platform rule leaves it out"
+        )
+    if spec.model.samples is None:
+        notes.append("no `samples:` are given, so parity is proven on random inputs only")
+    if (present := fingerprint()["cpus"]) < spec.hardware.cpus:
+        notes.append(
+            f"this machine has {present} CPUs, so `hardware.cpus: {spec.hardware.cpus:g}` is measured on fewer"
+        )
+    if spec.image.base is None or "@sha256:" not in spec.image.base:
+        notes.append("the base image is named by tag; pin it with `image: {base: NAME@sha256:DIGEST}`")
+    return tuple(notes)
 
 
 def _sorted(*packages: Iterable[str]) -> tuple[str, ...]:

@@ -7,12 +7,22 @@ import os
 import platform
 from functools import cache
 from pathlib import Path
+from typing import TypedDict
 
-__all__ = ["fingerprint"]
+__all__ = ["Fingerprint", "fingerprint"]
+
+
+class Fingerprint(TypedDict):
+    """What identifies a machine for measurements."""
+
+    architecture: str
+    processor: str
+    instructions: str
+    cpus: int
 
 
 @cache
-def fingerprint() -> dict[str, str | int]:
+def fingerprint() -> Fingerprint:
     """Processor, its instruction sets (digest), and how many CPUs this process may use.
 
     The kernel, the load and the free memory are left out: they change from day to day, and a measurement that was

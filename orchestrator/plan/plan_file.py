@@ -28,6 +28,7 @@ def compose(
     name: str,
     steps: Sequence[Mapping[str, Any]],
     refused: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
     parts: Mapping[str, Mapping[str, Any]],
     forced: Sequence[str],
     deployed: Mapping[str, Any] | None,
@@ -36,11 +37,13 @@ def compose(
 
     Args:
         spec: absolute path of the spec.
-        environment, platform: what it was loaded with.
+        environment: the entry of `environments:` that it was loaded with.
+        platform: absolute path of the platform file.
         spec_digest: of the effective spec.
         name: the deployment.
         steps: as in `mlo plan --json`.
         refused: the candidates that are not tried, with the reason.
+        notes: what a reviewer should know.
         parts: step id → the parts of its key, for steps whose key is known.
         forced: steps that `--replace` named.
         deployed: revision and digest of what was deployed when the plan was made; None if nothing was.
@@ -57,6 +60,7 @@ def compose(
         "deployed": deployed,
         "forced": list(forced),
         "refused": list(refused),
+        "notes": list(notes),
         "steps": list(steps),
         "parts": {step: dict(p) for step, p in parts.items()},
     }

@@ -78,12 +78,19 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps of one deployment, in an order in which they can run."""
+    """The steps of one deployment, in an order in which they can run.
+
+    Attributes:
+        refused: candidates that are not tried, with the reason.
+        project: the spec's folder.
+        notes: what whoever reviews the plan should know, a sentence each.
+    """
 
     name: str
     steps: tuple[Step, ...]
     refused: tuple[RefusedCandidate, ...]
     project: Path
+    notes: tuple[str, ...] = ()
 
     def step(self, step_id: str) -> Step:
         """The step of that id.

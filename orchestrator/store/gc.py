@@ -23,6 +23,7 @@ __all__ = ["collect", "sweep"]
 
 # Something in scratch that nobody marked as his own may still be somebody's; not after a day.
 _UNOWNED_AGE = 24 * 3600.0  # seconds
+_LOG_AGE = 30 * 24 * 3600.0  # seconds
 
 
 def sweep(home: Home) -> int:
@@ -76,7 +77,14 @@ def collect(home: Home, keep_receipts: Collection[str] = (), *, timeout: float =
         crash_point("gc.after-trees")
         with store_errors("clean up", home.locks):
             freed += _drop_lock_files(home)
+        with store_errors("clean up", home.logs):
+            freed += _drop_old_logs(home)
         return freed
+
+
+def _drop_old_logs(home: Home) -> int:
+    """Remove the logs of steps that ran long ago; the folder of one step's run is named STEP-KEY."""
+    return sum(remove_tree(entry) for entry in home.logs.iterdir() if entry.is_dir() and _age(entry) > _LOG_AGE)
 
 
 def _drop_lock_files(home: Home) -> int:
@@ -138,9 +146,14 @@ def _orphan(owned: Path) -> Iterator[bool]:
 
 def _is_old(path: Path) -> bool:
     try:
-        return path.name.startswith("discarded-") or time.time() - path.lstat().st_mtime > _UNOWNED_AGE
+        return path.name.startswith("discarded-") or _age(path) > _UNOWNED_AGE
     except FileNotFoundError:
         return False
+
+
+def _age(path: Path) -> float:
+    """Seconds since it was last changed."""
+    return time.time() - path.lstat().st_mtime
 
 
 def _remove(path: Path) -> int:

@@ -14,12 +14,11 @@ HERE = Path(__file__).resolve().parent
 MLO = Path(sys.executable).with_name("mlo")
 SHADES = " .:-=+*#%@"
 SHOWN = 12
-ROWS = 64  # the largest batch that digits.yaml allows
 
 
 def mlo(*arguments: str) -> str:
     """Run a command of mlo; its progress goes to the terminal, its standard output is returned."""
-    done = subprocess.run([MLO, *arguments], stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - our own program
+    done = subprocess.run([MLO, *arguments], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         sys.exit(done.returncode)
     return done.stdout
@@ -36,7 +35,7 @@ def main() -> None:
     print(mlo("apply", str(HERE / "digits.yaml"), "--yes"), end="")
 
     with np.load(HERE / "digits.npz") as samples:
-        images, labels = samples["image"][:ROWS], samples["labels"][:ROWS]
+        images, labels = samples["image"], samples["labels"]
     with tempfile.TemporaryDirectory() as folder:
         request = Path(folder, "images.npz")
         np.savez(request, image=images)

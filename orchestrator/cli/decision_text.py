@@ -1,0 +1,109 @@
+"""A decision as people read it: the table of candidates, why the winner won, what became of the rest."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from orchestrator.cli import console
+
+__all__ = ["candidate_text", "decision_text"]
+
+_COLOURS = {"won": "green", "lost": None, "refused": None, "dominated": None}
+_HEADER = ("variant", "backend", "fate", "run p50", "speed-up", "load", "memory", "p99", "rows/s")
+_NUMBERS = frozenset(range(3, len(_HEADER)))
+
+
+def decision_text(decision: Mapping[str, Any]) -> str:
+    """decision.json as a table, the winner's reason, and the reason of every other candidate."""
+    order = sorted(
+        decision["candidates"], key=lambda c: (c["fate"] != "won", c["server"] is None, c["runtime"] is None)
+    )
+    rows = [_row(candidate) for candidate in order]
+    baseline = decision["baseline"]
+    if baseline and baseline.get("batches"):
+        rows.append(("(baseline)", "eager", "the model as given", *_runtime_cells(baseline), "", ""))
+    winner = next(c for c in order if c["fate"] == "won")
+    lines = [
+        console.table(_HEADER, rows, right=_NUMBERS),
+        _legend(decision),
+        "",
+        *_wrapped(f"{winner['variant']} on {winner['backend']} won", winner["reason"]),
+        *(line for c in order if c is not winner for line in _wrapped(f"{c['variant']}: {c['fate']}", c["reason"])),
+    ]
+    lines += [line for note in decision["notes"] for line in _wrapped("note", note)]
+    return "\n".join(lines)
+
+
+def candidate_text(candidate: Mapping[str, Any]) -> str:
+    """One candidate: its fate, the reason, and what was measured."""
+    lines = _wrapped(f"{candidate['variant']} on {candidate['backend']}: {candidate['fate']}", candidate["reason"])
+    runtime, server = candidate["runtime"], candidate["server"]
+    if runtime is not None:
+        cells = [
+            (
+                str(batch["rows"]),
+                *(_ms(batch[name]) for name in ("p50", "p90", "p95", "p99")),
+                f"{batch['rows_per_second']:,.0f}",
+                _ms(batch["without_warm_up"]["first"]) if batch["without_warm_up"] else "",
+            )
+            for batch in runtime["batches"]
+        ]
+        header = ("batch", "p50", "p90", "p95", "p99", "rows/s", "first call")
+        lines += ["", "In its runtime:", console.table(header, cells, right=frozenset(range(7)))]
+        lines.append(f"load {_ms(runtime['load_seconds'])}, peak memory {_mib(runtime['peak_rss'])}")
+    if server is not None:
+        loop, full = server["open_loop"], server["saturation"]
+        lines += [
+            "",
+            "In its server, over the wire:",
+            f"at {loop['rate']:.4g}/s: p50 {_ms(loop['p50'])}, p95 {_ms(loop['p95'])}, p99 {_ms(loop['p99'])}",
+            f"at saturation, {full['connections']} connections: {full['rows_per_second']:,.0f} rows/s, "
+            f"p99 {_ms(full['p99'])}, {full['cpu_seconds_per_request'] * 1e3:.2g} ms of CPU time for each request",
+            f"peak memory {_mib(server['peak_rss'])}",
+        ]
+    return "\n".join(lines)
+
+
+def _row(candidate: Mapping[str, Any]) -> tuple[str, ...]:
+    server = candidate["server"]
+    wire = (
+        ("", "")
+        if server is None
+        else (_ms(server["open_loop"]["p99"]), f"{server['saturation']['rows_per_second']:,.0f}")
+    )
+    fate = candidate["fate"]
+    cells = ("", "", "", "") if candidate["runtime"] is None else _runtime_cells(candidate["runtime"])
+    name = click.style(candidate["variant"], bold=fate == "won")
+    return name, candidate["backend"], click.style(fate, fg=_COLOURS.get(fate, "yellow")), *cells, *wire
+
+
+def _runtime_cells(runtime: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    against = (runtime.get("against_baseline") or {}).get("latency")
+    speed_up = f"{1 / against['ratio']:.2f}x" if against else ""
+    return _ms(runtime["batches"][0]["p50"]), speed_up, _ms(runtime["load_seconds"]), _mib(runtime["peak_rss"])
+
+
+def _legend(decision: Mapping[str, Any]) -> str:
+    rate = "" if decision["rate"] is None else f" p99 is over the wire at {decision['rate']:.4g} requests/s;"
+    return click.style(
+        f"run p50 is one call of the smallest batch in the runtime alone;{rate} rows/s is at saturation.", dim=True
+    )
+
+
+def _wrapped(head: str, reason: str) -> list[str]:
+    """`head: reason`, wrapped to the terminal, further lines indented."""
+    return textwrap.wrap(f"{head}: {reason}.", width=max(60, min(console.width(), 120)), subsequent_indent="    ")
+
+
+def _ms(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.2f} ms"
+
+
+def _mib(count: int | None) -> str:
+    return "" if count is None else f"{count / 2**20:,.0f} MiB"
