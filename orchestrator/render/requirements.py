@@ -5,16 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from orchestrator.backends.table import backend
+
 if TYPE_CHECKING:
     from orchestrator.backends.backend import ServingSettings
 
 __all__ = ["requirements"]
-
-_DIRECT = {
-    "onnxruntime": ("httptools", "numpy", "onnxruntime", "orjson", "prometheus-client", "uvicorn", "uvloop"),
-    "torchserve": ("numpy", "packaging", "pillow", "psutil", "pyyaml", "torch", "torchserve"),
-}
-"""What a server imports."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.!]*")
@@ -29,7 +25,7 @@ def requirements(settings: ServingSettings) -> str:
     Raises:
         ValueError: a name or version that is none.
     """
-    pins: dict[str, str] = dict.fromkeys(_DIRECT[settings.backend], "")
+    pins: dict[str, str] = dict.fromkeys(backend(settings.backend).tools, "")
     for package, version in settings.tools.items():
         name = re.sub(r"[-_.]+", "-", package).lower()
         public = version.partition("+")[0]

@@ -1,0 +1,34 @@
+"""Which packages a backend's server runs on, with everything they need in turn: what an image pins."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+
+__all__ = ["installed_closure"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_EXTRA = re.compile(r";.*\bextra\s*==")
+
+
+def installed_closure(packages: tuple[str, ...]) -> dict[str, str]:
+    """Package → installed version, for these and what they require; names normalised as in PEP 503.
+
+    What is required but not installed here (another platform's dependency) is left out, and so are extras.
+    """
+    found: dict[str, str] = {}
+    waiting = [*packages]
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name in found:
+            continue
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found[name] = distribution.version
+        for requirement in distribution.requires or ():
+            match = _NAME.match(requirement)
+            if match and not _EXTRA.search(requirement):
+                waiting.append(match[0])
+    return dict(sorted(found.items()))

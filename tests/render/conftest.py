@@ -1,0 +1,93 @@
+"""The render step, run on a winner of each backend."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.render.step import render
+from orchestrator.steps import StepContext
+
+Render = Callable[..., Path]
+Run = Callable[..., str]
+
+_FORMATS = {"onnxruntime": ("onnx", "model.onnx"), "torchserve": ("torchscript", "model.pt")}
+_TOOLS = {
+    "onnxruntime": {"onnxruntime": "1.31.1", "uvicorn": "0.40.0", "Prometheus_Client": "0.23.1"},
+    "torchserve": {"torch": "2.13.0+cpu", "torchserve": "0.12.0"},
+}
+
+
+@pytest.fixture
+def render_to(tmp_path: Path) -> Render:
+    """`render_to("torchserve", "folder", labels={...})`: the step's output in a new folder of that name."""
+
+    def make(backend: str, folder: str = "rendered", model: bytes = b"a model", **changes: Any) -> Path:
+        format_name, file = _FORMATS[backend]
+        work = tmp_path / f"work-{folder}"
+        variant = work / "variant"
+        variant.mkdir(parents=True)
+        (variant / file).write_bytes(model)
+        winner = {
+            "backend": backend,
+            "variant": f"{format_name}-fp32",
+            "format": format_name,
+            "precision": "fp32",
+            "signature": {
+                "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 3]}],
+                "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch", 3]}],
+                "dims": {"batch": [1, 64]},
+                "batch": "batch",
+            },
+            "max_batch_size": 8,
+            "max_delay": 0.002,
+            "startup_seconds": 61,
+            "model_digest": hashlib.sha256(model).hexdigest(),
+            "tools": _TOOLS[backend],
+        }
+        (work / "winner.json").write_text(json.dumps(winner))
+        deployment = {
+            "name": "digits",
+            "labels": {"team": "vision", "tier": "gold"},
+            "replicas": {"min": 1, "max": 4},
+            "registry": "registry.example.com/team",
+            "base": None,
+        }
+        settings = {"name": "digits", "cpus": 2.0, "memory": 2**31, "drain_seconds": 5, "spec_digest": "b" * 64}
+        deployment |= {key: value for key, value in changes.items() if key in deployment}
+        settings |= {key: value for key, value in changes.items() if key in settings}
+        output = tmp_path / folder
+        output.mkdir()
+        render(
+            StepContext(
+                params={"deployment": deployment, "settings": settings},
+                inputs={"winner": work / "winner.json", f"variant:{winner['variant']}": variant},
+                output=output,
+                scratch=work,
+                project=tmp_path,
+            )
+        )
+        return output
+
+    return make
+
+
+@pytest.fixture
+def run_tool() -> Run:
+    """Run a program of the PATH and return what it prints; skip the test where the program is missing."""
+
+    def run(*argv: str) -> str:
+        if shutil.which(argv[0]) is None:
+            pytest.skip(f"{argv[0]} is not on the PATH")
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, f"{' '.join(argv)}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    return run

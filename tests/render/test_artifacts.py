@@ -1,0 +1,152 @@
+"""What the render step leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.steps import StepError
+
+Render = Callable[..., Path]
+
+both = pytest.mark.parametrize("backend", ["onnxruntime", "torchserve"])
+
+
+def _tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    paths = sorted(folder.rglob("*"))
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mode & 0o7777, path.read_bytes() if path.is_file() else b"")
+        for path in paths
+    }
+
+
+@both
+def test_two_renders_give_the_same_bytes_and_modes(render_to: Render, backend: str) -> None:
+    first = _tree(render_to(backend, "first"))
+    mask = os.umask(0o077)
+    try:
+        time.sleep(1.1)  # a time in a file would differ now
+        second = _tree(render_to(backend, "second"))
+    finally:
+        os.umask(mask)
+    assert first == second
+    assert {mode for mode, _ in first.values()} == {0o644, 0o755}
+
+
+@both
+def test_everything_that_a_release_needs_is_there(render_to: Render, backend: str) -> None:
+    folder = render_to(backend)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md", "chart", "compose.yaml", "docker", "serving", "values.yaml",
+    ]  # fmt: skip
+    assert _tree(folder / "serving") == _tree(folder / "docker" / "serving")
+
+
+@both
+def test_no_path_of_this_machine_gets_in(render_to: Render, backend: str, tmp_path: Path) -> None:
+    folder = render_to(backend)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert str(tmp_path).encode() not in content, path
+            assert str(Path.home()).encode() + b"/" not in content, path
+
+
+@both
+def test_the_digests_stand_in_image_and_chart(render_to: Render, backend: str, tmp_path: Path) -> None:
+    folder = render_to(backend)
+    decision = hashlib.sha256((tmp_path / "work-rendered" / "winner.json").read_bytes()).hexdigest()
+    model = hashlib.sha256(b"a model").hexdigest()
+    dockerfile = (folder / "docker" / "Dockerfile").read_text()
+    assert f'mlo.decision-digest="sha256:{decision}"' in dockerfile
+    assert f'mlo.model-digest="sha256:{model}"' in dockerfile
+    assert f'mlo.spec-digest="sha256:{"b" * 64}"' in dockerfile
+    values = yaml.safe_load((folder / "values.yaml").read_text())
+    assert values["model"]["decisionDigest"] == decision
+    assert values["image"]["tag"] == decision[:16]
+
+
+def test_packages_are_pinned_to_what_was_measured(render_to: Render) -> None:
+    onnx = (render_to("onnxruntime", "a") / "docker" / "requirements.txt").read_text().splitlines()
+    assert {"onnxruntime==1.31.1", "uvicorn==0.40.0", "prometheus-client==0.23.1"} <= set(onnx)
+    assert onnx == sorted(onnx)
+    torch = (render_to("torchserve", "b") / "docker" / "requirements.txt").read_text().splitlines()
+    assert {"torch==2.13.0", "torchserve==0.12.0", "pyyaml"} <= set(torch)
+
+
+def test_the_server_travels_with_the_onnx_image_alone(render_to: Render) -> None:
+    docker = render_to("onnxruntime", "a") / "docker"
+    assert (docker / "mlo_server" / "__main__.py").is_file()
+    assert not [path for path in (docker / "mlo_server").rglob("*") if path.is_file() and path.suffix != ".py"]
+    assert not [p for p in (docker / "mlo_server").rglob("*.py") if "from orchestrator" in p.read_text()]
+    assert not (render_to("torchserve", "b") / "docker" / "mlo_server").exists()
+
+
+@both
+def test_compose_gives_away_nothing(render_to: Render, backend: str) -> None:
+    service = yaml.safe_load((render_to(backend) / "compose.yaml").read_text())["services"]["model"]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["ports"] == ["127.0.0.1:8080:8080"]
+    assert (service["mem_limit"], service["cpus"]) == (2**31, 2)
+    assert service["stop_grace_period"] == "40s"
+    (tmpfs,) = service["tmpfs"]
+    assert tmpfs.startswith("/tmp:size=")
+    assert ("exec" in tmpfs) == (backend == "torchserve"), "only TorchServe loads libraries from there"
+
+
+def test_another_base_and_no_registry(render_to: Render) -> None:
+    base = "mirror.example.com:5000/python@sha256:" + "d" * 64
+    folder = render_to("onnxruntime", base=base, registry=None)
+    assert (folder / "docker" / "Dockerfile").read_text().count(f"FROM {base}") == 2
+    assert yaml.safe_load((folder / "values.yaml").read_text())["image"]["repository"] == "digits"
+    assert "docker push digits" not in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base": "python:3.11\nRUN curl evil"},
+        {"base": "python:3.11 AS x"},
+        {"registry": "example.com/$(id)"},
+        {"registry": "example.com\n"},
+        {"labels": {"team": "a\nb: c"}},
+        {"labels": {"team\n": "a"}},
+        {"labels": {"team": 'a"b'}},
+        {"name": "digits\nUSER root"},
+        {"name": "../digits"},
+        {"spec_digest": "b" * 63 + "\n"},
+        {"replicas": {"min": 3, "max": 2}},
+        {"replicas": {"min": "1; x", "max": 2}},
+    ],
+)
+def test_a_value_that_would_say_more_than_it_should_is_refused(render_to: Render, changes: dict[str, object]) -> None:
+    with pytest.raises(StepError) as caught:
+        render_to("onnxruntime", **changes)
+    assert caught.value.code == "E452"
+
+
+def test_the_readme_names_what_is_served(render_to: Render) -> None:
+    readme = (render_to("torchserve") / "README.md").read_text()
+    assert "/v2/models/digits/infer" in readme
+    assert "no more security fixes" in readme
+    assert "for 2 CPUs and 2Gi of memory" in readme
+
+
+def test_a_winner_whose_variant_was_not_made_is_told(render_to: Render, tmp_path: Path) -> None:
+    from orchestrator.render.step import render
+    from orchestrator.steps import StepContext
+
+    winner = tmp_path / "winner.json"
+    winner.write_text(json.dumps({"variant": "onnx-int8"}))
+    context = StepContext({}, {"winner": winner}, tmp_path, tmp_path, tmp_path)
+    with pytest.raises(StepError, match="onnx-int8 was not made"):
+        render(context)

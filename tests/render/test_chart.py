@@ -1,0 +1,167 @@
+"""The chart with the values that were rendered, as Helm and the schemas of several Kubernetes versions see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+Render = Callable[..., Path]
+Template = Callable[..., list[dict[str, Any]]]
+
+both = pytest.mark.parametrize("backend", ["onnxruntime", "torchserve"])
+
+
+@pytest.fixture
+def template(render_to: Render, run_tool: Callable[..., str]) -> Template:
+    """`template("torchserve", "1.33", "--set", ..., replicas=...)`: the documents that Helm would send."""
+    rendered: dict[str, Path] = {}
+
+    def run(backend: str, kubernetes: str, *more: str, **changes: Any) -> list[dict[str, Any]]:
+        key = f"{backend}-{len(rendered)}"
+        folder = rendered[key] = render_to(backend, key, **changes)
+        text = run_tool(
+            "helm", "template", "prod", str(folder / "chart"), "--values", str(folder / "values.yaml"),
+            "--namespace", "models", "--kube-version", f"{kubernetes}.0", *more,
+        )  # fmt: skip
+        return [document for document in yaml.safe_load_all(text) if document]
+
+    return run
+
+
+def _one(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (document,) = (d for d in documents if d["kind"] == kind)
+    return document
+
+
+def _container(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    container: dict[str, Any] = _one(documents, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    return container
+
+
+@both
+def test_helm_lint_is_content(render_to: Render, run_tool: Callable[..., str], backend: str) -> None:
+    folder = render_to(backend)
+    run_tool("helm", "lint", "--strict", str(folder / "chart"), "--values", str(folder / "values.yaml"))
+    run_tool("helm", "lint", "--strict", str(folder / "chart"))
+
+
+@both
+@pytest.mark.parametrize("kubernetes", ["1.25", "1.29", "1.33", "1.35", "1.37"])
+def test_every_document_fits_the_schema_of_the_cluster(template: Template, backend: str, kubernetes: str) -> None:
+    documents = template(backend, kubernetes, replicas={"min": 2, "max": 4})
+    assert len(documents) == 7
+    for document in documents:
+        kubernetes_validate.validate(document, kubernetes, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("kubernetes", "versions"),
+    [
+        ("1.20", {"autoscaling/v2beta2", "policy/v1beta1"}),
+        ("1.22", {"autoscaling/v2beta2", "policy/v1"}),
+        ("1.37", {"autoscaling/v2", "policy/v1"}),
+    ],
+)
+def test_objects_have_the_version_that_the_cluster_knows(
+    template: Template, kubernetes: str, versions: set[str]
+) -> None:
+    documents = template("onnxruntime", kubernetes, replicas={"min": 2, "max": 4})
+    assert versions == {
+        d["apiVersion"] for d in documents if d["kind"] in {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
+    }
+
+
+def test_what_a_cluster_does_not_know_yet_is_left_out(template: Template) -> None:
+    documents = template("torchserve", "1.20", replicas={"min": 2, "max": 4})
+    spread = _one(documents, "Deployment")["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert not [constraint for constraint in spread if "matchLabelKeys" in constraint]
+    assert "unhealthyPodEvictionPolicy" not in _one(documents, "PodDisruptionBudget")["spec"]
+    assert _container(documents)["lifecycle"]["preStop"] == {"exec": {"command": ["sleep", "5"]}}
+    assert _container(template("torchserve", "1.33"))["lifecycle"]["preStop"] == {"sleep": {"seconds": 5}}
+
+
+@both
+def test_pods_may_do_nothing_but_serve(template: Template, backend: str) -> None:
+    documents = template(backend, "1.37")
+    for pod in (_one(documents, "Deployment")["spec"]["template"]["spec"], _one(documents, "Pod")["spec"]):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == 65532
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        (container,) = pod["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    policy = _one(documents, "NetworkPolicy")["spec"]
+    assert policy["egress"] == []
+    ports = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
+    assert ports == ({8080} if backend == "onnxruntime" else {8080, 8082})
+
+
+@both
+def test_it_is_given_the_time_it_needs(template: Template, backend: str) -> None:
+    documents = template(backend, "1.37")
+    container = _container(documents)
+    startup = container["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 61
+    assert container["livenessProbe"]["httpGet"]["path"] != container["readinessProbe"]["httpGet"]["path"]
+    deployment = _one(documents, "Deployment")["spec"]
+    assert deployment["progressDeadlineSeconds"] > 61
+    assert deployment["template"]["spec"]["terminationGracePeriodSeconds"] == 5 + 30 + 5
+    assert deployment["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+
+
+def test_resources_are_what_was_measured_under(template: Template) -> None:
+    resources = _container(template("onnxruntime", "1.37"))["resources"]
+    assert resources["requests"] == resources["limits"] == {"cpu": "2", "memory": "2Gi"}
+
+
+def test_the_autoscaler_owns_the_number_of_replicas(template: Template) -> None:
+    scaled = template("onnxruntime", "1.37", replicas={"min": 2, "max": 4})
+    assert "replicas" not in _one(scaled, "Deployment")["spec"]
+    assert _one(scaled, "HorizontalPodAutoscaler")["spec"]["maxReplicas"] == 4
+    fixed = template("onnxruntime", "1.37", replicas={"min": 1, "max": 1})
+    assert _one(fixed, "Deployment")["spec"]["replicas"] == 1
+    assert not {"HorizontalPodAutoscaler", "PodDisruptionBudget"} & {d["kind"] for d in fixed}
+
+
+def test_selectors_hold_nothing_that_changes(template: Template) -> None:
+    documents = template("onnxruntime", "1.37")
+    expected = {"app.kubernetes.io/name": "digits", "app.kubernetes.io/instance": "prod"}
+    assert _one(documents, "Deployment")["spec"]["selector"]["matchLabels"] == expected
+    assert _one(documents, "Service")["spec"]["selector"] == expected
+    labels = _one(documents, "Deployment")["metadata"]["labels"]
+    assert (labels["team"], labels["tier"]) == ("vision", "gold")
+
+
+def test_an_image_by_digest_wins(template: Template) -> None:
+    digest = "sha256:" + "e" * 64
+    documents = template("onnxruntime", "1.37", "--set", f"image.digest={digest}")
+    assert _container(documents)["image"] == f"registry.example.com/team/digits@{digest}"
+
+
+def test_a_service_monitor_comes_only_where_it_is_known(template: Template) -> None:
+    assert "ServiceMonitor" not in {d["kind"] for d in template("torchserve", "1.37")}
+    known = ("--api-versions", "monitoring.coreos.com/v1/ServiceMonitor")
+    monitor = _one(template("torchserve", "1.37", *known), "ServiceMonitor")
+    assert monitor["spec"]["endpoints"][0]["port"] == "metrics"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["replicaCount=3", "image.tag=latest", "model.backend=triton", "server.port=http", "image.digest=sha256:abc"],
+)
+def test_values_that_are_wrong_are_refused(render_to: Render, run_tool: Callable[..., str], wrong: str) -> None:
+    folder = render_to("onnxruntime")
+    with pytest.raises(AssertionError, match="values don't meet the specifications"):
+        run_tool(
+            "helm", "template", "x", str(folder / "chart"), "--values", str(folder / "values.yaml"), "--set", wrong
+        )
