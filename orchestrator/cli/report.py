@@ -203,7 +203,7 @@ def _command(diagnostic: Diagnostic) -> str:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return "%0A".join(_safe(line).replace("%", "%25") for line in text.split("\n"))
 
 
 def _property(text: str) -> str:

@@ -70,6 +70,12 @@ E451 the winner is missing
     The artifact of the picked variant is not in the store. Apply again; it is made anew.
 E452 the artifacts cannot be rendered
     A value of the spec or of the decision does not fit what is rendered from it.
+E501 no candidate meets the service level
+    What was proven and measured is slower than `slo` asks for, and the table shows by how much. Give it more CPUs, ask
+    for less, or set `slo: {enforce: false}` to deploy the best there is.
+E502 no candidate is left
+    Every candidate was dropped: it could not be made, failed a gate, or was not faster than the model as given. The
+    table shows each one's fate; `mlo explain SPEC CANDIDATE` says more.
 E601 the supervisor did not start or end
     A local deployment is watched by a supervisor process, which did not start or could not be ended.
 E602 no such deployment

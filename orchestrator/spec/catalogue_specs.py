@@ -35,7 +35,7 @@ E109 not YAML
 E110 not UTF-8 text
     The file is binary, has another encoding than UTF-8, or holds control characters. A byte order mark is fine.
 E111 too large
-    A spec may have 1 MiB, 64 levels of nesting and 50,000 values, with every alias counted as often as it is used.
+    A spec may have 1 MiB, 64 levels of nesting and 20,000 values, with every alias counted as often as it is used.
     These limits keep a wrong or hostile file from taking the machine's memory.
 E112 not one spec
     The file is empty, holds a list or a single value, several documents, or is another kind of file than was asked

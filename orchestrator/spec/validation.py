@@ -94,10 +94,11 @@ def _misspelt(places: list[tuple[Place, _Error]], root: Node, schema: Schema) ->
 
 
 def _free_keys(place: Place, root: Node, schema: Schema) -> list[str]:
-    """The keys that could stand beside an unknown key and do not yet."""
+    """The keys that could stand beside an unknown key, and that its own layer does not set yet."""
     around = _around(place, root, schema)
     present = around.found.node.entries or {}
-    return [key for key in around.properties if key not in present]
+    layer = place.found.node.layer
+    return [key for key in around.properties if key not in present or present[key].value.layer != layer]
 
 
 def _around(place: Place, root: Node, schema: Schema) -> Place:
@@ -125,8 +126,7 @@ def _diagnostic(place: Place, error: _Error, root: Node, schema: Schema) -> Diag
     if kind == "union_tag_invalid":
         key = str(context["discriminator"]).strip("'")
         tag = Place.of((*place.path, key), root, schema)
-        kinds = [k for arm in place.arms for k in arm.get("discriminator", {}).get("mapping", {})]
-        return _not_one_of(tag, kinds, "")
+        return _not_one_of(tag, words_allowed(tag.arms), "")
     if place.on_key:
         return _bad_key(place, error)
     if node.data is None:

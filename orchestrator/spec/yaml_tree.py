@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_DEPTH", "MAX_NODES", "Entry", "Node", "parse_tree", "quoted"]
 
 MAX_DEPTH = 64
-MAX_NODES = 50_000
+MAX_NODES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +158,7 @@ class _Builder:
         self._stack: list[_Open] = []
         self._anchors: dict[str, Node | None] = {}  # None while the anchored value is still open
         self._documents = 0
+        self._count = 0  # nodes so far, with aliases counted as often as they are used
 
     def take(self, event: yaml.Event) -> None:
         assert event.start_mark is not None
@@ -192,6 +193,7 @@ class _Builder:
             except AmbiguousScalarError as error:
                 self._note("E113", f"{quoted(event.value)} {error.problem}", start, end, error.remedy)
         node = Node(value, self._source, self._layer, start, end, plain=event.implicit[0])
+        self._count += 1
         self._finish(node, event.anchor)
 
     def _open(self, event: yaml.CollectionStartEvent, start: int, end: int) -> None:
@@ -206,6 +208,7 @@ class _Builder:
 
     def _close(self, start: int, end: int) -> None:
         done = self._stack.pop()
+        self._count += 1
         # A block collection's end event stands at the next token, lines later; a flow collection's at its bracket.
         last = end if end > start else done.end
         data: Any
@@ -231,6 +234,7 @@ class _Builder:
             return
         if self._wants_key():
             self._refuse("E113", "a key that is an alias", start, end, "keys are text", "write a plain name")
+        self._count += node.size
         self._finish(node, None)
 
     def _finish(self, node: Node, anchor: str | None) -> None:
@@ -246,7 +250,7 @@ class _Builder:
         parent.end = max(parent.end, node.end)
         if len(self._stack) + node.height > MAX_DEPTH:
             self._too_deep(node.start, node.end)
-        if sum(open_.size for open_ in self._stack) > MAX_NODES:
+        if self._count > MAX_NODES:
             self._refuse("E111", f"more than {MAX_NODES:,} values, with every alias counted as often as it is used",
                          node.start, node.end, "too many here", "a spec needs a few dozen; check that this is one")  # fmt: skip
         if parent.entries is None:

@@ -1,0 +1,137 @@
+"""The JSON Schema says what mlo says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+import orchestrator
+from orchestrator.errors import SpecInvalid
+from orchestrator.spec.catalogue import codes, explain
+from orchestrator.spec.document import read_document
+from orchestrator.spec.schema import json_schema
+from tests.spec.conftest import BASE, Load
+
+ROOT = Path(orchestrator.__file__).parents[1]
+
+
+def test_the_committed_schema_is_current() -> None:
+    committed = (ROOT / "docs" / "spec.schema.json").read_text(encoding="utf-8")
+    assert committed == json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n", (
+        "run: python -m orchestrator.spec.schema"
+    )
+
+
+def test_the_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "specs").glob("*/*.yaml")), ids=lambda file: file.name)
+def test_the_examples_are_valid(file: Path) -> None:
+    jsonschema.validate(yaml.safe_load(file.read_text()), json_schema(), jsonschema.Draft202012Validator)
+
+
+# What JSON Schema can say. Dimensions, files and ranges that have to fit each other are mlo's alone.
+CASES = [
+    BASE,
+    BASE + "optimize: {precisions: auto, formats: [onnx], time_budget: 5m}",
+    BASE + "optimize: {precisions: []}",
+    BASE + "optimize: {precisions: fp32}",
+    BASE + "optimize: {precisions: [fp17]}",
+    BASE + "optimize: {time_budget: 300}",
+    BASE + "verify: {max_abs_error: 1.0e-4, min_cosine: {int8: 0.9}, min_top1_agreement: 1}",
+    BASE + "verify: {max_abs_error: -1}",
+    BASE + "verify: {min_cosine: {fp17: 0.9}}",
+    BASE + "verify: {min_cosine: 2}",
+    BASE + "benchmark: {batch_sizes: [1, 2]}",
+    BASE + "benchmark: {batch_sizes: []}",
+    BASE + "benchmark: {batch_sizes: [0]}",
+    BASE + "hardware: {cpus: 500m, memory: 512Mi}",
+    BASE + "hardware: {cpus: 0.5, memory: 1073741824}",
+    BASE + "hardware: {cpus: 0}",
+    BASE + "hardware: {cpus: two}",
+    BASE + "hardware: {memory: 2GB}",
+    BASE + "hardware: {accelerator: cuda}",
+    BASE + "hardware:",
+    BASE + "slo: {p99_latency: 20ms, throughput: 200/s, enforce: false}",
+    BASE + "slo: {p99_latency: null}",
+    BASE + "slo: {p99_latency: 20}",
+    BASE + "slo: {enforce: 'true'}",
+    BASE + "serving: {backend: auto, batching: auto, replicas: {max: 3}}",
+    BASE + "serving: {batching: {max_size: 8, max_delay: 0}}",
+    BASE + "serving: {batching: {max_size: 8, max_delay: 2ms}}",
+    BASE + "serving: {batching: {max_size: 8, max_delay: 2}}",
+    BASE + "serving: {batching: {max_delay: 2ms}}",
+    BASE + "serving: {batching: off}",
+    BASE + "serving: {backend: triton}",
+    BASE + "image: {registry: registry.example.com/team, base: 'python:3.11-slim'}",
+    BASE + "image: {registry: 'https://registry.example.com'}",
+    BASE + 'image: {base: "python\\nRUN x"}',
+    BASE + "deploy: {target: local, port: 8080}",
+    BASE + "deploy: {target: local, port: 80}",
+    BASE + "deploy: {target: mainframe}",
+    BASE + "optimize_for: cost",
+    BASE + "optimize_for: speed",
+    BASE + "unknown: 1",
+    BASE + "environments: {prod: {hardware: {cpus: 4}, serving: {batching: {max_size: 4}}}}",
+    BASE + "environments: {prod: {hardware: {cpu: 4}}}",
+    BASE + "environments: {prod: {model: {samples: digits.npz}}}",
+    BASE + "environments: {prod: {metadata: {name: other}}}",
+    BASE + "environments: {Prod: {}}",
+    BASE + "environments: {prod: 1}",
+    BASE.replace("kind: pytorch", "kind: torchscript"),
+    BASE.replace("kind: pytorch", "kind: keras"),
+    BASE.replace("    kind: pytorch\n    weights: digits.safetensors\n    factory: digits_model:DigitsNet",
+                 "    kind: exported-program\n    weights: digits.safetensors"),
+    BASE.replace("DigitsNet", "DigitsNet\n    kwargs: {width: 3, layers: [1, {a: null}]}\n    weights_key: state.model"),
+    BASE.replace("DigitsNet", "DigitsNet\n    kwargs: {a-b: 3}"),
+    BASE.replace("digits_model:DigitsNet", "digits_model.DigitsNet"),
+    BASE.replace("digits.safetensors", "s3://bucket/digits.safetensors"),
+    BASE.replace("name: digits\n", "name: Digits\n"),
+    BASE.replace("name: digits\n", "name: digits\n  labels: {team: vision, 'a b': c}\n"),
+    BASE.replace("name: digits\n", "name: digits\n  labels: {version: 3.10}\n"),
+    BASE.replace("metadata:\n  name: digits\n", ""),
+    BASE.replace("mlo/v1", "mlo/v2"),
+    BASE.replace("float32", "bfloat16"),
+    BASE.replace("[batch, 1, 8, 8]", "[batch, -1]"),
+    BASE.replace("[batch, 1, 8, 8]", "[batch, 1.5]"),
+    BASE.replace("[batch, 1, 8, 8]", "[Batch, 1]"),
+    BASE.replace("[batch, 1, 8, 8]", "[batch, 1, 1, 1, 1, 1, 1, 1, 1]"),
+    BASE.replace("min: 1, max: 64", "min: 1"),
+    BASE.replace("min: 1, max: 64", "max: 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_mlo_and_the_schema_agree(load: Load, text: str) -> None:
+    told: list[str] = []
+    try:
+        load(text)
+    except SpecInvalid as error:
+        told = [each.message for each in error.diagnostics]
+    # PyYAML reads some scalars otherwise than mlo, so the schema judges what mlo read.
+    data = read_document("spec.yaml", "spec").data
+    problems = [each.message for each in jsonschema.Draft202012Validator(json_schema()).iter_errors(data)]
+    assert bool(told) == bool(problems), (told, problems)
+
+
+def test_every_code_that_is_used_is_explained() -> None:
+    used: dict[str, str] = {}
+    for file in (ROOT / "orchestrator").rglob("*.py"):
+        if not file.name.startswith("catalogue_"):
+            used |= dict.fromkeys(re.findall(r'"([EW]\d{3})"', file.read_text(encoding="utf-8")), str(file))
+    assert {code: file for code, file in used.items() if code not in codes()} == {}
+    mine = {code for code in codes() if code[1] == "1"}
+    assert mine <= set(used), "a code that nothing raises is no longer explained"
+
+
+def test_an_explanation_is_a_title_and_a_paragraph() -> None:
+    title, empty, paragraph = explain("E101").split("\n")
+    assert title == "E101: unknown key"
+    assert empty == ""
+    assert paragraph.endswith(".")
