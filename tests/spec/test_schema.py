@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -14,6 +15,7 @@ import orchestrator
 from orchestrator.errors import SpecInvalid
 from orchestrator.spec.catalogue import codes, explain
 from orchestrator.spec.document import read_document
+from orchestrator.spec.platform import platform_schema
 from orchestrator.spec.schema import json_schema
 from tests.spec.conftest import BASE, Load
 
@@ -135,3 +137,33 @@ def test_an_explanation_is_a_title_and_a_paragraph() -> None:
     assert title == "E101: unknown key"
     assert empty == ""
     assert paragraph.endswith(".")
+
+
+MANUAL = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
+
+
+def test_the_manuals_examples_are_valid() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", MANUAL, re.DOTALL)
+    spec, environments, platform = (yaml.safe_load(block) for block in blocks if not block.startswith("#"))
+    for document, schema in (
+        (spec, json_schema()),
+        ({**spec, **environments}, json_schema()),
+        (platform, platform_schema()),
+    ):
+        jsonschema.validate(document, schema, jsonschema.Draft202012Validator)
+
+
+def test_the_manual_names_every_key() -> None:
+    def keys(schema: object) -> Iterator[str]:
+        if isinstance(schema, dict):
+            for key, value in schema.items():
+                if key == "properties":
+                    yield from value
+                yield from keys(value)
+        elif isinstance(schema, list):
+            for each in schema:
+                yield from keys(each)
+
+    every = {*keys(json_schema()), *keys(platform_schema())}
+    assert len(every) > 40
+    assert [key for key in sorted(every) if not re.search(rf"\b{key}\b", MANUAL)] == []
