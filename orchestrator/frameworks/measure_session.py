@@ -5,8 +5,9 @@ one line to the other for each. The parent's side is `orchestrator.measure.sessi
 
     {"do": "open", "opener": "module:function", "arguments": {...}, "samples": PATH, "batched": true}
         → {"seconds": load time, "facts": {...}}
-    {"do": "run", "rows": 8, "calls": 1000, "seconds": 0.05}
-        → {"seconds": [...]}, one number for each call: at most `calls` of them, none started after `seconds`
+    {"do": "run", "rows": 8, "calls": 1000, "seconds": 0.05, "untimed": 1}
+        → {"seconds": [...]}, one number for each call: at most `calls` of them, none started after `seconds`; before
+        them `untimed` calls that fill the caches which another process has used meanwhile
 
 Every reply holds `peak_rss`, bytes. A command that fails is answered with {"error": {"kind", "message"}}, where the kind
 is `memory` or `error`.
@@ -81,6 +82,8 @@ class MeasuredRuntime:
         gc.collect()
         gc.disable()  # a collection in the middle of a call would be counted as the model's
         try:
+            for _ in range(command["untimed"]):
+                runtime.run(inputs)
             start = perf_counter()
             begun = start
             while len(times) < calls and begun - start < limit:

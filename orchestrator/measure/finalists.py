@@ -45,10 +45,10 @@ def not_faster(candidate: Mapping[str, Any], objective: str) -> str:
     what = "latency" if objective == "latency" else "time for each row"
     said = f"its {what} is {comparison.ratio:.2f} times the baseline's"
     if comparison.slower:
-        return f"slower than the baseline: {said}"
+        return said
     return (
-        f"not measurably faster than the baseline: {said}, between {comparison.low:.2f} and "
-        f"{comparison.high:.2f} over {comparison.rounds} rounds"
+        f"not measurably faster: {said}, between {comparison.low:.2f} and {comparison.high:.2f} "
+        f"over {comparison.rounds} rounds"
     )
 
 

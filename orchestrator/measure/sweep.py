@@ -205,13 +205,18 @@ class _Sweep:
             return
         rounds = self._settings.rounds
         self._progress(f"round {number + 1} of {rounds}, batch {rows}: {measured.name}", 0.5 + 0.5 * number / rounds)
-        times = self._times(measured, rows, calls=_CALLS_AT_MOST, seconds=chunk)
+        # The others have used the caches meanwhile, which a server that is busy does not meet. Where a call is so long
+        # that few fit into a piece, that is not worth another one.
+        untimed = int(_last_call(measured, rows) < chunk / 10)
+        times = self._times(measured, rows, calls=_CALLS_AT_MOST, seconds=chunk, untimed=untimed)
         if times is not None:
             measured.samples.setdefault(rows, {})[number] = times
 
-    def _times(self, measured: Measured, rows: int, *, calls: int, seconds: float) -> list[float] | None:
+    def _times(
+        self, measured: Measured, rows: int, *, calls: int, seconds: float, untimed: int = 0
+    ) -> list[float] | None:
         """Seconds of some calls; None if they failed, and then the participant's state says what is left of it."""
-        command = {"do": "run", "rows": rows, "calls": calls, "seconds": seconds}
+        command = {"do": "run", "rows": rows, "calls": calls, "seconds": seconds, "untimed": untimed}
         try:
             times: list[float] = self._processes[measured.name].ask(command, _ANSWER_TIMEOUT)["seconds"]
         except MeasureError as error:
@@ -274,6 +279,12 @@ def _at(where: str, error: MeasureError) -> str:
         what, _, numbers = error.message.partition(": ")
         return f"{what} at {where}: {numbers}"
     return f"at {where}: {error.message}"
+
+
+def _last_call(measured: Measured, rows: int) -> float:
+    """About how long a call takes, seconds: the last window's mean, or the last cold call."""
+    warm_up = measured.warm_up[rows]
+    return warm_up.windows[-1] if warm_up.windows else warm_up.cold[-1]
 
 
 def _times_slower(measured: Measured, other: Measured) -> float | None:

@@ -100,8 +100,8 @@ def _ties(ties: Sequence[tuple[str, Sequence[Standing]]], winner: Standing) -> l
     said = []
     for name, equals in ties:
         others = [c for c in equals if c is not winner]
-        barred = winner.backend not in _LOSES_TIES and any(c.backend in _LOSES_TIES for c in others)
-        why = " (torchserve gets no more security fixes, so it wins no tie)" if barred else ""
+        barred = sorted({c.backend for c in others} & _LOSES_TIES) if winner.backend not in _LOSES_TIES else []
+        why = f" ({', '.join(barred)} gets no more security fixes, so it wins no tie)" if barred else ""
         said.append(f"{name} within {_TIE:.0%} of {', '.join(c.variant for c in others)}{why}")
     return said
 

@@ -139,7 +139,7 @@ def test_a_child_that_waits_uses_no_cpu_and_ends_with_its_parent(tmp_path: Path)
         "orchestrator.frameworks.measure_session", cpu_share(1), memory=None, folder=tmp_path
     ) as process:
         with pytest.raises(Exception, match="nothing is open"):
-            process.ask({"do": "run", "rows": 1, "calls": 1, "seconds": 1}, 60)
+            process.ask({"do": "run", "rows": 1, "calls": 1, "seconds": 1, "untimed": 0}, 60)
         child = psutil.Process(process.pid)
         before = sum(child.cpu_times()[:2])
         child_cpus = child.cpu_affinity()
