@@ -1,0 +1,45 @@
+"""Runs the command line as a process, in a project of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+Mlo = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the digits example without its demo."""
+    for name in ("digits.yaml", "digits.npz", "digits.safetensors", "digits_model.py"):
+        shutil.copy(ROOT / "specs" / "digits" / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def mlo(project: Path) -> Mlo:
+    """Run `mlo ARGUMENTS` there; returns the finished process, whose exit code must be `code`."""
+
+    def run(*arguments: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "orchestrator.cli", *arguments],
+            cwd=project,
+            env={**os.environ, "MLO_HOME": str(project / "home"), **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run

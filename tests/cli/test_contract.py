@@ -1,0 +1,255 @@
+"""The contract of the command line: exit codes, what goes to which stream, one JSON document, no questions to nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Mlo  # type: ignore[import-not-found] # pytest's own fixtures module
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ["validate", "schema", "plan", "show", "apply", "render", "predict", "status", "logs", "destroy", "explain", "gc"]
+
+
+def conforms(document: Any, name: str) -> None:
+    schema = json.loads((ROOT / "docs" / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(document, schema)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_examples_in_its_help(mlo: Mlo, command: str) -> None:
+    assert f"mlo {command}" in mlo(command, "--help").stdout.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("aply",), "Did you mean 'apply'?"),
+        (("apply",), "Missing argument"),
+        (("validate", "--form", "json", "x"), "No such option"),
+        (("predict", "nothing", "--input", "x.json"), "no deployment is called `nothing`"),
+        (("logs", "nothing"), "no deployment is called `nothing`"),
+        (("destroy", "nothing", "--yes"), "no deployment is called `nothing`"),
+        (("plan", "digits.yaml", "--replace", "convert.onx"), "did you mean `convert.onnx`?"),
+        (("apply", "digits.yaml"), "add --yes"),
+        (("show", "digits.npz"), "cannot read the plan"),
+        (("show", "missing.json"), "No such file"),
+        (("explain", "digits.yaml", "onnx-int9"), "there is no step, candidate or key `onnx-int9`"),
+        (("render", "digits.yaml", "--output", "."), "is not empty"),
+    ],
+)
+def test_wrong_usage_exits_with_64_and_says_what_to_do(mlo: Mlo, arguments: tuple[str, ...], said: str) -> None:
+    assert said in mlo(*arguments, code=64).stderr
+
+
+def test_an_invalid_spec_exits_with_65_and_shows_line_caret_and_suggestion(mlo: Mlo, project: Path) -> None:
+    spec = project / "digits.yaml"
+    spec.write_text(spec.read_text().replace("optimize_for: latency", "optimise_for: latency"))
+    told = mlo("plan", "digits.yaml", code=65).stderr
+    assert "unknown key `optimise_for`" in told
+    assert "did you mean `optimize_for`?" in told
+    assert "^^^^" in told
+
+
+@pytest.mark.parametrize("command", [("plan", "--json"), ("apply", "--yes", "--json")])
+def test_a_failing_command_with_json_prints_one_document_of_errors(mlo: Mlo, project: Path, command: tuple[str, ...]) -> None:
+    (project / "digits.npz").unlink()
+    done = mlo(command[0], "digits.yaml", *command[1:], code=65)
+    document = json.loads(done.stdout)
+    conforms(document, "errors")
+    assert document["errors"][0]["span"]["line"] == 19
+
+
+def test_plan_as_json_holds_every_step_with_its_reason(mlo: Mlo) -> None:
+    document = json.loads(mlo("plan", "digits.yaml", "--json").stdout)
+    conforms(document, "plan")
+    steps = {step["id"]: step for step in document["steps"]}
+    assert steps["import"]["status"] == "run"
+    assert len(steps["import"]["key"]) == 64
+    assert steps["deploy"]["status"] == "known after run"
+    assert all(step["reason"] for step in document["steps"])
+
+
+def test_validate_as_json_follows_its_schema(mlo: Mlo, project: Path) -> None:
+    (project / "bad.yaml").write_text("apiVersion: mlo/v2\n")
+    document = json.loads(mlo("validate", "digits.yaml", "bad.yaml", "--format", "json", code=65).stdout)
+    conforms(document, "validate")
+    assert [entry["valid"] for entry in document["specs"]] == [True, False]
+
+
+def test_status_of_nothing_is_empty(mlo: Mlo) -> None:
+    document = json.loads(mlo("status", "--json").stdout)
+    conforms(document, "status")
+    assert document == {"deployments": []}
+
+
+def test_pending_changes_are_2_only_when_asked_for(mlo: Mlo) -> None:
+    mlo("plan", "digits.yaml")
+    mlo("plan", "digits.yaml", "--detailed-exitcode", code=2)
+
+
+def test_results_go_to_standard_output_and_remarks_to_standard_error(mlo: Mlo) -> None:
+    done = mlo("plan", "digits.yaml", "--out", "digits.plan.json")
+    assert "Plan: 0 cached, 1 to run" in done.stdout
+    assert "saved; apply exactly this with: mlo apply digits.plan.json" in done.stderr
+
+
+def test_a_saved_plan_shows_what_was_planned(mlo: Mlo) -> None:
+    planned = mlo("plan", "digits.yaml", "--out", "digits.plan.json").stdout
+    assert mlo("show", "digits.plan.json").stdout == planned
+    conforms(json.loads(mlo("show", "digits.plan.json", "--json").stdout), "plan")
+
+
+def test_the_plan_warns_of_what_a_reviewer_should_know(mlo: Mlo) -> None:
+    said = mlo("plan", "digits.yaml").stdout
+    assert "TorchServe is no longer maintained" in said
+    assert "the base image is named by tag" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        (("digits.yaml", "cpus: 2", "cpus: 1"), "the spec"),
+        (("digits_model.py", "class DigitsNet", "# changed\nclass DigitsNet"), "code.digits_model.py"),
+    ],
+)
+def test_a_stale_plan_is_refused_with_75_and_says_what_moved(
+    mlo: Mlo, project: Path, change: tuple[str, str, str], moved: str
+) -> None:
+    mlo("plan", "digits.yaml", "--out", "digits.plan.json")
+    name, old, new = change
+    (project / name).write_text((project / name).read_text().replace(old, new))
+    told = mlo("apply", "digits.plan.json", code=75).stderr
+    assert "is stale" in told
+    assert f"moved: {moved}" in told or moved in told
+
+
+def test_a_saved_plan_takes_no_further_options(mlo: Mlo) -> None:
+    mlo("plan", "digits.yaml", "--out", "digits.plan.json")
+    assert "a saved plan is applied as it is" in mlo("apply", "digits.plan.json", "--replace", "import", code=64).stderr
+
+
+def test_a_plan_of_another_format_is_refused(mlo: Mlo, project: Path) -> None:
+    (project / "old.json").write_text(json.dumps({"format": 0, "plans": []}))
+    assert "is a plan of format 0" in mlo("apply", "old.json", code=64).stderr
+
+
+def test_pinned_weights_that_differ_are_refused_at_their_line(mlo: Mlo, project: Path) -> None:
+    spec = project / "digits.yaml"
+    spec.write_text(spec.read_text().replace("    kind: pytorch", f"    kind: pytorch\n    sha256: {'0' * 64}"))
+    told = mlo("plan", "digits.yaml", code=65).stderr
+    assert "digits.safetensors is not the file that `sha256` pins" in told
+    assert "sha256: 0000" in told
+
+
+def test_where_a_value_comes_from_can_be_asked(mlo: Mlo) -> None:
+    assert "line" in mlo("explain", "digits.yaml", "hardware.cpus").stdout
+    assert "default" in mlo("explain", "digits.yaml", "serving.backend").stdout
+
+
+def test_why_a_step_would_run_can_be_asked(mlo: Mlo) -> None:
+    said = mlo("explain", "digits.yaml", "import").stdout
+    assert "import: run (never run)" in said
+    assert "tools.torch = " in said
+
+
+def test_an_error_code_can_be_asked(mlo: Mlo) -> None:
+    assert "E101" in mlo("explain", "E101").stdout
+    assert "E798" in mlo("explain", "E798", code=64).stderr
+
+
+def test_gc_of_an_empty_store_frees_nothing(mlo: Mlo) -> None:
+    assert "freed 0.0 MiB" in mlo("gc").stdout
+
+
+def test_a_home_that_cannot_be_written_is_told(mlo: Mlo, project: Path) -> None:
+    (project / "file").write_text("not a folder")
+    told = mlo("status", code=1, MLO_HOME=str(project / "file")).stderr
+    assert "cannot keep anything in" in told
+    assert "set MLO_HOME" in told
+
+
+def test_a_damaged_state_is_told_and_left_alone(mlo: Mlo, project: Path) -> None:
+    mlo("status")
+    state = project / "home" / "state.json"
+    state.write_text("{")
+    assert "cannot be read" in mlo("status", code=1).stderr
+    assert state.read_text() == "{"
+
+
+def test_a_reader_that_goes_away_is_no_error(project: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -P -m orchestrator.cli schema | head -1",
+        shell=True,
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "{"
+    assert done.stderr == ""
+
+
+def on_a_terminal(project: Path, *arguments: str, answer: bytes = b"", **env: str) -> tuple[int, str]:
+    """Run with a pseudo-terminal for all three streams; returns the exit code and what was shown."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(project)
+        os.environ.update({"MLO_HOME": str(project / "home"), "TERM": "xterm-256color", **env})
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "orchestrator.cli", *arguments])
+    if answer:
+        os.write(terminal, answer)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(terminal, 65536)
+        except OSError:
+            break
+        if not chunk:
+            break
+        shown += chunk
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()
+
+
+def test_colour_is_for_terminals_and_not_with_no_color(mlo: Mlo, project: Path) -> None:
+    assert "\x1b[" not in mlo("plan", "digits.yaml").stdout
+    assert "\x1b[" in on_a_terminal(project, "plan", "digits.yaml")[1]
+    assert "\x1b[" not in on_a_terminal(project, "plan", "digits.yaml", NO_COLOR="1")[1]
+
+
+def test_on_a_terminal_apply_shows_the_plan_and_takes_no_for_an_answer(project: Path) -> None:
+    code, shown = on_a_terminal(project, "apply", "digits.yaml", answer=b"n\n")
+    assert code == 130
+    assert "Apply this? [y/N]" in shown
+    assert "never run" in shown
+
+
+def test_an_interrupt_exits_with_130_and_leaves_no_worker(project: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "orchestrator.cli", "apply", "digits.yaml", "--yes"],
+        cwd=project,
+        env={**os.environ, "MLO_HOME": str(project / "home")},
+        stderr=subprocess.PIPE,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert process.stderr is not None
+    assert "import: started" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    told = process.stderr.read()
+    assert process.wait(60) == 130
+    assert "Ctrl-C again kills it" in told
+    assert "it continues where it was" in told

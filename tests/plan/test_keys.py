@@ -1,0 +1,86 @@
+"""A key changes with what a result depends on, and with nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.plan import keys, tools
+from orchestrator.plan.keys import differences, key_parts, step_key
+from orchestrator.plan.step import Step
+
+
+def step(**changes: Any) -> Step:
+    values: dict[str, Any] = {
+        "id": "convert.onnx",
+        "kind": "convert",
+        "function": "module:function",
+        "revision": 1,
+        "params": {"a": 1, "b": [1, 2]},
+        "inputs": {},
+        "tools": ("pydantic",),
+    }
+    return Step(**{**values, **changes})
+
+
+def key(of: Step, inputs: dict[str, str] | None = None, code: dict[str, str] | None = None) -> str:
+    return step_key(key_parts(of, inputs or {"model": "0" * 64}, code or {}))
+
+
+BASE = key(step())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        step(kind="optimize"),
+        step(function="module:other"),
+        step(revision=2),
+        step(params={"a": 2, "b": [1, 2]}),
+        step(params={"a": 1, "b": [2, 1]}),
+        step(tools=("pydantic", "pyyaml")),
+        step(machine=True),
+    ],
+)
+def test_what_a_result_depends_on_changes_the_key(changed: Step) -> None:
+    assert key(changed) != BASE
+
+
+def test_inputs_and_code_change_the_key() -> None:
+    assert key(step(), {"model": "1" * 64}) != BASE
+    assert key(step(), {"other": "0" * 64}) != BASE
+    assert key(step(), code={"a.py": "0" * 64}) != BASE
+
+
+def test_a_tools_version_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "version", lambda package: "0.0.1")
+    assert key(step()) != BASE
+    assert tools.version("pydantic") != "0.0.1"
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        step(id="another.name"),
+        step(params={"b": [1, 2], "a": 1}),
+        step(params={"a": 1.0, "b": [1, 2]}),
+        step(timeout=1.0),
+        step(candidate="x"),
+        step(at=("optimize",)),
+        step(exclusive=True),
+    ],
+)
+def test_names_order_and_limits_do_not(same: Step) -> None:
+    assert key(same) == BASE
+
+
+def test_differences_name_each_part_that_changed() -> None:
+    before = {"tools": {"torch": "2.13.0", "gone": "1"}, "inputs": {"a": "0" * 64}, "same": 1}
+    after = {"tools": {"torch": "2.14.1"}, "inputs": {"a": "1" * 64}, "same": 1, "code": {"x.py": "2" * 64}}
+    assert differences(before, after) == [
+        'code is new: {"x.py":"2222222222222222222222222222222222222222222222...',
+        "inputs.a 000000000000 → 111111111111",
+        "tools.gone is gone (was 1)",
+        "tools.torch 2.13.0 → 2.14.1",
+    ]
