@@ -1,0 +1,69 @@
+"""A measured process ends with its parent, however that ends, and stays on its CPUs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.measure.cpus import CpuShare, cpu_share, package_environment
+from orchestrator.measure.memory import MemoryWatch, format_bytes
+
+_PARENT = """
+import sys, time
+from pathlib import Path
+from orchestrator.measure.cpus import cpu_share
+from orchestrator.measure.session import MeasuredProcess
+process = MeasuredProcess("orchestrator.measure.load", cpu_share(1), memory=None, folder=Path(sys.argv[1]))
+try:
+    process.ask({"do": "schedule"}, 60)
+except Exception as error:
+    print(process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_no_child_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=package_environment()
+    ) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        assert child.cpu_affinity() == list(cpu_share(1).cpus)
+        parent.kill()
+    gone, alive = psutil.wait_procs([child], timeout=20)
+    assert gone == [child]
+    assert not alive
+
+
+@pytest.mark.parametrize(("wanted", "cpus", "how"), [
+    (2.0, (0, 1), "measured with 2 CPUs"),
+    (1.0, (0,), "measured with 1 CPU"),
+    (4.0, (0, 1), "measured with 2 of 4 CPUs: this machine has no more"),
+    (0.5, (0,), "measured with 1 CPU instead of 0.5: a fraction of a CPU cannot be measured"),
+])  # fmt: skip
+def test_what_became_of_the_cpus_is_said(wanted: float, cpus: tuple[int, ...], how: str) -> None:
+    assert CpuShare(wanted, cpus, len(cpus)).how == how
+
+
+def test_a_share_is_never_more_than_there_is() -> None:
+    assert cpu_share(0.25).threads == 1
+    assert cpu_share(10_000).threads == len(psutil.Process().cpu_affinity() or [])
+
+
+def test_memory_above_the_limit_kills_the_whole_tree() -> None:
+    hungry = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'x = bytearray(3 * 10**8); input()'])"
+    with (
+        subprocess.Popen([sys.executable, "-c", hungry], stdin=subprocess.PIPE) as child,
+        MemoryWatch(child.pid, 200 * 2**20) as watch,
+    ):
+        assert child.wait(60) != 0
+        assert watch.exceeded
+        assert watch.peak > 200 * 2**20
+
+
+def test_sizes_read_well() -> None:
+    assert (format_bytes(40 * 2**20), format_bytes(3 * 2**29)) == ("40 MiB", "1.5 GiB")
