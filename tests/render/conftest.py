@@ -29,7 +29,13 @@ _TOOLS = {
 def render_to(tmp_path: Path) -> Render:
     """`render_to("torchserve", "folder", labels={...})`: the step's output in a new folder of that name."""
 
-    def make(backend: str, folder: str = "rendered", model: bytes = b"a model", **changes: Any) -> Path:
+    def make(
+        backend: str,
+        folder: str = "rendered",
+        model: bytes = b"a model",
+        tools: dict[str, str] | None = None,
+        **changes: Any,
+    ) -> Path:
         format_name, file = _FORMATS[backend]
         work = tmp_path / f"work-{folder}"
         variant = work / "variant"
@@ -50,7 +56,7 @@ def render_to(tmp_path: Path) -> Render:
             "max_delay": 0.002,
             "startup_seconds": 61,
             "model_digest": hashlib.sha256(model).hexdigest(),
-            "tools": _TOOLS[backend],
+            "tools": _TOOLS[backend] if tools is None else tools,
         }
         (work / "winner.json").write_text(json.dumps(winner))
         deployment = {
