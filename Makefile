@@ -18,6 +18,7 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[all,dev]'
+	$(BIN)/python -m compileall -q orchestrator  # pip compiles what it installs, but not what it links to
 	@touch $@
 
 demo: install  ## apply the digits spec, then send real images to the server that it started

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 import click
-from wcwidth import wcswidth
 
-from orchestrator.cli.report import render_text
 from orchestrator.diagnostics import Diagnostic
 
 __all__ = ["print_json", "say", "show_diagnostics", "table", "tell", "wants_colour", "width"]
@@ -45,6 +43,8 @@ def print_json(document: Any) -> None:
 
 def show_diagnostics(diagnostics: Sequence[Diagnostic]) -> None:
     """Errors and warnings, to standard error."""
+    from orchestrator.cli.report import render_text  # noqa: PLC0415 - only when there is something to show
+
     click.echo(render_text(diagnostics, color=wants_colour(sys.stderr), width=width()), err=True, color=True)
 
 
@@ -71,4 +71,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozen
 
 
 def _cells(text: str) -> int:
-    return max(0, wcswidth(click.unstyle(text)))
+    plain = click.unstyle(text)
+    if plain.isascii():
+        return len(plain)
+    from wcwidth import wcswidth  # noqa: PLC0415 - 16 ms that a validation need not wait for
+
+    return max(0, wcswidth(plain))

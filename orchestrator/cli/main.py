@@ -91,13 +91,11 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit; the codes are those of `ExitCode`."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        cli.main(arguments, prog_name="mlo", standalone_mode=False)
-        code = int(ExitCode.DONE)
+        # Without its standalone mode click returns what a command gave to ctx.exit(), and None otherwise.
+        code = cli.main(arguments, prog_name="mlo", standalone_mode=False) or int(ExitCode.DONE)
         sys.stdout.flush()
     except MloError as error:
         code = _report(error, as_json="--json" in arguments)
-    except click.exceptions.Exit as error:
-        code = error.exit_code
     except click.UsageError as error:
         error.show()
         code = int(ExitCode.USAGE)

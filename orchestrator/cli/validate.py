@@ -9,7 +9,6 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.options import spec_options
-from orchestrator.cli.report import render_github
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import ExitCode, SpecInvalid
 from orchestrator.spec.load import load_spec
@@ -54,6 +53,8 @@ def validate(
         }
         console.say(json.dumps(document, indent=2, ensure_ascii=False))
     elif form == "github":
+        from orchestrator.cli.report import render_github  # noqa: PLC0415 - only for this form
+
         if text := render_github([d for _, _, found in results for d in found]):
             console.say(text)
     else:

@@ -162,16 +162,17 @@ class _Run:
 
     def _skip(self, step: Step, blocker: str) -> None:
         reason = self._outcomes[blocker].error or {"message": f"{blocker} failed"}
+        message = f"{blocker} did not succeed: {reason['message']}"
         error = {
             "code": "E408",
-            "message": f"{blocker} did not succeed: {reason['message']}",
+            "message": message,
             "cause": "",
             "remedy": "",
             "at": list(step.at),
             "notes": [],
         }
         self._outcomes[step.id] = Outcome("skipped", None, error)
-        self._observer(StepEnded(step.id, "skipped", 0.0, error["message"]))
+        self._observer(StepEnded(step.id, "skipped", 0.0, message))
 
     def _ended(self, step: Step, future: Future[Outcome]) -> None:
         try:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from orchestrator.backends.table import backend
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
 from orchestrator.optimize.candidates import Candidate, RefusedCandidate, candidates
@@ -15,6 +16,7 @@ from orchestrator.optimize.sources import SOURCES
 from orchestrator.plan.machine import fingerprint
 from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput
 from orchestrator.plan.tools import install_hint, version
+from orchestrator.render.assets import assets_digest
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment, PytorchSource
 from orchestrator.spec.signature import declared_signature
@@ -24,10 +26,9 @@ __all__ = ["DRAIN_SECONDS", "compile_plan"]
 DRAIN_SECONDS = 5
 """How long a stopping server still answers, while the endpoints that point at it are being taken away."""
 
-_SERVER_TOOLS = {
-    "onnxruntime": ("onnxruntime", "uvicorn", "orjson", "httptools", "uvloop", "prometheus-client", "numpy"),
-    "torchserve": ("torchserve", "torch"),
-}
+
+def _server_tools(name: str) -> tuple[str, ...]:
+    return backend(name).tools
 
 
 def compile_plan(loaded: LoadedSpec) -> Plan:
@@ -90,11 +91,12 @@ def compile_plan(loaded: LoadedSpec) -> Plan:
                 "objective": spec.optimize_for,
                 "time_budget": spec.optimize.time_budget,
                 # Whether a backend can be started at all decides what is measured, so it is part of the key.
+                "assets": assets_digest(),
                 "present": {"java": shutil.which("java") is not None} if "torchserve" in backends else {},
             },
             inputs={**measured, "runtime": StepOutput("benchmark.runtime")},
             optional=optional,
-            tools=_sorted(*(_SERVER_TOOLS[b] for b in backends)),
+            tools=_sorted(*map(_server_tools, backends)),
             machine=True,
             exclusive=True,
             at=("slo",),
@@ -115,7 +117,7 @@ def compile_plan(loaded: LoadedSpec) -> Plan:
             optional=optional,
             at=("slo",),
             gathers_fates=True,
-            tools=_sorted(*(_SERVER_TOOLS[b] for b in backends)),
+            tools=_sorted(*map(_server_tools, backends)),
         ),
         _render_step(loaded, variants),
         Step(id="deploy", kind="deploy", function="", revision=1, params={"target": spec.deploy.target},
@@ -194,7 +196,7 @@ def _candidate_tools(candidate: Candidate) -> tuple[str, ...]:
         candidate.convert.tools,
         candidate.make.tools,
         FORMATS[candidate.format].runtime_tools,
-        _SERVER_TOOLS[candidate.backend],
+        _server_tools(candidate.backend),
     )
 
 
@@ -377,9 +379,11 @@ def _render_step(loaded: LoadedSpec, variants: dict[str, StepInput]) -> Step:
                 "drain_seconds": DRAIN_SECONDS,
                 "spec_digest": loaded.digest,
             },
+            "assets": assets_digest(),
         },
         inputs={"winner": StepOutput("select", "winner.json"), **variants},
         optional=frozenset(variants),
+        only_winner=True,
         tools=("jinja2",),
         at=("image",),
     )

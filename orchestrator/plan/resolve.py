@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,7 @@ class Resolver:
     def input_paths(self, step: Step, outcomes: Mapping[str, Outcome]) -> dict[str, Path]:
         """Role → path for a step whose producers have ended; optional roles may be absent."""
         paths: dict[str, Path] = {}
-        for role, source in step.inputs.items():
+        for role, source in self._inputs(step, outcomes).items():
             if isinstance(source, FileInput):
                 paths[role] = source.path
                 continue
@@ -165,13 +166,27 @@ class Resolver:
         if step.gathers_fates and any(s.candidate is not None and s.id not in outcomes for s in self._plan.steps):
             return None
         digests: dict[str, str] = {}
-        for role, source in step.inputs.items():
+        for role, source in self._inputs(step, outcomes).items():
             known, found = self._digest_of(source, outcomes)
             if not known:
                 return None
             if found is not None:
                 digests[role] = found
         return digests
+
+    def _inputs(self, step: Step, outcomes: Mapping[str, Outcome]) -> dict[str, StepInput]:
+        """The step's inputs; what did not win is no input of a step that takes the winner only."""
+        if not step.only_winner:
+            return dict(step.inputs)
+        chosen = step.inputs["winner"]
+        winner = outcomes.get(chosen.step) if isinstance(chosen, StepOutput) else None
+        if winner is None or winner.receipt is None or winner.receipt.manifest is None:
+            return dict(step.inputs)
+        document = self._trees.path(winner.receipt.manifest.digest) / "winner.json"
+        wanted = f"variant:{json.loads(document.read_text(encoding='utf-8'))['variant']}"
+        return {
+            role: source for role, source in step.inputs.items() if role == wanted or not role.startswith("variant:")
+        }
 
     def _digest_of(self, source: StepInput, outcomes: Mapping[str, Outcome]) -> tuple[bool, str | None]:
         """Whether the input is known, and its digest unless it is absent."""

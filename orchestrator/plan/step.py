@@ -51,6 +51,7 @@ class Step:
         at: the place of the spec that asks for it.
         timeout: seconds.
         gathers_fates: gets the fates of all candidates' steps as an input with the role `fates`.
+        only_winner: of the roles `variant:NAME` only the one that winner.json (role `winner`) names is an input.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Step:
     at: tuple[str | int, ...] = ()
     timeout: float = 600.0
     gathers_fates: bool = False
+    only_winner: bool = False
 
     @property
     def producers(self) -> frozenset[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import orchestrator
 
-__all__ = ["AssetKind", "assets_dir"]
+__all__ = ["AssetKind", "assets_digest", "assets_dir"]
 
 AssetKind = Literal["templates", "charts"]
 
@@ -23,3 +25,28 @@ def assets_dir(kind: AssetKind) -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"the installation lacks its {kind}; install mlo again")
+
+
+@cache
+def assets_digest() -> str:
+    """A digest over everything of mlo's own that ends up in what is rendered, or writes it.
+
+    It is part of the keys of `benchmark.server` and `render`: a changed template, chart or server is not served from
+    what an earlier one left.
+    """
+    package = Path(orchestrator.__file__).parent
+    roots = {
+        "backends": package / "backends",
+        "charts": assets_dir("charts"),
+        "handler": package / "frameworks" / "torchserve_handler.py",
+        "render": package / "render",
+        "server": package / "server",
+        "templates": assets_dir("templates"),
+    }
+    told = hashlib.sha256()
+    for name, root in roots.items():
+        for path in [root] if root.is_file() else sorted(root.rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
+                told.update(f"{name}/{path.relative_to(root).as_posix()}\0".encode())
+                told.update(hashlib.sha256(path.read_bytes()).digest())
+    return told.hexdigest()

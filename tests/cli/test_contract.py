@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,23 @@ import jsonschema
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Mlo  # type: ignore[import-not-found] # pytest's own fixtures module
+    from conftest import Mlo
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ["validate", "schema", "plan", "show", "apply", "render", "predict", "status", "logs", "destroy", "explain", "gc"]
+COMMANDS = [
+    "validate",
+    "schema",
+    "plan",
+    "show",
+    "apply",
+    "render",
+    "predict",
+    "status",
+    "logs",
+    "destroy",
+    "explain",
+    "gc",
+]
 
 
 def conforms(document: Any, name: str) -> None:
@@ -63,7 +75,9 @@ def test_an_invalid_spec_exits_with_65_and_shows_line_caret_and_suggestion(mlo: 
 
 
 @pytest.mark.parametrize("command", [("plan", "--json"), ("apply", "--yes", "--json")])
-def test_a_failing_command_with_json_prints_one_document_of_errors(mlo: Mlo, project: Path, command: tuple[str, ...]) -> None:
+def test_a_failing_command_with_json_prints_one_document_of_errors(
+    mlo: Mlo, project: Path, command: tuple[str, ...]
+) -> None:
     (project / "digits.npz").unlink()
     done = mlo(command[0], "digits.yaml", *command[1:], code=65)
     document = json.loads(done.stdout)
@@ -236,20 +250,16 @@ def test_on_a_terminal_apply_shows_the_plan_and_takes_no_for_an_answer(project: 
 
 
 def test_an_interrupt_exits_with_130_and_leaves_no_worker(project: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "orchestrator.cli", "apply", "digits.yaml", "--yes"],
-        cwd=project,
-        env={**os.environ, "MLO_HOME": str(project / "home")},
-        stderr=subprocess.PIPE,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    assert process.stderr is not None
-    assert "import: started" in process.stderr.readline()
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    told = process.stderr.read()
-    assert process.wait(60) == 130
-    assert "Ctrl-C again kills it" in told
+    command = [sys.executable, "-P", "-m", "orchestrator.cli", "apply", "digits.yaml", "--yes"]
+    env = {**os.environ, "MLO_HOME": str(project / "home")}
+    with subprocess.Popen(
+        command, cwd=project, env=env, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
+    ) as process:
+        assert process.stderr is not None
+        assert "import: started" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert "Ctrl-C again kills it" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read()
+        assert process.wait(60) == 130
     assert "it continues where it was" in told

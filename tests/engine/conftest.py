@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from orchestrator.spec.load import LoadedSpec, load_spec
 
 from orchestrator.engine.events import Event
 from orchestrator.engine.run import run_plan
 from orchestrator.engine.stop import Stop
 from orchestrator.plan.resolve import Outcome, Resolver
 from orchestrator.plan.step import Plan, Step
+from orchestrator.spec.load import LoadedSpec, load_spec
 from orchestrator.store.digest import StatCache
 from orchestrator.store.home import Home
 from orchestrator.store.trees import TreeStore

@@ -14,7 +14,7 @@ import pytest
 from orchestrator.errors import StepFailed
 
 if TYPE_CHECKING:
-    from conftest import Project  # type: ignore[import-not-found] # pytest's own fixtures module
+    from conftest import Project
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_a_step_that_takes_too_long_is_ended_with_all_its_children(
     with pytest.raises(StepFailed) as caught:
         project.run(project.step("bad", "hang", params={"pids": str(pids)}, timeout=3))
     assert caught.value.diagnostics[0].message == "bad took longer than 3 s"
-    for pid in pids.read_text(encoding="utf-8").split():
-        wait_until(lambda pid=pid: not psutil.pid_exists(int(pid)))
+    hung = [int(pid) for pid in pids.read_text(encoding="utf-8").split()]
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in hung))
 
 
 def test_a_file_that_changes_while_it_is_read_leaves_no_receipt(project: Project) -> None:

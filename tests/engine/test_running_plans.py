@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,13 @@ from orchestrator.plan.step import FileInput, StepOutput
 from orchestrator.store.trees import TreeStore
 
 if TYPE_CHECKING:
-    from conftest import Project  # type: ignore[import-not-found] # pytest's own fixtures module
+    from conftest import Project
 
 WaitUntil = Callable[[Callable[[], bool]], None]
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid)
 
 
 def test_a_step_runs_once_and_is_cached_after(project: Project) -> None:
@@ -33,7 +38,7 @@ def test_a_step_runs_once_and_is_cached_after(project: Project) -> None:
     second = project.run(project.write_step())
     assert project.text(first, "write") == project.text(second, "write") == "hello"
     assert project.runs() == 1
-    assert StepEnded("write", "cached", 0.0, f"computed {second['write'].receipt.started}") in project.events  # type: ignore[union-attr] # it is done
+    assert StepEnded("write", "cached", 0.0, f"computed {second['write'].receipt.started}") in project.events
 
 
 def test_a_changed_parameter_runs_it_again_and_an_equal_result_leaves_the_rest_cached(project: Project) -> None:
@@ -125,21 +130,13 @@ def test_a_missing_input_names_the_line(project: Project) -> None:
 
 
 def test_a_step_that_measures_runs_alone(project: Project, tmp_path: Path) -> None:
-    order: list[str] = []
-    lock = threading.Lock()
-
-    def note(event: object) -> None:
-        with lock:
-            order.append(f"{type(event).__name__} {getattr(event, 'step', '')}")
-
-    project.events = type("Sink", (list,), {"append": lambda self, event: note(event)})()  # type: ignore[assignment]
     project.run(
         project.step("a", "slow", params={"pids": str(tmp_path / "a")}),
         project.step("b", "slow", params={"pids": str(tmp_path / "b")}, exclusive=True),
         project.step("c", "slow", params={"pids": str(tmp_path / "c")}),
     )
-    begun = order.index("StepStarted b")
-    assert order[begun + 1] == "StepEnded b"
+    order = [(type(event).__name__, getattr(event, "step", "")) for event in project.events]
+    assert order[order.index(("StepStarted", "b")) + 1] == ("StepEnded", "b")
 
 
 def interrupt_when(path: Path, stop: Stop, times: int, wait_until: WaitUntil) -> threading.Thread:
@@ -179,7 +176,7 @@ def test_two_interrupts_kill_what_runs(project: Project, tmp_path: Path, wait_un
         project.run(project.step("hang", "hang", params={"pids": str(pids)}), stop=stop)
     thread.join()
     for pid in pids.read_text(encoding="utf-8").split():
-        wait_until(lambda pid=pid: not psutil.pid_exists(int(pid)))
+        wait_until(partial(is_gone, int(pid)))
 
 
 RUN_A_PLAN = """
@@ -213,7 +210,7 @@ def test_kill_minus_nine_of_the_parent_leaves_no_orphans(
     worker = int(pids.read_text(encoding="utf-8").split()[0])
     parent.kill()
     parent.wait()
-    wait_until(lambda: not psutil.pid_exists(worker))
+    wait_until(partial(is_gone, worker))
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,9 @@ def test_names_order_and_limits_do_not(same: Step) -> None:
 
 def test_differences_name_each_part_that_changed() -> None:
     before = {"tools": {"torch": "2.13.0", "gone": "1"}, "inputs": {"a": "0" * 64}, "same": 1}
-    after = {"tools": {"torch": "2.14.1"}, "inputs": {"a": "1" * 64}, "same": 1, "code": {"x.py": "2" * 64}}
+    after = {"tools": {"torch": "2.14.1"}, "inputs": {"a": "1" * 64}, "same": 1, "code": {"x.py": 2}}
     assert differences(before, after) == [
-        'code is new: {"x.py":"2222222222222222222222222222222222222222222222...',
+        'code is new: {"x.py":2}',
         "inputs.a 000000000000 → 111111111111",
         "tools.gone is gone (was 1)",
         "tools.torch 2.13.0 → 2.14.1",
