@@ -71,7 +71,7 @@ def apply(
             cache.save()
             released.append(result)
             if not as_json:
-                console.say(_told(result, time.monotonic() - began))
+                console.say(_told(result, time.monotonic() - began, decided=planned.preview.changes))
     if as_json:
         console.print_json({"deployments": [result.as_json() for result in released]})
 
@@ -115,22 +115,16 @@ def _ask(planned: Planned) -> None:
     click.confirm("Apply this?", abort=True, err=True)
 
 
-def _told(result: Released, seconds: float) -> str:
+def _told(result: Released, seconds: float, *, decided: bool) -> str:
+    """What there is now, with the decision if something was measured or deployed anew."""
     deployment = result.deployment
-    if not result.changed:
-        head = (
-            f"{deployment.name}: nothing to do; revision {deployment.revision} ({deployment.variant} on "
-            f"{deployment.backend}) serves at {deployment.endpoint}"
-        )
-        return f"{head}\nartifacts: {result.artifacts}"
-    return "\n".join(
-        [
-            "",
-            decision_text(result.decision),
-            "",
-            f"{deployment.name}: revision {deployment.revision} ({deployment.variant} on {deployment.backend}) serves",
-            f"endpoint: {click.style(deployment.endpoint, bold=True)} (after {seconds:.0f} s)",
-            f"artifacts: {result.artifacts}",
-            f"try: mlo predict {deployment.name} --input FILE.npz",
-        ]
-    )
+    serves = f"revision {deployment.revision} ({deployment.variant} on {deployment.backend}) serves"
+    said = f"{deployment.name}: {serves}" if result.changed else f"{deployment.name}: nothing to deploy; {serves}"
+    lines = [
+        f"{said}, after {seconds:.1f} s",
+        f"endpoint: {click.style(deployment.endpoint, bold=True)}",
+        f"artifacts: {result.artifacts}",
+    ]
+    if result.changed:
+        lines.append(f"try: mlo predict {deployment.name} --input FILE.npz")
+    return "\n".join(["", decision_text(result.decision), "", *lines] if decided or result.changed else lines)

@@ -22,10 +22,11 @@ def decision_text(decision: Mapping[str, Any]) -> str:
     order = sorted(
         decision["candidates"], key=lambda c: (c["fate"] != "won", c["server"] is None, c["runtime"] is None)
     )
-    rows = [_row(candidate) for candidate in order]
     baseline = decision["baseline"]
-    if baseline and baseline.get("batches"):
-        rows.append(("(baseline)", "eager", "the model as given", *_runtime_cells(baseline), "", ""))
+    eager = _first_p50(baseline) if baseline else None
+    rows = [_row(candidate, eager) for candidate in order]
+    if baseline and eager:
+        rows.append(("(baseline)", "eager", "the model as given", *_runtime_cells(baseline, eager), "", ""))
     winner = next(c for c in order if c["fate"] == "won")
     lines = [
         console.table(_HEADER, rows, right=_NUMBERS),
@@ -68,29 +69,34 @@ def candidate_text(candidate: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _row(candidate: Mapping[str, Any]) -> tuple[str, ...]:
-    server = candidate["server"]
-    wire = (
-        ("", "")
-        if server is None
-        else (_ms(server["open_loop"]["p99"]), f"{server['saturation']['rows_per_second']:,.0f}")
-    )
+def _row(candidate: Mapping[str, Any], eager: float | None) -> tuple[str, ...]:
+    server, runtime = candidate["server"], candidate["runtime"]
     fate = candidate["fate"]
-    cells = ("", "", "", "") if candidate["runtime"] is None else _runtime_cells(candidate["runtime"])
+    cells = ("", "", "", "") if runtime is None else _runtime_cells(runtime, eager)
+    wire = ("", "")
+    if server is not None:
+        wire = (_ms(server["open_loop"]["p99"]), f"{server['saturation']['rows_per_second']:,.0f}")
     name = click.style(candidate["variant"], bold=fate == "won")
     return name, candidate["backend"], click.style(fate, fg=_COLOURS.get(fate, "yellow")), *cells, *wire
 
 
-def _runtime_cells(runtime: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    against = (runtime.get("against_baseline") or {}).get("latency")
-    speed_up = f"{1 / against['ratio']:.2f}x" if against else ""
-    return _ms(runtime["batches"][0]["p50"]), speed_up, _ms(runtime["load_seconds"]), _mib(runtime["peak_rss"])
+def _runtime_cells(runtime: Mapping[str, Any], eager: float | None) -> tuple[str, str, str, str]:
+    p50 = _first_p50(runtime)
+    speed_up = f"{eager / p50:.1f}x" if eager and p50 else ""
+    return _ms(p50), speed_up, _ms(runtime["load_seconds"]), _mib(runtime["peak_rss"])
+
+
+def _first_p50(runtime: Mapping[str, Any]) -> float | None:
+    """Seconds of one call of the smallest batch."""
+    return float(runtime["batches"][0]["p50"]) if runtime.get("batches") else None
 
 
 def _legend(decision: Mapping[str, Any]) -> str:
     rate = "" if decision["rate"] is None else f" p99 is over the wire at {decision['rate']:.4g} requests/s;"
     return click.style(
-        f"run p50 is one call of the smallest batch in the runtime alone;{rate} rows/s is at saturation.", dim=True
+        f"run p50 is one call of the smallest batch in the runtime alone, speed-up how often it fits into the baseline's;"
+        f"{rate} rows/s is at saturation.",
+        dim=True,
     )
 
 

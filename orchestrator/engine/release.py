@@ -120,6 +120,7 @@ class Release:
         crash_point("release.intent-written")
         try:
             endpoint = self._target.ensure_supervisor(self._loaded.spec.deploy.port)
+            self._drop_what_was_broken_off(before)
             candidate = self._target.start_candidate(
                 revision=revision,
                 serving=self._artifacts() / "serving",
@@ -141,6 +142,12 @@ class Release:
         self._state.update(lambda state: state.with_deployment(deployment))
         crash_point("release.remembered")
         return deployment
+
+    def _drop_what_was_broken_off(self, before: Deployment | None) -> None:
+        """Stop the candidate of a run that died: we hold the deployment's lock, so nobody is bringing it up."""
+        begun = None if before is None or before.intent is None else before.intent.revision
+        if begun is not None and self._target.observe().revision != begun:
+            self._target.drop(begun)
 
     def _check(self, endpoint: str, winner: Mapping[str, Any]) -> None:
         from orchestrator.targets.golden import check_golden  # noqa: PLC0415 - numpy: what changes nothing is quicker

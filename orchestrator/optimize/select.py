@@ -184,7 +184,7 @@ def _fates(everyone: Sequence[Standing]) -> tuple[str, ...]:
 
 
 def _nothing_left(everyone: Sequence[Standing]) -> StepError:
-    if any(s.fate == "slower than the baseline" for s in everyone):
+    if any(s.fate == "not faster than the baseline" for s in everyone):
         cause = "nothing that passed verification is faster than the model as given"
         remedy = "allow more formats or precisions under `optimize:`"
     else:

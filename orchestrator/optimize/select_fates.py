@@ -113,7 +113,7 @@ def _left_at_runtime(runtime: Mapping[str, Any], objective: str) -> _Fate:
     if runtime["fate"] != "measured":
         return "not measured", runtime["reason"]
     reason = not_faster(runtime, objective)
-    return ("slower than the baseline", reason) if reason else None
+    return ("not faster than the baseline", reason) if reason else None
 
 
 def _left_at_server(server: Mapping[str, Any]) -> _Fate:
