@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import threading
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
-from .config import load_config
+from .config import ServerConfig, load_config
+from .digest import check_digests
 from .errors import StartError
 from .logs import set_up_logs
 
@@ -29,14 +32,27 @@ def main(argv: list[str] | None = None) -> int:
         given = {name: getattr(options, name) for name in ("host", "port", "threads")}
         config = replace(config, **{name: value for name, value in given.items() if value is not None})
         set_up_logs(config.log_level)
-        # Only now: a wrong configuration is told before the second that ONNX Runtime takes to import.
+        digests: Future[None] = Future()
+        # A daemon: who asks the process to end does not wait for it.
+        threading.Thread(target=_check, args=(config, digests), name="digests", daemon=True).start()
+        # Only now: a wrong configuration is told before the time that ONNX Runtime takes to import, and the model's
+        # files are read meanwhile.
         from .lifecycle import run_server  # noqa: PLC0415
 
-        run_server(config)
+        run_server(config, digests)
     except StartError as error:
         logging.getLogger("mlo").error("%s", error)  # noqa: TRY400 - the message says it all; a traceback would not
         return error.exit_code
     return 0
+
+
+def _check(config: ServerConfig, digests: Future[None]) -> None:
+    try:
+        check_digests(config.model)
+    except StartError as error:
+        digests.set_exception(error)
+    else:
+        digests.set_result(None)
 
 
 if __name__ == "__main__":

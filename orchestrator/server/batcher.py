@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 import threading
 import time
 from collections import deque
@@ -25,6 +26,8 @@ Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """One call of the model: inputs by name → outputs by name."""
 
 _Key = tuple[tuple[int, ...], ...]
+_Answers = list[Mapping[str, Array] | RequestError]
+_NEVER = float("inf")
 
 _log = logging.getLogger("mlo.batcher")
 
@@ -72,7 +75,10 @@ class Job:
 
 
 class Batcher:
-    """One queue in front of one thread for each instance of the model. `submit` belongs to the event loop's thread."""
+    """One queue in front of one thread for each instance of the model. All but the threads belongs to the event loop.
+
+    Requests that come in one turn of the loop go together even if an instance is free, which costs nothing.
+    """
 
     def __init__(self, instances: Sequence[Run], limits: Limits, on_batch: Callable[[int], None] | None = None) -> None:
         """Start the threads.
@@ -85,17 +91,13 @@ class Batcher:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._on_batch = on_batch or (lambda _: None)
-        self._changed = threading.Condition()
         self._groups: dict[_Key, deque[Job]] = {}
         self._queued_rows = 0
         self._closed = False
-        # Daemons: a call that never returns must not keep a process alive that was told to go.
-        self._threads = [
-            threading.Thread(target=self._serve, args=(run,), name=f"instance-{index}", daemon=True)
-            for index, run in enumerate(instances)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._look: asyncio.Handle | None = None
+        self._look_at = _NEVER
+        self._idle = [_Instance(run, index, self._deliver_soon) for index, run in enumerate(instances)]
+        self._instances = list(self._idle)
 
     @property
     def queued_rows(self) -> int:
@@ -112,15 +114,18 @@ class Batcher:
             raise RequestError(503, "the server is stopping", reason="stopping", retry_after=1)
         if self._queued_rows and self._queued_rows + rows > self._limits.queue_rows:
             raise RequestError(429, "too many requests wait already", reason="queue_full", retry_after=1)
-        key = tuple(inputs[name].shape[1:] for name in sorted(inputs)) if self._limits.max_rows > 1 else ()
+        key = tuple([inputs[name].shape[1:] for name in inputs]) if self._limits.max_rows > 1 else ()
         future: asyncio.Future[Mapping[str, Array]] = self._loop.create_future()
         now = time.monotonic()
         job = Job(inputs, rows, key, future, now, now + timeout_s)
         job.timer = self._loop.call_later(timeout_s, self._expire, job)
-        with self._changed:
-            self._groups.setdefault(key, deque()).append(job)
-            self._queued_rows += rows
-            self._changed.notify()
+        waiting = self._groups.get(key)
+        if waiting is None:
+            waiting = self._groups[key] = deque()
+        waiting.append(job)
+        self._queued_rows += rows
+        if self._idle:
+            self._plan_to_look(now)
         return job
 
     def cancel(self, job: Job) -> None:
@@ -136,55 +141,62 @@ class Batcher:
         self._withdraw(job)
 
     def _withdraw(self, job: Job) -> None:
-        with self._changed:
-            # A job that has been started is no longer in its group, and the group may be gone.
-            if not job.started:
-                self._groups[job.key].remove(job)
-                self._queued_rows -= job.rows
-                if not self._groups[job.key]:
-                    del self._groups[job.key]
+        # A job that has been started is no longer in its group, and the group may be gone.
+        if not job.started:
+            self._groups[job.key].remove(job)
+            self._queued_rows -= job.rows
+            if not self._groups[job.key]:
+                del self._groups[job.key]
 
     def close(self, timeout_s: float) -> bool:
-        """Run what is queued, then end the threads; wait for them at most `timeout_s`. True if they have ended."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        """Run what is queued, then end the threads; wait for them at most `timeout_s`. True if they have ended.
+
+        Nobody may wait for an answer any more: none is delivered after this.
+        """
+        self._closed = True
+        while self._groups:
+            for instance in self._instances:
+                instance.call(self._take(next(iter(self._groups)), time.monotonic()))
+                if not self._groups:
+                    break
         deadline = time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        for instance in self._instances:
+            instance.end()
+        return all(instance.ended(deadline) for instance in self._instances)
 
-    def _serve(self, run: Run) -> None:
-        """The life of one instance's thread."""
-        while (jobs := self._next()) is not None:
+    def _plan_to_look(self, when: float) -> None:
+        """Look for calls to make at `when`, or at the end of this turn of the loop if that is now or past."""
+        if when >= self._look_at:
+            return
+        if self._look is not None:
+            self._look.cancel()
+        self._look_at = when
+        wait = when - time.monotonic()
+        self._look = (
+            self._loop.call_soon(self._call_idle) if wait <= 0 else self._loop.call_later(wait, self._call_idle)
+        )
+
+    def _call_idle(self) -> None:
+        """Give every idle instance the jobs that are ripe."""
+        self._look, self._look_at = None, _NEVER
+        now = time.monotonic()
+        while self._idle and self._groups:
+            key, ripe = self._ripest()
+            if ripe > now:
+                self._plan_to_look(ripe)
+                return
+            jobs = self._take(key, now)
             if jobs:
-                answers = self._call(run, jobs)
-                self._loop.call_soon_threadsafe(self._deliver, jobs, answers)
+                self._idle.pop().call(jobs)
 
-    def _next(self) -> list[Job] | None:
-        """Wait for the next jobs that go together; None when there will be no more."""
-        with self._changed:
-            while True:
-                now = time.monotonic()
-                key, wait = self._ripest(now)
-                if key is not None and wait <= 0:
-                    return self._take(key, now)
-                if key is None and self._closed:
-                    return None
-                self._changed.wait(None if key is None else wait)
-
-    def _ripest(self, now: float) -> tuple[_Key | None, float]:
-        """The group to run next and the seconds until then; a full group goes at once, else the oldest first."""
-        oldest: _Key | None = None
-        oldest_queued = float("inf")
-        for key, jobs in self._groups.items():
-            if self._limits.max_delay_s and sum(job.rows for job in jobs) >= self._limits.max_rows:
-                return key, 0.0
-            if jobs[0].queued < oldest_queued:
-                oldest, oldest_queued = key, jobs[0].queued
-        if oldest is None or self._closed:
-            return oldest, 0.0
-        return oldest, oldest_queued + self._limits.max_delay_s - now
+    def _ripest(self) -> tuple[_Key, float]:
+        """The group to run next and when; a full group goes at once, else the oldest first."""
+        if self._limits.max_delay_s:
+            for key, jobs in self._groups.items():
+                if sum(job.rows for job in jobs) >= self._limits.max_rows:
+                    return key, 0.0
+        key = min(self._groups, key=lambda group: self._groups[group][0].queued)
+        return key, self._groups[key][0].queued + self._limits.max_delay_s
 
     def _take(self, key: _Key, now: float) -> list[Job]:
         """Take jobs of one group up to the most rows, leaving out those that are too late."""
@@ -204,33 +216,17 @@ class Batcher:
             job.batch_rows = rows
         return jobs
 
-    def _call(self, run: Run, jobs: list[Job]) -> list[Mapping[str, Array] | RequestError]:
-        if len(jobs) == 1:
-            return [self._call_one(run, jobs[0])]
+    def _deliver_soon(self, instance: _Instance, jobs: list[Job], answers: _Answers) -> None:
+        """Called by an instance's thread."""
         try:
-            inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
-            answers = _split(run(inputs), jobs)
-        except Exception as error:  # noqa: BLE001 - whatever it is, each request gets its own try and its own error
-            _log.warning("a batch failed, its requests run singly: %s", error)
-            return [self._call_one(run, job) for job in jobs]
-        finished = time.monotonic()
-        for job in jobs:
-            job.finished = finished
-        return answers
+            self._loop.call_soon_threadsafe(self._deliver, instance, jobs, answers)
+        except RuntimeError:
+            _log.debug("a call of the model ended after the event loop")
 
-    def _call_one(self, run: Run, job: Job) -> Mapping[str, Array] | RequestError:
-        try:
-            return run(job.inputs)
-        except RequestError as error:
-            return error
-        except Exception:  # noqa: BLE001 - the thread must live on for the other requests
-            _log.exception("the model failed")
-            return RequestError(500, "the model failed; the server's log says more", reason="failed")
-        finally:
-            job.finished = time.monotonic()
-
-    def _deliver(self, jobs: list[Job], answers: list[Mapping[str, Array] | RequestError]) -> None:
-        """Hand the answers out, in the event loop."""
+    def _deliver(self, instance: _Instance, jobs: list[Job], answers: _Answers) -> None:
+        """Hand the answers out, once the instance has its next call."""
+        self._idle.append(instance)
+        self._call_idle_now()
         self._on_batch(jobs[0].batch_rows)
         for job, answer in zip(jobs, answers, strict=True):
             job.timer.cancel()
@@ -241,14 +237,74 @@ class Batcher:
             else:
                 job.future.set_result(answer)
 
+    def _call_idle_now(self) -> None:
+        if self._groups and not self._closed:
+            if self._look is not None:
+                self._look.cancel()
+            self._call_idle()
 
-def _split(outputs: Mapping[str, Array], jobs: list[Job]) -> list[Mapping[str, Array] | RequestError]:
+
+class _Instance:
+    """One instance of the model and the thread that calls it."""
+
+    def __init__(self, run: Run, index: int, deliver: Callable[[_Instance, list[Job], _Answers], None]) -> None:
+        self._run = run
+        self._deliver = deliver
+        self._calls: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
+        # A daemon: a call that never returns must not keep a process alive that was told to go.
+        self._thread = threading.Thread(target=self._serve, name=f"instance-{index}", daemon=True)
+        self._thread.start()
+
+    def call(self, jobs: list[Job]) -> None:
+        """Run these together."""
+        self._calls.put(jobs)
+
+    def end(self) -> None:
+        """Call nothing after what has been asked for."""
+        self._calls.put(None)
+
+    def ended(self, deadline: float) -> bool:
+        """Whether the thread ends before `deadline`."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        return not self._thread.is_alive()
+
+    def _serve(self) -> None:
+        while (jobs := self._calls.get()) is not None:
+            self._deliver(self, jobs, self._call(jobs) if jobs else [])
+
+    def _call(self, jobs: list[Job]) -> _Answers:
+        if len(jobs) == 1:
+            return [self._call_one(jobs[0])]
+        try:
+            inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
+            answers = _split(self._run(inputs), jobs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, each request gets its own try and its own error
+            _log.warning("a batch failed, its requests run singly: %s", error)
+            return [self._call_one(job) for job in jobs]
+        finished = time.monotonic()
+        for job in jobs:
+            job.finished = finished
+        return answers
+
+    def _call_one(self, job: Job) -> Mapping[str, Array] | RequestError:
+        try:
+            return self._run(job.inputs)
+        except RequestError as error:
+            return error
+        except Exception:  # noqa: BLE001 - the thread must live on for the other requests
+            _log.exception("the model failed")
+            return RequestError(500, "the model failed; the server's log says more", reason="failed")
+        finally:
+            job.finished = time.monotonic()
+
+
+def _split(outputs: Mapping[str, Array], jobs: list[Job]) -> _Answers:
     """Each job's rows of every output, as views."""
     rows = sum(job.rows for job in jobs)
     for name, array in outputs.items():
         if array.shape[:1] != (rows,):
             raise ValueError(f"output {name!r} of {rows} rows has the shape {array.shape}")
-    answers: list[Mapping[str, Array] | RequestError] = []
+    answers: _Answers = []
     start = 0
     for job in jobs:
         stop = start + job.rows

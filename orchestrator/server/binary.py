@@ -21,7 +21,7 @@ __all__ = ["decode_binary", "encode_binary", "from_bytes", "to_bytes"]
 _LENGTH = struct.Struct("<I")
 
 
-def decode_binary(body: bytes, json_length: int, signature: Signature) -> InferRequest:
+def decode_binary(body: bytes | bytearray, json_length: int, signature: Signature) -> InferRequest:
     """The request in a body that begins with `json_length` bytes of JSON.
 
     Numeric tensors are views into `body`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from .datatypes import DATATYPES
 from .errors import BAD_CONFIG, StartError
 from .signature import Signature, Tensor
 
-__all__ = ["LOG_LEVELS", "ModelConfig", "ServerConfig", "load_config"]
+__all__ = ["LOG_LEVELS", "ModelConfig", "ServerConfig", "TlsConfig", "load_config"]
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _LABELS = ("variant", "model_digest", "spec_digest", "decision_digest")
@@ -24,7 +24,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The model: its file with the digest it must have, its signature, and labels that metrics carry."""
+    """The model: its files with the digests they must have, its signature, and labels that metrics carry."""
 
     name: str
     version: str
@@ -32,6 +32,16 @@ class ModelConfig:
     sha256: str
     signature: Signature
     labels: Mapping[str, str]
+    files: Mapping[Path, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Files in PEM; with `client_ca`, clients must show a certificate that it has signed."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +49,23 @@ class ServerConfig:
     """One server.json, checked. docs/server.md says what each setting means."""
 
     model: ModelConfig
-    threads: int
+    threads: int | None
     instances: int
     provider: str
     max_batch_size: int
+    batch_sizes: tuple[int, ...] | None
     max_delay_us: int
     queue_rows: int
     request_timeout_s: float
     max_body_bytes: int
+    max_connections: int
     drain_seconds: float
     host: str
     port: int
     grpc_port: int | None
+    tls: TlsConfig | None
+    token_file: Path | None
+    traces: bool
     log_level: str
 
 
@@ -107,6 +122,15 @@ class _Section:
             raise _SettingError(f"{self.path(key)} must be a number from {low:g} to {high:g}, not {_kind(value)}")
         return float(value)
 
+    def flag(self, key: str) -> bool:
+        value = self.take(key)
+        if not isinstance(value, bool):
+            raise _SettingError(f"{self.path(key)} must be true or false, not {_kind(value)}")
+        return value
+
+    def left(self) -> list[str]:
+        return list(self._left)
+
     def items(self, key: str) -> list[Any]:
         value = self.take(key)
         if not isinstance(value, list):
@@ -139,37 +163,69 @@ def _server(document: Any, folder: Path) -> ServerConfig:
     section.integer("format", 1, 1)
     config = ServerConfig(
         model=_model(section.take("model"), folder),
-        threads=section.integer("threads", 1, 1024),
+        threads=section.integer("threads", 1, 1024) if section.has("threads") else None,
         instances=section.integer("instances", 1, 64),
         provider=section.text("provider", re.compile(r"[A-Za-z]+ExecutionProvider")),
         max_batch_size=section.integer("max_batch_size", 1, 65536),
+        batch_sizes=_sizes(section) if section.has("batch_sizes") else None,
         max_delay_us=section.integer("max_delay_us", 0, 10_000_000),
         queue_rows=section.integer("queue_rows", 1, 1_000_000),
         request_timeout_s=section.number("request_timeout_s", 0.001, 3600),
         max_body_bytes=section.integer("max_body_bytes", 1, 1 << 31),
+        max_connections=section.integer("max_connections", 1, 1 << 20) if section.has("max_connections") else 16384,
         drain_seconds=section.number("drain_seconds", 0, 3600),
         host=section.text("host"),
         port=section.integer("port", 0, 65535),
         grpc_port=section.integer("grpc_port", 0, 65535) if section.has("grpc_port") else None,
+        tls=_tls(section.take("tls"), folder) if section.has("tls") else None,
+        token_file=folder / section.text("token_file") if section.has("token_file") else None,
+        traces=section.flag("traces") if section.has("traces") else False,
         log_level=section.choice("log_level", LOG_LEVELS),
     )
     section.finish()
-    if config.instances > config.threads:
+    if config.threads is not None and config.instances > config.threads:
         raise _SettingError(f"instances ({config.instances}) must not be more than threads ({config.threads})")
     return config
 
 
+def _sizes(parent: _Section) -> tuple[int, ...]:
+    sizes = parent.items("batch_sizes")
+    if not sizes or not all(type(size) is int and 1 <= size <= 65536 for size in sizes):
+        raise _SettingError("batch_sizes must be a list of whole numbers from 1 to 65536")
+    return tuple(sorted(set(sizes)))
+
+
+def _tls(document: Any, folder: Path) -> TlsConfig:
+    section = _Section(document, "tls")
+    tls = TlsConfig(
+        certificate=folder / section.text("certificate"),
+        key=folder / section.text("key"),
+        client_ca=folder / section.text("client_ca") if section.has("client_ca") else None,
+    )
+    section.finish()
+    return tls
+
+
+def _below(file: str, where: str, folder: Path) -> Path:
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        raise _SettingError(f"{where} must be a path below server.json's folder, not {file!r}")
+    return folder / file
+
+
+def _files(document: Any, folder: Path) -> dict[Path, str]:
+    section = _Section(document, "model.files")
+    return {_below(file, "model.files", folder): section.text(file, _SHA256) for file in section.left()}
+
+
 def _model(document: Any, folder: Path) -> ModelConfig:
     section = _Section(document, "model")
-    file = section.text("file")
-    if Path(file).is_absolute() or ".." in Path(file).parts:
-        raise _SettingError(f"model.file must be a path below server.json's folder, not {file!r}")
     labels = _Section(section.take("labels"), "model.labels")
     model = ModelConfig(
         name=section.text("name", _NAME),
         version=section.text("version", _NAME),
-        file=folder / file,
+        file=_below(section.text("file"), "model.file", folder),
         sha256=section.text("sha256", _SHA256),
+        files=_files(section.take("files"), folder) if section.has("files") else {},
         signature=_signature(section.take("signature")),
         labels={name: labels.text(name) for name in _LABELS},
     )

@@ -1,79 +1,371 @@
-"""uvicorn's HTTP connection with the limits that it lacks: how large a request's head may be and how long it may take."""
+"""One client's HTTP/1.1 connection: reads requests within limits, and writes the answers in the order of the requests.
+
+The parsing is httptools' (llhttp). What a server of any application would add to it, a task and two messages for each
+request, costs more than all the rest of a small model's request; docs/server.md has the numbers.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import NamedTuple, Protocol, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
 
-__all__ = ["Connection"]
+from .budget import Budget
+from .errors import RequestError
+
+__all__ = ["Answer", "App", "Connection", "ConnectionLimits", "Request"]
 
 _HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 10.0
+_IDLE_SECONDS = 75.0
+_LINGER_SECONDS = 2.0
+_ONE_WRITE = 64 * 1024
+"""Below this a body is copied behind its head, which is cheaper than a second buffer."""
+_NEVER = float("inf")
+_STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+_log = logging.getLogger("mlo.connection")
 
 
-class Connection(HttpToolsProtocol):
-    """Closes connections that send endless heads or trailers, or send a head too slowly or never."""
+@dataclass(slots=True, eq=False)
+class Request:
+    """A request as it arrives; header names are lower case, times are `time.monotonic()` seconds.
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._pending = 0  # bytes since the parser last finished a head, a piece of a body, or a message
+    Attributes:
+        began: when its first bytes came.
+        read: when all of it was there.
+        refusal: why it is not read to its end.
+        held: its bytes that are counted in the budget.
+    """
+
+    began: float
+    method: bytes = b""
+    target: bytes = b""
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    body: bytes | bytearray = b""
+    read: float = 0.0
+    keep_alive: bool = False
+    refusal: RequestError | None = None
+    held: int = 0
+
+
+class Answer(NamedTuple):
+    """A status, header lines (each with its line end), and a body."""
+
+    status: int
+    headers: bytes
+    body: bytes
+
+
+class App(Protocol):
+    """What answers requests. Called in the event loop."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether connections should end with their next answer."""
+
+    def admit(self, request: Request) -> None:
+        """Refuse a request by its head, before its body is read, with a `RequestError`."""
+
+    def handle(self, request: Request, reply: Callable[[Request, Answer], None]) -> Answer | Callable[[], None]:
+        """The answer to a whole request; or what takes it back, and then `reply` is called once, later."""
+
+    def refuse(self, request: Request, error: RequestError) -> Answer:
+        """The answer to a request that is not handled."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How large a body may be, in bytes; how long it, and the reading of its answer, may take; how many connections."""
+
+    body_bytes: int
+    seconds: float
+    connections: int
+
+
+class Connection(asyncio.Protocol):
+    """See the module. One request is handled at a time; a client that sends ahead is read no further meanwhile.
+
+    Attributes:
+        deadline: `time.monotonic()` at which `expire` must be called.
+    """
+
+    def __init__(self, app: App, limits: ConnectionLimits, budget: Budget, connections: set[Connection]) -> None:
+        self.deadline = _NEVER
+        self._app = app
+        self._limits = limits
+        self._budget = budget
+        self._connections = connections
+        self._transport: asyncio.Transport
+        self._parser = httptools.HttpRequestParser(self)
+        self._arriving: Request | None = None
+        self._waiting: deque[Request] = deque()
+        self._current: Request | None = None
+        self._take_back: Callable[[], None] | None = None
         self._in_head = False
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._pending = 0  # bytes since the parser last finished a head, a piece of a body, or a message
+        self._unread = 0  # bytes of answers that wait for the client, counted in the budget
+        self._ending = False
+        self._stage: tuple[Request | None, bool] = (None, False)  # what the deadline is for
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Give the client a while to send its first head."""
-        super().connection_made(transport)
-        self._arm()
+        self._transport = cast("asyncio.Transport", transport)
+        self._connections.add(self)
+        if len(self._connections) > self._limits.connections:
+            self._ending = True
+            self._transport.abort()
+        self.deadline = time.monotonic() + _HEAD_SECONDS
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
-        self._disarm()
-        super().connection_lost(exc)
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why it is lost makes no difference
+        """Forget the client, and take back what it asked."""
+        self._connections.discard(self)
+        self._budget.give_back(self._unread)
+        self._unread = 0
+        arriving = self._arriving
+        for request in (arriving, *self._waiting):
+            self._let_go(request)
+        if arriving is not None and not self._in_head and arriving.refusal is None and not self._ending:
+            self._app.refuse(arriving, RequestError(499, "the client hung up while sending", reason="cancelled"))
+        self._ending = True
+        self._waiting.clear()
+        self._arriving = self._current = None
+        if self._take_back is not None:
+            take_back, self._take_back = self._take_back, None
+            take_back()
 
     def data_received(self, data: bytes) -> None:
-        """Parse, then look whether the client is still in the middle of a head."""
+        """Parse, handle what is whole, and look whether the client keeps to the limits."""
+        if self._ending:
+            return  # what comes behind a refused head or body is nobody's
         self._pending += len(data)
-        super().data_received(data)
-        if self.transport.is_closing():
-            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse_arriving(RequestError(400, "the connection cannot be upgraded"))
+        except httptools.HttpParserError:
+            self._refuse_arriving(RequestError(400, "this is no HTTP/1.1 request", reason="not_http"))
         if self._pending > _HEAD_BYTES:
-            self.send_400_response("The head of the request is too large.")
-        elif self._in_head and self._head_timer is None:
-            self._arm()
+            self._refuse_arriving(RequestError(400, "the head of the request is too large", reason="head"))
+        elif self._in_head and self._arriving is not None:
+            self._hold(self._arriving, len(data))
+        self._advance()
 
     def on_message_begin(self) -> None:
         """A head begins."""
-        super().on_message_begin()
+        self._arriving = Request(time.monotonic())
         self._in_head = True
 
+    def on_url(self, url: bytes) -> None:
+        """A piece of what is asked for."""
+        cast("Request", self._arriving).target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer, which counts for nothing."""
+        if self._in_head:
+            cast("Request", self._arriving).headers[name.lower()] = value
+
     def on_headers_complete(self) -> None:
-        """The head is there."""
+        """Decide whether the body is read."""
+        request = cast("Request", self._arriving)
         self._in_head = False
         self._pending = 0
-        self._disarm()
-        super().on_headers_complete()
+        request.method = self._parser.get_method()
+        request.keep_alive = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
+        try:
+            self._app.admit(request)
+            if int(request.headers.get(b"content-length", b"0")) > self._limits.body_bytes:
+                raise self._too_large()
+        except RequestError as error:
+            self._refuse_arriving(error)
+            return
+        if request.headers.get(b"expect", b"").lower() == b"100-continue" and self._current is None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body is there; its size and time are `BodyReader`'s to limit."""
+        """A piece of the body."""
         self._pending = 0
-        super().on_body(body)
+        request = self._arriving
+        if request is None:
+            return
+        # One buffer, since a list of pieces of one byte each would take fifty times its bytes.
+        if not request.body:
+            request.body = body
+        elif isinstance(request.body, bytes):
+            request.body = bytearray(request.body) + body
+        else:
+            request.body += body
+        if len(request.body) > self._limits.body_bytes:
+            self._refuse_arriving(self._too_large())
+        else:
+            self._hold(request, len(body))
 
     def on_message_complete(self) -> None:
-        """The message is there, trailers included."""
+        """A request is whole."""
         self._pending = 0
-        super().on_message_complete()
+        request = self._arriving
+        if request is None:
+            return
+        self._arriving = None
+        request.read = time.monotonic()
+        self._waiting.append(request)
 
-    def _arm(self) -> None:
-        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._too_slow)
+    def _too_large(self) -> RequestError:
+        return RequestError(413, f"the body is larger than {self._limits.body_bytes} bytes", reason="too_large")
 
-    def _disarm(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _let_go(self, request: Request | None) -> None:
+        if request is not None:
+            self._budget.give_back(request.held)
+            request.held = 0
 
-    def _too_slow(self) -> None:
-        # Without an answer: most of these are connections opened ahead of need, whose clients did not ask anything.
-        if not self.transport.is_closing():
-            self.transport.close()
+    def _hold(self, request: Request, size: int) -> None:
+        request.held += size
+        if not self._budget.take(size):
+            full = RequestError(429, "too many bodies are being received", reason="bodies_full", retry_after=1)
+            self._refuse_arriving(full)
+
+    def _refuse_arriving(self, error: RequestError) -> None:
+        """Answer the arriving request without the rest of it, after those before it."""
+        if self._ending:
+            return
+        request = self._arriving or Request(time.monotonic())
+        request.refusal = error
+        request.body = b""
+        self._arriving = None
+        self._ending = True
+        self._waiting.append(request)
+
+    def _advance(self) -> None:
+        """Handle the next request, if it is its turn; then say until when the client must have done what."""
+        while self._waiting and self._current is None and not self._unread:
+            request = self._waiting.popleft()
+            self._let_go(request)
+            if request.refusal is not None:
+                self._write(request, self._app.refuse(request, request.refusal))
+                continue
+            answer = self._handled(request)
+            if isinstance(answer, Answer):
+                self._write(request, answer)
+            else:
+                self._current, self._take_back = request, answer
+        if self._waiting and not self._transport.is_closing():
+            self._transport.pause_reading()
+        if self._current is not None:
+            self.deadline = _NEVER
+        elif not self._unread and not self._ending:
+            self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        """Until when the next request, its head or its body must be there; more of the same wins no time."""
+        stage = (self._arriving, self._in_head)
+        if stage != self._stage or self.deadline == _NEVER:
+            self._stage = stage
+            seconds = _HEAD_SECONDS if self._in_head else self._limits.seconds
+            self.deadline = time.monotonic() + (_IDLE_SECONDS if self._arriving is None else seconds)
+
+    def _handled(self, request: Request) -> Answer | Callable[[], None]:
+        try:
+            return self._app.handle(request, self.reply)
+        except RequestError as error:
+            return self._app.refuse(request, error)
+        except Exception:  # noqa: BLE001 - the client gets an answer and the log gets the traceback
+            _log.exception("a request could not be handled")
+            return self._app.refuse(request, RequestError(500, "the server failed", reason="failed"))
+
+    def reply(self, request: Request, answer: Answer) -> None:
+        """Send the answer that `handle` left for later; nobody gets it if the client is gone."""
+        if request is not self._current:
+            return
+        self._current = self._take_back = None
+        self._write(request, answer)
+        if self._waiting and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._advance()
+
+    def _write(self, request: Request, answer: Answer) -> None:
+        status, headers, body = answer
+        close = not request.keep_alive or request.refusal is not None or self._app.closing
+        ending = b"connection: close\r\n\r\n" if close else b"\r\n"
+        head = b"%b%b%bcontent-length: %d\r\n%b" % (_STATUS[status], headers, _date(), len(body), ending)
+        if request.method == b"HEAD":
+            body = b""
+        if len(body) < _ONE_WRITE:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+        if close:
+            self._end(unread=request.refusal is not None)
+
+    def _end(self, *, unread: bool) -> None:
+        """Close once the client has its answer; one that is still sending would lose it to a reset, so let it finish."""
+        self._ending = True
+        self._waiting.clear()
+        self.deadline = time.monotonic() + (_LINGER_SECONDS if unread else self._limits.seconds)
+        if unread and self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answer as fast as it comes."""
+        self._unread = self._transport.get_write_buffer_size()
+        self.deadline = time.monotonic() + self._limits.seconds
+        if not self._budget.take(self._unread):
+            _log.info("a slow reader is dropped, since too many answers wait to be read")
+            self._transport.abort()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._budget.give_back(self._unread)
+        self._unread = 0
+        if not self._ending:
+            self.deadline = _NEVER
+            self._advance()
+
+    def expire(self) -> None:
+        """The deadline has passed: the client was too slow, or had nothing to ask."""
+        arriving = self._arriving
+        if arriving is None or self._in_head or self._unread or self._ending:
+            # Without an answer: most of these are connections opened ahead of need, whose clients did not ask anything.
+            self._transport.abort()
+            return
+        seconds = f"{self._limits.seconds:g}"
+        self._refuse_arriving(RequestError(408, f"the body did not arrive in {seconds} s", reason="slow"))
+        self._advance()
+
+    def finish(self) -> None:
+        """Close now if nothing is being answered, otherwise after the answer (the app is `closing`)."""
+        if self._current is None and not self._unread and not self._ending:
+            self._ending = True
+            self.deadline = time.monotonic() + _LINGER_SECONDS
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+
+class _Date:
+    """The header `date`, written once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._line = b""
+
+    def __call__(self) -> bytes:
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._line = f"date: {formatdate(second, usegmt=True)}\r\n".encode()
+        return self._line
+
+
+_date = _Date()

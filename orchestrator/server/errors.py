@@ -21,14 +21,18 @@ class RequestError(Exception):
         message: what the client is told.
         reason: one word for metrics and logs, such as `invalid` or `queue_full`.
         retry_after: seconds after which trying again makes sense, None if it does not.
+        headers: header lines of the HTTP answer, each with its line end.
     """
 
-    def __init__(self, status: int, message: str, *, reason: str = "invalid", retry_after: int | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, reason: str = "invalid", retry_after: int | None = None, headers: str = ""
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.reason = reason
         self.retry_after = retry_after
+        self.headers = headers if retry_after is None else f"{headers}retry-after: {retry_after}\r\n"
 
 
 class StartError(Exception):

@@ -17,6 +17,7 @@ from . import open_inference_pb2 as pb
 from .errors import UNAVAILABLE, RequestError, StartError
 from .grpc_tensors import decode_message, encode_message
 from .logs import fields
+from .secrets import Certificates
 from .service import Service
 
 __all__ = ["GrpcServer"]
@@ -24,12 +25,17 @@ __all__ = ["GrpcServer"]
 _SERVICE = "inference.GRPCInferenceService"
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+
+_OPEN = frozenset({"ServerLive", "ServerReady"})
+"""What answers without a token, as over HTTP."""
+_CALLS = 4096
 
 _Call = Callable[[Any, Any], Awaitable[Any]]
 
@@ -39,7 +45,7 @@ _log = logging.getLogger("mlo.grpc")
 class GrpcServer:
     """The gRPC port. Belongs to the event loop's thread."""
 
-    def __init__(self, service: Service, host: str, port: int) -> None:
+    def __init__(self, service: Service, host: str, port: int, certificates: Certificates | None) -> None:
         """Bind the port.
 
         Raises:
@@ -51,7 +57,13 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", service.config.max_body_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
-            ]
+                ("grpc.max_concurrent_streams", 1024),
+                # A client that has vanished without a word is found by asking.
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+            ],
+            # Each call's message is in memory before the queue can refuse it.
+            maximum_concurrent_rpcs=_CALLS,
         )
         calls: dict[str, tuple[_Call, Any, Any]] = {
             "ServerLive": (self._server_live, pb.ServerLiveRequest, pb.ServerLiveResponse),
@@ -62,13 +74,18 @@ class GrpcServer:
             "ModelInfer": (self._model_infer, pb.ModelInferRequest, pb.ModelInferResponse),
         }
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(_parsed(call, asked), None, answer.SerializeToString)
+            name: grpc.unary_unary_rpc_method_handler(
+                self._checked(name, _parsed(call, asked)), None, answer.SerializeToString
+            )
             for name, (call, asked, answer) in calls.items()
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            self.port: int = self._server.add_insecure_port(address)
+            if certificates is None:
+                self.port: int = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, _credentials(certificates))
         except RuntimeError as error:
             raise StartError(UNAVAILABLE, f"cannot listen on {address} for gRPC") from error
 
@@ -79,6 +96,23 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and give those in flight `grace_s` to finish."""
         await self._server.stop(grace_s)
+
+    def _checked(self, name: str, call: _Call) -> _Call:
+        """`call`, for clients that show a token where one is needed."""
+        tokens = self._service.tokens
+        if tokens is None or name in _OPEN:
+            return call
+
+        async def check_and_call(data: bytes, context: Any) -> Any:
+            given = _metadata(context).get("authorization", "")
+            try:
+                tokens.check(given.encode())
+            except RequestError as error:
+                self._service.count_error("grpc", error, time.monotonic(), None)
+                await context.abort(_CODES[error.status], error.message)
+            return await call(data, context)
+
+        return check_and_call
 
     async def _server_live(self, _: Any, __: Any) -> Any:
         return pb.ServerLiveResponse(live=True)
@@ -120,7 +154,7 @@ class GrpcServer:
         try:
             return await self._infer(began, message, context)
         except RequestError as error:
-            self._service.count_error("grpc", error)
+            self._service.count_error("grpc", error, began, _traceparent(context))
             self._log_error(error, message, context, began)
             if error.retry_after is not None:
                 context.set_trailing_metadata((("grpc-retry-pushback-ms", str(error.retry_after * 1000)),))
@@ -135,11 +169,20 @@ class GrpcServer:
             outputs = await job.future
         except asyncio.CancelledError:
             self._service.cancel(job)
-            self._service.count_error("grpc", RequestError(499, "the client hung up", reason="cancelled"))
+            gone = RequestError(499, "the client hung up", reason="cancelled")
+            self._service.count_error("grpc", gone, began, _traceparent(context))
             raise
         encoding = time.monotonic()
         answer = encode_message(self._service.model, request, outputs)
-        self._service.count("grpc", job, began=began, read=began, decoded=decoded, encoding=encoding)
+        self._service.count(
+            "grpc",
+            job,
+            began=began,
+            read=began,
+            decoded=decoded,
+            encoding=encoding,
+            traceparent=_traceparent(context) if self._service.traced else None,
+        )
         return answer
 
     @staticmethod
@@ -147,7 +190,7 @@ class GrpcServer:
         level = logging.ERROR if error.reason == "failed" else logging.INFO
         if not _log.isEnabledFor(level):
             return
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        metadata = _metadata(context)
         _log.log(
             level,
             error.message,
@@ -160,6 +203,25 @@ class GrpcServer:
                 traceparent=metadata.get("traceparent", "")[:256] or None,
             ),
         )
+
+
+def _metadata(context: Any) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+def _traceparent(context: Any) -> str | None:
+    return _metadata(context).get("traceparent")
+
+
+def _credentials(certificates: Certificates) -> Any:
+    """Credentials that follow the files when they change."""
+    needs_client = len(certificates.contents) > 2
+
+    def configuration() -> Any:
+        certificate, key, *client_ca = certificates.contents
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca[0] if client_ca else None)
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, needs_client)
 
 
 def _parsed(call: _Call, asked: Any) -> _Call:

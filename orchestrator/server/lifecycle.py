@@ -3,66 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
-import uvicorn
 import uvloop
 
 from .config import ServerConfig
-from .connection import Connection
+from .connection import ConnectionLimits
 from .errors import UNAVAILABLE, StartError
+from .http_server import HttpServer, bind
 from .logs import fields
 from .rest import RestApp
+from .secrets import Certificates, Tokens
 from .service import Phase, Service, limits
-from .session import Model, check_digest, open_model
+from .session import Model, open_model
+from .threads import cpu_limit, usable_threads
+from .tracing import Tracing
 
 if TYPE_CHECKING:
     from .grpc_service import GrpcServer
 
 __all__ = ["run_server"]
 
-_BACKLOG = 2048
+_SECRETS_S = 5.0
+"""How often mounted secrets are looked at; a kubelet exchanges them within a minute or so."""
 
 _log = logging.getLogger("mlo.lifecycle")
-
-
-class _Http(uvicorn.Server):
-    """uvicorn without its own signal handlers, which would close the port at the first SIGTERM."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class _Life:
     """One run of the server."""
 
-    def __init__(self, config: ServerConfig, listener: socket.socket) -> None:
+    def __init__(self, config: ServerConfig, listener: socket.socket, digests: Future[None]) -> None:
         self._config = config
         self._listener = listener
-        self._service = Service(config)
-        self._http = _Http(
-            uvicorn.Config(
-                cast("Any", RestApp(self._service)),  # the app's types are plain mappings, not uvicorn's
-                http=Connection,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=int(config.request_timeout_s) + 1,
-                backlog=_BACKLOG,
-            )
+        self._digests = digests
+        self._tokens = None if config.token_file is None else Tokens(config.token_file)
+        self._certificates = None if config.tls is None else Certificates(config.tls)
+        self._tracing = Tracing(config.model.name, config.model.version) if config.traces else None
+        self._service = Service(config, self._tokens, self._tracing)
+        self._http = HttpServer(
+            RestApp(self._service),
+            ConnectionLimits(config.max_body_bytes, config.request_timeout_s, config.max_connections),
+            None if self._certificates is None else self._certificates.context,
         )
         self._stopping = asyncio.Event()
 
@@ -76,11 +65,12 @@ class _Life:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         grpc = await self._start_grpc()
-        serving = loop.create_task(self._http.serve(sockets=[self._listener]))
+        await self._http.start(self._listener)
+        watching = loop.create_task(self._watch_secrets())
         address = "{}:{}".format(*self._listener.getsockname()[:2])
         _log.info("live", extra=fields(address=address, grpc_port=None if grpc is None else grpc.port))
         stopping = loop.create_task(self._stopping.wait())
-        loading = loop.create_task(asyncio.to_thread(_load, self._config))
+        loading = loop.create_task(asyncio.to_thread(_load, self._config, self._digests))
         try:
             await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not self._stopping.is_set():
@@ -90,11 +80,13 @@ class _Life:
                 await self._drain()
         finally:
             stopping.cancel()
-            self._http.should_exit = True
-            if grpc is not None:
-                await grpc.stop(self._config.request_timeout_s)
-            await serving
+            watching.cancel()
+            self._service.phase = Phase.DRAINING
+            grace_s = self._config.request_timeout_s + 1
+            await asyncio.gather(self._http.stop(grace_s), *([] if grpc is None else [grpc.stop(grace_s)]))
         idle = self._service.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         _log.info("stopped")
         if not idle or not loading.done():
             # Neither loading nor a call of the model can be interrupted, and nobody waits for what they do.
@@ -107,9 +99,18 @@ class _Life:
             from .grpc_service import GrpcServer  # noqa: PLC0415 - grpcio is needed only where its port is asked for
         except ImportError as error:
             raise StartError(UNAVAILABLE, f"grpc_port is set, but {error.name} is not installed") from error
-        server = GrpcServer(self._service, self._config.host, self._config.grpc_port)
+        server = GrpcServer(self._service, self._config.host, self._config.grpc_port, self._certificates)
         await server.start()
         return server
+
+    async def _watch_secrets(self) -> None:
+        """Take over certificates and tokens that have been exchanged."""
+        while True:
+            await asyncio.sleep(_SECRETS_S)
+            if self._tokens is not None:
+                self._tokens.reload()
+            if self._certificates is not None:
+                self._certificates.reload()
 
     async def _drain(self) -> None:
         """Go on serving while whoever routes requests here learns that this server is not ready any more."""
@@ -124,55 +125,62 @@ class _Life:
         self._stopping.set()
 
 
-def _load(config: ServerConfig) -> list[Model]:
-    """Open every instance and run it at the smallest and the largest size that it will be given."""
+def _load(config: ServerConfig, digests: Future[None]) -> list[Model]:
+    """Open every instance and run it at the sizes that it will be given."""
     began = time.monotonic()
-    check_digest(config)
-    models = [open_model(config) for _ in range(config.instances)]
+    threads = usable_threads(config.threads, config.instances, cpu_limit())
+    if config.threads is not None and threads < config.threads:
+        _log.warning("fewer CPUs than threads", extra=fields(configured=config.threads, threads=threads))
+    digests.result()
+    models = [open_model(config, threads) for _ in range(config.instances)]
     loaded = time.monotonic()
-    signature = config.model.signature
-    low = 1 if signature.batch is None else signature.dims[signature.batch][0]
-    sizes = sorted({low, max(low, limits(config).max_rows)})
-    if any(tensor.dtype == "string" for tensor in signature.inputs.values()):
-        # An empty text is no proper value for many such models; a failure would mean nothing.
-        sizes = []
+    sizes = _warm_up_sizes(config)
+    texts = any(tensor.dtype == "string" for tensor in config.model.signature.inputs.values())
     for model in models:
         for rows in sizes:
-            model.warm_up(rows)
+            try:
+                model.warm_up(rows)
+            except StartError:
+                # An empty text is no proper value for many a model of texts; its failure would mean nothing.
+                if not texts:
+                    raise
+                sizes = []
+                break
     _log.info(
         "loaded",
         extra=fields(
             load_ms=round((loaded - began) * 1e3),
             warm_up_ms=round((time.monotonic() - loaded) * 1e3),
             warm_up_rows=sizes,
+            threads=threads,
         ),
     )
     return models
 
 
-def run_server(config: ServerConfig) -> None:
+def _warm_up_sizes(config: ServerConfig) -> list[int]:
+    """The configured sizes, otherwise powers of two from the smallest to the largest call."""
+    signature = config.model.signature
+    low, high = (1, 1) if signature.batch is None else signature.dims[signature.batch]
+    most = max(low, limits(config).max_rows)
+    powers = (1 << power for power in range(17))
+    sizes = powers if config.batch_sizes is None else config.batch_sizes
+    return sorted({low, most, *(size for size in sizes if low <= size <= min(most, high))})
+
+
+def run_server(config: ServerConfig, digests: Future[None]) -> None:
     """Bind, load, serve, drain; returns when the server has stopped in order.
+
+    Args:
+        config: what is served and how.
+        digests: done when the model's files have been checked, with the `StartError` if they are not what they must be.
 
     Raises:
         StartError: the port cannot be bound, or the model cannot be served.
     """
-    listener = _bind(config.host, config.port)
+    listener = bind(config.host, config.port)
     # A model's thread that has finished a call waits this long for the event loop to let go of the interpreter;
     # Python's 5 ms would be longer than many a call.
     sys.setswitchinterval(0.0005)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Life(config, listener).run())
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        raise StartError(UNAVAILABLE, f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return listener
+        runner.run(_Life(config, listener, digests).run())

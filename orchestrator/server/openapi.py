@@ -39,7 +39,7 @@ _STOPS = {
 }
 
 
-def openapi_document(model: ModelConfig) -> dict[str, Any]:
+def openapi_document(model: ModelConfig, *, token: bool = False) -> dict[str, Any]:
     """The document that `GET /openapi.json` answers."""
     base = f"/v2/models/{model.name}"
     paths: dict[str, Any] = {
@@ -52,7 +52,7 @@ def openapi_document(model: ModelConfig) -> dict[str, Any]:
         paths[path] = _get("The model's inputs and outputs", _object("name", "versions", "inputs", "outputs"))
         paths[f"{path}/ready"] = _get("Whether requests to the model are welcome", _object("ready"), "503")
         paths[f"{path}/infer"] = {"post": _infer(model.signature)}
-    return {
+    document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": model.name,
@@ -61,6 +61,10 @@ def openapi_document(model: ModelConfig) -> dict[str, Any]:
         },
         "paths": paths,
     }
+    if token:
+        document["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+        document["security"] = [{"token": []}]
+    return document
 
 
 def _object(*required: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ TakeBytes = Callable[[Tensor, Any], Array]
 _READ_AS = {"string": object, "uint64": object}
 
 
-def decode_json(body: bytes, signature: Signature) -> InferRequest:
+def decode_json(body: bytes | bytearray, signature: Signature) -> InferRequest:
     """The request in a JSON body.
 
     Raises:
@@ -43,7 +43,7 @@ def decode_json(body: bytes, signature: Signature) -> InferRequest:
     return request_from(document, signature, None)
 
 
-def parse_object(body: bytes | memoryview) -> dict[str, Any]:
+def parse_object(body: bytes | bytearray | memoryview) -> dict[str, Any]:
     """The JSON object in `body`.
 
     Raises:

@@ -103,6 +103,8 @@ class InputReader:
         missing = [name for name in self._signature.inputs if name not in self.arrays]
         if missing:
             raise RequestError(400, f"input {missing[0]!r} is missing")
+        # In the signature's order, so that requests that name them in another are seen to be alike.
+        self.arrays = {name: self.arrays[name] for name in self._signature.inputs}
         return 1 if self._signature.batch is None else self._sizes[self._signature.batch]
 
 

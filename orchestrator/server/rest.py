@@ -1,20 +1,22 @@
-"""The Open Inference Protocol v2 over HTTP, as an ASGI application."""
+"""The Open Inference Protocol v2 over HTTP: routes, and what each answers."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
+import httptools
 import orjson
 
 from . import VERSION
 from .batcher import Job
 from .binary import decode_binary, encode_binary
-from .body import BodyReader
+from .connection import Answer, Request
 from .datatypes import Array
 from .errors import RequestError
 from .logs import fields
@@ -25,88 +27,132 @@ from .service import Phase, Service
 
 __all__ = ["RestApp"]
 
-_Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-_Headers = Mapping[bytes, bytes]
-_Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
-_Page = Callable[[], _Answer]
+_Reply = Callable[[Request, Answer], None]
+_Page = Callable[[], Answer]
 
-_JSON = (b"content-type", b"application/json")
-_WATCH_AFTER_S = 0.05
-"""A request that is not answered by then is worth a task that notices its client hanging up."""
+_JSON = b"content-type: application/json\r\n"
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
+"""What answers without a token: a kubelet's probes carry none."""
 
 _log = logging.getLogger("mlo.rest")
 
 
 class RestApp:
-    """See docs/server.md for the paths."""
+    """See docs/server.md for the paths, and `connection.App` for the methods."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._body = BodyReader(service.config.max_body_bytes, service.config.request_timeout_s)
         model = service.model
-        openapi, page = openapi_document(model), docs_page(model)
+        openapi = orjson.dumps(openapi_document(model, token=service.tokens is not None))
+        page = docs_page(model)
         self._pages: dict[str, _Page] = {
             "/v2": self._server_metadata,
             "/v2/health/live": lambda: _json(200, {"live": True}),
             "/v2/health/ready": self._ready,
             "/metrics": self._metrics,
-            "/openapi.json": lambda: _json(200, openapi),
-            "/docs": lambda: (200, [(b"content-type", b"text/html; charset=utf-8")], page),
+            "/openapi.json": lambda: Answer(200, _JSON, openapi),
+            "/docs": lambda: Answer(200, b"content-type: text/html; charset=utf-8\r\n", page),
         }
         self._infer_paths = set()
         for path in (f"/v2/models/{model.name}", f"/v2/models/{model.name}/versions/{model.version}"):
             self._pages[path] = self._model_metadata
             self._pages[f"{path}/ready"] = self._model_ready
             self._infer_paths.add(f"{path}/infer")
+        self._known = {path.encode(): path for path in (*self._pages, *self._infer_paths)}
 
-    async def __call__(self, scope: Mapping[str, Any], receive: _Receive, send: _Send) -> None:
-        """Answer one request."""
-        began = time.monotonic()
-        headers: _Headers = dict(scope["headers"])
-        path = scope["path"]
-        infers = path in self._infer_paths
-        unread = scope["method"] not in {"GET", "HEAD"}
-        try:
-            if infers and scope["method"] == "POST":
-                body = await self._body.read(headers, receive)
-                unread = False
-                answer = await self._infer(began, headers, body, receive)
-            else:
-                answer = self._page(path, scope["method"])
-        except RequestError as error:
-            if infers:
-                self._service.count_error("http", error)
-            self._log_error(scope, headers, error, began)
-            answer = _error(error)
-        await self._send(answer, headers, send, close=unread or self._service.phase is Phase.DRAINING)
+    @property
+    def closing(self) -> bool:
+        """While draining, clients that keep connections have to find another server for their next request."""
+        return self._service.phase is Phase.DRAINING
 
-    async def _send(self, answer: _Answer, headers: _Headers, send: _Send, *, close: bool) -> None:
-        status, extra, body = answer
-        extra.append((b"content-length", b"%d" % len(body)))
-        request_id = headers.get(b"x-request-id")
-        if request_id is not None and _REQUEST_ID.fullmatch(request_id):
-            extra.append((b"x-request-id", request_id))
-        if close:
-            # What is left of a body that nobody reads must not be taken for a request; and while draining, clients
-            # that keep connections have to find another server for their next request.
-            extra.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": extra})
-        await send({"type": "http.response.body", "body": body})
+    def admit(self, request: Request) -> None:
+        """Refuse what can be refused by its head.
 
-    async def _infer(self, began: float, headers: _Headers, body: bytes, receive: _Receive) -> _Answer:
-        read = time.monotonic()
-        request = self._decode(headers, body)
+        Raises:
+            RequestError: 401, 404, 405 or 415.
+        """
+        path = self._path(request.target)
+        tokens = self._service.tokens
+        if tokens is not None and path not in _OPEN:
+            tokens.check(request.headers.get(b"authorization", b""))
+        if path in self._infer_paths:
+            if request.method != b"POST":
+                raise RequestError(405, "use POST", reason="method", headers="allow: POST\r\n")
+            encoding = request.headers.get(b"content-encoding", b"identity")
+            if encoding.lower() != b"identity":
+                raise RequestError(415, "compressed bodies are not supported", reason="encoding")
+        elif path not in self._pages:
+            raise RequestError(404, self._not_found(path), reason="not_found")
+        elif request.method not in {b"GET", b"HEAD"}:
+            raise RequestError(405, "use GET", reason="method", headers="allow: GET, HEAD\r\n")
+
+    def handle(self, request: Request, reply: _Reply) -> Answer | Callable[[], None]:
+        """The page, or the answer of the model later.
+
+        Raises:
+            RequestError: the inference is refused.
+        """
+        path = self._path(request.target)
+        if path not in self._infer_paths:
+            return self._with_id(request, self._pages[path]())
+        wanted = self._decode(request.headers, request.body)
         decoded = time.monotonic()
-        job = self._service.submit(request)
-        outputs = await self._outputs(job, receive)
-        encoding = time.monotonic()
-        answer = self._encode(request, outputs)
-        self._service.count("http", job, began=began, read=read, decoded=decoded, encoding=encoding)
-        return answer
+        job = self._service.submit(wanted)
+        job.future.add_done_callback(partial(self._answer, request, wanted, decoded, job, reply))
+        return partial(self._service.cancel, job)
 
-    def _decode(self, headers: _Headers, body: bytes) -> InferRequest:
+    def _answer(
+        self, request: Request, wanted: InferRequest, decoded: float, job: Job, reply: _Reply, future: Any
+    ) -> None:
+        """The model has answered, or the client is gone."""
+        if future.cancelled():
+            self.refuse(request, RequestError(499, "the client hung up", reason="cancelled"))
+            return
+        error = future.exception()
+        if error is not None:
+            reply(request, self.refuse(request, error))
+            return
+        encoding = time.monotonic()
+        answer = self._with_id(request, self._encode(wanted, future.result()))
+        reply(request, answer)
+        self._service.count(
+            "http",
+            job,
+            began=request.began,
+            read=request.read,
+            decoded=decoded,
+            encoding=encoding,
+            traceparent=request.headers.get(b"traceparent"),
+        )
+
+    def refuse(self, request: Request, error: RequestError) -> Answer:
+        """The answer that tells an error, which is counted and logged."""
+        if self._path(request.target) in self._infer_paths:
+            self._service.count_error("http", error, request.began, request.headers.get(b"traceparent"))
+        self._log_error(request, error)
+        headers = b"%b%b" % (_JSON, error.headers.encode())
+        return self._with_id(request, Answer(error.status, headers, orjson.dumps({"error": error.message})))
+
+    def _path(self, target: bytes) -> str:
+        """The path of what is asked for, without query and escapes; empty for what has none."""
+        known = self._known.get(target)
+        if known is not None:
+            return known
+        try:
+            path = httptools.parse_url(target).path
+        except httptools.HttpParserInvalidURLError:
+            return ""
+        return unquote((path or b"").decode("latin-1"), errors="replace")
+
+    @staticmethod
+    def _with_id(request: Request, answer: Answer) -> Answer:
+        request_id = request.headers.get(b"x-request-id")
+        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+            return answer
+        return answer._replace(headers=b"%bx-request-id: %b\r\n" % (answer.headers, request_id))
+
+    def _decode(self, headers: Mapping[bytes, bytes], body: bytes | bytearray) -> InferRequest:
         signature = self._service.model.signature
         json_length = headers.get(b"inference-header-content-length")
         if json_length is None:
@@ -115,44 +161,13 @@ class RestApp:
             raise RequestError(400, "Inference-Header-Content-Length must be a number of bytes")
         return decode_binary(body, int(json_length), signature)
 
-    def _encode(self, request: InferRequest, outputs: Mapping[str, Array]) -> _Answer:
-        if any(wanted.binary for wanted in request.outputs):
-            body, json_length = encode_binary(self._service.model, request, outputs)
-            length_header = (b"inference-header-content-length", b"%d" % json_length)
-            return 200, [(b"content-type", b"application/octet-stream"), length_header], body
-        return 200, [_JSON], encode_json(self._service.model, request, outputs)
-
-    async def _outputs(self, job: Job, receive: _Receive) -> Mapping[str, Array]:
-        """The job's outputs; takes the job out of the queue if the client hangs up first."""
-        loop = asyncio.get_running_loop()
-        watchers: list[asyncio.Task[None]] = []
-        timer = loop.call_later(_WATCH_AFTER_S, lambda: watchers.append(loop.create_task(self._watch(job, receive))))
-        try:
-            return await job.future
-        except asyncio.CancelledError:
-            if not job.future.cancelled():
-                self._service.cancel(job)
-                raise
-            raise RequestError(499, "the client hung up", reason="cancelled") from None
-        finally:
-            timer.cancel()
-            for watcher in watchers:
-                watcher.cancel()
-
-    async def _watch(self, job: Job, receive: _Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._service.cancel(job)
-
-    def _page(self, path: str, method: str) -> _Answer:
-        if path in self._infer_paths:
-            return _json(405, {"error": "use POST"}, (b"allow", b"POST"))
-        page = self._pages.get(path)
-        if page is None:
-            raise RequestError(404, self._not_found(path), reason="not_found")
-        if method not in {"GET", "HEAD"}:
-            return _json(405, {"error": "use GET"}, (b"allow", b"GET, HEAD"))
-        return page()
+    def _encode(self, request: InferRequest, outputs: Mapping[str, Array]) -> Answer:
+        for wanted in request.outputs:
+            if wanted.binary:
+                body, length = encode_binary(self._service.model, request, outputs)
+                line = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n" % length
+                return Answer(200, line, body)
+        return Answer(200, _JSON, encode_json(self._service.model, request, outputs))
 
     def _not_found(self, path: str) -> str:
         model = self._service.model
@@ -160,18 +175,18 @@ class RestApp:
             return f"there is no such path; the model is {model.name!r}, version {model.version!r}"
         return "there is no such path"
 
-    def _server_metadata(self) -> _Answer:
+    def _server_metadata(self) -> Answer:
         return _json(200, {"name": "mlo", "version": VERSION, "extensions": ["binary_tensor_data"]})
 
-    def _ready(self) -> _Answer:
+    def _ready(self) -> Answer:
         return _json(200 if self._service.ready else 503, {"ready": self._service.ready})
 
-    def _model_ready(self) -> _Answer:
+    def _model_ready(self) -> Answer:
         return _json(
             200 if self._service.ready else 503, {"name": self._service.model.name, "ready": self._service.ready}
         )
 
-    def _model_metadata(self) -> _Answer:
+    def _model_metadata(self) -> Answer:
         model = self._service.model
 
         def described(tensors: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -188,11 +203,11 @@ class RestApp:
             },
         )
 
-    def _metrics(self) -> _Answer:
-        return 200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], self._service.metrics.text()
+    def _metrics(self) -> Answer:
+        return Answer(200, b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n", self._service.metrics.text())
 
     @staticmethod
-    def _log_error(scope: Mapping[str, Any], headers: _Headers, error: RequestError, began: float) -> None:
+    def _log_error(request: Request, error: RequestError) -> None:
         level = logging.ERROR if error.status >= 500 and error.reason == "failed" else logging.INFO
         if not _log.isEnabledFor(level):
             return
@@ -200,25 +215,20 @@ class RestApp:
             level,
             error.message,
             extra=fields(
-                method=scope["method"],
-                path=scope["path"],
+                method=_text(request.method),
+                path=_text(request.target),
                 status=error.status,
                 reason=error.reason,
-                ms=round((time.monotonic() - began) * 1e3, 3),
-                request_id=_text(headers.get(b"x-request-id")),
-                traceparent=_text(headers.get(b"traceparent")),
+                ms=round((time.monotonic() - request.began) * 1e3, 3),
+                request_id=_text(request.headers.get(b"x-request-id")),
+                traceparent=_text(request.headers.get(b"traceparent")),
             ),
         )
 
 
-def _json(status: int, document: Mapping[str, Any], *extra: tuple[bytes, bytes]) -> _Answer:
-    return status, [_JSON, *extra], orjson.dumps(document)
-
-
-def _error(error: RequestError) -> _Answer:
-    extra = [] if error.retry_after is None else [(b"retry-after", b"%d" % error.retry_after)]
-    return _json(error.status, {"error": error.message}, *extra)
+def _json(status: int, document: Any) -> Answer:
+    return Answer(status, _JSON, orjson.dumps(document))
 
 
 def _text(value: bytes | None) -> str | None:
-    return None if value is None else value[:256].decode("latin-1")
+    return value[:256].decode("latin-1") if value else None

@@ -11,6 +11,8 @@ from .config import ServerConfig
 from .errors import RequestError
 from .metrics import Metrics
 from .request import InferRequest
+from .secrets import Tokens
+from .tracing import Tracing
 
 __all__ = ["Phase", "Service"]
 
@@ -26,8 +28,17 @@ class Phase(enum.Enum):
 class Service:
     """One model behind one queue. Belongs to the event loop's thread."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, tokens: Tokens | None = None, tracing: Tracing | None = None) -> None:
+        """Wait for the model.
+
+        Args:
+            config: what is served and how.
+            tokens: what clients must show, if anything.
+            tracing: where spans go, if anywhere.
+        """
         self.config = config
+        self.tokens = tokens
+        self._tracing = tracing
         self.model = config.model
         self.phase = Phase.LOADING
         self._batcher: Batcher | None = None
@@ -41,6 +52,11 @@ class Service:
     def ready(self) -> bool:
         """Whether new requests should be sent here."""
         return self.phase is Phase.READY
+
+    @property
+    def traced(self) -> bool:
+        """Whether spans are made."""
+        return self._tracing is not None
 
     def start(self, instances: Sequence[Run]) -> None:
         """Take requests from now on."""
@@ -69,7 +85,17 @@ class Service:
         """Stop the model's threads, once nobody waits for an answer any more. False if a call does not end."""
         return self._batcher is None or self._batcher.close(timeout_s=1.0)
 
-    def count(self, protocol: str, job: Job, *, began: float, read: float, decoded: float, encoding: float) -> None:
+    def count(
+        self,
+        protocol: str,
+        job: Job,
+        *,
+        began: float,
+        read: float,
+        decoded: float,
+        encoding: float,
+        traceparent: bytes | str | None,
+    ) -> None:
         """Count an answered request; times are `time.monotonic()` seconds."""
         seconds = self.metrics.seconds
         seconds["read"].observe(read - began)
@@ -80,11 +106,15 @@ class Service:
         seconds["encode"].observe(now - encoding)
         seconds["total"].observe(now - began)
         self.metrics.requests[protocol, 200] += 1
+        if self._tracing is not None:
+            self._tracing.record(protocol, began, traceparent, 200, job)
 
-    def count_error(self, protocol: str, error: RequestError) -> None:
-        """Count a refused or failed request."""
+    def count_error(self, protocol: str, error: RequestError, began: float, traceparent: bytes | str | None) -> None:
+        """Count a refused or failed request that came at `began`, `time.monotonic()` seconds."""
         self.metrics.requests[protocol, error.status] += 1
         self.metrics.rejections[error.reason] += 1
+        if self._tracing is not None:
+            self._tracing.record(protocol, began, traceparent, error.status)
 
 
 def limits(config: ServerConfig) -> Limits:

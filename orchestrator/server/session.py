@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,9 @@ from .datatypes import ORT_TYPES, Array, numpy_dtype
 from .errors import BAD_MODEL, UNAVAILABLE, RequestError, StartError
 from .signature import Signature, Tensor
 
-__all__ = ["Model", "check_digest", "open_model"]
+__all__ = ["Model", "open_model"]
+
+ort.disable_telemetry_events()
 
 _NO_LOG = 4  # ONNX Runtime's own lines are not JSON; what it raises is logged by who called it
 
@@ -65,8 +66,8 @@ class Model:
             raise StartError(BAD_MODEL, f"the model does not run on zeros of shapes {shapes}: {error}") from error
 
 
-def open_model(config: ServerConfig) -> Model:
-    """Open one session, with its share of the configured threads.
+def open_model(config: ServerConfig, threads: int) -> Model:
+    """Open one session, with its share of `threads`.
 
     Raises:
         StartError: `BAD_MODEL` for a file that is missing, is another than the configured one, or whose inputs and
@@ -78,7 +79,7 @@ def open_model(config: ServerConfig) -> Model:
         raise StartError(UNAVAILABLE, f"this machine's ONNX Runtime lacks {config.provider}; it has {have}")
     path = config.model.file
     try:
-        session = ort.InferenceSession(str(path), _options(config), providers=[config.provider])
+        session = ort.InferenceSession(str(path), _options(config, threads), providers=[config.provider])
     except (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf, ort_errors.NoSuchFile) as error:
         raise StartError(BAD_MODEL, f"{path}: cannot be loaded: {_text(error)}") from error
     except (ort_errors.NotImplemented, ort_errors.InvalidArgument, ort_errors.RuntimeException) as error:
@@ -90,27 +91,9 @@ def open_model(config: ServerConfig) -> Model:
     return Model(session, config.model.signature)
 
 
-def check_digest(config: ServerConfig) -> None:
-    """Make sure that the model's file is the one that server.json was written for.
-
-    Raises:
-        StartError: `BAD_MODEL`.
-    """
-    try:
-        with config.model.file.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StartError(BAD_MODEL, f"{config.model.file}: cannot be read: {error.strerror}") from error
-    if digest != config.model.sha256:
-        raise StartError(
-            BAD_MODEL,
-            f"{config.model.file}: its sha256 is {digest}, but server.json was written for {config.model.sha256}",
-        )
-
-
-def _options(config: ServerConfig) -> ort.SessionOptions:
+def _options(config: ServerConfig, threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = max(1, config.threads // config.instances)
+    options.intra_op_num_threads = max(1, threads // config.instances)
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _NO_LOG

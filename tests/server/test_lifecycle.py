@@ -33,7 +33,7 @@ def test_it_says_live_then_ready_and_ends_with_0_on_sigterm(tmp_path: Path, star
     server = start(add_model(tmp_path))
     assert server.stop() == 0
     assert [line["message"] for line in server.log] == ["live", "loaded", "ready", "draining", "stopped"]
-    assert server.log[1]["warm_up_rows"] == [1, 8]
+    assert server.log[1]["warm_up_rows"] == [1, 2, 4, 8]
     assert all(line.startswith("{") for line in server.raw)
 
 

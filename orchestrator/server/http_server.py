@@ -1,0 +1,105 @@
+"""The HTTP port: accepts connections, watches their deadlines, and ends them without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import ssl
+import time
+
+from .budget import Budget
+from .connection import App, Connection, ConnectionLimits
+from .errors import UNAVAILABLE, StartError
+
+__all__ = ["BACKLOG", "HttpServer", "bind"]
+
+BACKLOG = 4096
+_TICK_S = 0.5
+_TOGETHER = 8
+_LEAST_BUDGET = 64 << 20
+_RESERVED_FILES = 128
+"""For the model, gRPC's connections and the logs."""
+
+
+class HttpServer:
+    """Belongs to the event loop's thread."""
+
+    def __init__(self, app: App, limits: ConnectionLimits, context: ssl.SSLContext | None) -> None:
+        """Take as many connections as `limits` and the process's file limit allow.
+
+        Args:
+            app: what answers.
+            limits: of each connection. All together may hold eight largest bodies, and 64 MiB in any case.
+            context: for TLS; None for plain HTTP.
+        """
+        files = _raise_file_limit() - _RESERVED_FILES
+        self._limits = ConnectionLimits(limits.body_bytes, limits.seconds, max(1, min(limits.connections, files)))
+        self._app = app
+        self._context = context
+        self._budget = Budget(max(_TOGETHER * limits.body_bytes, _LEAST_BUDGET))
+        self._connections: set[Connection] = set()
+        self._server: asyncio.Server
+        self._ticks: asyncio.TimerHandle
+
+    async def start(self, listener: socket.socket) -> None:
+        """Accept from now on."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: Connection(self._app, self._limits, self._budget, self._connections),
+            sock=listener,
+            backlog=BACKLOG,
+            ssl=self._context,
+            ssl_handshake_timeout=None if self._context is None else 10.0,
+            ssl_shutdown_timeout=None if self._context is None else 2.0,
+        )
+        self._ticks = loop.call_later(_TICK_S, self._tick, loop)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = time.monotonic()
+        for connection in [each for each in self._connections if each.deadline < now]:
+            connection.expire()
+        self._ticks = loop.call_later(_TICK_S, self._tick, loop)
+
+    async def stop(self, grace_s: float) -> None:
+        """Accept no more, close what is idle, and give the requests in flight `grace_s` seconds."""
+        self._server.close()
+        # What the kernel has accepted already is a client's request as well; one turn of the loop takes it in.
+        await asyncio.sleep(0)
+        deadline = time.monotonic() + grace_s
+        while self._connections and time.monotonic() < deadline:
+            for connection in list(self._connections):
+                connection.finish()
+            await asyncio.sleep(0.01)
+        for connection in list(self._connections):
+            connection.abort()
+        self._ticks.cancel()
+
+
+def _raise_file_limit() -> int:
+    """Let the process open as many files as it may; the usual soft limit of 1,024 is for programs that use `select`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = 1 << 20
+    if soft != resource.RLIM_INFINITY and soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens; clients that come before the server accepts wait.
+
+    Raises:
+        StartError: `UNAVAILABLE`; the port is taken, or the host is none of this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise StartError(UNAVAILABLE, f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener

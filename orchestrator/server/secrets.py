@@ -1,0 +1,136 @@
+"""Certificates and tokens from mounted files, read again when the files change."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+from .config import TlsConfig
+from .errors import BAD_CONFIG, RequestError, StartError
+
+__all__ = ["Certificates", "Tokens"]
+
+_SHORTEST = 16
+
+_log = logging.getLogger("mlo.secrets")
+
+
+class _Watched:
+    """Files whose contents belong together. Kubernetes changes a mounted secret by exchanging a link, so contents count."""
+
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
+        self._seen: list[bytes] = []
+
+    def changed(self) -> list[bytes] | None:
+        """The files' contents if they are other than last time, otherwise None."""
+        contents = [path.read_bytes() for path in self._paths]
+        if contents == self._seen:
+            return None
+        self._seen = contents
+        return contents
+
+
+def _reload(what: str, load: Callable[[], bool]) -> bool:
+    """Load again; a mistake in the new files leaves the old ones in force."""
+    try:
+        changed = load()
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        _log.error("%s cannot be read again, the old one stays in force: %s", what, error)
+        return False
+    if changed:
+        _log.info("%s read again", what)
+    return changed
+
+
+class Tokens:
+    """The bearer tokens that are accepted: the lines of a file, several while one replaces another."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            StartError: `BAD_CONFIG`; unreadable, empty, or with a token that is too short.
+        """
+        self._watched = _Watched(path)
+        self._digests: list[bytes] = []
+        try:
+            self._load()
+        except (OSError, ValueError) as error:
+            raise StartError(BAD_CONFIG, f"token_file {path}: {error}") from error
+
+    def _load(self) -> bool:
+        contents = self._watched.changed()
+        if contents is None:
+            return False
+        tokens = contents[0].split()
+        if not tokens or min(map(len, tokens)) < _SHORTEST:
+            raise ValueError(f"must hold one token or more, one on each line, each of {_SHORTEST} characters or more")
+        self._digests = [_digest(token) for token in tokens]
+        return True
+
+    def reload(self) -> None:
+        """Read the file again if it has changed."""
+        _reload("the token", self._load)
+
+    def check(self, authorization: bytes) -> None:
+        """Accept the value of a header `Authorization`.
+
+        Raises:
+            RequestError: 401.
+        """
+        scheme, _, token = authorization.partition(b" ")
+        given = _digest(token.strip())
+        # Every token is compared, and digests at that, so that the time tells nothing.
+        known = [hmac.compare_digest(given, digest) for digest in self._digests]
+        if scheme.lower() != b"bearer" or not any(known):
+            raise RequestError(
+                401, "a bearer token is needed", reason="unauthorized", headers="www-authenticate: Bearer\r\n"
+            )
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()
+
+
+class Certificates:
+    """The server's certificate and key, and whose clients it trusts."""
+
+    def __init__(self, config: TlsConfig) -> None:
+        """Read the files.
+
+        Raises:
+            StartError: `BAD_CONFIG`; unreadable, or key and certificate do not belong together.
+        """
+        self._config = config
+        paths = [config.certificate, config.key]
+        self._watched = _Watched(*paths, *([] if config.client_ca is None else [config.client_ca]))
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.set_alpn_protocols(["http/1.1"])
+        self.contents: list[bytes] = []
+        try:
+            self._load()
+        except (OSError, ValueError) as error:
+            raise StartError(BAD_CONFIG, f"tls {config.certificate}: {error}") from error
+
+    def _load(self) -> bool:
+        contents = self._watched.changed()
+        if contents is None:
+            return False
+        # A context in use takes a new certificate for the connections to come; only one that fits its key.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._config.certificate, self._config.key)
+        self.context.load_cert_chain(self._config.certificate, self._config.key)
+        if self._config.client_ca is not None:
+            self.context.load_verify_locations(self._config.client_ca)
+            self.context.verify_mode = ssl.CERT_REQUIRED
+        self.contents = contents
+        return True
+
+    def reload(self) -> bool:
+        """Read the files again; whether they have changed."""
+        return _reload("the certificate", self._load)

@@ -1,0 +1,88 @@
+"""OpenTelemetry spans of requests, made after the answer from the times that were measured anyway."""
+
+from __future__ import annotations
+
+import os
+import time
+from importlib import import_module
+from typing import Any
+
+from .batcher import Job
+from .errors import UNAVAILABLE, StartError
+
+__all__ = ["Tracing"]
+
+
+class Tracing:
+    """Sends spans by OTLP over HTTP, as the standard variables `OTEL_EXPORTER_OTLP_ENDPOINT` and others say."""
+
+    def __init__(self, model: str, version: str) -> None:
+        """Set the exporter up.
+
+        Raises:
+            StartError: `UNAVAILABLE`; the packages are not installed.
+        """
+        try:
+            # By name, since they are imported only where traces are asked for, and need not be installed elsewhere.
+            trace = import_module("opentelemetry.trace")
+            propagate = import_module("opentelemetry.propagate")
+            exporter = import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+            resources = import_module("opentelemetry.sdk.resources")
+            sdk = import_module("opentelemetry.sdk.trace")
+            export = import_module("opentelemetry.sdk.trace.export")
+        except ImportError as error:
+            raise StartError(
+                UNAVAILABLE,
+                f"traces is true, but {error.name} is not installed; it comes with opentelemetry-exporter-otlp-proto-http",
+            ) from error
+        # What the environment says of the service goes before what is known here.
+        resource = resources.Resource.create(
+            {"service.name": os.environ.get("OTEL_SERVICE_NAME", model), "service.version": version}
+        )
+        self._provider: Any = sdk.TracerProvider(resource=resource)
+        self._provider.add_span_processor(export.BatchSpanProcessor(exporter.OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("mlo.server")
+        self._trace = trace
+        self._propagate = propagate
+        self._model = model
+
+    def record(
+        self, protocol: str, began: float, traceparent: bytes | str | None, status: int, job: Job | None = None
+    ) -> None:
+        """One request's span, with one below it for waiting and one for the model's call.
+
+        Args:
+            protocol: `http` or `grpc`.
+            began: when the request came, `time.monotonic()` seconds.
+            traceparent: the client's header, whose trace is continued.
+            status: the HTTP status of the answer, also for gRPC.
+            job: the request's way through the batcher, if it had one.
+        """
+        shift = time.time_ns() - time.monotonic_ns()
+
+        def ns(seconds: float) -> int:
+            return int(seconds * 1e9) + shift
+
+        parent = self._propagate.extract({"traceparent": _text(traceparent)}) if traceparent else None
+        attributes: dict[str, Any] = {"mlo.model": self._model, "network.protocol.name": protocol, "mlo.status": status}
+        if job is not None:
+            attributes |= {"mlo.rows": job.rows, "mlo.batch_rows": job.batch_rows}
+        span = self._tracer.start_span(
+            "infer", parent, kind=self._trace.SpanKind.SERVER, attributes=attributes, start_time=ns(began)
+        )
+        if span.is_recording() and job is not None:
+            below = self._trace.set_span_in_context(span)
+            for name, start, end in (("queue", job.queued, job.started), ("run", job.started, job.finished)):
+                if start and end:
+                    self._tracer.start_span(name, below, start_time=ns(start)).end(ns(end))
+        if status >= 500:  # the client's mistakes are no errors of ours
+            span.set_status(self._trace.StatusCode.ERROR)
+        span.end()
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._provider.shutdown()
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode("latin-1")
