@@ -6,12 +6,14 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.engine.worker import EXIT_DISK_FULL
 from orchestrator.engine.worker_process import WorkerEnd
 from orchestrator.plan.step import Step
 
-__all__ = ["describe_failure", "is_remembered"]
+__all__ = ["DISK_FULL_CODE", "describe_failure", "is_remembered"]
 
 _GIB = 2**30
+DISK_FULL_CODE = "E409"
 _SIGNALS = {int(number): number.name for number in signal.Signals}
 
 
@@ -25,6 +27,14 @@ def describe_failure(step: Step, end: WorkerEnd) -> Mapping[str, Any]:
     error = end.result.error if end.result is not None else None
     if error is not None and error["kind"] == "memory":
         return _out_of_memory(step, end, "Python could not allocate memory")
+    if (error is not None and error["kind"] == "disk") or (error is None and end.returncode == EXIT_DISK_FULL):
+        return _failure(
+            step,
+            DISK_FULL_CODE,
+            f"the disk filled up while {step.id} was running",
+            cause="No space left on device",
+            remedy="make room (`mlo gc` frees what no deployment needs), or set MLO_HOME to a folder on another disk",
+        )
     if error is not None:
         return {**error, "at": error["at"] or list(step.at)}
     match end.how:

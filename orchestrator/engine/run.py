@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.engine.cause import DISK_FULL_CODE
 from orchestrator.engine.events import Observer, StepEnded, Stopping
 from orchestrator.engine.execute import Executor
 from orchestrator.engine.stop import Stop, stop_on_signals
@@ -191,5 +192,6 @@ class _Run:
             return
         error = outcome.error or {}
         self._observer(StepEnded(step.id, "failed", seconds, str(error["message"])))
-        if self._stop.level == 0 and step.candidate is None:
+        # A full disk is nobody's fate: with room, the same candidate may be the best one.
+        if self._stop.level == 0 and (step.candidate is None or error["code"] == DISK_FULL_CODE):
             raise StepFailed(failure_diagnostic(self._loaded, error))

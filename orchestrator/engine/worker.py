@@ -6,7 +6,9 @@ there), and reports progress on a pipe whose descriptor MLO_PROGRESS_FD names.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import faulthandler
 import hashlib
 import importlib
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+EXIT_DISK_FULL = 74
+"""EX_IOERR of sysexits.h: not even the reason could be written down."""
 
 
 def die_with_parent(parent: int) -> None:
@@ -85,8 +91,13 @@ def _found_code(project: Path) -> dict[str, str]:
 def _python_error(error: Exception) -> dict[str, Any]:
     last = traceback.extract_tb(error.__traceback__)[-1]
     message = (str(error).strip().splitlines() or [""])[0]
+    kind = "python"
+    if isinstance(error, MemoryError):
+        kind = "memory"
+    elif isinstance(error, OSError) and error.errno in DISK_FULL:
+        kind = "disk"
     return {
-        "kind": "memory" if isinstance(error, MemoryError) else "python",
+        "kind": kind,
         "code": "E401",
         "message": f"{type(error).__name__}: {message}" if message else type(error).__name__,
         "cause": f"raised at {last.filename}:{last.lineno} in {last.name}",
@@ -94,6 +105,12 @@ def _python_error(error: Exception) -> dict[str, Any]:
         "at": [],
         "notes": [],
     }
+
+
+def _log_traceback() -> None:
+    """To the log, unless its disk is full: the result says what happened all the same."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 def run(request: WorkerRequest) -> WorkerResult:
@@ -109,7 +126,7 @@ def run(request: WorkerRequest) -> WorkerResult:
     try:
         summary = _load(request.function)(context)
     except StepError as error:
-        traceback.print_exc()
+        _log_traceback()
         refused = {
             "kind": "step",
             "code": error.code,
@@ -121,7 +138,7 @@ def run(request: WorkerRequest) -> WorkerResult:
         }
         return WorkerResult({}, refused, _found_code(context.project))
     except Exception as error:  # noqa: BLE001 - told to the parent as it is, with its place; the log has the traceback
-        traceback.print_exc()
+        _log_traceback()
         return WorkerResult({}, _python_error(error), _found_code(context.project))
     return WorkerResult(summary, None, _found_code(context.project))
 
@@ -140,7 +157,12 @@ def main(argv: list[str]) -> int:
     if again:
         request = _elsewhere(request)
     result = run(request)
-    result.write(Path(request.result))
+    try:
+        result.write(Path(request.result))
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        os._exit(EXIT_DISK_FULL)  # at once: an orderly end would try to write to the log once more
     if again:
         sys.stdout.write(f"result: {request.result}\noutput: {request.output}\n")
     return 0 if result.error is None else 1

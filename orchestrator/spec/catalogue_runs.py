@@ -49,6 +49,9 @@ E407 interrupted
     Ctrl-C ended the command. What was finished is kept; run the same command again.
 E408 a step could not start
     A step that it depends on did not succeed; that step's own message says why.
+E409 the disk is full
+    A step could not write its result. Everything that was finished before is kept. Make room, or set MLO_HOME to a
+    folder on another disk, and run the same command again.
 E420 a variant cannot be loaded
     The runtime refuses the converted model. The candidate is dropped, the others go on.
 E421 a variant's outputs

@@ -24,7 +24,9 @@ def test_torchserve_is_measured_and_serves(mlo: Mlo) -> None:
     for name in ("digits.npz", "digits.safetensors", "digits_model.py"):
         shutil.copy(DIGITS / name, mlo.folder / name)
     text = (DIGITS / "digits.yaml").read_text(encoding="utf-8")
-    text = text.replace("name: digits", "name: digits-ts").replace("throughput: 200/s}", "throughput: 50/s, enforce: false}")
+    text = text.replace("name: digits", "name: digits-ts").replace(
+        "throughput: 200/s}", "throughput: 50/s, enforce: false}"
+    )
     text = text.replace("precisions: [fp32, bf16, int8]", "precisions: [fp32]\n  formats: [torchscript]")
     (mlo.folder / "ts.yaml").write_text(text + "\nserving: {backend: torchserve}\n", encoding="utf-8")
     (deployed,) = mlo.json("apply", "ts.yaml", "--yes", "--json")["deployments"]
