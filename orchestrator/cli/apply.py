@@ -124,6 +124,7 @@ def _told(result: Released, seconds: float, *, decided: bool) -> str:
         f"{said}, after {seconds:.1f} s",
         f"endpoint: {click.style(deployment.endpoint, bold=True)}",
         f"artifacts: {result.artifacts}",
+        f"decision: {result.evidence} (decision.json, chart.svg)",
     ]
     if result.changed:
         lines.append(f"try: mlo predict {deployment.name} --input FILE.npz")

@@ -15,10 +15,13 @@ from orchestrator.engine.apply import run_steps
 from orchestrator.engine.planning import make_plan
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import UsageError
-from orchestrator.store.digest import StatCache, digest_tree
+from orchestrator.store.digest import StatCache
 from orchestrator.store.trees import TreeStore
 
 __all__ = ["render"]
+
+_MARK = ".mlo-rendered"
+"""Lists what render wrote, so that a later render removes exactly that."""
 
 
 @click.command(
@@ -38,7 +41,7 @@ Examples:
     metavar="DIR",
     help="A folder that is new or empty.",
 )
-@click.option("--force", is_flag=True, help="Replace what the folder holds.")
+@click.option("--force", is_flag=True, help="Replace what an earlier render wrote there.")
 @spec_options
 def render(spec: Path, output: Path, force: bool, platform: Path | None, environment: str | None) -> None:
     """Write the Docker context, the compose file, the chart and its values to a folder.
@@ -55,30 +58,75 @@ def render(spec: Path, output: Path, force: bool, platform: Path | None, environ
     receipt = outcomes["render"].receipt
     if receipt is None or receipt.manifest is None:
         raise ValueError("render is not done")
-    if output.exists():
-        shutil.rmtree(output)
-    _copy(TreeStore(home).path(receipt.manifest.digest), output)
-    console.say(f"{output}: {len(receipt.manifest.files)} files, sha256 {digest_tree(output).digest[:12]}")
+    _replace(TreeStore(home).path(receipt.manifest.digest), output)
+    console.say(f"{output}: {len(receipt.manifest.files)} files, sha256 {receipt.manifest.digest[:12]}")
 
 
 def _check_output(output: Path, *, force: bool) -> None:
-    if output.exists() and not output.is_dir():
+    """Refuse a folder that holds anything which an earlier render did not write; nothing else is ever replaced."""
+    if not output.exists() and not output.is_symlink():
+        return
+    if output.is_symlink() or not output.is_dir():
         raise UsageError(Diagnostic("E216", f"{output} is not a folder", remedy="name a folder that is new or empty"))
-    if output.is_dir() and any(output.iterdir()) and not force:
+    found = sorted(path.name for path in output.iterdir())
+    if not found:
+        return
+    if not force:
         raise UsageError(
             Diagnostic(
-                "E216", f"{output} is not empty", remedy="name another folder, or add --force to replace what it holds"
+                "E216",
+                f"{output} is not empty",
+                remedy="name another folder, or add --force to replace an earlier render",
+            )
+        )
+    if not (output / _MARK).is_file():
+        raise UsageError(
+            Diagnostic(
+                "E218",
+                f"{output} was not written by `mlo render`",
+                cause=f"it holds {', '.join(found[:4])}{' and more' if len(found) > 4 else ''}, and no {_MARK}",
+                remedy="name a folder that is new or empty; --force replaces an earlier render and nothing else",
             )
         )
 
 
-def _copy(source: Path, target: Path) -> None:
+def _replace(source: Path, output: Path) -> None:
+    """Put the rendered files into the folder.
+
+    Of an earlier render only the files that its mark lists are removed; whatever else was put there stays.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    mark = output / _MARK
+    if mark.is_file():
+        for line in mark.read_text(encoding="utf-8").splitlines():
+            _remove_listed(output, line)
+    files = _copy(source, output)
+    mark.write_text("".join(f"{name}\n" for name in files), encoding="utf-8")
+
+
+def _remove_listed(output: Path, relative: str) -> None:
+    """Remove one file that an earlier render wrote, and the folders that this leaves empty; never outside `output`."""
+    path = output / relative
+    if Path(relative).is_absolute() or ".." in Path(relative).parts or path.is_dir():
+        return
+    if not path.parent.resolve().is_relative_to(output.resolve()):
+        return
+    path.unlink(missing_ok=True)
+    for folder in path.parents:
+        if folder == output or not folder.is_dir() or any(folder.iterdir()):
+            return
+        folder.rmdir()
+
+
+def _copy(source: Path, target: Path) -> list[str]:
     """Copy out of the store, where files are read-only; the copies can be written to, and programs stay programs."""
+    names = []
     for path in sorted(source.rglob("*")):
-        copied = target / path.relative_to(source)
         if path.is_dir():
-            copied.mkdir(parents=True, exist_ok=True)
-        else:
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copied)
-            copied.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+            continue
+        names.append(path.relative_to(source).as_posix())
+        copied = target / names[-1]
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copied)
+        copied.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+    return names

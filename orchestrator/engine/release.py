@@ -34,12 +34,14 @@ class Released:
         changed: whether anything was done.
         decision: decision.json.
         artifacts: the folder with everything that was rendered.
+        evidence: the folder with decision.json and chart.svg.
     """
 
     deployment: Deployment
     changed: bool
     decision: Mapping[str, Any]
     artifacts: Path
+    evidence: Path
 
     def as_json(self) -> dict[str, Any]:
         """One entry of `mlo apply --json`."""
@@ -102,10 +104,13 @@ class Release:
             if status == "=" and live.remembered is not None:
                 self._observer(StepEnded("deploy", "cached", 0.0, reason))
                 self._settle(live.remembered)
-                return Released(live.remembered, changed=False, decision=self._decision(), artifacts=self._artifacts())
+                return self._released(live.remembered, changed=False)
             self._observer(StepStarted("deploy", reason))
-            deployment = self._replace(live.remembered)
-            return Released(deployment, changed=True, decision=self._decision(), artifacts=self._artifacts())
+            return self._released(self._replace(live.remembered), changed=True)
+
+    def _released(self, deployment: Deployment, *, changed: bool) -> Released:
+        evidence = self._trees.path(self._digest(self._selected))
+        return Released(deployment, changed, self._decision(), self._artifacts(), evidence)
 
     def _settle(self, remembered: Deployment) -> None:
         """Forget the intent of a run that died after the switch: what it wanted is what serves."""

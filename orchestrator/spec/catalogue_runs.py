@@ -31,6 +31,9 @@ E216 the output folder is in use
     Rendered files go into a folder that is new or empty, so that nothing is overwritten. `--force` replaces it.
 E217 nothing to explain
     `mlo explain` knows codes, and for a spec its steps, its candidates and the keys of the spec.
+E218 the output folder holds something else
+    `mlo render --force` replaces what an earlier render wrote, as its file .mlo-rendered lists it. A folder without that
+    file is never touched. Name a folder that is new or empty.
 E401 a step raised an error
     The step's code, or code that it called, raised an error that is not foreseen. The log has the traceback, and
     `reproduce.sh` runs this one step alone.

@@ -183,6 +183,24 @@ def test_an_error_code_can_be_asked(mlo: Mlo) -> None:
     assert "E798" in mlo("explain", "E798", code=64).stderr
 
 
+@pytest.mark.parametrize("listed", [None, "../precious.txt\n/precious\nsub\n"])
+def test_render_never_removes_what_it_did_not_write(mlo: Mlo, project: Path, listed: str | None) -> None:
+    folder = project / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "precious.txt").write_text("mine")
+    (project / "precious.txt").write_text("mine too")
+    told = mlo("render", "digits.yaml", "--output", "folder", "--force", code=64).stderr
+    assert "was not written by `mlo render`" in told
+    assert (folder / "sub" / "precious.txt").read_text() == "mine"
+    # A mark that lies cannot make it remove anything outside the folder, or a folder.
+    from orchestrator.cli.render import _remove_listed
+
+    for line in (listed or "").splitlines():
+        _remove_listed(folder, line)
+    assert (project / "precious.txt").read_text() == "mine too"
+    assert (folder / "sub" / "precious.txt").read_text() == "mine"
+
+
 def test_gc_of_an_empty_store_frees_nothing(mlo: Mlo) -> None:
     assert "freed 0.0 MiB" in mlo("gc").stdout
 

@@ -128,6 +128,16 @@ def test_rendering_twice_gives_the_same_bytes(mlo: Mlo, spec: Path, applied: dic
     assert subprocess.run(["diff", "-r", "one", "two"], cwd=mlo.folder, check=False).returncode == 0
 
 
+def test_render_replaces_what_it_wrote_and_nothing_else(mlo: Mlo, spec: Path, applied: dict[str, Any]) -> None:
+    mlo.run("render", str(spec), "--output", "again")
+    (mlo.folder / "again" / "notes.txt").write_text("mine")
+    (mlo.folder / "again" / "chart" / "Chart.yaml").unlink()
+    assert "is not empty" in mlo.run("render", str(spec), "--output", "again", code=64).stderr
+    mlo.run("render", str(spec), "--output", "again", "--force")
+    assert (mlo.folder / "again" / "notes.txt").read_text() == "mine"
+    assert (mlo.folder / "again" / "chart" / "Chart.yaml").is_file()
+
+
 @contextmanager
 def under_load(endpoint: str) -> Iterator[list[str]]:
     """Requests from four threads, one after the other, while the block runs; yields what went wrong."""
