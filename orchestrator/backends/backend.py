@@ -72,6 +72,8 @@ class Backend(Protocol):
     formats: tuple[str, ...]
     tools: tuple[str, ...]
     """Packages whose versions its behaviour depends on."""
+    least_startup: int
+    """Seconds that a start is given however fast it was measured: elsewhere the disk is cold and the node is busy."""
 
     def unavailable(self) -> str | None:
         """Why it cannot be started on this machine ("no Java 17 on the PATH"), or None."""

@@ -38,6 +38,7 @@ class OnnxRuntime:
     name = "onnxruntime"
     formats: tuple[str, ...] = ("onnx",)
     tools: tuple[str, ...] = ("onnxruntime", "uvicorn", "uvloop", "httptools", "orjson", "prometheus-client", "numpy")
+    least_startup = 60
 
     def unavailable(self) -> str | None:
         """A package of the server that is missing, with the command that brings it."""

@@ -37,6 +37,7 @@ class TorchServe:
     name = "torchserve"
     formats: tuple[str, ...] = ("torchscript", "exported-program")
     tools: tuple[str, ...] = ("torchserve", "torch", "numpy", "packaging", "pillow", "psutil", "pyyaml")
+    least_startup = 120
 
     def unavailable(self) -> str | None:
         """No Java, a Java that is too old, or no package `torchserve`, each with what to do."""

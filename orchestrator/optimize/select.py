@@ -75,12 +75,16 @@ def select(context: StepContext) -> dict[str, Any]:
     return {"winner": winner["variant"], "backend": winner["backend"], "reason": choice.winner.reason}
 
 
-def startup_bound(ready_seconds: float) -> int:
-    """A generous bound on starting, seconds: three times what it took, rounded up to 5, 10, 20, 40, ...
+def startup_bound(ready_seconds: float, least: int) -> int:
+    """A generous bound on starting, seconds: three times what it took, rounded up to `least` times 1, 2, 4, 8, ...
 
     The steps are coarse so that a new measurement of the same server gives the same deployment.
+
+    Args:
+        ready_seconds: from the start to ready, as measured.
+        least: the backend's `least_startup`; a fast start here says little about a busy node with a cold disk.
     """
-    bound = 5
+    bound = least
     while bound < 3 * ready_seconds:
         bound *= 2
     return bound
@@ -151,7 +155,7 @@ def _winner(context: StepContext, winner: Standing) -> dict[str, Any]:
         "signature": signature,
         "max_batch_size": winner.server["max_batch_size"],
         "max_delay": winner.server["max_delay"],
-        "startup_seconds": startup_bound(winner.server["ready_seconds"]),
+        "startup_seconds": startup_bound(winner.server["ready_seconds"], backend(winner.backend).least_startup),
         "model_digest": digest_tree(context.inputs[f"variant:{winner.variant}"]).digest,
         "tools": installed_closure(backend(winner.backend).tools),
     }

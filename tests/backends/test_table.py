@@ -29,6 +29,7 @@ def test_it_says_who_it_is_and_which_formats_it_serves(name: str) -> None:
     assert chosen.formats
     assert set(chosen.formats) <= set(MODEL_FILES)
     assert chosen.tools
+    assert chosen.least_startup >= 60, "a fast start here says little about a node with a cold disk"
 
 
 def test_each_format_has_exactly_one_backend() -> None:

@@ -214,15 +214,22 @@ def test_the_winner_names_everything_that_is_deployed_and_nothing_that_noise_mov
     select(again)
     winner = json.loads((made.output / "winner.json").read_bytes())
     assert (made.output / "winner.json").read_bytes() == (again.output / "winner.json").read_bytes()
-    assert (winner["max_batch_size"], winner["max_delay"], winner["startup_seconds"]) == (8, 0.0, 5)
+    assert (winner["max_batch_size"], winner["max_delay"], winner["startup_seconds"]) == (8, 0.0, 60)
     assert winner["model_digest"] == digest_tree(made.inputs["variant:onnx-fp32"]).digest
     assert winner["signature"]["batch"] == "batch"
     assert "numpy" in winner["tools"]
 
 
-@pytest.mark.parametrize(("ready", "bound"), [(0.1, 5), (1.6, 5), (1.7, 10), (3.4, 20), (10, 40), (30, 160)])
+@pytest.mark.parametrize(("ready", "bound"), [(0.1, 60), (20, 60), (20.1, 120), (40, 120), (41, 240)])
 def test_startup_bounds_are_coarse(ready: float, bound: int) -> None:
-    assert startup_bound(ready) == bound
+    assert startup_bound(ready, 60) == bound
+
+
+@pytest.mark.parametrize(("variant", "bound"), [(FP32, 60), (SCRIPT, 120)])
+def test_a_fast_start_leaves_time_for_a_slow_one(tmp_path: Path, variant: str, bound: int) -> None:
+    made = context(tmp_path, [row(variant)], [runtime_row(variant)], [server_row(variant, ready=0.3)])
+    select(made)
+    assert json.loads((made.output / "winner.json").read_bytes())["startup_seconds"] == bound
 
 
 def test_random_samples_and_shared_cpus_are_said(tmp_path: Path) -> None:

@@ -119,6 +119,11 @@ def test_it_is_given_the_time_it_needs(template: Template, backend: str) -> None
     assert deployment["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
 
 
+def test_a_pod_is_not_killed_for_its_first_failed_checks(template: Template) -> None:
+    startup = _container(template("onnxruntime", "1.37", "--set", "server.startupSeconds=5"))["startupProbe"]
+    assert (startup["periodSeconds"], startup["failureThreshold"]) == (5, 12)
+
+
 def test_resources_are_what_was_measured_under(template: Template) -> None:
     resources = _container(template("onnxruntime", "1.37"))["resources"]
     assert resources["requests"] == resources["limits"] == {"cpu": "2", "memory": "2Gi"}
