@@ -34,10 +34,10 @@ Examples:
 @spec_options
 def explain(what: str, part: str | None, platform: Path | None, environment: str | None) -> None:
     """Say why: what an error code means, why the winner won, why a step ran, where a value comes from."""
-    if re.fullmatch(r"[EW]\d{3}", what):
+    if re.fullmatch(r"[EeWw]\d{3}", what):
         from orchestrator.spec.catalogue import explain as explain_code  # noqa: PLC0415 - only for codes
 
-        console.say(explain_code(what))
+        console.say(explain_code(what.upper()))
         return
     from orchestrator.engine.planning import make_plan  # noqa: PLC0415 - not needed for codes
     from orchestrator.store.digest import StatCache  # noqa: PLC0415

@@ -140,6 +140,7 @@ class Executor:
             scratch=str(scratch / "scratch"),
             project=str(self._plan.project),
             result=str(scratch / "result.json"),
+            network=step.network,
         )
 
     def _keep(self, step: Step, resolved: Resolved, end: WorkerEnd, output: Path, started: datetime) -> Outcome:

@@ -106,7 +106,8 @@ class Planned:
                 path.append(int(part))
             else:
                 return None
-        return value, self.loaded.origin(tuple(path))
+        origin = self.loaded.origin(tuple(path))
+        return value, origin.replace("spec line", f"{self.loaded.document.file} line", 1)
 
 
 def _leaves(parts: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

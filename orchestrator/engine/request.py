@@ -13,7 +13,11 @@ __all__ = ["WorkerRequest", "WorkerResult"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerRequest:
-    """A step, with every path made absolute. The worker reads it from `request.json`."""
+    """A step, with every path made absolute. The worker reads it from `request.json`.
+
+    Attributes:
+        network: whether the worker keeps its network; otherwise it gives it up before it loads anything.
+    """
 
     step: str
     function: str
@@ -23,6 +27,7 @@ class WorkerRequest:
     scratch: str
     project: str
     result: str
+    network: bool
 
     def write(self, path: Path) -> None:
         """Write the request as JSON."""

@@ -81,6 +81,7 @@ def compile_plan(loaded: LoadedSpec) -> Plan:
             kind="benchmark",
             function="orchestrator.measure.server_benchmark:benchmark",
             revision=1,
+            network=True,  # it is a client of the servers that it starts
             params={
                 "candidates": listed,
                 "signature": signature,

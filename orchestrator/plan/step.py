@@ -48,6 +48,7 @@ class Step:
         candidate: the variant that this step is about; its failure is then a fate, not a failed run.
         exclusive: nothing else may run meanwhile, since it measures time.
         live: an effect on the world, always observed and never cached.
+        network: whether it may use the network, if only the loopback; what loads other people's models may not.
         at: the place of the spec that asks for it.
         timeout: seconds.
         gathers_fates: gets the fates of all candidates' steps as an input with the role `fates`.
@@ -67,6 +68,7 @@ class Step:
     candidate: str | None = None
     exclusive: bool = False
     live: bool = False
+    network: bool = False
     at: tuple[str | int, ...] = ()
     timeout: float = 600.0
     gathers_fates: bool = False

@@ -40,11 +40,18 @@ def read_inputs(path: Path, signature: Signature) -> dict[str, Array]:
         found = _read_npz(path, signature) if path.suffix == ".npz" else _read_json(path)
         _check_names(found, signature)
         arrays = {tensor.name: _typed(tensor, found[tensor.name]) for tensor in signature.inputs}
+        _check_finite(arrays)
         return _shaped(arrays, signature)
     except OSError as error:
         raise _failure(path, error.strerror or str(error), signature) from error
     except _UnfitError as error:
         raise _failure(path, str(error), signature) from error
+
+
+def _check_finite(arrays: Mapping[str, Array]) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise _UnfitError(f"input {name} holds NaN or infinity, which a request in JSON cannot carry")
 
 
 def _check_names(found: Mapping[str, Array], signature: Signature) -> None:
@@ -58,6 +65,8 @@ def _check_names(found: Mapping[str, Array], signature: Signature) -> None:
 
 
 def _read_npz(path: Path, signature: Signature) -> dict[str, Array]:
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise _UnfitError("it is not an .npz file, as numpy.savez writes it")
     try:
         # Opened here, since numpy leaves the file open when it is no archive.
         with path.open("rb") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -106,4 +107,11 @@ def change_the_weights(context: StepContext) -> dict[str, Any]:
 
 def show_environment(context: StepContext) -> dict[str, Any]:
     (context.output / "text.txt").write_text("\n".join(sorted(os.environ)), encoding="utf-8")
+    return {}
+
+
+def connect(context: StepContext) -> dict[str, Any]:
+    """Tries to reach a server of the test's on this machine."""
+    with socket.create_connection(("127.0.0.1", context.params["port"]), timeout=10):
+        (context.output / "text.txt").write_text("reached", encoding="utf-8")
     return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -92,3 +93,19 @@ def test_secrets_of_the_environment_do_not_reach_a_worker(project: Project, monk
     names = project.text(outcomes, "env").split()
     assert "AWS_SECRET_ACCESS_KEY" not in names
     assert "PATH" in names
+
+
+def test_a_step_reaches_nobody_unless_it_has_to(project: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        params = {"port": server.getsockname()[1]}
+        allowed = project.run(project.step("asks", "connect", params=params, network=True))
+        assert project.text(allowed, "asks") == "reached"
+        alone = project.step("phones-home", "connect", params={**params, "alone": True})
+        try:
+            project.run(alone)
+        except StepFailed as failed:
+            assert "Network is unreachable" in failed.diagnostics[0].message
+            return
+    (log,) = project.home.logs.glob("phones-home-*/log.txt")
+    assert "does not let mlo take the network away" in log.read_text(encoding="utf-8")
+    pytest.skip("this system allows no network namespaces")
