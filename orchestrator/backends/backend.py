@@ -29,7 +29,9 @@ class ServingSettings:
         max_delay: seconds the first request of a batch waits for company.
         startup_seconds: a generous bound on loading and warming up, from the measured load time.
         drain_seconds: how long a stopping server still answers.
-        model_digest, spec_digest, decision_digest: sha256 in hex.
+        model_digest: of the variant's folder, in hex.
+        spec_digest: of the spec with its defaults, in hex.
+        decision_digest: sha256 of winner.json, which is what was decided without what was measured, in hex.
         tools: package → version, as measured; images pin these.
     """
 

@@ -15,6 +15,7 @@ from orchestrator.backends.table import backend
 from orchestrator.render.assets import assets_dir
 from orchestrator.render.fill import fill
 from orchestrator.render.requirements import requirements
+from orchestrator.store.digest import digest_tree
 
 if TYPE_CHECKING:
     from orchestrator.backends.backend import ServingSettings
@@ -27,14 +28,19 @@ _SERVER = Path(__file__).parents[1] / "server"
 _REQUEST_SECONDS = 30
 
 
-def render_artifacts(settings: ServingSettings, deployment: Deployment, variant: Path, folder: Path) -> None:
-    """Fill the empty `folder` with `serving/`, `docker/`, `compose.yaml`, `chart/`, `values.yaml` and `README.md`.
+def render_artifacts(settings: ServingSettings, deployment: Deployment, variant: Path, folder: Path) -> str:
+    """Fill `folder` with `serving/`, `docker/`, `compose.yaml`, `chart/`, `values.yaml` and `README.md`.
+
+    The image's tag is the digest of the finished build context, so what would be another image has another tag.
 
     Args:
         settings: how it is served.
         deployment: who, how many, on which image.
         variant: the winner's folder.
         folder: where to.
+
+    Returns:
+        The image's name and tag.
 
     Raises:
         ValueError: a value that may not stand in one of the files.
@@ -50,12 +56,14 @@ def render_artifacts(settings: ServingSettings, deployment: Deployment, variant:
     write_file(folder / "docker" / "requirements.txt", requirements(settings))
     write_file(folder / "docker" / "Dockerfile", fill(f"docker/{settings.backend}.Dockerfile.jinja", values))
     write_file(folder / "docker" / ".dockerignore", fill("docker/dockerignore.jinja", values))
+    tag = values["tag"] = digest_tree(folder / "docker").digest[:16]
     write_file(folder / "compose.yaml", fill("docker/compose.yaml.jinja", values))
     write_file(folder / "values.yaml", fill("kubernetes/values.yaml.jinja", values))
     write_file(folder / "README.md", fill("README.md.jinja", values))
     for path in sorted(folder.rglob("*")):
         if path.is_dir():
             path.chmod(0o755)
+    return f"{deployment.repository}:{tag}"
 
 
 def _values(settings: ServingSettings, deployment: Deployment) -> dict[str, Any]:
@@ -87,7 +95,6 @@ def _values(settings: ServingSettings, deployment: Deployment) -> dict[str, Any]
         "repository": deployment.repository,
         "spec_digest": settings.spec_digest,
         "startup_seconds": settings.startup_seconds,
-        "tag": settings.decision_digest[:16],
         "variant": settings.variant,
         "torchserve": torchserve,
     }

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.backend import ServingSettings
+from orchestrator.backends.folder import write_file
 from orchestrator.render.artifacts import render_artifacts
 from orchestrator.render.deployment import Deployment
 from orchestrator.spec.signature import Signature
@@ -21,7 +22,7 @@ __all__ = ["render"]
 
 
 def render(context: StepContext) -> dict[str, Any]:
-    """Fill the output with `serving/`, `docker/`, `compose.yaml`, `chart/`, `values.yaml` and `README.md`.
+    """Fill the output with what `render_artifacts` writes and a copy of winner.json, whose sha256 the labels name.
 
     Inputs are `winner`, a winner.json, and the folder of the winner's variant, as `variant:NAME` or `variant`.
 
@@ -37,14 +38,15 @@ def render(context: StepContext) -> dict[str, Any]:
     try:
         settings = _settings(context.params["settings"], winner, hashlib.sha256(winner_bytes).hexdigest())
         deployment = Deployment.from_params(context.params["deployment"])
-        render_artifacts(settings, deployment, variant, context.output)
+        write_file(context.output / "winner.json", winner_bytes)
+        image = render_artifacts(settings, deployment, variant, context.output)
     except ValueError as error:
         raise StepError("E452", "the artifacts cannot be written", cause=str(error), at=("image",)) from error
     files = [path for path in context.output.rglob("*") if path.is_file()]
     return {
         "backend": settings.backend,
         "variant": settings.variant,
-        "image": f"{deployment.repository}:{settings.decision_digest[:16]}",
+        "image": image,
         "files": len(files),
         "bytes": sum(path.stat().st_size for path in files),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_two_renders_give_the_same_bytes_and_modes(render_to: Render, backend: s
 def test_everything_that_a_release_needs_is_there(render_to: Render, backend: str) -> None:
     folder = render_to(backend)
     assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "chart", "compose.yaml", "docker", "serving", "values.yaml",
+        "README.md", "chart", "compose.yaml", "docker", "serving", "values.yaml", "winner.json",
     ]  # fmt: skip
     assert _tree(folder / "serving") == _tree(folder / "docker" / "serving")
 
@@ -62,7 +63,8 @@ def test_no_path_of_this_machine_gets_in(render_to: Render, backend: str, tmp_pa
 @both
 def test_the_digests_stand_in_image_and_chart(render_to: Render, backend: str, tmp_path: Path) -> None:
     folder = render_to(backend)
-    decision = hashlib.sha256((tmp_path / "work-rendered" / "winner.json").read_bytes()).hexdigest()
+    assert (folder / "winner.json").read_bytes() == (tmp_path / "work-rendered" / "winner.json").read_bytes()
+    decision = hashlib.sha256((folder / "winner.json").read_bytes()).hexdigest()
     model = hashlib.sha256(b"a model").hexdigest()
     dockerfile = (folder / "docker" / "Dockerfile").read_text()
     assert f'mlo.decision-digest="sha256:{decision}"' in dockerfile
@@ -70,7 +72,39 @@ def test_the_digests_stand_in_image_and_chart(render_to: Render, backend: str, t
     assert f'mlo.spec-digest="sha256:{"b" * 64}"' in dockerfile
     values = yaml.safe_load((folder / "values.yaml").read_text())
     assert values["model"]["decisionDigest"] == decision
-    assert values["image"]["tag"] == decision[:16]
+    assert f'echo "{decision}  winner.json" | sha256sum --check' in (folder / "README.md").read_text()
+
+
+def _tags(folder: Path) -> set[str]:
+    """Each tag that the files beside the build context name."""
+    values = yaml.safe_load((folder / "values.yaml").read_text())
+    image = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]["image"]
+    built = re.findall(r"docker build.* --tag \S+:(\S+) docker", (folder / "README.md").read_text())
+    return {values["image"]["tag"], image.rpartition(":")[2], *built}
+
+
+@both
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base": "python:3.12-slim-bookworm"},
+        {"spec_digest": "c" * 64},
+        {"cpus": 4.0},
+        {"model": b"another model"},
+    ],
+)
+def test_what_makes_another_image_makes_another_tag(render_to: Render, backend: str, change: dict[str, object]) -> None:
+    (tag,) = _tags(render_to(backend, "before"))
+    (again,) = _tags(render_to(backend, "again"))
+    (other,) = _tags(render_to(backend, "after", **change))
+    assert re.fullmatch(r"[0-9a-f]{16}", tag)
+    assert tag == again
+    assert other != tag
+
+
+def test_what_only_the_chart_says_leaves_the_image_alone(render_to: Render) -> None:
+    before, after = render_to("onnxruntime", "before"), render_to("onnxruntime", "after", replicas={"min": 2, "max": 4})
+    assert _tags(before) == _tags(after)
 
 
 def test_packages_are_pinned_to_what_was_measured(render_to: Render) -> None:
