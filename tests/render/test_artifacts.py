@@ -175,6 +175,17 @@ def test_the_readme_names_what_is_served(render_to: Render) -> None:
     assert "for 2 CPUs and 2Gi of memory" in readme
 
 
+def test_the_readme_tells_how_to_get_pytorch_without_cuda(render_to: Render) -> None:
+    folder = render_to("torchserve")
+    readme = (folder / "README.md").read_text()
+    assert "built for CUDA" in readme
+    (argument,) = set(re.findall(r"build --build-arg (\w+)=URL", readme))
+    before_pip = (folder / "docker" / "Dockerfile").read_text().partition("/pip install")[0]
+    assert f"ARG {argument}\n" in before_pip, "the build takes what the README passes"
+    assert "https://" not in readme, "no index is named"
+    assert "CUDA" not in (render_to("onnxruntime", "onnx") / "README.md").read_text()
+
+
 def test_a_winner_whose_variant_was_not_made_is_told(render_to: Render, tmp_path: Path) -> None:
     from orchestrator.render.step import render
     from orchestrator.steps import StepContext
