@@ -12,7 +12,7 @@ import orjson
 from .config import ModelConfig
 from .datatypes import Array, numpy_dtype
 from .errors import RequestError
-from .protocol import output_json, parse_object, request_from, response_head
+from .protocol import holds_words, output_json, parse_object, request_from, response_head
 from .request import InferRequest
 from .signature import Signature, Tensor
 
@@ -33,7 +33,8 @@ def decode_binary(body: bytes | bytearray, json_length: int, signature: Signatur
         raise RequestError(400, f"Inference-Header-Content-Length is {json_length}, the body has {len(body)} bytes")
     view = memoryview(body)
     raw = _Raw(view[json_length:])
-    request = request_from(parse_object(view[:json_length]), signature, raw.take)
+    head = bytes(view[:json_length])
+    request = request_from(parse_object(head), signature, raw.take, words=holds_words(head))
     if raw.left:
         raise RequestError(400, f"{raw.left} bytes behind the tensors belong to none")
     return request

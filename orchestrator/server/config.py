@@ -59,6 +59,7 @@ class ServerConfig:
     request_timeout_s: float
     max_body_bytes: int
     max_connections: int
+    keep_alive_seconds: float
     drain_seconds: float
     host: str
     port: int
@@ -173,6 +174,9 @@ def _server(document: Any, folder: Path) -> ServerConfig:
         request_timeout_s=section.number("request_timeout_s", 0.001, 3600),
         max_body_bytes=section.integer("max_body_bytes", 1, 1 << 31),
         max_connections=section.integer("max_connections", 1, 1 << 20) if section.has("max_connections") else 16384,
+        keep_alive_seconds=(
+            section.number("keep_alive_seconds", 0.1, 3600) if section.has("keep_alive_seconds") else 75.0
+        ),
         drain_seconds=section.number("drain_seconds", 0, 3600),
         host=section.text("host"),
         port=section.integer("port", 0, 65535),

@@ -25,7 +25,6 @@ __all__ = ["Answer", "App", "Connection", "ConnectionLimits", "Request"]
 
 _HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 10.0
-_IDLE_SECONDS = 75.0
 _LINGER_SECONDS = 2.0
 _ONE_WRITE = 64 * 1024
 """Below this a body is copied behind its head, which is cheaper than a second buffer."""
@@ -84,10 +83,18 @@ class App(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How large a body may be, in bytes; how long it, and the reading of its answer, may take; how many connections."""
+    """What one client may take.
+
+    Attributes:
+        body_bytes: of one body.
+        seconds: for sending a body, and for reading an answer; a head has no more, and at most ten.
+        idle_seconds: between requests.
+        connections: of all clients.
+    """
 
     body_bytes: int
     seconds: float
+    idle_seconds: float
     connections: int
 
 
@@ -112,6 +119,7 @@ class Connection(asyncio.Protocol):
         self._take_back: Callable[[], None] | None = None
         self._in_head = False
         self._pending = 0  # bytes since the parser last finished a head, a piece of a body, or a message
+        self._written = 0  # bytes of the last answer's body
         self._unread = 0  # bytes of answers that wait for the client, counted in the budget
         self._ending = False
         self._stage: tuple[Request | None, bool] = (None, False)  # what the deadline is for
@@ -123,7 +131,7 @@ class Connection(asyncio.Protocol):
         if len(self._connections) > self._limits.connections:
             self._ending = True
             self._transport.abort()
-        self.deadline = time.monotonic() + _HEAD_SECONDS
+        self.deadline = time.monotonic() + min(_HEAD_SECONDS, self._limits.seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why it is lost makes no difference
         """Forget the client, and take back what it asked."""
@@ -268,8 +276,12 @@ class Connection(asyncio.Protocol):
         stage = (self._arriving, self._in_head)
         if stage != self._stage or self.deadline == _NEVER:
             self._stage = stage
-            seconds = _HEAD_SECONDS if self._in_head else self._limits.seconds
-            self.deadline = time.monotonic() + (_IDLE_SECONDS if self._arriving is None else seconds)
+            seconds = self._limits.seconds
+            if self._arriving is None:
+                seconds = self._limits.idle_seconds
+            elif self._in_head:
+                seconds = min(_HEAD_SECONDS, seconds)
+            self.deadline = time.monotonic() + seconds
 
     def _handled(self, request: Request) -> Answer | Callable[[], None]:
         try:
@@ -297,6 +309,7 @@ class Connection(asyncio.Protocol):
         head = b"%b%b%bcontent-length: %d\r\n%b" % (_STATUS[status], headers, _date(), len(body), ending)
         if request.method == b"HEAD":
             body = b""
+        self._written = len(body)
         if len(body) < _ONE_WRITE:
             self._transport.write(head + body)
         else:
@@ -316,7 +329,8 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client does not read its answer as fast as it comes."""
-        self._unread = self._transport.get_write_buffer_size()
+        # The whole of it, as long as a byte is left: the transport keeps a view of it.
+        self._unread = max(self._written, self._transport.get_write_buffer_size())
         self.deadline = time.monotonic() + self._limits.seconds
         if not self._budget.take(self._unread):
             _log.info("a slow reader is dropped, since too many answers wait to be read")

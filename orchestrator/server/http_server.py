@@ -7,6 +7,7 @@ import resource
 import socket
 import ssl
 import time
+from dataclasses import replace
 
 from .budget import Budget
 from .connection import App, Connection, ConnectionLimits
@@ -34,7 +35,7 @@ class HttpServer:
             context: for TLS; None for plain HTTP.
         """
         files = _raise_file_limit() - _RESERVED_FILES
-        self._limits = ConnectionLimits(limits.body_bytes, limits.seconds, max(1, min(limits.connections, files)))
+        self._limits = replace(limits, connections=max(1, min(limits.connections, files)))
         self._app = app
         self._context = context
         self._budget = Budget(max(_TOGETHER * limits.body_bytes, _LEAST_BUDGET))

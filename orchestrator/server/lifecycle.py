@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_server"]
 
-_SECRETS_S = 5.0
+_SECRETS_S = 1.0
 """How often mounted secrets are looked at; a kubelet exchanges them within a minute or so."""
 
 _log = logging.getLogger("mlo.lifecycle")
@@ -50,7 +50,9 @@ class _Life:
         self._service = Service(config, self._tokens, self._tracing)
         self._http = HttpServer(
             RestApp(self._service),
-            ConnectionLimits(config.max_body_bytes, config.request_timeout_s, config.max_connections),
+            ConnectionLimits(
+                config.max_body_bytes, config.request_timeout_s, config.keep_alive_seconds, config.max_connections
+            ),
             None if self._certificates is None else self._certificates.context,
         )
         self._stopping = asyncio.Event()

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from . import VERSION
 from .config import ModelConfig
+from .request import UNSUPPORTED_PARAMETERS
 from .signature import Signature, Tensor
 
-__all__ = ["docs_page", "openapi_document"]
+__all__ = ["OPEN_PATHS", "docs_page", "openapi_document"]
+
+OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
+"""What answers without a token: a kubelet's probes carry none."""
 
 _TENSOR = {
     "type": "object",
@@ -62,6 +69,12 @@ def openapi_document(model: ModelConfig, *, token: bool = False) -> dict[str, An
         "paths": paths,
     }
     if token:
+        for path, methods in paths.items():
+            for operation in methods.values():
+                if path in OPEN_PATHS:
+                    operation["security"] = []
+                else:
+                    operation["responses"]["401"] = _refusal("No token, or another.")
         document["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
         document["security"] = [{"token": []}]
     return document
@@ -80,15 +93,27 @@ def _get(summary: str, schema: Mapping[str, Any] | None, *not_ready: str) -> dic
 
 
 def _infer(signature: Signature) -> dict[str, Any]:
-    names = {"name": {"enum": list(signature.outputs)}, "parameters": {"type": "object"}}
+    named = {
+        "type": "object",
+        "required": ["name"],
+        "properties": {
+            "name": {"enum": list(signature.outputs)},
+            "parameters": _parameters({"binary_data": {"type": "boolean"}}),
+        },
+    }
     request = {
         "type": "object",
         "required": ["inputs"],
         "properties": {
             "id": {"type": "string"},
-            "parameters": {"type": "object"},
-            "inputs": {"type": "array", "items": {"anyOf": [_input(tensor) for tensor in signature.inputs.values()]}},
-            "outputs": {"type": "array", "items": {"type": "object", "required": ["name"], "properties": names}},
+            "parameters": {
+                "description": "`timeout`: microseconds after which the client does not want the answer any more.",
+                **_parameters({"binary_data_output": {"type": "boolean"}}),
+            },
+            "inputs": _each_once(
+                {name: _input(tensor, signature) for name, tensor in signature.inputs.items()}, at_least=1
+            ),
+            "outputs": {**_each_once(dict.fromkeys(signature.outputs, named), at_least=0), "type": ["array", "null"]},
         },
     }
     answer = {
@@ -102,10 +127,17 @@ def _infer(signature: Signature) -> dict[str, Any]:
         },
     }
     responses: dict[str, Any] = {
-        "200": {"description": "The outputs.", "content": {"application/json": {"schema": answer}}}
+        "200": {
+            "description": "The outputs; in binary where that is asked for, behind as many bytes of JSON as the header "
+            "Inference-Header-Content-Length says.",
+            "content": {
+                "application/json": {"schema": answer},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
     }
     for status, description in _STOPS.items():
-        responses[status] = {"description": description, "content": {"application/json": {"schema": _ERROR}}}
+        responses[status] = _refusal(description)
     return {
         "summary": "Run the model",
         "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
@@ -113,19 +145,71 @@ def _infer(signature: Signature) -> dict[str, Any]:
     }
 
 
-def _input(tensor: Tensor) -> dict[str, Any]:
-    rank = len(tensor.shape or ())
+def _refusal(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _ERROR}}}
+
+
+def _each_once(items: Mapping[str, Mapping[str, Any]], at_least: int) -> dict[str, Any]:
+    """A list with one object for each name, in any order; with `at_least` 0, for some of the names."""
+    return {
+        "type": "array",
+        "minItems": len(items) * at_least,
+        "maxItems": len(items),
+        "items": {"anyOf": [item for number, item in enumerate(items.values()) if at_least or not number]},
+        "allOf": [
+            {
+                "contains": {"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]},
+                "minContains": at_least,
+                "maxContains": 1,
+            }
+            for name in items
+        ],
+    }
+
+
+def _parameters(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of any name, but none of those that are refused."""
+    refused = dict.fromkeys((*UNSUPPORTED_PARAMETERS, "binary_data_size"), False)
+    return {"type": ["object", "null"], "properties": {**refused, **known}}
+
+
+def _input(tensor: Tensor, signature: Signature) -> dict[str, Any]:
+    ranges = [(dim, dim) if isinstance(dim, int) else signature.dims[dim] for dim in tensor.shape or ()]
+    least, most = math.prod(low for low, _ in ranges), math.prod(high for _, high in ranges)
+    sizes = [{"type": "integer", "minimum": low, "maximum": high} for low, high in ranges]
     return {
         "type": "object",
         "required": ["name", "shape", "datatype", "data"],
         "properties": {
             "name": {"const": tensor.name},
             "datatype": {"const": tensor.datatype},
-            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": rank, "maxItems": rank},
-            "data": {"type": "array"},
-            "parameters": {"type": "object"},
+            "shape": {"type": "array", "prefixItems": sizes, "minItems": len(sizes), "maxItems": len(sizes)},
+            "data": {
+                "description": "As many elements as the shape holds, in row-major order; nested lists are read as well.",
+                "type": "array",
+                "items": _element(tensor.dtype),
+                "minItems": least,
+                "maxItems": most,
+            },
+            "parameters": _parameters({}),
         },
     }
+
+
+def _element(dtype: str) -> dict[str, Any]:
+    if dtype == "string":
+        return {"type": "string"}
+    if dtype == "bool":
+        return {"type": "boolean"}
+    if dtype.startswith("float"):
+        if dtype == "float64":
+            return {"type": "number"}
+        # A number above the largest is still rounded to it if it is nearer to it than half its last place.
+        largest = np.finfo(dtype).max
+        limit = float(largest) + (float(largest) - float(np.nextafter(largest, largest.dtype.type(0)))) / 2
+        return {"type": "number", "exclusiveMinimum": -limit, "exclusiveMaximum": limit}
+    whole = np.iinfo(dtype)
+    return {"type": "integer", "minimum": int(whole.min), "maximum": int(whole.max)}
 
 
 def docs_page(model: ModelConfig) -> bytes:

@@ -19,6 +19,7 @@ __all__ = [
     "array_from_list",
     "decode_json",
     "encode_json",
+    "holds_words",
     "output_json",
     "parse_object",
     "request_from",
@@ -40,7 +41,7 @@ def decode_json(body: bytes | bytearray, signature: Signature) -> InferRequest:
         RequestError: 400, saying what is wrong with it.
     """
     document = parse_object(body)
-    return request_from(document, signature, None)
+    return request_from(document, signature, None, words=holds_words(body))
 
 
 def parse_object(body: bytes | bytearray | memoryview) -> dict[str, Any]:
@@ -58,13 +59,25 @@ def parse_object(body: bytes | bytearray | memoryview) -> dict[str, Any]:
     return document
 
 
-def request_from(document: Mapping[str, Any], signature: Signature, take: TakeBytes | None) -> InferRequest:
+def holds_words(body: bytes | bytearray) -> bool:
+    """Whether `true` or `false` may stand in a JSON text.
+
+    numpy takes them for 1 and 0 among numbers. Looking for them in the text costs next to nothing; looking at each
+    element costs as much as reading it.
+    """
+    return b"true" in body or b"false" in body
+
+
+def request_from(
+    document: Mapping[str, Any], signature: Signature, take: TakeBytes | None, *, words: bool
+) -> InferRequest:
     """The request that `document` describes.
 
     Args:
         document: the parsed JSON.
         signature: what it is checked against.
         take: gives the data of an input that lies behind the JSON; None where nothing does.
+        words: whether `true` or `false` may be among the data.
 
     Raises:
         RequestError: 400, saying what is wrong with it.
@@ -83,7 +96,7 @@ def request_from(document: Mapping[str, Any], signature: Signature, take: TakeBy
         tensor, shape = reader.declare(item.get("name"), item.get("datatype"), item.get("shape"))
         size = check_parameters(item.get("parameters"), f"input {tensor.name!r}").get("binary_data_size")
         if size is None:
-            array = array_from_list(tensor, item.get("data"), shape)
+            array = array_from_list(tensor, item.get("data"), shape, words=words)
         elif take is None:
             raise RequestError(
                 400, f"input {tensor.name!r}: binary data needs the header Inference-Header-Content-Length"
@@ -92,7 +105,7 @@ def request_from(document: Mapping[str, Any], signature: Signature, take: TakeBy
             array = take(tensor, size)
         reader.add(tensor, array, shape)
     rows = reader.finish()
-    outputs = _wanted(document.get("outputs"), signature, binary=parameters.get("binary_data_output") is True)
+    outputs = _wanted(document.get("outputs"), signature, binary=_flag(parameters, "binary_data_output", default=False))
     return InferRequest(request_id, reader.arrays, rows, outputs, timeout_seconds(parameters))
 
 
@@ -107,14 +120,21 @@ def _wanted(items: Any, signature: Signature, *, binary: bool) -> Sequence[Wante
             raise RequestError(400, "each of outputs must be an object")
         name = item.get("name")
         parameters = check_parameters(item.get("parameters"), f"output {name!r}"[:80])
-        output = wanted_output(signature, name, binary=parameters.get("binary_data", binary) is True)
+        output = wanted_output(signature, name, binary=_flag(parameters, "binary_data", default=binary))
         if output.tensor.name in wanted:
             raise RequestError(400, f"output {output.tensor.name!r} is asked for twice")
         wanted[output.tensor.name] = output
     return list(wanted.values())
 
 
-def array_from_list(tensor: Tensor, data: Any, shape: tuple[int, ...]) -> Array:
+def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise RequestError(400, f"parameter {name!r} must be true or false")
+    return value
+
+
+def array_from_list(tensor: Tensor, data: Any, shape: tuple[int, ...], *, words: bool = False) -> Array:
     """A list, flat in row-major order or nested like `shape`, as an array of the tensor's type.
 
     Raises:
@@ -131,6 +151,11 @@ def array_from_list(tensor: Tensor, data: Any, shape: tuple[int, ...]) -> Array:
         raise RequestError(
             400, f"input {tensor.name!r}: data is nested as {list(array.shape)}, but shape says {list(shape)}"
         )
+    if words and array.dtype.kind in "iuf" and any(type(item) is bool for item in np.array(data, dtype=object).flat):
+        raise _wrong_type(tensor, "either numbers or true and false")
+    if array.dtype.kind == "f" and tensor.dtype.startswith(("int", "uint")):
+        array = np.array(data, dtype=object)  # numpy has rounded large integers that stand beside a fraction
+        return _exact_integers(tensor, array)
     return _convert(tensor, array)
 
 
@@ -162,10 +187,20 @@ def _integers(tensor: Tensor, array: Array) -> Array:
     return array.astype(dtype)
 
 
-def _large_integers(tensor: Tensor, array: Array) -> Array:
-    if not all(type(item) is int and 0 <= item < 1 << 64 for item in array.flat):
-        raise _wrong_type(tensor, "whole numbers from 0 to 18446744073709551615")
-    return array.astype(np.uint64)
+def _exact_integers(tensor: Tensor, array: Array) -> Array:
+    """Integers from Python's own numbers; 2.0 is the integer 2, as in JSON Schema.
+
+    Not beyond 2**53: the parser makes such floats also of integers that no 64 bits hold, rounded.
+    """
+    limits = np.iinfo(numpy_dtype(tensor.dtype))
+    low, high = int(limits.min), int(limits.max)
+    exact = np.empty(array.shape, numpy_dtype(tensor.dtype))
+    for place, item in enumerate(array.flat):
+        whole = type(item) is int or (type(item) is float and item.is_integer() and abs(item) <= 1 << 53)
+        if not whole or not low <= int(item) <= high:
+            raise _wrong_type(tensor, f"whole numbers from {low} to {high}")
+        exact.flat[place] = int(item)
+    return exact
 
 
 def _booleans(tensor: Tensor, array: Array) -> Array:
@@ -191,7 +226,7 @@ def _convert(tensor: Tensor, array: Array) -> Array:
         case "bool":
             return _booleans(tensor, array)
         case "uint64":
-            return _large_integers(tensor, array)
+            return _exact_integers(tensor, array)
         case "float16" | "float32" | "float64":
             return _floats(tensor, array)
         case _:

@@ -11,13 +11,21 @@ from .datatypes import Array
 from .errors import RequestError
 from .signature import Signature, Tensor
 
-__all__ = ["InferRequest", "InputReader", "WantedOutput", "check_parameters", "timeout_seconds", "wanted_output"]
+__all__ = [
+    "UNSUPPORTED_PARAMETERS",
+    "InferRequest",
+    "InputReader",
+    "WantedOutput",
+    "check_parameters",
+    "timeout_seconds",
+    "wanted_output",
+]
 
 _MAX_ELEMENTS = 1 << 31  # so that no product of sizes overflows
 
 
 # Parameters of other servers' extensions that change what is asked for; leaving them out would answer another question.
-_UNSUPPORTED = ("sequence_id", "shared_memory_region", "classification")
+UNSUPPORTED_PARAMETERS = ("sequence_id", "shared_memory_region", "classification")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,7 @@ def check_parameters(parameters: Any, where: str) -> Mapping[str, Any]:
         return {}
     if not isinstance(parameters, Mapping):
         raise RequestError(400, f"{where}: parameters must be an object, not {_short(parameters)}")
-    for name in _UNSUPPORTED:
+    for name in UNSUPPORTED_PARAMETERS:
         if parameters.get(name):
             raise RequestError(400, f"{where}: parameter {name!r} is not supported")
     return parameters

@@ -20,7 +20,7 @@ from .connection import Answer, Request
 from .datatypes import Array
 from .errors import RequestError
 from .logs import fields
-from .openapi import docs_page, openapi_document
+from .openapi import OPEN_PATHS, docs_page, openapi_document
 from .protocol import decode_json, encode_json
 from .request import InferRequest
 from .service import Phase, Service
@@ -32,8 +32,6 @@ _Page = Callable[[], Answer]
 
 _JSON = b"content-type: application/json\r\n"
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
-"""What answers without a token: a kubelet's probes carry none."""
 
 _log = logging.getLogger("mlo.rest")
 
@@ -74,7 +72,7 @@ class RestApp:
         """
         path = self._path(request.target)
         tokens = self._service.tokens
-        if tokens is not None and path not in _OPEN:
+        if tokens is not None and path not in OPEN_PATHS:
             tokens.check(request.headers.get(b"authorization", b""))
         if path in self._infer_paths:
             if request.method != b"POST":

@@ -76,10 +76,14 @@ class Running:
 
     def wait_for_log(self, message: str) -> dict[str, Any]:
         """The first log line with this message."""
+        return self.wait_for_log_starting(message)
+
+    def wait_for_log_starting(self, message: str) -> dict[str, Any]:
+        """The first log line whose message begins like this."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             for line in list(self.log):
-                if line["message"] == message:
+                if line["message"].startswith(message):
                     return line
             time.sleep(0.01)
         raise AssertionError(f"{message!r} was not logged: {self.raw}")
@@ -114,11 +118,13 @@ def signature(
 
 
 _ONNX_TYPES = {
+    "bool": TensorProto.BOOL,
     "float16": TensorProto.FLOAT16,
     "float32": TensorProto.FLOAT,
-    "int64": TensorProto.INT64,
-    "bool": TensorProto.BOOL,
+    "float64": TensorProto.DOUBLE,
     "string": TensorProto.STRING,
+    **{f"int{bits}": getattr(TensorProto, f"INT{bits}") for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": getattr(TensorProto, f"UINT{bits}") for bits in (8, 16, 32, 64)},
 }
 
 
@@ -174,6 +180,35 @@ def add_model(folder: Path, **settings: Any) -> Path:
     return write_server(folder, [helper.make_node("Add", ["x", "y"], ["z"])], sig, **settings)
 
 
+EVERY_TYPE: dict[str, tuple[str, list[Any]]] = {
+    "bool": ("BOOL", [True, False, True, True]),
+    "uint8": ("UINT8", [0, 255, 1, 2]),
+    "uint16": ("UINT16", [0, 65535, 1, 2]),
+    "uint32": ("UINT32", [0, 2**32 - 1, 1, 2]),
+    "uint64": ("UINT64", [0, 2**64 - 1, 2**63, 2**53 + 1]),
+    "int8": ("INT8", [-128, 127, 0, 1]),
+    "int16": ("INT16", [-32768, 32767, 0, 1]),
+    "int32": ("INT32", [-(2**31), 2**31 - 1, 0, 1]),
+    "int64": ("INT64", [-(2**63), 2**63 - 1, 2**53 + 1, 1]),
+    "float16": ("FP16", [0.5, -65504, 0, 1]),
+    "float32": ("FP32", [0.1, -3.4e38, 1e-45, 1]),
+    "float64": ("FP64", [0.1, -1.7e308, 5e-324, 1]),
+    "string": ("BYTES", ["", "plain", "Größe", "\u4e2d\U0001f600"]),
+}
+"""numpy's name of every element type, the protocol's, and values for 2 rows of 2."""
+
+
+def every_type_model(folder: Path, **settings: Any) -> Path:
+    """`out_T` = `in_T` over [batch, 2], for every type T."""
+    sig = signature(
+        {f"in_{dtype}": (dtype, ["batch", 2]) for dtype in EVERY_TYPE},
+        {f"out_{dtype}": (dtype, ["batch", 2]) for dtype in EVERY_TYPE},
+        {"batch": [1, 8]},
+    )
+    nodes = [helper.make_node("Identity", [f"in_{dtype}"], [f"out_{dtype}"]) for dtype in EVERY_TYPE]
+    return write_server(folder, nodes, sig, **settings)
+
+
 def spin_model(folder: Path, **settings: Any) -> Path:
     """y = x after `turns` multiplications by the identity: the client says how long the model is busy."""
     shape = [64, 64]
@@ -216,6 +251,12 @@ def edit(config: Path, **changes: Any) -> None:
         section = document["model"] if name.startswith("model_") else document
         section[name.removeprefix("model_")] = value
     config.write_text(json.dumps(document))
+
+
+def ends(start: Start, config: Path, *arguments: str) -> tuple[int, str]:
+    """The exit code of a server that does not start, and its last words."""
+    server = start(config, *arguments, ready=False)
+    return server.wait_end(), str(server.log[-1]["message"])
 
 
 @contextlib.contextmanager

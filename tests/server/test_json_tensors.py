@@ -73,7 +73,7 @@ def test_texts_stay_texts() -> None:
         ("float32", {}),
         ("float32", "ab"),
         ("float32", 1),
-        ("int64", [1.0, 2.0]),
+        ("int64", [1.5, 2.0]),
         ("bool", [2, 0]),
         ("bool", [0.0, 1.0]),
         ("string", [1, 2]),

@@ -16,17 +16,22 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from tests.server.conftest import FOREVER, Start, add_model, edit, launch, signature, spin, spin_model, write_server
+from tests.server.conftest import (
+    FOREVER,
+    Start,
+    add_model,
+    edit,
+    ends,
+    launch,
+    signature,
+    spin,
+    spin_model,
+    write_server,
+)
 
 pytestmark = pytest.mark.frameworks
 
 REQUEST = {"inputs": [{"name": name, "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]} for name in "xy"]}
-
-
-def ends(start: Start, config: Path, *arguments: str) -> tuple[int, str]:
-    """The exit code of a server that does not start, and its last words."""
-    server = start(config, *arguments, ready=False)
-    return server.wait_end(), str(server.log[-1]["message"])
 
 
 def test_it_says_live_then_ready_and_ends_with_0_on_sigterm(tmp_path: Path, start: Start) -> None:

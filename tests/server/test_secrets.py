@@ -1,0 +1,219 @@
+"""TLS and bearer tokens from files, over HTTP and gRPC, and what happens when the files change."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server.conftest import Running, Start, add_model, ends, starting
+
+pytestmark = pytest.mark.frameworks
+
+BODY = json.dumps({"inputs": [{"name": name, "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]} for name in "xy"]})
+TOKEN = "a-token-that-is-long-enough"
+OTHER = "the-token-that-replaces-the-first"
+
+
+def certificate(folder: Path, name: str, signer: tuple[Path, Path] | None = None) -> tuple[Path, Path]:
+    """A certificate for localhost and its key, signed by itself or by `signer`, as PEM files."""
+    certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    if signer is not None:
+        command += ["-CA", str(signer[0]), "-CAkey", str(signer[1])]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+def ask(server: Running, trust: Path, client: tuple[Path, Path] | None = None, body: str = BODY) -> int:
+    """One inference over TLS; the status."""
+    context = ssl.create_default_context(cafile=str(trust))
+    if client is not None:
+        context.load_cert_chain(*client)
+    connection = http.client.HTTPSConnection("localhost", server.port, timeout=30, context=context)
+    try:
+        connection.request("POST", "/v2/models/m/infer", body)
+        with connection.getresponse() as answer:
+            answer.read()
+            return answer.status
+    finally:
+        connection.close()
+
+
+def replace(path: Path, content: bytes) -> None:
+    """As a kubelet does: never half a file."""
+    path.with_suffix(".new").write_bytes(content)
+    path.with_suffix(".new").replace(path)
+
+
+def started(start: Start, config: Path) -> Running:
+    """A server that speaks TLS, which `wait_ready` does not."""
+    server = start(config, ready=False)
+    server.wait_for_log("ready")
+    return server
+
+
+def test_requests_are_answered_over_tls_and_plain_ones_are_not(tmp_path: Path, start: Start) -> None:
+    trust, key = certificate(tmp_path, "server")
+    server = started(start, add_model(tmp_path, tls={"certificate": trust.name, "key": key.name}))
+    assert ask(server, trust) == 200
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        server.ask("GET", "/v2")
+    large = json.dumps(json.loads(BODY) | {"id": "x" * 500_000})
+    assert ask(server, trust, body=large) == 200
+    assert server.stop() == 0
+    assert not [line for line in server.log if line["level"] == "error"]
+
+
+def test_a_new_certificate_is_taken_over_and_a_broken_one_is_not(tmp_path: Path, start: Start) -> None:
+    trust, key = certificate(tmp_path, "server")
+    server = started(start, add_model(tmp_path, tls={"certificate": trust.name, "key": key.name}))
+    first = tmp_path / "first.pem"
+    first.write_bytes(trust.read_bytes())
+    replace(trust, b"no certificate")
+    server.wait_for_log_starting("the certificate cannot be read again")
+    assert ask(server, first) == 200
+    (tmp_path / "next").mkdir()
+    new, new_key = certificate(tmp_path / "next", "server")
+    replace(key, new_key.read_bytes())
+    replace(trust, new.read_bytes())
+    server.wait_for_log("the certificate read again")
+    assert ask(server, new) == 200
+    with pytest.raises(ssl.SSLCertVerificationError):
+        ask(server, first)
+
+
+def test_only_clients_of_the_named_authority_are_heard(tmp_path: Path, start: Start) -> None:
+    trust, key = certificate(tmp_path, "server")
+    authority = certificate(tmp_path, "authority")
+    client = certificate(tmp_path, "client", authority)
+    stranger = certificate(tmp_path, "stranger")
+    tls = {"certificate": trust.name, "key": key.name, "client_ca": authority[0].name}
+    server = started(start, add_model(tmp_path, tls=tls))
+    assert ask(server, trust, client) == 200
+    for wrong in (None, stranger):
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            ask(server, trust, wrong)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Path]]:
+    folder = tmp_path_factory.mktemp("token")
+    (folder / "token").write_text(TOKEN + "\n")
+    with starting() as start:
+        yield start(add_model(folder, token_file="token", grpc_port=0)), folder / "token"
+
+
+@pytest.mark.parametrize("given", ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", TOKEN])
+def test_without_the_token_nothing_but_health_is_told(guarded: tuple[Running, Path], given: str) -> None:
+    server, _ = guarded
+    headers = {"Authorization": given} if given else {}
+    for method, path in (("GET", "/v2"), ("GET", "/metrics"), ("GET", "/docs"), ("GET", "/nothing")):
+        answer = server.ask(method, path, headers=headers)
+        assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert server.ask("POST", "/v2/models/m/infer", BODY, headers).status == 401
+    for path in ("/v2/health/live", "/v2/health/ready"):
+        assert server.ask("GET", path, headers=headers).status == 200
+
+
+def test_with_the_token_all_is_answered_and_it_is_never_logged(guarded: tuple[Running, Path]) -> None:
+    server, _ = guarded
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    assert server.ask("POST", "/v2/models/m/infer", BODY, headers).status == 200
+    assert server.ask("POST", "/v2/models/m/infer", "{", headers).status == 400
+    assert b'reason="unauthorized"' in server.ask("GET", "/metrics", headers=headers).body
+    assert not [line for line in server.raw if TOKEN in line]
+
+
+def test_a_new_token_is_taken_over_and_two_may_hold_at_once(guarded: tuple[Running, Path]) -> None:
+    server, path = guarded
+
+    def status(token: str) -> int:
+        return server.ask("GET", "/v2", headers={"Authorization": f"Bearer {token}"}).status
+
+    assert (status(TOKEN), status(OTHER)) == (200, 401)
+    try:
+        replace(path, f"{TOKEN}\n{OTHER}\n".encode())
+        deadline = time.monotonic() + 60
+        while status(OTHER) != 200 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert (status(TOKEN), status(OTHER)) == (200, 200)
+    finally:
+        replace(path, f"{TOKEN}\n".encode())
+        deadline = time.monotonic() + 60
+        while status(OTHER) != 401 and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert (status(TOKEN), status(OTHER)) == (200, 401)
+
+
+def test_grpc_asks_for_the_token_too(guarded: tuple[Running, Path]) -> None:
+    grpc = pytest.importorskip("grpc")
+    from orchestrator.server import open_inference_pb2 as pb
+
+    port = guarded[0].wait_for_log("live")["grpc_port"]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+
+        def call(name: str, *metadata: tuple[str, str]) -> object:
+            stub = channel.unary_unary(
+                f"/inference.GRPCInferenceService/{name}", pb.ServerLiveRequest.SerializeToString
+            )
+            return stub(pb.ServerLiveRequest(), metadata=metadata, timeout=30)
+
+        assert call("ServerLive")
+        assert call("ServerMetadata", ("authorization", f"Bearer {TOKEN}"))
+        with pytest.raises(grpc.RpcError) as raised:
+            call("ServerMetadata", ("authorization", "Bearer wrong"))
+        assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_grpc_speaks_tls_and_follows_the_files(tmp_path: Path, start: Start) -> None:
+    grpc = pytest.importorskip("grpc")
+    from orchestrator.server import open_inference_pb2 as pb
+
+    trust, key = certificate(tmp_path, "server")
+    server = started(start, add_model(tmp_path, tls={"certificate": trust.name, "key": key.name}, grpc_port=0))
+    port = server.wait_for_log("live")["grpc_port"]
+
+    def live(root: bytes) -> bool:
+        with grpc.secure_channel(f"localhost:{port}", grpc.ssl_channel_credentials(root)) as channel:
+            stub = channel.unary_unary(
+                "/inference.GRPCInferenceService/ServerLive",
+                pb.ServerLiveRequest.SerializeToString,
+                pb.ServerLiveResponse.FromString,
+            )
+            return bool(stub(pb.ServerLiveRequest(), timeout=30).live)
+
+    assert live(trust.read_bytes())
+    (tmp_path / "next").mkdir()
+    new, new_key = certificate(tmp_path / "next", "server")
+    replace(key, new_key.read_bytes())
+    replace(trust, new.read_bytes())
+    server.wait_for_log("the certificate read again")
+    assert live(new.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"token_file": "missing"}, "token_file"),
+        ({"token_file": "empty"}, "must hold one token or more"),
+        ({"token_file": "short"}, "must hold one token or more"),
+        ({"tls": {"certificate": "missing", "key": "missing"}}, "tls"),
+        ({"tls": {"certificate": "empty", "key": "empty"}}, "tls"),
+    ],
+)
+def test_secrets_that_cannot_be_used_end_with_65(
+    tmp_path: Path, start: Start, settings: dict[str, object], says: str
+) -> None:
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "short").write_text("123")
+    code, message = ends(start, add_model(tmp_path, **settings))
+    assert code == 65
+    assert says in message

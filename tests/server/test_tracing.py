@@ -1,0 +1,110 @@
+"""OpenTelemetry spans reach a collector over OTLP, and continue the client's trace."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import importlib.util
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.conftest import Start, add_model, ends
+
+pytestmark = pytest.mark.frameworks
+
+X = {"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
+
+
+@contextlib.contextmanager
+def collector() -> Iterator[tuple[str, list[bytes]]]:
+    """An OTLP endpoint that keeps what it is sent."""
+    bodies: list[bytes] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", bodies
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def spans(bodies: list[bytes]) -> list[Any]:
+    proto = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+    found = []
+    for body in bodies:
+        for resource in proto.ExportTraceServiceRequest.FromString(body).resource_spans:
+            names = {a.key: a.value.string_value for a in resource.resource.attributes}
+            assert names["service.name"] == "m"
+            found += [span for scope in resource.scope_spans for span in scope.spans]
+    return found
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("opentelemetry") is None,
+    reason="needs: pip install opentelemetry-exporter-otlp-proto-http",
+)
+def test_a_request_is_a_span_with_its_waiting_and_its_run_below(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with collector() as (endpoint, bodies):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        server = start(add_model(tmp_path, traces=True))
+        headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+        assert server.infer({"inputs": [X, X | {"name": "y"}]}, headers=headers).status == 200
+        assert server.infer({"inputs": [X]}, headers=headers).status == 400
+        assert server.infer({"inputs": [X]}, headers={"traceparent": f"00-{TRACE}-{PARENT}-00"}).status == 400
+        assert server.stop() == 0  # what is left is sent before the end
+    found = spans(bodies)
+    assert sorted(span.name for span in found) == ["infer", "infer", "queue", "run"]  # the unsampled one is missing
+    assert {span.trace_id.hex() for span in found} == {TRACE}
+    answered, refused = sorted(
+        (span for span in found if span.name == "infer"), key=lambda span: span.start_time_unix_nano
+    )
+    assert {answered.parent_span_id.hex(), refused.parent_span_id.hex()} == {PARENT}
+    attributes = {a.key: a.value.int_value or a.value.string_value for a in answered.attributes}
+    assert attributes == {
+        "mlo.model": "m",
+        "network.protocol.name": "http",
+        "mlo.status": 200,
+        "mlo.rows": 1,
+        "mlo.batch_rows": 1,
+    }
+    below = {span.name: span for span in found if span.name != "infer"}
+    for span in below.values():
+        assert span.parent_span_id == answered.span_id
+    assert answered.start_time_unix_nano <= below["queue"].start_time_unix_nano
+    assert below["queue"].end_time_unix_nano == below["run"].start_time_unix_nano
+    assert below["run"].end_time_unix_nano <= answered.end_time_unix_nano
+
+
+@pytest.mark.skipif(importlib.util.find_spec("opentelemetry") is not None, reason="opentelemetry is installed")
+def test_without_the_packages_a_server_that_should_trace_ends_with_69(tmp_path: Path, start: Start) -> None:
+    code, message = ends(start, add_model(tmp_path, traces=True))
+    assert code == 69
+    assert "opentelemetry-exporter-otlp-proto-http" in message
+
+
+def test_the_log_carries_the_trace_of_a_refused_request(tmp_path: Path, start: Start) -> None:
+    server = start(add_model(tmp_path))
+    parent = f"00-{TRACE}-{PARENT}-01"
+    server.ask("POST", "/v2/models/m/infer", json.dumps({"inputs": []}), {"traceparent": parent})
+    assert server.wait_for_log("input 'x' is missing")["traceparent"] == parent
