@@ -34,6 +34,7 @@ def render_to(tmp_path: Path) -> Render:
         folder: str = "rendered",
         model: bytes = b"a model",
         tools: dict[str, str] | None = None,
+        facts: dict[str, Any] | None = None,
         **changes: Any,
     ) -> Path:
         format_name, file = _FORMATS[backend]
@@ -41,11 +42,13 @@ def render_to(tmp_path: Path) -> Render:
         variant = work / "variant"
         variant.mkdir(parents=True)
         (variant / file).write_bytes(model)
+        facts = {"format": format_name, "precision": "fp32"} | (facts or {})
+        (variant / "facts.json").write_text(json.dumps(facts))
         winner = {
             "backend": backend,
-            "variant": f"{format_name}-fp32",
+            "variant": f"{format_name}-{facts['precision']}",
             "format": format_name,
-            "precision": "fp32",
+            "precision": facts["precision"],
             "signature": {
                 "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 3]}],
                 "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch", 3]}],

@@ -175,6 +175,30 @@ def test_the_readme_names_what_is_served(render_to: Render) -> None:
     assert "for 2 CPUs and 2Gi of memory" in readme
 
 
+@pytest.mark.parametrize(
+    ("facts", "needed"),
+    [
+        ({"precision": "int8", "reduce_range": False}, True),
+        ({"precision": "int8", "reduce_range": True}, False),
+        ({"precision": "fp32"}, False),
+    ],
+)
+def test_int8_weights_of_all_8_bits_say_which_cpus_they_need(
+    render_to: Render, facts: dict[str, object], needed: bool
+) -> None:
+    folder = render_to("onnxruntime", facts=facts)
+    for file in ("README.md", "values.yaml"):
+        assert ("CPU with VNNI" in (text := (folder / file).read_text()) or "CPUs with VNNI" in text) is needed, file
+    assert ("nodeSelector" in yaml.safe_load((folder / "values.yaml").read_text())) is needed
+
+
+def test_without_a_registry_the_readme_sends_nobody_to_a_public_one(render_to: Render) -> None:
+    readme = (render_to("onnxruntime", registry=None) / "README.md").read_text()
+    assert "helm upgrade" not in readme
+    assert "image: {registry: ...}" in readme
+    assert "helm upgrade" in (render_to("onnxruntime", "pushed") / "README.md").read_text()
+
+
 def test_the_readme_tells_how_to_get_pytorch_without_cuda(render_to: Render) -> None:
     folder = render_to("torchserve")
     readme = (folder / "README.md").read_text()
