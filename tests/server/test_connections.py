@@ -48,14 +48,9 @@ def answer(connection: socket.socket) -> bytes:
 
 @contextlib.contextmanager
 def connected(server: Running, count: int = 1) -> Iterator[list[socket.socket]]:
-    connections = []
-    try:
-        for _ in range(count):
-            connections.append(socket.create_connection(("127.0.0.1", server.port), timeout=60))
-        yield connections
-    finally:
-        for connection in connections:
-            connection.close()
+    address = ("127.0.0.1", server.port)
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(count)]
 
 
 def drip(connection: socket.socket, piece: bytes) -> float:

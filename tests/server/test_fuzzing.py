@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import struct
@@ -126,7 +127,7 @@ CHUNKED = (
 @given(whole=mutilated(REQUEST) | mutilated(CHUNKED) | st.binary(max_size=500), cuts=st.lists(st.integers(0, 3000)))
 def test_mutilated_http_gets_an_answer_or_a_closed_connection(server: Running, whole: bytes, cuts: list[int]) -> None:
     places = sorted({0, *(cut for cut in cuts if cut < len(whole)), len(whole)})
-    pieces = [whole[start:end] for start, end in zip(places, places[1:], strict=False)]
+    pieces = [whole[start:end] for start, end in itertools.pairwise(places)]
     answer = talk(server, pieces)
     assert answer == b"" or answer.startswith((b"HTTP/1.1 2", b"HTTP/1.1 4", b"HTTP/1.1 504", b"HTTP/1.1 100"))
 
@@ -167,10 +168,8 @@ def test_a_mutilated_grpc_message_is_answered_or_refused(server: Running, data: 
     port = server.wait_for_log("live")["grpc_port"]
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        try:
-            assert stub(body, timeout=30)
-        except grpc.RpcError as error:
-            assert error.code() in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+        codes = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+        assert stub.future(body, timeout=30).code() in codes
 
 
 @SETTINGS

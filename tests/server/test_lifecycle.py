@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper, numpy_helper
 
@@ -138,6 +139,27 @@ def test_another_model_file_ends_with_66(tmp_path: Path, start: Start) -> None:
     code, message = ends(start, config)
     assert code == 66
     assert "cannot be read" in message
+
+
+def test_the_files_beside_the_model_are_checked_too(tmp_path: Path, start: Start) -> None:
+    sig = signature({"x": ("float32", ["batch", 2])}, {"y": ("float32", ["batch", 2])}, {"batch": [1, 4]})
+    weights = numpy_helper.from_array(np.ones((2, 2), np.float32), "w")
+    config = write_server(tmp_path, [helper.make_node("MatMul", ["x", "w"], ["y"])], sig, [weights])
+    model = onnx.load(tmp_path / "model.onnx")
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    data = tmp_path / "model.onnx.data"
+    sha256 = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "model.onnx", data)}
+    edit(config, model_sha256=sha256[tmp_path / "model.onnx"], model_files={data.name: sha256[data]})
+    assert start(config).stop() == 0
+    data.write_bytes(bytes(len(data.read_bytes())))
+    code, message = ends(start, config)
+    assert code == 66
+    assert "model.onnx.data: its sha256 is" in message
+
+
+def test_it_is_warm_at_the_sizes_of_the_sweep_before_it_is_ready(tmp_path: Path, start: Start) -> None:
+    server = start(add_model(tmp_path, batch_sizes=[3, 5, 99]))
+    assert server.wait_for_log("loaded")["warm_up_rows"] == [1, 3, 5, 8]
 
 
 def test_a_file_that_is_no_model_ends_with_66(tmp_path: Path, start: Start) -> None:

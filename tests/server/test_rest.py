@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,42 @@ def test_a_model_with_several_inputs_of_other_types_and_requested_outputs(tmp_pa
     assert [(o["name"], o["data"]) for o in both] == [("kept", [7, 0]), ("negated", [-7, -(2**53) - 1])]
     one = server.infer({"inputs": inputs, "outputs": [{"name": "negated"}]}).json["outputs"]
     assert [o["name"] for o in one] == ["negated"]
+
+
+def test_states_go_in_and_come_out(tmp_path: Path, start: Start) -> None:
+    sig = signature(
+        {"x": ("float32", [2, "batch", 3]), "state": ("float32", [1, "batch", 3])},
+        {"y": ("float32", [2, "batch", 3]), "next": ("float32", [1, "batch", 3])},
+        {"batch": [1, 4]},
+        batch=None,  # it is there, but not as the first dimension: requests are not joined
+    )
+    nodes = [helper.make_node("Add", ["x", "state"], ["y"]), helper.make_node("Neg", ["state"], ["next"])]
+    server = start(write_server(tmp_path, nodes, sig))
+    state = {"name": "state", "datatype": "FP32", "shape": [1, 2, 3], "data": [1.0] * 6}
+    x = {"name": "x", "datatype": "FP32", "shape": [2, 2, 3], "data": [5.0] * 12}
+    for turn in range(4):
+        y, state = server.infer({"inputs": [x, {**state, "name": "state"}]}).json["outputs"]
+        assert y["data"] == [5 + (-1) ** turn] * 12
+    wrong = {"name": "state", "datatype": "FP32", "shape": [1, 3, 3], "data": [1.0] * 9}
+    assert server.infer({"inputs": [x, wrong]}).status == 400
+
+
+def test_requests_to_several_instances_each_get_their_own_answer(tmp_path: Path, start: Start) -> None:
+    server = start(add_model(tmp_path, threads=2, instances=2, max_delay_us=1000))
+
+    def ask(number: int) -> Any:
+        rows = number % 3 + 1
+        tensors = [
+            {"name": name, "datatype": "FP32", "shape": [rows, 3], "data": [float(number)] * 3 * rows} for name in "xy"
+        ]
+        return server.infer({"inputs": tensors}).json["outputs"][0]["data"]
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(200)))
+    assert answers == [[2 * number] * 3 * (number % 3 + 1) for number in range(200)]
+    page = server.ask("GET", "/metrics").body.decode()
+    calls = int(float(page.split("mlo_batch_rows_count ")[1].split()[0]))
+    assert calls < 200  # some went together
 
 
 def test_texts_go_through(tmp_path: Path, start: Start) -> None:
