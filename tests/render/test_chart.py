@@ -28,9 +28,18 @@ def template(render_to: Render, run_tool: Callable[..., str]) -> Template:
             "helm", "template", "prod", str(folder / "chart"), "--values", str(folder / "values.yaml"),
             "--namespace", "models", "--kube-version", f"{kubernetes}.0", *more,
         )  # fmt: skip
-        return [document for document in yaml.safe_load_all(text) if document]
+        return [document for document in yaml.load_all(text, _OnceOnly) if document]
 
     return run
+
+
+class _OnceOnly(yaml.SafeLoader):
+    """Refuses a key that comes twice, as the API server does where it is asked to be strict."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        assert len(mapping) == len(node.value), f"a key comes twice{node.start_mark}"
+        return mapping
 
 
 def _one(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
@@ -170,3 +179,32 @@ def test_values_that_are_wrong_are_refused(render_to: Render, run_tool: Callable
         run_tool(
             "helm", "template", "x", str(folder / "chart"), "--values", str(folder / "values.yaml"), "--set", wrong
         )
+
+
+def test_values_that_repeat_the_charts_own_keys_do_not_win(template: Template) -> None:
+    documents = template(
+        "onnxruntime", "1.37", "--api-versions", "monitoring.coreos.com/v1/ServiceMonitor",
+        "--set", "podAnnotations.mlo/model-digest=x", "--set", "podAnnotations.checksum/server=x",
+        "--set", "podAnnotations.team=vision", "--set-string", "labels.mlo/backend=x",
+        "--set-string", r"labels.app\.kubernetes\.io/name=x", "--set-string", "serviceMonitor.labels.team=metrics",
+    )  # fmt: skip
+    pod = _one(documents, "Deployment")["spec"]["template"]["metadata"]
+    assert pod["annotations"].pop("team") == "vision"
+    assert "x" not in {*pod["annotations"].values(), *pod["labels"].values()}
+    assert pod["labels"]["app.kubernetes.io/name"] == "digits"
+
+
+@pytest.mark.parametrize("release", ["1st", "a.b"])
+def test_a_release_whose_service_would_have_no_legal_name_is_refused(
+    render_to: Render, run_tool: Callable[..., str], release: str
+) -> None:
+    folder = render_to("onnxruntime")
+    with pytest.raises(AssertionError, match=f'release name "{release}": a Service\'s name begins with a letter'):
+        run_tool("helm", "template", release, str(folder / "chart"), "--values", str(folder / "values.yaml"))
+
+
+def test_fewer_replicas_at_most_than_at_least_are_refused(render_to: Render, run_tool: Callable[..., str]) -> None:
+    folder = render_to("onnxruntime")
+    values = ("--values", str(folder / "values.yaml"), "--set", "replicas.min=5")
+    with pytest.raises(AssertionError, match="min is 5 and max is 4; max must not be less"):
+        run_tool("helm", "template", "x", str(folder / "chart"), *values)

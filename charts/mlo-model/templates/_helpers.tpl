@@ -6,11 +6,15 @@
 
 {{- /* The release's name, with the model's where it is another. */ -}}
 {{- define "mlo-model.fullname" -}}
-{{- if contains .Values.model.name .Release.Name }}
-{{- .Release.Name | trunc 53 | trimSuffix "-" }}
-{{- else }}
-{{- printf "%s-%s" .Release.Name .Values.model.name | trunc 53 | trimSuffix "-" }}
+{{- $name := .Release.Name }}
+{{- if not (contains .Values.model.name $name) }}
+{{- $name = printf "%s-%s" $name .Values.model.name }}
 {{- end }}
+{{- $name = $name | trunc 53 | trimSuffix "-" }}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name) }}
+{{- fail (printf "release name %q: a Service's name begins with a letter and has no dots; name the release otherwise" .Release.Name) }}
+{{- end }}
+{{- $name }}
 {{- end }}
 
 {{- /* What selects pods never changes over the life of a release, so nothing of the decision is in it. */ -}}
@@ -19,7 +23,12 @@ app.kubernetes.io/name: {{ include "mlo-model.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
+{{- /* The chart's own labels win over those of the values: selectors depend on some. */ -}}
 {{- define "mlo-model.labels" -}}
+{{- toYaml (merge (include "mlo-model.ownLabels" . | fromYaml) (deepCopy .Values.labels)) }}
+{{- end }}
+
+{{- define "mlo-model.ownLabels" -}}
 {{ include "mlo-model.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Values.image.tag | trunc 63 | quote }}
 app.kubernetes.io/component: model-server
@@ -28,15 +37,26 @@ app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 mlo/backend: {{ .Values.model.backend | quote }}
 mlo/variant: {{ .Values.model.variant | quote }}
-{{- with .Values.labels }}
-{{ toYaml . }}
-{{- end }}
 {{- end }}
 
 {{- define "mlo-model.annotations" -}}
 mlo/spec-digest: {{ .Values.model.specDigest | quote }}
 mlo/model-digest: {{ .Values.model.modelDigest | quote }}
 mlo/decision-digest: {{ .Values.model.decisionDigest | quote }}
+{{- end }}
+
+{{- /* The chart's own annotations win; settings lie in the image, so the checksum covers what only the values say. */ -}}
+{{- define "mlo-model.podAnnotations" -}}
+{{- $own := include "mlo-model.annotations" . | fromYaml }}
+{{- $_ := set $own "checksum/server" (.Values.server | toJson | sha256sum) }}
+{{- toYaml (merge $own (deepCopy .Values.podAnnotations)) }}
+{{- end }}
+
+{{- /* What the schema of the values cannot say. */ -}}
+{{- define "mlo-model.checked" -}}
+{{- if lt (int .Values.replicas.max) (int .Values.replicas.min) }}
+{{- fail (printf "replicas: min is %v and max is %v; max must not be less" .Values.replicas.min .Values.replicas.max) }}
+{{- end }}
 {{- end }}
 
 {{- define "mlo-model.image" -}}
