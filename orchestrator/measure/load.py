@@ -9,10 +9,12 @@ Lines of JSON on one descriptor, one reply each on the other; the parent's side 
     {"do": "saturate", "connections": 32, "seconds": 1.0}
         → closed loop: each connection sends its next request when the last one is answered
 
-Both answer {"latencies": [s, ...], "delays": [s, ...], "errors": {TEXT: count}, "seconds": s, "answered": n}. The latency of
-a scheduled request counts from the time it was *scheduled* at, not from when it was sent: a server that stalls is
-charged for everything that had to wait ("coordinated omission"; MLPerf's loadgen counts in the same way). `delays`
-are how late the generator itself sent them. A request that fails is an error and has no latency.
+Both answer {"latencies": [s, ...], "sent": [s, ...], "delays": [s, ...], "refused": {TEXT: count}, "errors": {TEXT: count},
+"seconds": s, "answered": n}. The latency of a scheduled request counts from the time it was *scheduled* at, not from when
+it was sent: a server that stalls is charged for everything that had to wait ("coordinated omission"; MLPerf's loadgen
+counts in the same way). `delays` are how late the generator itself sent them, and `sent` are the latencies without
+that. `seconds` of a schedule end with the last answer. A request has no latency when the server was too busy for it
+(`refused`: it says so with 429 or 503, or does not answer in time) or when it failed (`errors`: anything else).
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ __all__ = ["Target", "arrivals", "main", "saturate", "send_on_schedule"]
 
 _LEAD = 0.05
 """Seconds between making a schedule and its first request."""
+
+_TOO_BUSY = frozenset({429, 503})
+"""Statuses by which a sound server says that it has more to do than it can."""
 
 
 class Target:
@@ -71,34 +75,43 @@ class Target:
 class _Results:
     def __init__(self) -> None:
         self.latencies: list[float] = []
+        self.sent: list[float] = []
         self.delays: list[float] = []
+        self.refused: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
     async def request(self, session: aiohttp.ClientSession, target: Target, number: int, scheduled: float) -> bool:
         """Send one request and wait for its answer; whether it came and was good."""
-        self.delays.append(time.perf_counter() - scheduled)
+        begun = time.perf_counter()
+        self.delays.append(begun - scheduled)
         body = target.bodies[number % len(target.bodies)]
         try:
             async with session.post(target.url, data=body) as answer:
                 content = await answer.read()
         except TimeoutError:
-            self.errors[f"no answer within {target.timeout:g} s"] += 1
+            self.refused[f"no answer within {target.timeout:g} s"] += 1
         except aiohttp.ClientError as error:
             self.errors[f"{type(error).__name__}: {error}"] += 1
         else:
-            if answer.status != 200:
+            if answer.status in _TOO_BUSY:
+                self.refused[f"status {answer.status}"] += 1
+            elif answer.status != 200:
                 self.errors[f"status {answer.status}"] += 1
             elif not content:
                 self.errors["an empty answer"] += 1
             else:
-                self.latencies.append(time.perf_counter() - scheduled)
+                ended = time.perf_counter()
+                self.latencies.append(ended - scheduled)
+                self.sent.append(ended - begun)
                 return True
         return False
 
     def as_json(self, seconds: float) -> dict[str, Any]:
         return {
             "latencies": self.latencies,
+            "sent": self.sent,
             "delays": self.delays,
+            "refused": dict(self.refused),
             "errors": dict(self.errors),
             "seconds": seconds,
             "answered": len(self.latencies),
@@ -108,10 +121,12 @@ class _Results:
 def arrivals(rate: float, requests: int, seed: int) -> list[float]:
     """When requests arrive, seconds from the start: a Poisson process of the rate, the same for the same seed.
 
-    Independent users do not take turns, so evenly spaced requests would flatter a server.
+    Independent users do not take turns, so evenly spaced requests would flatter a server. As many arrive as the rate
+    gives on average, so that chance neither raises nor lowers the rate: given their number, the times of a Poisson
+    process are uniform.
     """
     draw = random.Random(seed)  # noqa: S311 - a schedule, not a secret
-    return list(accumulate(draw.expovariate(rate) for _ in range(requests)))
+    return sorted(draw.uniform(0, requests / rate) for _ in range(requests))
 
 
 async def send_on_schedule(target: Target, schedule: Sequence[float]) -> dict[str, Any]:
@@ -136,7 +151,8 @@ async def send_on_schedule(target: Target, schedule: Sequence[float]) -> dict[st
         await asyncio.to_thread(keep_time)
         await asyncio.sleep(0)  # the last request of the thread is made into a task before they are gathered
         await asyncio.gather(*sent)
-    return results.as_json(time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+    return results.as_json(seconds)
 
 
 async def saturate(target: Target, connections: int, seconds: float) -> dict[str, Any]:

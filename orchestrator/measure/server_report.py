@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.measure.server_rounds import Contender, LoadSettings, Segment, verdict
-from orchestrator.measure.statistics import Verdict, summarize
+from orchestrator.measure.server_rounds import Contender, LoadSettings, Segment, generator_late, verdict
+from orchestrator.measure.statistics import Verdict, percentile_interval, summarize
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["contender_report", "raw_arrays"]
+
+REFUSED_SECONDS = 10.0
+"""What a request counts in the percentiles that the server was too busy for: as long as the generator waits for an answer.
+For the limit it counts as over it, whatever that is."""
+
+_CARRIED = 0.95
+"""A rate of which this part is answered while it is offered is carried: the last answers come after the last request."""
 
 
 def contender_report(
@@ -26,7 +34,10 @@ def contender_report(
         throughput: of the SLO, requests per second.
     """
     measured = contender.fate == "measured" and bool(contender.scheduled) and bool(contender.saturated)
+    if measured and not any(segment.latencies for segment in contender.saturated):
+        contender.fate, contender.reason, measured = "failed", "its server answers no request under load", False
     found = verdict(contender, settings.p99_limit) if measured and settings.p99_limit is not None else None
+    late = settings.p99_limit is not None and measured and generator_late(contender, settings.p99_limit)
     saturation = _saturation(contender.saturated, settings.connections) if measured else None
     return {
         "fate": contender.fate if measured or contender.fate != "measured" else "failed",
@@ -34,25 +45,31 @@ def contender_report(
         "peak_rss": contender.server.peak,
         "warm_up": {"windows": len(contender.warm_windows), "requests_per_second": contender.capacity},
         "errors": dict(contender.errors),
+        "refused": dict(contender.refused),
         "open_loop": _open_loop(contender, rate) if measured else None,
         "saturation": saturation,
         "slo": {
             "p99": None
             if found is None
-            else {**found.as_json(), "limit": settings.p99_limit, "quantile": 0.99, "confidence": 0.99},
+            else {**_level(found, late=late), "limit": settings.p99_limit, "quantile": 0.99, "confidence": 0.99},
             "throughput": None
             if throughput is None or saturation is None
-            else _throughput(throughput, rate, found, saturation["rows_per_second"]),
+            else _throughput(throughput, contender, saturation["rows_per_second"], late=late),
         },
     }
 
 
 def _open_loop(contender: Contender, rate: float) -> dict[str, Any]:
-    delays = [delay for segment in contender.scheduled for delay in segment.delays]
+    known = contender.latencies
+    worst = max(REFUSED_SECONDS, *(latency for latency in known if math.isfinite(latency)), 0.0)
+    latencies = [min(latency, worst) for latency in known]
+    low, high = percentile_interval(latencies, 0.99)
+    delays = contender.delays
     return {
         "rate": rate,
         "segments": len(contender.scheduled),
-        **summarize(contender.latencies).as_json(),
+        **summarize(latencies).as_json(),
+        "p99_interval": [low, high],
         "generator_delay": {"p50": summarize(delays).p50, "p99": summarize(delays).p99},
     }
 
@@ -73,10 +90,27 @@ def _saturation(segments: list[Segment], connections: int) -> dict[str, Any]:
     }
 
 
-def _throughput(wanted: float, rate: float, found: Verdict | None, saturated: float) -> dict[str, Any]:
-    """Whether the wanted rate is carried: shown by holding the limit at that rate, or by saturation."""
-    reached = max(saturated, rate if found is not None and found.status == "met" else 0.0)
-    return {"wanted": wanted, "reached": reached, "met": reached >= wanted}
+def _level(found: Verdict, *, late: bool) -> dict[str, Any]:
+    """The verdict; a limit that the generator may have missed is not decided."""
+    if found.status != "missed" or not late:
+        return found.as_json()
+    return {**found.as_json(), "status": "inconclusive", "reason": "the load generator sent its requests late"}
+
+
+def _throughput(wanted: float, contender: Contender, saturated: float, *, late: bool) -> dict[str, Any]:
+    """Whether the wanted rate is carried: by what was answered while it was offered, or by saturation."""
+    carried = _carried(contender.scheduled)
+    found = {"wanted": wanted, "reached": max(saturated, carried)}
+    if saturated >= wanted or carried >= _CARRIED * wanted:
+        return {**found, "met": True}
+    return {**found, "met": False, **({"reason": "the load generator sent its requests late"} if late else {})}
+
+
+def _carried(segments: list[Segment]) -> float:
+    """Answers a second of the open loop, until the last one came; how long one takes at least is not the rate's fault."""
+    answered = sum(segment.answered for segment in segments)
+    seconds = sum(segment.seconds - min(segment.latencies, default=0.0) for segment in segments)
+    return answered / seconds if seconds > 0 else 0.0
 
 
 def raw_arrays(contenders: Mapping[str, Contender]) -> dict[str, np.ndarray[Any, Any]]:

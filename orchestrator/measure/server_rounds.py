@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,9 +12,9 @@ from typing import Any
 
 from orchestrator.measure.measured_server import MeasuredServer, ServerError
 from orchestrator.measure.session import MeasuredProcess, MeasureError
-from orchestrator.measure.statistics import Verdict, settled, slo_verdict
+from orchestrator.measure.statistics import Verdict, percentile, settled, slo_verdict
 
-__all__ = ["Contender", "LoadSettings", "Segment", "load_in_rounds", "verdict", "warm_up"]
+__all__ = ["Contender", "LoadSettings", "Segment", "generator_late", "load_in_rounds", "verdict", "warm_up"]
 
 _CONFIDENCE = 0.99
 _EARLY_CONFIDENCE = 0.9999
@@ -23,6 +24,13 @@ _EARLY_CONFIDENCE = 0.9999
 _WARM_SECONDS, _WARM_WINDOWS = 0.3, 8
 _ANSWERS = 120.0
 _FEWEST = 20
+
+_SHORTEST, _MOST = 2.0, 20_000
+"""An open-loop segment lasts at least so many seconds, since a queue that grows needs time to show; and it holds at most
+so many requests, which is more than the generator can send in that time."""
+
+_LATE = 0.05
+"""A generator whose own delays take more than this part of the limit may be what misses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +61,12 @@ class LoadSettings:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One piece of load: latencies of what was answered, how late the generator was, and how long it took."""
+    """One piece of load, as `orchestrator.measure.load` answers, and the CPU time that the server took for it."""
 
     latencies: list[float]
+    sent: list[float]
     delays: list[float]
+    refused: dict[str, int]
     errors: dict[str, int]
     seconds: float
     answered: int
@@ -76,17 +86,36 @@ class Contender:
     saturated: list[Segment] = field(default_factory=list)
     fate: str = "measured"
     reason: str = ""
-    decided: bool = False
+    level: str = "inconclusive"
 
     @property
     def latencies(self) -> list[float]:
-        """Of all scheduled requests that were answered, seconds."""
-        return [latency for segment in self.scheduled for latency in segment.latencies]
+        """Of all scheduled requests, seconds; infinite for one that the server was too busy for."""
+        return self._open_loop("latencies")
+
+    @property
+    def sent(self) -> list[float]:
+        """The same, without what the generator was late."""
+        return self._open_loop("sent")
+
+    @property
+    def delays(self) -> list[float]:
+        """How late the generator sent the scheduled requests, seconds."""
+        return [delay for segment in self.scheduled for delay in segment.delays]
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Scheduled requests that the server was too busy for."""
+        return sum((Counter(segment.refused) for segment in self.scheduled), Counter[str]())
 
     @property
     def errors(self) -> Counter[str]:
         """Of all requests after warming up."""
         return sum((Counter(s.errors) for s in [*self.scheduled, *self.saturated]), Counter[str]())
+
+    def _open_loop(self, name: str) -> list[float]:
+        answered = [latency for segment in self.scheduled for latency in getattr(segment, name)]
+        return answered + [math.inf] * self.refused.total()
 
 
 def warm_up(contender: Contender, connections: int) -> None:
@@ -95,10 +124,14 @@ def warm_up(contender: Contender, connections: int) -> None:
         segment = _load(contender, {"do": "saturate", "connections": connections, "seconds": _WARM_SECONDS})
         if segment is None or _failed(contender, segment):
             return
+        if not segment.latencies:
+            continue
         contender.warm_windows.append(fmean(segment.latencies))
         contender.capacity = segment.answered / segment.seconds
         if settled(contender.warm_windows, tolerance=0.1):
             return
+    if not contender.warm_windows:
+        contender.fate, contender.reason = "failed", "its server answers no request under load"
 
 
 def load_in_rounds(contenders: Sequence[Contender], settings: LoadSettings, progress: Callable[..., None]) -> float:
@@ -116,10 +149,12 @@ def load_in_rounds(contenders: Sequence[Contender], settings: LoadSettings, prog
     rate = settings.rate or min(settings.default_rate, max(1.0, min((c.capacity for c in alive), default=2.0) / 2))
     wanted = settings.samples if settings.p99_limit is not None else settings.samples_without_limit
     for number in range(settings.rounds):
-        alive = [contender for contender in alive if contender.fate == "measured" and not contender.decided]
-        if not alive:
+        alive = [contender for contender in alive if contender.fate == "measured" and contender.level != "missed"]
+        # One that holds the limit goes on while another is undecided: those two will be compared, so both are measured
+        # for as long.
+        if all(contender.level == "met" for contender in alive):
             break
-        requests = _requests(wanted, rate, settings, rounds_left=settings.rounds - number, servers=len(alive))
+        requests = _requests(wanted, rate, settings, rounds_left=settings.rounds - number, alive=alive)
         for contender in alive[number % len(alive) :] + alive[: number % len(alive)]:
             progress(
                 f"round {number + 1} of {settings.rounds}, {rate:.0f} requests a second: {contender.variant}",
@@ -140,7 +175,9 @@ def load_in_rounds(contenders: Sequence[Contender], settings: LoadSettings, prog
             contender.saturated.append(segment)
             if not _failed(contender, segment) and settings.p99_limit is not None:
                 early = slo_verdict(contender.latencies, settings.p99_limit, confidence=_EARLY_CONFIDENCE)
-                contender.decided = early.status != "inconclusive"
+                # A late generator may be better in the next round; a limit that is held in spite of it is held.
+                if early.status == "met" or not generator_late(contender, settings.p99_limit):
+                    contender.level = early.status
     return rate
 
 
@@ -149,11 +186,25 @@ def verdict(contender: Contender, limit: float) -> Verdict:
     return slo_verdict(contender.latencies, limit, confidence=_CONFIDENCE)
 
 
-def _requests(wanted: int, rate: float, settings: LoadSettings, *, rounds_left: int, servers: int) -> int:
-    """Requests of one segment: its part of what is wanted, or what the time that is left allows."""
-    left = max(0.0, settings.deadline - time.monotonic()) / (rounds_left * servers)
+def generator_late(contender: Contender, limit: float) -> bool:
+    """Whether a limit that is missed may have been missed by the load generator.
+
+    Its delays are part of the latencies, so a limit that is held is held in spite of them. What is missed without them
+    too is the server's own doing.
+    """
+    if not contender.delays or percentile(contender.delays, 0.99) <= _LATE * limit:
+        return False
+    return slo_verdict(contender.sent, limit, confidence=_CONFIDENCE).status != "missed"
+
+
+def _requests(wanted: int, rate: float, settings: LoadSettings, *, rounds_left: int, alive: Sequence[Contender]) -> int:
+    """Requests of one segment: its part of what is wanted, long enough, or what the time that is left allows."""
+    left = max(0.0, settings.deadline - time.monotonic()) / (rounds_left * len(alive))
     seconds = left - settings.saturated_seconds / settings.rounds
-    return max(_FEWEST, min(-(-wanted // settings.rounds), int(seconds * rate)))
+    # Above its capacity a server needs longer for the requests than the schedule.
+    answered = min(rate, *(contender.capacity for contender in alive))
+    enough = max(-(-wanted // settings.rounds), min(_MOST, math.ceil(_SHORTEST * rate)))
+    return max(_FEWEST, min(enough, int(seconds * answered)))
 
 
 def _load(contender: Contender, command: dict[str, Any]) -> Segment | None:
@@ -172,11 +223,12 @@ def _load(contender: Contender, command: dict[str, Any]) -> Segment | None:
 
 
 def _failed(contender: Contender, segment: Segment) -> bool:
-    """A server that does not answer every request is no candidate, however fast its answers are."""
+    """A server that breaks, or answers wrongly, is no candidate, however fast its other answers are."""
     if not segment.errors:
         return False
     number = sum(segment.errors.values())
     commonest = max(segment.errors, key=lambda text: segment.errors[text])
     contender.fate = "failed"
-    contender.reason = f"{number} of {number + len(segment.latencies)} requests failed: {commonest}"
+    requests = number + len(segment.latencies) + sum(segment.refused.values())
+    contender.reason = f"{number} of {requests} requests failed: {commonest}"
     return True

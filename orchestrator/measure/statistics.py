@@ -20,6 +20,7 @@ __all__ = [
     "binomial_at_most",
     "compare_rounds",
     "percentile",
+    "percentile_interval",
     "samples_to_meet",
     "settled",
     "slo_verdict",
@@ -123,6 +124,38 @@ def percentile(samples: Sequence[float], quantile: float) -> float:
     if not 0 < wanted <= 1:
         raise ValueError(f"a quantile lies in (0, 1], not {quantile}")
     return sorted(samples)[math.ceil(wanted * len(samples)) - 1]
+
+
+def percentile_interval(
+    samples: Sequence[float], quantile: float, confidence: float = 0.95
+) -> tuple[float, float | None]:
+    """The confidence interval of a percentile: between two of the samples, whatever the distribution.
+
+    The samples below the true percentile are binomial in number, which gives the ranks (Conover, Practical
+    Nonparametric Statistics, 3.2).
+
+    Args:
+        samples: raw values, in any order.
+        quantile: in (0, 1).
+        confidence: of the interval.
+
+    Returns:
+        Both ends; no upper one when the samples are too few, and 0 for the lower one then.
+
+    Raises:
+        ValueError: no samples.
+    """
+    if not samples:
+        raise ValueError("no samples have no percentile")
+    ordered, size, risk = sorted(samples), len(samples), (1 - confidence) / 2
+    # Both tails are counted by the samples above, which are few for the percentiles that matter.
+    above = 0
+    while above < size and binomial_at_most(above, size, 1 - quantile) <= risk:
+        above += 1
+    high = ordered[size - above] if above else None
+    while above < size and binomial_at_most(above, size, 1 - quantile) < 1 - risk:
+        above += 1
+    return (ordered[size - above - 1] if above < size else 0.0), high
 
 
 def summarize(samples: Sequence[float]) -> Summary:

@@ -19,9 +19,10 @@ def service_level(server: Mapping[str, Any]) -> Level:
     p99, throughput = server["slo"]["p99"], server["slo"]["throughput"]
     if p99 is None and throughput is None:
         return "none"
-    if (p99 is not None and p99["status"] == "missed") or (throughput is not None and not throughput["met"]):
+    short = throughput is not None and not throughput["met"]
+    if (p99 is not None and p99["status"] == "missed") or (short and "reason" not in throughput):
         return "missed"
-    return "inconclusive" if p99 is not None and p99["status"] == "inconclusive" else "met"
+    return "inconclusive" if short or (p99 is not None and p99["status"] == "inconclusive") else "met"
 
 
 def distance(server: Mapping[str, Any]) -> dict[str, float | None]:
@@ -43,13 +44,19 @@ def distance_text(server: Mapping[str, Any]) -> str:
             f"p99 {milliseconds(reached)} at {server['open_loop']['rate']:.4g}/s, "
             f"{milliseconds(abs(reached - limit))} {side} the limit of {milliseconds(limit)}"
         )
-        if p99["status"] == "inconclusive":
+        if refused := server["refused"]:
+            what = ", ".join(f"{count} with {said}" for said, count in sorted(refused.items()))
+            text += f", and it was too busy for {sum(refused.values())} of {p99['samples']} requests: {what}"
+        if "reason" in p99:
+            text += f", not proven: {p99['reason']}"
+        elif p99["status"] == "inconclusive":
             text += f", not proven: it wants at least {p99['samples_wanted']} more samples"
         elif p99["status"] == "missed" and reached <= limit:
             text += f", yet {p99['over']} of {p99['samples']} requests were over it"
         said.append(text)
     if (throughput := server["slo"]["throughput"]) is not None and not throughput["met"]:
-        said.append(f"{throughput['reached']:.4g}/s of {throughput['wanted']:.4g}/s")
+        late = f", not proven: {throughput['reason']}" if "reason" in throughput else ""
+        said.append(f"{throughput['reached']:.4g}/s of {throughput['wanted']:.4g}/s{late}")
     return "; ".join(said)
 
 

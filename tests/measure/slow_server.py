@@ -1,7 +1,7 @@
-"""A real HTTP server whose slowness a test knows: `python slow_server.py ANSWER_S STALL_AT STALL_S FAIL_FROM`.
+"""A real HTTP server whose slowness a test knows: `python slow_server.py ANSWER_S STALL_AT STALL_S FAIL_FROM STATUS`.
 
 Prints its port. Every answer takes ANSWER_S; at request number STALL_AT the whole server stands still for STALL_S; from
-request FAIL_FROM on (0: never) it answers 503. SIGTERM ends it.
+request FAIL_FROM on (0: never) it answers with STATUS. SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from aiohttp import web
 
 
-async def serve(answer_s: float, stall_at: int, stall_s: float, fail_from: int) -> None:
+async def serve(answer_s: float, stall_at: int, stall_s: float, fail_from: int, status: int) -> None:
     seen = 0
 
     async def answer(request: web.Request) -> web.Response:
@@ -23,7 +23,7 @@ async def serve(answer_s: float, stall_at: int, stall_s: float, fail_from: int) 
         if seen == stall_at:
             time.sleep(stall_s)  # noqa: ASYNC251 - the stall is the point
         await asyncio.sleep(answer_s)
-        return web.Response(text="good", status=503 if 0 < fail_from <= seen else 200)
+        return web.Response(text="good", status=status if 0 < fail_from <= seen else 200)
 
     application = web.Application()
     application.router.add_post("/infer", answer)
@@ -35,4 +35,4 @@ async def serve(answer_s: float, stall_at: int, stall_s: float, fail_from: int) 
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(float(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))
+    asyncio.run(serve(float(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])))

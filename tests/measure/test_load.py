@@ -25,9 +25,17 @@ Start = Callable[..., Ask]
 def load_on(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
-        def start(*, answer_s: float = 0.0, stall_at: int = 0, stall_s: float = 0.0, fail_from: int = 0) -> Ask:
+        def start(
+            *,
+            answer_s: float = 0.0,
+            stall_at: int = 0,
+            stall_s: float = 0.0,
+            fail_from: int = 0,
+            status: int = 503,
+            timeout: float = 5.0,
+        ) -> Ask:
             command = [sys.executable, str(Path(__file__).with_name("slow_server.py"))]
-            command += [str(value) for value in (answer_s, stall_at, stall_s, fail_from)]
+            command += [str(value) for value in (answer_s, stall_at, stall_s, fail_from, status)]
             server = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
             stack.callback(server.terminate)
             assert server.stdout is not None
@@ -38,7 +46,7 @@ def load_on(tmp_path: Path) -> Iterator[Start]:
             body = tmp_path / "body"
             body.write_bytes(b"{}")
             url = f"http://127.0.0.1:{port}/infer"
-            opened = {"do": "open", "url": url, "headers": {}, "bodies": [str(body)], "limit": 256, "timeout": 5.0}
+            opened = {"do": "open", "url": url, "headers": {}, "bodies": [str(body)], "limit": 256, "timeout": timeout}
             process.ask(opened, 60)
             return lambda asked: process.ask(asked, 60)
 
@@ -70,10 +78,17 @@ def test_saturation_counts_what_is_answered_in_time(load_on: Start) -> None:
     assert len(reply["latencies"]) >= reply["answered"]
 
 
-def test_answers_that_are_not_good_are_errors_and_have_no_latency(load_on: Start) -> None:
-    reply = load_on(fail_from=11)({"do": "schedule", "rate": 500.0, "requests": 30, "seed": 3})
-    assert reply["errors"] == {"status 503": 20}
+@pytest.mark.parametrize(("status", "told"), [(503, "refused"), (429, "refused"), (500, "errors"), (404, "errors")])
+def test_too_busy_is_told_from_broken_and_neither_has_a_latency(load_on: Start, status: int, told: str) -> None:
+    reply = load_on(fail_from=11, status=status)({"do": "schedule", "rate": 500.0, "requests": 30, "seed": 3})
+    assert {name: reply[name] for name in ("refused", "errors") if reply[name]} == {told: {f"status {status}": 20}}
     assert len(reply["latencies"]) == 10
+
+
+def test_no_answer_in_time_is_a_busy_server(load_on: Start) -> None:
+    reply = load_on(answer_s=1.0, timeout=0.2)({"do": "schedule", "rate": 500.0, "requests": 5, "seed": 3})
+    assert reply["refused"] == {"no answer within 0.2 s": 5}
+    assert reply["errors"] == {}
 
 
 def test_a_server_that_is_gone_is_an_error_for_each_request(load_on: Start) -> None:

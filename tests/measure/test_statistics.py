@@ -14,6 +14,7 @@ from orchestrator.measure.statistics import (
     binomial_at_most,
     compare_rounds,
     percentile,
+    percentile_interval,
     samples_to_meet,
     settled,
     slo_verdict,
@@ -134,3 +135,17 @@ def test_warming_up_is_over_when_three_windows_agree() -> None:
     assert not settled([9.0, 2.0, 1.0, 1.0])
     assert settled([9.0, 2.0, 1.0, 1.02, 0.99])
     assert not settled([1.0, 1.1, 1.0])
+
+
+def test_the_interval_of_a_percentile_covers_it_as_often_as_it_says() -> None:
+    draw = random.Random(5)
+    found = [percentile_interval([draw.random() for _ in range(800)], 0.99) for _ in range(400)]
+    covered = [low <= 0.99 and (high is None or high >= 0.99) for low, high in found]
+    assert 0.94 <= sum(covered) / len(covered) < 1
+
+
+def test_too_few_samples_bound_no_percentile_from_above() -> None:
+    assert percentile_interval([1.0] * 300, 0.99)[1] is None
+    assert percentile_interval([1.0] * 400, 0.99)[1] == 1.0
+    with pytest.raises(ValueError, match="no samples"):
+        percentile_interval([], 0.99)

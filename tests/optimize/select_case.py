@@ -61,8 +61,10 @@ def server_row(
     ready: float = 1.0,
     limit: float | None = LIMIT,
     wanted: float | None = RATE,
+    spread: float = 0.02,
+    refused: dict[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Of the server benchmark; its verdict follows from `over` of `samples`."""
+    """Of the server benchmark; its verdict follows from `over` of `samples`, `spread` is that of every number."""
     found = slo_verdict([1.0] * over + [0.0] * (samples - over), 0.5)
     return {
         **row(variant),
@@ -72,7 +74,14 @@ def server_row(
         "max_delay": 0.0,
         "ready_seconds": ready,
         "peak_rss": peak,
-        "open_loop": {"rate": RATE, "samples": samples, "p50": p99 / 2, "p99": p99},
+        "refused": refused or {},
+        "open_loop": {
+            "rate": RATE,
+            "samples": samples,
+            "p50": p99 / 2,
+            "p99": p99,
+            "p99_interval": [p99 * (1 - spread), p99 * (1 + spread)],
+        },
         "saturation": {"rows_per_second": rows_per_second, "cpu_seconds_per_request": cpu},
         "slo": {
             "p99": None if limit is None else {**found.as_json(), "limit": limit},

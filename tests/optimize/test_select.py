@@ -177,6 +177,15 @@ def test_without_enforcement_the_best_wins_and_the_decision_says_so(tmp_path: Pa
     assert any("SLO not met" in note for note in decision["notes"])
 
 
+def test_a_server_that_was_too_busy_is_chosen_from_and_says_how_often_it_was(tmp_path: Path) -> None:
+    busy = server_row(FP32, p99=10.0, over=40, refused={"status 503": 40})
+    with pytest.raises(StepError, match="too busy for 40 of 1400 requests: 40 with status 503") as caught:
+        decide(context(tmp_path / "a", [row(FP32)], [runtime_row(FP32)], [busy]))
+    assert caught.value.code == "E501"
+    decision = decide(context(tmp_path / "b", [row(FP32)], [runtime_row(FP32)], [busy], enforce=False))
+    assert decision["winner"]["variant"] == FP32
+
+
 def test_one_that_meets_the_slo_wins_over_one_that_does_not(tmp_path: Path) -> None:
     decision = two(
         tmp_path, server_row(FP32, p99=0.015), server_row(INT8, p99=0.021, over=40, rows_per_second=9000.0),

@@ -1,0 +1,159 @@
+"""What is claimed of a server under load, with stand-ins for the server and the generator whose answers a test knows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from orchestrator.measure.measured_server import MeasuredServer
+from orchestrator.measure.server_report import contender_report
+from orchestrator.measure.server_rounds import Contender, LoadSettings, load_in_rounds, warm_up
+from orchestrator.measure.session import MeasuredProcess
+from orchestrator.optimize.select_service_level import distance_text, service_level
+
+LIMIT = 0.02
+
+
+class QuietServer:
+    """Lives, and uses no CPU."""
+
+    peak = 2**20
+
+    def cpu_seconds(self) -> float:
+        return 0.0
+
+    def check(self) -> None:
+        """Nothing ends it."""
+
+
+class Generator:
+    """Answers as a server of some capacity would, without sending anything."""
+
+    def __init__(self, *, capacity: float, latency: float, **more: Any) -> None:
+        self._capacity, self._latency, self._more = capacity, latency, more
+        self.asked: list[dict[str, Any]] = []
+
+    def ask(self, command: dict[str, Any], timeout: float) -> dict[str, Any]:
+        assert timeout > 0
+        self.asked.append(command)
+        delay = self._more.get("delay", 0.0)
+        if command["do"] == "saturate":
+            number, rate, seconds = int(self._capacity * command["seconds"]), self._capacity, command["seconds"]
+        else:
+            number, rate = command["requests"], command["rate"]
+            seconds = number / min(rate, self._capacity) + self._latency
+        # Whatever the server cannot carry waits in a queue that grows.
+        queued = max(0.0, 1 / self._capacity - 1 / rate) if command["do"] == "schedule" else 0.0
+        refused = min(number, self._more.get("refused", 0)) if command["do"] == "schedule" else 0
+        sent = [self._latency + place * queued for place in range(number - refused)]
+        return {
+            "latencies": [latency + delay for latency in sent],
+            "sent": sent,
+            "delays": [delay] * number,
+            "refused": {"status 503": refused} if refused else {},
+            "errors": self._more.get("errors", {}),
+            "seconds": seconds,
+            "answered": number - refused,
+        }
+
+
+def contender(name: str = "onnx-fp32", *, capacity: float = 1000.0, latency: float = 0.004, **more: Any) -> Contender:
+    generator = Generator(capacity=capacity, latency=latency, **more)
+    made = Contender(name, cast("MeasuredServer", QuietServer()), cast("MeasuredProcess", generator))
+    warm_up(made, 32)
+    return made
+
+
+def asked(of: Contender) -> list[dict[str, Any]]:
+    return [command for command in cast("Generator", of.load).asked if command["do"] == "schedule"]
+
+
+@pytest.fixture
+def measured() -> Callable[..., dict[str, Any]]:
+    def measure(
+        *everyone: Contender, rate: float = 200.0, limit: float = LIMIT, budget: float = 100.0
+    ) -> dict[str, Any]:
+        settings = LoadSettings(rate=rate, p99_limit=limit, deadline=time.monotonic() + budget)
+        load_in_rounds(everyone, settings, lambda *_: None)
+        return contender_report(everyone[0], settings, rate, rate)
+
+    return measure
+
+
+Measure = Callable[..., dict[str, Any]]
+
+
+def test_a_busy_server_is_measured_and_misses_by_a_distance(measured: Measure) -> None:
+    row = measured(contender(refused=40))
+    assert row["fate"] == "measured"
+    assert row["slo"]["p99"]["status"] == "missed"
+    assert row["open_loop"]["p99"] == 10.0
+    assert service_level(row) == "missed"
+    assert f"too busy for {row['slo']['p99']['over']} of {row['slo']['p99']['samples']} requests" in distance_text(row)
+
+
+def test_one_refusal_among_many_is_one_request_over_the_limit(measured: Measure) -> None:
+    row = measured(contender(refused=1))
+    assert (row["fate"], row["slo"]["p99"]["status"]) == ("measured", "met")
+    assert row["slo"]["p99"]["over"] == sum(row["refused"].values()) > 0
+    assert row["open_loop"]["p99"] < LIMIT
+
+
+def test_a_broken_server_fails(measured: Measure) -> None:
+    row = measured(contender(errors={"status 500": 1}))
+    assert row["fate"] == "failed"
+    assert "requests failed: status 500" in row["reason"]
+
+
+def test_a_rate_that_a_short_burst_survives_is_not_carried(measured: Measure) -> None:
+    row = measured(contender(capacity=3465.0), rate=12_000.0)
+    assert row["slo"]["throughput"]["met"] is False
+    assert row["slo"]["throughput"]["reached"] < 4000
+    assert row["slo"]["p99"]["status"] == "missed"
+
+
+@pytest.mark.parametrize("rate", [200.0, 3000.0])
+def test_a_segment_lasts_long_enough_for_a_queue_to_grow(measured: Measure, rate: float) -> None:
+    one = contender(capacity=5000.0)
+    row = measured(one, rate=rate)
+    assert all(command["requests"] / command["rate"] >= 2 for command in asked(one))
+    assert row["slo"]["throughput"] == {"wanted": rate, "reached": pytest.approx(5000.0), "met": True}
+
+
+def test_a_rate_that_is_carried_without_room_to_spare_is_met(measured: Measure) -> None:
+    one = contender(capacity=1000.0, latency=0.004)
+    one.capacity = 150.0
+    settings = LoadSettings(rate=990.0, p99_limit=LIMIT, deadline=time.monotonic() + 1000)
+    load_in_rounds([one], settings, lambda *_: None)
+    row = contender_report(one, settings, 990.0, 1005.0)
+    assert row["slo"]["throughput"]["met"] is True  # 990/s were answered, which is 1005/s but for the ends
+
+
+def test_a_limit_that_the_generator_missed_is_not_the_servers(measured: Measure) -> None:
+    row = measured(contender(latency=0.004, delay=0.03))
+    assert service_level(row) == "inconclusive"
+    assert "the load generator sent its requests late" in distance_text(row)
+
+
+def test_a_server_that_misses_by_itself_misses_with_a_late_generator_too(measured: Measure) -> None:
+    assert service_level(measured(contender(latency=0.03, delay=0.03))) == "missed"
+
+
+def test_a_limit_that_is_held_in_spite_of_a_late_generator_is_held(measured: Measure) -> None:
+    assert service_level(measured(contender(latency=0.004, delay=0.01))) == "met"
+
+
+def test_the_decided_go_on_while_another_that_may_win_is_undecided(measured: Measure) -> None:
+    sure, unsure, slow = contender("a"), contender("b", refused=5), contender("c", latency=0.5)
+    measured(sure, unsure, slow)
+    assert unsure.level == "inconclusive"
+    assert [len(one.scheduled) for one in (sure, unsure, slow)] == [4, 4, 1]
+    assert len(sure.latencies) == len(unsure.latencies)
+
+
+def test_what_answers_nothing_under_load_fails(measured: Measure) -> None:
+    row = measured(contender(capacity=0.5))
+    assert (row["fate"], row["reason"]) == ("failed", "its server answers no request under load")
