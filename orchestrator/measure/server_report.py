@@ -87,6 +87,7 @@ def _saturation(segments: list[Segment], connections: int) -> dict[str, Any]:
         "cpu_seconds_per_request": sum(segment.cpu_seconds for segment in segments) / max(1, finished),
         **summarize([latency for segment in segments for latency in segment.latencies]).as_json(),
         "by_segment": [segment.answered / segment.seconds for segment in segments],
+        "cpu_by_segment": [segment.cpu_seconds / max(1, len(segment.latencies)) for segment in segments],
     }
 
 

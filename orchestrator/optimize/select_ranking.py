@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from orchestrator.optimize.select_service_level import milliseconds
 __all__ = ["Choice", "choose", "compared"]
 
 _TIE = 0.05
-"""Within 5 % two are equal: what is repeated on the same machine varies by as much."""
+"""Within 5 % two are equal: what is repeated on the same machine varies by as much. So are two further apart whose
+intervals overlap, since what was measured does not tell them apart."""
 
 _LOSES_TIES = frozenset({"torchserve"})
 """Backends that no longer get security fixes: they must be better to be picked, not as good."""
@@ -25,6 +27,7 @@ class _Measure:
     name: str
     of: Callable[[Mapping[str, Any]], float]
     text: Callable[[Mapping[str, Any]], str]
+    interval: Callable[[Mapping[str, Any]], tuple[float, float]]
     more: bool = False
 
     def worse_by(self, server: Mapping[str, Any], best: Mapping[str, Any]) -> float:
@@ -34,25 +37,50 @@ class _Measure:
             mine, its = its, mine
         return mine / its if its > 0 else 1.0
 
+    def ties(self, server: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
+        """Whether it cannot be told from the best."""
+        (low, high), (its_low, its_high) = self.interval(server), self.interval(best)
+        return self.worse_by(server, best) <= 1 + _TIE or (low <= its_high and its_low <= high)
+
+
+def _p99_interval(server: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = server["open_loop"]["p99_interval"]
+    return low, math.inf if high is None else high
+
+
+def _range(name: str) -> Callable[[Mapping[str, Any]], tuple[float, float]]:
+    """From the least to the most of the segments: those of two equal servers, four each, are apart once in 35 times."""
+    return lambda server: (min(server["saturation"][name]), max(server["saturation"][name]))
+
+
+def _peak(server: Mapping[str, Any]) -> tuple[float, float]:
+    return server["peak_rss"], server["peak_rss"]
+
 
 _LATENCY = _Measure(
     "p99 over the wire",
     lambda server: server["open_loop"]["p99"],
     lambda server: f"p99 {milliseconds(server['open_loop']['p99'])} at {server['open_loop']['rate']:.4g}/s",
+    _p99_interval,
 )
 _THROUGHPUT = _Measure(
     "saturated throughput",
     lambda server: server["saturation"]["rows_per_second"],
     lambda server: f"{server['saturation']['rows_per_second']:.4g} rows/s saturated",
+    _range("by_segment"),
     more=True,
 )
 _COST = _Measure(
     "CPU time for a request",
     lambda server: server["saturation"]["cpu_seconds_per_request"],
     lambda server: f"{milliseconds(server['saturation']['cpu_seconds_per_request'])} of CPU time a request",
+    _range("cpu_by_segment"),
 )
 _MEMORY = _Measure(
-    "peak memory", lambda server: server["peak_rss"], lambda server: f"{server['peak_rss'] / 2**20:.0f} MiB at most"
+    "peak memory",
+    lambda server: server["peak_rss"],
+    lambda server: f"{server['peak_rss'] / 2**20:.0f} MiB at most",
+    _peak,
 )
 
 _ORDER: Mapping[str, tuple[_Measure, ...]] = {
@@ -81,7 +109,7 @@ def choose(contenders: Sequence[Standing], objective: str) -> Choice:
     ties: list[tuple[str, list[Standing]]] = []
     for measure in _ORDER[objective]:
         best = _best(left, measure)
-        equals = [c for c in left if measure.worse_by(c.server, best.server) <= 1 + _TIE]
+        equals = [c for c in left if measure.ties(c.server, best.server)]
         sound = [c for c in equals if c.backend not in _LOSES_TIES]
         if len(equals) > 1:
             ties.append((measure.name, equals))
@@ -102,7 +130,7 @@ def _ties(ties: Sequence[tuple[str, Sequence[Standing]]], winner: Standing) -> l
         others = [c for c in equals if c is not winner]
         barred = sorted({c.backend for c in others} & _LOSES_TIES) if winner.backend not in _LOSES_TIES else []
         why = f" ({', '.join(barred)} gets no more security fixes, so it wins no tie)" if barred else ""
-        said.append(f"{name} within {_TIE:.0%} of {', '.join(c.variant for c in others)}{why}")
+        said.append(f"{name} not told apart from that of {', '.join(c.variant for c in others)}{why}")
     return said
 
 
@@ -110,12 +138,12 @@ def compared(loser: Standing, winner: Standing, objective: str) -> str:
     """Why a contender lost, in numbers."""
     for measure in _ORDER[objective]:
         times = measure.worse_by(loser.server, winner.server)
-        if times > 1 + _TIE:
+        if times > 1 and not measure.ties(loser.server, winner.server):
             return f"{measure.name}: {measure.text(loser.server)}, {times:.2f} times worse than {winner.variant}"
     if loser.backend in _LOSES_TIES and winner.backend not in _LOSES_TIES:
-        return f"as good as {winner.variant} within {_TIE:.0%}, but {loser.backend} gets no more security fixes"
+        return f"not measurably better than {winner.variant}, and {loser.backend} gets no more security fixes"
     first = _ORDER[objective][0]
-    return f"as good as {winner.variant} within {_TIE:.0%}: {first.text(loser.server)}"
+    return f"not measurably better than {winner.variant}: {first.text(loser.server)}"
 
 
 def _best(contenders: Sequence[Standing], measure: _Measure) -> Standing:

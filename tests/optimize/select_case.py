@@ -82,7 +82,12 @@ def server_row(
             "p99": p99,
             "p99_interval": [p99 * (1 - spread), p99 * (1 + spread)],
         },
-        "saturation": {"rows_per_second": rows_per_second, "cpu_seconds_per_request": cpu},
+        "saturation": {
+            "rows_per_second": rows_per_second,
+            "by_segment": [rows_per_second * (1 - spread), rows_per_second * (1 + spread)],
+            "cpu_seconds_per_request": cpu,
+            "cpu_by_segment": [cpu * (1 - spread), cpu * (1 + spread)],
+        },
         "slo": {
             "p99": None if limit is None else {**found.as_json(), "limit": limit},
             "throughput": None
