@@ -30,6 +30,7 @@ class StandIn:
     name = "stand-in"
     formats: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
+    least_startup = 1
     missing: str | None = None
 
     def unavailable(self) -> str | None:
