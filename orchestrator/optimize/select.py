@@ -67,7 +67,7 @@ def select(context: StepContext) -> dict[str, Any]:
         "confidence": CONFIDENCE,
         "measured_on": server.get("measured_on") or runtime.get("measured_on"),
         "method": _METHOD,
-        "notes": _notes(params, runtime, server, held=held),
+        "notes": [*_notes(params, runtime, server, held=held), *_variant_notes(context, everyone)],
     }
     (context.output / "decision.json").write_bytes(pretty_json(decision))
     (context.output / "winner.json").write_bytes(pretty_json(winner))
@@ -180,6 +180,17 @@ def _notes(
         notes.append(measured_on["load_generator"])
     if measured_on and measured_on["cpus"] != measured_on["cpus_wanted"]:
         notes.append(measured_on["how"])
+    return notes
+
+
+def _variant_notes(context: StepContext, everyone: Sequence[Standing]) -> list[str]:
+    """What the steps that made the variants say of how far they are proven."""
+    notes = []
+    for found in everyone:
+        folder = context.inputs.get(f"variant:{found.variant}")
+        facts = folder / "facts.json" if folder is not None else None
+        if facts is not None and facts.exists() and (note := json.loads(facts.read_bytes()).get("note")):
+            notes.append(f"{found.variant}: {note}")
     return notes
 
 

@@ -117,10 +117,39 @@ def test_more_samples_than_needed_are_chosen_by_the_seed(case: BuildCase) -> Non
     digests = set()
     for run, seed in (("a", 0), ("b", 0), ("c", 1)):
         context = built.context(run, inputs, seed=seed)
-        assert to_int8(context)["calibration"]["rows"] == 256
+        calibration = to_int8(context)["calibration"]
+        assert (calibration["rows"], calibration["unseen"]) == (128, 472)
         digests.add((context.output / "model.onnx").read_bytes())
 
     assert len(digests) == 2
+
+
+def test_verify_sees_rows_that_the_calibration_did_not(case: BuildCase) -> None:
+    built = case("Cnn")
+    samples = built.imported / "samples.npz"
+    inputs = converted(built)
+    images = np.random.default_rng(1).standard_normal((40, 1, 8, 8)).astype(np.float32)
+    models, notes = [], []
+    for run, scale in (("a", 1), ("b", 100)):
+        images[1::2] *= scale  # rows that are kept from the calibration may hold anything
+        np.savez(samples, image=images)
+        context = built.context(run, inputs, seed=0)
+        facts = to_int8(context)
+        assert (facts["calibration"]["rows"], facts["calibration"]["unseen"]) == (20, 20)
+        models.append((context.output / "model.onnx").read_bytes())
+        notes.append("note" in facts)
+    assert models[0] == models[1]
+    assert notes == [False, False]
+
+
+def test_too_few_rows_to_prove_int8_are_noted(case: BuildCase) -> None:
+    built = case("Cnn")
+    inputs = converted(built)
+    np.savez(built.imported / "samples.npz", image=np.ones((5, 1, 8, 8), np.float32))
+
+    facts = to_int8(built.context("quantize", inputs, seed=0))
+
+    assert facts["note"] == "int8 was calibrated on 3 of 5 samples and proven on only 2 others"
 
 
 @pytest.mark.parametrize(
