@@ -16,7 +16,7 @@ Anything else that reaches the top is a bug in mlo: exit code 70.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.diagnostics import Diagnostic
 
@@ -55,6 +55,9 @@ class MloError(Exception):
 
     Args:
         diagnostics: one or several; the first is the headline.
+
+    Attributes:
+        also: what was done before it failed, for the JSON document of errors.
     """
 
     exit_code = ExitCode.FAILED
@@ -63,6 +66,7 @@ class MloError(Exception):
         if not diagnostics:
             raise ValueError("an MloError needs at least one diagnostic")
         self.diagnostics: Sequence[Diagnostic] = diagnostics
+        self.also: dict[str, Any] = {}
         super().__init__("; ".join(d.message for d in diagnostics))
 
 

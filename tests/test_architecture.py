@@ -21,7 +21,7 @@ LAYERS = [
     {"backends"},
     {"spec"},
     {"store"},
-    {"steps", "errors", "diagnostics", "__init__"},
+    {"steps", "errors", "diagnostics", "environment", "guard", "__init__"},
 ]
 FRAMEWORKS = ("torch", "tensorflow", "keras", "onnx", "onnxruntime", "onnxscript", "safetensors", "transformers")
 HEAVY = {*FRAMEWORKS, "numpy", "aiohttp", "docker", "kubernetes", "jinja2", "psutil", "rich", "uvicorn"}

@@ -18,7 +18,7 @@ from orchestrator.engine.apply import apply_plan, plan_from_file
 from orchestrator.engine.planning import Planned, make_plan
 from orchestrator.engine.release import Released
 from orchestrator.engine.stop import Stop
-from orchestrator.errors import UsageError
+from orchestrator.errors import MloError, UsageError
 from orchestrator.plan.plan_file import read_plan_file
 from orchestrator.store.digest import StatCache
 from orchestrator.store.home import Home
@@ -59,8 +59,10 @@ def apply(
     cache = StatCache(home)
     released: list[Released] = []
     stop = Stop()
-    for path in specs:
-        for planned, approved in _plans(path, home, cache, replaced, platform, environment):
+    # All are read before the first is touched: a mistake in the last is no reason to stop half-way.
+    plans = [plan for path in specs for plan in _plans(path, home, cache, replaced, platform, environment)]
+    try:
+        for planned, approved in plans:
             if planned.loaded.warnings:
                 console.show_diagnostics(planned.loaded.warnings)
             if not (yes or approved):
@@ -72,6 +74,9 @@ def apply(
             released.append(result)
             if not as_json:
                 console.say(_told(result, time.monotonic() - began, decided=planned.preview.changes))
+    except MloError as error:
+        error.also["deployments"] = [result.as_json() for result in released]
+        raise
     if as_json:
         console.print_json({"deployments": [result.as_json() for result in released]})
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
 
 import click
 
 from orchestrator import __version__
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import ExitCode, MloError
 
 __all__ = ["main"]
@@ -90,6 +90,7 @@ def cli() -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit; the codes are those of `ExitCode`."""
     arguments = sys.argv[1:] if argv is None else argv
+    as_json = "--json" in arguments
     # Looking for pydantic's plugins reads the metadata of every installed package: 30 ms of each start, for none.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
@@ -97,19 +98,21 @@ def main(argv: list[str] | None = None) -> None:
         code = cli.main(arguments, prog_name="mlo", standalone_mode=False) or int(ExitCode.DONE)
         sys.stdout.flush()
     except MloError as error:
-        code = _report(error, as_json="--json" in arguments)
+        code = _report(error, as_json=as_json)
     except click.UsageError as error:
         error.show()
-        code = int(ExitCode.USAGE)
+        code = _document(
+            Diagnostic("E200", error.format_message(), remedy="see --help"), ExitCode.USAGE, as_json=as_json
+        )
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        code = int(ExitCode.INTERRUPTED)
+        code = _document(Diagnostic("E407", "interrupted"), ExitCode.INTERRUPTED, as_json=as_json)
     except BrokenPipeError:
         # Whoever read our output has gone (`mlo status | head`); the interpreter must not complain on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = int(ExitCode.FAILED)
     except Exception as error:  # noqa: BLE001 - whatever comes here is a bug in mlo, and is told as one
-        code = _report_bug(error)
+        code = _report_bug(error, as_json=as_json)
     sys.exit(code)
 
 
@@ -117,13 +120,22 @@ def _report(error: MloError, *, as_json: bool) -> int:
     from orchestrator.cli import console  # noqa: PLC0415 - only when something is wrong
 
     console.show_diagnostics(error.diagnostics)
+    for note in getattr(error, "__notes__", ()):
+        console.tell(f"  = {note}")
     if as_json:
-        document: dict[str, Any] = {"errors": [d.as_json() for d in error.diagnostics]}
-        console.print_json(document)
+        console.print_json({"errors": [d.as_json() for d in error.diagnostics], **error.also})
     return int(error.exit_code)
 
 
-def _report_bug(error: Exception) -> int:
+def _document(diagnostic: Diagnostic, code: ExitCode, *, as_json: bool) -> int:
+    if as_json:
+        from orchestrator.cli import console  # noqa: PLC0415 - only when something is wrong
+
+        console.print_json({"errors": [diagnostic.as_json()]})
+    return int(code)
+
+
+def _report_bug(error: Exception, *, as_json: bool) -> int:
     import platform  # noqa: PLC0415 - only for a bug
     import tempfile  # noqa: PLC0415
     import traceback  # noqa: PLC0415
@@ -131,6 +143,7 @@ def _report_bug(error: Exception) -> int:
     with tempfile.NamedTemporaryFile("w", prefix="mlo-bug-", suffix=".txt", delete=False, encoding="utf-8") as report:
         report.write(f"mlo {__version__}, Python {platform.python_version()}, {platform.platform()}\n\n")
         traceback.print_exception(error, file=report)
-    click.echo(f"error[E900]: a bug in mlo: {type(error).__name__}: {error}", err=True)
+    message = f"a bug in mlo: {type(error).__name__}: {error}"
+    click.echo(f"error[E900]: {message}", err=True)
     click.echo(f"  = help: please report it with this file: {report.name}", err=True)
-    return int(ExitCode.BUG)
+    return _document(Diagnostic("E900", message, notes=(f"report: {report.name}",)), ExitCode.BUG, as_json=as_json)

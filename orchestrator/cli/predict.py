@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -44,8 +46,15 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
         deployment.endpoint, backend(deployment.backend), name, inputs, timeout=timeout, signature=signature
     )
     if as_json:
-        console.print_json({"outputs": {output: array.tolist() for output, array in outputs.items()}})
+        console.print_json({"outputs": {output: _json_numbers(array.tolist()) for output, array in outputs.items()}})
         return
     for output, array in outputs.items():
         console.say(f"{output}: {array.dtype} {list(array.shape)}")
         console.say(str(array))
+
+
+def _json_numbers(value: Any) -> Any:
+    """Nested lists without what JSON cannot say: NaN and infinity become null."""
+    if isinstance(value, list):
+        return [_json_numbers(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from orchestrator.engine.planning import make_plan
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import UsageError
 from orchestrator.store.digest import StatCache
+from orchestrator.store.failures import store_errors
 from orchestrator.store.trees import TreeStore
 
 __all__ = ["render"]
@@ -58,12 +60,19 @@ def render(spec: Path, output: Path, force: bool, platform: Path | None, environ
     receipt = outcomes["render"].receipt
     if receipt is None or receipt.manifest is None:
         raise ValueError("render is not done")
-    _replace(TreeStore(home).path(receipt.manifest.digest), output)
+    with home.in_use("copying what was rendered"), store_errors("write", output):
+        _replace(TreeStore(home).path(receipt.manifest.digest), output)
     console.say(f"{output}: {len(receipt.manifest.files)} files, sha256 {receipt.manifest.digest[:12]}")
 
 
 def _check_output(output: Path, *, force: bool) -> None:
     """Refuse a folder that holds anything which an earlier render did not write; nothing else is ever replaced."""
+    above = next(folder for folder in output.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(
+            Diagnostic("E216", f"{output} cannot be made", cause=f"{above} is no folder that can be written to",
+                       remedy="name a folder below one that you can write to")
+        )  # fmt: skip
     if not output.exists() and not output.is_symlink():
         return
     if output.is_symlink() or not output.is_dir():

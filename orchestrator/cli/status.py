@@ -10,6 +10,7 @@ from orchestrator.cli import console
 from orchestrator.cli.deployments import find_deployment
 from orchestrator.cli.options import find_home, json_option, lock_timeout_option
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.engine.events import Event, Waiting
 from orchestrator.engine.release import deployment_lock
 from orchestrator.errors import ExitCode, UsageError
 from orchestrator.store.state import StateFile
@@ -89,6 +90,11 @@ def logs(name: str, lines: int, follow: bool) -> None:
         console.say(line)
 
 
+def _tell_waiting(event: Event) -> None:
+    if isinstance(event, Waiting):
+        console.tell(f"waiting for {event.on}")
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -109,7 +115,7 @@ def destroy(name: str, yes: bool, lock_timeout: float) -> None:
                 Diagnostic("E215", "destroy needs a yes, and there is no terminal to ask on", remedy="add --yes")
             )
         click.confirm(f"Stop {name} at {deployment.endpoint}?", abort=True, err=True)
-    with deployment_lock(home, name, lock_timeout, lambda event: console.tell(f"waiting: {event}")):
+    with deployment_lock(home, name, lock_timeout, _tell_waiting):
         LocalTarget(home.deployments / name).stop()
         StateFile(home).update(lambda state: state.without_deployment(name))
     console.say(f"{name}: stopped and forgotten; its artifacts stay in the store until `mlo gc`")

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.events import Observer
+from orchestrator.engine.live import observe
 from orchestrator.engine.planning import Planned, make_plan
 from orchestrator.engine.release import Release, Released
 from orchestrator.engine.run import run_plan
@@ -43,20 +44,17 @@ def apply_plan(planned: Planned, home: Home, observer: Observer, stop: Stop, loc
         Busy: somebody else deploys this name.
         DeployFailed: the release did not come up; the former one serves on, and the error says so.
     """
-    remembered = planned.live.remembered
     try:
         with home.in_use(f"applying {planned.plan.name}"):
             outcomes = run_steps(planned, home, observer, stop)
             return Release(planned.loaded, planned.plan, outcomes, home, observer).release(lock_timeout)
     except MloError as error:
-        if remembered is not None and remembered.revision:
-            kept = Diagnostic(
-                "W601",
-                f"{remembered.name} is as it was: revision {remembered.revision} at {remembered.endpoint}",
-                severity="warning",
-            )
-            raise type(error)(*error.diagnostics, kept) from error
-        raise
+        live = observe(planned.loaded.spec, home)
+        if live.remembered is None or live.observed is None or live.observed.revision is None:
+            raise
+        still = f"revision {live.observed.revision} at {live.observed.endpoint}"
+        kept = Diagnostic("W601", f"{live.remembered.name} is as it was: {still}", severity="warning")
+        raise type(error)(*error.diagnostics, kept) from error
 
 
 def plan_from_file(file: Path, document: Mapping[str, Any], home: Home, cache: StatCache) -> Planned:

@@ -10,10 +10,12 @@ from orchestrator.engine.worker import EXIT_DISK_FULL
 from orchestrator.engine.worker_process import WorkerEnd
 from orchestrator.plan.step import Step
 
-__all__ = ["DISK_FULL_CODE", "describe_failure", "is_remembered"]
+__all__ = ["NOBODYS_FATE", "describe_failure", "is_remembered"]
 
 _GIB = 2**30
 DISK_FULL_CODE = "E409"
+NOBODYS_FATE = frozenset({"E405", DISK_FULL_CODE})
+"""What ends a run although a candidate's step failed: with the file at rest, or with room, it may be the best one."""
 _SIGNALS = {int(number): number.name for number in signal.Signals}
 
 
@@ -22,12 +24,19 @@ def is_remembered(end: WorkerEnd) -> bool:
     return end.result is not None and end.result.error is not None and end.result.error["kind"] == "step"
 
 
-def describe_failure(step: Step, end: WorkerEnd) -> Mapping[str, Any]:
-    """The failure as {"code", "message", "cause", "remedy", "at", "notes"}."""
+def describe_failure(step: Step, end: WorkerEnd, *, disk_full: bool = False) -> Mapping[str, Any]:
+    """The failure as {"code", "message", "cause", "remedy", "at", "notes"}.
+
+    Args:
+        step: which failed.
+        end: how its worker ended.
+        disk_full: there is no room left where it wrote.
+    """
     error = end.result.error if end.result is not None else None
     if error is not None and error["kind"] == "memory":
         return _out_of_memory(step, end, "Python could not allocate memory")
-    if (error is not None and error["kind"] == "disk") or (error is None and end.returncode == EXIT_DISK_FULL):
+    said = error is not None and error["kind"] == "disk"
+    if disk_full or said or (error is None and end.returncode == EXIT_DISK_FULL):
         return _failure(
             step,
             DISK_FULL_CODE,
@@ -61,7 +70,7 @@ def _died(step: Step, end: WorkerEnd) -> Mapping[str, Any]:
         )  # fmt: skip
     number = -end.returncode
     name = _SIGNALS.get(number, f"signal {number}")
-    if number == signal.SIGKILL and end.available < max(_GIB // 4, end.peak // 10):
+    if number == signal.SIGKILL and (end.oom_killed or end.available < max(_GIB // 4, end.peak // 10)):
         return _out_of_memory(step, end, "the kernel killed it (SIGKILL)")
     if number == signal.SIGKILL:
         return _failure(

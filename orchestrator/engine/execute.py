@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,16 @@ from orchestrator.plan.resolve import Outcome, Resolved, Resolver, fates_documen
 from orchestrator.plan.step import FileInput, Plan, Step
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import digest_file
+from orchestrator.store.failures import store_errors
 from orchestrator.store.home import Home
-from orchestrator.store.locks import lock
+from orchestrator.store.locks import lock, share
 from orchestrator.store.receipts import Receipt, Receipts
 from orchestrator.store.trees import TreeStore
 
 __all__ = ["Executor"]
+
+_NO_ROOM = 2**20
+"""Bytes left on the store's disk below which a failure is put down to it: libraries die of it in many ways."""
 
 
 class Executor:
@@ -56,22 +60,21 @@ class Executor:
 
         Raises:
             StoreFailed: the result cannot be kept.
-            Busy: whoever computes the same key does not come to an end.
+            Busy: it was waiting for somebody else when it was asked to stop.
         """
-        with self._locked(step, self._home.locks / f"key-{resolved.key}.lock", step.timeout * 2):
+        with self._locked(step, self._home.locks / f"key-{resolved.key}.lock", lock):
             if resolved.status != "forced":
                 again = self._resolver.resolve(step, outcomes)
                 if again is not None and again.outcome is not None:
                     return again.outcome
-            if not step.exclusive:
-                return self._run(step, resolved, outcomes)
-            # Two measurements at once would measure each other: one at a time for each user of the machine.
-            with self._locked(step, _measuring_lock(self._home), 4 * 3600.0):
+            # Whatever runs beside a measurement is measured too: a step that measures holds this lock alone, any other
+            # shares it, in all stores of this user.
+            with self._locked(step, _measuring_lock(self._home), lock if step.exclusive else share):
                 return self._run(step, resolved, outcomes)
 
     @contextmanager
-    def _locked(self, step: Step, path: Path, timeout: float) -> Iterator[None]:
-        """Hold a lock; waiting for it ends when somebody asks to stop."""
+    def _locked(self, step: Step, path: Path, kind: Callable[..., AbstractContextManager[None]]) -> Iterator[None]:
+        """Hold a lock. Its holder lives, or the kernel would have freed it, so there is no time-out but Ctrl-C."""
         told = ""
 
         def waiting(holder: str) -> None:
@@ -80,25 +83,27 @@ class Executor:
                 told = holder
                 self._observer(Waiting(step.id, holder))
 
-        until = time.monotonic() + timeout
         with ExitStack() as held:
             while True:
                 try:
-                    held.enter_context(lock(path, timeout=0.5, info={"what": step.id}, on_wait=waiting))
+                    held.enter_context(kind(path, timeout=0.5, info={"what": step.id}, on_wait=waiting))
                     break
                 except Busy:
-                    if self._stop.level or time.monotonic() > until:
+                    if self._stop.level:
                         raise
             yield
 
     def _run(self, step: Step, resolved: Resolved, outcomes: Mapping[str, Outcome]) -> Outcome:
         self._observer(StepStarted(step.id, resolved.reason))
         record = self._home.logs / f"{step.id}-{resolved.key[:12]}"
-        record.mkdir(parents=True, exist_ok=True)
         with self._home.scratch_folder() as scratch:
             crash_point("engine.before-worker")
-            request = self._request(step, outcomes, scratch, record)
-            _write_reproduce_script(record)
+            with store_errors("write", record):
+                record.mkdir(parents=True, exist_ok=True)
+                request = self._request(step, outcomes, scratch, record)
+                request.write(record / "request.json")
+                _write_reproduce_script(record)
+                (record / "log.txt").write_bytes(b"")
             started = datetime.now(UTC)
             end = run_worker(
                 request,
@@ -110,16 +115,15 @@ class Executor:
                 progress=lambda message, fraction: self._observer(StepProgress(step.id, message, fraction)),
             )
             crash_point("engine.after-worker")
-            if end.how == "done":
-                error = self._moved_inputs(step, resolved)
-                if error is None:
-                    return self._keep(step, resolved, end, Path(request.output), started)
-            else:
-                error = describe_failure(step, end)
+            moved = self._moved_inputs(step, resolved)
+            if end.how == "done" and moved is None:
+                return self._keep(step, resolved, end, Path(request.output), started)
+            full = end.how != "done" and shutil.disk_usage(scratch).free < _NO_ROOM
+            error = moved or describe_failure(step, end, disk_full=full)
             notes = (*error["notes"], f"log: {record / 'log.txt'}", f"reproduce: {record / 'reproduce.sh'}")
             error = {**error, "notes": list(notes)}
             receipt = None
-            if step.candidate is not None and is_remembered(end):
+            if step.candidate is not None and moved is None and not full and is_remembered(end):
                 receipt = self._receipt(step, resolved, end, started, error=error)
                 self._receipts.write(receipt)
             return Outcome("failed", receipt, error)
@@ -181,9 +185,11 @@ class Executor:
 
     def _moved_inputs(self, step: Step, resolved: Resolved) -> Mapping[str, Any] | None:
         """A file of the user's that is no longer what the key says: the result would be kept under a false key."""
-        named = {role: source for role, source in step.inputs.items() if isinstance(source, FileInput)}
-        for role, source in named.items():
-            if digest_file(source.path) != resolved.parts["inputs"][role]:
+        inputs = resolved.parts["inputs"]
+        watched = [(s, inputs[role]) for role, s in step.inputs.items() if isinstance(s, FileInput)]
+        watched += [(s, resolved.parts["code"][self._resolver.relative(s.path)]) for s in step.code]
+        for source, recorded in watched:
+            if _digest_or_none(source.path) != recorded:
                 return {
                     "code": "E405",
                     "message": f"{source.path.name} changed while {step.id} was reading it",
@@ -193,6 +199,13 @@ class Executor:
                     "notes": [],
                 }
         return None
+
+
+def _digest_or_none(path: Path) -> str | None:
+    try:
+        return digest_file(path)
+    except OSError:
+        return None  # it is gone
 
 
 def _measuring_lock(home: Home) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.backends.table import backend
 from orchestrator.engine.events import Observer, StepEnded, StepProgress, StepStarted, Waiting
 from orchestrator.engine.live import observe
+from orchestrator.errors import MloError
 from orchestrator.plan.resolve import Outcome
 from orchestrator.plan.step import Plan
 from orchestrator.spec.load import LoadedSpec
@@ -99,11 +100,11 @@ class Release:
             DeployFailed: it did not come up or did not answer as proven; the former revision serves on.
         """
         with deployment_lock(self._home, self._plan.name, lock_timeout, self._observer):
+            self._adopt()
             live = observe(self._loaded.spec, self._home)
             status, reason = live.compare(self._digest(self._rendered))
             if status == "=" and live.remembered is not None:
                 self._observer(StepEnded("deploy", "cached", 0.0, reason))
-                self._settle(live.remembered)
                 return self._released(live.remembered, changed=False)
             self._observer(StepStarted("deploy", reason))
             return self._released(self._replace(live.remembered), changed=True)
@@ -112,20 +113,32 @@ class Release:
         evidence = self._trees.path(self._digest(self._selected))
         return Released(deployment, changed, self._decision(), self._artifacts(), evidence)
 
-    def _settle(self, remembered: Deployment) -> None:
-        """Forget the intent of a run that died after the switch: what it wanted is what serves."""
-        if remembered.intent is not None:
-            self._state.update(lambda state: state.with_deployment(remembered.without_intent()))
+    def _adopt(self) -> None:
+        """Settle what a run that died has left: we hold the deployment's lock, so nobody is at it any more.
+
+        If it died after its switch, its revision was proven and serves: it is remembered as what it is. If before, its
+        candidate is stopped.
+        """
+        before = self._state.read().deployments.get(self._plan.name)
+        if before is None or before.intent is None:
+            return
+        begun = before.intent
+        if self._target.observe().revision != begun.revision:
+            self._target.drop(begun.revision)
+            return
+        if begun.wanted:
+            after = Deployment.from_json(begun.wanted)
+            self._state.update(lambda state: state.with_deployment(after))
 
     def _replace(self, before: Deployment | None) -> Deployment:
         began = datetime.now(UTC)
         winner = self._json(self._selected, "winner.json")
         revision = self._next_revision(before)
-        self._remember_intent(before, winner, revision)
+        intent = Intent.now("deploy", revision)
+        self._remember_intent(before, winner, intent)
         crash_point("release.intent-written")
         try:
             endpoint = self._target.ensure_supervisor(self._loaded.spec.deploy.port)
-            self._drop_what_was_broken_off(before)
             candidate = self._target.start_candidate(
                 revision=revision,
                 serving=self._artifacts() / "serving",
@@ -138,21 +151,17 @@ class Release:
             crash_point("release.candidate-ready")
             self._observer(StepEnded("deploy", "done", (datetime.now(UTC) - began).total_seconds(), ""))
             self._check(candidate.endpoint, winner)
-        except BaseException:
-            self._withdraw(before, revision)
+            deployment = self._deployment(before, winner, revision, endpoint)
+            # Before the switch, so that a run which dies right after it leaves behind what it was that it switched to.
+            self._remember_intent(before, winner, replace(intent, wanted=deployment.as_json()))
+            self._target.switch(revision)
+        except BaseException as error:
+            self._withdraw(before, revision, error)
             raise
-        self._target.switch(revision)
         crash_point("release.switched")
-        deployment = self._deployment(before, winner, revision, endpoint)
         self._state.update(lambda state: state.with_deployment(deployment))
         crash_point("release.remembered")
         return deployment
-
-    def _drop_what_was_broken_off(self, before: Deployment | None) -> None:
-        """Stop the candidate of a run that died: we hold the deployment's lock, so nobody is bringing it up."""
-        begun = None if before is None or before.intent is None else before.intent.revision
-        if begun is not None and self._target.observe().revision != begun:
-            self._target.drop(begun)
 
     def _check(self, endpoint: str, winner: Mapping[str, Any]) -> None:
         from orchestrator.targets.golden import check_golden  # noqa: PLC0415 - numpy: what changes nothing is quicker
@@ -177,23 +186,30 @@ class Release:
                 return gates
         raise KeyError(precision)
 
-    def _withdraw(self, before: Deployment | None, revision: int) -> None:
-        """Undo a candidate that failed: the former revision was never touched; without one nothing stays."""
-        self._target.drop(revision)
-        if before is not None and before.revision:
-            kept = before.without_intent()
-            self._state.update(lambda state: state.with_deployment(kept))
-            return
-        self._target.stop()
-        self._state.update(lambda state: state.without_deployment(self._plan.name))
+    def _withdraw(self, before: Deployment | None, revision: int, error: BaseException) -> None:
+        """Undo a candidate that failed: the former revision was never touched; without one nothing stays.
+
+        What goes wrong on the way is added to the error, and does not take its place.
+        """
+        try:
+            if self._target.observe().revision == revision:
+                return  # the switch had happened: the next run adopts it
+            self._target.drop(revision)
+            if before is not None and before.revision:
+                kept = before.without_intent()
+                self._state.update(lambda state: state.with_deployment(kept))
+            elif self._target.observe().revision is None:
+                self._target.stop()
+                self._state.update(lambda state: state.without_deployment(self._plan.name))
+        except MloError as second:
+            error.add_note(f"undoing it failed too: {second}")
 
     def _next_revision(self, before: Deployment | None) -> int:
         """One more than any that was ever started, also by a run that died."""
         started = [before.revision, before.intent.revision if before.intent else 0] if before else [0]
         return max(started) + 1
 
-    def _remember_intent(self, before: Deployment | None, winner: Mapping[str, Any], revision: int) -> None:
-        intent = Intent.now("deploy", revision)
+    def _remember_intent(self, before: Deployment | None, winner: Mapping[str, Any], intent: Intent) -> None:
         pending = before or self._deployment(None, winner, 0, "")
         self._state.update(lambda state: state.with_deployment(pending.with_intent(intent)))
 

@@ -44,9 +44,9 @@ class WorkerResult:
     """What a worker leaves: a summary, or an error; and which files of the user's code it imported.
 
     Attributes:
-        error: {"kind": "step"|"python"|"memory"|"disk", "code", "message", "cause", "remedy", "at", "notes"} or None.
+        error: {"kind": "step"|"python"|"memory"|"disk"|"moved", "code", "message", "cause", "remedy", "at", "notes"} or None.
             `step` is a refusal that will not go away by itself; `python` an exception that nobody foresaw;
-            `memory` a MemoryError; `disk` a full one.
+            `memory` a MemoryError; `disk` a full one; `moved` code that changed meanwhile.
         found: path relative to the project → sha256.
     """
 

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.engine.cause import DISK_FULL_CODE
+from orchestrator.engine.cause import NOBODYS_FATE
 from orchestrator.engine.events import Observer, StepEnded, Stopping
 from orchestrator.engine.execute import Executor
 from orchestrator.engine.stop import Stop, stop_on_signals
@@ -55,7 +55,7 @@ def run_plan(
     run = _Run(loaded, plan, resolver, executor, Receipts(home), observer=observer, stop=stop)
     run.forced = forced
     run.jobs = jobs or len(os.sched_getaffinity(0))
-    with stop_on_signals(stop, run.told_to_stop):
+    with stop_on_signals(stop):
         return run.to_the_end()
 
 
@@ -96,14 +96,13 @@ class _Run:
         self._waiting = [step for step in plan.steps if not step.live]
         self._running: dict[Future[Outcome], Step] = {}
         self._outcomes: dict[str, Outcome] = {}
-
-    def told_to_stop(self, level: int) -> None:
-        self._observer(Stopping(level, tuple(step.id for step in self._running.values())))
+        self._told = 0
 
     def to_the_end(self) -> dict[str, Outcome]:
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 while self._waiting or self._running:
+                    self._tell_of_stopping()
                     if self._stop.level == 0:
                         self._advance(pool)
                     if not self._running:
@@ -116,6 +115,7 @@ class _Run:
                 self._stop.ask()
                 self._stop.ask()
                 raise
+        self._tell_of_stopping()
         if self._stop.level:
             raise Interrupted(
                 Diagnostic(
@@ -126,6 +126,12 @@ class _Run:
                 )
             )
         return self._outcomes
+
+    def _tell_of_stopping(self) -> None:
+        """Say what Ctrl-C brings about, once for each level."""
+        while self._told < self._stop.level:
+            self._told += 1
+            self._observer(Stopping(self._told, tuple(step.id for step in self._running.values())))
 
     def _advance(self, pool: ThreadPoolExecutor) -> None:
         """Settle what needs no work, and start what can run now."""
@@ -192,6 +198,5 @@ class _Run:
             return
         error = outcome.error or {}
         self._observer(StepEnded(step.id, "failed", seconds, str(error["message"])))
-        # A full disk is nobody's fate: with room, the same candidate may be the best one.
-        if self._stop.level == 0 and (step.candidate is None or error["code"] == DISK_FULL_CODE):
+        if self._stop.level == 0 and (step.candidate is None or error["code"] in NOBODYS_FATE):
             raise StepFailed(failure_diagnostic(self._loaded, error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,7 +16,6 @@ class Stop:
 
     def __init__(self) -> None:
         self._level = 0
-        self._asked = threading.Event()
 
     @property
     def level(self) -> int:
@@ -26,15 +25,15 @@ class Stop:
     def ask(self) -> int:
         """Ask once more; returns the new level."""
         self._level = min(2, self._level + 1)
-        self._asked.set()
         return self._level
 
 
 @contextmanager
-def stop_on_signals(stop: Stop, told: Callable[[int], None]) -> Iterator[None]:
-    """Within the block SIGINT asks `stop` (SIGTERM at once to kill), and `told` hears the level.
+def stop_on_signals(stop: Stop) -> Iterator[None]:
+    """Within the block SIGINT asks `stop`, and SIGTERM asks it to kill at once.
 
-    Only the main thread can do this; elsewhere the block changes nothing.
+    The handler does nothing else: it runs between any two instructions of the main thread, which may hold a lock or be
+    printing. Only the main thread can set handlers; elsewhere the block changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -42,10 +41,9 @@ def stop_on_signals(stop: Stop, told: Callable[[int], None]) -> Iterator[None]:
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         del frame
-        level = stop.ask()
-        if number == signal.SIGTERM and level < 2:
-            level = stop.ask()
-        told(level)
+        stop.ask()
+        if number == signal.SIGTERM:
+            stop.ask()
 
     before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,6 +1,6 @@
 """The child process that runs one step: `python -m orchestrator.engine.worker request.json`.
 
-It dies with its parent, writes its result to a file (C++ libraries print on standard output, so nothing is told
+A guard (orchestrator/guard.py) takes it along when its parent ends. It writes its result to a file (C++ libraries print on standard output, so nothing is told
 there), and reports progress on a pipe whose descriptor MLO_PROGRESS_FD names.
 """
 
@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -28,27 +29,12 @@ from orchestrator.steps import StepContext, StepError, silent
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PR_SET_PDEATHSIG = 1
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 EXIT_DISK_FULL = 74
 """EX_IOERR of sysexits.h: not even the reason could be written down."""
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent ends, however it ends (Linux, prctl(2)).
-
-    Args:
-        parent: the parent's process id; if it is gone already, this process ends at once.
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:
-        raise SystemExit("the parent process is gone")
 
 
 def give_up_network() -> bool:
@@ -97,11 +83,17 @@ def _load(function: str) -> Callable[[StepContext], dict[str, Any]]:
     return loaded
 
 
-def _found_code(project: Path) -> dict[str, str]:
-    """The files below the project that were imported, with their digests."""
+def _found_code(project: Path, since: float) -> tuple[dict[str, str], str | None]:
+    """The files below the project that were imported, with their digests, and one that has changed since it may have been.
+
+    Args:
+        project: the spec's folder.
+        since: when this process began, seconds since the epoch.
+    """
     root = project.resolve()
     own = Path(__file__).resolve().parents[1]
     found: dict[str, str] = {}
+    moved = None
     for module in list(sys.modules.values()):
         name = getattr(module, "__file__", None)
         if not isinstance(name, str):
@@ -110,20 +102,30 @@ def _found_code(project: Path) -> dict[str, str]:
         if path.is_relative_to(own) or not path.is_relative_to(root) or "site-packages" in path.parts:
             continue
         if path.suffix == ".py" and path.is_file():
-            found[path.relative_to(root).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            relative = path.relative_to(root).as_posix()
+            found[relative] = hashlib.sha256(path.read_bytes()).hexdigest()
+            if path.stat().st_ctime > since:
+                moved = relative
+    return found, moved
+
+
+def _kind(error: BaseException, otherwise: str) -> str:
+    """What is behind an error: a full disk or too little memory, however deep libraries have wrapped it."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, MemoryError):
+            return "memory"
+        if isinstance(behind, OSError) and behind.errno in DISK_FULL:
+            return "disk"
+        behind = behind.__cause__ or behind.__context__
+    return otherwise
 
 
 def _python_error(error: Exception) -> dict[str, Any]:
     last = traceback.extract_tb(error.__traceback__)[-1]
     message = (str(error).strip().splitlines() or [""])[0]
-    kind = "python"
-    if isinstance(error, MemoryError):
-        kind = "memory"
-    elif isinstance(error, OSError) and error.errno in DISK_FULL:
-        kind = "disk"
     return {
-        "kind": kind,
+        "kind": _kind(error, "python"),
         "code": "E401",
         "message": f"{type(error).__name__}: {message}" if message else type(error).__name__,
         "cause": f"raised at {last.filename}:{last.lineno} in {last.name}",
@@ -141,6 +143,7 @@ def _log_traceback() -> None:
 
 def run(request: WorkerRequest) -> WorkerResult:
     """Run the step in this process."""
+    began = time.time()
     context = StepContext(
         params=request.params,
         inputs={role: Path(path) for role, path in request.inputs.items()},
@@ -149,24 +152,36 @@ def run(request: WorkerRequest) -> WorkerResult:
         project=Path(request.project),
         progress=_progress_sink(),
     )
+    summary: dict[str, Any] = {}
+    error: dict[str, Any] | None = None
     try:
         summary = _load(request.function)(context)
-    except StepError as error:
+    except StepError as refusal:
         _log_traceback()
-        refused = {
-            "kind": "step",
-            "code": error.code,
-            "message": error.message,
-            "cause": error.cause,
-            "remedy": error.remedy,
-            "at": list(error.at),
-            "notes": list(error.notes),
+        error = {
+            "kind": _kind(refusal, "step"),
+            "code": refusal.code,
+            "message": refusal.message,
+            "cause": refusal.cause,
+            "remedy": refusal.remedy,
+            "at": list(refusal.at),
+            "notes": list(refusal.notes),
         }
-        return WorkerResult({}, refused, _found_code(context.project))
-    except Exception as error:  # noqa: BLE001 - told to the parent as it is, with its place; the log has the traceback
+    except Exception as unforeseen:  # noqa: BLE001 - told to the parent as it is; the log has the traceback
         _log_traceback()
-        return WorkerResult({}, _python_error(error), _found_code(context.project))
-    return WorkerResult(summary, None, _found_code(context.project))
+        error = _python_error(unforeseen)
+    found, moved = _found_code(context.project, began)
+    if moved is not None:
+        error = {
+            "kind": "moved",
+            "code": "E405",
+            "message": f"{moved} changed while {request.step} was running",
+            "cause": "the step may have used the code of before",
+            "remedy": "run the same command again once the file is complete",
+            "at": ["model", "source", "factory"],
+            "notes": [],
+        }
+    return WorkerResult(summary, error, found)
 
 
 def main(argv: list[str]) -> int:
@@ -176,8 +191,6 @@ def main(argv: list[str]) -> int:
     """
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends workers by SIGTERM
-    if parent := os.environ.get("MLO_PARENT_PID"):
-        die_with_parent(int(parent))
     again = argv[0] == "--again"
     request = WorkerRequest.read(Path(argv[-1]))
     if again:

@@ -18,6 +18,7 @@ import psutil
 
 from orchestrator.engine.request import WorkerRequest, WorkerResult
 from orchestrator.engine.stop import Stop
+from orchestrator.environment import passed_on
 
 __all__ = ["WorkerEnd", "run_worker", "worker_environment"]
 
@@ -27,11 +28,7 @@ _TICK = 0.05
 _GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 
-_PASSED_ON = (
-    "CUDA_VISIBLE_DEVICES", "HOME", "JAVA_HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LOGNAME", "MLO_CRASH_AT",
-    "PATH", "PYTHONPATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR",
-)  # fmt: skip
-"""What a worker sees of the environment: models and factories are other people's code, and secrets live there."""
+_GUARD = Path(__file__).parents[1] / "guard.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +40,7 @@ class WorkerEnd:
         returncode: as subprocess has it: negative is the signal.
         peak: largest resident memory of its process tree, bytes.
         available: memory the machine had left at the peak, bytes.
+        oom_killed: the kernel killed something in this control group for want of memory meanwhile.
     """
 
     how: Literal["done", "error", "time-out", "memory", "stopped", "died"]
@@ -51,13 +49,12 @@ class WorkerEnd:
     seconds: float
     peak: int
     available: int
+    oom_killed: bool
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment of a worker: a short list of names, and what keeps it quiet and repeatable."""
-    env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    return env | {
-        "MLO_PARENT_PID": str(os.getpid()),
+    """The environment of a worker: what is passed on, and what keeps it quiet and repeatable."""
+    return passed_on() | {
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
@@ -81,7 +78,7 @@ def run_worker(
 
     Args:
         request: what to run.
-        request_file: where the request is written.
+        request_file: where it has been written.
         log: gets everything the child prints.
         timeout: seconds until it is killed.
         stop: level 2 kills it; level 1 ends an exclusive step (half a measurement is worth nothing), and lets any
@@ -89,12 +86,13 @@ def run_worker(
         exclusive: whether the step measures time.
         progress: hears what the step says of itself.
     """
-    request.write(request_file)
+    command = [sys.executable, "-P", "-m", "orchestrator.engine.worker", str(request_file)]
     reader, writer = os.pipe()
-    began = time.monotonic()
+    began, kills = time.monotonic(), _oom_kills()
     with log.open("wb") as out:
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "orchestrator.engine.worker", str(request_file)],
+            # The guard takes the whole tree along, also when this process is killed.
+            [*(sys.executable, "-I", "-S", str(_GUARD), str(os.getpid())), *command],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -110,7 +108,9 @@ def run_worker(
     by_itself: Literal["died", "done", "error"] = "died"
     if result is not None:
         by_itself = "done" if result.error is None else "error"
-    return WorkerEnd(killed or by_itself, result, child.returncode, time.monotonic() - began, peak, available)
+    return WorkerEnd(
+        killed or by_itself, result, child.returncode, time.monotonic() - began, peak, available, _oom_kills() > kills
+    )
 
 
 def _watch(
@@ -149,7 +149,6 @@ def _watch(
             if stop.level >= 2 or (stop.level == 1 and exclusive):
                 _end(child)
                 return "stopped", peak, left
-    _kill_group(child.pid)  # whatever the step left running
     _tell(buffered + (pipe.read(65536) or b""), progress)
     return None, peak, left
 
@@ -179,22 +178,31 @@ def _tell(buffered: bytes, progress: Callable[[str, float | None], None]) -> byt
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the whole group, and SIGKILL to what is left after the grace."""
-    _signal_group(child.pid, signal.SIGTERM)
+    """Ask the step to end, and after the grace have its guard kill it with all that it started."""
+    _signal(child, signal.SIGTERM)
     try:
         child.wait(_GRACE)
     except subprocess.TimeoutExpired:
-        _signal_group(child.pid, signal.SIGKILL)
+        _signal(child, signal.SIGUSR1)
         child.wait()
-    _kill_group(child.pid)
 
 
-def _kill_group(group: int) -> None:
-    _signal_group(group, signal.SIGKILL)
-
-
-def _signal_group(group: int, number: signal.Signals) -> None:
+def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
     try:
-        os.killpg(group, number)
+        os.kill(child.pid, number)
     except ProcessLookupError:
-        return  # all of it has ended
+        return  # it has ended, and its guard has seen to the rest
+
+
+def _oom_kills() -> int:
+    """How many processes of this control group the kernel has killed for want of memory, ever; 0 where unknown."""
+    for file in (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")):
+        try:
+            lines = file.read_text(encoding="ascii").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0

@@ -14,18 +14,16 @@ class SourceKind:
     Attributes:
         check: the import step's function.
         tools: packages whose versions the check depends on.
-        uses_code: whether the user's own Python code builds the model.
     """
 
     check: str
     tools: tuple[str, ...]
-    uses_code: bool
 
 
 _TORCH_CHECK = "orchestrator.frameworks.torch_source:check"
 
 SOURCES: dict[str, SourceKind] = {
-    "pytorch": SourceKind(_TORCH_CHECK, ("torch", "safetensors", "numpy"), uses_code=True),
-    "torchscript": SourceKind(_TORCH_CHECK, ("torch", "numpy"), uses_code=False),
-    "exported-program": SourceKind(_TORCH_CHECK, ("torch", "numpy"), uses_code=False),
+    "pytorch": SourceKind(_TORCH_CHECK, ("torch", "safetensors", "numpy")),
+    "torchscript": SourceKind(_TORCH_CHECK, ("torch", "numpy")),
+    "exported-program": SourceKind(_TORCH_CHECK, ("torch", "numpy")),
 }

@@ -15,7 +15,7 @@ from orchestrator.optimize.formats import FORMATS
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.plan.machine import fingerprint
 from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput
-from orchestrator.plan.tools import install_hint, version
+from orchestrator.plan.tools import distributions, install_hint, version
 from orchestrator.render.assets import assets_digest
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment, PytorchSource
@@ -70,7 +70,7 @@ def compile_plan(loaded: LoadedSpec) -> Plan:
             inputs={**measured, "weights": _weights(loaded)},
             optional=optional,
             code=_code_files(loaded),
-            tools=_sorted(SOURCES[spec.model.source.kind].tools, *(FORMATS[c.format].runtime_tools for c in tried)),
+            tools=_sorted(SOURCES[spec.model.source.kind].tools, _factory_tools(loaded), *(FORMATS[c.format].runtime_tools for c in tried)),
             machine=True,
             exclusive=True,
             at=("benchmark",),
@@ -246,6 +246,14 @@ def _code_files(loaded: LoadedSpec) -> tuple[FileInput, ...]:
     return ()
 
 
+def _factory_tools(loaded: LoadedSpec) -> tuple[str, ...]:
+    """The distribution that brings the factory's module, where it does not lie beside the spec."""
+    source = loaded.spec.model.source
+    if not isinstance(source, PytorchSource) or _code_files(loaded):
+        return ()
+    return distributions(source.factory.partition(":")[0].partition(".")[0])
+
+
 def _import_step(loaded: LoadedSpec) -> Step:
     spec = loaded.spec
     source = SOURCES[spec.model.source.kind]
@@ -265,7 +273,7 @@ def _import_step(loaded: LoadedSpec) -> Step:
         },
         inputs=inputs,
         code=_code_files(loaded),
-        tools=source.tools,
+        tools=_sorted(source.tools, _factory_tools(loaded)),
         at=("model",),
     )
 
@@ -291,7 +299,7 @@ def _variant_steps(loaded: LoadedSpec, tried: tuple[Candidate, ...]) -> list[Ste
                 params={"source": source, "signature": signature},
                 inputs=from_source,
                 code=_code_files(loaded),
-                tools=_sorted(source_tools, c.convert.tools),
+                tools=_sorted(source_tools, c.convert.tools, _factory_tools(loaded)),
                 candidate=c.format,
                 at=("optimize", "formats"),
                 timeout=timeout,
@@ -310,7 +318,9 @@ def _variant_steps(loaded: LoadedSpec, tried: tuple[Candidate, ...]) -> list[Ste
                 params={"source": source, "signature": signature, "seed": 0},
                 inputs=from_source if c.make.from_source else converted,
                 code=_code_files(loaded) if c.make.from_source else (),
-                tools=_sorted(source_tools, c.make.tools) if c.make.from_source else c.make.tools,
+                tools=_sorted(source_tools, c.make.tools, _factory_tools(loaded))
+                if c.make.from_source
+                else c.make.tools,
                 machine=c.make.needs_cpu_features,
                 candidate=c.variant,
                 at=("optimize", "precisions"),

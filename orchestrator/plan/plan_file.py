@@ -15,6 +15,7 @@ from orchestrator.store.atomic import pretty_json, write_atomic
 
 __all__ = ["FORMAT", "compose", "moved", "read_plan_file", "refuse_stale", "write_plan_file"]
 
+_LEFT_ALONE = ("cached", "skipped", "=")
 FORMAT = 1
 """Rises when a plan file of before can no longer be applied."""
 
@@ -79,16 +80,11 @@ def read_plan_file(path: Path) -> list[dict[str, Any]]:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            Diagnostic(
-                "E210", f"cannot read the plan {path}", cause=str(error), remedy="write one with `mlo plan --out FILE`"
-            )
-        ) from error
-    if not isinstance(document, dict) or "plans" not in document:
-        raise UsageError(
-            Diagnostic("E210", f"{path} is not a saved plan", remedy="write one with `mlo plan SPEC --out FILE`")
-        )
+    except (OSError, ValueError, RecursionError) as error:
+        cause = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        raise _no_plan(f"cannot read the plan {path}", cause) from error
+    if not isinstance(document, dict) or not isinstance(document.get("plans"), list):
+        raise _no_plan(f"{path} is not a saved plan", "it has no list of plans")
     if document.get("format") != FORMAT:
         raise UsageError(
             Diagnostic(
@@ -97,14 +93,46 @@ def read_plan_file(path: Path) -> list[dict[str, Any]]:
                 remedy="plan again with this version",
             )
         )
-    plans: list[dict[str, Any]] = document["plans"]
+    plans: list[Any] = document["plans"]
+    if not plans:
+        raise _no_plan(f"{path} is not a saved plan", "it holds no plan")
+    for plan in plans:
+        if not isinstance(plan, dict):
+            raise _no_plan(f"{path} is not a saved plan", "it is damaged: plans")
+        wrong = [name for name, kind in _MEMBERS.items() if not isinstance(plan.get(name), kind)]
+        if wrong:
+            raise _no_plan(f"{path} is not a saved plan", f"it is damaged: {', '.join(wrong)}")
+        if not all(isinstance(step, dict) and step.keys() >= _STEP for step in plan["steps"]):
+            raise _no_plan(f"{path} is not a saved plan", "it is damaged: steps")
     return plans
+
+
+_MEMBERS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "spec": (str,),
+    "environment": (str, type(None)),
+    "platform": (str, type(None)),
+    "spec_digest": (str,),
+    "machine": (dict,),
+    "deployed": (dict, type(None)),
+    "forced": (list,),
+    "refused": (list,),
+    "notes": (list,),
+    "steps": (list,),
+    "parts": (dict,),
+}
+_STEP = {"id", "kind", "status", "reason", "key"}
+
+
+def _no_plan(message: str, cause: str) -> UsageError:
+    return UsageError(Diagnostic("E210", message, cause=cause, remedy="write one with `mlo plan SPEC --out FILE`"))
 
 
 def moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What has moved between a saved plan and the same plan made now, one line each.
 
-    A step whose result has been computed meanwhile has not moved: its key is the same.
+    A step whose result has been computed meanwhile has not moved: its key is the same. One that was to be left alone and
+    would run now has.
     """
     from orchestrator.plan.keys import differences  # noqa: PLC0415 - keys needs the store; reading a plan does not
 
@@ -117,6 +145,11 @@ def moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for step, parts in before["parts"].items():
         if step in now["parts"]:
             lines += [f"{step}: {line}" for line in differences(parts, now["parts"][step])]
+    statuses = {step["id"]: step for step in now["steps"]}
+    for step in before["steps"]:
+        again = statuses.get(step["id"])
+        if again is not None and step["status"] in _LEFT_ALONE and again["status"] not in _LEFT_ALONE:
+            lines.append(f"{step['id']} was {step['status']}, and is now {again['status']}: {again['reason']}")
     return lines
 
 

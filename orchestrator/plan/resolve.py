@@ -123,7 +123,7 @@ class Resolver:
             return None
         if step.gathers_fates:
             inputs["fates"] = sha256_bytes(fates_document(self._plan, outcomes))
-        code = {self._relative(file.path): self.file_digest(file) for file in step.code}
+        code = {self.relative(file.path): self.file_digest(file) for file in step.code}
         parts = key_parts(step, inputs, code)
         key = step_key(parts)
         if forced:
@@ -200,7 +200,8 @@ class Resolver:
         manifest = outcome.receipt.manifest
         return True, manifest.files[source.file].sha256 if source.file else manifest.digest
 
-    def _relative(self, path: Path) -> str:
+    def relative(self, path: Path) -> str:
+        """A file of the user's code as it is named in keys and receipts."""
         try:
             return path.relative_to(self._plan.project).as_posix()
         except ValueError:

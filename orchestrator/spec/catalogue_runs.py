@@ -14,6 +14,8 @@ E203 an input cannot be read
     A file that the plan starts from cannot be read.
 E204 the file is not the pinned one
     `sha256` in the spec pins the file's content, and the file has another. Restore the file, or pin the new one.
+E200 wrong usage
+    The command line names an option, an argument or a command that does not exist. `--help` shows what there is.
 E210 not a saved plan
     The file cannot be read or was not written by `mlo plan SPEC --out FILE`.
 E211 a plan of another version
@@ -139,4 +141,6 @@ W601 the deployment is unchanged
     The command failed before it touched the deployment; the former revision still serves.
 W708 locks do not work here
     The file system does not keep two processes apart. Use a local disk for `MLO_HOME`.
+E900 a bug in mlo
+    Something happened that mlo does not foresee. The report that the message names has the traceback; please send it.
 """

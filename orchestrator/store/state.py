@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
@@ -21,7 +20,7 @@ from orchestrator.store.failures import store_failed
 from orchestrator.store.home import Home
 from orchestrator.store.locks import lock
 
-__all__ = ["Deployment", "Intent", "Revision", "State", "StateFile", "boot_id", "foreign_intent"]
+__all__ = ["Deployment", "Intent", "Revision", "State", "StateFile"]
 
 FORMAT = 1
 _MOST_REVISIONS = 10
@@ -37,21 +36,21 @@ class Intent:
         revision: of the deployment.
         pid: of the process that began it.
         host: its host.
-        boot_id: of that host's kernel, so that a pid from before a restart is not taken for a live one.
         started: ISO time, UTC.
+        wanted: the deployment that it is to become, as `Deployment.as_json` writes it; empty until it is proven.
     """
 
     op: str
     revision: int
     pid: int
     host: str
-    boot_id: str
     started: str
+    wanted: str = ""
 
     @classmethod
     def now(cls, op: str, revision: int) -> Intent:
         """An intent of this process, begun now."""
-        return cls(op, revision, os.getpid(), os.uname().nodename, boot_id(), datetime.now(UTC).isoformat())
+        return cls(op, revision, os.getpid(), os.uname().nodename, datetime.now(UTC).isoformat())
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +118,19 @@ class Deployment:
     def without_intent(self) -> Deployment:
         """The same, with no change going on."""
         return replace(self, intent=None)
+
+    def as_json(self) -> str:
+        """The form that an intent keeps; `from_json` reads it back."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Deployment:
+        """What `as_json` wrote.
+
+        Raises:
+            ValueError, LookupError, TypeError: it is something else.
+        """
+        return _deployment(json.loads(text))
 
     def digests(self) -> set[str]:
         """All digests that this deployment, or a rollback of it, may need."""
@@ -250,46 +262,6 @@ class StateFile:
                 notes=("nothing was changed in it",),
             )
         )
-
-
-def foreign_intent(deployment: Deployment) -> Intent | None:
-    """The change to `deployment` that another process began and will not finish, as it is dead.
-
-    None when there is none, when it is this process's own, when its owner is alive, and when that cannot be seen from
-    here (another host). Who holds the deployment's lock knows more: then every intent is one that was broken off.
-    """
-    intent = deployment.intent
-    if intent is None:
-        return None
-    if intent.host != os.uname().nodename:
-        return None
-    if intent.boot_id != boot_id():
-        return intent
-    return None if _lives(intent.pid, intent.started) else intent
-
-
-def boot_id() -> str:
-    """Identifies the running kernel since its start; empty where that cannot be known."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-def _lives(pid: int, started: str) -> bool:
-    """Whether the process that had `pid` at that time is alive, and not another one that got its number since."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        kernel = Path("/proc/stat").read_text(encoding="ascii")
-    except OSError:
-        return False
-    # proc(5): field 3 is the state, field 22 the start in clock ticks since boot; the name before may hold anything.
-    after_name = status.rpartition(")")[2].split()
-    if after_name[0] in "ZX":
-        return False
-    booted = next(int(line.split()[1]) for line in kernel.splitlines() if line.startswith("btime "))
-    born = booted + int(after_name[19]) / os.sysconf("SC_CLK_TCK")
-    return born <= datetime.fromisoformat(started).timestamp() + 2  # btime is in whole seconds, and drifts
 
 
 def _state(document: Mapping[str, Any]) -> State:

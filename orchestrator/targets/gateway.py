@@ -90,6 +90,11 @@ class Gateway:
         for port in self.ports[:-1]:
             await self._sites.pop(port).stop()
 
+    async def close_newer_ports(self) -> None:
+        """Stop listening on all ports but the oldest."""
+        for port in self.ports[1:]:
+            await self._sites.pop(port).stop()
+
     async def close(self) -> None:
         """Take no more connections; answer what is under way."""
         for port in self.ports:

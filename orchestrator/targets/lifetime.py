@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.environment import passed_on
 from orchestrator.errors import DeployFailed
 from orchestrator.targets.control import ERROR_FILE, LOCK_FILE, LOCKED_EXIT, ControlUnreachableError, ask, is_held
 from orchestrator.targets.logs import LOG_FILE
@@ -75,7 +76,7 @@ def start(folder: Path) -> None:
     try:
         code = subprocess.run(
             command,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env={**passed_on(), "PYTHONPATH": os.pathsep.join(paths)},
             stdin=subprocess.DEVNULL,
             check=False,
             timeout=_START_SECONDS,

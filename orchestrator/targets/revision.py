@@ -18,6 +18,7 @@ from typing import Any, Literal
 import aiohttp
 import psutil
 
+from orchestrator.environment import passed_on
 from orchestrator.targets.control import Launching, Recipe
 from orchestrator.targets.journal import Journal, LineSplitter
 from orchestrator.targets.ports import LOOPBACK
@@ -26,7 +27,7 @@ __all__ = ["Revision", "State"]
 
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 
-_GUARD = str(Path(__file__).with_name("guard.py"))
+_GUARD = str(Path(__file__).parents[1] / "guard.py")
 _TAIL_LINES = 20
 _STABLE_SECONDS = 30.0
 """A server that ran this long starts with a clean record after its next crash."""
@@ -180,7 +181,7 @@ class Revision:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", _GUARD, str(os.getpid()), *self.launching.argv),
                 cwd=self.launching.cwd,
-                env={**os.environ, **self.launching.env},
+                env={**passed_on(), **self.launching.env},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,

@@ -140,22 +140,27 @@ class Supervisor:
         return {
             "pid": os.getpid(),
             "since": self._since,
-            "port": self._gateway.ports[-1] if self._gateway.ports else None,
+            "port": self._gateway.ports[0] if self._gateway.ports else None,
             "serving": serving,
             "revisions": {str(number): revision.state for number, revision in sorted(self._revisions.items())},
         }
 
     async def _open_port(self, request: web.Request) -> dict[str, Any]:
-        """Listen on a public port; a former one stays open until the next switch."""
+        """Listen on a public port; beside a former one, until a switch moves there or a dropped candidate stays here."""
         port = int((await request.json())["port"])
         try:
             await self._gateway.open(LOOPBACK, port)
         except OSError as error:
             raise _RefusedError(409, f"{error.strerror or error}") from error
-        write_atomically(self._folder / ENDPOINT_FILE, {"port": port})
         if self._gateway.current is None:
-            await self._gateway.close_former_ports()
+            await self._move_to_newest_port()
         return {"port": port}
+
+    async def _move_to_newest_port(self) -> None:
+        """From here on the port that was opened last is the deployment's."""
+        if self._gateway.ports:
+            write_atomically(self._folder / ENDPOINT_FILE, {"port": self._gateway.ports[-1]})
+            await self._gateway.close_former_ports()
 
     async def _reserve_port(self, _: web.Request) -> dict[str, Any]:
         """A private port for a server that is about to be started."""
@@ -214,7 +219,7 @@ class Supervisor:
             self._journal.event(f"revision {number} takes the traffic")
             if former is not None:
                 self._discard(former.recipe.revision, _DRAIN_SECONDS)
-        await self._gateway.close_former_ports()
+        await self._move_to_newest_port()
         return self._told(number)
 
     async def _drop(self, request: web.Request) -> dict[str, Any]:
@@ -223,6 +228,7 @@ class Supervisor:
         if self._revisions[number] is self._gateway.current:
             raise _RefusedError(409, f"revision {number} takes the traffic and is not dropped")
         await self._discard(number, _DROP_SECONDS)
+        await self._gateway.close_newer_ports()
         return {}
 
     async def _order_stop(self, _: web.Request) -> dict[str, Any]:

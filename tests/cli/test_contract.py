@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -154,6 +155,31 @@ def test_a_saved_plan_takes_no_further_options(mlo: Mlo) -> None:
     assert "a saved plan is applied as it is" in mlo("apply", "digits.plan.json", "--replace", "import", code=64).stderr
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["[]", '{"plans": 5}', '{"format": 1, "plans": []}', '{"format": 1, "plans": [{}]}', "[" * 100_000, "\x00"],
+)
+def test_a_damaged_plan_file_is_told(mlo: Mlo, project: Path, content: str) -> None:
+    (project / "damaged.json").write_text(content)
+    told = mlo("apply", "damaged.json", code=64).stderr
+    assert "damaged.json" in told
+    assert "mlo plan SPEC --out FILE" in told
+
+
+@pytest.mark.parametrize("arguments", [("aply", "--json"), ("status", "nothing", "--json"), ("plan", "--json")])
+def test_wrong_usage_with_json_prints_the_document_too(mlo: Mlo, arguments: tuple[str, ...]) -> None:
+    conforms(json.loads(mlo(*arguments, code=64).stdout), "errors")
+
+
+def test_all_specs_are_read_before_the_first_is_applied(mlo: Mlo) -> None:
+    done = mlo("apply", "digits.yaml", "missing.yaml", "--yes", code=65)
+    assert "import: started" not in done.stderr
+
+
+def test_rendering_below_a_file_is_refused_before_anything_runs(mlo: Mlo) -> None:
+    assert "cannot be made" in mlo("render", "digits.yaml", "--output", "digits.yaml/build", code=64).stderr
+
+
 def test_a_plan_of_another_format_is_refused(mlo: Mlo, project: Path) -> None:
     (project / "old.json").write_text(json.dumps({"format": 0, "plans": []}))
     assert "is a plan of format 0" in mlo("apply", "old.json", code=64).stderr
@@ -277,7 +303,10 @@ def test_an_interrupt_exits_with_130_and_leaves_no_worker(project: Path) -> None
         assert "import: started" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         assert "Ctrl-C again kills it" in process.stderr.readline()
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
         told = process.stderr.read()
         assert process.wait(60) == 130
     assert "it continues where it was" in told
+    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)

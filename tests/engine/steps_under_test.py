@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -114,4 +115,27 @@ def connect(context: StepContext) -> dict[str, Any]:
     """Tries to reach a server of the test's on this machine."""
     with socket.create_connection(("127.0.0.1", context.params["port"]), timeout=10):
         (context.output / "text.txt").write_text("reached", encoding="utf-8")
+    return {}
+
+
+def _write_to_a_full_disk() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def refuse_for_want_of_room(context: StepContext) -> dict[str, Any]:
+    """As a converter that wraps whatever goes wrong."""
+    try:
+        _write_to_a_full_disk()
+    except OSError as error:
+        raise StepError("E499", "cannot convert it") from error
+
+
+def change_the_weights_and_refuse(context: StepContext) -> dict[str, Any]:
+    change_the_weights(context)
+    return refuse(context)
+
+
+def imports_and_changes_user_code(context: StepContext) -> dict[str, Any]:
+    imports_user_code(context)
+    (context.project / "blocks.py").write_text("WORD = 'two'\n", encoding="utf-8")
     return {}

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.errors import StoreFailed
 from orchestrator.store.home import Home
-from orchestrator.store.state import Deployment, Intent, Revision, State, StateFile, boot_id, foreign_intent
+from orchestrator.store.state import Deployment, Intent, Revision, State, StateFile
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
@@ -85,7 +85,7 @@ def test_a_state_is_read_as_it_was_written(home: Home, file: StateFile) -> None:
     assert (written.serial, len(written.lineage)) == (1, 32)
     document = json.loads(home.state_file.read_bytes())
     assert document["format"] == 1
-    assert document["deployments"]["digits"]["intent"]["boot_id"] == boot_id()
+    assert document["deployments"]["digits"]["intent"]["pid"] == os.getpid()
     assert home.state_file.stat().st_mode & 0o077 == 0
 
 
@@ -176,28 +176,12 @@ def test_a_newer_state_is_refused_with_the_version_that_is_needed(home: Home, fi
     assert "format 2" in diagnostic.cause
 
 
-def test_an_intent_is_foreign_once_its_process_is_killed(home: Home, file: StateFile, spawn: Spawn) -> None:
-    file.update(lambda state: state.with_deployment(DIGITS))
-    assert foreign_intent(file.read().deployments["digits"]) is None
-    process = spawn(_INTEND, home.root)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    digits = file.read().deployments["digits"]
-    assert digits.intent is not None
-    assert foreign_intent(digits) is None, "its owner is alive"
-
-    process.kill()
-    process.wait()
-    found = foreign_intent(digits)
-    assert found == digits.intent
+def test_an_intent_keeps_what_is_wanted_across_a_kill(home: Home, file: StateFile) -> None:
+    wanted = replace(DIGITS, revision=2)
+    intent = replace(Intent.now("deploy", 2), wanted=wanted.as_json())
+    file.update(lambda state: state.with_deployment(DIGITS.with_intent(intent)))
+    found = file.read().deployments["digits"].intent
+    assert found == intent
     assert found is not None
-    assert (found.op, found.revision, found.pid) == ("deploy", 2, process.pid)
-
-
-def test_an_intent_from_before_a_restart_or_of_a_pid_given_again_is_foreign() -> None:
-    own = Intent.now("deploy", 2)
-    assert foreign_intent(DIGITS.with_intent(own)) is None
-    assert foreign_intent(DIGITS.with_intent(replace(own, boot_id="another"))) is not None
-    assert foreign_intent(DIGITS.with_intent(replace(own, started="2020-01-01T00:00:00+00:00"))) is not None
-    assert foreign_intent(DIGITS.with_intent(replace(own, host="elsewhere", pid=1))) is None
-    assert own.pid == os.getpid()
+    assert found.pid == os.getpid()
+    assert Deployment.from_json(found.wanted) == wanted

@@ -182,6 +182,21 @@ def test_another_port_is_opened_first_and_the_former_closed_at_the_switch(deploy
     assert deployment.target.observe().endpoint == endpoint
 
 
+def test_another_port_is_forgotten_with_the_candidate_that_it_was_for(deployment: Deployment) -> None:
+    former = deployment.deploy(1, factor=1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    endpoint = deployment.target.ensure_supervisor(port)
+    deployment.start(2, factor=2)
+    deployment.target.drop(2)
+    assert deployment.ask(1.0, former) == 1.0
+    with pytest.raises(ConnectionRefusedError):
+        deployment.ask(1.0, endpoint)
+    assert deployment.target.observe().endpoint == former
+    assert deployment.target.ensure_supervisor() == former
+
+
 def test_a_folder_whose_path_is_longer_than_a_socket_may_be(
     new_deployment: Callable[[Path], Deployment], tmp_path: Path
 ) -> None:

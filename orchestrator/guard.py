@@ -1,13 +1,13 @@
-"""Runs one server as its child and takes every process of that server along when it ends, whoever ends it.
+"""Runs one program as its child and takes every process of that program along when it ends, whoever ends it.
 
     python -I -S guard.py PARENT_PID COMMAND [ARGUMENT...]
 
-It stands between the supervisor and a server because a server may have processes of its own (TorchServe's workers) that
-the kernel's parent-death signal does not reach. It is started by file path, isolated, and imports the standard library
-only: it costs a few milliseconds and cannot be broken by what the server's environment holds.
+It stands between the engine and a step, and between the supervisor and a server, because both may have processes of
+their own (measured runtimes, TorchServe's workers) that the kernel's parent-death signal does not reach. It is started by file path, isolated, and imports the standard library
+only: it costs a few milliseconds and cannot be broken by what the program's environment holds.
 
-Signals: SIGTERM and SIGINT are passed on to the server; SIGUSR1 (sent by the kernel when the supervisor dies, or by the
-supervisor) kills. It ends as the server ended: with its exit code, or by the same signal.
+Signals: SIGTERM and SIGINT are passed on to the program; SIGUSR1 (sent by the kernel when the parent dies, or by the
+parent) kills. It ends as the program ended: with its exit code, or by the same signal.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def _sweep() -> None:
             return
 
 
-def _reaped(server: int) -> int | None:
-    """Reap what has ended; the server's wait status if it is among them."""
+def _reaped(program: int) -> int | None:
+    """Reap what has ended; the program's wait status if it is among them."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -69,12 +69,12 @@ def _reaped(server: int) -> int | None:
             return None
         if pid == 0:
             return None
-        if pid == server:
+        if pid == program:
             return status
 
 
 def _become(command: list[str], guard: int) -> None:
-    """Turn the forked child into the server."""
+    """Turn the forked child into the program."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != guard:
         os._exit(1)
@@ -89,7 +89,7 @@ def _become(command: list[str], guard: int) -> None:
 
 
 def _end_like(status: int) -> int:
-    """End as the server did."""
+    """End as the program did."""
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -109,18 +109,18 @@ def main(arguments: list[str]) -> int:
     if os.getppid() != parent:  # it died before the line above took effect
         return 1
     guard = os.getpid()
-    server = os.fork()
-    if server == 0:
+    program = os.fork()
+    if program == 0:
         _become(command, guard)
     while True:
         received = signal.sigwait(_WATCHED)
         if received == signal.SIGCHLD:
-            status = _reaped(server)
+            status = _reaped(program)
             if status is not None:
                 _sweep()
                 return _end_like(status)
         else:
-            os.kill(server, signal.SIGKILL if received == signal.SIGUSR1 else signal.SIGTERM)
+            os.kill(program, signal.SIGKILL if received == signal.SIGUSR1 else signal.SIGTERM)
 
 
 if __name__ == "__main__":
