@@ -10,12 +10,16 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
+from orchestrator.measure.columns import Columns
 from orchestrator.measure.parity import Parity
 
 __all__ = ["DEFAULT_GATES", "GateResult", "Gates", "Kind", "gates_for", "judge", "worst"]
 
 Kind = Literal["samples", "call", "edge"]
 """All samples; some of them in one call of another size; an edge input."""
+
+COLUMN_ROOM = 5.0
+"""How many times further off than the whole output one column of it may be, seen from its mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Gates:
         min_cosine: smallest cosine.
         min_agreement: smallest share of rows with the baseline's top class, or of equal integers.
         agreement_wanted: the spec asks for `min_agreement`; otherwise it holds where outputs are known to be classes.
+        noise: of the arithmetic, as a part of the output's magnitude; it is not counted against a single column.
         edges_by_value: whether the values of edge inputs are gated, or only their shapes and finiteness.
     """
 
@@ -37,6 +42,7 @@ class Gates:
     min_cosine: float
     min_agreement: float
     edges_by_value: bool
+    noise: float = 0.0
     max_abs_error: float | None = None
     max_rel_error: float | None = None
     agreement_wanted: bool = False
@@ -46,7 +52,7 @@ DEFAULT_GATES: Mapping[str, Gates] = MappingProxyType(
     {
         # The same arithmetic in another order: deep nets stay below 1e-5 of the magnitude, while a wrong axis, padding,
         # constant or approximation (GELU by tanh) is above 1e-4.
-        "fp32": Gates(max_scaled_error=1e-4, min_cosine=0.99999, min_agreement=0.999, edges_by_value=True),
+        "fp32": Gates(max_scaled_error=1e-4, min_cosine=0.99999, min_agreement=0.999, edges_by_value=True, noise=1e-5),
         # Eight bits of mantissa: each rounding is off by up to 0.4 %, and a deep net adds some of them up.
         "bf16": Gates(max_scaled_error=0.05, min_cosine=0.995, min_agreement=0.99, edges_by_value=True),
         # Eight bits in all. Inputs beyond the calibrated range are clipped by design, so the values of edge inputs
@@ -77,7 +83,7 @@ class GateResult:
         """How near to the limit it is: 1 at the limit, more beyond it. For comparing results of one gate."""
         if not self.passed:
             return 1.0 + _excess(self)
-        if self.gate in {"min_cosine", "min_top1_agreement"}:
+        if self.gate in {"min_cosine", "min_column_cosine", "min_top1_agreement"}:
             return (1.0 - self.measured) / (1.0 - self.limit) if self.limit < 1.0 else 0.0
         return self.measured / self.limit if self.limit > 0 else 0.0
 
@@ -106,7 +112,15 @@ def gates_for(precision: str, overrides: Mapping[str, float]) -> Gates:
 
 
 def judge(
-    output: str, case: str, kind: Kind, parity: Parity, *, gates: Gates, defaults: Gates, classes: bool
+    output: str,
+    case: str,
+    kind: Kind,
+    parity: Parity,
+    *,
+    gates: Gates,
+    defaults: Gates,
+    classes: bool,
+    columns: Columns | None = None,
 ) -> list[GateResult]:
     """Judge one output of one call.
 
@@ -119,6 +133,7 @@ def judge(
         gates: of the spec.
         defaults: of the precision.
         classes: whether the output is known to hold a score for each class, so that its largest one matters.
+        columns: the worst columns on all samples, where there are any to judge.
     """
     if parity.mismatch is not None:
         return [GateResult("shape", output, 0, 1, passed=False, case=case, detail=parity.mismatch)]
@@ -139,10 +154,29 @@ def judge(
         return results
     if parity.cosine is not None:
         results.append(_floor("min_cosine", output, limits.min_cosine, parity.cosine, case))
+    if columns is not None:
+        results += _columns(output, case, columns, gates)
     integers = parity.max_abs_error is None
     if parity.agreement is not None and (integers or classes or gates.agreement_wanted):
         results.append(_floor("min_top1_agreement", output, limits.min_agreement, parity.agreement, case))
     return results
+
+
+def _columns(output: str, case: str, columns: Columns, gates: Gates) -> list[GateResult]:
+    """One column alone, without its offset; an absolute limit of the spec holds for every column as it is."""
+    results = []
+    if gates.max_abs_error is None:
+        ceiling = COLUMN_ROOM * gates.max_scaled_error
+        found = _ceiling("max_column_error", output, ceiling, columns.max_error, case)
+        results.append(_named(found, columns.error_column))
+    floor = 1.0 - COLUMN_ROOM * (1.0 - gates.min_cosine)
+    found = _floor("min_column_cosine", output, floor, columns.min_cosine, case)
+    results.append(_named(found, columns.cosine_column))
+    return results
+
+
+def _named(result: GateResult, column: int) -> GateResult:
+    return replace(result, detail=f"column {column} has {result.measured:.4g}, the limit is {result.limit:.4g}")
 
 
 def worst(results: Iterable[GateResult]) -> list[GateResult]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orchestrator.frameworks.runtime import Runtime, open_runtime
+from orchestrator.measure.columns import Columns, compare_columns
 from orchestrator.measure.gates import DEFAULT_GATES, GateResult, Kind, gates_for, judge, worst
 from orchestrator.measure.parity import Parity, compare, magnitude
 from orchestrator.spec.signature import Signature
@@ -82,8 +83,13 @@ def verify(context: StepContext) -> dict[str, Any]:
             name = tensor.name
             parity = compare(case.expected[name], case.actual[name], scale=scales[name])
             classes = _holds_classes(imported, imported.baseline[name])
-            results += judge(name, case.name, case.kind, parity, gates=gates, defaults=defaults, classes=classes)
-            measured[name] = _measures(parity)
+            columns = None
+            if case.kind == "samples":
+                columns = compare_columns(case.expected[name], case.actual[name], noise=gates.noise)
+            results += judge(
+                name, case.name, case.kind, parity, gates=gates, defaults=defaults, classes=classes, columns=columns
+            )
+            measured[name] = _measures(parity, columns)
         cases.append({"case": case.name, "kind": case.kind, "outputs": measured})
     gated = worst(results)
     passed = all(result.passed for result in gated)
@@ -187,7 +193,7 @@ def _accuracy(imported: _Imported, actual: Mapping[str, Array]) -> dict[str, dic
     return found
 
 
-def _measures(parity: Parity) -> dict[str, Any]:
+def _measures(parity: Parity, columns: Columns | None) -> dict[str, Any]:
     if parity.mismatch is not None:
         return {"mismatch": parity.mismatch}
     named = {
@@ -197,6 +203,7 @@ def _measures(parity: Parity) -> dict[str, Any]:
         "max_rel_error": parity.max_rel_error,
         "cosine": parity.cosine,
         "top1_agreement": parity.agreement,
+        "columns": None if columns is None else asdict(columns),
     }
     return {key: value for key, value in named.items() if value is not None}
 

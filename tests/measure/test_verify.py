@@ -93,6 +93,8 @@ def test_the_same_model_passes_every_gate(tmp_path: Path) -> None:
         "finite",
         "max_abs_error",
         "min_cosine",
+        "max_column_error",
+        "min_column_cosine",
         "min_top1_agreement",
     }
     names = [case["case"] for case in verdict["cases"]]
@@ -106,7 +108,8 @@ def test_a_wrong_model_gets_a_verdict_that_names_gate_output_and_case(tmp_path: 
 
     verdict = run(tmp_path, write_import(tmp_path / "import"), variant)
 
-    assert failed(verdict) == {"max_abs_error", "min_cosine", "min_top1_agreement"}
+    columns = {"max_column_error", "min_column_cosine"}
+    assert failed(verdict) == {"max_abs_error", "min_cosine", "min_top1_agreement"} | columns
     gate = next(gate for gate in verdict["gates"] if gate["gate"] == "min_top1_agreement")
     assert gate["output"] == "scores"
     assert gate["case"] == "all samples"
@@ -117,7 +120,7 @@ def test_the_spec_can_tighten_and_loosen_a_gate(tmp_path: Path) -> None:
     imported = write_import(tmp_path / "import")
     variant = write_variant(tmp_path / "variant", WEIGHT * np.float32(1.01))
 
-    assert failed(run(tmp_path, imported, variant)) == {"max_abs_error"}
+    assert failed(run(tmp_path, imported, variant)) == {"max_abs_error", "max_column_error"}
     # The spec's limit is about samples; edge inputs keep the default limits of the precision.
     assert failed(run(tmp_path, imported, variant, "bf16", max_abs_error=1e-6)) == {"max_abs_error"}
     assert failed(run(tmp_path, imported, variant, "bf16", max_abs_error=0.5)) == set()
