@@ -14,6 +14,7 @@ from orchestrator.frameworks.runtime import Runtime, open_runtime
 from orchestrator.measure.columns import Columns, compare_columns
 from orchestrator.measure.gates import DEFAULT_GATES, GateResult, Kind, gates_for, judge, worst
 from orchestrator.measure.parity import Parity, compare, magnitude
+from orchestrator.measure.statistics import binomial_at_most
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepError
 
@@ -25,6 +26,9 @@ __all__ = ["verify"]
 
 LARGEST_CALL = 64 * 2**20
 """Bytes of inputs that one call may have."""
+
+BY_CHANCE = 0.001
+"""The probability below which it is no chance that an output's largest values are the labels."""
 
 CALLS_OF_ONE = 8
 """Rows that are also run alone; the rest is covered by the batches."""
@@ -172,13 +176,24 @@ def _fitting_rows(imported: _Imported) -> int:
 
 
 def _holds_classes(imported: _Imported, output: Array) -> bool:
-    """Whether the samples' labels can be indices into the rows of `output`."""
+    """Whether the rows of `output` are scores of the classes that the samples' labels name.
+
+    They are when there is one for each label, or when the largest is the label clearly more often than guessing would
+    have it: an embedding is as wide as many labels, and its largest value means nothing.
+    """
     labels = imported.labels
     if labels is None or labels.dtype.kind not in "iu" or labels.ndim != 1 or labels.size == 0:
         return False
     if output.dtype.kind != "f" or output.ndim != 2 or output.shape[1] < 2:
         return False
-    return bool(labels.min() >= 0 and labels.max() < output.shape[1])
+    if labels.min() < 0 or labels.max() >= output.shape[1] or len(labels) != len(output):
+        return False
+    if labels.max() + 1 == output.shape[1]:
+        return True
+    right = int(np.sum(output.argmax(axis=1) == labels))
+    # Who always guesses the commonest label is right as often as that occurs.
+    guessed = min(0.999, max(1 / output.shape[1], np.bincount(labels).max() / len(labels)))
+    return 1 - binomial_at_most(right - 1, len(labels), guessed) < BY_CHANCE if right else False
 
 
 def _accuracy(imported: _Imported, actual: Mapping[str, Array]) -> dict[str, dict[str, float]]:

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from orchestrator.measure.verify import verify
+from orchestrator.measure.verify import _holds_classes, _Imported, verify
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext, StepError
 
@@ -143,6 +143,19 @@ def test_extremes_that_int8_clips_are_measured_and_not_gated(tmp_path: Path) -> 
     assert verdict["passed"]
     extreme = next(case for case in verdict["cases"] if case["case"] == "largest values")
     assert extreme["outputs"]["scores"]["max_abs_error"] > 1e5
+
+
+@pytest.mark.parametrize(
+    ("width", "scores", "classes"), [(384, False, False), (10, False, True), (384, True, True), (9, True, False)]
+)
+def test_an_embedding_as_wide_as_the_labels_is_not_taken_for_classes(width: int, scores: bool, classes: bool) -> None:
+    draw = np.random.default_rng(0)
+    labels = np.arange(100) % 10
+    output = draw.standard_normal((100, width)).astype(np.float32)
+    if scores and width > 10:
+        output[np.arange(100), labels] += 3
+    imported = _Imported(CLASSES, {"x": output}, {"scores": output}, labels, "real", [])
+    assert _holds_classes(imported, output) is classes
 
 
 def test_without_labels_top1_is_measured_and_not_gated(tmp_path: Path) -> None:
