@@ -48,7 +48,7 @@ Examples:
 def render(spec: Path, output: Path, force: bool, platform: Path | None, environment: str | None) -> None:
     """Write the Docker context, the compose file, the chart and its values to a folder.
 
-    Runs the steps that this needs and that are not cached; deploys nothing. The same decision gives the same bytes.
+    Runs the steps that this needs and that are not cached; deploys nothing. The same winner and the same spec give the same bytes.
     """
     _check_output(output, force=force)
     home = find_home()

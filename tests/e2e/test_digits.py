@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -32,7 +33,7 @@ def spec(mlo: Mlo) -> Path:
     """The digits spec with fewer candidates and without enforcing the service level: machines that test are noisy."""
     for name in ("digits.npz", "digits.safetensors", "digits_model.py"):
         shutil.copy(ROOT / "specs" / "digits" / name, mlo.folder / name)
-    path = mlo.folder / "digits.yaml"
+    path: Path = mlo.folder / "digits.yaml"
     text = (ROOT / "specs" / "digits" / "digits.yaml").read_text(encoding="utf-8")
     text = text.replace("precisions: [fp32, bf16, int8]", "precisions: [fp32, int8]\n  formats: [onnx]")
     path.write_text(text.replace("throughput: 200/s}", "throughput: 200/s, enforce: false}"), encoding="utf-8")
@@ -207,6 +208,40 @@ def test_a_failed_apply_leaves_the_last_good_deployment_serving(
     mlo.run("predict", "digits", "--input", "zero.json")
 
 
+@contextmanager
+def a_port_in_use() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_release_that_fails_leaves_the_former_one_serving(mlo: Mlo, spec: Path, applied: dict[str, Any]) -> None:
+    before = status(mlo)
+    with a_port_in_use() as port:
+        wanted = changed(spec, "deploy: {target: local}", f"deploy: {{target: local, port: {port}}}")
+        told = mlo.run("apply", str(wanted), "--yes", code=1).stderr
+    assert f"port {port} of 127.0.0.1 cannot be used" in told
+    assert f"digits is as it was: revision {before['revision']}" in told
+    assert status(mlo) == before
+    mlo.run("predict", "digits", "--input", "zero.json")
+
+
+def test_a_first_release_that_died_after_its_switch_survives_a_second_that_fails(
+    mlo: Mlo, spec: Path, applied: dict[str, Any]
+) -> None:
+    first = changed(spec, "name: digits", "name: first").rename(spec.with_name("first.yaml"))
+    process = mlo.start("apply", str(first), "--yes", MLO_CRASH_AT="release.switched")
+    process.communicate(timeout=200)
+    assert process.returncode == -signal.SIGKILL
+    with a_port_in_use() as port:
+        first.write_text(
+            first.read_text().replace("deploy: {target: local}", f"deploy: {{target: local, port: {port}}}")
+        )
+        mlo.run("apply", str(first), "--yes", code=1)
+    assert mlo.json("status", "first", "--json")["deployments"][0]["health"] == "healthy"
+    mlo.run("predict", "first", "--input", "zero.json")
+    mlo.run("destroy", "first", "--yes")
+
+
 def test_drift_is_seen_and_mended(mlo: Mlo, spec: Path, applied: dict[str, Any]) -> None:
     (supervisor,) = processes_of(mlo, "orchestrator.targets.supervisor")
     supervisor.kill()
@@ -239,15 +274,18 @@ def test_an_apply_killed_while_it_deploys_is_finished_by_the_next(
         time.sleep(0.2)
 
 
-def test_eight_applies_at_once_agree(mlo: Mlo, spec: Path, applied: dict[str, Any]) -> None:
-    wanted = changed(spec, "team: vision", "team: eight")
+def test_eight_applies_at_once_compute_each_key_once(mlo: Mlo, spec: Path, applied: dict[str, Any]) -> None:
+    # The dimensions are part of every step's key: nothing of this is cached.
+    wanted = changed(spec, "batch: {min: 1, max: 64}", "batch: {min: 1, max: 48}")
     processes = [mlo.start("apply", str(wanted), "--yes", "--json") for _ in range(8)]
     results = [process.communicate(timeout=280) for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, [err for _, err in results]
     revisions = {json.loads(out)["deployments"][0]["revision"] for out, _ in results}
     assert len(revisions) == 1
-    started = re.findall(r"^render: started", "\n".join(err for _, err in results), re.MULTILINE)
-    assert len(started) == 1
+    started = re.findall(r"^(\S+): started", "\n".join(err for _, err in results), re.MULTILINE)
+    computed = [step for step in started if step not in ("deploy", "check")]
+    assert {"import", "convert.onnx", "benchmark.runtime", "render"} <= set(computed)
+    assert sorted(computed) == sorted(set(computed)), "a key was computed twice"
 
 
 def test_the_log_can_be_read(mlo: Mlo, applied: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from orchestrator.steps import StepContext, StepError
 
@@ -118,7 +118,7 @@ def connect(context: StepContext) -> dict[str, Any]:
     return {}
 
 
-def _write_to_a_full_disk() -> None:
+def _write_to_a_full_disk() -> NoReturn:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
