@@ -26,11 +26,10 @@ class _JsonLines(logging.Formatter):
 
 
 def set_up_logs(level: str) -> None:
-    """Send every logger of the process to stderr; uvicorn's only from warnings on, since it tells its own life."""
+    """Send every logger of the process to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
 
