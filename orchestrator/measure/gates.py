@@ -127,7 +127,8 @@ def judge(
     Args:
         output: its name.
         case: the call's name.
-        kind: the spec's limits hold on samples; on edge inputs the default limits do, which go with the magnitude.
+        kind: the spec's limits hold on samples; on edge inputs the default limits do, which go with the magnitude, or the
+            spec's where they are looser.
             Cosine and agreement are statements about many rows, so they are gated on all samples together.
         parity: what was measured.
         gates: of the spec.
@@ -147,6 +148,8 @@ def judge(
         ceiling = limits.max_abs_error
         if ceiling is None:
             ceiling = limits.max_scaled_error * parity.magnitude
+        if kind == "edge" and gates.max_abs_error is not None:
+            ceiling = max(ceiling, gates.max_abs_error)
         results.append(_ceiling("max_abs_error", output, ceiling, parity.max_abs_error, case))
         if limits.max_rel_error is not None:
             results.append(_ceiling("max_rel_error", output, limits.max_rel_error, parity.max_rel_error, case))

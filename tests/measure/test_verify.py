@@ -126,6 +126,18 @@ def test_the_spec_can_tighten_and_loosen_a_gate(tmp_path: Path) -> None:
     assert failed(run(tmp_path, imported, variant, "bf16", max_abs_error=0.5)) == set()
 
 
+def test_a_looser_limit_of_the_spec_holds_for_edge_inputs_too(tmp_path: Path) -> None:
+    imported = write_import(tmp_path / "import")
+    with np.load(imported / "edge" / "0.outputs.npz") as file:
+        expected = {name: file[name] + np.float32(0.01) for name in file.files}
+    np.savez(imported / "edge" / "0.outputs.npz", allow_pickle=False, **expected)
+    variant = write_variant(tmp_path / "variant")
+
+    assert failed(run(tmp_path, imported, variant)) == {"max_abs_error"}
+    assert failed(run(tmp_path, imported, variant, max_abs_error=0.005)) == {"max_abs_error"}
+    assert failed(run(tmp_path, imported, variant, max_abs_error=0.02)) == set()
+
+
 def test_a_variant_that_yields_nan_fails(tmp_path: Path) -> None:
     variant = write_variant(tmp_path / "variant", np.full_like(WEIGHT, np.nan))
 
