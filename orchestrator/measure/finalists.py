@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.measure.statistics import Comparison
 
-__all__ = ["auto_batch_size", "decisive_seconds", "finalists", "not_faster"]
+__all__ = ["auto_batch_size", "decisive_seconds", "finalists", "not_faster", "substitutes"]
 
 _SECOND = 1.2
 """A backend's second-best variant is measured too if it needs at most this many times the best one's time."""
@@ -62,18 +62,10 @@ def finalists(candidates: Sequence[Mapping[str, Any]], objective: str) -> tuple[
     Returns:
         Variants, and for each other candidate that was measured why it is not among them.
     """
-    passed_over: dict[str, str] = {}
-    by_backend: dict[str, list[Mapping[str, Any]]] = {}
-    for candidate in candidates:
-        if candidate["fate"] != "measured":
-            continue
-        if reason := not_faster(candidate, objective):
-            passed_over[candidate["variant"]] = reason
-        else:
-            by_backend.setdefault(candidate["backend"], []).append(candidate)
+    measured = [candidate for candidate in candidates if candidate["fate"] == "measured"]
+    passed_over = {c["variant"]: reason for c in measured if (reason := not_faster(c, objective))}
     chosen: list[str] = []
-    for group in by_backend.values():
-        best, *others = sorted(group, key=lambda c: decisive_seconds(c, objective))
+    for best, *others in _by_backend(candidates, objective):
         chosen.append(best["variant"])
         for place, other in enumerate(others):
             times = decisive_seconds(other, objective) / decisive_seconds(best, objective)
@@ -84,6 +76,33 @@ def finalists(candidates: Sequence[Mapping[str, Any]], objective: str) -> tuple[
                     f"its runtime is {times:.2f} times as slow as that of {best['variant']}, on the same backend"
                 )
     return chosen, passed_over
+
+
+def substitutes(candidates: Sequence[Mapping[str, Any]], objective: str, tried: Mapping[str, str]) -> list[str]:
+    """The variants to start in place of servers that failed: of each backend that has none left, the next best.
+
+    Args:
+        candidates: of the runtime benchmark's report.
+        objective: `latency`, `throughput` or `cost`.
+        tried: variant → its fate so far, of all that were started.
+    """
+    found = []
+    for group in _by_backend(candidates, objective):
+        fates = [tried[c["variant"]] for c in group if c["variant"] in tried]
+        left = [c["variant"] for c in group if c["variant"] not in tried]
+        # A backend that cannot be started here ("not measured") can start none of its variants.
+        if fates and left and all(fate in {"failed", "out of memory"} for fate in fates):
+            found.append(left[0])
+    return found
+
+
+def _by_backend(candidates: Sequence[Mapping[str, Any]], objective: str) -> list[list[Mapping[str, Any]]]:
+    """What is worth a server, each backend's from the best to the worst."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for candidate in candidates:
+        if candidate["fate"] == "measured" and not not_faster(candidate, objective):
+            groups.setdefault(candidate["backend"], []).append(candidate)
+    return [sorted(group, key=lambda c: decisive_seconds(c, objective)) for group in groups.values()]
 
 
 def auto_batch_size(candidate: Mapping[str, Any], p99_limit: float | None) -> int:

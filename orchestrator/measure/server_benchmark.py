@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.backend import Backend, ServingSettings
 from orchestrator.backends.table import backend
 from orchestrator.measure.cpus import cpu_share, other_cpus
-from orchestrator.measure.finalists import auto_batch_size, finalists
+from orchestrator.measure.finalists import auto_batch_size, finalists, substitutes
 from orchestrator.measure.measured_server import MeasuredServer, ServerError
 from orchestrator.measure.server_report import contender_report, raw_arrays
 from orchestrator.measure.server_rounds import Contender, LoadSettings, load_in_rounds, warm_up
@@ -44,22 +45,27 @@ def benchmark(context: StepContext) -> dict[str, Any]:
         chosen, passed_over = finalists(running.measured, context.params["objective"])
         rows: dict[str, dict[str, Any]] = {}
         contenders: dict[str, Contender] = {}
-        for number, variant in enumerate(chosen):
-            context.progress(f"starting the server of {variant}", 0.4 * number / len(chosen))
-            rows[variant], contender = running.start(variant)
-            if contender is not None:
-                contenders[variant] = contender
-        rate = load_in_rounds(list(contenders.values()), running.load, context.progress)
+        rate: float | None = None
         wanted = context.params["slo"]["throughput"]
-        for variant, contender in contenders.items():
-            rows[variant] |= contender_report(contender, running.load, rate, wanted)
+        while chosen:
+            started = running.start_all(chosen, rows)
+            while spare := running.substitutes(rows, started):
+                started |= running.start_all(spare, rows)
+            if started:
+                load = running.load if rate is None else replace(running.load, rate=rate)
+                rate = load_in_rounds(list(started.values()), load, context.progress)
+            for variant, contender in started.items():
+                rows[variant] |= contender_report(contender, running.load, rate or 0.0, wanted)
+            contenders |= started
+            # What failed in the rounds is replaced too, as long as there is time.
+            chosen = running.substitutes(rows, {}) if time.monotonic() < running.load.deadline else []
         arrays = raw_arrays(contenders)
     report = {
         "measured_on": {**running.share.as_json(), "load_generator": running.generator_note},
         "memory": context.params["memory"],
         "slo": dict(context.params["slo"]),
         "objective": context.params["objective"],
-        "rate": rate if contenders else None,
+        "rate": rate,
         "rate_from": "slo.throughput" if wanted else "half of what the slowest server reaches, at most 100/s",
         "candidates": [
             {**row, **(rows.get(row["variant"]) or _left_out(row["variant"], passed_over, running.runtime))}
@@ -102,6 +108,21 @@ class _Benchmark:
             p99_limit=params["slo"]["p99_latency"],
             deadline=time.monotonic() + params["time_budget"],
         )
+
+    def start_all(self, variants: Sequence[str], rows: dict[str, dict[str, Any]]) -> dict[str, Contender]:
+        """Start one server after the other; `rows` gets what is known of each, the answer holds those that run."""
+        contenders = {}
+        for number, variant in enumerate(variants):
+            self._context.progress(f"starting the server of {variant}", 0.4 * number / len(variants))
+            rows[variant], contender = self.start(variant)
+            if contender is not None:
+                contenders[variant] = contender
+        return contenders
+
+    def substitutes(self, rows: Mapping[str, Mapping[str, Any]], started: Mapping[str, Contender]) -> list[str]:
+        """Whom to start in place of those that failed, in `rows` or since they were `started`."""
+        tried = {variant: started[variant].fate if variant in started else row["fate"] for variant, row in rows.items()}
+        return substitutes(self.measured, self._context.params["objective"], tried)
 
     def start(self, variant: str) -> tuple[dict[str, Any], Contender | None]:
         """What is known of a server before it is loaded, and the warmed-up server unless it failed."""

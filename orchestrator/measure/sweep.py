@@ -288,12 +288,13 @@ def _last_call(measured: Measured, rows: int) -> float:
 
 
 def _times_slower(measured: Measured, other: Measured) -> float | None:
-    """How many times slower one is than the other at the batch size that suits it best; None if nothing compares."""
-    ratios = [
-        median(_pooled(measured, rows)) / median(_pooled(other, rows))
-        for rows in measured.samples
-        if rows in other.samples
-    ]
+    """How many times slower one is than the other at the batch size that suits it best.
+
+    None if nothing compares, or if it runs a batch size that the other does not.
+    """
+    if not measured.samples.keys() <= other.samples.keys():
+        return None
+    ratios = [median(_pooled(measured, rows)) / median(_pooled(other, rows)) for rows in measured.samples]
     return min(ratios, default=None)
 
 

@@ -112,6 +112,26 @@ def test_a_finalist_is_measured_in_its_real_server(measured: StepContext, tmp_pa
     assert not psutil.Process().children(recursive=True), "a process outlives its measurement"
 
 
+def test_the_next_best_is_started_in_place_of_a_server_that_fails(measured: StepContext, tmp_path: Path) -> None:
+    report = _report(measured)
+    sound = report["candidates"][0]
+    best = {
+        **sound,
+        "variant": "onnx-int8",
+        "batches": [{**batch, "p50": batch["p50"] / 4} for batch in sound["batches"]],
+    }
+    for name in ("runtime", "broken"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "runtime" / "report.json").write_text(json.dumps({**report, "candidates": [sound, best]}), "utf-8")
+    (tmp_path / "broken" / "model.onnx").write_bytes(b"no model")
+    inputs = {**measured.inputs, "runtime": tmp_path / "runtime", "variant:onnx-int8": tmp_path / "broken"}
+    context = step_context(tmp_path / "step", inputs, [candidate("onnx-fp32"), candidate("onnx-int8")])
+    server_benchmark.benchmark(context)
+    found = {row["variant"]: row for row in _report(context)["candidates"]}
+    assert found["onnx-int8"]["fate"] == "failed"
+    assert found["onnx-fp32"]["fate"] == "measured", found["onnx-fp32"]["reason"]
+
+
 def test_a_server_above_its_memory_is_out_of_memory(measured: StepContext, tmp_path: Path) -> None:
     inputs = {**measured.inputs, "runtime": measured.output}
     context = step_context(tmp_path / "step", inputs, measured.params["candidates"][:1], memory=40 * 2**20)

@@ -79,6 +79,19 @@ def test_a_slower_one_that_wins_at_one_batch_size_stays(sleeper: Sleeper, settin
     assert {measured.fate for measured in found.values()} == {"measured"}
 
 
+def test_what_runs_larger_batches_than_its_peer_is_not_dominated_by_it(
+    sleeper: Sleeper, settings: Settings, tmp_path: Path
+) -> None:
+    everyone = [
+        sleeper("hungry", seconds=0.002, takes_memory_from=4, mebibytes=400),
+        sleeper("slow", seconds=0.012),
+    ]
+    found = _run(everyone, settings(memory=2**28), tmp_path)
+    assert found["slow"].fate == "measured"
+    assert sorted(found["slow"].samples) == [1, 4]
+    assert sorted(found["hungry"].samples) == [1]
+
+
 def test_out_of_memory_ends_the_sweep_with_the_largest_batch_that_fits(
     sleeper: Sleeper, settings: Settings, tmp_path: Path
 ) -> None:

@@ -1,0 +1,41 @@
+"""Whose servers are started, and who takes the place of one that failed."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.measure.finalists import finalists, substitutes
+from tests.optimize.select_case import runtime_row
+
+EVERYONE = [
+    runtime_row("onnx-fp32", ratio=0.50, spread=0.01),
+    runtime_row("onnx-int8", ratio=0.30, spread=0.01),
+    runtime_row("onnx-bf16", ratio=0.70, spread=0.01),
+    runtime_row("onnx-slow", ratio=1.50, spread=0.01),
+    runtime_row("torchscript-fp32", ratio=0.80, spread=0.01),
+    runtime_row("torchscript-bf16", ratio=0.85, spread=0.01),
+]
+
+
+def test_the_best_of_each_backend_and_a_close_second_are_started() -> None:
+    chosen, passed_over = finalists(EVERYONE, "latency")
+    assert chosen == ["onnx-int8", "torchscript-fp32", "torchscript-bf16"]
+    assert "1.67 times as slow as that of onnx-int8" in passed_over["onnx-fp32"]
+    assert "its latency is 1.50 times the baseline's" in passed_over["onnx-slow"]
+
+
+@pytest.mark.parametrize(
+    ("tried", "next_ones"),
+    [
+        ({"onnx-int8": "measured"}, []),
+        ({"onnx-int8": "failed"}, ["onnx-fp32"]),
+        ({"onnx-int8": "failed", "onnx-fp32": "out of memory"}, ["onnx-bf16"]),
+        ({"onnx-int8": "failed", "onnx-fp32": "failed", "onnx-bf16": "failed"}, []),
+        ({"torchscript-fp32": "failed", "torchscript-bf16": "measured"}, []),
+        ({"torchscript-fp32": "not measured"}, []),
+    ],
+)
+def test_the_next_of_the_same_backend_takes_the_place_of_what_failed(
+    tried: dict[str, str], next_ones: list[str]
+) -> None:
+    assert substitutes(EVERYONE, "latency", tried) == next_ones
