@@ -10,12 +10,8 @@ import pytest
 
 from tests.server.conftest import EVERY_TYPE, Running, every_type_model, starting
 
-# Not in the project's environment by itself: its extras pin packages that others need newer.
-httpclient = pytest.importorskip(
-    "tritonclient.http",
-    reason="needs: pip install --no-deps tritonclient; pip install geventhttpclient python-rapidjson",
-)
-grpcclient = pytest.importorskip("tritonclient.grpc", reason="as above, and grpcio and protobuf")
+httpclient = pytest.importorskip("tritonclient.http", reason="needs: pip install 'tritonclient[http]'")
+grpcclient = pytest.importorskip("tritonclient.grpc", reason="needs grpcio and protobuf too")
 utils = pytest.importorskip("tritonclient.utils")
 
 pytestmark = [
