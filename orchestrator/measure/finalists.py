@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.measure.statistics import Comparison
+from orchestrator.measure.statistics import FEWEST_ROUNDS, Comparison
 
-__all__ = ["auto_batch_size", "decisive_seconds", "finalists", "not_faster", "substitutes"]
+__all__ = [
+    "against_baseline",
+    "auto_batch_size",
+    "decisive_seconds",
+    "finalists",
+    "not_faster",
+    "substitutes",
+    "undecided",
+]
 
 _SECOND = 1.2
 """A backend's second-best variant is measured too if it needs at most this many times the best one's time."""
@@ -32,15 +41,11 @@ def decisive_seconds(candidate: Mapping[str, Any], objective: str) -> float:
 def not_faster(candidate: Mapping[str, Any], objective: str) -> str:
     """Why a candidate is no gain over the model as given, or nothing if it is one.
 
-    The whole confidence interval must lie below 1; what cannot be told apart is not faster.
+    The whole confidence interval must lie below 1; what cannot be told apart is not faster. Empty too for what was not
+    compared, or in too few rounds: see `undecided`.
     """
-    against = candidate["against_baseline"]
-    document = None if against is None else against["latency" if objective == "latency" else "throughput"]
-    if document is None:
-        return ""  # the baseline could not be measured: nothing to be slower than
-    names = {"ratio", "low", "high", "rounds"}
-    comparison = Comparison.from_json({name: document[name] for name in names})
-    if comparison.faster:
+    comparison = against_baseline(candidate, objective)
+    if comparison is None or comparison.faster or not math.isfinite(comparison.high):
         return ""
     what = "latency" if objective == "latency" else "time for each row"
     said = f"its {what} is {comparison.ratio:.2f} times the baseline's"
@@ -50,6 +55,24 @@ def not_faster(candidate: Mapping[str, Any], objective: str) -> str:
         f"not measurably faster: {said}, between {comparison.low:.2f} and {comparison.high:.2f} "
         f"over {comparison.rounds} rounds"
     )
+
+
+def undecided(candidate: Mapping[str, Any], objective: str) -> str:
+    """Why it is not known whether a candidate is faster than the model as given, or nothing if it is known."""
+    comparison = against_baseline(candidate, objective)
+    if comparison is None or math.isfinite(comparison.high):
+        return ""
+    rounds = "1 round" if comparison.rounds == 1 else f"{comparison.rounds} rounds"
+    return f"measured for {rounds}, and it takes {FEWEST_ROUNDS} to tell whether it is faster than the baseline"
+
+
+def against_baseline(candidate: Mapping[str, Any], objective: str) -> Comparison | None:
+    """How a candidate compares in what the objective looks at; None where the baseline could not be measured."""
+    against = candidate["against_baseline"]
+    document = None if against is None else against["latency" if objective == "latency" else "throughput"]
+    if document is None:
+        return None
+    return Comparison.from_json({name: document[name] for name in ("ratio", "low", "high", "rounds")})
 
 
 def finalists(candidates: Sequence[Mapping[str, Any]], objective: str) -> tuple[list[str], dict[str, str]]:
@@ -63,7 +86,7 @@ def finalists(candidates: Sequence[Mapping[str, Any]], objective: str) -> tuple[
         Variants, and for each other candidate that was measured why it is not among them.
     """
     measured = [candidate for candidate in candidates if candidate["fate"] == "measured"]
-    passed_over = {c["variant"]: reason for c in measured if (reason := not_faster(c, objective))}
+    passed_over = {c["variant"]: reason for c in measured if (reason := _no_gain(c, objective))}
     chosen: list[str] = []
     for best, *others in _by_backend(candidates, objective):
         chosen.append(best["variant"])
@@ -96,11 +119,15 @@ def substitutes(candidates: Sequence[Mapping[str, Any]], objective: str, tried: 
     return found
 
 
+def _no_gain(candidate: Mapping[str, Any], objective: str) -> str:
+    return undecided(candidate, objective) or not_faster(candidate, objective)
+
+
 def _by_backend(candidates: Sequence[Mapping[str, Any]], objective: str) -> list[list[Mapping[str, Any]]]:
     """What is worth a server, each backend's from the best to the worst."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for candidate in candidates:
-        if candidate["fate"] == "measured" and not not_faster(candidate, objective):
+        if candidate["fate"] == "measured" and not _no_gain(candidate, objective):
             groups.setdefault(candidate["backend"], []).append(candidate)
     return [sorted(group, key=lambda c: decisive_seconds(c, objective)) for group in groups.values()]
 

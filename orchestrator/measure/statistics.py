@@ -14,6 +14,7 @@ from statistics import fmean, median
 from typing import Any, Literal
 
 __all__ = [
+    "FEWEST_ROUNDS",
     "Comparison",
     "Summary",
     "Verdict",
@@ -26,6 +27,10 @@ __all__ = [
     "slo_verdict",
     "summarize",
 ]
+
+
+FEWEST_ROUNDS = 6
+"""Pairs of measurements that the sign test needs for an interval at 95 %."""
 
 
 @dataclass(frozen=True, slots=True)

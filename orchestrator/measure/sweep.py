@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.measure.cpus import CpuShare
 from orchestrator.measure.participants import Participant
 from orchestrator.measure.session import MeasuredProcess, MeasureError
-from orchestrator.measure.statistics import settled
+from orchestrator.measure.statistics import FEWEST_ROUNDS, settled
 
 __all__ = ["Measured", "SweepSettings", "WarmUp", "sweep"]
 
@@ -128,9 +128,12 @@ class _Sweep:
         self._progress = progress
         self._processes: dict[str, MeasuredProcess] = {}
         self._deadline = time.monotonic() + settings.time_budget
+        self._longest_call = settings.time_budget
 
     def run(self, participants: Sequence[Participant]) -> list[Measured]:
         everyone = [Measured(p, list(self._settings.batch_sizes)) for p in participants]
+        # What a call may take so that warming up and enough rounds of all participants fit into the budget.
+        self._longest_call = self._settings.time_budget / (1 + FEWEST_ROUNDS) / max(1, len(everyone))
         for number, measured in enumerate(everyone):
             self._progress(f"loading and warming up: {measured.name}", 0.5 * number / len(everyone))
             if self._opened(measured):
@@ -170,6 +173,10 @@ class _Sweep:
         for rows in list(measured.rows):
             if rows not in measured.rows:
                 return  # a smaller size did not fit
+            smaller = max(measured.warm_up, default=0)
+            if smaller and _last_call(measured, smaller) * rows / smaller > self._longest_call:
+                _leave_out(measured, rows)
+                return
             cold = self._times(measured, rows, calls=_COLD_CALLS, seconds=self._settings.warming)
             if cold is None:
                 return
@@ -184,14 +191,14 @@ class _Sweep:
 
     def _take_rounds(self, everyone: list[Measured]) -> None:
         settings = self._settings
+        self._fit(everyone)
         longest = 0.0
         for number in range(settings.rounds):
             alive = [measured for measured in everyone if measured.fate == "measured"]
             begun = time.monotonic()
             if not alive or (number and begun + longest > self._deadline):
                 return
-            cells = sum(len(measured.rows) for measured in alive)
-            chunk = min(max(settings.measuring / settings.rounds / max(1, cells), _SHORTEST_CHUNK), _LONGEST_CHUNK)
+            chunk = self._chunk(alive)
             for turn, rows in enumerate(settings.batch_sizes):
                 first = (number + turn) % len(alive)
                 for measured in alive[first:] + alive[:first]:
@@ -199,6 +206,23 @@ class _Sweep:
             longest = max(longest, time.monotonic() - begun)
             if number + 1 == settings.screening:
                 self._drop_dominated(alive)
+
+    def _fit(self, everyone: list[Measured]) -> None:
+        """Leave out the largest batch sizes until the time that is left holds enough rounds of the others."""
+        alive = [measured for measured in everyone if measured.fate == "measured"]
+        for largest in sorted(self._settings.batch_sizes, reverse=True)[:-1]:
+            chunk = self._chunk(alive)
+            one = sum(chunk + _last_call(measured, rows) for measured in alive for rows in measured.rows)
+            if time.monotonic() + min(FEWEST_ROUNDS, self._settings.rounds) * one <= self._deadline:
+                return
+            for measured in alive:
+                if largest in measured.rows[1:]:
+                    _leave_out(measured, largest)
+
+    def _chunk(self, alive: list[Measured]) -> float:
+        cells = sum(len(measured.rows) for measured in alive)
+        share = self._settings.measuring / self._settings.rounds / max(1, cells)
+        return min(max(share, _SHORTEST_CHUNK), _LONGEST_CHUNK)
 
     def _take_turn(self, measured: Measured, rows: int, number: int, chunk: float) -> None:
         if measured.fate != "measured" or rows not in measured.rows:
@@ -272,6 +296,11 @@ class _Sweep:
 
     def _note_peak(self, measured: Measured) -> None:
         measured.peak = max(measured.peak, self._processes[measured.name].peak)
+
+
+def _leave_out(measured: Measured, rows: int) -> None:
+    measured.rows = [size for size in measured.rows if size < rows]
+    measured.limited_by = f"batch {rows} would have left no time for {FEWEST_ROUNDS} rounds"
 
 
 def _at(where: str, error: MeasureError) -> str:

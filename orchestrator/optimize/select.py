@@ -199,7 +199,10 @@ def _fates(everyone: Sequence[Standing]) -> tuple[str, ...]:
 
 
 def _nothing_left(everyone: Sequence[Standing]) -> StepError:
-    if any(s.fate == "not faster than the baseline" for s in everyone):
+    if any(s.fate == "undecided" for s in everyone):
+        cause = "measuring ended before it could tell whether anything is faster than the model as given"
+        remedy = "give measuring more time with `optimize.time_budget`, or fewer `benchmark.batch_sizes`"
+    elif any(s.fate == "not faster than the baseline" for s in everyone):
         cause = "nothing that passed verification is faster than the model as given"
         remedy = "allow more formats or precisions under `optimize:`"
     else:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.measure.finalists import not_faster
+from orchestrator.measure.finalists import not_faster, undecided
 
 __all__ = ["Standing", "standing"]
 
@@ -112,6 +112,8 @@ def _left_at_runtime(runtime: Mapping[str, Any], objective: str) -> _Fate:
         return runtime["fate"], runtime["reason"]
     if runtime["fate"] != "measured":
         return "not measured", runtime["reason"]
+    if reason := undecided(runtime, objective):
+        return "undecided", reason
     reason = not_faster(runtime, objective)
     return ("not faster than the baseline", reason) if reason else None
 

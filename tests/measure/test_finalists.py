@@ -24,6 +24,12 @@ def test_the_best_of_each_backend_and_a_close_second_are_started() -> None:
     assert "its latency is 1.50 times the baseline's" in passed_over["onnx-slow"]
 
 
+def test_what_is_undecided_is_not_started_and_not_called_slow() -> None:
+    chosen, passed_over = finalists([runtime_row("onnx-fp32", ratio=0.3, rounds=5)], "latency")
+    assert chosen == []
+    assert passed_over["onnx-fp32"].startswith("measured for 5 rounds, and it takes 6")
+
+
 @pytest.mark.parametrize(
     ("tried", "next_ones"),
     [

@@ -137,6 +137,19 @@ def test_the_time_budget_ends_the_rounds(sleeper: Sleeper, settings: Settings, t
     assert 1 <= len(found["slow"].samples[1]) < 10
 
 
+def test_large_batches_make_room_for_the_rounds_that_a_decision_takes(
+    sleeper: Sleeper, settings: Settings, tmp_path: Path
+) -> None:
+    everyone = [sleeper("baseline", backend="", per_row=0.02), sleeper("other", per_row=0.015)]
+    sizes = settings(batch_sizes=(1, 4, 16, 64), time_budget=8.0, measuring=0.1, warming=0.1)
+    found = _run(everyone, sizes, tmp_path)
+    for measured in found.values():
+        report = participant_report(measured, found["baseline"])
+        assert report["against_baseline"]["latency"]["rounds"] == 6
+        assert report["largest_batch"] < 64
+        assert "would have left no time for 6 rounds" in report["limited_by"]
+
+
 def test_the_baseline_is_compared_round_by_round(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
     everyone = [sleeper("baseline", backend="", seconds=0.01), sleeper("fast", seconds=0.002, per_row=0.001)]
     found = _run(everyone, settings(), tmp_path)

@@ -117,6 +117,16 @@ def test_the_run_fails_when_nothing_is_faster_than_the_baseline(tmp_path: Path) 
     assert "nothing that passed verification is faster" in caught.value.cause
 
 
+def test_too_few_rounds_leave_it_undecided_and_more_time_is_the_remedy(tmp_path: Path) -> None:
+    runtime = [runtime_row(FP32, ratio=0.3, rounds=4)]
+    made = context(tmp_path, [row(FP32)], runtime, [out(FP32, "not a finalist", "")])
+    with pytest.raises(StepError, match="onnx-fp32: undecided: measured for 4 rounds, and it takes 6") as caught:
+        select(made)
+    assert caught.value.code == "E502"
+    assert "optimize.time_budget" in caught.value.remedy
+    assert "measuring ended before" in caught.value.cause
+
+
 def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
     names = ["onnx-fp32", "onnx-int8", "onnx-a", "onnx-b", "onnx-c", "onnx-d", "onnx-e", "torchscript-fp32", "x-f"]
     failed = {"code": "E410", "message": "the exporter fails", "cause": "aten::foo has no translation", "remedy": ""}
