@@ -72,9 +72,14 @@ def confined(command: tuple[str, ...], share: CpuShare, *, on_parent_end: signal
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """What tells OpenMP, MKL and OpenBLAS how many threads to use; they would count the machine's cores."""
+    """What tells OpenMP, MKL and OpenBLAS how many threads to use; they would count the machine's cores.
+
+    Threads that wait sleep, as those of ONNX Runtime do here (`ort_runtime.session_options`): spinning ones would be
+    faster in a lone process only, and one framework must not spin while it is compared with another that does not.
+    """
     count = str(threads)
-    return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}
+    counts = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}
+    return {**counts, "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def package_environment() -> dict[str, str]:

@@ -6,7 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.measure.server_rounds import Contender, LoadSettings, Segment, generator_late, verdict
+from orchestrator.measure.server_rounds import (
+    Contender,
+    LoadSettings,
+    Segment,
+    generator_late,
+    verdict,
+    warm_windows_settled,
+)
 from orchestrator.measure.statistics import Verdict, percentile_interval, summarize
 
 if TYPE_CHECKING:
@@ -43,7 +50,11 @@ def contender_report(
         "fate": contender.fate if measured or contender.fate != "measured" else "failed",
         "reason": contender.reason,
         "peak_rss": contender.server.peak,
-        "warm_up": {"windows": len(contender.warm_windows), "requests_per_second": contender.capacity},
+        "warm_up": {
+            "settled": warm_windows_settled(contender.warm_windows),
+            "windows": len(contender.warm_windows),
+            "requests_per_second": contender.capacity,
+        },
         "errors": dict(contender.errors),
         "refused": dict(contender.refused),
         "open_loop": _open_loop(contender, rate) if measured else None,

@@ -14,7 +14,16 @@ from orchestrator.measure.measured_server import MeasuredServer, ServerError
 from orchestrator.measure.session import MeasuredProcess, MeasureError
 from orchestrator.measure.statistics import Verdict, percentile, settled, slo_verdict
 
-__all__ = ["Contender", "LoadSettings", "Segment", "generator_late", "load_in_rounds", "verdict", "warm_up"]
+__all__ = [
+    "Contender",
+    "LoadSettings",
+    "Segment",
+    "generator_late",
+    "load_in_rounds",
+    "verdict",
+    "warm_up",
+    "warm_windows_settled",
+]
 
 _CONFIDENCE = 0.99
 _EARLY_CONFIDENCE = 0.9999
@@ -128,10 +137,15 @@ def warm_up(contender: Contender, connections: int) -> None:
             continue
         contender.warm_windows.append(fmean(segment.latencies))
         contender.capacity = segment.answered / segment.seconds
-        if settled(contender.warm_windows, tolerance=0.1):
+        if warm_windows_settled(contender.warm_windows):
             return
     if not contender.warm_windows:
         contender.fate, contender.reason = "failed", "its server answers no request under load"
+
+
+def warm_windows_settled(windows: Sequence[float]) -> bool:
+    """Whether a server's warm-up settled: saturated windows vary more than single calls."""
+    return settled(windows, tolerance=0.1)
 
 
 def load_in_rounds(contenders: Sequence[Contender], settings: LoadSettings, progress: Callable[..., None]) -> float:

@@ -11,6 +11,7 @@ from orchestrator.backends.table import backend
 from orchestrator.backends.versions import installed_closure
 from orchestrator.optimize.plot import chart
 from orchestrator.optimize.select_fates import Standing, standing
+from orchestrator.optimize.select_notes import decision_notes
 from orchestrator.optimize.select_ranking import choose, compared
 from orchestrator.optimize.select_service_level import distance, distance_text, service_level
 from orchestrator.steps import StepContext, StepError
@@ -67,7 +68,7 @@ def select(context: StepContext) -> dict[str, Any]:
         "confidence": CONFIDENCE,
         "measured_on": server.get("measured_on") or runtime.get("measured_on"),
         "method": _METHOD,
-        "notes": [*_notes(params, runtime, server, held=held), *_variant_notes(context, everyone)],
+        "notes": decision_notes(context, runtime, server, everyone, held=held),
     }
     (context.output / "decision.json").write_bytes(pretty_json(decision))
     (context.output / "winner.json").write_bytes(pretty_json(winner))
@@ -159,39 +160,6 @@ def _winner(context: StepContext, winner: Standing) -> dict[str, Any]:
         "model_digest": digest_tree(context.inputs[f"variant:{winner.variant}"]).digest,
         "tools": installed_closure(backend(winner.backend).tools),
     }
-
-
-def _notes(
-    params: Mapping[str, Any], runtime: Mapping[str, Any], server: Mapping[str, Any], *, held: bool
-) -> list[str]:
-    """What a reader of the decision must know to weigh it."""
-    notes = []
-    if not held:
-        notes.append("SLO not met; slo.enforce is false, so the best candidate was taken")
-    if runtime.get("samples") == "random":
-        notes.append("parity and speed were proven on random inputs only: the spec gives no samples")
-    baseline = runtime.get("baseline")
-    if baseline is not None and baseline["fate"] != "measured":
-        notes.append(f"nothing could be compared with the baseline: {baseline['reason']}")
-    if server.get("rate") is not None and params["slo"]["throughput"] is None:
-        notes.append(f"the spec gives no slo.throughput: latency was measured at {server['rate']:.4g}/s")
-    measured_on = server.get("measured_on", {})
-    if "shared" in measured_on.get("load_generator", ""):
-        notes.append(measured_on["load_generator"])
-    if measured_on and measured_on["cpus"] != measured_on["cpus_wanted"]:
-        notes.append(measured_on["how"])
-    return notes
-
-
-def _variant_notes(context: StepContext, everyone: Sequence[Standing]) -> list[str]:
-    """What the steps that made the variants say of how far they are proven."""
-    notes = []
-    for found in everyone:
-        folder = context.inputs.get(f"variant:{found.variant}")
-        facts = folder / "facts.json" if folder is not None else None
-        if facts is not None and facts.exists() and (note := json.loads(facts.read_bytes()).get("note")):
-            notes.append(f"{found.variant}: {note}")
-    return notes
 
 
 def _fates(everyone: Sequence[Standing]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.measure.cpus import CpuShare, cpu_share, package_environment
+from orchestrator.measure.cpus import CpuShare, cpu_share, package_environment, thread_environment
 from orchestrator.measure.memory import MemoryWatch, format_bytes
 
 _PARENT = """
@@ -63,6 +63,15 @@ def test_memory_above_the_limit_kills_the_whole_tree() -> None:
         assert child.wait(60) != 0
         assert watch.exceeded
         assert watch.peak > 200 * 2**20
+
+
+def test_threads_that_wait_for_work_sleep_in_every_framework() -> None:
+    assert thread_environment(3) == {
+        "OMP_NUM_THREADS": "3",
+        "MKL_NUM_THREADS": "3",
+        "OPENBLAS_NUM_THREADS": "3",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
 
 
 def test_sizes_read_well() -> None:

@@ -278,6 +278,21 @@ def test_what_the_steps_note_of_a_variant_is_said(tmp_path: Path) -> None:
     assert f"onnx-int8: {note}" in decide(made)["notes"]
 
 
+def test_what_was_noisy_is_said(tmp_path: Path) -> None:
+    def decided(folder: str, low: float, *, settled: bool) -> list[str]:
+        one, wire = runtime_row(FP32, ratio=0.3, spread=0.3 - low), server_row(FP32)
+        one["batches"][0]["warm_up"] = {"settled": settled, "windows": 8}
+        wire["warm_up"] = {"settled": settled}
+        notes: list[str] = decide(context(tmp_path / folder, [row(FP32)], [one], [wire]))["notes"]
+        return [note for note in notes if "noisy" in note or "settled" in note]
+
+    assert decided("a", 0.2, settled=True) == []
+    assert decided("b", 0.1, settled=False) == [
+        "noisy: by how much the latency differs from the baseline's is uncertain for onnx-fp32 (0.10 to 0.50)",
+        "warming up had not settled for the server of onnx-fp32; onnx-fp32 at batch 1",
+    ]
+
+
 def test_without_a_server_benchmark_nothing_is_picked(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="the server benchmark did not take place"):
         select(context(tmp_path, [row(FP32)], [runtime_row(FP32)], None))

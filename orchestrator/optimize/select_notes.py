@@ -1,0 +1,95 @@
+"""What a reader of the decision must know to weigh it: what was not proven, and what was noisy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.measure.finalists import against_baseline
+from orchestrator.optimize.select_fates import Standing
+from orchestrator.steps import StepContext
+
+__all__ = ["decision_notes"]
+
+_NOISY = 3.0
+"""An interval whose upper end is this many times its lower one leaves open how much faster something is."""
+
+
+def decision_notes(
+    context: StepContext,
+    runtime: Mapping[str, Any],
+    server: Mapping[str, Any],
+    everyone: Sequence[Standing],
+    *,
+    held: bool,
+) -> list[str]:
+    """The `notes` of `decision.json`, a sentence each.
+
+    Args:
+        context: of the step `select`.
+        runtime: the runtime benchmark's report.
+        server: the server benchmark's.
+        everyone: all candidates.
+        held: whether the winner holds the service level.
+    """
+    return [
+        *_of_the_whole(context.params, runtime, server, held=held),
+        *_of_variants(context, everyone),
+        *_of_noise(runtime, everyone, context.params["objective"]),
+    ]
+
+
+def _of_the_whole(
+    params: Mapping[str, Any], runtime: Mapping[str, Any], server: Mapping[str, Any], *, held: bool
+) -> list[str]:
+    notes = []
+    if not held:
+        notes.append("SLO not met; slo.enforce is false, so the best candidate was taken")
+    if runtime.get("samples") == "random":
+        notes.append("parity and speed were proven on random inputs only: the spec gives no samples")
+    baseline = runtime.get("baseline")
+    if baseline is not None and baseline["fate"] != "measured":
+        notes.append(f"nothing could be compared with the baseline: {baseline['reason']}")
+    if server.get("rate") is not None and params["slo"]["throughput"] is None:
+        notes.append(f"the spec gives no slo.throughput: latency was measured at {server['rate']:.4g}/s")
+    measured_on = server.get("measured_on", {})
+    if "shared" in measured_on.get("load_generator", ""):
+        notes.append(measured_on["load_generator"])
+    if measured_on and measured_on["cpus"] != measured_on["cpus_wanted"]:
+        notes.append(measured_on["how"])
+    return notes
+
+
+def _of_variants(context: StepContext, everyone: Sequence[Standing]) -> list[str]:
+    """What the steps that made the variants say of how far they are proven."""
+    notes = []
+    for found in everyone:
+        folder = context.inputs.get(f"variant:{found.variant}")
+        facts = folder / "facts.json" if folder is not None else None
+        if facts is not None and facts.exists() and (note := json.loads(facts.read_bytes()).get("note")):
+            notes.append(f"{found.variant}: {note}")
+    return notes
+
+
+def _of_noise(runtime: Mapping[str, Any], everyone: Sequence[Standing], objective: str) -> list[str]:
+    """Where the numbers vary too much, or had not settled when they were taken."""
+    notes = []
+    wide, unsettled = [], []
+    for found in everyone:
+        comparison = against_baseline(found.runtime, objective) if found.runtime.get("batches") else None
+        if comparison is not None and comparison.low * _NOISY < comparison.high:
+            wide.append(f"{found.variant} ({comparison.low:.2f} to {comparison.high:.2f})")
+        warm_up = found.server.get("warm_up")
+        if warm_up is not None and not warm_up["settled"]:
+            unsettled.append(f"the server of {found.variant}")
+    for row in (runtime.get("baseline") or {}, *(found.runtime for found in everyone)):
+        sizes = [str(b["rows"]) for b in row.get("batches", ()) if b.get("warm_up") and not b["warm_up"]["settled"]]
+        if sizes:
+            unsettled.append(f"{row['variant']} at batch {', '.join(sizes)}")
+    if wide:
+        what = "latency" if objective == "latency" else "time for each row"
+        notes.append(f"noisy: by how much the {what} differs from the baseline's is uncertain for {', '.join(wide)}")
+    if unsettled:
+        notes.append(f"warming up had not settled for {'; '.join(unsettled)}")
+    return notes
