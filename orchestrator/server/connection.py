@@ -11,17 +11,17 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import NamedTuple, Protocol, cast
+from typing import cast
 
 import httptools
 
 from .budget import Budget
 from .errors import RequestError
+from .exchange import Answer, App, ConnectionLimits, Request
 
-__all__ = ["Answer", "App", "Connection", "ConnectionLimits", "Request"]
+__all__ = ["Connection"]
 
 _HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 10.0
@@ -32,70 +32,6 @@ _NEVER = float("inf")
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 _log = logging.getLogger("mlo.connection")
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """A request as it arrives; header names are lower case, times are `time.monotonic()` seconds.
-
-    Attributes:
-        began: when its first bytes came.
-        read: when all of it was there.
-        refusal: why it is not read to its end.
-        held: its bytes that are counted in the budget.
-    """
-
-    began: float
-    method: bytes = b""
-    target: bytes = b""
-    headers: dict[bytes, bytes] = field(default_factory=dict)
-    body: bytes | bytearray = b""
-    read: float = 0.0
-    keep_alive: bool = False
-    refusal: RequestError | None = None
-    held: int = 0
-
-
-class Answer(NamedTuple):
-    """A status, header lines (each with its line end), and a body."""
-
-    status: int
-    headers: bytes
-    body: bytes
-
-
-class App(Protocol):
-    """What answers requests. Called in the event loop."""
-
-    @property
-    def closing(self) -> bool:
-        """Whether connections should end with their next answer."""
-
-    def admit(self, request: Request) -> None:
-        """Refuse a request by its head, before its body is read, with a `RequestError`."""
-
-    def handle(self, request: Request, reply: Callable[[Request, Answer], None]) -> Answer | Callable[[], None]:
-        """The answer to a whole request; or what takes it back, and then `reply` is called once, later."""
-
-    def refuse(self, request: Request, error: RequestError) -> Answer:
-        """The answer to a request that is not handled."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """What one client may take.
-
-    Attributes:
-        body_bytes: of one body.
-        seconds: for sending a body, and for reading an answer; a head has no more, and at most ten.
-        idle_seconds: between requests.
-        connections: of all clients.
-    """
-
-    body_bytes: int
-    seconds: float
-    idle_seconds: float
-    connections: int
 
 
 class Connection(asyncio.Protocol):
@@ -122,6 +58,7 @@ class Connection(asyncio.Protocol):
         self._written = 0  # bytes of the last answer's body
         self._unread = 0  # bytes of answers that wait for the client, counted in the budget
         self._ending = False
+        self._paused = False
         self._stage: tuple[Request | None, bool] = (None, False)  # what the deadline is for
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -264,12 +201,16 @@ class Connection(asyncio.Protocol):
                 self._write(request, answer)
             else:
                 self._current, self._take_back = request, answer
-        if self._waiting and not self._transport.is_closing():
-            self._transport.pause_reading()
+        self._pause_reading(pause=bool(self._waiting))
         if self._current is not None:
             self.deadline = _NEVER
         elif not self._unread and not self._ending:
             self._set_deadline()
+
+    def _pause_reading(self, *, pause: bool) -> None:
+        if pause is not self._paused and not self._transport.is_closing():
+            self._paused = pause
+            (self._transport.pause_reading if pause else self._transport.resume_reading)()
 
     def _set_deadline(self) -> None:
         """Until when the next request, its head or its body must be there; more of the same wins no time."""
@@ -298,8 +239,6 @@ class Connection(asyncio.Protocol):
             return
         self._current = self._take_back = None
         self._write(request, answer)
-        if self._waiting and not self._transport.is_closing():
-            self._transport.resume_reading()
         self._advance()
 
     def _write(self, request: Request, answer: Answer) -> None:

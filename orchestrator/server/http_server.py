@@ -10,8 +10,9 @@ import time
 from dataclasses import replace
 
 from .budget import Budget
-from .connection import App, Connection, ConnectionLimits
+from .connection import Connection
 from .errors import UNAVAILABLE, StartError
+from .exchange import App, ConnectionLimits
 
 __all__ = ["BACKLOG", "HttpServer", "bind"]
 

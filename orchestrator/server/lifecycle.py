@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from .config import ServerConfig
-from .connection import ConnectionLimits
 from .errors import UNAVAILABLE, StartError
+from .exchange import ConnectionLimits
 from .http_server import HttpServer, bind
 from .logs import fields
 from .rest import RestApp

@@ -16,9 +16,9 @@ import orjson
 from . import VERSION
 from .batcher import Job
 from .binary import decode_binary, encode_binary
-from .connection import Answer, Request
 from .datatypes import Array
 from .errors import RequestError
+from .exchange import Answer, Request
 from .logs import fields
 from .openapi import OPEN_PATHS, docs_page, openapi_document
 from .protocol import decode_json, encode_json
@@ -37,7 +37,7 @@ _log = logging.getLogger("mlo.rest")
 
 
 class RestApp:
-    """See docs/server.md for the paths, and `connection.App` for the methods."""
+    """See docs/server.md for the paths, and `exchange.App` for the methods."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

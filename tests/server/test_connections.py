@@ -130,6 +130,20 @@ def test_who_does_not_read_answers_is_dropped_and_memory_stays_bounded(tmp_path:
     assert server.ask("POST", PATH, body).status == 200
 
 
+def test_requests_sent_ahead_of_a_reader_that_is_slow_at_times_are_all_answered(tmp_path: Path, start: Start) -> None:
+    server = start(wide_model(tmp_path))
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
+    body = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    with connected(server) as (connection,):
+        for _ in range(2):
+            connection.sendall((head(len(body)) + body) * 5)
+            received = 0
+            while received < 5 * 4 * MIB:
+                received += len(connection.recv(1 << 18))
+                time.sleep(0.001)
+            assert received < 5 * 4 * MIB + 5000
+
+
 def test_many_large_bodies_at_once_are_refused_before_they_fill_the_memory(tmp_path: Path, start: Start) -> None:
     server = start(add_model(tmp_path, max_body_bytes=8 * MIB))
     before = rss(server)
