@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CpuShare", "confined", "cpu_share", "other_cpus", "package_environment", "thread_environment"]
+__all__ = [
+    "CpuShare",
+    "confined",
+    "cpu_share",
+    "other_cpus",
+    "package_environment",
+    "thread_environment",
+    "usable_cpus",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +55,58 @@ def _count(cpus: int) -> str:
 
 def cpu_share(wanted: float) -> CpuShare:
     """The first CPUs of those that this process may use, `wanted` of them (whole, at least one) or all there are."""
-    cpus = _usable()[: max(1, int(wanted))]
+    cpus = _usable()[: max(1, int(min(wanted, usable_cpus())))]
     return CpuShare(wanted, cpus, len(cpus))
 
 
 def other_cpus(share: CpuShare) -> CpuShare | None:
     """The CPUs that a share leaves, for the load generator; None when it leaves none."""
-    left = tuple(cpu for cpu in _usable() if cpu not in share.cpus)
+    # A quota is one for all: what the server may use of it, the generator must not.
+    number = max(0, int(usable_cpus()) - len(share.cpus))
+    left = tuple(cpu for cpu in _usable() if cpu not in share.cpus)[:number]
     return CpuShare(len(left), left, len(left)) if left else None
+
+
+def usable_cpus(cgroups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> float:
+    """How many CPUs this process may keep busy: those of its affinity, or the quota of its control group if that is less.
+
+    A container's limit is such a quota, and may be a fraction. Groups are read from this process's own to the root, since
+    each may have one: `cpu.max` in version 2, `cpu.cfs_quota_us` and `cpu.cfs_period_us` in version 1.
+
+    Args:
+        cgroups: which groups this process is in.
+        mounted: where their files are.
+    """
+    quotas = []
+    for line in _lines(cgroups):
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = mounted / controllers if controllers and (mounted / controllers).exists() else mounted
+        root = root / "cpu" if controllers and root == mounted else root
+        group = root / path.strip("/")
+        # In a container the path may be the host's, which is not there: its own files are those of the root then.
+        quotas += [_quota(folder) for folder in (group, *group.parents) if folder == root or root in folder.parents]
+    return min([float(len(_usable())), *(quota for quota in quotas if quota is not None)])
+
+
+def _quota(group: Path) -> float | None:
+    """The CPUs that one control group allows; None for no limit."""
+    limit = _lines(group / "cpu.max")
+    quota, period = limit[0].split() if limit else ("max", "0")
+    if not limit:
+        quota = next(iter(_lines(group / "cpu.cfs_quota_us")), "max")
+        period = next(iter(_lines(group / "cpu.cfs_period_us")), "0")
+    if quota in {"max", "-1"} or int(period) <= 0:
+        return None
+    return int(quota) / int(period)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return []  # another version of control groups, or none
 
 
 def _usable() -> tuple[int, ...]:

@@ -9,7 +9,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.measure.cpus import CpuShare, cpu_share, package_environment, thread_environment
+from orchestrator.measure.cpus import (
+    CpuShare,
+    cpu_share,
+    other_cpus,
+    package_environment,
+    thread_environment,
+    usable_cpus,
+)
 from orchestrator.measure.memory import MemoryWatch, format_bytes
 
 _PARENT = """
@@ -51,7 +58,45 @@ def test_what_became_of_the_cpus_is_said(wanted: float, cpus: tuple[int, ...], h
 
 def test_a_share_is_never_more_than_there_is() -> None:
     assert cpu_share(0.25).threads == 1
-    assert cpu_share(10_000).threads == len(psutil.Process().cpu_affinity() or [])
+    assert cpu_share(10_000).threads == max(1, int(usable_cpus()))
+    assert usable_cpus() <= len(psutil.Process().cpu_affinity() or [])
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cpus"),
+    [
+        ("0::/pod/one", {"pod/one/cpu.max": "150000 100000"}, 1.5),
+        ("0::/pod/one", {"pod/one/cpu.max": "max 100000", "pod/cpu.max": "50000 100000"}, 0.5),
+        ("0::/", {"cpu.max": "200000 100000"}, 2.0),
+        ("0::/of/the/host", {"cpu.max": "100000 100000"}, 1.0),
+        ("0::/pod", {"pod/cpu.max": "max 100000"}, 4.0),
+        ("0::/pod", {"pod/cpu.max": "900000 100000"}, 4.0),
+        ("3:memory:/a\n2:cpu,cpuacct:/a", {"cpu,cpuacct/a/cpu.cfs_quota_us": "250000",
+                                           "cpu,cpuacct/a/cpu.cfs_period_us": "100000"}, 2.5),
+        ("2:cpu:/a", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, 4.0),
+        ("", {}, 4.0),
+    ],
+)  # fmt: skip
+def test_a_quota_of_the_control_group_is_all_the_cpus_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, files: dict[str, str], cpus: float
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    (tmp_path / "groups").write_text(groups + "\n" if groups else "", encoding="ascii")
+    for name, text in files.items():
+        path = tmp_path / "mounted" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="ascii")
+    assert usable_cpus(tmp_path / "groups", tmp_path / "mounted") == cpus
+
+
+def test_a_measurement_under_a_quota_takes_no_more_cpus_than_it_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr("orchestrator.measure.cpus.usable_cpus", lambda: 2.5)
+    assert cpu_share(4.0).cpus == (0, 1)
+    assert other_cpus(cpu_share(4.0)) is None
+    rest = other_cpus(cpu_share(1.0))
+    assert rest is not None
+    assert rest.cpus == (1,)
 
 
 def test_memory_above_the_limit_kills_the_whole_tree() -> None:
