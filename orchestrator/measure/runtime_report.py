@@ -44,14 +44,16 @@ def _batch(measured: Measured, rows: int) -> dict[str, Any]:
     rounds = measured.samples[rows]
     pooled = [seconds for chunk in rounds.values() for seconds in chunk]
     warm_up = measured.warm_up.get(rows)
+    # Only the smallest size is called first in a cold process; its calls have warmed it for the others.
+    cold = warm_up if warm_up is not None and rows == min(measured.warm_up) else None
     return {
         "rows": rows,
         "rounds": len(rounds),
         **summarize(pooled).as_json(),
         "rows_per_second": rows / fmean(pooled),
         "without_warm_up": None
-        if warm_up is None
-        else {"first": warm_up.cold[0], "mean": fmean(warm_up.cold), "calls": len(warm_up.cold)},
+        if cold is None
+        else {"first": cold.cold[0], "mean": fmean(cold.cold), "calls": len(cold.cold)},
         "warm_up": None if warm_up is None else {"settled": warm_up.settled, "windows": len(warm_up.windows)},
     }
 

@@ -41,8 +41,11 @@ class SleepingRuntime:
 
 
 def open_sleeping(behaviour: Mapping[str, Any], signature: object) -> SleepingRuntime:
-    """Opens it; loading takes as long as `load` says, or fails as `load_error` says."""
+    """Opens it; loading takes as long as `load` says, half a second more with no file `slow_once`, or fails."""
     time.sleep(behaviour.get("load", 0.0))
+    if (marker := behaviour.get("slow_once")) and not Path(marker).exists():
+        Path(marker).touch()
+        time.sleep(0.5)
     if error := behaviour.get("load_error"):
         raise ValueError(error)
     runtime = SleepingRuntime(behaviour)

@@ -40,7 +40,17 @@ def test_what_is_measured_is_what_was_slept(sleeper: Sleeper, settings: Settings
     assert first["p50"] <= first["p90"] <= first["p99"] <= first["max"]
     assert second["rows_per_second"] == pytest.approx(4 / second["mean"])
     assert first["without_warm_up"]["first"] > first["p50"]
+    assert second["without_warm_up"] is None, "its process was warm already"
     assert report["peak_rss"] > 2**20
+
+
+def test_who_comes_first_is_not_charged_for_reading_files_from_disk(
+    sleeper: Sleeper, settings: Settings, tmp_path: Path
+) -> None:
+    marker = str(tmp_path / "in the page cache")
+    everyone = [sleeper("baseline", backend="", slow_once=marker), sleeper("other", slow_once=marker)]
+    found = _run(everyone, settings(batch_sizes=(1,), measuring=0.05, warming=0.05), tmp_path)
+    assert all(measured.load_seconds is not None and measured.load_seconds < 0.4 for measured in found.values())
 
 
 def test_rounds_take_turns_and_rotate(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
