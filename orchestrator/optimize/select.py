@@ -24,7 +24,8 @@ CONFIDENCE = 0.99
 
 _METHOD = {
     "percentile": "nearest rank over all samples pooled",
-    "slo": "exact one-sided binomial test; an early end only at 99.99 %",
+    "slo": "exact one-sided binomial test; an early end only at 99.99 %; what a busy server refuses is over the limit",
+    "tie": "within 5 %, or overlapping 95 % intervals of the p99 (order statistics) or ranges of the saturated segments",
     "against the baseline": "median of ratios over interleaved rounds, 95 % interval of the sign test",
     "latency": "open loop, Poisson arrivals, counted from the scheduled time",
 }
