@@ -7,7 +7,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,25 +25,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def seconds(folder: Path, *arguments: str) -> float:
-    """The median wall time of the whole process over five runs, after one that warms up."""
+def cpu_seconds(folder: Path, *arguments: str) -> float:
+    """The median CPU time of the whole process over five runs, after one that warms up.
+
+    Not the wall time, which is what counts for people but depends on what else the machine does: benchmarks/ has it.
+    """
     taken = []
     for _ in range(6):
-        began = time.perf_counter()
-        subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-P", "-m", "orchestrator.cli", *arguments],
             cwd=folder,
             env={**os.environ, "MLO_HOME": str(folder / "home")},
             stdout=subprocess.DEVNULL,
-            check=True,
-            timeout=120,
         )
-        taken.append(time.perf_counter() - began)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        taken.append(usage.ru_utime + usage.ru_stime)
     return statistics.median(taken[1:])
 
 
 @pytest.mark.parametrize(
     ("arguments", "limit"), [(("--help",), 0.25), (("validate", "digits.yaml"), 0.25), (("plan", "digits.yaml"), 0.6)]
 )
-def test_a_command_answers_quickly(folder: Path, arguments: tuple[str, ...], limit: float) -> None:
-    assert seconds(folder, *arguments) < 2 * limit
+def test_a_command_costs_little(folder: Path, arguments: tuple[str, ...], limit: float) -> None:
+    assert cpu_seconds(folder, *arguments) < 2 * limit
