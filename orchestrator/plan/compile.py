@@ -141,7 +141,7 @@ def _notes(spec: ModelDeployment, backends: list[str]) -> tuple[str, ...]:
         notes.append("no `samples:` are given, so parity is proven on random inputs only")
     if (present := fingerprint()["cpus"]) < spec.hardware.cpus:
         notes.append(
-            f"this machine has {present} CPUs, so `hardware.cpus: {spec.hardware.cpus:g}` is measured on fewer"
+            f"this machine has {present:g} CPUs, so `hardware.cpus: {spec.hardware.cpus:g}` is measured on fewer"
         )
     if spec.image.base is None or "@sha256:" not in spec.image.base:
         notes.append("the base image is named by tag; pin it with `image: {base: NAME@sha256:DIGEST}`")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from functools import cache
 from pathlib import Path
 from typing import TypedDict
+
+from orchestrator.measure.cpus import usable_cpus
 
 __all__ = ["Fingerprint", "fingerprint"]
 
@@ -18,12 +19,12 @@ class Fingerprint(TypedDict):
     architecture: str
     processor: str
     instructions: str
-    cpus: int
+    cpus: float
 
 
 @cache
 def fingerprint() -> Fingerprint:
-    """Processor, its instruction sets (digest), and how many CPUs this process may use.
+    """Processor, its instruction sets (digest), and how many CPUs this process may use, by affinity and quota.
 
     The kernel, the load and the free memory are left out: they change from day to day, and a measurement that was
     made yesterday on the same processor still holds.
@@ -44,5 +45,5 @@ def fingerprint() -> Fingerprint:
         "architecture": platform.machine(),
         "processor": model,
         "instructions": hashlib.sha256(flags.encode()).hexdigest()[:16],
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpus": usable_cpus(),
     }
