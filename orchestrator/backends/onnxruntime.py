@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ONNXRUNTIME", "OnnxRuntime"]
 
-_NEEDED = ("onnxruntime", "uvicorn", "uvloop", "httptools", "orjson", "prometheus_client")
+_NEEDED = ("onnxruntime", "uvloop", "httptools", "orjson", "prometheus_client")
 _QUEUE_BATCHES = 32
 """Full batches that wait at most; what comes beyond is refused at once rather than answered too late."""
 
@@ -37,7 +37,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     formats: tuple[str, ...] = ("onnx",)
-    tools: tuple[str, ...] = ("onnxruntime", "uvicorn", "uvloop", "httptools", "orjson", "prometheus-client", "numpy")
+    tools: tuple[str, ...] = ("onnxruntime", "uvloop", "httptools", "orjson", "prometheus-client", "numpy")
     least_startup = 60
 
     def unavailable(self) -> str | None:

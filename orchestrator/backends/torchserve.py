@@ -74,7 +74,7 @@ class TorchServe:
         """
         argv = [sys.executable, "-m", "orchestrator.backends.torchserve_start"]
         argv += [str(folder), str(scratch), str(port)]
-        return Launch(argv=tuple(argv), env={"MLO_THREADS": str(threads)}, cwd=scratch)
+        return Launch(argv=tuple(argv), env={"MLO_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}, cwd=scratch)
 
     def ready_path(self, name: str) -> str:
         """A request that goes through the worker: `/ping` is "Healthy" long before a model is loaded."""

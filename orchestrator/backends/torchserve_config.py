@@ -93,7 +93,7 @@ disable_system_metrics=true
 model_metrics_auto_detect=false
 """
 
-_RESPONSE_SECONDS = 60
+_RESPONSE_SECONDS = 30
 _QUEUE_BATCHES = 32
 
 

@@ -28,6 +28,7 @@ _MARKS = {
     "cached": ("cached", None),
     "failed": ("failed", "red"),
     "skipped": ("skipped", "yellow"),
+    "stopped": ("stopped", "yellow"),
 }
 _QUIET_SECONDS = 5.0
 """How often, at most, a step's own progress becomes a plain line."""
@@ -93,7 +94,7 @@ def ended_line(event: StepEnded, *, show_cached: bool) -> str | None:
 
 def stopping_line(event: Stopping) -> str:
     """What Ctrl-C brought about."""
-    running = ", ".join(event.running) or "nothing"
-    if event.level == 1:
-        return f"stopping after what runs now ({running}); measurements end at once; Ctrl-C again kills it"
-    return f"killing {running}"
+    running = ", ".join(event.running)
+    if event.level == 1 and running:
+        return f"stopping: {running} may finish, a measurement ends at once; Ctrl-C again kills it"
+    return f"killing {running}" if running else "stopping"

@@ -10,10 +10,11 @@ from orchestrator.engine.worker import EXIT_DISK_FULL
 from orchestrator.engine.worker_process import WorkerEnd
 from orchestrator.plan.step import Step
 
-__all__ = ["NOBODYS_FATE", "describe_failure", "is_remembered"]
+__all__ = ["NOBODYS_FATE", "STOPPED_CODE", "describe_failure", "is_remembered"]
 
 _GIB = 2**30
 DISK_FULL_CODE = "E409"
+STOPPED_CODE = "E406"
 NOBODYS_FATE = frozenset({"E405", DISK_FULL_CODE})
 """What ends a run although a candidate's step failed: with the file at rest, or with room, it may be the best one."""
 _SIGNALS = {int(number): number.name for number in signal.Signals}
@@ -56,7 +57,9 @@ def describe_failure(step: Step, end: WorkerEnd, *, disk_full: bool = False) -> 
         case "memory":
             return _out_of_memory(step, end, "it was ended before the machine ran out")
         case "stopped":
-            return _failure(step, "E406", f"{step.id} was stopped", cause="Ctrl-C", remedy="run the same command again")
+            return _failure(
+                step, STOPPED_CODE, f"{step.id} was stopped", cause="Ctrl-C", remedy="run the same command again"
+            )
         case _:
             return _died(step, end)
 

@@ -31,7 +31,7 @@ class StepEnded:
     """A step ended; `seconds` is 0 for what was cached or skipped."""
 
     step: str
-    status: Literal["done", "cached", "failed", "skipped"]
+    status: Literal["done", "cached", "failed", "skipped", "stopped"]
     seconds: float
     detail: str
 

@@ -31,6 +31,9 @@ from orchestrator.store.trees import TreeStore
 
 __all__ = ["Executor"]
 
+_TRIFLES = ("select", "render")
+"""Kinds of steps that take a moment of one CPU: they neither wait for a measurement nor hold one up."""
+
 _NO_ROOM = 2**20
 """Bytes left on the store's disk below which a failure is put down to it: libraries die of it in many ways."""
 
@@ -69,6 +72,8 @@ class Executor:
                     return again.outcome
             # Whatever runs beside a measurement is measured too: a step that measures holds this lock alone, any other
             # shares it, in all stores of this user.
+            if step.kind in _TRIFLES:
+                return self._run(step, resolved, outcomes)
             with self._locked(step, _measuring_lock(self._home), lock if step.exclusive else share):
                 return self._run(step, resolved, outcomes)
 

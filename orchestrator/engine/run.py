@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.engine.cause import NOBODYS_FATE
+from orchestrator.engine.cause import NOBODYS_FATE, STOPPED_CODE
 from orchestrator.engine.events import Observer, StepEnded, Stopping
 from orchestrator.engine.execute import Executor
 from orchestrator.engine.stop import Stop, stop_on_signals
@@ -132,6 +132,7 @@ class _Run:
         while self._told < self._stop.level:
             self._told += 1
             self._observer(Stopping(self._told, tuple(step.id for step in self._running.values())))
+            self._stop.announced = self._told
 
     def _advance(self, pool: ThreadPoolExecutor) -> None:
         """Settle what needs no work, and start what can run now."""
@@ -197,6 +198,8 @@ class _Run:
             self._observer(StepEnded(step.id, how, seconds, detail))
             return
         error = outcome.error or {}
-        self._observer(StepEnded(step.id, "failed", seconds, str(error["message"])))
+        stopped = error["code"] == STOPPED_CODE
+        told = "Ctrl-C" if stopped else str(error["message"])
+        self._observer(StepEnded(step.id, "stopped" if stopped else "failed", seconds, told))
         if self._stop.level == 0 and (step.candidate is None or error["code"] in NOBODYS_FATE):
             raise StepFailed(failure_diagnostic(self._loaded, error))

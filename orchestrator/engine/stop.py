@@ -12,10 +12,15 @@ __all__ = ["Stop", "stop_on_signals"]
 
 
 class Stop:
-    """Whether somebody asked to stop: 0 no, 1 start nothing more, 2 kill what runs."""
+    """Whether somebody asked to stop: 0 no, 1 start nothing more, 2 kill what runs.
+
+    Attributes:
+        announced: the level that the user has been told of; what runs is ended only then, so that the reason comes first.
+    """
 
     def __init__(self) -> None:
         self._level = 0
+        self.announced = 0
 
     @property
     def level(self) -> int:

@@ -146,7 +146,7 @@ def _watch(
             if time.monotonic() > deadline:
                 _end(child)
                 return "time-out", peak, left
-            if stop.level >= 2 or (stop.level == 1 and exclusive):
+            if stop.announced >= 2 or (stop.announced == 1 and exclusive):
                 _end(child)
                 return "stopped", peak, left
     _tell(buffered + (pipe.read(65536) or b""), progress)

@@ -14,7 +14,9 @@ EXTRAS = {
     "onnxscript": "onnx",
     "onnxruntime": "onnx",
     "torchserve": "torchserve",
-    "uvicorn": "server",
+    "uvloop": "server",
+    "httptools": "server",
+    "prometheus-client": "server",
     "orjson": "server",
 }
 """Package → the extra of mlo that brings it."""

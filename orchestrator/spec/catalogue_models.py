@@ -5,8 +5,9 @@ from __future__ import annotations
 __all__ = ["MODEL_CODES"]
 
 MODEL_CODES = """
-E301 the weights are not there
-    `model.source.weights` leads to no file. The path is relative to the spec's folder.
+E301 the weights are not what they should be
+    `model.source.weights` leads to no file, or to one of another kind than `kind:` says: the message tells which. The path
+    is relative to the spec's folder.
 E302 the model file cannot be loaded
     The file is damaged, cut short, of another kind than `model.source.kind` says, or written by a newer PyTorch.
     Copy or save it again.

@@ -134,7 +134,7 @@ def _required(spec: ModelDeployment, root: Node, platform: Platform) -> Iterator
     name = span_of(root, ("metadata", "name"))
     rules = platform.rules
     for label in rules.required_labels:
-        if label not in spec.metadata.labels:
+        if not spec.metadata.labels.get(label):
             yield Diagnostic(
                 "E132",
                 f"the platform requires a label `{label}`",

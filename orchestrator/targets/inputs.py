@@ -73,7 +73,11 @@ def _read_npz(path: Path, signature: Signature) -> dict[str, Array]:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise _UnfitError("it is a single .npy array; inputs have names")
-            return {tensor.name: archive[tensor.name] for tensor in signature.inputs if tensor.name in archive.files}
+            wanted = [tensor.name for tensor in signature.inputs]
+            if missing := [name for name in wanted if name not in archive.files]:
+                holds = ", ".join(archive.files) or "nothing"
+                raise _UnfitError(f"input {missing[0]} is missing; the file holds {holds}")
+            return {name: archive[name] for name in wanted}
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise _UnfitError(f"it is not an .npz file of plain arrays: {error}") from error
 
