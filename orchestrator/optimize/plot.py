@@ -14,8 +14,8 @@ from xml.sax.saxutils import escape
 
 __all__ = ["chart"]
 
-_WIDTH, _PANEL, _TOP = 760, 320, 34
-_LEFT, _RIGHT, _BOTTOM = 70, 170, 46
+_WIDTH, _PANEL, _TOP = 860, 320, 34
+_LEFT, _RIGHT, _BOTTOM = 70, 270, 46
 _LINE = 15
 """Pixels between two lines of text."""
 
@@ -121,7 +121,7 @@ def _panel(heading: str, axis: str, points: Sequence[_Point], limit: float | Non
     if limit:
         y = down(limit)
         parts.append(f'<line class="limit" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="over" x="{_LEFT + 6}" y="{y - 5:.1f}">SLO {limit:.4g} ms</text>')
+        parts.append(f'<text class="over" x="{_LEFT + 6}" y="{y + 14:.1f}">SLO {limit:.4g} ms</text>')
     placed = [(across(point.x), down(point.y), point) for point in points]
     return parts + _marks(placed, right)
 
