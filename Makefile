@@ -28,7 +28,7 @@ test: install  ## lint and every test that needs minutes at most
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -m 'not e2e'
 
-unit: install  ## the tests that need seconds
+unit: install  ## the tests that need no framework and no whole apply (minutes)
 	$(BIN)/python -m pytest -q -m 'not e2e and not frameworks'
 
 e2e: install  ## whole applies, real servers, real engines
