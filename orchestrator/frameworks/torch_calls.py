@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.samples import Array
     from orchestrator.spec.signature import Signature
 
-__all__ = ["check_inputs", "declared_outputs", "guarded_call"]
+__all__ = ["answer_whole", "check_inputs", "declared_outputs", "guarded_call"]
 
 _AT_INPUTS = ("model", "inputs")
 _AT_OUTPUTS = ("model", "outputs")
@@ -155,6 +155,29 @@ def guarded_call(
         if "DefaultCPUAllocator" in str(error):  # PyTorch's way to say that memory is short
             raise MemoryError(str(error).strip().splitlines()[0]) from error
         raise _failed_call(error, signature, inputs, project, dim) from error
+
+
+def answer_whole(
+    model: torch.nn.Module, signature: Signature, inputs: Mapping[str, Array], project: Path, dim: str | None = None
+) -> dict[str, Array]:
+    """The outputs of one whole call by name; see `guarded_call`.
+
+    bfloat16 comes as float32, which numpy knows.
+    """
+    leaves = pytree.tree_leaves(guarded_call(model, signature, inputs, project, dim))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    if len(tensors) != len(signature.outputs):
+        raise StepError(
+            "E323",
+            "the number of tensors that the model returns depends on what it is given",
+            cause=f"{len(tensors)} here, and {len(signature.outputs)} before",
+            remedy="let `forward` return the same outputs always",
+            at=_AT_OUTPUTS,
+        )
+    return {
+        tensor.name: (leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy(force=True).copy()
+        for tensor, leaf in zip(signature.outputs, tensors, strict=True)
+    }
 
 
 def _failed_call(

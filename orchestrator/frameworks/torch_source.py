@@ -5,16 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from orchestrator.frameworks.edge_inputs import edge_cases
 from orchestrator.frameworks.exported_archive import check_archive
-from orchestrator.frameworks.import_result import Answered, write_import
-from orchestrator.frameworks.samples import Samples, random_samples, read_samples
-from orchestrator.frameworks.torch_calls import check_inputs, declared_outputs
+from orchestrator.frameworks.source_check import given_samples, record
+from orchestrator.frameworks.source_outputs import first_call
+from orchestrator.frameworks.torch_calls import answer_whole, check_inputs, declared_outputs
 from orchestrator.frameworks.torch_evaluation import prove_evaluation
-from orchestrator.frameworks.torch_outputs import answer_rows, answer_whole, first_call, resolve_outputs
 from orchestrator.frameworks.torch_runtime import TorchRuntime
 from orchestrator.frameworks.torch_state import load_weights
 from orchestrator.frameworks.torch_weights import AT_WEIGHTS, expect_kind, read_state_dict
@@ -25,6 +22,8 @@ from orchestrator.steps import StepContext, StepError
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from orchestrator.frameworks.samples import Array
 
 __all__ = ["check", "load_source", "open_baseline"]
 
@@ -44,11 +43,7 @@ def check(context: StepContext) -> dict[str, Any]:
     context.progress("loading the model")
     model, notes = _load(context.params, context.inputs, context.project)
     check_inputs(model, signature)
-    if "samples" in context.inputs:
-        samples = read_samples(context.inputs["samples"], signature, int(context.params.get("max_rows", 256)))
-    else:
-        samples = random_samples(signature, int(context.params.get("seed", 0)))
-
+    samples = given_samples(context, signature)
     context.progress("proving evaluation mode")
     signature = declared_outputs(model, signature, first_call(samples, signature), context.project)
     prove_evaluation(
@@ -58,27 +53,19 @@ def check(context: StepContext) -> dict[str, Any]:
         context.project,
         saved_in_training=_SAVED_IN_TRAINING in notes,
     )
-    signature = resolve_outputs(model, signature, samples, context.project)
 
-    context.progress("answering the samples")
-    outputs = answer_rows(model, signature, samples, context.project)
-    _refuse_nan(outputs, samples)
-    answered, left_out = _answer_edges(model, signature, samples, context.project)
-    facts = {
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-        "samples": "real" if samples.real else "random",
-        "rows": samples.rows,
-        "labelled": samples.labels is not None,
-        "framework": {"torch": torch.__version__.partition("+")[0]},
-        "notes": [*notes, *samples.notes, *(case.note for case, _ in answered if case.note)],
-        "infinite_outputs": sorted(name for name, array in outputs.items() if not _finite(array)),
-        "edge_cases_not_finite": [
-            case.name for case, edge in answered if not all(_finite(array) for array in edge.values())
-        ],
-        "edge_cases_left_out": left_out,
-    }
-    write_import(context.output, signature, samples, Answered(outputs, answered), facts)
-    return facts
+    def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
+        return answer_whole(model, signature, inputs, context.project, dim)
+
+    return record(
+        context,
+        answer,
+        signature,
+        samples,
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        framework={"torch": torch.__version__.partition("+")[0]},
+        notes=notes,
+    )
 
 
 def load_source(params: Mapping[str, Any], inputs: Mapping[str, Path], project: Path) -> torch.nn.Module:
@@ -188,37 +175,3 @@ def _damaged(message: str, error: Exception) -> StepError:
         remedy=f"save it again, with PyTorch {torch.__version__.partition('+')[0]} or older",
         at=AT_WEIGHTS,
     )
-
-
-def _refuse_nan(outputs: Mapping[str, np.ndarray[Any, Any]], samples: Samples) -> None:
-    for number, (name, array) in enumerate(outputs.items()):
-        if array.dtype.kind != "f" or not np.isnan(array).any():
-            continue
-        rows = np.isnan(array).reshape(len(array), -1).any(axis=1).nonzero()[0]
-        raise StepError(
-            "E328",
-            f"the model answers NaN in `{name}` for {len(rows)} of {samples.rows} samples",
-            cause=f"the first is row {rows[0]}"
-            + ("" if samples.real else "; the inputs are random, since no samples are given"),
-            remedy="correct these samples or the model" if samples.real else "give real inputs in `samples:`",
-            at=("model", "samples") if samples.real else ("model", "outputs", number),
-        )
-
-
-def _answer_edges(
-    model: torch.nn.Module, signature: Signature, samples: Samples, project: Path
-) -> tuple[list[Any], list[dict[str, str]]]:
-    """Every edge case with its answer; and those about values that the model refuses, which is its right."""
-    answered, left_out = [], []
-    for case in edge_cases(samples, signature):
-        try:
-            answered.append((case, answer_whole(model, signature, case.inputs, project, case.dim)))
-        except StepError as error:
-            if case.dim is not None:
-                raise
-            left_out.append({"name": case.name, "reason": error.cause})
-    return answered, left_out
-
-
-def _finite(array: np.ndarray[Any, Any]) -> bool:
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all())

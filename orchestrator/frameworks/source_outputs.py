@@ -1,29 +1,41 @@
-"""Finds the shapes of a source model's outputs, and runs it on samples and whole calls."""
+"""Finds the shapes of a source model's outputs and runs it on samples and edge cases, whatever its framework."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-from torch.utils import _pytree as pytree
 
-from orchestrator.frameworks.edge_inputs import call_at, largest_size, sizes_of
+from orchestrator.frameworks.edge_inputs import EdgeCase, call_at, edge_cases, largest_size, sizes_of
 from orchestrator.frameworks.samples import take_rows
-from orchestrator.frameworks.torch_calls import guarded_call
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from orchestrator.frameworks.samples import Array, Samples
 
-__all__ = ["answer_rows", "answer_whole", "first_call", "resolve_outputs"]
+__all__ = ["Answer", "answer_edges", "answer_rows", "first_call", "refuse_nan", "resolve_outputs"]
 
 _CHUNK = 32
+
+
+class Answer(Protocol):
+    """One whole call of the source model: inputs by name, outputs by name."""
+
+    def __call__(self, inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
+        """The outputs; bfloat16 comes as float32, which numpy knows.
+
+        Args:
+            inputs: every input by name.
+            dim: the dimension whose range the call is about, if it is about one.
+
+        Raises:
+            StepError: E321 the model does not take these inputs, or E322 where the call is about a dimension's range.
+            MemoryError: memory does not suffice.
+        """
 
 
 def first_call(samples: Samples, signature: Signature) -> dict[str, Array]:
@@ -35,37 +47,14 @@ def first_call(samples: Samples, signature: Signature) -> dict[str, Array]:
     return call_at(samples, signature, sizes)
 
 
-def answer_whole(
-    model: torch.nn.Module, signature: Signature, inputs: Mapping[str, Array], project: Path, dim: str | None = None
-) -> dict[str, Array]:
-    """The outputs of one whole call by name; see `guarded_call`.
-
-    bfloat16 comes as float32, which numpy knows.
-    """
-    leaves = pytree.tree_leaves(guarded_call(model, signature, inputs, project, dim))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    if len(tensors) != len(signature.outputs):
-        raise StepError(
-            "E323",
-            "the number of tensors that the model returns depends on what it is given",
-            cause=f"{len(tensors)} here, and {len(signature.outputs)} before",
-            remedy="let `forward` return the same outputs always",
-            at=("model", "outputs"),
-        )
-    return {
-        tensor.name: (leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy(force=True).copy()
-        for tensor, leaf in zip(signature.outputs, tensors, strict=True)
-    }
-
-
-def answer_rows(model: torch.nn.Module, signature: Signature, samples: Samples, project: Path) -> dict[str, Array]:
+def answer_rows(answer: Answer, signature: Signature, samples: Samples) -> dict[str, Array]:
     """The outputs on all samples by name, with their row axis; batch by batch where the model has a batch dimension."""
     parts: list[dict[str, Array]] = []
     if signature.batch is None:
         sizes = sizes_of(samples, signature)
         for row in range(samples.rows):
-            answer = answer_whole(model, signature, call_at(samples, signature, sizes, row), project)
-            parts.append({name: array[None] for name, array in answer.items()})
+            outputs = answer(call_at(samples, signature, sizes, row))
+            parts.append({name: array[None] for name, array in outputs.items()})
     else:
         low, high = signature.dims[signature.batch]
         size = min(high, max(low, _CHUNK))
@@ -73,8 +62,8 @@ def answer_rows(model: torch.nn.Module, signature: Signature, samples: Samples, 
             count = min(size, samples.rows - start)
             # A rest smaller than the smallest batch is filled up with rows that are cut off again.
             rows = np.arange(start, start + max(count, low)) % samples.rows
-            answer = answer_whole(model, signature, take_rows(samples, rows), project)
-            parts.append({name: array[:count] for name, array in answer.items()})
+            outputs = answer(take_rows(samples, rows))
+            parts.append({name: array[:count] for name, array in outputs.items()})
     try:
         return {tensor.name: np.concatenate([part[tensor.name] for part in parts]) for tensor in signature.outputs}
     except ValueError as error:
@@ -87,7 +76,7 @@ def answer_rows(model: torch.nn.Module, signature: Signature, samples: Samples, 
         ) from error
 
 
-def resolve_outputs(model: torch.nn.Module, signature: Signature, samples: Samples, project: Path) -> Signature:
+def resolve_outputs(answer: Answer, signature: Signature, samples: Samples) -> Signature:
     """The signature with every output's dtype and shape, found by running at the ends of every dimension's range.
 
     A size that follows no single dimension (half of one, say) gets a name of its own, `out0_1` for the second
@@ -99,18 +88,18 @@ def resolve_outputs(model: torch.nn.Module, signature: Signature, samples: Sampl
     """
     base = sizes_of(samples, signature)
     base.update({dim: low for dim, (low, _) in signature.dims.items() if dim == signature.batch})
-    runs = [(base, answer_whole(model, signature, call_at(samples, signature, base), project))]
+    runs = [(base, answer(call_at(samples, signature, base)))]
     for dim, (low, _) in signature.dims.items():
         if not any(dim in (tensor.shape or ()) for tensor in signature.inputs):
             continue
         for size in dict.fromkeys((low, largest_size(signature, base, dim))):
             if size != base[dim]:
                 at = {**base, dim: size}
-                runs.append((at, answer_whole(model, signature, call_at(samples, signature, at), project, dim)))
+                runs.append((at, answer(call_at(samples, signature, at), dim)))
     dims = dict(signature.dims)
     outputs = []
     for number, declared in enumerate(signature.outputs):
-        seen = [(sizes, answer[declared.name]) for sizes, answer in runs]
+        seen = [(sizes, outputs_then[declared.name]) for sizes, outputs_then in runs]
         _check_rank(declared, number, [array for _, array in seen])
         shape: list[int | str] = []
         for axis in range(seen[0][1].ndim):
@@ -195,3 +184,38 @@ def _no_batch(declared: Tensor, number: int, shapes: Sequence[Sequence[int]], ba
         remedy=f"let the model return one entry for each row, or declare the inputs without `{batch}`",
         at=("model", "outputs", number),
     )
+
+
+def refuse_nan(outputs: Mapping[str, Array], samples: Samples) -> None:
+    """Whether the model's answers on the samples can be compared with anything.
+
+    Raises:
+        StepError: E328, it answers NaN.
+    """
+    for number, (name, array) in enumerate(outputs.items()):
+        if array.dtype.kind != "f" or not np.isnan(array).any():
+            continue
+        rows = np.flatnonzero(np.isnan(array).reshape(len(array), -1).any(axis=1))
+        raise StepError(
+            "E328",
+            f"the model answers NaN in `{name}` for {len(rows)} of {samples.rows} samples",
+            cause=f"the first is row {rows[0]}"
+            + ("" if samples.real else "; the inputs are random, since no samples are given"),
+            remedy="correct these samples or the model" if samples.real else "give real inputs in `samples:`",
+            at=("model", "samples") if samples.real else ("model", "outputs", number),
+        )
+
+
+def answer_edges(
+    answer: Answer, signature: Signature, samples: Samples
+) -> tuple[list[tuple[EdgeCase, dict[str, Array]]], list[dict[str, str]]]:
+    """Every edge case with its answer; and those about values that the model refuses, which is its right."""
+    answered, left_out = [], []
+    for case in edge_cases(samples, signature):
+        try:
+            answered.append((case, answer(case.inputs, case.dim)))
+        except StepError as error:
+            if case.dim is not None:
+                raise
+            left_out.append({"name": case.name, "reason": error.cause})
+    return answered, left_out
