@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from orchestrator.frameworks.model_files import describe, file_kind
+from orchestrator.spec.model_files import describe, file_kind
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestrator.frameworks.model_files import FileKind
+    from orchestrator.spec.model_files import FileKind
 
 __all__ = ["AT_WEIGHTS", "expect_kind", "headline", "read_state_dict", "shown"]
 
