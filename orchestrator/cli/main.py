@@ -29,6 +29,7 @@ _COMMANDS = {
         "orchestrator.cli.explain:explain",
         "Say why: a step, a candidate, a value of the spec, an error code.",
     ),
+    "doctor": ("orchestrator.cli.doctor:doctor", "Say what is there and what is missing on this machine."),
     "gc": ("orchestrator.cli.gc:gc", "Free what no deployment needs any more."),
 }
 """Name → where it is and its line in the help. A command is imported when it is called: `mlo --help` must be quick."""

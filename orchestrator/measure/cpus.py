@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.measure.control_groups import CGROUPS, MOUNTED, group_folders, lines_of
+
 __all__ = [
     "CpuShare",
     "confined",
@@ -67,7 +69,7 @@ def other_cpus(share: CpuShare) -> CpuShare | None:
     return CpuShare(len(left), left, len(left)) if left else None
 
 
-def usable_cpus(cgroups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> float:
+def usable_cpus(cgroups: Path = CGROUPS, mounted: Path = MOUNTED) -> float:
     """How many CPUs this process may keep busy: those of its affinity, or the quota of its control group if that is less.
 
     A container's limit is such a quota, and may be a fraction. Groups are read from this process's own to the root, since
@@ -77,36 +79,20 @@ def usable_cpus(cgroups: Path = Path("/proc/self/cgroup"), mounted: Path = Path(
         cgroups: which groups this process is in.
         mounted: where their files are.
     """
-    quotas = []
-    for line in _lines(cgroups):
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = mounted / controllers if controllers and (mounted / controllers).exists() else mounted
-        root = root / "cpu" if controllers and root == mounted else root
-        group = root / path.strip("/")
-        # In a container the path may be the host's, which is not there: its own files are those of the root then.
-        quotas += [_quota(folder) for folder in (group, *group.parents) if folder == root or root in folder.parents]
+    quotas = [_quota(folder) for folder in group_folders("cpu", cgroups, mounted)]
     return min([float(len(_usable())), *(quota for quota in quotas if quota is not None)])
 
 
 def _quota(group: Path) -> float | None:
     """The CPUs that one control group allows; None for no limit."""
-    limit = _lines(group / "cpu.max")
+    limit = lines_of(group / "cpu.max")
     quota, period = limit[0].split() if limit else ("max", "0")
     if not limit:
-        quota = next(iter(_lines(group / "cpu.cfs_quota_us")), "max")
-        period = next(iter(_lines(group / "cpu.cfs_period_us")), "0")
+        quota = next(iter(lines_of(group / "cpu.cfs_quota_us")), "max")
+        period = next(iter(lines_of(group / "cpu.cfs_period_us")), "0")
     if quota in {"max", "-1"} or int(period) <= 0:
         return None
     return int(quota) / int(period)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return []  # another version of control groups, or none
 
 
 def _usable() -> tuple[int, ...]:

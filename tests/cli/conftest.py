@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 Mlo = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def conforms(document: Any, name: str) -> None:
+    """Assert that a document of `--json` follows its schema."""
+    schema = json.loads((ROOT / "docs" / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(document, schema)
 
 
 @pytest.fixture

@@ -9,16 +9,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jsonschema
 import psutil
 import pytest
+
+from tests.cli.conftest import conforms
 
 if TYPE_CHECKING:
     from conftest import Mlo
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
     "validate",
     "schema",
@@ -31,13 +31,9 @@ COMMANDS = [
     "logs",
     "destroy",
     "explain",
+    "doctor",
     "gc",
 ]
-
-
-def conforms(document: Any, name: str) -> None:
-    schema = json.loads((ROOT / "docs" / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8"))
-    jsonschema.validate(document, schema)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
