@@ -1,4 +1,4 @@
-"""What every serving backend gives: a folder that it is started from, a command, paths to ask, a wire format."""
+"""What every backend gives: a folder, and where there is a server a command, paths to ask, a wire format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.spec.signature import Signature
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Backend", "Launch", "ServingSettings"]
+__all__ = ["Backend", "Launch", "Packaging", "ServingSettings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ class Launch:
     cwd: Path
 
 
-class Backend(Protocol):
-    """One way of serving. Stateless; the instances stand in `backends/table.py`."""
+class Packaging(Protocol):
+    """One way of handing a variant over: a folder that a server, or a device, reads. Stateless."""
 
     name: str
     formats: tuple[str, ...]
@@ -77,11 +77,18 @@ class Backend(Protocol):
     least_startup: int
     """Seconds that a start is given however fast it was measured: elsewhere the disk is cold and the node is busy."""
 
-    def unavailable(self) -> str | None:
-        """Why it cannot be started on this machine ("no Java 17 on the PATH"), or None."""
+    def refuses(self, signature: Signature) -> str | None:
+        """Why it cannot take a model with this signature ("it takes no strings"), or None; in one sentence, no full stop."""
 
     def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
         """Fill the empty `folder` with the model and the configuration; byte for byte reproducible."""
+
+
+class Backend(Packaging, Protocol):
+    """One way of serving: a packaging with a server. The instances stand in `backends/table.py`."""
+
+    def unavailable(self) -> str | None:
+        """Why it cannot be started on this machine ("no Java 17 on the PATH"), or None."""
 
     def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
         """The command that serves `folder` on 127.0.0.1:`port` on this machine; only `scratch` is written to."""

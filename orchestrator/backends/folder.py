@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["body_limit", "copy_file", "json_text", "largest_batch", "model_file", "write_file"]
 
-MODEL_FILES = {"onnx": "model.onnx", "torchscript": "model.pt", "exported-program": "model.pt2"}
-"""Format → the file that a variant of it holds."""
+MODEL_FILES = {
+    "onnx": "model.onnx",
+    "torchscript": "model.pt",
+    "exported-program": "model.pt2",
+    "saved-model": "saved_model",
+    "tflite": "model.tflite",
+}
+"""Format → the file, or the folder, that a variant of it holds."""
 
 _BYTES_PER_NUMBER = 28
 """A float64 in JSON with its sign, exponent, comma and space."""
@@ -44,13 +50,13 @@ def json_text(document: Any) -> str:
 
 
 def model_file(format_name: str, variant: Path) -> Path:
-    """The model file of a variant.
+    """The model file of a variant; of a SavedModel its folder.
 
     Raises:
         FileNotFoundError: the variant lacks it.
     """
     path = variant / MODEL_FILES[format_name]
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"the variant has no {path.name}")
     return path
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from orchestrator.backends.backend import ServingSettings
+    from orchestrator.spec.signature import Signature
 
 __all__ = ["ONNXRUNTIME", "OnnxRuntime"]
 
@@ -45,6 +46,10 @@ class OnnxRuntime:
         missing = [package for package in _NEEDED if importlib.util.find_spec(package) is None]
         if missing:
             return f"the package {missing[0]} is not installed; run: pip install 'mlo[server]'"
+        return None
+
+    def refuses(self, signature: Signature) -> str | None:  # noqa: ARG002
+        """Nothing: it takes every dtype that a spec can name."""
         return None
 
     def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:

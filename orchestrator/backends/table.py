@@ -1,4 +1,4 @@
-"""The serving backends by name. To add one: write its file, add its row; `tests/backends` tells what else it needs."""
+"""The backends by name. To add one: write its file, add its row; `tests/backends` tells what else it needs."""
 
 from __future__ import annotations
 
@@ -6,22 +6,39 @@ import importlib
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from orchestrator.backends.backend import Backend
+    from orchestrator.backends.backend import Backend, Packaging
 
-__all__ = ["BACKENDS", "backend"]
+__all__ = ["BACKENDS", "UNSERVED", "backend", "packaging"]
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "orchestrator.backends.onnxruntime:ONNXRUNTIME",
     "torchserve": "orchestrator.backends.torchserve:TORCHSERVE",
+    "tensorflow-serving": "orchestrator.backends.tensorflow_serving:TENSORFLOW_SERVING",
+    "litert": "orchestrator.backends.litert:LITERT",
 }
 """Name → `module:ATTRIBUTE`; imported when asked for, since the command line starts without them."""
 
 
-def backend(name: str) -> Backend:
-    """The backend with this name.
+UNSERVED = frozenset({"litert"})
+"""Rows without a server: a device runs what they hand over."""
+
+
+def packaging(name: str) -> Packaging:
+    """What writes the folder of the backend with this name.
 
     Raises:
         KeyError: there is none.
     """
     module, _, attribute = BACKENDS[name].partition(":")
-    return cast("Backend", getattr(importlib.import_module(module), attribute))
+    return cast("Packaging", getattr(importlib.import_module(module), attribute))
+
+
+def backend(name: str) -> Backend:
+    """The backend with this name, which has a server.
+
+    Raises:
+        KeyError: there is none, or it has no server.
+    """
+    if name in UNSERVED:
+        raise KeyError(name)
+    return cast("Backend", packaging(name))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from orchestrator.backends.backend import ServingSettings
+    from orchestrator.spec.signature import Signature
 
 __all__ = ["TORCHSERVE", "TorchServe"]
 
@@ -53,6 +54,11 @@ class TorchServe:
         if int(found[1]) < _JAVA:
             return f"{java} is Java {found[1]}; install a Java runtime, version {_JAVA} or later"
         return None
+
+    def refuses(self, signature: Signature) -> str | None:
+        """Strings, since tensors of PyTorch hold numbers only."""
+        texts = [tensor.name for tensor in signature.inputs if tensor.dtype == "string"]
+        return f"the input {texts[0]} is a string, and PyTorch has no tensors of strings" if texts else None
 
     def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
         """Leave the configuration and `model-store/NAME/`, a model that needs no unpacking when it starts."""

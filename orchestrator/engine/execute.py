@@ -18,11 +18,11 @@ from orchestrator.engine.events import Observer, StepProgress, StepStarted, Wait
 from orchestrator.engine.request import WorkerRequest
 from orchestrator.engine.stop import Stop
 from orchestrator.engine.worker_process import WorkerEnd, run_worker
-from orchestrator.errors import Busy
+from orchestrator.errors import Busy, StoreFailed
 from orchestrator.plan.resolve import Outcome, Resolved, Resolver, fates_document
 from orchestrator.plan.step import FileInput, Plan, Step
 from orchestrator.store.crash_points import crash_point
-from orchestrator.store.digest import digest_file
+from orchestrator.store.digest import digest_path
 from orchestrator.store.failures import store_errors
 from orchestrator.store.home import Home
 from orchestrator.store.locks import lock, share
@@ -208,9 +208,9 @@ class Executor:
 
 def _digest_or_none(path: Path) -> str | None:
     try:
-        return digest_file(path)
-    except OSError:
-        return None  # it is gone
+        return digest_path(path)
+    except (OSError, StoreFailed):
+        return None  # it is gone, or has become what cannot be read
 
 
 def _measuring_lock(home: Home) -> Path:

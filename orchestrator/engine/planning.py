@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.engine.events import Observer, ignore
+from orchestrator.engine.inspecting import read_model
 from orchestrator.engine.live import Live, observe
 from orchestrator.engine.preview import Preview, preview
 from orchestrator.errors import UsageError
 from orchestrator.plan.compile import compile_plan
+from orchestrator.plan.found import planned_model
 from orchestrator.plan.keys import differences, shortened
 from orchestrator.plan.plan_file import compose
 from orchestrator.plan.resolve import Resolver
@@ -126,6 +129,7 @@ def make_plan(
     platform: Path | None = None,
     environment: str | None = None,
     replaced: Sequence[str] = (),
+    observer: Observer = ignore,
 ) -> Planned:
     """Load, compile and look up.
 
@@ -136,13 +140,15 @@ def make_plan(
         platform: the platform file; None looks for it.
         environment: an entry of `environments:`.
         replaced: ids of steps to run although they are cached.
+        observer: hears of the step `inspect`, which runs here where the model was not read before.
 
     Raises:
         SpecInvalid: the spec is wrong.
+        StepFailed: the model cannot be read.
         UsageError: `replaced` names a step that is not in the plan.
     """
     loaded = load_spec(path, platform=platform, environment=environment)
-    plan = compile_plan(loaded)
+    plan = compile_plan(loaded, planned_model(loaded, read_model(loaded, home, cache, observer)))
     _check_replaced(plan, replaced)
     resolver = Resolver(loaded, plan, home, cache)
     live = observe(loaded.spec, home)

@@ -21,6 +21,8 @@ RUNTIMES: Mapping[str, str] = MappingProxyType(
         "onnx": "orchestrator.frameworks.ort_runtime:open_onnx",
         "torchscript": "orchestrator.frameworks.torch_runtime:open_torchscript",
         "exported-program": "orchestrator.frameworks.torch_runtime:open_exported_program",
+        "saved-model": "orchestrator.frameworks.tf_runtime:open_saved_model",
+        "tflite": "orchestrator.frameworks.litert_runtime:open_tflite",
     }
 )
 """Format → what opens it: the `runtime` column of `optimize/formats.py`, which workers do not import; a test compares."""

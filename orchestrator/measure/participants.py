@@ -50,7 +50,7 @@ def participants(
         signature: the resolved one, as JSON.
         threads: for each runtime.
     """
-    inputs = {role: str(path) for role, path in context.inputs.items() if role in {"weights", "import"}}
+    inputs = {role: str(path) for role, path in context.inputs.items() if role == "import" or _is_source(role)}
     arguments = {
         "params": context.params["baseline"],
         "inputs": inputs,
@@ -58,7 +58,7 @@ def participants(
         "signature": signature,
         "threads": threads,
     }
-    takes_part = [Participant(BASELINE, "", "orchestrator.frameworks.torch_source:open_baseline", arguments)]
+    takes_part = [Participant(BASELINE, "", context.params["open_baseline"], arguments)]
     left_out: list[LeftOut] = []
     for candidate in context.params["candidates"]:
         name = candidate["variant"]
@@ -74,6 +74,10 @@ def participants(
         opener = "orchestrator.frameworks.runtime:open_runtime"
         takes_part.append(Participant(name, candidate["backend"], opener, arguments))
     return takes_part, left_out
+
+
+def _is_source(role: str) -> bool:
+    return role == "weights" or role.startswith("file:")
 
 
 def _why_not(context: StepContext, name: str) -> str:

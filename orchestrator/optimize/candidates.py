@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.backends.table import packaging
 from orchestrator.optimize.formats import FORMATS, Refused, Way, variant_name
 from orchestrator.spec.models import ModelDeployment
+from orchestrator.spec.signature import Signature
 
 __all__ = ["Candidate", "RefusedCandidate", "candidates"]
 
@@ -38,10 +40,24 @@ class RefusedCandidate:
     reason: str
 
 
-def candidates(spec: ModelDeployment) -> tuple[Candidate | RefusedCandidate, ...]:
+def candidates(spec: ModelDeployment, signature: Signature) -> tuple[Candidate | RefusedCandidate, ...]:
     """Everything that the spec asks for, in a fixed order, the refused ones with their reason."""
-    formats = tuple(FORMATS) if spec.optimize.formats == "auto" else tuple(spec.optimize.formats)
-    return tuple(_candidate(spec, name, precision) for name in formats for precision in _precisions(spec))
+    return tuple(
+        _candidate(spec, signature, name, precision) for name in _formats(spec) for precision in _precisions(spec)
+    )
+
+
+def _formats(spec: ModelDeployment) -> tuple[str, ...]:
+    """What is tried; `auto` leaves out what has no server where a server is wanted."""
+    if spec.optimize.formats != "auto":
+        return tuple(spec.optimize.formats)
+    served = spec.deploy.target != "folder"
+    own = spec.model.source.kind
+    return tuple(
+        name
+        for name, row in FORMATS.items()
+        if not (served and row.backend == "litert") and not isinstance(row.convert[own], Refused)
+    )
 
 
 def _precisions(spec: ModelDeployment) -> tuple[str, ...]:
@@ -51,7 +67,7 @@ def _precisions(spec: ModelDeployment) -> tuple[str, ...]:
     return ("fp32", "int8") if spec.model.samples is not None else ("fp32",)
 
 
-def _candidate(spec: ModelDeployment, name: str, precision: str) -> Candidate | RefusedCandidate:
+def _candidate(spec: ModelDeployment, signature: Signature, name: str, precision: str) -> Candidate | RefusedCandidate:
     row = FORMATS[name]
     convert, make = row.convert[spec.model.source.kind], row.precisions[precision]
     variant = variant_name(name, precision)
@@ -62,4 +78,6 @@ def _candidate(spec: ModelDeployment, name: str, precision: str) -> Candidate | 
     if spec.serving.backend not in ("auto", row.backend):
         reason = f"serving.backend is {spec.serving.backend}, and {name} is served by {row.backend}"
         return RefusedCandidate(variant, name, precision, row.backend, reason)
+    if (refusal := packaging(row.backend).refuses(signature)) is not None:
+        return RefusedCandidate(variant, name, precision, row.backend, refusal)
     return Candidate(variant, name, precision, row.backend, convert, make)

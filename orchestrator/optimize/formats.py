@@ -33,12 +33,15 @@ class Way:
         from_source: the function starts from the source model (inputs `weights` and `import`), not from the converted
             variant (inputs `model` and `import`).
         needs_cpu_features: the result depends on the machine's instruction sets.
+        as_given: the format is the source's own, so that what comes out is the model as given: what has to be beaten, and
+            what is served when nothing beats it.
     """
 
     function: str | None
     tools: tuple[str, ...] = ()
     from_source: bool = False
     needs_cpu_features: bool = False
+    as_given: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,18 @@ class Format:
 
 
 _AS_CONVERTED = Way(function=None)
+_TORCH_KINDS = ("pytorch", "torchscript", "exported-program", "transformers")
+_TENSORFLOW_KINDS = ("keras", "saved-model")
+_TF_CONVERT = "orchestrator.frameworks.tf_convert"
+_TFLITE_CONVERT = "orchestrator.frameworks.tflite_convert"
+_TORCH_CONVERT = "orchestrator.frameworks.torch_convert"
 _ONNX_TOOLS = ("onnx", "onnxruntime", "onnxscript", "torch")
+_TF2ONNX_TOOLS = ("onnx", "onnxruntime", "tensorflow", "tf2onnx")
+
+
+def _from(kinds: tuple[str, ...], way: Way | Refused) -> dict[str, Way | Refused]:
+    return dict.fromkeys(kinds, way)
+
 
 _ONNX = Format(
     name="onnx",
@@ -74,10 +88,11 @@ _ONNX = Format(
     runtime_tools=("onnxruntime",),
     backend="onnxruntime",
     convert=MappingProxyType(
-        {
-            "pytorch": Way("orchestrator.frameworks.torch_convert:to_onnx", _ONNX_TOOLS),
-            "torchscript": Way("orchestrator.frameworks.torch_convert:to_onnx", _ONNX_TOOLS),
-            "exported-program": Way("orchestrator.frameworks.torch_convert:to_onnx", _ONNX_TOOLS),
+        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_onnx", _ONNX_TOOLS))
+        | _from(_TENSORFLOW_KINDS, Way(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS))
+        | {
+            "onnx": Way("orchestrator.frameworks.onnx_convert:to_onnx", ("onnx", "onnxruntime"), as_given=True),
+            "tflite": Way(f"{_TFLITE_CONVERT}:to_onnx", (*_TF2ONNX_TOOLS, "ai-edge-litert")),
         }
     ),
     precisions=MappingProxyType(
@@ -93,6 +108,12 @@ _ONNX = Format(
 
 _NO_TORCH_INT8 = Refused("PyTorch's own int8 quantization is being removed; int8 is made in the onnx format")
 
+
+def _not_torch(format_name: str) -> dict[str, Way | Refused]:
+    reason = f"only models of PyTorch become {format_name}"
+    return _from((*_TENSORFLOW_KINDS, "onnx", "tflite"), Refused(reason))
+
+
 _TORCHSCRIPT = Format(
     name="torchscript",
     file="model.pt",
@@ -100,10 +121,7 @@ _TORCHSCRIPT = Format(
     runtime_tools=("torch",),
     backend="torchserve",
     convert=MappingProxyType(
-        {
-            kind: Way("orchestrator.frameworks.torch_convert:to_torchscript", ("torch",))
-            for kind in ("pytorch", "torchscript", "exported-program")
-        }
+        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_torchscript", ("torch",))) | _not_torch("TorchScript")
     ),
     precisions=MappingProxyType(
         {
@@ -121,13 +139,13 @@ _EXPORTED_PROGRAM = Format(
     runtime_tools=("torch",),
     backend="torchserve",
     convert=MappingProxyType(
-        {
-            "pytorch": Way("orchestrator.frameworks.torch_convert:to_exported_program", ("torch",)),
+        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_exported_program", ("torch",)))
+        | _not_torch("exported programs")
+        | {
             "torchscript": Refused(
                 "torch.export traces Python code, and a TorchScript archive has none; "
                 "give the weights and the factory as `kind: pytorch`"
-            ),
-            "exported-program": Way("orchestrator.frameworks.torch_convert:to_exported_program", ("torch",)),
+            )
         }
     ),
     precisions=MappingProxyType(
@@ -141,7 +159,61 @@ _EXPORTED_PROGRAM = Format(
     ),
 )
 
-FORMATS: Mapping[str, Format] = MappingProxyType({f.name: f for f in (_ONNX, _TORCHSCRIPT, _EXPORTED_PROGRAM)})
+
+def _not_tensorflow(format_name: str) -> dict[str, Way | Refused]:
+    return _from((*_TORCH_KINDS, "onnx"), Refused(f"only models of TensorFlow become {format_name}"))
+
+
+_NO_TF_BF16 = Refused("TensorFlow has bfloat16 kernels for few CPUs, and TensorFlow Serving none that it promises")
+
+_SAVED_MODEL = Format(
+    name="saved-model",
+    file="saved_model",
+    runtime="orchestrator.frameworks.tf_runtime:open_saved_model",
+    runtime_tools=("tensorflow",),
+    backend="tensorflow-serving",
+    convert=MappingProxyType(
+        _not_tensorflow("SavedModels")
+        | {
+            "keras": Way(f"{_TF_CONVERT}:to_saved_model", ("tensorflow", "keras")),
+            "saved-model": Way(f"{_TF_CONVERT}:to_saved_model", ("tensorflow",), as_given=True),
+            "tflite": Refused("nothing turns a LiteRT model back into a SavedModel"),
+        }
+    ),
+    precisions=MappingProxyType(
+        {
+            "fp32": _AS_CONVERTED,
+            "bf16": _NO_TF_BF16,
+            "int8": Refused("TensorFlow has no int8 SavedModel; int8 is made in the onnx and tflite formats"),
+        }
+    ),
+)
+
+_TFLITE = Format(
+    name="tflite",
+    file="model.tflite",
+    runtime="orchestrator.frameworks.litert_runtime:open_tflite",
+    runtime_tools=("ai-edge-litert",),
+    backend="litert",
+    convert=MappingProxyType(
+        _not_tensorflow("LiteRT models")
+        | _from(_TENSORFLOW_KINDS, Way(f"{_TF_CONVERT}:to_tflite", ("tensorflow", "ai-edge-litert")))
+        | {"tflite": Way(f"{_TFLITE_CONVERT}:to_tflite", ("ai-edge-litert",), as_given=True)}
+    ),
+    precisions=MappingProxyType(
+        {
+            "fp32": _AS_CONVERTED,
+            "bf16": Refused("LiteRT has no bfloat16 kernels"),
+            "int8": Way(
+                "orchestrator.frameworks.tflite_quantize:to_int8", ("tensorflow", "ai-edge-litert"), from_source=True
+            ),
+        }
+    ),
+)
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {f.name: f for f in (_ONNX, _TORCHSCRIPT, _EXPORTED_PROGRAM, _SAVED_MODEL, _TFLITE)}
+)
 """Every format by name, in the order in which candidates are tried."""
 
 

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from orchestrator.backends.table import backend
+from orchestrator.backends.table import packaging
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
 from orchestrator.optimize.candidates import Candidate, RefusedCandidate, candidates
 from orchestrator.optimize.formats import FORMATS
 from orchestrator.optimize.sources import SOURCES
+from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.machine import fingerprint
-from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput
-from orchestrator.plan.tools import distributions, install_hint, version
+from orchestrator.plan.source_steps import (
+    code_files,
+    factory_tools,
+    import_step,
+    inspect_step,
+    joined,
+    missing,
+    require_source_tools,
+    source_files,
+    source_params,
+)
+from orchestrator.plan.step import Plan, Step, StepInput, StepOutput
+from orchestrator.plan.tools import install_hint
+from orchestrator.plan.variant_steps import candidate_steps, variant_step, variant_steps
 from orchestrator.render.assets import assets_digest
 from orchestrator.spec.load import LoadedSpec
-from orchestrator.spec.models import ModelDeployment, PytorchSource
-from orchestrator.spec.signature import declared_signature
+from orchestrator.spec.models import ModelDeployment
+from orchestrator.spec.signature import Signature
 
 __all__ = ["DRAIN_SECONDS", "compile_plan"]
 
@@ -28,26 +39,32 @@ DRAIN_SECONDS = 5
 
 
 def _server_tools(name: str) -> tuple[str, ...]:
-    return backend(name).tools
+    return packaging(name).tools
 
 
-def compile_plan(loaded: LoadedSpec) -> Plan:
+def compile_plan(loaded: LoadedSpec, model: PlannedModel) -> Plan:
     """The steps that this spec needs.
+
+    Args:
+        loaded: the spec.
+        model: its signature, and what was read from the model.
 
     Raises:
         SpecInvalid: a package is missing without which not one candidate could be made, or all are refused.
     """
     spec = loaded.spec
-    tried, refused = _sort_out(loaded)
-    steps = [_import_step(loaded), *_variant_steps(loaded, tried)]
+    tried, refused = _sort_out(loaded, model.signature)
+    inspected = inspect_step(loaded)
+    steps = [] if inspected is None else [inspected]
+    steps += [import_step(loaded, model), *variant_steps(loaded, model, tried)]
     verdicts: dict[str, StepInput] = {f"verdict:{c.variant}": StepOutput(f"verify.{c.variant}") for c in tried}
-    variants: dict[str, StepInput] = {f"variant:{c.variant}": StepOutput(_variant_step(c)) for c in tried}
+    variants: dict[str, StepInput] = {f"variant:{c.variant}": StepOutput(variant_step(c)) for c in tried}
     listed = [_row(c) for c in tried]
     fates = [
-        *({**_row(c), "refused": None, "steps": _candidate_steps(c)} for c in tried),
+        *({**_row(c), "refused": None, "steps": candidate_steps(c)} for c in tried),
         *({**_row(r), "refused": r.reason, "steps": []} for r in refused),
     ]
-    signature = declared_signature(spec).as_json()
+    signature = model.signature.as_json()
     slo = {"p99_latency": spec.slo.p99_latency, "throughput": spec.slo.throughput, "enforce": spec.slo.enforce}
     measured: dict[str, StepInput] = {"import": StepOutput("import"), **variants, **verdicts}
     optional = frozenset({*variants, *verdicts})
@@ -60,17 +77,18 @@ def compile_plan(loaded: LoadedSpec) -> Plan:
             revision=1,
             params={
                 "candidates": listed,
-                "baseline": {"source": _source_params(spec)},
-                "batch_sizes": list(spec.benchmark.batch_sizes),
+                "baseline": {"source": source_params(loaded, model)},
+                "open_baseline": SOURCES[spec.model.source.kind].baseline,
+                "batch_sizes": _batch_sizes(loaded, model),
                 "cpus": spec.hardware.cpus,
                 "memory": spec.hardware.memory,
                 "signature": signature,
                 "time_budget": spec.optimize.time_budget,
             },
-            inputs={**measured, "weights": _weights(loaded)},
+            inputs={**measured, **source_files(loaded, model)},
             optional=optional,
-            code=_code_files(loaded),
-            tools=_sorted(SOURCES[spec.model.source.kind].tools, _factory_tools(loaded), *(FORMATS[c.format].runtime_tools for c in tried)),
+            code=code_files(loaded),
+            tools=joined(SOURCES[spec.model.source.kind].tools, factory_tools(loaded), *(FORMATS[c.format].runtime_tools for c in tried)),
             machine=True,
             exclusive=True,
             at=("benchmark",),
@@ -97,7 +115,7 @@ def compile_plan(loaded: LoadedSpec) -> Plan:
             },
             inputs={**measured, "runtime": StepOutput("benchmark.runtime")},
             optional=optional,
-            tools=_sorted(*map(_server_tools, backends)),
+            tools=joined(*map(_server_tools, backends)),
             machine=True,
             exclusive=True,
             at=("slo",),
@@ -118,7 +136,7 @@ def compile_plan(loaded: LoadedSpec) -> Plan:
             optional=optional,
             at=("slo",),
             gathers_fates=True,
-            tools=_sorted(*map(_server_tools, backends)),
+            tools=joined(*map(_server_tools, backends)),
         ),
         _render_step(loaded, variants),
         Step(id="deploy", kind="deploy", function="", revision=1, params={"target": spec.deploy.target},
@@ -126,12 +144,12 @@ def compile_plan(loaded: LoadedSpec) -> Plan:
         Step(id="check", kind="check", function="", revision=1, params={},
              inputs={"rendered": StepOutput("render"), "import": StepOutput("import")}, live=True, at=("deploy",)),
     ]  # fmt: skip
-    return Plan(spec.metadata.name, tuple(steps), refused, loaded.folder, _notes(spec, backends))
+    return Plan(spec.metadata.name, tuple(steps), refused, loaded.folder, _notes(spec, backends, model), model)
 
 
-def _notes(spec: ModelDeployment, backends: list[str]) -> tuple[str, ...]:
+def _notes(spec: ModelDeployment, backends: list[str], model: PlannedModel) -> tuple[str, ...]:
     """What a reviewer of the plan should know before saying yes."""
-    notes = []
+    notes = list(model.notes)
     if "torchserve" in backends:
         notes.append(
             "TorchServe is no longer maintained and gets no security fixes; it never wins a tie, and "
@@ -148,12 +166,21 @@ def _notes(spec: ModelDeployment, backends: list[str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _sorted(*packages: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted({name for group in packages for name in group}))
+def _batch_sizes(loaded: LoadedSpec, model: PlannedModel) -> list[int]:
+    """What the spec says; where it leaves them out and the model was read, the default brought into its range."""
+    sizes, batch = loaded.spec.benchmark.batch_sizes, model.signature.batch
+    if loaded.spec.model.inputs or loaded.origin(("benchmark", "batch_sizes")) != "default":
+        return list(sizes)
+    if batch is None:
+        return [1]
+    low, high = model.signature.dims[batch]
+    return sorted({min(max(size, low), high) for size in sizes})
 
 
-def _row(candidate: Candidate | RefusedCandidate) -> dict[str, str]:
+def _row(candidate: Candidate | RefusedCandidate) -> dict[str, Any]:
+    as_given = isinstance(candidate, Candidate) and candidate.convert.as_given and candidate.make.function is None
     return {
+        "as_given": as_given,
         "variant": candidate.variant,
         "format": candidate.format,
         "precision": candidate.precision,
@@ -161,18 +188,18 @@ def _row(candidate: Candidate | RefusedCandidate) -> dict[str, str]:
     }
 
 
-def _sort_out(loaded: LoadedSpec) -> tuple[tuple[Candidate, ...], tuple[RefusedCandidate, ...]]:
+def _sort_out(loaded: LoadedSpec, signature: Signature) -> tuple[tuple[Candidate, ...], tuple[RefusedCandidate, ...]]:
     """The candidates to try, and those refused; missing packages refuse a candidate, or the spec if none is left."""
-    _require(loaded, SOURCES[loaded.spec.model.source.kind].tools, ("model", "source", "kind"))
+    require_source_tools(loaded)
     tried: list[Candidate] = []
     refused: list[RefusedCandidate] = []
     lacking: set[str] = set()
-    for c in candidates(loaded.spec):
+    for c in candidates(loaded.spec, signature):
         if isinstance(c, RefusedCandidate):
             refused.append(c)
-        elif missing := _missing(_candidate_tools(c)):
-            lacking.update(missing)
-            reason = f"{', '.join(missing)} not installed: {install_hint(missing)}"
+        elif absent := missing(_candidate_tools(c)):
+            lacking.update(absent)
+            reason = f"{', '.join(absent)} not installed: {install_hint(absent)}"
             refused.append(RefusedCandidate(c.variant, c.format, c.precision, c.backend, reason))
         else:
             tried.append(c)
@@ -193,172 +220,12 @@ def _sort_out(loaded: LoadedSpec) -> tuple[tuple[Candidate, ...], tuple[RefusedC
 
 
 def _candidate_tools(candidate: Candidate) -> tuple[str, ...]:
-    return _sorted(
+    return joined(
         candidate.convert.tools,
         candidate.make.tools,
         FORMATS[candidate.format].runtime_tools,
         _server_tools(candidate.backend),
     )
-
-
-def _missing(packages: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted({p for p in packages if version(p) is None}))
-
-
-def _require(loaded: LoadedSpec, packages: Iterable[str], at: tuple[str | int, ...]) -> None:
-    if missing := _missing(packages):
-        raise SpecInvalid(
-            Diagnostic(
-                code="E202",
-                message=f"{loaded.spec.model.source.kind} models need {', '.join(missing)}, which is not installed",
-                span=loaded.span(at),
-                remedy=install_hint(missing),
-            )
-        )
-
-
-def _variant_step(candidate: Candidate) -> str:
-    return f"convert.{candidate.format}" if candidate.make.function is None else f"optimize.{candidate.variant}"
-
-
-def _candidate_steps(candidate: Candidate) -> list[str]:
-    made = [] if candidate.make.function is None else [f"optimize.{candidate.variant}"]
-    return [f"convert.{candidate.format}", *made, f"verify.{candidate.variant}"]
-
-
-def _source_params(spec: ModelDeployment) -> dict[str, Any]:
-    return spec.model.source.model_dump(mode="json", exclude={"weights", "sha256"}, exclude_none=True)
-
-
-def _weights(loaded: LoadedSpec) -> FileInput:
-    return FileInput(loaded.spec.path(loaded.spec.model.source.weights, loaded.folder), ("model", "source", "weights"))
-
-
-def _code_files(loaded: LoadedSpec) -> tuple[FileInput, ...]:
-    """The module that the factory names, where it lies beside the spec; an installed one is a tool instead."""
-    source = loaded.spec.model.source
-    if not isinstance(source, PytorchSource):
-        return ()
-    relative = Path(*source.factory.partition(":")[0].split("."))
-    for path in (loaded.folder / relative.with_suffix(".py"), loaded.folder / relative / "__init__.py"):
-        if path.is_file():
-            return (FileInput(path, ("model", "source", "factory")),)
-    return ()
-
-
-def _factory_tools(loaded: LoadedSpec) -> tuple[str, ...]:
-    """The distribution that brings the factory's module, where it does not lie beside the spec."""
-    source = loaded.spec.model.source
-    if not isinstance(source, PytorchSource) or _code_files(loaded):
-        return ()
-    return distributions(source.factory.partition(":")[0].partition(".")[0])
-
-
-def _import_step(loaded: LoadedSpec) -> Step:
-    spec = loaded.spec
-    source = SOURCES[spec.model.source.kind]
-    inputs: dict[str, StepInput] = {"weights": _weights(loaded)}
-    if spec.model.samples is not None:
-        inputs["samples"] = FileInput(spec.path(spec.model.samples, loaded.folder), ("model", "samples"))
-    return Step(
-        id="import",
-        kind="import",
-        function=source.check,
-        revision=1,
-        params={
-            "source": _source_params(spec),
-            "signature": declared_signature(spec).as_json(),
-            "seed": 0,
-            "max_rows": 256,
-        },
-        inputs=inputs,
-        code=_code_files(loaded),
-        tools=_sorted(source.tools, _factory_tools(loaded)),
-        at=("model",),
-    )
-
-
-def _variant_steps(loaded: LoadedSpec, tried: tuple[Candidate, ...]) -> list[Step]:
-    spec = loaded.spec
-    source = _source_params(spec)
-    signature = declared_signature(spec).as_json()
-    timeout = max(60.0, spec.optimize.time_budget)
-    source_tools = SOURCES[spec.model.source.kind].tools
-    from_source: dict[str, StepInput] = {"weights": _weights(loaded), "import": StepOutput("import")}
-    steps: dict[str, Step] = {}
-    for c in tried:
-        if c.convert.function is None:
-            raise ValueError(f"the table of formats names no converter for {c.format}")
-        steps.setdefault(
-            f"convert.{c.format}",
-            Step(
-                id=f"convert.{c.format}",
-                kind="convert",
-                function=c.convert.function,
-                revision=1,
-                params={"source": source, "signature": signature},
-                inputs=from_source,
-                code=_code_files(loaded),
-                tools=_sorted(source_tools, c.convert.tools, _factory_tools(loaded)),
-                candidate=c.format,
-                at=("optimize", "formats"),
-                timeout=timeout,
-            ),
-        )
-        if c.make.function is not None:
-            converted: dict[str, StepInput] = {
-                "import": StepOutput("import"),
-                "model": StepOutput(f"convert.{c.format}"),
-            }
-            steps[f"optimize.{c.variant}"] = Step(
-                id=f"optimize.{c.variant}",
-                kind="optimize",
-                function=c.make.function,
-                revision=1,
-                params={"source": source, "signature": signature, "seed": 0},
-                inputs=from_source if c.make.from_source else converted,
-                code=_code_files(loaded) if c.make.from_source else (),
-                tools=_sorted(source_tools, c.make.tools, _factory_tools(loaded))
-                if c.make.from_source
-                else c.make.tools,
-                machine=c.make.needs_cpu_features,
-                candidate=c.variant,
-                at=("optimize", "precisions"),
-                timeout=timeout,
-            )
-    for c in tried:
-        steps[f"verify.{c.variant}"] = Step(
-            id=f"verify.{c.variant}",
-            kind="verify",
-            function="orchestrator.measure.verify:verify",
-            revision=1,
-            params={
-                "variant": c.variant,
-                "format": c.format,
-                "precision": c.precision,
-                "signature": signature,
-                "gates": _gates(spec, c.precision),
-            },
-            inputs={"import": StepOutput("import"), "variant": StepOutput(_variant_step(c))},
-            tools=FORMATS[c.format].runtime_tools,
-            machine=True,
-            candidate=c.variant,
-            at=("verify",),
-            timeout=timeout,
-        )
-    return list(steps.values())
-
-
-def _gates(spec: ModelDeployment, precision: str) -> dict[str, float]:
-    """The gates that the spec sets for one precision; the defaults are the verify step's own."""
-    gates = {}
-    for name in ("max_abs_error", "max_rel_error", "min_cosine"):
-        limits = getattr(spec.verify, name)
-        if precision in limits:
-            gates[name] = limits[precision]
-    if spec.verify.min_top1_agreement is not None:
-        gates["min_top1_agreement"] = spec.verify.min_top1_agreement
-    return gates
 
 
 def _batching(spec: ModelDeployment) -> dict[str, float] | str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.errors import SpecInvalid
+from orchestrator.errors import SpecInvalid, StoreFailed
 from orchestrator.plan.keys import differences, key_parts, step_key
 from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.store.atomic import canonical_json
-from orchestrator.store.digest import StatCache, digest_file, sha256_bytes
+from orchestrator.store.digest import StatCache, digest_file, digest_path, sha256_bytes
 from orchestrator.store.home import Home
 from orchestrator.store.receipts import Receipt, Receipts
 from orchestrator.store.trees import TreeStore
@@ -93,7 +93,11 @@ class Resolver:
             SpecInvalid: it cannot be read, or it is not the file that the spec pins by `sha256`.
         """
         try:
-            found = digest_file(source.path, self._cache)
+            found = digest_path(source.path, self._cache)
+        except StoreFailed as error:  # a link, a device, a name that is not UTF-8 in a folder
+            raise SpecInvalid(
+                *(replace(each, code="E203", span=self._loaded.span(source.at)) for each in error.diagnostics)
+            ) from error
         except OSError as error:
             raise SpecInvalid(
                 Diagnostic(
@@ -103,7 +107,7 @@ class Resolver:
                     remedy="give the path of a file that exists and can be read",
                 )
             ) from error
-        pinned = self._loaded.spec.model.source.sha256
+        pinned = getattr(self._loaded.spec.model.source, "sha256", None)
         if source.at == ("model", "source", "weights") and pinned is not None and found != pinned:
             raise SpecInvalid(
                 Diagnostic(

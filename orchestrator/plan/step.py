@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.optimize.candidates import RefusedCandidate
+from orchestrator.plan.found import PlannedModel
 
 __all__ = ["FileInput", "Plan", "Step", "StepInput", "StepKind", "StepOutput"]
 
-StepKind = Literal["import", "convert", "optimize", "verify", "benchmark", "select", "render", "deploy", "check"]
+StepKind = Literal[
+    "inspect", "import", "convert", "optimize", "verify", "benchmark", "select", "render", "deploy", "check"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class Plan:
         refused: candidates that are not tried, with the reason.
         project: the spec's folder.
         notes: what whoever reviews the plan should know, a sentence each.
+        model: the signature that it was made with; None for a plan that only reads the model.
     """
 
     name: str
@@ -95,6 +99,7 @@ class Plan:
     refused: tuple[RefusedCandidate, ...]
     project: Path
     notes: tuple[str, ...] = ()
+    model: PlannedModel | None = None
 
     def step(self, step_id: str) -> Step:
         """The step of that id.

@@ -14,6 +14,11 @@ EXTRAS = {
     "onnxscript": "onnx",
     "onnxruntime": "onnx",
     "torchserve": "torchserve",
+    "tensorflow": "tensorflow",
+    "keras": "tensorflow",
+    "tf2onnx": "tensorflow",
+    "ai-edge-litert": "litert",
+    "transformers": "transformers",
     "uvloop": "server",
     "httptools": "server",
     "prometheus-client": "server",
@@ -22,13 +27,22 @@ EXTRAS = {
 """Package → the extra of mlo that brings it."""
 
 
+_BUILDS = {
+    "tensorflow": ("tensorflow", "tensorflow-cpu"),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+}
+"""Packages that come as several distributions, which install the same modules."""
+
+
 @cache
 def version(package: str) -> str | None:
-    """The installed version of a distribution, or None."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    """The installed version of a distribution, or of another build of it, or None."""
+    for name in _BUILDS.get(package, (package,)):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 @cache

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.document import SpecPath, find, span_of
-from orchestrator.spec.models import ModelDeployment, PytorchSource
+from orchestrator.spec.models import ModelDeployment, PytorchSource, TensorIn, TensorOut
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.scalars import LOOKS_BOOLEAN
 from orchestrator.spec.signature import batch_dimension
@@ -26,6 +26,7 @@ def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]
         folder: the spec's folder, which its paths are relative to.
     """
     return [
+        *_tensors(spec, root),
         *_dimensions(spec, root),
         *_ranges(spec, root),
         *_repeated(spec, root),
@@ -33,6 +34,41 @@ def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]
         *_files(spec, root, folder),
         *_doubtful(spec, root),
     ]
+
+
+_FOLDERS = ("saved-model", "transformers")
+"""Source kinds whose model is a folder."""
+
+_SAY_NOTHING = ("pytorch", "torchscript", "exported-program")
+"""Source kinds whose files do not say, or not by name, what goes in and what comes out."""
+
+
+def _tensors(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
+    kind = spec.model.source.kind
+    if kind not in _SAY_NOTHING:
+        return
+    declared: list[tuple[str, Sequence[TensorIn | TensorOut], str]] = [
+        ("inputs", spec.model.inputs, "{name: image, dtype: float32, shape: [batch, 3, 224, 224]}"),
+        ("outputs", spec.model.outputs, "{name: logits}"),
+    ]
+    for key, tensors, example in declared:
+        if not tensors:
+            yield Diagnostic(
+                "E102",
+                f"missing key `{key}`",
+                span_of(root, ("model",), key=True),
+                label=f"add `{key}: [{example}]`",
+                cause=f"`kind: {kind}` does not say them by itself",
+            )
+        for index, tensor in enumerate(tensors):
+            if tensor.tensor is not None:
+                yield Diagnostic(
+                    "E101",
+                    "`tensor` has no meaning here",
+                    span_of(root, ("model", key, index, "tensor"), key=True),
+                    label=f"tensors of `kind: {kind}` are known by their place",
+                    remedy="remove it",
+                )
 
 
 def _dimensions(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
@@ -53,8 +89,9 @@ def _dimensions(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
                         label=did_you_mean(size, model.dims) or "not in `dims`",
                         remedy=f"add `{size}: {{min: 1, max: 64}}` to `model.dims`, with the sizes that can come",
                     )
+    read_from_model = not model.inputs or not model.outputs
     for name in model.dims:
-        if name not in used:
+        if name not in used and not read_from_model:
             yield Diagnostic(
                 "W101",
                 f"dimension `{name}` is used by no shape",
@@ -106,6 +143,8 @@ def _repeated(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
 
 
 def _batches(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
+    if not spec.model.inputs:
+        return  # known once the model is read: `plan/found.py` says the same then
     batch, batching = batch_dimension(spec), spec.serving.batching
     allowed = None if batch is None else spec.model.dims.get(batch)
     no_batch = "the model has no batch dimension"
@@ -148,9 +187,9 @@ def _files(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnost
             continue
         file = spec.path(name, folder)
         try:
-            if file.is_file():
+            if file.is_dir() if path[-1] == "weights" and spec.model.source.kind in _FOLDERS else file.is_file():
                 continue
-            problem = "is a directory" if file.is_dir() else "does not exist"
+            problem = "does not exist" if not file.exists() else "is a directory" if file.is_dir() else "is a file"
         except OSError as error:
             problem = f"cannot be read: {error.strerror}"
         near = similar_file(file) if problem == "does not exist" else None

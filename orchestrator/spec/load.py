@@ -205,6 +205,8 @@ def _with_fitting_batch_sizes(spec: ModelDeployment, tree: Node) -> ModelDeploym
     """Batch sizes that nobody wrote are brought into the range of the batch dimension."""
     if find(tree, ("benchmark", "batch_sizes")).depth == 2:
         return spec
+    if not spec.model.inputs:
+        return spec  # known once the model is read
     batch = batch_dimension(spec)
     allowed = None if batch is None else spec.model.dims[batch]
     sizes = spec.benchmark.batch_sizes

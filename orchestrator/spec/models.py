@@ -18,11 +18,13 @@ from orchestrator.spec.types import (
     LabelKey,
     LabelValue,
     Name,
+    OwnName,
     PythonName,
     Rate,
     RegistryPrefix,
     RelPath,
     Sha256,
+    SignatureName,
     Size,
     TensorName,
 )
@@ -31,37 +33,57 @@ __all__ = [
     "BackendName",
     "Batching",
     "Benchmark",
+    "Deploy",
     "DimRange",
     "ExportedProgramSource",
+    "FolderDeploy",
     "Format",
     "Hardware",
     "Image",
+    "KerasSource",
     "LocalDeploy",
     "Metadata",
     "ModelDeployment",
     "ModelSection",
     "Objective",
+    "OnnxSource",
     "Optimize",
     "Precision",
     "PytorchSource",
     "Replicas",
+    "SavedModelSource",
     "Serving",
     "Slo",
     "Source",
     "SourceKind",
     "Strict",
+    "Task",
     "TensorIn",
     "TensorOut",
+    "TfliteSource",
     "TorchscriptSource",
+    "TransformersSource",
     "Verify",
 ]
 
 Precision = Literal["fp32", "bf16", "int8"]
-Format = Literal["onnx", "torchscript", "exported-program"]
-BackendName = Literal["onnxruntime", "torchserve"]
-SourceKind = Literal["pytorch", "torchscript", "exported-program"]
+Format = Literal["onnx", "torchscript", "exported-program", "saved-model", "tflite"]
+BackendName = Literal["onnxruntime", "torchserve", "tensorflow-serving", "litert"]
+SourceKind = Literal[
+    "pytorch", "torchscript", "exported-program", "keras", "saved-model", "onnx", "tflite", "transformers"
+]
 Objective = Literal["latency", "throughput", "cost"]
-DtypeName = Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+DtypeName = Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool", "string"]
+Task = Literal[
+    "auto",
+    "feature-extraction",
+    "sentence-embedding",
+    "text-classification",
+    "token-classification",
+    "fill-mask",
+    "question-answering",
+    "image-classification",
+]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # A plain union makes pydantic report every arm. These say which arm a value is meant for; the tags stand in brackets so
@@ -161,8 +183,59 @@ class ExportedProgramSource(Strict):
     sha256: _Sha256 | None = None
 
 
+class KerasSource(Strict):
+    """A whole Keras model, `.keras` or `.h5`, without code of its own."""
+
+    kind: Literal["keras"]
+    weights: _Weights
+    sha256: _Sha256 | None = None
+
+
+_Folder = Annotated[RelPath, Field(description="The folder, relative to the spec.", examples=["model"])]
+_SignatureName = Field(default="serving_default", description="Which of the model's signatures is served.")
+
+
+class SavedModelSource(Strict):
+    """A SavedModel folder of TensorFlow."""
+
+    kind: Literal["saved-model"]
+    weights: _Folder
+    signature: SignatureName = _SignatureName
+
+
+class OnnxSource(Strict):
+    """An ONNX model; its external data lie beside it."""
+
+    kind: Literal["onnx"]
+    weights: _Weights
+    sha256: _Sha256 | None = None
+
+
+class TfliteSource(Strict):
+    """A LiteRT (TFLite) model."""
+
+    kind: Literal["tflite"]
+    weights: _Weights
+    sha256: _Sha256 | None = None
+
+
+class TransformersSource(Strict):
+    """A folder of the Transformers library: config.json, the tokenizer and safetensors. Its code is never run."""
+
+    kind: Literal["transformers"]
+    weights: _Folder
+    task: Task = Field(default="auto", description="What the model is asked; `auto` reads it from its configuration.")
+
+
 Source = Annotated[
-    PytorchSource | TorchscriptSource | ExportedProgramSource,
+    PytorchSource
+    | TorchscriptSource
+    | ExportedProgramSource
+    | KerasSource
+    | SavedModelSource
+    | OnnxSource
+    | TfliteSource
+    | TransformersSource,
     Field(discriminator="kind", description="Where the model comes from.", examples=[{"kind": "pytorch"}]),
 ]
 
@@ -174,12 +247,16 @@ _Shape = Annotated[
 ]
 
 
+_own_name = Field(default=None, description="The model's own name of it, where `name` is another.")
+
+
 class TensorIn(Strict):
     """One input."""
 
     name: TensorName = Field(examples=["image"])
     dtype: DtypeName = Field(examples=["float32"])
     shape: _Shape = Field(examples=[["batch", 3, 224, 224]])
+    tensor: OwnName | None = _own_name
 
 
 class TensorOut(Strict):
@@ -187,6 +264,7 @@ class TensorOut(Strict):
 
     name: TensorName = Field(examples=["logits"])
     shape: _Shape | None = Field(default=None, description="Checked against the model if given.")
+    tensor: OwnName | None = _own_name
 
 
 class DimRange(Strict):
@@ -201,9 +279,17 @@ class ModelSection(Strict):
 
     source: Source
     inputs: list[TensorIn] = Field(
-        min_length=1, max_length=64, description="In the order in which the model takes them."
+        default=[],
+        min_length=1,
+        max_length=64,
+        description="In the order in which the model takes them; read from the model where its kind says them.",
     )
-    outputs: list[TensorOut] = Field(min_length=1, max_length=64, description="In the model's order.")
+    outputs: list[TensorOut] = Field(
+        default=[],
+        min_length=1,
+        max_length=64,
+        description="In the model's order; read from the model where its kind says them.",
+    )
     dims: dict[DimName, DimRange] = Field(
         default_factory=dict, max_length=64, description="The range of every named dimension."
     )
@@ -220,7 +306,7 @@ class Optimize(Strict):
     precisions: Annotated[
         Annotated[list[Precision], Field(min_length=1, max_length=3), Tag(_OTHER)] | _Auto, _by_text
     ] = Field(default="auto", description="Numeric precisions to try.")
-    formats: Annotated[Annotated[list[Format], Field(min_length=1, max_length=3), Tag(_OTHER)] | _Auto, _by_text] = (
+    formats: Annotated[Annotated[list[Format], Field(min_length=1, max_length=5), Tag(_OTHER)] | _Auto, _by_text] = (
         Field(default="auto", description="Model formats to try.")
     )
     time_budget: Duration = Field(
@@ -283,7 +369,7 @@ class Replicas(Strict):
 class Serving(Strict):
     """How it is served."""
 
-    backend: Literal[BackendName, "auto"] = Field(
+    backend: Literal["onnxruntime", "torchserve", "tensorflow-serving", "auto"] = Field(
         default="auto", description="The server; by default the best measured."
     )
     batching: Annotated[Annotated[Batching, Tag(_OTHER)] | _Auto, _by_text] = Field(
@@ -306,6 +392,25 @@ class LocalDeploy(Strict):
     port: int | None = Field(default=None, ge=1024, le=65535, description="By default a free one, kept over updates.")
 
 
+class FolderDeploy(Strict):
+    """Into a folder, which a device or a server of one's own reads."""
+
+    target: Literal["folder"]
+    path: RelPath = Field(description="The folder, relative to the spec.", examples=["deployed"])
+    versions: int = Field(
+        default=2, ge=1, le=10, description="How many versions TensorFlow Serving serves at once, the newest ones."
+    )
+
+
+def _local_by_default(value: object) -> object:
+    return {"target": "local", **value} if isinstance(value, dict) else value
+
+
+Deploy = Annotated[
+    Annotated[LocalDeploy | FolderDeploy, Field(discriminator="target")], BeforeValidator(_local_by_default)
+]
+
+
 class ModelDeployment(Strict):
     """A whole spec."""
 
@@ -321,7 +426,7 @@ class ModelDeployment(Strict):
     optimize_for: Objective = Field(default="latency", description="What decides between candidates that meet the SLO.")
     serving: Serving = _section()
     image: Image = _section()
-    deploy: LocalDeploy = _section()
+    deploy: Deploy = _section()
 
     def path(self, relative: str, base: Path) -> Path:
         """A path of this spec, which lies in `base`, made absolute."""

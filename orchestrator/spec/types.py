@@ -23,11 +23,13 @@ __all__ = [
     "LabelKey",
     "LabelValue",
     "Name",
+    "OwnName",
     "PythonName",
     "Rate",
     "RegistryPrefix",
     "RelPath",
     "Sha256",
+    "SignatureName",
     "Size",
     "TensorName",
 ]
@@ -182,6 +184,14 @@ EnvironmentName = Annotated[
 TensorName = Annotated[
     str,
     _text(r"^[A-Za-z_][A-Za-z0-9_.]{0,63}$", "letters, digits, `_` and `.`, not starting with a digit, at most 64"),
+]
+OwnName = Annotated[
+    str, _text(r"^[^\x00-\x1f\x7f]{1,256}$", "the name that the model has for it, at most 256 characters")
+]
+"""What a model calls one of its tensors; it never reaches a rendered file."""
+
+SignatureName = Annotated[
+    str, _text(r"^[A-Za-z_][A-Za-z0-9_./-]{0,127}$", "the name of a signature, such as `serving_default`, at most 128")
 ]
 DimName = Annotated[
     str,

@@ -23,7 +23,7 @@ from orchestrator.store.failures import store_errors
 if TYPE_CHECKING:
     from orchestrator.store.home import Home
 
-__all__ = ["FileEntry", "Manifest", "StatCache", "digest_file", "digest_tree", "sha256_bytes"]
+__all__ = ["FileEntry", "Manifest", "StatCache", "digest_file", "digest_path", "digest_tree", "sha256_bytes"]
 
 _DOMAIN = b"mlo.tree.v1\0"
 _TRIES = 3
@@ -200,6 +200,15 @@ def digest_file(path: Path, cache: StatCache | None = None) -> str:
                 cache.put(absolute, after, digest)
             return digest
     raise OSError(errno.EBUSY, "it keeps changing while it is read", str(path))
+
+
+def digest_path(path: Path, cache: StatCache | None = None) -> str:
+    """The digest of a file's content, or of the folder at `path` as a tree.
+
+    Raises:
+        OSError: as `digest_file`; StoreFailed: as `digest_tree`.
+    """
+    return digest_tree(path, cache).digest if path.is_dir() else digest_file(path, cache)
 
 
 def _read(path: Path) -> tuple[os.stat_result, str, os.stat_result]:

@@ -1,0 +1,49 @@
+"""LiteRT models for devices: a folder with the model and what it takes. There is no server; the device runs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.backends.folder import copy_file, json_text, model_file, write_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.backends.backend import ServingSettings
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["LITERT", "LiteRt"]
+
+
+class LiteRt:
+    """See `orchestrator.backends.backend.Packaging`."""
+
+    name = "litert"
+    formats: tuple[str, ...] = ("tflite",)
+    tools: tuple[str, ...] = ("ai-edge-litert",)
+    least_startup = 60
+
+    def refuses(self, signature: Signature) -> str | None:
+        """Strings: LiteRT's kernels for them are not in its interpreter for Python."""
+        texts = [tensor.name for tensor in signature.inputs if tensor.dtype == "string"]
+        return f"the input {texts[0]} is a string, which LiteRT does not take" if texts else None
+
+    def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
+        """Leave `model.tflite`, and `model.json` with its signature, its digest and what it was measured with."""
+        sha256 = copy_file(model_file(settings.format, variant), folder / "model.tflite")
+        document = {
+            "name": settings.name,
+            "file": "model.tflite",
+            "sha256": sha256,
+            "variant": settings.variant,
+            "precision": settings.precision,
+            "signature": settings.signature.as_json(),
+            "threads": settings.threads,
+            "tools": dict(settings.tools),
+            "spec_digest": settings.spec_digest,
+            "decision_digest": settings.decision_digest,
+        }
+        write_file(folder / "model.json", json_text(document))
+
+
+LITERT = LiteRt()

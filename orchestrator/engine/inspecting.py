@@ -1,0 +1,65 @@
+"""Reads a model's tensors for its plan: the step `inspect`, which runs while planning, once for each model file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from orchestrator.engine.events import Observer, StepEnded
+from orchestrator.engine.execute import Executor
+from orchestrator.engine.run import failure_diagnostic
+from orchestrator.engine.stop import Stop, stop_on_signals
+from orchestrator.errors import Interrupted, StepFailed
+from orchestrator.plan.resolve import Resolver
+from orchestrator.plan.source_steps import inspect_step
+from orchestrator.plan.step import Plan
+from orchestrator.spec.load import LoadedSpec
+from orchestrator.store.digest import StatCache
+from orchestrator.store.home import Home
+from orchestrator.store.trees import TreeStore
+
+__all__ = ["read_model"]
+
+
+class _AtOnce(Stop):
+    """Ctrl-C ends it the first time: nothing is lost."""
+
+    def ask(self) -> int:
+        """See `Stop.ask`."""
+        super().ask()
+        self.announced = 2
+        return super().ask()
+
+
+def read_model(loaded: LoadedSpec, home: Home, cache: StatCache, observer: Observer) -> dict[str, Any] | None:
+    """`found.json` of the spec's model; None for a kind of source whose files do not say their tensors.
+
+    It is cached like every step: a model that was read before costs a look at its file's digest.
+
+    Raises:
+        SpecInvalid: a package is missing, or the file cannot be read; StepFailed: the model is not what it should be.
+        Interrupted: Ctrl-C.
+    """
+    step = inspect_step(loaded)
+    if step is None:
+        return None
+    plan = Plan(loaded.spec.metadata.name, (step,), (), loaded.folder)
+    resolver = Resolver(loaded, plan, home, cache)
+    resolved = resolver.resolve(step, {})
+    assert resolved is not None, "its inputs are files of the user's"
+    outcome, stop = resolved.outcome, _AtOnce()
+    if outcome is None:
+        with home.in_use(f"reading the model of {plan.name}"), stop_on_signals(stop):
+            outcome = Executor(plan, resolver, home, observer, stop).compute(step, resolved, {})
+        seconds = outcome.receipt.seconds if outcome.receipt is not None else 0.0
+        observer(StepEnded(step.id, "done" if outcome.status == "done" else "failed", seconds, ""))
+    if outcome.status != "done":
+        error = outcome.error or {}
+        raised = Interrupted if stop.level else StepFailed
+        raise raised(failure_diagnostic(loaded, error))
+    assert outcome.receipt is not None
+    assert outcome.receipt.manifest is not None
+    folder = TreeStore(home).path(outcome.receipt.manifest.digest)
+    document: dict[str, Any] = json.loads(Path(folder, "found.json").read_text(encoding="utf-8"))
+    return document

@@ -1,0 +1,309 @@
+"""What was read from a model file, joined with what the spec says: one signature, and the model's own names for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import SpecInvalid
+from orchestrator.spec.load import LoadedSpec
+from orchestrator.spec.models import DtypeName, TensorIn, TensorOut
+from orchestrator.spec.places import did_you_mean
+from orchestrator.spec.signature import Dim, Signature, Tensor, declared_signature
+
+__all__ = ["DEFAULT_BATCH", "PlannedModel", "planned_model", "spec_name"]
+
+DEFAULT_BATCH = (1, 64)
+"""The range of the batch dimension where neither the spec nor the model says one."""
+
+_TENSOR_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")
+_DIM_NAME = re.compile(r"[a-z_][a-z0-9_]{0,31}")
+_DTYPES = frozenset(get_args(DtypeName))
+_Role = Literal["inputs", "outputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """A model as its plan takes it.
+
+    Attributes:
+        signature: with the spec's names; output shapes may be unknown until the model was run.
+        names: `inputs` and `outputs`: the spec's name of each tensor → the model's own; empty where tensors are known by
+            their place.
+        files: further files of the model, relative to the folder of its file.
+        notes: what a reviewer of the plan should know, a sentence each.
+        was_read: whether any of it was read from the model.
+    """
+
+    signature: Signature
+    names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    files: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    was_read: bool = False
+
+
+def planned_model(loaded: LoadedSpec, found: Mapping[str, Any] | None) -> PlannedModel:
+    """The signature that the plan is made with.
+
+    Args:
+        loaded: the spec.
+        found: `found.json` of the step `inspect`; None for kinds that are not inspected.
+
+    Raises:
+        SpecInvalid: E127 a dimension has no range, E128 a tensor that mlo does not serve, E129 the spec declares what the
+            model does not have.
+    """
+    if found is None:
+        return PlannedModel(declared_signature(loaded.spec))
+    return _Joined(loaded, found).model()
+
+
+def spec_name(own: str, taken: Iterable[str] = ()) -> str:
+    """A name that a spec can hold for a tensor that the model calls `own`: `serving_default_x:0` → `serving_default_x_0`."""
+    name = own if _TENSOR_NAME.fullmatch(own) else re.sub(r"[^A-Za-z0-9_.]+", "_", own).strip("._")[:60] or "tensor"
+    if not re.match(r"[A-Za-z_]", name):
+        name = f"_{name}"
+    unique, number = name, 2
+    while unique in set(taken):
+        unique, number = f"{name}_{number}", number + 1
+    return unique
+
+
+def _dim_name(own: str) -> str:
+    name = re.sub(r"[^a-z0-9_]+", "_", own.lower()).strip("_")[:32]
+    return name if _DIM_NAME.fullmatch(name) else f"_{name}"[:32]
+
+
+class _Joined:
+    def __init__(self, loaded: LoadedSpec, found: Mapping[str, Any]) -> None:
+        self._loaded = loaded
+        self._spec = loaded.spec.model
+        self._found = found
+        self._notes = list(found["notes"])
+        self._problems: list[Diagnostic] = []
+        self._ranges = {_dim_name(own): (low, high) for own, (low, high) in found["ranges"].items()}
+
+    def model(self) -> PlannedModel:
+        inputs, input_names = self._inputs()
+        self._stop_on_problems()
+        batch = _common_first(inputs)
+        outputs, output_names = self._outputs(batch, {dim for t in inputs for dim in t.shape or ()})
+        dims = self._dims(inputs, outputs, batch)
+        self._stop_on_problems()
+        return PlannedModel(
+            Signature(tuple(inputs), tuple(outputs), dims, batch),
+            {"inputs": input_names, "outputs": output_names},
+            tuple(self._found["files"]),
+            tuple(self._notes),
+            was_read=not self._spec.inputs or not self._spec.outputs,
+        )
+
+    def _stop_on_problems(self) -> None:
+        if self._problems:
+            raise SpecInvalid(*self._problems)
+
+    def _inputs(self) -> tuple[list[Tensor], dict[str, str]]:
+        everything = self._found["inputs"]
+        if not self._spec.inputs:
+            names: dict[str, str] = {}
+            tensors = []
+            # The batch is what all inputs have as their first dimension, as long as it is open.
+            firsts = {(t["shape"] or [0])[0] for t in everything}
+            batched = bool(firsts) and all(first is None or isinstance(first, str) for first in firsts)
+            batch = _batch_name(firsts) if batched else None
+            for own in everything:
+                name = spec_name(own["tensor"], names)
+                names[name] = own["tensor"]
+                tensors.append(Tensor(name, self._dtype(own, "input"), self._shape(own, name, batch)))
+            return tensors, names
+        names = {}
+        for index, declared in enumerate(self._spec.inputs):
+            own = self._match("inputs", index, declared, everything)
+            if own is not None:
+                names[declared.name] = own["tensor"]
+                self._compare("inputs", index, declared, own)
+        missing = [t["tensor"] for t in everything if t["tensor"] not in names.values()]
+        if missing and not self._problems:
+            self._problems.append(
+                Diagnostic(
+                    "E129",
+                    f"the model takes {_listed(missing)} too, which `inputs` does not declare",
+                    self._loaded.span(("model", "inputs"), key=True),
+                    remedy="declare every input, or leave `inputs` out, and it is read from the model",
+                )
+            )
+        return [Tensor(t.name, t.dtype, tuple(t.shape)) for t in self._spec.inputs], names
+
+    def _outputs(self, batch: str | None, known: set[Dim]) -> tuple[list[Tensor], dict[str, str]]:
+        everything = self._found["outputs"]
+        names: dict[str, str] = {}
+        tensors: list[Tensor] = []
+        if self._spec.outputs:
+            for index, declared in enumerate(self._spec.outputs):
+                own = self._match("outputs", index, declared, everything)
+                if own is not None:
+                    names[declared.name] = own["tensor"]
+                tensors.append(Tensor(declared.name, "", None if declared.shape is None else tuple(declared.shape)))
+            return tensors, names
+        for own in everything:
+            name = spec_name(own["tensor"], names)
+            names[name] = own["tensor"]
+            self._dtype(own, "output")
+            # A dimension that no input has is found by running the model, and with it the whole shape.
+            shape = [batch if axis == 0 and size is None else size for axis, size in enumerate(own["shape"] or [])]
+            dims = tuple(_dim_name(d) if isinstance(d, str) else d for d in shape)
+            whole = own["shape"] is not None and all(isinstance(d, int) or d in known for d in dims)
+            tensors.append(Tensor(name, "", tuple(d for d in dims if d is not None) if whole else None))
+        return tensors, names
+
+    def _dtype(self, own: Mapping[str, Any], what: str) -> str:
+        if own["dtype"] not in _DTYPES:
+            self._problems.append(
+                Diagnostic(
+                    "E128",
+                    f"the {what} `{own['tensor']}` is {own['dtype']}, which mlo does not serve",
+                    self._loaded.span(("model", "source")),
+                    remedy=f"let the model {'take' if what == 'input' else 'return'} one of {', '.join(get_args(DtypeName))}"
+                    + ("" if what == "input" else ", or declare only the other `outputs`"),
+                )
+            )
+        return str(own["dtype"])
+
+    def _shape(self, own: Mapping[str, Any], name: str, batch: str | None) -> tuple[Dim, ...]:
+        if own["shape"] is None:
+            self._problems.append(
+                Diagnostic(
+                    "E127",
+                    f"the model does not say how many dimensions its input `{own['tensor']}` has",
+                    self._loaded.span(("model",), key=True),
+                    remedy=f"declare it: `inputs: [{{name: {name}, dtype: {own['dtype']}, shape: [batch, ...]}}, ...]`",
+                )
+            )
+            return ()
+        shape: list[Dim] = []
+        for axis, size in enumerate(own["shape"]):
+            if axis == 0 and batch is not None:
+                shape.append(batch)
+            elif size is None:
+                shape.append(_dim_name(f"{name}_{axis}"))
+            else:
+                shape.append(_dim_name(size) if isinstance(size, str) else size)
+        return tuple(shape)
+
+    def _dims(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], batch: str | None
+    ) -> dict[str, tuple[int, int]]:
+        declared = {name: (dim.min, dim.max) for name, dim in self._spec.dims.items()}
+        dims: dict[str, tuple[int, int]] = {}
+        for tensor in (*inputs, *outputs):
+            for axis, dim in enumerate(tensor.shape or ()):
+                if not isinstance(dim, str) or dim in dims:
+                    continue
+                bounds = declared.get(dim) or self._ranges.get(dim)
+                if bounds is None and dim == batch:
+                    bounds = DEFAULT_BATCH
+                    self._notes.append(
+                        f"`dims` gives no range for `{dim}`: {DEFAULT_BATCH[0]} to {DEFAULT_BATCH[1]} is assumed"
+                    )
+                if bounds is None:
+                    self._no_range(dim, axis, tensor)
+                    continue
+                dims[dim] = bounds
+        for name in declared:
+            if name not in dims and not self._problems:
+                self._problems.append(
+                    Diagnostic(
+                        "E129",
+                        f"the model has no dimension `{name}`",
+                        self._loaded.span(("model", "dims", name), key=True),
+                        label=did_you_mean(name, dims),
+                        remedy=f"its open dimensions are {_listed(dims)}" if dims else "all its dimensions are fixed",
+                    )
+                )
+        return dims
+
+    def _no_range(self, dim: str, axis: int, tensor: Tensor) -> None:
+        self._problems.append(
+            Diagnostic(
+                "E127",
+                f"dimension `{dim}` has no range",
+                self._loaded.span(("model", "dims") if self._spec.dims else ("model",), key=True),
+                cause=f"dimension {axis} of `{tensor.name}` is open in the model, which does not say how large it may be",
+                remedy=f"add `{dim}: {{min: 1, max: 128}}` to `model.dims`, with the sizes that can come",
+            )
+        )
+
+    def _match(
+        self, role: _Role, index: int, declared: TensorIn | TensorOut, everything: Sequence[Mapping[str, Any]]
+    ) -> Mapping[str, Any] | None:
+        wanted = declared.tensor or declared.name
+        for same in (lambda own: own == wanted, lambda own: spec_name(own) == wanted):
+            for own in everything:
+                if same(own["tensor"]):
+                    return own
+        owns = [own["tensor"] for own in everything]
+        key = "tensor" if declared.tensor is not None else "name"
+        self._problems.append(
+            Diagnostic(
+                "E129",
+                f"the model has no {role[:-1]} `{wanted}`",
+                self._loaded.span(("model", role, index, key)),
+                label=did_you_mean(wanted, owns),
+                cause=f"its {role} are {_listed(owns)}",
+                remedy=f"write `{{name: {declared.name}, tensor: {owns[0]!r}, ...}}` to give one of them another name"
+                if owns
+                else "",
+            )
+        )
+        return None
+
+    def _compare(self, role: _Role, index: int, declared: TensorIn, own: Mapping[str, Any]) -> None:
+        at: tuple[str | int, ...] = ("model", role, index)
+        if own["dtype"] != declared.dtype:
+            self._differs((*at, "dtype"), f"`{declared.name}` is {own['dtype']} in the model", declared.dtype)
+        if own["shape"] is None:
+            return
+        shown = "[" + ", ".join("?" if size is None else str(size) for size in own["shape"]) + "]"
+        if len(own["shape"]) != len(declared.shape):
+            self._differs((*at, "shape"), f"`{declared.name}` has the shape {shown} in the model", "another rank")
+            return
+        for axis, (size, wanted) in enumerate(zip(own["shape"], declared.shape, strict=True)):
+            if not isinstance(size, int):
+                continue
+            if isinstance(wanted, str):
+                bounds = self._spec.dims.get(wanted)
+                fits = bounds is None or (bounds.min, bounds.max) == (size, size)
+            else:
+                fits = wanted == size
+            if not fits:
+                self._differs(
+                    (*at, "shape", axis), f"dimension {axis} of `{declared.name}` is {size} in the model", wanted
+                )
+
+    def _differs(self, at: tuple[str | int, ...], message: str, wanted: object) -> None:
+        self._problems.append(
+            Diagnostic(
+                "E129",
+                f"{message}, and the spec declares {wanted}",
+                self._loaded.span(at),
+                remedy="correct it, or leave `inputs` out, and it is read from the model",
+            )
+        )
+
+
+def _batch_name(firsts: Iterable[Any]) -> str:
+    named = {first for first in firsts if first is not None}
+    return _dim_name(named.pop()) if len(named) == 1 else "batch"
+
+
+def _common_first(inputs: Sequence[Tensor]) -> str | None:
+    firsts = {tensor.shape[0] if tensor.shape else None for tensor in inputs}
+    first = firsts.pop() if len(firsts) == 1 else None
+    return first if isinstance(first, str) else None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "nothing"
