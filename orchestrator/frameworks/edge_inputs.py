@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.frameworks.dtypes import element_bytes
 from orchestrator.frameworks.samples import FLOAT_RANGE
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def largest_size(signature: Signature, sizes: Mapping[str, int], dim: str) -> in
     def call_bytes(size: int) -> int:
         at = {**sizes, dim: size}
         return sum(
-            int(np.prod(signature.shape_at(tensor, at), dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
+            int(np.prod(signature.shape_at(tensor, at), dtype=np.int64)) * element_bytes(tensor.dtype)
             for tensor in signature.inputs
         )
 
@@ -81,7 +82,10 @@ def largest_size(signature: Signature, sizes: Mapping[str, int], dim: str) -> in
 
 
 def edge_cases(samples: Samples, signature: Signature) -> list[EdgeCase]:
-    """Zeros, the samples' extreme values, and the smallest and largest size of every dimension, in a fixed order."""
+    """Zeros, the samples' extreme values, and the smallest and largest size of every dimension, in a fixed order.
+
+    The zero of a text is the empty one, its extreme values are the longest and the shortest of the samples.
+    """
     sizes = sizes_of(samples, signature)
     used = [dim for dim in sizes if any(dim in (tensor.shape or ()) for tensor in signature.inputs)]
     smallest = call_at(samples, signature, sizes)
@@ -111,5 +115,8 @@ def _extreme(samples: Samples, name: str, *, largest: bool) -> Any:
     if not samples.real and array.dtype.kind == "f":
         return FLOAT_RANGE if largest else -FLOAT_RANGE
     if array.size == 0:
-        return 0
+        return array.dtype.type()
+    if array.dtype.kind == "U":
+        lengths = np.strings.str_len(array)
+        return array.flat[lengths.argmax() if largest else lengths.argmin()]
     return array.max() if largest else array.min()

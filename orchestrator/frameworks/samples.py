@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.frameworks.dtypes import STRING, element_bytes
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ LABELS = "labels"
 
 FLOAT_RANGE = 3.0
 """Random floats lie in [-3, 3]."""
+
+LONGEST_WORD = 8
+"""Random texts are words of lower-case letters, at most so long."""
 
 RANDOM_ROWS = 32
 RANDOM_INNER_SIZE = 32
@@ -106,18 +110,26 @@ def read_samples(path: Path, signature: Signature, max_rows: int) -> Samples:
 def random_samples(signature: Signature, seed: int) -> Samples:
     """Random rows within the signature, the same for the same seed.
 
-    Floats are normal with standard deviation 1, cut at 3; integers are 0 or 1, since their range is not known.
+    Floats are normal with standard deviation 1, cut at 3; integers are 0 or 1, since their range is not known; texts are
+    words that mean nothing.
     Named dimensions other than the batch are 32, or as near to it as their range allows.
     """
     random = np.random.default_rng(seed)
     notes = ["samples: none are given, so the inputs are random"]
     sizes = {name: min(max(RANDOM_INNER_SIZE, low), high) for name, (low, high) in signature.dims.items()}
     shapes = {tensor.name: row_shape(tensor, signature, sizes) for tensor in signature.inputs}
-    row_bytes = sum(np.dtype(t.dtype).itemsize * int(np.prod(shapes[t.name])) for t in signature.inputs)
+    row_bytes = sum(element_bytes(t.dtype) * int(np.prod(shapes[t.name])) for t in signature.inputs)
     rows = max(1, min(RANDOM_ROWS, MAX_BYTES // max(1, row_bytes)))
     inputs: dict[str, Array] = {}
     for tensor in signature.inputs:
-        shape, dtype = (rows, *shapes[tensor.name]), np.dtype(tensor.dtype)
+        shape = rows, *shapes[tensor.name]
+        if tensor.dtype == STRING:
+            inputs[tensor.name] = _words(random, shape)
+            notes.append(
+                f"samples: what the texts of the input `{tensor.name}` say is not known; random words are used"
+            )
+            continue
+        dtype = np.dtype(tensor.dtype)
         if dtype.kind == "f":
             inputs[tensor.name] = random.standard_normal(shape).clip(-FLOAT_RANGE, FLOAT_RANGE).astype(dtype)
             continue
@@ -127,13 +139,20 @@ def random_samples(signature: Signature, seed: int) -> Samples:
     return Samples(inputs, None, real=False, notes=tuple(notes))
 
 
+def _words(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    letters = random.integers(ord("a"), ord("z") + 1, (*shape, LONGEST_WORD), dtype=np.uint32)
+    # A character of numpy's unicode is a 32-bit code; zeros at the end are no characters.
+    letters[np.arange(LONGEST_WORD) >= random.integers(2, LONGEST_WORD + 1, (*shape, 1))] = 0
+    return letters.view(f"U{LONGEST_WORD}").reshape(shape)
+
+
 def row_shape(tensor: Tensor, signature: Signature, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The shape of one row of an input: without the batch dimension, if the model has one."""
     return signature.shape_at(tensor, sizes)[0 if signature.batch is None else 1 :]
 
 
 def _load(path: Path) -> dict[str, Array]:
-    remedy = "save the inputs with numpy.savez(path, NAME=array, ...), in plain numeric types"
+    remedy = "save the inputs with numpy.savez(path, NAME=array, ...), as plain numbers, or texts as array.astype(str)"
     try:
         with path.open("rb") as opened:  # numpy leaves it open when the archive is damaged
             file = np.load(opened, allow_pickle=False)
@@ -164,6 +183,8 @@ def _array(file: Mapping[str, Array], name: str, remedy: str) -> Array:
 
 
 def _cast(tensor: Tensor, array: Array, notes: list[str]) -> Array:
+    if tensor.dtype == STRING:
+        return _texts(tensor, array, notes)
     wanted = np.dtype(tensor.dtype)
     if array.dtype == wanted:
         return np.ascontiguousarray(array)
@@ -185,6 +206,27 @@ def _cast(tensor: Tensor, array: Array, notes: list[str]) -> Array:
         )
     notes.append(f"samples: `{tensor.name}` was cast from {array.dtype} to {tensor.dtype}")
     return cast
+
+
+def _texts(tensor: Tensor, array: Array, notes: list[str]) -> Array:
+    cause = f"it is {array.dtype}, and numbers are no texts"
+    if array.dtype.kind == "U":
+        return np.ascontiguousarray(array)
+    if array.dtype.kind == "S":
+        try:
+            decoded = np.strings.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            cause = f"its bytes are not UTF-8: {error}"
+        else:
+            notes.append(f"samples: the bytes of `{tensor.name}` were read as UTF-8")
+            return np.ascontiguousarray(decoded)
+    raise StepError(
+        "E342",
+        f"the samples' array `{tensor.name}` does not hold texts, and the input is declared string",
+        cause=cause,
+        remedy="save it as array.astype(str), or declare what it is in `inputs:`",
+        at=_AT,
+    )
 
 
 def _check_shapes(inputs: Mapping[str, Array], signature: Signature) -> None:

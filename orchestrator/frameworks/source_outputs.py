@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from orchestrator.frameworks.dtypes import dtype_name
 from orchestrator.frameworks.edge_inputs import EdgeCase, call_at, edge_cases, largest_size, sizes_of
 from orchestrator.frameworks.samples import take_rows
 from orchestrator.spec.signature import Signature, Tensor
@@ -107,7 +108,7 @@ def resolve_outputs(answer: Answer, signature: Signature, samples: Samples) -> S
             shape.append(_dimension(signature, number, axis, found, dims))
         if signature.batch is not None and (not shape or shape[0] != signature.batch):
             raise _no_batch(declared, number, [array.shape for _, array in seen], signature.batch)
-        outputs.append(Tensor(declared.name, seen[0][1].dtype.name, tuple(shape)))
+        outputs.append(Tensor(declared.name, dtype_name(seen[0][1]), tuple(shape)))
     return replace(signature, outputs=tuple(outputs), dims=dims)
 
 
