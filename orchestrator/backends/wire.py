@@ -19,6 +19,9 @@ __all__ = ["DATATYPES", "decode_json", "encode_json"]
 DATATYPES = {
     "bool": "BOOL",
     "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
     "int8": "INT8",
     "int16": "INT16",
     "int32": "INT32",
@@ -29,21 +32,25 @@ DATATYPES = {
 }
 """numpy's dtype → the protocol's datatype."""
 
+_TEXT = "BYTES"
 _DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()} | {"BF16": "float32"}
 
 
 def encode_json(inputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, dict[str, str]]:
     """An inference request's body and headers; data lie flat, in row-major order.
 
+    Texts (numpy's unicode) go as BYTES.
+
     Raises:
         ValueError: a dtype that the protocol does not know.
     """
     tensors = []
     for name, array in inputs.items():
-        if array.dtype.name not in DATATYPES:
+        datatype = _TEXT if array.dtype.kind == "U" else DATATYPES.get(array.dtype.name)
+        if datatype is None:
             raise ValueError(f"input {name}: the protocol has no datatype for {array.dtype.name}")
-        head = {"name": name, "shape": list(array.shape), "datatype": DATATYPES[array.dtype.name]}
-        tensors.append(f'{json.dumps(head)[:-1]}, "data": {_numbers(array)}}}')
+        head = {"name": name, "shape": list(array.shape), "datatype": datatype}
+        tensors.append(f'{json.dumps(head)[:-1]}, "data": {_elements(array)}}}')
     return f'{{"inputs": [{", ".join(tensors)}]}}'.encode(), {"Content-Type": "application/json"}
 
 
@@ -53,19 +60,24 @@ def decode_json(body: bytes) -> dict[str, np.ndarray[Any, Any]]:
     Raises:
         ValueError: the body is no such answer.
     """
-    import numpy as np  # noqa: PLC0415 - the command line starts without numpy
-
     try:
         outputs = json.loads(body)["outputs"]
-        return {
-            tensor["name"]: np.array(tensor["data"], dtype=_DTYPES[tensor["datatype"]]).reshape(tensor["shape"])
-            for tensor in outputs
-        }
+        return {tensor["name"]: _array(tensor).reshape(tensor["shape"]) for tensor in outputs}
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"not an inference answer: {type(error).__name__}: {error}") from error
 
 
-def _numbers(array: np.ndarray[Any, Any]) -> str:
+def _array(tensor: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    import numpy as np  # noqa: PLC0415 - the command line starts without numpy
+
+    if tensor["datatype"] != _TEXT:
+        return np.array(tensor["data"], dtype=_DTYPES[tensor["datatype"]])
+    if not all(isinstance(item, str) for item in tensor["data"]):
+        raise TypeError(f"{tensor['name']} has an element that is no text")
+    return np.array(tensor["data"], dtype=np.str_)
+
+
+def _elements(array: np.ndarray[Any, Any]) -> str:
     text = json.dumps(array.ravel().tolist())
     # Only numbers stand in this text, so the two words can be nothing but the values that JSON lacks.
     return text.replace("NaN", "null").replace("Infinity", "1e999") if array.dtype.kind == "f" else text

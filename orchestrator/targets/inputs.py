@@ -19,6 +19,7 @@ __all__ = ["read_inputs"]
 
 Array = np.ndarray[Any, Any]
 
+_TEXT = "string"
 _FORMS = '{"NAME": [[...]]}, {"inputs": {"NAME": [[...]]}} or a request of the Open Inference Protocol'
 
 
@@ -37,7 +38,7 @@ def read_inputs(path: Path, signature: Signature) -> dict[str, Array]:
         UsageError: E614 the file cannot be read, or does not fit the signature.
     """
     try:
-        found = _read_npz(path, signature) if path.suffix == ".npz" else _read_json(path)
+        found = _read_npz(path, signature) if path.suffix == ".npz" else _read_json(path, signature)
         _check_names(found, signature)
         arrays = {tensor.name: _typed(tensor, found[tensor.name]) for tensor in signature.inputs}
         _check_finite(arrays)
@@ -82,7 +83,7 @@ def _read_npz(path: Path, signature: Signature) -> dict[str, Array]:
         raise _UnfitError(f"it is not an .npz file of plain arrays: {error}") from error
 
 
-def _read_json(path: Path) -> dict[str, Array]:
+def _read_json(path: Path, signature: Signature) -> dict[str, Array]:
     if path.suffix != ".json":
         raise _UnfitError("the file's name has to end in .json or .npz")
     try:
@@ -92,30 +93,36 @@ def _read_json(path: Path) -> dict[str, Array]:
     except ValueError as error:  # no UTF-8, or no JSON: the message has the line and column
         raise _UnfitError(f"it is not JSON: {error}") from error
     body = document.get("inputs", document) if isinstance(document, dict) else document
+    texts = {tensor.name for tensor in signature.inputs if tensor.dtype == _TEXT}
     if isinstance(body, list) and isinstance(document, dict):
-        return dict(_protocol_tensor(tensor) for tensor in body)
+        return dict(_protocol_tensor(tensor, texts) for tensor in body)
     if not isinstance(body, dict):
         raise _UnfitError(f"it has to hold {_FORMS}")
-    return {name: _array(name, value) for name, value in body.items()}
+    return {name: _array(name, value, text=name in texts) for name, value in body.items()}
 
 
-def _protocol_tensor(tensor: Any) -> tuple[str, Array]:
+def _protocol_tensor(tensor: Any, texts: set[str]) -> tuple[str, Array]:
     try:
         name, shape, data = str(tensor["name"]), tensor["shape"], tensor["data"]
     except (TypeError, KeyError) as error:
         raise _UnfitError('every entry of "inputs" needs "name", "shape" and "data"') from error
-    array = _array(name, data)
+    array = _array(name, data, text=name in texts)
     try:
         return name, array.reshape(shape)
     except (TypeError, ValueError) as error:
-        raise _UnfitError(f"input {name}: {array.size} numbers do not make the shape {shape}") from error
+        raise _UnfitError(f"input {name}: {array.size} elements do not make the shape {shape}") from error
 
 
-def _array(name: str, value: Any) -> Array:
+def _array(name: str, value: Any, *, text: bool) -> Array:
     try:
-        array = np.array(value)
+        # numpy would make texts of numbers that stand beside texts.
+        array = np.array(value, dtype=object if text else None)
     except (ValueError, OverflowError) as error:
         raise _UnfitError(f"input {name}: its rows are of different lengths") from error
+    if text:
+        if not all(isinstance(item, str) for item in array.flat):
+            raise _UnfitError(f"input {name}: it holds something that is not a text")
+        return array.astype(np.str_)
     if array.dtype.kind not in "biuf" and array.size:
         raise _UnfitError(f"input {name}: it holds something that is not a number")
     return array
@@ -123,6 +130,10 @@ def _array(name: str, value: Any) -> Array:
 
 def _typed(tensor: Tensor, array: Array) -> Array:
     """The array in the tensor's dtype, if no value changes but by rounding."""
+    if tensor.dtype == _TEXT:
+        return _texts(tensor.name, array)
+    if array.dtype.kind not in "biuf":
+        raise _UnfitError(f"input {tensor.name}: it holds {array.dtype}, and the model takes {tensor.dtype}")
     wanted = np.dtype(tensor.dtype)
     # A JSON file has no dtypes: 1 may be meant as 1.0, and a whole 1.0 as 1.
     with np.errstate(all="ignore"):
@@ -132,6 +143,16 @@ def _typed(tensor: Tensor, array: Array) -> Array:
     if not kept:
         raise _UnfitError(f"input {tensor.name}: it holds numbers that {tensor.dtype} cannot hold")
     return cast
+
+
+def _texts(name: str, array: Array) -> Array:
+    try:
+        found = np.strings.decode(array, "utf-8") if array.dtype.kind == "S" else array
+    except UnicodeDecodeError as error:
+        raise _UnfitError(f"input {name}: its bytes are not UTF-8: {error}") from error
+    if found.dtype.kind != "U":
+        raise _UnfitError(f"input {name}: it holds {array.dtype}, and the model takes texts")
+    return found
 
 
 def _shaped(arrays: dict[str, Array], signature: Signature) -> dict[str, Array]:

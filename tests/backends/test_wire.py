@@ -26,6 +26,15 @@ def test_every_dtype_survives_the_way_there_and_back(dtype: str) -> None:
     np.testing.assert_array_equal(back, array)
 
 
+def test_texts_survive_the_way_there_and_back() -> None:
+    array = np.array([["NaN", "", 'say "no"'], ["Infinity", "schön", "\x01\n\U0001f680"]])
+    body, _ = encode_json({"a": array, "none": np.zeros((0, 2), np.str_)})
+    assert json.loads(body)["inputs"][0]["datatype"] == "BYTES"
+    back = decode_json(_echo(body))
+    np.testing.assert_array_equal(back["a"], array)
+    assert (back["none"].shape, back["none"].dtype.kind) == ((0, 2), "U")
+
+
 def test_what_json_lacks_travels_in_legal_json() -> None:
     array = np.array([np.nan, np.inf, -np.inf, 1.5, 3e38], dtype=np.float32)
     body, _ = encode_json({"NaN": array, "Infinity": np.array([1], dtype=np.int64)})
@@ -61,6 +70,7 @@ def test_a_dtype_that_the_protocol_lacks_is_refused() -> None:
         b'{"outputs": [{"name": "a", "shape": [2], "datatype": "FP32", "data": [1]}]}',
         b'{"outputs": [{"name": "a", "shape": [1], "datatype": "FP8", "data": [1]}]}',
         b'{"outputs": [{"name": "a", "shape": [1], "datatype": "INT8", "data": [999]}]}',
+        b'{"outputs": [{"name": "a", "shape": [1], "datatype": "BYTES", "data": [999]}]}',
     ],
 )
 def test_an_answer_that_is_none_is_a_value_error(body: bytes) -> None:

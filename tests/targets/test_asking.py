@@ -70,7 +70,7 @@ def test_a_single_row_gets_its_batch_dimension(tmp_path: Path) -> None:
         ('{"x": 1}', "input x: its shape is [], and the model takes [batch, 2]"),
         ('{"x": [[1e39, 1]]}', "input x: it holds numbers that float32 cannot hold"),
         ('{"inputs": [{"name": "x"}]}', 'every entry of "inputs" needs "name", "shape" and "data"'),
-        ('{"inputs": [{"name": "x", "shape": [3, 2], "data": [1]}]}', "1 numbers do not make the shape [3, 2]"),
+        ('{"inputs": [{"name": "x", "shape": [3, 2], "data": [1]}]}', "1 elements do not make the shape [3, 2]"),
         ("[" * 100000, "nested too deep"),
     ],
 )
@@ -83,6 +83,58 @@ def test_json_that_does_not_fit(tmp_path: Path, content: str, cause: str) -> Non
     assert str(file) in diagnostic.message
     assert cause in diagnostic.cause
     assert "x: float32 [batch, 2]" in diagnostic.remedy
+
+
+_TEXTS = Signature((Tensor("t", "string", ("batch", 2)),), (), {"batch": (1, 4)}, "batch")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"t": [["a", "schön"], ["", "1"]]},
+        {"inputs": [{"name": "t", "shape": [2, 2], "datatype": "BYTES", "data": ["a", "schön", "", "1"]}]},
+    ],
+)
+def test_texts_in_json(tmp_path: Path, document: Any) -> None:
+    file = tmp_path / "in.json"
+    file.write_text(json.dumps(document))
+    np.testing.assert_array_equal(read_inputs(file, _TEXTS)["t"], [["a", "schön"], ["", "1"]])
+
+
+@pytest.mark.parametrize("texts", [np.array([["a", "schön"]]), np.strings.encode(np.array([["a", "schön"]]), "utf-8")])
+def test_texts_in_npz_are_unicode_or_utf_8(tmp_path: Path, texts: Any) -> None:
+    np.savez(tmp_path / "in.npz", t=texts)
+    np.testing.assert_array_equal(read_inputs(tmp_path / "in.npz", _TEXTS)["t"], [["a", "schön"]])
+
+
+@pytest.mark.parametrize(
+    ("array", "cause"),
+    [
+        (np.ones((1, 2)), "input t: it holds float64, and the model takes texts"),
+        (np.array([[b"\xff", b"a"]]), "input t: its bytes are not UTF-8"),
+    ],
+)
+def test_npz_without_texts_is_refused(tmp_path: Path, array: Any, cause: str) -> None:
+    np.savez(tmp_path / "in.npz", t=array)
+    with pytest.raises(UsageError) as failure:
+        read_inputs(tmp_path / "in.npz", _TEXTS)
+    assert failure.value.diagnostics[0].cause.startswith(cause)
+
+
+@pytest.mark.parametrize("content", ['{"t": [["a", 1]]}', '{"t": [[null, "a"]]}', '{"t": 3}'])
+def test_json_without_texts_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "in.json"
+    file.write_text(content)
+    with pytest.raises(UsageError) as failure:
+        read_inputs(file, _TEXTS)
+    assert failure.value.diagnostics[0].cause == "input t: it holds something that is not a text"
+
+
+def test_texts_for_a_model_of_numbers_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", x=np.array([["1", "2"]]))
+    with pytest.raises(UsageError) as failure:
+        read_inputs(tmp_path / "in.npz", _SIGNATURE)
+    assert "and the model takes float32" in failure.value.diagnostics[0].cause
 
 
 @pytest.mark.parametrize(("k", "fits"), [("[1]", True), ("[1.0]", True), ("[1.5]", False), ("[true]", True)])
