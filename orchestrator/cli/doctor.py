@@ -84,7 +84,7 @@ def _wrapped(text: str, indent: str) -> list[str]:
 
 
 def _summary(rows: list[Finding]) -> str:
-    counts = Counter(row.status for row in rows)
+    counts = Counter[str](row.status for row in rows)
     said = ", ".join(f"{counts[status]} {status}" for status in _COLOURS if counts[status])
     broken = [row.name for row in rows if row.broken]
     return f"{said}; nothing works without {', '.join(broken)}" if broken else said

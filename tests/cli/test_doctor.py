@@ -130,7 +130,7 @@ def installed(folder: Path, *requirements: str) -> dict[str, str]:
 
 def test_a_package_that_every_command_needs_is_broken_when_it_is_missing(mlo: Mlo, tmp_path: Path) -> None:
     env = installed(tmp_path / "site", "click>=8.2", "not-there>=1")
-    rows = looked_at(mlo, code=1, **env)
+    rows = looked_at(mlo, 1, **env)
     assert set(rows) == {("mlo", "python"), ("mlo", "mlo")}
     assert rows["mlo", "mlo"]["found"] == "not-there is not installed"
 
@@ -143,7 +143,7 @@ def test_an_extra_names_what_is_missing_and_what_is_too_old(mlo: Mlo, tmp_path: 
         'numpy>=2000.1; extra == "onnx"',
         'click>=8; extra == "grpc"',
     )
-    rows = looked_at(mlo, **env)
+    rows = looked_at(mlo, 0, **env)
     torch, onnx, grpc = (rows["packages", name] for name in ("torch", "onnx", "grpc"))
     assert torch["status"] == "missing"
     assert torch["remedy"] == "pip install 'mlo[torch]'"
