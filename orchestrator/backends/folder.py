@@ -27,6 +27,9 @@ MODEL_FILES = {
 _BYTES_PER_NUMBER = 28
 """A float64 in JSON with its sign, exponent, comma and space."""
 
+_BYTES_PER_TEXT = 4096
+"""A text has no largest size; so much on average are a page or two."""
+
 
 def write_file(path: Path, content: str | bytes) -> None:
     """Write a file that everybody may read; folders above it come into being."""
@@ -69,9 +72,10 @@ def largest_batch(signature: Signature, wanted: int) -> int:
 def body_limit(signature: Signature) -> int:
     """Bytes that the largest legal call needs as JSON, with room to spare; between 1 MiB and 1 GiB."""
 
-    def elements(tensor: Tensor) -> int:
+    def needed(tensor: Tensor) -> int:
         largest = {name: bounds[1] for name, bounds in signature.dims.items()}
-        return 0 if tensor.shape is None else math.prod(signature.shape_at(tensor, largest))
+        elements = 0 if tensor.shape is None else math.prod(signature.shape_at(tensor, largest))
+        return elements * (_BYTES_PER_TEXT if tensor.dtype == "string" else _BYTES_PER_NUMBER)
 
-    numbers = max(sum(map(elements, signature.inputs)), sum(map(elements, signature.outputs)))
-    return min(max(numbers * _BYTES_PER_NUMBER + 2**16, 2**20), 2**30)
+    data = max(sum(map(needed, signature.inputs)), sum(map(needed, signature.outputs)))
+    return min(max(data + 2**16, 2**20), 2**30)

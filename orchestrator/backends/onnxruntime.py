@@ -57,9 +57,8 @@ class OnnxRuntime:
         source = model_file(settings.format, variant)
         sha256 = copy_file(source, folder / "model.onnx")
         external = source.with_name("model.onnx.data")
-        if external.is_file():
-            copy_file(external, folder / external.name)
-        write_file(folder / "server.json", json_text(_server_config(settings, sha256)))
+        files = {external.name: copy_file(external, folder / external.name)} if external.is_file() else {}
+        write_file(folder / "server.json", json_text(_server_config(settings, sha256, files)))
 
     def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
         """The server on loopback; `threads` replaces the number in `server.json`."""
@@ -84,7 +83,7 @@ class OnnxRuntime:
         return decode_json(body)
 
 
-def _server_config(settings: ServingSettings, sha256: str) -> dict[str, Any]:
+def _server_config(settings: ServingSettings, sha256: str, files: Mapping[str, str]) -> dict[str, Any]:
     rows = largest_batch(settings.signature, settings.max_batch_size)
     return {
         "format": 1,
@@ -93,6 +92,7 @@ def _server_config(settings: ServingSettings, sha256: str) -> dict[str, Any]:
             "version": "1",
             "file": "model.onnx",
             "sha256": sha256,
+            "files": dict(files),
             "signature": settings.signature.as_json(),
             "labels": {
                 "variant": settings.variant,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
+from orchestrator.frameworks.dtypes import plain
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
@@ -20,17 +21,32 @@ __all__ = ["OrtRuntime", "open_onnx", "session_options"]
 
 
 class OrtRuntime:
-    """One session; see `orchestrator.frameworks.runtime.Runtime`."""
+    """One session; see `orchestrator.frameworks.runtime.Runtime`.
 
-    def __init__(self, session: onnxruntime.InferenceSession, output_names: tuple[str, ...], threads: int) -> None:
+    Args:
+        session: the loaded model.
+        inputs: the spec's name of every input → the model's own.
+        outputs: the same of the outputs that are wanted.
+        threads: that the session was opened with.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        inputs: Mapping[str, str],
+        outputs: Mapping[str, str],
+        threads: int,
+    ) -> None:
         self._session = session
-        self._output_names = output_names
+        self._inputs = dict(inputs)
+        self._outputs = tuple(outputs)
+        self._own_outputs = list(outputs.values())
         self._threads = threads
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """One call; see `Runtime.run`."""
-        outputs = self._session.run(self._output_names, dict(inputs))
-        return dict(zip(self._output_names, outputs, strict=True))
+        outputs = self._session.run(self._own_outputs, {own: inputs[name] for name, own in self._inputs.items()})
+        return {name: plain(array) for name, array in zip(self._outputs, outputs, strict=True)}
 
     def facts(self) -> dict[str, Any]:
         """See `Runtime.facts`; adds the execution providers in their order of preference."""
@@ -68,4 +84,5 @@ def open_onnx(directory: Path, signature: Signature, threads: int) -> OrtRuntime
         raise StepError(
             "E420", "ONNX Runtime does not load the model", cause=str(error).strip().splitlines()[-1]
         ) from error
-    return OrtRuntime(session, tuple(tensor.name for tensor in signature.outputs), threads)
+    inputs, outputs = ({tensor.name: tensor.name for tensor in side} for side in (signature.inputs, signature.outputs))
+    return OrtRuntime(session, inputs, outputs, threads)

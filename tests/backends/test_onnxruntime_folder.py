@@ -36,7 +36,10 @@ def test_weights_beside_the_graph_come_along(
 ) -> None:
     (placeholder_variant / "model.onnx.data").write_bytes(b"weights")
     ONNXRUNTIME.write_folder(settings_for("onnxruntime"), placeholder_variant, tmp_path / "serving")
-    assert (tmp_path / "serving" / "model.onnx.data").read_bytes() == b"weights"
+    copied = tmp_path / "serving" / "model.onnx.data"
+    assert copied.read_bytes() == b"weights"
+    config = load_config(tmp_path / "serving" / "server.json")
+    assert config.model.files == {copied: hashlib.sha256(b"weights").hexdigest()}
 
 
 @pytest.mark.parametrize(("batch", "largest", "expected"), [("batch", 64, 8), ("batch", 4, 4), (None, 64, 1)])
@@ -60,3 +63,11 @@ def test_the_largest_legal_request_fits(settings_for: SettingsFor, placeholder_v
     ONNXRUNTIME.write_folder(settings_for("onnxruntime", signature=signature), placeholder_variant, tmp_path / "s")
     limit = json.loads((tmp_path / "s" / "server.json").read_text())["max_body_bytes"]
     assert limit > 16 * 3 * 640 * 640 * len("-0.12345678901234567, ")
+
+
+def test_texts_of_a_page_fit(settings_for: SettingsFor, placeholder_variant: Path, tmp_path: Path) -> None:
+    text = Tensor("text", "string", ("batch", 20))
+    signature = Signature((text,), (Tensor("y", "float32", ("batch", 3)),), {"batch": (1, 64)}, "batch")
+    ONNXRUNTIME.write_folder(settings_for("onnxruntime", signature=signature), placeholder_variant, tmp_path / "s")
+    limit = json.loads((tmp_path / "s" / "server.json").read_text())["max_body_bytes"]
+    assert limit > 64 * 20 * 3000
