@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from orchestrator.frameworks.exported_archive import check_archive
+from orchestrator.frameworks.expected_kind import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.source_check import given_samples, record
 from orchestrator.frameworks.source_outputs import first_call
 from orchestrator.frameworks.torch_calls import answer_whole, check_inputs, declared_outputs
 from orchestrator.frameworks.torch_evaluation import prove_evaluation
 from orchestrator.frameworks.torch_runtime import TorchRuntime
 from orchestrator.frameworks.torch_state import load_weights
-from orchestrator.frameworks.torch_weights import AT_WEIGHTS, expect_kind, read_state_dict
+from orchestrator.frameworks.torch_weights import read_state_dict
 from orchestrator.frameworks.user_code import AT_FACTORY, build
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext, StepError

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from orchestrator.frameworks.torch_weights import AT_WEIGHTS, headline, shown
+from orchestrator.frameworks.expected_kind import AT_WEIGHTS, headline
+from orchestrator.frameworks.torch_weights import shown
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:

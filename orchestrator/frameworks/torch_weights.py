@@ -9,59 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from orchestrator.spec.model_files import describe, file_kind
+from orchestrator.frameworks.expected_kind import AT_WEIGHTS, expect_kind, headline
+from orchestrator.spec.model_files import file_kind
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestrator.spec.model_files import FileKind
+__all__ = ["read_state_dict", "shown"]
 
-__all__ = ["AT_WEIGHTS", "expect_kind", "headline", "read_state_dict", "shown"]
-
-AT_WEIGHTS = ("model", "source", "weights")
 _AT_KEY = ("model", "source", "weights_key")
 _SHOWN = 8
 _SAVE_STATE = (
     'save only the tensors: safetensors.torch.save_file(model.state_dict(), "model.safetensors"), '
     'or torch.save(model.state_dict(), "model.pt")'
 )
-_NEEDED: dict[FileKind, str] = {
-    "torchscript": "write `kind: torchscript`",
-    "exported-program": "write `kind: exported-program`",
-    "checkpoint": "write `kind: pytorch` with a `factory:` that builds the architecture",
-    "safetensors": "write `kind: pytorch` with a `factory:` that builds the architecture",
-}
-
-
-def expect_kind(path: Path, kind: str, *wanted: FileKind) -> None:
-    """Refuse a file that is not what `kind:` says.
-
-    Raises:
-        StepError: E301.
-    """
-    if not path.exists():
-        raise StepError(
-            "E301", "the weights are not there", cause=f"no file {path.name}", remedy="correct the path", at=AT_WEIGHTS
-        )
-    found = file_kind(path)
-    if found in wanted:
-        return
-    raise StepError(
-        "E301",
-        f"the weights are not what `kind: {kind}` reads",
-        cause=f"the file looks like {describe(path)}",
-        remedy=_NEEDED.get(found, f"give {' or '.join(_FILES[name] for name in wanted)}"),
-        at=AT_WEIGHTS,
-    )
-
-
-_FILES: dict[FileKind, str] = {
-    "safetensors": "a safetensors file",
-    "checkpoint": "a state dict that torch.save wrote",
-    "torchscript": "an archive that torch.jit.save wrote",
-    "exported-program": "an archive that torch.export.save wrote",
-}
 
 
 def read_state_dict(path: Path, weights_key: str | None) -> dict[str, torch.Tensor]:
@@ -213,8 +175,3 @@ def shown(lines: list[str], separator: str = ", ") -> str:
 
 def _listed(keys: list[str]) -> str:
     return shown([f"`{key}`" for key in keys]) or "nothing that has a name"
-
-
-def headline(error: Exception) -> str:
-    """The first line of what an exception says, or its type if it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

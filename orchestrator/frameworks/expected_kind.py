@@ -1,0 +1,70 @@
+"""Refuses a model file that is not of the kind that the spec says, whatever the framework."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.spec.model_files import describe, file_kind
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.spec.model_files import FileKind
+
+__all__ = ["AT_WEIGHTS", "expect_kind", "headline"]
+
+AT_WEIGHTS = ("model", "source", "weights")
+
+_NEEDED: dict[FileKind, str] = {
+    "torchscript": "write `kind: torchscript`",
+    "exported-program": "write `kind: exported-program`",
+    "checkpoint": "write `kind: pytorch` with a `factory:` that builds the architecture",
+    "safetensors": "write `kind: pytorch` with a `factory:` that builds the architecture",
+    "onnx": "write `kind: onnx`",
+    "keras": "write `kind: keras`",
+    "tflite": "write `kind: tflite`",
+    "saved-model": "write `kind: saved-model`",
+}
+_FILES: dict[FileKind, str] = {
+    "safetensors": "a safetensors file",
+    "checkpoint": "a state dict that torch.save wrote",
+    "torchscript": "an archive that torch.jit.save wrote",
+    "exported-program": "an archive that torch.export.save wrote",
+    "onnx": "an ONNX model",
+    "keras": "a whole model that Keras saved (.keras or .h5)",
+    "tflite": "a LiteRT (TFLite) model",
+    "saved-model": "a folder that tf.saved_model.save or Keras' model.export wrote",
+}
+
+
+def expect_kind(path: Path, kind: str, *wanted: FileKind) -> None:
+    """Refuse a file or folder that is not what `kind:` says.
+
+    Args:
+        path: what `weights:` names.
+        kind: as in the spec, for the message.
+        wanted: what it may be.
+
+    Raises:
+        StepError: E301.
+    """
+    if not path.exists():
+        raise StepError(
+            "E301", "the weights are not there", cause=f"no file {path.name}", remedy="correct the path", at=AT_WEIGHTS
+        )
+    found = file_kind(path)
+    if found in wanted:
+        return
+    raise StepError(
+        "E301",
+        f"the weights are not what `kind: {kind}` reads",
+        cause=f"the {'path leads to' if path.is_dir() else 'file looks like'} {describe(path)}",
+        remedy=_NEEDED.get(found, f"give {' or '.join(_FILES[name] for name in wanted)}"),
+        at=AT_WEIGHTS,
+    )
+
+
+def headline(error: Exception) -> str:
+    """The first line of what an exception says, or its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
