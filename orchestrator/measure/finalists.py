@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.measure.statistics import FEWEST_ROUNDS, Comparison
 
 __all__ = [
+    "NO_SERVER",
     "against_baseline",
     "auto_batch_size",
     "decisive_seconds",
@@ -17,6 +18,9 @@ __all__ = [
     "substitutes",
     "undecided",
 ]
+
+NO_SERVER = "no server"
+"""The fate in the server benchmark of what has no server here: its runtime is all that can be measured."""
 
 _SECOND = 1.2
 """A backend's second-best variant is measured too if it needs at most this many times the best one's time."""
@@ -42,8 +46,10 @@ def not_faster(candidate: Mapping[str, Any], objective: str) -> str:
     """Why a candidate is no gain over the model as given, or nothing if it is one.
 
     The whole confidence interval must lie below 1; what cannot be told apart is not faster. Empty too for what was not
-    compared, or in too few rounds: see `undecided`.
+    compared, or in too few rounds: see `undecided`; and for the model as given, which is what has to be beaten.
     """
+    if candidate["as_given"]:
+        return ""
     comparison = against_baseline(candidate, objective)
     if comparison is None or comparison.faster or not math.isfinite(comparison.high):
         return ""
@@ -58,7 +64,9 @@ def not_faster(candidate: Mapping[str, Any], objective: str) -> str:
 
 
 def undecided(candidate: Mapping[str, Any], objective: str) -> str:
-    """Why it is not known whether a candidate is faster than the model as given, or nothing if it is known."""
+    """Why it is not known whether a candidate is faster than the model as given, or nothing if it is known or is that."""
+    if candidate["as_given"]:
+        return ""
     comparison = against_baseline(candidate, objective)
     if comparison is None or math.isfinite(comparison.high):
         return ""

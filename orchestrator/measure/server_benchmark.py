@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.backend import Backend, ServingSettings
-from orchestrator.backends.table import backend
+from orchestrator.backends.table import UNSERVED, backend
 from orchestrator.measure.cpus import cpu_share, other_cpus
-from orchestrator.measure.finalists import auto_batch_size, finalists, substitutes
+from orchestrator.measure.finalists import NO_SERVER, auto_batch_size, finalists, substitutes
 from orchestrator.measure.measured_server import MeasuredServer, ServerError
 from orchestrator.measure.server_report import contender_report, raw_arrays
 from orchestrator.measure.server_rounds import Contender, LoadSettings, load_in_rounds, warm_up
@@ -127,11 +127,14 @@ class _Benchmark:
     def start(self, variant: str) -> tuple[dict[str, Any], Contender | None]:
         """What is known of a server before it is loaded, and the warmed-up server unless it failed."""
         row = self.runtime[variant]
-        served_by = backend(row["backend"])
-        if reason := served_by.unavailable():
-            return {"fate": "not measured", "reason": f"{served_by.name} cannot be started here: {reason}"}, None
         settings = self._settings(row)
         facts: dict[str, Any] = {"max_batch_size": settings.max_batch_size, "max_delay": settings.max_delay}
+        if row["backend"] in UNSERVED:
+            return {**facts, "fate": NO_SERVER, "reason": "a device runs it, not a server"}, None
+        served_by = backend(row["backend"])
+        if reason := served_by.unavailable():
+            said = f"{served_by.name} cannot be started here: {reason}"
+            return {**facts, "fate": NO_SERVER, "reason": said}, None
         folder = self._context.scratch / variant
         try:
             server = MeasuredServer(

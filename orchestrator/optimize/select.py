@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.backends.table import backend
+from orchestrator.backends.table import packaging
 from orchestrator.backends.versions import installed_closure
 from orchestrator.optimize.plot import chart
 from orchestrator.optimize.select_fates import Standing, standing
 from orchestrator.optimize.select_notes import decision_notes
-from orchestrator.optimize.select_ranking import choose, compared
+from orchestrator.optimize.select_ranking import Choice, choose, choose_by_runtime, compared
 from orchestrator.optimize.select_service_level import distance, distance_text, service_level
 from orchestrator.steps import StepContext, StepError
 from orchestrator.store.atomic import pretty_json
@@ -46,13 +46,14 @@ def select(context: StepContext) -> dict[str, Any]:
     contenders = [s for s in everyone if s.fate == "contends"]
     if not contenders:
         raise _nothing_left(everyone)
-    levels = {s.variant: service_level(s.server) for s in contenders}
+    asked = params["slo"]["p99_latency"] is not None or params["slo"]["throughput"] is not None
+    levels = {s.variant: _level(s, asked=asked) for s in contenders}
     good = [s for s in contenders if levels[s.variant] in {"met", "none"}]
     if not good and params["slo"]["enforce"]:
         raise _service_level_not_met(contenders, everyone)
     held = bool(good)
     objective = params["objective"]
-    choice = choose(good or contenders, objective)
+    choice = _choice(good or contenders, objective)
     for contender in contenders:
         _conclude(
             contender, choice.winner, choice.reason, level=levels[contender.variant], held=held, objective=objective
@@ -61,6 +62,7 @@ def select(context: StepContext) -> dict[str, Any]:
     decision = {
         "winner": {name: winner[name] for name in ("variant", "backend", "format", "precision")},
         "candidates": [_candidate(s) for s in everyone],
+        "measured": "over the wire" if choice.winner.over_the_wire else "in its runtime alone",
         "baseline": runtime.get("baseline"),
         "slo": {**params["slo"], "met": held and levels[choice.winner.variant] == "met"},
         "objective": objective,
@@ -111,9 +113,23 @@ def _standings(context: StepContext, runtime: Mapping[str, Any], server: Mapping
             runtime=at_runtime.get(row["variant"], {}),
             server=at_server.get(row["variant"], {}),
             objective=context.params["objective"],
+            runtime_level=context.params["runtime_level"],
         )
         for row in context.params["candidates"]
     ]
+
+
+def _level(contender: Standing, *, asked: bool) -> str:
+    """As `service_level`, and `not measured` where one is asked for and there is no server to show it."""
+    if contender.over_the_wire:
+        return service_level(contender.server)
+    return "not measured" if asked else "none"
+
+
+def _choice(contenders: Sequence[Standing], objective: str) -> Choice:
+    """What was measured over the wire goes first: numbers of a runtime alone say nothing of a server."""
+    served = [contender for contender in contenders if contender.over_the_wire]
+    return choose(served, objective) if served else choose_by_runtime(contenders, objective)
 
 
 def _verdict(folder: Path | None) -> dict[str, Any] | None:
@@ -130,14 +146,14 @@ def _conclude(contender: Standing, winner: Standing, reason: str, *, level: str,
         contender.reason = reason if held else f"{reason}; SLO not met: {distance_text(contender.server)}"
     elif held and level == "missed":
         contender.fate, contender.reason = "slo missed", distance_text(contender.server)
-    elif held and level == "inconclusive":
+    elif held and level in {"inconclusive", "not measured"}:
         contender.fate, contender.reason = "inconclusive", distance_text(contender.server)
     else:
         contender.fate, contender.reason = "lost", compared(contender, winner, objective)
 
 
 def _candidate(found: Standing) -> dict[str, Any]:
-    measured = found.server.get("fate") == "measured"
+    measured = found.over_the_wire
     return {
         **{name: found.row[name] for name in ("variant", "format", "precision", "backend")},
         "fate": found.fate,
@@ -157,9 +173,12 @@ def _winner(context: StepContext, winner: Standing) -> dict[str, Any]:
         "signature": signature,
         "max_batch_size": winner.server["max_batch_size"],
         "max_delay": winner.server["max_delay"],
-        "startup_seconds": startup_bound(winner.server["ready_seconds"], backend(winner.backend).least_startup),
+        "startup_seconds": startup_bound(
+            winner.server["ready_seconds"] if winner.over_the_wire else winner.runtime["load_seconds"],
+            packaging(winner.backend).least_startup,
+        ),
         "model_digest": digest_tree(context.inputs[f"variant:{winner.variant}"]).digest,
-        "tools": installed_closure(backend(winner.backend).tools),
+        "tools": installed_closure(packaging(winner.backend).tools),
     }
 
 
@@ -185,7 +204,16 @@ def _nothing_left(everyone: Sequence[Standing]) -> StepError:
 
 def _service_level_not_met(contenders: Sequence[Standing], everyone: Sequence[Standing]) -> StepError:
     distances = "; ".join(f"{s.variant}: {distance_text(s.server)}" for s in contenders)
-    undecided = any(service_level(s.server) == "inconclusive" for s in contenders)
+    undecided = any(_level(s, asked=True) == "inconclusive" for s in contenders)
+    if all(not s.over_the_wire for s in contenders):
+        return StepError(
+            "E501",
+            f"no candidate meets the SLO: {distances}",
+            cause="a service level is proven over the wire, and no server could be measured",
+            remedy="install what is missing (`mlo doctor` says what), or set `slo: {enforce: false}`",
+            at=("slo",),
+            notes=_fates([s for s in everyone if s not in contenders]),
+        )
     remedy = "relax `slo:`, give it more `hardware:`, or take the best one with `slo: {enforce: false}`"
     if undecided:
         remedy = f"give measuring more time with `optimize.time_budget`, or {remedy}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.measure.finalists import not_faster, undecided
+from orchestrator.backends.table import UNSERVED
+from orchestrator.measure.finalists import NO_SERVER, not_faster, undecided
 
 __all__ = ["Standing", "standing"]
 
@@ -34,6 +35,11 @@ class Standing:
         return str(self.row["variant"])
 
     @property
+    def over_the_wire(self) -> bool:
+        """Whether its server was measured; what has none here contends with what its runtime showed."""
+        return self.server.get("fate") == "measured"
+
+    @property
     def backend(self) -> str:
         """What would serve it."""
         return str(self.row["backend"])
@@ -47,6 +53,7 @@ def standing(
     runtime: Mapping[str, Any],
     server: Mapping[str, Any],
     objective: str,
+    runtime_level: Collection[str],
 ) -> Standing:
     """Where a candidate stands before the choice.
 
@@ -57,6 +64,7 @@ def standing(
         runtime: its row of the runtime benchmark's report; empty if there is none.
         server: its row of the server benchmark's report; empty if there is none.
         objective: `latency`, `throughput` or `cost`.
+        runtime_level: backends that may be chosen by what their runtimes showed, where there is no server.
     """
     found = Standing(row, runtime=runtime, server=server)
     fate = (
@@ -64,7 +72,7 @@ def standing(
         or _failed_step(row["steps"], steps)
         or _verified(verdict)
         or _left_at_runtime(runtime, objective)
-        or _left_at_server(server)
+        or _left_at_server(server, str(row["backend"]), runtime_level)
     )
     if fate is not None:
         found.fate, found.reason = fate
@@ -118,11 +126,15 @@ def _left_at_runtime(runtime: Mapping[str, Any], objective: str) -> _Fate:
     return ("not faster than the baseline", reason) if reason else None
 
 
-def _left_at_server(server: Mapping[str, Any]) -> _Fate:
+def _left_at_server(server: Mapping[str, Any], backend: str, runtime_level: Collection[str]) -> _Fate:
     if not server:
         return "not measured", "the server benchmark did not take place"
     if server["fate"] == "not a finalist":
         return "dominated", server["reason"]
     if server["fate"] == "out of memory":
         return "out of memory", server["reason"]
+    if server["fate"] == NO_SERVER and backend in runtime_level:
+        return None
+    if server["fate"] == NO_SERVER and backend in UNSERVED:
+        return "for devices", f"{server['reason']}; `deploy: {{target: folder, path: ...}}` puts it into a folder"
     return None if server["fate"] == "measured" else ("not measured", server["reason"])

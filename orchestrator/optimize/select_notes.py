@@ -34,18 +34,26 @@ def decision_notes(
         held: whether the winner holds the service level.
     """
     return [
-        *_of_the_whole(context.params, runtime, server, held=held),
+        *_of_the_whole(context.params, runtime, server, everyone, held=held),
         *_of_variants(context, everyone),
         *_of_noise(runtime, everyone, context.params["objective"]),
     ]
 
 
 def _of_the_whole(
-    params: Mapping[str, Any], runtime: Mapping[str, Any], server: Mapping[str, Any], *, held: bool
+    params: Mapping[str, Any],
+    runtime: Mapping[str, Any],
+    server: Mapping[str, Any],
+    everyone: Sequence[Standing],
+    *,
+    held: bool,
 ) -> list[str]:
     notes = []
     if not held:
         notes.append("SLO not met; slo.enforce is false, so the best candidate was taken")
+    winner = next((s for s in everyone if s.fate == "won"), None)
+    if winner is not None and not winner.over_the_wire:
+        notes.append(f"chosen by what the runtimes showed: {winner.server['reason']}")
     if runtime.get("samples") == "random":
         notes.append("parity and speed were proven on random inputs only: the spec gives no samples")
     baseline = runtime.get("baseline")

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.measure.finalists import decisive_seconds
 from orchestrator.optimize.select_fates import Standing
 from orchestrator.optimize.select_service_level import milliseconds
 
-__all__ = ["Choice", "choose", "compared"]
+__all__ = ["Choice", "choose", "choose_by_runtime", "compared"]
 
 _TIE = 0.05
 """Within 5 % two are equal: what is repeated on the same machine varies by as much. So are two further apart whose
@@ -134,8 +135,29 @@ def _ties(ties: Sequence[tuple[str, Sequence[Standing]]], winner: Standing) -> l
     return said
 
 
+def choose_by_runtime(contenders: Sequence[Standing], objective: str) -> Choice:
+    """The best by what the runtimes showed, where not one server could be measured.
+
+    Args:
+        contenders: measured in their runtimes; at least one.
+        objective: `latency`, `throughput` or `cost`.
+    """
+    winner = min(contenders, key=lambda contender: decisive_seconds(contender.runtime, objective))
+    return Choice(winner, f"best in its runtime alone: {_runtime_text(winner, objective)}; {winner.server['reason']}")
+
+
+def _runtime_text(contender: Standing, objective: str) -> str:
+    seconds = decisive_seconds(contender.runtime, objective)
+    return f"{milliseconds(seconds)} a call" if objective == "latency" else f"{1 / seconds:.4g} rows/s"
+
+
 def compared(loser: Standing, winner: Standing, objective: str) -> str:
     """Why a contender lost, in numbers."""
+    if not loser.over_the_wire:
+        if winner.over_the_wire:
+            return f"what was measured over the wire goes first, and this was not: {loser.server['reason']}"
+        times = decisive_seconds(loser.runtime, objective) / decisive_seconds(winner.runtime, objective)
+        return f"{_runtime_text(loser, objective)} in its runtime, {times:.2f} times that of {winner.variant}"
     for measure in _ORDER[objective]:
         times = measure.worse_by(loser.server, winner.server)
         if times > 1 and not measure.ties(loser.server, winner.server):

@@ -36,6 +36,8 @@ def distance(server: Mapping[str, Any]) -> dict[str, float | None]:
 
 def distance_text(server: Mapping[str, Any]) -> str:
     """The distance in words, such as `p99 31.2 ms at 200/s, 11.2 ms over the limit of 20 ms`."""
+    if server["fate"] != "measured":
+        return f"not measured over the wire: {server['reason']}"
     said = []
     if (p99 := server["slo"]["p99"]) is not None:
         reached, limit = server["open_loop"]["p99"], p99["limit"]

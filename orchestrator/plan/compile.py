@@ -127,7 +127,7 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel) -> Plan:
             function="orchestrator.optimize.select:select",
             revision=1,
             params={"candidates": fates, "slo": slo, "objective": spec.optimize_for, "signature": signature,
-                    "cpus": spec.hardware.cpus},
+                    "cpus": spec.hardware.cpus, "runtime_level": _runtime_level(spec)},
             inputs={
                 **measured,
                 "runtime": StepOutput("benchmark.runtime"),
@@ -164,6 +164,15 @@ def _notes(spec: ModelDeployment, backends: list[str], model: PlannedModel) -> t
     if spec.image.base is None or "@sha256:" not in spec.image.base:
         notes.append("the base image is named by tag; pin it with `image: {base: NAME@sha256:DIGEST}`")
     return tuple(notes)
+
+
+def _runtime_level(spec: ModelDeployment) -> list[str]:
+    """Backends that may be chosen by their runtimes' figures where their servers cannot be measured.
+
+    TensorFlow Serving's server comes in no package, so it is often not there; LiteRT models have none, and are chosen
+    where a folder is what is wanted.
+    """
+    return ["tensorflow-serving", *(["litert"] if spec.deploy.target == "folder" else [])]
 
 
 def _batch_sizes(loaded: LoadedSpec, model: PlannedModel) -> list[int]:

@@ -28,6 +28,7 @@ def row(variant: str, *, refused: str | None = None) -> dict[str, Any]:
         "format": format_name,
         "precision": precision,
         "backend": "onnxruntime" if format_name == "onnx" else "torchserve",
+        "as_given": False,
         "refused": refused,
         "steps": [] if refused else [f"convert.{format_name}", f"verify.{variant}"],
     }
@@ -151,5 +152,6 @@ def context(
         "objective": objective,
         "signature": SIGNATURE,
         "cpus": 2.0,
+        "runtime_level": ["tensorflow-serving"],
     }
     return StepContext(params, inputs, folder / "output", folder / "scratch", folder)

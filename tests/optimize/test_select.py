@@ -309,3 +309,75 @@ def test_the_chart_shows_each_candidate_the_baseline_and_the_limit(tmp_path: Pat
     labels = [e for e in svg.iter("{http://www.w3.org/2000/svg}text") if (e.text or "").startswith(("onnx", "torch"))]
     places = [(e.get("x"), e.get("y")) for e in labels[:3]]
     assert len(set(places)) == 3, "labels of equal points lie beside each other, not on each other"
+
+
+def _not_served(variant: str, reason: str = "tensorflow-serving cannot be started here: no binary") -> dict[str, Any]:
+    return {**out(variant, "no server", reason), "max_batch_size": 8, "max_delay": 0.0}
+
+
+def _served_elsewhere(variant: str, backend: str = "tensorflow-serving", **more: Any) -> dict[str, Any]:
+    return {**row(variant), "backend": backend, **more}
+
+
+def test_the_model_as_given_need_not_be_faster_than_itself(tmp_path: Path) -> None:
+    given = {**row("onnx-fp32"), "as_given": True}
+    measured = {**runtime_row("onnx-fp32", ratio=1.0), "as_given": True}
+    slower = runtime_row("onnx-int8", ratio=1.3)
+
+    found = select(context(tmp_path, [given, row("onnx-int8")], [measured, slower], [server_row("onnx-fp32")]))
+
+    assert found["winner"] == "onnx-fp32"
+
+
+def test_without_a_server_the_runtime_decides_and_the_decision_says_so(tmp_path: Path) -> None:
+    rows = [_served_elsewhere("saved-model-fp32"), _served_elsewhere("saved-model-bf16")]
+    runtime = [
+        {**runtime_row(r["variant"], ratio=ratio), **r, "load_seconds": 2.0}
+        for r, ratio in zip(rows, (0.5, 0.4), strict=True)
+    ]
+    server = [{**_not_served(r["variant"]), "backend": r["backend"]} for r in rows]
+    case = context(tmp_path, rows, runtime, server)
+    case.params["slo"].update(p99_latency=None, throughput=None)
+
+    assert select(case)["winner"] == "saved-model-bf16"
+
+    decision = json.loads((case.output / "decision.json").read_text("utf-8"))
+    assert decision["measured"] == "in its runtime alone"
+    assert any("no binary" in note for note in decision["notes"])
+    lost = next(c for c in decision["candidates"] if c["variant"] == "saved-model-fp32")
+    assert lost["fate"] == "lost"
+    assert "1.25 times that of saved-model-bf16" in lost["reason"]
+
+
+def test_a_service_level_is_not_claimed_from_a_runtime_alone(tmp_path: Path) -> None:
+    rows = [_served_elsewhere("saved-model-fp32")]
+    runtime = [{**runtime_row("saved-model-fp32"), **rows[0], "load_seconds": 2.0}]
+
+    with pytest.raises(StepError) as refused:
+        select(context(tmp_path, rows, runtime, [{**_not_served("saved-model-fp32"), "backend": "tensorflow-serving"}]))
+
+    assert refused.value.code == "E501"
+    assert "over the wire" in refused.value.cause
+
+
+def test_what_was_measured_over_the_wire_goes_before_a_faster_runtime(tmp_path: Path) -> None:
+    rows = [row("onnx-fp32"), _served_elsewhere("saved-model-fp32")]
+    runtime = [
+        runtime_row("onnx-fp32", ratio=0.6),
+        {**runtime_row("saved-model-fp32", ratio=0.2), **rows[1], "load_seconds": 2.0},
+    ]
+    server = [server_row("onnx-fp32"), {**_not_served("saved-model-fp32"), "backend": "tensorflow-serving"}]
+
+    assert select(context(tmp_path, rows, runtime, server))["winner"] == "onnx-fp32"
+
+
+def test_a_model_for_devices_does_not_win_where_a_server_is_wanted(tmp_path: Path) -> None:
+    rows = [row("onnx-fp32"), _served_elsewhere("tflite-int8", "litert")]
+    runtime = [runtime_row("onnx-fp32"), {**runtime_row("tflite-int8", ratio=0.1), **rows[1], "load_seconds": 0.1}]
+    server = [server_row("onnx-fp32"), {**_not_served("tflite-int8", "a device runs it"), "backend": "litert"}]
+    case = context(tmp_path, rows, runtime, server)
+
+    assert select(case)["winner"] == "onnx-fp32"
+
+    candidates = json.loads((case.output / "decision.json").read_text("utf-8"))["candidates"]
+    assert {c["variant"]: c["fate"] for c in candidates}["tflite-int8"] == "for devices"

@@ -21,6 +21,8 @@ from orchestrator.targets.local import LocalTarget
 if TYPE_CHECKING:
     import numpy as np
 
+    from orchestrator.spec.signature import Signature
+
 _SCRIPT = Path(__file__).with_name("stand_in_server.py")
 
 
@@ -35,6 +37,9 @@ class StandIn:
 
     def unavailable(self) -> str | None:
         return self.missing
+
+    def refuses(self, signature: Signature) -> str | None:
+        return None
 
     def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
         raise NotImplementedError
