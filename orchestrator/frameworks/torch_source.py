@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from orchestrator.frameworks.exported_archive import check_archive
 from orchestrator.frameworks.expected_kind import AT_WEIGHTS, expect_kind
+from orchestrator.frameworks.exported_archive import check_archive
 from orchestrator.frameworks.source_check import given_samples, record
 from orchestrator.frameworks.source_outputs import first_call
 from orchestrator.frameworks.torch_calls import answer_whole, check_inputs, declared_outputs
