@@ -60,7 +60,7 @@ def expect_kind(path: Path, kind: str, *wanted: FileKind) -> None:
         "E301",
         f"the weights are not what `kind: {kind}` reads",
         cause=f"the {'path leads to' if path.is_dir() else 'file looks like'} {describe(path)}",
-        remedy=", or ".join(filter(None, (_NEEDED.get(found), f"give {' or '.join(_FILES[name] for name in wanted)}"))),
+        remedy=_NEEDED.get(found, f"give {' or '.join(_FILES[name] for name in wanted)}"),
         at=AT_WEIGHTS,
     )
 
