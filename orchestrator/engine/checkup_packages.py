@@ -82,7 +82,7 @@ def _extra(name: str, needed: list[_Requirement]) -> Finding:
 
 def extra_costs(extra: str) -> str:
     """What cannot be done without an extra: source kinds, formats and backends whose tools it brings."""
-    from orchestrator.backends.table import BACKENDS, backend  # noqa: PLC0415 - numpy, which core() looks for first
+    from orchestrator.backends.table import BACKENDS, UNSERVED, packaging  # noqa: PLC0415 - numpy, which core() looks for first
     from orchestrator.optimize.formats import FORMATS  # noqa: PLC0415
     from orchestrator.optimize.sources import SOURCES  # noqa: PLC0415
     from orchestrator.plan.tools import EXTRAS  # noqa: PLC0415
@@ -92,7 +92,7 @@ def extra_costs(extra: str) -> str:
 
     kinds = lost({kind: source.tools for kind, source in SOURCES.items()})
     formats = lost({name: form.runtime_tools for name, form in FORMATS.items()})
-    servers = lost({name: backend(name).tools for name in BACKENDS})
+    servers = lost({name: packaging(name).tools for name in BACKENDS if name not in UNSERVED})
     parts = [
         f"models of kind {kinds}" if kinds else "",
         f"variants in format {formats}" if formats else "",
@@ -103,10 +103,10 @@ def extra_costs(extra: str) -> str:
 
 def backends() -> list[Finding]:
     """A row for each serving backend: whether it can be started on this machine."""
-    from orchestrator.backends.table import BACKENDS, backend  # noqa: PLC0415 - numpy, which core() looks for first
+    from orchestrator.backends.table import BACKENDS, UNSERVED, backend  # noqa: PLC0415 - numpy, which core() looks for first
 
     rows = []
-    for name in BACKENDS:
+    for name in (each for each in BACKENDS if each not in UNSERVED):
         known = backend(name)
         reason = known.unavailable()
         if reason is None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from orchestrator.frameworks.samples import Array
 
-__all__ = ["check", "load_source", "open_baseline"]
+__all__ = ["check", "load_exported_program", "load_source", "load_torchscript", "open_baseline"]
 
 
 def check(context: StepContext) -> dict[str, Any]:
@@ -116,11 +116,12 @@ def _load(
         model = _built(source["factory"], source.get("kwargs") or {}, project)
         notes += load_weights(model, state)
     elif kind == "torchscript":
-        model = _torchscript(weights)
+        model = load_torchscript(weights)
         if getattr(model, "training", False):
             notes.append(_SAVED_IN_TRAINING)
     elif kind == "exported-program":
-        model = _exported_program(weights)
+        program: torch.nn.Module = load_exported_program(weights).module()
+        model = program.to("cpu")
     else:
         raise ValueError(f"not a source kind of PyTorch: {kind}")
     if kind != "exported-program":  # which has no modes: it is as it was exported
@@ -143,29 +144,36 @@ def _built(factory: str, kwargs: Mapping[str, Any], project: Path) -> torch.nn.M
     return model.to("cpu")
 
 
-def _torchscript(path: Path) -> torch.nn.Module:
+def load_torchscript(path: Path) -> Any:
+    """The TorchScript archive as it was saved, on the CPU.
+
+    Raises:
+        StepError: E301, E302.
+    """
     expect_kind(path, "torchscript", "torchscript")
     with warnings.catch_warnings():
         # Every function of torch.jit says that it is deprecated; the plan says so once, in words of its own.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
         try:
-            model: torch.nn.Module = torch.jit.load(str(path), map_location="cpu")
+            return torch.jit.load(str(path), map_location="cpu")
         except (RuntimeError, ValueError) as error:
             raise _damaged("the TorchScript archive cannot be loaded", error) from error
-    return model
 
 
-def _exported_program(path: Path) -> torch.nn.Module:
+def load_exported_program(path: Path) -> Any:
+    """The exported program, after a check that loading it runs nothing.
+
+    Raises:
+        StepError: E301, E302, E303.
+    """
     expect_kind(path, "exported-program", "exported-program")
     check_archive(path)
     try:
         with path.open("rb") as file:  # by its name it would have to end in .pt2
-            program = torch.export.load(file)
+            return torch.export.load(file)
     # What it raises depends on which part of the archive is wrong (ValueError, KeyError, RuntimeError, ...).
     except Exception as error:
         raise _damaged("the exported program cannot be loaded", error) from error
-    model: torch.nn.Module = program.module()
-    return model.to("cpu")
 
 
 def _damaged(message: str, error: Exception) -> StepError:

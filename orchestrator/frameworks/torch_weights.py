@@ -16,10 +16,11 @@ from orchestrator.steps import StepError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["read_state_dict", "shown"]
+__all__ = ["find_state_dict", "read_state_dict", "shown"]
 
 _AT_KEY = ("model", "source", "weights_key")
 _SHOWN = 8
+_USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights")
 _SAVE_STATE = (
     'save only the tensors: safetensors.torch.save_file(model.state_dict(), "model.safetensors"), '
     'or torch.save(model.state_dict(), "model.pt")'
@@ -40,14 +41,38 @@ def read_state_dict(path: Path, weights_key: str | None) -> dict[str, torch.Tens
     expect_kind(path, "pytorch", "safetensors", "checkpoint")
     if file_kind(path) == "safetensors":
         return _read_safetensors(path, weights_key)
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    # The unpickler, the zip reader and the storage reader each raise their own errors on a damaged file.
-    except Exception as error:
-        raise _refusal(error) from error
+    content = _read_checkpoint(path)
     if weights_key is not None:
         content = _dig(content, weights_key)
     return _only_tensors(content, weights_key)
+
+
+def find_state_dict(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
+    """The `weights_key` that a file needs, if it needs one, and the tensors that it leads to.
+
+    Of several state dicts in a training checkpoint it is the one with a usual name, or else the first.
+
+    Raises:
+        StepError: as `read_state_dict`.
+    """
+    expect_kind(path, "pytorch", "safetensors", "checkpoint")
+    if file_kind(path) == "safetensors":
+        return None, _read_safetensors(path, None)
+    content = _read_checkpoint(path)
+    inside = _state_dicts(content)
+    whole = isinstance(content, Mapping) and all(isinstance(value, torch.Tensor) for value in content.values())
+    if whole or not inside:
+        return None, _only_tensors(content, None)
+    key = next((usual for usual in _USUAL_KEYS if usual in inside), inside[0])
+    return key, _only_tensors(_dig(content, key), key)
+
+
+def _read_checkpoint(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    # The unpickler, the zip reader and the storage reader each raise their own errors on a damaged file.
+    except Exception as error:
+        raise _refusal(error) from error
 
 
 def _read_safetensors(path: Path, weights_key: str | None) -> dict[str, torch.Tensor]:
