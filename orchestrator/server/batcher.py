@@ -1,33 +1,32 @@
-"""Joins waiting requests into one call of the model, runs it in a thread of its own, and takes the outputs apart.
+"""Joins waiting requests into calls of the model, and routes each call to an instance that is free.
 
 What waits while the model is busy goes together; requests join only when all their inner shapes are equal, and sizes
-are counted in rows. A call that fails is repeated request by request, so that one cannot spoil another's answer.
+are counted in rows. A call that fails is repeated request by request, so that one cannot spoil another's answer; and what
+fails on one of several instances is repeated on another, so that a broken device does not spoil every answer it can get.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
+from dataclasses import dataclass
 
 from .datatypes import Array
 from .errors import RequestError
+from .instance import Answers, Instance, Job, Key, Run
+from .logs import fields
 
-__all__ = ["Batcher", "Job", "Limits", "Run"]
+__all__ = ["Batcher", "Limits"]
 
-Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-"""One call of the model: inputs by name → outputs by name."""
-
-_Key = tuple[tuple[int, ...], ...]
-_Answers = list[Mapping[str, Array] | RequestError]
 _NEVER = float("inf")
+_FAILED = 500
+"""The status of what the model failed on; a request that it refused is 400, and says nothing of the instance."""
+
+_LONGEST_REST_S = 60.0
+"""An instance that fails rests for a second, and twice as long each time until it has answered again; this at most."""
 
 _log = logging.getLogger("mlo.batcher")
 
@@ -47,33 +46,6 @@ class Limits:
     queue_rows: int
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """One request on its way through the batcher; times are `time.monotonic()` seconds.
-
-    Attributes:
-        inputs, rows: the request.
-        key: the inner shapes; jobs of one key may go together.
-        future: gets the outputs, or the `RequestError`.
-        deadline: not run after this.
-        timer: answers the request when the deadline has passed.
-        started: when its call of the model began, 0 while it waits.
-        finished: when that call was over.
-        batch_rows: the rows of that call, others' included.
-    """
-
-    inputs: Mapping[str, Array]
-    rows: int
-    key: _Key
-    future: asyncio.Future[Mapping[str, Array]]
-    queued: float
-    deadline: float
-    timer: asyncio.TimerHandle = field(init=False)
-    started: float = 0.0
-    finished: float = 0.0
-    batch_rows: int = 0
-
-
 class Batcher:
     """One queue in front of one thread for each instance of the model. All but the threads belongs to the event loop.
 
@@ -91,13 +63,18 @@ class Batcher:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._on_batch = on_batch or (lambda _: None)
-        self._groups: dict[_Key, deque[Job]] = {}
+        self._groups: dict[Key, deque[Job]] = {}
         self._queued_rows = 0
         self._closed = False
         self._look: asyncio.Handle | None = None
         self._look_at = _NEVER
-        self._idle = [_Instance(run, index, self._deliver_soon) for index, run in enumerate(instances)]
+        self._idle = [Instance(run, index, self._deliver_soon) for index, run in enumerate(instances)]
         self._instances = list(self._idle)
+
+    @property
+    def instances(self) -> Sequence[Instance]:
+        """The instances, in the order in which they were given."""
+        return self._instances
 
     @property
     def queued_rows(self) -> int:
@@ -156,7 +133,8 @@ class Batcher:
         self._closed = True
         while self._groups:
             for instance in self._instances:
-                instance.call(self._take(next(iter(self._groups)), time.monotonic()))
+                if jobs := self._take(next(iter(self._groups)), time.monotonic()):
+                    instance.call(jobs)
                 if not self._groups:
                     break
         deadline = time.monotonic() + timeout_s
@@ -189,7 +167,7 @@ class Batcher:
             if jobs:
                 self._idle.pop().call(jobs)
 
-    def _ripest(self) -> tuple[_Key, float]:
+    def _ripest(self) -> tuple[Key, float]:
         """The group to run next and when; a full group goes at once, else the oldest first."""
         if self._limits.max_delay_s:
             for key, jobs in self._groups.items():
@@ -198,7 +176,7 @@ class Batcher:
         key = min(self._groups, key=lambda group: self._groups[group][0].queued)
         return key, self._groups[key][0].queued + self._limits.max_delay_s
 
-    def _take(self, key: _Key, now: float) -> list[Job]:
+    def _take(self, key: Key, now: float) -> list[Job]:
         """Take jobs of one group up to the most rows, leaving out those that are too late."""
         waiting = self._groups[key]
         jobs: list[Job] = []
@@ -216,19 +194,24 @@ class Batcher:
             job.batch_rows = rows
         return jobs
 
-    def _deliver_soon(self, instance: _Instance, jobs: list[Job], answers: _Answers) -> None:
+    def _deliver_soon(self, instance: Instance, jobs: list[Job], answers: Answers) -> None:
         """Called by an instance's thread."""
         try:
             self._loop.call_soon_threadsafe(self._deliver, instance, jobs, answers)
         except RuntimeError:
             _log.debug("a call of the model ended after the event loop")
 
-    def _deliver(self, instance: _Instance, jobs: list[Job], answers: _Answers) -> None:
+    def _deliver(self, instance: Instance, jobs: list[Job], answers: Answers) -> None:
         """Hand the answers out, once the instance has its next call."""
-        self._idle.append(instance)
+        instance.count(jobs)
+        again = self._to_repeat(instance, jobs, answers) if len(self._instances) > 1 else ()
+        if not instance.resting:
+            self._idle.append(instance)
         self._call_idle_now()
         self._on_batch(jobs[0].batch_rows)
         for job, answer in zip(jobs, answers, strict=True):
+            if job in again:
+                continue
             job.timer.cancel()
             if job.future.done():
                 continue
@@ -237,77 +220,50 @@ class Batcher:
             else:
                 job.future.set_result(answer)
 
+    def _to_repeat(self, instance: Instance, jobs: list[Job], answers: Answers) -> Sequence[Job]:
+        """What another instance gets, since every request of this call failed; the instance then rests.
+
+        Whether the instance or the request is to blame shows when another instance has tried: where that fails too, it is
+        the request, and the first one goes on at once. The last instance that is awake never rests.
+        """
+        failed = [
+            job
+            for job, answer in zip(jobs, answers, strict=True)
+            if isinstance(answer, RequestError) and answer.status == _FAILED
+        ]
+        for job in failed:
+            if job.failed_on is not None and job.failed_on is not instance:
+                self._wake(job.failed_on, blamed=False)
+        if len(failed) < len(jobs):
+            instance.rests = 0
+            return ()
+        again = [job for job in failed if job.failed_on is None and not job.future.done()]
+        others_awake = any(not other.resting for other in self._instances if other is not instance)
+        if not again or not others_awake or self._closed:
+            return ()
+        seconds = min(2.0**instance.rests, _LONGEST_REST_S)
+        instance.rests += 1
+        instance.wake = self._loop.call_later(seconds, self._wake, instance)
+        _log.warning("an instance failed and rests", extra=fields(instance=instance.index, seconds=seconds))
+        for job in reversed(again):
+            job.failed_on, job.started = instance, 0.0
+            self._groups.setdefault(job.key, deque()).appendleft(job)
+            self._queued_rows += job.rows
+        return again
+
+    def _wake(self, instance: Instance, *, blamed: bool = True) -> None:
+        """Give an instance that rests requests again."""
+        if instance.wake is None:
+            return
+        instance.wake.cancel()
+        instance.wake = None
+        if not blamed:
+            instance.rests -= 1
+        self._idle.append(instance)
+        self._call_idle_now()
+
     def _call_idle_now(self) -> None:
         if self._groups and not self._closed:
             if self._look is not None:
                 self._look.cancel()
             self._call_idle()
-
-
-class _Instance:
-    """One instance of the model and the thread that calls it."""
-
-    def __init__(self, run: Run, index: int, deliver: Callable[[_Instance, list[Job], _Answers], None]) -> None:
-        self._run = run
-        self._deliver = deliver
-        self._calls: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
-        # A daemon: a call that never returns must not keep a process alive that was told to go.
-        self._thread = threading.Thread(target=self._serve, name=f"instance-{index}", daemon=True)
-        self._thread.start()
-
-    def call(self, jobs: list[Job]) -> None:
-        """Run these together."""
-        self._calls.put(jobs)
-
-    def end(self) -> None:
-        """Call nothing after what has been asked for."""
-        self._calls.put(None)
-
-    def ended(self, deadline: float) -> bool:
-        """Whether the thread ends before `deadline`."""
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        return not self._thread.is_alive()
-
-    def _serve(self) -> None:
-        while (jobs := self._calls.get()) is not None:
-            self._deliver(self, jobs, self._call(jobs) if jobs else [])
-
-    def _call(self, jobs: list[Job]) -> _Answers:
-        if len(jobs) == 1:
-            return [self._call_one(jobs[0])]
-        try:
-            inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
-            answers = _split(self._run(inputs), jobs)
-        except Exception as error:  # noqa: BLE001 - whatever it is, each request gets its own try and its own error
-            _log.warning("a batch failed, its requests run singly: %s", error)
-            return [self._call_one(job) for job in jobs]
-        finished = time.monotonic()
-        for job in jobs:
-            job.finished = finished
-        return answers
-
-    def _call_one(self, job: Job) -> Mapping[str, Array] | RequestError:
-        try:
-            return self._run(job.inputs)
-        except RequestError as error:
-            return error
-        except Exception:  # noqa: BLE001 - the thread must live on for the other requests
-            _log.exception("the model failed")
-            return RequestError(500, "the model failed; the server's log says more", reason="failed")
-        finally:
-            job.finished = time.monotonic()
-
-
-def _split(outputs: Mapping[str, Array], jobs: list[Job]) -> _Answers:
-    """Each job's rows of every output, as views."""
-    rows = sum(job.rows for job in jobs)
-    for name, array in outputs.items():
-        if array.shape[:1] != (rows,):
-            raise ValueError(f"output {name!r} of {rows} rows has the shape {array.shape}")
-    answers: _Answers = []
-    start = 0
-    for job in jobs:
-        stop = start + job.rows
-        answers.append({name: array[start:stop] for name, array in outputs.items()})
-        start = stop
-    return answers

@@ -14,8 +14,9 @@ from .datatypes import DATATYPES
 from .errors import BAD_CONFIG, StartError
 from .signature import Signature, Tensor
 
-__all__ = ["LOG_LEVELS", "ModelConfig", "ServerConfig", "TlsConfig", "load_config"]
+__all__ = ["CUDA", "LOG_LEVELS", "ModelConfig", "ServerConfig", "TlsConfig", "load_config"]
 
+CUDA = "CUDAExecutionProvider"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _LABELS = ("variant", "model_digest", "spec_digest", "decision_digest")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -52,6 +53,8 @@ class ServerConfig:
     threads: int | None
     instances: int
     provider: str
+    devices: tuple[int, ...] | None
+    cuda_graphs: bool
     max_batch_size: int
     batch_sizes: tuple[int, ...] | None
     max_delay_us: int
@@ -68,6 +71,12 @@ class ServerConfig:
     token_file: Path | None
     traces: bool
     log_level: str
+
+    @property
+    def sessions(self) -> tuple[int | None, ...]:
+        """The device of every session: each device has `instances` of them; None is the CPU."""
+        devices: tuple[int | None, ...] = (None,) if self.devices is None else self.devices
+        return devices * self.instances
 
 
 class _SettingError(Exception):
@@ -167,6 +176,8 @@ def _server(document: Any, folder: Path) -> ServerConfig:
         threads=section.integer("threads", 1, 1024) if section.has("threads") else None,
         instances=section.integer("instances", 1, 64),
         provider=section.text("provider", re.compile(r"[A-Za-z]+ExecutionProvider")),
+        devices=_devices(section) if section.has("devices") else None,
+        cuda_graphs=section.flag("cuda_graphs") if section.has("cuda_graphs") else False,
         max_batch_size=section.integer("max_batch_size", 1, 65536),
         batch_sizes=_sizes(section) if section.has("batch_sizes") else None,
         max_delay_us=section.integer("max_delay_us", 0, 10_000_000),
@@ -187,9 +198,32 @@ def _server(document: Any, folder: Path) -> ServerConfig:
         log_level=section.choice("log_level", LOG_LEVELS),
     )
     section.finish()
-    if config.threads is not None and config.instances > config.threads:
-        raise _SettingError(f"instances ({config.instances}) must not be more than threads ({config.threads})")
+    _check_sessions(config)
     return config
+
+
+def _check_sessions(config: ServerConfig) -> None:
+    """Devices, instances and CUDA graphs against each other and the model."""
+    if config.devices is None and config.provider == CUDA:
+        raise _SettingError(f"devices is missing; {CUDA} needs one, such as [0]")
+    if config.devices is not None and config.provider == "CPUExecutionProvider":
+        raise _SettingError("devices must be left out where the provider is CPUExecutionProvider")
+    if config.threads is not None and len(config.sessions) > config.threads:
+        what = "instances" if config.devices is None else "instances of all devices"
+        raise _SettingError(f"{what} ({len(config.sessions)}) must not be more than threads ({config.threads})")
+    if config.cuda_graphs:
+        if config.provider != CUDA:
+            raise _SettingError(f"cuda_graphs needs {CUDA}")
+        if reason := config.model.signature.no_fixed_calls:
+            raise _SettingError(f"cuda_graphs needs calls of fixed sizes, and {reason}")
+
+
+def _devices(parent: _Section) -> tuple[int, ...]:
+    devices = parent.items("devices")
+    whole = all(type(device) is int and 0 <= device < 64 for device in devices)
+    if not devices or not whole or len(set(devices)) < len(devices):
+        raise _SettingError("devices must be a list of different whole numbers from 0 to 63")
+    return tuple(devices)
 
 
 def _sizes(parent: _Section) -> tuple[int, ...]:

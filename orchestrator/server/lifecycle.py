@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -72,11 +73,11 @@ class _Life:
         address = "{}:{}".format(*self._listener.getsockname()[:2])
         _log.info("live", extra=fields(address=address, grpc_port=None if grpc is None else grpc.port))
         stopping = loop.create_task(self._stopping.wait())
-        loading = loop.create_task(asyncio.to_thread(_load, self._config, self._digests))
+        loading = loop.create_task(self._load())
         try:
             await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not self._stopping.is_set():
-                self._service.start([model.run for model in loading.result()])
+                loading.result()
                 _log.info("ready", extra=fields(model=self._config.model.name, **self._config.model.labels))
                 await stopping
                 await self._drain()
@@ -93,6 +94,31 @@ class _Life:
         if not idle or not loading.done():
             # Neither loading nor a call of the model can be interrupted, and nobody waits for what they do.
             os._exit(0)
+
+    async def _load(self) -> None:
+        """Open every session, and run each at the sizes that it will be given, in the thread that will go on to run it."""
+        config = self._config
+        began = time.monotonic()
+        threads = usable_threads(config.threads, len(config.sessions), cpu_limit())
+        if config.threads is not None and threads < config.threads:
+            _log.warning("fewer CPUs than threads", extra=fields(configured=config.threads, threads=threads))
+        sizes = _warm_up_sizes(config)
+        models = await asyncio.to_thread(_open, config, self._digests, threads, sizes)
+        loaded = time.monotonic()
+        texts = any(tensor.dtype == "string" for tensor in config.model.signature.inputs.values())
+        done: list[int] = []
+        tasks = [partial(_warm_up, model, sizes, texts=texts, done=done) for model in models]
+        await self._service.start([model.run for model in models], tasks)
+        _log.info(
+            "loaded",
+            extra=fields(
+                load_ms=round((loaded - began) * 1e3),
+                warm_up_ms=round((time.monotonic() - loaded) * 1e3),
+                warm_up_rows=sorted(set(done)),
+                threads=threads,
+                devices=config.devices,
+            ),
+        )
 
     async def _start_grpc(self) -> GrpcServer | None:
         if self._config.grpc_port is None:
@@ -127,37 +153,23 @@ class _Life:
         self._stopping.set()
 
 
-def _load(config: ServerConfig, digests: Future[None]) -> list[Model]:
-    """Open every instance and run it at the sizes that it will be given."""
-    began = time.monotonic()
-    threads = usable_threads(config.threads, config.instances, cpu_limit())
-    if config.threads is not None and threads < config.threads:
-        _log.warning("fewer CPUs than threads", extra=fields(configured=config.threads, threads=threads))
+def _open(config: ServerConfig, digests: Future[None], threads: int, sizes: list[int]) -> list[Model]:
+    """Open one session after another, once the files are known to be the right ones."""
     digests.result()
-    models = [open_model(config, threads) for _ in range(config.instances)]
-    loaded = time.monotonic()
-    sizes = _warm_up_sizes(config)
-    texts = any(tensor.dtype == "string" for tensor in config.model.signature.inputs.values())
-    for model in models:
-        for rows in sizes:
-            try:
-                model.warm_up(rows)
-            except StartError:
-                # An empty text is no proper value for many a model of texts; its failure would mean nothing.
-                if not texts:
-                    raise
-                sizes = []
-                break
-    _log.info(
-        "loaded",
-        extra=fields(
-            load_ms=round((loaded - began) * 1e3),
-            warm_up_ms=round((time.monotonic() - loaded) * 1e3),
-            warm_up_rows=sizes,
-            threads=threads,
-        ),
-    )
-    return models
+    return [open_model(config, device, threads, sizes) for device in config.sessions]
+
+
+def _warm_up(model: Model, sizes: list[int], *, texts: bool, done: list[int]) -> None:
+    """Run the model at `sizes`; those that were run are added to `done`."""
+    for rows in sizes:
+        try:
+            model.warm_up(rows)
+        except StartError:
+            # An empty text is no proper value for many a model of texts; its failure would mean nothing.
+            if not texts:
+                raise
+            return
+        done.append(rows)
 
 
 def _warm_up_sizes(config: ServerConfig) -> list[int]:

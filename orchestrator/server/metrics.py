@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -16,7 +17,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-__all__ = ["STAGES", "Histogram", "Metrics"]
+__all__ = ["STAGES", "Histogram", "InstanceLoad", "Metrics"]
 
 STAGES = ("read", "decode", "queue", "run", "encode", "total")
 """The parts of a request's time: body read, body to tensors, waiting, the model's call, tensors to body, all of it."""
@@ -53,16 +54,35 @@ class Histogram:
         return self._sum
 
 
+@dataclass(frozen=True, slots=True)
+class InstanceLoad:
+    """What one instance has done: calls of the model, their rows, their seconds; and whether it rests since it failed."""
+
+    instance: str
+    device: str
+    calls: int
+    rows: int
+    seconds: float
+    resting: bool
+
+
 class Metrics(Collector):
     """Everything that the server counts."""
 
-    def __init__(self, info: Mapping[str, str], queued_rows: Callable[[], int], ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        info: Mapping[str, str],
+        queued_rows: Callable[[], int],
+        ready: Callable[[], bool],
+        instances: Callable[[], Sequence[InstanceLoad]],
+    ) -> None:
         """Register the families.
 
         Args:
             info: the labels of `mlo_model_info`.
             queued_rows: the rows that wait now.
             ready: whether requests are welcome now.
+            instances: what each instance has done so far.
         """
         self.seconds = {stage: Histogram(_SECONDS) for stage in STAGES}
         self.batch_rows = Histogram(_ROWS)
@@ -71,6 +91,7 @@ class Metrics(Collector):
         self._info = dict(info)
         self._queued_rows = queued_rows
         self._ready = ready
+        self._instances = instances
         self._registry = CollectorRegistry()
         self._registry.register(self)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -100,3 +121,18 @@ class Metrics(Collector):
         for reason, count in sorted(self.rejections.items()):
             rejections.add_metric([reason], count)
         yield rejections
+        yield from self._by_instance()
+
+    def _by_instance(self) -> Iterator[Metric]:
+        labels = ["instance", "device"]
+        calls = CounterMetricFamily("mlo_instance_calls", "Calls of the model.", labels=labels)
+        rows = CounterMetricFamily("mlo_instance_rows", "Rows in these calls.", labels=labels)
+        seconds = CounterMetricFamily("mlo_instance_seconds", "Time that these calls took.", labels=labels)
+        resting = GaugeMetricFamily("mlo_instance_resting", "1 while it gets nothing since it failed.", labels=labels)
+        for load in self._instances():
+            values = [load.instance, load.device]
+            calls.add_metric(values, load.calls)
+            rows.add_metric(values, load.rows)
+            seconds.add_metric(values, load.seconds)
+            resting.add_metric(values, float(load.resting))
+        yield from (calls, rows, seconds, resting)

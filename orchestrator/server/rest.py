@@ -14,11 +14,11 @@ import httptools
 import orjson
 
 from . import VERSION
-from .batcher import Job
 from .binary import decode_binary, encode_binary
 from .datatypes import Array
 from .errors import RequestError
 from .exchange import Answer, Request
+from .instance import Job
 from .logs import fields
 from .openapi import OPEN_PATHS, docs_page, openapi_document
 from .protocol import decode_json, encode_json

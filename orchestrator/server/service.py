@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from .batcher import Batcher, Job, Limits, Run
+from .batcher import Batcher, Limits
 from .config import ServerConfig
 from .errors import RequestError
-from .metrics import Metrics
+from .instance import Job, Run
+from .metrics import InstanceLoad, Metrics
 from .request import InferRequest
 from .secrets import Tokens
 from .tracing import Tracing
@@ -46,6 +48,7 @@ class Service:
             {"name": self.model.name, "version": self.model.version, **self.model.labels},
             queued_rows=lambda: self._batcher.queued_rows if self._batcher else 0,
             ready=lambda: self.ready,
+            instances=self._load,
         )
 
     @property
@@ -58,10 +61,37 @@ class Service:
         """Whether spans are made."""
         return self._tracing is not None
 
-    def start(self, instances: Sequence[Run]) -> None:
-        """Take requests from now on."""
-        self._batcher = Batcher(instances, limits(self.config), self.metrics.batch_rows.observe)
+    async def start(self, runs: Sequence[Run], warm_ups: Sequence[Callable[[], None]]) -> None:
+        """Warm every instance up in its own thread, one after another; take requests from then on.
+
+        Args:
+            runs: one for each session of the configuration, in its order.
+            warm_ups: the same of what comes first in its thread.
+
+        Raises:
+            StartError: what a warm-up raises.
+        """
+        batcher = Batcher(runs, limits(self.config), self.metrics.batch_rows.observe)
+        for instance, warm_up in zip(batcher.instances, warm_ups, strict=True):
+            # While one captures CUDA graphs, no other thread may allocate memory on a device.
+            await asyncio.wrap_future(instance.do(warm_up))
+        self._batcher = batcher
         self.phase = Phase.READY
+
+    def _load(self) -> list[InstanceLoad]:
+        if self._batcher is None:
+            return []
+        return [
+            InstanceLoad(
+                instance=str(instance.index),
+                device="cpu" if device is None else str(device),
+                calls=instance.calls,
+                rows=instance.rows,
+                seconds=instance.seconds,
+                resting=instance.resting,
+            )
+            for instance, device in zip(self._batcher.instances, self.config.sessions, strict=True)
+        ]
 
     def submit(self, request: InferRequest, remaining_s: float | None = None) -> Job:
         """Queue a request; `remaining_s` is what the transport knows of the client's patience.

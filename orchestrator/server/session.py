@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from .config import ServerConfig
+from .config import CUDA, ServerConfig
 from .datatypes import ORT_TYPES, Array, numpy_dtype
 from .errors import BAD_MODEL, UNAVAILABLE, RequestError, StartError
+from .fixed_sizes import FixedSizes
 from .signature import Signature, Tensor
 
-__all__ = ["Model", "open_model"]
+__all__ = ["Model", "open_model", "provider_options"]
 
 ort.disable_telemetry_events()
 
+_FAILURES = (
+    ort_errors.Fail, ort_errors.EPFail, ort_errors.RuntimeException, ort_errors.NotImplemented, RuntimeError
+)  # fmt: skip
 _NO_LOG = 4  # ONNX Runtime's own lines are not JSON; what it raises is logged by who called it
 
 
 class Model:
-    """One ONNX Runtime session. `run` may be called by one thread at a time."""
+    """One ONNX Runtime session. `run` may be called by one thread at a time; with CUDA graphs, by one thread only."""
 
-    def __init__(self, session: Any, signature: Signature) -> None:
-        self._session = session
+    def __init__(
+        self, call: Callable[[Mapping[str, Array]], list[Array]], signature: Signature, device: int | None
+    ) -> None:
+        """Take over what was opened.
+
+        Args:
+            call: one call of the session, outputs in the signature's order.
+            signature: the model's.
+            device: the number of its device; None for the CPU.
+        """
+        self.device = device
+        self._call = call
         self._signature = signature
         self._outputs = list(signature.outputs)
 
@@ -36,10 +51,10 @@ class Model:
             RequestError: 400 where the model refuses the values (an index outside a table), 500 where it fails.
         """
         try:
-            values = self._session.run(self._outputs, inputs)
+            values = self._call(inputs)
         except ort_errors.InvalidArgument as error:
             raise RequestError(400, f"the model refused the request: {_text(error)}", reason="refused") from error
-        except (ort_errors.Fail, ort_errors.RuntimeException, ort_errors.NotImplemented, RuntimeError) as error:
+        except _FAILURES as error:
             raise RequestError(500, f"the model failed: {_text(error)}", reason="failed") from error
         return dict(zip(self._outputs, values, strict=True))
 
@@ -49,13 +64,7 @@ class Model:
         Raises:
             StartError: `BAD_MODEL`; the model does not run at a size that its signature promises.
         """
-        sizes = {name: low for name, (low, _) in self._signature.dims.items()}
-        if self._signature.batch is not None:
-            sizes[self._signature.batch] = rows
-        shapes = {
-            name: tuple(dim if isinstance(dim, int) else sizes[dim] for dim in tensor.shape or ())
-            for name, tensor in self._signature.inputs.items()
-        }
+        shapes = {name: self._signature.shape_at(tensor, rows) for name, tensor in self._signature.inputs.items()}
         zeros = {
             name: np.full(shapes[name], "" if tensor.dtype == "string" else 0, dtype=numpy_dtype(tensor.dtype))
             for name, tensor in self._signature.inputs.items()
@@ -63,37 +72,75 @@ class Model:
         try:
             self.run(zeros)
         except RequestError as error:
-            raise StartError(BAD_MODEL, f"the model does not run on zeros of shapes {shapes}: {error}") from error
+            where = "" if self.device is None else f" on device {self.device}"
+            message = f"the model does not run on zeros of shapes {shapes}{where}: {error}"
+            raise StartError(BAD_MODEL, message) from error
 
 
-def open_model(config: ServerConfig, threads: int) -> Model:
-    """Open one session, with its share of `threads`.
+def open_model(config: ServerConfig, device: int | None, threads: int, sizes: Sequence[int]) -> Model:
+    """Open one session on a device, or on the CPU, with its share of `threads`; `sizes` are the calls to be warm at.
 
     Raises:
         StartError: `BAD_MODEL` for a file that is missing, is another than the configured one, or whose inputs and
-            outputs are not the signature's; `UNAVAILABLE` when the provider is not there (ONNX Runtime itself
-            would quietly take the CPU).
+            outputs are not the signature's; `UNAVAILABLE` when the provider is not there or cannot be started (ONNX
+            Runtime itself would quietly take the CPU).
     """
     if config.provider not in ort.get_available_providers():
         have = ", ".join(ort.get_available_providers())
         raise StartError(UNAVAILABLE, f"this machine's ONNX Runtime lacks {config.provider}; it has {have}")
+    if config.provider == CUDA:
+        ort.preload_dlls()  # CUDA's and cuDNN's libraries as packages bring them, which no path of the loader names
     path = config.model.file
+    where = "" if device is None else f" on device {device}"
     try:
-        session = ort.InferenceSession(str(path), _options(config, threads), providers=[config.provider])
+        session = ort.InferenceSession(
+            str(path),
+            _options(config, threads),
+            providers=[(config.provider, provider_options(config, device))],
+            enable_fallback=0,  # to the CPU, when a call fails on the device
+        )
     except (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf, ort_errors.NoSuchFile) as error:
-        raise StartError(BAD_MODEL, f"{path}: cannot be loaded: {_text(error)}") from error
+        raise StartError(BAD_MODEL, f"{path}: cannot be loaded{where}: {_text(error)}") from error
     except (ort_errors.NotImplemented, ort_errors.InvalidArgument, ort_errors.RuntimeException) as error:
-        raise StartError(BAD_MODEL, f"{path}: this ONNX Runtime cannot run it: {_text(error)}") from error
+        raise StartError(BAD_MODEL, f"{path}: this ONNX Runtime cannot run it{where}: {_text(error)}") from error
+    except (ort_errors.EPFail, RuntimeError, ValueError) as error:
+        raise StartError(UNAVAILABLE, f"{config.provider} could not be started{where}: {_text(error)}") from error
     if config.provider not in session.get_providers():
-        raise StartError(UNAVAILABLE, f"{config.provider} could not be started; ONNX Runtime fell back to the CPU")
+        message = f"{config.provider} could not be started{where}: its driver or its libraries are missing or too old"
+        raise StartError(UNAVAILABLE, message)
     _check_tensors("input", session.get_inputs(), config.model.signature.inputs)
     _check_tensors("output", session.get_outputs(), config.model.signature.outputs)
-    return Model(session, config.model.signature)
+    signature = config.model.signature
+    if config.cuda_graphs:
+        return Model(FixedSizes(session, signature, sizes, ("cuda", device or 0)), signature, device)
+    return Model(partial(session.run, list(signature.outputs)), signature, device)
+
+
+def provider_options(config: ServerConfig, device: int | None) -> dict[str, str]:
+    """The execution provider's settings for one session.
+
+    Memory grows by what is asked for, not to powers of two, since other sessions may share the device. Algorithms of
+    convolutions are chosen by rule: trying all of them takes seconds at every new size, in front of a request. float32 is
+    computed as float32, not as TF32 with its 10 bits, or the proof that was made on the samples would not hold.
+
+    Source: ONNX Runtime's manual, "CUDA Execution Provider".
+    """
+    if device is None:
+        return {}
+    options = {"device_id": str(device)}
+    if config.provider == CUDA:
+        options |= {
+            "arena_extend_strategy": "kSameAsRequested",
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "use_tf32": "0",
+            "enable_cuda_graph": str(int(config.cuda_graphs)),
+        }
+    return options
 
 
 def _options(config: ServerConfig, threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = max(1, threads // config.instances)
+    options.intra_op_num_threads = max(1, threads // len(config.sessions))
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _NO_LOG

@@ -52,6 +52,31 @@ class Signature:
             for tensor in (*self.inputs.values(), *self.outputs.values())
         )
 
+    @property
+    def no_fixed_calls(self) -> str:
+        """Why calls of one number of rows do not all have the same shapes and plain numbers; empty where they do."""
+        for tensor in (*self.inputs.values(), *self.outputs.values()):
+            if tensor.dtype == "string":
+                return f"{tensor.name!r} is text"
+            if tensor.shape is None:
+                return f"the shape of {tensor.name!r} is not known"
+            for dim in tensor.shape:
+                if isinstance(dim, int) or dim == self.batch:
+                    continue
+                low, high = self.dims.get(dim, (0, 0))
+                if low < high:
+                    return f"dimension {dim!r} of {tensor.name!r} goes from {low} to {high}"
+                if dim not in self.dims:
+                    return f"dimension {dim!r} of {tensor.name!r} has no range"
+        return ""
+
+    def shape_at(self, tensor: Tensor, rows: int) -> tuple[int, ...]:
+        """A tensor's shape with `rows` in the batch and every other dimension at its smallest."""
+        sizes = {name: low for name, (low, _) in self.dims.items()}
+        if self.batch is not None:
+            sizes[self.batch] = rows
+        return tuple(dim if isinstance(dim, int) else sizes[dim] for dim in tensor.shape or ())
+
     def check_shape(self, tensor: Tensor, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
         """Refuse an input's shape that the signature does not allow.
 

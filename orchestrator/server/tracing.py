@@ -7,8 +7,8 @@ import time
 from importlib import import_module
 from typing import Any
 
-from .batcher import Job
 from .errors import UNAVAILABLE, StartError
+from .instance import Job
 
 __all__ = ["Tracing"]
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.server.batcher import Batcher, Job, Limits, Run
+from orchestrator.server.batcher import Batcher, Limits
 from orchestrator.server.datatypes import Array
 from orchestrator.server.errors import RequestError
+from orchestrator.server.instance import Job, Run
 
 PLENTY = Limits(max_rows=8, max_delay_s=0.0, queue_rows=64)
 

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.server.config import load_config
 from orchestrator.server.errors import StartError
+from orchestrator.server.session import provider_options
 from tests.server.conftest import add_model, edit, signature
 
 
@@ -30,6 +31,16 @@ from tests.server.conftest import add_model, edit, signature
         ({"drain_seconds": None}, "drain_seconds must be a number from 0 to 3600, not None"),
         ({"log_level": "loud"}, "log_level must be one of debug, info, warning, error, not 'loud'"),
         ({"provider": "gpu"}, "provider must match"),
+        ({"provider": "CUDAExecutionProvider"}, "devices is missing; CUDAExecutionProvider needs one, such as [0]"),
+        ({"devices": [0]}, "devices must be left out where the provider is CPUExecutionProvider"),
+        (
+            {"provider": "CUDAExecutionProvider", "devices": [0, 1], "instances": 2, "threads": 3},
+            "instances of all devices (4) must not be more than threads (3)",
+        ),
+        ({"provider": "CUDAExecutionProvider", "devices": []}, "devices must be a list of different whole numbers"),
+        ({"provider": "CUDAExecutionProvider", "devices": [0, 0]}, "devices must be a list of different whole numbers"),
+        ({"provider": "CUDAExecutionProvider", "devices": [-1]}, "devices must be a list of different whole numbers"),
+        ({"cuda_graphs": True}, "cuda_graphs needs CUDAExecutionProvider"),
         ({"model": 1}, "model must be an object, not 1"),
         ({"model_file": "../model.onnx"}, "model.file must be a path below server.json's folder"),
         ({"model_sha256": "0"}, "model.sha256 must match"),
@@ -77,3 +88,45 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(StartError, match="cannot be read") as raised:
         load_config(tmp_path / name)
     assert raised.value.exit_code == 65
+
+
+GRAPHS = {"provider": "CUDAExecutionProvider", "devices": [0], "cuda_graphs": True}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "dims", "reason"),
+    [
+        (["batch", "n"], ["batch", 2], {"batch": [1, 8], "n": [1, 5]}, "dimension 'n' of 'x' goes from 1 to 5"),
+        (["batch", 2], ["batch", "m"], {"batch": [1, 8]}, "dimension 'm' of 'y' has no range"),
+        (["batch", 2], None, {"batch": [1, 8]}, "the shape of 'y' is not known"),
+    ],
+)
+def test_cuda_graphs_need_sizes_that_only_the_batch_changes(
+    tmp_path: Path, inputs: list[Any], outputs: Any, dims: dict[str, list[int]], reason: str
+) -> None:
+    config = add_model(tmp_path)
+    edit(config, model_signature=signature({"x": ("float32", inputs)}, {"y": ("float32", outputs)}, dims), **GRAPHS)
+    with pytest.raises(StartError, match=f"cuda_graphs needs calls of fixed sizes, and {reason}"):
+        load_config(config)
+
+
+def test_every_device_has_its_instances(tmp_path: Path) -> None:
+    config = add_model(tmp_path, threads=8)
+    assert load_config(config).sessions == (None,)
+    edit(config, instances=2, **GRAPHS | {"devices": [0, 2]})
+    loaded = load_config(config)
+    assert loaded.sessions == (0, 2, 0, 2)
+    assert loaded.cuda_graphs
+
+
+def test_a_session_on_a_gpu_is_told_its_device_and_computes_what_was_proven(tmp_path: Path) -> None:
+    config = add_model(tmp_path, threads=2)
+    assert provider_options(load_config(config), None) == {}
+    edit(config, **GRAPHS | {"devices": [0, 3]})
+    assert provider_options(load_config(config), 3) == {
+        "device_id": "3",
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0",
+        "enable_cuda_graph": "1",
+    }

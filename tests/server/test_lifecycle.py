@@ -199,6 +199,12 @@ def test_a_provider_that_is_not_there_ends_with_69(tmp_path: Path, start: Start)
     assert "lacks NoSuchExecutionProvider; it has" in message
 
 
+def test_a_gpu_that_is_not_there_ends_with_69(tmp_path: Path, start: Start) -> None:
+    code, message = ends(start, add_model(tmp_path, provider="CUDAExecutionProvider", devices=[0]))
+    assert code == 69
+    assert message.startswith("this machine's ONNX Runtime lacks CUDAExecutionProvider; it has ")
+
+
 def test_a_taken_port_ends_with_69(tmp_path: Path, start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

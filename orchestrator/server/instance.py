@@ -1,0 +1,175 @@
+"""One instance of the model in a thread of its own, which runs the calls that it is given one after another."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .datatypes import Array
+from .errors import RequestError
+
+__all__ = ["Answers", "Instance", "Job", "Key", "Run"]
+
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+"""One call of the model: inputs by name → outputs by name."""
+
+Key = tuple[tuple[int, ...], ...]
+"""The inner shapes of a request's inputs."""
+
+Answers = list[Mapping[str, Array] | RequestError]
+
+_log = logging.getLogger("mlo.instance")
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request on its way through the batcher; times are `time.monotonic()` seconds.
+
+    Attributes:
+        inputs, rows: the request.
+        key: the inner shapes; jobs of one key may go together.
+        future: gets the outputs, or the `RequestError`.
+        deadline: not run after this.
+        timer: answers the request when the deadline has passed.
+        started: when its call of the model began, 0 while it waits.
+        finished: when that call was over.
+        batch_rows: the rows of that call, others' included.
+        failed_on: the instance that failed on it before; None for most.
+    """
+
+    inputs: Mapping[str, Array]
+    rows: int
+    key: Key
+    future: asyncio.Future[Mapping[str, Array]]
+    queued: float
+    deadline: float
+    timer: asyncio.TimerHandle = field(init=False)
+    started: float = 0.0
+    finished: float = 0.0
+    batch_rows: int = 0
+    failed_on: Instance | None = None
+
+
+class Instance:
+    """One instance of the model and the thread that calls it.
+
+    Attributes:
+        calls, rows, seconds: how often it was called, with how many rows, and how long that took; of the event loop.
+        wake: what ends its rest, while it is given nothing since it failed; of the event loop.
+        rests: how often it has rested since it last answered; of the event loop.
+    """
+
+    def __init__(self, run: Run, index: int, deliver: Callable[[Instance, list[Job], Answers], None]) -> None:
+        """Start the thread.
+
+        Args:
+            run: the model; called by this thread only.
+            index: its number, from 0.
+            deliver: called by the thread with what each job of a call got.
+        """
+        self.index = index
+        self.calls = 0
+        self.rows = 0
+        self.seconds = 0.0
+        self.wake: asyncio.TimerHandle | None = None
+        self.rests = 0
+        self._run = run
+        self._deliver = deliver
+        self._todo: queue.SimpleQueue[list[Job] | Callable[[], None] | None] = queue.SimpleQueue()
+        # A daemon: a call that never returns must not keep a process alive that was told to go.
+        self._thread = threading.Thread(target=self._serve, name=f"instance-{index}", daemon=True)
+        self._thread.start()
+
+    @property
+    def resting(self) -> bool:
+        """Whether it is given nothing for a while."""
+        return self.wake is not None
+
+    def call(self, jobs: list[Job]) -> None:
+        """Run these together."""
+        self._todo.put(jobs)
+
+    def do(self, task: Callable[[], None]) -> Future[None]:
+        """Run a task in the instance's thread, before the calls that come after; the future tells when it is done."""
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                task()
+            except BaseException as error:  # noqa: BLE001 - whoever waits for the future gets it
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        self._todo.put(run)
+        return done
+
+    def count(self, jobs: list[Job]) -> None:
+        """Count a call that is over."""
+        self.calls += 1
+        self.rows += jobs[0].batch_rows
+        self.seconds += jobs[-1].finished - jobs[0].started
+
+    def end(self) -> None:
+        """Call nothing after what has been asked for."""
+        self._todo.put(None)
+
+    def ended(self, deadline: float) -> bool:
+        """Whether the thread ends before `deadline`."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        return not self._thread.is_alive()
+
+    def _serve(self) -> None:
+        while (todo := self._todo.get()) is not None:
+            if isinstance(todo, list):
+                self._deliver(self, todo, self._call(todo))
+            else:
+                todo()
+
+    def _call(self, jobs: list[Job]) -> Answers:
+        if len(jobs) == 1:
+            return [self._call_one(jobs[0])]
+        try:
+            inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
+            answers = _split(self._run(inputs), jobs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, each request gets its own try and its own error
+            _log.warning("a batch failed, its requests run singly: %s", error)
+            return [self._call_one(job) for job in jobs]
+        finished = time.monotonic()
+        for job in jobs:
+            job.finished = finished
+        return answers
+
+    def _call_one(self, job: Job) -> Mapping[str, Array] | RequestError:
+        try:
+            return self._run(job.inputs)
+        except RequestError as error:
+            return error
+        except Exception:  # noqa: BLE001 - the thread must live on for the other requests
+            _log.exception("the model failed")
+            return RequestError(500, "the model failed; the server's log says more", reason="failed")
+        finally:
+            job.finished = time.monotonic()
+
+
+def _split(outputs: Mapping[str, Array], jobs: list[Job]) -> Answers:
+    """Each job's rows of every output, as views."""
+    rows = sum(job.rows for job in jobs)
+    for name, array in outputs.items():
+        if array.shape[:1] != (rows,):
+            raise ValueError(f"output {name!r} of {rows} rows has the shape {array.shape}")
+    answers: Answers = []
+    start = 0
+    for job in jobs:
+        stop = start + job.rows
+        answers.append({name: array[start:stop] for name, array in outputs.items()})
+        start = stop
+    return answers
