@@ -1,4 +1,4 @@
-"""Reads a model's tensors for its plan: the step `inspect`, which runs while planning, once for each model file."""
+"""Runs a step by itself, for what has to be known before there is a plan: the tensors of a model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from orchestrator.engine.stop import Stop, stop_on_signals
 from orchestrator.errors import Interrupted, StepFailed
 from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.source_steps import inspect_step
-from orchestrator.plan.step import Plan
+from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.store.digest import StatCache
 from orchestrator.store.home import Home
 from orchestrator.store.trees import TreeStore
 
-__all__ = ["read_model"]
+__all__ = ["read_model", "run_at_once"]
 
 
 class _AtOnce(Stop):
@@ -44,13 +44,24 @@ def read_model(loaded: LoadedSpec, home: Home, cache: StatCache, observer: Obser
     step = inspect_step(loaded)
     if step is None:
         return None
+    folder = run_at_once(loaded, step, home, cache, observer)
+    document: dict[str, Any] = json.loads((folder / "found.json").read_text(encoding="utf-8"))
+    return document
+
+
+def run_at_once(loaded: LoadedSpec, step: Step, home: Home, cache: StatCache, observer: Observer) -> Path:
+    """The folder that a step leaves whose inputs are all files of the user's; cached like every step.
+
+    Raises:
+        SpecInvalid: an input cannot be read; StepFailed: the step failed; Interrupted: Ctrl-C.
+    """
     plan = Plan(loaded.spec.metadata.name, (step,), (), loaded.folder)
     resolver = Resolver(loaded, plan, home, cache)
     resolved = resolver.resolve(step, {})
     assert resolved is not None, "its inputs are files of the user's"
     outcome, stop = resolved.outcome, _AtOnce()
     if outcome is None:
-        with home.in_use(f"reading the model of {plan.name}"), stop_on_signals(stop):
+        with home.in_use(f"{step.id} of {plan.name}"), stop_on_signals(stop):
             outcome = Executor(plan, resolver, home, observer, stop).compute(step, resolved, {})
         seconds = outcome.receipt.seconds if outcome.receipt is not None else 0.0
         observer(StepEnded(step.id, "done" if outcome.status == "done" else "failed", seconds, ""))
@@ -60,6 +71,4 @@ def read_model(loaded: LoadedSpec, home: Home, cache: StatCache, observer: Obser
         raise raised(failure_diagnostic(loaded, error))
     assert outcome.receipt is not None
     assert outcome.receipt.manifest is not None
-    folder = TreeStore(home).path(outcome.receipt.manifest.digest)
-    document: dict[str, Any] = json.loads(Path(folder, "found.json").read_text(encoding="utf-8"))
-    return document
+    return TreeStore(home).path(outcome.receipt.manifest.digest)

@@ -14,7 +14,7 @@ from orchestrator.spec.models import DtypeName, TensorIn, TensorOut
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.signature import Dim, Signature, Tensor, declared_signature
 
-__all__ = ["DEFAULT_BATCH", "PlannedModel", "planned_model", "spec_name"]
+__all__ = ["DEFAULT_BATCH", "PlannedModel", "batch_name", "dim_name", "planned_model", "spec_name"]
 
 DEFAULT_BATCH = (1, 64)
 """The range of the batch dimension where neither the spec nor the model says one."""
@@ -72,9 +72,16 @@ def spec_name(own: str, taken: Iterable[str] = ()) -> str:
     return unique
 
 
-def _dim_name(own: str) -> str:
+def dim_name(own: str) -> str:
+    """A name that a spec can hold for a dimension that the model calls `own`."""
     name = re.sub(r"[^a-z0-9_]+", "_", own.lower()).strip("_")[:32]
     return name if _DIM_NAME.fullmatch(name) else f"_{name}"[:32]
+
+
+def batch_name(firsts: Iterable[Any]) -> str:
+    """What the batch is called whose name in each of the inputs is given; None where it has none."""
+    named = {first for first in firsts if first is not None}
+    return dim_name(named.pop()) if len(named) == 1 else "batch"
 
 
 class _Joined:
@@ -84,7 +91,7 @@ class _Joined:
         self._found = found
         self._notes = list(found["notes"])
         self._problems: list[Diagnostic] = []
-        self._ranges = {_dim_name(own): (low, high) for own, (low, high) in found["ranges"].items()}
+        self._ranges = {dim_name(own): (low, high) for own, (low, high) in found["ranges"].items()}
 
     def model(self) -> PlannedModel:
         inputs, input_names = self._inputs()
@@ -113,7 +120,7 @@ class _Joined:
             # The batch is what all inputs have as their first dimension, as long as it is open.
             firsts = {(t["shape"] or [0])[0] for t in everything}
             batched = bool(firsts) and all(first is None or isinstance(first, str) for first in firsts)
-            batch = _batch_name(firsts) if batched else None
+            batch = batch_name(firsts) if batched else None
             for own in everything:
                 name = spec_name(own["tensor"], names)
                 names[name] = own["tensor"]
@@ -154,7 +161,7 @@ class _Joined:
             self._dtype(own, "output")
             # A dimension that no input has is found by running the model, and with it the whole shape.
             shape = [batch if axis == 0 and size is None else size for axis, size in enumerate(own["shape"] or [])]
-            dims = tuple(_dim_name(d) if isinstance(d, str) else d for d in shape)
+            dims = tuple(dim_name(d) if isinstance(d, str) else d for d in shape)
             whole = own["shape"] is not None and all(isinstance(d, int) or d in known for d in dims)
             tensors.append(Tensor(name, "", tuple(d for d in dims if d is not None) if whole else None))
         return tensors, names
@@ -188,9 +195,9 @@ class _Joined:
             if axis == 0 and batch is not None:
                 shape.append(batch)
             elif size is None:
-                shape.append(_dim_name(f"{name}_{axis}"))
+                shape.append(dim_name(f"{name}_{axis}"))
             else:
-                shape.append(_dim_name(size) if isinstance(size, str) else size)
+                shape.append(dim_name(size) if isinstance(size, str) else size)
         return tuple(shape)
 
     def _dims(
@@ -292,11 +299,6 @@ class _Joined:
                 remedy="correct it, or leave `inputs` out, and it is read from the model",
             )
         )
-
-
-def _batch_name(firsts: Iterable[Any]) -> str:
-    named = {first for first in firsts if first is not None}
-    return _dim_name(named.pop()) if len(named) == 1 else "batch"
 
 
 def _common_first(inputs: Sequence[Tensor]) -> str | None:
