@@ -123,14 +123,16 @@ def _ask(planned: Planned) -> None:
 def _told(result: Released, seconds: float, *, decided: bool) -> str:
     """What there is now, with the decision if something was measured or deployed anew."""
     deployment = result.deployment
-    serves = f"revision {deployment.revision} ({deployment.variant} on {deployment.backend}) serves"
-    said = f"{deployment.name}: {serves}" if result.changed else f"{deployment.name}: nothing to deploy; {serves}"
+    into_folder = deployment.target == "folder"
+    does = "is in the folder" if into_folder else "serves"
+    live = f"revision {deployment.revision} ({deployment.variant} on {deployment.backend}) {does}"
+    said = f"{deployment.name}: {live}" if result.changed else f"{deployment.name}: nothing to deploy; {live}"
     lines = [
         f"{said}, after {seconds:.1f} s",
-        f"endpoint: {click.style(deployment.endpoint, bold=True)}",
+        f"{'folder' if into_folder else 'endpoint'}: {click.style(deployment.endpoint, bold=True)}",
         f"artifacts: {result.artifacts}",
         f"decision: {result.evidence} (decision.json, chart.svg)",
     ]
-    if result.changed:
+    if result.changed and not into_folder:
         lines.append(f"try: mlo predict {deployment.name} --input FILE.npz")
     return "\n".join(["", decision_text(result.decision), "", *lines] if decided or result.changed else lines)

@@ -24,6 +24,8 @@ _COMMANDS = {
     "predict": ("orchestrator.cli.predict:predict", "Send inputs to a deployment and print what it answers."),
     "status": ("orchestrator.cli.status:status", "Show what is deployed and how it is."),
     "logs": ("orchestrator.cli.status:logs", "Show the log of a deployment's server."),
+    "history": ("orchestrator.cli.rollback:history", "Show the revisions of a deployment."),
+    "rollback": ("orchestrator.cli.rollback:rollback", "Let a former revision serve again."),
     "destroy": ("orchestrator.cli.status:destroy", "Stop a deployment and forget it."),
     "explain": (
         "orchestrator.cli.explain:explain",

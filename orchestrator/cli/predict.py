@@ -11,6 +11,8 @@ import click
 from orchestrator.cli import console
 from orchestrator.cli.deployments import find_deployment
 from orchestrator.cli.options import find_home, json_option
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import UsageError
 
 __all__ = ["predict"]
 
@@ -40,6 +42,15 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
 
     home = find_home()
     deployment = find_deployment(home, name)
+    if deployment.target == "folder":
+        raise UsageError(
+            Diagnostic(
+                "E619",
+                f"{name} does not serve",
+                cause=f"it is deployed into the folder {deployment.endpoint}",
+                remedy="ask the device or server that reads the folder",
+            )
+        )
     signature = served_signature(home, deployment)
     inputs = read_inputs(input_, signature)
     outputs = infer(

@@ -11,10 +11,11 @@ from orchestrator.cli.deployments import find_deployment
 from orchestrator.cli.options import find_home, json_option, lock_timeout_option
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.events import Event, Waiting
-from orchestrator.engine.release import deployment_lock
+from orchestrator.engine.go_live import deployment_lock
 from orchestrator.errors import ExitCode, UsageError
 from orchestrator.store.state import StateFile
 from orchestrator.targets.local import LocalTarget
+from orchestrator.targets.table import target_of
 
 __all__ = ["destroy", "logs", "status"]
 
@@ -42,7 +43,7 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     wanted = [find_deployment(home, name) for name in names] if names else [known[name] for name in sorted(known)]
     rows = []
     for deployment in wanted:
-        observed = LocalTarget(home.deployments / deployment.name).observe()
+        observed = target_of(deployment, home).observe()
         rows.append(
             {
                 "name": deployment.name,
@@ -86,6 +87,15 @@ def logs(name: str, lines: int, follow: bool) -> None:
     """Show the log of a deployment's server."""
     home = find_home()
     deployment = find_deployment(home, name)
+    if deployment.target == "folder":
+        raise UsageError(
+            Diagnostic(
+                "E615",
+                f"{name} has no log",
+                cause=f"it is deployed into the folder {deployment.endpoint}, and what reads that keeps its own",
+                remedy="look at the log of the device or server that reads the folder",
+            )
+        )
     for line in LocalTarget(home.deployments / deployment.name).logs(lines, follow=follow):
         console.say(line)
 
@@ -116,6 +126,6 @@ def destroy(name: str, yes: bool, lock_timeout: float) -> None:
             )
         click.confirm(f"Stop {name} at {deployment.endpoint}?", abort=True, err=True)
     with deployment_lock(home, name, lock_timeout, _tell_waiting):
-        LocalTarget(home.deployments / name).stop()
+        target_of(deployment, home).stop()
         StateFile(home).update(lambda state: state.without_deployment(name))
     console.say(f"{name}: stopped and forgotten; its artifacts stay in the store until `mlo gc`")

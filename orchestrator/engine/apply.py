@@ -49,7 +49,7 @@ def apply_plan(planned: Planned, home: Home, observer: Observer, stop: Stop, loc
             outcomes = run_steps(planned, home, observer, stop)
             return Release(planned.loaded, planned.plan, outcomes, home, observer).release(lock_timeout)
     except MloError as error:
-        live = observe(planned.loaded.spec, home)
+        live = observe(planned.loaded, home)
         if live.remembered is None or live.observed is None or live.observed.revision is None:
             raise
         still = f"revision {live.observed.revision} at {live.observed.endpoint}"

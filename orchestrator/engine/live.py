@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.spec.models import ModelDeployment
+from orchestrator.spec.load import LoadedSpec
+from orchestrator.spec.models import FolderDeploy, LocalDeploy
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment, StateFile
-from orchestrator.targets.local import LocalTarget, Observed
+from orchestrator.targets.table import target_of
+from orchestrator.targets.target import Observed
 
 __all__ = ["Live", "observe"]
 
@@ -18,11 +20,13 @@ class Live:
 
     Attributes:
         wanted_port: the port that the spec asks for; None leaves it as it is.
+        moves_to: where the spec wants it, if it is deployed elsewhere.
         remembered: None when the name was never deployed, or is destroyed.
         observed: None likewise.
     """
 
     wanted_port: int | None
+    moves_to: str | None
     remembered: Deployment | None
     observed: Observed | None
 
@@ -32,6 +36,8 @@ class Live:
             return ("+", "not deployed yet") if rendered is not None else ("known after run", "not deployed yet")
         if self.remembered.revision == 0:
             return ("+" if rendered is not None else "known after run"), "an earlier deploy was broken off"
+        if self.moves_to is not None:
+            return "~", f"moves from {self.remembered.endpoint} to {self.moves_to}"
         if rendered is None:
             return "known after run", f"revision {self.remembered.revision} serves; depends on render"
         if self.observed.revision is None:
@@ -49,9 +55,14 @@ class Live:
         return "=", f"revision {self.remembered.revision} serves and is healthy"
 
 
-def observe(spec: ModelDeployment, home: Home) -> Live:
+def observe(loaded: LoadedSpec, home: Home) -> Live:
     """Look at the deployment that this spec names."""
-    remembered = StateFile(home).read().deployments.get(spec.metadata.name)
+    deploy = loaded.spec.deploy
+    port = deploy.port if isinstance(deploy, LocalDeploy) else None
+    remembered = StateFile(home).read().deployments.get(loaded.spec.metadata.name)
     if remembered is None:
-        return Live(spec.deploy.port, None, None)
-    return Live(spec.deploy.port, remembered, LocalTarget(home.deployments / spec.metadata.name).observe())
+        return Live(port, None, None, None)
+    place = str(loaded.spec.path(deploy.path, loaded.folder)) if isinstance(deploy, FolderDeploy) else None
+    elsewhere = remembered.target != deploy.target or (place is not None and remembered.endpoint != place)
+    moves_to = (place or f"a server on this machine (`target: {deploy.target}`)") if elsewhere else None
+    return Live(port, moves_to, remembered, target_of(remembered, home).observe())

@@ -151,7 +151,7 @@ def make_plan(
     plan = compile_plan(loaded, planned_model(loaded, read_model(loaded, home, cache, observer)))
     _check_replaced(plan, replaced)
     resolver = Resolver(loaded, plan, home, cache)
-    live = observe(loaded.spec, home)
+    live = observe(loaded, home)
     forced = frozenset(replaced)
     return Planned(loaded, plan, resolver, live, preview(plan, resolver, live, forced=forced), forced)
 

@@ -123,6 +123,12 @@ E618 the port is taken
     Another process listens on the port of `deploy.port`.
 E619 not serving
     The deployment is remembered, and what it serves from is not there.
+E620 the folder holds something else
+    `deploy: {target: folder}` fills a folder that is new, empty, or that it filled before for the same deployment.
+E621 the folder was changed meanwhile
+    What was copied is not what was rendered: something else writes to the folder.
+E622 no revision to go back to
+    `mlo history` shows the revisions; those whose artifacts were removed by `mlo gc` cannot serve again.
 E701 the store cannot be used
     Reading or writing a file of the store failed; the cause is the operating system's. Nothing finished is lost.
 E702 no place for the store

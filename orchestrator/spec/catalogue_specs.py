@@ -62,6 +62,15 @@ E125 remote file
 E126 batching does not fit the model
     `serving.batching.max_size` is above the largest batch that `model.dims` allows, or the model has no batch
     dimension at all.
+E127 a dimension of the model without a range
+    The model leaves a dimension open, or does not say how many dimensions an input has. Conversion, verification and
+    benchmark cover the whole range of every dimension, so `model.dims` says from where to where it goes.
+E128 a tensor that mlo does not serve
+    The model takes or returns a type that has no counterpart in the serving protocols. Change the model, or declare only
+    the other outputs.
+E129 spec and model differ
+    `model.inputs`, `model.outputs` or `model.dims` declare what the model does not have, or have it otherwise. Leave
+    them out, and they are read from the model; `tensor:` says the model's own name where `name:` is to be another.
 E130 not allowed by the platform
     The platform file restricts what may be chosen: registries, base images, backends, source kinds, formats. The
     note names the rule's file and line; who owns that file can change it.

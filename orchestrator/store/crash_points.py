@@ -43,6 +43,9 @@ CRASH_POINTS = frozenset(
         "release.candidate-ready",
         "release.switched",
         "release.remembered",
+        # a folder that is deployed into
+        "folder.candidate-ready",
+        "folder.switched",
     }
 )
 

@@ -22,7 +22,7 @@ from orchestrator.store.locks import lock
 
 __all__ = ["Deployment", "Intent", "Revision", "State", "StateFile"]
 
-FORMAT = 1
+FORMAT = 2
 _MOST_REVISIONS = 10
 _LOCK_TIMEOUT = 60.0  # seconds; whoever holds the lock writes one small file
 
@@ -63,6 +63,11 @@ class Revision:
         variant: which variant of the model.
         rendered_digest: the tree that it was started from.
         deployed: ISO time, UTC.
+        spec_digest: of the spec as it was applied.
+        decision_digest: of what was decided.
+        imported_digest: the tree with the golden requests that prove it.
+        gates: what the spec sets for its precision, as JSON.
+        threads: of one model instance.
     """
 
     revision: int
@@ -70,6 +75,11 @@ class Revision:
     variant: str
     rendered_digest: str
     deployed: str
+    spec_digest: str
+    decision_digest: str
+    imported_digest: str
+    gates: str
+    threads: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +89,7 @@ class Deployment:
     Attributes:
         name: from the spec's metadata.
         target: where, such as "local".
+        keep: how many revisions a folder keeps; 0 where the target keeps none.
         revision: the live one's number; 0 while the first is on its way.
         backend: what serves.
         variant: which variant of the model.
@@ -95,6 +106,7 @@ class Deployment:
 
     name: str
     target: str
+    keep: int
     revision: int
     backend: str
     variant: str
@@ -135,7 +147,9 @@ class Deployment:
     def digests(self) -> set[str]:
         """All digests that this deployment, or a rollback of it, may need."""
         named = {self.spec_digest, self.decision_digest, self.model_digest, self.rendered_digest}
-        return (named | {revision.rendered_digest for revision in self.history}) - {""}
+        for revision in self.history:
+            named |= {revision.rendered_digest, revision.imported_digest}
+        return named - {""}
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ def infer(
     name: str,
     inputs: Mapping[str, Array],
     *,
+    signature: Signature,
     timeout: float = 30.0,
-    signature: Signature | None = None,
 ) -> dict[str, Array]:
     """The outputs by name for these inputs.
 
@@ -40,33 +40,36 @@ def infer(
         backend: what serves there; it knows the wire format.
         name: the model's name on the wire.
         inputs: by name, each with its batch dimension if the model has one.
+        signature: the model's; more rows than one call may have are sent in several calls.
         timeout: seconds for one call.
-        signature: the model's; if given, more rows than one call may have are sent in several calls.
 
     Raises:
         DeployFailed: E610 nothing listens, E611 the request is refused (4xx), E612 the server failed (5xx, broken
             connection, an answer that is none), E613 no answer within `timeout`.
     """
     largest = _largest(signature, inputs)
+
+    def call(part: Mapping[str, Array]) -> dict[str, Array]:
+        return _call(endpoint, backend, name, part, signature, timeout)
+
     if largest is None:
-        return _call(endpoint, backend, name, inputs, timeout)
+        return call(inputs)
     rows = len(next(iter(inputs.values())))
-    parts = [
-        _call(endpoint, backend, name, {key: array[at : at + largest] for key, array in inputs.items()}, timeout)
-        for at in range(0, rows, largest)
-    ]
+    parts = [call({key: array[at : at + largest] for key, array in inputs.items()}) for at in range(0, rows, largest)]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def _largest(signature: Signature | None, inputs: Mapping[str, Array]) -> int | None:
+def _largest(signature: Signature, inputs: Mapping[str, Array]) -> int | None:
     """The rows of one call, if there are more of them than one call may have."""
-    if signature is None or signature.batch is None:
+    if signature.batch is None:
         return None
     largest = signature.dims[signature.batch][1]
     return largest if any(len(array) > largest for array in inputs.values()) else None
 
 
-def _call(endpoint: str, backend: Backend, name: str, inputs: Mapping[str, Array], timeout: float) -> dict[str, Array]:
+def _call(
+    endpoint: str, backend: Backend, name: str, inputs: Mapping[str, Array], signature: Signature, timeout: float
+) -> dict[str, Array]:
     body, headers = backend.encode(inputs)
     where = urlsplit(endpoint)
     connection = HTTPConnection(where.hostname or "", where.port, timeout=timeout)
@@ -106,7 +109,7 @@ def _call(endpoint: str, backend: Backend, name: str, inputs: Mapping[str, Array
             "correct the inputs" if refused else f"run `mlo logs {name}`",
         )
     try:
-        return backend.decode(content, {key.lower(): value for key, value in answer.getheaders()})
+        return backend.decode(content, {key.lower(): value for key, value in answer.getheaders()}, signature)
     except ValueError as error:
         raise _failure(
             "E612",

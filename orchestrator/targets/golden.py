@@ -120,7 +120,7 @@ def check_golden(
     def send(chosen: slice | int) -> dict[str, Array]:
         inputs = {key: np.ascontiguousarray(array[chosen]) for key, array in golden.inputs.items()}
         try:
-            answer = infer(base_url, backend, name, inputs, timeout=timeout)
+            answer = infer(base_url, backend, name, inputs, signature=golden.signature, timeout=timeout)
         except DeployFailed as failed:
             told = failed.diagnostics[0]
             raise DeployFailed(

@@ -10,10 +10,9 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from orchestrator.backends.table import backend
 from orchestrator.diagnostics import Diagnostic
@@ -31,43 +30,11 @@ from orchestrator.targets.control import (
 from orchestrator.targets.lifetime import alone, is_running, start, stop
 from orchestrator.targets.logs import LOG_FILE, read
 from orchestrator.targets.ports import LOOPBACK, first_free
+from orchestrator.targets.target import Candidate, Observed
 
-__all__ = ["Candidate", "Health", "LocalTarget", "Observed"]
-
-Health = Literal["healthy", "degraded", "stopped"]
+__all__ = ["LocalTarget"]
 
 _POLL_SECONDS = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What is true now.
-
-    Attributes:
-        running: a supervisor is there.
-        health: `degraded` when the server does not answer just now or keeps crashing.
-        endpoint: where it is reached, or will be again if it is stopped; None before its first start.
-        revision, backend: what takes the traffic; None if nothing does.
-        pid: the server's process.
-        since: when the server became ready, ISO 8601 in UTC.
-    """
-
-    running: bool
-    health: Health
-    endpoint: str | None
-    revision: int | None
-    backend: str | None
-    pid: int | None
-    since: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A server that is ready but takes no traffic yet; `endpoint` is private to this deployment."""
-
-    revision: int
-    endpoint: str
-    pid: int | None
 
 
 class LocalTarget:
@@ -107,7 +74,7 @@ class LocalTarget:
             since=None if since is None else datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
         )
 
-    def ensure_supervisor(self, port: int | None = None) -> str:
+    def prepare(self, port: int | None = None) -> str:
         """Start the deployment's supervisor unless it runs, and return the public endpoint.
 
         A deployment keeps its port for life unless `port` asks for another; then the former one stays open until the

@@ -29,7 +29,8 @@ def test_several_mistakes_are_shown_at_once_in_the_order_of_the_file(shown: Show
         "8 |     weigths: digits.safetensors\n"
         "  |     ^^^^^^^ did you mean `weights`?\n"
         "\n"
-        "error[E103]: `float` is not one of float32, float64, float16, int64, int32, int16, int8, uint8, bool\n"
+        "error[E103]: `float` is not one of float32, float64, float16, int64, int32, int16, int8, uint8,\n"
+        "  bool, string\n"
         "  --> spec.yaml:11:28\n"
         "   |\n"
         "11 |     - {name: image, dtype: float, shape: [batch, 1, 8, 8]}\n"
@@ -55,7 +56,8 @@ def test_a_missing_key_shows_the_line_to_add(shown: Shown) -> None:
 
 def test_the_tag_of_a_union_is_where_the_caret_stands(shown: Shown) -> None:
     assert shown(BASE.replace("kind: pytorch", "kind: pytorh")) == (
-        "error[E103]: `pytorh` is not one of pytorch, torchscript, exported-program\n"
+        "error[E103]: `pytorh` is not one of pytorch, torchscript, exported-program, keras, saved-model,\n"
+        "  onnx, tflite, transformers\n"
         " --> spec.yaml:7:11\n"
         "  |\n"
         "7 |     kind: pytorh\n"
@@ -89,7 +91,7 @@ def test_keys_are_suggested_from_the_chosen_kind_of_source(shown: Shown) -> None
         ("verify: {max_abs_error: -1}", "`max_abs_error` must be at least 0, not `-1`", ""),
         ("verify: {max_abs_error: {fp17: 1}}", "`fp17` is not one of fp32, bf16, int8", ""),
         ("verify: {max_abs_error: low}", "`max_abs_error` must be a number or a mapping of keys to values, not `low`", ""),
-        ("serving: {backend: torchsrve}", "`torchsrve` is not one of onnxruntime, torchserve, auto", "did you mean `torchserve`?"),
+        ("serving: {backend: torchsrve}", "`torchsrve` is not one of onnxruntime, torchserve, tensorflow-serving, auto", "did you mean `torchserve`?"),
         ("serving: {batching: {max_size: 0}}", "`max_size` must be at least 1, not `0`", ""),
         ("serving: {batching: {max_size: '8'}}", "`max_size` must be a whole number, not `8`", "text in quotes is not a number"),
         ("benchmark: {batch_sizes: 8}", "`batch_sizes` must be a list, not `8`", "for a list of one, write `[8]`"),

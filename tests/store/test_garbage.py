@@ -69,6 +69,7 @@ def _deployment(rendered: str, history: tuple[Revision, ...] = ()) -> Deployment
     return Deployment(
         name="digits",
         target="local",
+        keep=0,
         revision=2,
         backend="onnxruntime",
         variant="onnx-fp32",
@@ -130,12 +131,12 @@ def test_only_what_no_deployment_had_last_is_collected(home: Home) -> None:
 
 
 def test_what_the_state_needs_for_a_rollback_stays(home: Home) -> None:
-    manifests = [_done(home, "render", content) for content in "1234"]
-    history = (Revision(1, "onnxruntime", "onnx-fp32", manifests[1].digest, ""),)
+    manifests = [_done(home, "render", content) for content in "12345"]
+    history = (Revision(1, "onnxruntime", "onnx-fp32", manifests[1].digest, "", "", "", manifests[2].digest, "{}", 1),)
     StateFile(home).update(lambda state: state.with_deployment(_deployment(manifests[0].digest, history)))
     collect(home)
-    assert list(Receipts(home).all_keys()) == ["render-1", "render-2", "render-4"]
-    assert [TreeStore(home).holds(manifest.digest) for manifest in manifests] == [True, True, False, True]
+    assert list(Receipts(home).all_keys()) == ["render-1", "render-2", "render-3", "render-5"]
+    assert [TreeStore(home).holds(manifest.digest) for manifest in manifests] == [True, True, True, False, True]
 
 
 def test_a_receipt_that_cannot_be_read_and_a_tree_without_one_are_collected(home: Home) -> None:

@@ -20,6 +20,7 @@ Spawn = Callable[..., "subprocess.Popen[str]"]
 DIGITS = Deployment(
     name="digits",
     target="local",
+    keep=0,
     revision=1,
     backend="onnxruntime",
     variant="onnx-fp32",
@@ -30,7 +31,7 @@ DIGITS = Deployment(
     model_digest="03" * 32,
     rendered_digest="04" * 32,
     status="deployed",
-    history=(Revision(1, "onnxruntime", "onnx-fp32", "04" * 32, "2026-01-02T03:04:05+00:00"),),
+    history=(Revision(1, "onnxruntime", "onnx-fp32", "04" * 32, "2026-01-02T03:04:05+00:00", "01" * 32, "02" * 32, "05" * 32, "{}", 1),),
 )
 
 _UPDATE = """
@@ -84,7 +85,7 @@ def test_a_state_is_read_as_it_was_written(home: Home, file: StateFile) -> None:
     assert written.deployments == {"digits": deployment}
     assert (written.serial, len(written.lineage)) == (1, 32)
     document = json.loads(home.state_file.read_bytes())
-    assert document["format"] == 1
+    assert document["format"] == 2
     assert document["deployments"]["digits"]["intent"]["pid"] == os.getpid()
     assert home.state_file.stat().st_mode & 0o077 == 0
 
@@ -98,7 +99,7 @@ def test_every_change_counts_and_what_changes_nothing_does_not(file: StateFile) 
 
 
 def test_the_history_keeps_the_last_ten_revisions() -> None:
-    entries = tuple(Revision(n, "onnxruntime", "onnx-fp32", f"{n:064x}", "") for n in range(1, 15))
+    entries = tuple(replace(DIGITS.history[0], revision=n, rendered_digest=f"{n:064x}") for n in range(1, 15))
     deployment = replace(DIGITS, history=entries)
     assert [entry.revision for entry in deployment.history] == list(range(5, 15))
     assert f"{14:064x}" in deployment.digests()
@@ -167,13 +168,13 @@ def test_a_state_that_cannot_be_read_is_told_and_never_overwritten(home: Home, f
 
 
 def test_a_newer_state_is_refused_with_the_version_that_is_needed(home: Home, file: StateFile) -> None:
-    home.state_file.write_bytes(_document(format=2, tool="mlo 7.1", deployments="anything"))
+    home.state_file.write_bytes(_document(format=3, tool="mlo 7.1", deployments="anything"))
     with pytest.raises(StoreFailed) as caught:
         file.read()
     diagnostic = caught.value.diagnostics[0]
     assert diagnostic.code == "E705"
     assert "mlo 7.1" in diagnostic.remedy
-    assert "format 2" in diagnostic.cause
+    assert "format 3" in diagnostic.cause
 
 
 def test_an_intent_keeps_what_is_wanted_across_a_kill(home: Home, file: StateFile) -> None:

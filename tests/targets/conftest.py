@@ -57,7 +57,7 @@ class StandIn:
     def encode(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, Mapping[str, str]]:
         return encode_json(inputs)
 
-    def decode(self, body: bytes, headers: Mapping[str, str]) -> dict[str, np.ndarray[Any, Any]]:
+    def decode(self, body: bytes, headers: Mapping[str, str], signature: Signature) -> dict[str, np.ndarray[Any, Any]]:
         return decode_json(body)
 
 
@@ -81,7 +81,7 @@ class Deployment:
         return candidate.endpoint
 
     def deploy(self, revision: int, **behaviour: Any) -> str:
-        endpoint = self.target.ensure_supervisor()
+        endpoint = self.target.prepare()
         self.start(revision, **behaviour)
         self.target.switch(revision)
         return endpoint

@@ -182,7 +182,7 @@ def test_any_json_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, v
 
 def _ask(endpoint: str, backend: StandIn, timeout: float = 30.0) -> DeployFailed:
     with pytest.raises(DeployFailed) as failure:
-        infer(endpoint, backend, "m", {"x": np.ones((1, 2))}, timeout=timeout)
+        infer(endpoint, backend, "m", {"x": np.ones((1, 2))}, signature=_SIGNATURE, timeout=timeout)
     return failure.value
 
 

@@ -98,7 +98,7 @@ def test_a_chunked_body_arrives_whole(endpoint: str) -> None:
 
 
 def test_without_a_revision_the_answer_is_503_with_the_reason(deployment: Deployment) -> None:
-    endpoint = deployment.target.ensure_supervisor()
+    endpoint = deployment.target.prepare()
     assert deployment.post("/v2/models/m/infer", {}, endpoint) == (503, {"error": "no revision is deployed"})
 
 

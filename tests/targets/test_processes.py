@@ -81,7 +81,7 @@ def test_after_the_supervisor_was_killed_the_next_start_serves_the_same_revision
     supervisor.kill()
     eventually(lambda: not deployment.target.observe().running)
     assert deployment.target.observe().endpoint == endpoint
-    assert deployment.target.ensure_supervisor() == endpoint
+    assert deployment.target.prepare() == endpoint
     assert deployment.ask(1.0, endpoint) == 2.0
     eventually(lambda: deployment.target.observe().health == "healthy")
     assert deployment.target.observe().revision == 2
@@ -157,13 +157,13 @@ def test_a_port_that_is_in_use_is_named(deployment: Deployment) -> None:
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(DeployFailed, match=f"port {port} of 127.0.0.1 cannot be used") as failure:
-            deployment.target.ensure_supervisor(port)
+            deployment.target.prepare(port)
         diagnostic = failure.value.diagnostics[0]
         assert diagnostic.code == "E618"
         assert "in use" in diagnostic.cause
         assert "deploy: port:" in diagnostic.remedy
         assert not deployment.target.observe().running
-    assert deployment.target.ensure_supervisor(port) == f"http://127.0.0.1:{port}"
+    assert deployment.target.prepare(port) == f"http://127.0.0.1:{port}"
 
 
 def test_another_port_is_opened_first_and_the_former_closed_at_the_switch(deployment: Deployment) -> None:
@@ -171,7 +171,7 @@ def test_another_port_is_opened_first_and_the_former_closed_at_the_switch(deploy
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    endpoint = deployment.target.ensure_supervisor(port)
+    endpoint = deployment.target.prepare(port)
     assert endpoint == f"http://127.0.0.1:{port}"
     assert deployment.ask(1.0, former) == deployment.ask(1.0, endpoint) == 1.0
     deployment.start(2, factor=2)
@@ -187,14 +187,14 @@ def test_another_port_is_forgotten_with_the_candidate_that_it_was_for(deployment
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    endpoint = deployment.target.ensure_supervisor(port)
+    endpoint = deployment.target.prepare(port)
     deployment.start(2, factor=2)
     deployment.target.drop(2)
     assert deployment.ask(1.0, former) == 1.0
     with pytest.raises(ConnectionRefusedError):
         deployment.ask(1.0, endpoint)
     assert deployment.target.observe().endpoint == former
-    assert deployment.target.ensure_supervisor() == former
+    assert deployment.target.prepare() == former
 
 
 def test_a_folder_whose_path_is_longer_than_a_socket_may_be(
@@ -208,14 +208,14 @@ def test_a_folder_whose_path_is_longer_than_a_socket_may_be(
 
 
 def test_the_control_socket_is_open_to_its_owner_only(deployment: Deployment) -> None:
-    deployment.target.ensure_supervisor()
+    deployment.target.prepare()
     assert stat.S_IMODE((deployment.folder / CONTROL_SOCKET).stat().st_mode) == 0o600
 
 
 def test_the_supervisor_outlives_the_command_that_started_it(deployment: Deployment) -> None:
     script = (
         "import sys; from pathlib import Path; from orchestrator.targets.local import LocalTarget;"
-        "LocalTarget(Path(sys.argv[1])).ensure_supervisor()"
+        "LocalTarget(Path(sys.argv[1])).prepare()"
     )
     subprocess.run([sys.executable, "-c", script, str(deployment.folder)], check=True, timeout=60)
     supervisor = deployment.supervisor()

@@ -109,7 +109,7 @@ def test_a_real_server_is_deployed_proven_and_replaced(
     missing = server.unavailable()
     if missing is not None:
         pytest.skip(missing)
-    endpoint = target.ensure_supervisor()
+    endpoint = target.prepare()
     x = np.ones((1, 3), np.float32)
     for revision, factor in ((1, 2.0), (2, 3.0)):
         serving = _serving(tmp_path, name, form, factor)
@@ -124,7 +124,7 @@ def test_a_real_server_is_deployed_proven_and_replaced(
         )
         assert report.rows == 20
         target.switch(revision)
-        np.testing.assert_allclose(infer(endpoint, server, "times", {"x": x})["y"], x * factor)
+        np.testing.assert_allclose(infer(endpoint, server, "times", {"x": x}, signature=_SIGNATURE)["y"], x * factor)
     observed = target.observe()
     assert (observed.health, observed.revision, observed.backend) == ("healthy", 2, name)
 
@@ -135,5 +135,7 @@ def test_a_real_server_is_deployed_proven_and_replaced(
     _, left = psutil.wait_procs([supervisor, *family], timeout=30)
     assert left == []
     assert target.observe().health == "stopped"
-    assert target.ensure_supervisor() == endpoint
-    np.testing.assert_allclose(infer(endpoint, server, "times", {"x": x}, timeout=60)["y"], x * 3.0)
+    assert target.prepare() == endpoint
+    np.testing.assert_allclose(
+        infer(endpoint, server, "times", {"x": x}, signature=_SIGNATURE, timeout=60)["y"], x * 3.0
+    )

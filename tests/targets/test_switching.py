@@ -99,7 +99,7 @@ def test_a_candidate_that_does_not_come_up_leaves_the_former_serving(
 
 
 def test_a_failed_candidates_last_words_are_told(deployment: Deployment) -> None:
-    deployment.target.ensure_supervisor()
+    deployment.target.prepare()
     with pytest.raises(DeployFailed) as failure:
         deployment.start(1, exits=3)
     assert "RuntimeError: the weights are gone" in failure.value.diagnostics[0].cause
@@ -140,7 +140,7 @@ def test_two_applies_at_once_start_one_supervisor_and_one_of_them_wins(
 
 
 def test_the_same_revision_from_the_same_folder_is_started_once(deployment: Deployment) -> None:
-    deployment.target.ensure_supervisor()
+    deployment.target.prepare()
     with ThreadPoolExecutor(2) as pool:
         private = set(pool.map(lambda _: deployment.start(1), range(2)))
     assert len(private) == 1
@@ -153,7 +153,7 @@ def test_the_same_revision_from_another_folder_is_refused_as_busy(deployment: De
 
 
 def test_a_backend_that_is_not_there_is_said_before_anything_starts(deployment: Deployment, stand_in: StandIn) -> None:
-    deployment.target.ensure_supervisor()
+    deployment.target.prepare()
     stand_in.missing = "no Java 17 on the PATH"
     with pytest.raises(DeployFailed) as failure:
         deployment.start(1)

@@ -1,0 +1,94 @@
+"""`mlo history` and `mlo rollback`: which revisions served, and back to one of them."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from orchestrator.cli import console
+from orchestrator.cli.deployments import find_deployment
+from orchestrator.cli.options import find_home, json_option, lock_timeout_option
+from orchestrator.cli.progress import watch
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.engine.rollback import distinct_revisions, roll_back
+from orchestrator.errors import UsageError
+
+__all__ = ["history", "rollback"]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mlo history digits
+  mlo history digits --json
+"""
+)
+@click.argument("name")
+@json_option
+def history(name: str, as_json: bool) -> None:
+    """Show the revisions of a deployment, newest first."""
+    deployment = find_deployment(find_home(), name)
+    rows = [
+        {
+            "revision": entry.revision,
+            "serves": entry.revision == deployment.revision,
+            "backend": entry.backend,
+            "variant": entry.variant,
+            "deployed": entry.deployed,
+            "spec_digest": entry.spec_digest,
+        }
+        for entry in distinct_revisions(deployment)
+    ]
+    if as_json:
+        console.print_json({"name": name, "revisions": rows})
+        return
+    header = ("revision", "", "backend", "variant", "deployed", "spec")
+    cells = [
+        (
+            str(row["revision"]),
+            click.style("serves", fg="green") if row["serves"] else "",
+            str(row["backend"]),
+            str(row["variant"]),
+            str(row["deployed"]),
+            str(row["spec_digest"])[:12],
+        )
+        for row in rows
+    ]
+    console.say(console.table(header, cells, right=frozenset({0})))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mlo rollback digits             to the revision that served before
+  mlo rollback digits 3 --yes     to revision 3
+"""
+)
+@click.argument("name")
+@click.argument("revision", required=False, type=click.IntRange(min=1))
+@click.option("--yes", "-y", is_flag=True, help="Do not ask. Needed where there is no terminal.")
+@json_option
+@lock_timeout_option
+def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_timeout: float) -> None:
+    """Let a former revision serve again, proven like a new one; what serves now serves until then.
+
+    TensorFlow Serving keeps both versions loaded, and only its label moves.
+    """
+    home = find_home()
+    deployment = find_deployment(home, name)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                Diagnostic("E215", "rollback needs a yes, and there is no terminal to ask on", remedy="add --yes")
+            )
+        to = "the revision before it" if revision is None else f"revision {revision}"
+        click.confirm(f"Take {name} from revision {deployment.revision} back to {to}?", abort=True, err=True)
+    with watch(show_cached=False) as observer:
+        after = roll_back(home, deployment, revision, observer, lock_timeout)
+    if as_json:
+        document = {"name": name, "revision": after.revision, "backend": after.backend, "variant": after.variant}
+        console.print_json({**document, "endpoint": after.endpoint})
+        return
+    console.say(f"{name}: revision {after.revision} ({after.variant} on {after.backend}) serves again")
+    console.say(f"endpoint: {after.endpoint}")

@@ -1,0 +1,216 @@
+"""Takes something rendered live: beside what serves, proven, switched to, remembered; every effect after its intent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from orchestrator.backends.table import backend
+from orchestrator.engine.events import Observer, StepEnded, StepProgress, StepStarted, Waiting
+from orchestrator.errors import MloError
+from orchestrator.store.crash_points import crash_point
+from orchestrator.store.home import Home
+from orchestrator.store.locks import lock
+from orchestrator.store.state import Deployment, Intent, Revision, StateFile
+from orchestrator.store.trees import TreeStore
+from orchestrator.targets.target import Candidate, Target
+
+__all__ = ["GoLive", "Ready", "deployment_lock"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A rendered release, and what is needed to prove and to remember it.
+
+    Attributes:
+        name: the deployment's.
+        target, keep: as in `Deployment`.
+        port: that the spec asks for, if it does.
+        spec_file: absolute path.
+        rendered: digest of the rendered tree, which holds winner.json.
+        imported: digest of the tree with the golden requests.
+        gates: what the spec sets for the winner's precision.
+        threads: of one model instance.
+    """
+
+    name: str
+    target: str
+    keep: int
+    port: int | None
+    spec_file: str
+    spec_digest: str
+    decision_digest: str
+    rendered: str
+    imported: str
+    gates: Mapping[str, float]
+    threads: int
+
+
+def deployment_lock(home: Home, name: str, timeout: float, observer: Observer) -> Any:
+    """The lock that whoever changes this deployment holds; raises Busy (exit code 75) after `timeout` seconds."""
+    return lock(
+        home.locks / f"deployment-{name}.lock",
+        timeout=timeout,
+        info={"what": f"deploying {name}"},
+        on_wait=lambda holder: observer(Waiting("deploy", holder)),
+    )
+
+
+class GoLive:
+    """Takes one release live on its target. Whoever uses it holds the deployment's lock.
+
+    Args:
+        ready: what.
+        target: where.
+        home: the store.
+        observer: hears what happens.
+    """
+
+    def __init__(self, ready: Ready, target: Target, home: Home, observer: Observer) -> None:
+        self._ready = ready
+        self._target = target
+        self._observer = observer
+        self._trees = TreeStore(home)
+        self._state = StateFile(home)
+        winner: dict[str, Any] = json.loads((self._rendered() / "winner.json").read_text(encoding="utf-8"))
+        self._winner = winner
+
+    def adopt(self) -> None:
+        """Settle what a run that died has left: we hold the deployment's lock, so nobody is at it any more.
+
+        If it died after its switch, its revision was proven and serves: it is remembered as what it is. If before, its
+        candidate is stopped.
+        """
+        before = self._state.read().deployments.get(self._ready.name)
+        if before is None or before.intent is None:
+            return
+        begun = before.intent
+        if self._target.observe().revision != begun.revision:
+            if begun.revision != before.revision:
+                self._target.drop(begun.revision)
+            return
+        if begun.wanted:
+            after = Deployment.from_json(begun.wanted)
+            self._state.update(lambda state: state.with_deployment(after))
+
+    def replace(self, before: Deployment | None, revision: int, op: str) -> Deployment:
+        """Bring `revision` up, prove it, switch to it, remember it.
+
+        Args:
+            before: what the state remembers; None for the first release.
+            revision: its number; of a rollback the one that served before.
+            op: `deploy` or `rollback`, for the intent.
+
+        Raises:
+            DeployFailed: it did not come up or did not answer as proven; what served serves on.
+        """
+        began = datetime.now(UTC)
+        intent = Intent.now(op, revision)
+        self._remember_intent(before, intent)
+        crash_point("release.intent-written")
+        try:
+            endpoint = self._target.prepare(self._ready.port)
+            candidate = self._target.start_candidate(
+                revision=revision,
+                serving=self._rendered() / "serving",
+                backend=self._winner["backend"],
+                name=self._ready.name,
+                threads=self._ready.threads,
+                startup_seconds=self._winner["startup_seconds"],
+                progress=lambda message: self._observer(StepProgress("deploy", message, None)),
+            )
+            crash_point("release.candidate-ready")
+            self._observer(StepEnded("deploy", "done", (datetime.now(UTC) - began).total_seconds(), ""))
+            self._check(candidate)
+            deployment = self._deployment(before, revision, endpoint)
+            # Before the switch, so that a run which dies right after it leaves behind what it was that it switched to.
+            self._remember_intent(before, replace(intent, wanted=deployment.as_json()))
+            self._target.switch(revision)
+        except BaseException as error:
+            self._withdraw(before, revision, error)
+            raise
+        crash_point("release.switched")
+        self._state.update(lambda state: state.with_deployment(deployment))
+        crash_point("release.remembered")
+        return deployment
+
+    def _check(self, candidate: Candidate) -> None:
+        began = datetime.now(UTC)
+        if self._ready.target == "folder":
+            # Nothing serves here: `verify` has proven the variant, and the copy's digest was compared with it.
+            said = f"{candidate.endpoint} holds what was rendered, by its digest"
+        else:
+            from orchestrator.targets.golden import check_golden  # noqa: PLC0415 - numpy: what changes nothing is quicker
+
+            self._observer(StepStarted("check", "golden requests to the new revision"))
+            report = check_golden(
+                candidate.endpoint,
+                backend(self._winner["backend"]),
+                self._ready.name,
+                self._trees.path(self._ready.imported),
+                self._ready.gates,
+                precision=self._winner["precision"],
+            )
+            said = report.summary()
+        self._observer(StepEnded("check", "done", (datetime.now(UTC) - began).total_seconds(), said))
+
+    def _withdraw(self, before: Deployment | None, revision: int, error: BaseException) -> None:
+        """Undo a candidate that failed: the former revision was never touched; without one nothing stays.
+
+        What goes wrong on the way is added to the error, and does not take its place.
+        """
+        try:
+            if self._target.observe().revision == revision:
+                return  # the switch had happened: the next run adopts it
+            self._target.drop(revision)
+            if before is not None and before.revision:
+                kept = before.without_intent()
+                self._state.update(lambda state: state.with_deployment(kept))
+            elif self._target.observe().revision is None:
+                self._target.stop()
+                self._state.update(lambda state: state.without_deployment(self._ready.name))
+        except MloError as second:
+            error.add_note(f"undoing it failed too: {second}")
+
+    def _remember_intent(self, before: Deployment | None, intent: Intent) -> None:
+        pending = before or self._deployment(None, 0, "")
+        self._state.update(lambda state: state.with_deployment(pending.with_intent(intent)))
+
+    def _deployment(self, before: Deployment | None, revision: int, endpoint: str) -> Deployment:
+        ready = self._ready
+        entry = Revision(
+            revision=revision,
+            backend=self._winner["backend"],
+            variant=self._winner["variant"],
+            rendered_digest=ready.rendered,
+            deployed=datetime.now(UTC).isoformat(timespec="seconds"),
+            spec_digest=ready.spec_digest,
+            decision_digest=ready.decision_digest,
+            imported_digest=ready.imported,
+            gates=json.dumps(dict(ready.gates), sort_keys=True),
+            threads=ready.threads,
+        )
+        return Deployment(
+            name=ready.name,
+            target=ready.target,
+            keep=ready.keep,
+            revision=revision,
+            backend=entry.backend,
+            variant=entry.variant,
+            endpoint=endpoint,
+            spec_file=ready.spec_file,
+            spec_digest=ready.spec_digest,
+            decision_digest=ready.decision_digest,
+            model_digest=self._winner["model_digest"],
+            rendered_digest=ready.rendered,
+            status="deployed",
+            history=(*(() if before is None else before.history), entry)[-10:],
+            intent=None,
+        )
+
+    def _rendered(self) -> Path:
+        return self._trees.path(self._ready.rendered)

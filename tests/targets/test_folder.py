@@ -1,0 +1,176 @@
+"""A deployment as a folder: what a reader of it sees, what stays, and what mlo never touches."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import DeployFailed
+from orchestrator.targets.folder import MARKER, FolderTarget
+
+
+def rendered(root: Path, content: str) -> Path:
+    """A serving folder as `render` writes one."""
+    serving = root / f"rendered-{content}"
+    (serving / "more").mkdir(parents=True)
+    (serving / "model.tflite").write_text(content)
+    (serving / "more" / "model.json").write_text("{}")
+    return serving
+
+
+def put(target: FolderTarget, root: Path, revision: int, content: str) -> None:
+    target.prepare()
+    target.start_candidate(revision, rendered(root, content), "litert", "digits", 1, 60)
+    target.switch(revision)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "deployed"
+
+
+@pytest.fixture
+def target(folder: Path) -> FolderTarget:
+    return FolderTarget(folder, "digits", keep=2)
+
+
+def test_the_link_leads_to_the_revision_in_use(target: FolderTarget, folder: Path, tmp_path: Path) -> None:
+    put(target, tmp_path, 1, "one")
+    assert (folder / "current" / "model.tflite").read_text() == "one"
+
+    target.prepare()
+    target.start_candidate(2, rendered(tmp_path, "two"), "litert", "digits", 1, 60)
+    assert (folder / "current" / "model.tflite").read_text() == "one"
+
+    target.switch(2)
+    assert (folder / "current" / "model.tflite").read_text() == "two"
+    assert target.observe().revision == 2
+    assert target.observe().health == "healthy"
+
+
+def test_the_newest_revisions_stay_and_a_rollback_only_moves_the_link(
+    target: FolderTarget, folder: Path, tmp_path: Path
+) -> None:
+    for revision, content in enumerate(("one", "two", "three"), start=1):
+        put(target, tmp_path, revision, content)
+    assert sorted(path.name for path in (folder / "revisions").iterdir()) == ["2", "3"]
+    inode = (folder / "revisions" / "2").stat().st_ino
+
+    target.start_candidate(2, tmp_path / "rendered-two", "litert", "digits", 1, 60)
+    target.switch(2)
+
+    assert (folder / "current" / "model.tflite").read_text() == "two"
+    assert (folder / "revisions" / "2").stat().st_ino == inode
+    assert sorted(path.name for path in (folder / "revisions").iterdir()) == ["2", "3"]
+
+
+def test_a_file_that_somebody_changed_is_drift_and_the_next_deploy_repairs_it(
+    target: FolderTarget, folder: Path, tmp_path: Path
+) -> None:
+    put(target, tmp_path, 1, "one")
+    (folder / "revisions" / "1" / "model.tflite").write_text("another")
+    assert target.observe().health == "degraded"
+
+    target.start_candidate(1, tmp_path / "rendered-one", "litert", "digits", 1, 60)
+    target.switch(1)
+
+    assert target.observe().health == "healthy"
+    assert (folder / "current" / "model.tflite").read_text() == "one"
+
+
+@pytest.mark.parametrize(
+    "what", ["a file of somebody's", "another deployment", "a file in its place", "a broken marker"]
+)
+def test_what_mlo_did_not_put_there_is_not_touched(
+    target: FolderTarget, folder: Path, tmp_path: Path, what: str
+) -> None:
+    if what == "a file in its place":
+        folder.write_text("mine")
+    else:
+        folder.mkdir()
+        (folder / "mine.txt").write_text("mine")
+    if what == "another deployment":
+        (folder / "mine.txt").unlink()
+        put(FolderTarget(folder, "other", keep=2), tmp_path, 1, "one")
+    if what == "a broken marker":
+        (folder / MARKER).write_text("{")
+
+    with pytest.raises(DeployFailed) as refused:
+        target.prepare()
+
+    assert refused.value.diagnostics[0].code == "E620"
+    assert "deploy: path" in refused.value.diagnostics[0].remedy
+
+
+def test_stopping_removes_what_was_put_there_and_nothing_else(
+    target: FolderTarget, folder: Path, tmp_path: Path
+) -> None:
+    put(target, tmp_path, 1, "one")
+    put(target, tmp_path, 2, "two")
+    (folder / "notes.txt").write_text("mine")
+
+    target.stop()
+
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    assert target.observe().health == "stopped"
+
+    (folder / "notes.txt").unlink()
+    put(target, tmp_path, 3, "three")
+    target.stop()
+    assert not folder.exists()
+
+
+def test_a_revision_that_is_not_there_cannot_be_switched_to(target: FolderTarget, tmp_path: Path) -> None:
+    put(target, tmp_path, 1, "one")
+    with pytest.raises(DeployFailed) as refused:
+        target.switch(7)
+    assert refused.value.diagnostics[0].code == "E607"
+    assert target.observe().revision == 1
+
+
+def test_dropping_leaves_the_revision_in_use_alone(target: FolderTarget, folder: Path, tmp_path: Path) -> None:
+    put(target, tmp_path, 1, "one")
+    target.start_candidate(2, rendered(tmp_path, "two"), "litert", "digits", 1, 60)
+    target.drop(2)
+    target.drop(1)
+    target.drop(9)
+    assert [path.name for path in (folder / "revisions").iterdir()] == ["1"]
+
+
+_DEPLOY = """
+import sys
+from pathlib import Path
+from orchestrator.targets.folder import FolderTarget
+target = FolderTarget(Path(sys.argv[1]), "digits", keep=2)
+target.prepare()
+target.start_candidate(2, Path(sys.argv[2]), "litert", "digits", 1, 60)
+target.switch(2)
+"""
+
+
+@pytest.mark.parametrize("point", ["folder.candidate-ready", "folder.switched", "atomic.after-rename"])
+def test_a_run_killed_at_any_point_leaves_a_whole_revision_in_use(
+    target: FolderTarget, folder: Path, tmp_path: Path, point: str
+) -> None:
+    put(target, tmp_path, 1, "one")
+    serving = rendered(tmp_path, "two")
+    killed = subprocess.run(
+        [sys.executable, "-c", _DEPLOY, str(folder), str(serving)],
+        env={**os.environ, "MLO_CRASH_AT": point},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+
+    assert target.observe().health == "healthy"
+    assert (folder / "current" / "model.tflite").read_text() in {"one", "two"}
+
+    target.prepare()
+    target.start_candidate(2, serving, "litert", "digits", 1, 60)
+    target.switch(2)
+    assert (folder / "current" / "model.tflite").read_text() == "two"
+    assert target.observe().health == "healthy"
