@@ -17,11 +17,11 @@ __all__ = ["Backend", "Launch", "Packaging", "ServingSettings"]
 
 @dataclass(frozen=True, slots=True)
 class ServingSettings:
-    """Everything a backend's configuration is made from; two equal settings give the same bytes.
+    """Everything a backend's configuration is made from; two equal settings with equal samples give the same bytes.
 
     Attributes:
         name: the deployment's name; the model's name on the wire.
-        backend: `onnxruntime` or `torchserve`.
+        backend: its name in `backends/table.py`.
         variant, format, precision: what is served, such as `onnx-int8`, `onnx`, `int8`.
         cpus: CPUs of `hardware:`; thread counts come from here, never from the machine's cores.
         memory: bytes of `hardware:`.
@@ -33,6 +33,7 @@ class ServingSettings:
         spec_digest: of the spec with its defaults, in hex.
         decision_digest: sha256 of winner.json, which is what was decided without what was measured, in hex.
         tools: package → version, as measured; images pin these.
+        samples: an npz file of inputs, one row for each sample, that a server may be warmed up with.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ServingSettings:
     spec_digest: str
     decision_digest: str
     tools: Mapping[str, str]
+    samples: Path | None = None
 
     @property
     def threads(self) -> int:
@@ -60,11 +62,16 @@ class ServingSettings:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How to start a server: an argument list, what is added to the environment, and the working directory."""
+    """How to start a server: an argument list, what is added to the environment, and the working directory.
+
+    Attributes:
+        container_file: where the id of a container is written if one serves; its processes are no children of the command.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: Path
+    container_file: Path | None = None
 
 
 class Packaging(Protocol):
@@ -102,8 +109,13 @@ class Backend(Packaging, Protocol):
     def encode(self, inputs: Mapping[str, np.ndarray]) -> tuple[bytes, Mapping[str, str]]:
         """A request's body and headers for one call."""
 
-    def decode(self, body: bytes, headers: Mapping[str, str]) -> dict[str, np.ndarray]:
+    def decode(self, body: bytes, headers: Mapping[str, str], signature: Signature) -> dict[str, np.ndarray]:
         """The outputs by name that a 200 answer's body holds.
+
+        Args:
+            body: of the answer.
+            headers: of the answer.
+            signature: of the model; not every protocol says names and dtypes.
 
         Raises:
             ValueError: the body is not what this backend answers.

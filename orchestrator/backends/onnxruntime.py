@@ -78,7 +78,12 @@ class OnnxRuntime:
         """A call as JSON."""
         return encode_json(inputs)
 
-    def decode(self, body: bytes, headers: Mapping[str, str]) -> dict[str, np.ndarray[Any, Any]]:  # noqa: ARG002
+    def decode(
+        self,
+        body: bytes,
+        headers: Mapping[str, str],  # noqa: ARG002
+        signature: Signature,  # noqa: ARG002
+    ) -> dict[str, np.ndarray[Any, Any]]:
         """The outputs; the server answers JSON to what `encode` asks."""
         return decode_json(body)
 

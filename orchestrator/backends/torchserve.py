@@ -94,7 +94,12 @@ class TorchServe:
         """A call as JSON."""
         return encode_json(inputs)
 
-    def decode(self, body: bytes, headers: Mapping[str, str]) -> dict[str, np.ndarray[Any, Any]]:  # noqa: ARG002
+    def decode(
+        self,
+        body: bytes,
+        headers: Mapping[str, str],  # noqa: ARG002
+        signature: Signature,  # noqa: ARG002
+    ) -> dict[str, np.ndarray[Any, Any]]:
         """The outputs; the handler answers JSON."""
         return decode_json(body)
 

@@ -63,6 +63,7 @@ class MeasuredServer:
     ) -> None:
         self._backend = backend
         self._name = settings.name
+        self._signature = settings.signature
         self._memory = memory
         self._grace = settings.drain_seconds + 10.0
         self._log = folder / "log.txt"
@@ -118,13 +119,12 @@ class MeasuredServer:
                 raise ServerError("failed", f"its server was not ready after {timeout:g} s: {self._last_words()}")
             time.sleep(_POLL)
 
-    def first_request(self, body: bytes, headers: Mapping[str, str], outputs: set[str]) -> float:
-        """Seconds that one request takes, whose answer is read and checked.
+    def first_request(self, body: bytes, headers: Mapping[str, str]) -> float:
+        """Seconds that one request takes, whose answer is read and must hold every output.
 
         Args:
             body: the request's.
             headers: the request's.
-            outputs: the names that the answer must hold.
 
         Raises:
             ServerError: the answer is not good.
@@ -140,9 +140,10 @@ class MeasuredServer:
             said = answer.body[:200].decode(errors="replace").strip()
             raise ServerError("failed", f"its server answers with status {answer.status}: {said}")
         try:
-            found = set(self._backend.decode(answer.body, answer.headers))
+            found = set(self._backend.decode(answer.body, answer.headers, self._signature))
         except ValueError as error:
             raise ServerError("failed", f"its server's answer cannot be read: {error}") from error
+        outputs = {tensor.name for tensor in self._signature.outputs}
         if found != outputs:
             raise ServerError("failed", f"its server answers {sorted(found)} instead of {sorted(outputs)}")
         return seconds

@@ -132,6 +132,8 @@ class _Benchmark:
         if row["backend"] in UNSERVED:
             return {**facts, "fate": NO_SERVER, "reason": "a device runs it, not a server"}, None
         served_by = backend(row["backend"])
+        if reason := served_by.refuses(self.signature):  # what the outputs are is known only since the model was run
+            return {"fate": "failed", "reason": f"{served_by.name} cannot serve it: {reason}"}, None
         if reason := served_by.unavailable():
             said = f"{served_by.name} cannot be started here: {reason}"
             return {**facts, "fate": NO_SERVER, "reason": said}, None
@@ -148,8 +150,7 @@ class _Benchmark:
             self._stack.enter_context(server)
             bodies, headers = self._requests(served_by, folder)
             facts["ready_seconds"] = server.wait_ready(_READY_TIMEOUT)
-            outputs = {tensor.name for tensor in self.signature.outputs}
-            facts["first_request_seconds"] = server.first_request(bodies[0].read_bytes(), headers, outputs)
+            facts["first_request_seconds"] = server.first_request(bodies[0].read_bytes(), headers)
         except ServerError as error:
             return {**facts, "fate": error.fate, "reason": str(error)}, None
         generator = MeasuredProcess("orchestrator.measure.load", self._generator, memory=None, folder=folder / "load")
@@ -192,6 +193,7 @@ class _Benchmark:
             spec_digest=given.get("spec_digest", _DIGEST),
             decision_digest=given.get("decision_digest", _DIGEST),
             tools=given.get("tools", {}),
+            samples=self._context.inputs["import"] / "samples.npz",
         )
 
     def _requests(self, served_by: Backend, folder: Path) -> tuple[list[Path], dict[str, str]]:

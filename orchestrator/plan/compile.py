@@ -268,7 +268,11 @@ def _render_step(loaded: LoadedSpec, variants: dict[str, StepInput]) -> Step:
             },
             "assets": assets_digest(),
         },
-        inputs={"winner": StepOutput("select", "winner.json"), **variants},
+        inputs={
+            "winner": StepOutput("select", "winner.json"),
+            "samples": StepOutput("import", "samples.npz"),
+            **variants,
+        },
         optional=frozenset(variants),
         only_winner=True,
         tools=("jinja2",),

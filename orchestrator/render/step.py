@@ -24,7 +24,8 @@ __all__ = ["render"]
 def render(context: StepContext) -> dict[str, Any]:
     """Fill the output with what `render_artifacts` writes and a copy of winner.json, whose sha256 the labels name.
 
-    Inputs are `winner`, a winner.json, and the folder of the winner's variant, as `variant:NAME` or `variant`.
+    Inputs are `winner`, a winner.json, the folder of the winner's variant, as `variant:NAME` or `variant`, and where there
+    are any `samples`, an npz file that the server is warmed up with.
 
     Raises:
         StepError: E451, the variant is missing; E452, a value may not stand in the files.
@@ -36,7 +37,7 @@ def render(context: StepContext) -> dict[str, Any]:
         raise StepError("E451", f"the picked variant {winner['variant']} was not made", remedy="run `mlo apply` again")
     context.progress("writing the artifacts")
     try:
-        settings = _settings(context.params["settings"], winner, hashlib.sha256(winner_bytes).hexdigest())
+        settings = _settings(context, winner, hashlib.sha256(winner_bytes).hexdigest())
         deployment = Deployment.from_params(context.params["deployment"])
         write_file(context.output / "winner.json", winner_bytes)
         image = render_artifacts(settings, deployment, variant, context.output)
@@ -52,7 +53,8 @@ def render(context: StepContext) -> dict[str, Any]:
     }
 
 
-def _settings(params: Mapping[str, Any], winner: Mapping[str, Any], decision_digest: str) -> ServingSettings:
+def _settings(context: StepContext, winner: Mapping[str, Any], decision_digest: str) -> ServingSettings:
+    params = context.params["settings"]
     return ServingSettings(
         name=params["name"],
         backend=winner["backend"],
@@ -70,4 +72,5 @@ def _settings(params: Mapping[str, Any], winner: Mapping[str, Any], decision_dig
         spec_digest=params["spec_digest"],
         decision_digest=decision_digest,
         tools=winner["tools"],
+        samples=context.inputs.get("samples"),
     )

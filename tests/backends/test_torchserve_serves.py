@@ -123,7 +123,7 @@ def _settings() -> ServingSettings:
 def _infer(server: Server, value: float) -> tuple[int, np.ndarray]:
     body, _ = TORCHSERVE.encode({"x": np.full((1, 3), value, np.float32)})
     status, answer = server.ask("POST", TORCHSERVE.infer_path(_NAME), body)
-    return status, TORCHSERVE.decode(answer, {})["y"]
+    return status, TORCHSERVE.decode(answer, {}, _settings().signature)["y"]
 
 
 def test_concurrent_requests_go_together_and_a_bad_one_fails_alone(server: tuple[Server, Path]) -> None:

@@ -1,0 +1,161 @@
+"""Becomes TensorFlow Serving on this machine: `python -m orchestrator.backends.tensorflow_serving_start FOLDER SCRATCH PORT THREADS`.
+
+`tensorflow_model_server` where it is on the PATH, else `docker run` of its image if the Docker Engine has one; nothing is
+pulled. Either replaces this process, so that a signal reaches it.
+
+The server has no handler for SIGTERM. As a child it is ended by the signal itself; as the first process of a container the
+kernel would keep the signal from it, so there a shell stands before it (`_IN_CONTAINER`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from orchestrator.backends.folder import write_file
+from orchestrator.backends.tensorflow_serving_config import (
+    FLAGS_FILE,
+    MODELS_FILE,
+    REST_PORT,
+    changed_flags,
+    flag_values,
+    models_config,
+    read_models_config,
+)
+
+__all__ = ["CONTAINER_FILE", "IMAGE", "container_command", "local_image", "missing", "program_command"]
+
+PROGRAM = "tensorflow_model_server"
+IMAGE = "tensorflow/serving:2.20.0"
+CONTAINER_FILE = "container"
+"""In the scratch folder: the id of the container, where one serves."""
+
+_ENGINE_SECONDS = 20.0
+_IN_CONTAINER = """\
+exec 3<&0
+/usr/bin/tensorflow_model_server "$@" </dev/null 3<&- & server=$!
+trap 'kill $server' TERM
+cat <&3 >/dev/null & wait -n $server $!
+code=$?
+kill $server 2>/dev/null
+wait $server
+exit $code
+"""
+"""Ends the server on SIGTERM, and when the standard input ends, which it does when nobody is attached any more: a container
+is no child of whoever runs it, and would outlive a `docker run` that is killed."""
+
+
+def missing() -> str | None:
+    """Why no server can be started on this machine, with what to do; None if one can."""
+    if shutil.which(PROGRAM) is not None:
+        return None
+    lacking = f"there is no {PROGRAM} on the PATH"
+    if shutil.which("docker") is None:
+        return f"{lacking}, and no docker that could run its image; install one of them"
+    try:
+        found = local_image()
+    except OSError as error:
+        return f"{lacking}, and the Docker Engine does not say which images it has: {error}"
+    if found is None:
+        return f"{lacking}, and the Docker Engine has no image of it; run: docker pull {IMAGE}"
+    return None
+
+
+def local_image() -> str | None:
+    """The image of TensorFlow Serving for CPUs that the Docker Engine has; the version that mlo renders comes first.
+
+    Raises:
+        OSError: the engine does not answer.
+    """
+    argv = ["docker", "image", "ls", "--filter", "reference=tensorflow/serving", "--format", "{{.Repository}}:{{.Tag}}"]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_ENGINE_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"no answer within {_ENGINE_SECONDS:g} s") from error
+    if done.returncode != 0:
+        raise ConnectionError((done.stderr.strip().splitlines() or ["it does not say why"])[-1])
+    usable = [name for name in done.stdout.split() if not name.endswith(("<none>", "-devel", "gpu", "mkl"))]
+    return IMAGE if IMAGE in usable else next(iter(usable), None)
+
+
+def program_command(program: str, folder: Path, port: int, threads: int) -> list[str]:
+    """The argument list of the program itself, run in the current folder, which is the scratch.
+
+    A folder that was rendered for a container says where it lies there. Its models.config is written anew then, with the
+    place where it lies here; a folder of this machine is served as it is, so that the server sees it change.
+    """
+    given = (folder / FLAGS_FILE).read_text(encoding="utf-8").splitlines()
+    changes: dict[str, object] = {
+        "grpc_socket_path": "grpc.sock",  # relative: the path of a Unix socket ends after 107 bytes
+        "rest_api_port": port,
+        "tensorflow_intra_op_parallelism": threads,
+        "tensorflow_inter_op_parallelism": threads,
+    }
+    models = read_models_config((folder / MODELS_FILE).read_text(encoding="utf-8"))
+    base = str(folder / "models" / models.name)
+    if models.base != base:
+        write_file(Path(MODELS_FILE), models_config(replace(models, base=base)))
+        changes["model_config_file"] = MODELS_FILE
+    return [program, *changed_flags(given, PurePosixPath(folder), **changes)]
+
+
+def container_command(image: str, folder: Path, port: int, threads: int) -> list[str]:
+    """The argument list of `docker run`: REST on loopback, nothing to write but /tmp, the CPUs that this process may use."""
+    given = (folder / FLAGS_FILE).read_text(encoding="utf-8").splitlines()
+    seen_at = str(PurePosixPath(flag_values(given)["model_config_file"]).parent)
+    memory = json.loads((folder / "server.json").read_bytes())["memory"]
+    options = {
+        "pull": "never",
+        "cidfile": CONTAINER_FILE,
+        "publish": f"127.0.0.1:{port}:{REST_PORT}",
+        "mount": _mount(folder, seen_at),
+        "tmpfs": "/tmp:size=64m,mode=1777",  # noqa: S108 - in the container
+        # As root it would read what it must not; as oneself it can read what one has made.
+        "user": f"{os.getuid()}:{os.getgid()}" if os.getuid() else "65532:65532",
+        "cap-drop": "ALL",
+        "security-opt": "no-new-privileges:true",
+        "cpuset-cpus": ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))),
+        "memory": memory,
+        "memory-swap": memory,
+        "pids-limit": 1024,
+        "entrypoint": "/bin/bash",
+    }
+    parallel = [f"--tensorflow_{which}_op_parallelism={threads}" for which in ("intra", "inter")]
+    argv = ["docker", "run", "--rm", "--interactive", "--init", "--read-only"]
+    argv += [f"--{name}={value}" for name, value in options.items()]
+    return [*argv, image, "-c", _IN_CONTAINER, PROGRAM, *given, *parallel]
+
+
+def _mount(folder: Path, target: str) -> str:
+    """One line of CSV, as Docker reads it: a path may hold commas and quotes."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(["type=bind", f"source={folder}", f"target={target}", "readonly"])
+    return line.getvalue()
+
+
+def _main(folder: str, scratch: str, port: str, threads: str) -> None:
+    os.chdir(scratch)
+    program = shutil.which(PROGRAM)
+    if program is not None:
+        argv = program_command(program, Path(folder), int(port), int(threads))
+    else:
+        image = local_image()
+        if image is None:
+            sys.exit(f"{PROGRAM}: {missing()}")
+        argv = container_command(image, Path(folder), int(port), int(threads))
+        # An input that ends when this process does, and not before: it holds both ends itself.
+        read, write = os.pipe()
+        os.dup2(read, 0)
+        os.set_inheritable(write, True)  # noqa: FBT003 - no keyword
+    os.execvp(argv[0], argv)  # noqa: S606 - no shell is wanted
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:5])

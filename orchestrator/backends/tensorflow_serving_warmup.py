@@ -1,0 +1,172 @@
+"""Warm-up records for TensorFlow Serving: a TFRecord file of PredictionLog messages, written without TensorFlow.
+
+The server runs each record once before a version counts as loaded, so that no request pays for what TensorFlow prepares
+at the first run of a shape. The messages are `tensorflow.serving.PredictionLog` and `tensorflow.TensorProto` in protobuf's
+wire format; the file's framing is that of `tensorflow/core/lib/io/record_writer.h`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["WARMUP_FILE", "crc32c", "warmup_records"]
+
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+"""Inside a version's folder."""
+
+MOST_BYTES = 16 * 2**20
+"""Of all records together, but that one of a single call is always written."""
+
+DATA_TYPES = {
+    "float32": 1,
+    "float64": 2,
+    "int32": 3,
+    "uint8": 4,
+    "int16": 5,
+    "int8": 6,
+    "string": 7,
+    "int64": 9,
+    "bool": 10,
+    "uint32": 22,
+    "uint64": 23,
+}
+"""dtype → TensorFlow's DataType, for every dtype that the REST port speaks."""
+
+_VARINT, _BYTES = 0, 2
+_CASTAGNOLI = 0x82F63B78
+"""The polynomial of CRC-32C with its bits reversed."""
+
+
+def warmup_records(
+    samples: Mapping[str, np.ndarray[Any, Any]], signature: Signature, name: str, sizes: Sequence[int]
+) -> bytes:
+    """The file's content: one record for each batch size, the smallest and the largest first, made of real samples.
+
+    Args:
+        samples: by input name, the first axis counting samples; rows are repeated where there are fewer than needed.
+        signature: of the model.
+        name: of the model on the wire.
+        sizes: rows of each record; without meaning for a model without a batch dimension, which gets a single record.
+    """
+    import numpy as np  # noqa: PLC0415 - the command line starts without numpy
+
+    if signature.batch is None:
+        return _framed(_record({t.name: samples[t.name][0] for t in signature.inputs}, signature, name))
+    least = signature.dims[signature.batch][0]
+    usable = sorted({max(size, least) for size in sizes})
+    content = b""
+    for size in dict.fromkeys([usable[0], usable[-1], *usable]):
+        rows = {t.name: samples[t.name].take(np.arange(size), axis=0, mode="wrap") for t in signature.inputs}
+        framed = _framed(_record(rows, signature, name))
+        if not content or len(content) + len(framed) <= MOST_BYTES:
+            content += framed
+    return content
+
+
+def _record(inputs: Mapping[str, np.ndarray[Any, Any]], signature: Signature, name: str) -> bytes:
+    """PredictionLog { predict_log { request { model_spec { name signature_name } inputs } } }."""
+    model = _field(1, name.encode()) + _field(3, b"serving_default")
+    request = _field(1, model)
+    for tensor in signature.inputs:
+        request += _field(2, _field(1, tensor.name.encode()) + _field(2, _tensor(inputs[tensor.name], tensor.dtype)))
+    return _field(6, _field(1, request))
+
+
+def _tensor(array: np.ndarray[Any, Any], dtype: str) -> bytes:
+    """TensorProto { dtype tensor_shape { dim { size } } tensor_content }, with string_val for texts."""
+    dims = b"".join(_field(2, _number(1, size)) for size in array.shape)
+    head = _number(1, DATA_TYPES[dtype]) + _field(2, dims)
+    if dtype == "string":
+        return head + b"".join(_field(8, str(text).encode()) for text in array.ravel())
+    return head + _field(4, array.astype(array.dtype.newbyteorder("<")).tobytes())
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | _BYTES) + _varint(len(content)) + content
+
+
+def _number(number: int, value: int) -> bytes:
+    return _varint(number << 3 | _VARINT) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first, the eighth bit set on all but the last."""
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*groups, value])
+
+
+def _framed(record: bytes) -> bytes:
+    length = struct.pack("<Q", len(record))
+    return length + struct.pack("<I", _masked(length)) + record + struct.pack("<I", _masked(record))
+
+
+def _masked(data: bytes) -> int:
+    """A checksum of data that holds checksums: rotated, and a constant added, as TFRecord files have it."""
+    crc = crc32c(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C (Castagnoli).
+
+    The register is linear in the data. So a long message is cut into as many pieces as each has bytes; numpy takes a step
+    of all of them at once, and their registers are joined: shifted by the length of a piece, and added.
+    """
+    table = _table()
+    if len(data) < 64:
+        crc = 0xFFFFFFFF
+        for byte in data:
+            crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
+        return crc ^ 0xFFFFFFFF
+    import numpy as np  # noqa: PLC0415 - as above
+
+    pieces = math.isqrt(len(data))
+    steps = -(-len(data) // pieces)
+    padded = np.zeros(pieces * steps, np.uint8)
+    message = padded[len(padded) - len(data) :]
+    message[:] = np.frombuffer(data, np.uint8)
+    # To start from ones is to start from zero with the first four bytes inverted; zeros in front then change nothing.
+    message[:4] ^= 0xFF
+    lookup = np.array(table, np.uint32)
+    # The last 32 registers hold one bit each and get zeros: what a shift by the length of a piece makes of every bit.
+    registers = np.concatenate([np.zeros(pieces, np.uint32), np.uint32(1) << np.arange(32, dtype=np.uint32)])
+    columns = np.zeros((steps, pieces + 32), np.uint8)
+    columns[:, :pieces] = padded.reshape(pieces, steps).T
+    for column in columns:
+        registers = lookup[(registers ^ column) & 0xFF] ^ (registers >> 8)
+    shifted = registers[pieces:].tolist()
+    crc = 0
+    for register in registers[:pieces].tolist():
+        crc = _shift(crc, shifted) ^ register
+    return crc ^ 0xFFFFFFFF
+
+
+def _shift(register: int, shifted: Sequence[int]) -> int:
+    result = 0
+    for bit, value in enumerate(shifted):
+        if register >> bit & 1:
+            result ^= value
+    return result
+
+
+def _table() -> list[int]:
+    """What eight shifts make of each byte."""
+    table = []
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (_CASTAGNOLI if crc & 1 else 0)
+        table.append(crc)
+    return table
