@@ -1,0 +1,51 @@
+"""Whether an installed package can use CUDA, told by its files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.plan.cuda_builds import NoCuda, without_cuda
+
+FILES = {
+    "onnxruntime": ("capi/libonnxruntime_providers_cuda.so", ""),
+    "torch": ("lib/libtorch_cuda.so", ""),
+    "tensorflow": ("python/platform/build_info.py", "OrderedDict([('is_cuda_build', True)])"),
+}
+
+
+def install(site: Path, package: str, *, cuda: bool) -> str:
+    (site / package).mkdir(parents=True)
+    (site / package / "__init__.py").touch()
+    file, text = FILES[package]
+    if cuda or text:
+        (site / package / file).parent.mkdir(parents=True)
+        (site / package / file).write_text(text if cuda else text.replace("True", "False"))
+    return str(site)
+
+
+@pytest.mark.parametrize("package", FILES)
+def test_a_build_for_cpus_is_told_from_one_for_cuda(tmp_path: Path, package: str) -> None:
+    assert without_cuda([package], [install(tmp_path / "gpu", package, cuda=True)]) is None
+    lacking = without_cuda([package], [install(tmp_path / "cpu", package, cuda=False)])
+    assert lacking is not None
+    assert lacking.package == package
+    assert "install" in lacking.remedy
+
+
+def test_the_first_on_the_path_counts(tmp_path: Path) -> None:
+    cpu, gpu = install(tmp_path / "cpu", "torch", cuda=False), install(tmp_path / "gpu", "torch", cuda=True)
+    assert without_cuda(["torch"], [gpu, cpu]) is None
+    assert isinstance(without_cuda(["torch"], [cpu, gpu]), NoCuda)
+
+
+def test_what_has_one_build_for_all_or_is_not_installed_is_no_obstacle(tmp_path: Path) -> None:
+    assert without_cuda(["numpy", "onnx", "torch"], [str(tmp_path)]) is None
+
+
+def test_nothing_is_imported() -> None:
+    before = set(sys.modules)
+    without_cuda(FILES)
+    assert not {name.partition(".")[0] for name in set(sys.modules) - before} & set(FILES)
