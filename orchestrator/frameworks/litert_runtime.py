@@ -21,13 +21,10 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.samples import Array
     from orchestrator.spec.signature import Signature
 
-__all__ = ["FILE", "LitertRuntime", "Names", "by_spec_name", "open_interpreter", "open_tflite"]
+__all__ = ["FILE", "LitertRuntime", "by_spec_name", "open_interpreter", "open_tflite"]
 
 FILE = "model.tflite"
 """The model's file in a variant."""
-
-Names = "Mapping[str, Mapping[str, str]]"
-"""`{"inputs": {name in the spec: name in the model}, "outputs": {...}}`; a name that is absent is the same in both."""
 
 
 class LitertRuntime:
@@ -85,10 +82,9 @@ class LitertRuntime:
             return
         self._shapes = {}  # should one of the next lines fail, nothing is laid out
         for name, tensor in self._inputs.items():
-            # Strictly: what is fixed in the model stays so. LiteRT would resize it too, and some operators would then
-            # compute with the old size.
+            _check_shape(name, tensor, shapes[name])
             if None in tensor.shape:
-                self._interpreter.resize_tensor_input(tensor.index, shapes[name], strict=True)
+                self._interpreter.resize_tensor_input(tensor.index, shapes[name])
         self._interpreter.allocate_tensors()
         self._shapes = shapes
 
@@ -151,6 +147,20 @@ def open_tflite(directory: Path, signature: Signature, threads: int) -> LitertRu
 def _renamed(tensors: tuple[TfliteTensor, ...], names: Mapping[str, str], wanted: list[str]) -> dict[str, TfliteTensor]:
     own = {tensor.name: tensor for tensor in tensors}
     return {name: own[names.get(name, name)] for name in wanted}
+
+
+def _check_shape(name: str, tensor: TfliteTensor, shape: tuple[int, ...]) -> None:
+    """What is fixed in the model stays so: LiteRT would resize it too, and some operators then compute with the old size.
+
+    Raises:
+        ValueError: the shape is not the model's.
+    """
+    fits = len(shape) == len(tensor.shape) and all(
+        own in {None, size} for own, size in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits:
+        own = ", ".join("?" if size is None else str(size) for size in tensor.shape)
+        raise ValueError(f"the input `{name}` has the shape [{own}] in the model, and {list(shape)} was given")
 
 
 def _to_litert(array: Array) -> Array:
