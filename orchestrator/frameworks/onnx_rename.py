@@ -88,6 +88,8 @@ def _apply(graph: Any, renamed: Mapping[str, str]) -> None:
             tensor.values.name = renamed.get(tensor.values.name, tensor.values.name)
         for annotation in each.quantization_annotation:
             annotation.tensor_name = renamed.get(annotation.tensor_name, annotation.tensor_name)
+            for parameter in annotation.quant_parameter_tensor_names:
+                parameter.value = renamed.get(parameter.value, parameter.value)
         for node in each.node:
             node.input[:] = [renamed.get(name, name) for name in node.input]
             node.output[:] = [renamed.get(name, name) for name in node.output]

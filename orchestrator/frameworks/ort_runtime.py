@@ -28,6 +28,7 @@ class OrtRuntime:
         inputs: the spec's name of every input → the model's own.
         outputs: the same of the outputs that are wanted.
         threads: that the session was opened with.
+        held: what must live as long as the session.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class OrtRuntime:
         inputs: Mapping[str, str],
         outputs: Mapping[str, str],
         threads: int,
+        held: object = None,
     ) -> None:
         self._session = session
+        self._held = held
         self._inputs = dict(inputs)
         self._outputs = tuple(outputs)
         self._own_outputs = list(outputs.values())

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from orchestrator.frameworks.edge_inputs import call_at, sizes_of
-from orchestrator.frameworks.samples import random_samples
+from orchestrator.frameworks.source_steadiness import with_company
 from orchestrator.frameworks.torch_calls import guarded_call
 from orchestrator.steps import StepError
 
@@ -117,7 +117,7 @@ def prove_evaluation(
         _compare(once, twice, None, _Failure(model, signature, inputs, inputs, project, saved_in_training))
         return
     low, high = signature.dims[dim]
-    samples = _with_company(samples, signature)
+    samples = with_company(samples, signature)
     rows = min(high, max(low, min(_ROWS, samples.rows)))
     inputs = call_at(samples, signature, {**sizes, dim: rows})
     once, twice = (_leaves(model, signature, inputs, project) for _ in range(2))
@@ -219,17 +219,6 @@ class _Failure:
         except Exception:  # noqa: BLE001 - what is known by then is told
             return watch.operations
         return watch.operations
-
-
-def _with_company(samples: Samples, signature: Signature) -> Samples:
-    """One row cannot show that rows mix; a random one is put beside it."""
-    if samples.rows > 1:
-        return samples
-    other = random_samples(signature, seed=1)
-    sizes = sizes_of(samples, signature)
-    company = call_at(other, signature, {**sizes, signature.batch or "": 1}, first=1)
-    joined = {name: np.concatenate([array, company[name]]) for name, array in samples.inputs.items()}
-    return type(samples)(joined, None, real=samples.real)
 
 
 def _leaves(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from orchestrator.frameworks.edge_inputs import call_at
 from orchestrator.frameworks.export_failure import conversion_failed
+from orchestrator.frameworks.imported import read_import
 from orchestrator.frameworks.runtime import open_runtime
 from orchestrator.frameworks.samples import Samples
 from orchestrator.frameworks.size_check import check_sizes, trace_sizes
@@ -66,12 +65,7 @@ def prepare(context: StepContext) -> TorchJob:
     Raises:
         StepError: as `load_source`.
     """
-    imported = context.inputs["import"]
-    signature = Signature.from_json(json.loads((imported / "signature.json").read_text("utf-8")))
-    with np.load(imported / "samples.npz", allow_pickle=False) as file:
-        inputs = {tensor.name: file[tensor.name] for tensor in signature.inputs}
-    facts = json.loads((imported / "facts.json").read_text("utf-8"))
-    samples = Samples(inputs, None, real=facts["samples"] == "real")
+    signature, samples = read_import(context.inputs["import"])
     with quiet():
         module = load_source(context.params, context.inputs, context.project)
     first = call_at(samples, signature, trace_sizes(samples, signature))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +28,12 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "a zstd archive"),
 )
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
-# ModelProto: ir_version (field 1), then as a rule the producer's name (2), version (3), the graph (7) or the opset (8).
-_ONNX = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x28\x32\x3a\x42]")
+_IR_VERSION, _GRAPH, _OPSET = 1, 7, 8
+_LARGEST = 2**31  # bytes of a protobuf message
+_FIELDS_LOOKED_AT = 64
+_NUMBER, _BYTES = 0, 2
+_MODEL_PROTO = {_IR_VERSION: _NUMBER, 5: _NUMBER} | dict.fromkeys((2, 3, 4, 6, _GRAPH, _OPSET, 14, 20, 25, 26), _BYTES)
+"""The fields of an ONNX model (onnx.proto, ModelProto): number → how it is written in protobuf's wire format."""
 
 
 def file_kind(path: Path) -> FileKind:
@@ -68,7 +72,7 @@ def _look(path: Path) -> tuple[FileKind, str]:
         return "other", "a Git LFS pointer: the file itself has not been fetched (git lfs pull)"
     if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
         return "other", "an HTML page, perhaps the answer of a failed download"
-    if _ONNX.match(head) and b"\x00" in head:
+    if _is_onnx(path):
         return "onnx", "an ONNX model"
     if _PICKLE.match(head):
         return "other", "a Python pickle"
@@ -103,6 +107,35 @@ def _look_into_zip(path: Path) -> tuple[FileKind, str]:
 def _is_safetensors(head: bytes) -> bool:
     # Eight bytes, little-endian: the length of the JSON header that follows.
     return len(head) > 8 and int.from_bytes(head[:8], "little") < 2**32 and head[8:9] == b"{"
+
+
+def _is_onnx(path: Path) -> bool:
+    """Whether the file begins like the protobuf of an ONNX model, up to its graph; a cut one may not get so far."""
+    seen: set[int] = set()
+    with path.open("rb") as file:
+        for _ in range(_FIELDS_LOOKED_AT):
+            tag, value = _varint(file), _varint(file)
+            if _GRAPH in seen or tag is None or value is None:
+                break
+            if _MODEL_PROTO.get(tag >> 3) != tag & 7 or value > _LARGEST:
+                return False
+            seen.add(tag >> 3)
+            if tag & 7 == _BYTES:
+                file.seek(value, 1)
+    return _IR_VERSION in seen and (_GRAPH in seen or _OPSET in seen)
+
+
+def _varint(file: BinaryIO) -> int | None:
+    """The next number of protobuf's wire format, seven bits in a byte; None where there is none."""
+    value = 0
+    for place in range(10):
+        byte = file.read(1)
+        if not byte:
+            return None
+        value |= (byte[0] & 0x7F) << (7 * place)
+        if byte[0] < 0x80:
+            return value
+    return None
 
 
 def _is_text(head: bytes) -> bool:

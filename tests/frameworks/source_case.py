@@ -62,6 +62,7 @@ def signature(
 
 def model(name: str, **kwargs: Any) -> torch.nn.Module:
     """A model of the project, the same weights each time."""
+    build("source_models:Linear", {}, PROJECT)  # the first time, what it imports draws random numbers
     torch.manual_seed(0)
     built: torch.nn.Module = build(f"source_models:{name}", kwargs, PROJECT)
     return built

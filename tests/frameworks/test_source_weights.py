@@ -81,7 +81,7 @@ def test_every_way_to_store_the_same_weights_answers_the_same(tmp_path: Path) ->
         (b"<!DOCTYPE html><html></html>", "an HTML page"),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 64, "Keras"),
         (b"\x1c\0\0\0TFL3" + b"\0" * 64, "LiteRT"),
-        (b"\x08\x0a\x12\x07pytorch\x1a\x032.0\x00" + b"\0" * 64, "an ONNX model"),
+        (b"\x08\x0a\x12\x07pytorch\x1a\x032.0\x3a\x02\x0a\x00", "an ONNX model"),
         (b"\x80\x04\x95\x10\0\0\0\0\0\0\0}\x94.", "a Python pickle"),
         (bytes(range(256)), "unknown kind"),
         (b"PK\x03\x04 cut off", "a zip archive that is cut off"),
