@@ -16,6 +16,7 @@ PACKAGE = Path(orchestrator.__file__).parent
 LAYERS = [
     {"cli"},
     {"engine"},
+    {"draft"},
     {"plan"},
     {"optimize", "measure", "render", "targets"},
     {"backends"},

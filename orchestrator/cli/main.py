@@ -15,6 +15,7 @@ from orchestrator.errors import ExitCode, MloError
 __all__ = ["main"]
 
 _COMMANDS = {
+    "init": ("orchestrator.cli.init:init", "Write a first spec of a model file or folder."),
     "validate": ("orchestrator.cli.validate:validate", "Check specs and show what is wrong, with line and remedy."),
     "schema": ("orchestrator.cli.schema:schema", "Print the JSON Schema of specs, for editors."),
     "plan": ("orchestrator.cli.plan:plan", "Show what apply would do, and why."),
@@ -79,6 +80,7 @@ class _LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
 Examples:
+  mlo init digits.keras
   mlo validate specs/digits/digits.yaml
   mlo plan specs/digits/digits.yaml
   mlo apply specs/digits/digits.yaml --yes

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.samples import Array, Samples
     from orchestrator.spec.signature import Signature
 
-__all__ = ["Answered", "write_import"]
+__all__ = ["Answered", "write_import", "write_npz"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,19 @@ def write_import(
     """Write `signature.json`, `samples.npz`, `baseline.npz`, `edge/` and `facts.json`, the same bytes each time."""
     _json(folder / "signature.json", signature.as_json())
     labels = {} if samples.labels is None else {LABELS: samples.labels}
-    _npz(folder / "samples.npz", {**samples.inputs, **labels})
-    _npz(folder / "baseline.npz", answered.outputs)
+    write_npz(folder / "samples.npz", {**samples.inputs, **labels})
+    write_npz(folder / "baseline.npz", answered.outputs)
     (folder / "edge").mkdir()
     for number, (case, outputs) in enumerate(answered.edges):
-        _npz(folder / "edge" / f"{number}.inputs.npz", case.inputs)
-        _npz(folder / "edge" / f"{number}.outputs.npz", outputs)
+        write_npz(folder / "edge" / f"{number}.inputs.npz", case.inputs)
+        write_npz(folder / "edge" / f"{number}.outputs.npz", outputs)
     cases = [{"name": case.name, "file": str(number)} for number, (case, _) in enumerate(answered.edges)]
     _json(folder / "edge" / "cases.json", cases)
     _json(folder / "facts.json", facts)
 
 
-def _npz(path: Path, arrays: Mapping[str, Array]) -> None:
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write arrays by name, the same bytes each time."""
     # numpy.savez takes the names as keyword arguments, beside its own: a tensor may be called `file`.
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         for name, array in arrays.items():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.frameworks.dtypes import STRING, element_bytes
+from orchestrator.spec.random_mark import is_random
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
@@ -103,7 +104,10 @@ def read_samples(path: Path, signature: Signature, max_rows: int) -> Samples:
     if min(rows, max_rows) > fitting:
         notes.append(f"samples: the first {fitting} rows are used, which fill {MAX_BYTES >> 20} MiB")
     used = slice(0, min(max_rows, fitting))
-    samples = Samples(inputs, labels, real=True, notes=tuple(notes))
+    real = not is_random(path)
+    if not real:
+        notes.append("samples: the file holds the random inputs that `mlo init` made, not real ones")
+    samples = Samples(inputs, labels, real=real, notes=tuple(notes))
     return replace(samples, inputs=take_rows(samples, used), labels=None if labels is None else labels[used])
 
 

@@ -75,14 +75,33 @@ E130 not allowed by the platform
     The platform file restricts what may be chosen: registries, base images, backends, source kinds, formats. The
     note names the rule's file and line; who owns that file can change it.
 E131 above the platform's limit
-    The platform file limits CPUs, memory and replicas of one deployment. The note names the limit's file and line.
+    The platform file limits CPUs, memory, replicas and accelerators of one deployment. The note names the limit's file
+    and line.
 E132 required by the platform
     The platform file requires a label, a gate or a base image that the spec does not give. Add it to the spec.
+E133 an accelerator is needed
+    `hardware.count` says how many accelerators one replica has, and `serving.cuda_graphs` how they are used. Both mean
+    something with `hardware: {accelerator: cuda}` alone.
 E134 unknown environment
     `--environment` names an environment that the spec's `environments` does not have.
 E135 fixed key
     An environment, or a platform's defaults, sets what only the spec itself may say: the model, the name, the kind.
     The model is the same in every environment, so that what was proven is what is deployed.
+E140 no such model
+    The path that `mlo init` was given leads to nothing, or what is there may not be read.
+E141 no model
+    What the path leads to is nothing that mlo reads: the message says what it looks like. `--kind` says what it is where
+    it is not recognized. A folder is searched for one model, not below its folders.
+E142 a Git LFS pointer
+    The repository was cloned without its large files: a small text stands in place of the model. `git lfs pull` fetches
+    it.
+E143 a damaged model file
+    The file is empty or cut off, as an interrupted download leaves it. Copy, download or save it again.
+E144 several models
+    The folder holds more than one model. Name the one that is meant.
+E145 a file would be overwritten
+    `mlo init` overwrites a spec, and random samples of its own, with `--force` only. Samples that it did not make
+    are never overwritten.
 E199 no such code
     `mlo explain` was asked for a code that no message has.
 W101 unused dimension

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 __all__ = [
     "ENVIRONMENT_NAME",
     "EXPECTS",
+    "NAME",
     "Cpus",
     "Delay",
     "DimName",
@@ -164,10 +165,11 @@ def _text(pattern: str, expected: str, max_length: int | None = None) -> StringC
     return StringConstraints(pattern=pattern, max_length=max_length)
 
 
+NAME = r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"
 Name = Annotated[
     str,
     _text(
-        r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$",
+        NAME,
         "lower-case letters, digits and dashes, starting with a letter and ending without a dash, at most 40",
     ),
 ]

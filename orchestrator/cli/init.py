@@ -1,0 +1,163 @@
+"""`mlo init`: a first spec of a model file or folder."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from orchestrator.cli import console
+from orchestrator.cli.options import find_home, json_option
+from orchestrator.cli.progress import watch
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.draft.detect import find_model
+from orchestrator.draft.naming import deployment_name
+from orchestrator.draft.text import SpecDraft, spec_text
+from orchestrator.engine.drafting import Wanted, draft_spec
+from orchestrator.errors import SpecInvalid, UsageError
+from orchestrator.spec.load import load_spec
+from orchestrator.spec.models import SourceKind
+from orchestrator.spec.random_mark import is_random
+from orchestrator.spec.types import EXPECTS, NAME
+from orchestrator.store.atomic import write_atomic
+from orchestrator.store.digest import StatCache
+
+__all__ = ["init"]
+
+_STANDARD_OUTPUT = Path("-")
+_MEANS = "prove less than real ones, and int8 is not tried without real ones that calibrate it"
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mlo init digits.keras                          writes digits.yaml and digits-samples.npz here
+  mlo init models/resnet50 --output specs/       a SavedModel or Transformers folder; paths stay relative
+  mlo init model.onnx --name ranker --samples clicks.npz
+  mlo init digits.safetensors --output -         to standard output, without samples
+"""
+)
+@click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE|DIR|-",
+    help="Where to write the spec; by default NAME.yaml here.",
+)  # fmt: skip
+@click.option("--name", metavar="NAME", help="Name of the deployment; by default that of the file or folder.")
+@click.option("--kind", type=click.Choice(get_args(SourceKind)), help="What the model is, where it is not recognized.")
+@click.option(
+    "--samples", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+    help="An .npz file of real inputs; by default random ones are made.",
+)  # fmt: skip
+@click.option("--signature", metavar="NAME", help="Which signature of a SavedModel; by default serving_default.")
+@click.option("--force", is_flag=True, help="Overwrite the spec, and random samples, of an earlier init.")
+@json_option
+def init(
+    path: Path,
+    output: Path | None,
+    name: str | None,
+    kind: SourceKind | None,
+    samples: Path | None,
+    signature: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write a first spec of a model: a file, or a folder that is one or holds one.
+
+    Reads what goes in and what comes out, makes random samples if none are given, and says in comments what a person
+    should decide. Nothing of the model is run.
+    """
+    if as_json and output == _STANDARD_OUTPUT:
+        raise click.UsageError("--json and --output - both want standard output")
+    if name is not None and not re.fullmatch(NAME, name):
+        raise click.BadParameter(f"use {EXPECTS[NAME]}", param_hint="--name")
+    model = find_model(path, kind)
+    if signature is not None and model.kind != "saved-model":
+        raise click.UsageError(f"--signature is for a SavedModel, and {model.path} is of kind {model.kind}")
+    name = name or deployment_name(model.path)
+    spec = None if output == _STANDARD_OUTPUT else _spec_file(output or Path(), name, force=force)
+    folder = Path() if spec is None else spec.parent
+    random_file = None if spec is None or samples is not None else _random_file(folder, name, force=force)
+    if model.remark:
+        console.tell(f"{model.path} is taken: {model.remark}")
+    wanted = Wanted(model, name, folder, samples, random_file, {} if signature is None else {"signature": signature})
+    home = find_home()
+    cache = StatCache(home)
+    with watch(show_cached=False) as observer:
+        draft, made = draft_spec(wanted, home, cache, observer)
+    cache.save()
+    if spec is None:
+        console.say(spec_text(draft).rstrip("\n"))
+        return
+    write_atomic(spec, spec_text(draft).encode())
+    if made is not None and random_file is not None:
+        write_atomic(random_file, made)
+    _tell(spec, draft, random_file if made is not None else None, as_json=as_json)
+
+
+def _spec_file(output: Path, name: str, *, force: bool) -> Path:
+    """Where the spec is written."""
+    file = output / f"{name}.yaml" if output.is_dir() else output
+    if not file.parent.is_dir():
+        raise UsageError(
+            Diagnostic("E145", f"{file} cannot be written", cause=f"there is no folder {file.parent}", remedy="make it")
+        )
+    if file.exists() and not force:
+        remedy = "name another file with --output, or overwrite it with --force"
+        raise UsageError(Diagnostic("E145", f"{file} is there already", remedy=remedy))
+    return file
+
+
+def _random_file(folder: Path, name: str, *, force: bool) -> Path:
+    """Where random samples are written; real ones are never overwritten."""
+    file = folder / f"{name}-samples.npz"
+    if not file.exists():
+        return file
+    if not is_random(file):
+        remedy = f"use them with --samples {file}, or choose another --name"
+        raise UsageError(Diagnostic("E145", f"{file} is there already, and not made by `mlo init`", remedy=remedy))
+    if not force:
+        raise UsageError(Diagnostic("E145", f"{file} is there already", remedy="overwrite it with --force"))
+    return file
+
+
+def _tell(spec: Path, draft: SpecDraft, random_file: Path | None, *, as_json: bool) -> None:
+    valid, diagnostics = _check(spec)
+    if as_json:
+        console.print_json(
+            {
+                "spec": str(spec),
+                "name": draft.name,
+                "kind": draft.kind,
+                "samples": draft.samples,
+                "random": draft.random,
+                "valid": valid,
+                "diagnostics": [each.as_json() for each in diagnostics],
+                "notes": list(draft.model.notes),
+            }
+        )
+        return
+    tensors = ((draft.model.inputs, "input"), (draft.model.outputs, "output"))
+    what = ", ".join(f"{len(each)} {word}{'' if len(each) == 1 else 's'}" for each, word in tensors if each)
+    console.say(f"{spec}: written (kind {draft.kind}; {what or 'the file does not say what goes in and out'})")
+    if random_file is not None:
+        console.say(f"{random_file}: written, random inputs: they {_MEANS}")
+    for note in draft.model.notes:
+        console.tell(f"note: {note}")
+    if diagnostics:
+        console.tell("" if valid else "\nWhat is left to fill in:\n")
+        console.show_diagnostics(diagnostics)
+    steps = [f"{'edit' if not valid else 'look through'} {spec}"]
+    steps += [f"mlo {command} {shlex.quote(str(spec))}" for command in ("validate", "plan", "apply")]
+    console.say("\nNext:\n" + "\n".join(f"  {step}" for step in steps))
+
+
+def _check(spec: Path) -> tuple[bool, Sequence[Diagnostic]]:
+    """Whether the spec is valid as it was written, which a file of weights alone leaves to a person."""
+    try:
+        return True, load_spec(spec).warnings
+    except SpecInvalid as error:
+        return False, error.diagnostics

@@ -1,0 +1,209 @@
+"""Finds the model that a path leads to, and its kind, by names and first bytes: no framework, nothing is run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import UsageError
+from orchestrator.spec.model_files import FileKind, describe, file_kind
+from orchestrator.spec.models import SourceKind
+from orchestrator.spec.source_text import similar_file
+
+__all__ = ["FOLDERS", "ModelPath", "find_model"]
+
+FOLDERS: tuple[SourceKind, ...] = ("saved-model", "transformers")
+"""Kinds whose model is a folder."""
+
+_KINDS: dict[FileKind, SourceKind] = {
+    "safetensors": "pytorch",
+    "checkpoint": "pytorch",
+    "torchscript": "torchscript",
+    "exported-program": "exported-program",
+    "onnx": "onnx",
+    "keras": "keras",
+    "tflite": "tflite",
+    "saved-model": "saved-model",
+}
+_READ = (
+    "a .keras, .h5, .onnx, .tflite, .pt2 or .safetensors file, a TorchScript archive, a checkpoint of torch.save, "
+    "a SavedModel folder, or a Transformers folder with safetensors"
+)
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPath:
+    """A model and where it is.
+
+    Attributes:
+        kind: as in the spec's `model.source.kind`.
+        path: what `weights` names: a file or a folder.
+        remark: why it is another path than was asked for; empty if it is not.
+    """
+
+    kind: SourceKind
+    path: Path
+    remark: str = ""
+
+
+def find_model(path: Path, kind: SourceKind | None = None) -> ModelPath:
+    """The model at `path`: a file, a folder, a file inside a model's folder, or a folder that holds one model.
+
+    Args:
+        path: as a person gave it.
+        kind: what it is, if a person says so.
+
+    Raises:
+        UsageError: E140 nothing is there, E141 no model, E142 a Git LFS pointer, E143 damaged, E144 several models.
+    """
+    try:
+        return _find(path, kind)
+    except OSError as error:
+        remedy = "give yourself the right to read it, or copy it"
+        message = f"cannot read {error.filename or path}: {(error.strerror or str(error)).lower()}"
+        raise UsageError(Diagnostic("E140", message, remedy=remedy)) from error
+
+
+def _find(path: Path, kind: SourceKind | None) -> ModelPath:
+    if not path.exists():
+        near = similar_file(path)
+        remedy = f"did you mean {near}?" if near is not None else "paths are relative to where the command runs"
+        raise UsageError(Diagnostic("E140", f"there is no {path}", remedy=remedy))
+    if not path.is_dir() and not path.is_file():
+        raise UsageError(Diagnostic("E141", f"{path} is neither a file nor a folder", remedy=f"name {_READ}"))
+    if kind is not None:
+        return _as_told(path, kind)
+    if path.is_dir():
+        return _in_folder(path)
+    folder = _folder_around(path)
+    if folder is not None:
+        return folder
+    return ModelPath(_kind_of_file(path), path)
+
+
+def _as_told(path: Path, kind: SourceKind) -> ModelPath:
+    if kind in FOLDERS:
+        if path.is_dir():
+            return ModelPath(kind, path)
+        return ModelPath(kind, path.parent, f"a model of kind {kind} is a folder")
+    if not path.is_dir():
+        _refuse_pointer(path)
+        return ModelPath(kind, path)
+    fitting = [found for found in _models_in(path) if found.kind == kind]
+    return _the_only(path, fitting, f"no model of kind {kind}")
+
+
+def _in_folder(folder: Path) -> ModelPath:
+    kind = _kind_of_folder(folder)
+    if kind is not None:
+        return ModelPath(kind, folder)
+    return _the_only(folder, _models_in(folder), "no model that mlo reads")
+
+
+def _the_only(folder: Path, found: list[ModelPath], none: str) -> ModelPath:
+    if len(found) == 1:
+        return ModelPath(found[0].kind, found[0].path, f"it is the only model in {folder}")
+    if found:
+        listed = ", ".join(f"{each.path.name} ({each.kind})" for each in found[:_SHOWN])
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise UsageError(
+            Diagnostic(
+                "E144",
+                f"{folder} holds several models",
+                cause=f"{listed}{more}",
+                remedy=f"name one of them: mlo init {found[0].path}",
+            )
+        )
+    names = sorted(path.name for path in folder.iterdir())
+    for name in names:
+        _refuse_pointer(folder / name)
+    if (folder / "config.json").is_file() and any(name.endswith((".bin", ".h5", ".msgpack")) for name in names):
+        cause = "its weights are no safetensors, and what else there is carries code or another framework's format"
+        remedy = "load it once where you trust it, and save it with model.save_pretrained(folder)"
+        raise UsageError(Diagnostic("E141", f"{folder} is a Transformers folder without safetensors", cause=cause,
+                                    remedy=remedy))  # fmt: skip
+    cause = f"it holds {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}" if names else "it is empty"
+    raise UsageError(Diagnostic("E141", f"{folder} holds {none}", cause=cause, remedy=f"name {_READ}"))
+
+
+def _models_in(folder: Path) -> list[ModelPath]:
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if (kind := _kind_of(path)) is not None:
+            found.append(ModelPath(kind, path))
+    return found
+
+
+def _kind_of(path: Path) -> SourceKind | None:
+    if path.is_dir():
+        return _kind_of_folder(path)
+    return _KINDS.get(file_kind(path)) if path.is_file() else None
+
+
+def _kind_of_folder(folder: Path) -> SourceKind | None:
+    if file_kind(folder) == "saved-model":
+        _refuse_pointer(folder / "saved_model.pb")
+        return "saved-model"
+    if _is_transformers(folder):
+        for weights in folder.glob("*.safetensors"):
+            _refuse_pointer(weights)
+        return "transformers"
+    return None
+
+
+def _is_transformers(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    named = isinstance(config, dict) and ("model_type" in config or "architectures" in config)
+    return named and any(folder.glob("*.safetensors"))
+
+
+def _folder_around(file: Path) -> ModelPath | None:
+    """The model whose part the file is, where a person named a file inside a model's folder."""
+    if file.name in {"saved_model.pb", "saved_model.pbtxt"}:
+        return ModelPath("saved-model", file.parent, "a SavedModel is a folder")
+    part = file.name == "config.json" or file.name.endswith((".safetensors", ".safetensors.index.json"))
+    if part and _is_transformers(file.parent):
+        remark = "it is part of a Transformers folder; --kind pytorch takes the file alone"
+        _refuse_pointer(file)
+        return ModelPath("transformers", file.parent, remark)
+    return None
+
+
+def _kind_of_file(file: Path) -> SourceKind:
+    _refuse_pointer(file)
+    found, words = file_kind(file), describe(file)
+    if found in _KINDS:
+        return _KINDS[found]
+    if "damaged" in words or words == "an empty file":
+        raise UsageError(
+            Diagnostic("E143", f"{file} is damaged", cause=f"it is {words}", remedy="copy, download or save it again")
+        )
+    remedy = f"give {_READ}; if it is one, say which with --kind"
+    raise UsageError(
+        Diagnostic("E141", f"{file} is no model that mlo reads", cause=f"it looks like {words}", remedy=remedy)
+    )
+
+
+def _refuse_pointer(file: Path) -> None:
+    if not file.is_file():
+        return
+    with file.open("rb") as opened:
+        if opened.read(len(_POINTER)) != _POINTER:
+            return
+    raise UsageError(
+        Diagnostic(
+            "E142",
+            f"{file} has not been fetched",
+            cause="it is a Git LFS pointer: a small text in place of the file",
+            remedy="run `git lfs pull` in its repository",
+        )
+    )

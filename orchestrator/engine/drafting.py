@@ -1,0 +1,183 @@
+"""Reads a model in a worker process for a spec that does not exist yet, and makes random samples for it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.draft.detect import ModelPath
+from orchestrator.draft.factories import module_classes
+from orchestrator.draft.naming import relative_path
+from orchestrator.draft.propose import proposed_model
+from orchestrator.draft.text import SpecDraft, StateDict
+from orchestrator.engine.events import Observer
+from orchestrator.engine.inspecting import read_model, run_at_once
+from orchestrator.errors import SpecInvalid, StepFailed, UsageError
+from orchestrator.optimize.sources import SOURCES
+from orchestrator.plan.source_steps import require_source_tools
+from orchestrator.plan.step import FileInput, Step
+from orchestrator.spec.load import LoadedSpec, load_spec
+from orchestrator.spec.signature import Signature
+from orchestrator.store.digest import StatCache
+from orchestrator.store.home import Home
+
+__all__ = ["Wanted", "draft_spec"]
+
+_AT = ("model", "source", "weights")
+_TENSOR = {"name": "x", "dtype": "float32", "shape": [1]}
+_NEEDED: dict[str, dict[str, Any]] = {
+    "pytorch": {"factory": "model:Model"},
+}
+"""What a source must say beside kind and weights; none of it is read here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A spec that is wanted.
+
+    Attributes:
+        model: of what.
+        name: of the deployment.
+        folder: where the spec will lie; its paths are relative to this.
+        samples: real ones, if a person has some.
+        random_file: where random ones will lie; None if none are wanted.
+        settings: further keys of the source, such as `signature` of a SavedModel.
+    """
+
+    model: ModelPath
+    name: str
+    folder: Path
+    samples: Path | None = None
+    random_file: Path | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def draft_spec(wanted: Wanted, home: Home, cache: StatCache, observer: Observer) -> tuple[SpecDraft, bytes | None]:
+    """What the spec says, and the random samples that belong to it, as an .npz file.
+
+    There are none if real ones are given, none are wanted, or the model does not say what goes in.
+
+    Raises:
+        StepFailed: the model is damaged, or not one that is served; its place is the path, no line of a spec.
+        UsageError: E141, its path cannot stand in a spec.
+    """
+    reader = _Reader(wanted, home, cache, observer)
+    weights = _in_a_spec(relative_path(wanted.model.path, wanted.folder))
+    found, state = reader.found()
+    model = proposed_model(found, named=SOURCES[wanted.model.kind].inspect is not None)
+    signature = model.signature()
+    made = None
+    if wanted.samples is None and wanted.random_file is not None and signature is not None:
+        made = reader.random_samples(signature).read_bytes()
+    samples = wanted.samples if made is None else wanted.random_file
+    draft = SpecDraft(
+        name=wanted.name,
+        kind=wanted.model.kind,
+        weights=weights,
+        size=_size(wanted.model.path),
+        model=model,
+        samples=None if samples is None else _in_a_spec(relative_path(samples, wanted.folder)),
+        random=made is not None,
+        state=None if state is None else _state_dict(state, wanted.folder),
+        settings=wanted.settings,
+    )
+    return draft, made
+
+
+def _in_a_spec(path: str) -> str:
+    if path.isprintable():
+        return path
+    raise UsageError(
+        Diagnostic(
+            "E141",
+            f"{path.encode('unicode_escape').decode()} cannot be named in a spec",
+            cause="the path has characters that cannot be printed",
+            remedy="rename the file or folder",
+        )
+    )
+
+
+def _size(model: Path) -> int:
+    files = (path for path in model.rglob("*") if path.is_file()) if model.is_dir() else [model]
+    return sum(path.stat().st_size for path in files)
+
+
+def _state_dict(state: Mapping[str, Any], folder: Path) -> StateDict:
+    tensors = tuple((name, tuple(shape)) for name, shape in state["tensors"])
+    return StateDict(state["weights_key"], tensors, int(state["more"]), module_classes(folder))
+
+
+class _Reader:
+    """Reads one model by steps that are cached as those of a plan are."""
+
+    def __init__(self, wanted: Wanted, home: Home, cache: StatCache, observer: Observer) -> None:
+        self._model = wanted.model
+        self._name = wanted.name
+        self._settings = wanted.settings
+        self._run = home, cache, observer
+
+    def found(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """`found.json`, and for a file of weights alone `state.json`."""
+        with self._stand_in() as loaded:
+            document = read_model(loaded, *self._run)
+            if document is not None:
+                return document, None
+            require_source_tools(loaded)
+            kind = self._model.kind
+            step = Step(
+                id="inspect",
+                kind="inspect",
+                function="orchestrator.frameworks.torch_inspect:inspect",
+                revision=1,
+                params={"source": {"kind": kind}},
+                inputs={"weights": FileInput(self._model.path.absolute(), _AT)},
+                tools=SOURCES[kind].tools,
+                at=_AT,
+            )
+            folder = run_at_once(loaded, step, *self._run)
+        state = folder / "state.json"
+        return _read(folder / "found.json"), _read(state) if state.is_file() else None
+
+    def random_samples(self, signature: Signature) -> Path:
+        """An .npz file of random inputs, in the store."""
+        with self._stand_in() as loaded:
+            step = Step(
+                id="samples",
+                kind="inspect",
+                function="orchestrator.frameworks.random_file:write",
+                revision=1,
+                params={"signature": signature.as_json(), "seed": 0},
+                inputs={},
+                tools=("numpy",),
+                at=("model", "samples"),
+            )
+            return run_at_once(loaded, step, *self._run) / "samples.npz"
+
+    @contextmanager
+    def _stand_in(self) -> Iterator[LoadedSpec]:
+        """The smallest spec that names the model: steps belong to one. What goes wrong blames no line of it."""
+        source = {"kind": self._model.kind, "weights": str(self._model.path.absolute()), **self._settings}
+        source |= _NEEDED.get(self._model.kind, {})
+        model: dict[str, Any] = {"source": source}
+        if SOURCES[self._model.kind].inspect is None:
+            model |= {"inputs": [_TENSOR], "outputs": [{"name": "y"}]}
+        document = {"apiVersion": "mlo/v1", "kind": "ModelDeployment", "metadata": {"name": self._name}, "model": model}
+        # Outside of every project, so that no platform file has a say.
+        with tempfile.TemporaryDirectory(prefix="mlo-init-") as folder:
+            file = Path(folder) / "spec.yaml"
+            file.write_text(json.dumps(document), encoding="utf-8")
+            try:
+                yield load_spec(file)
+            except (StepFailed, SpecInvalid) as error:
+                raise StepFailed(*(replace(each, span=None, label="") for each in error.diagnostics)) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return document
