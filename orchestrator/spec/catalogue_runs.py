@@ -16,6 +16,10 @@ E204 the file is not the pinned one
     `sha256` in the spec pins the file's content, and the file has another. Restore the file, or pin the new one.
 E200 wrong usage
     The command line names an option, an argument or a command that does not exist. `--help` shows what there is.
+E205 the accelerator is not there
+    The spec asks for GPUs, and measuring and proving happen on the machine that plans. The message says what is missing:
+    the card, its driver, the container's access to it, or enough of them. Plan and apply on a machine that has them;
+    what `mlo render` writes there runs on every machine with such GPUs. `mlo validate` works everywhere.
 E210 not a saved plan
     The file cannot be read or was not written by `mlo plan SPEC --out FILE`.
 E211 a plan of another version
@@ -72,6 +76,9 @@ E425 the model cannot be quantized
     The model holds nothing that int8 can stand for, or the quantizer fails on it.
 E426 a variant fails on an input
     The variant raised an error on samples or edge inputs that the model as given answers.
+E427 the accelerator cannot be used
+    The runtime did not get the GPU that the spec asks for. It would have computed on the CPU without a word, and the
+    result would say nothing. Mostly the driver is too old for the package, or CUDA's or cuDNN's libraries are missing.
 E440 nothing can be measured
     No batch size of `benchmark.batch_sizes` lies within the range of the batch dimension.
 E451 the winner is missing

@@ -31,6 +31,7 @@ def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]
         *_ranges(spec, root),
         *_repeated(spec, root),
         *_batches(spec, root),
+        *_accelerators(spec, root),
         *_files(spec, root, folder),
         *_doubtful(spec, root),
     ]
@@ -174,6 +175,24 @@ def _batches(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
                 span,
                 label=f"`{batch}` goes up to {allowed.max}",
                 remedy=f"lower it, or raise `model.dims.{batch}.max`",
+            )
+
+
+def _accelerators(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
+    if spec.hardware.accelerator != "none":
+        return
+    given: list[tuple[SpecPath, bool]] = [
+        (("hardware", "count"), spec.hardware.count > 1),
+        (("serving", "cuda_graphs"), spec.serving.cuda_graphs),
+    ]
+    for path, asked in given:
+        if asked:
+            yield Diagnostic(
+                "E133",
+                f"`{'.'.join(map(str, path))}` needs an accelerator",
+                span_of(root, path),
+                label="`hardware.accelerator` is none",
+                remedy="set `hardware: {accelerator: cuda}`, or remove this",
             )
 
 

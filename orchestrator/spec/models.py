@@ -341,7 +341,17 @@ class Hardware(Strict):
 
     cpus: Cpus = Field(default=1.0, description="CPUs of one replica.")
     memory: Size = Field(default=2**31, description="Memory of one replica.", json_schema_extra={"default": "2Gi"})
-    accelerator: Literal["none"] = Field(default="none", description="Only CPUs so far.")
+    accelerator: Literal["none", "cuda"] = Field(
+        default="none", description="What computes besides the CPUs; `cuda` are NVIDIA's GPUs."
+    )
+    count: int = Field(
+        default=1, ge=1, le=16, description="Accelerators of one replica; each has an instance of the model."
+    )
+
+    @property
+    def devices(self) -> int:
+        """How many CUDA devices one replica has; 0 where it has none."""
+        return 0 if self.accelerator == "none" else self.count
 
 
 class Slo(Strict):
@@ -374,6 +384,10 @@ class Serving(Strict):
     )
     batching: Annotated[Annotated[Batching, Tag(_OTHER)] | _Auto, _by_text] = Field(
         default="auto", description="How requests are joined; by default what the sweep showed to be best."
+    )
+    cuda_graphs: bool = Field(
+        default=False,
+        description="Whether ONNX Runtime repeats its calls on GPUs as CUDA graphs; takes sizes that only the batch changes.",
     )
     replicas: Replicas = _section()
 

@@ -48,6 +48,7 @@ class Limits(Strict):
     cpus: Cpus | None = None
     memory: Size | None = None
     replicas: Annotated[int, Field(ge=1, le=1000)] | None = None
+    accelerators: Annotated[int, Field(ge=0, le=16)] | None = None
 
 
 class Rules(Strict):

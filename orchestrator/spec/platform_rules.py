@@ -71,6 +71,8 @@ def _limits(spec: ModelDeployment, root: Node, platform: Platform) -> Iterator[D
         (("hardware", "memory"), "memory", hardware.memory, limits.memory, _size(hardware.memory), _size(limits.memory or 0)),
         (("serving", "replicas", "max"), "replicas", spec.serving.replicas.max, limits.replicas,
          str(spec.serving.replicas.max), str(limits.replicas)),
+        (("hardware", "count" if hardware.count > 1 else "accelerator"), "accelerators", hardware.devices, limits.accelerators,
+         str(hardware.devices) if hardware.count > 1 else hardware.accelerator, str(limits.accelerators)),
     ]  # fmt: skip
     for path, key, asked, most, asked_words, most_words in rows:
         if most is not None and asked > most:
@@ -78,7 +80,7 @@ def _limits(spec: ModelDeployment, root: Node, platform: Platform) -> Iterator[D
                 "E131",
                 f"`{'.'.join(map(str, path))}` is {asked_words}, and the platform allows {most_words}",
                 _span(root, path),
-                remedy=f"ask for {most_words} or less",
+                remedy=f"ask for {most_words} or less" if most else "leave it out",
                 notes=_note(platform, "limits", key),
             )
 
