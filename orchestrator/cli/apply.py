@@ -12,7 +12,7 @@ from orchestrator.cli import console
 from orchestrator.cli.decision_text import decision_text
 from orchestrator.cli.options import find_home, json_option, lock_timeout_option, spec_options
 from orchestrator.cli.plan_text import plan_text
-from orchestrator.cli.progress import watch
+from orchestrator.cli.progress import lines, watch
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.apply import apply_plan, plan_from_file
 from orchestrator.engine.planning import Planned, make_plan
@@ -91,7 +91,10 @@ def _plans(
 ) -> list[tuple[Planned, bool]]:
     """The plans to apply, each with whether it was approved by being saved."""
     if path.suffix != ".json":
-        return [(make_plan(path, home, cache, platform=platform, environment=environment, replaced=replaced), False)]
+        planned = make_plan(
+            path, home, cache, platform=platform, environment=environment, replaced=replaced, observer=lines()
+        )
+        return [(planned, False)]
     if replaced or platform or environment:
         raise UsageError(
             Diagnostic(

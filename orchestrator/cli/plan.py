@@ -10,6 +10,7 @@ import click
 from orchestrator.cli import console
 from orchestrator.cli.options import find_home, json_option, spec_options
 from orchestrator.cli.plan_text import plan_text
+from orchestrator.cli.progress import lines
 from orchestrator.engine.planning import make_plan
 from orchestrator.errors import ExitCode
 from orchestrator.plan.plan_file import read_plan_file, write_plan_file
@@ -45,14 +46,16 @@ def plan(
 ) -> None:
     """Show what apply would do, step by step, with the reason for each.
 
-    Nothing is run and nothing is changed.
+    Nothing is changed. A model that says its inputs and outputs itself is read, the first time that it is seen.
     """
     home = find_home()
     cache = StatCache(home)
     documents: list[dict[str, Any]] = []
     changes = False
     for path in specs:
-        planned = make_plan(path, home, cache, platform=platform, environment=environment, replaced=replaced)
+        planned = make_plan(
+            path, home, cache, platform=platform, environment=environment, replaced=replaced, observer=lines()
+        )
         documents.append(planned.document())
         changes = changes or planned.preview.changes
         if planned.loaded.warnings:
@@ -91,7 +94,10 @@ def show(file: Path, as_json: bool) -> None:
 def json_form(documents: list[dict[str, Any]]) -> dict[str, Any]:
     """The document of `mlo plan --json`: the steps of the only plan at the top, and every plan by itself."""
     plans = [
-        {name: document[name] for name in ("name", "spec", "environment", "steps", "refused", "notes", "deployed")}
+        {
+            name: document[name]
+            for name in ("name", "spec", "environment", "steps", "refused", "notes", "deployed", "signature")
+        }
         for document in documents
     ]
     return {"steps": [step for p in plans for step in p["steps"]], "plans": plans}

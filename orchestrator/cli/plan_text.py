@@ -26,7 +26,12 @@ def plan_text(document: Mapping[str, Any]) -> str:
         )
         for step in document["steps"]
     ]
-    parts = [f"{document['name']}: {document['spec']}", "", console.table(("status", "step", "reason"), rows)]
+    parts = [
+        f"{document['name']}: {document['spec']}",
+        *_tensors(document["signature"]),
+        "",
+        console.table(("status", "step", "reason"), rows),
+    ]
     if document["refused"]:
         refused = [(r["variant"], r["backend"], r["reason"]) for r in document["refused"]]
         parts += ["", "Not tried:", console.table(("variant", "backend", "reason"), refused)]
@@ -34,6 +39,22 @@ def plan_text(document: Mapping[str, Any]) -> str:
         parts += ["", *(f"Note: {note}." for note in document["notes"])]
     parts += ["", _summary(document), ""]
     return "\n".join(parts)
+
+
+def _tensors(signature: Mapping[str, Any] | None) -> list[str]:
+    """What was read from the model, as the spec could say it."""
+    if signature is None:
+        return []
+    rows = []
+    for role in ("inputs", "outputs"):
+        for tensor in signature[role]:
+            own = signature["names"][role][tensor["name"]]
+            shape = "found by running it" if tensor["shape"] is None else f"[{', '.join(map(str, tensor['shape']))}]"
+            other = "" if own == tensor["name"] else f"in the model: {own}"
+            rows.append((role[:-1], tensor["name"], tensor["dtype"], shape, other))
+    dims = ", ".join(f"{name} from {low} to {high}" for name, (low, high) in signature["dims"].items())
+    table = console.table(("read from it", "name", "dtype", "shape", ""), rows)
+    return ["", table, *([f"with {dims}"] if dims else [])]
 
 
 def _summary(document: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from orchestrator.engine.events import (
     Waiting,
 )
 
-__all__ = ["watch"]
+__all__ = ["lines", "watch"]
 
 _MARKS = {
     "done": ("done", "green"),
@@ -32,6 +32,11 @@ _MARKS = {
 }
 _QUIET_SECONDS = 5.0
 """How often, at most, a step's own progress becomes a plain line."""
+
+
+def lines() -> Observer:
+    """Plain lines, also on a terminal: for what is over before a live view would have been set up."""
+    return _Lines(show_cached=False)
 
 
 @contextmanager

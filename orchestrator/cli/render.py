@@ -10,7 +10,7 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.options import find_home, spec_options
-from orchestrator.cli.progress import watch
+from orchestrator.cli.progress import lines, watch
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.apply import run_steps
 from orchestrator.engine.planning import make_plan
@@ -53,7 +53,7 @@ def render(spec: Path, output: Path, force: bool, platform: Path | None, environ
     _check_output(output, force=force)
     home = find_home()
     cache = StatCache(home)
-    planned = make_plan(spec, home, cache, platform=platform, environment=environment)
+    planned = make_plan(spec, home, cache, platform=platform, environment=environment, observer=lines())
     with watch(show_cached=planned.preview.changes) as observer:
         outcomes = run_steps(planned, home, observer, Stop())
     cache.save()

@@ -61,7 +61,12 @@ class Planned:
             parts=self.preview.parts,
             forced=sorted(self.forced),
             deployed=deployed,
+            signature=self._signature(),
         )
+
+    def _signature(self) -> dict[str, Any] | None:
+        model = self.plan.model
+        return {**model.signature.as_json(), "names": model.names} if model is not None and model.was_read else None
 
     def decision(self, home: Home) -> dict[str, Any] | None:
         """decision.json, when select's result is there."""

@@ -16,7 +16,7 @@ from orchestrator.store.atomic import pretty_json, write_atomic
 __all__ = ["FORMAT", "compose", "moved", "read_plan_file", "refuse_stale", "write_plan_file"]
 
 _LEFT_ALONE = ("cached", "skipped", "=")
-FORMAT = 1
+FORMAT = 2
 """Rises when a plan file of before can no longer be applied."""
 
 
@@ -33,6 +33,7 @@ def compose(
     parts: Mapping[str, Mapping[str, Any]],
     forced: Sequence[str],
     deployed: Mapping[str, Any] | None,
+    signature: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The document.
 
@@ -48,6 +49,7 @@ def compose(
         parts: step id → the parts of its key, for steps whose key is known.
         forced: steps that `--replace` named.
         deployed: revision and digest of what was deployed when the plan was made; None if nothing was.
+        signature: the model's inputs, outputs and dims, where they were read from it; None where the spec says them.
     """
     return {
         "format": FORMAT,
@@ -59,6 +61,7 @@ def compose(
         "spec_digest": spec_digest,
         "machine": fingerprint(),
         "deployed": deployed,
+        "signature": None if signature is None else dict(signature),
         "forced": list(forced),
         "refused": list(refused),
         "notes": list(notes),
@@ -115,6 +118,7 @@ _MEMBERS: dict[str, tuple[type, ...]] = {
     "spec_digest": (str,),
     "machine": (dict,),
     "deployed": (dict, type(None)),
+    "signature": (dict, type(None)),
     "forced": (list,),
     "refused": (list,),
     "notes": (list,),

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # no stubs are published for it
 import grpc.aio  # type: ignore[import-untyped]  # as above
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # as above
+from google.protobuf.message import DecodeError
 
 from . import VERSION
 from . import open_inference_pb2 as pb

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from orchestrator.store.atomic import TEMPORARY_PREFIX, fsync_folder
 from orchestrator.store.scratch import remove_tree
+from orchestrator.targets.tensorflow_serving_folder import VersionedLayout
 
 __all__ = ["Layout", "LinkedLayout", "layout_of"]
 
@@ -84,7 +85,5 @@ class LinkedLayout:
 def layout_of(backend: str, folder: Path, name: str) -> Layout:
     """The layout that this backend's reader understands."""
     if backend == "tensorflow-serving":
-        from orchestrator.targets.tensorflow_serving_folder import VersionedLayout  # noqa: PLC0415
-
         return VersionedLayout(folder, name)
     return LinkedLayout(folder)
