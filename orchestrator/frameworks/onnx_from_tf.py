@@ -1,0 +1,149 @@
+"""Converts with tf2onnx, and makes what it returns a variant: nothing unconverted, the spec's names and dimensions, saved."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from orchestrator.frameworks import onnx_check
+from orchestrator.frameworks.dtypes import STRING
+from orchestrator.frameworks.onnx_rename import rename
+from orchestrator.frameworks.onnx_walk import nodes
+from orchestrator.frameworks.tf_export_failure import conversion_failed, no_counterpart
+from orchestrator.frameworks.tf_process import tf
+from orchestrator.steps import StepError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of numpy's and protobuf's older ways, which tf2onnx still has
+    import tf2onnx
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.spec.signature import Signature, Tensor
+
+__all__ = ["finish", "from_function", "from_tflite"]
+
+OPSET = 17
+"""One below the newest that tf2onnx knows: with 18 it leaves axes of reductions where the quantizer does not find them."""
+
+
+def from_tflite(path: Path, signature: Signature) -> Any:
+    """The ModelProto of a LiteRT model; its inputs and outputs are called as the tensors of the file.
+
+    Raises:
+        StepError: E422.
+    """
+    try:
+        with _quiet():
+            model, _ = tf2onnx.convert.from_tflite(str(path), opset=OPSET)
+    # It raises what its translations of operators raise.
+    except Exception as error:
+        raise conversion_failed("ONNX", error, signature) from error
+    return model
+
+
+def from_function(function: tf.types.experimental.PolymorphicFunction, signature: Signature) -> Any:
+    """The ModelProto of a tf.function with one input signature; inputs come in its order, outputs by their sorted names.
+
+    Raises:
+        StepError: E422.
+    """
+    try:
+        with _quiet():
+            model, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
+    # As above.
+    except Exception as error:
+        raise conversion_failed("ONNX", error, signature) from error
+    return model
+
+
+def finish(
+    model: Any, inputs: Mapping[str, str], outputs: Mapping[str, str], signature: Signature, path: Path
+) -> dict[str, Any]:
+    """Check, rename and save the model.
+
+    Args:
+        model: the ModelProto that tf2onnx returned.
+        inputs: name in the spec → tf2onnx's name, in the signature's order.
+        outputs: name in the spec → tf2onnx's name, in the signature's order.
+        signature: with the outputs resolved.
+        path: where it goes.
+
+    Returns:
+        `{"opset": n, "nodes": n}`.
+
+    Raises:
+        StepError: E422 operators are left that ONNX does not have, E424 the file is not what was declared.
+    """
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    # tf2onnx leaves what it cannot convert as it is, among ONNX's own operators.
+    unknown = {
+        node.op_type
+        for node in nodes(model)
+        if not onnx.defs.has(node.op_type, versions.get(node.domain, 1), node.domain)
+    }
+    if unknown:
+        raise no_counterpart("ONNX", unknown)
+    try:
+        rename(model, inputs, outputs)
+    except KeyError as error:
+        raise StepError("E424", f"tf2onnx left the tensor {error} out") from error
+    del model.graph.value_info[:]  # the sizes of inner tensors, by names that say nothing; runtimes infer them
+    for value, tensor in zip(model.graph.input, signature.inputs, strict=True):
+        _declare("input", value, tensor, signature)
+    for value, tensor in zip(model.graph.output, signature.outputs, strict=True):
+        _declare("output", value, tensor, signature)
+    onnx.save(model, str(path))
+    return onnx_check.finish(path, signature)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what tf2onnx tells of its own work; what it could not convert is found in its result."""
+    logger = logging.getLogger("tf2onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _declare(role: str, value: Any, tensor: Tensor, signature: Signature) -> None:
+    """Give the open dimensions their names, and those of a single size that size.
+
+    Raises:
+        StepError: E424, the element type is another.
+    """
+    kind = value.type.tensor_type
+    found = (
+        STRING
+        if kind.elem_type == onnx.TensorProto.STRING
+        else onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    )
+    if found != tensor.dtype:
+        raise StepError(
+            "E424", f"the {role} {tensor.name} is {found} in the ONNX file, and {tensor.dtype} in the model"
+        )
+    shape = tensor.shape or ()
+    if len(kind.shape.dim) != len(shape):
+        del kind.shape.dim[:]
+        for _ in shape:
+            kind.shape.dim.add()
+    for dim, declared in zip(kind.shape.dim, shape, strict=True):
+        if dim.dim_value > 0:
+            continue  # fixed; whether it may be is judged when the file is compared with the signature
+        low, high = signature.dims[declared] if isinstance(declared, str) else (declared, declared)
+        dim.Clear()
+        if low == high:
+            dim.dim_value = low
+        else:
+            dim.dim_param = str(declared)
