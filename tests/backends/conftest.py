@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +18,14 @@ from orchestrator.spec.signature import Signature, Tensor
 
 SettingsFor = Callable[..., ServingSettings]
 
-_FORMATS = {"onnxruntime": "onnx", "torchserve": "torchscript"}
+Parse = Callable[..., list[Any]]
+
+_FORMATS = {
+    "onnxruntime": "onnx",
+    "torchserve": "torchscript",
+    "tensorflow-serving": "saved-model",
+    "litert": "tflite",
+}
 
 
 @pytest.fixture
@@ -55,6 +66,34 @@ def placeholder_variant(tmp_path: Path) -> Path:
     """A folder with a file of each format; nothing loads them."""
     folder = tmp_path / "variant"
     folder.mkdir()
-    for name in ("model.onnx", "model.pt", "model.pt2"):
+    for name in ("model.onnx", "model.pt", "model.pt2", "model.tflite"):
         (folder / name).write_bytes(b"a model")
+    (folder / "saved_model" / "variables").mkdir(parents=True)
+    (folder / "saved_model" / "saved_model.pb").write_bytes(b"a model")
+    (folder / "saved_model" / "variables" / "variables.index").write_bytes(b"an index")
     return folder
+
+
+@pytest.fixture(scope="session")
+def parse() -> Parse:
+    """`parse(("models", text), ("warmup", content))`: what TensorFlow Serving's own messages make of them."""
+
+    def run(*contents: tuple[str, str | bytes]) -> list[Any]:
+        request = [
+            [kind, base64.b64encode(content.encode() if isinstance(content, str) else content).decode()]
+            for kind, content in contents
+        ]
+        script = Path(__file__).with_name("read_tensorflow_serving.py")
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", str(script)],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        answers: list[Any] = json.loads(done.stdout)
+        return answers
+
+    return run

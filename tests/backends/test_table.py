@@ -9,9 +9,10 @@ import pytest
 
 from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.folder import MODEL_FILES
-from orchestrator.backends.table import BACKENDS, backend
+from orchestrator.backends.table import BACKENDS, UNSERVED, backend, packaging
 
-every_backend = pytest.mark.parametrize("name", sorted(BACKENDS))
+every_packaging = pytest.mark.parametrize("name", sorted(BACKENDS))
+every_server = pytest.mark.parametrize("name", sorted(set(BACKENDS) - UNSERVED))
 
 
 def _contents(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -22,9 +23,9 @@ def _contents(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-@every_backend
+@every_packaging
 def test_it_says_who_it_is_and_which_formats_it_serves(name: str) -> None:
-    chosen = backend(name)
+    chosen = packaging(name)
     assert chosen.name == name
     assert chosen.formats
     assert set(chosen.formats) <= set(MODEL_FILES)
@@ -33,32 +34,32 @@ def test_it_says_who_it_is_and_which_formats_it_serves(name: str) -> None:
 
 
 def test_each_format_has_exactly_one_backend() -> None:
-    served = [format_name for name in BACKENDS for format_name in backend(name).formats]
+    served = [format_name for name in BACKENDS for format_name in packaging(name).formats]
     assert sorted(served) == sorted(MODEL_FILES)
 
 
-@every_backend
+@every_packaging
 def test_equal_settings_give_equal_bytes_and_modes(
     name: str, settings_for: Callable[..., ServingSettings], placeholder_variant: Path, tmp_path: Path
 ) -> None:
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
-        backend(name).write_folder(settings_for(name), placeholder_variant, folder)
+        packaging(name).write_folder(settings_for(name), placeholder_variant, folder)
     first, second = map(_contents, folders)
     assert first == second
     assert {mode for mode, _ in first.values()} == {0o644}
 
 
-@every_backend
+@every_packaging
 def test_a_variant_without_its_model_file_is_refused(
     name: str, settings_for: Callable[..., ServingSettings], tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"has no model\."):
-        backend(name).write_folder(settings_for(name), tmp_path / "empty", tmp_path / "folder")
+    with pytest.raises(FileNotFoundError, match=r"has no (model\.|saved_model)"):
+        packaging(name).write_folder(settings_for(name), tmp_path / "empty", tmp_path / "folder")
 
 
-@every_backend
+@every_server
 def test_it_starts_on_loopback_with_the_threads_it_is_given(
     name: str, settings_for: Callable[..., ServingSettings], placeholder_variant: Path, tmp_path: Path
 ) -> None:
@@ -72,7 +73,12 @@ def test_it_starts_on_loopback_with_the_threads_it_is_given(
     assert "0.0.0.0" not in launch.argv
 
 
-@every_backend
+@every_packaging
 def test_a_name_that_is_none_is_a_key_error(name: str) -> None:
     with pytest.raises(KeyError):
-        backend(name + "-2")
+        packaging(name + "-2")
+
+
+def test_what_has_no_server_is_no_backend() -> None:
+    with pytest.raises(KeyError):
+        backend("litert")
