@@ -11,6 +11,7 @@ from orchestrator.errors import SpecInvalid
 from orchestrator.optimize.candidates import Candidate, RefusedCandidate, candidates
 from orchestrator.optimize.formats import FORMATS
 from orchestrator.optimize.sources import SOURCES
+from orchestrator.plan.cuda import CudaHere, accelerator, cuda_notes, serving_devices
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.machine import fingerprint
 from orchestrator.plan.source_steps import (
@@ -42,18 +43,19 @@ def _server_tools(name: str) -> tuple[str, ...]:
     return packaging(name).tools
 
 
-def compile_plan(loaded: LoadedSpec, model: PlannedModel) -> Plan:
+def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None) -> Plan:
     """The steps that this spec needs.
 
     Args:
         loaded: the spec.
         model: its signature, and what was read from the model.
+        cuda: what this machine has, for a spec that asks for CUDA devices (`cuda_here`).
 
     Raises:
         SpecInvalid: a package is missing without which not one candidate could be made, or all are refused.
     """
     spec = loaded.spec
-    tried, refused = _sort_out(loaded, model.signature)
+    tried, refused = _sort_out(loaded, model.signature, cuda)
     inspected = inspect_step(loaded)
     steps = [] if inspected is None else [inspected]
     steps += [import_step(loaded, model), *variant_steps(loaded, model, tried)]
@@ -84,6 +86,7 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel) -> Plan:
                 "memory": spec.hardware.memory,
                 "signature": signature,
                 "time_budget": spec.optimize.time_budget,
+                **accelerator(spec),
             },
             inputs={**measured, **source_files(loaded, model)},
             optional=optional,
@@ -112,6 +115,8 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel) -> Plan:
                 # Whether a backend can be started at all decides what is measured, so it is part of the key.
                 "assets": assets_digest(),
                 "present": {"java": shutil.which("java") is not None} if "torchserve" in backends else {},
+                **accelerator(spec),
+                **serving_devices(spec),
             },
             inputs={**measured, "runtime": StepOutput("benchmark.runtime")},
             optional=optional,
@@ -144,12 +149,12 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel) -> Plan:
         Step(id="check", kind="check", function="", revision=1, params={},
              inputs={"rendered": StepOutput("render"), "import": StepOutput("import")}, live=True, at=("deploy",)),
     ]  # fmt: skip
-    return Plan(spec.metadata.name, tuple(steps), refused, loaded.folder, _notes(spec, backends, model), model)
+    return Plan(spec.metadata.name, tuple(steps), refused, loaded.folder, _notes(spec, backends, model, cuda), model)
 
 
-def _notes(spec: ModelDeployment, backends: list[str], model: PlannedModel) -> tuple[str, ...]:
+def _notes(spec: ModelDeployment, backends: list[str], model: PlannedModel, cuda: CudaHere | None) -> tuple[str, ...]:
     """What a reviewer of the plan should know before saying yes."""
-    notes = list(model.notes)
+    notes = [*model.notes, *cuda_notes(spec, cuda)]
     if "torchserve" in backends:
         notes.append(
             "TorchServe is no longer maintained and gets no security fixes; it never wins a tie, and "
@@ -197,7 +202,9 @@ def _row(candidate: Candidate | RefusedCandidate) -> dict[str, Any]:
     }
 
 
-def _sort_out(loaded: LoadedSpec, signature: Signature) -> tuple[tuple[Candidate, ...], tuple[RefusedCandidate, ...]]:
+def _sort_out(
+    loaded: LoadedSpec, signature: Signature, cuda: CudaHere | None
+) -> tuple[tuple[Candidate, ...], tuple[RefusedCandidate, ...]]:
     """The candidates to try, and those refused; missing packages refuse a candidate, or the spec if none is left."""
     require_source_tools(loaded)
     tried: list[Candidate] = []
@@ -209,6 +216,8 @@ def _sort_out(loaded: LoadedSpec, signature: Signature) -> tuple[tuple[Candidate
         elif absent := missing(_candidate_tools(c)):
             lacking.update(absent)
             reason = f"{', '.join(absent)} not installed: {install_hint(absent)}"
+            refused.append(RefusedCandidate(c.variant, c.format, c.precision, c.backend, reason))
+        elif cuda is not None and (build := cuda.lacking(_running_tools(c))) is not None:
             refused.append(RefusedCandidate(c.variant, c.format, c.precision, c.backend, reason))
         else:
             tried.append(c)
@@ -229,12 +238,12 @@ def _sort_out(loaded: LoadedSpec, signature: Signature) -> tuple[tuple[Candidate
 
 
 def _candidate_tools(candidate: Candidate) -> tuple[str, ...]:
-    return joined(
-        candidate.convert.tools,
-        candidate.make.tools,
-        FORMATS[candidate.format].runtime_tools,
-        _server_tools(candidate.backend),
-    )
+    return joined(candidate.convert.tools, candidate.make.tools, _running_tools(candidate))
+
+
+def _running_tools(candidate: Candidate) -> tuple[str, ...]:
+    """The packages that run the variant, rather than make it."""
+    return joined(FORMATS[candidate.format].runtime_tools, _server_tools(candidate.backend))
 
 
 def _batching(spec: ModelDeployment) -> dict[str, float] | str:
@@ -265,6 +274,7 @@ def _render_step(loaded: LoadedSpec, variants: dict[str, StepInput]) -> Step:
                 "memory": spec.hardware.memory,
                 "drain_seconds": DRAIN_SECONDS,
                 "spec_digest": loaded.digest,
+                **serving_devices(spec),
             },
             "assets": assets_digest(),
         },

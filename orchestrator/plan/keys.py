@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.plan.machine import fingerprint
+from orchestrator.plan.machine import accelerators, fingerprint
 from orchestrator.plan.step import Step
 from orchestrator.plan.tools import version
 from orchestrator.store.atomic import canonical_json
@@ -40,6 +40,8 @@ def key_parts(step: Step, inputs: Mapping[str, str], code: Mapping[str, str]) ->
         parts["code"] = dict(code)
     if step.machine:
         parts["machine"] = dict(fingerprint())
+        if "accelerator" in step.params:
+            parts["machine"]["accelerators"] = accelerators()
     return parts
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TypedDict
 
 from orchestrator.measure.cpus import usable_cpus
+from orchestrator.measure.cuda_devices import cuda_devices
 
-__all__ = ["Fingerprint", "fingerprint"]
+__all__ = ["Fingerprint", "accelerators", "fingerprint"]
 
 
 class Fingerprint(TypedDict):
@@ -47,3 +48,9 @@ def fingerprint() -> Fingerprint:
         "instructions": hashlib.sha256(flags.encode()).hexdigest()[:16],
         "cpus": usable_cpus(),
     }
+
+
+@cache
+def accelerators() -> dict[str, object]:
+    """The GPUs that this process may use, and their driver: a part of the machine for steps that use them."""
+    return cuda_devices().as_json()

@@ -13,7 +13,7 @@ from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.step import FileInput, Step, StepInput
 from orchestrator.plan.tools import distributions, install_hint, version
 from orchestrator.spec.load import LoadedSpec
-from orchestrator.spec.models import PytorchSource
+from orchestrator.spec.source_models import PytorchSource
 
 __all__ = [
     "code_files",

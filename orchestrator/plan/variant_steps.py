@@ -8,6 +8,7 @@ from orchestrator.optimize.candidates import Candidate
 from orchestrator.optimize.formats import FORMATS
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.plan.found import PlannedModel
+from orchestrator.plan.cuda import accelerator
 from orchestrator.plan.source_steps import code_files, factory_tools, joined, source_files, source_params
 from orchestrator.plan.step import Step, StepInput, StepOutput
 from orchestrator.spec.load import LoadedSpec
@@ -86,6 +87,7 @@ def variant_steps(loaded: LoadedSpec, model: PlannedModel, tried: Sequence[Candi
                 "precision": c.precision,
                 "signature": signature,
                 "gates": _gates(spec, c.precision),
+                **accelerator(spec),
             },
             inputs={"import": StepOutput("import"), "variant": StepOutput(variant_step(c))},
             tools=FORMATS[c.format].runtime_tools,

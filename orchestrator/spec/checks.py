@@ -7,10 +7,11 @@ from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.document import SpecPath, find, span_of
-from orchestrator.spec.models import ModelDeployment, PytorchSource, TensorIn, TensorOut
+from orchestrator.spec.models import ModelDeployment, TensorIn, TensorOut
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.scalars import LOOKS_BOOLEAN
 from orchestrator.spec.signature import batch_dimension
+from orchestrator.spec.source_models import PytorchSource
 from orchestrator.spec.source_text import similar_file
 from orchestrator.spec.yaml_tree import Node, quoted
 

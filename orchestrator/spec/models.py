@@ -5,26 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
+from orchestrator.spec.source_models import Source
+from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import (
     Cpus,
     Delay,
     DimName,
     Duration,
-    FactoryRef,
     ImageRef,
-    KeyPath,
     LabelKey,
     LabelValue,
     Name,
     OwnName,
-    PythonName,
     Rate,
     RegistryPrefix,
     RelPath,
-    Sha256,
-    SignatureName,
     Size,
     TensorName,
 )
@@ -35,55 +32,30 @@ __all__ = [
     "Benchmark",
     "Deploy",
     "DimRange",
-    "ExportedProgramSource",
     "FolderDeploy",
     "Format",
     "Hardware",
     "Image",
-    "KerasSource",
     "LocalDeploy",
     "Metadata",
     "ModelDeployment",
     "ModelSection",
     "Objective",
-    "OnnxSource",
     "Optimize",
     "Precision",
-    "PytorchSource",
     "Replicas",
-    "SavedModelSource",
     "Serving",
     "Slo",
-    "Source",
-    "SourceKind",
-    "Strict",
-    "Task",
     "TensorIn",
     "TensorOut",
-    "TfliteSource",
-    "TorchscriptSource",
-    "TransformersSource",
     "Verify",
 ]
 
 Precision = Literal["fp32", "bf16", "int8"]
 Format = Literal["onnx", "torchscript", "exported-program", "saved-model", "tflite"]
 BackendName = Literal["onnxruntime", "torchserve", "tensorflow-serving", "litert"]
-SourceKind = Literal[
-    "pytorch", "torchscript", "exported-program", "keras", "saved-model", "onnx", "tflite", "transformers"
-]
 Objective = Literal["latency", "throughput", "cost"]
 DtypeName = Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool", "string"]
-Task = Literal[
-    "auto",
-    "feature-extraction",
-    "sentence-embedding",
-    "text-classification",
-    "token-classification",
-    "fill-mask",
-    "question-answering",
-    "image-classification",
-]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # A plain union makes pydantic report every arm. These say which arm a value is meant for; the tags stand in brackets so
@@ -130,12 +102,6 @@ def _section() -> Any:
     return Field(default={}, validate_default=True)
 
 
-class Strict(BaseModel):
-    """Frozen, no unknown keys, no conversions between types; its validator is built when it is first used."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
-
-
 class Metadata(Strict):
     """Who this deployment is."""
 
@@ -144,100 +110,6 @@ class Metadata(Strict):
         default_factory=dict, max_length=32, description="Free labels; they travel to images and Kubernetes objects."
     )
 
-
-_Weights = Annotated[RelPath, Field(description="The file, relative to the spec.", examples=["model.safetensors"])]
-_Sha256 = Annotated[Sha256, Field(description="What the file's sha256 must be.")]
-
-
-class PytorchSource(Strict):
-    """A state dict (safetensors, or a checkpoint that is only tensors) and the code that builds its architecture."""
-
-    kind: Literal["pytorch"]
-    weights: _Weights
-    factory: FactoryRef = Field(
-        description="`module:attribute` that builds the architecture; imported from the spec's folder.",
-        examples=["digits_model:DigitsNet"],
-    )
-    kwargs: dict[PythonName, Any] = Field(
-        default_factory=dict, max_length=100, description="Keyword arguments for the factory."
-    )
-    weights_key: KeyPath | None = Field(
-        default=None, description="Where the state dict sits inside a training checkpoint: `a.b`."
-    )
-    sha256: _Sha256 | None = None
-
-
-class TorchscriptSource(Strict):
-    """A TorchScript archive."""
-
-    kind: Literal["torchscript"]
-    weights: _Weights
-    sha256: _Sha256 | None = None
-
-
-class ExportedProgramSource(Strict):
-    """A `.pt2` archive of `torch.export.save`."""
-
-    kind: Literal["exported-program"]
-    weights: _Weights
-    sha256: _Sha256 | None = None
-
-
-class KerasSource(Strict):
-    """A whole Keras model, `.keras` or `.h5`, without code of its own."""
-
-    kind: Literal["keras"]
-    weights: _Weights
-    sha256: _Sha256 | None = None
-
-
-_Folder = Annotated[RelPath, Field(description="The folder, relative to the spec.", examples=["model"])]
-_SignatureName = Field(default="serving_default", description="Which of the model's signatures is served.")
-
-
-class SavedModelSource(Strict):
-    """A SavedModel folder of TensorFlow."""
-
-    kind: Literal["saved-model"]
-    weights: _Folder
-    signature: SignatureName = _SignatureName
-
-
-class OnnxSource(Strict):
-    """An ONNX model; its external data lie beside it."""
-
-    kind: Literal["onnx"]
-    weights: _Weights
-    sha256: _Sha256 | None = None
-
-
-class TfliteSource(Strict):
-    """A LiteRT (TFLite) model."""
-
-    kind: Literal["tflite"]
-    weights: _Weights
-    sha256: _Sha256 | None = None
-
-
-class TransformersSource(Strict):
-    """A folder of the Transformers library: config.json, the tokenizer and safetensors. Its code is never run."""
-
-    kind: Literal["transformers"]
-    weights: _Folder
-    task: Task = Field(default="auto", description="What the model is asked; `auto` reads it from its configuration.")
-
-
-Source = Annotated[
-    PytorchSource
-    | TorchscriptSource
-    | ExportedProgramSource
-    | KerasSource
-    | SavedModelSource
-    | OnnxSource
-    | TfliteSource
-    | TransformersSource,
-    Field(discriminator="kind", description="Where the model comes from.", examples=[{"kind": "pytorch"}]),
-]
 
 _DimSize = Annotated[int, Field(ge=0, le=2**31)]
 _Dim = Annotated[Annotated[DimName, Tag(_TEXT)] | Annotated[_DimSize, Tag(_OTHER)], _by_text]

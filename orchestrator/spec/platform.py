@@ -13,9 +13,11 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
 from orchestrator.spec.document import read_document
 from orchestrator.spec.layers import SPEC, overlaid, without
-from orchestrator.spec.models import BackendName, Format, ModelDeployment, SourceKind, Strict
+from orchestrator.spec.models import BackendName, Format, ModelDeployment
 from orchestrator.spec.schema import FIXED_SECTIONS, closed, json_schema, partial
+from orchestrator.spec.source_models import SourceKind
 from orchestrator.spec.source_text import SourceText
+from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import Cpus, ImageRef, LabelKey, Name, RegistryPrefix, Size
 from orchestrator.spec.validation import in_order, validated
 from orchestrator.spec.yaml_tree import Entry, Node, parse_tree, quoted
