@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.engine.checkup_packages import backends, core, extras
+from orchestrator.engine.checkup_packages import core, extras, served, server
 from orchestrator.engine.checkup_programs import cluster, docker, helm
 from orchestrator.engine.finding import Finding
 
@@ -45,12 +45,13 @@ def examine(find_home: Callable[[], Home]) -> dict[str, list[Finding]]:
     home = find_home()
     groups: dict[str, dict[str, Look]] = {
         "packages": {"extras": extras},
-        "backends": {"backends": backends},
+        "backends": {name: partial(server, name) for name in served()},
         "deployment": {"docker": docker, "kubectl and cluster": cluster, "helm": helm},
         "machine": {
             "cpus": machine.cpus,
             "pinning": machine.pinning,
             "memory": machine.memory,
+            "gpu": machine.gpu,
             "workers' network": machine.isolation,
             "store": partial(machine.store, home),
         },

@@ -16,19 +16,22 @@ from orchestrator.environment import passed_on
 from orchestrator.errors import StoreFailed
 from orchestrator.measure.control_groups import memory_limit
 from orchestrator.measure.cpus import confined, cpu_share, usable_cpus
+from orchestrator.measure.cuda_devices import cuda_devices
 from orchestrator.measure.memory import format_bytes
+from orchestrator.plan.cuda_builds import without_cuda
 from orchestrator.store.locks import probe_flock
 
 if TYPE_CHECKING:
     from orchestrator.store.home import Home
 
-__all__ = ["cpus", "isolation", "memory", "pinning", "store"]
+__all__ = ["cpus", "gpu", "isolation", "memory", "pinning", "store"]
 
 _SECONDS = 5.0
 _LITTLE_MEMORY = 2 * 2**30
 _LITTLE_DISK = 5 * 2**30
 _NO_DISK = 2**20
 _SMALLEST_MACHINE = 2.0
+_CUDA_PACKAGES = ("onnxruntime", "tensorflow", "torch")
 
 
 def cpus() -> list[Finding]:
@@ -87,6 +90,21 @@ def memory() -> list[Finding]:
             remedy="end what takes the memory, or raise the container's memory limit",
         )
     ]
+
+
+def gpu() -> list[Finding]:
+    """The CUDA devices that this process may use, and whether the packages that would use them are built for them."""
+    devices = cuda_devices()
+    if reason := devices.lacking(1):
+        lost = "`hardware: {accelerator: cuda}` is refused here"
+        return [
+            Finding("gpu", "missing", reason, lost, "measure for GPUs on a machine that has the one it will run on")
+        ]
+    found = f"{', '.join(devices.names)} (driver {devices.driver})"
+    if lacking := without_cuda(_CUDA_PACKAGES):
+        lost = f"what {lacking.package} runs, it runs on the CPU: the package is built without CUDA"
+        return [Finding("gpu", "limited", found, lost, lacking.remedy)]
+    return [Finding("gpu", "ok", found)]
 
 
 def isolation() -> list[Finding]:

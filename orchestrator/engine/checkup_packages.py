@@ -13,7 +13,7 @@ from importlib import metadata
 from orchestrator import __version__
 from orchestrator.engine.finding import Finding
 
-__all__ = ["backends", "core", "extras"]
+__all__ = ["core", "extras", "served", "server"]
 
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[[^\]]*\])?\s*(>=\s*(?P<least>[\w.]+))?[^;]*(;(?P<marker>.*))?")
 _EXTRA = re.compile(r"extra == [\"']([\w-]+)[\"']")
@@ -82,7 +82,7 @@ def _extra(name: str, needed: list[_Requirement]) -> Finding:
 
 def extra_costs(extra: str) -> str:
     """What cannot be done without an extra: source kinds, formats and backends whose tools it brings."""
-    from orchestrator.backends.table import BACKENDS, UNSERVED, packaging  # noqa: PLC0415 - numpy, which core() looks for first
+    from orchestrator.backends.table import packaging  # noqa: PLC0415 - numpy, which core() looks for first
     from orchestrator.optimize.formats import FORMATS  # noqa: PLC0415
     from orchestrator.optimize.sources import SOURCES  # noqa: PLC0415
     from orchestrator.plan.tools import EXTRAS  # noqa: PLC0415
@@ -92,7 +92,7 @@ def extra_costs(extra: str) -> str:
 
     kinds = lost({kind: source.tools for kind, source in SOURCES.items()})
     formats = lost({name: form.runtime_tools for name, form in FORMATS.items()})
-    servers = lost({name: packaging(name).tools for name in BACKENDS if name not in UNSERVED})
+    servers = lost({name: packaging(name).tools for name in served()})
     parts = [
         f"models of kind {kinds}" if kinds else "",
         f"variants in format {formats}" if formats else "",
@@ -101,21 +101,24 @@ def extra_costs(extra: str) -> str:
     return "; ".join(part for part in (*parts, _COSTS.get(extra, "")) if part)
 
 
-def backends() -> list[Finding]:
-    """A row for each serving backend: whether it can be started on this machine."""
-    from orchestrator.backends.table import BACKENDS, UNSERVED, backend  # noqa: PLC0415 - numpy, which core() looks for first
+def served() -> list[str]:
+    """The backends that have a server."""
+    from orchestrator.backends.table import BACKENDS, UNSERVED  # noqa: PLC0415 - not before core() has looked
 
-    rows = []
-    for name in (each for each in BACKENDS if each not in UNSERVED):
-        known = backend(name)
-        reason = known.unavailable()
-        if reason is None:
-            rows.append(Finding(name, "ok", f"can be started; serves {', '.join(known.formats)}"))
-            continue
-        found, _, remedy = reason.partition("; ")
-        lost = f"{', '.join(known.formats)} variants are not measured in their server, nor deployed on this machine"
-        rows.append(Finding(name, "missing", found, lost, remedy.removeprefix("run: ")))
-    return rows
+    return [name for name in BACKENDS if name not in UNSERVED]
+
+
+def server(name: str) -> list[Finding]:
+    """Whether a backend's server can be started on this machine."""
+    from orchestrator.backends.table import backend  # noqa: PLC0415 - numpy, which core() looks for first
+
+    known = backend(name)
+    reason = known.unavailable()
+    if reason is None:
+        return [Finding(name, "ok", f"can be started; serves {', '.join(known.formats)}")]
+    found, _, remedy = reason.partition("; ")
+    lost = f"{', '.join(known.formats)} variants are not measured in their server, nor deployed on this machine"
+    return [Finding(name, "missing", found, lost, remedy.removeprefix("run: ") or "bring that in order")]
 
 
 def _requirements() -> Iterator[_Requirement]:
