@@ -18,6 +18,8 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[all,dev]'
+	@# Its messages, which tests read rendered files with; what it requires is a second build of TensorFlow.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps tensorflow-serving-api
 	$(BIN)/python -m compileall -q orchestrator  # pip compiles what it installs, but not what it links to
 	@touch $@
 
