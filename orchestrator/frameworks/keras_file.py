@@ -1,29 +1,61 @@
-"""Loads a `.keras` or `.h5` file and calls it by the model's own names."""
+"""Loads a `.keras` or `.h5` file, and calls the model by its own names."""
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.frameworks.expected_kind import AT_WEIGHTS
+from orchestrator.frameworks.keras_scan import check_keras_file, is_hdf5
+from orchestrator.frameworks.tf_errors import said
 from orchestrator.frameworks.tf_process import keras
+from orchestrator.steps import StepError
 
-__all__ = ["as_function", "input_names", "load_keras", "output_names"]
+__all__ = ["as_function", "input_names", "load_keras", "output_names", "written_by"]
+
+_CUSTOM = re.compile(
+    r"(Could not locate (class|function)|Unknown (layer|object|\w+ function):) '?(?P<name>[\w.>]+)'?"
+    r"|Could not locate|Could not interpret|not registered|safe_mode|unsafe"
+)
 
 
 def load_keras(path: Path) -> Any:
-    """The model in the file, without its optimizer."""
-    ending = ".h5" if _is_hdf5(path) else ".keras"
+    """The model in the file, without its optimizer.
+
+    Raises:
+        StepError: E301 another kind of file, E302 damaged, E303 it carries code or needs some, E354 it reads files beside
+            it, E355 it holds weights only, E358 it does not say what its inputs are, E359 they are no plain tensors.
+    """
+    check_keras_file(path)
+    # By another name, since Keras goes by the ending; and elsewhere, since it unpacks beside the file when memory is short.
     with tempfile.TemporaryDirectory() as folder:
-        named = Path(folder, f"model{ending}")
+        named = Path(folder, "model.h5" if is_hdf5(path) else "model.keras")
         named.symlink_to(path.resolve())
-        return keras.saving.load_model(named, compile=False, safe_mode=True)
+        try:
+            model = keras.saving.load_model(named, compile=False, safe_mode=True)
+        except MemoryError:
+            raise
+        # Layers, the zip reader and the HDF5 reader each raise their own errors.
+        except Exception as error:
+            raise _not_loaded(error, path) from error
+    _require_tensors(model)
+    return model
 
 
-def _is_hdf5(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+def written_by(path: Path) -> str:
+    """The version of Keras that wrote the file, such as `3.15.1`; empty where the file does not say."""
+    if is_hdf5(path):
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            return str(file.attrs.get("keras_version", ""))
+    with zipfile.ZipFile(path) as archive:
+        return str(json.loads(archive.read("metadata.json")).get("keras_version", ""))
 
 
 def input_names(model: Any) -> list[str]:
@@ -55,8 +87,51 @@ def _names(structure: Any, otherwise: list[str]) -> list[str]:
             return [str(path[0]) for path in paths]
     unique: list[str] = []
     for name in otherwise:
-        number, free = 1, name
+        free, number = name, 1
         while free in unique:
             free, number = f"{name}_{number}", number + 1
         unique.append(free)
     return unique
+
+
+def _require_tensors(model: Any) -> None:
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise StepError(
+            "E358",
+            "the Keras model does not say what its inputs are",
+            cause=f"it is a {type(model).__name__} that was saved before it had inputs",
+            remedy="begin it with keras.Input(shape=(...)), or call it once, and save it again",
+            at=AT_WEIGHTS,
+        )
+    for role, tensors in (("input", model.inputs), ("output", model.outputs)):
+        for tensor in tensors:
+            form = next((form for form in ("sparse", "ragged") if getattr(tensor, form, False)), "")
+            if form:
+                raise StepError(
+                    "E359",
+                    f"the {role} `{tensor.name}` is a {form} tensor",
+                    cause="a request carries plain tensors only",
+                    remedy=f"let the model {'take' if role == 'input' else 'return'} a plain tensor, padded if need be",
+                    at=AT_WEIGHTS,
+                )
+
+
+def _not_loaded(error: Exception, path: Path) -> StepError:
+    if found := _CUSTOM.search(str(error)):
+        return StepError(
+            "E303",
+            "the Keras model needs code that is not in the file",
+            cause=found[0] if found["name"] else said(error),
+            remedy=("save it as .keras, which knows more of Keras' own operations, or " if is_hdf5(path) else "")
+            + "export the model where that code is, model.export('folder'), and write `kind: saved-model`",
+            at=AT_WEIGHTS,
+        )
+    writer = written_by(path)
+    return StepError(
+        "E302",
+        "Keras does not load the model",
+        cause=said(error),
+        remedy="copy or save it again"
+        + (f"; Keras {writer} wrote it, and {keras.__version__} reads it" if writer else ""),
+        at=AT_WEIGHTS,
+    )

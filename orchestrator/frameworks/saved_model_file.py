@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.frameworks.expected_kind import AT_WEIGHTS, expect_kind, headline
 from orchestrator.frameworks.saved_model_ops import VARIABLES
 from orchestrator.frameworks.saved_model_scan import refuse_effects
+from orchestrator.frameworks.tf_errors import said
 from orchestrator.frameworks.tf_process import tf
 from orchestrator.steps import StepError
 
@@ -104,17 +105,25 @@ def tensor_infos(infos: Mapping[str, Any], role: str) -> dict[str, Any]:
     return {name: infos[name] for name in sorted(infos)}
 
 
-def load_signature(folder: Path, name: str) -> tuple[Any, Callable[..., Mapping[str, Any]]]:
-    """What the folder holds, which owns the variables; and its signature, called by the model's own names.
+def load_signature(folder: Path, name: str) -> tuple[Any, Callable[..., Mapping[str, Any]], dict[str, list[str]]]:
+    """One signature of the folder, ready to be called.
+
+    Returns:
+        What owns the variables; the signature, called by the model's own names; and these, of its `inputs` and `outputs`.
 
     Raises:
-        StepError: as `read_saved_model` and `SavedModel.signature`; E302 TensorFlow does not load it.
+        StepError: as `read_saved_model` and `SavedModel.signature`; E302 TensorFlow does not load it; E359 its tensors are
+            not all plain.
     """
     read = read_saved_model(folder)
-    read.signature(name)
+    declared = read.signature(name)
+    owns = {
+        "inputs": list(tensor_infos(declared.inputs, "input")),
+        "outputs": list(tensor_infos(declared.outputs, "output")),
+    }
     try:
         loaded = tf.saved_model.load(str(folder), tags=list(read.graph.meta_info_def.tags))
-        return loaded, loaded.signatures[name]
+        return loaded, loaded.signatures[name], owns
     except MemoryError:
         raise
     # A damaged part raises what the reader of that part raises: NotFoundError, DataLossError, ValueError, ...
@@ -122,7 +131,7 @@ def load_signature(folder: Path, name: str) -> tuple[Any, Callable[..., Mapping[
         raise StepError(
             "E302",
             "TensorFlow does not load the SavedModel",
-            cause=headline(error),
+            cause=said(error),
             remedy="copy the whole folder again, or save it again",
             at=AT_WEIGHTS,
         ) from error

@@ -16,10 +16,9 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only: its notes speak of how TensorFlow was built
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-__all__ = ["keras", "limit_threads", "tf", "versions"]
+__all__ = ["keras", "limit_threads", "tf"]
 
 tf.config.set_visible_devices([], "GPU")
 # What TensorFlow warns of is how a model was written (names of inputs, variables of TensorFlow 1), as it is told anew at
@@ -29,15 +28,17 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module=r"(keras|tensorflow)\.")
 
 
-def limit_threads(threads: int) -> None:
+def limit_threads(threads: int) -> int:
     """Let the operators of one call use `threads` threads, and run one operator at a time.
 
     Counts for the whole process, and only until TensorFlow has run something.
+
+    Returns:
+        How many threads hold: `threads`, or what held already; 0 for as many as the machine has CPUs.
     """
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-
-
-def versions() -> dict[str, str]:
-    """The packages that run a model here, with their versions."""
-    return {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:  # it has run something
+        return int(tf.config.threading.get_intra_op_parallelism_threads())
+    return threads

@@ -1,0 +1,65 @@
+"""Runs models of TensorFlow on the CPU: SavedModels that mlo converted, and sources as they were given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.frameworks.tf_errors import said
+from orchestrator.frameworks.tf_model import TfModel, called_by
+from orchestrator.frameworks.tf_process import limit_threads, tf
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["FOLDER", "TfRuntime", "open_saved_model"]
+
+FOLDER = "saved_model"
+"""The model's folder in a variant."""
+
+_SIGNATURE = "serving_default"
+
+
+class TfRuntime:
+    """One model in inference mode; see `orchestrator.frameworks.runtime.Runtime`."""
+
+    def __init__(self, model: TfModel, threads: int, name: str, versions: Mapping[str, str]) -> None:
+        self._model = model
+        self._threads = threads
+        self._name = name
+        self._versions = dict(versions)
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """One call; see `Runtime.run`."""
+        return self._model.call(inputs)
+
+    def facts(self) -> dict[str, Any]:
+        """See `Runtime.facts`."""
+        return {"runtime": self._name, "versions": self._versions, "threads": self._threads}
+
+
+def open_saved_model(directory: Path, signature: Signature, threads: int) -> TfRuntime:
+    """Load `saved_model/` of a variant, whose tensors have the spec's names; see `open_runtime`.
+
+    Raises:
+        StepError: E420, TensorFlow does not load it, or it has not the signature's tensors.
+    """
+    threads = limit_threads(threads)
+    try:
+        loaded = tf.saved_model.load(str(directory / FOLDER))
+        called = loaded.signatures[_SIGNATURE]
+    # What it raises depends on which part of the folder is wrong.
+    except Exception as error:
+        raise StepError("E420", "TensorFlow does not load the SavedModel", cause=said(error)) from error
+    owns = {
+        "inputs": [spec.name for spec in called.structured_input_signature[1].values()],
+        "outputs": list(called.structured_outputs),
+    }
+    return TfRuntime(
+        called_by({}, called, owns, loaded, signature), threads, "tensorflow", {"tensorflow": tf.__version__}
+    )

@@ -1,0 +1,153 @@
+"""What the import step does for every model of TensorFlow: calls it, proves that it repeats itself, and counts its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.frameworks.expected_kind import AT_WEIGHTS
+from orchestrator.frameworks.source_check import given_samples, record
+from orchestrator.frameworks.source_steadiness import differs_again, differs_in_company
+from orchestrator.frameworks.tf_errors import said
+from orchestrator.frameworks.tf_process import tf
+from orchestrator.steps import StepContext, StepError
+
+if TYPE_CHECKING:
+    from orchestrator.frameworks.samples import Array, Samples
+    from orchestrator.frameworks.source_outputs import Answer
+    from orchestrator.frameworks.tf_model import TfModel
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["check_model"]
+
+_RANDOM = ("Random", "Multinomial", "StatelessRandom", "TruncatedNormal", "StatefulUniform", "StatefulStandardNormal")
+_SEEDED = ("StatelessRandomGetAlg", "StatelessRandomGetKeyCounter", "RandomGammaGrad", "RandomIndexShuffle")
+
+
+def check_model(
+    context: StepContext, model: TfModel, *, framework: Mapping[str, str], notes: Sequence[str]
+) -> dict[str, Any]:
+    """Prove what the spec says of a loaded model, and record how it answers.
+
+    Args:
+        context: of the import step.
+        model: the source.
+        framework: package → version that ran it.
+        notes: what a person should know of it, a sentence each.
+
+    Raises:
+        StepError: E321, E322, E326-E328 inputs and outputs, E330-E332 it does not repeat itself, E340-E345 the samples.
+    """
+    samples = given_samples(context, model.signature)
+    answer = _guarded(model)
+    context.progress("asking the same again")
+    _prove_steady(answer, model, samples)
+    return record(
+        context,
+        answer,
+        model.signature,
+        samples,
+        parameters=_parameters(model),
+        framework=framework,
+        notes=[f"source: {note}" for note in notes],
+    )
+
+
+def _guarded(model: TfModel) -> Answer:
+    """The model as the import step calls a source (`orchestrator.frameworks.source_outputs.Answer`)."""
+
+    def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
+        try:
+            return model.call(inputs)
+        except MemoryError:
+            raise
+        except tf.errors.ResourceExhaustedError as error:
+            raise MemoryError(said(error)) from error
+        # Layers and operators raise errors of many kinds; whatever it is, it is told with what the model was given.
+        except Exception as error:
+            raise _failed_call(error, model.signature, inputs, dim) from error
+
+    return answer
+
+
+def _failed_call(error: Exception, signature: Signature, inputs: Mapping[str, Array], dim: str | None) -> StepError:
+    given = ", ".join(f"{t.name} {inputs[t.name].dtype} {list(inputs[t.name].shape)}" for t in signature.inputs)
+    cause = f"{type(error).__name__}: {said(error)}"
+    if dim is not None:
+        low, high = signature.dims[dim]
+        return StepError(
+            "E322",
+            f"the model fails inside the range of `{dim}`, which is declared as {low} to {high}",
+            cause=cause,
+            remedy=f"declare the range of `{dim}` that the model takes",
+            at=("model", "dims", dim),
+            notes=(f"given: {given}",),
+        )
+    return StepError(
+        "E321",
+        "the model does not take the declared inputs",
+        cause=cause,
+        remedy="correct the type or the shape in `inputs:`, or leave `inputs` out, and it is read from the model",
+        at=("model", "inputs"),
+        notes=(f"given: {given}",),
+    )
+
+
+def _prove_steady(answer: Answer, model: TfModel, samples: Samples) -> None:
+    """Whether the model answers the same when it is asked again, and for a row whatever rows it is with.
+
+    Raises:
+        StepError: E330 it draws random numbers, E331 rows change each other's answers, E332 a call changes the next.
+    """
+    if name := differs_again(answer, model.signature, samples):
+        drawn = [node for node in _nodes(model) if node.op.startswith(_RANDOM) and node.op not in _SEEDED]
+        if drawn:
+            raise StepError(
+                "E330",
+                f"the model gives another `{name}` when it is asked again: it draws random numbers",
+                cause=f"`{drawn[0].op}` in `{drawn[0].name}`, although the model is in inference mode",
+                remedy="save it in inference mode, and draw nothing at random in it, or make that an input",
+                at=AT_WEIGHTS,
+            )
+        raise StepError(
+            "E332",
+            f"the model gives another `{name}` when it is asked again: a call changes the next one",
+            cause="the model keeps something in a variable between calls",
+            remedy="keep nothing between calls, or make it an input and an output",
+            at=AT_WEIGHTS,
+        )
+    if name := differs_in_company(answer, model.signature, samples):
+        training = [n for n in _nodes(model) if n.op.startswith("FusedBatchNorm") and n.attr["is_training"].b]
+        raise StepError(
+            "E331",
+            f"a row's `{name}` depends on what else is in its batch",
+            cause=f"`{training[0].name}` normalizes by the statistics of the batch, as in training"
+            if training
+            else "an operation mixes the rows of a batch",
+            remedy="save the model in inference mode"
+            if training
+            else "compute along other dimensions than the first, or declare inputs without a batch dimension",
+            at=AT_WEIGHTS,
+        )
+
+
+def _nodes(model: TfModel) -> list[Any]:
+    """Every node of the graph that a call runs, and of the functions in it."""
+    graph = model.concrete.graph.as_graph_def()
+    return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+
+
+def _parameters(model: TfModel) -> int:
+    """How many numbers the model has learnt: its variables, or where it has none, the constants of a frozen graph."""
+    variables = {id(v): math.prod(v.shape) for v in model.concrete.variables if v.dtype.is_floating}
+    if variables:
+        return sum(variables.values())
+    nodes = _nodes(model)
+    of_tensorflow_1 = [node.attr["shape"].shape for node in nodes if node.op in {"Variable", "VariableV2"}]
+    frozen = [
+        node.attr["value"].tensor.tensor_shape
+        for node in nodes
+        if node.op == "Const" and tf.as_dtype(node.attr["dtype"].type).is_floating
+    ]
+    return sum(math.prod(dim.size for dim in shape.dim) for shape in of_tensorflow_1 or frozen if shape.dim)
