@@ -16,6 +16,7 @@ from orchestrator.engine.live import Live, observe
 from orchestrator.engine.preview import Preview, preview
 from orchestrator.errors import UsageError
 from orchestrator.plan.compile import compile_plan
+from orchestrator.plan.cuda import cuda_here
 from orchestrator.plan.found import planned_model
 from orchestrator.plan.keys import differences, shortened
 from orchestrator.plan.plan_file import compose
@@ -148,12 +149,13 @@ def make_plan(
         observer: hears of the step `inspect`, which runs here where the model was not read before.
 
     Raises:
-        SpecInvalid: the spec is wrong.
+        SpecInvalid: the spec is wrong, or asks for what this machine lacks.
         StepFailed: the model cannot be read.
         UsageError: `replaced` names a step that is not in the plan.
     """
     loaded = load_spec(path, platform=platform, environment=environment)
-    plan = compile_plan(loaded, planned_model(loaded, read_model(loaded, home, cache, observer)))
+    cuda = cuda_here(loaded)
+    plan = compile_plan(loaded, planned_model(loaded, read_model(loaded, home, cache, observer)), cuda)
     _check_replaced(plan, replaced)
     resolver = Resolver(loaded, plan, home, cache)
     live = observe(loaded, home)

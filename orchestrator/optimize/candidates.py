@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.backends.table import packaging
+from orchestrator.optimize.cuda import refused_on_cuda
 from orchestrator.optimize.formats import FORMATS, Refused, Way, variant_name
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.signature import Signature
@@ -79,5 +80,7 @@ def _candidate(spec: ModelDeployment, signature: Signature, name: str, precision
         reason = f"serving.backend is {spec.serving.backend}, and {name} is served by {row.backend}"
         return RefusedCandidate(variant, name, precision, row.backend, reason)
     if (refusal := packaging(row.backend).refuses(signature)) is not None:
+        return RefusedCandidate(variant, name, precision, row.backend, refusal)
+    if (refusal := refused_on_cuda(spec, signature, name, precision, row.backend)) is not None:
         return RefusedCandidate(variant, name, precision, row.backend, refusal)
     return Candidate(variant, name, precision, row.backend, convert, make)

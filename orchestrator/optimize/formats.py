@@ -98,7 +98,7 @@ _ONNX = Format(
     precisions=MappingProxyType(
         {
             "fp32": _AS_CONVERTED,
-            "bf16": Refused("the CPU provider of ONNX Runtime has no bfloat16 kernels"),
+            "bf16": Refused("ONNX Runtime has no bfloat16 kernels for CPUs, and few for GPUs"),
             "int8": Way(
                 "orchestrator.frameworks.onnx_quantize:to_int8", ("onnx", "onnxruntime"), needs_cpu_features=True
             ),

@@ -12,6 +12,7 @@ from orchestrator.optimize.candidates import Candidate, RefusedCandidate, candid
 from orchestrator.optimize.formats import FORMATS
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.plan.cuda import CudaHere, accelerator, cuda_notes, serving_devices
+from orchestrator.plan.cuda_builds import without_cuda
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.machine import fingerprint
 from orchestrator.plan.source_steps import (
@@ -210,6 +211,7 @@ def _sort_out(
     tried: list[Candidate] = []
     refused: list[RefusedCandidate] = []
     lacking: set[str] = set()
+    builds: set[str] = set()
     for c in candidates(loaded.spec, signature):
         if isinstance(c, RefusedCandidate):
             refused.append(c)
@@ -217,8 +219,9 @@ def _sort_out(
             lacking.update(absent)
             reason = f"{', '.join(absent)} not installed: {install_hint(absent)}"
             refused.append(RefusedCandidate(c.variant, c.format, c.precision, c.backend, reason))
-        elif cuda is not None and (build := cuda.lacking(_running_tools(c))) is not None:
-            refused.append(RefusedCandidate(c.variant, c.format, c.precision, c.backend, reason))
+        elif cuda is not None and (build := without_cuda(_running_tools(c), cuda.path)) is not None:
+            builds.add(build.remedy)
+            refused.append(RefusedCandidate(c.variant, c.format, c.precision, c.backend, build.reason))
         else:
             tried.append(c)
     if not tried:
@@ -230,7 +233,8 @@ def _sort_out(
                 cause="every format and precision that the spec allows is refused",
                 remedy=install_hint(tuple(sorted(lacking)))
                 if lacking
-                else "allow more formats or precisions under `optimize:`, or another `serving.backend`",
+                else "; ".join(sorted(builds))
+                or "allow more formats or precisions under `optimize:`, or another `serving.backend`",
                 notes=tuple(f"{r.variant}: {r.reason}" for r in refused),
             )
         )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
 from orchestrator.measure.cuda_devices import CudaDevices, cuda_devices
-from orchestrator.plan.cuda_builds import without_cuda
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
 
@@ -22,11 +21,6 @@ class CudaHere:
 
     devices: CudaDevices
     path: Sequence[str] | None
-
-    def lacking(self, packages: Iterable[str]) -> str | None:
-        """Why these packages cannot use the devices, as a candidate's reason; None where they can."""
-        found = without_cuda(packages, self.path)
-        return None if found is None else f"the installed {found.package} is a build for CPUs: {found.remedy}"
 
 
 def cuda_here(loaded: LoadedSpec, root: Path = Path("/"), path: Sequence[str] | None = None) -> CudaHere | None:

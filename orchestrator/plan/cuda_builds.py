@@ -17,6 +17,11 @@ class NoCuda:
     package: str
     remedy: str
 
+    @property
+    def reason(self) -> str:
+        """Why a candidate that it runs is refused."""
+        return f"the installed {self.package} is a build for CPUs: {self.remedy}"
+
 
 @dataclass(frozen=True, slots=True)
 class _Build:

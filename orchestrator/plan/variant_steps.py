@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from orchestrator.optimize.candidates import Candidate
 from orchestrator.optimize.formats import FORMATS
 from orchestrator.optimize.sources import SOURCES
-from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.cuda import accelerator
+from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.source_steps import code_files, factory_tools, joined, source_files, source_params
 from orchestrator.plan.step import Step, StepInput, StepOutput
 from orchestrator.spec.load import LoadedSpec
