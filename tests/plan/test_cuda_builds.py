@@ -8,22 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.plan.cuda_builds import NoCuda, without_cuda
-
-FILES = {
-    "onnxruntime": ("capi/libonnxruntime_providers_cuda.so", ""),
-    "torch": ("lib/libtorch_cuda.so", ""),
-    "tensorflow": ("python/platform/build_info.py", "OrderedDict([('is_cuda_build', True)])"),
-}
-
-
-def install(site: Path, package: str, *, cuda: bool) -> str:
-    (site / package).mkdir(parents=True)
-    (site / package / "__init__.py").touch()
-    file, text = FILES[package]
-    if cuda or text:
-        (site / package / file).parent.mkdir(parents=True)
-        (site / package / file).write_text(text if cuda else text.replace("True", "False"))
-    return str(site)
+from tests.plan.fake_site import FILES, install
 
 
 @pytest.mark.parametrize("package", FILES)
