@@ -22,7 +22,7 @@ LAYERS = [
     {"backends"},
     {"spec"},
     {"store"},
-    {"steps", "errors", "diagnostics", "environment", "guard", "__init__"},
+    {"steps", "errors", "diagnostics", "environment", "guard", "apart", "__init__"},
 ]
 FRAMEWORKS = ("torch", "tensorflow", "keras", "onnx", "onnxruntime", "onnxscript", "safetensors", "transformers")
 HEAVY = {*FRAMEWORKS, "numpy", "aiohttp", "docker", "kubernetes", "jinja2", "psutil", "rich", "uvicorn"}
@@ -69,7 +69,7 @@ def test_imports_go_one_way(path: Path) -> None:
                 assert any(name.startswith(allowed) for allowed in STEP_FUNCTIONS_MAY_IMPORT), f"{path} imports {name}"
             continue
         if folder == "frameworks":
-            assert target in {"steps", "spec", "frameworks", "measure"}, f"{path} imports {name}"
+            assert target in {"steps", "apart", "spec", "frameworks", "measure"}, f"{path} imports {name}"
             continue
         assert layer_of(target) >= layer_of(folder), f"{path.relative_to(PACKAGE)} imports {name}, which lies above it"
 

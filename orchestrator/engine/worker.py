@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.apart import keep_apart
 from orchestrator.engine.request import WorkerRequest, WorkerResult
 from orchestrator.steps import StepContext, StepError, silent
 
@@ -190,6 +191,7 @@ def main(argv: list[str]) -> int:
     `--again FILE` runs it in a new folder: what the reproduce script does.
     """
     faulthandler.enable()
+    keep_apart()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends workers by SIGTERM
     again = argv[0] == "--again"
     request = WorkerRequest.read(Path(argv[-1]))

@@ -29,7 +29,7 @@ def load_keras(path: Path) -> Any:
 
     Raises:
         StepError: E301 another kind of file, E302 damaged, E303 it carries code or needs some, E354 it reads files beside
-            it, E355 it holds weights only, E358 it does not say what its inputs are, E359 they are no plain tensors.
+            it, E355 it holds weights only, E357 it does not say what its inputs are, E358 they are no plain tensors.
     """
     check_keras_file(path)
     # By another name, since Keras goes by the ending; and elsewhere, since it unpacks beside the file when memory is short.
@@ -97,7 +97,7 @@ def _names(structure: Any, otherwise: list[str]) -> list[str]:
 def _require_tensors(model: Any) -> None:
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise StepError(
-            "E358",
+            "E357",
             "the Keras model does not say what its inputs are",
             cause=f"it is a {type(model).__name__} that was saved before it had inputs",
             remedy="begin it with keras.Input(shape=(...)), or call it once, and save it again",
@@ -108,7 +108,7 @@ def _require_tensors(model: Any) -> None:
             form = next((form for form in ("sparse", "ragged") if getattr(tensor, form, False)), "")
             if form:
                 raise StepError(
-                    "E359",
+                    "E358",
                     f"the {role} `{tensor.name}` is a {form} tensor",
                     cause="a request carries plain tensors only",
                     remedy=f"let the model {'take' if role == 'input' else 'return'} a plain tensor, padded if need be",

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "inspect", "open_baseline"]
 
+_CHANNELS = {
+    "channels_last": "last: [batch, height, width, channels]",
+    "channels_first": "first: [batch, channels, height, width]",
+}
 _VERSIONS = {"keras": keras.__version__, "tensorflow": tf.__version__}
 
 
@@ -91,13 +95,11 @@ def _notes(path: Path, model: Any) -> list[str]:
     if writer and writer.partition(".")[0] != keras.__version__.partition(".")[0]:
         notes.append(f"the file was written by Keras {writer}, and is read by {keras.__version__}")
     if any(len(tensor.shape or ()) == 4 for tensor in model.inputs):
-        orders = sorted({getattr(layer, "data_format", None) for layer in _layers(model)} - {None})
+        orders = {order for layer in _layers(model) if (order := getattr(layer, "data_format", None)) in _CHANNELS}
         if orders:
-            said = {
-                "channels_last": "last, [batch, height, width, channels]",
-                "channels_first": "first, [batch, channels, ...]",
-            }
-            notes.append(f"its layers take channels {' and others '.join(said[order] for order in orders)}")
+            notes.append(
+                f"its layers take channels {' and others '.join(_CHANNELS[order] for order in sorted(orders))}"
+            )
     return notes
 
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.apart import keep_apart
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepError
 
@@ -130,6 +131,7 @@ def _error(error: Exception) -> dict[str, str]:
 
 def main(argv: list[str]) -> int:
     """Answer commands until there are no more."""
+    keep_apart()
     measured = MeasuredRuntime()
     with (
         os.fdopen(int(argv[0]), encoding="utf-8") as commands,

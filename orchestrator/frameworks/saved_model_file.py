@@ -90,13 +90,13 @@ def tensor_infos(infos: Mapping[str, Any], role: str) -> dict[str, Any]:
     """The tensors of a signature by name, sorted, since a SavedModel keeps no order.
 
     Raises:
-        StepError: E359, one is not a plain tensor.
+        StepError: E358, one is not a plain tensor.
     """
     for name in sorted(infos):
         form = infos[name].WhichOneof("encoding")
         if form in {"coo_sparse", "composite_tensor"}:
             raise StepError(
-                "E359",
+                "E358",
                 f"the {role} `{name}` is a {'sparse' if form == 'coo_sparse' else 'composite'} tensor",
                 cause="a request carries plain tensors only",
                 remedy="save the model with a signature of plain tensors, such as indices and values apart",
@@ -112,7 +112,7 @@ def load_signature(folder: Path, name: str) -> tuple[Any, Callable[..., Mapping[
         What owns the variables; the signature, called by the model's own names; and these, of its `inputs` and `outputs`.
 
     Raises:
-        StepError: as `read_saved_model` and `SavedModel.signature`; E302 TensorFlow does not load it; E359 its tensors are
+        StepError: as `read_saved_model` and `SavedModel.signature`; E302 TensorFlow does not load it; E358 its tensors are
             not all plain.
     """
     read = read_saved_model(folder)

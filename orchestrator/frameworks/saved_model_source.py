@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.frameworks.inspection import Found, FoundTensor, write_found
 from orchestrator.frameworks.saved_model_file import SavedModel, read_saved_model, tensor_infos
+from orchestrator.frameworks.saved_model_fingerprint import fingerprint_notes
 from orchestrator.frameworks.tf_model import load_source
 from orchestrator.frameworks.tf_process import limit_threads, tf
 from orchestrator.frameworks.tf_runtime import TfRuntime
@@ -31,7 +32,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
     Params: `source` with `signature`. Inputs: `weights`, the folder. Writes `found.json`.
 
     Raises:
-        StepError: as `read_saved_model`; E350, E351 there is no such signature, E359 it takes or returns other things than
+        StepError: as `read_saved_model`; E350, E351 there is no such signature, E358 it takes or returns other things than
             plain tensors.
     """
     name = context.params["source"].get("signature", _DEFAULT)
@@ -97,7 +98,7 @@ def _found(infos: Mapping[str, Any]) -> list[FoundTensor]:
 
 
 def _notes(read: SavedModel, name: str) -> list[str]:
-    notes = []
+    notes = fingerprint_notes(read.folder)
     writer = read.graph.meta_info_def.tensorflow_version
     if not read.graph.HasField("object_graph_def"):
         notes.append(f"the SavedModel is in the format of TensorFlow 1{f' (written by {writer})' if writer else ''}")

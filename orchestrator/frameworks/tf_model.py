@@ -66,7 +66,7 @@ def load_source(params: Mapping[str, Any], inputs: Mapping[str, Path], signature
         signature: the inputs and outputs by the spec's names.
 
     Raises:
-        StepError: E301-E303, E350-E359 the model, E320, E324 it has no tensor of such a name.
+        StepError: E301-E303, E350-E358 the model, E320, E324 it has no tensor of such a name.
     """
     source, path = params["source"], inputs["weights"]
     names = source.get("names", {})

@@ -13,7 +13,9 @@ E302 the model file cannot be loaded
     Copy or save it again.
 E303 the model file carries code
     A pickled model runs whatever its author put into it when it is loaded, so only tensors are taken. Save the
-    state dict, best as safetensors, and name the class that builds the model in `factory`.
+    state dict, best as safetensors, and name the class that builds the model in `factory`. A Keras file may hold Lambda
+    layers, custom classes and functions: replace them by layers of Keras' own operations, or export the model to a
+    SavedModel or to ONNX where its code is at home.
 E304 `weights_key` leads nowhere
     `weights_key` is the way from the checkpoint's outermost dict to the state dict, keys with dots between. The
     message lists the keys that are there. A safetensors file has none.
@@ -80,4 +82,27 @@ E344 number of samples
     The arrays have different numbers of rows, or none.
 E345 shape of the labels
     `labels` has to hold one label for each row.
+E350 no such signature
+    `model.source.signature` names a signature that the SavedModel does not have, or none of its graphs has the tag
+    `serve`. The message lists what is there.
+E351 a SavedModel without signatures
+    It holds an object that only Python code can call, as folders of TensorFlow Hub often do. A signature says which
+    tensors go in and come out: save the model again with one.
+E352 parts of the SavedModel are missing
+    The graph has variables or assets, and their files are not in the folder. Copy the folder as a whole.
+E353 the graph does more than compute
+    A SavedModel is a program. Operators that call Python (PyFunc), read or write files, or talk to other machines are
+    refused, as is all that mlo does not know to stay in memory; vocabularies in the model's own `assets` are allowed.
+E354 the model reaches outside its file or folder
+    It holds links, or names files elsewhere: vocabularies by path or URL, values of an HDF5 file in another one, assets
+    outside the folder. Save it again with everything inside.
+E355 a file with weights only
+    The HDF5 file has no configuration of a model. Save the whole model: `model.save("model.keras")`.
+E356 an operator that is not TensorFlow's
+    The graph needs an operator from a library of its own, such as TensorFlow Text, or from another TensorFlow. Serve the
+    part that needs none, and do the rest in front of it or behind it.
+E357 a Keras model without inputs
+    It was saved before it was called or given a `keras.Input`, so that nothing says which tensors it takes.
+E358 not a plain tensor
+    An input or output is sparse, ragged or another structure, which no request can carry.
 """
