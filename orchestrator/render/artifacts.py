@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.folder import write_file
 from orchestrator.backends.table import backend
+from orchestrator.backends.tensorflow_serving_config import flags
 from orchestrator.render.assets import assets_dir
 from orchestrator.render.fill import fill
 from orchestrator.render.requirements import requirements
+from orchestrator.render.servers import SERVERS
 from orchestrator.store.digest import digest_tree
 
 if TYPE_CHECKING:
     from orchestrator.backends.backend import ServingSettings
     from orchestrator.render.deployment import Deployment
 
-__all__ = ["DEFAULT_BASE", "render_artifacts"]
+__all__ = ["render_artifacts"]
 
-DEFAULT_BASE = "python:3.11-slim-bookworm"
 _SERVER = Path(__file__).parents[1] / "server"
-_REQUEST_SECONDS = 30
 
 
 def render_artifacts(settings: ServingSettings, deployment: Deployment, variant: Path, folder: Path) -> str:
@@ -54,7 +54,8 @@ def render_artifacts(settings: ServingSettings, deployment: Deployment, variant:
     if settings.backend == "onnxruntime":
         _copy_tree(_SERVER, folder / "docker" / "mlo_server", ".py")
     _copy_tree(assets_dir("charts") / "mlo-model", folder / "chart")
-    write_file(folder / "docker" / "requirements.txt", requirements(settings))
+    if SERVERS[settings.backend].packaged:
+        write_file(folder / "docker" / "requirements.txt", requirements(settings))
     write_file(folder / "docker" / "Dockerfile", fill(f"docker/{settings.backend}.Dockerfile.jinja", values))
     write_file(folder / "docker" / ".dockerignore", fill("docker/dockerignore.jinja", values))
     tag = values["tag"] = digest_tree(folder / "docker").digest[:16]
@@ -70,34 +71,38 @@ def render_artifacts(settings: ServingSettings, deployment: Deployment, variant:
 def _values(settings: ServingSettings, deployment: Deployment) -> dict[str, Any]:
     """What the templates may ask for; each use names the filter that checks it."""
     chosen = backend(settings.backend)
-    torchserve = settings.backend == "torchserve"
-    ready = chosen.ready_path(settings.name)
+    server = SERVERS[settings.backend]
     return {
+        "answers_after_sigterm": server.answers_after_sigterm,
         "backend": settings.backend,
-        "base": deployment.base or DEFAULT_BASE,
+        "base": deployment.base or server.base,
         "cpu_quantity": _cpu_quantity(settings.cpus),
         "cpus": settings.cpus,
         "decision_digest": settings.decision_digest,
         "drain_seconds": settings.drain_seconds,
-        "grace_seconds": settings.drain_seconds + _REQUEST_SECONDS + 5,
+        "flags": flags(settings) if settings.backend == "tensorflow-serving" else (),
+        "grace_seconds": settings.drain_seconds + server.request_seconds + 5,
         "infer_path": chosen.infer_path(settings.name),
         "labels": sorted(deployment.labels.items()),
-        # Cheap, and true while a restart would not help: /ping turns to 500 when the worker does not come back.
-        "live_path": "/ping" if torchserve else "/v2/health/live",
+        "live_path": server.live_path,
         "max_replicas": deployment.max_replicas,
         "memory": settings.memory,
         "memory_quantity": _memory_quantity(settings.memory),
-        "metrics_port": 8082 if torchserve else 8080,
+        "metrics_path": server.metrics_path,
+        "metrics_port": server.metrics_port,
         "min_replicas": deployment.min_replicas,
         "model_digest": settings.model_digest,
         "name": settings.name,
+        "packaged": server.packaged,
+        "port": server.port,
+        "protocol": server.protocol,
         "pushed": deployment.registry is not None,
-        "ready_path": ready,
+        "ready_path": chosen.ready_path(settings.name),
         "repository": deployment.repository,
+        "request_seconds": server.request_seconds,
         "spec_digest": settings.spec_digest,
         "startup_seconds": settings.startup_seconds,
         "variant": settings.variant,
-        "torchserve": torchserve,
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from orchestrator.render.step import render
@@ -18,10 +19,15 @@ from orchestrator.steps import StepContext
 Render = Callable[..., Path]
 Run = Callable[..., str]
 
-_FORMATS = {"onnxruntime": ("onnx", "model.onnx"), "torchserve": ("torchscript", "model.pt")}
+_FORMATS = {
+    "onnxruntime": ("onnx", "model.onnx"),
+    "torchserve": ("torchscript", "model.pt"),
+    "tensorflow-serving": ("saved-model", "saved_model/saved_model.pb"),
+}
 _TOOLS = {
     "onnxruntime": {"onnxruntime": "1.31.1", "uvicorn": "0.40.0", "Prometheus_Client": "0.23.1"},
     "torchserve": {"torch": "2.13.0+cpu", "torchserve": "0.12.0"},
+    "tensorflow-serving": {"tensorflow": "2.21.0"},
 }
 
 
@@ -40,8 +46,9 @@ def render_to(tmp_path: Path) -> Render:
         format_name, file = _FORMATS[backend]
         work = tmp_path / f"work-{folder}"
         variant = work / "variant"
-        variant.mkdir(parents=True)
+        (variant / file).parent.mkdir(parents=True)
         (variant / file).write_bytes(model)
+        np.savez(work / "samples.npz", x=np.ones((4, 3), np.float32))
         facts = {"format": format_name, "precision": "fp32"} | (facts or {})
         (variant / "facts.json").write_text(json.dumps(facts))
         winner = {
@@ -77,7 +84,11 @@ def render_to(tmp_path: Path) -> Render:
         render(
             StepContext(
                 params={"deployment": deployment, "settings": settings},
-                inputs={"winner": work / "winner.json", f"variant:{winner['variant']}": variant},
+                inputs={
+                    "winner": work / "winner.json",
+                    "samples": work / "samples.npz",
+                    f"variant:{winner['variant']}": variant,
+                },
                 output=output,
                 scratch=work,
                 project=tmp_path,

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator.backends.table import BACKENDS, UNSERVED
+from orchestrator.render.servers import SERVERS
 from orchestrator.steps import StepError
 
 Render = Callable[..., Path]
 
-both = pytest.mark.parametrize("backend", ["onnxruntime", "torchserve"])
+each = pytest.mark.parametrize("backend", ["onnxruntime", "torchserve", "tensorflow-serving"])
 
 
 def _tree(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -28,7 +30,7 @@ def _tree(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-@both
+@each
 def test_two_renders_give_the_same_bytes_and_modes(render_to: Render, backend: str) -> None:
     first = _tree(render_to(backend, "first"))
     mask = os.umask(0o077)
@@ -41,7 +43,7 @@ def test_two_renders_give_the_same_bytes_and_modes(render_to: Render, backend: s
     assert {mode for mode, _ in first.values()} == {0o644, 0o755}
 
 
-@both
+@each
 def test_everything_that_a_release_needs_is_there(render_to: Render, backend: str) -> None:
     folder = render_to(backend)
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -50,7 +52,7 @@ def test_everything_that_a_release_needs_is_there(render_to: Render, backend: st
     assert _tree(folder / "serving") == _tree(folder / "docker" / "serving")
 
 
-@both
+@each
 def test_no_path_of_this_machine_gets_in(render_to: Render, backend: str, tmp_path: Path) -> None:
     folder = render_to(backend)
     for path in folder.rglob("*"):
@@ -60,7 +62,7 @@ def test_no_path_of_this_machine_gets_in(render_to: Render, backend: str, tmp_pa
             assert str(Path.home()).encode() + b"/" not in content, path
 
 
-@both
+@each
 def test_the_digests_stand_in_image_and_chart(render_to: Render, backend: str, tmp_path: Path) -> None:
     folder = render_to(backend)
     assert (folder / "winner.json").read_bytes() == (tmp_path / "work-rendered" / "winner.json").read_bytes()
@@ -83,7 +85,7 @@ def _tags(folder: Path) -> set[str]:
     return {values["image"]["tag"], image.rpartition(":")[2], *built}
 
 
-@both
+@each
 @pytest.mark.parametrize(
     "change",
     [
@@ -121,17 +123,21 @@ def test_the_server_travels_with_the_onnx_image_alone(render_to: Render) -> None
     assert not [path for path in (docker / "mlo_server").rglob("*") if path.is_file() and path.suffix != ".py"]
     assert not [p for p in (docker / "mlo_server").rglob("*.py") if "from orchestrator" in p.read_text()]
     assert not (render_to("torchserve", "b") / "docker" / "mlo_server").exists()
+    assert sorted(path.name for path in (render_to("tensorflow-serving", "c") / "docker").iterdir()) == [
+        ".dockerignore", "Dockerfile", "serving",
+    ]  # fmt: skip
 
 
-@both
+@each
 def test_compose_gives_away_nothing(render_to: Render, backend: str) -> None:
     service = yaml.safe_load((render_to(backend) / "compose.yaml").read_text())["services"]["model"]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service["ports"] == ["127.0.0.1:8080:8080"]
+    port = 8501 if backend == "tensorflow-serving" else 8080
+    assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
     assert (service["mem_limit"], service["cpus"]) == (2**31, 2)
-    assert service["stop_grace_period"] == "40s"
+    assert service["stop_grace_period"] == ("10s" if backend == "tensorflow-serving" else "40s")
     (tmpfs,) = service["tmpfs"]
     assert tmpfs.startswith("/tmp:size=")
     assert ("exec" in tmpfs) == (backend == "torchserve"), "only TorchServe loads libraries from there"
@@ -219,3 +225,14 @@ def test_a_winner_whose_variant_was_not_made_is_told(render_to: Render, tmp_path
     context = StepContext({}, {"winner": winner}, tmp_path, tmp_path, tmp_path)
     with pytest.raises(StepError, match="onnx-int8 was not made"):
         render(context)
+
+
+def test_tensorflow_serving_has_as_many_threads_as_compose_allows(render_to: Render) -> None:
+    folder = render_to("tensorflow-serving", cpus=64.0)
+    (threads,) = re.findall(r"rest_api_num_threads=([0-9]+)", (folder / "serving" / "flags.txt").read_text())
+    service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]
+    assert int(threads) + 4 * 64 < service["pids_limit"]
+
+
+def test_every_backend_with_a_server_can_be_rendered() -> None:
+    assert set(SERVERS) == set(BACKENDS) - UNSERVED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import yaml
 Render = Callable[..., Path]
 Template = Callable[..., list[dict[str, Any]]]
 
-both = pytest.mark.parametrize("backend", ["onnxruntime", "torchserve"])
+each = pytest.mark.parametrize("backend", ["onnxruntime", "torchserve", "tensorflow-serving"])
 
 
 @pytest.fixture
@@ -52,14 +53,14 @@ def _container(documents: list[dict[str, Any]]) -> dict[str, Any]:
     return container
 
 
-@both
+@each
 def test_helm_lint_is_content(render_to: Render, run_tool: Callable[..., str], backend: str) -> None:
     folder = render_to(backend)
     run_tool("helm", "lint", "--strict", str(folder / "chart"), "--values", str(folder / "values.yaml"))
     run_tool("helm", "lint", "--strict", str(folder / "chart"))
 
 
-@both
+@each
 @pytest.mark.parametrize("kubernetes", ["1.25", "1.29", "1.33", "1.35", "1.37"])
 def test_every_document_fits_the_schema_of_the_cluster(template: Template, backend: str, kubernetes: str) -> None:
     documents = template(backend, kubernetes, replicas={"min": 2, "max": 4})
@@ -94,7 +95,7 @@ def test_what_a_cluster_does_not_know_yet_is_left_out(template: Template) -> Non
     assert _container(template("torchserve", "1.33"))["lifecycle"]["preStop"] == {"sleep": {"seconds": 5}}
 
 
-@both
+@each
 def test_pods_may_do_nothing_but_serve(template: Template, backend: str) -> None:
     documents = template(backend, "1.37")
     for pod in (_one(documents, "Deployment")["spec"]["template"]["spec"], _one(documents, "Pod")["spec"]):
@@ -112,19 +113,21 @@ def test_pods_may_do_nothing_but_serve(template: Template, backend: str) -> None
     policy = _one(documents, "NetworkPolicy")["spec"]
     assert policy["egress"] == []
     ports = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
-    assert ports == ({8080} if backend == "onnxruntime" else {8080, 8082})
+    assert ports == {"onnxruntime": {8080}, "torchserve": {8080, 8082}, "tensorflow-serving": {8501}}[backend]
 
 
-@both
+@each
 def test_it_is_given_the_time_it_needs(template: Template, backend: str) -> None:
     documents = template(backend, "1.37")
     container = _container(documents)
     startup = container["startupProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 61
-    assert container["livenessProbe"]["httpGet"]["path"] != container["readinessProbe"]["httpGet"]["path"]
+    asked = container["livenessProbe"].get("httpGet", {"path": "only the port"})
+    assert asked["path"] != container["readinessProbe"]["httpGet"]["path"]
     deployment = _one(documents, "Deployment")["spec"]
     assert deployment["progressDeadlineSeconds"] > 61
-    assert deployment["template"]["spec"]["terminationGracePeriodSeconds"] == 5 + 30 + 5
+    finish = 0 if backend == "tensorflow-serving" else 30
+    assert deployment["template"]["spec"]["terminationGracePeriodSeconds"] == 5 + finish + 5
     assert deployment["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
 
 
@@ -208,3 +211,28 @@ def test_fewer_replicas_at_most_than_at_least_are_refused(render_to: Render, run
     values = ("--values", str(folder / "values.yaml"), "--set", "replicas.min=5")
     with pytest.raises(AssertionError, match="min is 5 and max is 4; max must not be less"):
         run_tool("helm", "template", "x", str(folder / "chart"), *values)
+
+
+def test_tensorflow_serving_is_asked_for_its_metadata_and_only_its_port_says_that_it_lives(template: Template) -> None:
+    known = ("--api-versions", "monitoring.coreos.com/v1/ServiceMonitor")
+    documents = template("tensorflow-serving", "1.37", *known)
+    container = _container(documents)
+    ready = {"path": "/v1/models/digits/labels/stable/metadata", "port": "http"}
+    assert container["startupProbe"]["httpGet"] == container["readinessProbe"]["httpGet"] == ready
+    assert container["livenessProbe"]["tcpSocket"] == {"port": "http"}
+    assert "httpGet" not in container["livenessProbe"]
+    # It ends at SIGTERM, whatever it is doing.
+    assert container["lifecycle"]["preStop"] == {"sleep": {"seconds": 5}}
+    assert container["ports"] == [{"name": "http", "containerPort": 8501, "protocol": "TCP"}]
+    assert [port["name"] for port in _one(documents, "Service")["spec"]["ports"]] == ["http"], "gRPC is not offered"
+    (endpoint,) = _one(documents, "ServiceMonitor")["spec"]["endpoints"]
+    assert (endpoint["port"], endpoint["path"]) == ("http", "/monitoring/prometheus/metrics")
+
+
+def test_the_test_of_tensorflow_serving_asks_with_bash_alone(template: Template) -> None:
+    (container,) = _one(template("tensorflow-serving", "1.37"), "Pod")["spec"]["containers"]
+    assert container["command"] == ["/bin/bash", "-c"]
+    script, *arguments = container["args"]
+    assert arguments == ["prod-digits", "80", "/v1/models/digits/labels/stable/metadata"]
+    done = subprocess.run(["bash", "-n", "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr

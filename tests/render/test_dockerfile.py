@@ -4,37 +4,65 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 Render = Callable[..., Path]
 
-both = pytest.mark.parametrize("backend", ["onnxruntime", "torchserve"])
+each = pytest.mark.parametrize("backend", ["onnxruntime", "torchserve", "tensorflow-serving"])
 
 
-@both
+@pytest.fixture
+def answering() -> Iterator[Callable[[int], int]]:
+    """`answering(404)`: the port of a server that answers this status to the path that says whether the model is ready."""
+    servers: list[HTTPServer] = []
+
+    def start(status: int) -> int:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status if self.path == "/v1/models/digits/labels/stable/metadata" else 500)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return server.server_port
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@each
 def test_hadolint_has_nothing_to_say(render_to: Render, run_tool: Callable[..., str], backend: str) -> None:
     dockerfile = render_to(backend) / "docker" / "Dockerfile"
     assert "hadolint ignore" not in dockerfile.read_text()
     assert run_tool("hadolint", "--failure-threshold", "style", "--no-color", str(dockerfile)) == ""
 
 
-@both
+@each
 def test_it_runs_as_nobody_under_an_init_and_without_a_shell(render_to: Render, backend: str) -> None:
     text = (render_to(backend) / "docker" / "Dockerfile").read_text()
     final = text.rpartition("\nFROM ")[2]
     assert "\nUSER 65532:65532\n" in final
     assert "\nSTOPSIGNAL SIGTERM\n" in final
-    entrypoint = re.search(r"^ENTRYPOINT (.*)$", final, re.MULTILINE)
+    entrypoint = re.search(r"^ENTRYPOINT (.*)$", final.replace("\\\n", ""), re.MULTILINE)
     assert entrypoint is not None
     assert json.loads(entrypoint[1])[0] == "/usr/bin/tini"
     for line in re.findall(r"^(?:ENTRYPOINT|CMD|\s+CMD) (.*)$", final, re.MULTILINE):
         assert line.startswith("["), "shell form"
 
 
-@both
+@each
 def test_no_value_of_the_spec_stands_in_a_command_of_the_build(render_to: Render, backend: str) -> None:
     text = (render_to(backend) / "docker" / "Dockerfile").read_text()
     for line in re.findall(r"^RUN (?:.*\\\n)*.*$", text, re.MULTILINE):
@@ -42,7 +70,7 @@ def test_no_value_of_the_spec_stands_in_a_command_of_the_build(render_to: Render
         assert "example.com" not in line
 
 
-@both
+@each
 def test_everything_that_is_copied_is_let_through_and_nothing_else(render_to: Render, backend: str) -> None:
     docker = render_to(backend) / "docker"
     copied = set(re.findall(r"^COPY (?!--from)(\S+)", (docker / "Dockerfile").read_text(), re.MULTILINE))
@@ -56,3 +84,29 @@ def test_no_registry_is_named_that_the_spec_does_not_name(render_to: Render) -> 
     text = (render_to("onnxruntime", registry=None) / "docker" / "Dockerfile").read_text()
     assert re.findall(r"^FROM (\S+)", text, re.MULTILINE) == ["python:3.11-slim-bookworm"] * 2
     assert "://" not in text
+
+
+def test_tensorflow_serving_is_started_itself_with_the_flags_of_its_folder(render_to: Render) -> None:
+    docker = render_to("tensorflow-serving") / "docker"
+    text = (docker / "Dockerfile").read_text()
+    assert re.findall(r"^FROM (\S+)", text, re.MULTILINE) == ["tensorflow/serving:2.20.0"]
+    (entrypoint,) = re.findall(r"^ENTRYPOINT (.*)$", text.replace("\\\n", ""), re.MULTILINE)
+    flags = (docker / "serving" / "flags.txt").read_text().splitlines()
+    assert json.loads(entrypoint) == ["/usr/bin/tini", "--", "/usr/bin/tensorflow_model_server", *flags]
+    assert "--rest_api_port=8501" in flags
+    assert "\nEXPOSE 8501\n" in text
+
+
+def test_the_health_check_of_tensorflow_serving_asks_with_bash_alone(
+    render_to: Render, answering: Callable[[int], int]
+) -> None:
+    text = (render_to("tensorflow-serving") / "docker" / "Dockerfile").read_text()
+    (command,) = re.findall(r"HEALTHCHECK .*\n\s+CMD (.*)$", text, re.MULTILINE)
+    argv = json.loads(command)
+    for status in (200, 404):
+        port = answering(status)
+        local = [part.replace("/8501", f"/{port}") for part in argv]
+        done = subprocess.run(local, capture_output=True, timeout=30, check=False)
+        assert (done.returncode == 0) == (status == 200), done.stderr
+    nobody = [part.replace("127.0.0.1/8501", "127.0.0.1/1") for part in argv]
+    assert subprocess.run(nobody, capture_output=True, timeout=30, check=False).returncode != 0
