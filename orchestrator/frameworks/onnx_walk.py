@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["bodies", "graphs", "nodes", "tensors"]
+__all__ = ["bodies", "graphs", "inner_graphs", "nodes", "tensors"]
 
 
 def graphs(graph: Any) -> Iterator[Any]:
     """The graph and every graph inside it (branches, loop bodies)."""
     yield graph
-    yield from _inner_graphs(graph.node)
+    for node in graph.node:
+        yield from inner_graphs(node)
+
+
+def inner_graphs(node: Any) -> Iterator[Any]:
+    """Every graph inside the node."""
+    for attribute in node.attribute:
+        yield from _graphs_of(attribute)
 
 
 def bodies(model: Any) -> Iterator[Any]:
@@ -19,7 +26,8 @@ def bodies(model: Any) -> Iterator[Any]:
     yield from graphs(model.graph)
     for function in model.functions:
         yield function
-        yield from _inner_graphs(function.node)
+        for node in function.node:
+            yield from inner_graphs(node)
         for attribute in function.attribute_proto:
             yield from _graphs_of(attribute)
 
@@ -41,12 +49,6 @@ def tensors(model: Any) -> Iterator[Any]:
         for node in body.node:
             for attribute in node.attribute:
                 yield from _tensors_of(attribute)
-
-
-def _inner_graphs(nodes_of_body: Any) -> Iterator[Any]:
-    for node in nodes_of_body:
-        for attribute in node.attribute:
-            yield from _graphs_of(attribute)
 
 
 def _graphs_of(attribute: Any) -> Iterator[Any]:

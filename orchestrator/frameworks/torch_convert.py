@@ -24,9 +24,6 @@ __all__ = ["script_of", "to_exported_program", "to_onnx", "to_torchscript"]
 
 T = TypeVar("T")
 
-LARGEST_ONNX_FILE = 1900 * 2**20
-"""Bytes of weights above which they go into a file of their own: a protobuf message ends at 2 GiB."""
-
 
 def to_onnx(context: StepContext) -> dict[str, Any]:
     """Step: the source as `model.onnx` with the signature's names and dynamic axes.
@@ -140,7 +137,7 @@ def _onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> None:
                 dynamo=True,
                 optimize=True,
                 verbose=False,
-                external_data=weights > LARGEST_ONNX_FILE,
+                external_data=weights > onnx_check.LARGEST_ONNX_FILE,
                 **options,
             )
     # It raises what its hundreds of operator translations raise.

@@ -105,4 +105,21 @@ E357 a Keras model without inputs
     It was saved before it was called or given a `keras.Input`, so that nothing says which tensors it takes.
 E358 not a plain tensor
     An input or output is sparse, ragged or another structure, which no request can carry.
+E360 an ONNX model's file lies outside of its folder
+    An ONNX model names the files that hold its weights by itself. Only files below the folder of the model are read, and
+    none through a symbolic or hard link, since whoever made the model could name any. Put the files beside it.
+E361 an ONNX model's file is not there, or too short
+    A model with external data is all of its files; one of them is missing, ends before the tensor that should lie in
+    it, or is said to hold another number of bytes than the tensor's type and shape need.
+E362 an input or output that cannot be served
+    Requests carry tensors of numbers, booleans and texts. Sequences, maps (scikit-learn's ZipMap), optional and sparse
+    tensors, bfloat16, float8 and complex numbers are none; an output of such a kind can be left out of `outputs`.
+E363 inputs and outputs of an ONNX model
+    What is declared is not what the model has: another name, type, number of dimensions or size. Left out of the
+    spec, both are read from the model.
+E364 an operator that ONNX Runtime does not have
+    The model uses an operator of a custom domain, or one that ONNX Runtime cannot run on the CPU in this version. A
+    library of custom operators is code and is never loaded.
+E365 an ONNX model without a graph to run
+    It has no inputs, no outputs or no nodes.
 """

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from orchestrator.frameworks import torch_convert, torch_precision
+from orchestrator.frameworks import onnx_check, torch_convert, torch_precision
 from orchestrator.frameworks.runtime import open_runtime
 from orchestrator.measure.verify import verify
 from orchestrator.optimize.formats import FORMATS, Way
@@ -192,7 +192,7 @@ def test_the_onnx_file_has_the_declared_names_and_dimensions(case: BuildCase) ->
 
 
 def test_weights_too_large_for_one_file_go_beside_it(case: BuildCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_convert, "LARGEST_ONNX_FILE", 1000)
+    monkeypatch.setattr(onnx_check, "LARGEST_ONNX_FILE", 1000)
     built = case("Cnn")
     context = built.context("convert")
 
