@@ -230,12 +230,17 @@ def batching(settings: ServingSettings) -> str | None:
 
 
 def _enqueued(settings: ServingSettings, rows: int) -> int:
-    """Batches that wait: as many as the REST port has threads for, since each of its requests holds one while it waits."""
-    return max(1, min(_QUEUE_BATCHES, _WAITING // rows - settings.threads))
+    """Batches that wait: some hundred rows, and two of the longest calls at least, since one that does not fit is refused."""
+    assert settings.signature.batch is not None, "as above"
+    longest = settings.signature.dims[settings.signature.batch][1]
+    return max(2 * -(-longest // rows), min(_QUEUE_BATCHES, _WAITING // rows))
 
 
 def _rest_threads(settings: ServingSettings) -> int:
-    """Enough to fill the batches that run and the queue behind them, so that the queue is what refuses."""
+    """Enough to fill the batches that run and the queue behind them, so that the queue is what refuses.
+
+    Each request holds one while it waits; what finds none waits before the queue, where nothing is refused.
+    """
     rows = rows_together(settings)
     if rows == 1:
         return 4 * settings.threads + _SPARE_THREADS

@@ -99,7 +99,7 @@ def test_the_servers_own_messages_hold_what_was_written(folder: Path, parse: Par
         "enable_large_batch_splitting": True,
         "batch_timeout_micros": "5000",
         "num_batch_threads": "1",
-        "max_enqueued_batches": "31",
+        "max_enqueued_batches": "32",
         "thread_pool_name": "batches",
         "allowed_batch_sizes": ["1", "2", "4", "8", "64"],
     }
@@ -225,6 +225,9 @@ def test_the_queue_refuses_before_the_threads_run_out(settings: ServingSettings,
     assert text is not None
     values = dict(line.replace(" { value:", "").removesuffix(" }").split(" ", 1) for line in text.splitlines()[:6])
     held = rows * (int(values["num_batch_threads"]) + int(values["max_enqueued_batches"]))
+    assert int(values["max_enqueued_batches"]) * rows >= 2 * int(values["max_batch_size"]), (
+        "two of the longest calls fit"
+    )
     assert threads <= 512
     assert threads > held or threads == 512, "as many as there may be"
 
