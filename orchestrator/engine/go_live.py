@@ -19,7 +19,7 @@ from orchestrator.store.state import Deployment, Intent, Revision, StateFile
 from orchestrator.store.trees import TreeStore
 from orchestrator.targets.target import Candidate, Target
 
-__all__ = ["GoLive", "Ready", "deployment_lock"]
+__all__ = ["GoLive", "Ready", "adopt", "deployment_lock"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,26 @@ def deployment_lock(home: Home, name: str, timeout: float, observer: Observer) -
     )
 
 
+def adopt(name: str, target: Target, home: Home) -> None:
+    """Settle what a run that died has left. Whoever calls it holds the deployment's lock, so nobody is at it any more.
+
+    If it died after its switch, its revision was proven and serves: it is remembered as what it is. If before, its
+    candidate is stopped.
+    """
+    state = StateFile(home)
+    before = state.read().deployments.get(name)
+    if before is None or before.intent is None:
+        return
+    begun = before.intent
+    if target.observe().revision != begun.revision:
+        if begun.revision != before.revision:
+            target.drop(begun.revision)
+        return
+    if begun.wanted:
+        after = Deployment.from_json(begun.wanted)
+        state.update(lambda known: known.with_deployment(after))
+
+
 class GoLive:
     """Takes one release live on its target. Whoever uses it holds the deployment's lock.
 
@@ -78,24 +98,6 @@ class GoLive:
         self._state = StateFile(home)
         winner: dict[str, Any] = json.loads((self._rendered() / "winner.json").read_text(encoding="utf-8"))
         self._winner = winner
-
-    def adopt(self) -> None:
-        """Settle what a run that died has left: we hold the deployment's lock, so nobody is at it any more.
-
-        If it died after its switch, its revision was proven and serves: it is remembered as what it is. If before, its
-        candidate is stopped.
-        """
-        before = self._state.read().deployments.get(self._ready.name)
-        if before is None or before.intent is None:
-            return
-        begun = before.intent
-        if self._target.observe().revision != begun.revision:
-            if begun.revision != before.revision:
-                self._target.drop(begun.revision)
-            return
-        if begun.wanted:
-            after = Deployment.from_json(begun.wanted)
-            self._state.update(lambda state: state.with_deployment(after))
 
     def replace(self, before: Deployment | None, revision: int, op: str) -> Deployment:
         """Bring `revision` up, prove it, switch to it, remember it.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.engine.events import Observer, StepEnded, StepStarted
-from orchestrator.engine.go_live import GoLive, Ready, deployment_lock
+from orchestrator.engine.go_live import GoLive, Ready, adopt, deployment_lock
 from orchestrator.engine.live import observe
 from orchestrator.plan.resolve import Outcome
 from orchestrator.plan.step import Plan
@@ -90,16 +90,16 @@ class Release:
             DeployFailed: it did not come up or did not answer as proven; the former revision serves on.
         """
         with deployment_lock(self._home, self._plan.name, lock_timeout, self._observer):
-            going = GoLive(self._ready(), self._target(), self._home, self._observer)
+            target = self._target()
+            if observe(self._loaded, self._home).moves_to is None:
+                adopt(self._plan.name, target, self._home)
             live = observe(self._loaded, self._home)
-            if live.moves_to is None:
-                going.adopt()
-                live = observe(self._loaded, self._home)
             status, reason = live.compare(_digest(self._rendered))
             if status == "=" and live.remembered is not None:
                 self._observer(StepEnded("deploy", "cached", 0.0, reason))
                 return self._released(live.remembered, changed=False)
             self._observer(StepStarted("deploy", reason))
+            going = GoLive(self._ready(), target, self._home, self._observer)
             deployment = going.replace(live.remembered, self._next_revision(live.remembered), "deploy")
             if live.moves_to is not None and live.remembered is not None:
                 target_of(live.remembered, self._home).stop()  # only now: until here it served

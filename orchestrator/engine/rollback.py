@@ -6,7 +6,7 @@ import json
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.events import Observer
-from orchestrator.engine.go_live import GoLive, Ready, deployment_lock
+from orchestrator.engine.go_live import GoLive, Ready, adopt, deployment_lock
 from orchestrator.errors import UsageError
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment, Revision, StateFile
@@ -42,6 +42,8 @@ def roll_back(
         DeployFailed: it did not come up or did not answer as proven; what served serves on.
     """
     with deployment_lock(home, deployment.name, lock_timeout, observer):
+        target = target_of(deployment, home)
+        adopt(deployment.name, target, home)
         before = StateFile(home).read().deployments.get(deployment.name, deployment)
         entry = _wanted(before, revision)
         if not TreeStore(home).holds(entry.rendered_digest):
@@ -66,9 +68,7 @@ def roll_back(
             gates=json.loads(entry.gates),
             threads=entry.threads,
         )
-        going = GoLive(ready, target_of(before, home), home, observer)
-        going.adopt()
-        return going.replace(before.without_intent(), entry.revision, "rollback")
+        return GoLive(ready, target, home, observer).replace(before.without_intent(), entry.revision, "rollback")
 
 
 def _wanted(deployment: Deployment, revision: int | None) -> Revision:
