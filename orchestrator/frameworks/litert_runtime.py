@@ -133,7 +133,8 @@ def open_tflite(directory: Path, signature: Signature, threads: int) -> LitertRu
 
     A model that was given as LiteRT keeps its own names; `facts.json` beside it says which is which.
     """
-    names = json.loads((directory / "facts.json").read_text("utf-8")).get("names", {})
+    facts = directory / "facts.json"
+    names = json.loads(facts.read_text("utf-8")).get("names", {}) if facts.is_file() else {}
     try:
         interpreter, file = open_interpreter(directory / FILE, threads)
         interpreter.allocate_tensors()

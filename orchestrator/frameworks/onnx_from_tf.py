@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 
 from orchestrator.frameworks import onnx_check
@@ -15,6 +16,7 @@ from orchestrator.frameworks.dtypes import STRING
 from orchestrator.frameworks.onnx_rename import rename
 from orchestrator.frameworks.onnx_walk import nodes
 from orchestrator.frameworks.tf_export_failure import conversion_failed, no_counterpart
+from orchestrator.frameworks.tf_frozen import input_specs
 from orchestrator.frameworks.tf_process import tf
 from orchestrator.steps import StepError
 
@@ -25,6 +27,7 @@ with warnings.catch_warnings():
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from orchestrator.frameworks.tf_model import TfModel
     from orchestrator.spec.signature import Signature, Tensor
 
 __all__ = ["finish", "from_function", "from_tflite"]
@@ -48,19 +51,21 @@ def from_tflite(path: Path, signature: Signature) -> Any:
     return model
 
 
-def from_function(function: tf.types.experimental.PolymorphicFunction, signature: Signature) -> Any:
-    """The ModelProto of a tf.function with one input signature; inputs come in its order, outputs by their sorted names.
+def from_function(model: TfModel, signature: Signature) -> Any:
+    """The ModelProto of a model of TensorFlow; its inputs in the signature's order, its outputs by the signature's names.
 
     Raises:
         StepError: E422.
     """
+    specs = input_specs(model.signature)
+    function = tf.function(model.function.python_function, input_signature=specs, autograph=False)
     try:
         with _quiet():
-            model, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
-    # As above.
+            proto, _ = tf2onnx.convert.from_function(function, specs, opset=OPSET, custom_op_handlers=_HANDLERS)
+    # It raises what its translations of operators raise.
     except Exception as error:
         raise conversion_failed("ONNX", error, signature) from error
-    return model
+    return proto
 
 
 def finish(
@@ -101,6 +106,24 @@ def finish(
         _declare("output", value, tensor, signature)
     onnx.save(model, str(path))
     return onnx_check.finish(path, signature)
+
+
+def _erfc(graph: Any, node: Any, name: str, args: Any) -> None:
+    """1 - erf(x), which Keras' GELU is made of and tf2onnx does not know."""
+    del name, args
+    shapes, dtypes, outputs = node.output_shapes, node.output_dtypes, list(node.output)
+    graph.remove_node(node.name)
+    one = graph.make_const(tf2onnx.utils.make_name("one"), np.array(1.0, _FLOATS[dtypes[0]]))
+    erf = graph.make_node("Erf", list(node.input), shapes=shapes, dtypes=dtypes)
+    graph.make_node("Sub", [one.output[0], erf.output[0]], outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+_FLOATS = {
+    onnx.TensorProto.FLOAT: np.float32,
+    onnx.TensorProto.DOUBLE: np.float64,
+    onnx.TensorProto.FLOAT16: np.float16,
+}
+_HANDLERS: dict[str, tuple[Any, list[Any]]] = {"Erfc": (_erfc, [])}
 
 
 @contextmanager

@@ -7,7 +7,6 @@ Activations are QUInt8 and weights QInt8, per channel: on x86 this is the pair w
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -27,9 +25,9 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from orchestrator.frameworks import calibration
 from orchestrator.frameworks.export_failure import headline
 from orchestrator.frameworks.variant_facts import write_facts
-from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
@@ -37,14 +35,6 @@ if TYPE_CHECKING:
     from orchestrator.steps import StepContext
 
 __all__ = ["needs_reduced_range", "to_int8"]
-
-CALIBRATION_ROWS = 128
-"""Ranges settle within some hundred rows; more only take longer."""
-
-FEWEST_UNSEEN = 16
-"""With fewer rows left that the calibration has not seen, their parity says little, and `facts.json` notes it."""
-
-CALIBRATION_BATCH = 16
 
 _QUANTIZED = {"QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul"}
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
@@ -56,7 +46,7 @@ def to_int8(context: StepContext) -> dict[str, Any]:
 
     Calibrated on every second row at most, so that `verify` compares rows too that the ranges were not made for.
 
-    Params: `seed` chooses among those where there are more than `CALIBRATION_ROWS`.
+    Params: `seed` chooses among those where there are more than `calibration.LARGEST`.
 
     Raises:
         StepError: E425, the model cannot be quantized or has nothing to quantize.
@@ -116,19 +106,11 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _static(context: StepContext, prepared: Path, target: Path, *, reduced: bool) -> dict[str, Any]:
-    imported = context.inputs["import"]
-    signature = Signature.from_json(json.loads((imported / "signature.json").read_text("utf-8")))
-    with np.load(imported / "samples.npz", allow_pickle=False) as file:
-        inputs = {tensor.name: file[tensor.name] for tensor in signature.inputs}
-    available = len(next(iter(inputs.values())))
-    rows = np.arange(0, available, 2)
-    if len(rows) > CALIBRATION_ROWS:
-        random = np.random.default_rng(context.params["seed"])
-        rows = np.sort(random.choice(rows, CALIBRATION_ROWS, replace=False))
+    chosen = calibration.choose(context.inputs["import"], context.params["seed"])
     quantize_static(
         str(prepared),
         str(target),
-        _Rows(_calls(signature, inputs, rows)),
+        _Rows(chosen.calls()),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         reduce_range=reduced,
@@ -136,26 +118,7 @@ def _static(context: StepContext, prepared: Path, target: Path, *, reduced: bool
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
     )
-    samples = json.loads((imported / "facts.json").read_text("utf-8"))["samples"]
-    unseen = available - len(rows)
-    facts = {"rows": len(rows), "of": "every second sample", "unseen": unseen, "samples": samples, "method": "min-max"}
-    if unseen >= FEWEST_UNSEEN:
-        return {"calibration": facts}
-    note = f"int8 was calibrated on {len(rows)} of {available} samples and proven on only {unseen} others"
-    return {"calibration": facts, "note": note}
-
-
-def _calls(signature: Signature, inputs: dict[str, Array], rows: Array) -> Iterator[dict[str, Array]]:
-    if signature.batch is None:
-        for row in rows:
-            yield {name: array[row] for name, array in inputs.items()}
-        return
-    low, high = signature.dims[signature.batch]
-    size = min(max(low, CALIBRATION_BATCH), high)
-    # The last call is filled up from the start, so that it is no smaller than the model allows.
-    for start in range(0, len(rows), size):
-        chosen = rows.take(np.arange(start, start + size), mode="wrap") if low > 1 else rows[start : start + size]
-        yield {name: array[chosen] for name, array in inputs.items()}
+    return dict(chosen.facts)
 
 
 def _forget_shapes(path: Path) -> None:

@@ -6,11 +6,12 @@ one with variables, and LiteRT runs loops only if the weights inside them are co
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.frameworks.tf_process import tf  # isort: skip - it has to come first
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from orchestrator.frameworks.tf_process import tf
 from orchestrator.frameworks.tf_tensors import spec_of
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.tf_model import TfModel
     from orchestrator.spec.signature import Signature, Tensor
 
-__all__ = ["LARGEST_GRAPH", "frozen", "input_specs", "retraced"]
+__all__ = ["LARGEST_GRAPH", "Traced", "input_specs", "trace"]
 
 LARGEST_GRAPH = 1900 * 2**20
 """Bytes of weights that a graph can hold as constants: a protobuf message ends at 2 GiB."""
@@ -39,35 +40,52 @@ def input_specs(signature: Signature) -> list[Any]:
     return [fixed(tensor) for tensor in signature.inputs]
 
 
-def retraced(model: TfModel) -> Any:
-    """The model as a concrete function whose inputs are `input_specs`, so that what is fixed is known everywhere in it."""
-    traced = tf.function(model.function.python_function, input_signature=input_specs(model.signature), autograph=False)
-    return traced.get_concrete_function()
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A model as one graph, by the spec's names.
 
-
-def frozen(model: TfModel) -> Any | None:
-    """A module whose attribute `call` is the model as a tf.function without variables, by the spec's names.
-
-    None where the model holds more than variables that are only read (tables of words, state), or weights that are too
-    large for a graph.
+    Attributes:
+        concrete: a ConcreteFunction whose inputs are `input_specs`, so that what is fixed is known everywhere in it.
+        module: holds what `concrete` uses.
+        constant: whether the weights are constants; otherwise they are variables of the module.
     """
-    concrete = retraced(model)
-    if (
-        not _only_reads_variables(concrete)
-        or sum(v.dtype.size * v.shape.num_elements() for v in concrete.variables) > LARGEST_GRAPH
-    ):
-        return None
+
+    concrete: Any
+    module: Any
+    constant: bool
+
+    def operators(self) -> set[str]:
+        """The names of all operators, as TensorFlow calls them."""
+        return set(_operators(self.concrete))
+
+
+def trace(model: TfModel) -> Traced:
+    """The model as one graph, with constants for its weights where that is possible.
+
+    They stay variables where they are too large for a graph, or where the model holds more than variables that are only
+    read: tables of words, state.
+
+    Raises:
+        Exception: whatever TensorFlow or the model's layers raise.
+    """
+    specs = input_specs(model.signature)
+    concrete = tf.function(
+        model.function.python_function, input_signature=specs, autograph=False
+    ).get_concrete_function()
+    weights = sum(variable.dtype.size * variable.shape.num_elements() for variable in concrete.variables)
+    if weights > LARGEST_GRAPH or not _only_reads_variables(concrete):
+        return Traced(concrete, model.module, constant=False)
     # Loops and branches stay what they are; LiteRT and ONNX have both.
-    constant = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
     names = sorted(concrete.structured_outputs)
 
     def call(*tensors: Any) -> dict[str, Any]:
         # What is frozen returns a list, in the order in which TensorFlow flattens a dictionary: by its sorted keys.
-        return dict(zip(names, tf.nest.flatten(constant(*tensors)), strict=True))
+        return dict(zip(names, tf.nest.flatten(frozen(*tensors)), strict=True))
 
     module = tf.Module()
-    module.call = tf.function(call, input_signature=input_specs(model.signature), autograph=False)
-    return module
+    module.call = tf.function(call, input_signature=specs, autograph=False)
+    return Traced(module.call.get_concrete_function(), module, constant=True)
 
 
 def _only_reads_variables(concrete: Any) -> bool:
