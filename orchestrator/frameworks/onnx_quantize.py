@@ -27,6 +27,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from orchestrator.frameworks import calibration
 from orchestrator.frameworks.export_failure import headline
+from orchestrator.frameworks.onnx_quantizable import QUANTIZED, holds_halves, quantizable
 from orchestrator.frameworks.variant_facts import write_facts
 from orchestrator.steps import StepError
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["needs_reduced_range", "to_int8"]
 
-_QUANTIZED = {"QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul"}
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"}
 
@@ -49,9 +49,11 @@ def to_int8(context: StepContext) -> dict[str, Any]:
     Params: `seed` chooses among those where there are more than `calibration.LARGEST`.
 
     Raises:
-        StepError: E425, the model cannot be quantized or has nothing to quantize.
+        StepError: E425, the model cannot be quantized, is quantized already, or has nothing to quantize.
     """
-    source = context.inputs["model"] / "model.onnx"
+    context.progress("looking at the graph", 0.0)
+    source = quantizable(context.inputs["model"], context.inputs["import"], context.scratch)
+    large = source.with_name("model.onnx.data").is_file()
     prepared, target = context.scratch / "prepared.onnx", context.output / "model.onnx"
     reduced = needs_reduced_range(Path("/proc/cpuinfo"))
     facts: dict[str, Any] = {"format": "onnx", "precision": "int8", "reduce_range": reduced}
@@ -59,21 +61,35 @@ def to_int8(context: StepContext) -> dict[str, Any]:
         with _quiet():
             context.progress("preparing the graph", 0.1)
             # Symbolic shape inference is left out: the exporter has written the shapes already.
-            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            quant_pre_process(
+                str(source),
+                str(prepared),
+                skip_symbolic_shape=True,
+                save_as_external_data=large,
+                external_data_location=f"{prepared.name}.data" if large else None,
+            )
             _forget_shapes(prepared)
             context.progress("quantizing", 0.3)
             if _operators(prepared) & _CONVOLUTIONS:
-                facts |= {"method": "static"} | _static(context, prepared, target, reduced=reduced)
+                facts |= {"method": "static"} | _static(context, prepared, target, reduced=reduced, large=large)
             else:
                 facts |= {"method": "dynamic"}
                 quantize_dynamic(
-                    str(prepared), str(target), per_channel=True, reduce_range=reduced, weight_type=QuantType.QInt8
+                    str(prepared),
+                    str(target),
+                    per_channel=True,
+                    reduce_range=reduced,
+                    weight_type=QuantType.QInt8,
+                    use_external_data_format=large,
                 )
     # The quantizer raises what its operator handlers raise.
     except Exception as error:
         raise StepError("E425", "the model cannot be quantized to int8", cause=headline(error)) from error
-    if not _operators(target) & _QUANTIZED:
-        raise StepError("E425", "the model has nothing to quantize", cause="no convolution or matrix product in it")
+    if not _operators(target) & QUANTIZED:
+        cause = "no convolution or matrix product in it has weights of its own"
+        if holds_halves(source):
+            cause = "its weights are float16; int8 is made of a model whose weights are float32"
+        raise StepError("E425", "the model has nothing to quantize", cause=cause)
     return write_facts(context, facts)
 
 
@@ -105,7 +121,7 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]
         return next(self._calls, None)
 
 
-def _static(context: StepContext, prepared: Path, target: Path, *, reduced: bool) -> dict[str, Any]:
+def _static(context: StepContext, prepared: Path, target: Path, *, reduced: bool, large: bool) -> dict[str, Any]:
     chosen = calibration.choose(context.inputs["import"], context.params["seed"])
     quantize_static(
         str(prepared),
@@ -117,13 +133,14 @@ def _static(context: StepContext, prepared: Path, target: Path, *, reduced: bool
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
+        use_external_data_format=large,
     )
     return dict(chosen.facts)
 
 
 def _forget_shapes(path: Path) -> None:
     """Drop the inner shapes, which the quantizer infers again: it transposes weights and keeps their old shapes."""
-    model = onnx.load(str(path))
+    model = onnx.load(str(path), load_external_data=False)
     del model.graph.value_info[:]
     onnx.save(model, str(path))
 
