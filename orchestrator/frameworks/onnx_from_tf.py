@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["finish", "from_function", "from_tflite"]
 
 OPSET = 17
-"""One below the newest that tf2onnx knows: with 18 it leaves axes of reductions where the quantizer does not find them."""
+"""One below the newest that tf2onnx knows, with which it writes global pooling as a reduction between two transpositions."""
 
 
 def from_tflite(path: Path, signature: Signature) -> Any:
@@ -47,7 +47,7 @@ def from_tflite(path: Path, signature: Signature) -> Any:
             model, _ = tf2onnx.convert.from_tflite(str(path), opset=OPSET)
     # It raises what its translations of operators raise.
     except Exception as error:
-        raise conversion_failed("ONNX", error, signature) from error
+        raise conversion_failed("ONNX", error, signature, traced_anew=False) from error
     return model
 
 
@@ -62,9 +62,17 @@ def from_function(model: TfModel, signature: Signature) -> Any:
     try:
         with _quiet():
             proto, _ = tf2onnx.convert.from_function(function, specs, opset=OPSET, custom_op_handlers=_HANDLERS)
-    # It raises what its translations of operators raise.
+    # As above.
     except Exception as error:
-        raise conversion_failed("ONNX", error, signature) from error
+        raise conversion_failed("ONNX", error, signature, traced_anew=model.keras_model is not None) from error
+    if len(proto.graph.input) > len(specs):
+        # tf2onnx turns what is no number into an input.
+        raise StepError(
+            "E422",
+            "the model does not convert to ONNX",
+            cause="it looks words up in a table, or holds other things that are no tensors",
+            remedy="let the model take the numbers of the words, or leave this format out of `optimize.formats`",
+        )
     return proto
 
 

@@ -116,7 +116,7 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
     job = prepare(context)
     context.progress("converting to ONNX", 0.2)
     model = onnx_from_tf.from_function(job.model, job.signature)
-    inputs = {tensor.name: value.name for tensor, value in zip(job.signature.inputs, model.graph.input, strict=True)}
+    inputs = {tensor.name: own.name for tensor, own in zip(job.signature.inputs, model.graph.input, strict=True)}
     outputs = {tensor.name: tensor.name for tensor in job.signature.outputs}
     facts = onnx_from_tf.finish(model, inputs, outputs, job.signature, context.output / "model.onnx")
     context.progress("checking the ONNX file", 0.6)
@@ -174,4 +174,4 @@ def _told(target: str, job: TfJob) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise conversion_failed(target, error, job.signature) from error
+        raise conversion_failed(target, error, job.signature, traced_anew=job.model.keras_model is not None) from error

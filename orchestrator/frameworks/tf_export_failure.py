@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["conversion_failed", "no_counterpart"]
 
 _WITHOUT_KERNEL = re.compile(r"^(?:TF Select|Custom) ops: (?P<names>.+)$", re.MULTILINE)
-_NEEDS_STATIC = re.compile(r"'tf\.(?P<name>TensorList\w+)' op requires element_shape to be static")
+_NEEDS_STATIC = re.compile(r"'tf\.TensorList\w+' op requires element_shape to be static")
 _PLACES = re.compile(r"^(?:loc\(|<unknown>:\d+: |(?:/\S+|\S+\.py):\d+:\d+: )?(?:error: )?")
 
 
@@ -38,13 +38,15 @@ def no_counterpart(target: str, names: Collection[str]) -> StepError:
     )
 
 
-def conversion_failed(target: str, error: Exception, signature: Signature) -> StepError:
+def conversion_failed(target: str, error: Exception, signature: Signature, *, traced_anew: bool) -> StepError:
     """The fate of a conversion that raised; the whole traceback goes to the log (standard error).
 
     Args:
         target: what was to be made, such as "LiteRT".
         error: what the converter raised.
         signature: to name the spec's line.
+        traced_anew: whether the model's graph is made for the declared sizes, as that of a Keras model is; a graph that was
+            saved stays made for the sizes that it was saved with.
     """
     traceback.print_exception(error, file=sys.stderr)
     text = str(error)
@@ -53,13 +55,22 @@ def conversion_failed(target: str, error: Exception, signature: Signature) -> St
     }:
         return no_counterpart(target, names)
     if _NEEDS_STATIC.search(text):
-        batch = signature.batch or "the batch dimension"
-        return StepError(
-            "E422",
-            f"the model does not convert to {target}",
-            cause="a recurrent layer (LSTM, GRU, RNN) runs as a loop, and LiteRT has loops over batches of a fixed size only",
-            remedy=f"declare one size for {batch} (`{batch}: {{min: 1, max: 1}}`), build the layer with unroll=True, or "
-            "leave this format out of `optimize.formats`",
-            at=("model", "dims", batch) if signature.batch in signature.dims else (),
-        )
+        return _loop_over_open_batch(target, signature, traced_anew=traced_anew)
     return StepError("E422", f"the model does not convert to {target}", cause=_PLACES.sub("", headline(error), count=1))
+
+
+def _loop_over_open_batch(target: str, signature: Signature, *, traced_anew: bool) -> StepError:
+    batch = signature.batch or "the first dimension"
+    if traced_anew:
+        remedy = f"declare one size for {batch} (`{batch}: {{min: 1, max: 1}}`), or build the layer with unroll=True"
+    else:
+        remedy = (
+            f"give the Keras model (`kind: keras`) with one size for {batch}, or save it with unroll=True in the layer"
+        )
+    return StepError(
+        "E422",
+        f"the model does not convert to {target}",
+        cause="a recurrent layer (LSTM, GRU, RNN) is a loop, and LiteRT has loops over batches of a fixed size only",
+        remedy=f"{remedy}; or leave this format out of `optimize.formats`",
+        at=("model", "dims", batch) if batch in signature.dims else (),
+    )
