@@ -20,8 +20,8 @@ from orchestrator.draft.text import SpecDraft, spec_text
 from orchestrator.engine.drafting import Wanted, draft_spec
 from orchestrator.errors import SpecInvalid, UsageError
 from orchestrator.spec.load import load_spec
-from orchestrator.spec.models import SourceKind
 from orchestrator.spec.random_mark import is_random
+from orchestrator.spec.source_models import SourceKind
 from orchestrator.spec.types import EXPECTS, NAME
 from orchestrator.store.atomic import write_atomic
 from orchestrator.store.digest import StatCache

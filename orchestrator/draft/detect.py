@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
 from orchestrator.spec.model_files import FileKind, describe, file_kind
-from orchestrator.spec.models import SourceKind
+from orchestrator.spec.source_models import SourceKind
 from orchestrator.spec.source_text import similar_file
 
 __all__ = ["FOLDERS", "ModelPath", "find_model"]

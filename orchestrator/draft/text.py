@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from orchestrator.draft.layout import Line, aligned, scalar
 from orchestrator.draft.propose import ProposedModel, ProposedTensor
-from orchestrator.spec.models import SourceKind
 from orchestrator.spec.signature import Dim
+from orchestrator.spec.source_models import SourceKind
 
 __all__ = ["SpecDraft", "StateDict", "spec_text"]
 

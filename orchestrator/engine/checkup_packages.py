@@ -12,6 +12,7 @@ from importlib import metadata
 
 from orchestrator import __version__
 from orchestrator.engine.finding import Finding
+from orchestrator.plan.tools import BUILDS, EXTRAS
 
 __all__ = ["core", "extras", "served", "server"]
 
@@ -85,7 +86,6 @@ def extra_costs(extra: str) -> str:
     from orchestrator.backends.table import packaging  # noqa: PLC0415 - numpy, which core() looks for first
     from orchestrator.optimize.formats import FORMATS  # noqa: PLC0415
     from orchestrator.optimize.sources import SOURCES  # noqa: PLC0415
-    from orchestrator.plan.tools import EXTRAS  # noqa: PLC0415
 
     def lost(tools: dict[str, tuple[str, ...]]) -> str:
         return ", ".join(name for name, needed in tools.items() if extra in {EXTRAS.get(tool) for tool in needed})
@@ -134,10 +134,14 @@ def _requirements() -> Iterator[_Requirement]:
 
 
 def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    """The installed version of a package, or of another build of it, which installs the same modules."""
+    builds = next((names for names in BUILDS.values() if package in names), ())
+    for name in (package, *builds):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -30,6 +30,7 @@ from orchestrator.store.home import Home
 __all__ = ["Wanted", "draft_spec"]
 
 _AT = ("model", "source", "weights")
+_NO_SUCH_SIGNATURE = "E350"
 _TENSOR = {"name": "x", "dtype": "float32", "shape": [1]}
 _NEEDED: dict[str, dict[str, Any]] = {
     "pytorch": {"factory": "model:Model"},
@@ -175,7 +176,13 @@ class _Reader:
             try:
                 yield load_spec(file)
             except (StepFailed, SpecInvalid) as error:
-                raise StepFailed(*(replace(each, span=None, label="") for each in error.diagnostics)) from error
+                raise StepFailed(*map(_of_the_path, error.diagnostics)) from error
+
+
+def _of_the_path(diagnostic: Diagnostic) -> Diagnostic:
+    """Without a line of the spec that stood in, and with an option where the remedy names a key."""
+    signature = "; `mlo init` takes it as --signature NAME" if diagnostic.code == _NO_SUCH_SIGNATURE else ""
+    return replace(diagnostic, span=None, label="", remedy=diagnostic.remedy + signature)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import metadata
 
-__all__ = ["EXTRAS", "distributions", "install_hint", "version"]
+__all__ = ["BUILDS", "EXTRAS", "distributions", "install_hint", "version"]
 
 EXTRAS = {
     "torch": "torch",
@@ -27,7 +27,7 @@ EXTRAS = {
 """Package → the extra of mlo that brings it."""
 
 
-_BUILDS = {
+BUILDS = {
     "tensorflow": ("tensorflow", "tensorflow-cpu"),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
 }
@@ -37,7 +37,7 @@ _BUILDS = {
 @cache
 def version(package: str) -> str | None:
     """The installed version of a distribution, or of another build of it, or None."""
-    for name in _BUILDS.get(package, (package,)):
+    for name in BUILDS.get(package, (package,)):
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:

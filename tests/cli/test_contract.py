@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from conftest import Mlo
 
 COMMANDS = [
+    "init",
     "validate",
     "schema",
     "plan",
@@ -48,6 +49,13 @@ def test_every_command_shows_examples_in_its_help(mlo: Mlo, command: str) -> Non
         (("apply",), "Missing argument"),
         (("validate", "--form", "json", "x"), "No such option"),
         (("predict", "nothing", "--input", "x.json"), "no deployment is called `nothing`"),
+        (("init", "nothing.keras"), "there is no nothing.keras"),
+        (("init", "digits.npz"), "an npz file of numpy arrays"),
+        (("init", "digits.safetensors", "--name", "Digits"), "use lower-case letters"),
+        (("init", "digits.safetensors", "--signature", "x"), "--signature is for a SavedModel"),
+        (("init", "digits.safetensors", "--output", "missing/x.yaml"), "there is no folder missing"),
+        (("init", "digits.safetensors", "--output", "-", "--json"), "both want standard output"),
+        (("init", "digits.safetensors"), "digits.yaml is there already"),
         (("logs", "nothing"), "no deployment is called `nothing`"),
         (("destroy", "nothing", "--yes"), "no deployment is called `nothing`"),
         (("plan", "digits.yaml", "--replace", "convert.onx"), "did you mean `convert.onnx`?"),

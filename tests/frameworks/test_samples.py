@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from orchestrator.frameworks.edge_inputs import MAX_CASE_BYTES, call_at, edge_cases, largest_size
+from orchestrator.frameworks.random_file import write
 from orchestrator.frameworks.samples import Samples, random_samples, read_samples
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.steps import StepError
+from orchestrator.steps import StepContext, StepError
 
 IMAGE = Tensor("image", "float32", ("batch", "size", "size"))
 IDS = Tensor("ids", "int32", ("batch", "seq"))
@@ -199,3 +200,14 @@ def test_a_case_that_would_be_too_large_is_capped_and_says_so() -> None:
     largest = edge_cases(samples, wide)[-1]
     assert sum(array.nbytes for array in largest.inputs.values()) <= MAX_CASE_BYTES
     assert largest.note == "`batch` goes up to 10000; 16 fill 64 MiB"
+
+
+def test_samples_that_init_made_at_random_are_not_taken_for_real_ones(tmp_path: Path) -> None:
+    context = StepContext({"signature": BOTH.as_json(), "seed": 0}, {}, tmp_path, tmp_path, tmp_path)
+    write(context)
+    made = read_samples(tmp_path / "samples.npz", BOTH, 256)
+    assert not made.real
+    assert any("random" in note for note in made.notes)
+    with np.load(tmp_path / "samples.npz") as arrays:
+        np.savez(tmp_path / "saved-again.npz", **arrays)
+    assert read_samples(tmp_path / "saved-again.npz", BOTH, 256).real

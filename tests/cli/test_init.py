@@ -1,0 +1,269 @@
+"""`mlo init` writes a spec of any model that validates and plans, overwrites nothing, and says what a person must decide."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import yaml
+
+from orchestrator.spec.random_mark import is_random
+from tests.cli.conftest import ROOT, conforms
+
+if TYPE_CHECKING:
+    from conftest import Mlo
+
+pytestmark = pytest.mark.frameworks
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small models of every kind, in a folder for each framework."""
+    folder = tmp_path_factory.mktemp("zoo")
+    for framework in ("torch", "tensorflow", "onnx"):
+        (folder / framework).mkdir()
+        script = str(ROOT / "tests" / "cli" / "model_zoo.py")
+        done = subprocess.run(
+            [sys.executable, script, framework, str(folder / framework)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+def drafted(mlo: Mlo, project: Path, model: Path, *options: str, **env: str) -> dict[str, Any]:
+    """The spec that `mlo init` writes of the model, as plain values; it is called spec.yaml."""
+    mlo("init", str(model), "--output", "spec.yaml", *options, **env)
+    document: dict[str, Any] = yaml.safe_load((project / "spec.yaml").read_text())
+    return document
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "inputs", "dims"),
+    [
+        ("torch/exported.pt2", "exported-program", [("input", "float32", ["batch", 1, 8, 8])], {"batch": (1, 16)}),
+        ("tensorflow/whole.keras", "keras", [("image", "float32", ["batch", 8, 8, 1])], {"batch": (1, 64)}),
+        ("tensorflow/whole.h5", "keras", [("image", "float32", ["batch", 8, 8, 1])], {"batch": (1, 64)}),
+        ("tensorflow/exported", "saved-model", [("image", "float32", ["batch", 8, 8, 1])], {"batch": (1, 64)}),
+        ("tensorflow/lite.tflite", "tflite", [("image", "float32", ["batch", 8, 8, 1])], {"batch": (1, 64)}),
+        (
+            "tensorflow/two.keras",
+            "keras",
+            [("words", "float32", ["batch", "words_1", 4]), ("flags", "int32", ["batch", 3])],
+            {"batch": (1, 64), "words_1": (1, 128)},
+        ),
+        ("onnx/odd names.onnx", "onnx", [("serving_default_x_0", "float32", ["n", 4])], {"n": (1, 64)}),
+    ],
+)
+def test_a_model_that_says_what_goes_in_gets_a_spec_that_is_valid_and_plans(
+    mlo: Mlo,
+    project: Path,
+    zoo: Path,
+    file: str,
+    kind: str,
+    inputs: list[tuple[str, str, list[int | str]]],
+    dims: dict[str, tuple[int, int]],
+) -> None:
+    spec = drafted(mlo, project, zoo / file)
+    assert spec["model"]["source"]["kind"] == kind
+    assert [(each["name"], each["dtype"], each["shape"]) for each in spec["model"]["inputs"]] == inputs
+    assert {name: (dim["min"], dim["max"]) for name, dim in spec["model"]["dims"].items()} == dims
+    assert mlo("validate", "spec.yaml").stdout == "spec.yaml: valid\n"
+    assert "import" in mlo("plan", "spec.yaml").stdout
+
+
+def test_a_transformers_folder_gets_a_spec_that_is_valid_and_plans(mlo: Mlo, project: Path, zoo: Path) -> None:
+    spec = drafted(mlo, project, zoo / "torch" / "bert")
+    assert spec["model"]["source"]["kind"] == "transformers"
+    assert "input_ids" in [each["name"] for each in spec["model"]["inputs"]]
+    mlo("validate", "spec.yaml")
+    assert "import" in mlo("plan", "spec.yaml").stdout
+
+
+def test_a_drafted_spec_applies(mlo: Mlo, project: Path, zoo: Path) -> None:
+    drafted(mlo, project, zoo / "onnx" / "odd names.onnx", "--name", "drafted")
+    text = (project / "spec.yaml").read_text().replace("optimize_for:", "optimize: {time_budget: 5s}\noptimize_for:")
+    (project / "spec.yaml").write_text(text)
+    mlo("render", "spec.yaml", "--output", "rendered")
+    assert (project / "rendered" / "docker").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("file", "lines"),
+    [
+        ("torch/weights.safetensors", ["    factory:", "    - {name: input, dtype: float32, shape: }"]),
+        ("torch/lightning.ckpt", ["    factory:", "    - {name: input, dtype: float32, shape: }"]),
+        ("torch/traced.pt", ["    - {name: input, dtype: float32, shape: }"]),
+    ],
+)
+def test_validate_points_at_just_the_lines_that_a_person_must_fill(
+    mlo: Mlo, project: Path, zoo: Path, file: str, lines: list[str]
+) -> None:
+    told = mlo("init", str(zoo / file), "--output", "spec.yaml").stderr
+    assert "What is left to fill in" in told
+    document = json.loads(mlo("validate", "spec.yaml", "--format", "json", code=65).stdout)
+    assert [each["span"]["text"].partition("#")[0].rstrip() for each in document["specs"][0]["diagnostics"]] == lines
+    assert not list(project.glob("*-samples.npz"))
+
+
+def test_what_was_filled_in_plans(mlo: Mlo, project: Path, zoo: Path) -> None:
+    drafted(mlo, project, zoo / "torch" / "traced.pt")
+    spec = project / "spec.yaml"
+    spec.write_text(spec.read_text().replace("shape: }", "shape: [batch, 1, 8, 8]}"))
+    assert "import" in mlo("plan", "spec.yaml").stdout
+
+
+def test_a_checkpoint_says_where_its_state_dict_lies_and_what_it_holds(mlo: Mlo, project: Path, zoo: Path) -> None:
+    drafted(mlo, project, zoo / "torch" / "lightning.ckpt")
+    text = (project / "spec.yaml").read_text()
+    assert "weights_key: state_dict" in text
+    assert "0.weight [4, 1, 3, 3], 2.weight [10, 144]" in text
+
+
+def test_the_classes_beside_the_spec_are_proposed_as_the_factory(mlo: Mlo, project: Path) -> None:
+    drafted(mlo, project, project / "digits.safetensors")
+    assert "such as digits_model:DigitsNet, beside this file" in (project / "spec.yaml").read_text()
+
+
+def test_a_name_that_a_spec_cannot_hold_is_kept_beside_one_that_it_can(mlo: Mlo, project: Path, zoo: Path) -> None:
+    spec = drafted(mlo, project, zoo / "onnx" / "odd names.onnx")
+    assert spec["metadata"]["name"] == "odd-names"
+    assert spec["model"]["inputs"][0]["tensor"] == "serving_default_x:0"
+    assert spec["model"]["outputs"][0] == {"name": "_1", "tensor": "1", "shape": ["n", 4]}
+
+
+def test_random_samples_fit_the_model_and_are_called_random_everywhere(mlo: Mlo, project: Path, zoo: Path) -> None:
+    done = mlo("init", str(zoo / "tensorflow" / "two.keras"))
+    assert "two-samples.npz: written, random inputs" in done.stdout
+    with np.load(project / "two-samples.npz") as samples:
+        assert {name: (array.dtype.name, array.shape[1:]) for name, array in samples.items()} == {
+            "words": ("float32", (32, 4)),
+            "flags": ("int32", (3,)),
+        }
+    assert is_random(project / "two-samples.npz")
+    text = (project / "two.yaml").read_text()
+    assert "two-samples.npz holds random inputs" in text
+    assert "samples" not in yaml.safe_load(text)["model"]
+    assert "parity is proven on random inputs only" in mlo("plan", "two.yaml").stdout
+
+
+def test_samples_that_are_given_are_named_and_no_others_are_made(mlo: Mlo, project: Path, zoo: Path) -> None:
+    np.savez(project / "real.npz", image=np.zeros((2, 8, 8, 1), np.float32))
+    spec = drafted(mlo, project, zoo / "tensorflow" / "whole.keras", "--samples", "real.npz")
+    assert spec["model"]["samples"] == "real.npz"
+    assert not list(project.glob("*-samples.npz"))
+
+
+def test_paths_are_relative_to_the_spec_wherever_the_model_lies(mlo: Mlo, project: Path, zoo: Path) -> None:
+    (project / "specs").mkdir()
+    shutil.copy(zoo / "tensorflow" / "lite.tflite", project / "lite.tflite")
+    mlo("init", "lite.tflite", "--output", "specs")
+    spec = yaml.safe_load((project / "specs" / "lite.yaml").read_text())
+    assert spec["model"]["source"]["weights"] == "../lite.tflite"
+    assert (project / "specs" / "lite-samples.npz").is_file()
+    mlo("plan", "specs/lite.yaml")
+
+
+def test_standard_output_gets_the_spec_alone(mlo: Mlo, project: Path, zoo: Path) -> None:
+    before = {path.name for path in project.iterdir()}
+    done = mlo("init", str(zoo / "tensorflow" / "lite.tflite"), "--output", "-")
+    assert yaml.safe_load(done.stdout)["metadata"]["name"] == "lite"
+    assert {path.name for path in project.iterdir()} - before == {"home"}
+
+
+def test_json_follows_its_schema(mlo: Mlo, project: Path, zoo: Path) -> None:
+    whole = json.loads(mlo("init", str(zoo / "tensorflow" / "lite.tflite"), "--json").stdout)
+    weights = json.loads(mlo("init", "digits.safetensors", "--json", "--name", "bare").stdout)
+    for document in (whole, weights):
+        conforms(document, "init")
+    assert (whole["spec"], whole["samples"], whole["valid"]) == ("lite.yaml", "lite-samples.npz", True)
+    assert weights["valid"] is False
+    assert [each["message"] for each in weights["diagnostics"]] == ["`factory` has no value", "`shape` has no value"]
+
+
+def test_nothing_is_overwritten_without_force(mlo: Mlo, project: Path, zoo: Path) -> None:
+    model = str(zoo / "tensorflow" / "lite.tflite")
+    (project / "lite.yaml").write_text("mine")
+    assert "lite.yaml is there already" in mlo("init", model, code=64).stderr
+    assert (project / "lite.yaml").read_text() == "mine"
+    mlo("init", model, "--force")
+    (project / "lite.yaml").unlink()
+    assert "lite-samples.npz is there already" in mlo("init", model, code=64).stderr
+    mlo("init", model, "--force")
+
+
+def test_real_samples_are_not_overwritten_at_all(mlo: Mlo, project: Path, zoo: Path) -> None:
+    np.savez(project / "lite-samples.npz", image=np.zeros((2, 8, 8, 1), np.float32))
+    told = mlo("init", str(zoo / "tensorflow" / "lite.tflite"), "--force", code=64).stderr
+    assert "not made by `mlo init`" in told
+    assert "--samples lite-samples.npz" in told
+    with np.load(project / "lite-samples.npz") as kept:
+        assert kept["image"].shape == (2, 8, 8, 1)
+
+
+def test_another_signature_of_a_saved_model_is_an_option(mlo: Mlo, project: Path, zoo: Path) -> None:
+    model = zoo / "tensorflow" / "renamed"
+    told = mlo("init", str(model), code=1).stderr
+    assert "no signature `serving_default`" in told
+    assert "--signature NAME" in told
+    assert "-->" not in told
+    spec = drafted(mlo, project, model, "--signature", "score")
+    assert spec["model"]["source"]["signature"] == "score"
+    mlo("plan", "spec.yaml")
+
+
+def cut(file: Path, to: Path) -> Path:
+    content = file.read_bytes()
+    to.write_bytes(content[: len(content) * 2 // 3])
+    return to
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        ("torch/exported.pt2", "E143"),
+        ("torch/weights.safetensors", "E302"),
+        ("tensorflow/whole.keras", "E143"),
+        ("tensorflow/whole.h5", "E302"),
+        ("tensorflow/lite.tflite", "E302"),
+        ("onnx/odd names.onnx", "E302"),
+    ],
+)
+def test_a_model_that_is_cut_off_is_damaged_and_leaves_nothing(
+    mlo: Mlo, project: Path, zoo: Path, file: str, code: str
+) -> None:
+    damaged = cut(zoo / file, project / Path(file).name)
+    told = mlo("init", damaged.name, code=64 if code == "E143" else 1).stderr
+    assert f"error[{code}]" in told
+    assert "= help" in told
+    assert "-->" not in told
+    assert not list(project.glob(f"{damaged.stem}*.yaml"))
+
+
+def test_a_framework_that_is_missing_is_told_with_its_extra(mlo: Mlo, project: Path, tmp_path: Path, zoo: Path) -> None:
+    # Python with mlo and without site-packages finds no framework.
+    site = tmp_path / "site"
+    site.mkdir()
+    for package in ("click", "pydantic", "pydantic_core", "annotated_types", "typing_extensions.py", "yaml", "_yaml",
+                    "typing_inspection", "psutil", "numpy", "numpy.libs", "wcwidth", "rich", "markdown_it", "mdurl",
+                    "pygments", "jinja2", "markupsafe", "aiohttp"):  # fmt: skip
+        found = Path(np.__file__).parents[1] / package
+        if found.exists():
+            (site / package).symlink_to(found)
+    done = subprocess.run(
+        [sys.executable, "-S", "-P", "-m", "orchestrator.cli", "init", str(zoo / "tensorflow" / "whole.keras")],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{site}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "error[E202]: keras models need keras, " in done.stderr
+    assert "pip install 'mlo[tensorflow]'" in done.stderr

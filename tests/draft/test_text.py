@@ -1,0 +1,131 @@
+"""Drafted text reads as if written by hand, and every YAML reader reads the same from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.draft.factories import module_classes
+from orchestrator.draft.layout import Line, aligned, scalar
+from orchestrator.draft.naming import deployment_name, relative_path
+from orchestrator.draft.propose import ProposedModel, proposed_model
+from orchestrator.draft.text import SpecDraft, spec_text
+from orchestrator.errors import StepFailed
+from orchestrator.spec.document import read_document
+
+
+def found(
+    inputs: list[tuple[str, str, list[int | str | None] | None]],
+    outputs: list[tuple[str, str, list[int | str | None] | None]],
+    **ranges: tuple[int, int],
+) -> dict[str, Any]:
+    def tensors(given: list[tuple[str, str, list[int | str | None] | None]]) -> list[dict[str, Any]]:
+        return [{"tensor": name, "dtype": dtype, "shape": shape} for name, dtype, shape in given]
+
+    return {"inputs": tensors(inputs), "outputs": tensors(outputs), "ranges": ranges, "files": [], "notes": []}
+
+
+def text_of(model: ProposedModel, **changes: Any) -> str:
+    return spec_text(SpecDraft("m", "onnx", "m.onnx", 10, model, **changes))
+
+
+def test_open_dimensions_get_names_and_ranges() -> None:
+    model = proposed_model(
+        found(
+            [("ids", "int64", ["N", "seq"]), ("mask", "int64", ["N", None])],
+            [("y", "float32", ["N", 8]), ("z", "float32", [None, "other"])],
+            N=(1, 2**31), seq=(4, 512),
+        ),
+        named=True,
+    )  # fmt: skip
+    assert model.batch == "n"
+    assert [each.shape for each in model.inputs] == [("n", "seq"), ("n", "mask_1")]
+    assert [each.shape for each in model.outputs] == [("n", 8), None]
+    assert {name: (dim.min, dim.max, dim.said) for name, dim in model.dims.items()} == {
+        "n": (1, 64, False),
+        "seq": (4, 512, True),
+        "mask_1": (1, 128, False),
+    }
+
+
+def test_a_model_of_fixed_sizes_has_no_batch_and_says_so() -> None:
+    model = proposed_model(found([("x", "float32", [1, 4])], [("y", "float32", [1, 2])]), named=True)
+    assert model.batch is None
+    text = text_of(model)
+    assert "dims" not in yaml.safe_load(text)["model"]
+    assert "All sizes are fixed" in text
+
+
+def test_a_rank_that_is_not_known_is_left_to_a_person() -> None:
+    model = proposed_model(found([("x", "float32", None)], [("y", "float32", None)]), named=True)
+    assert model.signature() is None
+    text = text_of(model)
+    assert yaml.safe_load(text)["model"]["inputs"] == [{"name": "x", "dtype": "float32", "shape": None}]
+    assert "# Fill in the shapes" in text
+
+
+def test_a_type_that_is_not_served_is_refused() -> None:
+    with pytest.raises(StepFailed) as caught:
+        proposed_model(found([("x", "complex64", [1])], []), named=True)
+    assert caught.value.diagnostics[0].code == "E128"
+
+
+def test_comments_stand_in_one_column_and_lines_stay_readable() -> None:
+    text = aligned([Line("a: 1", "one"), Line("long: 12", "two"), Line("none: 3"), Line(f"key: {'x' * 80}", "three")])
+    assert text.splitlines() == ["a: 1       # one", "long: 12   # two", "none: 3", "# Three", f"key: {'x' * 80}"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["plain", "a/b.onnx", "x:0", "no", "null", "true", "1", "1.5", "a b", "ü", 'say "hi"', "a: b", "#x", "~", "-x", "",
+     "back\\slash", "0x1f", "12:30", "{x}"],
+)  # fmt: skip
+def test_every_text_is_read_back_as_itself(tmp_path: Path, value: str) -> None:
+    written = f"key: {scalar(value)}\nflow: {{a: {scalar(value)}}}\n"
+    assert yaml.safe_load(written) == {"key": value, "flow": {"a": value}}
+    (tmp_path / "x.yaml").write_text(written)
+    assert read_document(tmp_path / "x.yaml", "spec").data == {"key": value, "flow": {"a": value}}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("Digits_V2.keras", "digits-v2"),
+        ("resnet50/model.onnx", "resnet50"),
+        ("ranker/1", "ranker"),
+        ("7b.gguf.onnx", "model-7b"),
+        ("ranker/---.onnx", "ranker"),
+        (f"{'a' * 60}.onnx", "a" * 40),
+        (f"{'a' * 39}-b.onnx", "a" * 39),
+        ("été.onnx", "t"),
+    ],
+)
+def test_names_are_ones_that_a_spec_can_hold(tmp_path: Path, path: str, name: str) -> None:
+    model = tmp_path / path
+    model.parent.mkdir(exist_ok=True)
+    if model.suffix:
+        model.touch()
+    else:
+        model.mkdir()
+    assert deployment_name(model) == name
+
+
+def test_paths_are_relative_through_links(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "specs").mkdir(parents=True)
+    (tmp_path / "m.onnx").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "specs")
+    relative = relative_path(tmp_path / "m.onnx", tmp_path / "link")
+    assert relative == "../../m.onnx"
+    assert (tmp_path / "link" / relative).is_file()
+
+
+def test_factories_are_found_without_running_the_files(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\nraise SystemExit\nclass Part(torch.nn.Module): ...\nclass Net(nn.Module): ...\nclass Other: ...\n"
+    )
+    (tmp_path / "broken.py").write_text("class (")
+    (tmp_path / "not-a-module.py").write_text("class Net(nn.Module): ...\n")
+    assert module_classes(tmp_path) == ["net:Net", "net:Part"]
