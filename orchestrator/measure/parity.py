@@ -38,8 +38,8 @@ class Parity:
         max_rel_error: largest |actual - expected| / max(|expected|, RELATIVE_FLOOR x magnitude).
         cosine: of both outputs as flat vectors, in [-1, 1]; 1.0 for two zero vectors, 0.0 if only one is zero.
         agreement: for floats of shape [rows, classes], with two or more classes, the share of rows whose largest class
-            is a largest one of the baseline (ties count); for integers and booleans the share of equal elements; else
-            None. A row that is not finite agrees if it is equal.
+            is a largest one of the baseline (ties count); for integers, booleans and texts the share of equal elements;
+            else None. A row that is not finite agrees if it is equal.
         rows: how many rows or elements `agreement` is the share of.
     """
 

@@ -99,7 +99,7 @@ def _branching() -> Any:
         nodes,
         [floats("x", ["N", 4])],
         [floats("y", ["N", 3]), floats("h", ["N", 3])],
-        [stored("w", WEIGHTS), stored("zero", np.float32(0))],
+        [stored("w", WEIGHTS), stored("zero", np.array(0, np.float32))],
     )
     proto.graph.value_info.append(floats("h", ["N", 3]))
     return proto

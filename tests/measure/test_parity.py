@@ -107,6 +107,27 @@ def test_top1_is_for_rows_of_classes(shape: tuple[int, ...]) -> None:
     assert compare(np.ones(shape, np.float32), np.ones(shape, np.float32)).agreement is None
 
 
+def test_texts_are_compared_for_equality() -> None:
+    expected, actual = np.array([["yes", "no"], ["", "maybe"]]), np.array([["yes", "no"], ["", "perhaps"]])
+
+    parity = compare(expected, actual)
+
+    assert (parity.agreement, parity.rows, parity.max_abs_error) == (0.75, 4, None)
+    (result,) = [
+        result
+        for result in judge(
+            "word", "all samples", "samples", parity, gates=DEFAULT_GATES["fp32"], defaults=DEFAULT_GATES["fp32"],
+            classes=False,
+        )
+        if result.gate == "min_top1_agreement"
+    ]  # fmt: skip
+    assert (result.passed, result.measured) == (False, 0.75)
+
+
+def test_texts_are_no_numbers() -> None:
+    assert compare(np.array(["1"]), np.array([1])).mismatch == "int64 instead of <U1"
+
+
 def test_integers_are_compared_for_equality() -> None:
     parity = compare(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5]))
 

@@ -28,7 +28,7 @@ def _imported(
     folder.mkdir()
     x = np.arange(60, dtype=np.float64).reshape(20, 3) if x is None else x
     np.savez(folder / "samples.npz", x=x, labels=np.zeros(len(x), np.int64))
-    np.savez(folder / "baseline.npz", y=x * factor)
+    np.savez(folder / "baseline.npz", y=x * factor if x.dtype.kind == "f" else np.strings.multiply(x, int(factor)))
     (folder / "signature.json").write_text(json.dumps(signature.as_json()))
     (folder / "facts.json").write_text(json.dumps({"samples": samples, "labelled": True}))
     return folder
@@ -96,6 +96,27 @@ def test_a_model_without_a_batch_dimension(deployment: Deployment, stand_in: Sta
     report = check_golden(endpoint, stand_in, "m", folder, {}, precision="fp32", rows=4)
     assert (report.requests, report.rows) == (4, 4)
     assert "4 random inputs" in report.summary()
+
+
+_TEXTS = Signature(
+    (Tensor("x", "string", ("batch",)),), (Tensor("y", "string", ("batch",)),), {"batch": (1, 8)}, "batch"
+)
+_WORDS = np.array(["", "a", "schön", '"', "longer than the others", "\U0001f680"])
+
+
+def test_texts_have_to_come_back_as_they_were(deployment: Deployment, stand_in: StandIn, tmp_path: Path) -> None:
+    endpoint = deployment.deploy(1, factor=2)
+    folder = _imported(tmp_path / "import", _TEXTS, _WORDS)
+    report = check_golden(endpoint, stand_in, "m", folder, {}, precision="fp32")
+    assert (report.requests, report.rows) == (7, 6)
+    assert {result.gate for result in report.gates} == {"finite", "min_top1_agreement"}
+
+
+def test_other_texts_are_wrong_answers(deployment: Deployment, stand_in: StandIn, tmp_path: Path) -> None:
+    endpoint = deployment.deploy(1, factor=3)
+    with pytest.raises(DeployFailed) as failure:
+        check_golden(endpoint, stand_in, "m", _imported(tmp_path / "import", _TEXTS, _WORDS), {}, precision="fp32")
+    assert failure.value.diagnostics[0].cause.startswith("min_top1_agreement of output y is 0.1667, below the limit")
 
 
 def test_more_rows_than_a_call_may_have_are_sent_in_several(deployment: Deployment, stand_in: StandIn) -> None:
