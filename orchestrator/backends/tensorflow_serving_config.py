@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from orchestrator.spec.signature import Signature
 
 __all__ = [
-    "FILES",
     "FLAGS_FILE",
     "LIVE",
     "METRICS_PATH",
@@ -46,9 +45,6 @@ REST_PORT = 8501
 METRICS_PATH = "/monitoring/prometheus/metrics"
 MODELS_FILE = "models.config"
 FLAGS_FILE = "flags.txt"
-FILES = (MODELS_FILE, FLAGS_FILE, "batching.config", "monitoring.config", "server.json")
-"""Everything in a serving folder but the models."""
-
 LIVE = "stable"
 """The label of the version that requests go to."""
 

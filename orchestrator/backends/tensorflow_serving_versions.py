@@ -110,7 +110,7 @@ def settle(folder: Path, rendered: Path, *, seen_at: PurePosixPath | None = None
     """Take over how a rendered folder wants to be served, all but its version; labels stay as they are.
 
     Args:
-        folder: what a server reads.
+        folder: what a server reads; it exists.
         rendered: what `TensorFlowServing.write_folder` left.
         seen_at: where the server sees `folder`, if that is not its own path.
 

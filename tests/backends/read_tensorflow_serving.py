@@ -19,8 +19,13 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import tensorflow as tf
 from google.protobuf import json_format, text_format
 
-sys.path.insert(0, str(Path(__file__).parent))
-from tensorflow_serving_messages import BatchingParameters, ModelServerConfig, MonitoringConfig, PredictionLog
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.backends.tensorflow_serving_messages import (
+    BatchingParameters,
+    ModelServerConfig,
+    MonitoringConfig,
+    PredictionLog,
+)
 
 _TEXTS = {"models": ModelServerConfig, "batching": BatchingParameters, "monitoring": MonitoringConfig}
 
