@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.frameworks.inspection import Found, FoundTensor, write_found
 from orchestrator.frameworks.keras_file import input_names, load_keras, output_names, written_by
 from orchestrator.frameworks.tf_model import load_source
-from orchestrator.frameworks.tf_process import keras, limit_threads, tf
+from orchestrator.frameworks.tf_process import keras, limit_threads, tf, use_accelerator
 from orchestrator.frameworks.tf_runtime import TfRuntime
 from orchestrator.frameworks.tf_source import check_model
 from orchestrator.frameworks.tf_tensors import dtype_name
@@ -17,6 +17,7 @@ from orchestrator.spec.signature import Signature
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from orchestrator.frameworks.accelerators import Accelerator
     from orchestrator.steps import StepContext
 
 __all__ = ["check", "inspect", "open_baseline"]
@@ -39,8 +40,8 @@ def inspect(context: StepContext) -> dict[str, Any]:
     path = context.inputs["weights"]
     model = load_keras(path)
     found = Found(
-        inputs=_found(input_names(model), keras.tree.flatten(model.input)),
-        outputs=_found(output_names(model), keras.tree.flatten(model.output)),
+        inputs=_found(input_names(model), model.inputs),
+        outputs=_found(output_names(model), model.outputs),
         notes=_notes(path, model),
     )
     write_found(context.output, found)
@@ -63,7 +64,12 @@ def check(context: StepContext) -> dict[str, Any]:
 
 
 def open_baseline(
-    params: Mapping[str, Any], inputs: Mapping[str, Path], project: Path, signature: Signature, threads: int
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    project: Path,
+    signature: Signature,
+    threads: int,
+    accelerator: Accelerator = "none",
 ) -> TfRuntime:
     """The model as given: called in inference mode inside a tf.function, which is what `predict` does for each batch.
 
@@ -73,12 +79,14 @@ def open_baseline(
         project: not used; a Keras model brings no code.
         signature: as the import step left it.
         threads: for the operators of one call.
+        accelerator: what computes.
 
     Raises:
-        StepError: as `load_source`.
+        StepError: as `load_source`; E427 the GPU is not used.
     """
     del project
     threads = limit_threads(threads)
+    use_accelerator(accelerator)
     return TfRuntime(load_source(params, inputs, signature), threads, "keras", _VERSIONS)
 
 

@@ -10,12 +10,13 @@ from onnx.external_data_helper import uses_external_data
 
 from orchestrator.frameworks.expected_kind import AT_WEIGHTS
 from orchestrator.frameworks.onnx_file import objection
-from orchestrator.frameworks.ort_runtime import OrtRuntime, session_options
+from orchestrator.frameworks.ort_runtime import OrtRuntime, open_session, session_options
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from orchestrator.frameworks.accelerators import Accelerator
     from orchestrator.frameworks.onnx_declared import Names
     from orchestrator.frameworks.onnx_file import GivenModel
 
@@ -66,19 +67,22 @@ def runtime_says(error: Exception) -> str:
     return " ".join(_SOURCE_LINE.sub("", _PREFIX.sub("", str(error))).split()) or type(error).__name__
 
 
-def open_where_it_lies(path: Path, names: Names, threads: int) -> OrtRuntime:
+def open_where_it_lies(path: Path, names: Names, threads: int, accelerator: Accelerator = "none") -> OrtRuntime:
     """The model at `path`, which was checked, loaded by ONNX Runtime itself, as whoever has the file would load it.
 
     Args:
         path: the file; ONNX Runtime reads no file for it that lies outside of its folder.
         names: the spec's name of each tensor → the model's own.
         threads: for the operators of one call.
+        accelerator: what computes.
 
     Raises:
-        StepError: E302 ONNX Runtime does not load the model, E364 it lacks an operator.
+        StepError: E302 ONNX Runtime does not load the model, E364 it lacks an operator, E427 the GPU is not used.
     """
     try:
-        session = onnxruntime.InferenceSession(str(path), _options(threads), providers=_PROVIDERS)
+        session = open_session(str(path), _options(threads), accelerator)
+    except StepError:
+        raise
     # As above.
     except Exception as error:
         raise _not_loaded(error) from error

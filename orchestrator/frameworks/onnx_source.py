@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from orchestrator.frameworks.accelerators import Accelerator
     from orchestrator.frameworks.onnx_file import GivenModel
     from orchestrator.frameworks.ort_runtime import OrtRuntime
     from orchestrator.frameworks.samples import Array, Samples
@@ -98,6 +99,7 @@ def open_baseline(
     project: Path,  # noqa: ARG001 - an ONNX model brings no code
     signature: Signature,
     threads: int,
+    accelerator: Accelerator = "none",
 ) -> OrtRuntime:
     """The model as given, as a runtime: what every variant is compared with.
 
@@ -107,11 +109,12 @@ def open_baseline(
         project: not used.
         signature: as the import step left it.
         threads: for the operators of one call.
+        accelerator: what computes.
 
     Raises:
-        StepError: E302, E364 it does not load.
+        StepError: E302, E364 it does not load; E427 the GPU is not used.
     """
-    return open_where_it_lies(inputs["weights"], tensor_names(params["source"], signature), threads)
+    return open_where_it_lies(inputs["weights"], tensor_names(params["source"], signature), threads, accelerator)
 
 
 def _prove_steady(answer: Answer, model: GivenModel, signature: Signature, samples: Samples) -> None:

@@ -1,4 +1,4 @@
-"""Runs an ONNX variant in ONNX Runtime on the CPU."""
+"""Runs ONNX models in ONNX Runtime, on the CPU or on a GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
+from orchestrator.frameworks.accelerators import not_used
 from orchestrator.frameworks.dtypes import plain
 from orchestrator.steps import StepError
 
@@ -15,9 +16,18 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from orchestrator.frameworks.accelerators import Accelerator
     from orchestrator.spec.signature import Signature
 
-__all__ = ["OrtRuntime", "open_onnx", "session_options"]
+__all__ = ["CUDA_OPTIONS", "OrtRuntime", "open_onnx", "open_session", "session_options"]
+
+CUDA_OPTIONS = {
+    "device_id": "0",
+    "arena_extend_strategy": "kSameAsRequested",
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "use_tf32": "0",
+}
+"""As the server opens it (`orchestrator/server/session.py`, which says why), since that is what will serve; a test compares."""
 
 
 class OrtRuntime:
@@ -76,12 +86,41 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def open_onnx(directory: Path, signature: Signature, threads: int) -> OrtRuntime:
+def open_session(
+    model: str | bytes, options: onnxruntime.SessionOptions, accelerator: Accelerator
+) -> onnxruntime.InferenceSession:
+    """A session on the CPU, or on the first GPU, and never on the one instead of the other.
+
+    Args:
+        model: a path, or a serialized model.
+        options: of the session.
+        accelerator: what computes.
+
+    Raises:
+        StepError: E427, the GPU is not used.
+        Exception: the model does not load; ONNX Runtime's exceptions share no base class of their own.
+    """
+    if accelerator == "none":
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise not_used("ONNX Runtime", "the installed onnxruntime is a build for CPUs")
+    onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries as packages bring them
+    session = onnxruntime.InferenceSession(
+        model, options, providers=[("CUDAExecutionProvider", CUDA_OPTIONS)], enable_fallback=0
+    )
+    if "CUDAExecutionProvider" not in session.get_providers():
+        raise not_used(
+            "ONNX Runtime", "its CUDA provider does not start: the driver, CUDA or cuDNN is missing or too old"
+        )
+    return session
+
+
+def open_onnx(directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none") -> OrtRuntime:
     """Load `model.onnx` of a variant; see `open_runtime`."""
     try:
-        session = onnxruntime.InferenceSession(
-            str(directory / "model.onnx"), session_options(threads), providers=["CPUExecutionProvider"]
-        )
+        session = open_session(str(directory / "model.onnx"), session_options(threads), accelerator)
+    except StepError:
+        raise
     # Its exceptions share no base class of their own; whatever it says is the reason.
     except Exception as error:
         raise StepError(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from orchestrator.frameworks.accelerators import Accelerator
     from orchestrator.spec.signature import Signature
 
 __all__ = ["RUNTIMES", "OpenRuntime", "Runtime", "open_runtime"]
@@ -48,11 +49,15 @@ class Runtime(Protocol):
 class OpenRuntime(Protocol):
     """The shape of the functions that `RUNTIMES` names."""
 
-    def __call__(self, directory: Path, signature: Signature, threads: int) -> Runtime:
-        """Load the variant in `directory`, to run on `threads` threads."""
+    def __call__(
+        self, directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none"
+    ) -> Runtime:
+        """Load the variant in `directory`, to run on `threads` threads, on a GPU if that is the accelerator."""
 
 
-def open_runtime(format_name: str, directory: Path, signature: Signature, threads: int) -> Runtime:
+def open_runtime(
+    format_name: str, directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none"
+) -> Runtime:
     """Load the variant in `directory` with the runtime of its format.
 
     Args:
@@ -60,10 +65,13 @@ def open_runtime(format_name: str, directory: Path, signature: Signature, thread
         directory: the variant: one model file.
         signature: with output shapes and dtypes resolved, as `import` leaves it.
         threads: for the operators of one call; at least 1.
+        accelerator: what computes.
 
     Raises:
-        StepError: E420, the model file does not load.
+        StepError: E420, the model file does not load; E427, the accelerator is not used.
     """
     module, _, function = RUNTIMES[format_name].partition(":")
     opened = cast("OpenRuntime", getattr(importlib.import_module(module), function))
-    return opened(directory, signature, threads)
+    if accelerator == "none":
+        return opened(directory, signature, threads)
+    return opened(directory, signature, threads, accelerator)

@@ -9,7 +9,7 @@ from orchestrator.frameworks.inspection import Found, FoundTensor, write_found
 from orchestrator.frameworks.saved_model_file import SavedModel, read_saved_model, tensor_infos
 from orchestrator.frameworks.saved_model_fingerprint import fingerprint_notes
 from orchestrator.frameworks.tf_model import load_source
-from orchestrator.frameworks.tf_process import limit_threads, tf
+from orchestrator.frameworks.tf_process import limit_threads, tf, use_accelerator
 from orchestrator.frameworks.tf_runtime import TfRuntime
 from orchestrator.frameworks.tf_source import check_model
 from orchestrator.frameworks.tf_tensors import dtype_name
@@ -18,6 +18,7 @@ from orchestrator.spec.signature import Signature
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from orchestrator.frameworks.accelerators import Accelerator
     from orchestrator.steps import StepContext
 
 __all__ = ["check", "inspect", "open_baseline"]
@@ -65,7 +66,12 @@ def check(context: StepContext) -> dict[str, Any]:
 
 
 def open_baseline(
-    params: Mapping[str, Any], inputs: Mapping[str, Path], project: Path, signature: Signature, threads: int
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    project: Path,
+    signature: Signature,
+    threads: int,
+    accelerator: Accelerator = "none",
 ) -> TfRuntime:
     """The model as given: its signature, as TensorFlow runs it.
 
@@ -75,12 +81,14 @@ def open_baseline(
         project: not used; a SavedModel brings no code.
         signature: as the import step left it.
         threads: for the operators of one call.
+        accelerator: what computes.
 
     Raises:
-        StepError: as `load_source`.
+        StepError: as `load_source`; E427 the GPU is not used.
     """
     del project
     threads = limit_threads(threads)
+    use_accelerator(accelerator)
     return TfRuntime(load_source(params, inputs, signature), threads, "saved-model", _VERSIONS)
 
 

@@ -1,4 +1,4 @@
-"""Imports TensorFlow and Keras the one way that mlo runs them: on the CPU, untouched by the user's own settings.
+"""Imports TensorFlow and Keras the one way that mlo runs them: on the CPU unless told otherwise, without the user's settings.
 
 Every other file takes `tf` and `keras` from here, since some settings count only before the first import.
 """
@@ -12,13 +12,15 @@ import warnings
 os.environ["KERAS_BACKEND"] = "tensorflow"
 # Keras reads settings (image_data_format, floatx, ...) from a file in this folder, and writes one where there is none.
 os.environ["KERAS_HOME"] = os.path.join(os.devnull, "keras")  # noqa: PTH118 - a path that can neither be read nor made
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a step that uses GPUs is started with a list of them
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only: its notes speak of how TensorFlow was built
 
 import keras
 import tensorflow as tf
 
-__all__ = ["keras", "limit_threads", "tf"]
+from orchestrator.frameworks.accelerators import Accelerator, not_used
+
+__all__ = ["keras", "limit_threads", "tf", "use_accelerator"]
 
 tf.config.set_visible_devices([], "GPU")
 # What TensorFlow warns of is how a model was written (names of inputs, variables of TensorFlow 1), as it is told anew at
@@ -42,3 +44,23 @@ def limit_threads(threads: int) -> int:
     except RuntimeError:  # it has run something
         return int(tf.config.threading.get_intra_op_parallelism_threads())
     return threads
+
+
+def use_accelerator(accelerator: Accelerator) -> None:
+    """Let TensorFlow put operators on the first GPU if that is the accelerator, before it has run something.
+
+    Its memory grows by what is needed, or it would take all there is. float32 is computed as float32, not as TF32.
+
+    Raises:
+        StepError: E427, it finds no GPU.
+    """
+    if accelerator == "none":
+        return
+    if not tf.test.is_built_with_cuda():
+        raise not_used("TensorFlow", "the installed tensorflow is a build for CPUs")
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        raise not_used("TensorFlow", "it finds none: the driver, or libraries of CUDA or cuDNN, are missing or too old")
+    tf.config.set_visible_devices(gpus[:1], "GPU")
+    tf.config.experimental.set_memory_growth(gpus[0], enable=True)
+    tf.config.experimental.enable_tensor_float_32_execution(enabled=False)

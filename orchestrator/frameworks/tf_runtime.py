@@ -1,4 +1,4 @@
-"""Runs models of TensorFlow on the CPU: SavedModels that mlo converted, and sources as they were given."""
+"""Runs models of TensorFlow, on the CPU or a GPU: SavedModels that mlo converted, and sources as they were given."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.frameworks.tf_errors import said
 from orchestrator.frameworks.tf_model import TfModel, called_by
-from orchestrator.frameworks.tf_process import limit_threads, tf
+from orchestrator.frameworks.tf_process import limit_threads, tf, use_accelerator
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from orchestrator.frameworks.accelerators import Accelerator
     from orchestrator.spec.signature import Signature
 
 __all__ = ["FOLDER", "TfRuntime", "open_saved_model"]
@@ -43,13 +44,16 @@ class TfRuntime:
         return {"runtime": self._name, "versions": self._versions, "threads": self._threads}
 
 
-def open_saved_model(directory: Path, signature: Signature, threads: int) -> TfRuntime:
+def open_saved_model(
+    directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none"
+) -> TfRuntime:
     """Load `saved_model/` of a variant, whose tensors have the spec's names; see `open_runtime`.
 
     Raises:
-        StepError: E420, TensorFlow does not load it, or it has not the signature's tensors.
+        StepError: E420, TensorFlow does not load it, or it has not the signature's tensors; E427, the GPU is not used.
     """
     threads = limit_threads(threads)
+    use_accelerator(accelerator)
     try:
         loaded = tf.saved_model.load(str(directory / FOLDER))
         called = loaded.signatures[_SIGNATURE]

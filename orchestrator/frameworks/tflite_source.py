@@ -10,6 +10,7 @@ import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.frameworks.accelerators import not_used
 from orchestrator.frameworks.expected_kind import AT_WEIGHTS, expect_kind, headline
 from orchestrator.frameworks.inspection import Found, FoundTensor, write_found
 from orchestrator.frameworks.litert_runtime import LitertRuntime, by_spec_name, open_interpreter
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from ai_edge_litert.interpreter import Interpreter
 
+    from orchestrator.frameworks.accelerators import Accelerator
     from orchestrator.frameworks.samples import Array, Samples
     from orchestrator.frameworks.source_outputs import Answer
     from orchestrator.frameworks.tflite_file import TfliteFile, TfliteTensor
@@ -80,7 +82,12 @@ def check(context: StepContext) -> dict[str, Any]:
 
 
 def open_baseline(
-    params: Mapping[str, Any], inputs: Mapping[str, Path], project: Path, signature: Signature, threads: int
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    project: Path,
+    signature: Signature,
+    threads: int,
+    accelerator: Accelerator = "none",
 ) -> LitertRuntime:
     """The model as given, as a runtime: what every variant is compared with.
 
@@ -90,11 +97,14 @@ def open_baseline(
         project: not used; a LiteRT model has no code.
         signature: as the import step left it.
         threads: for the operators of one call.
+        accelerator: what computes.
 
     Raises:
-        StepError: as `open_source`.
+        StepError: as `open_source`; E427 a GPU is asked for.
     """
     del project
+    if accelerator != "none":
+        raise not_used("LiteRT", "it runs on CPUs here")
     return open_source(params, inputs, signature, threads)[0]
 
 

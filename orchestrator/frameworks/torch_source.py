@@ -13,7 +13,7 @@ from orchestrator.frameworks.source_check import given_samples, record
 from orchestrator.frameworks.source_outputs import first_call
 from orchestrator.frameworks.torch_calls import answer_whole, check_inputs, declared_outputs
 from orchestrator.frameworks.torch_evaluation import prove_evaluation
-from orchestrator.frameworks.torch_runtime import TorchRuntime
+from orchestrator.frameworks.torch_runtime import CPU, TorchRuntime, device_for
 from orchestrator.frameworks.torch_state import load_weights
 from orchestrator.frameworks.torch_weights import read_state_dict
 from orchestrator.frameworks.user_code import AT_FACTORY, build
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from orchestrator.frameworks.accelerators import Accelerator
     from orchestrator.frameworks.samples import Array
 
 __all__ = ["check", "load_exported_program", "load_source", "load_torchscript", "open_baseline"]
@@ -84,7 +85,12 @@ def load_source(params: Mapping[str, Any], inputs: Mapping[str, Path], project: 
 
 
 def open_baseline(
-    params: Mapping[str, Any], inputs: Mapping[str, Path], project: Path, signature: Signature, threads: int
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    project: Path,
+    signature: Signature,
+    threads: int,
+    accelerator: Accelerator = "none",
 ) -> TorchRuntime:
     """The model as given, as a runtime: what every variant is compared with.
 
@@ -94,11 +100,14 @@ def open_baseline(
         project: as for `load_source`.
         signature: as the import step left it, since that has the outputs in the model's order.
         threads: for the operators of one call.
+        accelerator: what computes.
 
     Raises:
-        StepError: as `load_source`.
+        StepError: as `load_source`; E427 the GPU is not used.
     """
-    return TorchRuntime(load_source(params, inputs, project), signature, threads, "pytorch")
+    device = device_for(accelerator)
+    model = load_source(params, inputs, project)
+    return TorchRuntime(model if device == CPU else model.to(device), signature, threads, "pytorch", device)
 
 
 _SAVED_IN_TRAINING = "source: the TorchScript archive was saved in training mode and put into evaluation mode"

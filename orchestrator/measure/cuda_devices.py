@@ -57,8 +57,12 @@ class CudaDevices:
             )
         return f"this machine has {_gpus(len(self.names))}"
 
+    def used(self, count: int) -> dict[str, object]:
+        """What a report says of a measurement on the first `count` of them."""
+        return {"accelerators": list(self.names[:count]), "driver": self.driver}
+
     def as_json(self) -> dict[str, object]:
-        """Plain JSON for fingerprints and reports: what a measurement depends on."""
+        """Plain JSON for fingerprints: what a measurement depends on."""
         return {"driver": self.driver, "names": list(self.names)}
 
 

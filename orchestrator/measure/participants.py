@@ -50,6 +50,7 @@ def participants(
         signature: the resolved one, as JSON.
         threads: for each runtime.
     """
+    accelerator = {key: value for key, value in context.params.items() if key == "accelerator"}
     inputs = {role: str(path) for role, path in context.inputs.items() if role == "import" or _is_source(role)}
     arguments = {
         "params": context.params["baseline"],
@@ -57,6 +58,7 @@ def participants(
         "project": str(context.project),
         "signature": signature,
         "threads": threads,
+        **accelerator,
     }
     takes_part = [Participant(BASELINE, "", context.params["open_baseline"], arguments)]
     left_out: list[LeftOut] = []
@@ -70,6 +72,7 @@ def participants(
             "directory": str(context.inputs[f"variant:{name}"]),
             "signature": signature,
             "threads": threads,
+            **accelerator,
         }
         opener = "orchestrator.frameworks.runtime:open_runtime"
         takes_part.append(Participant(name, candidate["backend"], opener, arguments))

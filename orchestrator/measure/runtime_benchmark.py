@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from orchestrator.measure.cpus import cpu_share
+from orchestrator.measure.cuda_devices import cuda_devices
 from orchestrator.measure.participants import LeftOut, participants
 from orchestrator.measure.runtime_report import artifact_bytes, participant_report, raw_arrays
 from orchestrator.measure.sweep import Measured, SweepSettings, sweep
@@ -42,7 +43,7 @@ def benchmark(context: StepContext) -> dict[str, Any]:
     )
     everyone = sweep(takes_part, settings, context.scratch, context.progress)
     report = {
-        "measured_on": share.as_json(),
+        "measured_on": {**share.as_json(), **(cuda_devices().used(1) if "accelerator" in context.params else {})},
         "memory": settings.memory,
         "batch_sizes": list(settings.batch_sizes),
         "samples": json.loads((imported / "facts.json").read_bytes())["samples"],

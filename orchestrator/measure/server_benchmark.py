@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.backends.backend import Backend, ServingSettings
 from orchestrator.backends.table import UNSERVED, backend
 from orchestrator.measure.cpus import cpu_share, other_cpus
+from orchestrator.measure.cuda_devices import cuda_devices
 from orchestrator.measure.finalists import NO_SERVER, auto_batch_size, finalists, substitutes
 from orchestrator.measure.measured_server import MeasuredServer, ServerError
 from orchestrator.measure.server_report import contender_report, raw_arrays
@@ -61,7 +62,7 @@ def benchmark(context: StepContext) -> dict[str, Any]:
             chosen = running.substitutes(rows, {}) if time.monotonic() < running.load.deadline else []
         arrays = raw_arrays(contenders)
     report = {
-        "measured_on": {**running.share.as_json(), "load_generator": running.generator_note},
+        "measured_on": {**running.share.as_json(), **running.devices, "load_generator": running.generator_note},
         "memory": context.params["memory"],
         "slo": dict(context.params["slo"]),
         "objective": context.params["objective"],
@@ -96,6 +97,7 @@ class _Benchmark:
         self.measured = report["candidates"]
         self.runtime = {row["variant"]: row for row in report["candidates"]}
         self.share = cpu_share(params["cpus"])
+        self.devices = cuda_devices().used(params["devices"]) if "devices" in params else {}
         others = other_cpus(self.share)
         self._generator = others or self.share
         self.generator_note = (
@@ -134,7 +136,7 @@ class _Benchmark:
         served_by = backend(row["backend"])
         if reason := served_by.refuses(self.signature):  # what the outputs are is known only since the model was run
             return {"fate": "failed", "reason": f"{served_by.name} cannot serve it: {reason}"}, None
-        if reason := served_by.unavailable():
+        if reason := served_by.unavailable(settings.devices):
             said = f"{served_by.name} cannot be started here: {reason}"
             return {**facts, "fate": NO_SERVER, "reason": said}, None
         folder = self._context.scratch / variant
@@ -194,6 +196,8 @@ class _Benchmark:
             decision_digest=given.get("decision_digest", _DIGEST),
             tools=given.get("tools", {}),
             samples=self._context.inputs["import"] / "samples.npz",
+            devices=params.get("devices", 0),
+            cuda_graphs=params.get("cuda_graphs", False),
         )
 
     def _requests(self, served_by: Backend, folder: Path) -> tuple[list[Path], dict[str, str]]:

@@ -63,18 +63,25 @@ class _Case:
 def verify(context: StepContext) -> dict[str, Any]:
     """Step: run the variant on the samples and the edge inputs and judge its outputs against the baseline's.
 
-    Params: `variant`, `format`, `precision`, `gates` (what the spec sets for this precision). Inputs: `import` and
-    `variant`. A gate that fails is a result, not an error: `verdict.json` says `"passed": false`.
+    Params: `variant`, `format`, `precision`, `gates` (what the spec sets for this precision), and `accelerator` where it
+    is not the CPU. Inputs: `import` and `variant`. A gate that fails is a result, not an error: `verdict.json` says
+    `"passed": false`.
 
     Raises:
-        StepError: E420 the variant does not load, E426 it does not run.
+        StepError: E420 the variant does not load, E426 it does not run, E427 the accelerator is not used.
     """
     imported = _read(context.inputs["import"])
     precision = context.params["precision"]
     gates, defaults = gates_for(precision, context.params["gates"]), DEFAULT_GATES[precision]
     context.progress("loading", 0.0)
     # How many threads share the work changes nothing that a gate would see.
-    runtime = open_runtime(context.params["format"], context.inputs["variant"], imported.signature, threads=1)
+    runtime = open_runtime(
+        context.params["format"],
+        context.inputs["variant"],
+        imported.signature,
+        threads=1,
+        accelerator=context.params.get("accelerator", "none"),
+    )
     scales = {name: magnitude(array) for name, array in imported.baseline.items()}
     results: list[GateResult] = []
     cases: list[dict[str, Any]] = []
