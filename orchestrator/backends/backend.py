@@ -34,6 +34,8 @@ class ServingSettings:
         decision_digest: sha256 of winner.json, which is what was decided without what was measured, in hex.
         tools: package → version, as measured; images pin these.
         samples: an npz file of inputs, one row for each sample, that a server may be warmed up with.
+        devices: CUDA devices of one replica, numbered from 0, with an instance of the model on each; 0 serves on CPUs.
+        cuda_graphs: whether calls on them are captured as CUDA graphs.
     """
 
     name: str
@@ -53,6 +55,8 @@ class ServingSettings:
     decision_digest: str
     tools: Mapping[str, str]
     samples: Path | None = None
+    devices: int = 0
+    cuda_graphs: bool = False
 
     @property
     def threads(self) -> int:
@@ -94,8 +98,8 @@ class Packaging(Protocol):
 class Backend(Packaging, Protocol):
     """One way of serving: a packaging with a server. The instances stand in `backends/table.py`."""
 
-    def unavailable(self) -> str | None:
-        """Why it cannot be started on this machine ("no Java 17 on the PATH"), or None."""
+    def unavailable(self, devices: int = 0) -> str | None:
+        """Why it cannot be started on this machine, with so many CUDA devices ("no Java 17 on the PATH"), or None."""
 
     def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
         """The command that serves `folder` on 127.0.0.1:`port` on this machine; only `scratch` is written to."""

@@ -41,7 +41,7 @@ class OnnxRuntime:
     tools: tuple[str, ...] = ("onnxruntime", "uvloop", "httptools", "orjson", "prometheus-client", "numpy")
     least_startup = 60
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, devices: int = 0) -> str | None:  # noqa: ARG002 - it says itself what it lacks
         """A package of the server that is missing, with the command that brings it."""
         missing = [package for package in _NEEDED if importlib.util.find_spec(package) is None]
         if missing:
@@ -106,9 +106,9 @@ def _server_config(settings: ServingSettings, sha256: str, files: Mapping[str, s
                 "decision_digest": settings.decision_digest,
             },
         },
-        "threads": settings.threads,
+        "threads": max(settings.threads, settings.devices),
         "instances": 1,
-        "provider": "CPUExecutionProvider",
+        **_devices(settings),
         "max_batch_size": rows,
         "max_delay_us": round(settings.max_delay * 1e6),
         "queue_rows": rows * _QUEUE_BATCHES,
@@ -118,6 +118,16 @@ def _server_config(settings: ServingSettings, sha256: str, files: Mapping[str, s
         "host": "0.0.0.0",  # noqa: S104 - inside a container; `launch` binds loopback
         "port": 8080,
         "log_level": "info",
+    }
+
+
+def _devices(settings: ServingSettings) -> dict[str, Any]:
+    if not settings.devices:
+        return {"provider": "CPUExecutionProvider"}
+    return {
+        "provider": "CUDAExecutionProvider",
+        "devices": list(range(settings.devices)),
+        "cuda_graphs": settings.cuda_graphs,
     }
 
 

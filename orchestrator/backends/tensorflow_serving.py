@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.backends import tensorflow_serving_config as config
 from orchestrator.backends.backend import Launch
 from orchestrator.backends.folder import copy_file, json_text, model_file, write_file
-from orchestrator.backends.tensorflow_serving_start import CONTAINER_FILE, missing
+from orchestrator.backends.tensorflow_serving_start import CONTAINER_FILE, GPU_ENVIRONMENT, missing
 from orchestrator.backends.tensorflow_serving_warmup import WARMUP_FILE, warmup_records
 from orchestrator.backends.tensorflow_serving_wire import decode, encode, refusal
 
@@ -39,9 +39,9 @@ class TensorFlowServing:
     tools: tuple[str, ...] = ("tensorflow", "numpy")
     least_startup = 60
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, devices: int = 0) -> str | None:
         """Neither `tensorflow_model_server` on the PATH nor its image in a Docker Engine, with what to do."""
-        return missing()
+        return missing(devices)
 
     def refuses(self, signature: Signature) -> str | None:
         """A dtype that its REST API does not speak, such as float16."""
@@ -81,7 +81,9 @@ class TensorFlowServing:
         """The server itself where its program is on the PATH, else a container of its image."""
         module = "orchestrator.backends.tensorflow_serving_start"
         argv = (sys.executable, "-m", module, str(folder), str(scratch), str(port), str(threads))
-        return Launch(argv, {"PYTHONDONTWRITEBYTECODE": "1"}, scratch, container_file=scratch / CONTAINER_FILE)
+        return Launch(
+            argv, {"PYTHONDONTWRITEBYTECODE": "1", **GPU_ENVIRONMENT}, scratch, container_file=scratch / CONTAINER_FILE
+        )
 
     def ready_path(self, name: str) -> str:
         """Found once the version that requests go to is loaded and warm; `/v1/models/NAME` answers 200 long before."""
@@ -128,6 +130,7 @@ def _server(settings: ServingSettings) -> dict[str, Any]:
         },
         "cpus": settings.cpus,
         "memory": settings.memory,
+        "devices": settings.devices,
     }
 
 

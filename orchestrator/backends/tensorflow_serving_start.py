@@ -30,10 +30,24 @@ from orchestrator.backends.tensorflow_serving_config import (
     read_models_config,
 )
 
-__all__ = ["CONTAINER_FILE", "IMAGE", "container_command", "local_image", "missing", "program_command"]
+__all__ = [
+    "CONTAINER_FILE",
+    "GPU_ENVIRONMENT",
+    "IMAGE",
+    "container_command",
+    "local_image",
+    "missing",
+    "program_command",
+]
 
 PROGRAM = "tensorflow_model_server"
 IMAGE = "tensorflow/serving:2.20.0"
+_GPU = "-gpu"
+"""What the name of the image for GPUs ends with."""
+
+GPU_ENVIRONMENT = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "NVIDIA_TF32_OVERRIDE": "0"}
+"""On GPUs, memory grows by what is needed, or it would take all there is; and float32 is computed as float32, not as TF32."""
+
 CONTAINER_FILE = "container"
 """In the scratch folder: the id of the container, where one serves."""
 
@@ -52,24 +66,24 @@ exit $code
 is no child of whoever runs it, and would outlive a `docker run` that is killed."""
 
 
-def missing() -> str | None:
-    """Why no server can be started on this machine, with what to do; None if one can."""
+def missing(devices: int = 0) -> str | None:
+    """Why no server can be started on this machine, with so many GPUs, with what to do; None if one can."""
     if shutil.which(PROGRAM) is not None:
         return None
     lacking = f"there is no {PROGRAM} on the PATH"
     if shutil.which("docker") is None:
         return f"{lacking}, and no docker that could run its image; install one of them"
     try:
-        found = local_image()
+        found = local_image(devices)
     except OSError as error:
         return f"{lacking}, and the Docker Engine does not say which images it has: {error}"
     if found is None:
-        return f"{lacking}, and the Docker Engine has no image of it; run: docker pull {IMAGE}"
+        return f"{lacking}, and the Docker Engine has no image of it; run: docker pull {IMAGE}{_GPU if devices else ''}"
     return None
 
 
-def local_image() -> str | None:
-    """The image of TensorFlow Serving for CPUs that the Docker Engine has; the version that mlo renders comes first.
+def local_image(devices: int = 0) -> str | None:
+    """The image of TensorFlow Serving, for CPUs or GPUs, that the Docker Engine has; the version that mlo renders comes first.
 
     Raises:
         OSError: the engine does not answer.
@@ -81,8 +95,10 @@ def local_image() -> str | None:
         raise TimeoutError(f"no answer within {_ENGINE_SECONDS:g} s") from error
     if done.returncode != 0:
         raise ConnectionError((done.stderr.strip().splitlines() or ["it does not say why"])[-1])
-    usable = [name for name in done.stdout.split() if not name.endswith(("<none>", "-devel", "gpu", "mkl"))]
-    return IMAGE if IMAGE in usable else next(iter(usable), None)
+    usable = [name for name in done.stdout.split() if not name.endswith(("<none>", "-devel", "-devel-gpu", "mkl"))]
+    usable = [name for name in usable if name.endswith(_GPU) == bool(devices)]
+    rendered = f"{IMAGE}{_GPU}" if devices else IMAGE
+    return rendered if rendered in usable else next(iter(usable), None)
 
 
 def program_command(program: str, folder: Path, port: int, threads: int) -> list[str]:
@@ -110,7 +126,8 @@ def container_command(image: str, folder: Path, port: int, threads: int) -> list
     """The argument list of `docker run`: REST on loopback, nothing to write but /tmp, the CPUs that this process may use."""
     given = (folder / FLAGS_FILE).read_text(encoding="utf-8").splitlines()
     seen_at = str(PurePosixPath(flag_values(given)["model_config_file"]).parent)
-    memory = json.loads((folder / "server.json").read_bytes())["memory"]
+    server = json.loads((folder / "server.json").read_bytes())
+    memory, devices = server["memory"], server["devices"]
     options = {
         "pull": "never",
         "cidfile": CONTAINER_FILE,
@@ -127,9 +144,12 @@ def container_command(image: str, folder: Path, port: int, threads: int) -> list
         "pids-limit": 1024,
         "entrypoint": "/bin/bash",
     }
+    if devices:
+        options["gpus"] = devices
+    environment = [f"--env={name}={value}" for name, value in (GPU_ENVIRONMENT if devices else {}).items()]
     parallel = [f"--tensorflow_{which}_op_parallelism={threads}" for which in ("intra", "inter")]
     argv = ["docker", "run", "--rm", "--interactive", "--init", "--read-only"]
-    argv += [f"--{name}={value}" for name, value in options.items()]
+    argv += [*(f"--{name}={value}" for name, value in options.items()), *environment]
     return [*argv, image, "-c", _IN_CONTAINER, PROGRAM, *given, *parallel]
 
 
@@ -146,9 +166,10 @@ def _main(folder: str, scratch: str, port: str, threads: str) -> None:
     if program is not None:
         argv = program_command(program, Path(folder), int(port), int(threads))
     else:
-        image = local_image()
+        devices = json.loads((Path(folder) / "server.json").read_bytes())["devices"]
+        image = local_image(devices)
         if image is None:
-            sys.exit(f"{PROGRAM}: {missing()}")
+            sys.exit(f"{PROGRAM}: {missing(devices)}")
         argv = container_command(image, Path(folder), int(port), int(threads))
         # An input that ends when this process does, and not before: it holds both ends itself.
         read, write = os.pipe()

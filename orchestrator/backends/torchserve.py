@@ -40,10 +40,12 @@ class TorchServe:
     tools: tuple[str, ...] = ("torchserve", "torch", "numpy", "packaging", "pillow", "psutil", "pyyaml")
     least_startup = 120
 
-    def unavailable(self) -> str | None:
-        """No Java, a Java that is too old, or no package `torchserve`, each with what to do."""
+    def unavailable(self, devices: int = 0) -> str | None:
+        """No Java, a Java that is too old, no package `torchserve`, or no way to count GPUs, each with what to do."""
         if importlib.util.find_spec("ts") is None:
             return "the package torchserve is not installed; run: pip install 'mlo[torchserve]'"
+        if devices and shutil.which("nvidia-smi") is None:
+            return "there is no nvidia-smi on the PATH, by which TorchServe counts GPUs; NVIDIA's driver brings it"
         java = shutil.which("java")
         if java is None:
             return f"there is no java on the PATH; install a Java runtime, version {_JAVA} or later"

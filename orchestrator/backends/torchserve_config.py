@@ -29,6 +29,7 @@ _MODEL_CONFIG_TYPES: dict[str, type] = {
     "clientTimeoutInMills": int,
     "jobQueueSize": int,
     "deviceType": str,
+    "deviceIds": list,
     "mlo": dict,
 }
 """TorchServe logs a value of the wrong type and goes on with its default, and ignores an unknown key without a word."""
@@ -76,9 +77,9 @@ enable_envvars_config=false
 install_py_dep_per_model=false
 # What a worker has no business to know.
 blacklist_env_vars=(?i)(AWS|AZURE|GOOGLE|GCP|KUBERNETES)_.*|.*(TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE).*
-# The default is one worker for each core of the host; here it is one, with the threads of model-config.yaml.
-default_workers_per_model=1
-number_of_gpu=0
+# The default is one worker for each core of the host; model-config.yaml says how many, and with which threads.
+default_workers_per_model={workers}
+number_of_gpu={devices}
 load_models={name}
 default_response_timeout={response}
 default_startup_timeout={startup}
@@ -105,6 +106,8 @@ def properties(settings: ServingSettings) -> str:
         startup=settings.startup_seconds,
         queue=_queue(settings),
         body=body_limit(settings.signature),
+        workers=_workers(settings),
+        devices=settings.devices,
     )
 
 
@@ -128,15 +131,18 @@ def local_properties(text: str, port: int, sockets: str) -> str:
 
 
 def model_config(settings: ServingSettings, file: str) -> str:
-    """model-config.yaml: one worker that gets whole batches.
+    """model-config.yaml: one worker that gets whole batches, or one for each device.
+
+    Workers get the devices in the order of `deviceIds`; without it the first would get the second. Where TorchServe does not
+    find as many devices, it takes the CPU without a word, so the handler is told what it has to get.
 
     `batchSize` counts requests, not rows; the handler keeps the number of rows that go together within `max_rows`.
     """
     rows = largest_batch(settings.signature, settings.max_batch_size)
     return checked_yaml(
         {
-            "minWorkers": 1,
-            "maxWorkers": 1,
+            "minWorkers": _workers(settings),
+            "maxWorkers": _workers(settings),
             "batchSize": rows,
             # Zero means the default of 100 ms to TorchServe, so the least is 1.
             "maxBatchDelay": max(1, math.ceil(settings.max_delay * 1000)),
@@ -146,10 +152,24 @@ def model_config(settings: ServingSettings, file: str) -> str:
             "maxRetryTimeoutInSec": 30,
             "clientTimeoutInMills": _RESPONSE_SECONDS * 1000,
             "jobQueueSize": _queue(settings),
-            "deviceType": "cpu",
-            "mlo": {"file": file, "max_rows": rows, "threads": settings.threads},
+            **(
+                {"deviceType": "gpu", "deviceIds": list(range(settings.devices))}
+                if settings.devices
+                else {"deviceType": "cpu"}
+            ),
+            "mlo": {
+                "file": file,
+                "max_rows": rows,
+                "threads": settings.threads,
+                "workers": _workers(settings),
+                "accelerator": "cuda" if settings.devices else "none",
+            },
         }
     )
+
+
+def _workers(settings: ServingSettings) -> int:
+    return max(1, settings.devices)
 
 
 def checked_yaml(document: Mapping[str, Any]) -> str:

@@ -9,17 +9,24 @@ __all__ = ["installed_closure"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXTRA = re.compile(r";.*\bextra\s*==")
+_FOR_CUDA = {"onnxruntime": "onnxruntime-gpu"}
+"""Packages whose build for CUDA is a distribution of another name."""
 
 
-def installed_closure(packages: tuple[str, ...]) -> dict[str, str]:
+def installed_closure(packages: tuple[str, ...], *, cuda: bool = False) -> dict[str, str]:
     """Package → installed version, for these and what they require; names normalised as in PEP 503.
 
     What is required but not installed here (another platform's dependency) is left out, and so are extras.
+
+    Args:
+        packages: where to begin.
+        cuda: for builds for CUDA, with NVIDIA's libraries, which some of them require as extras.
     """
     found: dict[str, str] = {}
     waiting = [*packages]
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        name = _FOR_CUDA.get(name, name) if cuda else name
         if name in found:
             continue
         try:
@@ -29,6 +36,6 @@ def installed_closure(packages: tuple[str, ...]) -> dict[str, str]:
         found[name] = distribution.version
         for requirement in distribution.requires or ():
             match = _NAME.match(requirement)
-            if match and not _EXTRA.search(requirement):
+            if match and (not _EXTRA.search(requirement) or (cuda and match[0].startswith("nvidia-"))):
                 waiting.append(match[0])
     return dict(sorted(found.items()))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export.passes import move_to_device_pass
 from torch.utils import _pytree as pytree
 
 __all__ = ["Handler"]
@@ -60,10 +61,14 @@ class Handler:
         batch = self.signature["batch"]
         # Answers can be taken apart again only if every output has its row of every request.
         self.joins = batch is not None and all((t["shape"] or [None])[0] == batch for t in self.signature["outputs"])
-        torch.set_num_threads(int(os.environ.get("MLO_THREADS", config["threads"])))
+        # The threads are for all workers together.
+        torch.set_num_threads(max(1, int(os.environ.get("MLO_THREADS", config["threads"])) // int(config["workers"])))
+        self.device = _device(config["accelerator"], context.system_properties.get("gpu_id"))
         path = str(folder / config["file"])
         # weights and graphs only: neither loader runs Python code from the file.
-        self.model = torch.jit.load(path, map_location="cpu") if path.endswith(".pt") else _exported(path)
+        self.model = (
+            torch.jit.load(path, map_location=self.device) if path.endswith(".pt") else _exported(path, self.device)
+        )
         for rows in sorted({1, self.max_rows}):
             self._run(_zeros(self.signature, rows))
 
@@ -128,14 +133,35 @@ class Handler:
             return []
 
     def _run(self, tensors: Tensors) -> Tensors:
+        if self.device.type != "cpu":
+            tensors = {name: tensor.to(self.device) for name, tensor in tensors.items()}
         with torch.inference_mode():
             leaves = [t for t in pytree.tree_leaves(self.model(*tensors.values())) if isinstance(t, torch.Tensor)]
         names = [t["name"] for t in self.signature["outputs"]]
-        return dict(zip(names, leaves, strict=True))
+        return {name: leaf.cpu() for name, leaf in zip(names, leaves, strict=True)}
 
 
-def _exported(path: str) -> Any:
-    return torch.export.load(path).module()
+def _device(accelerator: str, gpu: int | None) -> torch.device:
+    """Where this worker's model is: the CPU, or the GPU that TorchServe gave the worker.
+
+    Raises:
+        RuntimeError: a GPU is wanted and none was given: TorchServe counts with `nvidia-smi`, and takes the CPU otherwise.
+    """
+    if accelerator == "none":
+        return torch.device("cpu")
+    if gpu is None:
+        raise RuntimeError("TorchServe gave this worker no GPU: it found fewer than configured, or no nvidia-smi")
+    # float32 is computed as float32, which is what was proven; PyTorch would let convolutions use TF32.
+    for kernels in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
+        kernels.fp32_precision = "ieee"
+    return torch.device("cuda", gpu)
+
+
+def _exported(path: str, device: torch.device) -> Any:
+    program = torch.export.load(path)
+    if device.type != "cpu":  # also where the graph itself names the CPU, which `to` does not change
+        program = move_to_device_pass(program, device)
+    return program.module()
 
 
 def _rows(tensors: Tensors) -> int:

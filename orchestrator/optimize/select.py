@@ -178,7 +178,7 @@ def _winner(context: StepContext, winner: Standing) -> dict[str, Any]:
             packaging(winner.backend).least_startup,
         ),
         "model_digest": digest_tree(context.inputs[f"variant:{winner.variant}"]).digest,
-        "tools": installed_closure(packaging(winner.backend).tools),
+        "tools": installed_closure(packaging(winner.backend).tools, cuda="accelerator" in context.params),
     }
 
 

@@ -133,7 +133,8 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None)
             function="orchestrator.optimize.select:select",
             revision=1,
             params={"candidates": fates, "slo": slo, "objective": spec.optimize_for, "signature": signature,
-                    "cpus": spec.hardware.cpus, "runtime_level": _runtime_level(spec)},
+                    "cpus": spec.hardware.cpus, "runtime_level": _runtime_level(spec),
+                    **accelerator(spec)},
             inputs={
                 **measured,
                 "runtime": StepOutput("benchmark.runtime"),

@@ -75,10 +75,11 @@ def _values(settings: ServingSettings, deployment: Deployment) -> dict[str, Any]
     return {
         "answers_after_sigterm": server.answers_after_sigterm,
         "backend": settings.backend,
-        "base": deployment.base or server.base,
+        "base": deployment.base or (server.gpu_base if settings.devices else server.base),
         "cpu_quantity": _cpu_quantity(settings.cpus),
         "cpus": settings.cpus,
         "decision_digest": settings.decision_digest,
+        "devices": settings.devices,
         "drain_seconds": settings.drain_seconds,
         "flags": flags(settings) if settings.backend == "tensorflow-serving" else (),
         "grace_seconds": settings.drain_seconds + server.request_seconds + 5,

@@ -22,7 +22,8 @@ class Server:
     """One backend's server in its container.
 
     Attributes:
-        base: the image to build on, where the spec names none.
+        base, gpu_base: the image to build on for CPUs and for GPUs, where the spec names none. CUDA comes with the packages,
+            the driver from outside.
         port: where requests go.
         metrics_port, metrics_path: where Prometheus reads.
         live_path: answers as long as a restart would not help, and is cheap; empty where only the port can tell.
@@ -33,6 +34,7 @@ class Server:
     """
 
     base: str
+    gpu_base: str
     port: int
     metrics_port: int
     metrics_path: str
@@ -47,6 +49,7 @@ SERVERS: Mapping[str, Server] = MappingProxyType(
     {
         "onnxruntime": Server(
             base=_PYTHON,
+            gpu_base=_PYTHON,
             port=8080,
             metrics_port=8080,
             metrics_path="/metrics",
@@ -58,6 +61,7 @@ SERVERS: Mapping[str, Server] = MappingProxyType(
         ),
         "torchserve": Server(
             base=_PYTHON,
+            gpu_base=_PYTHON,
             port=8080,
             metrics_port=8082,
             metrics_path="/metrics",
@@ -69,6 +73,7 @@ SERVERS: Mapping[str, Server] = MappingProxyType(
         ),
         "tensorflow-serving": Server(
             base=IMAGE,
+            gpu_base=f"{IMAGE}-gpu",
             port=REST_PORT,
             metrics_port=REST_PORT,
             metrics_path=METRICS_PATH,

@@ -73,4 +73,6 @@ def _settings(context: StepContext, winner: Mapping[str, Any], decision_digest: 
         decision_digest=decision_digest,
         tools=winner["tools"],
         samples=context.inputs.get("samples"),
+        devices=params.get("devices", 0),
+        cuda_graphs=params.get("cuda_graphs", False),
     )

@@ -78,7 +78,7 @@ def render_to(tmp_path: Path) -> Render:
         }
         settings = {"name": "digits", "cpus": 2.0, "memory": 2**31, "drain_seconds": 5, "spec_digest": "b" * 64}
         deployment |= {key: value for key, value in changes.items() if key in deployment}
-        settings |= {key: value for key, value in changes.items() if key in settings}
+        settings |= {key: value for key, value in changes.items() if key in {*settings, "devices", "cuda_graphs"}}
         output = tmp_path / folder
         output.mkdir()
         render(

@@ -57,6 +57,9 @@ mlo/decision-digest: {{ .Values.model.decisionDigest | quote }}
 {{- if lt (int .Values.replicas.max) (int .Values.replicas.min) }}
 {{- fail (printf "replicas: min is %v and max is %v; max must not be less" .Values.replicas.min .Values.replicas.max) }}
 {{- end }}
+{{- if and (eq (int .Values.rollout.maxSurge) 0) (eq (int .Values.rollout.maxUnavailable) 0) }}
+{{- fail "rollout: maxSurge and maxUnavailable are 0; with no pod more and none fewer, none is ever replaced" }}
+{{- end }}
 {{- end }}
 
 {{- define "mlo-model.image" -}}
