@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections import Counter
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator import __version__
 from orchestrator.cli import console
-from orchestrator.cli.options import json_option
+from orchestrator.cli.options import json_option, locate_home
 from orchestrator.engine.checkup import examine
 from orchestrator.engine.finding import Finding
 from orchestrator.errors import ExitCode
-
-if TYPE_CHECKING:
-    from orchestrator.store.home import Home
 
 __all__ = ["doctor"]
 
@@ -40,7 +34,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
     Changes nothing. Exits with 1 when something is broken that nothing works without: mlo's own packages, or the store.
     """
-    groups = examine(_find_home)
+    groups = examine(locate_home)
     rows = [finding for findings in groups.values() for finding in findings]
     if as_json:
         console.print_json(
@@ -56,12 +50,6 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         console.say(f"\n{_summary(rows)}")
     if any(row.broken for row in rows):
         ctx.exit(int(ExitCode.FAILED))
-
-
-def _find_home() -> Home:
-    from orchestrator.store.home import Home  # noqa: PLC0415 - not before mlo's own packages are known to be there
-
-    return Home.find(Path.cwd(), os.environ)
 
 
 def _group(name: str, findings: list[Finding], names: int) -> str:

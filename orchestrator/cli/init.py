@@ -11,7 +11,7 @@ from typing import get_args
 import click
 
 from orchestrator.cli import console
-from orchestrator.cli.options import find_home, json_option
+from orchestrator.cli.options import json_option, locate_home
 from orchestrator.cli.progress import watch
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.draft.detect import find_model
@@ -81,10 +81,12 @@ def init(
     spec = None if output == _STANDARD_OUTPUT else _spec_file(output or Path(), name, force=force)
     folder = Path() if spec is None else spec.parent
     random_file = None if spec is None or samples is not None else _random_file(folder, name, force=force)
+    home = locate_home()
+    _refuse_inside(model.path, folder, home.root)
     if model.remark:
         console.tell(f"{model.path} is taken: {model.remark}")
     wanted = Wanted(model, name, folder, samples, random_file, {} if signature is None else {"signature": signature})
-    home = find_home()
+    home.prepare()
     cache = StatCache(home)
     with watch(show_cached=False) as observer:
         draft, made = draft_spec(wanted, home, cache, observer)
@@ -96,6 +98,20 @@ def init(
     if made is not None and random_file is not None:
         write_atomic(random_file, made)
     _tell(spec, draft, random_file if made is not None else None, as_json=as_json)
+
+
+def _refuse_inside(model: Path, *folders: Path) -> None:
+    """Refuse to write into a model's folder: whatever is written there makes it another model."""
+    for folder in folders:
+        if model.is_dir() and folder.resolve().is_relative_to(model.resolve()):
+            raise UsageError(
+                Diagnostic(
+                    "E146",
+                    f"{folder.resolve()} lies inside the model's folder",
+                    cause="every file in that folder is a part of the model, and so of what is proven and cached",
+                    remedy="run the command in another folder, such as the one around it",
+                )
+            )
 
 
 def _spec_file(output: Path, name: str, *, force: bool) -> Path:

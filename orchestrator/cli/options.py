@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from orchestrator.store.home import Home
 
-__all__ = ["find_home", "json_option", "lock_timeout_option", "spec_options"]
+__all__ = ["find_home", "json_option", "locate_home", "lock_timeout_option", "spec_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,10 +47,15 @@ def lock_timeout_option(command: F) -> F:
     )(command)
 
 
-def find_home() -> Home:
-    """The store: MLO_HOME, or .mlo beside where the command runs; made if it is not there."""
+def locate_home() -> Home:
+    """Where the store is, or would be: MLO_HOME, or .mlo beside where the command runs."""
     from orchestrator.store.home import Home  # noqa: PLC0415 - not needed for the help
 
-    home = Home.find(Path.cwd(), os.environ)
+    return Home.find(Path.cwd(), os.environ)
+
+
+def find_home() -> Home:
+    """The store, made if it is not there."""
+    home = locate_home()
     home.prepare()
     return home

@@ -102,6 +102,9 @@ E144 several models
 E145 a file would be overwritten
     `mlo init` overwrites a spec, and random samples of its own, with `--force` only. Samples that it did not make
     are never overwritten.
+E146 inside the model's folder
+    The spec, or the store, would lie inside the folder that is the model. Every file in it counts as a part of the
+    model, so each change of the spec would make it another one. Run the command in the folder around it.
 E199 no such code
     `mlo explain` was asked for a code that no message has.
 W101 unused dimension

@@ -170,6 +170,15 @@ def test_paths_are_relative_to_the_spec_wherever_the_model_lies(mlo: Mlo, projec
     mlo("plan", "specs/lite.yaml")
 
 
+def test_nothing_is_written_into_a_models_folder(mlo: Mlo, project: Path, zoo: Path) -> None:
+    model = project / "ranker"
+    shutil.copytree(zoo / "tensorflow" / "exported", model)
+    before = sorted(model.rglob("*"))
+    assert "error[E146]" in mlo("init", "ranker", "--output", "ranker", code=64).stderr
+    assert "error[E146]" in mlo("init", "ranker", code=64, MLO_HOME=str(model / ".mlo")).stderr
+    assert sorted(model.rglob("*")) == before
+
+
 def test_standard_output_gets_the_spec_alone(mlo: Mlo, project: Path, zoo: Path) -> None:
     before = {path.name for path in project.iterdir()}
     done = mlo("init", str(zoo / "tensorflow" / "lite.tflite"), "--output", "-")
