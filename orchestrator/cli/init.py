@@ -164,7 +164,7 @@ def _tell(spec: Path, draft: SpecDraft, random_file: Path | None, *, as_json: bo
     for note in draft.model.notes:
         console.tell(f"note: {note}")
     if diagnostics:
-        console.tell("" if valid else "\nWhat is left to fill in:\n")
+        console.tell("\n`mlo validate` says:\n")
         console.show_diagnostics(diagnostics)
     steps = [f"{'edit' if not valid else 'look through'} {spec}"]
     steps += [f"mlo {command} {shlex.quote(str(spec))}" for command in ("validate", "plan", "apply")]

@@ -120,7 +120,7 @@ def _inputs(draft: SpecDraft) -> list[Line]:
         told += ", and set the types, which the file does not say"
     lines = [Line("  inputs:", told), *(Line(f"    - {_tensor(each, with_dtype=True)}") for each in inputs)]
     if draft.kind not in _BY_PLACE:
-        lines[0] = Line("  inputs:", f"{told}; another name takes `tensor: NAME IN THE MODEL` beside it")
+        lines[0] = Line("  inputs:", f"{told}; to rename one, keep its own name as `tensor:`")
     return lines
 
 

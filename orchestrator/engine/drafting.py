@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -81,7 +81,7 @@ def draft_spec(wanted: Wanted, home: Home, cache: StatCache, observer: Observer)
         name=wanted.name,
         kind=wanted.model.kind,
         weights=weights,
-        size=_size(wanted.model.path),
+        size=_size(wanted.model.path, found["files"]),
         model=model,
         samples=None if samples is None else _in_a_spec(relative_path(samples, wanted.folder)),
         random=made is not None,
@@ -104,8 +104,10 @@ def _in_a_spec(path: str) -> str:
     )
 
 
-def _size(model: Path) -> int:
-    files = (path for path in model.rglob("*") if path.is_file()) if model.is_dir() else [model]
+def _size(model: Path, further: Sequence[str]) -> int:
+    """Bytes of a model, with the files beside it that belong to it."""
+    beside = [model, *(model.parent / name for name in further)]
+    files = (path for path in model.rglob("*") if path.is_file()) if model.is_dir() else beside
     return sum(path.stat().st_size for path in files)
 
 

@@ -106,7 +106,7 @@ def test_validate_points_at_just_the_lines_that_a_person_must_fill(
     mlo: Mlo, project: Path, zoo: Path, file: str, lines: list[str]
 ) -> None:
     told = mlo("init", str(zoo / file), "--output", "spec.yaml").stderr
-    assert "What is left to fill in" in told
+    assert "`mlo validate` says:" in told
     document = json.loads(mlo("validate", "spec.yaml", "--format", "json", code=65).stdout)
     assert [each["span"]["text"].partition("#")[0].rstrip() for each in document["specs"][0]["diagnostics"]] == lines
     assert not list(project.glob("*-samples.npz"))
