@@ -17,6 +17,7 @@ from typing import Self
 import psutil
 
 from orchestrator.backends.backend import Backend, ServingSettings
+from orchestrator.measure.containers import container_process
 from orchestrator.measure.cpus import CpuShare, confined, package_environment
 from orchestrator.measure.memory import MemoryWatch, family, format_bytes, tree_cpu_seconds
 
@@ -25,6 +26,8 @@ __all__ = ["MeasuredServer", "ServerError"]
 _POLL = 0.02
 _REQUEST_TIMEOUT = 60.0
 _LOG_LINES = 3
+_KILLED_INSIDE = 128 + signal.SIGKILL
+"""What a container exits with when the kernel has killed its server."""
 
 
 class ServerError(Exception):
@@ -84,7 +87,9 @@ class MeasuredServer:
                 env={**package_environment(), **launch.env},
                 cwd=launch.cwd,
             )
-        self._watch = MemoryWatch(self._process.pid, memory)
+        self._pid = self._process.pid
+        self._container = launch.container_file
+        self._watch = MemoryWatch(self._pid, memory)
         self._serving = serving
 
     @property
@@ -99,20 +104,22 @@ class MeasuredServer:
 
     def cpu_seconds(self) -> float:
         """CPU time that its processes have used so far."""
-        return tree_cpu_seconds(self._process.pid)
+        return tree_cpu_seconds(self._pid)
 
     def wait_ready(self, timeout: float) -> float:
         """Seconds from its start until it was ready.
 
         Raises:
-            ServerError: it ended, or was not ready in time.
+            ServerError: it ended, or was not ready in time, or its processes cannot be seen.
         """
         path = self._backend.ready_path(self._name)
         while True:
             self.check()
             try:
                 if self._ask("GET", path).status == http.HTTPStatus.OK:
-                    return time.monotonic() - self._begun
+                    seconds = time.monotonic() - self._begun
+                    self._look_into_the_container()
+                    return seconds
             except (OSError, http.client.HTTPException):
                 pass
             if time.monotonic() - self._begun > timeout:
@@ -158,6 +165,9 @@ class MeasuredServer:
             peak, limit = format_bytes(self._watch.peak), format_bytes(self._memory)
             raise ServerError("out of memory", f"its server ran out of memory: peak {peak} of {limit}")
         code = self._process.poll()
+        if code == _KILLED_INSIDE and self._in_container():
+            limit = format_bytes(self._memory)
+            raise ServerError("out of memory", f"its server ran out of memory: its container has {limit}")
         if code is not None:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             raise ServerError("failed", f"its server {how}: {self._last_words()}")
@@ -187,6 +197,20 @@ class MeasuredServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _in_container(self) -> bool:
+        return self._container is not None and self._container.exists()
+
+    def _look_into_the_container(self) -> None:
+        """Watch its processes from now on; their memory is limited by the engine."""
+        if self._container is None or not self._in_container():
+            return
+        try:
+            self._pid = container_process(self._container)
+        except OSError as error:
+            raise ServerError("failed", f"its server's memory and CPU time cannot be seen: {error}") from error
+        self._watch.close()
+        self._watch = MemoryWatch(self._pid, None)
 
     def _ask(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}) -> _Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_REQUEST_TIMEOUT)
