@@ -28,6 +28,9 @@ from orchestrator.backends.tensorflow_serving_versions import (
     version_folder,
 )
 from orchestrator.spec.signature import Signature, Tensor
+from orchestrator.targets.client import infer
+from orchestrator.targets.golden import check_golden
+from orchestrator.targets.local import LocalTarget
 
 pytestmark = pytest.mark.frameworks
 
@@ -285,3 +288,30 @@ def test_a_version_that_cannot_be_loaded_changes_nothing_for_who_asks(
     move_label(versions.folder, 2)
     server.eventually(lambda: "which is not currently available for inference" in server.log())
     assert server.times() == 2.0
+
+
+def test_the_local_target_deploys_it_proves_it_and_replaces_it(
+    rendered: Callable[..., Path], path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", path)
+    target = LocalTarget(tmp_path / "deployments" / _NAME)
+    endpoint = target.prepare()
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    try:
+        for revision, factor in ((1, 2), (2, 5)):
+            serving = rendered(f"times-{factor}")
+            imported = tmp_path / f"import-{revision}"
+            imported.mkdir()
+            signature = json.loads((serving / "server.json").read_bytes())["model"]["signature"]
+            np.savez(imported / "samples.npz", x=x)
+            np.savez(imported / "baseline.npz", y=x * np.float32(factor))
+            (imported / "signature.json").write_text(json.dumps(signature))
+            (imported / "facts.json").write_text(json.dumps({"samples": "random", "labelled": False}))
+            candidate = target.start_candidate(revision, serving, "tensorflow-serving", _NAME, 1, 120)
+            report = check_golden(candidate.endpoint, TENSORFLOW_SERVING, _NAME, imported, {}, precision="fp32")
+            assert report.rows == 20
+            target.switch(revision)
+            answer = infer(endpoint, TENSORFLOW_SERVING, _NAME, {"x": x}, signature=Signature.from_json(signature))
+            np.testing.assert_array_equal(answer["y"], x * np.float32(factor))
+    finally:
+        target.stop()
