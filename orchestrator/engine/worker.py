@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.apart import keep_apart
 from orchestrator.engine.request import WorkerRequest, WorkerResult
+from orchestrator.measure.cuda_devices import cuda_devices
 from orchestrator.steps import StepContext, StepError, silent
 
 if TYPE_CHECKING:
@@ -199,6 +200,9 @@ def main(argv: list[str]) -> int:
         request = _elsewhere(request)
     if not request.network and not give_up_network():
         sys.stderr.write("note: this system does not let mlo take the network away from this step\n")
+    if "accelerator" in request.params:
+        # Said outright, for this process and those that it starts: where it is not said, TensorFlow is shown no GPU.
+        os.environ["CUDA_VISIBLE_DEVICES"] = cuda_devices().choice
     result = run(request)
     try:
         result.write(Path(request.result))

@@ -1,0 +1,159 @@
+"""Every runtime computes on the GPU that is asked for, or says that it does not; none takes the CPU without a word."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.measure import runtime_benchmark, server_benchmark
+from orchestrator.measure.verify import verify
+from orchestrator.server.config import load_config
+from orchestrator.steps import StepContext, StepError
+from tests.measure.fake_gpus import write_gpus
+from tests.measure.real_case import (
+    DIGITS,
+    SIGNATURE,
+    candidate,
+    step_context,
+    write_import,
+    write_linear_model,
+    write_verdict,
+)
+from tests.optimize.select_case import runtime_row
+from tests.server.conftest import add_model
+
+pytestmark = pytest.mark.frameworks
+
+OPENED = {
+    "onnxruntime": "from orchestrator.frameworks.ort_runtime import open_onnx as call",
+    "torchscript": "from orchestrator.frameworks.torch_runtime import open_torchscript as call",
+    "exported-program": "from orchestrator.frameworks.torch_runtime import open_exported_program as call",
+    "saved-model": "from orchestrator.frameworks.tf_runtime import open_saved_model as call",
+}
+BASELINES = {
+    "torch": "from orchestrator.frameworks.torch_source import open_baseline as call",
+    "keras": "from orchestrator.frameworks.keras_source import open_baseline as call",
+    "saved-model": "from orchestrator.frameworks.saved_model_source import open_baseline as call",
+    "onnx": "from orchestrator.frameworks.onnx_source import open_baseline as call",
+    "tflite": "from orchestrator.frameworks.tflite_source import open_baseline as call",
+}
+SCRIPT = """
+import json
+from pathlib import Path
+from orchestrator.spec.signature import Signature
+from orchestrator.steps import StepError
+{imported}
+signature = Signature.from_json(json.loads({signature!r}))
+folder = Path({folder!r})
+try:
+    call({arguments}, accelerator="cuda")
+except StepError as error:
+    print(json.dumps([error.code, error.message, error.cause, list(error.at)]))
+"""
+
+
+def refusal(imported: str, arguments: str, folder: Path) -> list[Any]:
+    """What opening says in a process of its own, as frameworks are kept apart."""
+    script = SCRIPT.format(
+        imported=imported, arguments=arguments, folder=str(folder), signature=json.dumps(SIGNATURE.as_json())
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=True)
+    if not done.stdout.strip():
+        pytest.skip("this machine has a GPU that the runtime uses")
+    said: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+@pytest.mark.parametrize("format_name", OPENED)
+def test_a_variant_is_not_opened_on_the_cpu_where_a_gpu_is_asked_for(tmp_path: Path, format_name: str) -> None:
+    write_linear_model(tmp_path / "variant")
+    code, message, cause, at = refusal(OPENED[format_name], "folder / 'variant', signature, 1", tmp_path)
+    assert code == "E427"
+    assert message.endswith("does not use the GPU that the spec asks for")
+    assert cause
+    assert at == ["hardware", "accelerator"]
+
+
+@pytest.mark.parametrize("kind", BASELINES)
+def test_nor_is_the_model_as_given(tmp_path: Path, kind: str) -> None:
+    model = write_linear_model(tmp_path / "variant") / "model.onnx"
+    arguments = f"{{'source': {{'kind': {kind!r}}}}}, {{'weights': Path({str(model)!r})}}, folder, signature, 1"
+    assert refusal(BASELINES[kind], arguments, tmp_path)[0] == "E427"
+
+
+def test_what_is_measured_is_opened_as_what_serves(tmp_path: Path) -> None:
+    from orchestrator.frameworks.ort_runtime import CUDA_OPTIONS
+    from orchestrator.server.session import provider_options
+
+    config = add_model(tmp_path, provider="CUDAExecutionProvider", devices=[0])
+    served = provider_options(load_config(config), 0)
+    assert served.pop("enable_cuda_graph") == "0"
+    assert served == CUDA_OPTIONS
+
+
+def test_on_a_machine_without_gpus_nothing_is_proven_for_them(tmp_path: Path) -> None:
+    imported = write_import(tmp_path / "import")
+    (imported / "edge").mkdir()
+    (imported / "edge" / "cases.json").write_text("[]")
+    (imported / "baseline.npz").write_bytes((imported / "samples.npz").read_bytes())
+    (tmp_path / "output").mkdir()
+    context = StepContext(
+        params={"variant": "onnx-fp32", "format": "onnx", "precision": "fp32", "gates": {}, "accelerator": "cuda"},
+        inputs={"import": imported, "variant": write_linear_model(tmp_path / "variant")},
+        output=tmp_path / "output",
+        scratch=tmp_path,
+        project=tmp_path,
+    )
+    with pytest.raises(StepError, match="does not use the GPU") as raised:
+        verify(context)
+    assert raised.value.code == "E427"
+
+
+def test_nor_measured_and_the_report_says_why(tmp_path: Path) -> None:
+    inputs = {
+        "import": write_import(tmp_path / "import"),
+        "weights": DIGITS / "digits.safetensors",
+        "variant:onnx-fp32": write_linear_model(tmp_path / "fp32"),
+        "verdict:onnx-fp32": write_verdict(tmp_path / "verdict", passed=True),
+    }
+    gpu = {"accelerator": "cuda", "open_baseline": "orchestrator.frameworks.torch_source:open_baseline"}
+    measured = step_context(tmp_path / "runtime", inputs, [candidate("onnx-fp32")], **gpu)
+    runtime_benchmark.benchmark(measured)
+    report = json.loads((measured.output / "report.json").read_bytes())
+    for row in (report["baseline"], *report["candidates"]):
+        assert row["fate"] == "failed"
+        assert "does not use the GPU that the spec asks for" in row["reason"]
+    assert set(report["measured_on"]) >= {"accelerators", "driver"}
+
+
+def test_a_server_that_gets_no_gpu_is_a_fate_with_its_reason(tmp_path: Path) -> None:
+    inputs = {
+        "import": write_import(tmp_path / "import"),
+        "variant:onnx-fp32": write_linear_model(tmp_path / "fp32"),
+        "verdict:onnx-fp32": write_verdict(tmp_path / "verdict", passed=True),
+        "runtime": tmp_path / "measured",
+    }
+    context = step_context(
+        tmp_path / "step", inputs, [candidate("onnx-fp32")], accelerator="cuda", devices=2, cuda_graphs=False
+    )
+    inputs["runtime"].mkdir()
+    (inputs["runtime"] / "report.json").write_text(
+        json.dumps({"candidates": [runtime_row("onnx-fp32", ratio=0.5, spread=0.01)]})
+    )
+    server_benchmark.benchmark(context)
+    (found,) = json.loads((context.output / "report.json").read_bytes())["candidates"]
+    assert found["fate"] == "failed"
+    assert "lacks CUDAExecutionProvider" in found["reason"]
+
+
+def test_a_step_that_uses_gpus_sees_those_that_this_process_may_use(tmp_path: Path) -> None:
+    from orchestrator.measure.cuda_devices import cuda_devices
+
+    root = write_gpus(tmp_path, ["NVIDIA A10G"] * 3)
+    assert cuda_devices(root, {}).choice == "0,1,2"
+    assert cuda_devices(root, {"CUDA_VISIBLE_DEVICES": "2"}).choice == "2"
