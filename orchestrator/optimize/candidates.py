@@ -76,6 +76,8 @@ def _candidate(spec: ModelDeployment, signature: Signature, name: str, precision
         return RefusedCandidate(variant, name, precision, row.backend, convert.reason)
     if isinstance(make, Refused):
         return RefusedCandidate(variant, name, precision, row.backend, make.reason)
+    if (reason := make.not_from.get(spec.model.source.kind)) is not None:
+        return RefusedCandidate(variant, name, precision, row.backend, reason)
     if spec.serving.backend not in ("auto", row.backend):
         reason = f"serving.backend is {spec.serving.backend}, and {name} is served by {row.backend}"
         return RefusedCandidate(variant, name, precision, row.backend, reason)

@@ -6,7 +6,7 @@ string, since planning reads this table and imports no framework.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ class Way:
         needs_cpu_features: the result depends on the machine's instruction sets.
         as_given: the format is the source's own, so that what comes out is the model as given: what has to be beaten, and
             what is served when nothing beats it.
+        not_from: kinds of sources that it is not made from, each with the reason.
     """
 
     function: str | None
@@ -42,6 +43,7 @@ class Way:
     from_source: bool = False
     needs_cpu_features: bool = False
     as_given: bool = False
+    not_from: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,12 @@ _TFLITE = Format(
             "fp32": _AS_CONVERTED,
             "bf16": Refused("LiteRT has no bfloat16 kernels"),
             "int8": Way(
-                "orchestrator.frameworks.tflite_quantize:to_int8", ("tensorflow", "ai-edge-litert"), from_source=True
+                "orchestrator.frameworks.tflite_quantize:to_int8",
+                ("tensorflow", "ai-edge-litert"),
+                from_source=True,
+                not_from=MappingProxyType(
+                    {"tflite": "LiteRT quantizes while it converts, and this model is converted"}
+                ),
             ),
         }
     ),
