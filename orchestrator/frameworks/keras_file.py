@@ -8,7 +8,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.frameworks.expected_kind import AT_WEIGHTS
 from orchestrator.frameworks.keras_scan import check_keras_file, is_hdf5
@@ -59,18 +59,20 @@ def written_by(path: Path) -> str:
 
 
 def input_names(model: Any) -> list[str]:
-    """The model's own names of its inputs, in the order in which `keras.tree.flatten(model.input)` gives them."""
-    return _names(model.input, [tensor.name for tensor in model.inputs])
+    """The model's own names of its inputs, in the order of `model.inputs`: a dictionary's keys, or else the tensors' names."""
+    return _names(_structure(model, "inputs"), [tensor.name for tensor in model.inputs])
 
 
 def output_names(model: Any) -> list[str]:
-    """As `input_names`, of its outputs: the keys of a dictionary, or else the names of the layers that they come from."""
-    return _names(model.output, list(model.output_names))
+    """The model's own names of its outputs, in the order of `model.outputs`: a dictionary's keys, or else those of the layers."""
+    if isinstance(model, keras.Sequential):
+        return _names(None, [model.layers[-1].name] * len(model.outputs))
+    return _names(_structure(model, "outputs"), list(model.output_names))
 
 
 def as_function(model: Any) -> Callable[..., dict[str, Any]]:
     """The model in inference mode: tensors by its own names in, a dictionary by its own names out."""
-    inputs, outputs, structure = input_names(model), output_names(model), model.input
+    inputs, outputs, structure = input_names(model), output_names(model), _structure(model, "inputs")
 
     def call(**tensors: Any) -> dict[str, Any]:
         given = keras.tree.pack_sequence_as(structure, [tensors[name] for name in inputs])
@@ -78,6 +80,14 @@ def as_function(model: Any) -> Callable[..., dict[str, Any]]:
         return dict(zip(outputs, keras.tree.flatten(answer), strict=True))
 
     return call
+
+
+def _structure(model: Any, role: Literal["inputs", "outputs"]) -> Any:
+    """The tensors as the model takes or returns them: one, a list, a dictionary, or nested."""
+    if isinstance(model, keras.Sequential):  # which forgets the structure once it is loaded
+        tensors = getattr(model, role)
+        return tensors[0] if len(tensors) == 1 else tensors
+    return model.input if role == "inputs" else model.output
 
 
 def _names(structure: Any, otherwise: list[str]) -> list[str]:

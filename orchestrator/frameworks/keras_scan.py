@@ -168,6 +168,8 @@ def _problems(config: Any) -> Iterator[_Problem]:
             if isinstance(name, str):
                 layer = name
             yield from _about_object(value, layer)
+            if value["class_name"] in _CODE:
+                continue  # all that is in it is what is refused
         if isinstance(settings, Mapping):
             for key in sorted(_READ_FROM & settings.keys()):
                 if isinstance(settings[key], str) and settings[key]:

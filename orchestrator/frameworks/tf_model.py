@@ -53,7 +53,18 @@ class TfModel:
         Raises:
             Exception: whatever TensorFlow or the model's layers raise.
         """
-        answer = self.concrete(*[to_tf(inputs[tensor.name]) for tensor in self.signature.inputs])
+        return self._called(self.concrete, inputs)
+
+    def call_step_by_step(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As `call`, without a graph: every operation sees the very sizes of these inputs. Slow.
+
+        Raises:
+            Exception: as `call`.
+        """
+        return self._called(self.function.python_function, inputs)
+
+    def _called(self, function: Callable[..., Mapping[str, Any]], inputs: Mapping[str, Array]) -> dict[str, Array]:
+        answer = function(*[to_tf(inputs[tensor.name]) for tensor in self.signature.inputs])
         return {tensor.name: from_tf(answer[tensor.name]) for tensor in self.signature.outputs}
 
 

@@ -64,6 +64,8 @@ def open_saved_model(
         "inputs": [spec.name for spec in called.structured_input_signature[1].values()],
         "outputs": list(called.structured_outputs),
     }
-    return TfRuntime(
-        called_by({}, called, owns, loaded, signature), threads, "tensorflow", {"tensorflow": tf.__version__}
-    )
+    try:
+        model = called_by({}, called, owns, loaded, signature)
+    except StepError as error:
+        raise StepError("E420", "the SavedModel has not the tensors of the signature", cause=error.message) from error
+    return TfRuntime(model, threads, "tensorflow", {"tensorflow": tf.__version__})

@@ -6,8 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from orchestrator.frameworks.expected_kind import AT_WEIGHTS
 from orchestrator.frameworks.source_check import given_samples, record
+from orchestrator.frameworks.source_outputs import first_call
 from orchestrator.frameworks.source_steadiness import differs_again, differs_in_company
 from orchestrator.frameworks.tf_errors import said
 from orchestrator.frameworks.tf_process import tf
@@ -37,12 +40,15 @@ def check_model(
         notes: what a person should know of it, a sentence each.
 
     Raises:
-        StepError: E321, E322, E326-E328 inputs and outputs, E330-E332 it does not repeat itself, E340-E345 the samples.
+        StepError: E321, E322, E326-E328 inputs and outputs, E330-E332 it does not repeat itself, E340-E345 the samples, E359
+            its layers go wrong where sizes are open.
     """
     samples = given_samples(context, model.signature)
     answer = _guarded(model)
     context.progress("asking the same again")
     _prove_steady(answer, model, samples)
+    if model.keras_model is not None:
+        _prove_open_sizes(answer, model, samples)
     return record(
         context,
         answer,
@@ -128,6 +134,38 @@ def _prove_steady(answer: Answer, model: TfModel, samples: Samples) -> None:
             remedy="save the model in inference mode"
             if training
             else "compute along other dimensions than the first, or declare inputs without a batch dimension",
+            at=AT_WEIGHTS,
+        )
+
+
+def _prove_open_sizes(answer: Answer, model: TfModel, samples: Samples) -> None:
+    """Whether a graph with open sizes, which is what is served, answers as the layers do one after the other.
+
+    TimeDistributed of Keras 3.15, for one, takes the size of the batch for the number of steps where that is open.
+
+    Raises:
+        StepError: E359.
+    """
+    inputs = first_call(samples, model.signature)
+    graph, layers = answer(inputs), model.call_step_by_step(inputs)
+    for tensor in model.signature.outputs:
+        one, other = graph[tensor.name], layers[tensor.name]
+        if one.shape == other.shape and (
+            np.allclose(one, other, rtol=1e-2, atol=1e-3, equal_nan=True)
+            if one.dtype.kind == "f"
+            else np.mean(one != other) < 0.01  # a tie may be decided otherwise
+        ):
+            continue
+        inner = [dim for dim in model.signature.dims if dim != model.signature.batch]
+        raise StepError(
+            "E359",
+            f"the Keras model gives another `{tensor.name}` where sizes are left open than where they are known",
+            cause=f"its shape is {list(one.shape)} instead of {list(other.shape)}"
+            if one.shape != other.shape
+            else "a layer takes a size for a constant that is none",
+            remedy=f"declare {' and '.join(f'`{dim}`' for dim in inner)} as a number in `inputs:`, or replace the layer"
+            if inner
+            else "replace the layer",
             at=AT_WEIGHTS,
         )
 

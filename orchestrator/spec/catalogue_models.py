@@ -105,6 +105,9 @@ E357 a Keras model without inputs
     It was saved before it was called or given a `keras.Input`, so that nothing says which tensors it takes.
 E358 not a plain tensor
     An input or output is sparse, ragged or another structure, which no request can carry.
+E359 a Keras model that goes wrong where sizes are open
+    Served, a model takes batches and sequences of every size in its range. A layer of this one answers otherwise when it
+    does not know a size beforehand than when it does. Declare the size as a number, or replace the layer.
 E360 an ONNX model's file lies outside of its folder
     An ONNX model names the files that hold its weights by itself. Only files below the folder of the model are read, and
     none through a symbolic or hard link, since whoever made the model could name any. Put the files beside it.

@@ -1,0 +1,293 @@
+"""Builds SavedModels, good and bad, with what TensorFlow answers: `python build_saved_models.py FOLDER`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+v1 = tf.compat.v1
+ROWS = tf.TensorSpec([None, 4], tf.float32, name="x")
+
+
+def two_module() -> Any:
+    """Two functions of one or two inputs, one of them an integer; and a training function beside them."""
+    module = tf.Module()
+    module.weights = tf.Variable(tf.reshape(tf.range(12, dtype=tf.float32), [4, 3]) / 10)
+    module.table = tf.Variable(tf.range(10, dtype=tf.float32) / 5)
+
+    def score(x: Any, kind: Any) -> dict[str, Any]:
+        total = x @ module.weights + tf.gather(module.table, kind)[:, None]
+        return {"logits": total, "best": tf.argmax(total, axis=-1)}
+
+    def project(x: Any) -> dict[str, Any]:
+        return {"projected": x @ module.weights}
+
+    def train(x: Any) -> Any:
+        module.weights.assign_sub(tf.reduce_mean(x) * tf.random.normal([4, 3]))
+        return tf.constant(0.0)
+
+    module.score = tf.function(score, input_signature=[ROWS, tf.TensorSpec([None], tf.int64, name="kind")])
+    module.project = tf.function(project, input_signature=[ROWS])
+    module.train = tf.function(train, input_signature=[ROWS])
+    return module
+
+
+def table_of(vocabulary: Path) -> Any:
+    """Word → number of its line in the file, which becomes an asset."""
+    kinds = tf.lookup.TextFileIndex
+    lines = tf.lookup.TextFileInitializer(str(vocabulary), tf.string, kinds.WHOLE_LINE, tf.int64, kinds.LINE_NUMBER)
+    return tf.lookup.StaticHashTable(lines, -1)
+
+
+def variant(folder: Path) -> None:
+    """As a conversion leaves it: tensors by the spec's names, which may hold dots."""
+    module = tf.Module()
+    module.weights = tf.Variable(tf.ones([4, 2]))
+
+    def call(x: Any, ids: Any, word: Any) -> dict[str, Any]:
+        total = x @ module.weights + tf.cast(ids, tf.float32)[:, None]
+        return {"total.sum": total, "small": tf.cast(total, tf.bfloat16), "said": tf.strings.join([word, "!"])}
+
+    specs = [
+        tf.TensorSpec([None, 4], tf.float32, name="row.x"),
+        tf.TensorSpec([None], tf.int32, name="ids"),
+        tf.TensorSpec([None], tf.string, name="word"),
+    ]
+    module.call = tf.function(call, input_signature=specs)
+    tf.saved_model.save(module, str(folder / "saved_model"), signatures=module.call)
+
+
+def of(function: Callable[[Any], Any], name: str = "serving_default") -> Callable[[Path], None]:
+    """A SavedModel of one function over rows of four numbers; returns `y` if it returns a tensor."""
+
+    def save(folder: Path) -> None:
+        def call(x: Any) -> dict[str, Any]:
+            answer = function(x)
+            return answer if isinstance(answer, dict) else {"y": answer}
+
+        module = tf.Module()
+        module.call = tf.function(call, input_signature=[ROWS])
+        tf.saved_model.save(module, str(folder), signatures={name: module.call})
+
+    return save
+
+
+def with_side_effect(effect: Callable[[], Any]) -> Callable[[Any], Any]:
+    def function(x: Any) -> Any:
+        effect()
+        return tf.identity(x)
+
+    return function
+
+
+def two(folder: Path) -> None:
+    module = two_module()
+    signatures = {"serving_default": module.score, "project": module.project}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def refused_elsewhere(folder: Path) -> None:
+    """What is served is harmless; another signature is not."""
+    module = two_module()
+    reads = tf.function(lambda x: {"y": x, "file": tf.io.read_file("/etc/passwd")}, input_signature=[ROWS])
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.project, "other": reads})
+
+
+def words(folder: Path) -> None:
+    vocabulary = folder.with_suffix(".txt")
+    vocabulary.write_text("red\ngreen\n", encoding="utf-8")
+    module = tf.Module()
+    module.table = table_of(vocabulary)
+
+    def look_up(word: Any) -> dict[str, Any]:
+        return {"number": module.table.lookup(word), "shout": tf.strings.upper(word)}
+
+    module.look_up = tf.function(look_up, input_signature=[tf.TensorSpec([None], tf.string, name="word")])
+    tf.saved_model.save(module, str(folder), signatures=module.look_up)
+
+
+def counter(folder: Path) -> None:
+    module = tf.Module()
+    module.calls = tf.Variable(0.0)
+    module.run = tf.function(lambda x: {"y": x + module.calls.assign_add(1.0)}, input_signature=[ROWS])
+    tf.saved_model.save(module, str(folder), signatures=module.run)
+
+
+def from_hub(folder: Path) -> None:
+    """As many folders of TensorFlow Hub are: to be called from Python, without a signature."""
+    module = tf.Module()
+    module.weights = tf.Variable(tf.ones([4, 3]))
+    module.apply = tf.function(lambda x: x @ module.weights)
+    module.apply.get_concrete_function(ROWS)  # what is never called is saved without a graph
+    tf.saved_model.save(module, str(folder))
+
+
+def from_keras(folder: Path) -> None:
+    model = keras.Sequential([keras.Input((8, 8, 1), name="image"), keras.layers.Conv2D(2, 3), keras.layers.Flatten()])
+    model.export(str(folder), verbose=False)
+
+
+Built = tuple[dict[str, Any], dict[str, Any]]
+
+
+def tf1(
+    graph: Callable[[], Built],
+    *,
+    tags: tuple[str, ...] = ("serve",),
+    name: str = "serving_default",
+    assets: bool = False,
+) -> Callable[[Path], None]:
+    """A SavedModel as TensorFlow 1 makes it."""
+
+    def save(folder: Path) -> None:
+        with tf.Graph().as_default(), v1.Session() as session:
+            inputs, outputs = graph()
+            session.run([v1.global_variables_initializer(), v1.tables_initializer()])
+            builder = v1.saved_model.Builder(str(folder))
+            builder.add_meta_graph_and_variables(
+                session,
+                list(tags),
+                signature_def_map={name: v1.saved_model.predict_signature_def(inputs, outputs)},
+                assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS) if assets else None,
+                main_op=v1.tables_initializer(),
+            )
+            builder.save()
+
+    return save
+
+
+def old_graph(*, resource: bool) -> Callable[[], Built]:
+    def build() -> Built:
+        x = v1.placeholder(tf.float32, [None, 4], name="x")
+        scale = v1.placeholder(tf.int32, [None], name="scale")
+        start = tf.constant_initializer(np.arange(12, dtype=np.float32).reshape(4, 3))
+        weights = v1.get_variable("weights", [4, 3], initializer=start, use_resource=resource)
+        y = tf.matmul(x, weights) * tf.cast(scale, tf.float32)[:, None]
+        return {"input:0/x": x, "scale": scale}, {"scores": y, "best": tf.argmax(y, axis=1)}
+
+    return build
+
+
+def frozen_graph() -> Built:
+    x = v1.placeholder(tf.float32, [None, 4], name="x")
+    return {"x": x}, {"y": tf.matmul(x, tf.constant(np.ones((4, 3), np.float32)))}
+
+
+def table_graph() -> Built:
+    vocabulary = Path(sys.argv[1], "words.txt")
+    word = v1.placeholder(tf.string, [None], name="word")
+    return {"word": word}, {"number": table_of(vocabulary).lookup(word)}
+
+
+def sparse_graph() -> Built:
+    x = v1.sparse_placeholder(tf.float32, [None, 4], name="x")
+    return {"x": x}, {"y": v1.sparse_tensor_dense_matmul(x, tf.ones([4, 2]))}
+
+
+def changed(source: str, change: Callable[[Any], None]) -> Callable[[Path], None]:
+    """A copy whose graph was changed by hand."""
+
+    def save(folder: Path) -> None:
+        shutil.copytree(folder.with_name(source), folder)
+        content = SavedModel()
+        content.ParseFromString((folder / "saved_model.pb").read_bytes())
+        change(content.meta_graphs[0])
+        (folder / "saved_model.pb").write_bytes(content.SerializeToString(deterministic=True))
+
+    return save
+
+
+def foreign_operator(graph: Any) -> None:
+    next(
+        n for f in graph.graph_def.library.function for n in f.node_def if n.op == "MatMul"
+    ).op = "RegexSplitWithOffsets"
+
+
+def asset_elsewhere(graph: Any) -> None:
+    graph.asset_file_def[0].filename = "../../../etc/passwd"
+
+
+def saver_writes_elsewhere(graph: Any) -> None:
+    """The operation that restores the variables also writes a checkpoint."""
+    node = graph.graph_def.node.add(
+        name="save/copy", op="SaveV2", input=["save/Const", "save/names", "save/slices", "x"]
+    )
+    node.attr["dtypes"].list.type.append(tf.float32.as_datatype_enum)
+    next(n for n in graph.graph_def.node if n.name == graph.saver_def.restore_op_name).input.append("^save/copy")
+
+
+def restores_elsewhere(graph: Any) -> None:
+    """The variables come from another path than the model's own."""
+    other = graph.graph_def.node.add(name="other/path", op="Const")
+    other.attr["dtype"].type = tf.string.as_datatype_enum
+    other.attr["value"].tensor.CopyFrom(tf.make_tensor_proto("/models/other/variables"))
+    next(n for n in graph.graph_def.node if n.op == "RestoreV2").input[0] = "other/path"
+
+
+def tables_from_elsewhere(graph: Any) -> None:
+    """A table is read from a path that stands in the graph."""
+    del graph.asset_file_def[:]
+    graph.collection_def["saved_model_assets"].Clear()
+
+
+SAVED: dict[str, Callable[[Path], None]] = {
+    "two": two,
+    "words": words,
+    "counter": counter,
+    "keras": from_keras,
+    "variant": variant,
+    "callable": from_hub,
+    "other-name": of(lambda x: x * 2, "predict"),
+    "prints": of(with_side_effect(lambda: tf.print("hello"))),
+    "loops": of(lambda x: tf.map_fn(lambda row: tf.cond(row[0] > 0, lambda: row, lambda: -row), x)),
+    "bfloat16": of(lambda x: tf.cast(x, tf.bfloat16)),
+    "random": of(lambda x: x + tf.random.normal([4])),
+    "mixes": of(lambda x: x - tf.reduce_mean(x, axis=0)),
+    "gathers": of(lambda x: tf.gather(x, [0, 3], axis=0)),
+    "old-reference": tf1(old_graph(resource=False)),
+    "old-resource": tf1(old_graph(resource=True)),
+    "old-frozen": tf1(frozen_graph),
+    "old-table": tf1(table_graph, assets=True),
+    "old-hub": tf1(frozen_graph, tags=(), name="default"),
+    "py-function": of(lambda x: tf.ensure_shape(tf.py_function(lambda a: a * 2, [x], tf.float32), [None, 4])),
+    "numpy-function": of(lambda x: tf.ensure_shape(tf.numpy_function(lambda a: a, [x], tf.float32), [None, 4])),
+    "py-function-in-loop": of(lambda x: tf.map_fn(lambda row: tf.py_function(lambda a: a, [row], tf.float32), x)),
+    "reads": of(lambda x: {"y": x, "file": tf.io.read_file("/etc/passwd")}),
+    "matches": of(lambda x: {"y": x, "files": tf.io.matching_files("/etc/*")}),
+    "writes": of(with_side_effect(lambda: tf.io.write_file("/tmp/written", "by the model"))),
+    "prints-to-file": of(with_side_effect(lambda: tf.print("hello", output_stream="file:///tmp/printed"))),
+    "restores": of(lambda x: x + tf.raw_ops.RestoreV2(
+        prefix="/models/other", tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.float32])[0]),
+    "saves": of(with_side_effect(lambda: tf.raw_ops.SaveV2(
+        prefix="/tmp/saved", tensor_names=["a"], shape_and_slices=[""], tensors=[tf.ones([2])]))),
+    "record-dataset": of(lambda x: x + tf.cast(tf.data.TFRecordDataset("/etc/passwd").reduce(0, lambda n, _: n + 1), tf.float32)),
+    "refused-elsewhere": refused_elsewhere,
+    "sparse": tf1(sparse_graph),
+    "foreign-operator": changed("two", foreign_operator),
+    "asset-elsewhere": changed("words", asset_elsewhere),
+    "saver-writes": changed("old-resource", saver_writes_elsewhere),
+    "restores-elsewhere": changed("old-resource", restores_elsewhere),
+    "table-elsewhere": changed("old-table", tables_from_elsewhere),
+}  # fmt: skip
+
+
+def main(folder: Path) -> None:
+    for name, save in SAVED.items():
+        save(folder / name)
+    (folder / "old-hub" / "tfhub_module.pb").write_bytes(b"\x08\x03")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
