@@ -27,7 +27,7 @@ SERVERS = {
 def cell(kind: str, name: str) -> str:
     row = FORMATS[name]
     if isinstance(row.convert[kind], Refused):
-        return "–"
+        return "-"
     made = [
         precision
         for precision, way in row.precisions.items()
