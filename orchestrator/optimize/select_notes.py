@@ -62,6 +62,9 @@ def _of_the_whole(
     if server.get("rate") is not None and params["slo"]["throughput"] is None:
         notes.append(f"the spec gives no slo.throughput: latency was measured at {server['rate']:.4g}/s")
     measured_on = server.get("measured_on", {})
+    if "accelerators" in measured_on:
+        gpus = ", ".join(measured_on["accelerators"])
+        notes.append(f"measured on {gpus} with driver {measured_on['driver']}; other GPUs have other latencies")
     if "shared" in measured_on.get("load_generator", ""):
         notes.append(measured_on["load_generator"])
     if measured_on and measured_on["cpus"] != measured_on["cpus_wanted"]:

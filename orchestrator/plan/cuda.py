@@ -76,6 +76,8 @@ def cuda_notes(spec: ModelDeployment, here: CudaHere | None) -> list[str]:
         notes.append(
             f"`hardware.cpus: {spec.hardware.cpus:g}` feeds {devices} GPUs, each with a thread of its own: give it {devices}"
         )
+    if spec.optimize_for == "cost":
+        notes.append("`optimize_for: cost` counts CPU time, which is the smaller part of what a GPU's replica costs")
     if spec.serving.replicas.max > spec.serving.replicas.min:
         notes.append("the rendered autoscaler goes by CPU use, which tells little of how busy a GPU is")
     return notes

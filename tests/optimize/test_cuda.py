@@ -1,14 +1,20 @@
-"""What is not tried on CUDA devices."""
+"""What is not tried on CUDA devices, and what a decision for them says."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.backends.versions import installed_closure
 from orchestrator.optimize.cuda import refused_on_cuda
+from orchestrator.optimize.select import select
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.signature import Signature
+from tests.optimize.select_case import context, out, row, runtime_row, server_row
 
 SPEC: dict[str, Any] = {
     "apiVersion": "mlo/v1",
@@ -76,3 +82,60 @@ def test_tensorflow_serving_has_one_device() -> None:
 )
 def test_cuda_graphs_need_sizes_that_only_the_batch_changes(tensor: dict[str, Any], reason: str | None) -> None:
     assert refused(ONE, "onnx-fp32", "onnxruntime", graphs=True, **tensor) == reason
+
+
+def install(site: Path, name: str, version: str, *requires: str) -> None:
+    """What pip leaves of a distribution, as far as versions are read."""
+    folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    folder.mkdir(parents=True)
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    (folder / "METADATA").write_text("\n".join([*lines, *(f"Requires-Dist: {each}" for each in requires)]) + "\n")
+
+
+@pytest.fixture
+def cuda_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's build for CUDA beside the one for CPUs, with what it requires."""
+    site = tmp_path / "site"
+    install(
+        site,
+        "onnxruntime-gpu",
+        "1.30.0",
+        "flatbuffers",
+        'nvidia-cudnn-cu12~=9.0; extra == "cudnn"',
+        'sympy; extra == "x"',
+    )
+    install(site, "nvidia-cudnn-cu12", "9.8.0.87")
+    monkeypatch.syspath_prepend(str(site))
+
+
+@pytest.mark.usefixtures("cuda_packages")
+def test_what_an_image_for_gpus_pins_is_the_build_for_cuda_with_nvidias_libraries() -> None:
+    found = installed_closure(("onnxruntime", "numpy"), cuda=True)
+    assert (found["onnxruntime-gpu"], found["nvidia-cudnn-cu12"]) == ("1.30.0", "9.8.0.87")
+    assert not {"onnxruntime", "sympy"} & set(found)
+    assert "onnxruntime-gpu" not in installed_closure(("onnxruntime", "numpy"))
+
+
+@pytest.mark.usefixtures("cuda_packages")
+def test_a_decision_for_gpus_says_what_it_was_measured_on_and_deploys_the_build_for_cuda(tmp_path: Path) -> None:
+    made = context(
+        tmp_path,
+        [row("onnx-fp32"), row("onnx-int8", refused="it would run on the CPU")],
+        [runtime_row("onnx-fp32"), out("onnx-int8", "not measured", "refused")],
+        [server_row("onnx-fp32"), out("onnx-int8", "not a finalist", "refused")],
+    )
+    made = replace(made, params={**made.params, "accelerator": "cuda"})
+    report = made.inputs["server"] / "report.json"
+    document = json.loads(report.read_text())
+    document["measured_on"] |= {"accelerators": ["NVIDIA A10G", "NVIDIA A10G"], "driver": "550.54.14"}
+    report.write_text(json.dumps(document))
+    select(made)
+    decision = json.loads((made.output / "decision.json").read_text())
+    assert (
+        "measured on NVIDIA A10G, NVIDIA A10G with driver 550.54.14; other GPUs have other latencies"
+        in decision["notes"]
+    )
+    assert decision["measured_on"]["accelerators"] == ["NVIDIA A10G"] * 2
+    winner = json.loads((made.output / "winner.json").read_text())
+    assert winner["variant"] == "onnx-fp32"
+    assert winner["tools"]["onnxruntime-gpu"] == "1.30.0"

@@ -126,7 +126,7 @@ def test_every_step_that_runs_the_model_runs_it_on_the_gpu_and_what_is_served_ha
     loaded = load(SPEC + "serving: {cuda_graphs: true}\n")
     plan = planned(loaded, cuda_here(loaded, machine, site(tmp_path)))
     running = {s.id for s in plan.steps if s.params.get("accelerator") == "cuda"}
-    assert running == {"verify.onnx-fp32", "benchmark.runtime", "benchmark.server"}
+    assert running == {"verify.onnx-fp32", "benchmark.runtime", "benchmark.server", "select"}
     assert step(plan, "benchmark.server").params["devices"] == 2
     assert step(plan, "render").params["settings"]["devices"] == 2
     assert step(plan, "render").params["settings"]["cuda_graphs"] is True
@@ -149,10 +149,13 @@ def test_results_on_gpus_belong_to_these_gpus_and_their_driver(load: Load, tmp_p
 
 
 def test_the_plan_says_on_what_it_is_measured_and_what_does_not_fit(load: Load, tmp_path: Path, machine: Path) -> None:
-    loaded = load(SPEC.replace("cpus: 4, ", "cpus: 1, ") + "serving: {replicas: {min: 1, max: 3}}\n")
+    loaded = load(
+        SPEC.replace("cpus: 4, ", "cpus: 1, ") + "serving: {replicas: {min: 1, max: 3}}\noptimize_for: cost\n"
+    )
     notes = planned(loaded, cuda_here(loaded, machine, site(tmp_path))).notes
     assert f"proven and measured on {H100}, {H100}; other GPUs have other latencies" in notes
     assert "`hardware.cpus: 1` feeds 2 GPUs, each with a thread of its own: give it 2" in notes
+    assert any("counts CPU time" in note for note in notes)
     assert any("autoscaler goes by CPU use" in note for note in notes)
 
 
