@@ -26,41 +26,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 _BASE = "python:3.11-slim-bookworm"
 _TAG = f"tensorflow/serving:stand-in-{os.getpid()}"
 _BALLAST = 80 * 2**20
-_PROGRAM = f"""#!/usr/bin/env python3
-import json, os, re, sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-flags = dict(argument[2:].split("=", 1) for argument in sys.argv[1:])
-(base,) = re.findall('base_path: "(.*)"', open(flags["model_config_file"]).read())
-assert os.path.isfile(f"{{base}}/1/saved_model.pb")
-assert os.getuid() != 0
-open(flags["grpc_socket_path"], "w").close()
-try:
-    open("/opt/file", "w")
-    sys.exit("the root can be written to")
-except OSError:
-    pass
-ballast = os.urandom(2**20) * {_BALLAST >> 20}
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200 if self.path.endswith("/metadata") else 404)
-        self.end_headers()
-
-    def do_POST(self):
-        x = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"]["x"]
-        if x[0][0] < 0:
-            self.server.ballast = [os.urandom(2**20) for _ in range(2**20)]
-        body = json.dumps({{"outputs": [[2 * value for value in row] for row in x]}}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-ThreadingHTTPServer(("0.0.0.0", int(flags["rest_api_port"])), Handler).serve_forever()
-"""
+_PROGRAM = Path(__file__).with_name("stand_in_image_server.py")
 
 
 def _docker(*argv: str) -> str:
@@ -78,7 +44,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if subprocess.run(["docker", "image", "inspect", _BASE], capture_output=True, check=False).returncode != 0:
         pytest.skip(f"no Docker Engine answers, or it has no image {_BASE}")
     context = tmp_path_factory.mktemp("image")
-    (context / "tensorflow_model_server").write_text(_PROGRAM)
+    shutil.copyfile(_PROGRAM, context / "tensorflow_model_server")
     (context / "tensorflow_model_server").chmod(0o755)
     (context / "Dockerfile").write_text(
         f"FROM {_BASE}\nCOPY tensorflow_model_server /usr/bin/tensorflow_model_server\n"

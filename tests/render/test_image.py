@@ -1,4 +1,4 @@
-"""The image of an ONNX variant, built and run for real with nothing to write to."""
+"""Images, built and run for real with nothing to write to."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ import pytest
 import yaml
 
 from orchestrator.backends.onnxruntime import ONNXRUNTIME
+from orchestrator.backends.tensorflow_serving import TENSORFLOW_SERVING
 from orchestrator.backends.versions import installed_closure
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.e2e, pytest.mark.timeout(900)]
 
 _TAG = "mlo-test/digits:rendered"
+_TFS_BASE = "mlo-test/tensorflow-serving:stand-in"
+_TFS_PROGRAM = Path(__file__).parents[1] / "backends" / "stand_in_image_server.py"
 
 
 def _docker(*argv: str, seconds: int = 120) -> str:
@@ -36,11 +39,9 @@ def engine() -> None:
         pytest.skip("no Docker Engine answers")
 
 
-@pytest.fixture
-def container(engine: None, render_to: Callable[..., Path], onnx_model: bytes) -> Iterator[tuple[str, int]]:
-    folder = render_to(
-        "onnxruntime", model=onnx_model, tools=installed_closure(ONNXRUNTIME.tools), registry=None, memory=2**30
-    )
+@contextlib.contextmanager
+def _running(folder: Path, port: int) -> Iterator[tuple[str, int]]:
+    """A container of what was rendered, as its compose file would run it, and the port on loopback that leads to `port`."""
     _docker("build", "--tag", _TAG, str(folder / "docker"), seconds=840)
     service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]
     try:
@@ -48,14 +49,40 @@ def container(engine: None, render_to: Callable[..., Path], onnx_model: bytes) -
             "run", "--detach", "--read-only", "--tmpfs", service["tmpfs"][0], "--cap-drop", "ALL",
             "--security-opt", "no-new-privileges:true", "--memory", str(service["mem_limit"]),
             "--cpus", str(service["cpus"]), "--pids-limit", str(service["pids_limit"]),
-            "--publish", "127.0.0.1::8080", _TAG,
+            "--publish", f"127.0.0.1::{port}", _TAG,
         )  # fmt: skip
         try:
-            yield name, int(_docker("port", name, "8080/tcp").rpartition(":")[2])
+            yield name, int(_docker("port", name, f"{port}/tcp").rpartition(":")[2])
         finally:
             _docker("rm", "--force", name)
     finally:
         _docker("rmi", "--force", _TAG)
+
+
+@pytest.fixture
+def container(engine: None, render_to: Callable[..., Path], onnx_model: bytes) -> Iterator[tuple[str, int]]:
+    folder = render_to(
+        "onnxruntime", model=onnx_model, tools=installed_closure(ONNXRUNTIME.tools), registry=None, memory=2**30
+    )
+    with _running(folder, 8080) as running:
+        yield running
+
+
+@pytest.fixture
+def tensorflow_serving(engine: None, render_to: Callable[..., Path], tmp_path: Path) -> Iterator[tuple[str, int]]:
+    context = tmp_path / "base"
+    context.mkdir()
+    shutil.copyfile(_TFS_PROGRAM, context / "tensorflow_model_server")
+    (context / "tensorflow_model_server").chmod(0o755)
+    (context / "Dockerfile").write_text(
+        "FROM python:3.11-slim-bookworm\nCOPY tensorflow_model_server /usr/bin/tensorflow_model_server\n"
+    )
+    _docker("build", "--tag", _TFS_BASE, str(context), seconds=840)
+    try:
+        with _running(render_to("tensorflow-serving", base=_TFS_BASE, registry=None), 8501) as running:
+            yield running
+    finally:
+        _docker("rmi", "--force", _TFS_BASE)
 
 
 @pytest.fixture
@@ -90,6 +117,25 @@ def test_it_serves_as_nobody_from_a_root_that_it_cannot_write_to(container: tupl
     assert _docker("exec", name, "id", "-u") == "65532"
     _docker("stop", "--time", "30", name)
     assert _docker("inspect", "--format", "{{.State.ExitCode}}", name) == "0"
+
+
+def test_the_image_of_tensorflow_serving_is_healthy_and_ends_when_it_is_told(
+    tensorflow_serving: tuple[str, int],
+) -> None:
+    name, port = tensorflow_serving
+    until = time.monotonic() + 120
+    while _ask(port, "GET", TENSORFLOW_SERVING.ready_path("digits"))[0] != 200:
+        assert time.monotonic() < until, _docker("logs", name)
+        time.sleep(0.1)
+    status, answer = _ask(port, "POST", TENSORFLOW_SERVING.infer_path("digits"), b'{"inputs": {"x": [[1, 2, 3]]}}')
+    assert (status, json.loads(answer)) == (200, {"outputs": [[2, 4, 6]]})
+    while _docker("inspect", "--format", "{{.State.Health.Status}}", name) != "healthy":
+        assert time.monotonic() < until, "the image's own health check is not content"
+        time.sleep(0.2)
+    began = time.monotonic()
+    _docker("stop", "--time", "60", name)
+    assert time.monotonic() - began < 30, "SIGTERM reached it"
+    assert _docker("inspect", "--format", "{{.State.ExitCode}}", name) == "143"
 
 
 def _ask(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
