@@ -88,6 +88,7 @@ def check_declared(model: GivenModel, signature: Signature, names: Names) -> lis
         raise _differs(f"the model takes {_listed(lacking)} too, and nothing is declared for it", ("model", "inputs"))
     for role in ("inputs", "outputs"):
         _check_once(role, names[role])
+    _check_apart(names)
     left_out = [tensor for name, tensor in outputs.items() if name not in names["outputs"].values()]
     return [f"source: the model's output `{tensor.tensor}` ({tensor.dtype}) is not served" for tensor in left_out]
 
@@ -135,6 +136,16 @@ def _check_once(role: Role, names: Mapping[str, str]) -> None:
         first = next(other for other, same in names.items() if same == own)
         if first != name:
             raise _differs(f"`{first}` and `{name}` are the same tensor `{own}`", ("model", role, number))
+
+
+def _check_apart(names: Names) -> None:
+    for number, name in enumerate(names["outputs"]):
+        if name in names["inputs"]:
+            raise _differs(
+                f"`{name}` is the name of an input and of an output, and in ONNX no two tensors have one name",
+                ("model", "outputs", number),
+                remedy=f"give one of them another: `outputs: [{{name: {name}_out, tensor: {names['outputs'][name]!r}}}, ...]`",
+            )
 
 
 def _differs(message: str, at: tuple[str | int, ...], *, cause: str = "", remedy: str = "") -> StepError:

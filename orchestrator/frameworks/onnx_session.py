@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.onnx_declared import Names
     from orchestrator.frameworks.onnx_file import GivenModel
 
-__all__ = ["open_given", "open_where_it_lies", "runtime_says"]
+__all__ = ["open_given", "open_where_it_lies", "runtime_says", "short_of_memory"]
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _NO_OPERATOR = re.compile(
@@ -31,6 +31,7 @@ _NO_OPERATOR = re.compile(
 _TOO_NEW = re.compile(
     r"Unsupported model IR version: \d+, max supported IR version: \d+|Opset \d+ is under development"
 )
+_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "not enough memory")
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _SOURCE_LINE = re.compile(r"/\S+\.(?:cc|h):\d+ \S.*?\) (?=\S)")
 
@@ -57,8 +58,7 @@ def open_given(model: GivenModel, names: Names, threads: int) -> OrtRuntime:
         session = onnxruntime.InferenceSession(model.proto.SerializeToString(), options, providers=_PROVIDERS)
     # Its exceptions share no base class of their own; whatever it says is the reason.
     except Exception as error:
-        against = objection(model)
-        raise _not_loaded(error, (f"the checker of ONNX says: {against}",) if against else ()) from error
+        raise _not_loaded(error, model) from error
     return OrtRuntime(session, names["inputs"], names["outputs"], threads, held=values)
 
 
@@ -85,7 +85,7 @@ def open_where_it_lies(path: Path, names: Names, threads: int, accelerator: Acce
         raise
     # As above.
     except Exception as error:
-        raise _not_loaded(error) from error
+        raise _not_loaded(error, None) from error
     return OrtRuntime(session, names["inputs"], names["outputs"], threads)
 
 
@@ -96,8 +96,15 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def _not_loaded(error: Exception, notes: tuple[str, ...] = ()) -> StepError:
+def short_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; ONNX Runtime has no type of its own for it."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
+def _not_loaded(error: Exception, model: GivenModel | None) -> StepError | MemoryError:
     text = runtime_says(error)
+    if short_of_memory(error):
+        return MemoryError(text)
     if match := _NO_OPERATOR.search(text):
         name = match["unknown"] or match["unnamed"] or f"{match['op']} of version {match['version']}"
         return StepError(
@@ -117,6 +124,7 @@ def _not_loaded(error: Exception, notes: tuple[str, ...] = ()) -> StepError:
             remedy=f"export it for an older opset, or install a newer onnxruntime than {onnxruntime.__version__}",
             at=AT_WEIGHTS,
         )
+    against = objection(model) if model is not None else ""
     return StepError(
         "E302",
         "ONNX Runtime does not load the model",
@@ -125,5 +133,5 @@ def _not_loaded(error: Exception, notes: tuple[str, ...] = ()) -> StepError:
         if "locale" in text
         else "export the model again",
         at=AT_WEIGHTS,
-        notes=notes,
+        notes=(f"the checker of ONNX says: {against}",) if against else (),
     )

@@ -12,7 +12,7 @@ from orchestrator.frameworks.expected_kind import AT_WEIGHTS
 from orchestrator.frameworks.inspection import Found, write_found
 from orchestrator.frameworks.onnx_declared import about_output, check_declared, served_input, tensor_names
 from orchestrator.frameworks.onnx_file import objection, read_onnx
-from orchestrator.frameworks.onnx_session import open_given, open_where_it_lies, runtime_says
+from orchestrator.frameworks.onnx_session import open_given, open_where_it_lies, runtime_says, short_of_memory
 from orchestrator.frameworks.onnx_types import SERVED, found_tensor
 from orchestrator.frameworks.onnx_walk import nodes
 from orchestrator.frameworks.source_check import given_samples, record
@@ -36,7 +36,6 @@ __all__ = ["check", "inspect", "open_baseline"]
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 _ONE_RANGE = {"DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
 _TRAINED = {"BatchNormalization", "Dropout"}
-_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "not enough memory")
 
 
 def inspect(context: StepContext) -> dict[str, Any]:
@@ -160,7 +159,7 @@ def _failed_call(
     error: Exception, signature: Signature, inputs: Mapping[str, Array], dim: str | None
 ) -> StepError | MemoryError:
     cause = runtime_says(error)
-    if isinstance(error, MemoryError) or any(words in cause for words in _NO_MEMORY):
+    if short_of_memory(error):
         return MemoryError(cause)
     given = ", ".join(f"{t.name} {inputs[t.name].dtype} {list(inputs[t.name].shape)}" for t in signature.inputs)
     if dim is None:

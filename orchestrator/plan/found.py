@@ -175,6 +175,7 @@ class _Joined:
                     self._loaded.span(("model", "source")),
                     remedy=f"let the model {'take' if what == 'input' else 'return'} one of {', '.join(get_args(DtypeName))}"
                     + ("" if what == "input" else ", or declare only the other `outputs`"),
+                    notes=tuple(note for note in self._found["notes"] if f"`{own['tensor']}`" in note),
                 )
             )
         return str(own["dtype"])

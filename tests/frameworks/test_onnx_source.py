@@ -333,6 +333,13 @@ def test_what_is_declared_otherwise_is_told(
     assert error.message == message
 
 
+def test_one_name_for_an_input_and_an_output_is_told(tmp_path: Path) -> None:
+    declared = signature({"x": ("float32", ["batch", 4])}, ["x"])
+    path = saved(linear(), tmp_path)
+    error = refused("E363", run_check, path, tmp_path, declared, {"outputs": {"x": "y"}}, at=("model", "outputs", 0))
+    assert "outputs: [{name: x_out, tensor: 'y'}, ...]" in error.remedy
+
+
 def test_an_input_that_is_not_declared_is_told(tmp_path: Path) -> None:
     proto = model(
         [helper.make_node("Add", ["x", "offset"], ["y"])],

@@ -102,6 +102,13 @@ def test_a_type_that_is_not_served_is_named(join: Any, role: str) -> None:
     assert "complex64" in told.message
 
 
+def test_what_the_reader_knows_of_such_an_output_is_told_with_it(join: Any) -> None:
+    outputs = [tensor("label", [None], "int64"), tensor("scores", None, "seq(map(int64, float32))")]
+    notes = ["`scores` is a list of dictionaries: convert the model without ZipMap", "`label` is a class"]
+    (told,) = refused(join, found([tensor("x", [None, 3])], outputs, notes=notes))
+    assert (told.code, told.notes) == ("E128", (notes[0],))
+
+
 def test_a_declared_name_is_matched_by_the_models_own_or_by_how_a_spec_writes_it(join: Any) -> None:
     document = found([tensor("serving_default_x:0", [None, 3])], [tensor("a", [None, 1]), tensor("b", [None, 2])])
     declared = (
