@@ -127,7 +127,9 @@ def settle(folder: Path, rendered: Path, *, seen_at: PurePosixPath | None = None
     former = Models(name, "") if new else _read(folder)
     if former.name != name:
         raise VersionError(f"{folder} serves the model {former.name}, not {name}")
-    flags = changed_flags((rendered / FLAGS_FILE).read_text(encoding="utf-8").splitlines(), root, **_WATCHED)
+    # The socket of a server outside a container, where others have theirs in the same folder.
+    changes = {**_WATCHED, "grpc_socket_path": f"/tmp/mlo-{name}.sock"}  # noqa: S108 - any folder would do
+    flags = changed_flags((rendered / FLAGS_FILE).read_text(encoding="utf-8").splitlines(), root, **changes)
     wanted: dict[str, bytes | None] = {FLAGS_FILE: "".join(f"{flag}\n" for flag in flags).encode()}
     wanted |= {file: _content(rendered / file) for file in _READ_AT_START}
     changed = [_replace(folder / file, content) for file, content in wanted.items()]
