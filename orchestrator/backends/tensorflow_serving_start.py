@@ -51,7 +51,7 @@ GPU_ENVIRONMENT = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "NVIDIA_TF32_OVERRIDE": 
 CONTAINER_FILE = "container"
 """In the scratch folder: the id of the container, where one serves."""
 
-_ENGINE_SECONDS = 20.0
+_ENGINE_SECONDS = 5.0
 _IN_CONTAINER = """\
 exec 3<&0
 /usr/bin/tensorflow_model_server "$@" </dev/null 3<&- & server=$!

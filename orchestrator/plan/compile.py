@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from orchestrator.backends.table import packaging
+from orchestrator.backends.table import backend, packaging
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
 from orchestrator.optimize.candidates import Candidate, RefusedCandidate, candidates
@@ -113,9 +113,8 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None)
                 "batching": _batching(spec),
                 "objective": spec.optimize_for,
                 "time_budget": spec.optimize.time_budget,
-                # Whether a backend can be started at all decides what is measured, so it is part of the key.
                 "assets": assets_digest(),
-                "present": {"java": shutil.which("java") is not None} if "torchserve" in backends else {},
+                "present": _present(spec, backends),
                 **accelerator(spec),
                 **serving_devices(spec),
             },
@@ -152,6 +151,14 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None)
              inputs={"rendered": StepOutput("render"), "import": StepOutput("import")}, live=True, at=("deploy",)),
     ]  # fmt: skip
     return Plan(spec.metadata.name, tuple(steps), refused, loaded.folder, _notes(spec, backends, model, cuda), model)
+
+
+def _present(spec: ModelDeployment, backends: list[str]) -> dict[str, bool]:
+    """Whether a backend's server can be started here at all decides what is measured, so it is part of the key."""
+    present = {"java": shutil.which("java") is not None} if "torchserve" in backends else {}
+    if "tensorflow-serving" in backends:
+        present["tensorflow-serving"] = backend("tensorflow-serving").unavailable(spec.hardware.devices) is None
+    return present
 
 
 def _notes(spec: ModelDeployment, backends: list[str], model: PlannedModel, cuda: CudaHere | None) -> tuple[str, ...]:
