@@ -60,7 +60,8 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
         console.print_json({"outputs": {output: _json_numbers(array.tolist()) for output, array in outputs.items()}})
         return
     for output, array in outputs.items():
-        console.say(f"{output}: {array.dtype} {list(array.shape)}")
+        dtype = "string" if array.dtype.kind == "U" else array.dtype
+        console.say(f"{output}: {dtype} {list(array.shape)}")
         console.say(str(array))
 
 

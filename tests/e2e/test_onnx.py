@@ -140,8 +140,8 @@ def test_texts_go_in_and_come_out(mlo: Mlo) -> None:
     rows = np.array([[0, 1, 0, 1.0, 2.0], [0, 0, 0, 0.5, 0.5]])
     np.testing.assert_allclose(answer["scores"], rows @ weights, rtol=1e-4)
     assert answer["class"] == [["günstig", "mittel", "teuer"][number] for number in (rows @ weights).argmax(axis=1)]
-    log = mlo.run("plan", str(spec)).stdout
-    assert "string" in log
+    assert "string" in mlo.run("plan", str(spec)).stdout
+    assert "class: string [2]" in mlo.run("predict", "rents", "--input", str(mlo.folder / "request.json")).stdout
 
 
 def _one_step(weights: dict[str, Any]) -> Any:
