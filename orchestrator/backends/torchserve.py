@@ -6,6 +6,7 @@ The settings and their reasons stand in `torchserve_config.py`, the handler in `
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -44,8 +45,8 @@ class TorchServe:
         """No Java, a Java that is too old, no package `torchserve`, or no way to count GPUs, each with what to do."""
         if importlib.util.find_spec("ts") is None:
             return "the package torchserve is not installed; run: pip install 'mlo[torchserve]'"
-        if devices and shutil.which("nvidia-smi") is None:
-            return "there is no nvidia-smi on the PATH, by which TorchServe counts GPUs; NVIDIA's driver brings it"
+        if devices and (reason := _no_count(os.environ.get("CUDA_VISIBLE_DEVICES"))):
+            return reason
         java = shutil.which("java")
         if java is None:
             return f"there is no java on the PATH; install a Java runtime, version {_JAVA} or later"
@@ -104,6 +105,17 @@ class TorchServe:
     ) -> dict[str, np.ndarray[Any, Any]]:
         """The outputs; the handler answers JSON."""
         return decode_json(body)
+
+
+def _no_count(visible: str | None) -> str | None:
+    """Why TorchServe cannot count GPUs; `visible` is `CUDA_VISIBLE_DEVICES`, which it reads as numbers where it is set."""
+    if visible:
+        if all(number.isdecimal() for number in visible.split(",")):
+            return None
+        return f"TorchServe reads CUDA_VISIBLE_DEVICES as numbers, and it is {visible!r}"
+    if shutil.which("nvidia-smi") is None:
+        return "there is no nvidia-smi on the PATH, by which TorchServe counts GPUs; NVIDIA's driver brings it"
+    return None
 
 
 TORCHSERVE = TorchServe()
