@@ -61,7 +61,7 @@ class SpecDraft:
 
 def spec_text(draft: SpecDraft) -> str:
     """The spec as YAML."""
-    head = f"# A first spec of {draft.weights}, written by `mlo init`. The comments say what is to be decided.\n"
+    head = "# A first spec, written by `mlo init`. The comments say what is to be decided.\n"
     return "\n".join([head + _metadata(draft), aligned(_model(draft)), aligned(_service(draft))])
 
 
@@ -77,12 +77,14 @@ def _metadata(draft: SpecDraft) -> str:
 
 
 def _model(draft: SpecDraft) -> list[Line]:
+    texts = draft.kind == "transformers"
     lines = [
         Line("model:"),
         Line("  source:"),
         Line(f"    kind: {draft.kind}"),
         Line(f"    weights: {scalar(draft.weights)}", "relative to this file"),
         *(Line(f"    {key}: {scalar(value)}") for key, value in draft.settings.items()),
+        *([Line("    task: auto", "as config.json says; another one changes inputs and outputs")] if texts else []),
         *(_state(draft.state) if draft.state is not None else ()),
         *(Line("  ", f"The model's file: {note}.") for note in draft.model.notes),
     ]

@@ -14,7 +14,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.draft.detect import ModelPath
 from orchestrator.draft.factories import module_classes
 from orchestrator.draft.naming import relative_path
-from orchestrator.draft.propose import proposed_model
+from orchestrator.draft.propose import ProposedModel, proposed_model
 from orchestrator.draft.text import SpecDraft, StateDict
 from orchestrator.engine.events import Observer
 from orchestrator.engine.inspecting import read_model, run_at_once
@@ -75,7 +75,7 @@ def draft_spec(wanted: Wanted, home: Home, cache: StatCache, observer: Observer)
     signature = model.signature()
     made = None
     if wanted.samples is None and wanted.random_file is not None and signature is not None:
-        made = reader.random_samples(signature).read_bytes()
+        made = reader.random_samples(model, signature).read_bytes()
     samples = wanted.samples if made is None else wanted.random_file
     draft = SpecDraft(
         name=wanted.name,
@@ -147,19 +147,29 @@ class _Reader:
         state = folder / "state.json"
         return _read(folder / "found.json"), _read(state) if state.is_file() else None
 
-    def random_samples(self, signature: Signature) -> Path:
-        """An .npz file of random inputs, in the store."""
-        with self._stand_in() as loaded:
-            step = Step(
-                id="samples",
-                kind="inspect",
-                function="orchestrator.frameworks.random_file:write",
-                revision=1,
-                params={"signature": signature.as_json(), "seed": 0},
-                inputs={},
-                tools=("numpy",),
-                at=("model", "samples"),
+    def random_samples(self, model: ProposedModel, signature: Signature) -> Path:
+        """An .npz file of random inputs, in the store; for a model of texts they are made-up sentences."""
+        params: dict[str, Any] = {"signature": signature.as_json(), "seed": 0}
+        step = Step(
+            id="samples",
+            kind="inspect",
+            function="orchestrator.frameworks.random_file:write",
+            revision=1,
+            params=params,
+            inputs={},
+            tools=("numpy",),
+            at=("model", "samples"),
+        )
+        if self._model.kind == "transformers":
+            names = {each.name: each.own or each.name for each in model.inputs}
+            step = replace(
+                step,
+                function="orchestrator.frameworks.random_file:write_texts",
+                params={**params, "source": dict(self._settings), "names": names},
+                inputs={"weights": FileInput(self._model.path.absolute(), _AT)},
+                tools=SOURCES["transformers"].tools,
             )
+        with self._stand_in() as loaded:
             return run_at_once(loaded, step, *self._run) / "samples.npz"
 
     @contextmanager

@@ -82,6 +82,9 @@ def test_a_transformers_folder_gets_a_spec_that_is_valid_and_plans(mlo: Mlo, pro
     spec = drafted(mlo, project, zoo / "torch" / "bert")
     assert spec["model"]["source"]["kind"] == "transformers"
     assert "input_ids" in [each["name"] for each in spec["model"]["inputs"]]
+    with np.load(project / "bert-samples.npz") as samples:
+        assert (samples["attention_mask"].sum(axis=1) > 0).all()
+        assert samples["input_ids"].max() > 1
     mlo("validate", "spec.yaml")
     assert "import" in mlo("plan", "spec.yaml").stdout
 
