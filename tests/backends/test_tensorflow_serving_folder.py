@@ -79,6 +79,7 @@ def test_the_model_lies_in_a_numbered_folder_beside_its_configuration(folder: Pa
     assert server["memory"] == 2**31
 
 
+@pytest.mark.frameworks
 def test_the_servers_own_messages_hold_what_was_written(folder: Path, parse: Parse) -> None:
     models, batch, monitoring, warmup = parse(
         *((name, (folder / f"{name}.config").read_bytes()) for name in ("models", "batching", "monitoring")),
@@ -114,6 +115,7 @@ def test_the_servers_own_messages_hold_what_was_written(folder: Path, parse: Par
     assert warmup[1]["inputs"]["x"]["values"] == [*map(float, range(18)), 0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
 
+@pytest.mark.frameworks
 def test_every_path_and_label_comes_back_as_it_was(parse: Parse) -> None:
     written = [Models("m", path, (3, 12), {"stable": 12, "Previous_1": 3}) for path in _ODD]
     texts = [models_config(models) for models in written]
@@ -245,6 +247,7 @@ def test_flags_move_with_the_folder() -> None:
             flag_values([wrong])
 
 
+@pytest.mark.frameworks
 def test_records_of_every_dtype_and_of_texts_can_be_read(parse: Parse) -> None:
     dtypes = ["float32", "float64", "int32", "uint8", "int16", "int8", "int64", "bool", "uint32", "uint64"]
     tensors = [Tensor(f"in_{dtype}", dtype, ("batch", 2)) for dtype in dtypes] + [Tensor("a.b_", "string", ("batch",))]
