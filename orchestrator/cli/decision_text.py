@@ -23,10 +23,10 @@ def decision_text(decision: Mapping[str, Any]) -> str:
         decision["candidates"], key=lambda c: (c["fate"] != "won", c["server"] is None, c["runtime"] is None)
     )
     baseline = decision["baseline"]
-    eager = _first_p50(baseline) if baseline else None
-    rows = [_row(candidate, eager) for candidate in order]
-    if baseline and eager:
-        rows.append(("(baseline)", "eager", "the model as given", *_runtime_cells(baseline, eager), "", ""))
+    given = _first_p50(baseline) if baseline else None
+    rows = [_row(candidate, given) for candidate in order]
+    if baseline and given:
+        rows.append(("(baseline)", "its framework", "the model as given", *_runtime_cells(baseline, given), "", ""))
     winner = next(c for c in order if c["fate"] == "won")
     lines = [
         console.table(_HEADER, rows, right=_NUMBERS),
@@ -69,10 +69,10 @@ def candidate_text(candidate: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _row(candidate: Mapping[str, Any], eager: float | None) -> tuple[str, ...]:
+def _row(candidate: Mapping[str, Any], given: float | None) -> tuple[str, ...]:
     server, runtime = candidate["server"], candidate["runtime"]
     fate = candidate["fate"]
-    cells = ("", "", "", "") if runtime is None else _runtime_cells(runtime, eager)
+    cells = ("", "", "", "") if runtime is None else _runtime_cells(runtime, given)
     wire = ("", "")
     if server is not None:
         wire = (_ms(server["open_loop"]["p99"]), f"{server['saturation']['rows_per_second']:,.0f}")
@@ -80,9 +80,9 @@ def _row(candidate: Mapping[str, Any], eager: float | None) -> tuple[str, ...]:
     return name, candidate["backend"], click.style(fate, fg=_COLOURS.get(fate, "yellow")), *cells, *wire
 
 
-def _runtime_cells(runtime: Mapping[str, Any], eager: float | None) -> tuple[str, str, str, str]:
+def _runtime_cells(runtime: Mapping[str, Any], given: float | None) -> tuple[str, str, str, str]:
     p50 = _first_p50(runtime)
-    speed_up = f"{eager / p50:.1f}x" if eager and p50 else ""
+    speed_up = f"{given / p50:.1f}x" if given and p50 else ""
     return _ms(p50), speed_up, _ms(runtime["load_seconds"]), _mib(runtime["peak_rss"])
 
 

@@ -90,5 +90,7 @@ def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_tim
         document = {"name": name, "revision": after.revision, "backend": after.backend, "variant": after.variant}
         console.print_json({**document, "endpoint": after.endpoint})
         return
-    console.say(f"{name}: revision {after.revision} ({after.variant} on {after.backend}) serves again")
-    console.say(f"endpoint: {after.endpoint}")
+    folder = after.target == "folder"
+    again = "is in use again" if folder else "serves again"
+    console.say(f"{name}: revision {after.revision} ({after.variant} on {after.backend}) {again}")
+    console.say(f"{'folder' if folder else 'endpoint'}: {after.endpoint}")
