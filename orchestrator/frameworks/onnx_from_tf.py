@@ -13,8 +13,9 @@ import onnx
 
 from orchestrator.frameworks import onnx_check
 from orchestrator.frameworks.dtypes import STRING
+from orchestrator.frameworks.onnx_canonical import canonical
 from orchestrator.frameworks.onnx_rename import rename
-from orchestrator.frameworks.onnx_walk import nodes
+from orchestrator.frameworks.onnx_walk import graphs, nodes
 from orchestrator.frameworks.tf_export_failure import conversion_failed, no_counterpart
 from orchestrator.frameworks.tf_frozen import input_specs
 from orchestrator.frameworks.tf_process import tf
@@ -97,7 +98,7 @@ def finish(
     versions = {entry.domain: entry.version for entry in model.opset_import}
     # tf2onnx leaves what it cannot convert as it is, among ONNX's own operators.
     unknown = {
-        node.op_type
+        node.op_type.removeprefix("TFL_")  # which is LiteRT's own name with tf2onnx's mark
         for node in nodes(model)
         if not onnx.defs.has(node.op_type, versions.get(node.domain, 1), node.domain)
     }
@@ -107,7 +108,8 @@ def finish(
         rename(model, inputs, outputs)
     except KeyError as error:
         raise StepError("E424", f"tf2onnx left the tensor {error} out") from error
-    del model.graph.value_info[:]  # the sizes of inner tensors, by names that say nothing; runtimes infer them
+    _forget_inner_sizes(model.graph)
+    canonical(model)
     for value, tensor in zip(model.graph.input, signature.inputs, strict=True):
         _declare("input", value, tensor, signature)
     for value, tensor in zip(model.graph.output, signature.outputs, strict=True):
@@ -146,6 +148,16 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _forget_inner_sizes(graph: Any) -> None:
+    """Drop the sizes that have numbers for names; runtimes infer what they need."""
+    for each in graphs(graph):
+        del each.value_info[:]
+        for value in (*each.input, *each.output):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param:
+                    dim.Clear()
 
 
 def _declare(role: str, value: Any, tensor: Tensor, signature: Signature) -> None:

@@ -1,34 +1,27 @@
-"""Runs the steps of TensorFlow's and LiteRT's models in processes of their own: pytest's may have loaded PyTorch."""
+"""Cases of TensorFlow's and LiteRT's models, and their steps, run in the process that has TensorFlow."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from orchestrator.steps import StepError
+from orchestrator.store.digest import digest_tree
+from tests.frameworks.step_process import Done, StepProcess
 
-from orchestrator.frameworks.samples import Array
-
-HERE = Path(__file__).parent
-FRAMEWORKS = "orchestrator.frameworks"
 SOURCES = {
-    "keras": f"{FRAMEWORKS}.keras_source",
-    "saved-model": f"{FRAMEWORKS}.saved_model_source",
-    "tflite": f"{FRAMEWORKS}.tflite_source",
+    "keras": "keras_source",
+    "saved-model": "saved_model_source",
+    "tflite": "tflite_source",
 }
 CONVERSIONS = {
-    "keras": {
-        name: f"{FRAMEWORKS}.tf_convert:to_{name.replace('-', '_')}" for name in ("saved-model", "onnx", "tflite")
-    },
-    "tflite": {name: f"{FRAMEWORKS}.tflite_convert:to_{name}" for name in ("onnx", "tflite")},
+    "keras": {name: f"tf_convert:to_{name.replace('-', '_')}" for name in ("saved-model", "onnx", "tflite")},
+    "tflite": {name: f"tflite_convert:to_{name}" for name in ("onnx", "tflite")},
 }
 CONVERSIONS["saved-model"] = CONVERSIONS["keras"]
+QUANTIZERS = {"onnx": "onnx_quantize:to_int8", "tflite": "tflite_quantize:to_int8"}
 
 
 @dataclass(frozen=True)
@@ -60,94 +53,152 @@ class Case:
         }
 
 
-@dataclass(frozen=True)
-class Result:
-    """What became of a step: its summary, or what it was refused for."""
+_ROWS = {"batch": (1, 32)}
+_SEQUENCES = {"batch": (1, 16), "length": (1, 40)}
+_ONE_SEQUENCE = {"batch": (1, 1), "length": (1, 40)}
+_IMAGE = {"image": ("float32", ["batch", 8, 8, 1])}
+_FOUR = {"x": ("float32", ["batch", 4])}
+_SIX = {"x": ("float32", ["batch", "length", 6])}
+_TWO = {"mask": ("float32", ["batch", "length"]), "ids": ("int32", ["batch", "length"])}
+_LOGITS = {"outputs": {"logits": "output_0"}}
 
-    folder: Path
-    document: Mapping[str, Any]
+CASES: dict[str, Case] = {
+    "cnn": Case("keras", "cnn.keras", _IMAGE, ["logits"], _ROWS, samples="digits.npz"),
+    "two_in_two_out": Case("keras", "two_in_two_out.keras", _TWO, ["tokens", "score"], _SEQUENCES),
+    "lstm": Case("keras", "lstm.keras", _SIX, ["y"], _SEQUENCES),
+    "lstm_batch_of_one": Case("keras", "lstm.keras", _SIX, ["y"], _ONE_SEQUENCE),
+    "gru": Case("keras", "gru.keras", _SIX, ["y"], _SEQUENCES),
+    "attention": Case("keras", "attention.keras", {"x": ("float32", ["batch", "length", 16])}, ["y"], _SEQUENCES),
+    "encoder": Case(
+        "keras", "encoder.keras", {"ids": ("int32", ["batch", "length"])}, ["tokens"], _SEQUENCES, samples="ids.npz"
+    ),
+    "underscore": Case("keras", "lstm.keras", {"_x": _SIX["x"]}, ["y"], _SEQUENCES, own={"inputs": {"_x": "x"}}),
+    "no_counterpart": Case("keras", "no_counterpart.keras", _FOUR, ["y"], _ROWS, own={"outputs": {"y": "erfinv"}}),
+    "renamed": Case(
+        "saved-model",
+        "cnn_saved_model",
+        {"picture": ("float32", ["batch", 8, 8, 1])},
+        ["scores"],
+        _ROWS,
+        own={"inputs": {"picture": "image"}, "outputs": {"scores": "output_0"}},
+    ),
+    "saved_lstm": Case(
+        "saved-model", "lstm_saved_model", _SIX, ["y"], _ONE_SEQUENCE, own={"outputs": {"y": "output_0"}}
+    ),
+    "words": Case("saved-model", "words_saved_model", {"word": ("string", ["batch"])}, ["vector"], _ROWS),
+    "tflite_cnn": Case("tflite", "cnn.tflite", _IMAGE, ["logits"], _ROWS, own=_LOGITS, samples="digits.npz"),
+    "tflite_batch_of_one": Case(
+        "tflite", "cnn_batch_of_one.tflite", {"image": ("float32", [1, 8, 8, 1])}, ["output_0"], {}, batch=None
+    ),
+    "tflite_float_io": Case(
+        "tflite", "cnn_float_io.tflite", _IMAGE, ["logits"], _ROWS, own=_LOGITS, samples="digits.npz"
+    ),
+    "tflite_integer_io": Case(
+        "tflite", "cnn_integer_io.tflite", {"image": ("uint8", ["batch", 8, 8, 1])}, ["output_0"], _ROWS
+    ),
+    "tflite_two_in_two_out": Case("tflite", "two_in_two_out.tflite", _TWO, ["score", "tokens"], _SEQUENCES),
+    "tflite_texts": Case(
+        "tflite",
+        "texts.tflite",
+        {"words": ("string", ["n"]), "which": ("int64", ["m"])},
+        ["chosen", "known"],
+        {"n": (2, 8), "m": (1, 4)},
+        batch=None,
+    ),
+    "buckets": Case("tflite", "buckets.tflite", _FOUR, ["y"], _ROWS),
+    "noisy": Case("tflite", "noisy.tflite", _FOUR, ["y"], _ROWS),
+    "mixing": Case("tflite", "mixing.tflite", _FOUR, ["y"], _ROWS),
+    "counting": Case("tflite", "counting.tflite", _FOUR, ["y"], _ROWS),
+    "select_ops": Case("tflite", "select_ops.tflite", _FOUR, ["y"], _ROWS),
+    "custom_ops": Case("tflite", "custom_ops.tflite", _FOUR, ["y"], _ROWS),
+}
+
+
+class Converted:
+    """One case's steps, each run once, in the process that has TensorFlow."""
+
+    def __init__(self, case: Case, process: StepProcess, models: Path) -> None:
+        self.case = case
+        self._process = process
+        self.weights = models / case.weights
+        self._samples = None if case.samples is None else models / case.samples
+        self._done: dict[str, Done | StepError] = {}
+
+    def inspect(self) -> Any:
+        """What `found.json` holds."""
+        module = SOURCES[self.case.kind]
+        return self._process.step(f"{module}:inspect", {"source": self.source}, {"weights": self.weights}).json(
+            "found.json"
+        )
 
     @property
-    def summary(self) -> Any:
-        assert "summary" in self.document, f"{self.document['message']}: {self.document['cause']}"
-        return self.document["summary"]
+    def source(self) -> dict[str, Any]:
+        return {"kind": self.case.kind, "names": self.case.own}
 
     @property
-    def refusal(self) -> Mapping[str, Any]:
-        assert self.document.get("code"), self.document
-        return self.document
+    def imported(self) -> Done:
+        """What the import step leaves.
 
-    def json(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text("utf-8"))
+        Raises:
+            StepError: as the step.
+        """
+        samples = {} if self._samples is None else {"samples": self._samples}
+        inputs = {"weights": self.weights, **samples}
+        return self._once("import", f"{SOURCES[self.case.kind]}:check", inputs, max_rows=256)
 
-    def arrays(self, name: str) -> dict[str, Array]:
-        with np.load(self.folder / name, allow_pickle=False) as file:
-            return dict(file)
+    def variant(self, format_name: str, precision: str = "fp32") -> Done:
+        """The model in a format and a precision.
+
+        Raises:
+            StepError: as the conversion.
+        """
+        inputs = {"weights": self.weights, "import": self.imported.folder}
+        if precision == "fp32":
+            return self._once(format_name, CONVERSIONS[self.case.kind][format_name], inputs)
+        if format_name == "onnx":
+            inputs = {"model": self.variant("onnx").folder, "import": self.imported.folder}
+        return self._once(f"{format_name}-{precision}", QUANTIZERS[format_name], inputs)
+
+    def verdict(self, format_name: str, precision: str = "fp32") -> Any:
+        """What `verdict.json` says of a variant."""
+        inputs = {"import": self.imported.folder, "variant": self.variant(format_name, precision).folder}
+        name = f"{format_name}-{precision}"
+        params = {"variant": name, "format": format_name, "precision": precision, "gates": {}}
+        return self._process.step("orchestrator.measure.verify:verify", params, inputs).json("verdict.json")
+
+    def _once(self, name: str, function: str, inputs: Mapping[str, Path], **params: Any) -> Done:
+        if name not in self._done:
+            said = {"source": self.source, "signature": self.case.signature, "seed": 0, **params}
+            try:
+                self._done[name] = self._process.step(function, said, inputs)
+            except StepError as error:
+                self._done[name] = error
+        done = self._done[name]
+        if isinstance(done, StepError):
+            raise done
+        return done
 
 
-def run_steps(root: Path, steps: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Result]:
-    """Run the steps in one process, in the folder `root`, which must be empty.
+def digests_in_two_processes(
+    models: Path, folder: Path, variants: Mapping[str, Sequence[tuple[str, str]]]
+) -> list[dict[str, str]]:
+    """The digests of the variants that two fresh processes make, whose sets are in different orders.
 
     Args:
-        root: gets `NAME/output` for each step.
-        steps: `name`, `function`, `params`, `inputs` (role → path).
-        seed: of Python's hashes.
+        models: what was built.
+        folder: an empty one.
+        variants: name of a case → formats and precisions.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    request = root / "request.json"
-    request.write_text(json.dumps(list(steps), default=str), "utf-8")
-    process = subprocess.run(
-        [sys.executable, str(HERE / "run_steps.py"), str(request)],
-        env={**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": ":".join(path for path in sys.path if path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
-    results = json.loads((root / "results.json").read_text("utf-8"))
-    return {name: Result(root / name / "output", document) for name, document in results["steps"].items()}
-
-
-def loaded(root: Path) -> list[str]:
-    """Which frameworks the process of `run_steps` had loaded in the end."""
-    names: list[str] = json.loads((root / "results.json").read_text("utf-8"))["loaded"]
-    return names
-
-
-def steps_of(
-    case: Case, models: Path, root: Path, formats: Sequence[str], precisions: Sequence[str] = ("fp32",)
-) -> list[dict[str, Any]]:
-    """Import, then each format converted and verified, then in the other precisions: `onnx`, `verify.onnx`, `onnx-int8`, ..."""
-    source = {"kind": case.kind, "names": case.own}
-    weights = {"weights": models / case.weights}
-    given = {} if case.samples is None else {"samples": models / case.samples}
-    common = {"source": source, "signature": case.signature, "seed": 0}
-    imported = root / "import" / "output"
-    steps: list[dict[str, Any]] = [
-        _step("import", f"{SOURCES[case.kind]}:check", {**common, "max_rows": 256}, {**weights, **given})
-    ]
-    for name in formats:
-        variant = root / name / "output"
-        steps += [
-            _step(name, CONVERSIONS[case.kind][name], common, {**weights, "import": imported}),
-            _verify(name, name, "fp32", variant, imported),
-        ]
-        if "int8" in precisions and name != "saved-model":
-            quantize = "onnx_quantize" if name == "onnx" else "tflite_quantize"
-            start = {"model": variant} if name == "onnx" else weights
-            steps += [
-                _step(f"{name}-int8", f"{FRAMEWORKS}.{quantize}:to_int8", common, {**start, "import": imported}),
-                _verify(f"{name}-int8", name, "int8", root / f"{name}-int8" / "output", imported),
-            ]
-    return steps
-
-
-def _step(name: str, function: str, params: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, Any]:
-    return {"name": name, "function": function, "params": params, "inputs": inputs}
-
-
-def _verify(name: str, format_name: str, precision: str, variant: Path, imported: Path) -> dict[str, Any]:
-    params = {"variant": name, "format": format_name, "precision": precision, "gates": {}}
-    return _step(
-        f"verify.{name}", "orchestrator.measure.verify:verify", params, {"import": imported, "variant": variant}
-    )
+    found = []
+    for seed in ("1", "7"):
+        (folder / seed).mkdir()
+        process = StepProcess(folder / seed, PYTHONHASHSEED=seed)
+        digests = {}
+        for name, wanted in variants.items():
+            converted = Converted(CASES[name], process, models)
+            for format_name, precision in wanted:
+                tree = converted.variant(format_name, precision).folder
+                digests[f"{name} {format_name} {precision}"] = digest_tree(tree).digest
+        process.close()
+        found.append(digests)
+    return found

@@ -43,7 +43,7 @@ def cnn() -> Any:
     images, labels = digits()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss)
-    model.fit(images[256:], labels[256:], batch_size=32, epochs=4, verbose=0)
+    model.fit(images[256:], labels[256:], batch_size=32, epochs=8, verbose=0)
     return model
 
 
@@ -68,6 +68,14 @@ def attention() -> Any:
     x = keras.Input((None, 16), name="x")
     y = layers.LayerNormalization()(x + layers.MultiHeadAttention(2, 8)(x, x))
     return keras.Model(x, layers.Dense(16, activation="gelu", name="y")(y))
+
+
+def encoder() -> Any:
+    """Large enough for LiteRT to quantize its weights."""
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    x = layers.Embedding(100, 64)(ids)
+    x = layers.LayerNormalization()(x + layers.MultiHeadAttention(4, 16)(x, x))
+    return keras.Model(ids, {"tokens": layers.Dense(64)(layers.Dense(128, activation="gelu")(x))})
 
 
 def no_counterpart() -> Any:
@@ -116,6 +124,21 @@ def _of_function(function: Callable[..., dict[str, Any]], *specs: Any) -> Any:
     return tf.lite.TFLiteConverter.from_concrete_functions([owner.function.get_concrete_function()], owner)
 
 
+def _counting(folder: Path, spec: Any) -> Any:
+    """Adds to its inputs how often it was called."""
+    owner = tf.Module()
+    owner.calls = tf.Variable(0.0)
+
+    def counting(x: Any) -> dict[str, Any]:
+        owner.calls.assign_add(1.0)
+        return {"y": x + owner.calls}
+
+    owner.function = tf.function(counting, input_signature=[spec])
+    path = str(folder / "counting_saved_model")
+    tf.saved_model.save(owner, path, signatures=owner.function.get_concrete_function())
+    return tf.lite.TFLiteConverter.from_saved_model(path)
+
+
 def bits(x: Any) -> dict[str, Any]:
     return {"y": tf.bitwise.bitwise_and(tf.cast(x, tf.int32), 3)}
 
@@ -126,6 +149,11 @@ def noisy(x: Any) -> dict[str, Any]:
 
 def mixing(x: Any) -> dict[str, Any]:
     return {"y": x - tf.reduce_mean(x, axis=0)}
+
+
+def buckets(x: Any) -> dict[str, Any]:
+    """LiteRT has this operator, and ONNX has not."""
+    return {"y": tf.raw_ops.Bucketize(input=x, boundaries=[0.0, 1.0])}
 
 
 def texts(words: Any, which: Any) -> dict[str, Any]:
@@ -153,6 +181,8 @@ def _lite_models(folder: Path, models: dict[str, Any]) -> None:
     _lite(_of_function(bits, four), folder / "custom_ops.tflite", allow_custom_ops=True)
     _lite(_of_function(noisy, four), folder / "noisy.tflite")
     _lite(_of_function(mixing, four), folder / "mixing.tflite")
+    _lite(_of_function(buckets, four), folder / "buckets.tflite")
+    _lite(_counting(folder, four), folder / "counting.tflite")
     two = tf.TensorSpec([None], tf.string, name="words"), tf.TensorSpec([None], tf.int64, name="which")
     _lite(_of_function(texts, *two), folder / "texts.tflite")
 
@@ -161,7 +191,8 @@ def main(folder: Path) -> None:
     """Build everything."""
     images, labels = digits()
     np.savez(folder / "digits.npz", image=images[:256], labels=labels[:256])
-    models = _keras(folder, cnn, two_in_two_out, lstm, gru, attention, no_counterpart)
+    np.savez(folder / "ids.npz", ids=np.random.default_rng(0).integers(0, 100, (64, 12)).astype(np.int32))
+    models = _keras(folder, cnn, two_in_two_out, lstm, gru, attention, encoder, no_counterpart)
     models["cnn"].export(folder / "cnn_saved_model", verbose=False)
     models["lstm"].export(folder / "lstm_saved_model", verbose=False)
     owner, look_up = words()
