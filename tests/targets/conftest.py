@@ -35,7 +35,7 @@ class StandIn:
     least_startup = 1
     missing: str | None = None
 
-    def unavailable(self) -> str | None:
+    def unavailable(self, devices: int = 0) -> str | None:
         return self.missing
 
     def refuses(self, signature: Signature) -> str | None:
