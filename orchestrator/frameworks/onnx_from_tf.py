@@ -17,7 +17,7 @@ from orchestrator.frameworks.onnx_canonical import canonical
 from orchestrator.frameworks.onnx_rename import rename
 from orchestrator.frameworks.onnx_walk import graphs, nodes
 from orchestrator.frameworks.tf_export_failure import conversion_failed, no_counterpart
-from orchestrator.frameworks.tf_frozen import input_specs
+from orchestrator.frameworks.tf_frozen import input_specs, trace
 from orchestrator.frameworks.tf_process import tf
 from orchestrator.steps import StepError
 
@@ -59,8 +59,11 @@ def from_function(model: TfModel, signature: Signature) -> Any:
         StepError: E422.
     """
     specs = input_specs(model.signature)
-    function = tf.function(model.function.python_function, input_signature=specs, autograph=False)
     try:
+        traced = trace(model)
+        # tf2onnx makes constants of variables itself, but an input of every other tensor that the model holds.
+        called = traced.module.call.python_function if traced.constant else model.function.python_function
+        function = tf.function(called, input_signature=specs, autograph=False)
         with _quiet():
             proto, _ = tf2onnx.convert.from_function(function, specs, opset=OPSET, custom_op_handlers=_HANDLERS)
     # As above.
