@@ -58,7 +58,7 @@ def test_open_dimensions_and_texts_are_found(keras: Open) -> None:
 
 def test_the_order_of_channels_is_noted(keras: Open) -> None:
     assert keras("images.keras").inspect()["notes"] == [
-        "its layers take channels last: [batch, height, width, channels]"
+        "the Keras layers take channels last: [batch, height, width, channels]"
     ]
 
 
