@@ -35,7 +35,7 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
         StepError: E422 it does not convert, E423 it differs from its source, E424 the file is not what was declared.
     """
     context.progress("loading the model", 0.0)
-    job = prepare(context)
+    job = prepare(context, attention="plain")
     path = context.output / "model.onnx"
     options = {
         "input_names": [tensor.name for tensor in job.signature.inputs],

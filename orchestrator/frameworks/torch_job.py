@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.frameworks.samples import Array
+    from orchestrator.frameworks.transformers_model import Attention
     from orchestrator.steps import StepContext
 
 __all__ = ["TorchJob", "exported", "prepare", "quiet", "saved_program"]
@@ -59,18 +60,31 @@ class TorchJob:
         return call(self.module, self.signature, inputs)
 
 
-def prepare(context: StepContext) -> TorchJob:
+def prepare(context: StepContext, attention: Attention = "fused") -> TorchJob:
     """Load the source model and what `import` left about it.
 
+    Args:
+        context: of the step that converts.
+        attention: how models of the Transformers library compute it; ONNX has no fused operator for it before opset 23.
+
     Raises:
-        StepError: as `load_source`.
+        StepError: as `load_source` or `load_task_model`.
     """
     signature, samples = read_import(context.inputs["import"])
     with quiet():
-        module = load_source(context.params, context.inputs, context.project)
+        module = _module(context, signature, attention)
     first = call_at(samples, signature, trace_sizes(samples, signature))
     args = tuple(torch.from_numpy(first[tensor.name].copy()) for tensor in signature.inputs)
     return TorchJob(module, signature, samples, args)
+
+
+def _module(context: StepContext, signature: Signature, attention: Attention) -> torch.nn.Module:
+    if context.params["source"]["kind"] == "transformers":
+        # Imported here, since it brings in a library that other models do without.
+        from orchestrator.frameworks.transformers_source import load_task_model
+
+        return load_task_model(context.params, context.inputs, signature, attention)
+    return load_source(context.params, context.inputs, context.project)
 
 
 @contextmanager
@@ -82,6 +96,7 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r"You are using the legacy TorchScript-based ONNX export")
         warnings.filterwarnings("ignore", message=r"no signature found for <torch\.ScriptMethod")
         warnings.filterwarnings("ignore", message=r"Exporting a model to ONNX with a batch_size other than 1")
+        warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing` is deprecated")
         warnings.filterwarnings("ignore", message=r"The feature will be removed\. Please remove usage of this function")
         yield
 

@@ -21,13 +21,13 @@ from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext, StepError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from orchestrator.frameworks.accelerators import Accelerator
-    from orchestrator.frameworks.samples import Array
+    from orchestrator.frameworks.samples import Array, Samples
 
-__all__ = ["check", "load_exported_program", "load_source", "load_torchscript", "open_baseline"]
+__all__ = ["check", "load_exported_program", "load_source", "load_torchscript", "open_baseline", "prove"]
 
 
 def check(context: StepContext) -> dict[str, Any]:
@@ -46,6 +46,30 @@ def check(context: StepContext) -> dict[str, Any]:
     model, notes = _load(context.params, context.inputs, context.project)
     check_inputs(model, signature)
     samples = given_samples(context, signature)
+    return prove(context, model, signature, samples, notes)
+
+
+def prove(
+    context: StepContext,
+    model: torch.nn.Module,
+    signature: Signature,
+    samples: Samples,
+    notes: Sequence[str],
+    framework: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The part of the import step that runs the model: its outputs, its evaluation mode, its answers.
+
+    Args:
+        context: of the import step.
+        model: on the CPU, asked to be in evaluation mode.
+        signature: as declared.
+        samples: what it is asked.
+        notes: what a person should know of the source.
+        framework: package → version of what builds the model, besides PyTorch.
+
+    Raises:
+        StepError: E321-E328 inputs and outputs, E330-E332 evaluation mode.
+    """
     context.progress("proving evaluation mode")
     signature = declared_outputs(model, signature, first_call(samples, signature), context.project)
     prove_evaluation(
@@ -65,7 +89,7 @@ def check(context: StepContext) -> dict[str, Any]:
         signature,
         samples,
         parameters=sum(weight.numel() for weight in model.parameters()),
-        framework={"torch": torch.__version__.partition("+")[0]},
+        framework={"torch": torch.__version__.partition("+")[0], **(framework or {})},
         notes=notes,
     )
 

@@ -16,7 +16,7 @@ from orchestrator.steps import StepError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["find_state_dict", "read_state_dict", "shown"]
+__all__ = ["find_state_dict", "read_safetensors", "read_state_dict", "shown"]
 
 _AT_KEY = ("model", "source", "weights_key")
 _SHOWN = 8
@@ -40,7 +40,15 @@ def read_state_dict(path: Path, weights_key: str | None) -> dict[str, torch.Tens
     """
     expect_kind(path, "pytorch", "safetensors", "checkpoint")
     if file_kind(path) == "safetensors":
-        return _read_safetensors(path, weights_key)
+        if weights_key is not None:
+            raise StepError(
+                "E304",
+                "`weights_key` has nothing to lead to",
+                cause="a safetensors file holds one flat state dict",
+                remedy="leave `weights_key` out",
+                at=_AT_KEY,
+            )
+        return read_safetensors(path)
     content = _read_checkpoint(path)
     if weights_key is not None:
         content = _dig(content, weights_key)
@@ -57,7 +65,7 @@ def find_state_dict(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
     """
     expect_kind(path, "pytorch", "safetensors", "checkpoint")
     if file_kind(path) == "safetensors":
-        return None, _read_safetensors(path, None)
+        return None, read_safetensors(path)
     content = _read_checkpoint(path)
     inside = _state_dicts(content)
     whole = isinstance(content, Mapping) and all(isinstance(value, torch.Tensor) for value in content.values())
@@ -75,18 +83,15 @@ def _read_checkpoint(path: Path) -> Any:
         raise _refusal(error) from error
 
 
-def _read_safetensors(path: Path, weights_key: str | None) -> dict[str, torch.Tensor]:
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file by name, on the CPU.
+
+    Raises:
+        StepError: E302, it is damaged or cut off.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if weights_key is not None:
-        raise StepError(
-            "E304",
-            "`weights_key` has nothing to lead to",
-            cause="a safetensors file holds one flat state dict",
-            remedy="leave `weights_key` out",
-            at=_AT_KEY,
-        )
     try:
         tensors: dict[str, torch.Tensor] = load_file(path, device="cpu")
     except (SafetensorError, OSError) as error:

@@ -1,0 +1,22 @@
+"""Imports the Transformers library so that it asks no other machine and imports no other framework."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    USE_TF="0",
+    USE_FLAX="0",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+import transformers  # it reads its environment while it is imported
+from transformers.models.auto import configuration_auto, modeling_auto
+
+__all__ = ["configuration_auto", "modeling_auto", "transformers"]
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
