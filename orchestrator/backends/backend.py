@@ -36,6 +36,7 @@ class ServingSettings:
         samples: an npz file of inputs, one row for each sample, that a server may be warmed up with.
         devices: CUDA devices of one replica, numbered from 0, with an instance of the model on each; 0 serves on CPUs.
         cuda_graphs: whether calls on them are captured as CUDA graphs.
+        batch_sizes: rows of the calls that were measured; a server may be warm at them. Empty where that is not told.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ServingSettings:
     samples: Path | None = None
     devices: int = 0
     cuda_graphs: bool = False
+    batch_sizes: tuple[int, ...] = ()
 
     @property
     def threads(self) -> int:

@@ -90,6 +90,7 @@ class OnnxRuntime:
 
 def _server_config(settings: ServingSettings, sha256: str, files: Mapping[str, str]) -> dict[str, Any]:
     rows = largest_batch(settings.signature, settings.max_batch_size)
+    sizes = [size for size in settings.batch_sizes if size <= rows]
     return {
         "format": 1,
         "model": {
@@ -110,6 +111,7 @@ def _server_config(settings: ServingSettings, sha256: str, files: Mapping[str, s
         "instances": 1,
         **_devices(settings),
         "max_batch_size": rows,
+        **({"batch_sizes": sizes} if sizes else {}),
         "max_delay_us": round(settings.max_delay * 1e6),
         "queue_rows": rows * _QUEUE_BATCHES,
         "request_timeout_s": 30,

@@ -198,6 +198,7 @@ class _Benchmark:
             samples=self._context.inputs["import"] / "samples.npz",
             devices=params.get("devices", 0),
             cuda_graphs=params.get("cuda_graphs", False),
+            batch_sizes=tuple(params.get("batch_sizes", ())),
         )
 
     def _requests(self, served_by: Backend, folder: Path) -> tuple[list[Path], dict[str, str]]:

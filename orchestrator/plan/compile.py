@@ -111,6 +111,7 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None)
                 "memory": spec.hardware.memory,
                 "slo": {"p99_latency": spec.slo.p99_latency, "throughput": spec.slo.throughput},
                 "batching": _batching(spec),
+                "batch_sizes": _batch_sizes(loaded, model),
                 "objective": spec.optimize_for,
                 "time_budget": spec.optimize.time_budget,
                 "assets": assets_digest(),
@@ -144,7 +145,7 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None)
             gathers_fates=True,
             tools=joined(*map(_server_tools, backends)),
         ),
-        _render_step(loaded, variants),
+        _render_step(loaded, model, variants),
         Step(id="deploy", kind="deploy", function="", revision=1, params={"target": spec.deploy.target},
              inputs={"rendered": StepOutput("render")}, live=True, at=("deploy",)),
         Step(id="check", kind="check", function="", revision=1, params={},
@@ -265,7 +266,7 @@ def _batching(spec: ModelDeployment) -> dict[str, float] | str:
     return {"max_size": batching.max_size, "max_delay": float(batching.max_delay)}
 
 
-def _render_step(loaded: LoadedSpec, variants: dict[str, StepInput]) -> Step:
+def _render_step(loaded: LoadedSpec, model: PlannedModel, variants: dict[str, StepInput]) -> Step:
     spec = loaded.spec
     return Step(
         id="render",
@@ -286,6 +287,7 @@ def _render_step(loaded: LoadedSpec, variants: dict[str, StepInput]) -> Step:
                 "memory": spec.hardware.memory,
                 "drain_seconds": DRAIN_SECONDS,
                 "spec_digest": loaded.digest,
+                "batch_sizes": _batch_sizes(loaded, model),
                 **serving_devices(spec),
             },
             "assets": assets_digest(),

@@ -75,4 +75,5 @@ def _settings(context: StepContext, winner: Mapping[str, Any], decision_digest: 
         samples=context.inputs.get("samples"),
         devices=params.get("devices", 0),
         cuda_graphs=params.get("cuda_graphs", False),
+        batch_sizes=tuple(params.get("batch_sizes", ())),
     )

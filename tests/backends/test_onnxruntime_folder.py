@@ -31,6 +31,14 @@ def test_the_server_takes_the_configuration(
     assert config.drain_seconds == 5
 
 
+def test_the_server_is_warm_at_the_sizes_that_were_measured(
+    settings_for: SettingsFor, placeholder_variant: Path, tmp_path: Path
+) -> None:
+    settings = settings_for("onnxruntime", batch_sizes=(1, 4, 8, 32))
+    ONNXRUNTIME.write_folder(settings, placeholder_variant, tmp_path / "serving")
+    assert load_config(tmp_path / "serving" / "server.json").batch_sizes == (1, 4, 8)  # 8 rows go together at most
+
+
 def test_weights_beside_the_graph_come_along(
     settings_for: SettingsFor, placeholder_variant: Path, tmp_path: Path
 ) -> None:
