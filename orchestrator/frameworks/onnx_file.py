@@ -11,7 +11,7 @@ from onnx.external_data_helper import uses_external_data
 
 from orchestrator.frameworks.expected_kind import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.onnx_data import ExternalData, open_external_data
-from orchestrator.frameworks.onnx_walk import nodes, tensors
+from orchestrator.frameworks.onnx_walk import nodes, tensors, texts
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ def read_onnx(path: Path) -> GivenModel:
         raise _damaged(
             "the ONNX file cannot be read", f"it is cut off or damaged: {error}", "copy or export it again"
         ) from error
+    if any(isinstance(text, bytes) for text in texts(proto)):
+        raise _damaged("the ONNX file cannot be read", "a name in it is not UTF-8", "copy or export it again")
     # How the model was trained is no part of what is run, and may name files of its own.
     del proto.training_info[:]
     data = open_external_data(proto, path.parent)
@@ -146,7 +148,8 @@ def objection(model: GivenModel) -> str:
     embed(whole, model.data)
     try:
         onnx.checker.check_model(whole, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    # Beside its own errors come those of C++, when what it meets is damaged.
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told as what the checker says
         return (str(error).strip().splitlines() or ["it does not say what"])[0]
     return ""
 

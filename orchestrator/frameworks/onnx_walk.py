@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["bodies", "graphs", "inner_graphs", "nodes", "tensors"]
+__all__ = ["bodies", "graphs", "inner_graphs", "nodes", "tensors", "texts"]
 
 
 def graphs(graph: Any) -> Iterator[Any]:
@@ -49,6 +49,26 @@ def tensors(model: Any) -> Iterator[Any]:
         for node in body.node:
             for attribute in node.attribute:
                 yield from _tensors_of(attribute)
+
+
+def texts(model: Any) -> Iterator[str | bytes]:
+    """Every name that is read of the model; protobuf gives bytes for what is not UTF-8."""
+    for opset in model.opset_import:
+        yield opset.domain
+    for function in model.functions:
+        yield from (function.domain, function.name)
+    for body in bodies(model):
+        for node in body.node:
+            yield from (node.domain, node.op_type, *node.input, *node.output)
+        for field in ("input", "output"):
+            for value in getattr(body, field):
+                yield value if isinstance(value, str | bytes) else value.name
+                if not isinstance(value, str | bytes):
+                    yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    for tensor in tensors(model):
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
 
 
 def _graphs_of(attribute: Any) -> Iterator[Any]:

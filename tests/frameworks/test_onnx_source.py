@@ -146,6 +146,13 @@ def test_a_file_that_is_no_model_is_told_for_what_it_is(tmp_path: Path, change: 
     assert words in f"{error.message}: {error.cause}"
 
 
+@pytest.mark.parametrize("name", [b"x", b"y", b"MatMul", b"w"])
+def test_a_name_that_is_no_utf_8_is_told(tmp_path: Path, name: bytes) -> None:
+    content = linear().SerializeToString().replace(bytes([len(name)]) + name, bytes([len(name)]) + b"\xff" * len(name))
+    error = refused("E302", run_inspect, saved(content, tmp_path), tmp_path, at=WEIGHTS_PLACE)
+    assert error.cause == "a name in it is not UTF-8"
+
+
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert "no file model.onnx" in refused("E301", run_inspect, tmp_path / "model.onnx", tmp_path).cause
 
