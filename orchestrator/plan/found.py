@@ -118,6 +118,7 @@ class _Joined:
             names: dict[str, str] = {}
             tensors = []
             # The batch is what all inputs have as their first dimension, as long as it is open.
+            self._tell_dims_apart(everything)
             firsts = {(t["shape"] or [0])[0] for t in everything}
             batched = bool(firsts) and all(first is None or isinstance(first, str) for first in firsts)
             batch = batch_name(firsts) if batched else None
@@ -165,6 +166,19 @@ class _Joined:
             whole = own["shape"] is not None and all(isinstance(d, int) or d in known for d in dims)
             tensors.append(Tensor(name, "", tuple(d for d in dims if d is not None) if whole else None))
         return tensors, names
+
+    def _tell_dims_apart(self, everything: Sequence[Mapping[str, Any]]) -> None:
+        owns: dict[str, str] = {}
+        for own in (size for tensor in everything for size in tensor["shape"] or () if isinstance(size, str)):
+            if owns.setdefault(dim_name(own), own) != own:
+                self._problems.append(
+                    Diagnostic(
+                        "E129",
+                        f"the model's dimensions `{owns[dim_name(own)]}` and `{own}` would both be called `{dim_name(own)}`",
+                        self._loaded.span(("model",), key=True),
+                        remedy="declare `inputs`, with a name of your own for each",
+                    )
+                )
 
     def _dtype(self, own: Mapping[str, Any], what: str) -> str:
         if own["dtype"] not in _DTYPES:

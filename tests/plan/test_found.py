@@ -172,3 +172,9 @@ def test_names_that_a_spec_cannot_hold_are_rewritten(own: str, name: str) -> Non
 def test_rewritten_names_stay_apart(join: Any) -> None:
     model = join(found([tensor("x:0", [None, 1]), tensor("x/0", [None, 1])], [tensor("y", [None, 1])]))
     assert [t.name for t in model.signature.inputs] == ["x_0", "x_0_2"]
+
+
+def test_dimensions_that_differ_in_case_alone_have_to_be_named(join: Any) -> None:
+    told = refused(join, found([tensor("x", ["N", "n"])]))[0]
+    assert told.code == "E129"
+    assert "`N` and `n`" in told.message
