@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from orchestrator.backends.folder import copy_file, json_text, model_file, write_file
@@ -38,12 +39,20 @@ class LiteRt:
             "variant": settings.variant,
             "precision": settings.precision,
             "signature": settings.signature.as_json(),
+            "names": _own_names(variant),
             "threads": settings.threads,
             "tools": dict(settings.tools),
             "spec_digest": settings.spec_digest,
             "decision_digest": settings.decision_digest,
         }
         write_file(folder / "model.json", json_text(document))
+
+
+def _own_names(variant: Path) -> dict[str, dict[str, str]]:
+    """What the file calls its tensors where the spec calls them otherwise: a model that was given as LiteRT stays as it is."""
+    facts = variant / "facts.json"
+    names: dict[str, dict[str, str]] = json.loads(facts.read_bytes()).get("names", {}) if facts.is_file() else {}
+    return {role: {name: own for name, own in of.items() if name != own} for role, of in names.items()}
 
 
 LITERT = LiteRt()

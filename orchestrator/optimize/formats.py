@@ -33,8 +33,8 @@ class Way:
         from_source: the function starts from the source model (inputs `weights` and `import`), not from the converted
             variant (inputs `model` and `import`).
         needs_cpu_features: the result depends on the machine's instruction sets.
-        as_given: the format is the source's own, so that what comes out is the model as given: what has to be beaten, and
-            what is served when nothing beats it.
+        as_given: what comes out is the model as given: what has to be beaten, and what is served when nothing beats it. The
+            format is the source's own, or stands in for one that no server takes.
         not_from: kinds of sources that it is not made from, each with the reason.
     """
 
@@ -94,7 +94,7 @@ _ONNX = Format(
         | _from(_TENSORFLOW_KINDS, Way(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS))
         | {
             "onnx": Way("orchestrator.frameworks.onnx_convert:to_onnx", ("onnx", "onnxruntime"), as_given=True),
-            "tflite": Way(f"{_TFLITE_CONVERT}:to_onnx", (*_TF2ONNX_TOOLS, "ai-edge-litert")),
+            "tflite": Way(f"{_TFLITE_CONVERT}:to_onnx", (*_TF2ONNX_TOOLS, "ai-edge-litert"), as_given=True),
         }
     ),
     precisions=MappingProxyType(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.folder import write_file
-from orchestrator.backends.table import backend
+from orchestrator.backends.table import UNSERVED, backend, packaging
 from orchestrator.backends.tensorflow_serving_config import flags
 from orchestrator.render.assets import assets_dir
 from orchestrator.render.fill import fill
@@ -29,10 +29,10 @@ __all__ = ["render_artifacts"]
 _SERVER = Path(__file__).parents[1] / "server"
 
 
-def render_artifacts(settings: ServingSettings, deployment: Deployment, variant: Path, folder: Path) -> str:
+def render_artifacts(settings: ServingSettings, deployment: Deployment, variant: Path, folder: Path) -> str | None:
     """Fill `folder` with `serving/`, `docker/`, `compose.yaml`, `chart/`, `values.yaml` and `README.md`.
 
-    The image's tag is the digest of the finished build context, so what would be another image has another tag.
+    What devices run themselves is `serving/` alone. The image's tag is the digest of the finished build context, so what would be another image has another tag.
 
     Args:
         settings: how it is served.
@@ -41,12 +41,16 @@ def render_artifacts(settings: ServingSettings, deployment: Deployment, variant:
         folder: where to.
 
     Returns:
-        The image's name and tag.
+        The image's name and tag; None where there is no server, and so no image.
 
     Raises:
         ValueError: a value that may not stand in one of the files.
         FileNotFoundError: the variant lacks its model file, or an int8 one its facts.json.
     """
+    if settings.backend in UNSERVED:
+        packaging(settings.backend).write_folder(settings, variant, folder / "serving")
+        _open_folders(folder)
+        return None
     values = _values(settings, deployment) | {"needs_vnni": _needs_vnni(settings, variant)}
     chosen = backend(settings.backend)
     chosen.write_folder(settings, variant, folder / "serving")
@@ -62,10 +66,15 @@ def render_artifacts(settings: ServingSettings, deployment: Deployment, variant:
     write_file(folder / "compose.yaml", fill("docker/compose.yaml.jinja", values))
     write_file(folder / "values.yaml", fill("kubernetes/values.yaml.jinja", values))
     write_file(folder / "README.md", fill("README.md.jinja", values))
+    _open_folders(folder)
+    return f"{deployment.repository}:{tag}"
+
+
+def _open_folders(folder: Path) -> None:
+    """Whatever the mask of who renders: a server or a device runs as somebody else."""
     for path in sorted(folder.rglob("*")):
         if path.is_dir():
             path.chmod(0o755)
-    return f"{deployment.repository}:{tag}"
 
 
 def _values(settings: ServingSettings, deployment: Deployment) -> dict[str, Any]:

@@ -125,4 +125,9 @@ E364 an operator that ONNX Runtime does not have
     library of custom operators is code and is never loaded.
 E365 an ONNX model without a graph to run
     It has no inputs, no outputs or no nodes.
+E366 an operator that LiteRT does not have
+    The LiteRT model was converted with "Select TF ops", and needs TensorFlow's kernels, or it has custom operators, which
+    come as a library of their own. Neither is there in LiteRT itself, nor on most devices.
+E367 LiteRT cannot prepare the model
+    The file is whole, but its operators do not fit together or their settings are not what this LiteRT takes.
 """

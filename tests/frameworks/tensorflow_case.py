@@ -24,6 +24,9 @@ CONVERSIONS["saved-model"] = CONVERSIONS["keras"]
 QUANTIZERS = {"onnx": "onnx_quantize:to_int8", "tflite": "tflite_quantize:to_int8"}
 
 
+Tensors = Mapping[str, tuple[str, list[int | str]]]
+
+
 @dataclass(frozen=True)
 class Case:
     """A model, and what the spec says of it.
@@ -36,7 +39,7 @@ class Case:
 
     kind: str
     weights: str
-    inputs: Mapping[str, tuple[str, list[int | str]]]
+    inputs: Tensors
     outputs: Sequence[str]
     dims: Mapping[str, tuple[int, int]]
     batch: str | None = "batch"
@@ -56,10 +59,10 @@ class Case:
 _ROWS = {"batch": (1, 32)}
 _SEQUENCES = {"batch": (1, 16), "length": (1, 40)}
 _ONE_SEQUENCE = {"batch": (1, 1), "length": (1, 40)}
-_IMAGE = {"image": ("float32", ["batch", 8, 8, 1])}
-_FOUR = {"x": ("float32", ["batch", 4])}
-_SIX = {"x": ("float32", ["batch", "length", 6])}
-_TWO = {"mask": ("float32", ["batch", "length"]), "ids": ("int32", ["batch", "length"])}
+_IMAGE: Tensors = {"image": ("float32", ["batch", 8, 8, 1])}
+_FOUR: Tensors = {"x": ("float32", ["batch", 4])}
+_SIX: Tensors = {"x": ("float32", ["batch", "length", 6])}
+_TWO: Tensors = {"mask": ("float32", ["batch", "length"]), "ids": ("int32", ["batch", "length"])}
 _LOGITS = {"outputs": {"logits": "output_0"}}
 
 CASES: dict[str, Case] = {

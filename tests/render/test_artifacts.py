@@ -52,6 +52,16 @@ def test_everything_that_a_release_needs_is_there(render_to: Render, backend: st
     assert _tree(folder / "serving") == _tree(folder / "docker" / "serving")
 
 
+def test_what_a_device_runs_is_the_model_and_what_it_takes(render_to: Render) -> None:
+    names = {"inputs": {"x": "serving_default_x:0"}, "outputs": {"y": "y"}}
+    folder = render_to("litert", facts={"names": names})
+    assert sorted(path.name for path in folder.iterdir()) == ["serving", "winner.json"]
+    assert (folder / "serving" / "model.tflite").read_bytes() == b"a model"
+    described = json.loads((folder / "serving" / "model.json").read_text())
+    assert described["names"] == {"inputs": {"x": "serving_default_x:0"}, "outputs": {}}
+    assert described["signature"]["inputs"][0]["name"] == "x"
+
+
 @each
 def test_no_path_of_this_machine_gets_in(render_to: Render, backend: str, tmp_path: Path) -> None:
     folder = render_to(backend)
