@@ -32,7 +32,8 @@ _SERVER = Path(__file__).parents[1] / "server"
 def render_artifacts(settings: ServingSettings, deployment: Deployment, variant: Path, folder: Path) -> str | None:
     """Fill `folder` with `serving/`, `docker/`, `compose.yaml`, `chart/`, `values.yaml` and `README.md`.
 
-    What devices run themselves is `serving/` alone. The image's tag is the digest of the finished build context, so what would be another image has another tag.
+    What devices run themselves is `serving/` alone. The image's tag is the digest of the finished build context, so what
+    would be another image has another tag.
 
     Args:
         settings: how it is served.
