@@ -45,11 +45,12 @@ _CODE = {
 _READ_FROM = frozenset({"vocabulary", "idf_weights", "filepath", "file_path", "filename", "path", "url", "directory"})
 """Settings that hold values, or the name of a file that holds them; as a text they are the latter."""
 
-_FUNCTIONS = re.compile(
-    r"builtins|keras(\.src)?\."
-    r"(activations|constraints|initializers|losses|metrics|nn|ops|optimizers|quantizers|random|regularizers)(\.\w+)*"
+_FUNCTION_PARTS = "activations|constraints|initializers|losses|metrics|nn|ops|optimizers|quantizers|random|regularizers"
+_FUNCTIONS = re.compile(rf"builtins|keras(\.src)?\.({_FUNCTION_PARTS})(\.\w+)*")
+_CLASSES = re.compile(
+    rf"keras(\.src)?(\.(_legacy|applications|dtype_policies|engine|layers|models|{_FUNCTION_PARTS})(\.\w+)*)?"
 )
-_KERAS = re.compile(r"keras(\.\w+)*")
+"""Modules of Keras whose functions and classes make up models; others load, download, save and show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,15 +197,15 @@ def _about_object(value: Mapping[str, Any], layer: str) -> Iterator[_Problem]:
     elif kind == "function":
         name = value.get("config")
         if not isinstance(module, str) or not _FUNCTIONS.fullmatch(module):
-            yield _custom(f"{where} uses the function `{_dotted(module, name)}`")
+            yield _custom(f"{where} uses the function `{_dotted(module, name)}`, which is no part of Keras' models")
     elif ">" in kind or (isinstance(registered, str) and ">" in registered):
         yield _custom(f"{where} is of the custom class `{registered or kind}`")
     elif (
         "module" in value
         and not kind.startswith("__")
-        and (not isinstance(module, str) or not _KERAS.fullmatch(module))
+        and (not isinstance(module, str) or not _CLASSES.fullmatch(module))
     ):
-        yield _custom(f"{where} is of the custom class `{_dotted(module, kind)}`")
+        yield _custom(f"{where} is of the class `{_dotted(module, kind)}`, which is no part of Keras' models")
 
 
 def _dotted(module: Any, name: Any) -> str:

@@ -106,7 +106,7 @@ def _notes(path: Path, model: Any) -> list[str]:
         orders = {order for layer in _layers(model) if (order := getattr(layer, "data_format", None)) in _CHANNELS}
         if orders:
             notes.append(
-                f"its layers take channels {' and others '.join(_CHANNELS[order] for order in sorted(orders))}"
+                f"the Keras layers take channels {' and others '.join(_CHANNELS[order] for order in sorted(orders))}"
             )
     return notes
 

@@ -117,6 +117,13 @@ def test_texts_are_taken_as_they_are(keras: Open, keras_files: Path) -> None:
     assert expected.tolist()[0] == [2, 3, 0]
 
 
+def test_a_file_of_keras_2_answers_and_is_noted(keras: Open, keras_files: Path) -> None:
+    imported = keras("keras-2.h5").check(signature(ROWS, ["dense"]), dict(np.load(keras_files / "dense.inputs.npz")))
+    expected = np.load(keras_files / "dense.answers.npz")["arr_0"]
+    np.testing.assert_allclose(imported.arrays("baseline.npz")["dense"], expected, atol=1e-6)
+    assert any("the file was written by Keras 2.15.0" in note for note in imported.summary["notes"])
+
+
 def test_the_same_file_leaves_the_same_bytes(keras: Open) -> None:
     first, second = (keras("two.keras").check(signature(TWO, ["score", "sum"])).folder for _ in range(2))
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
@@ -187,9 +194,10 @@ def test_a_range_that_is_too_wide_is_told(keras: Open) -> None:
         ("custom-layer.keras", "`own` is of the custom class `mine>Custom`", "kind: saved-model"),
         ("custom-layer.h5", "`own` is of the custom class `mine>Custom`", "kind: saved-model"),
         ("tfsm.keras", "`dense` (TFSMLayer) loads a SavedModel", "kind: saved-model"),
-        ("foreign-class.keras", "custom class `os.system`", "kind: saved-model"),
+        ("foreign-class.keras", "the class `os.system`", "kind: saved-model"),
         ("foreign-function.keras", "the function `os.system`", "kind: saved-model"),
         ("get-file.keras", "the function `keras.utils.get_file`", "kind: saved-model"),
+        ("feature-space.keras", "the class `keras.utils.FeatureSpace`", "kind: saved-model"),
     ],
 )
 def test_code_is_refused_by_the_layers_name(keras: Open, file: str, names: str, way_out: str) -> None:

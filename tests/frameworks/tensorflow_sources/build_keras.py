@@ -136,7 +136,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "sparse": sparse,
     "no-inputs": lambda: keras.Sequential([layers.Dense(3)]),
 }
-ALSO_H5 = ("two", "images", "lambda", "custom-layer")
+ALSO_H5 = ("two", "images", "lambda", "custom-layer", "dense")
 
 
 def inputs_of(model: Any) -> dict[str, Any]:
@@ -198,8 +198,35 @@ def function(module: str, name: str) -> Callable[[Config], None]:
     return change
 
 
-def foreign_class(config: Config) -> None:
-    layer(config, "Dense").update(module="os", class_name="system", registered_name=None)
+def of_class(module: str, name: str) -> Callable[[Config], None]:
+    def change(config: Config) -> None:
+        layer(config, "Dense").update(module=module, class_name=name, registered_name=None)
+
+    return change
+
+
+def as_keras_2_wrote_it(file: Path) -> None:
+    """Turn the file of `dense` into one of Keras 2, whose configurations name no modules."""
+    zeros = {"class_name": "Zeros", "config": {}}
+    settings = {"name": "x", "batch_input_shape": [None, 4], "dtype": "float32", "sparse": False, "ragged": False}
+    dense = {
+        "name": "dense", "trainable": True, "dtype": "float32", "units": 3, "activation": "linear", "use_bias": True,
+        "kernel_initializer": zeros, "bias_initializer": zeros, "kernel_regularizer": None, "bias_regularizer": None,
+        "activity_regularizer": None, "kernel_constraint": None, "bias_constraint": None,
+    }  # fmt: skip
+    nodes = {"InputLayer": (settings, []), "Dense": (dense, [[["x", 0, 0, {}]]])}
+    config = {
+        "name": "model",
+        "layers": [
+            {"class_name": kind, "config": said, "name": said["name"], "inbound_nodes": inbound}
+            for kind, (said, inbound) in nodes.items()
+        ],
+        "input_layers": [["x", 0, 0]],
+        "output_layers": [["dense", 0, 0]],
+    }
+    with h5py.File(file, "a") as opened:
+        opened.attrs["model_config"] = json.dumps({"class_name": "Functional", "config": config})
+        opened.attrs["keras_version"] = "2.15.0"
 
 
 def main(folder: Path) -> None:
@@ -209,7 +236,7 @@ def main(folder: Path) -> None:
         model.save(folder / f"{name}.keras")
         if name in ALSO_H5:
             model.save(folder / f"{name}.h5")
-        if name in {"two", "images", "shared", "texts", "recurrent", "dropout-left-on"}:
+        if name in {"two", "images", "shared", "texts", "recurrent", "dropout-left-on", "dense"}:
             inputs = inputs_of(model)
             np.savez(folder / f"{name}.inputs.npz", **inputs)
             np.savez(folder / f"{name}.answers.npz", *answers(model, inputs))
@@ -217,11 +244,14 @@ def main(folder: Path) -> None:
             model.save_weights(folder / "only.weights.h5")
     dense, text = folder / "dense.keras", folder / "texts.keras"
     edited(dense, folder / "tfsm.keras", tfsm)
-    edited(dense, folder / "foreign-class.keras", foreign_class)
+    edited(dense, folder / "foreign-class.keras", of_class("os", "system"))
+    edited(dense, folder / "feature-space.keras", of_class("keras.utils", "FeatureSpace"))
     edited(dense, folder / "foreign-function.keras", function("os", "system"))
     edited(dense, folder / "get-file.keras", function("keras.utils", "get_file"))
     edited(text, folder / "vocabulary-path.keras", vocabulary("/etc/passwd"))
     edited(text, folder / "vocabulary-url.keras", vocabulary("gs://bucket/words.txt"))
+    shutil.copy(folder / "dense.h5", folder / "keras-2.h5")
+    as_keras_2_wrote_it(folder / "keras-2.h5")
     shutil.copy(folder / "two.h5", folder / "external-link.h5")
     with h5py.File(folder / "external-link.h5", "a") as file:
         file["model_weights/stolen"] = h5py.ExternalLink("/etc/other.h5", "/secret")
