@@ -121,8 +121,7 @@ def test_nor_measured_and_the_report_says_why(tmp_path: Path) -> None:
         "variant:onnx-fp32": write_linear_model(tmp_path / "fp32"),
         "verdict:onnx-fp32": write_verdict(tmp_path / "verdict", passed=True),
     }
-    gpu = {"accelerator": "cuda", "open_baseline": "orchestrator.frameworks.torch_source:open_baseline"}
-    measured = step_context(tmp_path / "runtime", inputs, [candidate("onnx-fp32")], **gpu)
+    measured = step_context(tmp_path / "runtime", inputs, [candidate("onnx-fp32")], accelerator="cuda")
     runtime_benchmark.benchmark(measured)
     report = json.loads((measured.output / "report.json").read_bytes())
     for row in (report["baseline"], *report["candidates"]):

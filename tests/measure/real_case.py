@@ -64,14 +64,16 @@ def write_verdict(folder: Path, *, passed: bool) -> Path:
     return folder
 
 
-def candidate(variant: str, backend: str = "onnxruntime") -> dict[str, str]:
+def candidate(variant: str, backend: str = "onnxruntime") -> dict[str, Any]:
     """A row of the parameter `candidates`."""
     format_name, _, precision = variant.rpartition("-")
-    return {"variant": variant, "format": format_name, "precision": precision, "backend": backend}
+    return {
+        "variant": variant, "format": format_name, "precision": precision, "backend": backend, "as_given": False
+    }  # fmt: skip
 
 
 def step_context(
-    folder: Path, inputs: Mapping[str, Path], candidates: Sequence[Mapping[str, str]], **params: Any
+    folder: Path, inputs: Mapping[str, Path], candidates: Sequence[Mapping[str, Any]], **params: Any
 ) -> StepContext:
     """The context that the engine would give; `params` override."""
     for name in ("output", "scratch"):
@@ -80,6 +82,7 @@ def step_context(
     values = {
         "candidates": list(candidates),
         "baseline": {"source": source},
+        "open_baseline": "orchestrator.frameworks.torch_source:open_baseline",
         "batch_sizes": [1, 8],
         "signature": SIGNATURE.as_json(),
         "cpus": 2.0,

@@ -52,6 +52,11 @@ def around(runs: list[Run], scenario: Callable[[Batcher], Coroutine[Any, Any, No
     asyncio.run(limited())
 
 
+def ask(batcher: Batcher, value: float, timeout_s: float = 30) -> asyncio.Future[Mapping[str, Array]]:
+    """The answer to a request of one row."""
+    return batcher.submit(one(value), 1, timeout_s).future
+
+
 async def rested(instance: Instance) -> None:
     """Until its rest is over."""
     assert instance.wake is not None
@@ -64,7 +69,7 @@ def test_requests_of_a_broken_device_are_answered_by_another() -> None:
 
     async def scenario(batcher: Batcher) -> None:
         for value in range(20):
-            answer = await batcher.submit(one(value), 1, 30).future
+            answer = await ask(batcher, value)
             assert answer["y"].tolist() == [[value * 2] * 2]
         # It was tried, and then left alone for a second.
         assert broken.calls <= 2
@@ -75,8 +80,7 @@ def test_requests_of_a_broken_device_are_answered_by_another() -> None:
 
 def test_a_batch_of_a_broken_device_is_answered_by_another() -> None:
     async def scenario(batcher: Batcher) -> None:
-        jobs = [batcher.submit(one(value), 1, 30) for value in range(8)]
-        answers = await asyncio.gather(*(job.future for job in jobs))
+        answers = await asyncio.gather(*(ask(batcher, value) for value in range(8)))
         assert [answer["y"][0, 0] for answer in answers] == [value * 2 for value in range(8)]
         assert batcher.queued_rows == 0
 
@@ -87,11 +91,11 @@ def test_a_device_that_works_again_is_used_again() -> None:
     mended, other = Device(broken=True), Device()
 
     async def scenario(batcher: Batcher) -> None:
-        await batcher.submit(one(1), 1, 30).future
+        await ask(batcher, 1)
         mended.broken = False
         await rested(batcher.instances[1])
         before = mended.calls
-        await batcher.submit(one(1), 1, 30).future
+        await ask(batcher, 1)
         assert mended.calls == before + 1
         assert batcher.instances[1].rests == 0
 
@@ -105,7 +109,7 @@ def test_a_device_that_stays_broken_rests_longer_and_longer() -> None:
     async def scenario(batcher: Batcher) -> None:
         instance = batcher.instances[1]
         for _ in range(2):
-            await batcher.submit(one(1), 1, 30).future
+            await ask(batcher, 1)
             rests.append(instance.rests)
             await rested(instance)
         assert broken.calls == 2
@@ -120,9 +124,9 @@ def test_a_request_that_fails_everywhere_gets_its_error_and_no_device_rests() ->
     async def scenario(batcher: Batcher) -> None:
         for _ in range(3):
             with pytest.raises(RequestError, match="a negative number"):
-                await batcher.submit(one(-1), 1, 30).future
+                await ask(batcher, -1)
             assert not any(instance.resting for instance in batcher.instances)
-            assert (await batcher.submit(one(1), 1, 30).future)["y"][0, 0] == 2
+            assert (await ask(batcher, 1))["y"][0, 0] == 2
 
     around(list(devices), scenario)
     assert sum(device.calls for device in devices) == 3 * (2 + 1)
@@ -130,8 +134,7 @@ def test_a_request_that_fails_everywhere_gets_its_error_and_no_device_rests() ->
 
 def test_where_all_devices_are_broken_every_request_gets_its_error_at_once() -> None:
     async def scenario(batcher: Batcher) -> None:
-        jobs = [batcher.submit(one(value), 1, 30) for value in range(10)]
-        answers = await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
+        answers = await asyncio.gather(*(ask(batcher, value) for value in range(10)), return_exceptions=True)
         assert {answer.status for answer in answers if isinstance(answer, RequestError)} == {500}
         assert len(answers) == 10
         assert batcher.queued_rows == 0
@@ -147,15 +150,15 @@ def test_a_request_that_expires_while_it_waits_for_another_device_is_answered_in
         return {"y": inputs["x"]}
 
     async def scenario(batcher: Batcher) -> None:
-        first = batcher.submit(one(1), 1, 30)
+        first = ask(batcher, 1)
         await asyncio.sleep(0.05)  # it hangs on the instance that is taken first
-        late = batcher.submit(one(2), 1, 0.2)
+        late = ask(batcher, 2, timeout_s=0.2)
         with pytest.raises(RequestError) as raised:
-            await late.future
+            await late
         assert raised.value.status == 504
         assert batcher.queued_rows == 0
         held.set()
-        await first.future
+        await first
 
     around([Device(broken=True), hangs], scenario)
 
