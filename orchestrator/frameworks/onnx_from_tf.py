@@ -17,8 +17,7 @@ from orchestrator.frameworks.onnx_canonical import canonical
 from orchestrator.frameworks.onnx_rename import rename
 from orchestrator.frameworks.onnx_walk import graphs, nodes
 from orchestrator.frameworks.tf_export_failure import conversion_failed, no_counterpart
-from orchestrator.frameworks.tf_frozen import input_specs, trace
-from orchestrator.frameworks.tf_process import tf
+from orchestrator.frameworks.tf_frozen import as_declared, trace
 from orchestrator.steps import StepError
 
 with warnings.catch_warnings():
@@ -58,12 +57,11 @@ def from_function(model: TfModel, signature: Signature) -> Any:
     Raises:
         StepError: E422.
     """
-    specs = input_specs(model.signature)
     try:
         traced = trace(model)
         # tf2onnx makes constants of variables itself, but an input of every other tensor that the model holds.
-        called = traced.module.call.python_function if traced.constant else model.function.python_function
-        function = tf.function(called, input_signature=specs, autograph=False)
+        function = traced.module.call if traced.constant else as_declared(model)
+        specs = function.input_signature
         with _quiet():
             proto, _ = tf2onnx.convert.from_function(function, specs, opset=OPSET, custom_op_handlers=_HANDLERS)
     # As above.

@@ -15,6 +15,7 @@ from orchestrator.frameworks.size_check import Call, check_sizes
 from orchestrator.frameworks.tf_export_failure import conversion_failed
 from orchestrator.frameworks.tf_frozen import Traced, trace
 from orchestrator.frameworks.tf_model import TfModel, load_source
+from orchestrator.frameworks.tf_old_graph import OldGraph
 from orchestrator.frameworks.tf_process import tf
 from orchestrator.frameworks.tf_runtime import FOLDER
 from orchestrator.frameworks.variant_facts import write_facts
@@ -44,9 +45,17 @@ _THREADS = 1
 
 @dataclass(frozen=True, slots=True)
 class TfJob:
-    """A model to convert, and the samples that `import` left."""
+    """A model to convert, and the samples that `import` left.
+
+    Attributes:
+        model: as given.
+        graph: the same in the form that converters take; another than `model` where TensorFlow 1 wrote it.
+        old: the folder that TensorFlow 1 wrote, if it is one whose tables no converter takes.
+    """
 
     model: TfModel
+    graph: TfModel
+    old: OldGraph | None
     signature: Signature
     samples: Samples
 
@@ -74,7 +83,14 @@ def prepare(context: StepContext) -> TfJob:
                 remedy="give it another `name`, and the model's own as `tensor`",
                 at=("model", "inputs", index, "name"),
             )
-    return TfJob(load_source(context.params, context.inputs, signature), signature, samples)
+    model = load_source(context.params, context.inputs, signature)
+    old = None
+    if model.saved_model_dir is not None:
+        old = OldGraph.of(model.saved_model_dir, context.params["source"])
+    if old is None or old.has_tables:
+        return TfJob(model, model, old, signature, samples)
+    with _told("a graph of constants", model):
+        return TfJob(model, old.constant(signature), None, signature, samples)
 
 
 def to_saved_model(context: StepContext) -> dict[str, Any]:
@@ -90,14 +106,18 @@ def to_saved_model(context: StepContext) -> dict[str, Any]:
     job = prepare(context)
     path = context.output / FOLDER
     context.progress("saving", 0.2)
-    with _told("a SavedModel", job):
-        traced = trace(job.model)
-        tf.saved_model.save(traced.module, str(path), signatures={SIGNATURE: traced.concrete})
-    # It carries a random number, and TensorFlow does without it.
-    (path / "fingerprint.pb").unlink()
+    weights = "variables"
+    if job.old is not None:
+        job.old.copy(path, job.signature)
+    else:
+        with _told("a SavedModel", job.model):
+            traced = trace(job.graph)
+            tf.saved_model.save(traced.module, str(path), signatures={SIGNATURE: traced.concrete})
+        # It carries a random number, and TensorFlow does without it.
+        (path / "fingerprint.pb").unlink()
+        weights = "constants" if traced.constant else "variables"
     context.progress("checking the SavedModel", 0.6)
     checked = job.check(open_runtime("saved-model", context.output, job.signature, _THREADS).run)
-    weights = "constants" if traced.constant else "variables"
     return write_facts(
         context, {"format": "saved-model", "exporter": "tensorflow", "weights": weights, "checked": checked}
     )
@@ -115,7 +135,7 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
     context.progress("loading the model", 0.0)
     job = prepare(context)
     context.progress("converting to ONNX", 0.2)
-    model = onnx_from_tf.from_function(job.model, job.signature)
+    model = onnx_from_tf.from_function(job.graph, job.signature)
     inputs = {tensor.name: own.name for tensor, own in zip(job.signature.inputs, model.graph.input, strict=True)}
     outputs = {tensor.name: tensor.name for tensor in job.signature.outputs}
     facts = onnx_from_tf.finish(model, inputs, outputs, job.signature, context.output / "model.onnx")
@@ -148,8 +168,8 @@ def litert_converter(job: TfJob) -> tuple[Any, Traced]:
     Raises:
         StepError: E422, the model cannot be traced.
     """
-    with _told("LiteRT", job):
-        traced = trace(job.model)
+    with _told("LiteRT", job.model):
+        traced = trace(job.graph)
         return tf.lite.TFLiteConverter.from_concrete_functions([traced.concrete], traced.module), traced
 
 
@@ -162,16 +182,16 @@ def write_litert(context: StepContext, job: TfJob, converter: Any) -> dict[str, 
     Raises:
         StepError: E422 it does not convert, E424 the file is not what was declared.
     """
-    with _told("LiteRT", job):
+    with _told("LiteRT", job.model):
         converted = converter.convert()
     (context.output / FILE).write_bytes(converted)
     return {**tflite_check.finish(context.output, job.signature), "format": "tflite", "exporter": "tf.lite"}
 
 
 @contextmanager
-def _told(target: str, job: TfJob) -> Iterator[None]:
+def _told(target: str, model: TfModel) -> Iterator[None]:
     """Tell whatever is raised as the fate of the conversion: TensorFlow and its converters raise what they like."""
     try:
         yield
     except Exception as error:
-        raise conversion_failed(target, error, job.signature, traced_anew=job.model.keras_model is not None) from error
+        raise conversion_failed(target, error, model.signature, traced_anew=model.keras_model is not None) from error

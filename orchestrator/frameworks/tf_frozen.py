@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.tf_model import TfModel
     from orchestrator.spec.signature import Signature, Tensor
 
-__all__ = ["LARGEST_GRAPH", "Traced", "input_specs", "trace"]
+__all__ = ["LARGEST_GRAPH", "Traced", "as_declared", "input_specs", "trace"]
 
 LARGEST_GRAPH = 1900 * 2**20
 """Bytes of weights that a graph can hold as constants: a protobuf message ends at 2 GiB."""
@@ -38,6 +38,23 @@ def input_specs(signature: Signature) -> list[Any]:
         return tf.TensorSpec(sizes, spec.dtype, name=tensor.name)
 
     return [fixed(tensor) for tensor in signature.inputs]
+
+
+def as_declared(model: TfModel) -> Any:
+    """The model as a tf.function whose inputs are `input_specs` and whose outputs are of the types that `import` found.
+
+    Those are numpy's, which has no bfloat16: such an output is a float32 then.
+    """
+    dtypes = {tensor.name: tf.as_dtype(tensor.dtype) for tensor in model.signature.outputs}
+
+    def call(*tensors: Any) -> dict[str, Any]:
+        outputs = model.function.python_function(*tensors)
+        return {
+            name: output if output.dtype == dtypes[name] else tf.cast(output, dtypes[name])
+            for name, output in outputs.items()
+        }
+
+    return tf.function(call, input_signature=input_specs(model.signature), autograph=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +85,8 @@ def trace(model: TfModel) -> Traced:
     Raises:
         Exception: whatever TensorFlow or the model's layers raise.
     """
-    specs = input_specs(model.signature)
-    concrete = tf.function(
-        model.function.python_function, input_signature=specs, autograph=False
-    ).get_concrete_function()
+    declared = as_declared(model)
+    concrete = declared.get_concrete_function()
     weights = sum(variable.dtype.size * variable.shape.num_elements() for variable in concrete.variables)
     if weights > LARGEST_GRAPH or not _only_reads_variables(concrete):
         return Traced(concrete, model.module, constant=False)
@@ -84,7 +99,7 @@ def trace(model: TfModel) -> Traced:
         return dict(zip(names, tf.nest.flatten(frozen(*tensors)), strict=True))
 
     module = tf.Module()
-    module.call = tf.function(call, input_signature=specs, autograph=False)
+    module.call = tf.function(call, input_signature=declared.input_signature, autograph=False)
     return Traced(module.call.get_concrete_function(), module, constant=True)
 
 

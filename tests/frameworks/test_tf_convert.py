@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -10,7 +11,8 @@ import pytest
 
 from orchestrator.frameworks.tflite_file import read
 from orchestrator.steps import StepError
-from tests.frameworks.tensorflow_case import Converted, digests_in_two_processes
+from tests.frameworks.step_process import StepProcess
+from tests.frameworks.tensorflow_case import Case, Converted, digests_in_two_processes
 
 pytestmark = pytest.mark.frameworks
 
@@ -151,6 +153,47 @@ def test_a_name_that_tensorflow_does_not_take_is_refused(converted: Convert) -> 
     with pytest.raises(StepError, match="no input of the name `_x`") as failure:
         converted("underscore").variant("saved-model")
     assert failure.value.at == ("model", "inputs", 0, "name")
+
+
+OLD = Case(
+    "saved-model",
+    "",
+    {"x": ("float32", ["batch", 4]), "factor": ("int32", ["batch"])},
+    ["best", "scores"],
+    {"batch": (1, 8)},
+    own={"inputs": {"x": "input:0/x", "factor": "scale"}},
+)
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("variables", ["reference", "resource"])
+def test_graphs_of_tensorflow_1_convert(
+    tensorflow: StepProcess, saved_models: Path, variables: str, format_name: str
+) -> None:
+    case = Converted(replace(OLD, weights=f"old-{variables}"), tensorflow, saved_models)
+    verdict = case.verdict(format_name)
+    assert verdict["passed"], verdict["gates"]
+
+
+def test_a_graph_of_tensorflow_1_with_tables_is_copied_with_the_specs_names(
+    tensorflow: StepProcess, saved_models: Path
+) -> None:
+    spec = Case(
+        "saved-model", "old-table", {"text": ("string", ["batch"])}, ["place"], {"batch": (1, 8)},
+        own={"inputs": {"text": "word"}, "outputs": {"place": "number"}},
+    )  # fmt: skip
+    case = Converted(spec, tensorflow, saved_models)
+    assert case.variant("saved-model").summary["weights"] == "variables"
+    assert case.verdict("saved-model")["passed"]
+    with pytest.raises(StepError, match="does not convert to ONNX"):
+        case.variant("onnx")
+
+
+@pytest.mark.parametrize("format_name", ["saved-model", "tflite"])
+def test_outputs_in_bfloat16_become_float32(tensorflow: StepProcess, saved_models: Path, format_name: str) -> None:
+    case = Case("saved-model", "bfloat16", {"x": ("float32", ["batch", 4])}, ["y"], {"batch": (1, 8)})
+    verdict = Converted(case, tensorflow, saved_models).verdict(format_name)
+    assert verdict["passed"], verdict["gates"]
 
 
 def test_the_same_model_gives_the_same_bytes(models_to_convert: Path, tmp_path: Path) -> None:
