@@ -23,11 +23,13 @@ from onnxruntime.quantization import (
     quantize_dynamic,
     quantize_static,
 )
+from onnxruntime.quantization.registry import IntegerOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from orchestrator.frameworks import calibration
 from orchestrator.frameworks.export_failure import headline
 from orchestrator.frameworks.onnx_quantizable import QUANTIZED, holds_halves, quantizable
+from orchestrator.frameworks.onnx_smooth import smooth
 from orchestrator.frameworks.variant_facts import write_facts
 from orchestrator.steps import StepError
 
@@ -73,10 +75,13 @@ def to_int8(context: StepContext) -> dict[str, Any]:
             if _operators(prepared) & _CONVOLUTIONS:
                 facts |= {"method": "static"} | _static(context, prepared, target, reduced=reduced, large=large)
             else:
-                facts |= {"method": "dynamic"}
+                chosen = calibration.choose(context.inputs["import"], context.params["seed"])
+                smoothed = smooth(prepared, context.scratch, chosen.calls(), large=large)
+                facts |= {"method": "dynamic", "smoothed": smoothed} | (dict(chosen.facts) if smoothed else {})
                 quantize_dynamic(
                     str(prepared),
                     str(target),
+                    op_types_to_quantize=_quantized_operators(prepared),
                     per_channel=True,
                     reduce_range=reduced,
                     weight_type=QuantType.QInt8,
@@ -143,6 +148,13 @@ def _forget_shapes(path: Path) -> None:
     model = onnx.load(str(path), load_external_data=False)
     del model.graph.value_info[:]
     onnx.save(model, str(path))
+
+
+def _quantized_operators(path: Path) -> list[str]:
+    """What the quantizer looks for; it takes the standard's `Attention` (opset 23) for ONNX Runtime's own, which is another."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    standard = any(node.op_type == "Attention" and node.domain in {"", "ai.onnx"} for node in graph.node)
+    return [name for name in IntegerOpsRegistry if name != "Attention" or not standard]
 
 
 def _operators(path: Path) -> set[str]:

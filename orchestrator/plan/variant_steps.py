@@ -65,7 +65,7 @@ def variant_steps(loaded: LoadedSpec, model: PlannedModel, tried: Sequence[Candi
                 id=f"optimize.{c.variant}",
                 kind="optimize",
                 function=c.make.function,
-                revision=1,
+                revision=2,
                 params={"source": source, "signature": signature, "seed": 0},
                 inputs=from_source if c.make.from_source else converted,
                 code=code_files(loaded) if c.make.from_source else (),
