@@ -14,9 +14,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .brief import Brief
 from .datatypes import Array
 from .errors import RequestError
-from .instance import Answers, Instance, Job, Key, Run
+from .instance import Answer, Answers, Done, Instance, Job, Key, Run
 from .logs import fields
 
 __all__ = ["Batcher", "Limits"]
@@ -24,6 +25,9 @@ __all__ = ["Batcher", "Limits"]
 _NEVER = float("inf")
 _FAILED = 500
 """The status of what the model failed on; a request that it refused is 400, and says nothing of the instance."""
+
+_EXPIRY_S = 0.001
+"""How far apart the looks for requests whose time is up are at least, so that many short limits cost no more than few."""
 
 _LONGEST_REST_S = 60.0
 """An instance that fails rests for a second, and twice as long each time until it has answered again; this at most."""
@@ -52,23 +56,33 @@ class Batcher:
     Requests that come in one turn of the loop go together even if an instance is free, which costs nothing.
     """
 
-    def __init__(self, instances: Sequence[Run], limits: Limits, on_batch: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        instances: Sequence[Run],
+        limits: Limits,
+        on_batch: Callable[[int], None] | None = None,
+        brief: Brief | None = None,
+    ) -> None:
         """Start the threads.
 
         Args:
             instances: the model's instances; each is called by one thread only.
             limits: see `Limits`.
             on_batch: called in the event loop with the rows of every call of the model.
+            brief: the only instance's model for calls on the event loop; None where all go to threads.
         """
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._on_batch = on_batch or (lambda _: None)
         self._groups: dict[Key, deque[Job]] = {}
+        self._unanswered: set[Job] = set()
+        self._expiry: asyncio.TimerHandle | None = None
+        self._expire_at = _NEVER
         self._queued_rows = 0
         self._closed = False
         self._look: asyncio.Handle | None = None
         self._look_at = _NEVER
-        self._idle = [Instance(run, index, self._deliver_soon) for index, run in enumerate(instances)]
+        self._idle = [Instance(run, index, self._deliver_soon, brief) for index, run in enumerate(instances)]
         self._instances = list(self._idle)
 
     @property
@@ -81,8 +95,8 @@ class Batcher:
         """Rows that wait now."""
         return self._queued_rows
 
-    def submit(self, inputs: Mapping[str, Array], rows: int, timeout_s: float) -> Job:
-        """Queue a request; its `future` gets the outputs.
+    def submit(self, inputs: Mapping[str, Array], rows: int, timeout_s: float, done: Done) -> Job:
+        """Queue a request; `done` is called with its answer in a later turn of the loop, unless it is cancelled.
 
         Raises:
             RequestError: 429 when the queue is full, 503 after `close`.
@@ -92,10 +106,11 @@ class Batcher:
         if self._queued_rows and self._queued_rows + rows > self._limits.queue_rows:
             raise RequestError(429, "too many requests wait already", reason="queue_full", retry_after=1)
         key = tuple([inputs[name].shape[1:] for name in inputs]) if self._limits.max_rows > 1 else ()
-        future: asyncio.Future[Mapping[str, Array]] = self._loop.create_future()
         now = time.monotonic()
-        job = Job(inputs, rows, key, future, now, now + timeout_s)
-        job.timer = self._loop.call_later(timeout_s, self._expire, job)
+        job = Job(inputs, rows, key, done, now, now + timeout_s)
+        self._unanswered.add(job)
+        if job.deadline < self._expire_at:
+            self._plan_to_expire(job.deadline)
         waiting = self._groups.get(key)
         if waiting is None:
             waiting = self._groups[key] = deque()
@@ -107,15 +122,33 @@ class Batcher:
 
     def cancel(self, job: Job) -> None:
         """Take a request out; one that is running already runs to its end and its outputs are thrown away."""
-        job.timer.cancel()
-        job.future.cancel()
-        self._withdraw(job)
+        if job in self._unanswered:
+            self._unanswered.remove(job)
+            self._withdraw(job)
 
-    def _expire(self, job: Job) -> None:
-        if not job.future.done():
-            late = RequestError(504, "the answer took longer than the request may", reason="expired")
-            job.future.set_exception(late)
-        self._withdraw(job)
+    def _plan_to_expire(self, when: float) -> None:
+        """One timer for all: most requests may take equally long, and are answered long before."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expire_at = when
+        self._expiry = self._loop.call_later(max(_EXPIRY_S, when - time.monotonic()), self._expire)
+
+    def _expire(self) -> None:
+        """Answer those whose time is up."""
+        now = time.monotonic()
+        self._expiry, self._expire_at = None, _NEVER
+        for job in [job for job in self._unanswered if job.deadline <= now]:
+            self._withdraw(job)
+            self._answer(job, RequestError(504, "the answer took longer than the request may", reason="expired"))
+        soonest = min((job.deadline for job in self._unanswered), default=_NEVER)
+        if soonest < self._expire_at:
+            self._plan_to_expire(soonest)
+
+    def _answer(self, job: Job, answer: Answer) -> None:
+        """Hand an answer out, to whom still waits for it."""
+        if job in self._unanswered:
+            self._unanswered.remove(job)
+            job.done(job, answer)
 
     def _withdraw(self, job: Job) -> None:
         # A job that has been started is no longer in its group, and the group may be gone.
@@ -164,8 +197,19 @@ class Batcher:
                 self._plan_to_look(ripe)
                 return
             jobs = self._take(key, now)
-            if jobs:
-                self._idle.pop().call(jobs)
+            if not jobs:
+                continue
+            instance = self._idle.pop()
+            answers = instance.call_if_brief(jobs, now)
+            if answers is None:
+                instance.call(jobs)
+            else:
+                instance.count(jobs)
+                self._idle.append(instance)
+                if self._groups:
+                    self._plan_to_look(now)  # in the next turn: whoever else needs the loop comes between
+                self._hand_out(jobs, answers)
+                return
 
     def _ripest(self) -> tuple[Key, float]:
         """The group to run next and when; a full group goes at once, else the oldest first."""
@@ -208,17 +252,13 @@ class Batcher:
         if not instance.resting:
             self._idle.append(instance)
         self._call_idle_now()
+        self._hand_out(jobs, answers, again)
+
+    def _hand_out(self, jobs: list[Job], answers: Answers, again: Sequence[Job] = ()) -> None:
         self._on_batch(jobs[0].batch_rows)
         for job, answer in zip(jobs, answers, strict=True):
-            if job in again:
-                continue
-            job.timer.cancel()
-            if job.future.done():
-                continue
-            if isinstance(answer, RequestError):
-                job.future.set_exception(answer)
-            else:
-                job.future.set_result(answer)
+            if job not in again:
+                self._answer(job, answer)
 
     def _to_repeat(self, instance: Instance, jobs: list[Job], answers: Answers) -> Sequence[Job]:
         """What another instance gets, since every request of this call failed; the instance then rests.
@@ -237,7 +277,7 @@ class Batcher:
         if len(failed) < len(jobs):
             instance.rests = 0
             return ()
-        again = [job for job in failed if job.failed_on is None and not job.future.done()]
+        again = [job for job in failed if job.failed_on is None and job in self._unanswered]
         others_awake = any(not other.resting for other in self._instances if other is not instance)
         if not again or not others_awake or self._closed:
             return ()

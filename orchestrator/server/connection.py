@@ -100,9 +100,9 @@ class Connection(asyncio.Protocol):
             self._refuse_arriving(RequestError(400, "this is no HTTP/1.1 request", reason="not_http"))
         if self._pending > _HEAD_BYTES:
             self._refuse_arriving(RequestError(400, "the head of the request is too large", reason="head"))
-        elif self._in_head and self._arriving is not None:
-            self._hold(self._arriving, len(data))
         self._advance()
+        if self._arriving is not None or self._waiting:
+            self._hold(len(data))
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -111,16 +111,19 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         """A piece of what is asked for."""
-        cast("Request", self._arriving).target += url
+        assert self._arriving is not None
+        self._arriving.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer, which counts for nothing."""
         if self._in_head:
-            cast("Request", self._arriving).headers[name.lower()] = value
+            assert self._arriving is not None
+            self._arriving.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         """Decide whether the body is read."""
-        request = cast("Request", self._arriving)
+        request = self._arriving
+        assert request is not None
         self._in_head = False
         self._pending = 0
         request.method = self._parser.get_method()
@@ -150,8 +153,6 @@ class Connection(asyncio.Protocol):
             request.body += body
         if len(request.body) > self._limits.body_bytes:
             self._refuse_arriving(self._too_large())
-        else:
-            self._hold(request, len(body))
 
     def on_message_complete(self) -> None:
         """A request is whole."""
@@ -171,11 +172,14 @@ class Connection(asyncio.Protocol):
             self._budget.give_back(request.held)
             request.held = 0
 
-    def _hold(self, request: Request, size: int) -> None:
+    def _hold(self, size: int) -> None:
+        """Count bytes of a request that is not handled yet; most come whole, and are handled before."""
+        request = self._arriving or self._waiting[-1]
         request.held += size
-        if not self._budget.take(size):
+        if not self._budget.take(size) and request is self._arriving:
             full = RequestError(429, "too many bodies are being received", reason="bodies_full", retry_after=1)
             self._refuse_arriving(full)
+            self._advance()
 
     def _refuse_arriving(self, error: RequestError) -> None:
         """Answer the arriving request without the rest of it, after those before it."""
@@ -192,7 +196,8 @@ class Connection(asyncio.Protocol):
         """Handle the next request, if it is its turn; then say until when the client must have done what."""
         while self._waiting and self._current is None and not self._unread:
             request = self._waiting.popleft()
-            self._let_go(request)
+            if request.held:
+                self._let_go(request)
             if request.refusal is not None:
                 self._write(request, self._app.refuse(request, request.refusal))
                 continue
@@ -201,14 +206,15 @@ class Connection(asyncio.Protocol):
                 self._write(request, answer)
             else:
                 self._current, self._take_back = request, answer
-        self._pause_reading(pause=bool(self._waiting))
+        if self._paused is not bool(self._waiting):
+            self._pause_reading(pause=not self._paused)
         if self._current is not None:
             self.deadline = _NEVER
         elif not self._unread and not self._ending:
             self._set_deadline()
 
     def _pause_reading(self, *, pause: bool) -> None:
-        if pause is not self._paused and not self._transport.is_closing():
+        if not self._transport.is_closing():
             self._paused = pause
             (self._transport.pause_reading if pause else self._transport.resume_reading)()
 

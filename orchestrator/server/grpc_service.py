@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # no stubs are published for it
@@ -14,8 +15,10 @@ from google.protobuf.message import DecodeError
 
 from . import VERSION
 from . import open_inference_pb2 as pb
+from .datatypes import Array
 from .errors import UNAVAILABLE, RequestError, StartError
 from .grpc_tensors import decode_message, encode_message
+from .instance import Answer, Job
 from .logs import fields
 from .secrets import Certificates
 from .service import Service
@@ -164,9 +167,10 @@ class GrpcServer:
         self._named(message.model_name, message.model_version)
         request = decode_message(message, self._service.model.signature)
         decoded = time.monotonic()
-        job = self._service.submit(request, context.time_remaining())
+        future: asyncio.Future[Mapping[str, Array]] = asyncio.get_running_loop().create_future()
+        job = self._service.submit(request, partial(_settle, future), context.time_remaining())
         try:
-            outputs = await job.future
+            outputs = await future
         except asyncio.CancelledError:
             self._service.cancel(job)
             gone = RequestError(499, "the client hung up", reason="cancelled")
@@ -203,6 +207,15 @@ class GrpcServer:
                 traceparent=metadata.get("traceparent", "")[:256] or None,
             ),
         )
+
+
+def _settle(future: asyncio.Future[Mapping[str, Array]], _: Job, answer: Answer) -> None:
+    if future.cancelled():  # in this turn of the loop; who waits for it has not run yet
+        return
+    if isinstance(answer, RequestError):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 def _metadata(context: Any) -> dict[str, str]:

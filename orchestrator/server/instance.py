@@ -9,14 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+from .brief import Brief, Stopped
 from .datatypes import Array
 from .errors import RequestError
 
-__all__ = ["Answers", "Instance", "Job", "Key", "Run"]
+__all__ = ["Answer", "Answers", "Done", "Instance", "Job", "Key", "Run"]
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """One call of the model: inputs by name → outputs by name."""
@@ -24,7 +25,13 @@ Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 Key = tuple[tuple[int, ...], ...]
 """The inner shapes of a request's inputs."""
 
-Answers = list[Mapping[str, Array] | RequestError]
+Answer = Mapping[str, Array] | RequestError
+"""The outputs by name, or why there are none."""
+
+Answers = list[Answer]
+
+Done = Callable[["Job", Answer], None]
+"""Gets a request's answer. Called in the event loop, and must not raise: others wait behind it."""
 
 _log = logging.getLogger("mlo.instance")
 
@@ -36,9 +43,8 @@ class Job:
     Attributes:
         inputs, rows: the request.
         key: the inner shapes; jobs of one key may go together.
-        future: gets the outputs, or the `RequestError`.
+        done: gets the answer.
         deadline: not run after this.
-        timer: answers the request when the deadline has passed.
         started: when its call of the model began, 0 while it waits.
         finished: when that call was over.
         batch_rows: the rows of that call, others' included.
@@ -48,10 +54,9 @@ class Job:
     inputs: Mapping[str, Array]
     rows: int
     key: Key
-    future: asyncio.Future[Mapping[str, Array]]
+    done: Done
     queued: float
     deadline: float
-    timer: asyncio.TimerHandle = field(init=False)
     started: float = 0.0
     finished: float = 0.0
     batch_rows: int = 0
@@ -67,13 +72,20 @@ class Instance:
         rests: how often it has rested since it last answered; of the event loop.
     """
 
-    def __init__(self, run: Run, index: int, deliver: Callable[[Instance, list[Job], Answers], None]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        index: int,
+        deliver: Callable[[Instance, list[Job], Answers], None],
+        brief: Brief | None = None,
+    ) -> None:
         """Start the thread.
 
         Args:
             run: the model; called by this thread only.
             index: its number, from 0.
             deliver: called by the thread with what each job of a call got.
+            brief: the model for calls on the event loop; None where all go to the thread.
         """
         self.index = index
         self.calls = 0
@@ -82,6 +94,7 @@ class Instance:
         self.wake: asyncio.TimerHandle | None = None
         self.rests = 0
         self._run = run
+        self._brief = brief
         self._deliver = deliver
         self._todo: queue.SimpleQueue[list[Job] | Callable[[], None] | None] = queue.SimpleQueue()
         # A daemon: a call that never returns must not keep a process alive that was told to go.
@@ -94,8 +107,20 @@ class Instance:
         return self.wake is not None
 
     def call(self, jobs: list[Job]) -> None:
-        """Run these together."""
+        """Run these together, in the thread."""
         self._todo.put(jobs)
+
+    def call_if_brief(self, jobs: list[Job], now: float) -> Answers | None:
+        """Run these together here and now if that is short; None if it is not, or if it turns out not to be.
+
+        Called in the event loop, while the thread has nothing to do.
+        """
+        if self._brief is None or not self._brief.fits(_elements(jobs), now):
+            return None
+        try:
+            return self._call(jobs, self._brief.run)
+        except Stopped:
+            return None
 
     def do(self, task: Callable[[], None]) -> Future[None]:
         """Run a task in the instance's thread, before the calls that come after; the future tells when it is done."""
@@ -130,27 +155,39 @@ class Instance:
     def _serve(self) -> None:
         while (todo := self._todo.get()) is not None:
             if isinstance(todo, list):
-                self._deliver(self, todo, self._call(todo))
+                self._deliver(self, todo, self._call(todo, self._run))
             else:
                 todo()
 
-    def _call(self, jobs: list[Job]) -> Answers:
+    def _call(self, jobs: list[Job], run: Run) -> Answers:
+        began = time.thread_time()
+        try:
+            return self._call_together(jobs, run)
+        finally:
+            if self._brief is not None:
+                self._brief.learn(_elements(jobs), time.thread_time() - began, here=run is not self._run)
+
+    def _call_together(self, jobs: list[Job], run: Run) -> Answers:
         if len(jobs) == 1:
-            return [self._call_one(jobs[0])]
+            return [self._call_one(jobs[0], run)]
         try:
             inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
-            answers = _split(self._run(inputs), jobs)
+            answers = _split(run(inputs), jobs)
+        except Stopped:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, each request gets its own try and its own error
             _log.warning("a batch failed, its requests run singly: %s", error)
-            return [self._call_one(job) for job in jobs]
+            return [self._call_one(job, run) for job in jobs]
         finished = time.monotonic()
         for job in jobs:
             job.finished = finished
         return answers
 
-    def _call_one(self, job: Job) -> Mapping[str, Array] | RequestError:
+    def _call_one(self, job: Job, run: Run) -> Answer:
         try:
-            return self._run(job.inputs)
+            return run(job.inputs)
+        except Stopped:
+            raise
         except RequestError as error:
             return error
         except Exception:  # noqa: BLE001 - the thread must live on for the other requests
@@ -158,6 +195,12 @@ class Instance:
             return RequestError(500, "the model failed; the server's log says more", reason="failed")
         finally:
             job.finished = time.monotonic()
+
+
+def _elements(jobs: list[Job]) -> int:
+    """The elements of all inputs of a call; the jobs' inner shapes are equal."""
+    first = jobs[0]
+    return sum(array.size for array in first.inputs.values()) * first.batch_rows // max(first.rows, 1)
 
 
 def _split(outputs: Mapping[str, Array], jobs: list[Job]) -> Answers:

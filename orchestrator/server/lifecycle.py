@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from .brief import Brief
 from .config import ServerConfig
 from .errors import UNAVAILABLE, StartError
 from .exchange import ConnectionLimits
@@ -108,7 +109,10 @@ class _Life:
         texts = any(tensor.dtype == "string" for tensor in config.model.signature.inputs.values())
         done: list[int] = []
         tasks = [partial(_warm_up, model, sizes, texts=texts, done=done) for model in models]
-        await self._service.start([model.run for model in models], tasks)
+        # Several instances are there to run at the same time, and a GPU's calls are not what the CPU is busy with.
+        alone = len(models) == 1 and models[0].device is None
+        brief = Brief(models[0].run_stoppable, models[0].stop) if alone else None
+        await self._service.start([model.run for model in models], tasks, brief)
         _log.info(
             "loaded",
             extra=fields(

@@ -18,6 +18,7 @@ from .binary import decode_binary, encode_binary
 from .datatypes import Array
 from .errors import RequestError
 from .exchange import Answer, Request
+from .instance import Answer as ModelAnswer
 from .instance import Job
 from .logs import fields
 from .openapi import OPEN_PATHS, docs_page, openapi_document
@@ -95,25 +96,23 @@ class RestApp:
         if path not in self._infer_paths:
             return self._with_id(request, self._pages[path]())
         wanted = self._decode(request.headers, request.body)
-        decoded = time.monotonic()
-        job = self._service.submit(wanted)
-        job.future.add_done_callback(partial(self._answer, request, wanted, decoded, job, reply))
-        return partial(self._service.cancel, job)
+        done = partial(self._answer, request, wanted, time.monotonic(), reply)
+        return partial(self._take_back, request, self._service.submit(wanted, done))
+
+    def _take_back(self, request: Request, job: Job) -> None:
+        """The client is gone."""
+        self._service.cancel(job)
+        self.refuse(request, RequestError(499, "the client hung up", reason="cancelled"))
 
     def _answer(
-        self, request: Request, wanted: InferRequest, decoded: float, job: Job, reply: _Reply, future: Any
+        self, request: Request, wanted: InferRequest, decoded: float, reply: _Reply, job: Job, outputs: ModelAnswer
     ) -> None:
-        """The model has answered, or the client is gone."""
-        if future.cancelled():
-            self.refuse(request, RequestError(499, "the client hung up", reason="cancelled"))
-            return
-        error = future.exception()
-        if error is not None:
-            reply(request, self.refuse(request, error))
+        """The model has answered."""
+        if isinstance(outputs, RequestError):
+            reply(request, self.refuse(request, outputs))
             return
         encoding = time.monotonic()
-        answer = self._with_id(request, self._encode(wanted, future.result()))
-        reply(request, answer)
+        reply(request, self._with_id(request, self._encode(wanted, outputs)))
         self._service.count(
             "http",
             job,

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from .batcher import Batcher, Limits
+from .brief import Brief
 from .config import ServerConfig
 from .errors import RequestError
-from .instance import Job, Run
+from .instance import Done, Job, Run
 from .metrics import InstanceLoad, Metrics
 from .request import InferRequest
 from .secrets import Tokens
@@ -61,17 +62,20 @@ class Service:
         """Whether spans are made."""
         return self._tracing is not None
 
-    async def start(self, runs: Sequence[Run], warm_ups: Sequence[Callable[[], None]]) -> None:
+    async def start(
+        self, runs: Sequence[Run], warm_ups: Sequence[Callable[[], None]], brief: Brief | None = None
+    ) -> None:
         """Warm every instance up in its own thread, one after another; take requests from then on.
 
         Args:
             runs: one for each session of the configuration, in its order.
             warm_ups: the same of what comes first in its thread.
+            brief: see `Batcher`.
 
         Raises:
             StartError: what a warm-up raises.
         """
-        batcher = Batcher(runs, limits(self.config), self.metrics.batch_rows.observe)
+        batcher = Batcher(runs, limits(self.config), self.metrics.batch_rows.observe, brief)
         for instance, warm_up in zip(batcher.instances, warm_ups, strict=True):
             # While one captures CUDA graphs, no other thread may allocate memory on a device.
             await asyncio.wrap_future(instance.do(warm_up))
@@ -93,18 +97,19 @@ class Service:
             for instance, device in zip(self._batcher.instances, self.config.sessions, strict=True)
         ]
 
-    def submit(self, request: InferRequest, remaining_s: float | None = None) -> Job:
-        """Queue a request; `remaining_s` is what the transport knows of the client's patience.
+    def submit(self, request: InferRequest, done: Done, remaining_s: float | None = None) -> Job:
+        """Queue a request; `done` gets the answer, `remaining_s` is what the transport knows of the client's patience.
 
         Raises:
             RequestError: 503 before the model is loaded, 429 when too much waits.
         """
         if self._batcher is None:
             raise RequestError(503, "the model is not loaded yet", reason="loading", retry_after=1)
-        limits_s = (self.config.request_timeout_s, request.timeout_s, remaining_s)
-        return self._batcher.submit(
-            request.inputs, request.rows, max(0.0, min(limit for limit in limits_s if limit is not None))
-        )
+        seconds = self.config.request_timeout_s
+        for limit in (request.timeout_s, remaining_s):
+            if limit is not None:
+                seconds = max(0.0, min(seconds, limit))
+        return self._batcher.submit(request.inputs, request.rows, seconds, done)
 
     def cancel(self, job: Job) -> None:
         """Nobody waits for this request any more."""

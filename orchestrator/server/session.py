@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from .brief import Stopped
 from .config import CUDA, ServerConfig
 from .datatypes import ORT_TYPES, Array, numpy_dtype
 from .errors import BAD_MODEL, UNAVAILABLE, RequestError, StartError
@@ -29,13 +30,11 @@ _NO_LOG = 4  # ONNX Runtime's own lines are not JSON; what it raises is logged b
 class Model:
     """One ONNX Runtime session. `run` may be called by one thread at a time; with CUDA graphs, by one thread only."""
 
-    def __init__(
-        self, call: Callable[[Mapping[str, Array]], list[Array]], signature: Signature, device: int | None
-    ) -> None:
+    def __init__(self, call: Callable[..., list[Array]], signature: Signature, device: int | None) -> None:
         """Take over what was opened.
 
         Args:
-            call: one call of the session, outputs in the signature's order.
+            call: one call of the session: inputs, on the CPU also ONNX Runtime's options → outputs in the signature's order.
             signature: the model's.
             device: the number of its device; None for the CPU.
         """
@@ -43,15 +42,37 @@ class Model:
         self._call = call
         self._signature = signature
         self._outputs = list(signature.outputs)
+        self._stoppable = ort.RunOptions()
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run_stoppable(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As `run`, on the CPU only.
+
+        Raises:
+            Stopped: `stop` was called; between two of the model's operators, in a loop's body too, so one that takes long
+                by itself goes on to its end.
+        """
+        try:
+            return self.run(inputs, self._stoppable)
+        except RequestError as error:
+            if self._stoppable.terminate:
+                raise Stopped from error
+            raise
+        finally:
+            if self._stoppable.terminate:
+                self._stoppable.terminate = False
+
+    def stop(self) -> None:
+        """End the call of `run_stoppable`; any thread may."""
+        self._stoppable.terminate = True
+
+    def run(self, inputs: Mapping[str, Array], *options: Any) -> dict[str, Array]:
         """One call with every input of the signature; all outputs by name.
 
         Raises:
             RequestError: 400 where the model refuses the values (an index outside a table), 500 where it fails.
         """
         try:
-            values = self._call(inputs)
+            values = self._call(inputs, *options)
         except ort_errors.InvalidArgument as error:
             raise RequestError(400, f"the model refused the request: {_text(error)}", reason="refused") from error
         except _FAILURES as error:

@@ -13,7 +13,8 @@ import pytest
 from orchestrator.server.batcher import Batcher, Limits
 from orchestrator.server.datatypes import Array
 from orchestrator.server.errors import RequestError
-from orchestrator.server.instance import Job, Run
+from orchestrator.server.instance import Run
+from tests.server.asked import Asked, ask
 
 PLENTY = Limits(max_rows=8, max_delay_s=0.0, queue_rows=64)
 
@@ -53,13 +54,9 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(limited())
 
 
-def submit(batcher: Batcher, inputs: dict[str, Array], timeout_s: float = 60) -> Job:
-    return batcher.submit(inputs, len(inputs["x"]), timeout_s)
-
-
-async def busy(batcher: Batcher, gate: Gate) -> Job:
+async def busy(batcher: Batcher, gate: Gate) -> Asked:
     """A job that occupies the model."""
-    job = submit(batcher, rows(1))
+    job = ask(batcher, rows(1))
     await asyncio.to_thread(gate.entered.acquire)
     return job
 
@@ -74,14 +71,14 @@ def test_what_waits_while_the_model_is_busy_goes_together_up_to_the_most_rows() 
     async def scenario() -> None:
         gate = Gate()
         batcher = Batcher([gate], PLENTY)
-        jobs = [await busy(batcher, gate), *(submit(batcher, rows(3, value)) for value in range(3))]
+        jobs = [await busy(batcher, gate), *(ask(batcher, rows(3, value)) for value in range(3))]
         gate.open()
         answers = await asyncio.gather(*(job.future for job in jobs))
         close(batcher)
         assert gate.calls == [1, 6, 3]
         assert [answer["y"][0, 0] for answer in answers] == [2, 0, 2, 4]
         assert [answer["y"].shape for answer in answers[1:]] == [(3, 2)] * 3
-        assert [job.batch_rows for job in jobs] == [1, 6, 6, 3]
+        assert [asked.job.batch_rows for asked in jobs] == [1, 6, 6, 3]
 
     run(scenario)
 
@@ -91,7 +88,7 @@ def test_only_equal_inner_shapes_go_together_and_the_oldest_goes_first() -> None
         gate = Gate()
         batcher = Batcher([gate], PLENTY)
         jobs = [await busy(batcher, gate)]
-        jobs += [submit(batcher, rows(1, 1, width)) for width in (3, 2, 3)]
+        jobs += [ask(batcher, rows(1, 1, width)) for width in (3, 2, 3)]
         gate.open()
         await asyncio.gather(*(job.future for job in jobs))
         close(batcher)
@@ -104,7 +101,7 @@ def test_a_request_larger_than_a_batch_runs_alone() -> None:
     async def scenario() -> None:
         gate = Gate(closed=False)
         batcher = Batcher([gate], Limits(max_rows=2, max_delay_s=0, queue_rows=4))
-        answer = await submit(batcher, rows(9)).future
+        answer = await ask(batcher, rows(9)).future
         close(batcher)
         assert answer["y"].shape == (9, 2)
 
@@ -115,7 +112,7 @@ def test_without_batching_every_request_runs_alone() -> None:
     async def scenario() -> None:
         gate = Gate()
         batcher = Batcher([gate], Limits(max_rows=1, max_delay_s=0, queue_rows=64))
-        jobs = [await busy(batcher, gate), *(submit(batcher, rows(1)) for _ in range(3))]
+        jobs = [await busy(batcher, gate), *(ask(batcher, rows(1)) for _ in range(3))]
         gate.open()
         await asyncio.gather(*(job.future for job in jobs))
         close(batcher)
@@ -128,7 +125,7 @@ def test_a_delay_waits_for_company_but_a_full_batch_does_not_wait() -> None:
     async def scenario() -> None:
         gate = Gate(closed=False)
         batcher = Batcher([gate], Limits(max_rows=4, max_delay_s=3600, queue_rows=64))
-        jobs = [submit(batcher, rows(2, 1, 3)), *(submit(batcher, rows(2)) for _ in range(2))]
+        jobs = [ask(batcher, rows(2, 1, 3)), *(ask(batcher, rows(2)) for _ in range(2))]
         await asyncio.gather(*(job.future for job in jobs[1:]))
         assert gate.calls == [4]
         assert not jobs[0].future.done()
@@ -143,10 +140,10 @@ def test_a_delay_ends() -> None:
     async def scenario() -> None:
         gate = Gate(closed=False)
         batcher = Batcher([gate], Limits(max_rows=4, max_delay_s=0.01, queue_rows=64))
-        job = submit(batcher, rows(1))
+        job = ask(batcher, rows(1))
         await job.future
         close(batcher)
-        assert job.started - job.queued >= 0.01
+        assert job.job.started - job.job.queued >= 0.01
 
     run(scenario)
 
@@ -156,9 +153,9 @@ def test_a_full_queue_refuses_and_an_empty_one_takes_any_request() -> None:
         gate = Gate()
         batcher = Batcher([gate], Limits(max_rows=8, max_delay_s=0, queue_rows=4))
         await busy(batcher, gate)
-        large = submit(batcher, rows(5))
+        large = ask(batcher, rows(5))
         with pytest.raises(RequestError) as raised:
-            submit(batcher, rows(1))
+            ask(batcher, rows(1))
         assert (raised.value.status, raised.value.reason, raised.value.retry_after) == (429, "queue_full", 1)
         assert batcher.queued_rows == 5
         gate.open()
@@ -173,7 +170,7 @@ def test_a_bad_request_fails_alone() -> None:
     async def scenario() -> None:
         gate = Gate()
         batcher = Batcher([gate], PLENTY)
-        jobs = [await busy(batcher, gate), *(submit(batcher, rows(1, value)) for value in (1, -1, 3))]
+        jobs = [await busy(batcher, gate), *(ask(batcher, rows(1, value)) for value in (1, -1, 3))]
         gate.open()
         answers = await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
         close(batcher)
@@ -199,9 +196,9 @@ def test_a_model_that_raises_anything_answers_500_and_lives_on() -> None:
     async def scenario() -> None:
         batcher = Batcher([moody], PLENTY)
         with pytest.raises(RequestError) as raised:
-            await submit(batcher, rows(1)).future
+            await ask(batcher, rows(1)).future
         assert raised.value.status == 500
-        assert set(await submit(batcher, rows(1)).future) == {"x"}
+        assert set(await ask(batcher, rows(1)).future) == {"x"}
         batcher.close(30)
 
     run(scenario)
@@ -218,9 +215,9 @@ def test_a_model_whose_output_loses_rows_is_called_singly() -> None:
 
     async def scenario() -> None:
         batcher = Batcher([mean], PLENTY)
-        jobs = [submit(batcher, rows(1))]
+        jobs = [ask(batcher, rows(1))]
         await asyncio.to_thread(entered.acquire)
-        jobs += [submit(batcher, rows(1, value)) for value in (2, 4)]
+        jobs += [ask(batcher, rows(1, value)) for value in (2, 4)]
         gate.set()
         answers = await asyncio.gather(*(job.future for job in jobs))
         batcher.close(30)
@@ -234,16 +231,16 @@ def test_cancelled_requests_leave_the_queue_and_never_run() -> None:
         gate = Gate()
         batcher = Batcher([gate], PLENTY)
         first = await busy(batcher, gate)
-        gone, stays = submit(batcher, rows(3)), submit(batcher, rows(2))
-        batcher.cancel(gone)
+        gone, stays = ask(batcher, rows(3)), ask(batcher, rows(2))
+        batcher.cancel(gone.job)
         assert batcher.queued_rows == 2
-        batcher.cancel(first)  # runs already
+        batcher.cancel(first.job)  # runs already
         gate.open()
         await stays.future
         close(batcher)
         assert gate.calls == [1, 2]
-        assert gone.future.cancelled()
-        assert first.future.cancelled()
+        assert not gone.future.done()
+        assert not first.future.done()
 
     run(scenario)
 
@@ -253,7 +250,7 @@ def test_expired_requests_are_answered_in_time_and_never_run() -> None:
         gate = Gate()
         batcher = Batcher([gate], PLENTY)
         first = await busy(batcher, gate)
-        late, stays = submit(batcher, rows(3), timeout_s=0.01), submit(batcher, rows(2))
+        late, stays = ask(batcher, rows(3), timeout_s=0.01), ask(batcher, rows(2))
         with pytest.raises(RequestError) as raised:
             await late.future  # while the model is still busy
         assert raised.value.status == 504
@@ -270,7 +267,7 @@ def test_instances_run_at_the_same_time() -> None:
         gates = [Gate(), Gate()]
         both: list[Run] = list(gates)
         batcher = Batcher(both, Limits(max_rows=1, max_delay_s=0, queue_rows=64))
-        jobs = [submit(batcher, rows(1)) for _ in range(2)]
+        jobs = [ask(batcher, rows(1)) for _ in range(2)]
         for gate in gates:
             await asyncio.to_thread(gate.entered.acquire)
         close(batcher, *gates)
@@ -285,7 +282,7 @@ def test_after_close_nothing_is_taken() -> None:
         batcher = Batcher([Gate(closed=False)], PLENTY)
         batcher.close(30)
         with pytest.raises(RequestError) as raised:
-            submit(batcher, rows(1))
+            ask(batcher, rows(1))
         assert raised.value.status == 503
 
     run(scenario)
@@ -296,7 +293,7 @@ def test_batches_are_counted_in_rows() -> None:
         counted: list[int] = []
         gate = Gate(closed=False)
         batcher = Batcher([gate], PLENTY, counted.append)
-        await submit(batcher, rows(3)).future
+        await ask(batcher, rows(3)).future
         close(batcher)
         assert counted == [3]
 

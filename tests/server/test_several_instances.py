@@ -17,6 +17,7 @@ from orchestrator.server.batcher import Batcher, Limits
 from orchestrator.server.datatypes import Array
 from orchestrator.server.errors import RequestError
 from orchestrator.server.instance import Instance, Run
+from tests.server import asked
 from tests.server.conftest import FOREVER, Running, Start, add_model, signature, spin, spin_model, write_server
 
 SINGLY = Limits(max_rows=1, max_delay_s=0.0, queue_rows=64)
@@ -54,7 +55,7 @@ def around(runs: list[Run], scenario: Callable[[Batcher], Coroutine[Any, Any, No
 
 def ask(batcher: Batcher, value: float, timeout_s: float = 30) -> asyncio.Future[Mapping[str, Array]]:
     """The answer to a request of one row."""
-    return batcher.submit(one(value), 1, timeout_s).future
+    return asked.ask(batcher, one(value), timeout_s).future
 
 
 async def rested(instance: Instance) -> None:
