@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .datatypes import Array
 from .errors import RequestError
@@ -28,16 +27,14 @@ _MAX_ELEMENTS = 1 << 31  # so that no product of sizes overflows
 UNSUPPORTED_PARAMETERS = ("sequence_id", "shared_memory_region", "classification")
 
 
-@dataclass(frozen=True, slots=True)
-class WantedOutput:
+class WantedOutput(NamedTuple):
     """One output that the answer holds, as raw bytes or in JSON (or the protocol's typed fields)."""
 
     tensor: Tensor
     binary: bool
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """A checked request.
 
     Attributes:
@@ -69,15 +66,16 @@ class InputReader:
         Raises:
             RequestError: 400; unknown or repeated input, another element type, a shape outside the signature.
         """
-        if not isinstance(name, str) or name not in self._signature.inputs:
+        tensor = self._signature.inputs.get(name) if isinstance(name, str) else None
+        if tensor is None:
             have = ", ".join(map(repr, self._signature.inputs))
             raise RequestError(400, f"the model has no input {_short(name)}; its inputs are {have}")
-        tensor = self._signature.inputs[name]
         if name in self.arrays:
             raise RequestError(400, f"input {name!r} is given twice")
         if datatype != tensor.datatype:
             raise RequestError(400, f"input {name!r}: datatype must be {tensor.datatype!r}, not {_short(datatype)}")
-        if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) > 64:
+        listed = type(shape) is list or (isinstance(shape, Sequence) and not isinstance(shape, str))
+        if not listed or len(shape) > 64:
             raise RequestError(400, f"input {name!r}: shape must be a list of sizes, not {_short(shape)}")
         elements = 1
         for size in shape:
@@ -108,11 +106,12 @@ class InputReader:
         Raises:
             RequestError: 400; an input is missing.
         """
-        missing = [name for name in self._signature.inputs if name not in self.arrays]
-        if missing:
-            raise RequestError(400, f"input {missing[0]!r} is missing")
-        # In the signature's order, so that requests that name them in another are seen to be alike.
-        self.arrays = {name: self.arrays[name] for name in self._signature.inputs}
+        if len(self.arrays) < len(self._signature.inputs):
+            missing = next(name for name in self._signature.inputs if name not in self.arrays)
+            raise RequestError(400, f"input {missing!r} is missing")
+        if len(self.arrays) > 1:
+            # In the signature's order, so that requests that name them in another are seen to be alike.
+            self.arrays = {name: self.arrays[name] for name in self._signature.inputs}
         return 1 if self._signature.batch is None else self._sizes[self._signature.batch]
 
 
@@ -124,7 +123,7 @@ def check_parameters(parameters: Any, where: str) -> Mapping[str, Any]:
     """
     if parameters is None:
         return {}
-    if not isinstance(parameters, Mapping):
+    if type(parameters) is not dict and not isinstance(parameters, Mapping):
         raise RequestError(400, f"{where}: parameters must be an object, not {_short(parameters)}")
     for name in UNSUPPORTED_PARAMETERS:
         if parameters.get(name):

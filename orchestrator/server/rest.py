@@ -112,7 +112,13 @@ class RestApp:
             reply(request, self.refuse(request, outputs))
             return
         encoding = time.monotonic()
-        reply(request, self._with_id(request, self._encode(wanted, outputs)))
+        try:
+            answer = self._encode(wanted, outputs)
+        except Exception:  # noqa: BLE001 - other requests' answers wait behind this one
+            _log.exception("an answer could not be written")
+            reply(request, self.refuse(request, RequestError(500, "the server failed", reason="failed")))
+            return
+        reply(request, self._with_id(request, answer))
         self._service.count(
             "http",
             job,
