@@ -61,6 +61,8 @@ def worker_environment() -> dict[str, str]:
         # A model is loaded from files that are there; nothing is fetched behind the user's back.
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
+        # Nor does ONNX Runtime tell its maker what is run.
+        "ORT_DISABLE_TELEMETRY": "1",
     }
 
 

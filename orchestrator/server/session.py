@@ -19,8 +19,6 @@ from .signature import Signature, Tensor
 
 __all__ = ["Model", "open_model", "provider_options"]
 
-ort.disable_telemetry_events()
-
 _FAILURES = (
     ort_errors.Fail, ort_errors.EPFail, ort_errors.RuntimeException, ort_errors.NotImplemented, RuntimeError
 )  # fmt: skip

@@ -226,6 +226,27 @@ def test_the_folder_runs_as_a_package_of_its_own(tmp_path: Path) -> None:
         server.process.kill()
 
 
+def test_onnx_runtime_keeps_nothing_about_the_machine_and_has_nothing_to_send(tmp_path: Path) -> None:
+    config = add_model(tmp_path)
+    # Nothing that says "CI", where ONNX Runtime is quiet by itself.
+    seen = {}
+    bare = [sys.executable, "-c", "import onnxruntime"]
+    served = [sys.executable, "-m", "orchestrator.server", "--config", str(config)]
+    for name, command in (("bare", bare), ("served", served)):
+        home = tmp_path / name
+        home.mkdir()
+        env = {"HOME": str(home), "XDG_CACHE_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
+        server = launch(command, env=env)
+        if name == "served":
+            server.wait_ready()
+            assert server.infer(REQUEST).status == 200
+            server.stop()
+        server.wait_end()
+        seen[name] = sorted(path.name for path in home.rglob("*") if path.is_file())
+    assert seen["served"] == []
+    assert "deviceid" in seen["bare"], "this ONNX Runtime has no telemetry: the test shows nothing"
+
+
 def test_it_stops_while_it_still_loads(tmp_path: Path, start: Start) -> None:
     server = start(add_model(tmp_path), ready=False)
     assert server.stop() == 0
