@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +11,7 @@ from onnx import helper
 
 from tests.server.conftest import EVERY_TYPE, Running, Start, add_model, signature, write_server
 
-pytestmark = [
-    pytest.mark.frameworks,
-    pytest.mark.skipif(importlib.util.find_spec("schemathesis") is None, reason="needs: pip install schemathesis"),
-]
+pytestmark = pytest.mark.frameworks
 
 
 def explore(server: Running, folder: Path, *options: str) -> None:

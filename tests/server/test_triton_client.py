@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
+from tritonclient import utils
 
 from tests.server.conftest import EVERY_TYPE, Running, every_type_model, starting
-
-httpclient = pytest.importorskip("tritonclient.http", reason="needs: pip install 'tritonclient[http]'")
-grpcclient = pytest.importorskip("tritonclient.grpc", reason="needs grpcio and protobuf too")
-utils = pytest.importorskip("tritonclient.utils")
 
 pytestmark = [
     pytest.mark.frameworks,
