@@ -133,8 +133,8 @@ def filled(folder: ModelFolder, built: Architecture, attention: Attention) -> tu
         raise _not_built(built.cls.__name__, error) from error
     _refuse_gaps(info, built)
     notes = [*built.notes]
-    left_out = "pooler." if _options(built) else ()
-    if unused := sorted(name for name in info["unexpected_keys"] if not name.startswith(left_out)):
+    left_out = {"pooler"} if _options(built) else set()
+    if unused := sorted(name for name in info["unexpected_keys"] if not left_out & set(name.split("."))):
         notes.append(f"source: {len(unused)} stored tensors are not part of {built.cls.__name__}: {shown(unused)}")
     stored = {tensor.dtype for tensor in tensors.values() if tensor.dtype.is_floating_point}
     notes += [

@@ -130,4 +130,22 @@ E366 an operator that LiteRT does not have
     come as a library of their own. Neither is there in LiteRT itself, nor on most devices.
 E367 LiteRT cannot prepare the model
     The file is whole, but its operators do not fit together or their settings are not what this LiteRT takes.
+E370 a model that the Transformers library does not build
+    The installed version does not know the type or the settings that config.json names, or needs a package that is not
+    installed. The message says which. A newer version may know it; otherwise export the model to ONNX.
+E371 the task and the model do not fit
+    `auto` takes the task from `modules.json` or from `architectures` in config.json, and neither names one that mlo
+    serves; or the model's type has nothing for the task that the spec names. Models that write text are not served.
+E372 weights that do not fill the model
+    The Transformers library would make up at random what the folder lacks, and the model would answer nonsense. The
+    message lists the tensors: a head that was never trained for this task, or a config.json of another model.
+E373 weights that are quantized already
+    They need packages of their own and do not convert. Give the model before it was quantized.
+E374 a module of a sentence-transformer that mlo does not have
+    A model, one pooling over its tokens, dense layers and normalization can be served as one model.
+E375 inputs and outputs of a Transformers model
+    What is declared is not what the model has for its task, or the model takes more than texts or images alone, so that
+    its inputs cannot be derived from its configuration.
+E376 an adapter
+    LoRA and other adapters are a part of a model. Join it with its base model first, with `merge_and_unload()` of PEFT.
 """

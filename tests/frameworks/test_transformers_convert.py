@@ -1,0 +1,165 @@
+"""Converting models of the Transformers library: every size that is declared, the same answers, the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from orchestrator.frameworks import torch_convert, torch_precision
+from orchestrator.frameworks.onnx_quantize import to_int8
+from orchestrator.frameworks.runtime import open_runtime
+from orchestrator.measure.verify import verify
+from orchestrator.optimize.formats import FORMATS, Way
+from orchestrator.spec.signature import Signature
+from tests.frameworks.transformers_case import LONGEST, Folder, arrays, saved, sentence_transformer
+
+pytestmark = pytest.mark.frameworks
+
+CONVERT = {
+    "onnx": torch_convert.to_onnx,
+    "torchscript": torch_convert.to_torchscript,
+    "exported-program": torch_convert.to_exported_program,
+}
+BF16 = {
+    "torchscript": torch_precision.torchscript_to_bf16,
+    "exported-program": torch_precision.exported_program_to_bf16,
+}
+
+
+def converted(folder: Folder, imported: Path, step: Any, signature: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    context = folder.context("convert", folder.params(signature), {"weights": folder.path, "import": imported})
+    return context.output, step(context)
+
+
+def verdict(folder: Folder, imported: Path, variant: Path, format_name: str, precision: str) -> dict[str, Any]:
+    params = {"variant": "v", "format": format_name, "precision": precision, "gates": {}}
+    context = folder.context("verify", params, {"import": imported, "variant": variant})
+    verify(context)
+    document: dict[str, Any] = json.loads((context.output / "verdict.json").read_text(encoding="utf-8"))
+    return document
+
+
+def made(name: str, root: Path) -> Folder:
+    """A folder of `MODELS`, or a sentence-transformer."""
+    if name == "sentences":
+        return Folder(sentence_transformer(root / "model", {"pooling_mode": "mean"}, "Normalize"), root)
+    return Folder(saved(name, root / "model"), root)
+
+
+def test_the_table_says_what_is_tested() -> None:
+    assert {name for name, row in FORMATS.items() if isinstance(row.convert["transformers"], Way)} == set(CONVERT)
+
+
+@pytest.mark.parametrize("format_name", CONVERT)
+@pytest.mark.parametrize("name", ["classifier", "answers", "words", "masks", "images", "sentences"])
+def test_a_model_converts_at_every_size(tmp_path: Path, name: str, format_name: str) -> None:
+    folder = made(name, tmp_path)
+    signature = folder.signature()
+    imported, _ = folder.imported(signature)
+
+    variant, facts = converted(folder, imported, CONVERT[format_name], signature)
+
+    sizes = {"batch of 1", "batch of 8"}
+    if name != "images":
+        sizes |= {"sequence of 1", f"sequence of {20 if name == 'sentences' else LONGEST}"}
+        sizes |= {"every dimension at its smallest", "every dimension at its largest"}
+    assert sizes <= set(facts["checked"])
+    found = verdict(folder, imported, variant, format_name, "fp32")
+    assert found["passed"], found["gates"]
+
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from orchestrator.frameworks import torch_convert
+from orchestrator.steps import StepContext
+folder, imported, output, scratch = map(Path, sys.argv[1:5])
+inputs = {"weights": folder, "import": imported}
+getattr(torch_convert, sys.argv[5])(StepContext(json.loads(sys.argv[6]), inputs, output, scratch, folder.parent))
+"""
+
+
+@pytest.mark.parametrize("step", ["to_onnx", "to_torchscript", "to_exported_program"])
+def test_the_same_folder_gives_the_same_bytes(tmp_path: Path, step: str) -> None:
+    folder = made("sentences", tmp_path)
+    params = folder.params(folder.signature())
+    imported, _ = folder.imported(params["signature"])
+
+    models = []
+    for seed in ("1", "2"):  # in processes of their own, as the engine runs them
+        context = folder.context("convert", params, {})
+        places = [str(path) for path in (folder.path, imported, context.output, context.scratch)]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run(
+            [sys.executable, "-c", CHILD, *places, step, json.dumps(params)],
+            env=environment,
+            check=True,
+            capture_output=True,
+        )
+        (model,) = context.output.glob("model.*")
+        models.append(model.read_bytes())
+
+    assert models[0] == models[1]
+    for path in (str(tmp_path), sys.prefix, "site-packages"):
+        assert path.encode() not in models[0]
+
+
+def test_onnx_has_the_specs_names(tmp_path: Path) -> None:
+    folder = made("classifier", tmp_path)
+    signature = folder.signature()
+    own = {"mask": "attention_mask", "tokens": "input_ids", "kinds": "token_type_ids"}
+    signature["inputs"] = [{"name": name, "dtype": "int64", "shape": ["batch", "sequence"]} for name in own]
+    signature["outputs"] = [{"name": "classes", "dtype": "", "shape": None}]
+    names = {"inputs": own, "outputs": {"classes": "logits"}}
+    imported, _ = folder.imported(signature, names=names)
+
+    context = folder.context("convert", folder.params(signature, names), {"weights": folder.path, "import": imported})
+    torch_convert.to_onnx(context)
+
+    graph = onnx.load(context.output / "model.onnx").graph
+    assert [value.name for value in graph.input] == list(own)
+    assert [value.name for value in graph.output] == ["classes"]
+    assert verdict(folder, imported, context.output, "onnx", "fp32")["passed"]
+
+
+@pytest.mark.parametrize("format_name", BF16)
+@pytest.mark.parametrize("name", ["classifier", "sentences"])
+def test_bfloat16_keeps_the_interface(tmp_path: Path, name: str, format_name: str) -> None:
+    folder = made(name, tmp_path)
+    signature = folder.signature()
+    imported, _ = folder.imported(signature)
+
+    variant, facts = converted(folder, imported, BF16[format_name], signature)
+
+    assert facts["precision"] == "bf16"
+    resolved = Signature.from_json(json.loads((imported / "signature.json").read_text(encoding="utf-8")))
+    rows = {name: array[:8] for name, array in arrays(imported / "samples.npz").items()}
+    outputs = open_runtime(format_name, variant, resolved, threads=1).run(rows)
+    for output, whole in arrays(imported / "baseline.npz").items():
+        expected = whole[:8]
+        assert outputs[output].dtype == expected.dtype
+        cosine = np.vdot(outputs[output], expected) / np.linalg.norm(outputs[output]) / np.linalg.norm(expected)
+        assert cosine > 0.99
+
+
+def test_int8_is_made_of_the_onnx_file(tmp_path: Path) -> None:
+    folder = made("sentences", tmp_path)
+    signature = folder.signature()
+    imported, _ = folder.imported(signature)
+    variant, _ = converted(folder, imported, torch_convert.to_onnx, signature)
+
+    context = folder.context("int8", folder.params(signature), {"model": variant, "import": imported})
+    facts = to_int8(context)
+
+    assert facts["method"] == "dynamic"
+    found = verdict(folder, imported, context.output, "onnx", "int8")
+    cosine = next(gate["measured"] for gate in found["gates"] if gate["gate"] == "min_cosine")
+    assert cosine > 0.95, "random weights are harder to quantize than trained ones"
