@@ -108,6 +108,8 @@ def _wrapped(head: str, reason: str) -> list[str]:
 def _ms(seconds: float | None) -> str:
     if seconds is None:
         return ""
+    if seconds < 1e-5:
+        return f"{seconds * 1e6:.1f} us"
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.2f} ms"
 
 

@@ -143,7 +143,8 @@ def _conclude(contender: Standing, winner: Standing, reason: str, *, level: str,
     """The fate of one that was measured to the end."""
     if contender is winner:
         contender.fate = "won"
-        contender.reason = reason if held else f"{reason}; SLO not met: {distance_text(contender.server)}"
+        short = "not proven" if level in {"not measured", "inconclusive"} else "not met"
+        contender.reason = reason if held else f"{reason}; SLO {short}: {distance_text(contender.server)}"
     elif held and level == "missed":
         contender.fate, contender.reason = "slo missed", distance_text(contender.server)
     elif held and level in {"inconclusive", "not measured"}:

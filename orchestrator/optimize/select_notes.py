@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.measure.finalists import against_baseline
 from orchestrator.optimize.select_fates import Standing
+from orchestrator.optimize.select_service_level import service_level
 from orchestrator.steps import StepContext
 
 __all__ = ["decision_notes"]
@@ -49,9 +50,11 @@ def _of_the_whole(
     held: bool,
 ) -> list[str]:
     notes = []
-    if not held:
-        notes.append("SLO not met; slo.enforce is false, so the best candidate was taken")
     winner = next((s for s in everyone if s.fate == "won"), None)
+    if not held:
+        missed = winner is not None and winner.over_the_wire and service_level(winner.server) == "missed"
+        said = "not met" if missed else "not proven"
+        notes.append(f"SLO {said}; slo.enforce is false, so the best candidate was taken")
     if winner is not None and not winner.over_the_wire:
         notes.append(f"chosen by what the runtimes showed: {winner.server['reason']}")
     if runtime.get("samples") == "random":
