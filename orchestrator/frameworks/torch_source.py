@@ -147,7 +147,7 @@ def _load(
         # The file first: it fails in a moment, the user's code may take long.
         state = read_state_dict(weights, source.get("weights_key"))
         model = _built(source["factory"], source.get("kwargs") or {}, project)
-        notes += load_weights(model, state)
+        notes += load_weights(model, state, source.get("weights_key"))
     elif kind == "torchscript":
         model = load_torchscript(weights)
         if getattr(model, "training", False):

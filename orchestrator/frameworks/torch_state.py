@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 
 __all__ = ["load_weights"]
 
-_WRAPPERS = {
-    "module.": "torch.nn.DataParallel puts it there: save model.module.state_dict()",
-    "_orig_mod.": "torch.compile puts it there: save the state dict of the model before it is compiled",
-}
+_WRAPPERS = {"module.": "torch.nn.DataParallel", "_orig_mod.": "torch.compile"}
+"""Prefix of names → what is known to put it there."""
 
 
-def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
+def load_weights(
+    model: torch.nn.Module, state: Mapping[str, torch.Tensor], weights_key: str | None = None
+) -> list[str]:
     """Copy `state` into `model`.
+
+    Args:
+        model: as the factory builds it.
+        state: as it was read.
+        weights_key: what led to it.
 
     Returns:
         Notes on what a person should know, such as weights stored in another precision than the model's.
@@ -41,7 +46,7 @@ def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> l
     loaded = {own[name].data_ptr() for name in own if name in state and own[name].numel()}
     missing = [name for name in result.missing_keys if name not in own or own[name].data_ptr() not in loaded]
     if missing or result.unexpected_keys:
-        raise _keys_differ(missing, list(result.unexpected_keys))
+        raise _keys_differ(missing, list(result.unexpected_keys), weights_key)
     return notes
 
 
@@ -71,7 +76,7 @@ def _check_tensors(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Te
     return [f"weights: stored as {stored}, computed in {used} as the model is built" for stored, used in sorted(casts)]
 
 
-def _keys_differ(missing: list[str], unexpected: list[str]) -> StepError:
+def _keys_differ(missing: list[str], unexpected: list[str], weights_key: str | None) -> StepError:
     parts = []
     if missing:
         parts.append(f"{len(missing)} missing: {shown(missing)}")
@@ -81,21 +86,19 @@ def _keys_differ(missing: list[str], unexpected: list[str]) -> StepError:
         "E305",
         "the weights and the model do not have the same keys",
         cause="; ".join(parts),
-        remedy=_keys_remedy(missing, unexpected),
+        remedy=_keys_remedy(missing, unexpected, weights_key),
         at=AT_WEIGHTS,
     )
 
 
-def _keys_remedy(missing: list[str], unexpected: list[str]) -> str:
+def _keys_remedy(missing: list[str], unexpected: list[str], weights_key: str | None) -> str:
     for name in missing:
         for key in unexpected:
             prefix = key.removesuffix(name)
             if key.endswith(f".{name}") and {f"{prefix}{other}" for other in missing} <= set(unexpected):
-                strip = f'{{k.removeprefix("{prefix}"): v for k, v in state.items()}}'
-                why = _WRAPPERS.get(
-                    prefix, "a module around the model puts it there: save that inner module's state dict"
-                )
-                return f"the stored keys begin with `{prefix}`; {why}, or strip it: {strip}"
+                why = _WRAPPERS.get(prefix, "a module around the model, such as one of PyTorch Lightning,")
+                way = f"{weights_key}.{prefix[:-1]}" if weights_key else prefix[:-1]
+                return f"the stored keys begin with `{prefix}`: {why} puts it there; write `weights_key: {way}`"
             if name.endswith(f".{key}"):
                 return f"the model's keys begin with `{name.removesuffix(key)}`; let `factory:` build just that part"
     for name in missing:

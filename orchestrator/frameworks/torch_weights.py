@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -32,24 +32,15 @@ def read_state_dict(path: Path, weights_key: str | None) -> dict[str, torch.Tens
 
     Args:
         path: the file.
-        weights_key: the keys, joined by dots, that lead to the state dict inside a training checkpoint.
+        weights_key: the keys, joined by dots, that lead to the state dict inside a training checkpoint, and on to a part of
+            it: `state_dict.model` leads to the tensors whose names begin with `model.`, and takes that off.
 
     Raises:
         StepError: E301 another kind of file, E302 damaged, E303 holds Python objects, E304 `weights_key` is wrong or
             missing, E308 holds more than tensors.
     """
     expect_kind(path, "pytorch", "safetensors", "checkpoint")
-    if file_kind(path) == "safetensors":
-        if weights_key is not None:
-            raise StepError(
-                "E304",
-                "`weights_key` has nothing to lead to",
-                cause="a safetensors file holds one flat state dict",
-                remedy="leave `weights_key` out",
-                at=_AT_KEY,
-            )
-        return read_safetensors(path)
-    content = _read_checkpoint(path)
+    content = read_safetensors(path) if file_kind(path) == "safetensors" else _read_checkpoint(path)
     if weights_key is not None:
         content = _dig(content, weights_key)
     return _only_tensors(content, weights_key)
@@ -75,12 +66,45 @@ def find_state_dict(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
     return key, _only_tensors(_dig(content, key), key)
 
 
+class PythonObject:
+    """Stands where a checkpoint holds a Python object, whose class is then neither looked for nor made."""
+
+    def __new__(cls, *_arguments: object, **_keywords: object) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *_arguments: object, **_keywords: object) -> None:
+        """Take what the object was made of, and forget it."""
+
+    def __setstate__(self, state: object) -> None:
+        """Take the object's attributes, and forget them."""
+
+
 def _read_checkpoint(path: Path) -> Any:
+    """What a checkpoint holds; Python objects beside a state dict are placeholders.
+
+    PyTorch Lightning keeps hyperparameters, callbacks and loops there, which may be objects of any class.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     # The unpickler, the zip reader and the storage reader each raise their own errors on a damaged file.
     except Exception as error:
-        raise _refusal(error) from error
+        refusal = _refusal(error)
+        content = _around_objects(path) if refusal.code == "E303" else None
+        if content is None:
+            raise refusal from error
+        return content
+
+
+def _around_objects(path: Path) -> Any:
+    """The content with placeholders; None where there is no state dict in it, or it cannot be read even so."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+        with torch.serialization.safe_globals([(PythonObject, name) for name in names]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    # Whatever it stumbles over: the first refusal is what is told.
+    except Exception:  # noqa: BLE001 - as above
+        return None
+    return content if _state_dicts(content) else None
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -137,11 +161,13 @@ def _dig(content: Any, weights_key: str) -> Any:
         # The longest first, since a key may itself hold dots.
         step = next((key for key in sorted(keys, key=len, reverse=True) if f"{rest}.".startswith(f"{key}.")), None)
         if step is None:
+            if part := {key.removeprefix(f"{rest}."): content[key] for key in keys if key.startswith(f"{rest}.")}:
+                return part
             close = get_close_matches(rest, keys, n=1)
             raise StepError(
                 "E304",
                 f"`weights_key: {weights_key}` leads nowhere",
-                cause=f"{f'`{walked}`' if walked else 'the checkpoint'} holds {_listed(keys)}",
+                cause=f"{f'`{walked}`' if walked else 'the file'} holds {_listed(keys)}",
                 remedy=f"did you mean `{walked + '.' if walked else ''}{close[0]}`?" if close else _key_hint(content),
                 at=_AT_KEY,
             )
@@ -190,6 +216,8 @@ def _state_dicts(content: Any, depth: int = 3) -> list[str]:
 
 def _key_hint(content: Any) -> str:
     found = _state_dicts(content)
+    if isinstance(content, Mapping) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
+        return "these are tensors already: leave the rest of it out"
     return f"state dicts lie at {_listed(found)}" if found else "nothing below it is a state dict"
 
 

@@ -13,15 +13,17 @@ E302 the model file cannot be loaded
     Copy or save it again.
 E303 the model file carries code
     A pickled model runs whatever its author put into it when it is loaded, so only tensors are taken. Save the
-    state dict, best as safetensors, and name the class that builds the model in `factory`. A Keras file may hold Lambda
+    state dict, best as safetensors, and name the class that builds the model in `factory`. Of a Transformers folder no
+    code is run, neither what `auto_map` names nor modules of somebody's own. A Keras file may hold Lambda
     layers, custom classes and functions: replace them by layers of Keras' own operations, or export the model to a
     SavedModel or to ONNX where its code is at home.
 E304 `weights_key` leads nowhere
-    `weights_key` is the way from the checkpoint's outermost dict to the state dict, keys with dots between. The
-    message lists the keys that are there. A safetensors file has none.
+    `weights_key` is the way from the checkpoint's outermost dict to the state dict, keys with dots between, and on to the
+    part of it whose names begin alike: `state_dict.model` in a checkpoint of PyTorch Lightning. The message lists the keys
+    that are there.
 E305 keys of weights and model differ
     The state dict has keys that the model does not, or lacks some. Usually the factory builds another size or
-    variant than was trained, or the keys have a prefix such as `module.`.
+    variant than was trained, or the keys have a prefix such as `module.`, which `weights_key` then ends with.
 E306 shapes of weights and model differ
     A stored tensor has another shape than the model's. Give the factory the sizes that the model was trained with
     in `kwargs`.

@@ -54,7 +54,7 @@ class PytorchSource(Strict):
         default_factory=dict, max_length=100, description="Keyword arguments for the factory."
     )
     weights_key: KeyPath | None = Field(
-        default=None, description="Where the state dict sits inside a training checkpoint: `a.b`."
+        default=None, description="Where the state dict, or a part of it, sits in a checkpoint: `state_dict.model`."
     )
     sha256: _Sha256 | None = None
 

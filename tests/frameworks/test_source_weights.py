@@ -145,7 +145,7 @@ def test_a_pickled_whole_model_is_refused_with_how_to_save_it(tmp_path: Path) ->
 
 
 def test_a_checkpoint_with_python_objects_is_refused_by_their_names(tmp_path: Path) -> None:
-    error = _refused("E303", tmp_path, _stored(tmp_path, {"state_dict": _state(), "args": argparse.Namespace(lr=1)}))
+    error = _refused("E303", tmp_path, _stored(tmp_path, {"weight": torch.ones(1), "args": argparse.Namespace(lr=1)}))
     assert error.message == "the weights hold more than tensors"
     assert "`argparse.Namespace`" in error.cause
 
@@ -183,9 +183,10 @@ def test_a_wrong_weights_key_lists_the_keys_that_exist(tmp_path: Path) -> None:
     assert "`training.state_dict`" in error.remedy
 
 
-def test_weights_key_has_no_place_with_safetensors(tmp_path: Path) -> None:
+def test_a_weights_key_that_safetensors_do_not_have_is_told(tmp_path: Path) -> None:
     error = _refused("E304", tmp_path, saved("Linear", tmp_path), KEY, weights_key="state_dict")
-    assert "flat" in error.cause
+    assert "`linear.weight`" in error.cause
+    assert "leave the rest of it out" in error.remedy
 
 
 @pytest.mark.parametrize("content", [{"weight": torch.ones(1), "epoch": 3}, {}, [1, 2], torch.ones(2)])
@@ -213,14 +214,20 @@ def test_a_long_list_of_keys_is_cut(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("prefix", "hint"),
-    [("module.", "DataParallel"), ("_orig_mod.", "torch.compile"), ("net.", "inner module")],
+    [("module.", "DataParallel"), ("_orig_mod.", "torch.compile"), ("net.", "Lightning")],
 )
-def test_a_prefix_of_all_keys_is_recognized(tmp_path: Path, prefix: str, hint: str) -> None:
+def test_a_prefix_of_all_keys_is_told_and_can_be_named(tmp_path: Path, prefix: str, hint: str) -> None:
     state = {f"{prefix}{name}": value for name, value in _state().items()}
     error = _refused("E305", tmp_path, _stored(tmp_path, state))
     assert f"begin with `{prefix}`" in error.remedy
     assert hint in error.remedy
-    assert f'removeprefix("{prefix}")' in error.remedy
+    key = prefix[:-1]
+    assert error.remedy.endswith(f"write `weights_key: {key}`")
+    (tmp_path / "named").mkdir()
+    run(tmp_path / "named", {**LINEAR, "weights_key": key}, _stored(tmp_path, state))
+    (tmp_path / "safetensors").mkdir()
+    save_file({name: value.clone() for name, value in state.items()}, tmp_path / "prefixed.safetensors")
+    run(tmp_path / "safetensors", {**LINEAR, "weights_key": key}, tmp_path / "prefixed.safetensors")
 
 
 def test_a_prefix_of_the_models_keys_is_recognized(tmp_path: Path) -> None:
