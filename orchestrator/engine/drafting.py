@@ -20,6 +20,7 @@ from orchestrator.engine.events import Observer
 from orchestrator.engine.inspecting import read_model, run_at_once
 from orchestrator.errors import SpecInvalid, StepFailed, UsageError
 from orchestrator.optimize.sources import SOURCES
+from orchestrator.plan.revisions import INSPECT_TORCH, SAMPLES
 from orchestrator.plan.source_steps import require_source_tools
 from orchestrator.plan.step import FileInput, Step
 from orchestrator.spec.load import LoadedSpec, load_spec
@@ -137,7 +138,7 @@ class _Reader:
                 id="inspect",
                 kind="inspect",
                 function="orchestrator.frameworks.torch_inspect:inspect",
-                revision=1,
+                revision=INSPECT_TORCH,
                 params={"source": {"kind": kind}},
                 inputs={"weights": FileInput(self._model.path.absolute(), _AT)},
                 tools=SOURCES[kind].tools,
@@ -154,7 +155,7 @@ class _Reader:
             id="samples",
             kind="inspect",
             function="orchestrator.frameworks.random_file:write",
-            revision=1,
+            revision=SAMPLES,
             params=params,
             inputs={},
             tools=("numpy",),

@@ -30,6 +30,7 @@ class Way:
     Attributes:
         function: `module:function`; takes a StepContext. None: the converted file is the variant already.
         tools: names of packages, as their distributions are called.
+        revision: rises when what the function makes, or refuses, changes; results of an older one are then made anew.
         from_source: the function starts from the source model (inputs `weights` and `import`), not from the converted
             variant (inputs `model` and `import`).
         needs_cpu_features: the result depends on the machine's instruction sets.
@@ -40,6 +41,7 @@ class Way:
 
     function: str | None
     tools: tuple[str, ...] = ()
+    revision: int = 1
     from_source: bool = False
     needs_cpu_features: bool = False
     as_given: bool = False
@@ -90,11 +92,13 @@ _ONNX = Format(
     runtime_tools=("onnxruntime",),
     backend="onnxruntime",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_onnx", _ONNX_TOOLS))
-        | _from(_TENSORFLOW_KINDS, Way(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS))
+        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_onnx", _ONNX_TOOLS, revision=2))
+        | _from(_TENSORFLOW_KINDS, Way(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS, revision=2))
         | {
-            "onnx": Way("orchestrator.frameworks.onnx_convert:to_onnx", ("onnx", "onnxruntime"), as_given=True),
-            "tflite": Way(f"{_TFLITE_CONVERT}:to_onnx", (*_TF2ONNX_TOOLS, "ai-edge-litert"), as_given=True),
+            "onnx": Way(
+                "orchestrator.frameworks.onnx_convert:to_onnx", ("onnx", "onnxruntime"), revision=2, as_given=True
+            ),
+            "tflite": Way(f"{_TFLITE_CONVERT}:to_onnx", (*_TF2ONNX_TOOLS, "ai-edge-litert"), revision=2, as_given=True),
         }
     ),
     precisions=MappingProxyType(
@@ -102,7 +106,10 @@ _ONNX = Format(
             "fp32": _AS_CONVERTED,
             "bf16": Refused("ONNX Runtime has no bfloat16 kernels for CPUs, and few for GPUs"),
             "int8": Way(
-                "orchestrator.frameworks.onnx_quantize:to_int8", ("onnx", "onnxruntime"), needs_cpu_features=True
+                "orchestrator.frameworks.onnx_quantize:to_int8",
+                ("onnx", "onnxruntime"),
+                revision=2,
+                needs_cpu_features=True,
             ),
         }
     ),
@@ -123,12 +130,14 @@ _TORCHSCRIPT = Format(
     runtime_tools=("torch",),
     backend="torchserve",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_torchscript", ("torch",))) | _not_torch("TorchScript")
+        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=2)) | _not_torch("TorchScript")
     ),
     precisions=MappingProxyType(
         {
             "fp32": _AS_CONVERTED,
-            "bf16": Way("orchestrator.frameworks.torch_precision:torchscript_to_bf16", ("torch",), from_source=True),
+            "bf16": Way(
+                "orchestrator.frameworks.torch_precision:torchscript_to_bf16", ("torch",), revision=2, from_source=True
+            ),
             "int8": _NO_TORCH_INT8,
         }
     ),
@@ -141,7 +150,7 @@ _EXPORTED_PROGRAM = Format(
     runtime_tools=("torch",),
     backend="torchserve",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_exported_program", ("torch",)))
+        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=2))
         | _not_torch("exported programs")
         | {
             "torchscript": Refused(
@@ -154,7 +163,10 @@ _EXPORTED_PROGRAM = Format(
         {
             "fp32": _AS_CONVERTED,
             "bf16": Way(
-                "orchestrator.frameworks.torch_precision:exported_program_to_bf16", ("torch",), from_source=True
+                "orchestrator.frameworks.torch_precision:exported_program_to_bf16",
+                ("torch",),
+                revision=2,
+                from_source=True,
             ),
             "int8": _NO_TORCH_INT8,
         }
@@ -177,8 +189,8 @@ _SAVED_MODEL = Format(
     convert=MappingProxyType(
         _not_tensorflow("SavedModels")
         | {
-            "keras": Way(f"{_TF_CONVERT}:to_saved_model", ("tensorflow", "keras")),
-            "saved-model": Way(f"{_TF_CONVERT}:to_saved_model", ("tensorflow",), as_given=True),
+            "keras": Way(f"{_TF_CONVERT}:to_saved_model", ("tensorflow", "keras"), revision=2),
+            "saved-model": Way(f"{_TF_CONVERT}:to_saved_model", ("tensorflow",), revision=2, as_given=True),
             "tflite": Refused("nothing turns a LiteRT model back into a SavedModel"),
         }
     ),
@@ -199,8 +211,8 @@ _TFLITE = Format(
     backend="litert",
     convert=MappingProxyType(
         _not_tensorflow("LiteRT models")
-        | _from(_TENSORFLOW_KINDS, Way(f"{_TF_CONVERT}:to_tflite", ("tensorflow", "ai-edge-litert")))
-        | {"tflite": Way(f"{_TFLITE_CONVERT}:to_tflite", ("ai-edge-litert",), as_given=True)}
+        | _from(_TENSORFLOW_KINDS, Way(f"{_TF_CONVERT}:to_tflite", ("tensorflow", "ai-edge-litert"), revision=2))
+        | {"tflite": Way(f"{_TFLITE_CONVERT}:to_tflite", ("ai-edge-litert",), revision=2, as_given=True)}
     ),
     precisions=MappingProxyType(
         {
@@ -209,6 +221,7 @@ _TFLITE = Format(
             "int8": Way(
                 "orchestrator.frameworks.tflite_quantize:to_int8",
                 ("tensorflow", "ai-edge-litert"),
+                revision=2,
                 from_source=True,
                 not_from=MappingProxyType(
                     {"tflite": "LiteRT quantizes while it converts, and this model is converted"}

@@ -15,6 +15,7 @@ from orchestrator.plan.cuda import CudaHere, accelerator, cuda_notes, serving_de
 from orchestrator.plan.cuda_builds import without_cuda
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.machine import fingerprint
+from orchestrator.plan.revisions import BENCHMARK_RUNTIME, BENCHMARK_SERVER, RENDER, SELECT
 from orchestrator.plan.source_steps import (
     code_files,
     factory_tools,
@@ -77,7 +78,7 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None)
             id="benchmark.runtime",
             kind="benchmark",
             function="orchestrator.measure.runtime_benchmark:benchmark",
-            revision=1,
+            revision=BENCHMARK_RUNTIME,
             params={
                 "candidates": listed,
                 "baseline": {"source": source_params(loaded, model)},
@@ -102,7 +103,7 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None)
             id="benchmark.server",
             kind="benchmark",
             function="orchestrator.measure.server_benchmark:benchmark",
-            revision=1,
+            revision=BENCHMARK_SERVER,
             network=True,  # it is a client of the servers that it starts
             params={
                 "candidates": listed,
@@ -131,7 +132,7 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None)
             id="select",
             kind="select",
             function="orchestrator.optimize.select:select",
-            revision=1,
+            revision=SELECT,
             params={"candidates": fates, "slo": slo, "objective": spec.optimize_for, "signature": signature,
                     "cpus": spec.hardware.cpus, "runtime_level": _runtime_level(spec),
                     **accelerator(spec)},
@@ -272,7 +273,7 @@ def _render_step(loaded: LoadedSpec, model: PlannedModel, variants: dict[str, St
         id="render",
         kind="render",
         function="orchestrator.render.step:render",
-        revision=1,
+        revision=RENDER,
         params={
             "deployment": {
                 "name": spec.metadata.name,

@@ -72,7 +72,7 @@ def inspect_step(loaded: LoadedSpec) -> Step | None:
         id="inspect",
         kind="inspect",
         function=source.inspect,
-        revision=1,
+        revision=source.inspect_revision,
         params={"source": _said(loaded)},
         inputs={"weights": _weights(loaded)},
         tools=source.tools,
@@ -91,7 +91,7 @@ def import_step(loaded: LoadedSpec, model: PlannedModel) -> Step:
         id="import",
         kind="import",
         function=source.check,
-        revision=1,
+        revision=source.check_revision,
         params={
             "source": source_params(loaded, model),
             "signature": model.signature.as_json(),

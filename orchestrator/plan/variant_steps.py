@@ -9,6 +9,7 @@ from orchestrator.optimize.formats import FORMATS
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.plan.cuda import accelerator
 from orchestrator.plan.found import PlannedModel
+from orchestrator.plan.revisions import VERIFY
 from orchestrator.plan.source_steps import code_files, factory_tools, joined, source_files, source_params
 from orchestrator.plan.step import Step, StepInput, StepOutput
 from orchestrator.spec.load import LoadedSpec
@@ -46,7 +47,7 @@ def variant_steps(loaded: LoadedSpec, model: PlannedModel, tried: Sequence[Candi
                 id=f"convert.{c.format}",
                 kind="convert",
                 function=c.convert.function,
-                revision=1,
+                revision=c.convert.revision,
                 params={"source": source, "signature": signature},
                 inputs=from_source,
                 code=code_files(loaded),
@@ -65,7 +66,7 @@ def variant_steps(loaded: LoadedSpec, model: PlannedModel, tried: Sequence[Candi
                 id=f"optimize.{c.variant}",
                 kind="optimize",
                 function=c.make.function,
-                revision=2,
+                revision=c.make.revision,
                 params={"source": source, "signature": signature, "seed": 0},
                 inputs=from_source if c.make.from_source else converted,
                 code=code_files(loaded) if c.make.from_source else (),
@@ -80,7 +81,7 @@ def variant_steps(loaded: LoadedSpec, model: PlannedModel, tried: Sequence[Candi
             id=f"verify.{c.variant}",
             kind="verify",
             function="orchestrator.measure.verify:verify",
-            revision=1,
+            revision=VERIFY,
             params={
                 "variant": c.variant,
                 "format": c.format,

@@ -1,0 +1,21 @@
+"""Revisions of the steps that no table names. One rises when what its step does, or refuses, changes.
+
+Those of sources and of what is made from them stand beside their functions, in `optimize/sources.py` and
+`optimize/formats.py`. A result, and a refusal too, is taken from the store only for the revision that left it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BENCHMARK_RUNTIME", "BENCHMARK_SERVER", "INSPECT_TORCH", "RENDER", "SAMPLES", "SELECT", "VERIFY"]
+
+VERIFY = 2
+BENCHMARK_RUNTIME = 2
+BENCHMARK_SERVER = 2
+SELECT = 2
+RENDER = 2
+
+INSPECT_TORCH = 2
+"""What `mlo init` reads from files of PyTorch."""
+
+SAMPLES = 2
+"""The random samples that `mlo init` writes."""
