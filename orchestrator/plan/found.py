@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
+from orchestrator.spec.batches import batch_problems
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import DtypeName, TensorIn, TensorOut
 from orchestrator.spec.places import did_you_mean
@@ -53,7 +54,7 @@ def planned_model(loaded: LoadedSpec, found: Mapping[str, Any] | None) -> Planne
         found: `found.json` of the step `inspect`; None for kinds that are not inspected.
 
     Raises:
-        SpecInvalid: E127 a dimension has no range, E128 a tensor that mlo does not serve, E129 the spec declares what the
+        SpecInvalid: E123, E126 what is batched does not fit the model, E127 a dimension has no range, E128 a tensor that mlo does not serve, E129 the spec declares what the
             model does not have.
     """
     if found is None:
@@ -99,6 +100,9 @@ class _Joined:
         batch = _common_first(inputs)
         outputs, output_names = self._outputs(batch, {dim for t in inputs for dim in t.shape or ()})
         dims = self._dims(inputs, outputs, batch)
+        if not self._spec.inputs:  # otherwise the spec's dimensions were checked when it was loaded
+            allowed = None if batch is None else dims.get(batch)
+            self._problems += batch_problems(self._loaded.spec, self._loaded.tree, batch, allowed)
         self._stop_on_problems()
         return PlannedModel(
             Signature(tuple(inputs), tuple(outputs), dims, batch),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.spec.batches import batch_problems
 from orchestrator.spec.document import SpecPath, find, span_of
 from orchestrator.spec.models import ModelDeployment, TensorIn, TensorOut
 from orchestrator.spec.places import did_you_mean
@@ -147,36 +148,10 @@ def _repeated(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
 def _batches(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
     if not spec.model.inputs:
         return  # known once the model is read: `plan/found.py` says the same then
-    batch, batching = batch_dimension(spec), spec.serving.batching
-    allowed = None if batch is None else spec.model.dims.get(batch)
-    no_batch = "the model has no batch dimension"
-    remedy = "name the first dimension of every input alike, or remove this"
-    if find(root, ("benchmark", "batch_sizes")).depth == 2:
-        for index, size in enumerate(spec.benchmark.batch_sizes):
-            span = span_of(root, ("benchmark", "batch_sizes", index))
-            if batch is None and size != 1:
-                yield Diagnostic("E123", f"batch size {size} cannot be measured", span, label=no_batch, remedy=remedy)
-            elif allowed is not None and allowed.min <= allowed.max and not allowed.min <= size <= allowed.max:
-                yield Diagnostic(
-                    "E123",
-                    f"batch size {size} is outside the range of `{batch}`",
-                    span,
-                    label=f"`{batch}` goes from {allowed.min} to {allowed.max}",
-                    remedy=f"remove it, or widen `model.dims.{batch}` on line "
-                    f"{find(root, ('model', 'dims', batch or '')).node.line}",
-                )
-    if batching != "auto":
-        span = span_of(root, ("serving", "batching", "max_size"))
-        if batch is None and batching.max_size > 1:
-            yield Diagnostic("E126", "requests cannot be batched", span, label=no_batch, remedy=remedy)
-        elif allowed is not None and batching.max_size > allowed.max:
-            yield Diagnostic(
-                "E126",
-                f"batches of {batching.max_size} are larger than `{batch}` may be",
-                span,
-                label=f"`{batch}` goes up to {allowed.max}",
-                remedy=f"lower it, or raise `model.dims.{batch}.max`",
-            )
+    batch = batch_dimension(spec)
+    dim = None if batch is None else spec.model.dims.get(batch)
+    allowed = None if dim is None or dim.min > dim.max else (dim.min, dim.max)
+    yield from batch_problems(spec, root, batch, allowed)
 
 
 def _accelerators(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:

@@ -178,3 +178,43 @@ def test_dimensions_that_differ_in_case_alone_have_to_be_named(join: Any) -> Non
     told = refused(join, found([tensor("x", ["N", "n"])]))[0]
     assert told.code == "E129"
     assert "`N` and `n`" in told.message
+
+
+@pytest.mark.parametrize(
+    ("section", "code", "column"),
+    [
+        ("benchmark: {batch_sizes: [1, 5000]}", "E123", "5000"),
+        ("serving: {batching: {max_size: 4096}}", "E126", "4096"),
+    ],
+)
+def test_batches_beyond_what_the_model_takes_are_refused_at_their_place(
+    join: Any, section: str, code: str, column: str
+) -> None:
+    (told,) = refused(join, found([tensor("x", [None, 3])]), f"  dims: {{batch: {{max: 64}}}}\n{section}\n")
+
+    assert told.code == code
+    assert told.label.endswith("64")
+    assert told.remedy.endswith("widen `model.dims.batch` on line 6")
+    assert (told.span.line, told.span.text[told.span.column - 1 :][: len(column)]) == (7, column)
+
+
+@pytest.mark.parametrize(
+    ("section", "code"),
+    [("benchmark: {batch_sizes: [1, 8]}", "E123"), ("serving: {batching: {max_size: 8}}", "E126")],
+)
+def test_a_model_of_fixed_sizes_is_not_batched(join: Any, section: str, code: str) -> None:
+    (told,) = refused(join, found([tensor("x", [1, 3])], [tensor("y", [1, 2])]), f"{section}\n")
+
+    assert (told.code, told.label, told.remedy) == (code, "the model has no batch dimension", "remove this")
+
+
+def test_a_batch_size_beyond_the_assumed_range_says_how_to_give_one(join: Any) -> None:
+    (told,) = refused(join, found([tensor("x", [None, 3])]), "benchmark: {batch_sizes: [1, 128]}\n")
+
+    assert told.code == "E123"
+    assert "`batch: {max: 128}`" in told.remedy
+
+
+def test_batches_that_the_model_takes_are_fine(join: Any) -> None:
+    sections = "benchmark: {batch_sizes: [1, 64]}\nserving: {batching: {max_size: 64}}\n"
+    assert join(found([tensor("x", [None, 3])]), sections).signature.batch == "batch"

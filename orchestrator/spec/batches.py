@@ -1,0 +1,63 @@
+"""Batch sizes and batching against the range of the batch dimension, whether the spec declares it or the model says it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.spec.document import find, span_of
+from orchestrator.spec.models import ModelDeployment
+from orchestrator.spec.yaml_tree import Node
+
+__all__ = ["batch_problems"]
+
+
+def batch_problems(
+    spec: ModelDeployment, root: Node, batch: str | None, allowed: tuple[int, int] | None
+) -> Iterator[Diagnostic]:
+    """What is asked for and does not fit.
+
+    Args:
+        spec: the effective spec.
+        root: the tree it was made from.
+        batch: the batch dimension; None where there is none.
+        allowed: its smallest and largest size; None where that is not known.
+
+    Yields:
+        E123 for a batch size that is not measured, E126 for batching beyond what the model takes.
+    """
+    no_batch = "the model has no batch dimension"
+    remedy = "name the first dimension of every input alike, or remove this" if spec.model.inputs else "remove this"
+    if find(root, ("benchmark", "batch_sizes")).depth == 2:
+        for index, size in enumerate(spec.benchmark.batch_sizes):
+            span = span_of(root, ("benchmark", "batch_sizes", index))
+            if batch is None and size != 1:
+                yield Diagnostic("E123", f"batch size {size} cannot be measured", span, label=no_batch, remedy=remedy)
+            elif allowed is not None and not allowed[0] <= size <= allowed[1]:
+                yield Diagnostic(
+                    "E123",
+                    f"batch size {size} is outside the range of `{batch}`",
+                    span,
+                    label=f"`{batch}` goes from {allowed[0]} to {allowed[1]}",
+                    remedy=f"remove it, or {_widen(root, batch, size)}",
+                )
+    batching = spec.serving.batching
+    if batching != "auto":
+        span = span_of(root, ("serving", "batching", "max_size"))
+        if batch is None and batching.max_size > 1:
+            yield Diagnostic("E126", "requests cannot be batched", span, label=no_batch, remedy=remedy)
+        elif allowed is not None and batching.max_size > allowed[1]:
+            yield Diagnostic(
+                "E126",
+                f"batches of {batching.max_size} are larger than `{batch}` may be",
+                span,
+                label=f"`{batch}` goes up to {allowed[1]}",
+                remedy=f"lower it, or {_widen(root, batch, batching.max_size)}",
+            )
+
+
+def _widen(root: Node, batch: str | None, size: int) -> str:
+    found = find(root, ("model", "dims", batch or ""))
+    if found.depth == 3:
+        return f"widen `model.dims.{batch}` on line {found.node.line}"
+    return f"give `{batch}` a range in `model.dims` that holds it: `{batch}: {{max: {size}}}`"
