@@ -33,17 +33,20 @@ def main() -> None:
         session.run(None, {first.name: x})
     memory = psutil.Process().memory_info().rss - before
     calls: list[float] = []
-    cpu, end = time.process_time(), time.perf_counter() + seconds
-    now = time.perf_counter()
+    cpu, now = time.process_time(), time.perf_counter()
+    began, end = now, now + seconds
     while now < end:
         session.run(None, {first.name: x})
         calls.append(time.perf_counter() - now)
         now = time.perf_counter()
+    cpu = time.process_time() - cpu
     calls.sort()
     print(
         json.dumps(
             {
-                "cpu_us_per_row": (time.process_time() - cpu) / len(calls) / rows * 1e6,
+                "cpu_us_per_row": cpu / len(calls) / rows * 1e6,
+                "rows_per_s": len(calls) * rows / (now - began),
+                "busy": cpu / (now - began),
                 "p50_ms": calls[len(calls) // 2] * 1e3,
                 "load_s": load_s,
                 "memory_mib": memory / 2**20,

@@ -30,8 +30,9 @@ from models import mlp, resnet50, write_folder  # the scripts of this folder are
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as the server does itself
 PEERS = HERE / ".peers"
-PEER_PACKAGES = ("kserve==0.21.*", "litserve==0.2.19")
+PEER_PACKAGES = ("kserve==0.21.*", "litserve==0.2.19", "granian==2.*")
 MLP_SIZES = (256, 1024, 1024, 16)
 RESNET_BATCH = 8
 
@@ -243,7 +244,8 @@ def large_rows(folder: Path, rounds: int, seconds: float) -> list[Row]:
         f"{cpu / bare_cpu:.3f} times ({cpu / 1e3:.1f} against {bare_cpu / 1e3:.1f} ms; {rows_per_call:.1f} rows a call; "
         f"{median(served, 'requests_per_s'):.1f} rows/s)"
     )
-    busy = median(served, "busy")
+    rate = statistics.median(s["requests_per_s"] / a["rows_per_s"] for s, a in zip(served, alone, strict=True))
+    busy, bare_busy = median(served, "busy"), median(alone, "busy")
     return [
         Row(
             "ResNet-50, binary, saturated: CPU time per row against the bare session",
@@ -251,7 +253,12 @@ def large_rows(folder: Path, rounds: int, seconds: float) -> list[Row]:
             "≤ 1.08 times",
             cpu / bare_cpu <= 1.08,
         ),
-        Row("ResNet-50, saturated: cores kept busy (of 2, client included)", f"{busy:.2f}", "≥ 1.9", busy >= 1.9),
+        Row(
+            "ResNet-50, saturated: rows per second against the bare session",
+            f"{rate:.2f} times; {busy:.2f} cores busy (client included), {bare_busy:.2f} by the bare session",
+            "≥ 0.95 times, ≥ 1.9 cores",
+            rate >= 0.95 and busy >= 1.9,
+        ),
     ]
 
 

@@ -53,14 +53,12 @@ class Model:
             return self.run(inputs, self._stoppable)
         except RequestError as error:
             if self._stoppable.terminate:
+                self._stoppable.terminate = False
                 raise Stopped from error
             raise
-        finally:
-            if self._stoppable.terminate:
-                self._stoppable.terminate = False
 
     def stop(self) -> None:
-        """End the call of `run_stoppable`; any thread may."""
+        """End the call of `run_stoppable`, or the next one if it is over; any thread may."""
         self._stoppable.terminate = True
 
     def run(self, inputs: Mapping[str, Array], *options: Any) -> dict[str, Array]:
