@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from orchestrator.backends.table import packaging
 from orchestrator.optimize.cuda import refused_on_cuda
@@ -41,10 +43,20 @@ class RefusedCandidate:
     reason: str
 
 
-def candidates(spec: ModelDeployment, signature: Signature) -> tuple[Candidate | RefusedCandidate, ...]:
-    """Everything that the spec asks for, in a fixed order, the refused ones with their reason."""
+def candidates(
+    spec: ModelDeployment, signature: Signature, forbidden: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Candidate | RefusedCandidate, ...]:
+    """Everything that the spec asks for, in a fixed order, the refused ones with their reason.
+
+    Args:
+        spec: the spec.
+        signature: the model's.
+        forbidden: backends that may not be used → why.
+    """
     return tuple(
-        _candidate(spec, signature, name, precision) for name in _formats(spec) for precision in _precisions(spec)
+        _candidate(spec, signature, forbidden, name, precision)
+        for name in _formats(spec)
+        for precision in _precisions(spec)
     )
 
 
@@ -68,7 +80,9 @@ def _precisions(spec: ModelDeployment) -> tuple[str, ...]:
     return ("fp32", "int8") if spec.model.samples is not None else ("fp32",)
 
 
-def _candidate(spec: ModelDeployment, signature: Signature, name: str, precision: str) -> Candidate | RefusedCandidate:
+def _candidate(
+    spec: ModelDeployment, signature: Signature, forbidden: Mapping[str, str], name: str, precision: str
+) -> Candidate | RefusedCandidate:
     row = FORMATS[name]
     convert, make = row.convert[spec.model.source.kind], row.precisions[precision]
     variant = variant_name(name, precision)
@@ -81,6 +95,8 @@ def _candidate(spec: ModelDeployment, signature: Signature, name: str, precision
     if spec.serving.backend not in ("auto", row.backend):
         reason = f"serving.backend is {spec.serving.backend}, and {name} is served by {row.backend}"
         return RefusedCandidate(variant, name, precision, row.backend, reason)
+    if (refusal := forbidden.get(row.backend)) is not None:
+        return RefusedCandidate(variant, name, precision, row.backend, refusal)
     if (refusal := packaging(row.backend).refuses(signature)) is not None:
         return RefusedCandidate(variant, name, precision, row.backend, refusal)
     if (refusal := refused_on_cuda(spec, signature, name, precision, row.backend)) is not None:

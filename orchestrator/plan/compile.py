@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from orchestrator.backends.table import backend, packaging
+from orchestrator.backends.table import BACKENDS, UNSERVED, backend, packaging
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
 from orchestrator.optimize.candidates import Candidate, RefusedCandidate, candidates
@@ -166,6 +166,7 @@ def _present(spec: ModelDeployment, backends: list[str]) -> dict[str, bool]:
 def _notes(spec: ModelDeployment, backends: list[str], model: PlannedModel, cuda: CudaHere | None) -> tuple[str, ...]:
     """What a reviewer of the plan should know before saying yes."""
     notes = [*model.notes, *cuda_notes(spec, cuda)]
+    asked = spec.slo.p99_latency is not None or spec.slo.throughput is not None
     if "torchserve" in backends:
         notes.append(
             "TorchServe is no longer maintained and gets no security fixes; it never wins a tie, and "
@@ -177,9 +178,22 @@ def _notes(spec: ModelDeployment, backends: list[str], model: PlannedModel, cuda
         notes.append(
             f"this machine has {present:g} CPUs, so `hardware.cpus: {spec.hardware.cpus:g}` is measured on fewer"
         )
+    if asked and spec.slo.enforce and not _measured_over_the_wire(spec, backends):
+        notes.append(
+            "nothing is measured over the wire here, so no candidate can prove `slo`, and `apply` ends with E501 after "
+            "measuring; `slo: {enforce: false}` takes the best one without that proof"
+        )
+    if UNSERVED.issuperset(backends):
+        return tuple(notes)  # and there is no image
     if spec.image.base is None or "@sha256:" not in spec.image.base:
         notes.append("the base image is named by tag; pin it with `image: {base: NAME@sha256:DIGEST}`")
     return tuple(notes)
+
+
+def _measured_over_the_wire(spec: ModelDeployment, backends: list[str]) -> bool:
+    """Whether any candidate's server can be started here."""
+    absent = {name for name, present in _present(spec, backends).items() if not present}
+    return not (UNSERVED | absent).issuperset(backends)
 
 
 def _runtime_level(spec: ModelDeployment) -> list[str]:
@@ -222,7 +236,7 @@ def _sort_out(
     refused: list[RefusedCandidate] = []
     lacking: set[str] = set()
     builds: set[str] = set()
-    for c in candidates(loaded.spec, signature):
+    for c in candidates(loaded.spec, signature, _forbidden(loaded)):
         if isinstance(c, RefusedCandidate):
             refused.append(c)
         elif absent := missing(_candidate_tools(c)):
@@ -249,6 +263,17 @@ def _sort_out(
             )
         )
     return tuple(tried), tuple(refused)
+
+
+def _forbidden(loaded: LoadedSpec) -> dict[str, str]:
+    """The backends that the platform does not allow → why, with the rule's place."""
+    bounds = loaded.bounds
+    if bounds is None or bounds.rules.backends is None:
+        return {}
+    rule = f"{bounds.shown}:{bounds.line_of('rules', 'backends')}"
+    return {
+        name: f"the platform does not allow {name} ({rule})" for name in BACKENDS if name not in bounds.rules.backends
+    }
 
 
 def _candidate_tools(candidate: Candidate) -> tuple[str, ...]:

@@ -72,13 +72,14 @@ E129 spec and model differ
     `model.inputs`, `model.outputs` or `model.dims` declare what the model does not have, or have it otherwise. Leave
     them out, and they are read from the model; `tensor:` says the model's own name where `name:` is to be another.
 E130 not allowed by the platform
-    The platform file restricts what may be chosen: registries, base images, backends, source kinds, formats. The
-    note names the rule's file and line; who owns that file can change it.
+    The platform file restricts what may be chosen: registries, base images, backends, source kinds, formats, targets.
+    The note names the rule's file and line; who owns that file can change it.
 E131 above the platform's limit
     The platform file limits CPUs, memory, replicas and accelerators of one deployment. The note names the limit's file
     and line.
 E132 required by the platform
-    The platform file requires a label, a gate or a base image that the spec does not give. Add it to the spec.
+    The platform file requires a label, a gate or a base image that the spec does not give. Add it to the spec. A base
+    image is asked for wherever an image can come out of it.
 E133 an accelerator is needed
     `hardware.count` says how many accelerators one replica has, and `serving.cuda_graphs` how they are used. Both mean
     something with `hardware: {accelerator: cuda}` alone.
@@ -115,4 +116,7 @@ W102 int8 without samples
     that the result is still right.
 W103 text that looks like a truth value
     `yes`, `no`, `on` and `off` are text in YAML 1.2, and in Python every text that is not empty is true.
+W104 a key without effect
+    `optimize: {formats: [tflite]}` into a folder makes models for devices alone. There is no server to be set up and no
+    image to be built, so what the spec says about them changes nothing.
 """

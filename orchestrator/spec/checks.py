@@ -36,6 +36,7 @@ def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]
         *_accelerators(spec, root),
         *_files(spec, root, folder),
         *_doubtful(spec, root),
+        *_without_effect(spec, root),
     ]
 
 
@@ -221,3 +222,24 @@ def _doubtful(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
                     remedy="write `true` or `false`, or put quotes around the text",
                     severity="warning",
                 )
+
+
+def _without_effect(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
+    if not spec.for_devices_alone:
+        return
+    paths: list[SpecPath] = [
+        *(("serving", key) for key in ("batching", "cuda_graphs", "replicas")),
+        *(("image", key) for key in ("registry", "base")),
+    ]
+    for path in paths:
+        found = find(root, path)
+        # What a platform gives to all of its specs is none of this spec's mistakes.
+        if found.depth == len(path) and not found.node.layer.startswith("platform "):
+            yield Diagnostic(
+                "W104",
+                f"`{'.'.join(map(str, path))}` has no effect here",
+                span_of(root, path, key=True),
+                cause="only models for devices are made: no server is started and no image is built",
+                remedy="remove it",
+                severity="warning",
+            )

@@ -39,8 +39,7 @@ class LoadedSpec:
         folder: the spec's folder, absolute; its paths are relative to this.
         warnings: what is doubtful though valid.
         environment: the chosen environment's name.
-        platform: the platform file that was applied.
-        rules: that platform's rules; None without a platform.
+        bounds: the platform that was applied; None without one.
         tree: the effective values with the place of each.
     """
 
@@ -49,9 +48,18 @@ class LoadedSpec:
     folder: Path
     warnings: tuple[Diagnostic, ...]
     environment: str | None
-    platform: Path | None
-    rules: Rules | None
+    bounds: Platform | None
     tree: Node
+
+    @property
+    def platform(self) -> Path | None:
+        """The platform file that was applied."""
+        return None if self.bounds is None else self.bounds.file
+
+    @property
+    def rules(self) -> Rules | None:
+        """That platform's rules."""
+        return None if self.bounds is None else self.bounds.rules
 
     @cached_property
     def digest(self) -> str:
@@ -118,8 +126,7 @@ def load_spec(path: str | Path, *, platform: Path | None = None, environment: st
         folder=folder,
         warnings=tuple(problems),
         environment=environment,
-        platform=None if bounds is None else bounds.file,
-        rules=None if bounds is None else bounds.rules,
+        bounds=bounds,
         tree=tree,
     )
 

@@ -31,6 +31,7 @@ __all__ = [
     "Batching",
     "Benchmark",
     "Deploy",
+    "DeployTarget",
     "DimRange",
     "FolderDeploy",
     "Format",
@@ -53,9 +54,15 @@ __all__ = [
 
 Precision = Literal["fp32", "bf16", "int8"]
 Format = Literal["onnx", "torchscript", "exported-program", "saved-model", "tflite"]
+DeployTarget = Literal["local", "folder"]
 BackendName = Literal["onnxruntime", "torchserve", "tensorflow-serving", "litert"]
+ServerName = Literal["onnxruntime", "torchserve", "tensorflow-serving"]
 Objective = Literal["latency", "throughput", "cost"]
 DtypeName = Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool", "string"]
+DEVICE_FORMATS: frozenset[Format] = frozenset({"tflite"})
+"""Formats that no server takes; a device runs what a folder holds."""
+
+SERVERS: tuple[ServerName, ...] = get_args(ServerName)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # A plain union makes pydantic report every arm. These say which arm a value is meant for; the tags stand in brackets so
@@ -251,7 +258,7 @@ class Replicas(Strict):
 class Serving(Strict):
     """How it is served."""
 
-    backend: Literal["onnxruntime", "torchserve", "tensorflow-serving", "auto"] = Field(
+    backend: Literal[ServerName, "auto"] = Field(
         default="auto", description="The server; by default the best measured."
     )
     batching: Annotated[Annotated[Batching, Tag(_OTHER)] | _Auto, _by_text] = Field(
@@ -284,7 +291,10 @@ class FolderDeploy(Strict):
     target: Literal["folder"]
     path: RelPath = Field(description="The folder, relative to the spec.", examples=["deployed"])
     versions: int = Field(
-        default=2, ge=1, le=10, description="How many versions TensorFlow Serving serves at once, the newest ones."
+        default=2,
+        ge=1,
+        le=10,
+        description="How many revisions stay there, the newest ones; TensorFlow Serving serves them all.",
     )
 
 
@@ -313,6 +323,12 @@ class ModelDeployment(Strict):
     serving: Serving = _section()
     image: Image = _section()
     deploy: Deploy = _section()
+
+    @property
+    def for_devices_alone(self) -> bool:
+        """Whether nothing but a model for devices can come out of it: no server is started and no image is built."""
+        formats = self.optimize.formats
+        return self.deploy.target == "folder" and formats != "auto" and DEVICE_FORMATS.issuperset(formats)
 
     def path(self, relative: str, base: Path) -> Path:
         """A path of this spec, which lies in `base`, made absolute."""

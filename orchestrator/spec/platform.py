@@ -13,7 +13,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
 from orchestrator.spec.document import read_document
 from orchestrator.spec.layers import SPEC, overlaid, without
-from orchestrator.spec.models import BackendName, Format, ModelDeployment
+from orchestrator.spec.models import BackendName, DeployTarget, Format, ModelDeployment
 from orchestrator.spec.schema import FIXED_SECTIONS, closed, json_schema, partial
 from orchestrator.spec.source_models import SourceKind
 from orchestrator.spec.source_text import SourceText
@@ -61,6 +61,7 @@ class Rules(Strict):
     backends: Annotated[list[BackendName], Field(min_length=1)] | None = None
     source_kinds: Annotated[list[SourceKind], Field(min_length=1)] | None = None
     formats: Annotated[list[Format], Field(min_length=1)] | None = None
+    targets: Annotated[list[DeployTarget], Field(min_length=1)] | None = None
     required_labels: list[LabelKey] = Field(default_factory=list)
     required_gates: list[GateName] = Field(default_factory=list)
 

@@ -9,7 +9,7 @@ from typing import Literal
 from orchestrator.diagnostics import Diagnostic, Span
 from orchestrator.spec.document import SpecPath, find, span_of
 from orchestrator.spec.layers import overlaid
-from orchestrator.spec.models import ModelDeployment
+from orchestrator.spec.models import SERVERS, ModelDeployment
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.platform import Platform
 from orchestrator.spec.yaml_tree import Entry, Node, quoted
@@ -20,12 +20,15 @@ __all__ = ["narrowed", "violations"]
 def narrowed(root: Node, platform: Platform) -> Node:
     """The spec's tree with what its `auto` can still mean under the platform's rules.
 
-    Allowed formats take the place of `optimize.formats: auto`; an only backend that of `serving.backend: auto`.
+    Allowed formats take the place of `optimize.formats: auto`; an only backend that of `serving.backend: auto`. Among
+    several backends, and for one without a server, the plan refuses candidates by the rule.
     """
     rules = platform.root.child("rules")
     formats = None if rules is None else rules.child("formats")
     backends = None if rules is None else rules.child("backends")
     backend = backends.child(0) if backends is not None and len(backends.items or ()) == 1 else None
+    if backend is not None and backend.data not in SERVERS:
+        backend = None
     for path, node in ((("optimize", "formats"), formats), (("serving", "backend"), backend)):
         found = find(root, path)
         if node is not None and (found.depth < len(path) or found.node.data == "auto"):
@@ -90,6 +93,7 @@ def _choices(spec: ModelDeployment, root: Node, platform: Platform) -> Iterator[
     chosen: list[tuple[SpecPath, str, str | None, Iterable[str] | None]] = [
         (("model", "source", "kind"), "source_kinds", spec.model.source.kind, rules.source_kinds),
         (("serving", "backend"), "backends", None if spec.serving.backend == "auto" else spec.serving.backend, rules.backends),
+        (("deploy", "target"), "targets", spec.deploy.target, rules.targets),
     ]  # fmt: skip
     if optimize.formats != "auto":
         chosen += [(("optimize", "formats", i), "formats", f, rules.formats) for i, f in enumerate(optimize.formats)]
@@ -153,7 +157,7 @@ def _required(spec: ModelDeployment, root: Node, platform: Platform) -> Iterator
                 remedy=f"add `verify: {{{gate}: ...}}`",
                 notes=_note(platform, "rules", "required_gates"),
             )
-    if rules.base_images is not None and rules.base_images and spec.image.base is None:
+    if rules.base_images and spec.image.base is None and not spec.for_devices_alone:
         yield Diagnostic(
             "E132",
             "the platform requires one of its base images",

@@ -163,6 +163,63 @@ def test_a_base_image_rule_leaves_open_what_it_does_not_say(
             load(text)
 
 
+DEVICES = """\
+apiVersion: mlo/v1
+kind: ModelDeployment
+metadata: {name: digits}
+model: {source: {kind: keras, weights: digits.safetensors}}
+optimize: {formats: [tflite]}
+deploy: {target: folder, path: shelf}
+"""
+
+
+def with_rules(folder: Path, rules: str) -> None:
+    (folder / "mlo-platform.yaml").write_text(f"apiVersion: mlo/v1\nkind: Platform\n{rules}\n")
+
+
+def test_a_rule_says_where_a_release_may_go(load: Load, shown: Shown, folder: Path) -> None:
+    with_rules(folder, "rules: {targets: [local]}")
+    assert load(BASE).spec.deploy.target == "local"
+    assert shown(BASE + "deploy: {target: folder, path: shelf}\n") == (
+        "error[E130]: the platform does not allow `folder`\n"
+        "  --> spec.yaml:15:18\n"
+        "   |\n"
+        "15 | deploy: {target: folder, path: shelf}\n"
+        "   |                  ^^^^^^\n"
+        "   = help: allowed: local\n"
+        "   = platform: mlo-platform.yaml:3"
+    )
+    with_rules(folder, "rules: {targets: [folder]}")
+    assert " --> spec.yaml:4:9\n" in shown(BASE), "what is left out is told at the deployment's name"
+
+
+def test_a_base_image_is_asked_for_where_an_image_can_come_out_alone(load: Load, shown: Shown, folder: Path) -> None:
+    with_rules(folder, "rules: {base_images: [python]}")
+    assert load(DEVICES).spec.image.base is None
+    for served in (DEVICES.replace("[tflite]", "[tflite, onnx]"), DEVICES.replace("[tflite]", "auto"), BASE):
+        assert "error[E132]: the platform requires one of its base images" in shown(served)
+
+
+def test_a_rule_may_name_the_backend_without_a_server_alone(load: Load, folder: Path) -> None:
+    with_rules(folder, "rules: {backends: [litert]}")
+    assert load(DEVICES).spec.serving.backend == "auto"
+
+
+def test_keys_that_change_nothing_for_devices_are_warned_of_at_their_line(load: Load, folder: Path) -> None:
+    said = "serving: {batching: {max_size: 8}, replicas: {max: 2}}\nimage: {registry: example.com/a}\n"
+    warnings = [each for each in load(DEVICES + said).warnings if each.code == "W104"]
+
+    assert [each.message for each in warnings] == [
+        "`serving.batching` has no effect here",
+        "`serving.replicas` has no effect here",
+        "`image.registry` has no effect here",
+    ]
+    assert [each.span.line for each in warnings if each.span is not None] == [7, 7, 8]
+    assert not load(DEVICES.replace("[tflite]", "auto") + said).warnings
+    with_rules(folder, "defaults: {image: {registry: example.com/a}}")
+    assert not load(DEVICES).warnings, "what a platform gives to all specs is not this one's mistake"
+
+
 def test_mistakes_in_a_platform_file_are_shown_in_it(shown: Shown, folder: Path) -> None:
     (folder / "mlo-platform.yaml").write_text(
         "apiVersion: mlo/v1\nkind: Platform\ndefaults: {hardware: {cpu: 1}, model: {}}\nlimits: {memory: big}\nrule: {}\n"

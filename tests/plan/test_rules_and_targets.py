@@ -1,0 +1,112 @@
+"""What a platform's rules and the target leave of a plan: its candidates, and what a reviewer is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import SpecInvalid
+from orchestrator.plan.compile import compile_plan
+from orchestrator.plan.found import planned_model
+from orchestrator.plan.step import Plan
+from orchestrator.spec.load import load_spec
+
+KERAS = """\
+apiVersion: mlo/v1
+kind: ModelDeployment
+metadata: {name: digits}
+model:
+  source: {kind: keras, weights: model.keras}
+  inputs: [{name: image, dtype: float32, shape: [batch, 8]}]
+  outputs: [{name: logits, shape: [batch, 10]}]
+  dims: {batch: {min: 1, max: 64}}
+"""
+TORCH = KERAS.replace("keras, weights: model.keras", "torchscript, weights: model.keras")
+DEVICES = "optimize: {formats: [tflite]}\ndeploy: {target: folder, path: out}\n"
+FOUND = {
+    "inputs": [{"tensor": "image", "dtype": "float32", "shape": [None, 8]}],
+    "outputs": [{"tensor": "logits", "dtype": "float32", "shape": [None, 10]}],
+    "ranges": {},
+    "files": [],
+    "notes": [],
+}
+
+Planned = Callable[..., Plan]
+
+
+@pytest.fixture
+def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
+    (tmp_path / "model.keras").write_bytes(b"a model")
+    monkeypatch.chdir(tmp_path)
+
+    def planned(text: str, rules: str = "") -> Plan:
+        if rules:
+            Path("mlo-platform.yaml").write_text(f"apiVersion: mlo/v1\nkind: Platform\nrules:\n  {rules}\n", "utf-8")
+        Path("spec.yaml").write_text(text, "utf-8")
+        loaded = load_spec("spec.yaml")
+        found = None if loaded.spec.model.source.kind == "torchscript" else json.loads(json.dumps(FOUND))
+        return compile_plan(loaded, planned_model(loaded, found), None)
+
+    return planned
+
+
+def backends(plan: Plan) -> set[str]:
+    return {row["backend"] for row in plan.step("benchmark.server").params["candidates"]}
+
+
+def test_backends_that_a_rule_does_not_name_are_not_tried(planned: Planned) -> None:
+    plan = planned(TORCH, "backends: [onnxruntime, tensorflow-serving]")
+
+    assert backends(plan) == {"onnxruntime"}
+    refused = {r.variant: r.reason for r in plan.refused}
+    assert refused["torchscript-fp32"] == "the platform does not allow torchserve (mlo-platform.yaml:4)"
+
+
+def test_a_rule_that_names_litert_alone_leaves_models_for_devices(planned: Planned) -> None:
+    plan = planned(KERAS + "deploy: {target: folder, path: out}\n", "backends: [litert]")
+
+    assert backends(plan) == {"litert"}
+    assert {r.backend for r in plan.refused} == {"onnxruntime", "tensorflow-serving"}
+
+
+def test_a_rule_that_leaves_nothing_says_which_it_is(planned: Planned) -> None:
+    with pytest.raises(SpecInvalid) as caught:
+        planned(TORCH, "backends: [tensorflow-serving, litert]")
+
+    (told,) = caught.value.diagnostics
+    assert told.code == "E201"
+    assert any("mlo-platform.yaml:4" in note for note in told.notes)
+
+
+def test_a_plan_for_devices_says_nothing_of_images(planned: Planned) -> None:
+    def of_images(plan: Plan) -> list[str]:
+        return [note for note in plan.notes if "base image" in note]
+
+    assert of_images(planned(KERAS))
+    assert not of_images(planned(KERAS + DEVICES))
+
+
+@pytest.mark.parametrize(
+    ("slo", "told"),
+    [
+        ("slo: {p99_latency: 50ms}\n", True),
+        ("slo: {p99_latency: 50ms, enforce: false}\n", False),
+        ("", False),
+    ],
+)
+def test_a_service_level_that_nothing_can_prove_is_told_before_anything_runs(
+    planned: Planned, slo: str, told: bool
+) -> None:
+    plan = planned(KERAS + DEVICES + slo)
+
+    assert any("`slo: {enforce: false}`" in note for note in plan.notes) == told
+
+
+def test_a_candidate_with_a_server_can_prove_a_service_level_for_a_folder(planned: Planned) -> None:
+    plan = planned(KERAS + "deploy: {target: folder, path: out}\nslo: {p99_latency: 50ms}\n")
+
+    assert "onnxruntime" in backends(plan)
+    assert not any("over the wire" in note for note in plan.notes)
