@@ -11,7 +11,7 @@ from orchestrator.cli.deployments import find_deployment
 from orchestrator.cli.options import find_home, json_option, lock_timeout_option
 from orchestrator.cli.progress import watch
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.engine.rollback import distinct_revisions, roll_back
+from orchestrator.engine.rollback import revisions, roll_back
 from orchestrator.errors import UsageError
 
 __all__ = ["history", "rollback"]
@@ -38,7 +38,7 @@ def history(name: str, as_json: bool) -> None:
             "deployed": entry.deployed,
             "spec_digest": entry.spec_digest,
         }
-        for entry in distinct_revisions(deployment)
+        for entry in revisions(deployment)
     ]
     if as_json:
         console.print_json({"name": name, "revisions": rows})
@@ -85,7 +85,7 @@ def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_tim
         to = "the revision before it" if revision is None else f"revision {revision}"
         click.confirm(f"Take {name} from revision {deployment.revision} back to {to}?", abort=True, err=True)
     with watch(show_cached=False) as observer:
-        after = roll_back(home, deployment, revision, observer, lock_timeout)
+        after = roll_back(home, name, revision, observer, lock_timeout)
     if as_json:
         document = {"name": name, "revision": after.revision, "backend": after.backend, "variant": after.variant}
         console.print_json({**document, "endpoint": after.endpoint})

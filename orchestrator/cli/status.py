@@ -11,11 +11,10 @@ from orchestrator.cli.deployments import find_deployment
 from orchestrator.cli.options import find_home, json_option, lock_timeout_option
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.events import Event, Waiting
-from orchestrator.engine.go_live import deployment_lock
+from orchestrator.engine.go_live import deployment_lock, settle, target_of
 from orchestrator.errors import ExitCode, UsageError
 from orchestrator.store.state import StateFile
 from orchestrator.targets.local import LocalTarget
-from orchestrator.targets.table import target_of
 
 __all__ = ["destroy", "logs", "status"]
 
@@ -126,6 +125,8 @@ def destroy(name: str, yes: bool, lock_timeout: float) -> None:
             )
         click.confirm(f"Stop {name} at {deployment.endpoint}?", abort=True, err=True)
     with deployment_lock(home, name, lock_timeout, _tell_waiting):
-        target_of(deployment, home).stop()
+        now = settle(name, home)
+        if now is not None:
+            target_of(now, home).stop()
         StateFile(home).update(lambda state: state.without_deployment(name))
     console.say(f"{name}: stopped and forgotten; its artifacts stay in the store until `mlo gc`")

@@ -17,9 +17,10 @@ from orchestrator.store.home import Home
 from orchestrator.store.locks import lock
 from orchestrator.store.state import Deployment, Intent, Revision, StateFile
 from orchestrator.store.trees import TreeStore
+from orchestrator.targets.table import target_at
 from orchestrator.targets.target import Candidate, Target
 
-__all__ = ["GoLive", "Ready", "adopt", "deployment_lock"]
+__all__ = ["GoLive", "Ready", "deployment_lock", "settle", "target_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +61,53 @@ def deployment_lock(home: Home, name: str, timeout: float, observer: Observer) -
     )
 
 
-def adopt(name: str, target: Target, home: Home) -> None:
-    """Settle what a run that died has left. Whoever calls it holds the deployment's lock, so nobody is at it any more.
+def target_of(deployment: Deployment, home: Home) -> Target:
+    """What looks after this deployment."""
+    return target_at(deployment.target, home, deployment.name, deployment.place, deployment.keep)
 
-    If it died after its switch, its revision was proven and serves: it is remembered as what it is. If before, its
-    candidate is stopped.
+
+def settle(name: str, home: Home) -> Deployment | None:
+    """Settle what a run that died has left, and return what the state remembers then.
+
+    Whoever calls it holds the deployment's lock, so nobody is at it any more. If the run died after its switch, its revision
+    was proven and serves: it is remembered as what it is. If before, its candidate is withdrawn. What a deployment that moved
+    has left at its former place is stopped.
     """
     state = StateFile(home)
-    before = state.read().deployments.get(name)
-    if before is None or before.intent is None:
-        return
-    begun = before.intent
-    if target.observe().revision != begun.revision:
-        if begun.revision != before.revision:
-            target.drop(begun.revision)
-        return
-    if begun.wanted:
-        after = Deployment.from_json(begun.wanted)
-        state.update(lambda known: known.with_deployment(after))
+    known = state.read().deployments.get(name)
+    if known is None:
+        return None
+    if (begun := known.intent) is not None:
+        target = target_at(begun.target, home, name, begun.place, begun.keep)
+        if target.observe().revision == begun.revision and begun.wanted:
+            known = Deployment.from_json(begun.wanted)
+        else:
+            if begun.revision != known.revision or (begun.target, begun.place) != (known.target, known.place):
+                target.drop(begun.revision)
+            known = known.without_intent()
+            if known.revision == 0 and target.observe().revision is None:
+                target.stop()
+        _remember(state, known)
+    return _left(known, home, state)
+
+
+def _left(known: Deployment, home: Home, state: StateFile) -> Deployment:
+    """Stop what is left at the place that the deployment has moved away from."""
+    if not known.leaving:
+        return known
+    former = json.loads(known.leaving)
+    target_at(former["target"], home, known.name, former["place"], former["keep"]).stop()
+    known = replace(known, leaving="")
+    _remember(state, known)
+    return known
+
+
+def _remember(state: StateFile, deployment: Deployment) -> None:
+    state.update(lambda known: known.with_deployment(deployment))
 
 
 class GoLive:
-    """Takes one release live on its target. Whoever uses it holds the deployment's lock.
+    """Takes one release live on its target. Whoever uses it holds the deployment's lock, and has settled what was left.
 
     Args:
         ready: what.
@@ -93,6 +119,7 @@ class GoLive:
     def __init__(self, ready: Ready, target: Target, home: Home, observer: Observer) -> None:
         self._ready = ready
         self._target = target
+        self._home = home
         self._observer = observer
         self._trees = TreeStore(home)
         self._state = StateFile(home)
@@ -110,39 +137,53 @@ class GoLive:
         Raises:
             DeployFailed: it did not come up or did not answer as proven; what served serves on.
         """
-        began = datetime.now(UTC)
-        intent = Intent.now(op, revision)
-        self._remember_intent(before, intent)
+        endpoint = self._prepared(before, op, revision)
+        with self._target.alone():
+            try:
+                candidate = self._started(revision)
+                self._check(candidate)
+                deployment = self._deployment(before, revision, endpoint)
+                # Before the switch: a run that dies right after it leaves behind what it was that it switched to.
+                self._remember_intent(before, self._intent(op, revision, deployment.as_json()))
+                notes = self._target.switch(revision)
+            except BaseException as error:
+                self._withdraw(before, revision, error)
+                raise
+            crash_point("release.switched")
+            _remember(self._state, deployment)
+            crash_point("release.remembered")
+        for note in notes:
+            self._observer(StepEnded("switch", "done", 0.0, note))
+        return _left(deployment, self._home, self._state)
+
+    def _prepared(self, before: Deployment | None, op: str, revision: int) -> str:
+        """The endpoint. What fails here has started nothing, so there is nothing to withdraw but the intent."""
+        self._remember_intent(before, self._intent(op, revision))
         crash_point("release.intent-written")
         try:
-            endpoint = self._target.prepare(self._ready.port)
-            candidate = self._target.start_candidate(
-                revision=revision,
-                serving=self._rendered() / "serving",
-                backend=self._winner["backend"],
-                name=self._ready.name,
-                threads=self._ready.threads,
-                startup_seconds=self._winner["startup_seconds"],
-                progress=lambda message: self._observer(StepProgress("deploy", message, None)),
-            )
-            crash_point("release.candidate-ready")
-            self._observer(StepEnded("deploy", "done", (datetime.now(UTC) - began).total_seconds(), ""))
-            self._check(candidate)
-            deployment = self._deployment(before, revision, endpoint)
-            # Before the switch, so that a run which dies right after it leaves behind what it was that it switched to.
-            self._remember_intent(before, replace(intent, wanted=deployment.as_json()))
-            self._target.switch(revision)
-        except BaseException as error:
-            self._withdraw(before, revision, error)
+            return self._target.prepare(self._ready.port)
+        except BaseException:
+            self._forget_intent(before)
             raise
-        crash_point("release.switched")
-        self._state.update(lambda state: state.with_deployment(deployment))
-        crash_point("release.remembered")
-        return deployment
+
+    def _started(self, revision: int) -> Candidate:
+        began = datetime.now(UTC)
+        candidate = self._target.start_candidate(
+            revision=revision,
+            serving=self._rendered() / "serving",
+            backend=self._winner["backend"],
+            name=self._ready.name,
+            threads=self._ready.threads,
+            startup_seconds=self._winner["startup_seconds"],
+            progress=lambda message: self._observer(StepProgress("deploy", message, None)),
+        )
+        crash_point("release.candidate-ready")
+        self._observer(StepEnded("deploy", "done", (datetime.now(UTC) - began).total_seconds(), ""))
+        return candidate
 
     def _check(self, candidate: Candidate) -> None:
         began = datetime.now(UTC)
-        if self._ready.target == "folder":
+        if not self._target.answers:
             # Nothing serves here: `verify` has proven the variant, and the copy's digest was compared with it.
             said = f"{candidate.endpoint} holds what was rendered, by its digest"
         else:
@@ -169,18 +210,25 @@ class GoLive:
             if self._target.observe().revision == revision:
                 return  # the switch had happened: the next run adopts it
             self._target.drop(revision)
-            if before is not None and before.revision:
-                kept = before.without_intent()
-                self._state.update(lambda state: state.with_deployment(kept))
-            elif self._target.observe().revision is None:
+            if self._target.observe().revision is None:
                 self._target.stop()
-                self._state.update(lambda state: state.without_deployment(self._ready.name))
+            self._forget_intent(before)
         except MloError as second:
             error.add_note(f"undoing it failed too: {second}")
 
+    def _intent(self, op: str, revision: int, wanted: str = "") -> Intent:
+        intent = Intent.now(op, revision, self._ready.target, self._target.place, self._ready.keep)
+        return replace(intent, wanted=wanted)
+
     def _remember_intent(self, before: Deployment | None, intent: Intent) -> None:
-        pending = before or self._deployment(None, 0, "")
-        self._state.update(lambda state: state.with_deployment(pending.with_intent(intent)))
+        pending = before or self._deployment(None, 0, self._target.place)
+        _remember(self._state, pending.with_intent(intent))
+
+    def _forget_intent(self, before: Deployment | None) -> None:
+        if before is not None and before.revision:
+            _remember(self._state, before.without_intent())
+        else:
+            self._state.update(lambda state: state.without_deployment(self._ready.name))
 
     def _deployment(self, before: Deployment | None, revision: int, endpoint: str) -> Deployment:
         ready = self._ready
@@ -196,11 +244,20 @@ class GoLive:
             gates=json.dumps(dict(ready.gates), sort_keys=True),
             threads=ready.threads,
         )
+        leaving = ""
+        if (
+            before is not None
+            and before.revision
+            and (before.target, before.place) != (ready.target, self._target.place)
+        ):
+            leaving = json.dumps({"target": before.target, "place": before.place, "keep": before.keep}, sort_keys=True)
         return Deployment(
             name=ready.name,
             target=ready.target,
+            place=self._target.place,
             keep=ready.keep,
             revision=revision,
+            highest=max(revision, before.highest if before is not None else 0),
             backend=entry.backend,
             variant=entry.variant,
             endpoint=endpoint,
@@ -210,7 +267,8 @@ class GoLive:
             model_digest=self._winner["model_digest"],
             rendered_digest=ready.rendered,
             status="deployed",
-            history=(*(() if before is None else before.history), entry)[-10:],
+            history=(*(() if before is None else before.history), entry) if revision else (),
+            leaving=leaving,
             intent=None,
         )
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.engine.go_live import target_of
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import FolderDeploy, LocalDeploy
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment, StateFile
-from orchestrator.targets.table import target_of
-from orchestrator.targets.target import Observed
+from orchestrator.targets.table import target_at
+from orchestrator.targets.target import Observed, Target
 
-__all__ = ["Live", "observe"]
+__all__ = ["Live", "observe", "wanted_target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Live:
         if rendered is None:
             return "known after run", f"revision {self.remembered.revision} serves; depends on render"
         if self.observed.revision is None:
-            return "+", f"drift: the state says revision {self.remembered.revision}, but no server is running"
+            return "+", f"drift: the state says revision {self.remembered.revision}, but nothing serves"
         if self.observed.revision != self.remembered.revision:
             return "~", (
                 f"drift: the state says revision {self.remembered.revision}, but {self.observed.revision} is serving"
@@ -55,6 +56,14 @@ class Live:
         return "=", f"revision {self.remembered.revision} serves and is healthy"
 
 
+def wanted_target(loaded: LoadedSpec, home: Home) -> Target:
+    """The target that the spec names."""
+    deploy, name = loaded.spec.deploy, loaded.spec.metadata.name
+    if isinstance(deploy, FolderDeploy):
+        return target_at("folder", home, name, str(loaded.spec.path(deploy.path, loaded.folder)), deploy.versions)
+    return target_at("local", home, name, "", 0)
+
+
 def observe(loaded: LoadedSpec, home: Home) -> Live:
     """Look at the deployment that this spec names."""
     deploy = loaded.spec.deploy
@@ -62,7 +71,7 @@ def observe(loaded: LoadedSpec, home: Home) -> Live:
     remembered = StateFile(home).read().deployments.get(loaded.spec.metadata.name)
     if remembered is None:
         return Live(port, None, None, None)
-    place = str(loaded.spec.path(deploy.path, loaded.folder)) if isinstance(deploy, FolderDeploy) else None
-    elsewhere = remembered.target != deploy.target or (place is not None and remembered.endpoint != place)
+    place = wanted_target(loaded, home).place
+    elsewhere = (remembered.target, remembered.place) != (deploy.target, place)
     moves_to = (place or f"a server on this machine (`target: {deploy.target}`)") if elsewhere else None
     return Live(port, moves_to, remembered, target_of(remembered, home).observe())

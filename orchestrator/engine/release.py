@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.engine.events import Observer, StepEnded, StepStarted
-from orchestrator.engine.go_live import GoLive, Ready, adopt, deployment_lock
-from orchestrator.engine.live import observe
+from orchestrator.engine.go_live import GoLive, Ready, deployment_lock, settle
+from orchestrator.engine.live import observe, wanted_target
 from orchestrator.plan.resolve import Outcome
 from orchestrator.plan.step import Plan
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import FolderDeploy
 from orchestrator.store.home import Home
 from orchestrator.store.receipts import Receipt
-from orchestrator.store.state import Deployment, StateFile
+from orchestrator.store.state import Deployment
 from orchestrator.store.trees import TreeStore
-from orchestrator.targets.folder import FolderTarget
-from orchestrator.targets.local import LocalTarget
-from orchestrator.targets.table import target_of
 from orchestrator.targets.target import Target
 
 __all__ = ["Release", "Released"]
@@ -77,7 +74,6 @@ class Release:
         self._home = home
         self._observer = observer
         self._trees = TreeStore(home)
-        self._state = StateFile(home)
         self._rendered = _receipt(outcomes, "render")
         self._selected = _receipt(outcomes, "select")
         self._imported = _receipt(outcomes, "import")
@@ -90,26 +86,17 @@ class Release:
             DeployFailed: it did not come up or did not answer as proven; the former revision serves on.
         """
         with deployment_lock(self._home, self._plan.name, lock_timeout, self._observer):
-            target = self._target()
-            if observe(self._loaded, self._home).moves_to is None:
-                adopt(self._plan.name, target, self._home)
+            settle(self._plan.name, self._home)
             live = observe(self._loaded, self._home)
             status, reason = live.compare(_digest(self._rendered))
             if status == "=" and live.remembered is not None:
                 self._observer(StepEnded("deploy", "cached", 0.0, reason))
                 return self._released(live.remembered, changed=False)
             self._observer(StepStarted("deploy", reason))
+            target = wanted_target(self._loaded, self._home)
             going = GoLive(self._ready(), target, self._home, self._observer)
-            deployment = going.replace(live.remembered, self._next_revision(live.remembered), "deploy")
-            if live.moves_to is not None and live.remembered is not None:
-                target_of(live.remembered, self._home).stop()  # only now: until here it served
+            deployment = going.replace(live.remembered, self._next_revision(live.remembered, target), "deploy")
             return self._released(deployment, changed=True)
-
-    def _target(self) -> Target:
-        deploy, name = self._loaded.spec.deploy, self._plan.name
-        if isinstance(deploy, FolderDeploy):
-            return FolderTarget(self._loaded.spec.path(deploy.path, self._loaded.folder), name, deploy.versions)
-        return LocalTarget(self._home.deployments / name)
 
     def _ready(self) -> Ready:
         deploy = self._loaded.spec.deploy
@@ -142,12 +129,12 @@ class Release:
         return Released(deployment, changed, decision, self._trees.path(_digest(self._rendered)), evidence)
 
     @staticmethod
-    def _next_revision(before: Deployment | None) -> int:
-        """One more than any that was ever started, also by a run that died, or that was rolled back from."""
-        if before is None:
-            return 1
-        intent = before.intent.revision if before.intent else 0
-        return max(before.revision, intent, *(entry.revision for entry in before.history), 0) + 1
+    def _next_revision(before: Deployment | None, target: Target) -> int:
+        """One more than any that there ever was, also by a run that died, or at the place that it goes to."""
+        started = [target.highest()]
+        if before is not None:
+            started += [before.highest, before.revision, before.intent.revision if before.intent else 0]
+        return max(started) + 1
 
     def _json(self, receipt: Receipt, file: str) -> dict[str, Any]:
         document: dict[str, Any] = json.loads((self._trees.path(_digest(receipt)) / file).read_text(encoding="utf-8"))

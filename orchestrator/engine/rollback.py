@@ -6,55 +6,42 @@ import json
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.events import Observer
-from orchestrator.engine.go_live import GoLive, Ready, adopt, deployment_lock
+from orchestrator.engine.go_live import GoLive, Ready, deployment_lock, settle, target_of
 from orchestrator.errors import UsageError
+from orchestrator.store.digest import digest_tree
 from orchestrator.store.home import Home
-from orchestrator.store.state import Deployment, Revision, StateFile
+from orchestrator.store.state import Deployment, Revision
 from orchestrator.store.trees import TreeStore
-from orchestrator.targets.table import target_of
 
-__all__ = ["distinct_revisions", "roll_back"]
-
-
-def distinct_revisions(deployment: Deployment) -> list[Revision]:
-    """The revisions that the state remembers, newest first, each once, as it served last."""
-    found: dict[int, Revision] = {}
-    for entry in deployment.history:
-        found[entry.revision] = entry
-    return sorted(found.values(), key=lambda entry: entry.revision, reverse=True)
+__all__ = ["revisions", "roll_back"]
 
 
-def roll_back(
-    home: Home, deployment: Deployment, revision: int | None, observer: Observer, lock_timeout: float
-) -> Deployment:
+def revisions(deployment: Deployment) -> list[Revision]:
+    """The revisions that the state remembers, the newest first."""
+    return sorted(deployment.history, key=lambda entry: entry.revision, reverse=True)
+
+
+def roll_back(home: Home, name: str, revision: int | None, observer: Observer, lock_timeout: float) -> Deployment:
     """Let a former revision serve again; where the target still holds it, only the traffic, or the label, moves.
 
     Args:
         home: the store.
-        deployment: as it is now.
+        name: the deployment's.
         revision: its number; None for the one that served before this one.
         observer: hears what happens.
         lock_timeout: seconds.
 
     Raises:
-        UsageError: E622 there is no such revision, or its artifacts are gone.
+        UsageError: E602 there is no such deployment, E622 no such revision, or its artifacts are gone or damaged.
         Busy: somebody else deploys this name.
         DeployFailed: it did not come up or did not answer as proven; what served serves on.
     """
-    with deployment_lock(home, deployment.name, lock_timeout, observer):
-        target = target_of(deployment, home)
-        adopt(deployment.name, target, home)
-        before = StateFile(home).read().deployments.get(deployment.name, deployment)
+    with deployment_lock(home, name, lock_timeout, observer):
+        before = settle(name, home)
+        if before is None:
+            raise UsageError(Diagnostic("E602", f"no deployment is called `{name}`", remedy="`mlo status` lists them"))
         entry = _wanted(before, revision)
-        if not TreeStore(home).holds(entry.rendered_digest):
-            raise UsageError(
-                Diagnostic(
-                    "E622",
-                    f"revision {entry.revision} of {before.name} cannot serve again",
-                    cause="what was rendered for it is no longer in the store",
-                    remedy="apply the spec that it was made from",
-                )
-            )
+        _check_stored(home, before.name, entry)
         ready = Ready(
             name=before.name,
             target=before.target,
@@ -68,16 +55,32 @@ def roll_back(
             gates=json.loads(entry.gates),
             threads=entry.threads,
         )
-        return GoLive(ready, target, home, observer).replace(before.without_intent(), entry.revision, "rollback")
+        return GoLive(ready, target_of(before, home), home, observer).replace(before, entry.revision, "rollback")
+
+
+def _check_stored(home: Home, name: str, entry: Revision) -> None:
+    """Read everything that the revision is made of: nobody has looked at it since it served."""
+    trees = TreeStore(home)
+    for digest in (entry.rendered_digest, entry.imported_digest):
+        cause = ""
+        if not trees.holds(digest):
+            cause = "what was rendered for it, or what proves it, is no longer in the store"
+        elif digest_tree(trees.path(digest)).digest != digest:
+            cause = f"{trees.path(digest)} was changed since"
+        if cause:
+            raise UsageError(
+                Diagnostic(
+                    "E622",
+                    f"revision {entry.revision} of {name} cannot serve again",
+                    cause=cause,
+                    remedy="apply the spec that it was made from",
+                )
+            )
 
 
 def _wanted(deployment: Deployment, revision: int | None) -> Revision:
-    known = distinct_revisions(deployment)
-    others = [entry for entry in known if entry.revision != deployment.revision]
-    if revision is None:
-        served = [entry for entry in reversed(deployment.history) if entry.revision != deployment.revision]
-        if served:
-            return served[0]
+    others = [entry for entry in deployment.history if entry.revision != deployment.revision]
+    if not others:
         raise UsageError(
             Diagnostic(
                 "E622",
@@ -86,19 +89,18 @@ def _wanted(deployment: Deployment, revision: int | None) -> Revision:
                 remedy="apply another spec first",
             )
         )
-    for entry in known:
+    if revision is None:
+        return others[-1]
+    for entry in others:
         if entry.revision == revision:
-            if revision == deployment.revision:
-                break
             return entry
+    listed = ", ".join(str(entry.revision) for entry in sorted(others, key=lambda e: -e.revision))
     raise UsageError(
         Diagnostic(
             "E622",
             f"{deployment.name} serves revision {revision} already"
             if revision == deployment.revision
             else f"{deployment.name} has no revision {revision}",
-            remedy=f"it can go back to {', '.join(str(entry.revision) for entry in others)}"
-            if others
-            else "there is no other revision",
+            remedy=f"it can go back to {listed}",
         )
     )

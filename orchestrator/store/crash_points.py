@@ -44,8 +44,10 @@ CRASH_POINTS = frozenset(
         "release.switched",
         "release.remembered",
         # a folder that is deployed into
+        "folder.copied",
         "folder.candidate-ready",
         "folder.switched",
+        "folder.remembered",
     }
 )
 

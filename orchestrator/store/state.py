@@ -37,6 +37,9 @@ class Intent:
         pid: of the process that began it.
         host: its host.
         started: ISO time, UTC.
+        target: where it goes, such as "local".
+        place: of a target that has one, such as a folder's path.
+        keep: how many revisions are kept there.
         wanted: the deployment that it is to become, as `Deployment.as_json` writes it; empty until it is proven.
     """
 
@@ -45,12 +48,15 @@ class Intent:
     pid: int
     host: str
     started: str
+    target: str
+    place: str
+    keep: int
     wanted: str = ""
 
     @classmethod
-    def now(cls, op: str, revision: int) -> Intent:
+    def now(cls, op: str, revision: int, target: str = "local", place: str = "", keep: int = 0) -> Intent:
         """An intent of this process, begun now."""
-        return cls(op, revision, os.getpid(), os.uname().nodename, datetime.now(UTC).isoformat())
+        return cls(op, revision, os.getpid(), os.uname().nodename, datetime.now(UTC).isoformat(), target, place, keep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,10 @@ class Deployment:
     Attributes:
         name: from the spec's metadata.
         target: where, such as "local".
+        place: of a target that has one, such as a folder's path; else empty.
         keep: how many revisions a folder keeps; 0 where the target keeps none.
+        highest: the highest number that a revision ever had, so that the next one is new.
+        leaving: where it was before, as JSON, until nothing is left there; else empty.
         revision: the live one's number; 0 while the first is on its way.
         backend: what serves.
         variant: which variant of the model.
@@ -100,14 +109,16 @@ class Deployment:
         model_digest: of the variant's tree.
         rendered_digest: of the tree that was rendered.
         status: such as "deployed".
-        history: revisions, oldest first; the last 10.
+        history: revisions, each once, the one that served last at the end; the last 10.
         intent: the change that is going on, or that was broken off.
     """
 
     name: str
     target: str
+    place: str
     keep: int
     revision: int
+    highest: int
     backend: str
     variant: str
     endpoint: str
@@ -118,10 +129,13 @@ class Deployment:
     rendered_digest: str
     status: str
     history: tuple[Revision, ...] = ()
+    leaving: str = ""
     intent: Intent | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "history", tuple(self.history)[-_MOST_REVISIONS:])
+        last = {entry.revision: entry for entry in self.history}
+        order = sorted(last, key=lambda revision: max(i for i, e in enumerate(self.history) if e.revision == revision))
+        object.__setattr__(self, "history", tuple(last[revision] for revision in order)[-_MOST_REVISIONS:])
 
     def with_intent(self, intent: Intent) -> Deployment:
         """The same, with a change begun."""
@@ -220,6 +234,8 @@ class StateFile:
         written = document.get("format")
         if type(written) is int and written > FORMAT:
             raise self._too_new(written, str(document.get("tool", "a newer mlo")))
+        if type(written) is int and 0 < written < FORMAT:
+            raise self._too_old(written, str(document.get("tool", "an earlier version")))
         try:
             return _state(document)
         except (LookupError, TypeError, ValueError) as error:
@@ -253,6 +269,17 @@ class StateFile:
             write_atomic(self._file, pretty_json(after.as_json()), mode=0o600)
             crash_point("state.after-write")
             return after
+
+    def _too_old(self, written: int, tool: str) -> StoreFailed:
+        return StoreFailed(
+            Diagnostic(
+                code="E705",
+                message=f"the state {self._file} was written by an older mlo, {tool}",
+                cause=f"it has format {written}, and this mlo reads format {FORMAT}",
+                remedy="destroy its deployments with the version that made them, then move the file away",
+                notes=("nothing was changed in it",),
+            )
+        )
 
     def _unreadable(self, cause: str) -> StoreFailed:
         return StoreFailed(

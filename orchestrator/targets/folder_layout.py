@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.store.atomic import TEMPORARY_PREFIX, fsync_folder
-from orchestrator.store.scratch import remove_tree
 from orchestrator.targets.tensorflow_serving_folder import VersionedLayout
 
 __all__ = ["Layout", "LinkedLayout", "layout_of"]
@@ -24,17 +23,23 @@ class Layout(Protocol):
     def place(self, revision: int) -> Path:
         """Where that part of a revision lies."""
 
-    def settle(self, serving: Path, revision: int) -> None:
-        """What a revision needs besides its own place, before it can be used."""
-
     def in_use(self) -> int | None:
         """The revision that readers use; None where there is none."""
 
-    def use(self, revision: int, kept: Sequence[int]) -> None:
-        """Let readers use this one from now on, at once; `kept` stay and are all whole."""
+    def use(self, revision: int, kept: Sequence[int], serving: Path | None) -> tuple[str, ...]:
+        """Let readers use this one from now on, at once.
 
-    def remove(self, revisions: Sequence[int]) -> None:
-        """Remove everything that this layout put there."""
+        Args:
+            revision: which; it is whole.
+            kept: those that stay.
+            serving: the rendered folder that it came from, for what stands outside of its place; None leaves that.
+
+        Returns:
+            What a person should know of it, a sentence each.
+        """
+
+    def retire(self) -> None:
+        """Remove what says which revision is in use; the revisions themselves are the caller's."""
 
 
 class LinkedLayout:
@@ -52,9 +57,6 @@ class LinkedLayout:
         """`revisions/N`."""
         return self._folder / "revisions" / str(revision)
 
-    def settle(self, serving: Path, revision: int) -> None:
-        """Nothing."""
-
     def in_use(self) -> int | None:
         """Where the link leads."""
         try:
@@ -63,23 +65,19 @@ class LinkedLayout:
             return None
         return int(match[1]) if match else None
 
-    def use(self, revision: int, kept: Sequence[int]) -> None:
+    def use(self, revision: int, kept: Sequence[int], serving: Path | None) -> tuple[str, ...]:
         """Replace the link, which a reader sees as it was or as it is."""
-        del kept
+        del kept, serving
         new = self._folder / f"{TEMPORARY_PREFIX}current"
         new.unlink(missing_ok=True)
         new.symlink_to(f"revisions/{revision}")
         new.replace(self._link)
         fsync_folder(self._folder)
+        return ()
 
-    def remove(self, revisions: Sequence[int]) -> None:
-        """The link and the revisions."""
+    def retire(self) -> None:
+        """The link."""
         self._link.unlink(missing_ok=True)
-        for revision in revisions:
-            if self.place(revision).exists():
-                remove_tree(self.place(revision))
-        if (self._folder / "revisions").is_dir() and not any((self._folder / "revisions").iterdir()):
-            (self._folder / "revisions").rmdir()
 
 
 def layout_of(backend: str, folder: Path, name: str) -> Layout:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,9 @@ class LocalTarget:
     Args:
         folder: `MLO_HOME/deployments/NAME`; created when the deployment is first started.
     """
+
+    answers = True
+    place = ""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
@@ -149,7 +152,15 @@ class LocalTarget:
         progress(f"revision {revision} is ready")
         return Candidate(revision, state["endpoint"], state["pid"])
 
-    def switch(self, revision: int) -> None:
+    def highest(self) -> int:
+        """0: the state knows all revisions of this store, and the place is this store's alone."""
+        return 0
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Nothing: the deployment's lock is enough."""
+        return nullcontext()
+
+    def switch(self, revision: int) -> tuple[str, ...]:
         """Send all new requests to a candidate that is ready. The former revision finishes its requests and stops.
 
         Raises:
@@ -167,6 +178,7 @@ class LocalTarget:
                     notes=self._notes(),
                 )
             ) from refused
+        return ()
 
     def drop(self, revision: int) -> None:
         """Stop a candidate and remove what it wrote; one that is not there is no error."""

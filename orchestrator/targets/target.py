@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -44,7 +45,23 @@ class Candidate:
 
 
 class Target(Protocol):
-    """One deployment's place. What is true is observed, never remembered."""
+    """One deployment's place. What is true is observed, never remembered.
+
+    Attributes:
+        answers: whether requests can be sent to what it brings up; if not, a candidate is proven by its digest.
+    """
+
+    answers: bool
+
+    @property
+    def place(self) -> str:
+        """What tells this place from others: a folder's path; empty where the name of the deployment does."""
+
+    def highest(self) -> int:
+        """The highest number of a revision that is there, whoever put it there; 0 where there is none."""
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Hold the place against others for the block, once it is prepared; the deployment's lock holds one store only."""
 
     def observe(self) -> Observed:
         """What is there, looked at now; changes nothing."""
@@ -72,15 +89,15 @@ class Target(Protocol):
             DeployFailed: it did not come up; what serves is not touched.
         """
 
-    def switch(self, revision: int) -> None:
-        """Let the candidate take over.
+    def switch(self, revision: int) -> tuple[str, ...]:
+        """Let the candidate take over; returns what a person should know of it, a sentence each.
 
         Raises:
             DeployFailed: it is not ready any more.
         """
 
     def drop(self, revision: int) -> None:
-        """Remove a candidate; one that is not there is no error."""
+        """Remove a candidate; one that is not there is no error, and a revision that was in use is none."""
 
     def stop(self) -> None:
         """Stop serving, and remove what only this deployment needs. No error if nothing is there."""

@@ -10,7 +10,6 @@ from orchestrator.backends import tensorflow_serving_versions as versions
 from orchestrator.backends.tensorflow_serving_config import FLAGS_FILE, MODELS_FILE
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
-from orchestrator.store.scratch import remove_tree
 
 __all__ = ["VersionedLayout"]
 
@@ -38,30 +37,25 @@ class VersionedLayout:
         """`models/NAME/N`: a server that runs on the folder loads it as soon as it is there."""
         return versions.version_folder(self._folder, self._name, revision)
 
-    def settle(self, serving: Path, revision: int) -> None:
-        """Flags, batching and the list of models; the label stays where it is."""
-        del revision
-        _told(lambda: versions.settle(self._folder, serving))
-
     def in_use(self) -> int | None:
         """The version with the label `stable`."""
         served = _told(lambda: versions.served_versions(self._folder))
         return None if served is None else served.live
 
-    def use(self, revision: int, kept: Sequence[int]) -> None:
-        """Move the labels."""
+    def use(self, revision: int, kept: Sequence[int], serving: Path | None) -> tuple[str, ...]:
+        """Take over flags, batching and the list of models, then move the labels."""
+        again = serving is not None and _told(lambda: versions.settle(self._folder, serving))
         _told(lambda: versions.move_label(self._folder, revision, kept=kept))
+        return (
+            ("a server that runs on the folder has to be started again: its flags or batching changed",)
+            if again
+            else ()
+        )
 
-    def remove(self, revisions: Sequence[int]) -> None:
-        """The versions and the configuration."""
-        for revision in revisions:
-            if self.place(revision).exists():
-                remove_tree(self.place(revision))
+    def retire(self) -> None:
+        """The configuration."""
         for file in _FILES:
             (self._folder / file).unlink(missing_ok=True)
-        for folder in (self._folder / "models" / self._name, self._folder / "models"):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
 
 
 def _told(change: Callable[[], _T]) -> _T:

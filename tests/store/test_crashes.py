@@ -59,7 +59,7 @@ def step(name, content):
 
 def deployment(digest):
     return Deployment(
-        name="digits", target="local", keep=0, revision=1, backend="", variant="", endpoint="", spec_file="",
+        name="digits", target="local", place="", keep=0, revision=1, highest=1, backend="", variant="", endpoint="", spec_file="",
         spec_digest="", decision_digest="", model_digest=digests["convert"], rendered_digest=digest, status="deployed",
     )
 

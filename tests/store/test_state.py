@@ -21,6 +21,8 @@ DIGITS = Deployment(
     name="digits",
     target="local",
     keep=0,
+    place="",
+    highest=2,
     revision=1,
     backend="onnxruntime",
     variant="onnx-fp32",
@@ -31,7 +33,20 @@ DIGITS = Deployment(
     model_digest="03" * 32,
     rendered_digest="04" * 32,
     status="deployed",
-    history=(Revision(1, "onnxruntime", "onnx-fp32", "04" * 32, "2026-01-02T03:04:05+00:00", "01" * 32, "02" * 32, "05" * 32, "{}", 1),),
+    history=(
+        Revision(
+            1,
+            "onnxruntime",
+            "onnx-fp32",
+            "04" * 32,
+            "2026-01-02T03:04:05+00:00",
+            "01" * 32,
+            "02" * 32,
+            "05" * 32,
+            "{}",
+            1,
+        ),
+    ),
 )
 
 _UPDATE = """
@@ -186,3 +201,16 @@ def test_an_intent_keeps_what_is_wanted_across_a_kill(home: Home, file: StateFil
     assert found is not None
     assert found.pid == os.getpid()
     assert Deployment.from_json(found.wanted) == wanted
+
+
+def test_an_older_state_is_refused_with_the_version_that_wrote_it(home: Home, file: StateFile) -> None:
+    home.state_file.write_bytes(_document(format=1, tool="mlo 0.0.9"))
+    with pytest.raises(StoreFailed) as caught:
+        file.read()
+    assert caught.value.diagnostics[0].code == "E705"
+    assert "an older mlo, mlo 0.0.9" in caught.value.diagnostics[0].message
+
+
+def test_the_history_has_each_revision_once_the_last_that_served_at_its_end() -> None:
+    entries = [replace(DIGITS.history[0], revision=n) for n in (1, 2, 3, 1, 2, 1)]
+    assert [entry.revision for entry in replace(DIGITS, history=tuple(entries)).history] == [3, 2, 1]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import DeployFailed
-from orchestrator.targets.folder import MARKER, FolderTarget
+from orchestrator.targets.folder import FolderTarget
+from orchestrator.targets.folder_marker import MARKER
 
 
 def rendered(root: Path, content: str) -> Path:

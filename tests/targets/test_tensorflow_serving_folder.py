@@ -11,7 +11,8 @@ from orchestrator.backends.tensorflow_serving import TENSORFLOW_SERVING
 from orchestrator.backends.tensorflow_serving_versions import served_versions
 from orchestrator.errors import DeployFailed
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.targets.folder import MARKER, FolderTarget
+from orchestrator.targets.folder import FolderTarget
+from orchestrator.targets.folder_marker import MARKER
 
 _SIGNATURE = Signature(
     (Tensor("x", "float32", ("batch", 3)),), (Tensor("y", "float32", ("batch", 3)),), {"batch": (1, 8)}, "batch"

@@ -1,0 +1,240 @@
+"""Releases into a folder that are killed, refused or interrupted: what is in use stays whole, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.engine.events import ignore
+from orchestrator.engine.go_live import GoLive, Ready, settle
+from orchestrator.engine.rollback import roll_back
+from orchestrator.errors import Busy, DeployFailed, StoreFailed, UsageError
+from orchestrator.store.home import Home
+from orchestrator.store.state import Deployment, StateFile
+from orchestrator.store.trees import TreeStore
+from orchestrator.targets.folder import FolderTarget
+from orchestrator.targets.folder_marker import alone_in
+
+
+class Place:
+    """A store and a folder, and what a test does with them."""
+
+    def __init__(self, root: Path, name: str = "digits", home: str = "home") -> None:
+        self.root, self.name = root, name
+        self.home = Home(root / home)
+        self.home.prepare()
+        self.folder = root / "deployed"
+        self.target = FolderTarget(self.folder, name, keep=2)
+
+    def rendered(self, content: str, backend: str = "litert") -> str:
+        with self.home.scratch_folder() as scratch:
+            serving = scratch / "out" / "serving"
+            serving.mkdir(parents=True)
+            (serving / "model").write_text(content)
+            winner = {"backend": backend, "variant": "v", "precision": "fp32", "startup_seconds": 1}
+            (scratch / "out" / "winner.json").write_text(json.dumps({**winner, "model_digest": "ab"}))
+            return TreeStore(self.home).commit(scratch / "out").digest
+
+    def ready(self, content: str, backend: str = "litert") -> Ready:
+        rendered = self.rendered(content, backend)
+        return Ready(self.name, "folder", 2, None, "/spec.yaml", "01", "02", rendered, rendered, {}, 1)
+
+    def deploy(self, content: str, backend: str = "litert") -> Deployment:
+        known = settle(self.name, self.home)
+        revision = max(self.target.highest(), known.highest if known else 0) + 1
+        return GoLive(self.ready(content, backend), self.target, self.home, ignore).replace(known, revision, "deploy")
+
+    @property
+    def remembered(self) -> Deployment | None:
+        return StateFile(self.home).read().deployments.get(self.name)
+
+    @property
+    def used(self) -> str | None:
+        current = self.folder / "current" / "model"
+        return current.read_text() if current.exists() else None
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+_DEPLOY = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tests.engine.test_going_live import Place
+Place(Path(sys.argv[2]), sys.argv[3]).deploy(sys.argv[4], sys.argv[5])
+"""
+
+
+def killed(place: Place, point: str, content: str, backend: str = "litert") -> None:
+    arguments = [str(Path(__file__).parents[2]), str(place.root), place.name, content, backend]
+    done = subprocess.run(
+        [sys.executable, "-c", _DEPLOY, *arguments], env={**os.environ, "MLO_CRASH_AT": point}, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, point
+
+
+POINTS = [
+    "release.intent-written",
+    "folder.copied",
+    "folder.candidate-ready",
+    "release.candidate-ready",
+    "folder.switched",
+    "folder.remembered",
+    "release.switched",
+    "release.remembered",
+]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_first_release_that_is_killed_can_be_done_again(place: Place, point: str) -> None:
+    killed(place, point, "one")
+    after = place.deploy("one")
+    assert place.used == "one"
+    assert place.target.observe().revision == after.revision
+    assert place.target.observe().health == "healthy"
+    assert place.remembered == after
+
+
+@pytest.mark.parametrize("backend", ["litert", "onnxruntime"])
+@pytest.mark.parametrize("point", POINTS)
+def test_what_is_in_use_is_whole_whenever_the_next_is_killed(place: Place, point: str, backend: str) -> None:
+    place.deploy("one")
+    killed(place, point, "two", backend)
+    assert place.used in {"one", "two"}
+    assert place.target.observe().health == "healthy"
+
+    settle(place.name, place.home)
+    assert place.remembered is not None
+    assert place.remembered.intent is None
+    assert place.remembered.revision == place.target.observe().revision
+
+    place.deploy("three", backend)
+    assert place.used == "three"
+    assert not list(place.folder.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_rollback_that_is_killed_keeps_both_revisions(place: Place, point: str) -> None:
+    place.deploy("one")
+    place.deploy("two")
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from tests.engine.test_going_live import Place\n"
+        "from orchestrator.engine.rollback import roll_back\n"
+        "from orchestrator.engine.events import ignore\n"
+        "p = Place(Path(sys.argv[2])); roll_back(p.home, 'digits', None, ignore, 1)\n"
+    )
+    arguments = [sys.executable, "-c", script, str(Path(__file__).parents[2]), str(place.root)]
+    done = subprocess.run(arguments, env={**os.environ, "MLO_CRASH_AT": point}, check=False)
+    if point == "folder.copied":
+        assert done.returncode == 0, "what is there is not copied again"
+    else:
+        assert done.returncode == -signal.SIGKILL
+    assert place.used in {"one", "two"}
+    assert sorted(path.name for path in (place.folder / "revisions").iterdir()) == ["1", "2"]
+    settle(place.name, place.home)
+    assert place.remembered is not None
+    assert place.remembered.revision == place.target.observe().revision
+
+
+def test_another_deployment_in_the_folder_is_not_touched(place: Place) -> None:
+    place.deploy("one")
+    place.deploy("two")
+    other = Place(place.root, "other")
+
+    with pytest.raises(DeployFailed) as refused:
+        other.deploy("mine")
+
+    assert refused.value.diagnostics[0].code == "E620"
+    assert "holds the deployment digits" in refused.value.diagnostics[0].cause
+    assert place.used == "two"
+    assert sorted(path.name for path in (place.folder / "revisions").iterdir()) == ["1", "2"]
+    assert other.remembered is None
+    for change in (other.target.stop, lambda: other.target.drop(1), lambda: other.target.switch(1)):
+        with pytest.raises(DeployFailed):
+            change()
+    assert place.target.observe().health == "healthy"
+    assert other.target.observe().health == "degraded"
+
+
+def test_another_store_takes_new_numbers_in_the_same_folder(place: Place) -> None:
+    place.deploy("old")
+    elsewhere = Place(place.root, home="second")
+    assert elsewhere.deploy("new").revision == 2
+    assert place.used == "new"
+
+
+def test_two_stores_do_not_deploy_into_one_folder_at_once(place: Place) -> None:
+    place.deploy("one")
+    with alone_in(place.folder), pytest.raises(Busy) as busy:
+        place.deploy("two")
+    assert busy.value.diagnostics[0].code == "E605"
+    assert place.used == "one"
+
+
+def test_numbers_never_come_back_however_often_it_is_rolled_back(place: Place) -> None:
+    for content in ("one", "two", "three"):
+        place.deploy(content)
+    for _ in range(11):
+        roll_back(place.home, place.name, None, ignore, 1)
+    known = place.remembered
+    assert known is not None
+    assert {entry.revision for entry in known.history} == {1, 2, 3}
+    assert place.deploy("four").revision == 4
+    assert place.used == "four"
+
+
+def test_what_was_damaged_in_the_store_does_not_serve_again(place: Place) -> None:
+    first = place.deploy("one")
+    place.deploy("two")
+    stored = TreeStore(place.home).path(first.rendered_digest) / "serving" / "model"
+    stored.chmod(0o644)
+    stored.write_text("damaged")
+
+    with pytest.raises(UsageError) as refused:
+        roll_back(place.home, place.name, 1, ignore, 1)
+
+    assert refused.value.diagnostics[0].code == "E622"
+    assert place.used == "two"
+
+
+def test_a_full_disk_leaves_what_is_in_use_and_no_litter(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.deploy("one")
+
+    def full(*arguments: Any, **more: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("orchestrator.targets.folder.shutil.copytree", full)
+    for backend in ("litert", "onnxruntime"):
+        with pytest.raises(StoreFailed) as failed:
+            place.deploy("two", backend)
+        assert failed.value.diagnostics[0].code == "E701"
+        assert place.used == "one"
+    monkeypatch.undo()
+    assert place.deploy("two").revision > 1
+    assert place.used == "two"
+
+
+def test_a_deployment_that_was_destroyed_meanwhile_is_not_rolled_back(place: Place) -> None:
+    place.deploy("one")
+    place.deploy("two")
+    StateFile(place.home).update(lambda state: state.without_deployment(place.name))
+    with pytest.raises(UsageError) as refused:
+        roll_back(place.home, place.name, 1, ignore, 1)
+    assert refused.value.diagnostics[0].code == "E602"
+
+
+def test_a_place_is_never_the_current_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="absolute"):
+        FolderTarget(Path(), "digits", 2)
+    del tmp_path
