@@ -9,16 +9,11 @@ environment of the peers.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
-import queue
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 import timeit
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +24,7 @@ import httptools
 import numpy as np
 import onnxruntime as ort
 import orjson
-import uvloop
-from models import mlp
+from models import mlp, write_folder
 from run import HERE, MLP_SIZES, PEERS, Served, install_peers, load, request, serving
 
 from orchestrator.server.protocol import array_from_list
@@ -131,32 +125,29 @@ def calls() -> dict[str, float]:
     return shortest(cases, 50)
 
 
-def hand_over() -> dict[str, float]:
-    """To another thread and back to the event loop, which sleeps meanwhile; the median, since that is what a client sees."""
-    todo: queue.SimpleQueue[asyncio.Future[None] | None] = queue.SimpleQueue()
-
-    async def measure() -> float:
-        loop = asyncio.get_running_loop()
-
-        def work() -> None:
-            while (future := todo.get()) is not None:
-                loop.call_soon_threadsafe(future.set_result, None)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        taken = []
-        for _ in range(3000):
-            began = time.perf_counter()
-            future: asyncio.Future[None] = loop.create_future()
-            todo.put(future)
-            await future
-            taken.append(time.perf_counter() - began)
-        todo.put(None)
-        thread.join()
-        return statistics.median(taken) * 1e6
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return {"thread": runner.run(measure())}
+def placed() -> dict[str, Any]:
+    """The server with short calls on the event loop, as it is, and with all calls in the instance's thread."""
+    start = "import sys, orchestrator.server.brief as brief; {}; from orchestrator.server.__main__ import main; sys.exit(main())"
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        mlp(folder / "model.onnx", MLP_SIZES)
+        write_folder(folder, [256], [16], threads=1, max_batch_size=32)
+        rounds: dict[str, list[Any]] = {"on the event loop": [], "in a thread": []}
+        for _ in range(3):
+            for where, each in rounds.items():
+                change = "brief._SHORT_S = 0" if where == "in a thread" else "0"
+                command = [sys.executable, "-c", start.format(change), "--config", str(folder / "server.json")]
+                with serving(command, "/v2/health/ready", "/v2/models/m/infer") as server:
+                    asked = request(server.path, (256,), binary=False)
+                    each.append([load(server, asked, connections, 2) for connections in (1, 32)])
+    for where, each in rounds.items():
+        found[where] = {
+            "p50_ms": statistics.median(one["p50_ms"] for one, _ in each),
+            "cpu_us": statistics.median(many["server_cpu_us"] for _, many in each),
+            "requests_per_s": statistics.median(many["requests_per_s"] for _, many in each),
+        }
+    return found
 
 
 def layers() -> dict[str, Any]:
@@ -179,9 +170,9 @@ def layers() -> dict[str, Any]:
 
 
 def main() -> None:
-    if subprocess.run([PEERS / "bin" / "granian", "--version"], check=False, capture_output=True).returncode:
+    if not (PEERS / "bin" / "granian").exists():
         install_peers()
-    parsed, read, viewed, called, threads, served = heads(), numbers(), raw(), calls(), hand_over(), layers()
+    parsed, read, viewed, called, calling, served = heads(), numbers(), raw(), calls(), placed(), layers()
     rows = [
         ("HTTP layer alone, 32 connections: own, on httptools and uvloop", served["own"]),
         ("the same: granian (RSGI)", served["granian"]),
@@ -196,11 +187,15 @@ def main() -> None:
         ("256 numbers of JSON to an array", read),
         ("600 KB of raw tensor to an array", viewed),
         ("a call of the session (rows)", called),
-        ("to another thread and back, the loop asleep", threads),
     ):
         lines += [
             f"| {what}: {name} | {taken:.{max(0, 1 - int(math.log10(taken)))}f} µs |" for name, taken in group.items()
         ]
+    lines += [
+        f"| calls of the MLP {where}, JSON: one connection, p50; 32 connections | {v['p50_ms']:.2f} ms; "
+        f"{v['requests_per_s']:,.0f} req/s, {v['cpu_us']:.0f} µs of CPU each |"
+        for where, v in calling.items()
+    ]
     table = "\n".join(lines)
     print(table)
     (HERE / "tried.md").write_text(f"# What was tried\n\nWritten by `python benchmarks/server/tried.py`.\n\n{table}\n")
