@@ -165,6 +165,14 @@ def _diagnostic(place: Place, error: _Error, root: Node, schema: Schema) -> Diag
 
 def _unknown_key(place: Place, root: Node, schema: Schema) -> Diagnostic:
     key = str(place.path[-1])
+    if (kind := _untold_kind(place, root, schema)) is not None:
+        return Diagnostic(
+            "E101",
+            f"unknown key {quoted(key)}",
+            place.span(key=True),
+            label=f"`{kind}` is missing",
+            remedy=f"add `{kind}`, which {quoted(key)} belongs to",
+        )
     label = did_you_mean(key, _free_keys(place, root, schema))
     if not label:
         sections = Place.of((), root, schema).properties
@@ -174,6 +182,20 @@ def _unknown_key(place: Place, root: Node, schema: Schema) -> Diagnostic:
     allowed = ", ".join(_around(place, root, schema).properties)
     remedy = "" if label else f"allowed here: {allowed}" if allowed else "remove it"
     return Diagnostic("E101", f"unknown key {quoted(key)}", place.span(key=True), label=label, remedy=remedy)
+
+
+def _untold_kind(place: Place, root: Node, schema: Schema) -> str | None:
+    """The kind that has a key, such as `target: folder`, where the mapping does not say its kind and another one is assumed."""
+    around = Place.of(place.path[:-1], root, schema)
+    for arm in around.arms:
+        union = arm.get("discriminator", {})
+        name, mapping = union.get("propertyName"), union.get("mapping", {})
+        if name is None or around.found.node.child(name) is not None:
+            continue
+        for kind in mapping:
+            if place.path[-1] in Place.of((*place.path[:-1], kind), root, schema).properties:
+                return f"{name}: {kind}"
+    return None
 
 
 def _missing(container: Place, key: str, example: Any) -> Diagnostic:

@@ -65,6 +65,19 @@ def test_the_tag_of_a_union_is_where_the_caret_stands(shown: Shown) -> None:
     )
 
 
+def test_a_key_of_a_kind_that_is_not_told_names_the_kind(shown: Shown) -> None:
+    assert shown(BASE + "deploy: {path: shelf}\n") == (
+        "error[E101]: unknown key `path`\n"
+        "  --> spec.yaml:15:10\n"
+        "   |\n"
+        "15 | deploy: {path: shelf}\n"
+        "   |          ^^^^ `target: folder` is missing\n"
+        "   = help: add `target: folder`, which `path` belongs to"
+    )
+    assert "did you mean `port`?" in shown(BASE + "deploy: {prot: 8080}\n")
+    assert "is missing" not in shown(BASE + "deploy: {target: local, path: shelf}\n")
+
+
 def test_keys_are_suggested_from_the_chosen_kind_of_source(shown: Shown) -> None:
     text = BASE.replace("factory:", "factry:").replace("kind: pytorch", "kind: torchscript")
     assert "allowed here: kind, weights, sha256" in shown(text)
