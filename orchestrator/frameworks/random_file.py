@@ -35,8 +35,9 @@ def write_texts(context: StepContext) -> dict[str, Any]:
     from orchestrator.frameworks.transformers_samples import made_up
     from orchestrator.frameworks.transformers_tokenizer import load_tokenizer
 
-    folder = read_folder(context.inputs["weights"])
-    built = architecture(folder, context.params["source"].get("task", "auto"))
+    task = context.params["source"].get("task", "auto")
+    folder = read_folder(context.inputs["weights"], task)
+    built = architecture(folder, task)
     vocabulary = int(getattr(built.config, "vocab_size", 0))
     names = context.params["names"]
     tokenizer = load_tokenizer(folder)

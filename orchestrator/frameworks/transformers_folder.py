@@ -63,11 +63,12 @@ class ModelFolder:
     modules: SentenceModules | None
 
 
-def read_folder(root: Path) -> ModelFolder:
+def read_folder(root: Path, task: str) -> ModelFolder:
     """Look at everything but the tensors.
 
     Args:
         root: what `weights:` names.
+        task: of the spec; what a sentence-transformer does beside its model counts where that may be meant.
 
     Raises:
         StepError: E301 no such model, E302 a file that is damaged, E303 code, E354 links or files elsewhere, E373 quantized
@@ -82,7 +83,8 @@ def read_folder(root: Path) -> ModelFolder:
             at=AT_WEIGHTS,
         )
     _refuse_links(root)
-    modules = sentence_modules(root) if (root / MODULES).is_file() else None
+    embeds = task in {"auto", "sentence-embedding"} and (root / MODULES).is_file()
+    modules = sentence_modules(root) if embeds else None
     path = root / modules.model if modules is not None else root
     if not (path / _CONFIG).is_file():
         raise _no_config(path)

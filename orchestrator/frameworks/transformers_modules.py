@@ -80,8 +80,8 @@ class SentenceModules:
     lowers: bool = False
 
 
-def sentence_modules(root: Path) -> SentenceModules:
-    """What `modules.json` says.
+def sentence_modules(root: Path) -> SentenceModules | None:
+    """What `modules.json` says; None where it names the model alone, as that of a cross-encoder does.
 
     Args:
         root: the folder that holds it.
@@ -92,11 +92,13 @@ def sentence_modules(root: Path) -> SentenceModules:
     """
     entries = _entries(root)
     kinds = [kind for kind, _ in entries]
+    if kinds == ["Transformer"]:
+        return None
     if kinds[:2] != ["Transformer", "Pooling"] or any(kind in {"Transformer", "Pooling"} for kind in kinds[2:]):
         raise _unknown(
             f"its modules are {', '.join(kinds)}",
-            "a model, one pooling, and then dense layers and normalization are what can be served; other folders can be "
-            "given with a `task:` of their model",
+            "a model, one pooling, and then dense layers and normalization can be served; `task:` with another task "
+            "serves the model alone",
         )
     (_, model), (_, pooling), *rest = entries
     settings = _text_settings(root / model)

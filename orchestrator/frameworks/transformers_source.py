@@ -39,9 +39,10 @@ def inspect(context: StepContext) -> dict[str, Any]:
     Raises:
         StepError: as `read_folder`, `architecture`, `skeleton` and `interface`.
     """
-    folder = read_folder(context.inputs["weights"])
+    task = context.params["source"].get("task", "auto")
+    folder = read_folder(context.inputs["weights"], task)
     context.progress("building the model without its weights")
-    built = architecture(folder, context.params["source"].get("task", "auto"))
+    built = architecture(folder, task)
     found = interface(folder, built, skeleton(built), load_tokenizer(folder))
     write_found(context.output, found)
     return {
@@ -122,8 +123,9 @@ def _loaded(
 ) -> tuple[TaskModel, ModelFolder, tuple[str, ...]]:
     """The model, the folder that it lies in, and notes on it."""
     source = params["source"]
-    folder = read_folder(inputs["weights"])
-    built = architecture(folder, source.get("task", "auto"))
+    asked = source.get("task", "auto")
+    folder = read_folder(inputs["weights"], asked)
+    built = architecture(folder, asked)
     known = takes_by_name(built)
     takes = _own_names(source, "inputs", signature.inputs, known)
     returns = _own_names(source, "outputs", signature.outputs, [tensor.tensor for tensor in outputs(built)])

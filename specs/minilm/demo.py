@@ -29,7 +29,7 @@ def embedded(texts: list[str]) -> np.ndarray:
     """The embeddings [texts, 384], each of length 1, as the server computes them."""
     with tempfile.TemporaryDirectory() as folder:
         request = Path(folder, "request.npz")
-        np.savez(request, **tokenized(texts))  # type: ignore[arg-type]  # the stub takes the names for options
+        np.savez(request, **tokenized(texts))
         answer = json.loads(mlo("predict", "minilm", "--input", str(request), "--json"))
     return np.asarray(answer["outputs"]["sentence_embedding"], np.float32)
 

@@ -77,7 +77,7 @@ def main() -> None:
             shutil.rmtree(MODEL, ignore_errors=True)
             (Path(folder) / "model").rename(MODEL)
     samples = tokenized(sentences())
-    np.savez_compressed(HERE / "samples.npz", **samples)  # type: ignore[arg-type]  # the stub takes the names for options
+    np.savez_compressed(HERE / "samples.npz", **samples)
     rows, longest = samples["input_ids"].shape
     print(f"{MODEL}: fetched\n{HERE / 'samples.npz'}: {rows} sentences, the longest of {longest} tokens")
 

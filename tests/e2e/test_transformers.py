@@ -95,7 +95,7 @@ def test_served_embeddings_are_those_of_the_library(mlo: Mlo, minilm: Path, appl
     with np.load(answers) as file:
         expected = file["embedding"]
         tokens = {name: file[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-    np.savez(mlo.folder / "request.npz", **tokens)  # type: ignore[arg-type]  # the stub takes names for options
+    np.savez(mlo.folder / "request.npz", **tokens)
 
     document = mlo.json("predict", "minilm", "--input", str(mlo.folder / "request.npz"), "--json")
 

@@ -278,7 +278,7 @@ def test_modules_of_somebodys_own_are_refused(tmp_path: Path, kind: str) -> None
     [
         [f"{OWN}Transformer", f"{OWN}LSTM", f"{OWN}Pooling"],
         [f"{OWN}BoW"],
-        [f"{OWN}Transformer"],
+        [f"{OWN}Pooling"],
         [f"{OWN}Transformer", f"{OWN}Pooling", f"{OWN}Pooling"],
     ],
 )

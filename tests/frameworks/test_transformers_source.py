@@ -334,6 +334,26 @@ def test_a_model_without_modules_is_pooled_by_the_mean(tmp_path: Path) -> None:
     assert "source: there is no modules.json, so sentences are embedded by the mean of their tokens" in facts["notes"]
 
 
+@pytest.mark.parametrize("task", ["auto", "text-classification"])
+def test_a_cross_encoder_is_a_classifier(tmp_path: Path, task: str) -> None:
+    path = saved("classifier", tmp_path / "model")
+    kind = "sentence_transformers.base.modules.transformer.Transformer"
+    write_json(path / "modules.json", [{"path": "", "type": kind}])
+    write_json(path / "sentence_bert_config.json", {"transformer_task": "sequence-classification"})
+
+    found = Folder(path, tmp_path, task=task).found()
+
+    assert [tensor["tensor"] for tensor in found["outputs"]] == ["logits"]
+
+
+def test_another_task_serves_the_model_of_a_sentence_transformer_alone(tmp_path: Path) -> None:
+    path = sentence_transformer(tmp_path / "model", {"pooling_mode": "unheard"}, "LayerNorm")
+
+    found = Folder(path, tmp_path, task="feature-extraction").found()
+
+    assert [tensor["tensor"] for tensor in found["outputs"]] == ["last_hidden_state"]
+
+
 def test_no_other_framework_and_no_network_is_brought_in() -> None:
     code = (
         "import os, sys, orchestrator.frameworks.transformers_source\n"
