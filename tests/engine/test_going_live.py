@@ -238,3 +238,28 @@ def test_a_place_is_never_the_current_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="absolute"):
         FolderTarget(Path(), "digits", 2)
     del tmp_path
+
+
+def test_a_deployment_that_moved_leaves_nothing_behind_even_if_it_was_killed(place: Place) -> None:
+    place.deploy("one")
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from tests.engine.test_going_live import Place\n"
+        "from orchestrator.engine.go_live import GoLive, settle\n"
+        "from orchestrator.engine.events import ignore\n"
+        "from orchestrator.targets.folder import FolderTarget\n"
+        "p = Place(Path(sys.argv[2])); other = FolderTarget(Path(sys.argv[2]) / 'other', 'digits', 2)\n"
+        "GoLive(p.ready('two'), other, p.home, ignore).replace(settle('digits', p.home), 2, 'deploy')\n"
+    )
+    arguments = [sys.executable, "-c", script, str(Path(__file__).parents[2]), str(place.root)]
+    for point, folders in (("release.switched", {"deployed", "other"}), ("release.remembered", {"deployed", "other"})):
+        done = subprocess.run(arguments, env={**os.environ, "MLO_CRASH_AT": point}, check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert {path.name for path in place.root.iterdir()} >= folders
+        moved = settle(place.name, place.home)
+        assert moved is not None
+        assert moved.place == str(place.root / "other")
+        assert not place.folder.exists(), "what it moved away from is stopped"
+        FolderTarget(place.root / "other", place.name, 2).stop()
+        StateFile(place.home).update(lambda state: state.without_deployment(place.name))
+        place.deploy("one")
