@@ -1,9 +1,10 @@
-"""How things are printed: colour only on terminals, tables that align, one JSON document."""
+"""How things are printed: colour only on terminals, tables that align, one JSON document; nothing else that a terminal obeys."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -11,9 +12,14 @@ from typing import IO, Any
 
 import click
 
+from orchestrator.cli.visible import shown, shown_line
 from orchestrator.diagnostics import Diagnostic
 
 __all__ = ["print_json", "say", "show_diagnostics", "table", "tell", "wants_colour", "width"]
+
+
+_OBEYED = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+"""What a terminal obeys, or is misled by, beside the control characters that JSON escapes anyway."""
 
 
 def wants_colour(stream: IO[Any]) -> bool:
@@ -28,17 +34,19 @@ def width() -> int:
 
 def say(text: str = "") -> None:
     """A result, to standard output."""
-    click.echo(text, color=wants_colour(sys.stdout))
+    click.echo(shown(text), color=wants_colour(sys.stdout))
 
 
 def tell(text: str) -> None:
     """Progress or a remark, to standard error."""
-    click.echo(text, err=True, color=wants_colour(sys.stderr))
+    click.echo(shown(text), err=True, color=wants_colour(sys.stderr))
 
 
 def print_json(document: Any) -> None:
     """The one JSON document of a command, to standard output."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    # The same document: they stand in texts alone, and JSON has an escape for each.
+    click.echo(_OBEYED.sub(lambda match: json.dumps(match[0])[1:-1], text))
 
 
 def show_diagnostics(diagnostics: Sequence[Diagnostic]) -> None:
@@ -53,10 +61,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozen
 
     Args:
         header: names of the columns.
-        rows: cells; may hold colour codes.
+        rows: cells; may hold mlo's own styles.
         right: columns that are flush right (numbers).
     """
-    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    cells = [[shown_line(str(cell)) for cell in row] for row in (header, *rows)]
     widths = [max(_cells(row[i]) for row in cells) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ import click
 from orchestrator.cli import console
 from orchestrator.cli.options import json_option, locate_home
 from orchestrator.cli.progress import watch
+from orchestrator.cli.visible import shown_line
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.draft.detect import find_model
 from orchestrator.draft.naming import deployment_name
@@ -162,7 +163,7 @@ def _tell(spec: Path, draft: SpecDraft, random_file: Path | None, *, as_json: bo
     if random_file is not None:
         console.say(f"{random_file}: written, random inputs: they {_MEANS}")
     for note in draft.model.notes:
-        console.tell(f"note: {note}")
+        console.tell(f"note: {shown_line(note)}")
     if diagnostics:
         console.tell("\n`mlo validate` says:\n")
         console.show_diagnostics(diagnostics)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.progress import ended_line, stopping_line
+from orchestrator.cli.visible import shown_line
 from orchestrator.engine.events import Event, Observer, StepEnded, StepProgress, StepStarted, Stopping, Waiting
 
 __all__ = ["live_view"]
@@ -43,9 +44,9 @@ def live_view(*, show_cached: bool) -> Iterator[Observer]:
                 case StepEnded():
                     running.pop(event.step, None)
                     if line := ended_line(event, show_cached=show_cached):
-                        live.console.print(Text.from_ansi(line))
+                        live.console.print(Text.from_ansi(shown_line(line)))
                 case Waiting(step, on):
-                    live.console.print(Text(f"{step}: waiting for {on}"))
+                    live.console.print(Text(shown_line(f"{step}: waiting for {on}")))
                 case Stopping():
                     live.console.print(Text(stopping_line(event), style="yellow"))
 
@@ -58,5 +59,7 @@ def _draw(running: dict[str, _Running]) -> Group:
         seconds = time.monotonic() - at.began
         left = f", about {seconds / at.fraction - seconds:.0f} s left" if at.fraction and at.fraction > 0.05 else ""
         share = "" if at.fraction is None else f" {at.fraction:.0%}"
-        table.add_row(Spinner("dots"), Text(step, style="bold"), Text(f"{at.message}{share} ({seconds:.0f} s{left})"))
+        table.add_row(
+            Spinner("dots"), Text(step, style="bold"), Text(shown_line(f"{at.message}{share} ({seconds:.0f} s{left})"))
+        )
     return Group(table)

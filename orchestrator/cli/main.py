@@ -145,10 +145,12 @@ def _report_bug(error: Exception, *, as_json: bool) -> int:
     import tempfile  # noqa: PLC0415
     import traceback  # noqa: PLC0415
 
+    from orchestrator.cli import console  # noqa: PLC0415
+
     with tempfile.NamedTemporaryFile("w", prefix="mlo-bug-", suffix=".txt", delete=False, encoding="utf-8") as report:
         report.write(f"mlo {__version__}, Python {platform.python_version()}, {platform.platform()}\n\n")
         traceback.print_exception(error, file=report)
     message = f"a bug in mlo: {type(error).__name__}: {error}"
-    click.echo(f"error[E900]: {message}", err=True)
-    click.echo(f"  = help: please report it with this file: {report.name}", err=True)
+    console.tell(f"error[E900]: {message}")
+    console.tell(f"  = help: please report it with this file: {report.name}")
     return _document(Diagnostic("E900", message, notes=(f"report: {report.name}",)), ExitCode.BUG, as_json=as_json)

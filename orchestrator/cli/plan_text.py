@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import console
+from orchestrator.cli.visible import shown_line
 
 __all__ = ["plan_text"]
 
@@ -36,7 +37,7 @@ def plan_text(document: Mapping[str, Any]) -> str:
         refused = [(r["variant"], r["backend"], r["reason"]) for r in document["refused"]]
         parts += ["", "Not tried:", console.table(("variant", "backend", "reason"), refused)]
     if document["notes"]:
-        parts += ["", *(f"Note: {note}." for note in document["notes"])]
+        parts += ["", *(f"Note: {shown_line(note)}." for note in document["notes"])]
     parts += ["", _summary(document), ""]
     return "\n".join(parts)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from orchestrator.cli.visible import visible
 from orchestrator.diagnostics import Diagnostic, Span
 
 __all__ = ["as_json", "render_github", "render_text", "summary"]
@@ -51,13 +51,13 @@ def as_json(diagnostics: Sequence[Diagnostic]) -> list[dict[str, Any]]:
 
 def _block(diagnostic: Diagnostic, paint: _Paint, width: int) -> str:
     head = f"{diagnostic.severity}[{diagnostic.code}]"
-    lines = _wrapped(f"{head}: {_safe(diagnostic.message)}", width, hang=2)
+    lines = _wrapped(f"{head}: {visible(diagnostic.message)}", width, hang=2)
     lines[0] = paint(diagnostic.severity, head) + paint("bold", lines[0][len(head) :])
     gutter = "  "
     span = diagnostic.span
     if span is not None:
         gutter = " " * (len(str(span.line)) + 1)
-        lines.append(f"{gutter[:-1]}{paint('place', '-->')} {_safe(span.file)}:{span.line}:{span.column}")
+        lines.append(f"{gutter[:-1]}{paint('place', '-->')} {visible(span.file)}:{span.line}:{span.column}")
         lines += _snippet(span, diagnostic, paint, width)
     elif diagnostic.label:
         lines += _note("note", diagnostic.label, gutter, paint, width)
@@ -75,7 +75,7 @@ def _note(name: str, text: str, gutter: str, paint: _Paint, width: int) -> list[
     start = f"{gutter}= "
     lines: list[str] = []
     for paragraph in f"{name}: {text}".splitlines() or [""]:
-        lines += _wrapped(_safe(paragraph), width - len(start), hang=2)
+        lines += _wrapped(visible(paragraph), width - len(start), hang=2)
     return [
         f"{gutter}{paint('place', '=')} {paint('bold', f'{name}:')}{lines[0][len(name) + 1 :]}",
         *(f"{' ' * len(start)}{line}" for line in lines[1:]),
@@ -102,7 +102,7 @@ def _snippet(span: Span, diagnostic: Diagnostic, paint: _Paint, width: int) -> l
     indent = " " * _cells(before)
     carets = paint(diagnostic.severity, "^" * max(1, _cells(marked)))
     lines = [f"{pad} {bar}", f"{paint('place', number)} {bar} {before}{marked}{after}".rstrip()]
-    label = _wrapped(_safe(diagnostic.label), 10_000, hang=0)[0]
+    label = _wrapped(visible(diagnostic.label), 10_000, hang=0)[0]
     used = len(pad) + 3 + len(indent) + max(1, _cells(marked)) + 1
     if label and used + _cells(label) > width:
         # No room beside the caret: the label goes below, from as far left as it needs.
@@ -152,21 +152,7 @@ def _tail(text: str, cells: int) -> str:
 
 
 def _shown(text: str) -> str:
-    return _safe(text.replace("\t", _TAB))
-
-
-def _safe(text: str) -> str:
-    """Text without what a terminal obeys: control characters, and marks that turn the direction of writing."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_visible(character) for character in text)
-
-
-def _visible(character: str) -> str:
-    # Zero-width joiners shape letters and emoji; every other format character can only mislead.
-    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} and character not in "\u200c\u200d":
-        return f"\\u{ord(character):04x}"
-    return character
+    return visible(text.replace("\t", _TAB))
 
 
 def _cells(text: str) -> int:
@@ -203,7 +189,7 @@ def _command(diagnostic: Diagnostic) -> str:
 
 
 def _data(text: str) -> str:
-    return "%0A".join(_safe(line).replace("%", "%25") for line in text.split("\n"))
+    return "%0A".join(visible(line).replace("%", "%25") for line in text.split("\n"))
 
 
 def _property(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -51,7 +50,7 @@ def validate(
                 for path, valid, found in results
             ]
         }
-        console.say(json.dumps(document, indent=2, ensure_ascii=False))
+        console.print_json(document)
     elif form == "github":
         from orchestrator.cli.report import render_github  # noqa: PLC0415 - only for this form
 

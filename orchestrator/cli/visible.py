@@ -1,0 +1,37 @@
+"""Text from elsewhere (names in a model, messages of a library) without what a terminal obeys."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+__all__ = ["shown", "shown_line", "visible"]
+
+_OWN_STYLES = re.compile(r"(\x1b\[(?:0|1|3[1-6])m)")
+"""What `click.style` adds for mlo: bold and six colours. Others could hide text, move the cursor or make a link."""
+
+
+def shown(text: str) -> str:
+    """Text for a terminal: its line ends, tabs and mlo's own styles are kept, all else that a terminal obeys is made visible."""
+    return "\n".join("\t".join(map(shown_line, line.split("\t"))) for line in text.split("\n"))
+
+
+def shown_line(text: str) -> str:
+    """As `shown`, for what stands on one line: a cell of a table, a note."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(part if _OWN_STYLES.fullmatch(part) else visible(part) for part in _OWN_STYLES.split(text))
+
+
+def visible(text: str) -> str:
+    """Text without control characters, and without marks that turn the direction of writing; their codes stand there instead."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    # Zero-width joiners shape letters and emoji; every other format character can only mislead.
+    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} and character not in "\u200c\u200d":
+        return f"\\u{ord(character):04x}"
+    return character

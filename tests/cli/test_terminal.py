@@ -1,0 +1,98 @@
+"""What comes from a model reaches the terminal as letters; a terminal obeys mlo's own styles alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import click
+import pytest
+
+from orchestrator.cli import console
+from orchestrator.cli.plan_text import plan_text
+from orchestrator.cli.visible import shown, shown_line
+
+HOSTILE = "x\x1b]0;owned\x07\x1b[2J\x1b[8mhidden\x9b2J\u202eevil\r"
+OBEYED = "\x1b\x07\x9b\u202e\r"
+
+
+def obeyed(text: str) -> set[str]:
+    return set(text) & set(OBEYED)
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """What was printed, as a terminal that wants colour would get it."""
+    monkeypatch.setattr(console, "wants_colour", lambda stream: True)
+
+    def printed() -> str:
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    return printed
+
+
+@pytest.mark.parametrize("say", [console.say, console.tell])
+def test_names_from_a_model_are_letters_on_a_terminal(printed: Callable[[], str], say: Callable[[str], None]) -> None:
+    say(f"input {HOSTILE}: read")
+
+    text = printed()
+    assert not obeyed(text)
+    assert "\\u001b]0;owned" in text
+
+
+def test_mlos_own_styles_stay(printed: Callable[[], str]) -> None:
+    styled = click.style("done", fg="green") + " " + click.style("name", bold=True) + "\n\tnext line"
+    console.say(styled)
+    assert printed() == styled + "\n"
+
+
+def test_a_cell_keeps_to_its_line_and_its_column() -> None:
+    text = console.table(("name", "kind"), [(f"a\nb{HOSTILE}", "first"), (click.style("short", fg="red"), "second")])
+
+    head, first, second = text.split("\n")
+    assert not obeyed(first)
+    assert click.unstyle(head).index("kind") == first.index("first") == click.unstyle(second).index("second")
+
+
+def test_a_plan_shows_a_models_own_names_as_letters() -> None:
+    tensor = {"name": "x", "dtype": "float32", "shape": ["batch"]}
+    document = {
+        "name": "digits",
+        "spec": "spec.yaml",
+        "signature": {
+            "inputs": [tensor],
+            "outputs": [{**tensor, "name": "y"}],
+            "names": {"inputs": {"x": HOSTILE}, "outputs": {"y": "y"}},
+            "dims": {"batch": [1, 8]},
+        },
+        "steps": [{"id": "import", "status": "run", "reason": "never run"}],
+        "refused": [],
+        "notes": [f"`{HOSTILE}` is a class\nNote: all is well"],
+    }
+
+    text = shown(plan_text(document))
+
+    assert not obeyed(_without_styles(text))
+    assert "in the model: x\\u001b]0;owned" in text
+    assert "\nNote: all is well" not in text
+
+
+def _without_styles(text: str) -> str:
+    for style in ("\x1b[1m", "\x1b[33m", "\x1b[0m"):
+        text = text.replace(style, "")
+    return text
+
+
+def test_json_is_the_same_document_without_what_a_terminal_obeys(printed: Callable[[], str]) -> None:
+    console.print_json({"name": HOSTILE, "word": "größe"})
+
+    text = printed()
+    assert not obeyed(text)
+    assert json.loads(text) == {"name": HOSTILE, "word": "größe"}
+    assert "größe" in text
+
+
+def test_letters_of_every_script_stay() -> None:
+    for word in ("größe", "日本語", "नमस्ते", "👩\u200d💻"):
+        assert shown_line(word) == word
