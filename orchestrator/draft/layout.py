@@ -32,14 +32,15 @@ def aligned(lines: Sequence[Line]) -> str:
     column = max((len(line.text) for line in lines if line.comment and len(line.text) <= _LONGEST), default=0) + 3
     told = []
     for line in lines:
-        if not line.comment:
+        comment = _printable(line.comment)
+        if not comment:
             told.append(line.text)
-        elif line.text.strip() and len(line.text) <= _LONGEST and column + 2 + len(line.comment) <= _WIDTH:
-            told.append(f"{line.text:<{column}}# {line.comment}")
+        elif line.text.strip() and len(line.text) <= _LONGEST and column + 2 + len(comment) <= _WIDTH:
+            told.append(f"{line.text:<{column}}# {comment}")
         else:
             indent = " " * (len(line.text) - len(line.text.lstrip(" "))) + "# "
             told += textwrap.wrap(
-                line.comment[:1].upper() + line.comment[1:],
+                comment[:1].upper() + comment[1:],
                 _WIDTH,
                 initial_indent=indent,
                 subsequent_indent=indent,
@@ -57,4 +58,14 @@ def scalar(text: str) -> str:
                 return text
         except AmbiguousScalarError:
             pass
-    return json.dumps(text, ensure_ascii=False)
+    return _printable(json.dumps(text, ensure_ascii=False))
+
+
+def _printable(text: str) -> str:
+    """The text with YAML's escapes for what is not printed: U+2028, U+2029 and U+0085 end a line, and so a comment, too."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else _escape(each) for each in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -12,7 +12,7 @@ from orchestrator.draft.factories import module_classes
 from orchestrator.draft.layout import Line, aligned, scalar
 from orchestrator.draft.naming import deployment_name, relative_path
 from orchestrator.draft.propose import ProposedModel, proposed_model
-from orchestrator.draft.text import SpecDraft, spec_text
+from orchestrator.draft.text import SpecDraft, StateDict, spec_text
 from orchestrator.errors import StepFailed
 from orchestrator.spec.document import read_document
 
@@ -81,13 +81,32 @@ def test_comments_stand_in_one_column_and_lines_stay_readable() -> None:
 @pytest.mark.parametrize(
     "value",
     ["plain", "a/b.onnx", "x:0", "no", "null", "true", "1", "1.5", "a b", "ü", 'say "hi"', "a: b", "#x", "~", "-x", "",
-     "back\\slash", "0x1f", "12:30", "{x}"],
+     "back\\slash", "0x1f", "12:30", "{x}", "a\u2028b", "a\u2029b", "a\x85b", "\x1b[2J\x7f", "a\nb\tc", "\u202ex\xa0",
+     "\U000e0041", "\U0001f600"],
 )  # fmt: skip
 def test_every_text_is_read_back_as_itself(tmp_path: Path, value: str) -> None:
     written = f"key: {scalar(value)}\nflow: {{a: {scalar(value)}}}\n"
     assert yaml.safe_load(written) == {"key": value, "flow": {"a": value}}
     (tmp_path / "x.yaml").write_text(written)
     assert read_document(tmp_path / "x.yaml", "spec").data == {"key": value, "flow": {"a": value}}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\x85", "\u2028", "\u2029", "\x0b", "\x1b"])
+def test_nothing_that_a_model_says_becomes_a_key_of_the_spec(tmp_path: Path, end: str) -> None:
+    name = f"x{end}evil: 1{end}#"
+    document = found([(name, "float32", [None, 4])], [(name, "float32", [None, 2])])
+    document["notes"] = [f"`{name}` is read as it is"]
+    model = proposed_model(document, named=True)
+    state = StateDict("a.b", [(name, [3, 4])], 0, [f"module:Class{end}evil: 1"])
+
+    for text in (text_of(model), text_of(model, state=state), aligned([Line("key: 1", f"told{end}evil: 1")])):
+        assert "evil" not in yaml.safe_load(text)
+        assert all(line.isprintable() for line in text.split("\n"))
+        (tmp_path / "x.yaml").write_text(text, "utf-8")
+        assert "evil" not in read_document(tmp_path / "x.yaml", "spec").data
+    written = yaml.safe_load(text_of(model))["model"]
+    assert written["inputs"][0]["tensor"] == name
+    assert set(written) == {"source", "inputs", "outputs", "dims"}
 
 
 @pytest.mark.parametrize(
