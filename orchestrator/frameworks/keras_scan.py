@@ -28,6 +28,9 @@ _LARGEST_CONFIG = 256 * 2**20
 _EXPANDS_TO = 100
 """Keras stores its entries uncompressed; deflate makes at most 1032 of 1."""
 
+_MOST_OBJECTS = 100_000
+"""Groups and arrays of an HDF5 file; a large model of Keras has some thousands."""
+
 _KERAS_EXPORT = "export the model where it was made, model.export('folder'), and write `kind: saved-model`"
 _CODE = {
     "Lambda": "holds Python code",
@@ -120,18 +123,31 @@ def _hdf5_config(path: Path) -> Any:
 def _refuse_links(file: Path | IO[bytes]) -> None:
     with h5py.File(file, "r") as opened:
         waiting = [opened["/"]]
+        # Hard links may lead back to where they stand: without this a tiny file would be looked at without an end.
+        seen = {_address(opened["/"])}
         while waiting:
             group = waiting.pop()
             for name in group:
-                if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
+                link = group.get(name, getlink=True)
+                if isinstance(link, h5py.ExternalLink):
                     raise _elsewhere(f"`{group.name}/{name}` is a link to another file")
-                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                if not isinstance(link, h5py.HardLink):
                     continue  # a link inside the file leads to what is looked at anyway
                 member = group[name]
+                if _address(member) in seen:
+                    continue
+                seen.add(_address(member))
+                if len(seen) > _MOST_OBJECTS:
+                    raise _damaged(f"it holds more than {_MOST_OBJECTS:,} groups and arrays")
                 if isinstance(member, h5py.Group):
                     waiting.append(member)
                 elif isinstance(member, h5py.Dataset) and (member.external or member.is_virtual):
                     raise _elsewhere(f"the values of `{member.name}` lie in another file")
+
+
+def _address(member: h5py.Group | h5py.Dataset) -> int:
+    """Where the object lies in the file, whatever name leads to it."""
+    return int(h5py.h5o.get_info(member.id).addr)
 
 
 def _refuse_code(config: Any) -> None:
