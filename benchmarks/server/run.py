@@ -1,4 +1,4 @@
-"""Measures the server against the bare session and against its peers; prints the table and writes results.md.
+"""Measures the server against the bare session and against its peers; prints the table, writes results.md and the README's table.
 
 python benchmarks/server/run.py [--seconds 5] [--rounds 3] [--only NAME] [--install-peers]
 
@@ -14,6 +14,7 @@ import http.client
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -313,6 +314,30 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def write(rows: list[Row], rounds: int, seconds: float) -> None:
+    """The results file, and what has a limit between the marks in the README."""
+    versions = ", ".join(
+        f"{package} {version(package)}" for package in ("onnxruntime", "uvloop", "httptools", "orjson")
+    )
+    text = (
+        "# The server, measured\n\n"
+        f"`python benchmarks/server/run.py`: {rounds} rounds of {seconds:g} s each, in turns; medians. "
+        f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), client on the same machine. "
+        f"Python {platform.python_version()}, {versions}. Metrics and validation are on. "
+        "ONNX Runtime runs the MLP with one thread and the others with two, here and in the peers.\n\n"
+    )
+    (HERE / "results.md").write_text(text + table(rows) + "\n")
+    quoted = table([row for row in rows if row.limit])
+    readme = ROOT / "README.md"
+    marked = re.sub(
+        r"(<!-- server -->\n).*?(<!-- /server -->)",
+        lambda m: f"{m[1]}{quoted}\n{m[2]}",
+        readme.read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
+    readme.write_text(marked, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
@@ -331,17 +356,7 @@ def main() -> None:
                 rows += part(Path(folder), options.rounds, options.seconds)
                 print(table(rows), "\n", flush=True)
     if options.only is None:
-        versions = ", ".join(
-            f"{package} {version(package)}" for package in ("onnxruntime", "uvloop", "httptools", "orjson")
-        )
-        text = (
-            "# The server, measured\n\n"
-            f"`python benchmarks/server/run.py`: {options.rounds} rounds of {options.seconds:g} s each, in turns; medians. "
-            f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), client on the same machine. "
-            f"Python {platform.python_version()}, {versions}. Metrics and validation are on. "
-            "ONNX Runtime runs the MLP with one thread and the others with two, here and in the peers.\n\n"
-        )
-        (HERE / "results.md").write_text(text + table(rows) + "\n")
+        write(rows, options.rounds, options.seconds)
     if any(row.kept is False for row in rows):
         sys.exit(1)
 

@@ -23,7 +23,7 @@ from .logs import fields
 from .secrets import Certificates
 from .service import Service
 
-__all__ = ["GrpcServer"]
+__all__ = ["GrpcServer", "calls_at_once"]
 
 _SERVICE = "inference.GRPCInferenceService"
 _CODES = {
@@ -38,7 +38,9 @@ _CODES = {
 
 _OPEN = frozenset({"ServerLive", "ServerReady"})
 """What answers without a token, as over HTTP."""
-_CALLS = 4096
+_CALLS_AT_MOST, _CALLS_AT_LEAST = 4096, 256
+_CALLS_BYTES = 4 << 30
+"""What all calls may take if each is as large as may be; as many as `_CALLS_AT_LEAST` are taken in any case."""
 
 _Call = Callable[[Any, Any], Awaitable[Any]]
 
@@ -65,8 +67,7 @@ class GrpcServer:
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
             ],
-            # Each call's message is in memory before the queue can refuse it.
-            maximum_concurrent_rpcs=_CALLS,
+            maximum_concurrent_rpcs=calls_at_once(service.config.max_body_bytes),
         )
         calls: dict[str, tuple[_Call, Any, Any]] = {
             "ServerLive": (self._server_live, pb.ServerLiveRequest, pb.ServerLiveResponse),
@@ -207,6 +208,11 @@ class GrpcServer:
                 traceparent=metadata.get("traceparent", "")[:256] or None,
             ),
         )
+
+
+def calls_at_once(body_bytes: int) -> int:
+    """How many calls may be open: each one's message is in memory before the queue can refuse it."""
+    return max(_CALLS_AT_LEAST, min(_CALLS_AT_MOST, _CALLS_BYTES // body_bytes))
 
 
 def _settle(future: asyncio.Future[Mapping[str, Array]], _: Job, answer: Answer) -> None:

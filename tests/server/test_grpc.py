@@ -124,16 +124,52 @@ def test_bytes_that_are_no_message_and_too_large_ones_are_refused(call: Call) ->
 def test_a_deadline_is_kept_and_the_queue_is_shared_with_http(tmp_path: Path, start: Start) -> None:
     server = start(spin_model(tmp_path, grpc_port=0))
     channel, call_one = caller(server)
-    message = pb.ModelInferRequest(model_name="m")
-    message.inputs.add(name="x", datatype="FP32", shape=[64, 64])
-    message.inputs.add(name="turns", datatype="INT64", shape=[])
-    message.raw_input_contents.extend([b"\x00" * 4 * 4096, struct.pack("<q", FOREVER)])
+    message = spinning(FOREVER)
     with pytest.raises(grpc.RpcError) as raised:
         call_one("ModelInfer", message, pb.ModelInferResponse, timeout=0.2)
     assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     # The model is still busy with what gRPC asked, so a request over HTTP waits and runs out of time.
     assert server.ask("POST", "/v2/models/m/infer", spin(1, parameters={"timeout": 1000})).status == 504
     channel.close()
+
+
+def spinning(turns: int) -> Any:
+    message = pb.ModelInferRequest(model_name="m")
+    message.inputs.add(name="x", datatype="FP32", shape=[64, 64])
+    message.inputs.add(name="turns", datatype="INT64", shape=[])
+    message.raw_input_contents.extend([b"\x00" * 4 * 4096, struct.pack("<q", turns)])
+    return message
+
+
+def test_a_full_queue_is_told_with_when_to_come_back_and_cancelled_calls_leave_it(tmp_path: Path, start: Start) -> None:
+    server = start(spin_model(tmp_path, grpc_port=0, queue_rows=1))
+    channel, _ = caller(server)
+    infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer", pb.ModelInferRequest.SerializeToString)
+
+    def queued(rows: int) -> bool:
+        return f"mlo_queue_rows {rows}.0".encode() in server.ask("GET", "/metrics").body
+
+    waiting = []
+    while not queued(1):  # one runs, one waits; what comes too early is refused
+        waiting.append(infer.future(spinning(FOREVER)))
+    with pytest.raises(grpc.RpcError) as raised:
+        infer(spinning(1))
+    assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert dict(raised.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
+    for call_one in waiting:
+        call_one.cancel()
+    while not queued(0):
+        pass
+    page = server.ask("GET", "/metrics").body
+    assert b'mlo_requests_total{code="499",protocol="grpc"} 2.0' in page
+    channel.close()
+
+
+@pytest.mark.parametrize(("body", "calls"), [(1 << 20, 4096), (8 << 20, 512), (1 << 30, 256)])
+def test_fewer_calls_are_open_at_once_where_each_may_be_large(body: int, calls: int) -> None:
+    from orchestrator.server.grpc_service import calls_at_once
+
+    assert calls_at_once(body) == calls
 
 
 def test_it_serves_while_draining_and_then_ends(tmp_path: Path, start: Start) -> None:
