@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,18 +108,34 @@ class Resolver:
                     remedy="give the path of a file that exists and can be read",
                 )
             ) from error
-        pinned = getattr(self._loaded.spec.model.source, "sha256", None)
-        if source.at == ("model", "source", "weights") and pinned is not None and found != pinned:
-            raise SpecInvalid(
-                Diagnostic(
-                    code="E204",
-                    message=f"{source.path.name} is not the file that `sha256` pins",
-                    span=self._loaded.span(("model", "source", "sha256")),
-                    cause=f"its sha256 is {found}",
-                    remedy="restore the file that was pinned, or write the new sha256 if the change is meant",
-                )
-            )
+        if source.at == ("model", "source", "weights"):
+            self._refuse_another(source, found)
         return found
+
+    def _refuse_another(self, source: FileInput, found: str) -> None:
+        """Hold the model against the spec's `sha256`: of its file, of its folder, or of all its files where it has several."""
+        spec, model = self._loaded.spec.model.source, self._plan.model
+        if spec.sha256 is None or (spec.kind == "onnx" and model is None):
+            return  # the second: which files there are is being read
+        further = sorted(model.files) if model is not None else []
+        if further:
+            paths = {name: FileInput(source.path.parent / name, ("model", "source")) for name in further}
+            listed = [f"{found}  {source.path.name}", *(f"{self.file_digest(paths[name])}  {name}" for name in further)]
+            found = sha256_bytes("".join(f"{line}\n" for line in listed).encode())
+        if found == spec.sha256:
+            return
+        what, of = ("folder", "its digest") if source.path.is_dir() else ("file", "its sha256")
+        if further:
+            of = f"the sha256 of what `{shlex.join(['sha256sum', source.path.name, *further])}` prints"
+        raise SpecInvalid(
+            Diagnostic(
+                code="E204",
+                message=f"{source.path.name} is not the {what} that `sha256` pins",
+                span=self._loaded.span(("model", "source", "sha256")),
+                cause=f"{of} is {found}",
+                remedy=f"restore the {what} that was pinned, or write the new sha256 if the change is meant",
+            )
+        )
 
     def resolve(self, step: Step, outcomes: Mapping[str, Outcome], *, forced: bool = False) -> Resolved | None:
         """The step's key and whether its result is there; None while a producer's outcome is not known."""

@@ -12,8 +12,10 @@ E202 a framework is not installed
     mlo's core installs without frameworks. The message gives the command that installs what this model needs.
 E203 an input cannot be read
     A file that the plan starts from cannot be read.
-E204 the file is not the pinned one
-    `sha256` in the spec pins the file's content, and the file has another. Restore the file, or pin the new one.
+E204 the model is not the pinned one
+    `sha256` in the spec pins the model: the content of its file, the digest of its folder, or for an ONNX model with
+    external data the sha256 of what `sha256sum` prints for its files, the model first. It has another, which the message
+    says. Restore the model, or pin the new one.
 E200 wrong usage
     The command line names an option, an argument or a command that does not exist. `--help` shows what there is.
 E205 the accelerator is not there

@@ -84,6 +84,7 @@ class KerasSource(Strict):
 
 
 _Folder = Annotated[RelPath, Field(description="The folder, relative to the spec.", examples=["model"])]
+_FolderSha256 = Annotated[Sha256, Field(description="What the folder's digest must be; `E204` says what it is.")]
 _SignatureName = Field(default="serving_default", description="Which of the model's signatures is served.")
 
 
@@ -93,6 +94,7 @@ class SavedModelSource(Strict):
     kind: Literal["saved-model"]
     weights: _Folder
     signature: SignatureName = _SignatureName
+    sha256: _FolderSha256 | None = None
 
 
 class OnnxSource(Strict):
@@ -100,7 +102,10 @@ class OnnxSource(Strict):
 
     kind: Literal["onnx"]
     weights: _Weights
-    sha256: _Sha256 | None = None
+    sha256: Sha256 | None = Field(
+        default=None,
+        description="What the file's sha256 must be; of all its files, where there are several, as `E204` says it.",
+    )
 
 
 class TfliteSource(Strict):
@@ -117,6 +122,7 @@ class TransformersSource(Strict):
     kind: Literal["transformers"]
     weights: _Folder
     task: Task = Field(default="auto", description="What the model is asked; `auto` reads it from its configuration.")
+    sha256: _FolderSha256 | None = None
 
 
 Source = Annotated[
