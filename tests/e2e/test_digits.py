@@ -92,6 +92,11 @@ def test_the_artifacts_are_there(applied: dict[str, Any]) -> None:
     }
 
 
+def test_the_server_is_warm_at_the_sizes_that_were_measured(applied: dict[str, Any]) -> None:
+    config = json.loads((Path(applied["artifacts"]) / "serving" / "server.json").read_text(encoding="utf-8"))
+    assert config["batch_sizes"] == [size for size in (1, 8, 32) if size <= config["max_batch_size"]]
+
+
 def test_the_server_reads_digits(mlo: Mlo, applied: dict[str, Any]) -> None:
     document = mlo.json("predict", "digits", "--input", "digits.npz", "--json")
     conforms(document, "predict")
