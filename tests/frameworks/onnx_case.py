@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 OPSET = 17
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3) / 10
+X = np.linspace(-1, 1, 20, dtype=np.float32).reshape(5, 4)
+"""Rows for `linear`."""
+
 Shape = Sequence[int | str | None]
 WEIGHTS_PLACE = ("model", "source", "weights")
 

@@ -1,0 +1,185 @@
+"""Inputs and outputs of ONNX models: which can be served, and what is told where the spec declares others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from tests.frameworks.onnx_case import (
+    WEIGHTS,
+    X,
+    floats,
+    linear,
+    model,
+    refused,
+    run_check,
+    run_inspect,
+    saved,
+    signature,
+    stored,
+    value,
+)
+
+pytestmark = pytest.mark.frameworks
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (helper.make_tensor_type_proto(TensorProto.BFLOAT16, ["N", 4]), "bfloat16"),
+        (helper.make_tensor_type_proto(TensorProto.FLOAT8E4M3FN, ["N", 4]), "float8e4m3fn"),
+        (helper.make_tensor_type_proto(TensorProto.COMPLEX64, ["N", 4]), "complex64"),
+        (helper.make_sparse_tensor_type_proto(TensorProto.FLOAT, ["N", 4]), "sparse_tensor(float32)"),
+        (helper.make_sequence_type_proto(helper.make_tensor_type_proto(1, None)), "seq(float32)"),
+        (helper.make_optional_type_proto(helper.make_tensor_type_proto(7, None)), "optional(int64)"),
+    ],
+)
+def test_an_input_that_no_request_carries_is_told(tmp_path: Path, kind: Any, said: str) -> None:
+    proto = linear()
+    proto.graph.input[0].type.CopyFrom(kind)
+    error = refused("E362", run_inspect, saved(proto, tmp_path), tmp_path)
+    assert error.message == f"the model's input `x` is {said}, which no request can carry"
+    assert "float32" in error.remedy
+
+
+def _classifier() -> Any:
+    """A classifier as skl2onnx makes it by default: labels, and probabilities as a list of dictionaries."""
+    classify = helper.make_node(
+        "LinearClassifier",
+        ["x"],
+        ["label", "scores"],
+        domain="ai.onnx.ml",
+        coefficients=WEIGHTS.T.ravel().tolist(),
+        intercepts=[0.0, 0.1, 0.2],
+        classlabels_ints=[0, 1, 2],
+        multi_class=1,
+        post_transform="SOFTMAX",
+    )
+    zip_map = helper.make_node(
+        "ZipMap", ["scores"], ["probabilities"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2]
+    )
+    probabilities = helper.make_value_info(
+        "probabilities",
+        helper.make_sequence_type_proto(
+            helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+        ),
+    )
+    return model(
+        [classify, zip_map],
+        [floats("x", ["N", 4])],
+        [value("label", TensorProto.INT64, ["N"]), probabilities],
+        domains={"ai.onnx.ml": 3},
+    )
+
+
+def test_a_list_of_dictionaries_is_found_with_the_way_to_an_array(tmp_path: Path) -> None:
+    found = run_inspect(saved(_classifier(), tmp_path), tmp_path).json("found.json")
+    assert [(t["tensor"], t["dtype"], t["shape"]) for t in found["outputs"]] == [
+        ("label", "int64", ["N"]),
+        ("probabilities", "seq(map(int64, float32))", None),
+    ]
+    assert "options={'zipmap': False}" in found["notes"][0]
+
+
+def test_a_list_of_dictionaries_cannot_be_served(tmp_path: Path) -> None:
+    declared = signature({"x": ("float32", ["batch", 4])}, ["label", "probabilities"])
+    path = saved(_classifier(), tmp_path)
+    error = refused("E362", run_check, path, tmp_path, declared, at=("model", "outputs", 1))
+    assert "options={'zipmap': False}" in error.cause
+
+
+def test_what_is_not_declared_is_left_out_and_noted(tmp_path: Path) -> None:
+    declared = signature({"x": ("float32", ["batch", 4])}, ["label"])
+    ran = run_check(saved(_classifier(), tmp_path), tmp_path, declared, samples={"x": X})
+    assert ran.arrays("baseline.npz")["label"].tolist() == (X @ WEIGHTS + [0.0, 0.1, 0.2]).argmax(axis=1).tolist()
+    assert "source: the model's output `probabilities` (seq(map(int64, float32))) is not served" in ran.facts["notes"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "names", "message", "at"),
+    [
+        (
+            signature({"image": ("float32", ["batch", 4])}),
+            None,
+            "the model has no input `image`",
+            ("model", "inputs", 0, "name"),
+        ),
+        (
+            signature({"x": ("float32", ["batch", 4])}, ["logits"]),
+            {"outputs": {"logits": "z"}},
+            "the model has no output `z`",
+            ("model", "outputs", 0, "name"),
+        ),
+        (
+            signature({"x": ("float64", ["batch", 4])}),
+            None,
+            "`x` is float32 in the model, and float64 is declared",
+            ("model", "inputs", 0, "dtype"),
+        ),
+        (
+            signature({"x": ("float32", ["batch", 2, 2])}),
+            None,
+            "`x` has 2 dimensions in the model, and 3 are declared",
+            ("model", "inputs", 0, "shape"),
+        ),
+        (
+            signature({"x": ("float32", ["batch", 5])}),
+            None,
+            "dimension 1 of `x` is 4 in the model, and 5 is declared",
+            ("model", "inputs", 0, "shape", 1),
+        ),
+        (
+            signature({"x": ("float32", ["batch", "width"])}, dims={"batch": (1, 8), "width": (1, 9)}),
+            None,
+            "dimension 1 of `x` is 4 in the model, and `width` from 1 to 9 is declared",
+            ("model", "inputs", 0, "shape", 1),
+        ),
+        (
+            signature({"x": ("float32", ["batch", 4])}, ["a", "b"]),
+            {"outputs": {"a": "y", "b": "y"}},
+            "`a` and `b` are the same tensor `y`",
+            ("model", "outputs", 1),
+        ),
+    ],
+)
+def test_what_is_declared_otherwise_is_told(
+    tmp_path: Path, declared: Any, names: Any, message: str, at: tuple[str | int, ...]
+) -> None:
+    error = refused("E363", run_check, saved(linear(), tmp_path), tmp_path, declared, names, at=at)
+    assert error.message == message
+
+
+def test_one_name_for_an_input_and_an_output_is_told(tmp_path: Path) -> None:
+    declared = signature({"x": ("float32", ["batch", 4])}, ["x"])
+    path = saved(linear(), tmp_path)
+    error = refused("E363", run_check, path, tmp_path, declared, {"outputs": {"x": "y"}}, at=("model", "outputs", 0))
+    assert "outputs: [{name: x_out, tensor: 'y'}, ...]" in error.remedy
+
+
+def test_an_input_that_is_not_declared_is_told(tmp_path: Path) -> None:
+    proto = model(
+        [helper.make_node("Add", ["x", "offset"], ["y"])],
+        [floats("x", ["N", 4]), floats("offset", ["N", 4])],
+        [floats("y", ["N", 4])],
+    )
+    error = refused("E363", run_check, saved(proto, tmp_path), tmp_path)
+    assert error.message == "the model takes `offset` too, and nothing is declared for it"
+
+
+def test_a_size_that_the_model_does_not_take_is_told_with_its_dimension(tmp_path: Path) -> None:
+    proto = model(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        [floats("x", ["N", "M"])],
+        [floats("y", None)],
+        [stored("shape", np.array([-1, 2, 3]))],
+    )
+    declared = signature({"x": ("float32", ["batch", "m"])}, dims={"batch": (1, 4), "m": (6, 8)})
+    samples = {"x": np.ones((3, 6), np.float32)}
+    path = saved(proto, tmp_path)
+    error = refused("E322", run_check, path, tmp_path, declared, samples=samples, at=("model", "dims", "m"))
+    assert "reshaped" in error.cause
+    assert "/onnxruntime" not in error.cause

@@ -1,0 +1,135 @@
+"""ONNX files that are no model, or that ONNX Runtime cannot run: each is told for what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from tests.frameworks.onnx_case import (
+    WEIGHTS,
+    WEIGHTS_PLACE,
+    X,
+    floats,
+    linear,
+    model,
+    refused,
+    run_check,
+    run_inspect,
+    saved,
+    stored,
+)
+
+pytestmark = pytest.mark.frameworks
+
+
+def _bytes(change: str) -> bytes:
+    whole: bytes = linear().SerializeToString()
+    empty = onnx.ModelProto()
+    empty.CopyFrom(linear())
+    match change:
+        case "cut":
+            return whole[: len(whole) * 2 // 3]
+        case "a text":
+            return b"not a model\n"
+        case "nothing":
+            return b""
+        case "a tensor alone":
+            return bytes(stored("w", WEIGHTS).SerializeToString())
+        case "no nodes":
+            del empty.graph.node[:]
+        case "no outputs":
+            del empty.graph.output[:]
+        case "no inputs":
+            empty.graph.node[0].input[0] = "w"
+            del empty.graph.input[:]
+        case "no graph":
+            empty.ClearField("graph")
+    return bytes(empty.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ("cut", "E302", "cut off or damaged"),
+        ("a text", "E301", "a text file"),
+        ("nothing", "E301", "an empty file"),
+        ("a tensor alone", "E301", "unknown kind"),
+        ("no nodes", "E365", "the model's graph has no nodes"),
+        ("no outputs", "E365", "the model's graph has no outputs"),
+        ("no inputs", "E365", "the model's graph has no inputs"),
+        ("no graph", "E365", "the model's graph has no nodes"),
+    ],
+)
+def test_a_file_that_is_no_model_is_told_for_what_it_is(tmp_path: Path, change: str, code: str, words: str) -> None:
+    error = refused(code, run_inspect, saved(_bytes(change), tmp_path), tmp_path, at=WEIGHTS_PLACE)
+    assert words in f"{error.message}: {error.cause}"
+
+
+@pytest.mark.parametrize("name", [b"x", b"y", b"MatMul", b"w"])
+def test_a_name_that_is_no_utf_8_is_told(tmp_path: Path, name: bytes) -> None:
+    content = linear().SerializeToString().replace(bytes([len(name)]) + name, bytes([len(name)]) + b"\xff" * len(name))
+    error = refused("E302", run_inspect, saved(content, tmp_path), tmp_path, at=WEIGHTS_PLACE)
+    assert error.cause == "a name in it is not UTF-8"
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert "no file model.onnx" in refused("E301", run_inspect, tmp_path / "model.onnx", tmp_path).cause
+
+
+def test_a_graph_that_is_not_connected_is_told_with_the_checkers_words(tmp_path: Path) -> None:
+    proto = linear()
+    proto.graph.node[0].input[1] = "nowhere"
+    error = refused("E302", run_check, saved(proto, tmp_path), tmp_path, at=WEIGHTS_PLACE)
+    assert "'nowhere'" in error.cause
+    assert error.notes[0].startswith("the checker of ONNX says: ")
+
+
+def test_a_model_that_is_too_new_is_told(tmp_path: Path) -> None:
+    error = refused("E302", run_check, saved(linear(ir=99), tmp_path), tmp_path)
+    assert error.message == "the model was written for a newer ONNX than this ONNX Runtime reads"
+    assert "max supported IR version" in error.cause
+
+
+def test_operators_of_a_custom_domain_are_named(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gadget", ["x"], ["z"], domain="com.acme"),
+        helper.make_node("Widget", ["z"], ["y"], domain="com.acme"),
+    ]
+    proto = model(nodes, [floats("x", ["N", 4])], [floats("y", None)], domains={"com.acme": 1})
+    error = refused("E364", run_inspect, saved(proto, tmp_path), tmp_path, at=WEIGHTS_PLACE)
+    assert "com.acme:Gadget, com.acme:Widget" in error.message
+
+
+def test_operators_that_the_model_defines_itself_are_its_own(tmp_path: Path) -> None:
+    twice = helper.make_function(
+        "com.acme", "Twice", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 17)]
+    )
+    proto = model(
+        [helper.make_node("Twice", ["x"], ["y"], domain="com.acme")],
+        [floats("x", ["N", 4])],
+        [floats("y", ["N", 4])],
+        domains={"com.acme": 1},
+        functions=[twice],
+    )
+    ran = run_check(saved(proto, tmp_path), tmp_path, samples={"x": X})
+    np.testing.assert_allclose(ran.arrays("baseline.npz")["y"], 2 * X)
+
+
+@pytest.mark.parametrize(
+    ("node", "opset", "name"),
+    [
+        (helper.make_node("Gadget", ["x"], ["y"], domain="com.microsoft"), 17, "com.microsoft:Gadget"),
+        (helper.make_node("Gadget", ["x"], ["y"]), 17, "Gadget"),
+        (helper.make_node("Relu", ["x"], ["y"]), 1, "Relu of version 1"),
+    ],
+)
+def test_an_operator_that_the_runtime_lacks_is_named(tmp_path: Path, node: Any, opset: int, name: str) -> None:
+    domains = {"com.microsoft": 1} if node.domain else {}
+    proto = model([node], [floats("x", ["N", 4])], [floats("y", None)], opset=opset, domains=domains)
+    error = refused("E364", run_check, saved(proto, tmp_path), tmp_path, at=WEIGHTS_PLACE)
+    assert error.message == f"the model uses an operator that ONNX Runtime does not have: {name}"
