@@ -9,13 +9,10 @@ from pathlib import Path
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
 from orchestrator.spec.model_files import FileKind, describe, file_kind
-from orchestrator.spec.source_models import SourceKind
+from orchestrator.spec.source_models import FOLDERS, SourceKind
 from orchestrator.spec.source_text import similar_file
 
-__all__ = ["FOLDERS", "ModelPath", "find_model"]
-
-FOLDERS: tuple[SourceKind, ...] = ("saved-model", "transformers")
-"""Kinds whose model is a folder."""
+__all__ = ["ModelPath", "find_model"]
 
 _KINDS: dict[FileKind, SourceKind] = {
     "safetensors": "pytorch",

@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StepFailed
-from orchestrator.plan.found import DEFAULT_BATCH, batch_name, dim_name, spec_name
+from orchestrator.plan.dim_names import DEFAULT_BATCH, DimNames, batch_of
+from orchestrator.plan.found import spec_name
 from orchestrator.spec.models import DtypeName
 from orchestrator.spec.signature import Dim, Signature, Tensor
 
@@ -84,13 +85,16 @@ def proposed_model(found: Mapping[str, Any], *, named: bool) -> ProposedModel:
         StepFailed: E128, an input or output has a type that mlo does not serve.
     """
     _refuse_other_types(found)
-    firsts = {(each["shape"] or [0])[0] for each in found["inputs"]}
-    batched = bool(firsts) and all(first is None or isinstance(first, str) for first in firsts)
-    batch = batch_name(firsts) if batched else None
-    inputs = [_input(each, name, batch, named=named) for each, name in _with_names(found["inputs"])]
-    known = {dim for each in inputs for dim in each.shape or () if isinstance(dim, str)}
-    outputs = [_output(each, name, batch, known, named=named) for each, name in _with_names(found["outputs"])]
-    said = {dim_name(own): (low, high) for own, (low, high) in found["ranges"].items()}
+    batch = batch_of(found["inputs"])
+    called = DimNames(found["inputs"], batch)
+
+    def proposed(own: Mapping[str, Any], name: str, shape: tuple[Dim, ...] | None) -> ProposedTensor:
+        return ProposedTensor(name, own["tensor"] if named and own["tensor"] != name else None, own["dtype"], shape)
+
+    inputs = [proposed(each, name, called.input_shape(each, name)) for each, name in _with_names(found["inputs"])]
+    known = {dim for each in inputs for dim in each.shape or ()}
+    outputs = [proposed(each, name, called.output_shape(each, known)) for each, name in _with_names(found["outputs"])]
+    said = {called.of(own): (low, high) for own, (low, high) in found["ranges"].items()}
     dims = {
         dim: _range(said.get(dim), DEFAULT_BATCH if dim == batch else _DEFAULT_OTHER)
         for each in inputs
@@ -105,36 +109,6 @@ def _with_names(everything: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[s
     for each in everything:
         taken.append(spec_name(each["tensor"], taken))
     return list(zip(everything, taken, strict=True))
-
-
-def _input(own: Mapping[str, Any], name: str, batch: str | None, *, named: bool) -> ProposedTensor:
-    shape = _shape(own, name, batch)
-    if shape and batch is not None:
-        shape = (batch, *shape[1:])  # whatever each of the inputs calls it
-    return ProposedTensor(name, _own(own, name, named=named), own["dtype"], shape)
-
-
-def _output(own: Mapping[str, Any], name: str, batch: str | None, known: set[str], *, named: bool) -> ProposedTensor:
-    """Without its shape where that has a dimension which no input has: it is found by running the model."""
-    shape = _shape(own, name, batch)
-    whole = shape is not None and all(isinstance(dim, int) or dim in known for dim in shape)
-    return ProposedTensor(name, _own(own, name, named=named), own["dtype"], shape if whole else None)
-
-
-def _own(own: Mapping[str, Any], name: str, *, named: bool) -> str | None:
-    return own["tensor"] if named and own["tensor"] != name else None
-
-
-def _shape(own: Mapping[str, Any], name: str, batch: str | None) -> tuple[Dim, ...] | None:
-    if own["shape"] is None:
-        return None
-    shape: list[Dim] = []
-    for axis, size in enumerate(own["shape"]):
-        if size is None:
-            shape.append(batch if axis == 0 and batch is not None else dim_name(f"{name}_{axis}"))
-        else:
-            shape.append(dim_name(size) if isinstance(size, str) else size)
-    return tuple(shape)
 
 
 def _range(said: Sequence[int] | None, otherwise: tuple[int, int]) -> ProposedDim:

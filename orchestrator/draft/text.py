@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from orchestrator.draft.layout import Line, aligned, scalar
 from orchestrator.draft.propose import ProposedModel, ProposedTensor
 from orchestrator.spec.signature import Dim
-from orchestrator.spec.source_models import SourceKind
+from orchestrator.spec.source_models import SAY_NOTHING, SourceKind
 
 __all__ = ["SpecDraft", "StateDict", "spec_text"]
 
 _GIB = 2**30
 _EXAMPLE = "such as [batch, 3, 224, 224]"
-_BY_PLACE = ("torchscript", "exported-program")
-"""Kinds that know their inputs and outputs by place, so that any name will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,7 @@ def _inputs(draft: SpecDraft) -> list[Line]:
     if any(not each.dtype for each in inputs):
         told += ", and set the types, which the file does not say"
     lines = [Line("  inputs:", told), *(Line(f"    - {_tensor(each, with_dtype=True)}") for each in inputs)]
-    if draft.kind not in _BY_PLACE:
+    if draft.kind not in SAY_NOTHING:
         lines[0] = Line("  inputs:", f"{told}; to rename one, keep its own name as `tensor:`")
     return lines
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.spec.source_models import SAY_NOTHING
+
 __all__ = ["SOURCES", "SourceKind"]
 
 
@@ -28,26 +30,28 @@ class SourceKind:
     inspect_revision: int = 1
 
 
-def _source(module: str, *tools: str, check: int, inspect: int | None = None) -> SourceKind:
-    """A row by its module and the revisions of its functions; without `inspect` where the spec must say the tensors."""
+def _row(kind: str, module: str, *tools: str, check: int, inspect: int = 1) -> tuple[str, SourceKind]:
+    """A row by its module and the revisions of its functions."""
     where = f"orchestrator.frameworks.{module}"
-    return SourceKind(
+    return kind, SourceKind(
         check=f"{where}:check",
         baseline=f"{where}:open_baseline",
         tools=(*tools, "numpy"),
         check_revision=check,
-        inspect=None if inspect is None else f"{where}:inspect",
-        inspect_revision=inspect or 1,
+        inspect=None if kind in SAY_NOTHING else f"{where}:inspect",
+        inspect_revision=inspect,
     )
 
 
-SOURCES: dict[str, SourceKind] = {
-    "pytorch": _source("torch_source", "torch", "safetensors", check=2),
-    "torchscript": _source("torch_source", "torch", check=2),
-    "exported-program": _source("torch_source", "torch", check=2),
-    "keras": _source("keras_source", "tensorflow", "keras", check=2, inspect=2),
-    "saved-model": _source("saved_model_source", "tensorflow", check=2, inspect=2),
-    "onnx": _source("onnx_source", "onnx", "onnxruntime", check=2, inspect=2),
-    "tflite": _source("tflite_source", "ai-edge-litert", check=2, inspect=2),
-    "transformers": _source("transformers_source", "torch", "transformers", "safetensors", check=2, inspect=2),
-}
+SOURCES: dict[str, SourceKind] = dict(
+    (
+        _row("pytorch", "torch_source", "torch", "safetensors", check=2),
+        _row("torchscript", "torch_source", "torch", check=2),
+        _row("exported-program", "torch_source", "torch", check=2),
+        _row("keras", "keras_source", "tensorflow", "keras", check=2, inspect=2),
+        _row("saved-model", "saved_model_source", "tensorflow", check=2, inspect=2),
+        _row("onnx", "onnx_source", "onnx", "onnxruntime", check=2, inspect=2),
+        _row("tflite", "tflite_source", "ai-edge-litert", check=2, inspect=2),
+        _row("transformers", "transformers_source", "torch", "transformers", "safetensors", check=2, inspect=2),
+    )
+)

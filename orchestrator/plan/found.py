@@ -9,19 +9,16 @@ from typing import Any, Literal, get_args
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
+from orchestrator.plan.dim_names import DEFAULT_BATCH, DimNames, batch_of, dim_name
 from orchestrator.spec.batches import batch_problems
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import DtypeName, TensorIn, TensorOut
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.signature import Dim, Signature, Tensor, declared_signature
 
-__all__ = ["DEFAULT_BATCH", "PlannedModel", "batch_name", "dim_name", "planned_model", "spec_name"]
-
-DEFAULT_BATCH = (1, 64)
-"""The range of the batch dimension where neither the spec nor the model says one."""
+__all__ = ["PlannedModel", "planned_model", "spec_name"]
 
 _TENSOR_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")
-_DIM_NAME = re.compile(r"[a-z_][a-z0-9_]{0,31}")
 _DTYPES = frozenset(get_args(DtypeName))
 _Role = Literal["inputs", "outputs"]
 
@@ -73,18 +70,6 @@ def spec_name(own: str, taken: Iterable[str] = ()) -> str:
     return unique
 
 
-def dim_name(own: str) -> str:
-    """A name that a spec can hold for a dimension that the model calls `own`."""
-    name = re.sub(r"[^a-z0-9_]+", "_", own.lower()).strip("_")[:32]
-    return name if _DIM_NAME.fullmatch(name) else f"_{name}"[:32]
-
-
-def batch_name(firsts: Iterable[Any]) -> str:
-    """What the batch is called whose name in each of the inputs is given; None where it has none."""
-    named = {first for first in firsts if first is not None}
-    return dim_name(named.pop()) if len(named) == 1 else "batch"
-
-
 class _Joined:
     def __init__(self, loaded: LoadedSpec, found: Mapping[str, Any]) -> None:
         self._loaded = loaded
@@ -121,15 +106,12 @@ class _Joined:
         if not self._spec.inputs:
             names: dict[str, str] = {}
             tensors = []
-            # The batch is what all inputs have as their first dimension, as long as it is open.
-            self._tell_dims_apart(everything)
-            firsts = {(t["shape"] or [0])[0] for t in everything}
-            batched = bool(firsts) and all(first is None or isinstance(first, str) for first in firsts)
-            batch = batch_name(firsts) if batched else None
+            dims = DimNames(everything, batch_of(everything))
+            self._tell_dims_apart(dims)
             for own in everything:
                 name = spec_name(own["tensor"], names)
                 names[name] = own["tensor"]
-                tensors.append(Tensor(name, self._dtype(own, "input"), self._shape(own, name, batch)))
+                tensors.append(Tensor(name, self._dtype(own, "input"), self._shape(own, name, dims)))
             return tensors, names
         names = {}
         for index, declared in enumerate(self._spec.inputs):
@@ -153,6 +135,7 @@ class _Joined:
         everything = self._found["outputs"]
         names: dict[str, str] = {}
         tensors: list[Tensor] = []
+        dims = DimNames(self._found["inputs"], batch)
         if self._spec.outputs:
             for index, declared in enumerate(self._spec.outputs):
                 own = self._match("outputs", index, declared, everything)
@@ -164,25 +147,20 @@ class _Joined:
             name = spec_name(own["tensor"], names)
             names[name] = own["tensor"]
             self._dtype(own, "output")
-            # A dimension that no input has is found by running the model, and with it the whole shape.
-            shape = [batch if axis == 0 and size is None else size for axis, size in enumerate(own["shape"] or [])]
-            dims = tuple(dim_name(d) if isinstance(d, str) else d for d in shape)
-            whole = own["shape"] is not None and all(isinstance(d, int) or d in known for d in dims)
-            tensors.append(Tensor(name, "", tuple(d for d in dims if d is not None) if whole else None))
+            tensors.append(Tensor(name, "", dims.output_shape(own, known)))
         return tensors, names
 
-    def _tell_dims_apart(self, everything: Sequence[Mapping[str, Any]]) -> None:
-        owns: dict[str, str] = {}
-        for own in (size for tensor in everything for size in tensor["shape"] or () if isinstance(size, str)):
-            if owns.setdefault(dim_name(own), own) != own:
-                self._problems.append(
-                    Diagnostic(
-                        "E129",
-                        f"the model's dimensions `{owns[dim_name(own)]}` and `{own}` would both be called `{dim_name(own)}`",
-                        self._loaded.span(("model",), key=True),
-                        remedy="declare `inputs`, with a name of your own for each",
-                    )
+    def _tell_dims_apart(self, dims: DimNames) -> None:
+        for first, other in dims.alike:
+            both = f"`{first}` and `{other}` would both" if first else f"`{other}` would, like the rows,"
+            self._problems.append(
+                Diagnostic(
+                    "E129",
+                    f"the model's dimension{'s' if first else ''} {both} be called `{dim_name(other)}`",
+                    self._loaded.span(("model",), key=True),
+                    remedy="declare `inputs`, with a name of your own for each",
                 )
+            )
 
     def _dtype(self, own: Mapping[str, Any], what: str) -> str:
         if own["dtype"] not in _DTYPES:
@@ -198,8 +176,9 @@ class _Joined:
             )
         return str(own["dtype"])
 
-    def _shape(self, own: Mapping[str, Any], name: str, batch: str | None) -> tuple[Dim, ...]:
-        if own["shape"] is None:
+    def _shape(self, own: Mapping[str, Any], name: str, dims: DimNames) -> tuple[Dim, ...]:
+        shape = dims.input_shape(own, name)
+        if shape is None:
             self._problems.append(
                 Diagnostic(
                     "E127",
@@ -209,15 +188,7 @@ class _Joined:
                 )
             )
             return ()
-        shape: list[Dim] = []
-        for axis, size in enumerate(own["shape"]):
-            if axis == 0 and batch is not None:
-                shape.append(batch)
-            elif size is None:
-                shape.append(dim_name(f"{name}_{axis}"))
-            else:
-                shape.append(dim_name(size) if isinstance(size, str) else size)
-        return tuple(shape)
+        return shape
 
     def _dims(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], batch: str | None

@@ -12,7 +12,7 @@ from orchestrator.spec.models import ModelDeployment, TensorIn, TensorOut
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.scalars import LOOKS_BOOLEAN
 from orchestrator.spec.signature import batch_dimension
-from orchestrator.spec.source_models import PytorchSource
+from orchestrator.spec.source_models import FOLDERS, SAY_NOTHING, PytorchSource
 from orchestrator.spec.source_text import similar_file
 from orchestrator.spec.yaml_tree import Node, quoted
 
@@ -40,16 +40,9 @@ def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]
     ]
 
 
-_FOLDERS = ("saved-model", "transformers")
-"""Source kinds whose model is a folder."""
-
-_SAY_NOTHING = ("pytorch", "torchscript", "exported-program")
-"""Source kinds whose files do not say, or not by name, what goes in and what comes out."""
-
-
 def _tensors(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
     kind = spec.model.source.kind
-    if kind not in _SAY_NOTHING:
+    if kind not in SAY_NOTHING:
         return
     declared: list[tuple[str, Sequence[TensorIn | TensorOut], str]] = [
         ("inputs", spec.model.inputs, "{name: image, dtype: float32, shape: [batch, 3, 224, 224]}"),
@@ -183,7 +176,7 @@ def _files(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnost
             continue
         file = spec.path(name, folder)
         try:
-            if file.is_dir() if path[-1] == "weights" and spec.model.source.kind in _FOLDERS else file.is_file():
+            if file.is_dir() if path[-1] == "weights" and spec.model.source.kind in FOLDERS else file.is_file():
                 continue
             problem = "does not exist" if not file.exists() else "is a directory" if file.is_dir() else "is a file"
         except OSError as error:

@@ -10,6 +10,8 @@ from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import FactoryRef, KeyPath, PythonName, RelPath, Sha256, SignatureName
 
 __all__ = [
+    "FOLDERS",
+    "SAY_NOTHING",
     "ExportedProgramSource",
     "KerasSource",
     "OnnxSource",
@@ -26,6 +28,12 @@ __all__ = [
 SourceKind = Literal[
     "pytorch", "torchscript", "exported-program", "keras", "saved-model", "onnx", "tflite", "transformers"
 ]
+FOLDERS: frozenset[SourceKind] = frozenset({"saved-model", "transformers"})
+"""Kinds whose model is a folder."""
+
+SAY_NOTHING: frozenset[SourceKind] = frozenset({"pytorch", "torchscript", "exported-program"})
+"""Kinds whose files do not say, or not by name, what goes in and what comes out: tensors are known by their place."""
+
 Task = Literal[
     "auto",
     "feature-extraction",

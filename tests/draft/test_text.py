@@ -51,6 +51,19 @@ def test_open_dimensions_get_names_and_ranges() -> None:
     }
 
 
+def test_dimensions_that_a_spec_would_write_alike_get_names_of_their_own() -> None:
+    document = found(
+        [("a", "float32", ["N", "n", "n_2"]), ("b", "float32", ["N", "N", None])], [("y", "float32", ["N", "n"])],
+        n=(3, 9),
+    )  # fmt: skip
+    model = proposed_model(document, named=True)
+
+    assert [each.shape for each in model.inputs] == [("n", "n_3", "n_2"), ("n", "n", "b_2")]
+    assert model.outputs[0].shape == ("n", "n_3")
+    assert (model.dims["n_3"].min, model.dims["n_3"].max, model.dims["n_3"].said) == (3, 9, True)
+    assert model.dims["n"].said is False
+
+
 def test_a_model_of_fixed_sizes_has_no_batch_and_says_so() -> None:
     model = proposed_model(found([("x", "float32", [1, 4])], [("y", "float32", [1, 2])]), named=True)
     assert model.batch is None

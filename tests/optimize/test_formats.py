@@ -14,6 +14,7 @@ from orchestrator.frameworks.runtime import RUNTIMES
 from orchestrator.optimize.formats import FORMATS, Refused, Way, variant_name
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.spec.models import Format, Precision
+from orchestrator.spec.source_models import SourceKind
 
 FUNCTIONS = sorted(
     {
@@ -29,6 +30,10 @@ FUNCTIONS = sorted(
 
 def test_every_format_of_the_spec_has_a_row() -> None:
     assert set(FORMATS) == set(get_args(Format))
+
+
+def test_every_kind_of_source_of_the_spec_has_a_row() -> None:
+    assert set(SOURCES) == set(get_args(SourceKind))
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -218,3 +218,12 @@ def test_a_batch_size_beyond_the_assumed_range_says_how_to_give_one(join: Any) -
 def test_batches_that_the_model_takes_are_fine(join: Any) -> None:
     sections = "benchmark: {batch_sizes: [1, 64]}\nserving: {batching: {max_size: 64}}\n"
     assert join(found([tensor("x", [None, 3])]), sections).signature.batch == "batch"
+
+
+def test_a_dimension_that_is_called_like_the_rows_has_to_be_named(join: Any) -> None:
+    told = refused(join, found([tensor("x", [None, "Batch"])]))[0]
+    assert (told.code, told.message) == (
+        "E129",
+        "the model's dimension `Batch` would, like the rows, be called `batch`",
+    )
+    assert join(found([tensor("x", ["Batch", 3])])).signature.inputs[0].shape == ("batch", 3)
