@@ -36,6 +36,7 @@ PEERS = HERE / ".peers"
 PEER_PACKAGES = ("kserve==0.21.*", "litserve==0.2.19", "granian==2.*")
 MLP_SIZES = (256, 1024, 1024, 16)
 RESNET_BATCH = 8
+STAGES = ("read", "decode", "queue", "run", "encode")
 
 
 @dataclass(frozen=True)
@@ -187,14 +188,18 @@ def small_model(folder: Path, rounds: int, seconds: float) -> list[Row]:
     found: dict[str, list[Any]] = {name: [] for name in contestants}
     alone: list[float] = []
     above: dict[str, list[float]] = {"JSON": [], "binary": []}
+    stages: dict[str, list[dict[str, float]]] = {"JSON": [], "binary": []}
     for _ in range(rounds):
         for name, (start, binary) in contestants.items():
             with start() as server:
                 found[name].append(load(server, request(server.path, (256,), binary=binary), 32, seconds))
                 if name.startswith("mlo"):
                     alone.append(bare(model, 1, 1, min(seconds, 2))["p50_ms"])
+                    before = metrics(server)
                     one = load(server, request(server.path, (256,), binary=binary), 1, min(seconds, 2))
-                    above["binary" if binary else "JSON"].append(one["p50_ms"] - alone[-1])
+                    kind = "binary" if binary else "JSON"
+                    above[kind].append(one["p50_ms"] - alone[-1])
+                    stages[kind].append(stage_means(before, metrics(server)))
     rows = []
     for name, measured in found.items():
         text = (
@@ -218,6 +223,9 @@ def small_model(folder: Path, rounds: int, seconds: float) -> list[Row]:
         difference = statistics.median(differences)
         text = f"{difference:.3f} ms above {statistics.median(alone):.3f} ms"
         rows.append(Row(f"MLP, one connection, {kind}: above the bare session", text, "≤ 0.25 ms", difference <= 0.25))
+    for kind, means in stages.items():
+        text = ", ".join(f"{stage} {median(means, stage):.0f}" for stage in STAGES)
+        rows.append(Row(f"MLP, one connection, {kind}: mean µs by stage (encode sends, too)", text, "", None))
     return rows
 
 
@@ -264,12 +272,27 @@ def large_rows(folder: Path, rounds: int, seconds: float) -> list[Row]:
 
 
 def batch_rows(server: Served) -> float:
+    found = metrics(server)
+    return found["mlo_batch_rows_sum"] / found["mlo_batch_rows_count"]
+
+
+def metrics(server: Served) -> dict[str, float]:
+    """Every line of the server's page."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
     connection.request("GET", "/metrics")
-    page = connection.getresponse().read().decode()
+    lines = connection.getresponse().read().decode().splitlines()
     connection.close()
-    total, calls = (float(page.split(f"\nmlo_batch_rows_{name} ")[1].split()[0]) for name in ("sum", "count"))
-    return total / calls
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+def stage_means(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Microseconds of each stage, of the requests between two looks."""
+
+    def more(what: str, stage: str) -> float:
+        name = f'mlo_request_seconds_{what}{{stage="{stage}"}}'
+        return after[name] - before[name]
+
+    return {stage: more("sum", stage) / more("count", stage) * 1e6 for stage in STAGES}
 
 
 def start_and_memory(folder: Path, rounds: int) -> list[Row]:

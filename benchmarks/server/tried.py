@@ -27,8 +27,10 @@ import orjson
 from models import mlp, write_folder
 from run import HERE, MLP_SIZES, PEERS, Served, install_peers, load, request, serving
 
+from orchestrator.server.binary import decode_binary
+from orchestrator.server.known_heads import KnownHeads
 from orchestrator.server.protocol import array_from_list
-from orchestrator.server.signature import Tensor
+from orchestrator.server.signature import Signature, Tensor
 
 Case = tuple[str, Callable[[], Any]]
 
@@ -86,6 +88,22 @@ def numbers() -> dict[str, float]:
             ("json, numpy", lambda: with_numpy(json.loads(body))),
             ("orjson, numpy", lambda: with_numpy(orjson.loads(body))),
             ("orjson, struct", lambda: array_from_list(tensor, data(orjson.loads(body)), (1, 256))),
+        ],
+        500,
+    )
+
+
+def binary_heads() -> dict[str, float]:
+    """A request with 256 raw numbers, from its body to the array."""
+    data = request("/", (256,), binary=True)
+    body, length = data.split(b"\r\n\r\n", 1)[1], int(data.split(b"-Length: ")[1].split(b"\r")[0])
+    tensors = [{name: Tensor(name, "float32", ("batch", size))} for name, size in (("x", 256), ("y", 16))]
+    signature = Signature(*tensors, {"batch": (1, 64)}, "batch")
+    heads = KnownHeads(signature)
+    return shortest(
+        [
+            ("read anew", lambda: decode_binary(body, length, signature)),
+            ("its JSON known", lambda: heads.decode(body, length)),
         ],
         500,
     )
@@ -172,7 +190,15 @@ def layers() -> dict[str, Any]:
 def main() -> None:
     if not (PEERS / "bin" / "granian").exists():
         install_peers()
-    parsed, read, viewed, called, calling, served = heads(), numbers(), raw(), calls(), placed(), layers()
+    parsed, read, known, viewed, called, calling, served = (
+        heads(),
+        numbers(),
+        binary_heads(),
+        raw(),
+        calls(),
+        placed(),
+        layers(),
+    )
     rows = [
         ("HTTP layer alone, 32 connections: own, on httptools and uvloop", served["own"]),
         ("the same: granian (RSGI)", served["granian"]),
@@ -185,6 +211,7 @@ def main() -> None:
     for what, group in (
         ("parsing head and body of a request", parsed),
         ("256 numbers of JSON to an array", read),
+        ("256 raw numbers, from the body to a checked array", known),
         ("600 KB of raw tensor to an array", viewed),
         ("a call of the session (rows)", called),
     ):

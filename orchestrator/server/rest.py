@@ -14,12 +14,13 @@ import httptools
 import orjson
 
 from . import VERSION
-from .binary import decode_binary, encode_binary
+from .binary import encode_binary
 from .datatypes import Array
 from .errors import RequestError
 from .exchange import Answer, Request
 from .instance import Answer as ModelAnswer
 from .instance import Job
+from .known_heads import KnownHeads
 from .logs import fields
 from .openapi import OPEN_PATHS, docs_page, openapi_document
 from .protocol import decode_json, encode_json
@@ -43,6 +44,7 @@ class RestApp:
     def __init__(self, service: Service) -> None:
         self._service = service
         model = service.model
+        self._binary = KnownHeads(model.signature)
         openapi = orjson.dumps(openapi_document(model, token=service.tokens is not None))
         page = docs_page(model)
         self._pages: dict[str, _Page] = {
@@ -156,13 +158,12 @@ class RestApp:
         return answer._replace(headers=b"%bx-request-id: %b\r\n" % (answer.headers, request_id))
 
     def _decode(self, headers: Mapping[bytes, bytes], body: bytes | bytearray) -> InferRequest:
-        signature = self._service.model.signature
         json_length = headers.get(b"inference-header-content-length")
         if json_length is None:
-            return decode_json(body, signature)
+            return decode_json(body, self._service.model.signature)
         if not json_length.isdigit() or len(json_length) > 19:
             raise RequestError(400, "Inference-Header-Content-Length must be a number of bytes")
-        return decode_binary(body, int(json_length), signature)
+        return self._binary.decode(body, int(json_length))
 
     def _encode(self, request: InferRequest, outputs: Mapping[str, Array]) -> Answer:
         for wanted in request.outputs:

@@ -1,0 +1,90 @@
+"""A request whose JSON was read before is read as the first was, whatever its tensors and however it is cut."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.server.binary import decode_binary
+from orchestrator.server.errors import RequestError
+from orchestrator.server.known_heads import KnownHeads
+from orchestrator.server.request import InferRequest
+from orchestrator.server.signature import Signature, Tensor
+
+SIGNATURE = Signature(
+    {name: Tensor(name, dtype, ("batch", 2)) for name, dtype in (("x", "float32"), ("b", "bool"), ("t", "string"))},
+    {"y": Tensor("y", "float32", ("batch", 2))},
+    {"batch": (1, 4)},
+    "batch",
+)
+NUMBERS = Signature({k: v for k, v in SIGNATURE.inputs.items() if k != "t"}, SIGNATURE.outputs, SIGNATURE.dims, "batch")
+X = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}
+B = {"name": "b", "datatype": "BOOL", "shape": [1, 2], "parameters": {"binary_data_size": 2}}
+
+
+def head(*inputs: Any, **more: Any) -> bytes:
+    return json.dumps(
+        {"inputs": list(inputs), "parameters": {"binary_data_output": True, "timeout": 5}} | more
+    ).encode()
+
+
+def same(one: InferRequest, other: InferRequest) -> None:
+    assert list(one.inputs) == list(other.inputs)
+    for name, array in one.inputs.items():
+        assert (array.dtype, array.shape) == (other.inputs[name].dtype, other.inputs[name].shape)
+        np.testing.assert_array_equal(array, other.inputs[name])
+        assert array.flags.aligned
+    assert one._replace(inputs={}) == other._replace(inputs={})
+
+
+@pytest.mark.parametrize("more", [{}, {"id": "7"}, {"id": ""}, {"outputs": [{"name": "y"}]}])
+@pytest.mark.parametrize("inputs", [(X, B), (B, X)])
+def test_every_repetition_is_read_as_the_first(inputs: Any, more: Any) -> None:
+    heads, said = KnownHeads(NUMBERS), head(*inputs, **more)
+    for number in range(4):
+        parts = {"x": struct.pack("<2f", number, float("nan")), "b": bytes([number % 2, 7])}
+        body = said + b"".join(parts[each["name"]] for each in inputs)
+        same(heads.decode(body, len(said)), decode_binary(body, len(said), NUMBERS))
+        same(heads.decode(bytearray(body), len(said)), decode_binary(body, len(said), NUMBERS))
+
+
+@given(tail=st.binary(max_size=24), cut=st.integers(0, 400))
+def test_what_is_refused_at_first_is_refused_later_with_the_same_words(tail: bytes, cut: int) -> None:
+    heads, said = KnownHeads(NUMBERS), head(X, B)
+    heads.decode(said + bytes(10), len(said))
+    for length in (len(said), cut):
+        answers: list[bytes | str] = []
+        for decode in (heads.decode, lambda body, size: decode_binary(body, size, NUMBERS)):
+            try:
+                answers.append(decode(said + tail, length).inputs["x"].tobytes())
+            except RequestError as error:
+                answers.append(error.message)
+        assert answers[0] == answers[1]
+
+
+def test_texts_and_data_in_json_are_read_anew() -> None:
+    heads = KnownHeads(SIGNATURE)
+    text = {"name": "t", "datatype": "BYTES", "shape": [1, 2], "parameters": {"binary_data_size": 9}}
+    said = head(X, {**B, "parameters": None, "data": [True, False]}, text)
+    for texts in (("a", ""), ("", "b")):
+        raw = b"".join(struct.pack("<I", len(each)) + each.encode() for each in texts)
+        assert heads.decode(said + bytes(8) + raw, len(said)).inputs["t"].tolist() == [list(texts)]
+    with pytest.raises(RequestError, match="needs 2 elements, not 1"):
+        heads.decode(said + bytes(8) + struct.pack("<I", 5) + b"abcde", len(said))
+
+
+def test_no_more_than_a_few_are_kept() -> None:
+    heads = KnownHeads(NUMBERS)
+    for number in range(1000):
+        said = head(X, B, parameters={"note": number})
+        heads.decode(said + bytes(10), len(said))
+    long = head(X, B, parameters={"note": "n" * 5000})
+    heads.decode(long + bytes(10), len(long))
+    assert len(heads._heads) <= 64
+    assert long not in heads._heads
