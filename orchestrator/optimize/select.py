@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.backends.table import packaging
+from orchestrator.backends.table import UNSERVED, packaging
 from orchestrator.backends.versions import installed_closure
 from orchestrator.optimize.plot import chart
 from orchestrator.optimize.select_fates import Standing, standing
@@ -55,14 +55,12 @@ def select(context: StepContext) -> dict[str, Any]:
     objective = params["objective"]
     choice = _choice(good or contenders, objective)
     for contender in contenders:
-        _conclude(
-            contender, choice.winner, choice.reason, level=levels[contender.variant], held=held, objective=objective
-        )
+        _conclude(contender, choice, level=levels[contender.variant], held=held, objective=objective)
     winner = _winner(context, choice.winner)
     decision = {
         "winner": {name: winner[name] for name in ("variant", "backend", "format", "precision")},
         "candidates": [_candidate(s) for s in everyone],
-        "measured": "over the wire" if choice.winner.over_the_wire else "in its runtime alone",
+        "measured": "in its runtime alone" if choice.runtimes_alone else "over the wire",
         "baseline": runtime.get("baseline"),
         "slo": {**params["slo"], "met": held and levels[choice.winner.variant] == "met"},
         "objective": objective,
@@ -71,7 +69,7 @@ def select(context: StepContext) -> dict[str, Any]:
         "confidence": CONFIDENCE,
         "measured_on": server.get("measured_on") or runtime.get("measured_on"),
         "method": _METHOD,
-        "notes": decision_notes(context, runtime, server, everyone, held=held),
+        "notes": decision_notes(context, runtime, server, everyone, choice, held=held),
     }
     (context.output / "decision.json").write_bytes(pretty_json(decision))
     (context.output / "winner.json").write_bytes(pretty_json(winner))
@@ -127,7 +125,12 @@ def _level(contender: Standing, *, asked: bool) -> str:
 
 
 def _choice(contenders: Sequence[Standing], objective: str) -> Choice:
-    """What was measured over the wire goes first: numbers of a runtime alone say nothing of a server."""
+    """What was measured over the wire goes first: numbers of a runtime alone say nothing of a server.
+
+    What contends without having one is meant for a device, as the whole folder then is: all are compared by their runtimes.
+    """
+    if any(contender.backend in UNSERVED for contender in contenders):
+        return choose_by_runtime(contenders, objective)
     served = [contender for contender in contenders if contender.over_the_wire]
     return choose(served, objective) if served else choose_by_runtime(contenders, objective)
 
@@ -139,18 +142,18 @@ def _verdict(folder: Path | None) -> dict[str, Any] | None:
     return verdict
 
 
-def _conclude(contender: Standing, winner: Standing, reason: str, *, level: str, held: bool, objective: str) -> None:
+def _conclude(contender: Standing, choice: Choice, *, level: str, held: bool, objective: str) -> None:
     """The fate of one that was measured to the end."""
-    if contender is winner:
+    if contender is choice.winner:
         contender.fate = "won"
         short = "not proven" if level in {"not measured", "inconclusive"} else "not met"
-        contender.reason = reason if held else f"{reason}; SLO {short}: {distance_text(contender.server)}"
+        contender.reason = choice.reason if held else f"{choice.reason}; SLO {short}: {distance_text(contender.server)}"
     elif held and level == "missed":
         contender.fate, contender.reason = "slo missed", distance_text(contender.server)
     elif held and level in {"inconclusive", "not measured"}:
         contender.fate, contender.reason = "inconclusive", distance_text(contender.server)
     else:
-        contender.fate, contender.reason = "lost", compared(contender, winner, objective)
+        contender.fate, contender.reason = "lost", compared(contender, choice, objective)
 
 
 def _candidate(found: Standing) -> dict[str, Any]:

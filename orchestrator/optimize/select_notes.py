@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.measure.finalists import against_baseline
 from orchestrator.optimize.select_fates import Standing
+from orchestrator.optimize.select_ranking import Choice
 from orchestrator.optimize.select_service_level import service_level
 from orchestrator.steps import StepContext
 
@@ -22,6 +23,7 @@ def decision_notes(
     runtime: Mapping[str, Any],
     server: Mapping[str, Any],
     everyone: Sequence[Standing],
+    choice: Choice,
     *,
     held: bool,
 ) -> list[str]:
@@ -32,10 +34,13 @@ def decision_notes(
         runtime: the runtime benchmark's report.
         server: the server benchmark's.
         everyone: all candidates.
+        choice: the winner.
         held: whether the winner holds the service level.
     """
     return [
-        *_of_the_whole(context.params, runtime, server, everyone, held=held),
+        *_of_the_whole(context.params, runtime, server, choice, held=held),
+        *_of_what_stands_in(context.params, everyone, choice.winner),
+        *_of_programs(everyone),
         *_of_variants(context, everyone),
         *_of_noise(runtime, everyone, context.params["objective"]),
     ]
@@ -45,18 +50,18 @@ def _of_the_whole(
     params: Mapping[str, Any],
     runtime: Mapping[str, Any],
     server: Mapping[str, Any],
-    everyone: Sequence[Standing],
+    choice: Choice,
     *,
     held: bool,
 ) -> list[str]:
     notes = []
-    winner = next((s for s in everyone if s.fate == "won"), None)
+    winner = choice.winner
     if not held:
-        missed = winner is not None and winner.over_the_wire and service_level(winner.server) == "missed"
+        missed = winner.over_the_wire and service_level(winner.server) == "missed"
         said = "not met" if missed else "not proven"
         notes.append(f"SLO {said}; slo.enforce is false, so the best candidate was taken")
-    if winner is not None and not winner.over_the_wire:
-        notes.append(f"chosen by what the runtimes showed: {winner.server['reason']}")
+    if choice.runtimes_alone:
+        notes.append(f"chosen by what the runtimes showed: {choice.runtimes_alone}")
     if runtime.get("samples") == "random":
         notes.append("parity and speed were proven on random inputs only: the spec gives no samples")
     baseline = runtime.get("baseline")
@@ -72,6 +77,31 @@ def _of_the_whole(
         notes.append(measured_on["load_generator"])
     if measured_on and measured_on["cpus"] != measured_on["cpus_wanted"]:
         notes.append(measured_on["how"])
+    return notes
+
+
+def _of_what_stands_in(params: Mapping[str, Any], everyone: Sequence[Standing], winner: Standing) -> list[str]:
+    """That the winner is the model as given in another format than its own, which no server takes, and what that costs."""
+    source = params["source"]
+    if not winner.row["as_given"] or winner.row["format"] == source:
+        return []
+    if any(s.row["as_given"] and s.row["format"] == source and s.fate == "lost" for s in everyone):
+        return []  # it contended as it is
+    comparison = against_baseline(winner.runtime, params["objective"])
+    cost = "" if comparison is None else f"; it takes {comparison.ratio:.2f} times as long as that in its own runtime"
+    return [f"{winner.variant} stands for the model as given, since no server takes {source}{cost}"]
+
+
+def _of_programs(everyone: Sequence[Standing]) -> list[str]:
+    """What was measured in another version of a server than the one that is rendered."""
+    notes = []
+    for found in everyone:
+        program = found.server.get("program")
+        if found.over_the_wire and program is not None and not program["rendered"]:
+            notes.append(
+                f"the server of {found.variant} was measured in {program['name']} ({program['version']}), which is not the "
+                "version that is rendered"
+            )
     return notes
 
 

@@ -93,10 +93,15 @@ _ORDER: Mapping[str, tuple[_Measure, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The winner, and the sentence that says by what it won."""
+    """The winner, and the sentence that says by what it won.
+
+    Attributes:
+        runtimes_alone: why runtimes were compared and not servers; empty where it was servers.
+    """
 
     winner: Standing
     reason: str
+    runtimes_alone: str = ""
 
 
 def choose(contenders: Sequence[Standing], objective: str) -> Choice:
@@ -136,14 +141,30 @@ def _ties(ties: Sequence[tuple[str, Sequence[Standing]]], winner: Standing) -> l
 
 
 def choose_by_runtime(contenders: Sequence[Standing], objective: str) -> Choice:
-    """The best by what the runtimes showed, where not one server could be measured.
+    """The best by what the runtimes showed; of those that tie, the first in the order of the spec.
 
     Args:
-        contenders: measured in their runtimes; at least one.
+        contenders: measured in their runtimes, in the order of the spec; at least one.
         objective: `latency`, `throughput` or `cost`.
     """
-    winner = min(contenders, key=lambda contender: decisive_seconds(contender.runtime, objective))
-    return Choice(winner, f"best in its runtime alone: {_runtime_text(winner, objective)}; {winner.server['reason']}")
+    best = min(decisive_seconds(contender.runtime, objective) for contender in contenders)
+    equals = [c for c in contenders if decisive_seconds(c.runtime, objective) <= best * (1 + _TIE)]
+    winner = next((c for c in equals if c.backend not in _LOSES_TIES), equals[0])
+    if len(equals) == 1:
+        lead = f"best in its runtime alone: {_runtime_text(winner, objective)}"
+    else:
+        tie = ", ".join(_ties([("its time", equals)], winner))
+        lead = f"{_runtime_text(winner, objective)} in its runtime alone, {tie}; of those the first in the spec"
+    why = _no_server(contenders, winner)
+    return Choice(winner, f"{lead}; {why}", why)
+
+
+def _no_server(contenders: Sequence[Standing], winner: Standing) -> str:
+    """Why not all could be compared over the wire: the winner's own reason, or that of another."""
+    if not winner.over_the_wire:
+        return str(winner.server["reason"])
+    other = next(contender for contender in contenders if not contender.over_the_wire)
+    return f"{other.variant} is compared by its runtime alone: {other.server['reason']}"
 
 
 def _runtime_text(contender: Standing, objective: str) -> str:
@@ -151,13 +172,15 @@ def _runtime_text(contender: Standing, objective: str) -> str:
     return f"{milliseconds(seconds)} a call" if objective == "latency" else f"{1 / seconds:.4g} rows/s"
 
 
-def compared(loser: Standing, winner: Standing, objective: str) -> str:
+def compared(loser: Standing, choice: Choice, objective: str) -> str:
     """Why a contender lost, in numbers."""
-    if not loser.over_the_wire:
-        if winner.over_the_wire:
-            return f"what was measured over the wire goes first, and this was not: {loser.server['reason']}"
+    winner = choice.winner
+    if choice.runtimes_alone:
         times = decisive_seconds(loser.runtime, objective) / decisive_seconds(winner.runtime, objective)
-        return f"{_runtime_text(loser, objective)} in its runtime, {times:.2f} times that of {winner.variant}"
+        tie = "not measurably better than" if times <= 1 + _TIE else f"{times:.2f} times that of"
+        return f"{_runtime_text(loser, objective)} in its runtime, {tie} {winner.variant}"
+    if not loser.over_the_wire:
+        return f"what was measured over the wire goes first, and this was not: {loser.server['reason']}"
     for measure in _ORDER[objective]:
         times = measure.worse_by(loser.server, winner.server)
         if times > 1 and not measure.ties(loser.server, winner.server):

@@ -153,5 +153,6 @@ def context(
         "signature": SIGNATURE,
         "cpus": 2.0,
         "runtime_level": ["tensorflow-serving"],
+        "source": "pytorch",
     }
     return StepContext(params, inputs, folder / "output", folder / "scratch", folder)
