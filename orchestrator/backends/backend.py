@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.spec.signature import Signature
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Backend", "Launch", "Packaging", "ServingSettings"]
+__all__ = ["Backend", "Launch", "Packaging", "Program", "ServingSettings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,25 @@ class Launch:
     container_file: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a server is that no Python package brings: what was measured on it, was measured on this one.
+
+    Attributes:
+        name: of the program, or of the image that it is in.
+        version: as the program says it, or the image's id.
+        rendered: whether it is the version that the rendered images have.
+    """
+
+    name: str
+    version: str
+    rendered: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON, for keys and reports."""
+        return asdict(self)
+
+
 class Packaging(Protocol):
     """One way of handing a variant over: a folder that a server, or a device, reads. Stateless."""
 
@@ -103,8 +122,25 @@ class Backend(Packaging, Protocol):
     def unavailable(self, devices: int = 0) -> str | None:
         """Why it cannot be started on this machine, with so many CUDA devices ("no Java 17 on the PATH"), or None."""
 
+    def program(self, devices: int = 0) -> Program | None:
+        """What would be started on this machine; None where that is Python packages alone, or nothing."""
+
+    def notes(self, devices: int = 0) -> tuple[str, ...]:
+        """What who reads a plan should know of how it is started on this machine, a sentence each without a full stop."""
+
+    def devices(self, folder: Path) -> int:
+        """How many CUDA devices a folder that it has written is served with; 0 for CPUs.
+
+        Raises:
+            OSError: the folder lacks the file that says it.
+            ValueError: that file is not as it was written.
+        """
+
     def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
-        """The command that serves `folder` on 127.0.0.1:`port` on this machine; only `scratch` is written to."""
+        """The command that serves `folder` at 127.0.0.1:`port` on this machine; only `scratch` is written to.
+
+        It listens on loopback alone where the server can be told an address; `notes` says where it cannot.
+        """
 
     def ready_path(self, name: str) -> str:
         """The path that answers 200 when, and only when, requests can be answered."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from orchestrator.spec.signature import Signature, Tensor
 
-__all__ = ["body_limit", "copy_file", "json_text", "largest_batch", "model_file", "write_file"]
+__all__ = ["body_limit", "copy_file", "json_text", "largest_batch", "model_file", "read_json", "write_file"]
 
 MODEL_FILES = {
     "onnx": "model.onnx",
@@ -50,6 +50,19 @@ def copy_file(source: Path, target: Path) -> str:
 def json_text(document: Any) -> str:
     """JSON as every file of the project has it: sorted, indented by one, a newline at the end."""
     return json.dumps(document, sort_keys=True, indent=1) + "\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file that `json_text` wrote.
+
+    Raises:
+        OSError: it is not there.
+        ValueError: it holds something else.
+    """
+    document = json.loads(path.read_bytes())
+    if not isinstance(document, dict):
+        raise ValueError(f"{path.name} holds no object")  # noqa: TRY004 - what a file holds is a value
+    return document
 
 
 def model_file(format_name: str, variant: Path) -> Path:

@@ -6,13 +6,14 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backends.backend import Launch
+from orchestrator.backends.backend import Launch, Program
 from orchestrator.backends.folder import (
     body_limit,
     copy_file,
     json_text,
     largest_batch,
     model_file,
+    read_json,
     write_file,
 )
 from orchestrator.backends.wire import decode_json, encode_json
@@ -47,6 +48,18 @@ class OnnxRuntime:
         if missing:
             return f"the package {missing[0]} is not installed; run: pip install 'mlo[server]'"
         return None
+
+    def program(self, devices: int = 0) -> Program | None:  # noqa: ARG002
+        """None: the server is mlo's own, and packages run it."""
+        return None
+
+    def notes(self, devices: int = 0) -> tuple[str, ...]:  # noqa: ARG002
+        """Nothing."""
+        return ()
+
+    def devices(self, folder: Path) -> int:
+        """As many as `server.json` names."""
+        return len(read_json(folder / "server.json").get("devices", ()))
 
     def refuses(self, signature: Signature) -> str | None:  # noqa: ARG002
         """Nothing: it takes every dtype that a spec can name."""

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends import tensorflow_serving_config as config
-from orchestrator.backends.backend import Launch
-from orchestrator.backends.folder import copy_file, json_text, model_file, write_file
-from orchestrator.backends.tensorflow_serving_start import CONTAINER_FILE, GPU_ENVIRONMENT, missing
+from orchestrator.backends.backend import Launch, Program
+from orchestrator.backends.folder import copy_file, json_text, model_file, read_json, write_file
+from orchestrator.backends.tensorflow_serving_found import PROGRAM, engine_silence, found_program, missing
+from orchestrator.backends.tensorflow_serving_start import CONTAINER_FILE, GPU_ENVIRONMENT
 from orchestrator.backends.tensorflow_serving_warmup import WARMUP_FILE, warmup_records
 from orchestrator.backends.tensorflow_serving_wire import decode, encode, refusal
 
@@ -42,6 +43,32 @@ class TensorFlowServing:
     def unavailable(self, devices: int = 0) -> str | None:
         """Neither `tensorflow_model_server` on the PATH nor its image in a Docker Engine, with what to do."""
         return missing(devices)
+
+    def program(self, devices: int = 0) -> Program | None:
+        """The program on the PATH, else the image."""
+        return found_program(devices)
+
+    def notes(self, devices: int = 0) -> tuple[str, ...]:
+        """That the program listens on all interfaces, which no flag changes; or that the Docker Engine keeps silent."""
+        if (silence := engine_silence()) is not None:
+            said = f"the Docker Engine does not say whether it has TensorFlow Serving ({silence})"
+            return (f"{said}, so saved-model is measured in its runtime alone",)
+        found = found_program(devices)
+        if found is None or found.name != PROGRAM:
+            return ()
+        said = (
+            f"{PROGRAM} has no flag for an address: while it is measured or serves here, it listens on all interfaces"
+        )
+        return (
+            f"{said}, past the gateway; a firewall keeps others out, and a container of its image is on loopback alone",
+        )
+
+    def devices(self, folder: Path) -> int:
+        """As many as `server.json` says."""
+        devices = read_json(folder / "server.json").get("devices")
+        if type(devices) is not int:
+            raise ValueError("server.json does not say how many devices there are")
+        return devices
 
     def refuses(self, signature: Signature) -> str | None:
         """A dtype that its REST API does not speak, such as float16."""

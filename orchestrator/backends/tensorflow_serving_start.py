@@ -1,7 +1,7 @@
 """Becomes TensorFlow Serving on this machine: `python -m orchestrator.backends.tensorflow_serving_start FOLDER SCRATCH PORT THREADS`.
 
-`tensorflow_model_server` where it is on the PATH, else `docker run` of its image if the Docker Engine has one; nothing is
-pulled. Either replaces this process, so that a signal reaches it.
+The program where it is on the PATH, else `docker run` of its image (`tensorflow_serving_found.py`). Either replaces this
+process, so that a signal reaches it.
 
 The server has no handler for SIGTERM. As a child it is ended by the signal itself; as the first process of a container the
 kernel would keep the signal from it, so there a shell stands before it (`_IN_CONTAINER`).
@@ -14,7 +14,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -29,29 +28,24 @@ from orchestrator.backends.tensorflow_serving_config import (
     models_config,
     read_models_config,
 )
+from orchestrator.backends.tensorflow_serving_found import PROGRAM, local_image, missing
 
-__all__ = [
-    "CONTAINER_FILE",
-    "GPU_ENVIRONMENT",
-    "IMAGE",
-    "container_command",
-    "local_image",
-    "missing",
-    "program_command",
-]
+__all__ = ["CONTAINER_FILE", "GPU_ENVIRONMENT", "container_command", "program_command"]
 
-PROGRAM = "tensorflow_model_server"
-IMAGE = "tensorflow/serving:2.20.0"
-_GPU = "-gpu"
-"""What the name of the image for GPUs ends with."""
-
-GPU_ENVIRONMENT = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "NVIDIA_TF32_OVERRIDE": "0"}
-"""On GPUs, memory grows by what is needed, or it would take all there is; and float32 is computed as float32, not as TF32."""
+GPU_ENVIRONMENT = {
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "NVIDIA_TF32_OVERRIDE": "0",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+}
+"""GPUs are numbered by the bus, as mlo names them. Their memory grows by what is needed, or it would take all there is; and
+float32 is computed as float32, not as TF32."""
 
 CONTAINER_FILE = "container"
 """In the scratch folder: the id of the container, where one serves."""
 
-_ENGINE_SECONDS = 5.0
+_ENGINE_SECONDS = 30.0
+"""How long the Docker Engine may take to say which image it has: one is known to be there, and the machine may be busy."""
+
 _IN_CONTAINER = """\
 exec 3<&0
 /usr/bin/tensorflow_model_server "$@" </dev/null 3<&- & server=$!
@@ -64,41 +58,6 @@ exit $code
 """
 """Ends the server on SIGTERM, and when the standard input ends, which it does when nobody is attached any more: a container
 is no child of whoever runs it, and would outlive a `docker run` that is killed."""
-
-
-def missing(devices: int = 0) -> str | None:
-    """Why no server can be started on this machine, with so many GPUs, with what to do; None if one can."""
-    if shutil.which(PROGRAM) is not None:
-        return None
-    lacking = f"there is no {PROGRAM} on the PATH"
-    if shutil.which("docker") is None:
-        return f"{lacking}, and no docker that could run its image; install one of them"
-    try:
-        found = local_image(devices)
-    except OSError as error:
-        return f"{lacking}, and the Docker Engine does not say which images it has: {error}"
-    if found is None:
-        return f"{lacking}, and the Docker Engine has no image of it; run: docker pull {IMAGE}{_GPU if devices else ''}"
-    return None
-
-
-def local_image(devices: int = 0) -> str | None:
-    """The image of TensorFlow Serving, for CPUs or GPUs, that the Docker Engine has; the version that mlo renders comes first.
-
-    Raises:
-        OSError: the engine does not answer.
-    """
-    argv = ["docker", "image", "ls", "--filter", "reference=tensorflow/serving", "--format", "{{.Repository}}:{{.Tag}}"]
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_ENGINE_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"no answer within {_ENGINE_SECONDS:g} s") from error
-    if done.returncode != 0:
-        raise ConnectionError((done.stderr.strip().splitlines() or ["it does not say why"])[-1])
-    usable = [name for name in done.stdout.split() if not name.endswith(("<none>", "-devel", "-devel-gpu", "mkl"))]
-    usable = [name for name in usable if name.endswith(_GPU) == bool(devices)]
-    rendered = f"{IMAGE}{_GPU}" if devices else IMAGE
-    return rendered if rendered in usable else next(iter(usable), None)
 
 
 def program_command(program: str, folder: Path, port: int, threads: int) -> list[str]:
@@ -167,9 +126,14 @@ def _main(folder: str, scratch: str, port: str, threads: str) -> None:
         argv = program_command(program, Path(folder), int(port), int(threads))
     else:
         devices = json.loads((Path(folder) / "server.json").read_bytes())["devices"]
-        image = local_image(devices)
+        try:
+            image = local_image(devices, _ENGINE_SECONDS)
+        except ConnectionError as error:
+            sys.exit(f"{PROGRAM}: the Docker Engine does not say which images it has: {error}")
         if image is None:
             sys.exit(f"{PROGRAM}: {missing(devices)}")
+        # A server that is started again finds the file of the one before, and docker would refuse to write over it.
+        Path(CONTAINER_FILE).unlink(missing_ok=True)
         argv = container_command(image, Path(folder), int(port), int(threads))
         # An input that ends when this process does, and not before: it holds both ends itself.
         read, write = os.pipe()

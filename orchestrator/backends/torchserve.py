@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends import torchserve_config as config
-from orchestrator.backends.backend import Launch
+from orchestrator.backends.backend import Launch, Program
 from orchestrator.backends.folder import copy_file, json_text, model_file, write_file
 from orchestrator.backends.wire import decode_json, encode_json
 
@@ -57,6 +57,18 @@ class TorchServe:
         if int(found[1]) < _JAVA:
             return f"{java} is Java {found[1]}; install a Java runtime, version {_JAVA} or later"
         return None
+
+    def program(self, devices: int = 0) -> Program | None:  # noqa: ARG002
+        """None: the server comes in a package; whichever Java runs it."""
+        return None
+
+    def notes(self, devices: int = 0) -> tuple[str, ...]:  # noqa: ARG002
+        """Nothing."""
+        return ()
+
+    def devices(self, folder: Path) -> int:
+        """`number_of_gpu` of config.properties."""
+        return config.number_of_gpu((folder / "config.properties").read_text(encoding="utf-8"))
 
     def refuses(self, signature: Signature) -> str | None:
         """Strings, since tensors of PyTorch hold numbers only."""

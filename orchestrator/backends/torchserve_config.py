@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from orchestrator.backends.backend import ServingSettings
 
-__all__ = ["LOG4J", "jvm_options", "local_properties", "manifest", "model_config", "properties"]
+__all__ = ["LOG4J", "jvm_options", "local_properties", "manifest", "model_config", "number_of_gpu", "properties"]
 
 VERSION = "1"
 _HEAP = (128 * 2**20, 1024 * 2**20)
@@ -109,6 +110,18 @@ def properties(settings: ServingSettings) -> str:
         workers=_workers(settings),
         devices=settings.devices,
     )
+
+
+def number_of_gpu(text: str) -> int:
+    """How many GPUs a config.properties that `properties` wrote is for.
+
+    Raises:
+        ValueError: it does not say so.
+    """
+    found = re.search(r"^number_of_gpu=([0-9]+)$", text, re.MULTILINE)
+    if found is None:
+        raise ValueError("config.properties does not say number_of_gpu")
+    return int(found[1])
 
 
 def local_properties(text: str, port: int, sockets: str) -> str:

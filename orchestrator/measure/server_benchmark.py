@@ -36,8 +36,8 @@ _REQUEST_TIMEOUT = 10.0
 def benchmark(context: StepContext) -> dict[str, Any]:
     """Start the finalists' servers and load them in turns; leaves `report.json` and `raw.npz` (docs/measuring.md).
 
-    Params: `candidates`, `cpus`, `memory` (bytes), `slo`, `batching`, `objective`, `time_budget` (seconds), and where there
-    are any `settings` (name, digests). Inputs: `import`, `runtime`, and `variant:NAME` of the finalists.
+    Params: `candidates`, `cpus`, `memory` (bytes), `slo`, `batching`, `objective`, `time_budget` (seconds), `present` (which
+    servers planning found), and where there are any `settings` (name, digests). Inputs: `import`, `runtime`, and `variant:NAME` of the finalists.
     """
     import numpy as np  # noqa: PLC0415 - as in runtime_report
 
@@ -139,6 +139,12 @@ class _Benchmark:
         if reason := served_by.unavailable(settings.devices):
             said = f"{served_by.name} cannot be started here: {reason}"
             return {**facts, "fate": NO_SERVER, "reason": said}, None
+        if not self._context.params["present"].get(served_by.name, True):
+            # Its key says that nothing is measured on this server; what is there since then gets another key.
+            said = f"{served_by.name} could not be started here when this was planned"
+            return {**facts, "fate": NO_SERVER, "reason": said}, None
+        program = served_by.program(settings.devices)
+        facts["program"] = None if program is None else program.as_json()
         folder = self._context.scratch / variant
         try:
             server = MeasuredServer(

@@ -134,6 +134,7 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None)
             function="orchestrator.optimize.select:select",
             revision=SELECT,
             params={"candidates": fates, "slo": slo, "objective": spec.optimize_for, "signature": signature,
+                    "source": spec.model.source.kind,
                     "cpus": spec.hardware.cpus, "runtime_level": _runtime_level(spec),
                     **accelerator(spec)},
             inputs={
@@ -155,11 +156,15 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None)
     return Plan(spec.metadata.name, tuple(steps), refused, loaded.folder, _notes(spec, backends, model, cuda), model)
 
 
-def _present(spec: ModelDeployment, backends: list[str]) -> dict[str, bool]:
-    """Whether a backend's server can be started here at all decides what is measured, so it is part of the key."""
-    present = {"java": shutil.which("java") is not None} if "torchserve" in backends else {}
+def _present(spec: ModelDeployment, backends: list[str]) -> dict[str, Any]:
+    """What no package's version tells: whether a backend's server can be started here, and which it is.
+
+    It decides what is measured, so it is part of the key; what is false or None is not started.
+    """
+    present: dict[str, Any] = {"torchserve": shutil.which("java") is not None} if "torchserve" in backends else {}
     if "tensorflow-serving" in backends:
-        present["tensorflow-serving"] = backend("tensorflow-serving").unavailable(spec.hardware.devices) is None
+        program = backend("tensorflow-serving").program(spec.hardware.devices)
+        present["tensorflow-serving"] = None if program is None else program.as_json()
     return present
 
 
@@ -172,6 +177,8 @@ def _notes(spec: ModelDeployment, backends: list[str], model: PlannedModel, cuda
             "TorchServe is no longer maintained and gets no security fixes; it never wins a tie, and "
             "`serving: {backend: onnxruntime}` or a platform rule leaves it out"
         )
+    for name in sorted(set(backends) - UNSERVED):
+        notes += backend(name).notes(spec.hardware.devices)
     if spec.model.samples is None:
         notes.append("no `samples:` are given, so parity is proven on random inputs only")
     if (present := fingerprint()["cpus"]) < spec.hardware.cpus:

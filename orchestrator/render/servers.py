@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from orchestrator.backends.tensorflow_serving_config import METRICS_PATH, REST_PORT
-from orchestrator.backends.tensorflow_serving_start import IMAGE
+from orchestrator.backends.tensorflow_serving_found import IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,11 +9,16 @@ import pytest
 
 from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.tensorflow_serving import TENSORFLOW_SERVING
-from orchestrator.backends.tensorflow_serving_start import container_command, local_image
+from orchestrator.backends.tensorflow_serving_found import local_image
+from orchestrator.backends.tensorflow_serving_start import container_command
 
 SettingsFor = Callable[..., ServingSettings]
 
-GROWING = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "NVIDIA_TF32_OVERRIDE": "0"}
+ENVIRONMENT = {
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "NVIDIA_TF32_OVERRIDE": "0",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+}
 
 
 def folder(settings_for: SettingsFor, variant: Path, made: Path, devices: int) -> Path:
@@ -31,7 +36,7 @@ def test_its_container_gets_the_gpu_and_takes_its_memory_as_it_needs_it(
 ) -> None:
     given = options(folder(settings_for, placeholder_variant, tmp_path / "serving", 1))
     assert "--gpus=1" in given
-    assert {f"--env={name}={value}" for name, value in GROWING.items()} <= set(given)
+    assert {f"--env={name}={value}" for name, value in ENVIRONMENT.items()} <= set(given)
 
 
 def test_a_container_for_cpus_gets_none(settings_for: SettingsFor, placeholder_variant: Path, tmp_path: Path) -> None:
@@ -41,7 +46,7 @@ def test_a_container_for_cpus_gets_none(settings_for: SettingsFor, placeholder_v
 
 def test_the_program_itself_takes_memory_as_it_needs_it(tmp_path: Path) -> None:
     launch = TENSORFLOW_SERVING.launch(tmp_path, port=18501, scratch=tmp_path, threads=1)
-    assert launch.env.items() >= GROWING.items()
+    assert launch.env.items() >= ENVIRONMENT.items()
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.backend import ServingSettings
+from orchestrator.backends.backend import Program, ServingSettings
 from orchestrator.backends.tensorflow_serving import TENSORFLOW_SERVING
 from orchestrator.backends.tensorflow_serving_config import read_models_config
-from orchestrator.backends.tensorflow_serving_start import container_command, local_image, program_command
+from orchestrator.backends.tensorflow_serving_found import local_image
+from orchestrator.backends.tensorflow_serving_start import container_command, program_command
+
+Put = Callable[[str, str], None]
 
 
 @pytest.fixture
-def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
     """`put("docker", "echo x")`: a program on a PATH that holds nothing else."""
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -36,18 +41,18 @@ def folder(settings_for: Callable[..., ServingSettings], placeholder_variant: Pa
     return made
 
 
-def test_the_program_on_the_path_is_enough(put: Callable[[str, str], None]) -> None:
+def test_the_program_on_the_path_is_enough(put: Put) -> None:
     put("tensorflow_model_server", "exit 1")
     assert TENSORFLOW_SERVING.unavailable() is None
 
 
-def test_without_program_and_docker_both_are_named(put: Callable[[str, str], None]) -> None:
+def test_without_program_and_docker_both_are_named(put: Put) -> None:
     assert TENSORFLOW_SERVING.unavailable() == (
         "there is no tensorflow_model_server on the PATH, and no docker that could run its image; install one of them"
     )
 
 
-def test_an_engine_that_does_not_answer_is_told(put: Callable[[str, str], None]) -> None:
+def test_an_engine_that_does_not_answer_is_told(put: Put) -> None:
     put("docker", "echo noise >&2; echo 'Cannot connect to the Docker daemon' >&2; exit 1")
     told = TENSORFLOW_SERVING.unavailable()
     assert told is not None
@@ -63,14 +68,78 @@ def test_an_engine_that_does_not_answer_is_told(put: Callable[[str, str], None])
         ("tensorflow/serving:latest-devel\ntensorflow/serving:2.19.1\n", "tensorflow/serving:2.19.1"),
     ],
 )
-def test_an_image_that_the_engine_has_is_taken_and_none_is_pulled(
-    put: Callable[[str, str], None], images: str, chosen: str | None
-) -> None:
+def test_an_image_that_the_engine_has_is_taken_and_none_is_pulled(put: Put, images: str, chosen: str | None) -> None:
     put("docker", f'[ "$1 $2" = "image ls" ] || exit 9; printf \'%s\\n\' "{images}"')
     assert local_image() == chosen
     told = TENSORFLOW_SERVING.unavailable()
     assert (told is None) == (chosen is not None)
     assert told is None or told.endswith("has no image of it; run: docker pull tensorflow/serving:2.20.0")
+
+
+def test_the_version_of_the_program_is_what_it_says(put: Put) -> None:
+    put("tensorflow_model_server", "echo 'TensorFlow ModelServer: 2.19.1-rc0+dev.sha.12ab'; echo 'Library: 2.19.1'")
+    assert TENSORFLOW_SERVING.program() == Program("tensorflow_model_server", "2.19.1-rc0+dev.sha.12ab", rendered=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "rendered"),
+    [("2.20.0", True), ("2.20.0-rc1+dev.sha.12ab", True), ("2.20.01", False), ("2.2", False), ("", False)],
+)
+def test_a_program_is_the_rendered_one_by_its_number(put: Put, said: str, rendered: bool) -> None:
+    put("tensorflow_model_server", f"echo 'TensorFlow ModelServer: {said}'")
+    found = TENSORFLOW_SERVING.program()
+    assert found is not None
+    assert found.rendered is rendered
+
+
+def test_an_image_is_known_by_its_id(put: Put) -> None:
+    put("docker", "echo 'tensorflow/serving:latest sha256:12ab'")
+    assert TENSORFLOW_SERVING.program() == Program("tensorflow/serving:latest", "sha256:12ab", rendered=False)
+
+
+def test_the_engine_is_asked_once_and_for_a_short_time(put: Put, tmp_path: Path) -> None:
+    put("docker", f"echo asked >> '{tmp_path}/asked'; exec /bin/sleep 60")
+    began = time.monotonic()
+    for _ in range(3):
+        told = TENSORFLOW_SERVING.unavailable()
+        assert told is not None
+        assert told.endswith("does not say which images it has: no answer within 2 s")
+        assert TENSORFLOW_SERVING.program() is None
+    assert time.monotonic() - began < 5
+    assert (tmp_path / "asked").read_text() == "asked\n"
+    (note,) = TENSORFLOW_SERVING.notes()
+    assert "no answer within 2 s" in note
+
+
+def test_a_program_that_listens_on_all_interfaces_is_told_and_a_container_is_not(put: Put) -> None:
+    put("docker", "echo 'tensorflow/serving:2.20.0 sha256:12ab'")
+    assert TENSORFLOW_SERVING.notes() == ()
+    put("tensorflow_model_server", "exit 1")
+    (note,) = TENSORFLOW_SERVING.notes()
+    assert "listens on all interfaces, past the gateway" in note
+
+
+_DOCKER = """
+[ "$1 $2" = "image ls" ] && echo tensorflow/serving:2.20.0 && exit
+for argument; do
+  case $argument in --cidfile=*) file=${argument#--cidfile=};; esac
+done
+[ -e "$file" ] && exit 125
+echo an-id > "$file"
+exit 3
+"""
+
+
+def test_a_container_that_ended_is_started_again_in_the_same_scratch_folder(
+    put: Put, folder: Path, tmp_path: Path
+) -> None:
+    put("docker", _DOCKER)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    launch = TENSORFLOW_SERVING.launch(folder, port=18501, scratch=scratch, threads=1)
+    env = {**os.environ, **launch.env, "PYTHONPATH": str(Path(__file__).parents[2])}
+    codes = [subprocess.run(launch.argv, cwd=launch.cwd, env=env, timeout=60, check=False).returncode for _ in range(2)]
+    assert codes == [3, 3], "the server's own, and not 125 of a docker that finds the file of the container before"
 
 
 def test_the_program_gets_the_folder_where_it_lies(

@@ -91,6 +91,7 @@ def step_context(
         "slo": {"p99_latency": 0.25, "throughput": 200.0},
         "batching": "auto",
         "objective": "latency",
+        "present": {},
     }
     return StepContext(
         params={**values, **params},

@@ -132,6 +132,21 @@ def test_the_next_best_is_started_in_place_of_a_server_that_fails(measured: Step
     assert found["onnx-fp32"]["fate"] == "measured", found["onnx-fp32"]["reason"]
 
 
+def test_a_server_that_was_not_there_when_this_was_planned_is_not_measured(
+    measured: StepContext, tmp_path: Path
+) -> None:
+    inputs = {**measured.inputs, "runtime": measured.output}
+    candidates = measured.params["candidates"][:1]
+    server_benchmark.benchmark(
+        context := step_context(tmp_path / "step", inputs, candidates, present={"onnxruntime": None})
+    )
+    (row,) = _report(context)["candidates"]
+    assert (row["fate"], row["reason"]) == (
+        "no server",
+        "onnxruntime could not be started here when this was planned",
+    )
+
+
 def test_a_server_above_its_memory_is_out_of_memory(measured: StepContext, tmp_path: Path) -> None:
     inputs = {**measured.inputs, "runtime": measured.output}
     context = step_context(tmp_path / "step", inputs, measured.params["candidates"][:1], memory=40 * 2**20)

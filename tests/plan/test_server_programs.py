@@ -1,0 +1,111 @@
+"""Servers that no package brings, as a plan sees them: which one there is decides the key, and a reviewer is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.plan.compile import compile_plan
+from orchestrator.plan.found import planned_model
+from orchestrator.plan.keys import key_parts
+from orchestrator.plan.step import Plan
+from orchestrator.spec.load import load_spec
+
+SPEC = """\
+apiVersion: mlo/v1
+kind: ModelDeployment
+metadata: {name: digits}
+model:
+  source: {kind: keras, weights: model.keras}
+  inputs: [{name: image, dtype: float32, shape: [batch, 8]}]
+  outputs: [{name: logits, shape: [batch, 10]}]
+  dims: {batch: {min: 1, max: 64}}
+"""
+FOUND: dict[str, Any] = {
+    "inputs": [{"tensor": "image", "dtype": "float32", "shape": [None, 8]}],
+    "outputs": [{"tensor": "logits", "dtype": "float32", "shape": [None, 10]}],
+    "ranges": {},
+    "files": [],
+    "notes": [],
+}
+FOLDER = "deploy: {target: folder, path: out}\n"
+SLO = "slo: {p99_latency: 50ms}\n"
+
+PlannedWith = Callable[..., Plan]
+
+
+@pytest.fixture
+def planned_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlannedWith:
+    """`planned_with(docker="echo x")`: the plan on a PATH that holds these programs and nothing else."""
+    (tmp_path / "model.keras").write_bytes(b"a model")
+    monkeypatch.chdir(tmp_path)
+    count = 0
+
+    def planned(more: str = "", **programs: str) -> Plan:
+        nonlocal count
+        count += 1
+        folder = tmp_path / f"bin-{count}"
+        folder.mkdir()
+        for name, script in programs.items():
+            (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+            (folder / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder))
+        Path("spec.yaml").write_text(SPEC + more, "utf-8")
+        loaded = load_spec("spec.yaml")
+        return compile_plan(loaded, planned_model(loaded, dict(FOUND)), None)
+
+    return planned
+
+
+def measuring(plan: Plan) -> dict[str, Any]:
+    return key_parts(plan.step("benchmark.server"), {}, {})
+
+
+def images(*lines: str) -> str:
+    return "; ".join(f"echo '{line}'" for line in lines)
+
+
+def test_each_image_and_each_version_of_the_program_is_measured_anew(planned_with: PlannedWith) -> None:
+    found = [
+        measuring(planned_with()),
+        measuring(planned_with(docker=images("tensorflow/serving:2.20.0 sha256:12ab"))),
+        measuring(planned_with(docker=images("tensorflow/serving:2.20.0 sha256:34cd"))),
+        measuring(planned_with(docker=images("tensorflow/serving:latest sha256:12ab"))),
+        measuring(planned_with(tensorflow_model_server="echo TensorFlow ModelServer: 2.20.0")),
+        measuring(planned_with(tensorflow_model_server="echo TensorFlow ModelServer: 2.19.1")),
+    ]
+    assert [parts for place, parts in enumerate(found) if parts in found[:place]] == []
+    assert found[0] == measuring(planned_with()), "and nothing else makes them differ"
+
+
+def test_an_engine_that_keeps_silent_is_told_and_one_without_images_is_not(planned_with: PlannedWith) -> None:
+    def of_engine(plan: Plan) -> list[str]:
+        return [note for note in plan.notes if "Docker Engine" in note]
+
+    assert of_engine(planned_with(docker="exit 0")) == []
+    (note,) = of_engine(planned_with(docker="echo 'permission denied' >&2; exit 1"))
+    assert note.endswith("TensorFlow Serving (permission denied), so saved-model is measured in its runtime alone")
+
+
+def test_a_plan_says_where_a_server_listens_on_all_interfaces(planned_with: PlannedWith) -> None:
+    plan = planned_with(tensorflow_model_server="echo TensorFlow ModelServer: 2.20.0")
+    assert any("listens on all interfaces" in note for note in plan.notes)
+    assert not any("listens on" in note for note in planned_with().notes)
+
+
+def test_for_a_folder_auto_tries_models_for_devices_unless_a_service_level_has_to_be_proven(
+    planned_with: PlannedWith,
+) -> None:
+    def tried(more: str) -> set[str]:
+        plan = planned_with(more)
+        return {row["format"] for row in plan.step("benchmark.server").params["candidates"]}
+
+    assert "tflite" in tried(FOLDER)
+    assert "tflite" in tried(FOLDER + "slo: {p99_latency: 50ms, enforce: false}\n")
+    assert "tflite" in tried(FOLDER + SLO + "optimize: {formats: [onnx, tflite]}\n"), "who names it gets it"
+    assert "tflite" not in tried(FOLDER + SLO)
+    reasons = {refused.variant: refused.reason for refused in planned_with(FOLDER + SLO).refused}
+    assert "`slo` is enforced, and no server could prove it" in reasons["tflite-fp32"]
