@@ -27,7 +27,7 @@ __all__ = ["Architecture", "Attention", "architecture", "filled", "sentence_head
 Attention = Literal["fused", "plain"]
 """How attention is computed: by PyTorch's fused operator, or by matrix products and softmax, which ONNX has."""
 
-AT_TASK = ("model", "source", "task")
+_AT_TASK = ("model", "source", "task")
 _FEATURES, _SENTENCE = "feature-extraction", "sentence-embedding"
 _ENCODERS = "MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES"
 _CLASSES = {
@@ -210,7 +210,7 @@ def _class_name(kind: str, names: list[str], task: str, *, encoder: bool) -> str
             if hidden_states and encoder
             else f"transformers {transformers.__version__} has no class for it",
             remedy=f"tasks of this type: {shown(tasks)}",
-            at=AT_TASK,
+            at=_AT_TASK,
         )
     choices = [found] if isinstance(found, str) else list(found)
     return next((name for name in names if name in choices), choices[0])
