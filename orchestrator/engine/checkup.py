@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -85,15 +86,19 @@ def _start(look: Look) -> _Running:
 def _wait(name: str, running: _Running, deadline: float, seconds: float) -> list[Finding]:
     running.thread.join(max(0.0, deadline - time.monotonic()))
     if running.thread.is_alive():
-        return [
-            Finding(
-                name,
-                "limited",
-                f"no answer within {seconds:g} s",
-                costs="whatever needs it waits as long, or fails",
-                remedy="find out what it waits for, a network or a disk, and ask again",
-            )
-        ]
+        return [_late(name, seconds)]
+    if isinstance(running.error, subprocess.TimeoutExpired):
+        return [_late(name, running.error.timeout)]  # a process that a look waited for
     if running.error is not None:
         raise running.error
     return running.findings
+
+
+def _late(name: str, seconds: float) -> Finding:
+    return Finding(
+        name,
+        "limited",
+        f"no answer within {seconds:g} s",
+        costs="whatever needs it waits as long, or fails",
+        remedy="find out what it waits for, a network, a disk or a busy CPU, and ask again",
+    )

@@ -21,6 +21,7 @@ _EXTRA = re.compile(r"extra == [\"']([\w-]+)[\"']")
 _NOT_FOR_USERS = ("all", "dev")
 _COSTS = {
     "grpc": "gRPC of the onnxruntime backend, which answers over REST alone",
+    "traces": "traces of the onnxruntime backend, whose server does not start where they are asked for",
 }
 """What an extra brings beside what the tables of sources, formats and backends say."""
 

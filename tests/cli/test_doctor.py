@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.backends.table import BACKENDS, UNSERVED
-from orchestrator.engine.checkup import in_time
+from orchestrator.engine import checkup_machine
+from orchestrator.engine.checkup import Look, in_time
 from orchestrator.engine.checkup_packages import extra_costs
 from orchestrator.engine.finding import Finding
 from orchestrator.measure.control_groups import memory_limit
@@ -109,6 +110,13 @@ def test_a_look_that_hangs_is_a_row_that_says_so() -> None:
         0.2,
     )
     assert [(row.name, row.status) for row in found["machine"]] == [("fast", "ok"), ("slow", "limited")]
+
+
+@pytest.mark.parametrize("look", [checkup_machine.pinning, checkup_machine.isolation])
+def test_a_look_whose_process_is_too_slow_is_a_row_that_says_so(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup_machine, "_SECONDS", 0.001)
+    ((found,),) = in_time({"machine": {"look": look}}, 10.0).values()
+    assert (found.name, found.status, found.found) == ("look", "limited", "no answer within 0.001 s")
 
 
 def test_a_store_that_cannot_be_written_is_broken(mlo: Mlo, project: Path) -> None:
