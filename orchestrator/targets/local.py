@@ -232,10 +232,28 @@ class LocalTarget:
                 self.drop(state["recipe"]["revision"])
             raise
 
+    @contextmanager
+    def _damaged(self, recipe: Recipe) -> Iterator[None]:
+        """What a backend says of a folder that is not as it was written, as E617."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise DeployFailed(
+                Diagnostic(
+                    "E617",
+                    f"{recipe.backend} cannot be started from its folder",
+                    cause=str(error),
+                    remedy="run `mlo apply` again; a folder that is damaged is rendered anew",
+                    notes=(f"folder: {recipe.serving}",),
+                )
+            ) from error
+
     def _launch(self, recipe: Recipe, *, takes_over: bool) -> dict[str, Any]:
         """Have the supervisor start the recipe; what it tells about the revision."""
-        server = backend(recipe.backend)
-        missing = server.unavailable()
+        server, serving = backend(recipe.backend), Path(recipe.serving)
+        with self._damaged(recipe):
+            devices = server.devices(serving)
+        missing = server.unavailable(devices)
         if missing is not None:
             raise DeployFailed(
                 Diagnostic(
@@ -248,18 +266,8 @@ class LocalTarget:
         port: int = self._ask("POST", "/ports")["port"]
         scratch = self._folder / "scratch" / f"r{recipe.revision}-{port}"
         scratch.mkdir(parents=True, exist_ok=True)
-        try:
-            launch = server.launch(Path(recipe.serving), port=port, scratch=scratch, threads=recipe.threads)
-        except (OSError, ValueError) as error:
-            raise DeployFailed(
-                Diagnostic(
-                    "E617",
-                    f"{recipe.backend} cannot be started from its folder",
-                    cause=str(error),
-                    remedy="run `mlo apply` again; a folder that is damaged is rendered anew",
-                    notes=(f"folder: {recipe.serving}",),
-                )
-            ) from error
+        with self._damaged(recipe):
+            launch = server.launch(serving, port=port, scratch=scratch, threads=recipe.threads)
         launching = Launching(
             argv=launch.argv,
             env=dict(launch.env),

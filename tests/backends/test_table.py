@@ -73,6 +73,25 @@ def test_it_starts_on_loopback_with_the_threads_it_is_given(
     assert "0.0.0.0" not in launch.argv
 
 
+@every_server
+@pytest.mark.parametrize("devices", [0, 2])
+def test_a_folder_says_how_many_devices_it_is_served_with(
+    name: str, devices: int, settings_for: Callable[..., ServingSettings], placeholder_variant: Path, tmp_path: Path
+) -> None:
+    backend(name).write_folder(settings_for(name, devices=devices), placeholder_variant, tmp_path / "serving")
+    assert backend(name).devices(tmp_path / "serving") == devices
+
+
+@every_server
+def test_a_damaged_folder_is_refused_before_it_is_started(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        backend(name).devices(tmp_path)
+    for file in ("server.json", "config.properties"):
+        (tmp_path / file).write_text("[]")
+    with pytest.raises(ValueError, match=r"server\.json|config\.properties"):
+        backend(name).devices(tmp_path)
+
+
 @every_packaging
 def test_a_name_that_is_none_is_a_key_error(name: str) -> None:
     with pytest.raises(KeyError):

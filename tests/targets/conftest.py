@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from orchestrator.backends.backend import Launch, ServingSettings
+from orchestrator.backends.backend import Launch, Program, ServingSettings
 from orchestrator.backends.wire import decode_json, encode_json
 from orchestrator.targets.control import ask
 from orchestrator.targets.local import LocalTarget
@@ -34,9 +34,23 @@ class StandIn:
     tools: tuple[str, ...] = ()
     least_startup = 1
     missing: str | None = None
+    present_for = 0
+    """With how many devices it can be started."""
 
     def unavailable(self, devices: int = 0) -> str | None:
+        if devices != self.present_for:
+            return f"there is no image for {devices} GPUs"
         return self.missing
+
+    def program(self, devices: int = 0) -> Program | None:
+        return None
+
+    def notes(self, devices: int = 0) -> tuple[str, ...]:
+        return ()
+
+    def devices(self, folder: Path) -> int:
+        behaviour: dict[str, Any] = json.loads((folder / "behaviour.json").read_text())
+        return int(behaviour.get("devices", 0))
 
     def refuses(self, signature: Signature) -> str | None:
         return None

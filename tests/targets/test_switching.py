@@ -160,6 +160,17 @@ def test_a_backend_that_is_not_there_is_said_before_anything_starts(deployment: 
     assert (failure.value.diagnostics[0].code, failure.value.diagnostics[0].cause) == ("E616", stand_in.missing)
 
 
+def test_a_backend_is_looked_for_with_the_devices_that_its_folder_is_for(
+    deployment: Deployment, stand_in: StandIn
+) -> None:
+    deployment.target.prepare()
+    stand_in.present_for = 2
+    with pytest.raises(DeployFailed) as failure:
+        deployment.start(1)
+    assert failure.value.diagnostics[0].cause == "there is no image for 0 GPUs"
+    assert deployment.start(2, devices=2).startswith("http://127.0.0.1:")
+
+
 def _servers(deployment: Deployment) -> list[psutil.Process]:
     """The guards under the supervisor, one for each server."""
     return deployment.supervisor().children()
