@@ -107,7 +107,9 @@ def change_the_weights(context: StepContext) -> dict[str, Any]:
 
 
 def show_environment(context: StepContext) -> dict[str, Any]:
-    (context.output / "text.txt").write_text("\n".join(sorted(os.environ)), encoding="utf-8")
+    (context.output / "text.txt").write_text(
+        "\n".join(f"{name}={value}" for name, value in sorted(os.environ.items())), encoding="utf-8"
+    )
     return {}
 
 

@@ -86,10 +86,16 @@ def test_a_file_that_changes_while_it_is_read_leaves_no_receipt(project: Project
     assert not list(project.home.receipts.glob("*.json"))
 
 
+def test_gpus_are_numbered_by_the_bus_in_a_worker(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    outcomes = project.run(project.step("env", "show_environment"))
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in project.text(outcomes, "env").splitlines(), "as mlo names and counts them"
+
+
 def test_secrets_of_the_environment_do_not_reach_a_worker(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     outcomes = project.run(project.step("env", "show_environment"))
-    names = project.text(outcomes, "env").split()
+    names = {line.partition("=")[0] for line in project.text(outcomes, "env").splitlines()}
     assert "AWS_SECRET_ACCESS_KEY" not in names
     assert "PATH" in names
 

@@ -104,6 +104,7 @@ def test_the_image_takes_the_driver_from_outside_and_names_no_gpu(
     text = (render_to(backend, devices=devices) / "docker" / "Dockerfile").read_text()
     final = text.rpartition("\nFROM ")[2]
     assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in final
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in final, "device 0 is the one that was measured"
     # Set in an image, it would give every pod on the node all GPUs, whatever the pod asks for.
     assert "NVIDIA_VISIBLE_DEVICES" not in text
 
