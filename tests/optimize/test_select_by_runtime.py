@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,12 @@ def no_server(variant: str, reason: str = "a device runs it, not a server") -> d
 
 
 def in_a_folder(made: StepContext, **slo: Any) -> StepContext:
-    made.params["runtime_level"] = ["tensorflow-serving", "litert"]
-    made.params["slo"] = {"p99_latency": None, "throughput": None, "enforce": True, **slo}
-    return made
+    asked = {"p99_latency": None, "throughput": None, "enforce": True, **slo}
+    return replace(made, params={**made.params, "runtime_level": ["tensorflow-serving", "litert"], "slo": asked})
+
+
+def given_as(made: StepContext, source: str) -> StepContext:
+    return replace(made, params={**made.params, "source": source})
 
 
 def decide(made: StepContext) -> dict[str, Any]:
@@ -108,8 +112,7 @@ def test_more_than_five_percent_is_no_tie(tmp_path: Path) -> None:
 
 def test_a_model_that_stands_for_one_that_nothing_serves_says_so_and_what_that_costs(tmp_path: Path) -> None:
     rows, runtime = [one(ONNX, given=True)], [at_runtime(ONNX, 1.8, given=True)]
-    made = context(tmp_path, rows, runtime, [server_row(ONNX)])
-    made.params["source"] = "tflite"
+    made = given_as(context(tmp_path, rows, runtime, [server_row(ONNX)]), "tflite")
 
     assert (
         "onnx-fp32 stands for the model as given, since no server takes tflite; it takes 1.80 times as long as that in its "
@@ -123,9 +126,8 @@ def test_a_model_that_contends_as_it_is_needs_no_such_note(tmp_path: Path, sourc
     runtime = [at_runtime(name, ratio, given=True) for name, ratio in zip((ONNX, LITE), (0.8, 1.0), strict=True)]
     server = [free(ONNX), no_server(LITE)]
     made = context(tmp_path, [one(n, given=True) for n in names], runtime[: len(names)], server[: len(names)])
-    made.params["source"] = source
 
-    decision = decide(in_a_folder(made))
+    decision = decide(in_a_folder(given_as(made, source)))
 
     assert decision["winner"]["variant"] == ONNX
     assert not any("stands for" in note for note in decision["notes"])
