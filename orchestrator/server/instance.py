@@ -160,12 +160,16 @@ class Instance:
                 todo()
 
     def _call(self, jobs: list[Job], run: Run) -> Answers:
-        began = time.thread_time()
-        try:
+        if self._brief is None:
             return self._call_together(jobs, run)
+        began = time.thread_time()
+        seconds = float("inf")  # of a call that is stopped
+        try:
+            answers = self._call_together(jobs, run)
+            seconds = time.thread_time() - began
         finally:
-            if self._brief is not None:
-                self._brief.learn(_elements(jobs), time.thread_time() - began, here=run is not self._run)
+            self._brief.learn(_elements(jobs), seconds, here=run is not self._run)
+        return answers
 
     def _call_together(self, jobs: list[Job], run: Run) -> Answers:
         if len(jobs) == 1:
