@@ -20,6 +20,7 @@ from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.tensorflow_serving import TENSORFLOW_SERVING
 from orchestrator.measure.cpus import cpu_share
 from orchestrator.measure.measured_server import MeasuredServer, ServerError
+from orchestrator.targets.local import LocalTarget
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -129,6 +130,28 @@ def test_a_container_does_not_outlive_who_started_it(
     while not _gone(container):
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_a_container_that_crashed_comes_back_on_this_machine(
+    image: str, settings: ServingSettings, placeholder_variant: Path, tmp_path: Path
+) -> None:
+    assert image
+    TENSORFLOW_SERVING.write_folder(settings, placeholder_variant, tmp_path / "serving")
+    target = LocalTarget(tmp_path / "deployment")
+    try:
+        target.prepare()
+        target.start_candidate(1, tmp_path / "serving", "tensorflow-serving", "tiny-model", 1, 60)
+        target.switch(1)
+        (file,) = (tmp_path / "deployment").glob("scratch/*/container")
+        crashed = file.read_text()
+        _docker("kill", crashed)
+        until = time.monotonic() + 60
+        while target.observe().health != "healthy" or not file.exists() or file.read_text() in {"", crashed}:
+            assert time.monotonic() < until, "".join(target.logs())
+            time.sleep(0.05)
+    finally:
+        target.stop()
+    assert _gone(file.read_text() if file.exists() else crashed)
 
 
 def _answers(port: int) -> bool:
