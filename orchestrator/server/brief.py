@@ -46,7 +46,7 @@ class Brief:
         self._stop = stop
         self._most = 0
         self._pause_s = 0.0
-        self._resume = 0.0
+        self._resume = -_NEVER
         self._began = _NEVER
         self._called = threading.Event()
         self._watch: threading.Thread | None = None
@@ -62,15 +62,17 @@ class Brief:
             elements: of its inputs.
             seconds: the CPU time of the calling thread.
             here: whether it was made on the event loop. If it was not short, no call is for a second, and twice as long
-                each time up to a minute.
+                each time up to a minute, until all have been short for a minute.
         """
         if seconds <= _SHORT_S:
             self._most = max(self._most, elements)
             return
         self._most = min(self._most, elements - 1)
         if here:
-            self._pause_s = min(max(1.0, 2 * self._pause_s), _LONGEST_PAUSE_S)
-            self._resume = time.monotonic() + self._pause_s
+            now = time.monotonic()
+            again = now - self._resume < _LONGEST_PAUSE_S
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S) if again else 1.0
+            self._resume = now + self._pause_s
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """One call on the event loop.

@@ -122,6 +122,10 @@ def test_long_calls_keep_the_event_loop_from_calls_longer_and_longer() -> None:
         brief.learn(100, 0.0001, here=False)
         pauses.append(next(s for s in range(100) if brief.fits(100, began + s + 0.5)))
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    brief._resume = time.monotonic() - 61  # all have been short for a minute
+    brief.learn(100, 0.01, here=True)
+    brief.learn(100, 0.0001, here=False)
+    assert brief.fits(100, time.monotonic() + 1.5)
 
 
 @pytest.mark.frameworks
