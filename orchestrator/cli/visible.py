@@ -7,8 +7,8 @@ import unicodedata
 
 __all__ = ["shown", "shown_line", "visible"]
 
-_OWN_STYLES = re.compile(r"(\x1b\[(?:0|1|3[1-6])m)")
-"""What `click.style` adds for mlo: bold and six colours. Others could hide text, move the cursor or make a link."""
+_OWN_STYLES = re.compile(r"(\x1b\[(?:0|1|2|22|3[1-6])m)")
+"""What `click.style` adds for mlo: bold, faint, their end, and six colours. Others could hide text, move the cursor or make a link."""
 
 
 def shown(text: str) -> str:

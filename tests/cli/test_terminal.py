@@ -96,3 +96,13 @@ def test_json_is_the_same_document_without_what_a_terminal_obeys(printed: Callab
 def test_letters_of_every_script_stay() -> None:
     for word in ("größe", "日本語", "नमस्ते", "👩\u200d💻"):
         assert shown_line(word) == word
+
+
+def test_every_style_that_a_decision_is_shown_with_is_kept() -> None:
+    for styled in (
+        click.style("won", bold=True),
+        click.style("lost", bold=False),
+        click.style("legend", dim=True),
+        click.style("fate", fg="green"),
+    ):
+        assert shown(styled) == styled
