@@ -44,7 +44,7 @@ def planned_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlannedWith
     monkeypatch.chdir(tmp_path)
     count = 0
 
-    def planned(more: str = "", **programs: str) -> Plan:
+    def planned(more: str = "", *, kind: str = "keras", **programs: str) -> Plan:
         nonlocal count
         count += 1
         folder = tmp_path / f"bin-{count}"
@@ -53,9 +53,9 @@ def planned_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlannedWith
             (folder / name).write_text(f"#!/bin/sh\n{script}\n")
             (folder / name).chmod(0o755)
         monkeypatch.setenv("PATH", str(folder))
-        Path("spec.yaml").write_text(SPEC + more, "utf-8")
+        Path("spec.yaml").write_text(SPEC.replace("kind: keras", f"kind: {kind}") + more, "utf-8")
         loaded = load_spec("spec.yaml")
-        return compile_plan(loaded, planned_model(loaded, dict(FOUND)), None)
+        return compile_plan(loaded, planned_model(loaded, dict(FOUND) if kind == "keras" else None), None)
 
     return planned
 
@@ -88,6 +88,15 @@ def test_an_engine_that_keeps_silent_is_told_and_one_without_images_is_not(plann
     assert of_engine(planned_with(docker="exit 0")) == []
     (note,) = of_engine(planned_with(docker="echo 'permission denied' >&2; exit 1"))
     assert note.endswith("TensorFlow Serving (permission denied), so saved-model is measured in its runtime alone")
+
+
+def test_without_java_the_plan_says_that_torchserve_proves_no_service_level(planned_with: PlannedWith) -> None:
+    def told(**programs: str) -> bool:
+        plan = planned_with(SLO + "optimize: {formats: [torchscript]}\n", kind="torchscript", **programs)
+        return any("nothing is measured over the wire" in note for note in plan.notes)
+
+    assert told()
+    assert not told(java="exit 0")
 
 
 def test_a_plan_says_where_a_server_listens_on_all_interfaces(planned_with: PlannedWith) -> None:
