@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test unit e2e lint format bench wheel clean
+.PHONY: help install demo test unit e2e lint format bench serverbench wheel clean
 
 help:  ## show this list
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed  ## set .venv up with everything: all extras and what the tests need
 
@@ -48,8 +48,11 @@ format: install  ## put the code into the one form
 bench: install  ## measure mlo itself and write the table
 	$(BIN)/python benchmarks/run.py
 
+serverbench: install  ## measure the ONNX Runtime server beside its peers; a quiet machine, minutes
+	$(BIN)/python benchmarks/server/run.py
+
 wheel: install  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
 clean:  ## remove what this file made (not your .mlo)
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) benchmarks/server/.peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
