@@ -299,7 +299,8 @@ def test_on_a_terminal_apply_shows_the_plan_and_takes_no_for_an_answer(project: 
 
 def test_an_interrupt_exits_with_130_and_leaves_no_worker(project: Path) -> None:
     command = [sys.executable, "-P", "-m", "orchestrator.cli", "apply", "digits.yaml", "--yes"]
-    env = {**os.environ, "MLO_HOME": str(project / "home")}
+    # A cache folder of its own: otherwise it would wait for a measurement of somebody else's.
+    env = {**os.environ, "MLO_HOME": str(project / "home"), "XDG_CACHE_HOME": str(project / "cache")}
     with subprocess.Popen(
         command, cwd=project, env=env, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
     ) as process:
