@@ -120,7 +120,7 @@ def _ask(planned: Planned) -> None:
             )
         )
     console.tell(plan_text(planned.document()))
-    click.confirm("Apply this?", abort=True, err=True)
+    console.confirm("Apply this?")
 
 
 def _told(result: Released, seconds: float, *, decided: bool) -> str:

@@ -14,8 +14,9 @@ import click
 
 from orchestrator.cli.visible import shown, shown_line
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import MloError
 
-__all__ = ["print_json", "say", "show_diagnostics", "table", "tell", "wants_colour", "width"]
+__all__ = ["confirm", "print_json", "say", "show_diagnostics", "table", "tell", "wants_colour", "width"]
 
 
 _OBEYED = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
@@ -40,6 +41,16 @@ def say(text: str = "") -> None:
 def tell(text: str) -> None:
     """Progress or a remark, to standard error."""
     click.echo(shown(text), err=True, color=wants_colour(sys.stderr))
+
+
+def confirm(question: str) -> None:
+    """Ask on the terminal.
+
+    Raises:
+        MloError: E219, the answer was not yes.
+    """
+    if not click.confirm(question, err=True):
+        raise MloError(Diagnostic("E219", "nothing was changed", cause="the answer was no"))
 
 
 def print_json(document: Any) -> None:

@@ -26,7 +26,7 @@ def decision_text(decision: Mapping[str, Any]) -> str:
     given = _first_p50(baseline) if baseline else None
     rows = [_row(candidate, given) for candidate in order]
     if baseline and given:
-        rows.append(("(baseline)", "its framework", "the model as given", *_runtime_cells(baseline, given), "", ""))
+        rows.append(("(baseline)", "framework", "the model as given", *_runtime_cells(baseline, given), "", ""))
     winner = next(c for c in order if c["fate"] == "won")
     lines = [
         console.table(_HEADER, rows, right=_NUMBERS),

@@ -82,8 +82,9 @@ def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_tim
             raise UsageError(
                 Diagnostic("E215", "rollback needs a yes, and there is no terminal to ask on", remedy="add --yes")
             )
-        to = "the revision before it" if revision is None else f"revision {revision}"
-        click.confirm(f"Take {name} from revision {deployment.revision} back to {to}?", abort=True, err=True)
+        served = [entry.revision for entry in deployment.history if entry.revision != deployment.revision]
+        to = revision or (served[-1] if served else None)
+        console.confirm(f"Take {name} from revision {deployment.revision} back to {to or 'the one before it'}?")
     with watch(show_cached=False) as observer:
         after = roll_back(home, name, revision, observer, lock_timeout)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -115,7 +116,10 @@ Examples:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask. Needed where there is no terminal.")
 @lock_timeout_option
 def destroy(name: str, yes: bool, lock_timeout: float) -> None:
-    """Stop a deployment and forget it; what was computed stays in the store."""
+    """Stop a deployment and forget it; what was computed stays in the store.
+
+    What mlo has put into a folder is removed from it.
+    """
     home = find_home()
     deployment = find_deployment(home, name)
     if not yes:
@@ -123,10 +127,18 @@ def destroy(name: str, yes: bool, lock_timeout: float) -> None:
             raise UsageError(
                 Diagnostic("E215", "destroy needs a yes, and there is no terminal to ask on", remedy="add --yes")
             )
-        click.confirm(f"Stop {name} at {deployment.endpoint}?", abort=True, err=True)
+        what = "Remove" if deployment.target == "folder" else "Stop"
+        where = "from" if deployment.target == "folder" else "at"
+        console.confirm(f"{what} {name} {where} {deployment.endpoint}?")
     with deployment_lock(home, name, lock_timeout, _tell_waiting):
         now = settle(name, home)
         if now is not None:
             target_of(now, home).stop()
         StateFile(home).update(lambda state: state.without_deployment(name))
-    console.say(f"{name}: stopped and forgotten; its artifacts stay in the store until `mlo gc`")
+    gone = "stopped"
+    if deployment.target == "folder":
+        left = Path(deployment.place).exists()
+        gone = f"removed from {deployment.place}" + (
+            ", where something stays that mlo did not put there" if left else ""
+        )
+    console.say(f"{name}: {gone}, and forgotten; its artifacts stay in the store until `mlo gc`")

@@ -243,6 +243,9 @@ class GoLive:
             imported_digest=ready.imported,
             gates=json.dumps(dict(ready.gates), sort_keys=True),
             threads=ready.threads,
+            target=ready.target,
+            place=self._target.place,
+            keep=ready.keep,
         )
         leaving = ""
         if (

@@ -6,12 +6,13 @@ import json
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.events import Observer
-from orchestrator.engine.go_live import GoLive, Ready, deployment_lock, settle, target_of
+from orchestrator.engine.go_live import GoLive, Ready, deployment_lock, settle
 from orchestrator.errors import UsageError
 from orchestrator.store.digest import digest_tree
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment, Revision
 from orchestrator.store.trees import TreeStore
+from orchestrator.targets.table import target_at
 
 __all__ = ["revisions", "roll_back"]
 
@@ -44,8 +45,8 @@ def roll_back(home: Home, name: str, revision: int | None, observer: Observer, l
         _check_stored(home, before.name, entry)
         ready = Ready(
             name=before.name,
-            target=before.target,
-            keep=before.keep,
+            target=entry.target,
+            keep=entry.keep,
             port=None,
             spec_file=before.spec_file,
             spec_digest=entry.spec_digest,
@@ -55,7 +56,9 @@ def roll_back(home: Home, name: str, revision: int | None, observer: Observer, l
             gates=json.loads(entry.gates),
             threads=entry.threads,
         )
-        return GoLive(ready, target_of(before, home), home, observer).replace(before, entry.revision, "rollback")
+        # Where it served then: a deployment that has moved since moves back.
+        target = target_at(entry.target, home, name, entry.place, entry.keep)
+        return GoLive(ready, target, home, observer).replace(before, entry.revision, "rollback")
 
 
 def _check_stored(home: Home, name: str, entry: Revision) -> None:

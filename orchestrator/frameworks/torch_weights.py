@@ -41,6 +41,8 @@ def read_state_dict(path: Path, weights_key: str | None) -> dict[str, torch.Tens
     """
     expect_kind(path, "pytorch", "safetensors", "checkpoint")
     content = read_safetensors(path) if file_kind(path) == "safetensors" else _read_checkpoint(path)
+    if isinstance(content, dict) and not content and weights_key is None and file_kind(path) == "safetensors":
+        return {}  # of a model that has learnt nothing, such as a fixed transformation
     if weights_key is not None:
         content = _dig(content, weights_key)
     return _only_tensors(content, weights_key)

@@ -218,7 +218,10 @@ def _service_level_not_met(contenders: Sequence[Standing], everyone: Sequence[St
             at=("slo",),
             notes=_fates([s for s in everyone if s not in contenders]),
         )
-    remedy = "relax `slo:`, give it more `hardware:`, or take the best one with `slo: {enforce: false}`"
+    again = "if the machine was busy, measure again with `mlo apply SPEC --replace benchmark.server`"
+    remedy = (
+        f"{again}; else relax `slo:`, give it more `hardware:`, or take the best one with `slo: {{enforce: false}}`"
+    )
     if undecided:
         remedy = f"give measuring more time with `optimize.time_budget`, or {remedy}"
     others = [s for s in everyone if s not in contenders]

@@ -63,7 +63,7 @@ def _of_the_whole(
     if choice.runtimes_alone:
         notes.append(f"chosen by what the runtimes showed: {choice.runtimes_alone}")
     if runtime.get("samples") == "random":
-        notes.append("parity and speed were proven on random inputs only: the spec gives no samples")
+        notes.append("parity and speed were proven on random inputs only: no real `samples:` are given")
     baseline = runtime.get("baseline")
     if baseline is not None and baseline["fate"] != "measured":
         notes.append(f"nothing could be compared with the baseline: {baseline['reason']}")
@@ -73,7 +73,7 @@ def _of_the_whole(
     if "accelerators" in measured_on:
         gpus = ", ".join(measured_on["accelerators"])
         notes.append(f"measured on {gpus} with driver {measured_on['driver']}; other GPUs have other latencies")
-    if "shared" in measured_on.get("load_generator", ""):
+    if server.get("rate") is not None and "shared" in measured_on.get("load_generator", ""):
         notes.append(measured_on["load_generator"])
     if measured_on and measured_on["cpus"] != measured_on["cpus_wanted"]:
         notes.append(measured_on["how"])

@@ -42,6 +42,8 @@ E217 nothing to explain
 E218 the output folder holds something else
     `mlo render --force` replaces what an earlier render wrote, as its file .mlo-rendered lists it. A folder without that
     file is never touched. Name a folder that is new or empty.
+E219 the answer was no
+    Nothing was changed. `--yes` applies without asking.
 E401 a step raised an error
     The step's code, or code that it called, raised an error that is not foreseen. The log has the traceback, and
     `reproduce.sh` runs this one step alone.

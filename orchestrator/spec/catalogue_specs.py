@@ -106,6 +106,9 @@ E145 a file would be overwritten
 E146 inside the model's folder
     The spec, or the store, would lie inside the folder that is the model. Every file in it counts as a part of the
     model, so each change of the spec would make it another one. Run the command in the folder around it.
+E136 the spec lies inside the model
+    A SavedModel or a folder of Transformers is all that is below it. A spec inside would be a part of the model, and so
+    would `.mlo`, which changes while mlo works.
 E199 no such code
     `mlo explain` was asked for a code that no message has.
 W101 unused dimension

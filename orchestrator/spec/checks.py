@@ -8,6 +8,7 @@ from pathlib import Path
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.batches import batch_problems
 from orchestrator.spec.document import SpecPath, find, span_of
+from orchestrator.spec.model_files import describe, file_kind
 from orchestrator.spec.models import ModelDeployment, TensorIn, TensorOut
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.scalars import LOOKS_BOOLEAN
@@ -175,12 +176,19 @@ def _files(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnost
         if name is None:
             continue
         file = spec.path(name, folder)
+        kind = spec.model.source.kind
+        of_folders = path[-1] == "weights" and kind in FOLDERS
         try:
-            if file.is_dir() if path[-1] == "weights" and spec.model.source.kind in FOLDERS else file.is_file():
+            if file.is_dir() if of_folders else file.is_file():
+                if of_folders and folder.resolve().is_relative_to(file.resolve()):
+                    yield _inside(root, path, file)
                 continue
             problem = "does not exist" if not file.exists() else "is a directory" if file.is_dir() else "is a file"
         except OSError as error:
             problem = f"cannot be read: {error.strerror}"
+        if path[-1] == "weights" and problem.startswith("is a "):
+            yield _other_kind(root, path, file, kind, of_folders=of_folders)
+            continue
         near = similar_file(file) if problem == "does not exist" else None
         yield Diagnostic(
             "E124",
@@ -190,6 +198,30 @@ def _files(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnost
             cause=f"looked for {file}",
             remedy="paths are relative to the spec's folder" if near is None else "",
         )
+
+
+def _inside(root: Node, path: SpecPath, file: Path) -> Diagnostic:
+    return Diagnostic(
+        "E136",
+        "the spec lies inside the model's folder",
+        span_of(root, path),
+        cause=f"everything below {file} belongs to the model, also this spec and what mlo keeps beside it",
+        remedy="move the spec out of the folder, and name the folder in `weights`",
+    )
+
+
+def _other_kind(root: Node, path: SpecPath, file: Path, kind: str, *, of_folders: bool) -> Diagnostic:
+    """A file where the kind takes a folder, or the other way round."""
+    found = file_kind(file)
+    served = {"safetensors": "pytorch", "checkpoint": "pytorch"}.get(found, found)
+    return Diagnostic(
+        "E124",
+        f"`kind: {kind}` takes a {'folder' if of_folders else 'file'}, and {quoted(file.name)} is "
+        f"{'a file' if of_folders else 'a folder'}",
+        span_of(root, path),
+        cause=f"it looks like {describe(file)}",
+        remedy="" if served == "other" else f"write `kind: {served}`",
+    )
 
 
 def _doubtful(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:

@@ -74,6 +74,7 @@ class Revision:
         imported_digest: the tree with the golden requests that prove it.
         gates: what the spec sets for its precision, as JSON.
         threads: of one model instance.
+        target, place, keep: where it served, as in `Deployment`.
     """
 
     revision: int
@@ -86,6 +87,9 @@ class Revision:
     imported_digest: str
     gates: str
     threads: int
+    target: str
+    place: str
+    keep: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

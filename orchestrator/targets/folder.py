@@ -221,8 +221,7 @@ class FolderTarget:
             if left.exists():
                 remove_tree(left)
         try:
-            shutil.copytree(source, partial, copy_function=_copied)
-            partial.chmod(0o755)
+            _copy_files(source, partial)
             crash_point("folder.copied")
             fsync_tree(partial)
             if place.exists():
@@ -281,10 +280,16 @@ class FolderTarget:
         )
 
 
-def _copied(source: str, target: str) -> str:
-    shutil.copyfile(source, target)
-    Path(target).chmod(0o644)
-    return target
+def _copy_files(source: Path, target: Path) -> None:
+    """Contents and names alone; the first thing that fails is what is told."""
+    target.mkdir(mode=0o755)
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir(mode=0o755)
+        else:
+            shutil.copyfile(path, copy)
+            copy.chmod(0o644)
 
 
 def _digest(place: Path, cache: StatCache | None) -> str | None:

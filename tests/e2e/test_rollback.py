@@ -140,4 +140,12 @@ def test_it_moves_into_a_folder_and_back_and_the_folder_follows_a_rollback(
     served = apply(mlo, spec, "second")
     assert served["endpoint"].startswith("http://")
     assert not shelf.exists()
+
+    back = mlo.json("rollback", "back", "--yes", "--json")
+    assert back["endpoint"] == str(shelf), "where that revision was in use"
+    assert (shelf / "current" / "model.onnx").is_file()
+    assert "moves from" in mlo.run("plan", str(spec)).stdout
+    again = mlo.json("rollback", "back", "--yes", "--json")
+    assert again["endpoint"].startswith("http://")
+    assert not shelf.exists()
     mlo.run("destroy", "back", "--yes")

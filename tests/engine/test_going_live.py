@@ -214,11 +214,12 @@ def test_a_full_disk_leaves_what_is_in_use_and_no_litter(place: Place, monkeypat
     def full(*arguments: Any, **more: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("orchestrator.targets.folder.shutil.copytree", full)
+    monkeypatch.setattr("orchestrator.targets.folder.shutil.copyfile", full)
     for backend in ("litert", "onnxruntime"):
         with pytest.raises(StoreFailed) as failed:
             place.deploy("two", backend)
         assert failed.value.diagnostics[0].code == "E701"
+        assert "[" not in failed.value.diagnostics[0].cause
         assert place.used == "one"
     monkeypatch.undo()
     assert place.deploy("two").revision > 1

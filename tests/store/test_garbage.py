@@ -134,7 +134,11 @@ def test_only_what_no_deployment_had_last_is_collected(home: Home) -> None:
 
 def test_what_the_state_needs_for_a_rollback_stays(home: Home) -> None:
     manifests = [_done(home, "render", content) for content in "12345"]
-    history = (Revision(1, "onnxruntime", "onnx-fp32", manifests[1].digest, "", "", "", manifests[2].digest, "{}", 1),)
+    history = (
+        Revision(
+            1, "onnxruntime", "onnx-fp32", manifests[1].digest, "", "", "", manifests[2].digest, "{}", 1, "local", "", 0
+        ),
+    )
     StateFile(home).update(lambda state: state.with_deployment(_deployment(manifests[0].digest, history)))
     collect(home)
     assert list(Receipts(home).all_keys()) == ["render-1", "render-2", "render-3", "render-5"]

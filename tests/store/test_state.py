@@ -45,6 +45,9 @@ DIGITS = Deployment(
             "05" * 32,
             "{}",
             1,
+            "local",
+            "",
+            0,
         ),
     ),
 )

@@ -29,7 +29,7 @@ CONVERT = {
 }
 
 
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", CONVERT)
 def test_a_runtime_answers_by_name_and_tells_what_it_is(case: BuildCase, format_name: str) -> None:
     built = case("TwoInTwoOut")
     context = built.context("convert")
@@ -50,7 +50,7 @@ def test_a_runtime_answers_by_name_and_tells_what_it_is(case: BuildCase, format_
     assert all(facts["versions"].values())
 
 
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", CONVERT)
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path, format_name: str) -> None:
     (tmp_path / FORMATS[format_name].file).write_bytes(b"not a model")
 
