@@ -33,6 +33,7 @@ from orchestrator.plan.variant_steps import candidate_steps, variant_step, varia
 from orchestrator.render.assets import assets_digest
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
+from orchestrator.spec.random_mark import is_random
 from orchestrator.spec.signature import Signature
 
 __all__ = ["DRAIN_SECONDS", "compile_plan"]
@@ -153,7 +154,7 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None)
         Step(id="check", kind="check", function="", revision=1, params={},
              inputs={"rendered": StepOutput("render"), "import": StepOutput("import")}, live=True, at=("deploy",)),
     ]  # fmt: skip
-    return Plan(spec.metadata.name, tuple(steps), refused, loaded.folder, _notes(spec, backends, model, cuda), model)
+    return Plan(spec.metadata.name, tuple(steps), refused, loaded.folder, _notes(loaded, backends, model, cuda), model)
 
 
 def _present(spec: ModelDeployment, backends: list[str]) -> dict[str, Any]:
@@ -168,8 +169,9 @@ def _present(spec: ModelDeployment, backends: list[str]) -> dict[str, Any]:
     return present
 
 
-def _notes(spec: ModelDeployment, backends: list[str], model: PlannedModel, cuda: CudaHere | None) -> tuple[str, ...]:
+def _notes(loaded: LoadedSpec, backends: list[str], model: PlannedModel, cuda: CudaHere | None) -> tuple[str, ...]:
     """What a reviewer of the plan should know before saying yes."""
+    spec = loaded.spec
     notes = [*model.notes, *cuda_notes(spec, cuda)]
     asked = spec.slo.p99_latency is not None or spec.slo.throughput is not None
     if "torchserve" in backends:
@@ -181,6 +183,8 @@ def _notes(spec: ModelDeployment, backends: list[str], model: PlannedModel, cuda
         notes += backend(name).notes(spec.hardware.devices)
     if spec.model.samples is None:
         notes.append("no `samples:` are given, so parity is proven on random inputs only")
+    elif is_random(spec.path(spec.model.samples, loaded.folder)):
+        notes.append("the samples are the random ones of `mlo init`, so parity is proven on random inputs only")
     if (present := fingerprint()["cpus"]) < spec.hardware.cpus:
         notes.append(
             f"this machine has {present:g} CPUs, so `hardware.cpus: {spec.hardware.cpus:g}` is measured on fewer"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -154,6 +155,10 @@ def test_random_samples_fit_the_model_and_are_called_random_everywhere(mlo: Mlo,
     assert "two-samples.npz holds random inputs" in text
     assert "samples" not in yaml.safe_load(text)["model"]
     assert "parity is proven on random inputs only" in mlo("plan", "two.yaml").stdout
+    used = re.sub(r"# *samples: two-samples.npz", "samples: two-samples.npz", (project / "two.yaml").read_text())
+    assert used != (project / "two.yaml").read_text()
+    (project / "two.yaml").write_text(used)
+    assert "the random ones of `mlo init`" in mlo("plan", "two.yaml").stdout
 
 
 def test_samples_that_are_given_are_named_and_no_others_are_made(mlo: Mlo, project: Path, zoo: Path) -> None:
