@@ -60,9 +60,9 @@ def _remedy(path: Path, error: OSError) -> str:
                 "finished steps are kept"
             )
         case errno.EROFS:
-            return f"make the file system of {folder} writable, or set MLO_HOME to a folder that is"
+            return f"make the file system of {folder} writable, or name a place that is: MLO_HOME for the store, `deploy: path:` for a folder"
         case errno.EACCES | errno.EPERM:
-            return f"give yourself read and write permission for {folder}, or set MLO_HOME to a folder of your own"
+            return f"give yourself read and write permission for {folder}, or name a place of your own: MLO_HOME for the store, `deploy: path:` for a folder"
         case errno.EMFILE | errno.ENFILE:
             return "raise the limit of open files (`ulimit -n`) and run the same command again"
         case errno.EIO:
