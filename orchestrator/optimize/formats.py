@@ -130,7 +130,9 @@ _TORCHSCRIPT = Format(
     runtime_tools=("torch",),
     backend="torchserve",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=2)) | _not_torch("TorchScript")
+        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=2))
+        | _not_torch("TorchScript")
+        | {"torchscript": Way(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=2, as_given=True)}
     ),
     precisions=MappingProxyType(
         {
@@ -153,10 +155,11 @@ _EXPORTED_PROGRAM = Format(
         _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=2))
         | _not_torch("exported programs")
         | {
+            "exported-program": Way(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=2, as_given=True),
             "torchscript": Refused(
                 "torch.export traces Python code, and a TorchScript archive has none; "
                 "give the weights and the factory as `kind: pytorch`"
-            )
+            ),
         }
     ),
     precisions=MappingProxyType(
