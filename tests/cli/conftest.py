@@ -40,7 +40,7 @@ def mlo(project: Path) -> Mlo:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "orchestrator.cli", *arguments],
             cwd=project,
-            env={**os.environ, "MLO_HOME": str(project / "home"), "XDG_CACHE_HOME": str(project / "cache"), **env},
+            env={**os.environ, "MLO_HOME": str(project / "home"), "XDG_CACHE_HOME": f"{project}-cache", **env},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
