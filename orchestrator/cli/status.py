@@ -133,7 +133,9 @@ def destroy(name: str, yes: bool, lock_timeout: float) -> None:
     with deployment_lock(home, name, lock_timeout, _tell_waiting):
         now = settle(name, home)
         if now is not None:
-            target_of(now, home).stop()
+            target = target_of(now, home)
+            with target.alone():
+                target.stop()
         StateFile(home).update(lambda state: state.without_deployment(name))
     gone = "stopped"
     if deployment.target == "folder":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,16 +80,21 @@ def settle(name: str, home: Home) -> Deployment | None:
         return None
     if (begun := known.intent) is not None:
         target = target_at(begun.target, home, name, begun.place, begun.keep)
-        if target.observe().revision == begun.revision and begun.wanted:
-            known = Deployment.from_json(begun.wanted)
-        else:
-            if begun.revision != known.revision or (begun.target, begun.place) != (known.target, known.place):
-                target.drop(begun.revision)
-            known = known.without_intent()
-            if known.revision == 0 and target.observe().revision is None:
-                target.stop()
+        with target.alone():
+            known = _after(known, begun, target)
         _remember(state, known)
     return _left(known, home, state)
+
+
+def _after(known: Deployment, begun: Intent, target: Target) -> Deployment:
+    """What a deployment is after a run that died with this intent; its candidate is withdrawn unless it had taken over."""
+    if target.observe().revision == begun.revision and begun.wanted:
+        return Deployment.from_json(begun.wanted)
+    if begun.revision != known.revision or (begun.target, begun.place) != (known.target, known.place):
+        target.drop(begun.revision)
+    if known.revision == 0 and target.observe().revision is None:
+        target.stop()
+    return known.without_intent()
 
 
 def _left(known: Deployment, home: Home, state: StateFile) -> Deployment:
@@ -96,7 +102,9 @@ def _left(known: Deployment, home: Home, state: StateFile) -> Deployment:
     if not known.leaving:
         return known
     former = json.loads(known.leaving)
-    target_at(former["target"], home, known.name, former["place"], former["keep"]).stop()
+    target = target_at(former["target"], home, known.name, former["place"], former["keep"])
+    with target.alone():
+        target.stop()
     known = replace(known, leaving="")
     _remember(state, known)
     return known
@@ -138,7 +146,7 @@ class GoLive:
             DeployFailed: it did not come up or did not answer as proven; what served serves on.
         """
         endpoint = self._prepared(before, op, revision)
-        with self._target.alone():
+        with self._alone(before):
             try:
                 candidate = self._started(revision)
                 self._check(candidate)
@@ -165,6 +173,17 @@ class GoLive:
         except BaseException:
             self._forget_intent(before)
             raise
+
+    @contextmanager
+    def _alone(self, before: Deployment | None) -> Iterator[None]:
+        """The place to ourselves; who does not get it has started nothing either."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._target.alone())
+            except BaseException:
+                self._forget_intent(before)
+                raise
+            yield
 
     def _started(self, revision: int) -> Candidate:
         began = datetime.now(UTC)

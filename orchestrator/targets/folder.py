@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.errors import DeployFailed, StoreFailed
+from orchestrator.errors import Busy, DeployFailed, StoreFailed
 from orchestrator.store.atomic import TEMPORARY_PREFIX, fsync_folder, fsync_tree
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import StatCache, digest_tree
@@ -113,6 +113,7 @@ class FolderTarget:
 
         Raises:
             DeployFailed: E621 the copy is not what was rendered.
+            Busy: E605 a revision of that number, with another content, was in use there.
         """
         del name, threads, startup_seconds  # whoever reads the folder has its own
         marker = self._ours()
@@ -120,6 +121,15 @@ class FolderTarget:
         source, place = layout.source(serving), layout.place(revision)
         wanted = digest_tree(source).digest
         there = marker.revisions.get(revision)
+        if there is not None and there.used and there.digest != wanted:
+            raise Busy(
+                Diagnostic(
+                    "E605",
+                    f"{self._folder} holds another revision {revision}",
+                    cause="it was deployed into from another store",
+                    remedy="run `mlo apply` again: it takes a number that is free",
+                )
+            )
         if there is None or there.digest != wanted or _digest(place, None) != wanted:
             progress(f"copying revision {revision}")
             with store_errors("write", place):
@@ -193,8 +203,8 @@ class FolderTarget:
         if marker is None:
             return
         with store_errors("clean up", self._folder):
-            if marker.backend:
-                self._layout(marker.backend).retire()
+            for backend in {marker.backend, *(put.backend for put in marker.revisions.values())} - {""}:
+                self._layout(backend).retire()
             for number, put in marker.revisions.items():
                 remove_tree(self._layout(put.backend).place(number))
             self._sweep()

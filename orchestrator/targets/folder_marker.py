@@ -106,12 +106,16 @@ def write_marker(folder: Path, marker: Marker) -> None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a lock on the folder itself for the block; the kernel frees it whatever happens.
+    """Hold a lock on the folder itself for the block; the kernel frees it whatever happens. Nothing holds what is not there.
 
     Raises:
         Busy: E605.
     """
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        yield
+        return
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

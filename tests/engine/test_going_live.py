@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,6 +181,32 @@ def test_two_stores_do_not_deploy_into_one_folder_at_once(place: Place) -> None:
         place.deploy("two")
     assert busy.value.diagnostics[0].code == "E605"
     assert place.used == "one"
+    assert place.remembered is not None
+    assert place.remembered.intent is None, "nothing was begun, so nothing of another store's is withdrawn for it"
+
+
+def test_what_another_store_put_there_meanwhile_is_not_overwritten(place: Place) -> None:
+    place.deploy("one")
+    ready = place.ready("mine")
+    elsewhere = Place(place.root, home="second")
+    assert elsewhere.deploy("theirs").revision == 2
+
+    with pytest.raises(Busy) as busy:  # the number was free when this began
+        GoLive(ready, place.target, place.home, ignore).replace(settle(place.name, place.home), 2, "deploy")
+
+    assert busy.value.diagnostics[0].code == "E605"
+    assert place.used == "theirs"
+    assert place.target.observe().health == "healthy"
+    assert place.deploy("mine").revision == 3
+    assert place.used == "mine"
+
+
+def test_a_folder_that_is_gone_can_be_settled_and_filled_again(place: Place) -> None:
+    place.deploy("one")
+    killed(place, "folder.candidate-ready", "two")
+    shutil.rmtree(place.folder)
+    assert place.deploy("three").revision > 1
+    assert place.used == "three"
 
 
 def test_numbers_never_come_back_however_often_it_is_rolled_back(place: Place) -> None:
