@@ -16,6 +16,7 @@ from orchestrator.frameworks.onnx_session import open_given, open_where_it_lies,
 from orchestrator.frameworks.onnx_types import SERVED, found_tensor
 from orchestrator.frameworks.onnx_walk import nodes
 from orchestrator.frameworks.source_check import given_samples, record
+from orchestrator.frameworks.source_outputs import failed_call
 from orchestrator.frameworks.source_steadiness import differs_again, differs_in_company
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepError
@@ -77,7 +78,9 @@ def check(context: StepContext) -> dict[str, Any]:
             return runtime.run(inputs)
         # Its exceptions share no base class of their own; what it says is told with the shapes that it was given.
         except Exception as error:
-            raise _failed_call(error, signature, inputs, dim) from error
+            if short_of_memory(error):
+                raise MemoryError(runtime_says(error)) from error
+            raise failed_call(runtime_says(error), signature, inputs, dim) from error
 
     context.progress("asking the model twice")
     _prove_steady(answer, model, signature, samples)
@@ -153,30 +156,3 @@ def _used(model: GivenModel, operators: set[str]) -> str:
     """The operators of these that the model uses, or words for one that is not known."""
     used = sorted({node.op_type for node in nodes(model.proto)} & operators)
     return " or ".join(f"`{name}`" for name in used) or "an operator"
-
-
-def _failed_call(
-    error: Exception, signature: Signature, inputs: Mapping[str, Array], dim: str | None
-) -> StepError | MemoryError:
-    cause = runtime_says(error)
-    if short_of_memory(error):
-        return MemoryError(cause)
-    given = ", ".join(f"{t.name} {inputs[t.name].dtype} {list(inputs[t.name].shape)}" for t in signature.inputs)
-    if dim is None:
-        return StepError(
-            "E321",
-            "the model does not take the declared inputs",
-            cause=cause,
-            remedy="correct `inputs:`, or the samples, if the model does not take their values",
-            at=("model", "inputs"),
-            notes=(f"given: {given}",),
-        )
-    low, high = signature.dims[dim]
-    return StepError(
-        "E322",
-        f"the model fails inside the range of `{dim}`, which is declared as {low} to {high}",
-        cause=cause,
-        remedy=f"declare the range of `{dim}` that the model takes",
-        at=("model", "dims", dim),
-        notes=(f"given: {given}",),
-    )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from orchestrator.frameworks.samples import Array, Samples
 
-__all__ = ["Answer", "answer_edges", "answer_rows", "first_call", "refuse_nan", "resolve_outputs"]
+__all__ = ["Answer", "answer_edges", "answer_rows", "failed_call", "first_call", "refuse_nan", "resolve_outputs"]
 
 _CHUNK = 32
 
@@ -37,6 +37,36 @@ class Answer(Protocol):
             StepError: E321 the model does not take these inputs, or E322 where the call is about a dimension's range.
             MemoryError: memory does not suffice.
         """
+
+
+def failed_call(cause: str, signature: Signature, inputs: Mapping[str, Array], dim: str | None) -> StepError:
+    """What an `Answer` raises for a call that its framework has refused.
+
+    Args:
+        cause: what the framework said, in one line.
+        signature: the model's.
+        inputs: of the call.
+        dim: the dimension whose range the call is about, if it is about one.
+    """
+    given = ", ".join(f"{t.name} {inputs[t.name].dtype} {list(inputs[t.name].shape)}" for t in signature.inputs)
+    if dim is None:
+        return StepError(
+            "E321",
+            "the model does not take the declared inputs",
+            cause=cause,
+            remedy="correct `inputs:` or the samples; without `inputs` they are read from the model",
+            at=("model", "inputs"),
+            notes=(f"given: {given}",),
+        )
+    low, high = signature.dims[dim]
+    return StepError(
+        "E322",
+        f"the model fails inside the range of `{dim}`, which is declared as {low} to {high}",
+        cause=cause,
+        remedy=f"declare the range of `{dim}` that the model takes",
+        at=("model", "dims", dim),
+        notes=(f"given: {given}",),
+    )
 
 
 def first_call(samples: Samples, signature: Signature) -> dict[str, Array]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from orchestrator.frameworks.expected_kind import AT_WEIGHTS
 from orchestrator.frameworks.source_check import given_samples, record
-from orchestrator.frameworks.source_outputs import first_call
+from orchestrator.frameworks.source_outputs import failed_call, first_call
 from orchestrator.frameworks.source_steadiness import differs_again, differs_in_company
 from orchestrator.frameworks.tf_errors import said
 from orchestrator.frameworks.tf_process import tf
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.samples import Array, Samples
     from orchestrator.frameworks.source_outputs import Answer
     from orchestrator.frameworks.tf_model import TfModel
-    from orchestrator.spec.signature import Signature
 
 __all__ = ["check_model"]
 
@@ -72,32 +71,9 @@ def _guarded(model: TfModel) -> Answer:
             raise MemoryError(said(error)) from error
         # Layers and operators raise errors of many kinds; whatever it is, it is told with what the model was given.
         except Exception as error:
-            raise _failed_call(error, model.signature, inputs, dim) from error
+            raise failed_call(f"{type(error).__name__}: {said(error)}", model.signature, inputs, dim) from error
 
     return answer
-
-
-def _failed_call(error: Exception, signature: Signature, inputs: Mapping[str, Array], dim: str | None) -> StepError:
-    given = ", ".join(f"{t.name} {inputs[t.name].dtype} {list(inputs[t.name].shape)}" for t in signature.inputs)
-    cause = f"{type(error).__name__}: {said(error)}"
-    if dim is not None:
-        low, high = signature.dims[dim]
-        return StepError(
-            "E322",
-            f"the model fails inside the range of `{dim}`, which is declared as {low} to {high}",
-            cause=cause,
-            remedy=f"declare the range of `{dim}` that the model takes",
-            at=("model", "dims", dim),
-            notes=(f"given: {given}",),
-        )
-    return StepError(
-        "E321",
-        "the model does not take the declared inputs",
-        cause=cause,
-        remedy="correct the type or the shape in `inputs:`, or leave `inputs` out, and it is read from the model",
-        at=("model", "inputs"),
-        notes=(f"given: {given}",),
-    )
 
 
 def _prove_steady(answer: Answer, model: TfModel, samples: Samples) -> None:

@@ -15,6 +15,7 @@ from orchestrator.frameworks.expected_kind import AT_WEIGHTS, expect_kind, headl
 from orchestrator.frameworks.inspection import Found, FoundTensor, write_found
 from orchestrator.frameworks.litert_runtime import LitertRuntime, by_spec_name, open_interpreter
 from orchestrator.frameworks.source_check import given_samples, record
+from orchestrator.frameworks.source_outputs import failed_call
 from orchestrator.frameworks.source_steadiness import differs_again, differs_in_company
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext, StepError
@@ -148,7 +149,7 @@ def _guarded(run: Callable[[Mapping[str, Array]], dict[str, Array]], signature: 
         except (ValueError, RuntimeError) as error:
             if any(words in str(error) for words in _NO_MEMORY):
                 raise MemoryError(headline(error)) from error
-            raise _failed_call(error, signature, inputs, dim) from error
+            raise failed_call(_cause(error), signature, inputs, dim) from error
 
     return answer
 
@@ -222,28 +223,6 @@ def _compare(
             remedy="declare every input, or leave `inputs` out, and it is read from the model",
             at=("model", role),
         )
-
-
-def _failed_call(error: Exception, signature: Signature, inputs: Mapping[str, Array], dim: str | None) -> StepError:
-    given = ", ".join(f"{t.name} {inputs[t.name].dtype} {list(inputs[t.name].shape)}" for t in signature.inputs)
-    if dim is None:
-        return StepError(
-            "E321",
-            "the model does not take the declared inputs",
-            cause=_cause(error),
-            remedy="correct the type or the shape in `inputs:`, or leave `inputs` out, and it is read from the model",
-            at=("model", "inputs"),
-            notes=(f"given: {given}",),
-        )
-    low, high = signature.dims[dim]
-    return StepError(
-        "E322",
-        f"the model fails inside the range of `{dim}`, which is declared as {low} to {high}",
-        cause=_cause(error),
-        remedy=f"declare the range of `{dim}` that the model takes",
-        at=("model", "dims", dim),
-        notes=(f"given: {given}",),
-    )
 
 
 def _cause(error: Exception) -> str:
