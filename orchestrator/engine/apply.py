@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.events import Observer
-from orchestrator.engine.live import observe
+from orchestrator.engine.live import observe, wanted_target
 from orchestrator.engine.planning import Planned, make_plan
 from orchestrator.engine.release import Release, Released
 from orchestrator.engine.run import run_plan
@@ -46,6 +46,7 @@ def apply_plan(planned: Planned, home: Home, observer: Observer, stop: Stop, loc
     """
     try:
         with home.in_use(f"applying {planned.plan.name}"):
+            wanted_target(planned.loaded, home).check()
             outcomes = run_steps(planned, home, observer, stop)
             return Release(planned.loaded, planned.plan, outcomes, home, observer).release(lock_timeout)
     except MloError as error:

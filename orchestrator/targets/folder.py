@@ -73,17 +73,25 @@ class FolderTarget:
         marker = self._marker()
         return max(marker.revisions, default=0) if marker is not None else 0
 
+    def check(self) -> None:
+        """Whether the folder can be deployed into; changes nothing.
+
+        Raises:
+            DeployFailed: E620, it is a file, or holds something that mlo did not put there for this deployment.
+        """
+        if self._folder.exists() and not self._folder.is_dir():
+            raise taken(self._folder, "it is a file")
+        if self._marker() is None and self._folder.is_dir() and any(self._folder.iterdir()):
+            raise taken(self._folder, "it is not empty, and mlo did not fill it")
+
     def prepare(self, port: int | None = None) -> str:  # noqa: ARG002 - a folder listens nowhere
         """Make the folder and mark it, unless it holds something that mlo did not put there.
 
         Raises:
             DeployFailed: E620.
         """
-        if self._folder.exists() and not self._folder.is_dir():
-            raise taken(self._folder, "it is a file")
+        self.check()
         if self._marker() is None:
-            if self._folder.is_dir() and any(self._folder.iterdir()):
-                raise taken(self._folder, "it is not empty, and mlo did not fill it")
             with store_errors("write", self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
             self._write(Marker(self._name, "", {}))

@@ -152,6 +152,9 @@ class LocalTarget:
         progress(f"revision {revision} is ready")
         return Candidate(revision, state["endpoint"], state["pid"])
 
+    def check(self) -> None:
+        """Nothing: what could be in the way, such as a port in use, can change until it is needed."""
+
     def highest(self) -> int:
         """0: the state knows all revisions of this store, and the place is this store's alone."""
         return 0

@@ -66,6 +66,13 @@ class Target(Protocol):
     def observe(self) -> Observed:
         """What is there, looked at now; changes nothing."""
 
+    def check(self) -> None:
+        """Whether the place can take this deployment at all, looked at before anything is computed; changes nothing.
+
+        Raises:
+            DeployFailed: it cannot.
+        """
+
     def prepare(self, port: int | None = None) -> str:
         """Make the place ready to take a revision; returns the public endpoint.
 

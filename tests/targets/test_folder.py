@@ -101,6 +101,8 @@ def test_what_mlo_did_not_put_there_is_not_touched(
     if what == "a broken marker":
         (folder / MARKER).write_text("{")
 
+    with pytest.raises(DeployFailed):
+        target.check()
     with pytest.raises(DeployFailed) as refused:
         target.prepare()
 
