@@ -137,10 +137,8 @@ def destroy(name: str, yes: bool, lock_timeout: float) -> None:
             with target.alone():
                 target.stop()
         StateFile(home).update(lambda state: state.without_deployment(name))
-    gone = "stopped"
+    gone, left = "stopped", ""
     if deployment.target == "folder":
-        left = Path(deployment.place).exists()
-        gone = f"removed from {deployment.place}" + (
-            ", where something stays that mlo did not put there" if left else ""
-        )
-    console.say(f"{name}: {gone}, and forgotten; its artifacts stay in the store until `mlo gc`")
+        gone = f"removed from {deployment.place}"
+        left = ", where something stays that mlo did not put there" if Path(deployment.place).exists() else ""
+    console.say(f"{name}: {gone} and forgotten{left}; its artifacts stay in the store until `mlo gc`")
