@@ -1,6 +1,6 @@
 """What a step function sees and may raise. A step runs in a worker process of its own.
 
-A step function is named by string (`orchestrator.frameworks.torch_convert:to_onnx`), takes one `StepContext`, writes
+A step function is named by string (`orchestrator.frameworks.pytorch.convert:to_onnx`), takes one `StepContext`, writes
 its files under `context.output`, and returns a small JSON object of facts for people to read ("summary").
 """
 

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 __all__ = ["BACKENDS", "UNSERVED", "backend", "packaging"]
 
 BACKENDS: dict[str, str] = {
-    "onnxruntime": "orchestrator.backends.onnxruntime:ONNXRUNTIME",
-    "torchserve": "orchestrator.backends.torchserve:TORCHSERVE",
-    "tensorflow-serving": "orchestrator.backends.tensorflow_serving:TENSORFLOW_SERVING",
-    "litert": "orchestrator.backends.litert:LITERT",
+    "onnxruntime": "orchestrator.backends.onnxruntime.backend:ONNXRUNTIME",
+    "torchserve": "orchestrator.backends.torchserve.backend:TORCHSERVE",
+    "tensorflow-serving": "orchestrator.backends.tensorflow_serving.backend:TENSORFLOW_SERVING",
+    "litert": "orchestrator.backends.litert.backend:LITERT",
 }
 """Name → `module:ATTRIBUTE`; imported when asked for, since the command line starts without them."""
 

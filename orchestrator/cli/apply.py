@@ -16,10 +16,10 @@ from orchestrator.cli.progress import lines, watch
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.apply import apply_plan, plan_from_file
 from orchestrator.engine.planning import Planned, make_plan
-from orchestrator.engine.release import Released
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import MloError, UsageError
 from orchestrator.plan.plan_file import read_plan_file
+from orchestrator.release.release import Released
 from orchestrator.store.digest import StatCache
 from orchestrator.store.home import Home
 

@@ -10,8 +10,8 @@ import click
 from orchestrator import __version__
 from orchestrator.cli import console
 from orchestrator.cli.options import json_option, locate_home
-from orchestrator.engine.checkup import examine
-from orchestrator.engine.finding import Finding
+from orchestrator.doctor.checkup import examine
+from orchestrator.doctor.finding import Finding
 from orchestrator.errors import ExitCode
 
 __all__ = ["doctor"]

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from orchestrator.cli.progress import ended_line, stopping_line
 from orchestrator.cli.visible import shown_line
-from orchestrator.engine.events import Event, Observer, StepEnded, StepProgress, StepStarted, Stopping, Waiting
+from orchestrator.events import Event, Observer, StepEnded, StepProgress, StepStarted, Stopping, Waiting
 
 __all__ = ["live_view"]
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import click
 
 from orchestrator.cli import console
-from orchestrator.engine.events import (
+from orchestrator.events import (
     Event,
     Observer,
     StepEnded,

@@ -11,8 +11,8 @@ from orchestrator.cli.deployments import find_deployment
 from orchestrator.cli.options import find_home, json_option, lock_timeout_option
 from orchestrator.cli.progress import watch
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.engine.rollback import revisions, roll_back
 from orchestrator.errors import UsageError
+from orchestrator.release.rollback import revisions, roll_back
 
 __all__ = ["history", "rollback"]
 

@@ -11,11 +11,11 @@ from orchestrator.cli import console
 from orchestrator.cli.deployments import find_deployment
 from orchestrator.cli.options import find_home, json_option, lock_timeout_option
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.engine.events import Event, Waiting
-from orchestrator.engine.go_live import deployment_lock, settle, target_of
 from orchestrator.errors import ExitCode, UsageError
+from orchestrator.events import Event, Waiting
+from orchestrator.release.go_live import deployment_lock, settle, target_of
 from orchestrator.store.state import StateFile
-from orchestrator.targets.local import LocalTarget
+from orchestrator.targets.local.target import LocalTarget
 
 __all__ = ["destroy", "logs", "status"]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.engine.events import Observer
-from orchestrator.engine.live import observe, wanted_target
 from orchestrator.engine.planning import Planned, make_plan
-from orchestrator.engine.release import Release, Released
 from orchestrator.engine.run import run_plan
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import MloError
+from orchestrator.events import Observer
 from orchestrator.plan.plan_file import moved, refuse_stale
 from orchestrator.plan.resolve import Outcome
+from orchestrator.release.live import observe, wanted_target
+from orchestrator.release.release import Release, Released
 from orchestrator.store.digest import StatCache
 from orchestrator.store.gc import sweep
 from orchestrator.store.home import Home

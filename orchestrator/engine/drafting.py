@@ -16,9 +16,9 @@ from orchestrator.draft.factories import module_classes
 from orchestrator.draft.naming import relative_path
 from orchestrator.draft.propose import ProposedModel, proposed_model
 from orchestrator.draft.text import SpecDraft, StateDict
-from orchestrator.engine.events import Observer
 from orchestrator.engine.inspecting import read_model, run_at_once
 from orchestrator.errors import SpecInvalid, StepFailed, UsageError
+from orchestrator.events import Observer
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.plan.revisions import INSPECT_TORCH, SAMPLES
 from orchestrator.plan.source_steps import require_source_tools
@@ -137,7 +137,7 @@ class _Reader:
             step = Step(
                 id="inspect",
                 kind="inspect",
-                function="orchestrator.frameworks.torch_inspect:inspect",
+                function="orchestrator.frameworks.pytorch.inspection:inspect",
                 revision=INSPECT_TORCH,
                 params={"source": {"kind": kind}},
                 inputs={"weights": FileInput(self._model.path.absolute(), _AT)},
@@ -154,7 +154,7 @@ class _Reader:
         step = Step(
             id="samples",
             kind="inspect",
-            function="orchestrator.frameworks.random_file:write",
+            function="orchestrator.frameworks.source.random_file:write",
             revision=SAMPLES,
             params=params,
             inputs={},
@@ -165,7 +165,7 @@ class _Reader:
             names = {each.name: each.own or each.name for each in model.inputs}
             step = replace(
                 step,
-                function="orchestrator.frameworks.random_file:write_texts",
+                function="orchestrator.frameworks.source.random_file:write_texts",
                 params={**params, "source": dict(self._settings), "names": names},
                 inputs={"weights": FileInput(self._model.path.absolute(), _AT)},
                 tools=SOURCES["transformers"].tools,

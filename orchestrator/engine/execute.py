@@ -14,11 +14,11 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.engine.cause import describe_failure, is_remembered
-from orchestrator.engine.events import Observer, StepProgress, StepStarted, Waiting
 from orchestrator.engine.request import WorkerRequest
 from orchestrator.engine.stop import Stop
 from orchestrator.engine.worker_process import WorkerEnd, run_worker
 from orchestrator.errors import Busy, StoreFailed
+from orchestrator.events import Observer, StepProgress, StepStarted, Waiting
 from orchestrator.plan.resolve import Outcome, Resolved, Resolver, fates_document
 from orchestrator.plan.step import FileInput, Plan, Step
 from orchestrator.store.crash_points import crash_point

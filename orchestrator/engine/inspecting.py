@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orchestrator.engine.events import Observer, StepEnded
 from orchestrator.engine.execute import Executor
 from orchestrator.engine.run import failure_diagnostic
 from orchestrator.engine.stop import Stop, stop_on_signals
 from orchestrator.errors import Interrupted, StepFailed
+from orchestrator.events import Observer, StepEnded
 from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.source_steps import inspect_step
 from orchestrator.plan.step import Plan, Step

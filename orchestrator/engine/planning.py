@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.engine.events import Observer, ignore
 from orchestrator.engine.inspecting import read_model
-from orchestrator.engine.live import Live, observe
 from orchestrator.engine.preview import Preview, preview
 from orchestrator.errors import UsageError
+from orchestrator.events import Observer, ignore
 from orchestrator.plan.compile import compile_plan
 from orchestrator.plan.cuda import cuda_here
 from orchestrator.plan.found import planned_model
@@ -22,6 +21,7 @@ from orchestrator.plan.keys import differences, shortened
 from orchestrator.plan.plan_file import compose
 from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.step import Plan
+from orchestrator.release.live import Live, observe
 from orchestrator.spec.load import LoadedSpec, load_spec
 from orchestrator.store.digest import StatCache
 from orchestrator.store.home import Home

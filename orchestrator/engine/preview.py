@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.engine.live import Live
 from orchestrator.plan.resolve import Outcome, Resolver
 from orchestrator.plan.step import Plan, Step
+from orchestrator.release.live import Live
 
 __all__ = ["Preview", "StepView", "preview"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.cause import NOBODYS_FATE, STOPPED_CODE
-from orchestrator.engine.events import Observer, StepEnded, Stopping
 from orchestrator.engine.execute import Executor
 from orchestrator.engine.stop import Stop, stop_on_signals
 from orchestrator.errors import Busy, Interrupted, StepFailed
+from orchestrator.events import Observer, StepEnded, Stopping
 from orchestrator.plan.resolve import Outcome, Resolver
 from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec

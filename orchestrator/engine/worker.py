@@ -1,6 +1,6 @@
 """The child process that runs one step: `python -m orchestrator.engine.worker request.json`.
 
-A guard (orchestrator/guard.py) takes it along when its parent ends. It writes its result to a file (C++ libraries print on standard output, so nothing is told
+A guard (orchestrator/process/guard.py) takes it along when its parent ends. It writes its result to a file (C++ libraries print on standard output, so nothing is told
 there), and reports progress on a pipe whose descriptor MLO_PROGRESS_FD names.
 """
 
@@ -23,9 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.apart import keep_apart
 from orchestrator.engine.request import WorkerRequest, WorkerResult
-from orchestrator.measure.cuda_devices import cuda_devices
+from orchestrator.machine.cuda_devices import cuda_devices
+from orchestrator.process.apart import keep_apart
 from orchestrator.steps import StepContext, StepError, silent
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import psutil
 
 from orchestrator.engine.request import WorkerRequest, WorkerResult
 from orchestrator.engine.stop import Stop
-from orchestrator.environment import passed_on
+from orchestrator.process.environment import passed_on
 
 __all__ = ["WorkerEnd", "run_worker", "worker_environment"]
 
@@ -28,7 +28,7 @@ _TICK = 0.05
 _GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 
-_GUARD = Path(__file__).parents[1] / "guard.py"
+_GUARD = Path(__file__).parents[1] / "process" / "guard.py"
 
 
 @dataclass(frozen=True, slots=True)

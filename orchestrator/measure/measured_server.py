@@ -17,9 +17,9 @@ from typing import Self
 import psutil
 
 from orchestrator.backends.backend import Backend, ServingSettings
-from orchestrator.measure.containers import container_process
-from orchestrator.measure.cpus import CpuShare, confined, package_environment
-from orchestrator.measure.memory import MemoryWatch, family, format_bytes, tree_cpu_seconds
+from orchestrator.containers.processes import container_process
+from orchestrator.machine.cpus import CpuShare, confined, package_environment
+from orchestrator.process.memory import MemoryWatch, family, format_bytes, tree_cpu_seconds
 
 __all__ = ["MeasuredServer", "ServerError"]
 

@@ -23,7 +23,7 @@ class Participant:
         name: the variant's name, or `BASELINE`.
         backend: what would serve it; empty for the baseline. Candidates are compared within a backend when dropping.
         opener: `module:function` that opens its runtime.
-        arguments: the opener's, as JSON; see `orchestrator.frameworks.measure_session`.
+        arguments: the opener's, as JSON; see `orchestrator.frameworks.source.measure_session`.
     """
 
     name: str
@@ -74,7 +74,7 @@ def participants(
             "threads": threads,
             **accelerator,
         }
-        opener = "orchestrator.frameworks.runtime:open_runtime"
+        opener = "orchestrator.frameworks.source.runtime:open_runtime"
         takes_part.append(Participant(name, candidate["backend"], opener, arguments))
     return takes_part, left_out
 

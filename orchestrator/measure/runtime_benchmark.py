@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from orchestrator.measure.cpus import cpu_share
-from orchestrator.measure.cuda_devices import cuda_devices
+from orchestrator.machine.cpus import cpu_share
+from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.measure.participants import LeftOut, participants
 from orchestrator.measure.runtime_report import artifact_bytes, participant_report, raw_arrays
 from orchestrator.measure.sweep import Measured, SweepSettings, sweep

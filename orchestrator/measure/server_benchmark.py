@@ -12,8 +12,8 @@ from typing import Any
 
 from orchestrator.backends.backend import Backend, ServingSettings
 from orchestrator.backends.table import UNSERVED, backend
-from orchestrator.measure.cpus import cpu_share, other_cpus
-from orchestrator.measure.cuda_devices import cuda_devices
+from orchestrator.machine.cpus import cpu_share, other_cpus
+from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.measure.finalists import NO_SERVER, auto_batch_size, finalists, substitutes
 from orchestrator.measure.measured_server import MeasuredServer, ServerError
 from orchestrator.measure.server_report import contender_report, raw_arrays

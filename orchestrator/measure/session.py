@@ -1,6 +1,6 @@
 """The parent's side of a measured process: starts it confined, sends it commands, tells how it ended.
 
-The child is `orchestrator.frameworks.measure_session`, or `orchestrator.measure.load`. Commands and replies are lines
+The child is `orchestrator.frameworks.source.measure_session`, or `orchestrator.measure.load`. Commands and replies are lines
 of JSON over two pipes of their own, since libraries print on standard output. Between commands the child sleeps in a
 read and uses no CPU.
 """
@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from orchestrator.measure.cpus import CpuShare, confined, package_environment, thread_environment
-from orchestrator.measure.memory import MemoryWatch, end_tree, format_bytes
+from orchestrator.machine.cpus import CpuShare, confined, package_environment, thread_environment
+from orchestrator.process.memory import MemoryWatch, end_tree, format_bytes
 
 __all__ = ["MeasureError", "MeasuredProcess"]
 

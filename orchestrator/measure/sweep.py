@@ -13,14 +13,14 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from orchestrator.measure.cpus import CpuShare
+from orchestrator.machine.cpus import CpuShare
 from orchestrator.measure.participants import Participant
 from orchestrator.measure.session import MeasuredProcess, MeasureError
 from orchestrator.measure.statistics import FEWEST_ROUNDS, settled
 
 __all__ = ["Measured", "SweepSettings", "WarmUp", "sweep"]
 
-_SESSION = "orchestrator.frameworks.measure_session"
+_SESSION = "orchestrator.frameworks.source.measure_session"
 _ANSWER_TIMEOUT = 180.0
 _COLD_CALLS = 10
 _WINDOW_SECONDS = 0.04

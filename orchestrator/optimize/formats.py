@@ -74,9 +74,9 @@ class Format:
 _AS_CONVERTED = Way(function=None)
 _TORCH_KINDS = ("pytorch", "torchscript", "exported-program", "transformers")
 _TENSORFLOW_KINDS = ("keras", "saved-model")
-_TF_CONVERT = "orchestrator.frameworks.tf_convert"
-_TFLITE_CONVERT = "orchestrator.frameworks.tflite_convert"
-_TORCH_CONVERT = "orchestrator.frameworks.torch_convert"
+_TF_CONVERT = "orchestrator.frameworks.tensorflow.convert"
+_TFLITE_CONVERT = "orchestrator.frameworks.litert.convert"
+_TORCH_CONVERT = "orchestrator.frameworks.pytorch.convert"
 _ONNX_TOOLS = ("onnx", "onnxruntime", "onnxscript", "torch")
 _TF2ONNX_TOOLS = ("onnx", "onnxruntime", "tensorflow", "tf2onnx")
 
@@ -88,7 +88,7 @@ def _from(kinds: tuple[str, ...], way: Way | Refused) -> dict[str, Way | Refused
 _ONNX = Format(
     name="onnx",
     file="model.onnx",
-    runtime="orchestrator.frameworks.ort_runtime:open_onnx",
+    runtime="orchestrator.frameworks.onnx.runtime:open_onnx",
     runtime_tools=("onnxruntime",),
     backend="onnxruntime",
     convert=MappingProxyType(
@@ -96,7 +96,7 @@ _ONNX = Format(
         | _from(_TENSORFLOW_KINDS, Way(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS, revision=2))
         | {
             "onnx": Way(
-                "orchestrator.frameworks.onnx_convert:to_onnx", ("onnx", "onnxruntime"), revision=2, as_given=True
+                "orchestrator.frameworks.onnx.convert:to_onnx", ("onnx", "onnxruntime"), revision=2, as_given=True
             ),
             "tflite": Way(f"{_TFLITE_CONVERT}:to_onnx", (*_TF2ONNX_TOOLS, "ai-edge-litert"), revision=2, as_given=True),
         }
@@ -106,7 +106,7 @@ _ONNX = Format(
             "fp32": _AS_CONVERTED,
             "bf16": Refused("ONNX Runtime has no bfloat16 kernels for CPUs, and few for GPUs"),
             "int8": Way(
-                "orchestrator.frameworks.onnx_quantize:to_int8",
+                "orchestrator.frameworks.onnx.quantize:to_int8",
                 ("onnx", "onnxruntime"),
                 revision=2,
                 needs_cpu_features=True,
@@ -126,7 +126,7 @@ def _not_torch(format_name: str) -> dict[str, Way | Refused]:
 _TORCHSCRIPT = Format(
     name="torchscript",
     file="model.pt",
-    runtime="orchestrator.frameworks.torch_runtime:open_torchscript",
+    runtime="orchestrator.frameworks.pytorch.runtime:open_torchscript",
     runtime_tools=("torch",),
     backend="torchserve",
     convert=MappingProxyType(
@@ -138,7 +138,10 @@ _TORCHSCRIPT = Format(
         {
             "fp32": _AS_CONVERTED,
             "bf16": Way(
-                "orchestrator.frameworks.torch_precision:torchscript_to_bf16", ("torch",), revision=2, from_source=True
+                "orchestrator.frameworks.pytorch.precision:torchscript_to_bf16",
+                ("torch",),
+                revision=2,
+                from_source=True,
             ),
             "int8": _NO_TORCH_INT8,
         }
@@ -148,7 +151,7 @@ _TORCHSCRIPT = Format(
 _EXPORTED_PROGRAM = Format(
     name="exported-program",
     file="model.pt2",
-    runtime="orchestrator.frameworks.torch_runtime:open_exported_program",
+    runtime="orchestrator.frameworks.pytorch.runtime:open_exported_program",
     runtime_tools=("torch",),
     backend="torchserve",
     convert=MappingProxyType(
@@ -166,7 +169,7 @@ _EXPORTED_PROGRAM = Format(
         {
             "fp32": _AS_CONVERTED,
             "bf16": Way(
-                "orchestrator.frameworks.torch_precision:exported_program_to_bf16",
+                "orchestrator.frameworks.pytorch.precision:exported_program_to_bf16",
                 ("torch",),
                 revision=2,
                 from_source=True,
@@ -186,7 +189,7 @@ _NO_TF_BF16 = Refused("TensorFlow has bfloat16 kernels for few CPUs, and TensorF
 _SAVED_MODEL = Format(
     name="saved-model",
     file="saved_model",
-    runtime="orchestrator.frameworks.tf_runtime:open_saved_model",
+    runtime="orchestrator.frameworks.tensorflow.runtime:open_saved_model",
     runtime_tools=("tensorflow",),
     backend="tensorflow-serving",
     convert=MappingProxyType(
@@ -209,7 +212,7 @@ _SAVED_MODEL = Format(
 _TFLITE = Format(
     name="tflite",
     file="model.tflite",
-    runtime="orchestrator.frameworks.litert_runtime:open_tflite",
+    runtime="orchestrator.frameworks.litert.runtime:open_tflite",
     runtime_tools=("ai-edge-litert",),
     backend="litert",
     convert=MappingProxyType(
@@ -222,7 +225,7 @@ _TFLITE = Format(
             "fp32": _AS_CONVERTED,
             "bf16": Refused("LiteRT has no bfloat16 kernels"),
             "int8": Way(
-                "orchestrator.frameworks.tflite_quantize:to_int8",
+                "orchestrator.frameworks.litert.quantize:to_int8",
                 ("tensorflow", "ai-edge-litert"),
                 revision=2,
                 from_source=True,

@@ -8,13 +8,14 @@ from typing import Any
 from orchestrator.backends.table import BACKENDS, UNSERVED, backend, packaging
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
+from orchestrator.machine.cuda_builds import without_cuda
+from orchestrator.machine.fingerprint import fingerprint
+from orchestrator.machine.packages import install_hint
 from orchestrator.optimize.candidates import Candidate, RefusedCandidate, candidates
 from orchestrator.optimize.formats import FORMATS
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.plan.cuda import CudaHere, accelerator, cuda_notes, serving_devices
-from orchestrator.plan.cuda_builds import without_cuda
 from orchestrator.plan.found import PlannedModel
-from orchestrator.plan.machine import fingerprint
 from orchestrator.plan.revisions import BENCHMARK_RUNTIME, BENCHMARK_SERVER, RENDER, SELECT
 from orchestrator.plan.source_steps import (
     code_files,
@@ -28,7 +29,6 @@ from orchestrator.plan.source_steps import (
     source_params,
 )
 from orchestrator.plan.step import Plan, Step, StepInput, StepOutput
-from orchestrator.plan.tools import install_hint
 from orchestrator.plan.variant_steps import candidate_steps, variant_step, variant_steps
 from orchestrator.render.assets import assets_digest
 from orchestrator.spec.load import LoadedSpec
@@ -132,7 +132,7 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None)
         Step(
             id="select",
             kind="select",
-            function="orchestrator.optimize.select:select",
+            function="orchestrator.select.step:select",
             revision=SELECT,
             params={"candidates": fates, "slo": slo, "objective": spec.optimize_for, "signature": signature,
                     "source": spec.model.source.kind,

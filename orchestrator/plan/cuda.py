@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
-from orchestrator.measure.cuda_devices import CudaDevices, cuda_devices
+from orchestrator.machine.cuda_devices import CudaDevices, cuda_devices
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.plan.machine import accelerators, fingerprint
+from orchestrator.machine.fingerprint import accelerators, fingerprint
+from orchestrator.machine.packages import version
 from orchestrator.plan.step import Step
-from orchestrator.plan.tools import version
 from orchestrator.store.atomic import canonical_json
 from orchestrator.store.digest import sha256_bytes
 

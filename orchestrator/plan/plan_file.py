@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator import __version__
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StalePlan, UsageError
-from orchestrator.plan.machine import fingerprint
+from orchestrator.machine.fingerprint import fingerprint
 from orchestrator.store.atomic import pretty_json, write_atomic
 
 __all__ = ["FORMAT", "compose", "moved", "read_plan_file", "refuse_stale", "write_plan_file"]

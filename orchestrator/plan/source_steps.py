@@ -8,10 +8,10 @@ from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
+from orchestrator.machine.packages import distributions, install_hint, version
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.step import FileInput, Step, StepInput
-from orchestrator.plan.tools import distributions, install_hint, version
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.source_models import PytorchSource
 

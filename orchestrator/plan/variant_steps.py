@@ -80,7 +80,7 @@ def variant_steps(loaded: LoadedSpec, model: PlannedModel, tried: Sequence[Candi
         steps[f"verify.{c.variant}"] = Step(
             id=f"verify.{c.variant}",
             kind="verify",
-            function="orchestrator.measure.verify:verify",
+            function="orchestrator.verify.step:verify",
             revision=VERIFY,
             params={
                 "variant": c.variant,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.folder import write_file
 from orchestrator.backends.table import UNSERVED, backend, packaging
-from orchestrator.backends.tensorflow_serving_config import flags
+from orchestrator.backends.tensorflow_serving.config import flags
 from orchestrator.render.assets import assets_dir
 from orchestrator.render.fill import fill
 from orchestrator.render.requirements import requirements

@@ -38,7 +38,7 @@ def assets_digest() -> str:
     roots = {
         "backends": package / "backends",
         "charts": assets_dir("charts"),
-        "handler": package / "frameworks" / "torchserve_handler.py",
+        "handler": package / "frameworks" / "pytorch" / "torchserve_handler.py",
         "render": package / "render",
         "server": package / "server",
         "templates": assets_dir("templates"),

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from orchestrator.backends.tensorflow_serving_config import METRICS_PATH, REST_PORT
-from orchestrator.backends.tensorflow_serving_found import IMAGE
+from orchestrator.backends.tensorflow_serving.config import METRICS_PATH, REST_PORT
+from orchestrator.backends.tensorflow_serving.found import IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

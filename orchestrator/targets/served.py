@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.spec.signature import Signature
-from orchestrator.targets.control import SERVING_FILE, Recipe
+from orchestrator.targets.local.control import SERVING_FILE, Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path

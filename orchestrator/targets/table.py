@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from orchestrator.store.digest import StatCache
-from orchestrator.targets.folder import FolderTarget
-from orchestrator.targets.local import LocalTarget
+from orchestrator.targets.folder.target import FolderTarget
+from orchestrator.targets.local.target import LocalTarget
 
 if TYPE_CHECKING:
     from orchestrator.store.home import Home

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backends.backend import ServingSettings
-from orchestrator.backends.onnxruntime import ONNXRUNTIME
+from orchestrator.backends.onnxruntime.backend import ONNXRUNTIME
 from orchestrator.server.config import load_config
 from orchestrator.spec.signature import Signature, Tensor
 

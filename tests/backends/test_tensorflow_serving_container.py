@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from orchestrator.backends.backend import ServingSettings
-from orchestrator.backends.tensorflow_serving import TENSORFLOW_SERVING
-from orchestrator.measure.cpus import cpu_share
+from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
+from orchestrator.machine.cpus import cpu_share
 from orchestrator.measure.measured_server import MeasuredServer, ServerError
-from orchestrator.targets.local import LocalTarget
+from orchestrator.targets.local.target import LocalTarget
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

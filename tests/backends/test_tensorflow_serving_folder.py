@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from orchestrator.backends.backend import ServingSettings
-from orchestrator.backends.tensorflow_serving import TENSORFLOW_SERVING
-from orchestrator.backends.tensorflow_serving_config import (
+from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
+from orchestrator.backends.tensorflow_serving.config import (
     MONITORING,
     Models,
     batch_sizes,
@@ -26,7 +26,7 @@ from orchestrator.backends.tensorflow_serving_config import (
     read_models_config,
     rows_together,
 )
-from orchestrator.backends.tensorflow_serving_warmup import MOST_BYTES, crc32c, warmup_records
+from orchestrator.backends.tensorflow_serving.warmup import MOST_BYTES, crc32c, warmup_records
 from orchestrator.spec.signature import Signature, Tensor
 
 SettingsFor = Callable[..., ServingSettings]

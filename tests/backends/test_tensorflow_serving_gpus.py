@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backends.backend import ServingSettings
-from orchestrator.backends.tensorflow_serving import TENSORFLOW_SERVING
-from orchestrator.backends.tensorflow_serving_found import local_image
-from orchestrator.backends.tensorflow_serving_start import container_command
+from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
+from orchestrator.backends.tensorflow_serving.found import local_image
+from orchestrator.backends.tensorflow_serving.start import container_command
 
 SettingsFor = Callable[..., ServingSettings]
 

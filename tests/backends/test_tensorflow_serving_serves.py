@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from orchestrator.backends.backend import ServingSettings
-from orchestrator.backends.tensorflow_serving import TENSORFLOW_SERVING
-from orchestrator.backends.tensorflow_serving_versions import (
+from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
+from orchestrator.backends.tensorflow_serving.versions import (
     ServedVersions,
     move_label,
     rendered_version,
@@ -27,10 +27,10 @@ from orchestrator.backends.tensorflow_serving_versions import (
     settle,
     version_folder,
 )
+from orchestrator.release.golden import check_golden
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.targets.client import infer
-from orchestrator.targets.golden import check_golden
-from orchestrator.targets.local import LocalTarget
+from orchestrator.targets.local.target import LocalTarget
 
 pytestmark = pytest.mark.frameworks
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backends.backend import Program, ServingSettings
-from orchestrator.backends.tensorflow_serving import TENSORFLOW_SERVING
-from orchestrator.backends.tensorflow_serving_config import read_models_config
-from orchestrator.backends.tensorflow_serving_found import local_image
-from orchestrator.backends.tensorflow_serving_start import container_command, program_command
+from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
+from orchestrator.backends.tensorflow_serving.config import read_models_config
+from orchestrator.backends.tensorflow_serving.found import local_image
+from orchestrator.backends.tensorflow_serving.start import container_command, program_command
 
 Put = Callable[[str, str], None]
 

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from orchestrator.backends.backend import ServingSettings
-from orchestrator.backends.tensorflow_serving import TENSORFLOW_SERVING
-from orchestrator.backends.tensorflow_serving_config import flag_values, read_models_config
-from orchestrator.backends.tensorflow_serving_versions import (
+from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
+from orchestrator.backends.tensorflow_serving.config import flag_values, read_models_config
+from orchestrator.backends.tensorflow_serving.versions import (
     VersionError,
     move_label,
     rendered_version,

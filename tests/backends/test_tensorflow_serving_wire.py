@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.backends.tensorflow_serving import TENSORFLOW_SERVING
+from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
 from orchestrator.spec.signature import Signature, Tensor
 
 _X = Tensor("x", "float32", ("batch", 2))

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from orchestrator.backends.backend import ServingSettings
-from orchestrator.backends.torchserve import TORCHSERVE
-from orchestrator.backends.torchserve_config import checked_yaml, local_properties
+from orchestrator.backends.torchserve.backend import TORCHSERVE
+from orchestrator.backends.torchserve.config import checked_yaml, local_properties
 
 SettingsFor = Callable[..., ServingSettings]
 

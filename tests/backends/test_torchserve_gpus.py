@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from orchestrator.backends.backend import ServingSettings
-from orchestrator.backends.torchserve import TORCHSERVE
+from orchestrator.backends.torchserve.backend import TORCHSERVE
 from tests.backends.test_torchserve_handler import Context, _load
 
 SettingsFor = Callable[..., ServingSettings]

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from orchestrator.backends.backend import ServingSettings
-from orchestrator.backends.torchserve import TORCHSERVE
+from orchestrator.backends.torchserve.backend import TORCHSERVE
 from orchestrator.spec.signature import Signature, Tensor
 
 pytestmark = [
@@ -110,7 +110,7 @@ def _request(*rows: Sequence[float | None], **changes: Any) -> bytes:
 
 
 def test_the_module_has_the_one_class_that_torchserve_accepts() -> None:
-    from orchestrator.frameworks import torchserve_handler as module
+    from orchestrator.frameworks.pytorch import torchserve_handler as module
 
     classes = [x for x in vars(module).values() if isinstance(x, type) and x.__module__ == module.__name__]
     assert [c.__name__ for c in classes] == ["Handler"]

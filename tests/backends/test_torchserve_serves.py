@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from orchestrator.backends.backend import ServingSettings
-from orchestrator.backends.torchserve import TORCHSERVE
+from orchestrator.backends.torchserve.backend import TORCHSERVE
 from orchestrator.spec.signature import Signature, Tensor
 
 pytestmark = [

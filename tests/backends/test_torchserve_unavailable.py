@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.torchserve import TORCHSERVE
+from orchestrator.backends.torchserve.backend import TORCHSERVE
 
 
 def _java(folder: Path, answer: str) -> None:

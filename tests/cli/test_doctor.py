@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.backends.table import BACKENDS, UNSERVED
-from orchestrator.engine import checkup_machine
-from orchestrator.engine.checkup import Look, in_time
-from orchestrator.engine.checkup_packages import extra_costs
-from orchestrator.engine.finding import Finding
-from orchestrator.measure.control_groups import memory_limit
+from orchestrator.doctor import machine as checkup_machine
+from orchestrator.doctor.checkup import Look, in_time
+from orchestrator.doctor.finding import Finding
+from orchestrator.doctor.packages import extra_costs
+from orchestrator.machine.control_groups import memory_limit
 from tests.cli.conftest import ROOT, conforms
 
 if TYPE_CHECKING:

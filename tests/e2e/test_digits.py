@@ -248,7 +248,7 @@ def test_a_first_release_that_died_after_its_switch_survives_a_second_that_fails
 
 
 def test_drift_is_seen_and_mended(mlo: Mlo, spec: Path, applied: dict[str, Any]) -> None:
-    (supervisor,) = processes_of(mlo, "orchestrator.targets.supervisor")
+    (supervisor,) = processes_of(mlo, "orchestrator.targets.local.supervisor")
     supervisor.kill()
     supervisor.wait(30)
     assert status(mlo, code=1)["health"] == "stopped"

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine.events import Event
 from orchestrator.engine.run import run_plan
 from orchestrator.engine.stop import Stop
+from orchestrator.events import Event
 from orchestrator.plan.resolve import Outcome, Resolver
 from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec, load_spec

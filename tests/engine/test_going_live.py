@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine.events import ignore
-from orchestrator.engine.go_live import GoLive, Ready, settle
-from orchestrator.engine.rollback import roll_back
 from orchestrator.errors import Busy, DeployFailed, StoreFailed, UsageError
+from orchestrator.events import ignore
+from orchestrator.release.go_live import GoLive, Ready, settle
+from orchestrator.release.rollback import roll_back
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment, StateFile
 from orchestrator.store.trees import TreeStore
-from orchestrator.targets.folder import FolderTarget
-from orchestrator.targets.folder_marker import alone_in
+from orchestrator.targets.folder.marker import alone_in
+from orchestrator.targets.folder.target import FolderTarget
 
 
 class Place:
@@ -131,8 +131,8 @@ def test_a_rollback_that_is_killed_keeps_both_revisions(place: Place, point: str
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from tests.engine.test_going_live import Place\n"
-        "from orchestrator.engine.rollback import roll_back\n"
-        "from orchestrator.engine.events import ignore\n"
+        "from orchestrator.release.rollback import roll_back\n"
+        "from orchestrator.events import ignore\n"
         "p = Place(Path(sys.argv[2])); roll_back(p.home, 'digits', None, ignore, 1)\n"
     )
     arguments = [sys.executable, "-c", script, str(Path(__file__).parents[2]), str(place.root)]
@@ -241,7 +241,7 @@ def test_a_full_disk_leaves_what_is_in_use_and_no_litter(place: Place, monkeypat
     def full(*arguments: Any, **more: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("orchestrator.targets.folder.shutil.copyfile", full)
+    monkeypatch.setattr("orchestrator.targets.folder.target.shutil.copyfile", full)
     for backend in ("litert", "onnxruntime"):
         with pytest.raises(StoreFailed) as failed:
             place.deploy("two", backend)
@@ -273,9 +273,9 @@ def test_a_deployment_that_moved_leaves_nothing_behind_even_if_it_was_killed(pla
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from tests.engine.test_going_live import Place\n"
-        "from orchestrator.engine.go_live import GoLive, settle\n"
-        "from orchestrator.engine.events import ignore\n"
-        "from orchestrator.targets.folder import FolderTarget\n"
+        "from orchestrator.release.go_live import GoLive, settle\n"
+        "from orchestrator.events import ignore\n"
+        "from orchestrator.targets.folder.target import FolderTarget\n"
         "p = Place(Path(sys.argv[2])); other = FolderTarget(Path(sys.argv[2]) / 'other', 'digits', 2)\n"
         "GoLive(p.ready('two'), other, p.home, ignore).replace(settle('digits', p.home), 2, 'deploy')\n"
     )

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from orchestrator.engine.events import StepEnded
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import Interrupted, SpecInvalid, StepFailed
+from orchestrator.events import StepEnded
 from orchestrator.plan.step import FileInput, StepOutput
 from orchestrator.store.trees import TreeStore
 

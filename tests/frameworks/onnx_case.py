@@ -13,12 +13,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from orchestrator.frameworks.onnx_convert import to_onnx
-from orchestrator.frameworks.onnx_source import check, inspect
+from orchestrator.frameworks.onnx.convert import to_onnx
+from orchestrator.frameworks.onnx.source import check, inspect
 from orchestrator.steps import StepContext, StepError
 
 if TYPE_CHECKING:
-    from orchestrator.frameworks.samples import Array
+    from orchestrator.frameworks.source.samples import Array
 
 OPSET = 17
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3) / 10

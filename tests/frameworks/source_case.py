@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.frameworks.torch_source import check
-from orchestrator.frameworks.user_code import build
+from orchestrator.frameworks.pytorch.source import check
+from orchestrator.frameworks.source.user_code import build
 from orchestrator.steps import StepContext, StepError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator.frameworks.samples import Array
+    from orchestrator.frameworks.source.samples import Array
 
 PROJECT = Path(__file__).parent / "source_project"
 ROWS: dict[str, tuple[str, list[int | str]]] = {"x": ("float32", ["batch", 4])}

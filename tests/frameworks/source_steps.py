@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.frameworks.samples import Array
+from orchestrator.frameworks.source.samples import Array
 from orchestrator.steps import StepError
 from tests.frameworks.step_process import Done, StepProcess
 

@@ -20,8 +20,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from orchestrator.apart import keep_apart
-from orchestrator.frameworks.samples import Array
+from orchestrator.frameworks.source.samples import Array
+from orchestrator.process.apart import keep_apart
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext, StepError
 

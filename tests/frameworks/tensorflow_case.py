@@ -167,7 +167,7 @@ class Converted:
         inputs = {"import": self.imported.folder, "variant": self.variant(format_name, precision).folder}
         name = f"{format_name}-{precision}"
         params = {"variant": name, "format": format_name, "precision": precision, "gates": {}}
-        return self._process.step("orchestrator.measure.verify:verify", params, inputs).json("verdict.json")
+        return self._process.step("orchestrator.verify.step:verify", params, inputs).json("verdict.json")
 
     def _once(self, name: str, function: str, inputs: Mapping[str, Path], **params: Any) -> Done:
         if name not in self._done:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from orchestrator.measure import runtime_benchmark, server_benchmark
-from orchestrator.measure.verify import verify
 from orchestrator.server.config import load_config
 from orchestrator.steps import StepContext, StepError
+from orchestrator.verify.step import verify
 from tests.measure.fake_gpus import write_gpus
 from tests.measure.real_case import (
     DIGITS,
@@ -30,17 +30,17 @@ from tests.server.conftest import add_model
 pytestmark = pytest.mark.frameworks
 
 OPENED = {
-    "onnxruntime": "from orchestrator.frameworks.ort_runtime import open_onnx as call",
-    "torchscript": "from orchestrator.frameworks.torch_runtime import open_torchscript as call",
-    "exported-program": "from orchestrator.frameworks.torch_runtime import open_exported_program as call",
-    "saved-model": "from orchestrator.frameworks.tf_runtime import open_saved_model as call",
+    "onnxruntime": "from orchestrator.frameworks.onnx.runtime import open_onnx as call",
+    "torchscript": "from orchestrator.frameworks.pytorch.runtime import open_torchscript as call",
+    "exported-program": "from orchestrator.frameworks.pytorch.runtime import open_exported_program as call",
+    "saved-model": "from orchestrator.frameworks.tensorflow.runtime import open_saved_model as call",
 }
 BASELINES = {
-    "torch": "from orchestrator.frameworks.torch_source import open_baseline as call",
-    "keras": "from orchestrator.frameworks.keras_source import open_baseline as call",
-    "saved-model": "from orchestrator.frameworks.saved_model_source import open_baseline as call",
-    "onnx": "from orchestrator.frameworks.onnx_source import open_baseline as call",
-    "tflite": "from orchestrator.frameworks.tflite_source import open_baseline as call",
+    "torch": "from orchestrator.frameworks.pytorch.source import open_baseline as call",
+    "keras": "from orchestrator.frameworks.tensorflow.keras_source import open_baseline as call",
+    "saved-model": "from orchestrator.frameworks.tensorflow.saved_model_source import open_baseline as call",
+    "onnx": "from orchestrator.frameworks.onnx.source import open_baseline as call",
+    "tflite": "from orchestrator.frameworks.litert.source import open_baseline as call",
 }
 SCRIPT = """
 import json
@@ -87,7 +87,7 @@ def test_nor_is_the_model_as_given(tmp_path: Path, kind: str) -> None:
 
 
 def test_what_is_measured_is_opened_as_what_serves(tmp_path: Path) -> None:
-    from orchestrator.frameworks.ort_runtime import CUDA_OPTIONS
+    from orchestrator.frameworks.onnx.runtime import CUDA_OPTIONS
     from orchestrator.server.session import provider_options
 
     config = add_model(tmp_path, provider="CUDAExecutionProvider", devices=[0])
@@ -151,7 +151,7 @@ def test_a_server_that_gets_no_gpu_is_a_fate_with_its_reason(tmp_path: Path) -> 
 
 
 def test_a_step_that_uses_gpus_sees_those_that_this_process_may_use(tmp_path: Path) -> None:
-    from orchestrator.measure.cuda_devices import cuda_devices
+    from orchestrator.machine.cuda_devices import cuda_devices
 
     root = write_gpus(tmp_path, ["NVIDIA A10G"] * 3)
     assert cuda_devices(root, {}).choice == "0,1,2"

@@ -41,7 +41,7 @@ def torch_beside_a_question(context):
 
 def open_both(directory, signature, threads):
     import torch
-    from orchestrator.frameworks.tf_runtime import open_saved_model
+    from orchestrator.frameworks.tensorflow.runtime import open_saved_model
     return open_saved_model(directory, signature, threads)
 """
 
@@ -111,7 +111,14 @@ def test_a_measured_process_has_one_of_them(tmp_path: Path, steps: dict[str, str
     os.write(commands[1], json.dumps(command).encode() + b"\n")
     os.close(commands[1])
     subprocess.run(
-        [sys.executable, "-P", "-m", "orchestrator.frameworks.measure_session", str(commands[0]), str(replies[1])],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "orchestrator.frameworks.source.measure_session",
+            str(commands[0]),
+            str(replies[1]),
+        ],
         env=steps,
         pass_fds=(commands[0], replies[1]),
         capture_output=True,

@@ -8,8 +8,8 @@ from pathlib import Path
 import h5py
 import pytest
 
-from orchestrator.frameworks import keras_scan
-from orchestrator.frameworks.keras_scan import check_keras_file
+from orchestrator.frameworks.tensorflow import keras_scan
+from orchestrator.frameworks.tensorflow.keras_scan import check_keras_file
 from orchestrator.steps import StepError
 
 pytestmark = pytest.mark.frameworks

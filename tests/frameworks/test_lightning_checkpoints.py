@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.frameworks.torch_weights import find_state_dict
+from orchestrator.frameworks.pytorch.weights import find_state_dict
 from orchestrator.steps import StepError
 from tests.frameworks.source_case import model, run, saved
 

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from orchestrator.frameworks import onnx_check
-from orchestrator.frameworks.onnx_walk import graphs
-from orchestrator.frameworks.ort_runtime import open_onnx
+from orchestrator.frameworks.onnx import check as onnx_check
+from orchestrator.frameworks.onnx.runtime import open_onnx
+from orchestrator.frameworks.onnx.walk import graphs
 from orchestrator.spec.signature import Signature
 from tests.frameworks.onnx_case import (
     WEIGHTS,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from orchestrator.frameworks import onnx_check
-from orchestrator.frameworks.onnx_quantize import to_int8
-from orchestrator.frameworks.ort_runtime import open_onnx
+from orchestrator.frameworks.onnx import check as onnx_check
+from orchestrator.frameworks.onnx.quantize import to_int8
+from orchestrator.frameworks.onnx.runtime import open_onnx
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext
 from tests.frameworks.onnx_case import Ran, floats, model, refused, run_convert, saved, signature, stored, value

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from orchestrator.frameworks.onnx_source import open_baseline
+from orchestrator.frameworks.onnx.source import open_baseline
 from orchestrator.spec.signature import Signature
 from tests.frameworks.onnx_case import (
     WEIGHTS,

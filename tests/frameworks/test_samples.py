@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.frameworks.edge_inputs import MAX_CASE_BYTES, call_at, edge_cases, largest_size
-from orchestrator.frameworks.random_file import write
-from orchestrator.frameworks.samples import Samples, random_samples, read_samples
+from orchestrator.frameworks.source.edge_inputs import MAX_CASE_BYTES, call_at, edge_cases, largest_size
+from orchestrator.frameworks.source.random_file import write
+from orchestrator.frameworks.source.samples import Samples, random_samples, read_samples
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext, StepError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.frameworks.user_code import build
+from orchestrator.frameworks.source.user_code import build
 from orchestrator.steps import StepError
 from tests.frameworks.source_case import PROJECT, run, saved
 

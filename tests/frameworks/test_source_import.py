@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.frameworks.torch_source import load_source, open_baseline
+from orchestrator.frameworks.pytorch.source import load_source, open_baseline
 from orchestrator.spec.signature import Signature
 from tests.frameworks.source_case import Imported, run, run_model, signature
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.frameworks.edge_inputs import call_at, edge_cases
-from orchestrator.frameworks.samples import Samples, random_samples, read_samples
+from orchestrator.frameworks.source.edge_inputs import call_at, edge_cases
+from orchestrator.frameworks.source.samples import Samples, random_samples, read_samples
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from orchestrator.frameworks.tflite_file import read
+from orchestrator.frameworks.litert.file import read
 from orchestrator.steps import StepError
 from tests.frameworks.step_process import StepProcess
 from tests.frameworks.tensorflow_case import Case, Converted, digests_in_two_processes

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from orchestrator.frameworks.litert_runtime import open_tflite
+from orchestrator.frameworks.litert.runtime import open_tflite
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepError
 from tests.frameworks.tensorflow_case import Converted

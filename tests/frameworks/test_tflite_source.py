@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from orchestrator.frameworks.tflite_source import check, inspect, open_baseline
+from orchestrator.frameworks.litert.source import check, inspect, open_baseline
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext, StepError
 from tests.frameworks.step_process import ROOT
@@ -230,7 +230,7 @@ def test_what_the_spec_says_otherwise_is_told(
 
 def test_reading_and_running_need_no_tensorflow() -> None:
     code = (
-        "import sys, orchestrator.frameworks.tflite_source, orchestrator.frameworks.tflite_convert\n"
+        "import sys, orchestrator.frameworks.litert.source, orchestrator.frameworks.litert.convert\n"
         "assert not {'tensorflow', 'torch', 'onnx'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

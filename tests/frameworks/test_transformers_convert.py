@@ -13,12 +13,13 @@ import numpy as np
 import onnx
 import pytest
 
-from orchestrator.frameworks import torch_convert, torch_precision
-from orchestrator.frameworks.onnx_quantize import to_int8
-from orchestrator.frameworks.runtime import open_runtime
-from orchestrator.measure.verify import verify
+from orchestrator.frameworks.onnx.quantize import to_int8
+from orchestrator.frameworks.pytorch import convert as torch_convert
+from orchestrator.frameworks.pytorch import precision as torch_precision
+from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.optimize.formats import FORMATS, Way
 from orchestrator.spec.signature import Signature
+from orchestrator.verify.step import verify
 from tests.frameworks.transformers_case import LONGEST, Folder, arrays, saved, sentence_transformer
 
 pytestmark = pytest.mark.frameworks
@@ -79,7 +80,7 @@ def test_a_model_converts_at_every_size(tmp_path: Path, name: str, format_name: 
 CHILD = """
 import json, sys
 from pathlib import Path
-from orchestrator.frameworks import torch_convert
+from orchestrator.frameworks.pytorch import convert as torch_convert
 from orchestrator.steps import StepContext
 folder, imported, output, scratch = map(Path, sys.argv[1:5])
 inputs = {"weights": folder, "import": imported}

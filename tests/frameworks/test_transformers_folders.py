@@ -244,7 +244,7 @@ def test_a_task_that_the_type_does_not_have_is_told(path: Path) -> None:
 
 
 def test_models_of_more_than_texts_are_told(tmp_path: Path) -> None:
-    from orchestrator.frameworks.transformers_library import transformers
+    from orchestrator.frameworks.transformers.library import transformers
 
     tiny = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = transformers.CLIPConfig(text_config={**tiny, "vocab_size": 20}, vision_config={**tiny, "image_size": 32})

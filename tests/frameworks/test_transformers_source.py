@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.frameworks.transformers_library import transformers
-from orchestrator.frameworks.transformers_source import open_baseline
+from orchestrator.frameworks.transformers.library import transformers
+from orchestrator.frameworks.transformers.source import open_baseline
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepError
 from tests.frameworks.transformers_case import (
@@ -356,7 +356,7 @@ def test_another_task_serves_the_model_of_a_sentence_transformer_alone(tmp_path:
 
 def test_no_other_framework_and_no_network_is_brought_in() -> None:
     code = (
-        "import os, sys, orchestrator.frameworks.transformers_source\n"
+        "import os, sys, orchestrator.frameworks.transformers.source\n"
         "assert os.environ['HF_HUB_OFFLINE'] == '1'\n"
         "assert not {'tensorflow', 'keras', 'jax', 'flax'} & set(sys.modules)\n"
     )

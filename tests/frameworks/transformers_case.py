@@ -14,9 +14,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from orchestrator.frameworks.samples import Array
-from orchestrator.frameworks.transformers_library import transformers
-from orchestrator.frameworks.transformers_source import check, inspect
+from orchestrator.frameworks.source.samples import Array
+from orchestrator.frameworks.transformers.library import transformers
+from orchestrator.frameworks.transformers.source import check, inspect
 from orchestrator.steps import StepContext, StepError
 
 WEIGHTS = ("model", "source", "weights")

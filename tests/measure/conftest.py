@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.measure.cpus import cpu_share
+from orchestrator.machine.cpus import cpu_share
 from orchestrator.measure.participants import Participant
 from orchestrator.measure.sweep import SweepSettings
 from orchestrator.spec.signature import Signature, Tensor

@@ -82,7 +82,7 @@ def step_context(
     values = {
         "candidates": list(candidates),
         "baseline": {"source": source},
-        "open_baseline": "orchestrator.frameworks.torch_source:open_baseline",
+        "open_baseline": "orchestrator.frameworks.pytorch.source:open_baseline",
         "batch_sizes": [1, 8],
         "signature": SIGNATURE.as_json(),
         "cpus": 2.0,

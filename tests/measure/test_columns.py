@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from orchestrator.measure.columns import compare_columns
-from orchestrator.measure.gates import DEFAULT_GATES, gates_for, judge
-from orchestrator.measure.parity import compare
+from orchestrator.verify.columns import compare_columns
+from orchestrator.verify.gates import DEFAULT_GATES, gates_for, judge
+from orchestrator.verify.parity import compare
 
 Array = np.ndarray[Any, Any]
 PRECISIONS = list(DEFAULT_GATES)

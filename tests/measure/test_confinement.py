@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.measure.cpus import (
+from orchestrator.machine.cpus import (
     CpuShare,
     cpu_share,
     other_cpus,
@@ -17,12 +17,12 @@ from orchestrator.measure.cpus import (
     thread_environment,
     usable_cpus,
 )
-from orchestrator.measure.memory import MemoryWatch, format_bytes
+from orchestrator.process.memory import MemoryWatch, format_bytes
 
 _PARENT = """
 import sys, time
 from pathlib import Path
-from orchestrator.measure.cpus import cpu_share
+from orchestrator.machine.cpus import cpu_share
 from orchestrator.measure.session import MeasuredProcess
 process = MeasuredProcess("orchestrator.measure.load", cpu_share(1), memory=None, folder=Path(sys.argv[1]))
 try:
@@ -91,7 +91,7 @@ def test_a_quota_of_the_control_group_is_all_the_cpus_there_are(
 
 def test_a_measurement_under_a_quota_takes_no_more_cpus_than_it_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
-    monkeypatch.setattr("orchestrator.measure.cpus.usable_cpus", lambda: 2.5)
+    monkeypatch.setattr("orchestrator.machine.cpus.usable_cpus", lambda: 2.5)
     assert cpu_share(4.0).cpus == (0, 1)
     assert other_cpus(cpu_share(4.0)) is None
     rest = other_cpus(cpu_share(1.0))

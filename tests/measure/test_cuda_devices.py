@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.measure.cuda_devices import CudaDevices, cuda_devices
+from orchestrator.machine.cuda_devices import CudaDevices, cuda_devices
 from tests.measure.fake_gpus import H100, write_gpus
 
 A10 = "NVIDIA A10G"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.measure.cpus import cpu_share
+from orchestrator.machine.cpus import cpu_share
 from orchestrator.measure.load import arrivals
 from orchestrator.measure.session import MeasuredProcess, MeasureError
 from orchestrator.measure.statistics import percentile, slo_verdict

@@ -12,7 +12,7 @@ from orchestrator.measure.measured_server import MeasuredServer
 from orchestrator.measure.server_report import contender_report
 from orchestrator.measure.server_rounds import Contender, LoadSettings, load_in_rounds, warm_up
 from orchestrator.measure.session import MeasuredProcess
-from orchestrator.optimize.select_service_level import distance_text, service_level
+from orchestrator.select.service_level import distance_text, service_level
 
 LIMIT = 0.02
 

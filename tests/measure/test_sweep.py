@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.measure.cpus import cpu_share
+from orchestrator.machine.cpus import cpu_share
 from orchestrator.measure.participants import Participant
 from orchestrator.measure.runtime_report import participant_report
 from orchestrator.measure.session import MeasuredProcess
@@ -172,7 +172,7 @@ def test_the_baseline_is_compared_round_by_round(sleeper: Sleeper, settings: Set
 
 def test_a_child_that_waits_uses_no_cpu_and_ends_with_its_parent(tmp_path: Path) -> None:
     with MeasuredProcess(
-        "orchestrator.frameworks.measure_session", cpu_share(1), memory=None, folder=tmp_path
+        "orchestrator.frameworks.source.measure_session", cpu_share(1), memory=None, folder=tmp_path
     ) as process:
         with pytest.raises(Exception, match="nothing is open"):
             process.ask({"do": "run", "rows": 1, "calls": 1, "seconds": 1, "untimed": 0}, 60)

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from orchestrator.frameworks.measure_session import MeasuredRuntime
-from orchestrator.measure.verify import verify
+from orchestrator.frameworks.source.measure_session import MeasuredRuntime
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext
+from orchestrator.verify.step import verify
 
 pytestmark = pytest.mark.frameworks
 
@@ -105,7 +105,7 @@ def test_calls_with_texts_are_timed(tmp_path: Path) -> None:
         "threads": 1,
     }
     command = {
-        "opener": "orchestrator.frameworks.runtime:open_runtime",
+        "opener": "orchestrator.frameworks.source.runtime:open_runtime",
         "arguments": arguments,
         "samples": str(tmp_path / "samples.npz"),
         "batched": True,

@@ -12,9 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from orchestrator.measure.verify import _holds_classes, _Imported, verify
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext, StepError
+from orchestrator.verify.step import _holds_classes, _Imported, verify
 
 pytestmark = pytest.mark.frameworks
 

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.backends.versions import installed_closure
 from orchestrator.optimize.cuda import refused_on_cuda
-from orchestrator.optimize.select import select
+from orchestrator.select.step import select
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.signature import Signature
 from tests.optimize.select_case import context, out, row, runtime_row, server_row

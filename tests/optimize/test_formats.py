@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from orchestrator.backends.table import BACKENDS
-from orchestrator.frameworks.runtime import RUNTIMES
+from orchestrator.frameworks.source.runtime import RUNTIMES
 from orchestrator.optimize.formats import FORMATS, Refused, Way, variant_name
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.spec.models import Format, Precision

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from orchestrator.optimize.select import select, startup_bound
+from orchestrator.select.step import select, startup_bound
 from orchestrator.steps import StepContext, StepError
 from orchestrator.store.digest import digest_tree
 from tests.optimize.select_case import context, out, row, runtime_row, server_row

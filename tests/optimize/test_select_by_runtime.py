@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.optimize.select import select
+from orchestrator.select.step import select
 from orchestrator.steps import StepContext
 from tests.optimize.select_case import context, out, row, runtime_row, server_row
 

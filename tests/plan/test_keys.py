@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan import keys, tools
+from orchestrator.machine import packages as tools
+from orchestrator.plan import keys
 from orchestrator.plan.keys import differences, key_parts, step_key
 from orchestrator.plan.step import Step
 

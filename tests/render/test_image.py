@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.backends.onnxruntime import ONNXRUNTIME
-from orchestrator.backends.tensorflow_serving import TENSORFLOW_SERVING
+from orchestrator.backends.onnxruntime.backend import ONNXRUNTIME
+from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
 from orchestrator.backends.versions import installed_closure
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.e2e, pytest.mark.timeout(900)]

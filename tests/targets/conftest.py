@@ -15,8 +15,8 @@ import pytest
 
 from orchestrator.backends.backend import Launch, Program, ServingSettings
 from orchestrator.backends.wire import decode_json, encode_json
-from orchestrator.targets.control import ask
-from orchestrator.targets.local import LocalTarget
+from orchestrator.targets.local.control import ask
+from orchestrator.targets.local.target import LocalTarget
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,7 +130,7 @@ class Deployment:
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """The stand-in backend, found under every name."""
     backend = StandIn()
-    monkeypatch.setattr("orchestrator.targets.local.backend", lambda _: backend)
+    monkeypatch.setattr("orchestrator.targets.local.target.backend", lambda _: backend)
     return backend
 
 

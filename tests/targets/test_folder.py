@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import DeployFailed
-from orchestrator.targets.folder import FolderTarget
-from orchestrator.targets.folder_marker import MARKER
+from orchestrator.targets.folder.marker import MARKER
+from orchestrator.targets.folder.target import FolderTarget
 
 
 def rendered(root: Path, content: str) -> Path:
@@ -148,7 +148,7 @@ def test_dropping_leaves_the_revision_in_use_alone(target: FolderTarget, folder:
 _DEPLOY = """
 import sys
 from pathlib import Path
-from orchestrator.targets.folder import FolderTarget
+from orchestrator.targets.folder.target import FolderTarget
 target = FolderTarget(Path(sys.argv[1]), "digits", keep=2)
 target.prepare()
 target.start_candidate(2, Path(sys.argv[2]), "litert", "digits", 1, 60)

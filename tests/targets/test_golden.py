@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import DeployFailed
+from orchestrator.release.golden import check_golden
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.targets.client import infer
-from orchestrator.targets.golden import check_golden
 
 if TYPE_CHECKING:
     from tests.targets.conftest import Deployment, StandIn
@@ -75,7 +75,7 @@ def test_the_statement_about_all_samples_needs_all_of_them(
     deployment: Deployment, stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint = deployment.deploy(1, factor=2)
-    monkeypatch.setattr("orchestrator.targets.golden._BATCHED_BYTES", 10 * 24)
+    monkeypatch.setattr("orchestrator.release.golden._BATCHED_BYTES", 10 * 24)
     report = check_golden(endpoint, stand_in, "m", _imported(tmp_path / "import"), {}, precision="fp32", rows=1)
     assert (report.requests, report.rows) == (3, 10)
     assert "min_cosine" not in {result.gate for result in report.gates}

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from orchestrator.errors import DeployFailed
-from orchestrator.targets.control import CONTROL_SOCKET
+from orchestrator.targets.local.control import CONTROL_SOCKET
 
 if TYPE_CHECKING:
     from tests.targets.conftest import Deployment
@@ -136,8 +136,8 @@ def test_a_supervisor_that_hangs_is_killed_by_stop(deployment: Deployment, monke
     supervisor = deployment.supervisor()
     family = supervisor.children(recursive=True)
     supervisor.suspend()
-    monkeypatch.setattr("orchestrator.targets.lifetime._STOP_SECONDS", 0.5)
-    monkeypatch.setattr("orchestrator.targets.lifetime._ASK_SECONDS", 0.5)
+    monkeypatch.setattr("orchestrator.targets.local.lifetime._STOP_SECONDS", 0.5)
+    monkeypatch.setattr("orchestrator.targets.local.lifetime._ASK_SECONDS", 0.5)
     deployment.target.stop()
     assert not _alive(supervisor)
     psutil.wait_procs(family, timeout=10)
@@ -214,7 +214,7 @@ def test_the_control_socket_is_open_to_its_owner_only(deployment: Deployment) ->
 
 def test_the_supervisor_outlives_the_command_that_started_it(deployment: Deployment) -> None:
     script = (
-        "import sys; from pathlib import Path; from orchestrator.targets.local import LocalTarget;"
+        "import sys; from pathlib import Path; from orchestrator.targets.local.target import LocalTarget;"
         "LocalTarget(Path(sys.argv[1])).prepare()"
     )
     subprocess.run([sys.executable, "-c", script, str(deployment.folder)], check=True, timeout=60)

@@ -16,10 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.table import backend
+from orchestrator.release.golden import check_golden
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.targets.client import infer
-from orchestrator.targets.golden import check_golden
-from orchestrator.targets.local import LocalTarget
+from orchestrator.targets.local.target import LocalTarget
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.e2e]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backends.backend import ServingSettings
-from orchestrator.backends.tensorflow_serving import TENSORFLOW_SERVING
-from orchestrator.backends.tensorflow_serving_versions import served_versions
+from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
+from orchestrator.backends.tensorflow_serving.versions import served_versions
 from orchestrator.errors import DeployFailed
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.targets.folder import FolderTarget
-from orchestrator.targets.folder_marker import MARKER
+from orchestrator.targets.folder.marker import MARKER
+from orchestrator.targets.folder.target import FolderTarget
 
 _SIGNATURE = Signature(
     (Tensor("x", "float32", ("batch", 3)),), (Tensor("y", "float32", ("batch", 3)),), {"batch": (1, 8)}, "batch"

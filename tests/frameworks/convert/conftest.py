@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.frameworks.edge_inputs import edge_cases
-from orchestrator.frameworks.samples import Samples, random_samples, row_shape
-from orchestrator.frameworks.torch_job import quiet
-from orchestrator.frameworks.torch_runtime import call
+from orchestrator.frameworks.pytorch.job import quiet
+from orchestrator.frameworks.pytorch.runtime import call
+from orchestrator.frameworks.source.edge_inputs import edge_cases
+from orchestrator.frameworks.source.samples import Samples, random_samples, row_shape
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext
 

@@ -12,11 +12,13 @@ import numpy as np
 import onnx
 import pytest
 
-from orchestrator.frameworks import onnx_check, torch_convert, torch_precision
-from orchestrator.frameworks.runtime import open_runtime
-from orchestrator.measure.verify import verify
+from orchestrator.frameworks.onnx import check as onnx_check
+from orchestrator.frameworks.pytorch import convert as torch_convert
+from orchestrator.frameworks.pytorch import precision as torch_precision
+from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.optimize.formats import FORMATS, Way
 from orchestrator.steps import StepContext, StepError
+from orchestrator.verify.step import verify
 
 if TYPE_CHECKING:
     from conftest import BuildCase, Case

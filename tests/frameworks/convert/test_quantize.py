@@ -12,10 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from orchestrator.frameworks.onnx_quantize import needs_reduced_range, to_int8
-from orchestrator.frameworks.torch_convert import to_onnx
-from orchestrator.measure.verify import verify
+from orchestrator.frameworks.onnx.quantize import needs_reduced_range, to_int8
+from orchestrator.frameworks.pytorch.convert import to_onnx
 from orchestrator.steps import StepError
+from orchestrator.verify.step import verify
 
 if TYPE_CHECKING:
     from conftest import BuildCase, Case

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.frameworks import torch_convert
-from orchestrator.frameworks.runtime import open_runtime
-from orchestrator.frameworks.torch_runtime import TorchRuntime
+from orchestrator.frameworks.pytorch import convert as torch_convert
+from orchestrator.frameworks.pytorch.runtime import TorchRuntime
+from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.optimize.formats import FORMATS
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepError

@@ -12,12 +12,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from orchestrator.frameworks.onnx_quantize import to_int8
-from orchestrator.frameworks.onnx_smooth import smooth
+from orchestrator.frameworks.onnx.quantize import to_int8
+from orchestrator.frameworks.onnx.smooth import smooth
 from orchestrator.steps import StepContext
 
 if TYPE_CHECKING:
-    from orchestrator.frameworks.samples import Array
+    from orchestrator.frameworks.source.samples import Array
 
 pytestmark = pytest.mark.frameworks
 
@@ -156,7 +156,7 @@ def test_int8_is_nearer_to_the_model_where_a_channel_stands_out(
     x[0, 3] = 100
     expected = run(source, x)
     smoothed, facts = quantized(tmp_path, "smoothed", source, imported)
-    monkeypatch.setattr("orchestrator.frameworks.onnx_quantize.smooth", lambda *_, **__: 0)
+    monkeypatch.setattr("orchestrator.frameworks.onnx.quantize.smooth", lambda *_, **__: 0)
     plain, _ = quantized(tmp_path, "plain", source, imported)
 
     assert facts["smoothed"] == 1

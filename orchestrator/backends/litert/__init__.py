@@ -1,0 +1,1 @@
+"""LiteRT: files that a device runs; there is no server."""

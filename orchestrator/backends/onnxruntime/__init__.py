@@ -1,0 +1,1 @@
+"""mlo's own ONNX Runtime server as a backend."""

@@ -1,0 +1,1 @@
+"""TensorFlow Serving as a backend."""

@@ -1,0 +1,149 @@
+"""Python and its packages: what is installed, which extra of mlo brings what is not, and what that costs."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+from orchestrator import __version__
+from orchestrator.doctor.finding import Finding
+from orchestrator.machine.packages import BUILDS, EXTRAS
+
+__all__ = ["core", "extras", "served", "server"]
+
+_REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[[^\]]*\])?\s*(>=\s*(?P<least>[\w.]+))?[^;]*(;(?P<marker>.*))?")
+_EXTRA = re.compile(r"extra == [\"']([\w-]+)[\"']")
+_NOT_FOR_USERS = ("all", "dev")
+_COSTS = {
+    "grpc": "gRPC of the onnxruntime backend, which answers over REST alone",
+    "traces": "traces of the onnxruntime backend, whose server does not start where they are asked for",
+}
+"""What an extra brings beside what the tables of sources, formats and backends say."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Requirement:
+    package: str
+    least: str
+    extra: str
+
+    def problem(self) -> str | None:
+        """Why the package will not do, or None."""
+        found = _version(self.package)
+        if found is None:
+            return f"{self.package} is not installed"
+        if _numbers(found) < _numbers(self.least):
+            return f"{self.package} {found} is older than {self.least}"
+        return None
+
+
+def core() -> list[Finding]:
+    """Python, mlo, and the packages that every command needs."""
+    rows = [Finding("python", "ok", f"{platform.python_version()} at {sys.executable}", essential=True)]
+    needed = [each for each in _requirements() if not each.extra]
+    if not needed:
+        found = f"{__version__}, run from its source folder: what it needs cannot be told"
+        return [*rows, Finding("mlo", "limited", found, remedy="pip install -e . in that folder")]
+    problems = [problem for each in needed if (problem := each.problem())]
+    if problems:
+        lost = "commands fail when they need it"
+        return [
+            *rows,
+            Finding("mlo", "missing", "; ".join(problems), lost, "pip install --upgrade mlo", essential=True),
+        ]
+    return [*rows, Finding("mlo", "ok", f"{__version__} and all that it needs", essential=True)]
+
+
+def extras() -> list[Finding]:
+    """A row for each extra of mlo: what it brings, or what is lost without it."""
+    brought: dict[str, list[_Requirement]] = defaultdict(list)
+    for each in _requirements():
+        if each.extra and each.extra not in _NOT_FOR_USERS and each.package != "mlo":
+            brought[each.extra].append(each)
+    return [_extra(name, needed) for name, needed in brought.items()]
+
+
+def _extra(name: str, needed: list[_Requirement]) -> Finding:
+    problems = [problem for each in needed if (problem := each.problem())]
+    if not problems:
+        return Finding(name, "ok", ", ".join(f"{each.package} {_version(each.package)}" for each in needed))
+    there = [each for each in needed if _version(each.package) is not None]
+    return Finding(
+        name,
+        "limited" if len(there) == len(needed) else "missing",
+        "; ".join(problems),
+        costs=extra_costs(name),
+        remedy=f"pip install --upgrade 'mlo[{name}]'" if there else f"pip install 'mlo[{name}]'",
+    )
+
+
+def extra_costs(extra: str) -> str:
+    """What cannot be done without an extra: source kinds, formats and backends whose tools it brings."""
+    from orchestrator.backends.table import packaging  # noqa: PLC0415 - numpy, which core() looks for first
+    from orchestrator.optimize.formats import FORMATS  # noqa: PLC0415
+    from orchestrator.optimize.sources import SOURCES  # noqa: PLC0415
+
+    def lost(tools: dict[str, tuple[str, ...]]) -> str:
+        return ", ".join(name for name, needed in tools.items() if extra in {EXTRAS.get(tool) for tool in needed})
+
+    kinds = lost({kind: source.tools for kind, source in SOURCES.items()})
+    formats = lost({name: form.runtime_tools for name, form in FORMATS.items()})
+    servers = lost({name: packaging(name).tools for name in served()})
+    parts = [
+        f"models of kind {kinds}" if kinds else "",
+        f"variants in format {formats}" if formats else "",
+        f"serving by {servers}" if servers else "",
+    ]
+    return "; ".join(part for part in (*parts, _COSTS.get(extra, "")) if part)
+
+
+def served() -> list[str]:
+    """The backends that have a server."""
+    from orchestrator.backends.table import BACKENDS, UNSERVED  # noqa: PLC0415 - not before core() has looked
+
+    return [name for name in BACKENDS if name not in UNSERVED]
+
+
+def server(name: str) -> list[Finding]:
+    """Whether a backend's server can be started on this machine."""
+    from orchestrator.backends.table import backend  # noqa: PLC0415 - numpy, which core() looks for first
+
+    known = backend(name)
+    reason = known.unavailable()
+    if reason is None:
+        return [Finding(name, "ok", f"can be started; serves {', '.join(known.formats)}")]
+    found, _, remedy = reason.partition("; ")
+    lost = f"{', '.join(known.formats)} variants are not measured in their server, nor deployed on this machine"
+    return [Finding(name, "missing", found, lost, remedy.removeprefix("run: ") or "bring that in order")]
+
+
+def _requirements() -> Iterator[_Requirement]:
+    try:
+        required = metadata.requires("mlo") or []
+    except metadata.PackageNotFoundError:
+        return
+    for line in required:
+        match = _REQUIREMENT.match(line)
+        if match is not None:
+            extra = _EXTRA.search(match["marker"] or "")
+            yield _Requirement(match["name"], match["least"] or "0", extra[1] if extra else "")
+
+
+def _version(package: str) -> str | None:
+    """The installed version of a package, or of another build of it, which installs the same modules."""
+    builds = next((names for names in BUILDS.values() if package in names), ())
+    for name in (package, *builds):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0]))

@@ -1,0 +1,1 @@
+"""LiteRT: reading, making and running .tflite files."""

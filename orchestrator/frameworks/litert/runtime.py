@@ -1,0 +1,176 @@
+"""Runs a LiteRT (TFLite) model on the CPU."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from orchestrator.frameworks.litert.file import TfliteFile, TfliteTensor, read
+from orchestrator.frameworks.source.dtypes import STRING
+from orchestrator.frameworks.source.expected_kind import headline
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from orchestrator.frameworks.source.samples import Array
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["FILE", "LitertRuntime", "by_spec_name", "open_interpreter", "open_tflite"]
+
+FILE = "model.tflite"
+"""The model's file in a variant."""
+
+
+class LitertRuntime:
+    """One interpreter; see `orchestrator.frameworks.source.runtime.Runtime`.
+
+    Tensors are laid out anew only when a call has other shapes than the one before. What the model keeps from call to
+    call is forgotten before each, so that a call answers the same whatever came before it.
+    """
+
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        inputs: Mapping[str, TfliteTensor],
+        outputs: Mapping[str, TfliteTensor],
+        threads: int,
+        *,
+        keeps_state: bool,
+    ) -> None:
+        self._interpreter = interpreter
+        self._inputs = inputs
+        self._outputs = outputs
+        self._threads = threads
+        self._keeps_state = keeps_state
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One call; see `Runtime.run`.
+
+        Raises:
+            ValueError: an input is not of the type or the shape that the model takes.
+            RuntimeError: an operator cannot work on these shapes or values.
+        """
+        given = {name: _to_litert(inputs[name]) for name in self._inputs}
+        self._lay_out({name: array.shape for name, array in given.items()})
+        for name, tensor in self._inputs.items():
+            self._interpreter.set_tensor(tensor.index, given[name])
+        if self._keeps_state:
+            self._interpreter.reset_all_variables()
+        self._interpreter.invoke()
+        return {
+            name: _from_litert(self._interpreter.get_tensor(tensor.index), tensor)
+            for name, tensor in self._outputs.items()
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """See `Runtime.facts`."""
+        return {
+            "runtime": "litert",
+            "versions": {"ai-edge-litert": version("ai-edge-litert")},
+            "threads": self._threads,
+        }
+
+    def _lay_out(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        if shapes == self._shapes:
+            return
+        self._shapes = {}  # should one of the next lines fail, nothing is laid out
+        for name, tensor in self._inputs.items():
+            _check_shape(name, tensor, shapes[name])
+            if None in tensor.shape:
+                self._interpreter.resize_tensor_input(tensor.index, shapes[name])
+        self._interpreter.allocate_tensors()
+        self._shapes = shapes
+
+
+def open_interpreter(path: Path, threads: int) -> tuple[Interpreter, TfliteFile]:
+    """Open the model; LiteRT verifies the file, and only then it is read.
+
+    Raises:
+        ValueError: the file is damaged, or holds what this LiteRT does not know.
+        RuntimeError: the model's graph is inconsistent.
+    """
+    interpreter = Interpreter(str(path), num_threads=threads)
+    return interpreter, read(path)
+
+
+def by_spec_name(
+    interpreter: Interpreter,
+    file: TfliteFile,
+    names: Mapping[str, Mapping[str, str]],
+    signature: Signature,
+    threads: int,
+) -> LitertRuntime:
+    """The runtime that takes and gives tensors by the spec's names.
+
+    Args:
+        interpreter: of the model.
+        file: what the model says.
+        names: `{"inputs": {name in the spec: name in the model}, "outputs": {...}}`; names that are left out are the same.
+        signature: names the outputs that are wanted.
+        threads: that the interpreter was opened with.
+
+    Raises:
+        KeyError: the model has no tensor of such a name.
+    """
+    return LitertRuntime(
+        interpreter,
+        _renamed(file.inputs, names.get("inputs", {}), [tensor.name for tensor in signature.inputs]),
+        _renamed(file.outputs, names.get("outputs", {}), [tensor.name for tensor in signature.outputs]),
+        threads,
+        keeps_state=file.keeps_state,
+    )
+
+
+def open_tflite(directory: Path, signature: Signature, threads: int) -> LitertRuntime:
+    """Load `model.tflite` of a variant; see `open_runtime`.
+
+    A model that was given as LiteRT keeps its own names; `facts.json` beside it says which is which.
+    """
+    facts = directory / "facts.json"
+    names = json.loads(facts.read_text("utf-8")).get("names", {}) if facts.is_file() else {}
+    try:
+        interpreter, file = open_interpreter(directory / FILE, threads)
+        interpreter.allocate_tensors()
+        return by_spec_name(interpreter, file, names, signature, threads)
+    except (ValueError, RuntimeError) as error:
+        raise StepError("E420", "LiteRT does not load the model", cause=headline(error)) from error
+    except KeyError as error:
+        raise StepError("E420", f"the LiteRT model has no tensor {error}") from error
+
+
+def _renamed(tensors: tuple[TfliteTensor, ...], names: Mapping[str, str], wanted: list[str]) -> dict[str, TfliteTensor]:
+    own = {tensor.name: tensor for tensor in tensors}
+    return {name: own[names.get(name, name)] for name in wanted}
+
+
+def _check_shape(name: str, tensor: TfliteTensor, shape: tuple[int, ...]) -> None:
+    """What is fixed in the model stays so: LiteRT would resize it too, and some operators then compute with the old size.
+
+    Raises:
+        ValueError: the shape is not the model's.
+    """
+    fits = len(shape) == len(tensor.shape) and all(
+        own in {None, size} for own, size in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits:
+        own = ", ".join("?" if size is None else str(size) for size in tensor.shape)
+        raise ValueError(f"the input `{name}` has the shape [{own}] in the model, and {list(shape)} was given")
+
+
+def _to_litert(array: Array) -> Array:
+    """Texts as UTF-8; what stands in memory in another order is copied."""
+    return np.char.encode(array, "utf-8") if array.dtype.kind == "U" else np.ascontiguousarray(array)
+
+
+def _from_litert(array: Array, tensor: TfliteTensor) -> Array:
+    if tensor.dtype != STRING:
+        return array
+    flat = [value.decode("utf-8", errors="backslashreplace") for value in array.reshape(-1)]
+    return np.array(flat, dtype=np.str_).reshape(array.shape)

@@ -1,0 +1,275 @@
+"""LiteRT (TFLite) models as sources: what the file says, the proof of it, and the model as given.
+
+A dimension that the model leaves open may have any size. One that it fixes, often a batch of 1, stays as it is: the model's
+operators may compute with that size, and a model that is resized against its will can answer nonsense without a word.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.frameworks.litert.runtime import LitertRuntime, by_spec_name, open_interpreter
+from orchestrator.frameworks.source.accelerators import not_used
+from orchestrator.frameworks.source.check import given_samples, record
+from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS, expect_kind, headline
+from orchestrator.frameworks.source.inspection import Found, FoundTensor, write_found
+from orchestrator.frameworks.source.outputs import failed_call
+from orchestrator.frameworks.source.steadiness import differs_again, differs_in_company
+from orchestrator.spec.signature import Signature
+from orchestrator.steps import StepContext, StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from ai_edge_litert.interpreter import Interpreter
+
+    from orchestrator.frameworks.litert.file import TfliteFile, TfliteTensor
+    from orchestrator.frameworks.source.accelerators import Accelerator
+    from orchestrator.frameworks.source.outputs import Answer
+    from orchestrator.frameworks.source.samples import Array, Samples
+
+__all__ = ["check", "inspect", "open_baseline", "open_source"]
+
+_RANDOM = {"MULTINOMIAL", "RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM"}
+_NO_MEMORY = ("Failed to allocate", "failed to allocate", "bad_alloc")
+
+
+def inspect(context: StepContext) -> dict[str, Any]:
+    """Step: the tensors of the model's first graph, by the names of its signature, without running it.
+
+    Inputs: `weights`. Writes `found.json`.
+
+    Raises:
+        StepError: E301 no LiteRT model, E302 damaged, E366 it needs operators that LiteRT does not have.
+    """
+    _, file = _opened(context.inputs["weights"], 1)
+    found = Found(
+        inputs=[FoundTensor(t.name, t.dtype, t.shape) for t in file.inputs],
+        outputs=[FoundTensor(t.name, t.dtype, t.shape) for t in file.outputs],
+        notes=_notes(file),
+    )
+    write_found(context.output, found)
+    return {"inputs": len(file.inputs), "outputs": len(file.outputs), "parameters": file.parameters}
+
+
+def check(context: StepContext) -> dict[str, Any]:
+    """The import step: loads the model, proves what the spec says of it, and records how it answers.
+
+    Params: `source` (`kind`, `names`), `signature`, `seed` of random samples, `max_rows` of given ones. Inputs: `weights`, and
+    `samples` if given. Writes what `write_import` says.
+
+    Raises:
+        StepError: E301, E302, E366, E367 the model, E320-E332 inputs, outputs and how it answers, E340-E345 the samples.
+    """
+    signature = Signature.from_json(context.params["signature"])
+    context.progress("loading the model")
+    runtime, file = open_source(context.params, context.inputs, signature, threads=len(os.sched_getaffinity(0)))
+    samples = given_samples(context, signature)
+    answer = _guarded(runtime.run, signature)
+    context.progress("asking the same again")
+    _prove_steady(answer, signature, samples, file)
+    return record(
+        context,
+        answer,
+        signature,
+        samples,
+        parameters=file.parameters,
+        framework={"ai-edge-litert": version("ai-edge-litert")},
+        notes=[f"source: {note}" for note in _notes(file)],
+    )
+
+
+def open_baseline(
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    project: Path,
+    signature: Signature,
+    threads: int,
+    accelerator: Accelerator = "none",
+) -> LitertRuntime:
+    """The model as given, as a runtime: what every variant is compared with.
+
+    Args:
+        params: `source` with its `names`.
+        inputs: with the role `weights`.
+        project: not used; a LiteRT model has no code.
+        signature: as the import step left it.
+        threads: for the operators of one call.
+        accelerator: what computes.
+
+    Raises:
+        StepError: as `open_source`; E427 a GPU is asked for.
+    """
+    del project
+    if accelerator != "none":
+        raise not_used("LiteRT", "it runs on CPUs here")
+    return open_source(params, inputs, signature, threads)[0]
+
+
+def open_source(
+    params: Mapping[str, Any], inputs: Mapping[str, Path], signature: Signature, threads: int
+) -> tuple[LitertRuntime, TfliteFile]:
+    """The source model, called by the spec's names, and what its file says.
+
+    Args:
+        params: `source` with its `names`.
+        inputs: with the role `weights`.
+        signature: the inputs and outputs by the spec's names.
+        threads: for the operators of one call.
+
+    Raises:
+        StepError: E301 no LiteRT model, E302 damaged, E320 and E324 it has no tensor of such a name, E366 it needs operators
+            that LiteRT does not have, E367 LiteRT cannot prepare it.
+    """
+    interpreter, file = _opened(inputs["weights"], threads)
+    names = params["source"].get("names", {})
+    _compare("inputs", "E320", file.inputs, names, [tensor.name for tensor in signature.inputs])
+    _compare("outputs", "E324", file.outputs, names, [tensor.name for tensor in signature.outputs])
+    try:
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise _unprepared(error, file) from error
+    return by_spec_name(interpreter, file, names, signature, threads), file
+
+
+def _guarded(run: Callable[[Mapping[str, Array]], dict[str, Array]], signature: Signature) -> Answer:
+    """`run` as the import step calls a source (`orchestrator.frameworks.source.outputs.Answer`).
+
+    Args:
+        run: one call of the model.
+        signature: to say what the model was given when it fails.
+    """
+
+    def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
+        try:
+            return run(inputs)
+        except (ValueError, RuntimeError) as error:
+            if any(words in str(error) for words in _NO_MEMORY):
+                raise MemoryError(headline(error)) from error
+            raise failed_call(_cause(error), signature, inputs, dim) from error
+
+    return answer
+
+
+def _opened(path: Path, threads: int) -> tuple[Interpreter, TfliteFile]:
+    expect_kind(path, "tflite", "tflite")
+    try:
+        interpreter, file = open_interpreter(path, threads)
+    except (ValueError, RuntimeError) as error:
+        raise StepError(
+            "E302",
+            "the LiteRT model cannot be loaded",
+            cause=_cause(error),
+            remedy="the file is cut short or damaged: copy or convert it again",
+            at=AT_WEIGHTS,
+        ) from error
+    if file.tensorflow_operators:
+        raise StepError(
+            "E366",
+            f"the model needs operators of TensorFlow: {', '.join(file.tensorflow_operators)}",
+            cause='it was converted with "Select TF ops", whose kernels LiteRT does not have',
+            remedy="write these with other operators, or deploy the model that it was converted from: `kind: keras` or "
+            "`kind: saved-model`",
+            at=AT_WEIGHTS,
+        )
+    return interpreter, file
+
+
+def _unprepared(error: Exception, file: TfliteFile) -> StepError:
+    if "unresolved custom op" in str(error):
+        return StepError(
+            "E366",
+            f"the model needs operators that LiteRT does not have: {', '.join(file.custom_operators)}",
+            cause="they are custom operators, which come as a library of their own",
+            remedy="convert the model without `allow_custom_ops`, so that it is made of LiteRT's own operators",
+            at=AT_WEIGHTS,
+        )
+    return StepError(
+        "E367",
+        "LiteRT cannot prepare the model to run",
+        cause=_cause(error),
+        remedy="convert it again with a newer converter, and try it there with ai_edge_litert's Interpreter",
+        at=AT_WEIGHTS,
+    )
+
+
+def _compare(
+    role: str,
+    code: str,
+    tensors: tuple[TfliteTensor, ...],
+    names: Mapping[str, Mapping[str, str]],
+    wanted: list[str],
+) -> None:
+    owns = [tensor.name for tensor in tensors]
+    own_names = {name: names.get(role, {}).get(name, name) for name in wanted}
+    listed = f"its {role} are {', '.join(f'`{own}`' for own in owns)}"
+    for index, (name, own) in enumerate(own_names.items()):
+        if own not in owns:
+            raise StepError(
+                code,
+                f"the model has no {role[:-1]} `{own}`",
+                cause=listed,
+                remedy=f"write `tensor:` beside `name: {name}`, with the model's own name of it",
+                at=("model", role, index, "name"),
+            )
+    if role == "inputs" and (lacking := [own for own in owns if own not in own_names.values()]):
+        raise StepError(
+            code,
+            f"the model takes {len(owns)} inputs, and {len(wanted)} are declared",
+            cause=f"nothing is declared for {', '.join(f'`{own}`' for own in lacking)}",
+            remedy="declare every input, or leave `inputs` out, and it is read from the model",
+            at=("model", role),
+        )
+
+
+def _cause(error: Exception) -> str:
+    """What LiteRT says: the place in its own source and the condition first, the operator last, with no space between."""
+    return (
+        headline(error).replace("Node number", "; node number", 1) if "Node number" in str(error) else headline(error)
+    )
+
+
+def _prove_steady(answer: Answer, signature: Signature, samples: Samples, file: TfliteFile) -> None:
+    """Whether the model answers the same when it is asked again, and for a row whatever rows it is with.
+
+    Raises:
+        StepError: E330 it draws random numbers, E331 rows change each other's answers, E332 a call changes the next.
+    """
+    if name := differs_again(answer, signature, samples):
+        drawn = sorted(file.operators & _RANDOM)
+        raise StepError(
+            "E330" if drawn else "E332",
+            f"the model gives another `{name}` when it is asked again",
+            cause=f"{', '.join(drawn)} draws random numbers" if drawn else "a call changes the next one",
+            remedy="convert the model in inference mode, and draw nothing at random in it"
+            if drawn
+            else "keep nothing between calls, or make it an input and an output",
+            at=AT_WEIGHTS,
+        )
+    if name := differs_in_company(answer, signature, samples):
+        raise StepError(
+            "E331",
+            f"a row's `{name}` depends on what else is in its batch",
+            cause="an operator mixes the rows of a batch, or takes one range for all of them",
+            remedy="compute along other dimensions than the first, or declare inputs without a batch dimension",
+            at=AT_WEIGHTS,
+        )
+
+
+def _notes(file: TfliteFile) -> list[str]:
+    notes = [
+        f"the {role} `{tensor.name}` is {tensor.dtype} and stands for "
+        f"(value {-tensor.zero_point:+d}) x {tensor.scale:.6g}"
+        for role, tensors in (("input", file.inputs), ("output", file.outputs))
+        for tensor in tensors
+        if tensor.scale is not None
+    ]
+    if file.other_signatures:
+        listed = ", ".join(f"`{name}`" for name in file.other_signatures)
+        notes.append(f"the model's first graph is served; its other signatures are not: {listed}")
+    if file.keeps_state:
+        notes.append("the model keeps state from call to call; it is reset before each call, as other copies have none")
+    return notes

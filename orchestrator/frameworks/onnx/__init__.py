@@ -1,0 +1,1 @@
+"""ONNX files: reading, checking, converting, quantizing and running them."""

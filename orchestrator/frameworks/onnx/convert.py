@@ -1,0 +1,146 @@
+"""Makes of an ONNX model as given the variant that is served: the spec's names, one file, nothing in it that is not run."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import onnx
+from onnx import numpy_helper
+from onnx.external_data_helper import uses_external_data
+
+from orchestrator.frameworks.onnx import check as onnx_check
+from orchestrator.frameworks.onnx.declared import tensor_names
+from orchestrator.frameworks.onnx.file import embed, objection, read_onnx, stored_bytes
+from orchestrator.frameworks.onnx.prune import prune
+from orchestrator.frameworks.onnx.rename import rename
+from orchestrator.frameworks.onnx.session import open_given
+from orchestrator.frameworks.onnx.walk import bodies, inner_graphs
+from orchestrator.frameworks.source.imported import read_import
+from orchestrator.frameworks.source.runtime import open_runtime
+from orchestrator.frameworks.source.size_check import check_sizes
+from orchestrator.frameworks.source.variant_facts import write_facts
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from orchestrator.frameworks.onnx.data import ExternalData
+    from orchestrator.spec.signature import Tensor
+    from orchestrator.steps import StepContext
+
+__all__ = ["to_onnx"]
+
+_DATA_FILE = "model.onnx.data"
+_SMALLEST_OUTSIDE = 1024
+"""Bytes of a tensor above which it goes into the file of weights, where there is one."""
+_ALIGNMENT = 4096
+"""Where tensors begin in that file: ONNX Runtime maps it into memory page by page."""
+_FIRST_WITHOUT_STORED_INPUTS = 4
+"""The IR version from which on an initializer need not be an input."""
+_OPSET_OF_IDENTITY = 13
+
+
+def to_onnx(context: StepContext) -> dict[str, Any]:
+    """Step: the source as `model.onnx` with the signature's names, order and dimensions.
+
+    Its weights go into the file itself; where they are too many for one, into `model.onnx.data` beside it.
+
+    Params: `source` (with `names`). Inputs: `weights`, the files beside it, `import`.
+
+    Raises:
+        StepError: as `read_onnx`; E422 it cannot be written, E423 it differs from its source, E424 it is not what was
+            declared.
+    """
+    context.progress("reading the model", 0.0)
+    signature, samples = read_import(context.inputs["import"])
+    names = tensor_names(context.params["source"], signature)
+    model = read_onnx(context.inputs["weights"])
+    threads = len(os.sched_getaffinity(0))
+    source = open_given(model, names, threads)
+    checked, size = not objection(model), stored_bytes(model)
+    context.progress("writing the model", 0.3)
+    proto = model.proto
+    _normalize(proto)
+    rename(proto, names["inputs"], names["outputs"])
+    prune(proto.graph)
+    _set_shapes(proto.graph.input, signature.inputs)
+    _set_shapes(proto.graph.output, signature.outputs)
+    path = context.output / "model.onnx"
+    if size <= onnx_check.LARGEST_ONNX_FILE:
+        embed(proto, model.data)
+    else:
+        _move_out(proto.graph, model.data, path.with_name(_DATA_FILE))
+    try:
+        path.write_bytes(proto.SerializeToString(deterministic=True))
+    except ValueError as error:  # protobuf's limit
+        raise StepError(
+            "E422",
+            "the model does not fit into an ONNX file",
+            cause=f"without its weights it is still too large: {error}",
+            remedy="export it with its large tensors as initializers of the graph itself",
+        ) from error
+    context.progress("checking the ONNX file", 0.6)
+    facts = onnx_check.finish(path, signature, checked=checked)
+    variant = open_runtime("onnx", context.output, signature, threads)
+    done = check_sizes(signature, samples, source.run, variant.run)
+    return write_facts(context, {**facts, "checked": done, "format": "onnx", "exporter": "given"})
+
+
+def _normalize(model: Any) -> None:
+    """Leave out what is not run and would not be true any more, and what old versions wrote otherwise."""
+    model.ir_version = max(model.ir_version, _FIRST_WITHOUT_STORED_INPUTS)
+    if not any(entry.domain in {"", "ai.onnx"} for entry in model.opset_import):
+        model.opset_import.add(domain="", version=_OPSET_OF_IDENTITY)
+    del model.configuration[:]
+    for body in bodies(model):
+        # Whoever loads the model infers the inner shapes; these have the old names of its dimensions.
+        del body.value_info[:]
+        for node in body.node:
+            del node.device_configurations[:]
+            for graph in inner_graphs(node):
+                for value in (*graph.input, *graph.output):
+                    for dim in value.type.tensor_type.shape.dim:
+                        dim.ClearField("dim_param")
+
+
+def _set_shapes(values: Any, tensors: Sequence[Tensor]) -> None:
+    """Give inputs or outputs the declared shapes: numbers, and the names of dimensions."""
+    for value, tensor in zip(values, tensors, strict=True):
+        shape = value.type.tensor_type.shape
+        shape.Clear()
+        shape.SetInParent()
+        for size in tensor.shape or ():
+            if isinstance(size, str):
+                shape.dim.add(dim_param=size)
+            else:
+                shape.dim.add(dim_value=size)
+
+
+def _move_out(graph: Any, data: ExternalData, path: Path) -> None:
+    """Write the graph's initializers one after the other to `path`, and leave in the model where they lie."""
+    with path.open("wb") as file:
+        for tensor in graph.initializer:
+            if tensor.data_type == onnx.TensorProto.STRING:
+                continue
+            content = data.of(tensor) if uses_external_data(tensor) else _raw(tensor)
+            if len(content) < _SMALLEST_OUTSIDE:
+                continue
+            file.write(bytes(-file.tell() % _ALIGNMENT))
+            place = {"location": path.name, "offset": file.tell(), "length": len(content)}
+            file.write(content)
+            kept = tensor.name, tensor.data_type, list(tensor.dims)
+            tensor.Clear()
+            tensor.name, tensor.data_type = kept[:2]
+            tensor.dims.extend(kept[2])
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in place.items():
+                tensor.external_data.add(key=key, value=str(value))
+
+
+def _raw(tensor: Any) -> bytes:
+    """A tensor's bytes, whichever of its fields they stand in."""
+    if tensor.HasField("raw_data"):
+        return bytes(tensor.raw_data)
+    return bytes(numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data)

@@ -1,0 +1,162 @@
+"""Compares the inputs and outputs of an ONNX model with what is declared of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.frameworks.onnx.types import SERVED, found_tensor
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from orchestrator.frameworks.onnx.file import GivenModel
+    from orchestrator.frameworks.source.inspection import FoundTensor
+    from orchestrator.spec.signature import Signature, Tensor
+
+__all__ = ["Names", "about_output", "check_declared", "served_input", "tensor_names"]
+
+Role = Literal["inputs", "outputs"]
+Names = Mapping[Role, dict[str, str]]
+"""By role the spec's name of each tensor → the model's own, in the signature's order."""
+
+
+def tensor_names(source: Mapping[str, Any], signature: Signature) -> Names:
+    """The model's own names, where the parameter `source` says them; else they are the spec's."""
+    named: Mapping[str, Mapping[str, str]] = source.get("names", {})
+    return {
+        "inputs": {t.name: named.get("inputs", {}).get(t.name, t.name) for t in signature.inputs},
+        "outputs": {t.name: named.get("outputs", {}).get(t.name, t.name) for t in signature.outputs},
+    }
+
+
+def served_input(tensor: FoundTensor) -> FoundTensor:
+    """An input that requests can carry.
+
+    Raises:
+        StepError: E362.
+    """
+    if tensor.dtype in SERVED:
+        return tensor
+    what = "tensors of a served type" if "(" in tensor.dtype else "another type, and cast it at its beginning"
+    raise StepError(
+        "E362",
+        f"the model's input `{tensor.tensor}` is {tensor.dtype}, which no request can carry",
+        remedy=f"let the model take {what}: {', '.join(sorted(SERVED))}",
+        at=("model", "source"),
+    )
+
+
+def about_output(tensor: FoundTensor) -> str:
+    """How an output that no answer can carry is made one that can."""
+    if tensor.dtype.startswith("seq(map("):
+        return (
+            f"`{tensor.tensor}` is a list of dictionaries, which scikit-learn's ZipMap makes: convert the model with "
+            "options={'zipmap': False}, and it is an array"
+        )
+    if "(" in tensor.dtype:
+        return f"`{tensor.tensor}` is {tensor.dtype}: let the model return tensors"
+    return f"`{tensor.tensor}` is {tensor.dtype}: end the model with a Cast to another type"
+
+
+def check_declared(model: GivenModel, signature: Signature, names: Names) -> list[str]:
+    """Whether the model has what is declared, and nothing that a call would lack.
+
+    Returns:
+        Notes on outputs that the model has and the signature has not.
+
+    Raises:
+        StepError: E362 a tensor that cannot be served, E363 one that the model has not, or has otherwise.
+    """
+    inputs = {value.name: served_input(found_tensor(value)) for value in model.inputs}
+    outputs = {value.name: found_tensor(value) for value in model.proto.graph.output}
+    for number, tensor in enumerate(signature.inputs):
+        found = _found("inputs", number, names["inputs"][tensor.name], inputs)
+        _check_type(number, tensor, found)
+        _check_shape(number, tensor, found, signature)
+    for number, tensor in enumerate(signature.outputs):
+        found = _found("outputs", number, names["outputs"][tensor.name], outputs)
+        if found.dtype not in SERVED:
+            raise StepError(
+                "E362",
+                f"the model's output `{found.tensor}` is {found.dtype}, which no answer can carry",
+                cause=about_output(found),
+                remedy="do so, or declare only the other `outputs`",
+                at=("model", "outputs", number),
+            )
+    if lacking := [name for name in inputs if name not in names["inputs"].values()]:
+        raise _differs(f"the model takes {_listed(lacking)} too, and nothing is declared for it", ("model", "inputs"))
+    for role in ("inputs", "outputs"):
+        _check_once(role, names[role])
+    _check_apart(names)
+    left_out = [tensor for name, tensor in outputs.items() if name not in names["outputs"].values()]
+    return [f"source: the model's output `{tensor.tensor}` ({tensor.dtype}) is not served" for tensor in left_out]
+
+
+def _found(role: Role, number: int, own: str, there: Mapping[str, FoundTensor]) -> FoundTensor:
+    if own in there:
+        return there[own]
+    close = get_close_matches(own, there, n=1)
+    raise _differs(
+        f"the model has no {role[:-1]} `{own}`",
+        ("model", role, number, "name"),
+        cause=f"its {role} are {_listed(there)}",
+        remedy=f"did you mean `{close[0]}`?" if close else "",
+    )
+
+
+def _check_type(number: int, tensor: Tensor, found: FoundTensor) -> None:
+    if tensor.dtype != found.dtype:
+        raise _differs(
+            f"`{tensor.name}` is {found.dtype} in the model, and {tensor.dtype} is declared",
+            ("model", "inputs", number, "dtype"),
+        )
+
+
+def _check_shape(number: int, tensor: Tensor, found: FoundTensor, signature: Signature) -> None:
+    declared = tensor.shape or ()
+    if found.shape is None:
+        return
+    at = ("model", "inputs", number, "shape")
+    if len(found.shape) != len(declared):
+        raise _differs(
+            f"`{tensor.name}` has {len(found.shape)} dimensions in the model, and {len(declared)} are declared", at
+        )
+    for axis, (size, dim) in enumerate(zip(found.shape, declared, strict=True)):
+        low, high = signature.dims[dim] if isinstance(dim, str) else (dim, dim)
+        if isinstance(size, int) and (low, high) != (size, size):
+            wanted = f"`{dim}` from {low} to {high}" if isinstance(dim, str) else str(dim)
+            raise _differs(
+                f"dimension {axis} of `{tensor.name}` is {size} in the model, and {wanted} is declared", (*at, axis)
+            )
+
+
+def _check_once(role: Role, names: Mapping[str, str]) -> None:
+    for number, (name, own) in enumerate(names.items()):
+        first = next(other for other, same in names.items() if same == own)
+        if first != name:
+            raise _differs(f"`{first}` and `{name}` are the same tensor `{own}`", ("model", role, number))
+
+
+def _check_apart(names: Names) -> None:
+    for number, name in enumerate(names["outputs"]):
+        if name in names["inputs"]:
+            raise _differs(
+                f"`{name}` is the name of an input and of an output, and in ONNX no two tensors have one name",
+                ("model", "outputs", number),
+                remedy=f"give one of them another: `outputs: [{{name: {name}_out, tensor: {names['outputs'][name]!r}}}, ...]`",
+            )
+
+
+def _differs(message: str, at: tuple[str | int, ...], *, cause: str = "", remedy: str = "") -> StepError:
+    return StepError(
+        "E363",
+        message,
+        cause=cause,
+        remedy=remedy or f"correct it, or leave `{at[1]}` out, and it is read from the model",
+        at=at,
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "nothing"

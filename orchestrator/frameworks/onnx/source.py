@@ -1,0 +1,158 @@
+"""ONNX models as given: what a file says of itself, the import step, and the model as the baseline."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+import onnxruntime
+
+from orchestrator.frameworks.onnx.declared import about_output, check_declared, served_input, tensor_names
+from orchestrator.frameworks.onnx.file import objection, read_onnx
+from orchestrator.frameworks.onnx.session import open_given, open_where_it_lies, runtime_says, short_of_memory
+from orchestrator.frameworks.onnx.types import SERVED, found_tensor
+from orchestrator.frameworks.onnx.walk import nodes
+from orchestrator.frameworks.source.check import given_samples, record
+from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS
+from orchestrator.frameworks.source.inspection import Found, write_found
+from orchestrator.frameworks.source.outputs import failed_call
+from orchestrator.frameworks.source.steadiness import differs_again, differs_in_company
+from orchestrator.spec.signature import Signature
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from orchestrator.frameworks.onnx.file import GivenModel
+    from orchestrator.frameworks.onnx.runtime import OrtRuntime
+    from orchestrator.frameworks.source.accelerators import Accelerator
+    from orchestrator.frameworks.source.outputs import Answer
+    from orchestrator.frameworks.source.samples import Array, Samples
+    from orchestrator.steps import StepContext
+
+__all__ = ["check", "inspect", "open_baseline"]
+
+_RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+_ONE_RANGE = {"DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
+_TRAINED = {"BatchNormalization", "Dropout"}
+
+
+def inspect(context: StepContext) -> dict[str, Any]:
+    """Step: the tensors and the further files of the model at `weights`, without running it.
+
+    Raises:
+        StepError: as `read_onnx`; E362 an input that cannot be given.
+    """
+    model = read_onnx(context.inputs["weights"])
+    inputs = [served_input(found_tensor(value)) for value in model.inputs]
+    outputs = [found_tensor(value) for value in model.proto.graph.output]
+    notes = [about_output(tensor) for tensor in outputs if tensor.dtype not in SERVED]
+    write_found(context.output, Found(inputs, outputs, files=model.data.files, notes=notes))
+    return {"inputs": len(inputs), "outputs": len(outputs), "opset": model.opset, "files": len(model.data.files)}
+
+
+def check(context: StepContext) -> dict[str, Any]:
+    """The import step: everything that the later steps take for granted about the source is proven here.
+
+    Params: `source` (with `names`), `signature`, `seed` of random samples, `max_rows` of given ones. Inputs: `weights`,
+    the files beside it, and `samples` if given. Writes what `write_import` says.
+
+    Raises:
+        StepError: as `read_onnx`; E302 and E364 it does not load, E321-E328 inputs and outputs, E330 and E331 it does not
+            answer the same, E340-E345 the samples, E362 and E363 tensors that are not what is declared.
+    """
+    signature = Signature.from_json(context.params["signature"])
+    names = tensor_names(context.params["source"], signature)
+    context.progress("loading the model")
+    model = read_onnx(context.inputs["weights"])
+    notes = check_declared(model, signature, names)
+    runtime = open_given(model, names, len(os.sched_getaffinity(0)))
+    if against := objection(model):
+        notes.append(f"source: the checker of ONNX objects to the model, which ONNX Runtime loads: {against}")
+    samples = given_samples(context, signature)
+
+    def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
+        try:
+            return runtime.run(inputs)
+        # Its exceptions share no base class of their own; what it says is told with the shapes that it was given.
+        except Exception as error:
+            if short_of_memory(error):
+                raise MemoryError(runtime_says(error)) from error
+            raise failed_call(runtime_says(error), signature, inputs, dim) from error
+
+    context.progress("asking the model twice")
+    _prove_steady(answer, model, signature, samples)
+    return record(
+        context,
+        answer,
+        signature,
+        samples,
+        parameters=sum(math.prod(tensor.dims) for tensor in model.proto.graph.initializer),
+        framework={"onnxruntime": onnxruntime.__version__},
+        notes=notes,
+    )
+
+
+def open_baseline(
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    project: Path,  # noqa: ARG001 - an ONNX model brings no code
+    signature: Signature,
+    threads: int,
+    accelerator: Accelerator = "none",
+) -> OrtRuntime:
+    """The model as given, as a runtime: what every variant is compared with.
+
+    Args:
+        params: with `source`, as the import step has it.
+        inputs: with the role `weights`.
+        project: not used.
+        signature: as the import step left it.
+        threads: for the operators of one call.
+        accelerator: what computes.
+
+    Raises:
+        StepError: E302, E364 it does not load; E427 the GPU is not used.
+    """
+    return open_where_it_lies(inputs["weights"], tensor_names(params["source"], signature), threads, accelerator)
+
+
+def _prove_steady(answer: Answer, model: GivenModel, signature: Signature, samples: Samples) -> None:
+    """Ask twice, and ask for rows in other company.
+
+    Raises:
+        StepError: E330 random numbers are drawn, E331 rows change each other's answers.
+    """
+    if output := differs_again(answer, signature, samples):
+        raise StepError(
+            "E330",
+            f"the model gives another answer in `{output}` when it is asked again",
+            cause=f"{_used(model, _RANDOM | _TRAINED)} draws random numbers",
+            remedy="export the model for inference (in PyTorch after model.eval()), or make what is random an input",
+            at=AT_WEIGHTS,
+        )
+    output = differs_in_company(answer, signature, samples)
+    if output is None:
+        return
+    batch = signature.batch
+    quantized = any(node.op_type in _ONE_RANGE for node in nodes(model.proto))
+    raise StepError(
+        "E331",
+        f"a row's answer in `{output}` depends on what else is in its batch",
+        cause=f"{_used(model, _ONE_RANGE)} quantizes all rows of a batch by their common range"
+        if quantized
+        else f"{_used(model, _TRAINED)} mixes the rows of a batch",
+        remedy=f"declare `dims: {{{batch}: {{min: 1, max: 1}}}}`, or give the model before it was quantized, which mlo "
+        "quantizes and measures"
+        if quantized
+        else "export the model for inference, or declare its inputs without a batch dimension",
+        at=AT_WEIGHTS,
+    )
+
+
+def _used(model: GivenModel, operators: set[str]) -> str:
+    """The operators of these that the model uses, or words for one that is not known."""
+    used = sorted({node.op_type for node in nodes(model.proto)} & operators)
+    return " or ".join(f"`{name}`" for name in used) or "an operator"

@@ -1,0 +1,1 @@
+"""PyTorch: state dicts, TorchScript archives, exported programs."""

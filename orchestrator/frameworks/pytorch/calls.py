@@ -1,0 +1,247 @@
+"""Calls a source model for the first time: are its inputs and outputs those that the spec declares?"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from orchestrator.frameworks.source.user_code import raised_notes
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.frameworks.source.samples import Array
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["answer_whole", "check_inputs", "declared_outputs", "guarded_call"]
+
+_AT_INPUTS = ("model", "inputs")
+_AT_OUTPUTS = ("model", "outputs")
+_TENSOR_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_.]{0,63}$")
+_DTYPE_WORDS = ("dtype", "scalar type", "data type", "should be the same", "IntTensor", "LongTensor")
+
+
+def check_inputs(model: torch.nn.Module, signature: Signature) -> None:
+    """Compare `inputs:` with what the model's `forward` takes by position.
+
+    Raises:
+        StepError: E320.
+    """
+    names = [tensor.name for tensor in signature.inputs]
+    parameters = _parameters(model)
+    if parameters is None:
+        return
+    positional, needed, keyword_only, unlimited = parameters
+    takes = f"forward takes ({', '.join([*positional, *(f'{name}=' for name in keyword_only)])})"
+    if keyword_only:
+        raise StepError(
+            "E320",
+            f"the model takes `{keyword_only[0]}` by keyword only, and inputs are given by position",
+            cause=takes,
+            remedy="give the model a `forward` that takes its inputs by position",
+            at=_AT_INPUTS,
+        )
+    if len(names) < needed:
+        raise StepError(
+            "E320",
+            f"the model takes {needed} inputs, and {len(names)} are declared",
+            cause=f"{takes}; nothing is declared for {', '.join(f'`{name}`' for name in positional[len(names) : needed])}",
+            remedy="declare every input, in this order, or give the further ones a default",
+            at=_AT_INPUTS,
+        )
+    if len(names) > len(positional) and not unlimited:
+        raise StepError(
+            "E320",
+            f"the model takes {len(positional)} inputs, and {len(names)} are declared",
+            cause=takes,
+            remedy=f"remove `{names[len(positional)]}`",
+            at=(*_AT_INPUTS, len(positional)),
+        )
+    if names != positional[: len(names)] and set(names) == set(positional[: len(names)]):
+        raise StepError(
+            "E320",
+            "the inputs are declared in another order than the model takes them",
+            cause=f"{takes}, and the spec declares ({', '.join(names)})",
+            remedy="inputs are given by position: put them in the order of `forward`",
+            at=_AT_INPUTS,
+        )
+
+
+def declared_outputs(
+    model: torch.nn.Module, signature: Signature, inputs: Mapping[str, Array], project: Path
+) -> Signature:
+    """The signature with its outputs in the order in which the model returns them, after one call that shows it.
+
+    A dictionary's values are matched to `outputs:` by name; everything else by position, nested values leaf by leaf.
+
+    Raises:
+        StepError: E321 the model raises on these inputs, E323 another number of outputs, E324 other names, E325 an
+            output is not a tensor.
+    """
+    returned = guarded_call(model, signature, inputs, project)
+    names = [tensor.name for tensor in signature.outputs]
+    leaves = [leaf for leaf in pytree.tree_leaves(returned) if leaf is not None]
+    for number, leaf in enumerate(leaves):
+        if not isinstance(leaf, torch.Tensor):
+            raise StepError(
+                "E325",
+                f"output {number} of the model is not a tensor",
+                cause=f"it is a {type(leaf).__name__}; the model returns {_structure(returned)}",
+                remedy="let `forward` return a tensor, or a tuple, list or dictionary of tensors",
+                at=(*_AT_OUTPUTS, min(number, len(names) - 1)),
+            )
+    keys = _keys(returned)
+    if len(leaves) != len(names):
+        raise StepError(
+            "E323",
+            f"the model returns {len(leaves)} tensors, and {len(names)} outputs are declared",
+            cause=f"it returns {_structure(returned)}",
+            remedy=f"declare {', '.join(f'`{key}`' for key in keys)}"
+            if keys
+            else "name every output that the model returns, in its order",
+            at=_AT_OUTPUTS,
+        )
+    if not keys:
+        return signature
+    if set(keys) != set(names):
+        wrong = next(index for index, name in enumerate(names) if name not in keys)
+        raise StepError(
+            "E324",
+            f"the model returns no output named `{names[wrong]}`",
+            cause=f"it returns {_structure(returned)}",
+            remedy=f"name the outputs as in the dictionary: {', '.join(f'`{key}`' for key in keys)}",
+            at=(*_AT_OUTPUTS, wrong, "name"),
+        )
+    by_name = {tensor.name: tensor for tensor in signature.outputs}
+    return replace(signature, outputs=tuple(by_name[key] for key in keys))
+
+
+def guarded_call(
+    model: torch.nn.Module,
+    signature: Signature,
+    inputs: Mapping[str, Array],
+    project: Path,
+    dim: str | None = None,
+) -> Any:
+    """What the model returns, in inference mode, as it returns it.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        signature: gives the inputs their order.
+        inputs: one whole call.
+        project: where the user's code lies.
+        dim: the dimension whose range the call is about, if it is about one.
+
+    Raises:
+        StepError: E321 the model raises, or E322 where the call is about a dimension's range.
+        MemoryError: memory does not suffice for the call.
+    """
+    # Copies, since a model may write into its inputs.
+    tensors = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in signature.inputs]
+    try:
+        with torch.inference_mode():
+            return model(*tensors)
+    except MemoryError:
+        raise
+    # It is the user's model: whatever it raises is told with the shapes that it was given.
+    except Exception as error:
+        if "DefaultCPUAllocator" in str(error):  # PyTorch's way to say that memory is short
+            raise MemoryError(str(error).strip().splitlines()[0]) from error
+        raise _failed_call(error, signature, inputs, project, dim) from error
+
+
+def answer_whole(
+    model: torch.nn.Module, signature: Signature, inputs: Mapping[str, Array], project: Path, dim: str | None = None
+) -> dict[str, Array]:
+    """The outputs of one whole call by name; see `guarded_call`.
+
+    bfloat16 comes as float32, which numpy knows.
+    """
+    leaves = pytree.tree_leaves(guarded_call(model, signature, inputs, project, dim))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    if len(tensors) != len(signature.outputs):
+        raise StepError(
+            "E323",
+            "the number of tensors that the model returns depends on what it is given",
+            cause=f"{len(tensors)} here, and {len(signature.outputs)} before",
+            remedy="let `forward` return the same outputs always",
+            at=_AT_OUTPUTS,
+        )
+    return {
+        tensor.name: (leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy(force=True).copy()
+        for tensor, leaf in zip(signature.outputs, tensors, strict=True)
+    }
+
+
+def _failed_call(
+    error: Exception, signature: Signature, inputs: Mapping[str, Array], project: Path, dim: str | None
+) -> StepError:
+    lines = str(error).strip().splitlines() or [""]
+    # TorchScript's interpreter puts the reason last, below its own traceback.
+    text = lines[-1].removeprefix("RuntimeError: ") if "TorchScript interpreter" in lines[0] else lines[0]
+    given = ", ".join(f"{t.name} {inputs[t.name].dtype} {list(inputs[t.name].shape)}" for t in signature.inputs)
+    notes = (f"given: {given}", *raised_notes(error, project))
+    cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if dim is not None:
+        low, high = signature.dims[dim]
+        return StepError(
+            "E322",
+            f"the model fails inside the range of `{dim}`, which is declared as {low} to {high}",
+            cause=cause,
+            remedy=f"declare the range of `{dim}` that the model takes, or correct the model"
+            + ("; an exported program takes only what it was exported for" if "Guard" in text else ""),
+            at=("model", "dims", dim),
+            notes=notes,
+        )
+    about_dtype = any(word in str(error) for word in _DTYPE_WORDS)
+    what = "dtype" if about_dtype else "shape"
+    return StepError(
+        "E321",
+        "the model does not take the declared inputs",
+        cause=cause,
+        remedy=f"correct the {what} in `inputs:`, or the model, if it should take them",
+        at=(*_AT_INPUTS, 0, what) if len(signature.inputs) == 1 else _AT_INPUTS,
+        notes=notes,
+    )
+
+
+def _parameters(model: torch.nn.Module) -> tuple[list[str], int, list[str], bool] | None:
+    """Names by position, how many of them are needed, needed names by keyword only, whether any number is taken."""
+    if isinstance(model, torch.jit.ScriptModule):
+        arguments = model.forward.schema.arguments[1:]  # the first is the module
+        names = [argument.name for argument in arguments]
+        return names, sum(not argument.has_default_value() for argument in arguments), [], False
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # written in C: the first call tells
+        return None
+    positional = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
+    keyword_only = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    needed = sum(p.default is p.empty for p in positional)
+    return [p.name for p in positional], needed, keyword_only, any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
+def _keys(returned: Any) -> list[str]:
+    """The names of a flat dictionary of tensors, in the order in which its leaves come; else nothing."""
+    if not isinstance(returned, Mapping):
+        return []
+    keys = [key for key, value in returned.items() if value is not None]
+    flat = all(isinstance(returned[key], torch.Tensor) for key in keys)
+    return keys if flat and all(isinstance(key, str) and _TENSOR_NAME.match(key) for key in keys) else []
+
+
+def _structure(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor {list(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a dictionary with {', '.join(f'`{key}`' for key in value) or 'nothing'}"
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of ({', '.join(_structure(item) for item in value)})"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,189 @@
+"""Converts a PyTorch model to ONNX, TorchScript and an exported program, and checks what comes out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from orchestrator.frameworks.onnx import check as onnx_check
+from orchestrator.frameworks.pytorch.archive import without_debug_files
+from orchestrator.frameworks.pytorch.export_failure import conversion_failed
+from orchestrator.frameworks.pytorch.job import TorchJob, exported, prepare, quiet, saved_program
+from orchestrator.frameworks.source.variant_facts import write_facts
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.steps import StepContext
+
+__all__ = ["script_of", "to_exported_program", "to_onnx", "to_torchscript"]
+
+T = TypeVar("T")
+
+
+def to_onnx(context: StepContext) -> dict[str, Any]:
+    """Step: the source as `model.onnx` with the signature's names and dynamic axes.
+
+    The exporter of `torch.export` comes first. What it refuses (a TorchScript archive, an LSTM of dynamic length) goes
+    through PyTorch's older exporter, and the check at other sizes and values finds out whether that got it right.
+
+    Raises:
+        StepError: E422 it does not convert, E423 it differs from its source, E424 the file is not what was declared.
+    """
+    context.progress("loading the model", 0.0)
+    job = prepare(context, attention="plain")
+    path = context.output / "model.onnx"
+    options = {
+        "input_names": [tensor.name for tensor in job.signature.inputs],
+        "output_names": [tensor.name for tensor in job.signature.outputs],
+        "opset_version": context.params.get("opset"),
+    }
+
+    def made(export: Callable[..., None]) -> dict[str, Any]:
+        export(job, path, options)
+        context.progress("checking the ONNX file", 0.6)
+        return {**onnx_check.finish(path, job.signature), "checked": job.check("onnx", context.output)}
+
+    ways: list[tuple[str, Callable[[], dict[str, Any]]]] = [("torchscript", lambda: made(_legacy_onnx))]
+    if not isinstance(job.module, torch.jit.ScriptModule):
+        ways.insert(0, ("torch.export", lambda: made(_onnx)))
+    context.progress("exporting to ONNX", 0.1)
+    exporter, facts = _first_that_works(ways, context.output)
+    return write_facts(context, {**facts, "format": "onnx", "exporter": exporter})
+
+
+def to_torchscript(context: StepContext) -> dict[str, Any]:
+    """Step: the source as `model.pt`, frozen.
+
+    Tracing comes first, since it takes any Python code; scripting takes over where the trace fixed a branch or a size.
+
+    Raises:
+        StepError: E422 it does not convert, E423 it differs from its source.
+    """
+    context.progress("loading the model", 0.0)
+    job = prepare(context)
+    context.progress("tracing", 0.2)
+    how, checked = script_of(job, context.output / "model.pt", context.progress)
+    return write_facts(context, {"format": "torchscript", "exporter": how, "checked": checked})
+
+
+def to_exported_program(context: StepContext) -> dict[str, Any]:
+    """Step: the source as `model.pt2` with the signature's dynamic axes.
+
+    Raises:
+        StepError: E422 it does not convert, E423 it differs from its source.
+    """
+    context.progress("loading the model", 0.0)
+    job = prepare(context)
+    context.progress("exporting", 0.2)
+    saved_program(exported(job, "an exported program"), context.output / "model.pt2")
+    context.progress("checking the exported program", 0.6)
+    checked = job.check("exported-program", context.output)
+    return write_facts(context, {"format": "exported-program", "exporter": "torch.export", "checked": checked})
+
+
+def script_of(job: TorchJob, path: Path, progress: Callable[..., None]) -> tuple[str, list[str]]:
+    """Write the job's module as TorchScript to `path` and check it.
+
+    Returns:
+        How it was made (`given`, `trace` or `script`), and the names of the calls it was checked with.
+
+    Raises:
+        StepError: E422 or E423, the failure of the first way, with that of the second in its notes.
+    """
+
+    def made(make: Callable[[TorchJob], Any]) -> list[str]:
+        _save_script(make(job), path)
+        progress("checking the TorchScript archive", 0.6)
+        return job.check("torchscript", path.parent)
+
+    if isinstance(job.module, torch.jit.ScriptModule):
+        return _first_that_works([("given", lambda: made(lambda job: job.module))], path.parent)
+    return _first_that_works([("trace", lambda: made(_traced)), ("script", lambda: made(_scripted))], path.parent)
+
+
+def _first_that_works(ways: Sequence[tuple[str, Callable[[], T]]], output: Path) -> tuple[str, T]:
+    """The name and the result of the first way that raises no StepError; what a failed one left in `output` goes.
+
+    Raises:
+        StepError: that of the first way, with the causes of the others in its notes.
+    """
+    failures: list[tuple[str, StepError]] = []
+    for name, make in ways:
+        try:
+            return name, make()
+        except StepError as failure:
+            failures.append((name, failure))
+            for path in output.iterdir():
+                path.unlink()
+    (_, first), *others = failures
+    first.notes = (*first.notes, *(f"{name}: {failure.cause or failure.message}" for name, failure in others))
+    raise first
+
+
+def _onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> None:
+    program = exported(job, "ONNX")
+    weights = sum(tensor.nbytes for tensor in (*job.module.parameters(), *job.module.buffers()))
+    try:
+        with quiet():
+            torch.onnx.export(
+                program,
+                (),
+                str(path),
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+                external_data=weights > onnx_check.LARGEST_ONNX_FILE,
+                **options,
+            )
+    # It raises what its hundreds of operator translations raise.
+    except Exception as error:
+        raise conversion_failed("ONNX", error, frozenset(job.signature.dims)) from error
+
+
+def _legacy_onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> None:
+    axes = {
+        tensor.name: {axis: dim for axis, dim in enumerate(tensor.shape or ()) if isinstance(dim, str)}
+        for tensor in (*job.signature.inputs, *job.signature.outputs)
+    }
+    module = job.module if isinstance(job.module, torch.jit.ScriptModule) else _traced(job)
+    try:
+        with quiet():
+            torch.onnx.export(module, job.args, str(path), dynamo=False, dynamic_axes=axes, **options)
+    # It raises what its operator translations raise.
+    except Exception as error:
+        raise conversion_failed("ONNX", error, frozenset(job.signature.dims)) from error
+
+
+def _traced(job: TorchJob) -> Any:
+    try:
+        with quiet(), warnings.catch_warnings(), torch.no_grad():
+            # The tracer warns of each branch and size that it may have fixed; the check at other sizes and values
+            # finds out whether it has.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            return torch.jit.trace(job.module, job.args, check_trace=False, strict=False)
+    # Tracing runs the model's code and raises what that raises.
+    except Exception as error:
+        raise conversion_failed("TorchScript", error, frozenset(job.signature.dims)) from error
+
+
+def _scripted(job: TorchJob) -> Any:
+    try:
+        with quiet():
+            return torch.jit.script(job.module)
+    # The compiler's errors share no base class.
+    except Exception as error:
+        raise conversion_failed("TorchScript", error, frozenset(job.signature.dims)) from error
+
+
+def _save_script(module: Any, path: Path) -> None:
+    with quiet():
+        # A frozen module has lost its `training` flag and cannot be frozen again. What an exported program becomes
+        # carries the flag as set, although the program has no modes.
+        frozen = torch.jit.freeze(module.eval()) if hasattr(module, "training") else module
+        frozen.save(str(path))
+    without_debug_files(path)

@@ -1,0 +1,262 @@
+"""Proves that a source model is in evaluation mode: twice gives the same, and a row's answer is its own.
+
+When it is not so, the model is run again under a watch on every operation, and the first one that answers differently
+to the same tensors is named, with the layer and the line of the user's code that it stands in.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from orchestrator.frameworks.pytorch.calls import guarded_call
+from orchestrator.frameworks.source.edge_inputs import call_at, sizes_of
+from orchestrator.frameworks.source.steadiness import with_company
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from orchestrator.frameworks.source.samples import Array, Samples
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["TOLERANCE", "prove_evaluation"]
+
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""How far two answers to the same row may lie apart: this, and this times the output's largest value."""
+
+_ROWS = 8
+_AT = ("model", "source", "weights")
+_AT_CODE = ("model", "source", "factory")
+_RANDOM = ("bernoulli", "dropout", "multinomial", "normal", "poisson", "rand", "exponential", "uniform", "rrelu")
+_GENERATED = (torch.jit.ScriptModule, torch.fx.GraphModule)  # their classes say nothing to the user
+_SAVED = "save it again after model.eval()"
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """One call of an operator: what went in, what came out, and where it stands."""
+
+    name: str
+    given: list[Any]
+    result: list[torch.Tensor]
+    place: str
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[misc]  # torch is not typed here
+    """Keeps a copy of what every operator is given and gives."""
+
+    def __init__(self, model: torch.nn.Module, project: Path) -> None:
+        super().__init__()
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._weights = {id(weight) for weight in model.parameters()}
+        self._project = project
+        self.operations: list[_Operation] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        # Weights stay as they are and may be large; all else could be written to later on.
+        given = [
+            leaf.clone() if isinstance(leaf, torch.Tensor) and id(leaf) not in self._weights else leaf
+            for leaf in pytree.tree_leaves((args, kwargs or {}))
+        ]
+        result = func(*args, **(kwargs or {}))
+        kept = [leaf.clone() for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.operations.append(_Operation(str(func), given, kept, self._place()))
+        return result
+
+    def _place(self) -> str:
+        layer = line = ""
+        frame = sys._getframe(2)  # noqa: SLF001 - the interpreter's way to the caller's line
+        while frame is not None:
+            owner = frame.f_locals.get("self")
+            if not layer and id(owner) in self._names and not isinstance(owner, _GENERATED):
+                name = self._names[id(owner)]
+                layer = f"`{name}` ({type(owner).__name__})" if name else f"`{type(owner).__name__}`"
+            path = Path(frame.f_code.co_filename)
+            if not line and path.is_relative_to(self._project) and "site-packages" not in path.parts:
+                line = f"{path.relative_to(self._project)}:{frame.f_lineno}"
+            if frame.f_back is None:
+                break
+            frame = frame.f_back
+        return ", ".join(part for part in (layer and f"layer {layer}", line) if part)
+
+
+def prove_evaluation(
+    model: torch.nn.Module, signature: Signature, samples: Samples, project: Path, *, saved_in_training: bool = False
+) -> None:
+    """Run some rows twice, and rows in other company, and compare.
+
+    Args:
+        model: on the CPU, asked to be in evaluation mode.
+        signature: as declared.
+        samples: at least one row.
+        project: where the user's code lies.
+        saved_in_training: whether the file itself says that it was saved in training mode.
+
+    Raises:
+        StepError: E330 random numbers are drawn, E331 rows change each other's answers, E332 a call changes the next.
+    """
+    sizes = sizes_of(samples, signature)
+    dim = signature.batch
+    if dim is None:
+        inputs = call_at(samples, signature, sizes)
+        once, twice = (_leaves(model, signature, inputs, project) for _ in range(2))
+        _compare(once, twice, None, _Failure(model, signature, inputs, inputs, project, saved_in_training))
+        return
+    low, high = signature.dims[dim]
+    samples = with_company(samples, signature)
+    rows = min(high, max(low, min(_ROWS, samples.rows)))
+    inputs = call_at(samples, signature, {**sizes, dim: rows})
+    once, twice = (_leaves(model, signature, inputs, project) for _ in range(2))
+    _compare(once, twice, None, _Failure(model, signature, inputs, inputs, project, saved_in_training))
+    for first in range(min(4, samples.rows)):
+        # The smallest batch that begins with this row; in one as large as before, its company is at least another.
+        few = call_at(samples, signature, {**sizes, dim: low}, first)
+        many = call_at(samples, signature, {**sizes, dim: rows}, first)
+        if low == rows:
+            few = {name: np.concatenate([array[:1], np.zeros_like(array[1:])]) for name, array in few.items()}
+        failure = _Failure(model, signature, many, few, project, saved_in_training)
+        try:
+            alone = _leaves(model, signature, few, project)
+        except StepError as error:
+            if "Expected more than 1 value per channel when training" in error.cause:
+                raise failure.explain() from error
+            raise
+        _compare(_leaves(model, signature, many, project), alone, dim, failure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Two calls that should agree and do not, and all that is needed to find out why."""
+
+    model: torch.nn.Module
+    signature: Signature
+    many: Mapping[str, Array]
+    few: Mapping[str, Array]
+    project: Path
+    saved_in_training: bool
+
+    def explain(self) -> StepError:
+        """Run both calls under the watch and name the operation where they part."""
+        operation, by_state = self._parting()
+        name = operation.name.lower() if operation else ""
+        where = f"`{operation.name}`" + (f" in {operation.place}" if operation.place else "") if operation else ""
+        code = bool(operation and operation.place)
+        at = _AT_CODE if code else _AT
+        if any(word in name for word in _RANDOM):
+            drops = "dropout" in name or "bernoulli" in name
+            remedy = "draw nothing at random in `forward`, or make it an input"
+            if drops:
+                remedy = "use torch.nn.Dropout, or F.dropout(x, training=self.training)"
+            return StepError(
+                "E330",
+                "the model gives another answer when it is asked again: dropout or other randomness is left on",
+                cause=f"{where} draws random numbers although the model was put into evaluation mode",
+                remedy=_SAVED if drops and not code else remedy,
+                at=at,
+            )
+        if self.many is self.few or by_state:
+            return StepError(
+                "E332",
+                "the model gives another answer when it is asked again: a call changes the next one",
+                cause=f"{where or 'something'} reads what an earlier call left behind in the model",
+                remedy="keep nothing between calls, or make it an input and an output",
+                at=at,
+            )
+        if "norm" in name:
+            cause = f"{where} normalizes by the statistics of the batch, as in training"
+            remedy = "use a norm with track_running_stats=True, and leave it in evaluation mode" if code else _SAVED
+        else:
+            cause = f"{where or 'an operation'} mixes the rows of a batch"
+            remedy = "compute along other dimensions than the first, or declare inputs without a batch dimension"
+        if self.saved_in_training:
+            remedy = _SAVED
+        return StepError(
+            "E331",
+            "a row's answer depends on what else is in its batch: batch statistics or other mixing of rows",
+            cause=cause,
+            remedy=remedy,
+            at=at,
+        )
+
+    def _parting(self) -> tuple[_Operation | None, bool]:
+        """The first operation whose answers differ for the same tensors; and whether it was given others already."""
+        few, many = self._watched(self.few), self._watched(self.many)
+        for one, other in zip(few, many, strict=False):
+            if one.name != other.name:
+                break
+            if any(word in one.name for word in ("empty", "new_")):
+                continue  # what is not initialized yet
+            by_row = self.many is not self.few
+            same_given = _agree(one.given, other.given, by_row=by_row)
+            if not by_row and not same_given:
+                return other, True
+            if same_given and not _agree(one.result, other.result, by_row=by_row):
+                return other, False
+        longer = few if len(few) > len(many) else many
+        return (longer[-1] if longer else None), False
+
+    def _watched(self, inputs: Mapping[str, Array]) -> list[_Operation]:
+        watch = _Watch(self.model, self.project)
+        tensors = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in self.signature.inputs]
+        try:
+            with torch.inference_mode(), watch:
+                self.model(*tensors)
+        # The call may fail, as batch statistics of one row do; then it ends with the operation before.
+        except Exception:  # noqa: BLE001 - what is known by then is told
+            return watch.operations
+        return watch.operations
+
+
+def _leaves(
+    model: torch.nn.Module, signature: Signature, inputs: Mapping[str, Array], project: Path
+) -> list[torch.Tensor]:
+    returned = guarded_call(model, signature, inputs, project, signature.batch)
+    return [leaf.clone() for leaf in pytree.tree_leaves(returned) if isinstance(leaf, torch.Tensor)]
+
+
+def _compare(many: list[torch.Tensor], few: list[torch.Tensor], dim: str | None, failure: _Failure) -> None:
+    for one, other in zip(many, few, strict=True):
+        if dim is None:
+            same = one.shape == other.shape and _close(one, other)
+        elif one.ndim == 0 or one.shape[1:] != other.shape[1:]:
+            continue  # an output without a batch dimension is told later, by that name
+        else:
+            same = _close(one[:1], other[:1])
+        if not same:
+            raise failure.explain()
+
+
+def _agree(few: list[Any], many: list[Any], *, by_row: bool) -> bool:
+    """Whether two lists of values are the same; `by_row`, as far as their tensors' first rows tell."""
+    for one, other in zip(few, many, strict=False):
+        if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+            continue
+        left, right = (one[:1], other[:1]) if by_row and one.ndim and other.ndim else (one, other)
+        # Laid out in another way they cannot be compared, and nothing is said of them.
+        if left.shape == right.shape and not _close(left, right):
+            return False
+    return True
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if not one.dtype.is_floating_point:
+        return bool(torch.equal(one, other))
+    allowed = TOLERANCE.get(one.dtype, 1e-5)
+    left, right = one.double(), other.double()
+    finite = torch.isfinite(left) & torch.isfinite(right)
+    largest = float(left[finite].abs().max()) if bool(finite.any()) else 0.0
+    return bool(torch.allclose(left, right, rtol=0.0, atol=allowed * (1 + largest), equal_nan=True))

@@ -1,0 +1,155 @@
+"""Runs TorchScript and exported-program variants in PyTorch, and any module the way they are run, on the CPU or a GPU."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.export.passes import move_to_device_pass
+from torch.utils import _pytree as pytree
+
+from orchestrator.frameworks.source.accelerators import not_used
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from orchestrator.frameworks.source.accelerators import Accelerator
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["CPU", "TorchRuntime", "call", "device_for", "open_exported_program", "open_torchscript"]
+
+CPU = torch.device("cpu")
+
+
+class TorchRuntime:
+    """One module in inference mode; see `orchestrator.frameworks.source.runtime.Runtime`.
+
+    Args:
+        module: on its device.
+        signature: with the inputs and outputs in the module's order.
+        threads: for the operators of one call.
+        name: of the runtime, for a report.
+        device: where the module is.
+    """
+
+    def __init__(
+        self, module: Callable[..., Any], signature: Signature, threads: int, name: str, device: torch.device = CPU
+    ) -> None:
+        self._module = module
+        self._signature = signature
+        self._threads = threads
+        self._name = name
+        self._device = device
+        torch.set_num_threads(threads)
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """One call; see `Runtime.run`."""
+        return call(self._module, self._signature, inputs, self._device)
+
+    def facts(self) -> dict[str, Any]:
+        """See `Runtime.facts`; adds the device where it is not the CPU."""
+        device = {} if self._device == CPU else {"device": str(self._device)}
+        return {"runtime": self._name, "versions": {"torch": torch.__version__}, "threads": self._threads, **device}
+
+
+def device_for(accelerator: Accelerator) -> torch.device:
+    """The CPU, or the first GPU, set so that float32 is computed as float32.
+
+    PyTorch would let convolutions use TF32 with its 10 bits, which is not what was proven against the model as given.
+
+    Raises:
+        StepError: E427, PyTorch cannot use a GPU.
+    """
+    if accelerator == "none":
+        return CPU
+    if torch.version.cuda is None:
+        raise not_used("PyTorch", "the installed torch is a build for CPUs")
+    if not torch.cuda.is_available():
+        raise not_used(
+            "PyTorch", f"it finds none; it is built for CUDA {torch.version.cuda}, which takes a driver as new"
+        )
+    for kernels in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
+        kernels.fp32_precision = "ieee"
+    return torch.device("cuda", 0)
+
+
+def call(
+    module: Callable[..., Any],
+    signature: Signature,
+    inputs: Mapping[str, np.ndarray[Any, Any]],
+    device: torch.device = CPU,
+) -> dict[str, np.ndarray[Any, Any]]:
+    """One call of `module` in inference mode, its inputs given by position in the signature's order.
+
+    Outputs that are nested (a tuple, a dict, a dataclass that PyTorch knows) are taken leaf by leaf. On a GPU the copies
+    there and back are a part of the call, as they are of a request.
+
+    Raises:
+        StepError: E421, the model returns another number of tensors than the signature says.
+    """
+    tensors = [_tensor(inputs[tensor.name]) for tensor in signature.inputs]
+    if device != CPU:
+        tensors = [tensor.to(device) for tensor in tensors]
+    with torch.inference_mode():
+        leaves = [leaf for leaf in pytree.tree_leaves(module(*tensors)) if isinstance(leaf, torch.Tensor)]
+    if len(leaves) != len(signature.outputs):
+        raise StepError(
+            "E421",
+            f"the model returns {len(leaves)} tensors, and {len(signature.outputs)} outputs are declared",
+            remedy="name every output that the model returns, in its order",
+            at=("model", "outputs"),
+        )
+    return {tensor.name: _array(leaf) for tensor, leaf in zip(signature.outputs, leaves, strict=True)}
+
+
+def open_torchscript(
+    directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none"
+) -> TorchRuntime:
+    """Load `model.pt` of a variant; see `open_runtime`."""
+    device = device_for(accelerator)
+    with warnings.catch_warnings():
+        # Every function of torch.jit says that it is deprecated; the plan says so once, in words of its own.
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
+        try:
+            module = torch.jit.load(str(directory / "model.pt"), map_location=device)
+        except RuntimeError as error:
+            raise StepError("E420", "PyTorch does not load the TorchScript archive", cause=_headline(error)) from error
+    return TorchRuntime(module, signature, threads, "torchscript", device)
+
+
+def open_exported_program(
+    directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none"
+) -> TorchRuntime:
+    """Load `model.pt2` of a variant; see `open_runtime`."""
+    device = device_for(accelerator)
+    try:
+        program = torch.export.load(str(directory / "model.pt2"))
+        if device != CPU:  # also where the graph itself names the CPU, which `to` does not change
+            program = move_to_device_pass(program, device)
+        module = program.module()
+    # What it raises depends on which part of the archive is wrong (ValueError, KeyError, RuntimeError, ...).
+    except Exception as error:
+        raise StepError("E420", "PyTorch does not load the exported program", cause=_headline(error)) from error
+    return TorchRuntime(module, signature, threads, "exported-program", device)
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    # PyTorch shares memory with numpy and has no read-only tensors: what must not be written to is copied.
+    usable = array.flags.writeable and array.flags.c_contiguous
+    return torch.from_numpy(array if usable else np.array(array, order="C"))
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    if tensor.dtype is torch.bfloat16:
+        tensor = tensor.float()
+    array: np.ndarray[Any, Any] = tensor.detach().cpu().numpy()
+    return array
+
+
+def _headline(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

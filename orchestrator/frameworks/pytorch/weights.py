@@ -1,0 +1,237 @@
+"""Reads state dicts from safetensors files and checkpoints, as data only: nothing in them is run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS, expect_kind, headline
+from orchestrator.spec.model_files import file_kind
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["find_state_dict", "read_safetensors", "read_state_dict", "shown"]
+
+_AT_KEY = ("model", "source", "weights_key")
+_SHOWN = 8
+_USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights")
+_SAVE_STATE = (
+    'save only the tensors: safetensors.torch.save_file(model.state_dict(), "model.safetensors"), '
+    'or torch.save(model.state_dict(), "model.pt")'
+)
+
+
+def read_state_dict(path: Path, weights_key: str | None) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file or of a checkpoint, by name, on the CPU. No code in the file is run.
+
+    Args:
+        path: the file.
+        weights_key: the keys, joined by dots, that lead to the state dict inside a training checkpoint, and on to a part of
+            it: `state_dict.model` leads to the tensors whose names begin with `model.`, and takes that off.
+
+    Raises:
+        StepError: E301 another kind of file, E302 damaged, E303 holds Python objects, E304 `weights_key` is wrong or
+            missing, E308 holds more than tensors.
+    """
+    expect_kind(path, "pytorch", "safetensors", "checkpoint")
+    content = read_safetensors(path) if file_kind(path) == "safetensors" else _read_checkpoint(path)
+    if isinstance(content, dict) and not content and weights_key is None and file_kind(path) == "safetensors":
+        return {}  # of a model that has learnt nothing, such as a fixed transformation
+    if weights_key is not None:
+        content = _dig(content, weights_key)
+    return _only_tensors(content, weights_key)
+
+
+def find_state_dict(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
+    """The `weights_key` that a file needs, if it needs one, and the tensors that it leads to.
+
+    Of several state dicts in a training checkpoint it is the one with a usual name, or else the first.
+
+    Raises:
+        StepError: as `read_state_dict`.
+    """
+    expect_kind(path, "pytorch", "safetensors", "checkpoint")
+    if file_kind(path) == "safetensors":
+        return None, read_safetensors(path)
+    content = _read_checkpoint(path)
+    inside = _state_dicts(content)
+    whole = isinstance(content, Mapping) and all(isinstance(value, torch.Tensor) for value in content.values())
+    if whole or not inside:
+        return None, _only_tensors(content, None)
+    key = next((usual for usual in _USUAL_KEYS if usual in inside), inside[0])
+    return key, _only_tensors(_dig(content, key), key)
+
+
+class PythonObject:
+    """Stands where a checkpoint holds a Python object, whose class is then neither looked for nor made."""
+
+    def __new__(cls, *_arguments: object, **_keywords: object) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *_arguments: object, **_keywords: object) -> None:
+        """Take what the object was made of, and forget it."""
+
+    def __setstate__(self, state: object) -> None:
+        """Take the object's attributes, and forget them."""
+
+
+def _read_checkpoint(path: Path) -> Any:
+    """What a checkpoint holds; Python objects beside a state dict are placeholders.
+
+    PyTorch Lightning keeps hyperparameters, callbacks and loops there, which may be objects of any class.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    # The unpickler, the zip reader and the storage reader each raise their own errors on a damaged file.
+    except Exception as error:
+        refusal = _refusal(error)
+        content = _around_objects(path) if refusal.code == "E303" else None
+        if content is None:
+            raise refusal from error
+        return content
+
+
+def _around_objects(path: Path) -> Any:
+    """The content with placeholders; None where there is no state dict in it, or it cannot be read even so."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+        with torch.serialization.safe_globals([(PythonObject, name) for name in names]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    # Whatever it stumbles over: the first refusal is what is told.
+    except Exception:  # noqa: BLE001 - as above
+        return None
+    return content if _state_dicts(content) else None
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file by name, on the CPU.
+
+    Raises:
+        StepError: E302, it is damaged or cut off.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path, device="cpu")
+    except (SafetensorError, OSError) as error:
+        cause = headline(error)
+        if "IncompleteBuffer" in cause or "incomplete" in cause.lower():
+            cause = f"the file ends before its tensors do ({cause})"
+        raise StepError(
+            "E302",
+            "the safetensors file is damaged",
+            cause=cause,
+            remedy="copy or save it again",
+            at=AT_WEIGHTS,
+        ) from error
+    return tensors
+
+
+def _refusal(error: Exception) -> StepError:
+    text = str(error)
+    names = list(dict.fromkeys(re.findall(r"GLOBAL ([\w.]+)", text)))
+    if not names and "weights_only" not in text.lower() and "Weights only" not in text:
+        return StepError(
+            "E302",
+            "the checkpoint is damaged",
+            cause=headline(error),
+            remedy="copy or save it again",
+            at=AT_WEIGHTS,
+        )
+    held = f"Python objects ({', '.join(f'`{name}`' for name in names[:_SHOWN])})" if names else "Python objects"
+    whole = any(name.startswith("torch.nn.modules.") for name in names)
+    return StepError(
+        "E303",
+        "the weights are a pickled whole model" if whole else "the weights hold more than tensors",
+        cause=f"the file holds {held}, which only unpickling could build, and that runs whatever code the file names",
+        remedy=f"load it once where you trust it and {_SAVE_STATE}",
+        at=AT_WEIGHTS,
+    )
+
+
+def _dig(content: Any, weights_key: str) -> Any:
+    rest, walked = weights_key, ""
+    while rest:
+        keys = [key for key in content if isinstance(key, str)] if isinstance(content, Mapping) else []
+        # The longest first, since a key may itself hold dots.
+        step = next((key for key in sorted(keys, key=len, reverse=True) if f"{rest}.".startswith(f"{key}.")), None)
+        if step is None:
+            if part := {key.removeprefix(f"{rest}."): content[key] for key in keys if key.startswith(f"{rest}.")}:
+                return part
+            close = get_close_matches(rest, keys, n=1)
+            raise StepError(
+                "E304",
+                f"`weights_key: {weights_key}` leads nowhere",
+                cause=f"{f'`{walked}`' if walked else 'the file'} holds {_listed(keys)}",
+                remedy=f"did you mean `{walked + '.' if walked else ''}{close[0]}`?" if close else _key_hint(content),
+                at=_AT_KEY,
+            )
+        content, walked, rest = content[step], f"{walked}.{step}".lstrip("."), rest[len(step) + 1 :]
+    return content
+
+
+def _only_tensors(content: Any, weights_key: str | None) -> dict[str, torch.Tensor]:
+    where = f"`weights_key: {weights_key}`" if weights_key else "the checkpoint"
+    if isinstance(content, Mapping) and content:
+        others = {key: value for key, value in content.items() if not isinstance(value, torch.Tensor)}
+        if not others and all(isinstance(key, str) for key in content):
+            return dict(content)
+        inside = list(_state_dicts(content))
+        if inside:
+            raise StepError(
+                "E304",
+                f"{where} leads to a whole training checkpoint, not to a state dict",
+                cause=f"it holds {_listed([str(key) for key in content])}",
+                remedy=f"write `weights_key: {_joined(weights_key, inside[0])}`"
+                + (f" (or {', '.join(_joined(weights_key, key) for key in inside[1:4])})" if inside[1:] else ""),
+                at=_AT_KEY if weights_key else AT_WEIGHTS,
+            )
+        held = [f"`{key}` ({type(value).__name__})" for key, value in list(others.items())[:_SHOWN]]
+        cause = f"beside tensors it holds {', '.join(held)}" if held else "its keys are not all names"
+    else:
+        cause = f"{where} is {'empty' if isinstance(content, Mapping) else f'a {type(content).__name__}'}"
+    raise StepError(
+        "E308", "the weights are not a state dict of tensors", cause=cause, remedy=_SAVE_STATE, at=AT_WEIGHTS
+    )
+
+
+def _state_dicts(content: Any, depth: int = 3) -> list[str]:
+    if not isinstance(content, Mapping) or depth == 0:
+        return []
+    found: list[str] = []
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Mapping) or not value:
+            continue
+        if all(isinstance(tensor, torch.Tensor) and isinstance(name, str) for name, tensor in value.items()):
+            found.append(key)
+        else:
+            found.extend(f"{key}.{inner}" for inner in _state_dicts(value, depth - 1))
+    return found
+
+
+def _key_hint(content: Any) -> str:
+    found = _state_dicts(content)
+    if isinstance(content, Mapping) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
+        return "these are tensors already: leave the rest of it out"
+    return f"state dicts lie at {_listed(found)}" if found else "nothing below it is a state dict"
+
+
+def _joined(prefix: str | None, key: str) -> str:
+    return f"{prefix}.{key}" if prefix else key
+
+
+def shown(lines: list[str], separator: str = ", ") -> str:
+    """The first eight lines, and how many more there are."""
+    more = f"{separator}and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return separator.join(lines[:_SHOWN]) + more
+
+
+def _listed(keys: list[str]) -> str:
+    return shown([f"`{key}`" for key in keys]) or "nothing that has a name"

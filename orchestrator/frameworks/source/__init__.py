@@ -1,0 +1,1 @@
+"""What every framework's sources share: samples, edge inputs, checks, and what the import step leaves."""

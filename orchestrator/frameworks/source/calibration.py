@@ -1,0 +1,84 @@
+"""Chooses the samples that the ranges of int8 activations are found with: half of them at most, so that others prove them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.frameworks.source.imported import read_import
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.frameworks.source.samples import Array
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["Calibration", "choose"]
+
+LARGEST = 128
+"""Rows. Ranges settle within some hundred; more only take longer."""
+
+FEWEST_UNSEEN = 16
+"""With fewer rows left that the calibration has not seen, their parity says little, and `facts.json` notes it."""
+
+BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What to calibrate with.
+
+    Attributes:
+        facts: for `facts.json`: `calibration`, and `note` where little is left to prove the ranges with.
+    """
+
+    facts: Mapping[str, Any]
+    _signature: Signature
+    _inputs: Mapping[str, Array]
+    _rows: Array
+
+    def calls(self) -> Iterator[dict[str, Array]]:
+        """The inputs of one whole call after the other, by name."""
+        if self._signature.batch is None:
+            for row in self._rows:
+                yield {name: array[row] for name, array in self._inputs.items()}
+            return
+        low, high = self._signature.dims[self._signature.batch]
+        size = min(max(low, BATCH), high)
+        # The last call is filled up from the start, so that it is no smaller than the model allows.
+        for start in range(0, len(self._rows), size):
+            chosen = self._rows[start : start + size]
+            if low > 1:
+                chosen = self._rows.take(np.arange(start, start + size), mode="wrap")
+            yield {name: array[chosen] for name, array in self._inputs.items()}
+
+
+def choose(imported: Path, seed: int) -> Calibration:
+    """Every second row of the samples, `LARGEST` of them at most.
+
+    Args:
+        imported: what the import step left.
+        seed: chooses among the rows where there are more.
+    """
+    signature, samples = read_import(imported)
+    rows = np.arange(0, samples.rows, 2)
+    if len(rows) > LARGEST:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, LARGEST, replace=False))
+    unseen = samples.rows - len(rows)
+    facts: dict[str, Any] = {
+        "calibration": {
+            "rows": len(rows),
+            "of": "every second sample",
+            "unseen": unseen,
+            "samples": "real" if samples.real else "random",
+            "method": "min-max",
+        }
+    }
+    if unseen < FEWEST_UNSEEN:
+        facts["note"] = (
+            f"int8 was calibrated on {len(rows)} of {samples.rows} samples and proven on only {unseen} others"
+        )
+    return Calibration(facts, signature, samples.inputs, rows)

@@ -1,0 +1,122 @@
+"""Makes the calls at the edges of a signature: zeros, extreme values, smallest and largest sizes."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.frameworks.source.dtypes import element_bytes
+from orchestrator.frameworks.source.samples import FLOAT_RANGE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.frameworks.source.samples import Array, Samples
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["MAX_CASE_BYTES", "EdgeCase", "call_at", "edge_cases", "largest_size", "sizes_of"]
+
+MAX_CASE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeCase:
+    """One whole call.
+
+    Attributes:
+        dim: the dimension whose size this is about; None where it is about values.
+        note: what a person should know of it, such as a size that was capped.
+    """
+
+    name: str
+    inputs: Mapping[str, Array]
+    dim: str | None = None
+    note: str = ""
+
+
+def sizes_of(samples: Samples, signature: Signature) -> dict[str, int]:
+    """The size that each named dimension has in the samples; the batch dimension has its smallest."""
+    sizes = {name: low for name, (low, _) in signature.dims.items()}
+    for tensor in signature.inputs:
+        array = samples.inputs[tensor.name]
+        inner = (tensor.shape or ())[0 if signature.batch is None else 1 :]
+        sizes.update({dim: size for dim, size in zip(inner, array.shape[1:], strict=True) if isinstance(dim, str)})
+    return sizes
+
+
+def call_at(samples: Samples, signature: Signature, sizes: Mapping[str, int], first: int = 0) -> dict[str, Array]:
+    """The inputs of one call at these sizes, filled with the samples' own values, repeated or cut as needed.
+
+    So the values stay what the model is made for: token ids stay ids, masks stay masks. The call starts from the
+    row `first` of the samples.
+    """
+    call: dict[str, Array] = {}
+    for tensor in signature.inputs:
+        array = samples.inputs[tensor.name]
+        array = array[first] if signature.batch is None else np.roll(array, -first, axis=0)
+        for axis, size in enumerate(signature.shape_at(tensor, sizes)):
+            if array.shape[axis] != size:
+                array = array.take(np.arange(size) % array.shape[axis], axis=axis)
+        call[tensor.name] = np.ascontiguousarray(array)
+    return call
+
+
+def largest_size(signature: Signature, sizes: Mapping[str, int], dim: str) -> int:
+    """The largest size of `dim`, the others as given, with which a call's inputs stay below 64 MiB.
+
+    At least the dimension's smallest, whatever that takes.
+    """
+    low, high = signature.dims[dim]
+
+    def call_bytes(size: int) -> int:
+        at = {**sizes, dim: size}
+        return sum(
+            int(np.prod(signature.shape_at(tensor, at), dtype=np.int64)) * element_bytes(tensor.dtype)
+            for tensor in signature.inputs
+        )
+
+    return max(low, low - 1 + bisect_right(range(low, high + 1), MAX_CASE_BYTES, key=call_bytes))
+
+
+def edge_cases(samples: Samples, signature: Signature) -> list[EdgeCase]:
+    """Zeros, the samples' extreme values, and the smallest and largest size of every dimension, in a fixed order.
+
+    The zero of a text is the empty one, its extreme values are the longest and the shortest of the samples.
+    """
+    sizes = sizes_of(samples, signature)
+    used = [dim for dim in sizes if any(dim in (tensor.shape or ()) for tensor in signature.inputs)]
+    smallest = call_at(samples, signature, sizes)
+    suffix = "" if signature.batch is None else ", smallest batch"
+    cases = [EdgeCase(f"zeros{suffix}", {name: np.zeros_like(array) for name, array in smallest.items()})]
+    for name, largest_value in (("largest", True), ("smallest", False)):
+        extremes = {
+            key: np.full_like(array, _extreme(samples, key, largest=largest_value)) for key, array in smallest.items()
+        }
+        cases.append(EdgeCase(f"{name} values{suffix}", extremes))
+    for dim in used:
+        low, high = signature.dims[dim]
+        label = "batch" if dim == signature.batch else dim
+        name = f"{label} of {low}"
+        cases.append(EdgeCase(name, call_at(samples, signature, {**sizes, dim: low}), dim))
+        largest = largest_size(signature, sizes, dim)
+        if largest > low:
+            note = f"`{dim}` goes up to {high}; {largest} fill {MAX_CASE_BYTES >> 20} MiB" if largest < high else ""
+            cases.append(
+                EdgeCase(f"{label} of {largest}", call_at(samples, signature, {**sizes, dim: largest}), dim, note)
+            )
+    return cases
+
+
+def _extreme(samples: Samples, name: str, *, largest: bool) -> Any:
+    array = samples.inputs[name]
+    if not samples.real and array.dtype.kind == "f":
+        return FLOAT_RANGE if largest else -FLOAT_RANGE
+    if array.size == 0:
+        return array.dtype.type()
+    if array.dtype.kind == "U":
+        lengths = np.strings.str_len(array)
+        return array.flat[lengths.argmax() if largest else lengths.argmin()]
+    return array.max() if largest else array.min()

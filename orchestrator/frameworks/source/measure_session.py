@@ -1,0 +1,153 @@
+"""The measured child: opens one runtime, runs it when told, and answers with times.
+
+`python -m orchestrator.frameworks.source.measure_session COMMANDS REPLIES` reads lines of JSON from one descriptor and writes
+one line to the other for each. The parent's side is `orchestrator.measure.session`, the commands are:
+
+    {"do": "open", "opener": "module:function", "arguments": {...}, "samples": PATH, "batched": true}
+        → {"seconds": load time, "facts": {...}}
+    {"do": "run", "rows": 8, "calls": 1000, "seconds": 0.05, "untimed": 1}
+        → {"seconds": [...]}, one number for each call: at most `calls` of them, none started after `seconds`; before
+        them `untimed` calls that fill the caches which another process has used meanwhile
+
+Every reply holds `peak_rss`, bytes. A command that fails is answered with {"error": {"kind", "message"}}, where the kind
+is `memory` or `error`.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.process.apart import keep_apart
+from orchestrator.spec.signature import Signature
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from orchestrator.frameworks.source.runtime import Runtime
+
+__all__ = ["MeasuredRuntime", "main"]
+
+_FROM_JSON: Mapping[str, Callable[[Any], Any]] = {
+    "directory": Path,
+    "project": Path,
+    "signature": Signature.from_json,
+    "inputs": lambda paths: {role: Path(path) for role, path in paths.items()},
+}
+"""The arguments of an opener that are not plain JSON, by name."""
+
+_MEMORY_WORDS = ("bad_alloc", "out of memory", "not enough memory", "failed to allocate", "can't allocate")
+"""What the runtimes say when an allocation fails; each raises an error type of its own."""
+
+
+class MeasuredRuntime:
+    """One runtime and the inputs it is measured with."""
+
+    def __init__(self) -> None:
+        self._runtime: Runtime | None = None
+        self._samples: dict[str, np.ndarray[Any, Any]] = {}
+        self._batched = True
+        self._calls: dict[int, dict[str, np.ndarray[Any, Any]]] = {}
+
+    def open(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Load the model; the time includes importing what it needs."""
+        module, _, function = command["opener"].partition(":")
+        arguments = {name: _FROM_JSON.get(name, _as_is)(value) for name, value in command["arguments"].items()}
+        begun = perf_counter()
+        runtime: Runtime = getattr(importlib.import_module(module), function)(**arguments)
+        seconds = perf_counter() - begun
+        names = [tensor["name"] for tensor in command["arguments"]["signature"]["inputs"]]
+        with np.load(command["samples"], allow_pickle=False) as samples:
+            self._samples = {name: samples[name] for name in names}
+        self._batched = command["batched"]
+        self._runtime = runtime
+        gc.collect()
+        gc.freeze()  # a framework's modules are a hundred thousand objects that no later collection need look at
+        return {"seconds": seconds, "facts": runtime.facts()}
+
+    def run(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Call the model again and again with the same rows."""
+        runtime, inputs = self._runtime, self._inputs(command["rows"])
+        if runtime is None:
+            raise ValueError("nothing is open")
+        calls, limit = command["calls"], command["seconds"]
+        times: list[float] = []
+        gc.disable()  # a collection in the middle of a call would be counted as the model's
+        try:
+            for _ in range(command["untimed"]):
+                runtime.run(inputs)
+            start = perf_counter()
+            begun = start
+            while len(times) < calls and begun - start < limit:
+                runtime.run(inputs)
+                ended = perf_counter()
+                times.append(ended - begun)
+                begun = ended
+        finally:
+            gc.enable()
+        return {"seconds": times}
+
+    def _inputs(self, rows: int) -> dict[str, np.ndarray[Any, Any]]:
+        if not self._batched:
+            return {name: array[0] for name, array in self._samples.items()}
+        if rows not in self._calls:
+            # Real rows, again from the first when there are not enough of them.
+            self._calls[rows] = {name: array[np.arange(rows) % len(array)] for name, array in self._samples.items()}
+        return self._calls[rows]
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _peak_rss() -> int:
+    """The largest resident size of this process so far, bytes.
+
+    From /proc, since getrusage's ru_maxrss starts with the parent's size.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _error(error: Exception) -> dict[str, str]:
+    message = f"{error.message}: {error.cause}" if isinstance(error, StepError) and error.cause else str(error)
+    lines = message.strip().splitlines()
+    said = lines[0] if lines else type(error).__name__
+    memory = isinstance(error, MemoryError) or any(words in message.lower() for words in _MEMORY_WORDS)
+    return {"kind": "memory" if memory else "error", "message": said}
+
+
+def main(argv: list[str]) -> int:
+    """Answer commands until there are no more."""
+    keep_apart()
+    measured = MeasuredRuntime()
+    with (
+        os.fdopen(int(argv[0]), encoding="utf-8") as commands,
+        os.fdopen(int(argv[1]), "w", encoding="utf-8") as replies,
+    ):
+        for line in commands:
+            command = json.loads(line)
+            try:
+                reply = measured.open(command) if command["do"] == "open" else measured.run(command)
+            except Exception as error:  # noqa: BLE001 - told to the parent as it is; the log has the traceback
+                traceback.print_exc()
+                reply = {"error": _error(error)}
+            replies.write(json.dumps({**reply, "peak_rss": _peak_rss()}) + "\n")
+            replies.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

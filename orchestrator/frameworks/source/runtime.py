@@ -1,0 +1,77 @@
+"""What every runtime gives: one call with numpy inputs, outputs by name. And the opening of one by its format."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
+    from orchestrator.frameworks.source.accelerators import Accelerator
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["RUNTIMES", "OpenRuntime", "Runtime", "open_runtime"]
+
+RUNTIMES: Mapping[str, str] = MappingProxyType(
+    {
+        "onnx": "orchestrator.frameworks.onnx.runtime:open_onnx",
+        "torchscript": "orchestrator.frameworks.pytorch.runtime:open_torchscript",
+        "exported-program": "orchestrator.frameworks.pytorch.runtime:open_exported_program",
+        "saved-model": "orchestrator.frameworks.tensorflow.runtime:open_saved_model",
+        "tflite": "orchestrator.frameworks.litert.runtime:open_tflite",
+    }
+)
+"""Format → what opens it: the `runtime` column of `optimize/formats.py`, which workers do not import; a test compares."""
+
+
+class Runtime(Protocol):
+    """A loaded model, ready to be called; it holds the threads that it was opened with."""
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """One call in inference mode.
+
+        Args:
+            inputs: every input of the signature by name, in its dtype and shape.
+
+        Returns:
+            Every output of the signature by name; bfloat16 comes as float32, which numpy knows.
+        """
+
+    def facts(self) -> dict[str, Any]:
+        """What ran: `{"runtime": name, "versions": {package: version}, "threads": n}` and what else tells of it."""
+
+
+class OpenRuntime(Protocol):
+    """The shape of the functions that `RUNTIMES` names."""
+
+    def __call__(
+        self, directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none"
+    ) -> Runtime:
+        """Load the variant in `directory`, to run on `threads` threads, on a GPU if that is the accelerator."""
+
+
+def open_runtime(
+    format_name: str, directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none"
+) -> Runtime:
+    """Load the variant in `directory` with the runtime of its format.
+
+    Args:
+        format_name: a key of `RUNTIMES`.
+        directory: the variant: one model file.
+        signature: with output shapes and dtypes resolved, as `import` leaves it.
+        threads: for the operators of one call; at least 1.
+        accelerator: what computes.
+
+    Raises:
+        StepError: E420, the model file does not load; E427, the accelerator is not used.
+    """
+    module, _, function = RUNTIMES[format_name].partition(":")
+    opened = cast("OpenRuntime", getattr(importlib.import_module(module), function))
+    if accelerator == "none":
+        return opened(directory, signature, threads)
+    return opened(directory, signature, threads, accelerator)

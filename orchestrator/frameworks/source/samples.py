@@ -1,0 +1,304 @@
+"""Reads a model's samples from an npz file, or makes random ones within the signature."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.frameworks.source.dtypes import STRING, element_bytes
+from orchestrator.spec.random_mark import is_random
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from orchestrator.spec.signature import Signature, Tensor
+
+__all__ = ["FLOAT_RANGE", "LABELS", "Array", "Samples", "random_samples", "read_samples", "take_rows"]
+
+Array = np.ndarray[Any, Any]
+
+LABELS = "labels"
+"""The array of an npz file that holds what the model should say; not an input."""
+
+FLOAT_RANGE = 3.0
+"""Random floats lie in [-3, 3]."""
+
+LONGEST_WORD = 8
+"""Random texts are words of lower-case letters, at most so long."""
+
+RANDOM_ROWS = 32
+RANDOM_INNER_SIZE = 32
+MAX_BYTES = 256 * 2**20
+_AT = ("model", "samples")
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Rows of inputs.
+
+    Attributes:
+        inputs: by name, in the signature's dtypes, each with a leading row axis; for a model with a batch dimension
+            that axis is the batch dimension, for others it stands before the input's own shape.
+        labels: what the model should say for each row, if that is known.
+        real: whether a person gave them; random ones prove less.
+        notes: what was done to them that a person should know.
+    """
+
+    inputs: Mapping[str, Array]
+    labels: Array | None
+    real: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(next(iter(self.inputs.values())))
+
+
+def take_rows(samples: Samples, rows: Array | slice) -> dict[str, Array]:
+    """The inputs of just these rows."""
+    return {name: array[rows] for name, array in samples.inputs.items()}
+
+
+def read_samples(path: Path, signature: Signature, max_rows: int) -> Samples:
+    """The first `max_rows` rows of an npz file, checked against the signature.
+
+    Nothing in the file is executed: arrays of Python objects are refused.
+
+    Raises:
+        StepError: E340 not an npz file, E341 an input is missing, E342 wrong dtype, E343 wrong shape, E344 wrong number
+            of rows, E345 labels that are not one for each row.
+    """
+    arrays = _load(path)
+    notes: list[str] = []
+    inputs: dict[str, Array] = {}
+    for tensor in signature.inputs:
+        if tensor.name not in arrays:
+            close = get_close_matches(tensor.name, arrays, n=1)
+            raise StepError(
+                "E341",
+                f"the samples have no array for the input `{tensor.name}`",
+                cause=f"the file holds {_listed(arrays)}",
+                remedy=(f"rename `{close[0]}`, or " if close else "")
+                + f"save it with numpy.savez(path, {tensor.name}=...), one row for each sample",
+                at=_AT,
+            )
+        inputs[tensor.name] = _cast(tensor, arrays[tensor.name], notes)
+    _check_shapes(inputs, signature)
+    rows = _count_rows(inputs)
+    labels = None if LABELS in inputs else _labels(arrays, rows)
+    notes.extend(
+        f"samples: `{name}` is not an input of the model and was ignored"
+        for name in sorted(set(arrays) - set(inputs) - {LABELS})
+    )
+    if rows > max_rows:
+        notes.append(f"samples: the first {max_rows} of {rows} rows are used")
+    row_bytes = max(1, sum(array[0].nbytes for array in inputs.values()))
+    fitting = max(1, MAX_BYTES // row_bytes)
+    if min(rows, max_rows) > fitting:
+        notes.append(f"samples: the first {fitting} rows are used, which fill {MAX_BYTES >> 20} MiB")
+    used = slice(0, min(max_rows, fitting))
+    real = not is_random(path)
+    if not real:
+        notes.append("samples: the file holds the random inputs that `mlo init` made, not real ones")
+    samples = Samples(inputs, labels, real=real, notes=tuple(notes))
+    return replace(samples, inputs=take_rows(samples, used), labels=None if labels is None else labels[used])
+
+
+def random_samples(signature: Signature, seed: int) -> Samples:
+    """Random rows within the signature, the same for the same seed.
+
+    Floats are normal with standard deviation 1, cut at 3; integers are 0 or 1, since their range is not known; texts are
+    words that mean nothing.
+    Named dimensions other than the batch are 32, or as near to it as their range allows.
+    """
+    random = np.random.default_rng(seed)
+    notes = ["samples: none are given, so the inputs are random"]
+    sizes = {name: min(max(RANDOM_INNER_SIZE, low), high) for name, (low, high) in signature.dims.items()}
+    shapes = {tensor.name: row_shape(tensor, signature, sizes) for tensor in signature.inputs}
+    row_bytes = sum(element_bytes(t.dtype) * int(np.prod(shapes[t.name])) for t in signature.inputs)
+    rows = max(1, min(RANDOM_ROWS, MAX_BYTES // max(1, row_bytes)))
+    inputs: dict[str, Array] = {}
+    for tensor in signature.inputs:
+        shape = rows, *shapes[tensor.name]
+        if tensor.dtype == STRING:
+            inputs[tensor.name] = _words(random, shape)
+            notes.append(
+                f"samples: what the texts of the input `{tensor.name}` say is not known; random words are used"
+            )
+            continue
+        dtype = np.dtype(tensor.dtype)
+        if dtype.kind == "f":
+            inputs[tensor.name] = random.standard_normal(shape).clip(-FLOAT_RANGE, FLOAT_RANGE).astype(dtype)
+            continue
+        inputs[tensor.name] = random.integers(0, 2, shape).astype(dtype)
+        if dtype.kind != "b":
+            notes.append(f"samples: the range of the integer input `{tensor.name}` is not known; 0 and 1 are used")
+    return Samples(inputs, None, real=False, notes=tuple(notes))
+
+
+def _words(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    letters = random.integers(ord("a"), ord("z") + 1, (*shape, LONGEST_WORD), dtype=np.uint32)
+    # A character of numpy's unicode is a 32-bit code; zeros at the end are no characters.
+    letters[np.arange(LONGEST_WORD) >= random.integers(2, LONGEST_WORD + 1, (*shape, 1))] = 0
+    return letters.view(f"U{LONGEST_WORD}").reshape(shape)
+
+
+def row_shape(tensor: Tensor, signature: Signature, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of one row of an input: without the batch dimension, if the model has one."""
+    return signature.shape_at(tensor, sizes)[0 if signature.batch is None else 1 :]
+
+
+def _load(path: Path) -> dict[str, Array]:
+    remedy = "save the inputs with numpy.savez(path, NAME=array, ...), as plain numbers, or texts as array.astype(str)"
+    try:
+        with path.open("rb") as opened:  # numpy leaves it open when the archive is damaged
+            file = np.load(opened, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise StepError("E340", "the samples are a single array, not an npz file", remedy=remedy, at=_AT)
+            return {name: _array(file, name, remedy) for name in file.files}
+    # A file that is no zip is taken for a pickle by numpy and refused with a ValueError; a cut one ends early.
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        empty = path.is_file() and path.stat().st_size == 0
+        cause = "the file is empty" if empty else _headline(error)
+        if "allow_pickle" in cause:
+            cause = "it is neither a zip archive of arrays nor an array"
+        raise StepError("E340", "the samples are not an npz file", cause=cause, remedy=remedy, at=_AT) from error
+
+
+def _array(file: Mapping[str, Array], name: str, remedy: str) -> Array:
+    try:
+        return file[name]
+    except ValueError as error:
+        objects = "it holds Python objects, which would have to be unpickled"
+        raise StepError(
+            "E340",
+            f"the samples' array `{name}` cannot be read",
+            cause=objects if "allow_pickle" in str(error) else _headline(error),
+            remedy=remedy,
+            at=_AT,
+        ) from error
+
+
+def _cast(tensor: Tensor, array: Array, notes: list[str]) -> Array:
+    if tensor.dtype == STRING:
+        return _texts(tensor, array, notes)
+    wanted = np.dtype(tensor.dtype)
+    if array.dtype == wanted:
+        return np.ascontiguousarray(array)
+    cast: Array | None = None
+    if array.dtype.kind in "iub" or (array.dtype.kind == "f" and wanted.kind == "f"):
+        with np.errstate(over="ignore"):
+            cast = array.astype(wanted)
+        # Integers must survive as they are; floats may lose digits, but none may overflow.
+        same = np.isfinite(cast) == np.isfinite(array) if wanted.kind == "f" == array.dtype.kind else cast == array
+        if not same.all():
+            cast = None
+    if cast is None:
+        raise StepError(
+            "E342",
+            f"the samples' array `{tensor.name}` is {array.dtype}, and the input is declared {tensor.dtype}",
+            cause="the values cannot be cast without changing them",
+            remedy=f"save it as {tensor.dtype}, or declare what it is in `inputs:`",
+            at=_AT,
+        )
+    notes.append(f"samples: `{tensor.name}` was cast from {array.dtype} to {tensor.dtype}")
+    return cast
+
+
+def _texts(tensor: Tensor, array: Array, notes: list[str]) -> Array:
+    cause = f"it is {array.dtype}, and numbers are no texts"
+    if array.dtype.kind == "U":
+        return np.ascontiguousarray(array)
+    if array.dtype.kind == "S":
+        try:
+            decoded = np.strings.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            cause = f"its bytes are not UTF-8: {error}"
+        else:
+            notes.append(f"samples: the bytes of `{tensor.name}` were read as UTF-8")
+            return np.ascontiguousarray(decoded)
+    raise StepError(
+        "E342",
+        f"the samples' array `{tensor.name}` does not hold texts, and the input is declared string",
+        cause=cause,
+        remedy="save it as array.astype(str), or declare what it is in `inputs:`",
+        at=_AT,
+    )
+
+
+def _check_shapes(inputs: Mapping[str, Array], signature: Signature) -> None:
+    seen: dict[str, tuple[int, str]] = {}
+    for tensor in signature.inputs:
+        assert tensor.shape is not None, "inputs always have a shape"
+        dims = tensor.shape if signature.batch is None else tensor.shape[1:]
+        actual = inputs[tensor.name].shape
+        wanted = f"[rows, {', '.join(map(str, dims))}]" if dims else "[rows]"
+        problem = ""
+        if len(actual) != len(dims) + 1:
+            problem = f"it has {len(actual)} dimensions where {len(dims) + 1} are wanted"
+        for axis, (size, dim) in enumerate(zip(actual[1:], dims, strict=False), start=1):
+            if problem:
+                break
+            if isinstance(dim, int):
+                if size != dim:
+                    problem = f"dimension {axis} is {size} where {dim} is declared"
+                continue
+            low, high = signature.dims[dim]
+            other, owner = seen.setdefault(dim, (size, tensor.name))
+            if not low <= size <= high:
+                problem = f"dimension {axis} is {size}, and `{dim}` ranges from {low} to {high}"
+            elif size != other:
+                problem = f"`{dim}` is {size} here and {other} in `{owner}`"
+        if problem:
+            raise StepError(
+                "E343",
+                f"the samples' array `{tensor.name}` has shape {list(actual)}, and {wanted} is wanted",
+                cause=problem,
+                remedy="the first dimension of every array counts the rows; correct the samples or `inputs:`",
+                at=_AT,
+            )
+
+
+def _count_rows(inputs: Mapping[str, Array]) -> int:
+    counts = {name: len(array) for name, array in inputs.items()}
+    if len(set(counts.values())) > 1:
+        raise StepError(
+            "E344",
+            "the samples' arrays have different numbers of rows",
+            cause=", ".join(f"`{name}` has {count}" for name, count in counts.items()),
+            remedy="give every input one entry for each sample",
+            at=_AT,
+        )
+    rows = next(iter(counts.values()))
+    if rows == 0:
+        raise StepError("E344", "the samples have no rows", remedy="give at least one; some dozens prove more", at=_AT)
+    return rows
+
+
+def _labels(arrays: Mapping[str, Array], rows: int) -> Array | None:
+    labels = arrays.get(LABELS)
+    if labels is None:
+        return None
+    if labels.ndim == 0 or len(labels) != rows:
+        raise StepError(
+            "E345",
+            f"the samples' `{LABELS}` have shape {list(labels.shape)}, and there are {rows} rows",
+            remedy="give one label for each row, or none at all",
+            at=_AT,
+        )
+    return labels
+
+
+def _listed(names: Mapping[str, Array]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "no array"
+
+
+def _headline(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,1 @@
+"""TensorFlow and Keras: reading, checking, converting and running their models."""

@@ -1,0 +1,197 @@
+"""Converts a Keras model or a SavedModel to a SavedModel, ONNX and LiteRT, and checks what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.frameworks.litert import check as tflite_check
+from orchestrator.frameworks.litert.runtime import FILE
+from orchestrator.frameworks.source.imported import read_import
+from orchestrator.frameworks.source.runtime import open_runtime
+from orchestrator.frameworks.source.size_check import Call, check_sizes
+from orchestrator.frameworks.source.variant_facts import write_facts
+from orchestrator.frameworks.tensorflow.export_failure import conversion_failed
+from orchestrator.frameworks.tensorflow.frozen import Traced, trace
+from orchestrator.frameworks.tensorflow.loaded_model import TfModel, load_source
+from orchestrator.frameworks.tensorflow.old_graph import OldGraph
+from orchestrator.frameworks.tensorflow.process import tf
+from orchestrator.frameworks.tensorflow.runtime import FOLDER
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from orchestrator.frameworks.source.samples import Samples
+    from orchestrator.spec.signature import Signature
+    from orchestrator.steps import StepContext
+
+__all__ = [
+    "SIGNATURE",
+    "TfJob",
+    "litert_converter",
+    "prepare",
+    "to_onnx",
+    "to_saved_model",
+    "to_tflite",
+    "write_litert",
+]
+
+SIGNATURE = "serving_default"
+"""The one signature of a SavedModel variant."""
+
+_THREADS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TfJob:
+    """A model to convert, and the samples that `import` left.
+
+    Attributes:
+        model: as given.
+        graph: the same in the form that converters take; another than `model` where TensorFlow 1 wrote it.
+        old: the folder that TensorFlow 1 wrote, if it is one whose tables no converter takes.
+    """
+
+    model: TfModel
+    graph: TfModel
+    old: OldGraph | None
+    signature: Signature
+    samples: Samples
+
+    def check(self, converted: Call) -> list[str]:
+        """Run what was converted beside the model; see `check_sizes`.
+
+        Raises:
+            StepError: E423 it differs.
+        """
+        return check_sizes(self.signature, self.samples, self.model.call, converted)
+
+
+def prepare(context: StepContext) -> TfJob:
+    """Load the source model and what `import` left about it.
+
+    Raises:
+        StepError: as `load_source`; E422 an input has a name that TensorFlow does not take.
+    """
+    signature, samples = read_import(context.inputs["import"])
+    for index, tensor in enumerate(signature.inputs):
+        if tensor.name.startswith("_") or tensor.name == "self":
+            raise StepError(
+                "E422",
+                f"TensorFlow takes no input of the name `{tensor.name}`",
+                remedy="give it another `name`, and the model's own as `tensor`",
+                at=("model", "inputs", index, "name"),
+            )
+    model = load_source(context.params, context.inputs, signature)
+    old = None
+    if model.saved_model_dir is not None:
+        old = OldGraph.of(model.saved_model_dir, context.params["source"])
+    if old is None or old.has_tables:
+        return TfJob(model, model, old, signature, samples)
+    with _told("a graph of constants", model):
+        return TfJob(model, old.constant(signature), None, signature, samples)
+
+
+def to_saved_model(context: StepContext) -> dict[str, Any]:
+    """Step: the source as `saved_model/` with the signature `serving_default` and the spec's names.
+
+    Its weights are constants where that is possible, since TensorFlow then folds them into the operators before it runs; a
+    model with tables of words or other resources keeps its variables. See `tf_frozen.py`.
+
+    Raises:
+        StepError: as `load_source`; E422 it does not convert, E423 it differs from its source.
+    """
+    context.progress("loading the model", 0.0)
+    job = prepare(context)
+    path = context.output / FOLDER
+    context.progress("saving", 0.2)
+    weights = "variables"
+    if job.old is not None:
+        job.old.copy(path, job.signature)
+    else:
+        with _told("a SavedModel", job.model):
+            traced = trace(job.graph)
+            tf.saved_model.save(traced.module, str(path), signatures={SIGNATURE: traced.concrete})
+        # It carries a random number, and TensorFlow does without it.
+        (path / "fingerprint.pb").unlink()
+        weights = "constants" if traced.constant else "variables"
+    context.progress("checking the SavedModel", 0.6)
+    checked = job.check(open_runtime("saved-model", context.output, job.signature, _THREADS).run)
+    return write_facts(
+        context, {"format": "saved-model", "exporter": "tensorflow", "weights": weights, "checked": checked}
+    )
+
+
+def to_onnx(context: StepContext) -> dict[str, Any]:
+    """Step: the source as `model.onnx` with the signature's names and dynamic axes; channels stay where they are.
+
+    Raises:
+        StepError: as `load_source`; E422 it does not convert, E423 it differs from its source, E424 the file is not what was
+            declared.
+    """
+    from orchestrator.frameworks.tensorflow import onnx_from_tf
+
+    context.progress("loading the model", 0.0)
+    job = prepare(context)
+    context.progress("converting to ONNX", 0.2)
+    model = onnx_from_tf.from_function(job.graph, job.signature)
+    inputs = {tensor.name: own.name for tensor, own in zip(job.signature.inputs, model.graph.input, strict=True)}
+    outputs = {tensor.name: tensor.name for tensor in job.signature.outputs}
+    facts = onnx_from_tf.finish(model, inputs, outputs, job.signature, context.output / "model.onnx")
+    context.progress("checking the ONNX file", 0.6)
+    checked = job.check(open_runtime("onnx", context.output, job.signature, _THREADS).run)
+    return write_facts(context, {**facts, "format": "onnx", "exporter": "tf2onnx", "checked": checked})
+
+
+def to_tflite(context: StepContext) -> dict[str, Any]:
+    """Step: the source as `model.tflite` with the signature `serving_default` and the spec's names.
+
+    Made of LiteRT's own operators alone: devices have no others as a rule, nor has the runtime that measures here.
+
+    Raises:
+        StepError: as `load_source`; E422 it does not convert, E423 it differs from its source, E424 the file is not what was
+            declared.
+    """
+    context.progress("loading the model", 0.0)
+    job = prepare(context)
+    converter, _ = litert_converter(job)
+    facts = write_litert(context, job, converter)
+    context.progress("checking the LiteRT file", 0.6)
+    checked = job.check(open_runtime("tflite", context.output, job.signature, _THREADS).run)
+    return write_facts(context, {**facts, "checked": checked})
+
+
+def litert_converter(job: TfJob) -> tuple[Any, Traced]:
+    """TensorFlow's converter to LiteRT, set to the job's model, and the graph that it converts.
+
+    Raises:
+        StepError: E422, the model cannot be traced.
+    """
+    with _told("LiteRT", job.model):
+        traced = trace(job.graph)
+        return tf.lite.TFLiteConverter.from_concrete_functions([traced.concrete], traced.module), traced
+
+
+def write_litert(context: StepContext, job: TfJob, converter: Any) -> dict[str, Any]:
+    """Write what the converter makes as `model.tflite`, and compare its inputs and outputs with the signature.
+
+    Returns:
+        What is known of it, for `facts.json`.
+
+    Raises:
+        StepError: E422 it does not convert, E424 the file is not what was declared.
+    """
+    with _told("LiteRT", job.model):
+        converted = converter.convert()
+    (context.output / FILE).write_bytes(converted)
+    return {**tflite_check.finish(context.output, job.signature), "format": "tflite", "exporter": "tf.lite"}
+
+
+@contextmanager
+def _told(target: str, model: TfModel) -> Iterator[None]:
+    """Tell whatever is raised as the fate of the conversion: TensorFlow and its converters raise what they like."""
+    try:
+        yield
+    except Exception as error:
+        raise conversion_failed(target, error, model.signature, traced_anew=model.keras_model is not None) from error

@@ -1,0 +1,76 @@
+"""What a converter of TensorFlow models complains of, in one line that a model's author can act on."""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from orchestrator.frameworks.pytorch.export_failure import headline
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["conversion_failed", "no_counterpart"]
+
+_WITHOUT_KERNEL = re.compile(r"^(?:TF Select|Custom) ops: (?P<names>.+)$", re.MULTILINE)
+_NEEDS_STATIC = re.compile(r"'tf\.TensorList\w+' op requires element_shape to be static")
+_PLACES = re.compile(r"^(?:loc\(|<unknown>:\d+: |(?:/\S+|\S+\.py):\d+:\d+: )?(?:error: )?")
+
+
+def no_counterpart(target: str, names: Collection[str]) -> StepError:
+    """E422: the target has nothing that computes what these operators of TensorFlow compute.
+
+    Args:
+        target: what was to be made, such as "ONNX".
+        names: of the operators, as TensorFlow calls them.
+    """
+    listed = ", ".join(sorted(names))
+    return StepError(
+        "E422",
+        f"the model does not convert to {target}",
+        cause=f"{target} has no counterpart of the operator{'s' if len(names) > 1 else ''} {listed}",
+        remedy="write it with other operators, or leave this format out of `optimize.formats`",
+    )
+
+
+def conversion_failed(target: str, error: Exception, signature: Signature, *, traced_anew: bool) -> StepError:
+    """The fate of a conversion that raised; the whole traceback goes to the log (standard error).
+
+    Args:
+        target: what was to be made, such as "LiteRT".
+        error: what the converter raised.
+        signature: to name the spec's line.
+        traced_anew: whether the model's graph is made for the declared sizes, as that of a Keras model is; a graph that was
+            saved stays made for the sizes that it was saved with.
+    """
+    traceback.print_exception(error, file=sys.stderr)
+    text = str(error)
+    if names := {
+        name for found in _WITHOUT_KERNEL.finditer(text) for name in re.split(r",\s*", found["names"].strip())
+    }:
+        return no_counterpart(target, names)
+    if _NEEDS_STATIC.search(text):
+        return _loop_over_open_batch(target, signature, traced_anew=traced_anew)
+    return StepError("E422", f"the model does not convert to {target}", cause=_PLACES.sub("", headline(error), count=1))
+
+
+def _loop_over_open_batch(target: str, signature: Signature, *, traced_anew: bool) -> StepError:
+    batch = signature.batch or "the first dimension"
+    if traced_anew:
+        remedy = f"declare one size for {batch} (`{batch}: {{min: 1, max: 1}}`), or build the layer with unroll=True"
+    else:
+        remedy = (
+            f"give the Keras model (`kind: keras`) with one size for {batch}, or save it with unroll=True in the layer"
+        )
+    return StepError(
+        "E422",
+        f"the model does not convert to {target}",
+        cause="a recurrent layer (LSTM, GRU, RNN) is a loop, and LiteRT has loops over batches of a fixed size only",
+        remedy=f"{remedy}; or leave this format out of `optimize.formats`",
+        at=("model", "dims", batch) if batch in signature.dims else (),
+    )

@@ -1,0 +1,160 @@
+"""Loads a Keras model or a SavedModel into one thing that is called by the spec's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.frameworks.tensorflow.process import tf
+from orchestrator.frameworks.tensorflow.tensors import from_tf, spec_of, to_tf
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from orchestrator.frameworks.source.samples import Array
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["TfModel", "called_by", "load_source"]
+
+
+@dataclass(frozen=True)
+class TfModel:
+    """A model of TensorFlow, whatever file it came from, in inference mode.
+
+    Attributes:
+        signature: the inputs and outputs by the spec's names.
+        function: a tf.function; takes the inputs by position in the signature's order, each a tensor by the spec's name
+            with every named dimension open; returns a dictionary of the outputs by the spec's names.
+        module: holds `function` and everything it uses: `tf.saved_model.save(module, path, signatures=function)`.
+        keras_model: the Keras model if it is one.
+        saved_model_dir: the SavedModel's folder if it is one.
+    """
+
+    signature: Signature
+    function: Any
+    module: Any
+    keras_model: Any | None = None
+    saved_model_dir: Path | None = None
+
+    @cached_property
+    def concrete(self) -> Any:
+        """`function` traced once, as a ConcreteFunction.
+
+        Raises:
+            Exception: whatever TensorFlow or the model's layers raise when they do not take such inputs.
+        """
+        return self.function.get_concrete_function()
+
+    def call(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One call: every input by name, every output by name; bfloat16 comes as float32.
+
+        Raises:
+            Exception: whatever TensorFlow or the model's layers raise.
+        """
+        return self._called(self.concrete, inputs)
+
+    def call_step_by_step(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As `call`, without a graph: every operation sees the very sizes of these inputs. Slow.
+
+        Raises:
+            Exception: as `call`.
+        """
+        return self._called(self.function.python_function, inputs)
+
+    def _called(self, function: Callable[..., Mapping[str, Any]], inputs: Mapping[str, Array]) -> dict[str, Array]:
+        answer = function(*[to_tf(inputs[tensor.name]) for tensor in self.signature.inputs])
+        return {tensor.name: from_tf(answer[tensor.name]) for tensor in self.signature.outputs}
+
+
+def load_source(params: Mapping[str, Any], inputs: Mapping[str, Path], signature: Signature) -> TfModel:
+    """The source model, called by the spec's names.
+
+    Args:
+        params: `source` (`kind`, `names`, and for a SavedModel `signature`).
+        inputs: the source's `weights`.
+        signature: the inputs and outputs by the spec's names.
+
+    Raises:
+        StepError: E301-E303, E350-E358 the model, E320, E324 it has no tensor of such a name.
+    """
+    source, path = params["source"], inputs["weights"]
+    names = source.get("names", {})
+    if source["kind"] == "keras":
+        from orchestrator.frameworks.tensorflow.keras_file import as_function, input_names, load_keras, output_names
+
+        model = load_keras(path)
+        owns = {"inputs": input_names(model), "outputs": output_names(model)}
+        return called_by(names, as_function(model), owns, model, signature, keras_model=model)
+    from orchestrator.frameworks.tensorflow.saved_model_file import load_signature
+
+    loaded, called, owns = load_signature(path, source.get("signature", "serving_default"))
+    return called_by(names, called, owns, loaded, signature, saved_model_dir=path)
+
+
+def called_by(
+    names: Mapping[str, Mapping[str, str]],
+    called: Callable[..., Mapping[str, Any]],
+    owns: Mapping[str, Sequence[str]],
+    owner: Any,
+    signature: Signature,
+    *,
+    keras_model: Any = None,
+    saved_model_dir: Path | None = None,
+) -> TfModel:
+    """A model that is called by the spec's names.
+
+    Args:
+        names: `{"inputs": {name in the spec: name in the model}, "outputs": {...}}`; names that are left out are the same.
+        called: takes tensors by the model's own names, returns a dictionary by the model's own names.
+        owns: the model's own names of its `inputs` and `outputs`.
+        owner: holds the variables that `called` uses.
+        signature: the inputs and outputs by the spec's names.
+        keras_model: as in `TfModel`.
+        saved_model_dir: as in `TfModel`.
+
+    Raises:
+        StepError: E320, E324.
+    """
+    inputs = _own_names("inputs", "E320", owns, names, [tensor.name for tensor in signature.inputs])
+    outputs = _own_names("outputs", "E324", owns, names, [tensor.name for tensor in signature.outputs])
+    if lacking := [own for own in owns["inputs"] if own not in inputs.values()]:
+        raise StepError(
+            "E320",
+            f"the model takes {len(owns['inputs'])} inputs, and {len(inputs)} are declared",
+            cause=f"nothing is declared for {', '.join(f'`{own}`' for own in lacking)}",
+            remedy="declare every input, or leave `inputs` out, and it is read from the model",
+            at=("model", "inputs"),
+        )
+
+    def call(*tensors: Any) -> dict[str, Any]:
+        answer = called(**dict(zip(inputs.values(), tensors, strict=True)))
+        # Two outputs may be one tensor, or an input; a graph needs a node for each.
+        return {name: tf.identity(answer[own]) for name, own in outputs.items()}
+
+    module = tf.Module()
+    module.source = owner
+    module.call = tf.function(call, input_signature=[spec_of(t) for t in signature.inputs], autograph=False)
+    return TfModel(signature, module.call, module, keras_model, saved_model_dir)
+
+
+def _own_names(
+    role: str,
+    code: str,
+    owns: Mapping[str, Sequence[str]],
+    names: Mapping[str, Mapping[str, str]],
+    wanted: Sequence[str],
+) -> dict[str, str]:
+    """Name in the spec → the model's own."""
+    found = {name: names.get(role, {}).get(name, name) for name in wanted}
+    for index, (name, own) in enumerate(found.items()):
+        if own not in owns[role]:
+            raise StepError(
+                code,
+                f"the model has no {role[:-1]} `{own}`",
+                cause=f"its {role} are {', '.join(f'`{each}`' for each in owns[role])}",
+                remedy=f"write `tensor:` beside `name: {name}`, with the model's own name of it",
+                at=("model", role, index, "name"),
+            )
+    return found

@@ -1,0 +1,193 @@
+"""Converts with tf2onnx, and makes what it returns a variant: nothing unconverted, the spec's names and dimensions, saved."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from orchestrator.frameworks.onnx import check as onnx_check
+from orchestrator.frameworks.onnx.canonical import canonical
+from orchestrator.frameworks.onnx.rename import rename
+from orchestrator.frameworks.onnx.walk import graphs, nodes
+from orchestrator.frameworks.source.dtypes import STRING
+from orchestrator.frameworks.tensorflow.export_failure import conversion_failed, no_counterpart
+from orchestrator.frameworks.tensorflow.frozen import as_declared, trace
+from orchestrator.steps import StepError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of numpy's and protobuf's older ways, which tf2onnx still has
+    import tf2onnx
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.frameworks.tensorflow.loaded_model import TfModel
+    from orchestrator.spec.signature import Signature, Tensor
+
+__all__ = ["finish", "from_function", "from_tflite"]
+
+OPSET = 17
+"""One below the newest that tf2onnx knows, with which it writes global pooling as a reduction between two transpositions."""
+
+
+def from_tflite(path: Path, signature: Signature) -> Any:
+    """The ModelProto of a LiteRT model; its inputs and outputs are called as the tensors of the file.
+
+    Raises:
+        StepError: E422.
+    """
+    try:
+        with _quiet():
+            model, _ = tf2onnx.convert.from_tflite(str(path), opset=OPSET)
+    # It raises what its translations of operators raise.
+    except Exception as error:
+        raise conversion_failed("ONNX", error, signature, traced_anew=False) from error
+    return model
+
+
+def from_function(model: TfModel, signature: Signature) -> Any:
+    """The ModelProto of a model of TensorFlow; its inputs in the signature's order, its outputs by the signature's names.
+
+    Raises:
+        StepError: E422.
+    """
+    try:
+        traced = trace(model)
+        # tf2onnx makes constants of variables itself, but an input of every other tensor that the model holds.
+        function = traced.module.call if traced.constant else as_declared(model)
+        specs = function.input_signature
+        with _quiet():
+            proto, _ = tf2onnx.convert.from_function(function, specs, opset=OPSET, custom_op_handlers=_HANDLERS)
+    # As above.
+    except Exception as error:
+        raise conversion_failed("ONNX", error, signature, traced_anew=model.keras_model is not None) from error
+    if len(proto.graph.input) > len(specs):
+        # tf2onnx turns what is no number into an input.
+        raise StepError(
+            "E422",
+            "the model does not convert to ONNX",
+            cause="it looks words up in a table, or holds other things that are no tensors",
+            remedy="let the model take the numbers of the words, or leave this format out of `optimize.formats`",
+        )
+    return proto
+
+
+def finish(
+    model: Any, inputs: Mapping[str, str], outputs: Mapping[str, str], signature: Signature, path: Path
+) -> dict[str, Any]:
+    """Check, rename and save the model.
+
+    Args:
+        model: the ModelProto that tf2onnx returned.
+        inputs: name in the spec → tf2onnx's name, in the signature's order.
+        outputs: name in the spec → tf2onnx's name, in the signature's order.
+        signature: with the outputs resolved.
+        path: where it goes.
+
+    Returns:
+        `{"opset": n, "nodes": n}`.
+
+    Raises:
+        StepError: E422 operators are left that ONNX does not have, E424 the file is not what was declared.
+    """
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    # tf2onnx leaves what it cannot convert as it is, among ONNX's own operators.
+    unknown = {
+        node.op_type.removeprefix("TFL_")  # which is LiteRT's own name with tf2onnx's mark
+        for node in nodes(model)
+        if not onnx.defs.has(node.op_type, versions.get(node.domain, 1), node.domain)
+    }
+    if unknown:
+        raise no_counterpart("ONNX", unknown)
+    try:
+        rename(model, inputs, outputs)
+    except KeyError as error:
+        raise StepError("E424", f"tf2onnx left the tensor {error} out") from error
+    _forget_inner_sizes(model.graph)
+    canonical(model)
+    for value, tensor in zip(model.graph.input, signature.inputs, strict=True):
+        _declare("input", value, tensor, signature)
+    for value, tensor in zip(model.graph.output, signature.outputs, strict=True):
+        _declare("output", value, tensor, signature)
+    onnx.save(model, str(path))
+    return onnx_check.finish(path, signature)
+
+
+def _erfc(graph: Any, node: Any, name: str, args: Any) -> None:
+    """1 - erf(x), which Keras' GELU is made of and tf2onnx does not know."""
+    del name, args
+    shapes, dtypes, outputs = node.output_shapes, node.output_dtypes, list(node.output)
+    graph.remove_node(node.name)
+    one = graph.make_const(tf2onnx.utils.make_name("one"), np.array(1.0, _FLOATS[dtypes[0]]))
+    erf = graph.make_node("Erf", list(node.input), shapes=shapes, dtypes=dtypes)
+    graph.make_node("Sub", [one.output[0], erf.output[0]], outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+_FLOATS = {
+    onnx.TensorProto.FLOAT: np.float32,
+    onnx.TensorProto.DOUBLE: np.float64,
+    onnx.TensorProto.FLOAT16: np.float16,
+}
+_HANDLERS: dict[str, tuple[Any, list[Any]]] = {"Erfc": (_erfc, [])}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what tf2onnx tells of its own work; what it could not convert is found in its result."""
+    logger = logging.getLogger("tf2onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _forget_inner_sizes(graph: Any) -> None:
+    """Drop the sizes that have numbers for names; runtimes infer what they need."""
+    for each in graphs(graph):
+        del each.value_info[:]
+        for value in (*each.input, *each.output):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param:
+                    dim.Clear()
+
+
+def _declare(role: str, value: Any, tensor: Tensor, signature: Signature) -> None:
+    """Give the open dimensions their names, and those of a single size that size.
+
+    Raises:
+        StepError: E424, the element type is another.
+    """
+    kind = value.type.tensor_type
+    found = (
+        STRING
+        if kind.elem_type == onnx.TensorProto.STRING
+        else onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    )
+    if found != tensor.dtype:
+        raise StepError(
+            "E424", f"the {role} {tensor.name} is {found} in the ONNX file, and {tensor.dtype} in the model"
+        )
+    shape = tensor.shape or ()
+    if len(kind.shape.dim) != len(shape):
+        del kind.shape.dim[:]
+        for _ in shape:
+            kind.shape.dim.add()
+    for dim, declared in zip(kind.shape.dim, shape, strict=True):
+        if dim.dim_value > 0:
+            continue  # fixed; whether it may be is judged when the file is compared with the signature
+        low, high = signature.dims[declared] if isinstance(declared, str) else (declared, declared)
+        dim.Clear()
+        if low == high:
+            dim.dim_value = low
+        else:
+            dim.dim_param = str(declared)

@@ -1,0 +1,71 @@
+"""Runs models of TensorFlow, on the CPU or a GPU: SavedModels that mlo converted, and sources as they were given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.frameworks.tensorflow.errors import said
+from orchestrator.frameworks.tensorflow.loaded_model import TfModel, called_by
+from orchestrator.frameworks.tensorflow.process import limit_threads, tf, use_accelerator
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from orchestrator.frameworks.source.accelerators import Accelerator
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["FOLDER", "TfRuntime", "open_saved_model"]
+
+FOLDER = "saved_model"
+"""The model's folder in a variant."""
+
+_SIGNATURE = "serving_default"
+
+
+class TfRuntime:
+    """One model in inference mode; see `orchestrator.frameworks.source.runtime.Runtime`."""
+
+    def __init__(self, model: TfModel, threads: int, name: str, versions: Mapping[str, str]) -> None:
+        self._model = model
+        self._threads = threads
+        self._name = name
+        self._versions = dict(versions)
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """One call; see `Runtime.run`."""
+        return self._model.call(inputs)
+
+    def facts(self) -> dict[str, Any]:
+        """See `Runtime.facts`."""
+        return {"runtime": self._name, "versions": self._versions, "threads": self._threads}
+
+
+def open_saved_model(
+    directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none"
+) -> TfRuntime:
+    """Load `saved_model/` of a variant, whose tensors have the spec's names; see `open_runtime`.
+
+    Raises:
+        StepError: E420, TensorFlow does not load it, or it has not the signature's tensors; E427, the GPU is not used.
+    """
+    threads = limit_threads(threads)
+    use_accelerator(accelerator)
+    try:
+        loaded = tf.saved_model.load(str(directory / FOLDER))
+        called = loaded.signatures[_SIGNATURE]
+    # What it raises depends on which part of the folder is wrong.
+    except Exception as error:
+        raise StepError("E420", "TensorFlow does not load the SavedModel", cause=said(error)) from error
+    owns = {
+        "inputs": [spec.name for spec in called.structured_input_signature[1].values()],
+        "outputs": list(called.structured_outputs),
+    }
+    try:
+        model = called_by({}, called, owns, loaded, signature)
+    except StepError as error:
+        raise StepError("E420", "the SavedModel has not the tensors of the signature", cause=error.message) from error
+    return TfRuntime(model, threads, "tensorflow", {"tensorflow": tf.__version__})

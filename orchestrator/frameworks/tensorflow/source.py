@@ -1,0 +1,167 @@
+"""What the import step does for every model of TensorFlow: calls it, proves that it repeats itself, and counts its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.frameworks.source.check import given_samples, record
+from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS
+from orchestrator.frameworks.source.outputs import failed_call, first_call
+from orchestrator.frameworks.source.steadiness import differs_again, differs_in_company
+from orchestrator.frameworks.tensorflow.errors import said
+from orchestrator.frameworks.tensorflow.process import tf
+from orchestrator.steps import StepContext, StepError
+
+if TYPE_CHECKING:
+    from orchestrator.frameworks.source.outputs import Answer
+    from orchestrator.frameworks.source.samples import Array, Samples
+    from orchestrator.frameworks.tensorflow.loaded_model import TfModel
+
+__all__ = ["check_model"]
+
+_RANDOM = ("Random", "Multinomial", "StatelessRandom", "TruncatedNormal", "StatefulUniform", "StatefulStandardNormal")
+_SEEDED = ("StatelessRandomGetAlg", "StatelessRandomGetKeyCounter", "RandomGammaGrad", "RandomIndexShuffle")
+
+
+def check_model(
+    context: StepContext, model: TfModel, *, framework: Mapping[str, str], notes: Sequence[str]
+) -> dict[str, Any]:
+    """Prove what the spec says of a loaded model, and record how it answers.
+
+    Args:
+        context: of the import step.
+        model: the source.
+        framework: package → version that ran it.
+        notes: what a person should know of it, a sentence each.
+
+    Raises:
+        StepError: E321, E322, E326-E328 inputs and outputs, E330-E332 it does not repeat itself, E340-E345 the samples, E359
+            its layers go wrong where sizes are open.
+    """
+    samples = given_samples(context, model.signature)
+    answer = _guarded(model)
+    context.progress("asking the same again")
+    _prove_steady(answer, model, samples)
+    if model.keras_model is not None:
+        _prove_open_sizes(answer, model, samples)
+    return record(
+        context,
+        answer,
+        model.signature,
+        samples,
+        parameters=_parameters(model),
+        framework=framework,
+        notes=[f"source: {note}" for note in notes],
+    )
+
+
+def _guarded(model: TfModel) -> Answer:
+    """The model as the import step calls a source (`orchestrator.frameworks.source.outputs.Answer`)."""
+
+    def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
+        try:
+            return model.call(inputs)
+        except MemoryError:
+            raise
+        except tf.errors.ResourceExhaustedError as error:
+            raise MemoryError(said(error)) from error
+        # Layers and operators raise errors of many kinds; whatever it is, it is told with what the model was given.
+        except Exception as error:
+            raise failed_call(f"{type(error).__name__}: {said(error)}", model.signature, inputs, dim) from error
+
+    return answer
+
+
+def _prove_steady(answer: Answer, model: TfModel, samples: Samples) -> None:
+    """Whether the model answers the same when it is asked again, and for a row whatever rows it is with.
+
+    Raises:
+        StepError: E330 it draws random numbers, E331 rows change each other's answers, E332 a call changes the next.
+    """
+    if name := differs_again(answer, model.signature, samples):
+        drawn = [node for node in _nodes(model) if node.op.startswith(_RANDOM) and node.op not in _SEEDED]
+        if drawn:
+            raise StepError(
+                "E330",
+                f"the model gives another `{name}` when it is asked again: it draws random numbers",
+                cause=f"`{drawn[0].op}` in `{drawn[0].name}`, although the model is in inference mode",
+                remedy="save it in inference mode, and draw nothing at random in it, or make that an input",
+                at=AT_WEIGHTS,
+            )
+        raise StepError(
+            "E332",
+            f"the model gives another `{name}` when it is asked again: a call changes the next one",
+            cause="the model keeps something in a variable between calls",
+            remedy="keep nothing between calls, or make it an input and an output",
+            at=AT_WEIGHTS,
+        )
+    if name := differs_in_company(answer, model.signature, samples):
+        training = [n for n in _nodes(model) if n.op.startswith("FusedBatchNorm") and n.attr["is_training"].b]
+        raise StepError(
+            "E331",
+            f"a row's `{name}` depends on what else is in its batch",
+            cause=f"`{training[0].name}` normalizes by the statistics of the batch, as in training"
+            if training
+            else "an operation mixes the rows of a batch",
+            remedy="save the model in inference mode"
+            if training
+            else "compute along other dimensions than the first, or declare inputs without a batch dimension",
+            at=AT_WEIGHTS,
+        )
+
+
+def _prove_open_sizes(answer: Answer, model: TfModel, samples: Samples) -> None:
+    """Whether a graph with open sizes, which is what is served, answers as the layers do one after the other.
+
+    TimeDistributed of Keras 3.15, for one, takes the size of the batch for the number of steps where that is open.
+
+    Raises:
+        StepError: E359.
+    """
+    inputs = first_call(samples, model.signature)
+    graph, layers = answer(inputs), model.call_step_by_step(inputs)
+    for tensor in model.signature.outputs:
+        one, other = graph[tensor.name], layers[tensor.name]
+        if one.shape == other.shape and (
+            np.allclose(one, other, rtol=1e-2, atol=1e-3, equal_nan=True)
+            if one.dtype.kind == "f"
+            else np.mean(one != other) < 0.01  # a tie may be decided otherwise
+        ):
+            continue
+        inner = [dim for dim in model.signature.dims if dim != model.signature.batch]
+        raise StepError(
+            "E359",
+            f"the Keras model gives another `{tensor.name}` where sizes are left open than where they are known",
+            cause=f"its shape is {list(one.shape)} instead of {list(other.shape)}"
+            if one.shape != other.shape
+            else "a layer takes a size for a constant that is none",
+            remedy=f"declare {' and '.join(f'`{dim}`' for dim in inner)} as a number in `inputs:`, or replace the layer"
+            if inner
+            else "replace the layer",
+            at=AT_WEIGHTS,
+        )
+
+
+def _nodes(model: TfModel) -> list[Any]:
+    """Every node of the graph that a call runs, and of the functions in it."""
+    graph = model.concrete.graph.as_graph_def()
+    return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+
+
+def _parameters(model: TfModel) -> int:
+    """How many numbers the model has learnt: its variables, or where it has none, the constants of a frozen graph."""
+    variables = {id(v): math.prod(v.shape) for v in model.concrete.variables if v.dtype.is_floating}
+    if variables:
+        return sum(variables.values())
+    nodes = _nodes(model)
+    of_tensorflow_1 = [node.attr["shape"].shape for node in nodes if node.op in {"Variable", "VariableV2"}]
+    frozen = [
+        node.attr["value"].tensor.tensor_shape
+        for node in nodes
+        if node.op == "Const" and tf.as_dtype(node.attr["dtype"].type).is_floating
+    ]
+    return sum(math.prod(dim.size for dim in shape.dim) for shape in of_tensorflow_1 or frozen if shape.dim)

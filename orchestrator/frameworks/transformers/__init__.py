@@ -1,0 +1,1 @@
+"""Folders of Hugging Face Transformers, read without the library's own loader."""

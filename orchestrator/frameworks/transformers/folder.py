@@ -1,0 +1,251 @@
+"""Reads a folder of the Transformers library as data: what is in it, and what of it is refused before anything is built.
+
+The library itself is given the configuration and the tensors that are read here, never the folder: what a folder can
+make it do (import code, unpickle weights, follow adapters to other models) it then cannot do.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.frameworks.pytorch.weights import read_safetensors, shown
+from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS
+from orchestrator.frameworks.transformers.json import json_object, optional_object
+from orchestrator.frameworks.transformers.modules import MODULES, SentenceModules, sentence_modules
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+__all__ = ["ModelFolder", "read_folder", "read_tensors"]
+
+_CONFIG = "config.json"
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_SAVE_AGAIN = (
+    "load it once where you trust it, and `model.save_pretrained(folder)` writes safetensors; save its tokenizer too"
+)
+_OTHER_WEIGHTS = {
+    "tf_model.h5": "TensorFlow's weights",
+    "flax_model.msgpack": "Flax' weights",
+    "*.gguf": "a GGUF file",
+    "*.onnx": "an ONNX model: its own kind is `onnx`",
+    "*.msgpack": "Flax' weights",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A folder whose files have been found harmless and complete, by their names.
+
+    Attributes:
+        root: what `weights:` names.
+        path: where the model itself lies: the root, or a folder in it.
+        config: of the model, `config.json`.
+        tokenizer: `tokenizer_config.json`; empty where there is none.
+        image: `preprocessor_config.json`; empty where there is none.
+        weights: the safetensors files.
+        modules: what a sentence-transformer does with the model's outputs; None for other models.
+    """
+
+    root: Path
+    path: Path
+    config: Mapping[str, Any]
+    tokenizer: Mapping[str, Any]
+    image: Mapping[str, Any]
+    weights: tuple[Path, ...]
+    modules: SentenceModules | None
+
+
+def read_folder(root: Path, task: str) -> ModelFolder:
+    """Look at everything but the tensors.
+
+    Args:
+        root: what `weights:` names.
+        task: of the spec; what a sentence-transformer does beside its model counts where that may be meant.
+
+    Raises:
+        StepError: E301 no such model, E302 a file that is damaged, E303 code, E354 links or files elsewhere, E373 quantized
+            weights, E374 a module of a sentence-transformer that mlo does not have, E376 an adapter.
+    """
+    if not root.is_dir():
+        raise StepError(
+            "E301",
+            "the weights are not a folder of the Transformers library",
+            cause=f"{root.name} is {'a file' if root.exists() else 'not there'}",
+            remedy="name the folder that holds config.json and the safetensors",
+            at=AT_WEIGHTS,
+        )
+    _refuse_links(root)
+    embeds = task in {"auto", "sentence-embedding"} and (root / MODULES).is_file()
+    modules = sentence_modules(root) if embeds else None
+    path = root / modules.model if modules is not None else root
+    if not (path / _CONFIG).is_file():
+        raise _no_config(path)
+    config = json_object(path / _CONFIG)
+    _refuse_code(config, _CONFIG)
+    _refuse_other_weights(path, config)
+    tokenizer, image = (optional_object(path / name) for name in ("tokenizer_config.json", "preprocessor_config.json"))
+    return ModelFolder(root, path, config, tokenizer, image, _weight_files(path), modules)
+
+
+def read_tensors(folder: ModelFolder) -> dict[str, torch.Tensor]:
+    """Every tensor of the folder's safetensors by its stored name, on the CPU.
+
+    Raises:
+        StepError: E302, a file is damaged or cut off.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for file in folder.weights:
+        tensors |= read_safetensors(file)
+    return tensors
+
+
+def _refuse_links(root: Path) -> None:
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            if path.is_symlink():
+                raise _elsewhere(
+                    f"{path.relative_to(root)} is a link",
+                    "copy the files themselves: cp -rL FOLDER COPY, which helps with the library's own cache too",
+                )
+
+
+def _elsewhere(cause: str, remedy: str) -> StepError:
+    return StepError("E354", "the model reaches outside its folder", cause=cause, remedy=remedy, at=AT_WEIGHTS)
+
+
+def _no_config(path: Path) -> StepError:
+    names = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+    if "adapter_config.json" in names:
+        return _adapter(path)
+    return StepError(
+        "E301",
+        "the folder is not one of the Transformers library",
+        cause=f"{path.name} has no config.json; it holds {shown(names) or 'nothing'}",
+        remedy="name the folder that `model.save_pretrained(folder)` wrote",
+        at=AT_WEIGHTS,
+    )
+
+
+def _adapter(path: Path) -> StepError:
+    return StepError(
+        "E376",
+        "the folder holds an adapter, which is a part of a model",
+        cause=f"{path.name}/adapter_config.json",
+        remedy="join it with its model: `model.merge_and_unload().save_pretrained(folder)` of the PEFT library",
+        at=AT_WEIGHTS,
+    )
+
+
+def _refuse_code(config: Any, where: str) -> None:
+    """Refuse a configuration, or a part of it, that names code of the folder's own."""
+    waiting = [config]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, dict):
+            waiting.extend(value.values())
+            if named := value.get("auto_map"):
+                classes = sorted(map(str, named.values())) if isinstance(named, dict) else [str(named)]
+                raise StepError(
+                    "E303",
+                    "the model is built by code that comes with it",
+                    cause=f"{where} has `auto_map`, which names {shown([f'`{name}`' for name in classes])}",
+                    remedy="if the Transformers library knows this architecture by itself, take `auto_map` out of "
+                    f"{where}; if not, export the model to ONNX where you trust its code",
+                    at=AT_WEIGHTS,
+                )
+
+
+def _refuse_other_weights(path: Path, config: Mapping[str, Any]) -> None:
+    if (path / "adapter_config.json").is_file():
+        raise _adapter(path)
+    if quantized := config.get("quantization_config"):
+        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
+        raise StepError(
+            "E373",
+            "the model's weights are quantized already",
+            cause=f"config.json has `quantization_config` with the method {method}",
+            remedy="give the model before it was quantized; mlo makes int8 variants of it and measures them",
+            at=AT_WEIGHTS,
+        )
+
+
+def _weight_files(path: Path) -> tuple[Path, ...]:
+    if (path / _SINGLE).is_file():
+        return (path / _SINGLE,)
+    if (path / _INDEX).is_file():
+        return _shards(path)
+    if pickled := _found(path, _PICKLED):
+        raise StepError(
+            "E303",
+            "the weights are pickled, and unpickling runs whatever code the file names",
+            cause=f"there is {shown(pickled)}, and no {_SINGLE}",
+            remedy=_SAVE_AGAIN,
+            at=AT_WEIGHTS,
+        )
+    for pattern, words in _OTHER_WEIGHTS.items():
+        if found := _found(path, (pattern,)):
+            raise StepError(
+                "E301",
+                "the folder has no weights that PyTorch reads",
+                cause=f"there is {found[0]}, {words}, and no {_SINGLE}",
+                remedy=_SAVE_AGAIN,
+                at=AT_WEIGHTS,
+            )
+    names = sorted(file.name for file in path.iterdir())
+    raise StepError(
+        "E301",
+        "the folder has no weights",
+        cause=f"{path.name} has no {_SINGLE}; it holds {shown(names)}",
+        remedy="copy the folder as a whole",
+        at=AT_WEIGHTS,
+    )
+
+
+def _found(path: Path, patterns: tuple[str, ...]) -> list[str]:
+    return sorted(
+        {file.name for pattern in patterns for file in path.glob(pattern) if file.name != "training_args.bin"}
+    )
+
+
+def _shards(path: Path) -> tuple[Path, ...]:
+    places = json_object(path / _INDEX).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise StepError(
+            "E302",
+            f"{_INDEX} is not what the Transformers library writes",
+            cause="its `weight_map` does not say which file holds each tensor",
+            remedy="copy or save it again",
+            at=AT_WEIGHTS,
+        )
+    names = sorted(set(places.values()))
+    for name in names:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+            raise _elsewhere(f"{_INDEX} names {name}", "put every file into the folder, and name it there")
+        if not name.endswith(".safetensors"):
+            raise StepError(
+                "E303",
+                "the weights are pickled, and unpickling runs whatever code the file names",
+                cause=f"{_INDEX} names {name}, which is no safetensors file",
+                remedy=_SAVE_AGAIN,
+                at=AT_WEIGHTS,
+            )
+    if missing := [name for name in names if not (path / name).is_file()]:
+        raise StepError(
+            "E301",
+            f"{len(missing)} of the {len(names)} files that hold the weights are not there",
+            cause=f"{_INDEX} names {shown(missing)}",
+            remedy="copy the folder as a whole",
+            at=AT_WEIGHTS,
+        )
+    return tuple(path / name for name in names)

@@ -1,0 +1,94 @@
+"""Makes inputs up where no samples are given: a few sentences as the model's own tokenizer reads them."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.frameworks.source.samples import Samples, random_samples
+from orchestrator.frameworks.transformers.interface import IDS, TYPES
+from orchestrator.frameworks.transformers.task import MASK
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.frameworks.source.samples import Array
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["made_up"]
+
+_SENTENCES = (
+    "The train to the coast leaves at nine.",
+    "How do I reset my password?",
+    "She baked a cake for the party, and nobody ate it.",
+    "Shares fell sharply after the bank raised its rates for the third time this year.",
+    "It will rain tomorrow.",
+    "No.",
+    "The committee met for several hours and adjourned without having agreed on the budget of the new library.",
+    "Please send the invoice by Friday!",
+)
+
+
+def made_up(signature: Signature, own_names: Mapping[str, str], tokenizer: Any, vocabulary: int, seed: int) -> Samples:
+    """Rows within the signature; they count as random, since nobody knows what real texts look like.
+
+    Args:
+        signature: as declared.
+        own_names: the spec's name of each input → the model's own.
+        tokenizer: the model's own; None where there is none.
+        vocabulary: how many tokens there are.
+        seed: of what is random.
+    """
+    random = random_samples(signature, seed)
+    texts = {name: own_names[name] for name in random.inputs if own_names[name] in {IDS, MASK, TYPES}}
+    if not texts:
+        return random
+    ids_name = next((name for name, own in texts.items() if own == IDS), next(iter(texts)))
+    rows, length = random.inputs[ids_name].reshape(random.rows, -1).shape
+    made = _tokenized(tokenizer, rows, length) if tokenizer is not None else None
+    note = "samples: none are given, so a few sentences are made up and tokenized"
+    if made is None:
+        made = _numbered(vocabulary, rows, length, seed)
+        note = "samples: none are given and the folder has no tokenizer that loads, so the token ids are random"
+    inputs = dict(random.inputs)
+    for name, own in texts.items():
+        # Without a batch dimension of the model's own the shape may be another than [rows, length].
+        inputs[name] = made[own].astype(inputs[name].dtype).reshape(inputs[name].shape)
+    return replace(random, inputs=inputs, notes=(note,))
+
+
+def _tokenized(tokenizer: Any, rows: int, length: int) -> dict[str, Array] | None:
+    try:
+        found = tokenizer(_texts(rows), padding="max_length", truncation=True, max_length=length, return_tensors="np")
+    # A tokenizer may lack a token for padding, and raises what its own code raises; numbers do without it.
+    except Exception:  # noqa: BLE001 - the log has it, and a note says what was done instead
+        traceback.print_exc(file=sys.stderr)
+        return None
+    ids = np.asarray(found[IDS])
+    return {
+        IDS: ids,
+        MASK: np.asarray(found.get(MASK, np.ones_like(ids))),
+        TYPES: np.asarray(found.get(TYPES, 0 * ids)),
+    }
+
+
+def _texts(rows: int) -> list[str]:
+    """Each sentence alone, then each with one after it, which is another in every round."""
+    count = len(_SENTENCES)
+    alone = list(_SENTENCES[:rows])
+    return alone + [
+        f"{_SENTENCES[row % count]} {_SENTENCES[(row + row // count) % count]}" for row in range(count, rows)
+    ]
+
+
+def _numbered(vocabulary: int, rows: int, length: int, seed: int) -> dict[str, Array]:
+    """Any tokens but the first, with up to half of each row after them left empty."""
+    random = np.random.default_rng(seed)
+    ids = random.integers(1, max(vocabulary, 2), (rows, length))
+    used = random.integers((length + 1) // 2, length + 1, (rows, 1))
+    mask = (np.arange(length) < used).astype(np.int64)
+    return {IDS: ids, MASK: mask, TYPES: np.zeros_like(ids)}

@@ -1,0 +1,166 @@
+"""Folders of the Transformers library: what they say of themselves, the import step, and the model as the baseline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.frameworks.pytorch.runtime import CPU, TorchRuntime, device_for
+from orchestrator.frameworks.pytorch.source import prove
+from orchestrator.frameworks.source.inspection import write_found
+from orchestrator.frameworks.source.samples import read_samples
+from orchestrator.frameworks.transformers.folder import read_folder
+from orchestrator.frameworks.transformers.interface import interface, outputs, takes_by_name
+from orchestrator.frameworks.transformers.library import transformers
+from orchestrator.frameworks.transformers.model import architecture, filled, sentence_head, skeleton
+from orchestrator.frameworks.transformers.samples import made_up
+from orchestrator.frameworks.transformers.task import TaskModel
+from orchestrator.frameworks.transformers.tokenizer import load_tokenizer
+from orchestrator.spec.signature import Signature
+from orchestrator.steps import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from orchestrator.frameworks.source.accelerators import Accelerator
+    from orchestrator.frameworks.transformers.folder import ModelFolder
+    from orchestrator.frameworks.transformers.model import Attention
+    from orchestrator.spec.signature import Tensor
+    from orchestrator.steps import StepContext
+
+__all__ = ["check", "inspect", "load_task_model", "open_baseline"]
+
+
+def inspect(context: StepContext) -> dict[str, Any]:
+    """Step: the tensors that the model takes and returns for its task, from its configuration; no weights are read.
+
+    Params: `source` with `task`. Inputs: `weights`, the folder.
+
+    Raises:
+        StepError: as `read_folder`, `architecture`, `skeleton` and `interface`.
+    """
+    task = context.params["source"].get("task", "auto")
+    folder = read_folder(context.inputs["weights"], task)
+    context.progress("building the model without its weights")
+    built = architecture(folder, task)
+    found = interface(folder, built, skeleton(built), load_tokenizer(folder))
+    write_found(context.output, found)
+    return {
+        "task": built.task,
+        "class": built.cls.__name__,
+        "inputs": [tensor.tensor for tensor in found.inputs],
+        "outputs": [tensor.tensor for tensor in found.outputs],
+    }
+
+
+def check(context: StepContext) -> dict[str, Any]:
+    """The import step: everything that the later steps take for granted about the source is proven here.
+
+    Params: `source` (with `task` and `names`), `signature`, `seed` of made-up samples, `max_rows` of given ones. Inputs:
+    `weights`, and `samples` if given. Writes what `write_import` says.
+
+    Raises:
+        StepError: as `read_folder`, `architecture` and `filled`; E321-E328 inputs and outputs, E330-E332 evaluation mode,
+            E340-E345 the samples, E375 tensors that the task does not have.
+    """
+    signature = Signature.from_json(context.params["signature"])
+    context.progress("loading the model")
+    model, folder, notes = _loaded(context.params, context.inputs, signature, "fused")
+    if "samples" in context.inputs:
+        samples = read_samples(context.inputs["samples"], signature, int(context.params.get("max_rows", 256)))
+    else:
+        own = dict(zip((tensor.name for tensor in signature.inputs), model.takes, strict=True))
+        vocabulary = int(getattr(model.model.config, "vocab_size", 0))
+        samples = made_up(signature, own, load_tokenizer(folder), vocabulary, int(context.params.get("seed", 0)))
+    return prove(context, model, signature, samples, notes, {"transformers": transformers.__version__})
+
+
+def load_task_model(
+    params: Mapping[str, Any], inputs: Mapping[str, Path], signature: Signature, attention: Attention
+) -> TaskModel:
+    """The model for its task, on the CPU, in evaluation mode, no gradients wanted.
+
+    Args:
+        params: with `source`, as the import step has it.
+        inputs: with the role `weights`.
+        signature: says which inputs and outputs, in which order.
+        attention: how it is computed.
+
+    Raises:
+        StepError: as `read_folder`, `architecture` and `filled`; E375 tensors that the task does not have.
+    """
+    return _loaded(params, inputs, signature, attention)[0]
+
+
+def open_baseline(
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    project: Path,  # noqa: ARG001 - code that lies in a folder is never run
+    signature: Signature,
+    threads: int,
+    accelerator: Accelerator = "none",
+) -> TorchRuntime:
+    """The model as given, as a runtime: what every variant is compared with.
+
+    Args:
+        params: as for `load_task_model`.
+        inputs: as for `load_task_model`.
+        project: not used.
+        signature: as the import step left it.
+        threads: for the operators of one call.
+        accelerator: what computes.
+
+    Raises:
+        StepError: as `load_task_model`; E427 the GPU is not used.
+    """
+    device = device_for(accelerator)
+    model = load_task_model(params, inputs, signature, "fused")
+    return TorchRuntime(model if device == CPU else model.to(device), signature, threads, "transformers", device)
+
+
+def _loaded(
+    params: Mapping[str, Any], inputs: Mapping[str, Path], signature: Signature, attention: Attention
+) -> tuple[TaskModel, ModelFolder, tuple[str, ...]]:
+    """The model, the folder that it lies in, and notes on it."""
+    source = params["source"]
+    asked = source.get("task", "auto")
+    folder = read_folder(inputs["weights"], asked)
+    built = architecture(folder, asked)
+    known = takes_by_name(built)
+    takes = _own_names(source, "inputs", signature.inputs, known)
+    returns = _own_names(source, "outputs", signature.outputs, [tensor.tensor for tensor in outputs(built)])
+    if known[0] not in takes.values():
+        raise _strange("inputs", 0, f"the model needs `{known[0]}`, which is not declared", known)
+    model, notes = filled(folder, built, attention)
+    head = None if built.modules is None else sentence_head(built.modules)
+    task = TaskModel(model, tuple(takes.values()), tuple(returns.values()), head)
+    for weight in task.parameters():
+        weight.requires_grad_(requires_grad=False)
+    return task, folder, notes
+
+
+def _own_names(
+    source: Mapping[str, Any], role: str, declared: Sequence[Tensor], known: Sequence[str]
+) -> dict[str, str]:
+    """The spec's name of each tensor → the model's own, in the signature's order.
+
+    Raises:
+        StepError: E375, the model has none of that name.
+    """
+    said = source.get("names", {}).get(role, {})
+    names = {tensor.name: said.get(tensor.name, tensor.name) for tensor in declared}
+    for index, (name, own) in enumerate(names.items()):
+        if own not in known:
+            raise _strange(role, index, f"the model has no {role.removesuffix('s')} `{own}` for `{name}`", known)
+    return names
+
+
+def _strange(role: str, index: int, message: str, known: Sequence[str]) -> StepError:
+    listed = ", ".join(f"`{name}`" for name in known)
+    return StepError(
+        "E375",
+        message,
+        cause=f"its {role} for this task are {listed}",
+        remedy=f"declare these, or leave `{role}` out, and they are read from the model",
+        at=("model", role, index, "name"),
+    )

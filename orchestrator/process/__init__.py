@@ -1,0 +1,1 @@
+"""Child processes: guarded, confined to CPUs and memory, with a short environment."""

@@ -1,0 +1,1 @@
+"""Takes what was rendered live: deploying, proving, switching, rolling back."""

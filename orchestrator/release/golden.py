@@ -1,0 +1,236 @@
+"""Golden requests: the samples, sent as real requests to a server, have to come back within the gates of `verify`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.backends.backend import Backend
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import DeployFailed
+from orchestrator.spec.signature import Signature
+from orchestrator.targets.client import infer
+from orchestrator.verify.gates import DEFAULT_GATES, GateResult, Gates, Kind, gates_for, judge, worst
+from orchestrator.verify.parity import compare, magnitude
+
+__all__ = ["GoldenReport", "check_golden"]
+
+Array = np.ndarray[Any, Any]
+
+_BATCHED_BYTES = 4 * 2**20
+"""Bytes of inputs that are sent in batches; as JSON they are about five times as many."""
+_AT_ONCE = 4
+"""Requests of one row under way together, so that a server which batches has something to mix up."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenReport:
+    """What came back.
+
+    Attributes:
+        requests: how many were sent.
+        rows: different samples in them.
+        samples: `real`, or `random` where the spec gives none.
+        gates: for each gate and output the result nearest to its limit; all passed.
+    """
+
+    requests: int
+    rows: int
+    samples: str
+    gates: tuple[GateResult, ...]
+
+    def summary(self) -> str:
+        """One line for people."""
+        nearest = max(self.gates, key=lambda result: result.closeness)
+        kind = "samples" if self.samples == "real" else "random inputs"
+        return (
+            f"{self.rows} {kind} in {self.requests} requests answered within the gates;"
+            f" nearest: {nearest.gate} of {nearest.output} {nearest.measured:.3g}, limit {nearest.limit:.3g}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Golden:
+    """What the import step left that is needed here; arrays by name, rows first."""
+
+    signature: Signature
+    inputs: Mapping[str, Array]
+    baseline: Mapping[str, Array]
+    labelled: bool
+    samples: str
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    @property
+    def batches(self) -> Iterator[slice]:
+        """As many samples as fit, in calls as large as the model takes."""
+        if self.signature.batch is None:
+            return
+        row = max(1, sum(array[:1].nbytes for array in self.inputs.values()))
+        low, high = self.signature.dims[self.signature.batch]
+        fitting = max(low, _BATCHED_BYTES // row)
+        for start in range(0, min(self.rows, fitting), min(high, fitting)):
+            stop = min(self.rows, fitting, start + high)
+            # The last call may be smaller than the model takes: it reaches back.
+            yield slice(max(0, min(start, stop - low)), stop)
+
+    def takes_one_row(self) -> bool:
+        return self.signature.batch is None or self.signature.dims[self.signature.batch][0] == 1
+
+
+def check_golden(
+    base_url: str,
+    backend: Backend,
+    name: str,
+    samples: Path,
+    gates: Mapping[str, float],
+    *,
+    precision: str,
+    rows: int = 32,
+    timeout: float = 60.0,
+) -> GoldenReport:
+    """Send samples to a server, one by one and in batches, and judge its answers by the gates of `verify`.
+
+    The limits on single values hold for every request; those that are statements about all samples (cosine, top-1
+    agreement) are judged if all samples fit into the batches that are sent, as they were in `verify`.
+
+    Args:
+        base_url: `http://HOST:PORT` of the server.
+        backend: what serves there.
+        name: the model's name on the wire.
+        samples: what the import step left: signature.json, samples.npz, baseline.npz, facts.json.
+        gates: what the spec sets for `precision`; the rest is the precision's default.
+        precision: of the variant that is served.
+        rows: samples that are sent alone.
+        timeout: seconds for one request.
+
+    Raises:
+        DeployFailed: E608 an answer is not within the gates; E609 a request failed.
+    """
+    golden = _read(samples)
+
+    def send(chosen: slice | int) -> dict[str, Array]:
+        inputs = {key: np.ascontiguousarray(array[chosen]) for key, array in golden.inputs.items()}
+        try:
+            answer = infer(base_url, backend, name, inputs, signature=golden.signature, timeout=timeout)
+        except DeployFailed as failed:
+            told = failed.diagnostics[0]
+            raise DeployFailed(
+                Diagnostic(
+                    "E609",
+                    f"the server failed on a golden request ({_named(chosen)})",
+                    cause=f"{told.message}: {told.cause}",
+                    remedy="read the log; the previous revision keeps serving",
+                )
+            ) from failed
+        missing = set(golden.baseline) - set(answer)
+        if missing:
+            raise _wrong(f"output {min(missing)} is missing from the answer to {_named(chosen)}")
+        return answer
+
+    alone = _rows_alone(golden, rows)
+    batches = list(golden.batches)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        answers = list(pool.map(send, alone))
+    answers += [send(batch) for batch in batches]
+    limits = gates_for(precision, gates), DEFAULT_GATES[precision]
+    requests: list[slice | int] = [*alone, *batches]
+    results = [
+        result
+        for chosen, answer in zip(requests, answers, strict=True)
+        for result in _judged(golden, limits, (_named(chosen), "call"), answer, chosen)
+    ]
+    covered = _covered(golden, batches, answers[len(alone) :])
+    if covered is not None:
+        results += _judged(golden, limits, ("all samples", "samples"), covered, slice(None))
+    gated = worst(results)
+    failed = [result for result in gated if not result.passed]
+    if failed:
+        raise _wrong(*(_told(result) for result in failed))
+    seen = {row for chosen in requests for row in np.atleast_1d(np.arange(golden.rows)[chosen]).tolist()}
+    return GoldenReport(len(requests), len(seen), golden.samples, tuple(gated))
+
+
+def _rows_alone(golden: _Golden, count: int) -> list[slice | int]:
+    """Requests of one sample each; without a batch dimension the row axis is not part of the call."""
+    if not golden.takes_one_row():
+        return []
+    chosen = range(min(count, golden.rows))
+    return list(chosen) if golden.signature.batch is None else [slice(row, row + 1) for row in chosen]
+
+
+def _covered(golden: _Golden, batches: list[slice], answers: list[dict[str, Array]]) -> dict[str, Array] | None:
+    """The answers to all samples in their order, if the batches hold each of them exactly once."""
+    starts = [0, *(batch.stop for batch in batches)]
+    if [batch.start for batch in batches] != starts[:-1] or starts[-1] != golden.rows:
+        return None
+    return {key: np.concatenate([answer[key] for answer in answers]) for key in golden.baseline}
+
+
+def _judged(
+    golden: _Golden, limits: tuple[Gates, Gates], case: tuple[str, Kind], actual: Mapping[str, Array], chosen: Any
+) -> list[GateResult]:
+    """The answers to the chosen samples by every gate; `limits` of the spec and of the precision."""
+    results = []
+    for output, baseline in golden.baseline.items():
+        parity = compare(np.asarray(baseline[chosen]), actual[output], scale=magnitude(baseline))
+        classes = golden.labelled and baseline.dtype.kind == "f" and baseline.ndim == 2
+        results += judge(output, *case, parity, gates=limits[0], defaults=limits[1], classes=classes)
+    return results
+
+
+def _named(chosen: slice | int) -> str:
+    if isinstance(chosen, int):
+        return f"sample {chosen}"
+    if chosen.stop - chosen.start == 1:
+        return f"sample {chosen.start}"
+    return f"samples {chosen.start} to {chosen.stop - 1} in one call"
+
+
+def _told(result: GateResult) -> str:
+    if result.detail:
+        return f"output {result.output} has the {result.detail} ({result.case})"
+    side = "below" if result.gate.startswith("min_") else "above"
+    return (
+        f"{result.gate} of output {result.output} is {result.measured:.4g},"
+        f" {side} the limit {result.limit:.4g} ({result.case})"
+    )
+
+
+def _wrong(*reasons: str) -> DeployFailed:
+    return DeployFailed(
+        Diagnostic(
+            "E608",
+            "the server does not answer as the variant was proven to",
+            cause=reasons[0],
+            remedy="run `mlo apply` again, and report it as a bug of the backend if it stays; "
+            "the previous revision keeps serving",
+            notes=tuple(f"also: {reason}" for reason in reasons[1:]),
+        )
+    )
+
+
+def _read(folder: Path) -> _Golden:
+    signature = Signature.from_json(json.loads((folder / "signature.json").read_text(encoding="utf-8")))
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    arrays = _arrays(folder / "samples.npz")
+    return _Golden(
+        signature=signature,
+        inputs={tensor.name: arrays[tensor.name] for tensor in signature.inputs},
+        baseline=_arrays(folder / "baseline.npz"),
+        labelled=bool(facts["labelled"]),
+        samples=facts["samples"],
+    )
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

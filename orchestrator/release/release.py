@@ -1,0 +1,160 @@
+"""From the outcomes of a plan to what is live: deploys what was rendered, unless the very same is live already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.events import Observer, StepEnded, StepStarted
+from orchestrator.plan.resolve import Outcome
+from orchestrator.plan.step import Plan
+from orchestrator.release.go_live import GoLive, Ready, deployment_lock, settle
+from orchestrator.release.live import observe, wanted_target
+from orchestrator.spec.load import LoadedSpec
+from orchestrator.spec.models import FolderDeploy
+from orchestrator.store.home import Home
+from orchestrator.store.receipts import Receipt
+from orchestrator.store.state import Deployment
+from orchestrator.store.trees import TreeStore
+from orchestrator.targets.target import Target
+
+__all__ = ["Release", "Released"]
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A deployment after apply.
+
+    Attributes:
+        changed: whether anything was done.
+        decision: decision.json.
+        artifacts: the folder with everything that was rendered.
+        evidence: the folder with decision.json and chart.svg.
+    """
+
+    deployment: Deployment
+    changed: bool
+    decision: Mapping[str, Any]
+    artifacts: Path
+    evidence: Path
+
+    def as_json(self) -> dict[str, Any]:
+        """One entry of `mlo apply --json`."""
+        return {
+            "name": self.deployment.name,
+            "target": self.deployment.target,
+            "revision": self.deployment.revision,
+            "backend": self.deployment.backend,
+            "variant": self.deployment.variant,
+            "endpoint": self.deployment.endpoint,
+            "decision": dict(self.decision),
+            "artifacts": str(self.artifacts),
+        }
+
+
+class Release:
+    """Takes one plan's result live on the target that its spec names.
+
+    Args:
+        loaded: the spec.
+        plan: its plan.
+        outcomes: of all its steps that are not live; all needed ones are done.
+        home: the store.
+        observer: hears what happens.
+    """
+
+    def __init__(
+        self, loaded: LoadedSpec, plan: Plan, outcomes: Mapping[str, Outcome], home: Home, observer: Observer
+    ) -> None:
+        self._loaded = loaded
+        self._plan = plan
+        self._home = home
+        self._observer = observer
+        self._trees = TreeStore(home)
+        self._rendered = _receipt(outcomes, "render")
+        self._selected = _receipt(outcomes, "select")
+        self._imported = _receipt(outcomes, "import")
+
+    def release(self, lock_timeout: float) -> Released:
+        """Deploy unless the very same is live already.
+
+        Raises:
+            Busy: somebody else deploys this name.
+            DeployFailed: it did not come up or did not answer as proven; the former revision serves on.
+        """
+        with deployment_lock(self._home, self._plan.name, lock_timeout, self._observer):
+            settle(self._plan.name, self._home)
+            live = observe(self._loaded, self._home)
+            status, reason = live.compare(_digest(self._rendered))
+            if status == "=" and live.remembered is not None:
+                self._observer(StepEnded("deploy", "cached", 0.0, reason))
+                return self._released(live.remembered, changed=False)
+            self._observer(StepStarted("deploy", reason))
+            target = wanted_target(self._loaded, self._home)
+            going = GoLive(self._ready(), target, self._home, self._observer)
+            deployment = going.replace(live.remembered, self._next_revision(live.remembered, target), "deploy")
+            return self._released(deployment, changed=True)
+
+    def _ready(self) -> Ready:
+        deploy = self._loaded.spec.deploy
+        winner = self._json(self._selected, "winner.json")
+        return Ready(
+            name=self._plan.name,
+            target=deploy.target,
+            keep=deploy.versions if isinstance(deploy, FolderDeploy) else 0,
+            port=None if isinstance(deploy, FolderDeploy) else deploy.port,
+            spec_file=str(Path(self._loaded.document.file).absolute()),
+            spec_digest=self._loaded.digest,
+            decision_digest=_file_digest(self._selected, "winner.json"),
+            rendered=_digest(self._rendered),
+            imported=_digest(self._imported),
+            gates=self._gates(winner["precision"]),
+            threads=max(1, int(self._loaded.spec.hardware.cpus)),
+        )
+
+    def _gates(self, precision: str) -> Mapping[str, float]:
+        """What the verify step of the same precision was given."""
+        for step in self._plan.steps:
+            if step.kind == "verify" and step.params["precision"] == precision:
+                gates: Mapping[str, float] = step.params["gates"]
+                return gates
+        raise KeyError(precision)
+
+    def _released(self, deployment: Deployment, *, changed: bool) -> Released:
+        decision = self._json(self._selected, "decision.json")
+        evidence = self._trees.path(_digest(self._selected))
+        return Released(deployment, changed, decision, self._trees.path(_digest(self._rendered)), evidence)
+
+    @staticmethod
+    def _next_revision(before: Deployment | None, target: Target) -> int:
+        """One more than any that there ever was, also by a run that died, or at the place that it goes to."""
+        started = [target.highest()]
+        if before is not None:
+            started += [before.highest, before.revision, before.intent.revision if before.intent else 0]
+        return max(started) + 1
+
+    def _json(self, receipt: Receipt, file: str) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self._trees.path(_digest(receipt)) / file).read_text(encoding="utf-8"))
+        return document
+
+
+def _digest(receipt: Receipt) -> str:
+    if receipt.manifest is None:
+        raise ValueError(f"{receipt.step} left nothing")
+    return receipt.manifest.digest
+
+
+def _file_digest(receipt: Receipt, file: str) -> str:
+    if receipt.manifest is None:
+        raise ValueError(f"{receipt.step} left nothing")
+    return receipt.manifest.files[file].sha256
+
+
+def _receipt(outcomes: Mapping[str, Outcome], step: str) -> Receipt:
+    receipt = outcomes[step].receipt
+    if receipt is None:
+        raise ValueError(f"{step} is not done")
+    return receipt

@@ -1,0 +1,109 @@
+"""Goes back to a revision that served before: the same tree, proven again with the same golden requests."""
+
+from __future__ import annotations
+
+import json
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import UsageError
+from orchestrator.events import Observer
+from orchestrator.release.go_live import GoLive, Ready, deployment_lock, settle
+from orchestrator.store.digest import digest_tree
+from orchestrator.store.home import Home
+from orchestrator.store.state import Deployment, Revision
+from orchestrator.store.trees import TreeStore
+from orchestrator.targets.table import target_at
+
+__all__ = ["revisions", "roll_back"]
+
+
+def revisions(deployment: Deployment) -> list[Revision]:
+    """The revisions that the state remembers, the newest first."""
+    return sorted(deployment.history, key=lambda entry: entry.revision, reverse=True)
+
+
+def roll_back(home: Home, name: str, revision: int | None, observer: Observer, lock_timeout: float) -> Deployment:
+    """Let a former revision serve again; where the target still holds it, only the traffic, or the label, moves.
+
+    Args:
+        home: the store.
+        name: the deployment's.
+        revision: its number; None for the one that served before this one.
+        observer: hears what happens.
+        lock_timeout: seconds.
+
+    Raises:
+        UsageError: E602 there is no such deployment, E622 no such revision, or its artifacts are gone or damaged.
+        Busy: somebody else deploys this name.
+        DeployFailed: it did not come up or did not answer as proven; what served serves on.
+    """
+    with deployment_lock(home, name, lock_timeout, observer):
+        before = settle(name, home)
+        if before is None:
+            raise UsageError(Diagnostic("E602", f"no deployment is called `{name}`", remedy="`mlo status` lists them"))
+        entry = _wanted(before, revision)
+        _check_stored(home, before.name, entry)
+        ready = Ready(
+            name=before.name,
+            target=entry.target,
+            keep=entry.keep,
+            port=None,
+            spec_file=before.spec_file,
+            spec_digest=entry.spec_digest,
+            decision_digest=entry.decision_digest,
+            rendered=entry.rendered_digest,
+            imported=entry.imported_digest,
+            gates=json.loads(entry.gates),
+            threads=entry.threads,
+        )
+        # Where it served then: a deployment that has moved since moves back.
+        target = target_at(entry.target, home, name, entry.place, entry.keep)
+        return GoLive(ready, target, home, observer).replace(before, entry.revision, "rollback")
+
+
+def _check_stored(home: Home, name: str, entry: Revision) -> None:
+    """Read everything that the revision is made of: nobody has looked at it since it served."""
+    trees = TreeStore(home)
+    for digest in (entry.rendered_digest, entry.imported_digest):
+        cause = ""
+        if not trees.holds(digest):
+            cause = "what was rendered for it, or what proves it, is no longer in the store"
+        elif digest_tree(trees.path(digest)).digest != digest:
+            cause = f"{trees.path(digest)} was changed since"
+        if cause:
+            raise UsageError(
+                Diagnostic(
+                    "E622",
+                    f"revision {entry.revision} of {name} cannot serve again",
+                    cause=cause,
+                    remedy="apply the spec that it was made from",
+                )
+            )
+
+
+def _wanted(deployment: Deployment, revision: int | None) -> Revision:
+    others = [entry for entry in deployment.history if entry.revision != deployment.revision]
+    if not others:
+        raise UsageError(
+            Diagnostic(
+                "E622",
+                f"{deployment.name} has no revision to go back to",
+                cause=f"revision {deployment.revision} is the only one that ever served",
+                remedy="apply another spec first",
+            )
+        )
+    if revision is None:
+        return others[-1]
+    for entry in others:
+        if entry.revision == revision:
+            return entry
+    listed = ", ".join(str(entry.revision) for entry in sorted(others, key=lambda e: -e.revision))
+    raise UsageError(
+        Diagnostic(
+            "E622",
+            f"{deployment.name} serves revision {revision} already"
+            if revision == deployment.revision
+            else f"{deployment.name} has no revision {revision}",
+            remedy=f"it can go back to {listed}",
+        )
+    )

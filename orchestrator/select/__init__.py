@@ -1,0 +1,1 @@
+"""The choice: fates, ranking, the decision and its chart."""

@@ -1,0 +1,1 @@
+"""A deployment as a folder that something else serves from."""

@@ -1,0 +1,1 @@
+"""A deployment on this machine: a supervisor and the servers below it."""

@@ -1,0 +1,269 @@
+"""One revision in the supervisor: its server process, whether it is ready, its restarts, the requests it has in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+import psutil
+
+from orchestrator.process.environment import passed_on
+from orchestrator.targets.local.control import Launching, Recipe
+from orchestrator.targets.local.journal import Journal, LineSplitter
+from orchestrator.targets.local.ports import LOOPBACK
+
+__all__ = ["Revision", "State"]
+
+State = Literal["starting", "ready", "restarting", "failed", "stopped"]
+
+_GUARD = str(Path(__file__).parents[2] / "process" / "guard.py")
+_TAIL_LINES = 20
+_STABLE_SECONDS = 30.0
+"""A server that ran this long starts with a clean record after its next crash."""
+_LONGEST_PAUSE = 10.0
+_DEGRADED_AFTER = 3
+"""Crashes in a row after which the deployment counts as degraded although it may answer just now."""
+_POLITE_SECONDS = 3.0
+"""From SIGTERM to the kill. Nothing is in flight then; a server that goes on listening for a while, as it has to where
+others route to it, is not waited for."""
+_KILL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a server did not come up or is gone; `code` is negative for a signal, None for a time-out."""
+
+    text: str
+    code: int | None
+
+
+def describe(code: int) -> str:
+    """An exit code in words, signals by name."""
+    if code >= 0:
+        return f"the server exited with code {code}"
+    name = signal.Signals(-code).name
+    hint = "; if nobody sent it, the machine ran out of memory" if name == "SIGKILL" else ""
+    return f"the server was killed by {name}{hint}"
+
+
+class Revision:
+    """A server that is started, watched and, once it takes the traffic, restarted when it crashes.
+
+    Attributes:
+        ready: set while the server can answer.
+        kept: it takes the traffic: after a crash it is started again. A candidate that crashes has failed.
+    """
+
+    def __init__(
+        self, recipe: Recipe, launching: Launching, reserved: socket.socket, journal: Journal, *, kept: bool = False
+    ) -> None:
+        self.recipe = recipe
+        self.launching = launching
+        self.ready = asyncio.Event()
+        self.kept = kept
+        self.state: State = "starting"
+        self.ending: Ending | None = None
+        self.since: float | None = None
+        self.in_flight = 0
+        self.session = aiohttp.ClientSession(
+            # A server closes a connection that is idle for some seconds (uvicorn: 5). A request that is sent at that
+            # instant is lost without a word, so connections are dropped here before any server does.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1.5, use_dns_cache=False),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+            # One line of a server's answer may hold a long parameter.
+            max_line_size=65536,
+            max_field_size=65536,
+        )
+        self._reserved = reserved
+        self._journal = journal
+        self._source = f"r{recipe.revision}"
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+        self._crashes = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._ended: asyncio.Task[None] | None = None
+        self._life = asyncio.create_task(self._live())
+
+    @property
+    def url(self) -> str:
+        """Where the server listens."""
+        return f"http://{LOOPBACK}:{self.launching.port}"
+
+    @property
+    def degraded(self) -> bool:
+        """It does not answer just now, or it keeps crashing."""
+        return self.state != "ready" or self._crashes >= _DEGRADED_AFTER
+
+    def enter(self) -> None:
+        """A request is about to be sent to it."""
+        self.in_flight += 1
+        self._idle.clear()
+
+    def leave(self) -> None:
+        """That request is answered, or has failed."""
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self._idle.set()
+
+    def as_json(self) -> dict[str, Any]:
+        """What the control socket tells."""
+        return {
+            "recipe": self.recipe.as_json(),
+            "state": self.state,
+            "reason": self.ending.text if self.ending else None,
+            "code": self.ending.code if self.ending else None,
+            "tail": list(self._tail),
+            "endpoint": self.url,
+            "pid": self._pid(),
+            "since": self.since,
+            "crashes": self._crashes,
+            "in_flight": self.in_flight,
+        }
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Let requests in flight finish, then SIGTERM, then, if that does not help, kill. Frees everything it holds."""
+        if self._ended is None:
+            self._ended = asyncio.create_task(self._stop(drain_seconds))
+        await asyncio.shield(self._ended)
+
+    async def _stop(self, drain_seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), drain_seconds)
+        self._stopping = True
+        process = self._process
+        if process is None or process.returncode is not None:
+            self._life.cancel()  # it waits to restart
+        else:
+            await self._end(process, _POLITE_SECONDS)
+        with suppress(asyncio.CancelledError):
+            await self._life
+        self.state = "stopped"
+        self.ready.clear()
+        await self.session.close()
+        self._reserved.close()
+        await asyncio.to_thread(shutil.rmtree, self.launching.scratch, ignore_errors=True)  # only scratch: may stay
+        self._journal.event(f"revision {self.recipe.revision} has stopped")
+
+    async def _live(self) -> None:
+        """Start, wait until ready, wait for the end; again after a crash if this revision takes the traffic."""
+        while True:
+            began = time.monotonic()
+            self.ending = await self._run_once()
+            self.ready.clear()
+            if self._stopping:
+                return
+            self._journal.event(f"revision {self.recipe.revision}: {self.ending.text}")
+            if not self.kept:
+                self.state = "failed"
+                return
+            self.state = "restarting"
+            self._crashes = 1 if time.monotonic() - began > _STABLE_SECONDS else self._crashes + 1
+            await asyncio.sleep(min(_LONGEST_PAUSE, 0.05 * 2 ** min(self._crashes, 10)))
+
+    async def _run_once(self) -> Ending:
+        """One life of the server process, from its start to its end."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", _GUARD, str(os.getpid()), *self.launching.argv),
+                cwd=self.launching.cwd,
+                env={**passed_on(), **self.launching.env},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:  # the folder is gone, or no process can be started
+            return Ending(f"the server cannot be started: {error}", None)
+        self._process = process
+        logging = asyncio.create_task(self._log(process))
+        try:
+            ending = await self._until_ready(process)
+            if ending is None:
+                self.state, self.since, self.ending = "ready", time.time(), None
+                self.ready.set()
+                self._journal.event(f"revision {self.recipe.revision} is ready on port {self.launching.port}")
+                await process.wait()
+            else:
+                await self._end(process, 0.0)
+            # Everything that the server printed is in the log before anybody is told that it ended.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(logging), 2.0)
+        finally:
+            logging.cancel()
+        assert process.returncode is not None
+        return ending or Ending(describe(process.returncode), process.returncode)
+
+    async def _until_ready(self, process: asyncio.subprocess.Process) -> Ending | None:
+        """None when the server's ready path answers 200; else why it never will."""
+        bound = self.recipe.startup_seconds
+        deadline = time.monotonic() + bound
+        pause = 0.02
+        while time.monotonic() < deadline:
+            if await self.answers():
+                return None
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), pause)
+            if process.returncode is not None:
+                return Ending(describe(process.returncode), process.returncode)
+            pause = min(0.25, pause * 1.5)
+        return Ending(f"the server was not ready after {bound} s", None)
+
+    async def answers(self) -> bool:
+        """Whether the server says that it is ready, asked now."""
+        with suppress(aiohttp.ClientError, TimeoutError):
+            bound = aiohttp.ClientTimeout(total=2.0)
+            async with self.session.get(self.url + self.launching.ready_path, timeout=bound) as response:
+                await response.read()
+                return response.status == 200
+        return False
+
+    async def _log(self, process: asyncio.subprocess.Process) -> None:
+        """Copy what the server prints into the log."""
+        assert process.stdout is not None
+        splitter = LineSplitter()
+        while data := await process.stdout.read(65536):
+            for line in splitter.feed(data):
+                self._tail.append(line)
+                self._journal.write(self._source, line)
+        for line in splitter.end():
+            self._tail.append(line)
+            self._journal.write(self._source, line)
+
+    async def _end(self, process: asyncio.subprocess.Process, patience: float) -> None:
+        """End the server and everything that it started: politely for `patience` seconds, then not."""
+        attempts = [(signal.SIGUSR1, _KILL_SECONDS)]
+        if patience > 0:
+            attempts.insert(0, (signal.SIGTERM, patience))
+        for order, seconds in attempts:
+            with suppress(ProcessLookupError):
+                process.send_signal(order)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), seconds)
+                return
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+    def _pid(self) -> int | None:
+        """The server's own process: the child of the guard that was started."""
+        if self._process is None or self._process.returncode is not None:
+            return None
+        with suppress(psutil.Error):
+            for child in psutil.Process(self._process.pid).children():
+                return child.pid
+        return self._process.pid

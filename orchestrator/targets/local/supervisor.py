@@ -1,0 +1,334 @@
+"""The process that keeps one deployment alive: holds its port, runs its servers, obeys the control socket.
+
+    python -m orchestrator.targets.local.supervisor --folder FOLDER
+
+`mlo apply` starts it detached. It holds the lock of its folder for as long as it lives, so there is one at most, and
+neither a stale socket nor a reused process id can be taken for it. It ends when it is told to, when its folder is gone,
+or when it has had nothing to run for a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from orchestrator.targets.local.control import (
+    CONTROL_SOCKET,
+    ENDPOINT_FILE,
+    ERROR_FILE,
+    LOCK_FILE,
+    LOCKED_EXIT,
+    SERVING_FILE,
+    Launching,
+    Recipe,
+    listen,
+    write_atomically,
+)
+from orchestrator.targets.local.gateway import Gateway
+from orchestrator.targets.local.journal import Journal
+from orchestrator.targets.local.ports import LOOPBACK, reserve
+from orchestrator.targets.local.revision import Revision
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+__all__ = ["main"]
+
+_LOCK_SECONDS = 2.0
+_DRAIN_SECONDS = 30.0
+_DROP_SECONDS = 5.0
+_IDLE_SECONDS = 60.0
+_LEASE_SECONDS = 900.0
+"""A candidate that nobody asks about for this long was forgotten by an `apply` that was killed."""
+_WATCH_SECONDS = 1.0
+
+
+class _RefusedError(Exception):
+    """A control request that cannot be granted: status and reason."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Supervisor:
+    """The state of one deployment and the operations of its control socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._journal = Journal(folder)
+        self._gateway = Gateway()
+        self._revisions: dict[int, Revision] = {}
+        self._asked: dict[int, float] = {}
+        self._reserved: dict[int, socket.socket] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._since = time.time()
+        self._busy_at = time.monotonic()
+        self._stop = asyncio.Event()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until told to stop; `ready` is called once the control socket answers."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        control = listen(self._folder)
+        inode = (self._folder / CONTROL_SOCKET).stat().st_ino
+        runner = web.AppRunner(self._application(), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await runner.setup()
+        await web.SockSite(runner, control).start()
+        self._journal.event(f"supervisor {os.getpid()} has started")
+        ready()
+        while not self._stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _WATCH_SECONDS)
+            self._watch(inode)
+        # From here on nobody is obeyed any more: a command that wants to start a supervisor waits for the lock.
+        await runner.cleanup()
+        await self._gateway.close()
+        await asyncio.gather(*(revision.stop(_DRAIN_SECONDS) for revision in self._revisions.values()))
+        await asyncio.gather(*self._background)
+        self._journal.event(f"supervisor {os.getpid()} has stopped")
+
+    def _watch(self, inode: int) -> None:
+        """Stop when there is nothing to live for; drop candidates that nobody asks about."""
+        now = time.monotonic()
+        try:
+            orphaned = (self._folder / CONTROL_SOCKET).stat().st_ino != inode
+        except FileNotFoundError:
+            orphaned = True
+        if self._revisions:
+            self._busy_at = now
+        if orphaned or now - self._busy_at > _IDLE_SECONDS:
+            self._stop.set()
+        for number, revision in list(self._revisions.items()):
+            if not revision.kept and now - self._asked[number] > _LEASE_SECONDS:
+                self._journal.event(f"revision {number} was forgotten before it took the traffic")
+                self._discard(number, _DROP_SECONDS)
+
+    def _application(self) -> web.Application:
+        application = web.Application()
+        application.router.add_get("/status", _answering(self._status))
+        application.router.add_put("/port", _answering(self._open_port))
+        application.router.add_post("/ports", _answering(self._reserve_port))
+        application.router.add_put("/revisions/{number}", _answering(self._start))
+        application.router.add_get("/revisions/{number}", _answering(self._show))
+        application.router.add_delete("/revisions/{number}", _answering(self._drop))
+        application.router.add_post("/revisions/{number}/serve", _answering(self._serve))
+        application.router.add_post("/stop", _answering(self._order_stop))
+        return application
+
+    async def _status(self, _: web.Request) -> dict[str, Any]:
+        """Everything; the server is asked now whether it is ready."""
+        current = self._gateway.current
+        serving = None
+        if current is not None:
+            healthy = not current.degraded and await current.answers()
+            serving = {**current.as_json(), "health": "healthy" if healthy else "degraded"}
+        return {
+            "pid": os.getpid(),
+            "since": self._since,
+            "port": self._gateway.ports[0] if self._gateway.ports else None,
+            "serving": serving,
+            "revisions": {str(number): revision.state for number, revision in sorted(self._revisions.items())},
+        }
+
+    async def _open_port(self, request: web.Request) -> dict[str, Any]:
+        """Listen on a public port; beside a former one, until a switch moves there or a dropped candidate stays here."""
+        port = int((await request.json())["port"])
+        try:
+            await self._gateway.open(LOOPBACK, port)
+        except OSError as error:
+            raise _RefusedError(409, f"{error.strerror or error}") from error
+        if self._gateway.current is None:
+            await self._move_to_newest_port()
+        return {"port": port}
+
+    async def _move_to_newest_port(self) -> None:
+        """From here on the port that was opened last is the deployment's."""
+        if self._gateway.ports:
+            write_atomically(self._folder / ENDPOINT_FILE, {"port": self._gateway.ports[-1]})
+            await self._gateway.close_former_ports()
+
+    async def _reserve_port(self, _: web.Request) -> dict[str, Any]:
+        """A private port for a server that is about to be started."""
+        held = reserve()
+        port = int(held.getsockname()[1])
+        self._reserved[port] = held
+        asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._release, port)
+        return {"port": port}
+
+    def _release(self, port: int) -> None:
+        held = self._reserved.pop(port, None)
+        if held is not None:
+            held.close()
+
+    async def _start(self, request: web.Request) -> dict[str, Any]:
+        """Start a candidate; the same recipe again returns the one that is there."""
+        number = int(request.match_info["number"])
+        document = await request.json()
+        recipe, launching = Recipe.from_json(document["recipe"]), Launching.from_json(document["launching"])
+        present = self._revisions.get(number)
+        if present is not None and present.state == "failed":
+            self._discard(number, 0.0)
+        elif present is not None:
+            self._release(launching.port)
+            if present.recipe == recipe:
+                return self._told(number)
+            raise _RefusedError(
+                409, f"revision {number} is {present.state} already, started from {present.recipe.serving}"
+            )
+        reserved = self._reserved.pop(launching.port, None)
+        if reserved is None:
+            raise _RefusedError(409, f"port {launching.port} is not reserved")
+        takes_over = bool(document["takes_over"]) and self._gateway.current is None
+        revision = Revision(recipe, launching, reserved, self._journal, kept=takes_over)
+        self._revisions[number] = revision
+        self._journal.event(f"revision {number} is started from {recipe.serving} with {recipe.backend}")
+        if takes_over:
+            self._gateway.current = revision
+        return self._told(number)
+
+    async def _show(self, request: web.Request) -> dict[str, Any]:
+        number = self._known(request)
+        return self._told(number)
+
+    async def _serve(self, request: web.Request) -> dict[str, Any]:
+        """Switch the traffic; the former revision stops when it has answered everything."""
+        number = self._known(request)
+        revision, former = self._revisions[number], self._gateway.current
+        if revision is not former:
+            if not revision.ready.is_set():
+                reason = revision.ending.text if revision.ending else "it is not ready"
+                raise _RefusedError(409, f"revision {number} cannot take the traffic, it is {revision.state}: {reason}")
+            write_atomically(self._folder / SERVING_FILE, revision.recipe.as_json())
+            revision.kept = True
+            self._gateway.current = revision
+            self._journal.event(f"revision {number} takes the traffic")
+            if former is not None:
+                self._discard(former.recipe.revision, _DRAIN_SECONDS)
+        await self._move_to_newest_port()
+        return self._told(number)
+
+    async def _drop(self, request: web.Request) -> dict[str, Any]:
+        """Give up a candidate; answers when its processes are gone."""
+        number = self._known(request)
+        if self._revisions[number] is self._gateway.current:
+            raise _RefusedError(409, f"revision {number} takes the traffic and is not dropped")
+        await self._discard(number, _DROP_SECONDS)
+        await self._gateway.close_newer_ports()
+        return {}
+
+    async def _order_stop(self, _: web.Request) -> dict[str, Any]:
+        self._stop.set()
+        return {}
+
+    def _discard(self, number: int, drain_seconds: float) -> asyncio.Task[None]:
+        """Stop a revision in the background."""
+        task = asyncio.create_task(self._revisions.pop(number).stop(drain_seconds))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    def _known(self, request: web.Request) -> int:
+        number = int(request.match_info["number"])
+        if number not in self._revisions:
+            raise _RefusedError(404, f"there is no revision {number} here")
+        return number
+
+    def _told(self, number: int) -> dict[str, Any]:
+        """What a client is told about a revision; that it asked is remembered."""
+        self._asked[number] = time.monotonic()
+        revision = self._revisions[number]
+        return {**revision.as_json(), "serving": revision is self._gateway.current}
+
+
+def _answering(
+    operation: Callable[[web.Request], Coroutine[Any, Any, dict[str, Any]]],
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """The operation as a handler: its document as JSON, a refusal as a status with the reason."""
+
+    async def handler(request: web.Request) -> web.Response:
+        try:
+            return web.json_response(await operation(request))
+        except _RefusedError as refused:
+            return web.json_response({"error": str(refused)}, status=refused.status)
+        except OSError as error:  # the disk is full, no process or handle is left: the state is as before
+            return web.json_response({"error": str(error)}, status=500)
+
+    return handler
+
+
+def _lock(folder: Path) -> int | None:
+    """The folder's lock, or None where another process keeps it. Somebody who only looks holds it for an instant."""
+    handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.05)
+        else:
+            os.ftruncate(handle, 0)
+            os.write(handle, f"{os.getpid()}\n".encode())
+            return handle
+
+
+def _serve(folder: Path, ready: Callable[[], None]) -> int:
+    """Be the supervisor of `folder`; `ready` is called once the control socket answers."""
+    if _lock(folder) is None:
+        return LOCKED_EXIT
+    os.chdir(folder)
+    # Every connection is a handle or two, and the soft limit is often 1024.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
+
+    async def run() -> None:
+        await Supervisor(folder).run(ready)
+
+    asyncio.run(run())
+    return 0
+
+
+def main() -> int:
+    """Leave a supervisor in the background; returns 0 as soon as its control socket answers."""
+    parser = argparse.ArgumentParser(description="Keep one local deployment alive. Started by mlo.")
+    parser.add_argument("--folder", type=Path, required=True)
+    folder: Path = parser.parse_args().folder.resolve()
+    started, starting = os.pipe()
+    child = os.fork()  # no thread and no event loop is there yet
+    if child:
+        os.close(starting)
+        if os.read(started, 1):
+            return 0
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.close(started)
+    os.setsid()
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    errors = os.open(folder / ERROR_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for handle, stream in ((nowhere, 0), (errors, 1), (errors, 2)):
+        os.dup2(handle, stream)
+
+    def ready() -> None:
+        os.write(starting, b"1")
+        os.close(starting)
+
+    return _serve(folder, ready)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""The step that proves a variant: it runs on the samples and on the edge inputs, and every gate is judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.frameworks.source.runtime import Runtime, open_runtime
+from orchestrator.measure.statistics import binomial_at_most
+from orchestrator.spec.signature import Signature
+from orchestrator.steps import StepError
+from orchestrator.verify.columns import Columns, compare_columns
+from orchestrator.verify.gates import DEFAULT_GATES, GateResult, Kind, gates_for, judge, worst
+from orchestrator.verify.parity import Parity, compare, magnitude
+
+if TYPE_CHECKING:
+    from orchestrator.steps import StepContext
+    from orchestrator.verify.parity import Array
+
+__all__ = ["verify"]
+
+LARGEST_CALL = 64 * 2**20
+"""Bytes of inputs that one call may have."""
+
+BY_CHANCE = 0.001
+"""The probability below which it is no chance that an output's largest values are the labels."""
+
+CALLS_OF_ONE = 8
+"""Rows that are also run alone; the rest is covered by the batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Imported:
+    """What the import step left."""
+
+    signature: Signature
+    inputs: dict[str, Array]
+    baseline: dict[str, Array]
+    labels: Array | None
+    samples: str
+    edges: list[tuple[str, dict[str, Array], dict[str, Array]]]
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One comparison: all samples, one call on samples, or one edge input."""
+
+    name: str
+    kind: Kind
+    expected: Mapping[str, Array]
+    actual: Mapping[str, Array]
+
+
+def verify(context: StepContext) -> dict[str, Any]:
+    """Step: run the variant on the samples and the edge inputs and judge its outputs against the baseline's.
+
+    Params: `variant`, `format`, `precision`, `gates` (what the spec sets for this precision), and `accelerator` where it
+    is not the CPU. Inputs: `import` and `variant`. A gate that fails is a result, not an error: `verdict.json` says
+    `"passed": false`.
+
+    Raises:
+        StepError: E420 the variant does not load, E426 it does not run, E427 the accelerator is not used.
+    """
+    imported = _read(context.inputs["import"])
+    precision = context.params["precision"]
+    gates, defaults = gates_for(precision, context.params["gates"]), DEFAULT_GATES[precision]
+    context.progress("loading", 0.0)
+    # How many threads share the work changes nothing that a gate would see.
+    runtime = open_runtime(
+        context.params["format"],
+        context.inputs["variant"],
+        imported.signature,
+        threads=1,
+        accelerator=context.params.get("accelerator", "none"),
+    )
+    scales = {name: magnitude(array) for name, array in imported.baseline.items()}
+    results: list[GateResult] = []
+    cases: list[dict[str, Any]] = []
+    variant_outputs: Mapping[str, Array] = {}
+    for case in _cases(runtime, imported, context):
+        if case.kind == "samples":
+            variant_outputs = case.actual
+        measured = {}
+        for tensor in imported.signature.outputs:
+            name = tensor.name
+            parity = compare(case.expected[name], case.actual[name], scale=scales[name])
+            classes = _holds_classes(imported, imported.baseline[name])
+            columns = None
+            if case.kind == "samples":
+                columns = compare_columns(case.expected[name], case.actual[name], noise=gates.noise)
+            results += judge(
+                name, case.name, case.kind, parity, gates=gates, defaults=defaults, classes=classes, columns=columns
+            )
+            measured[name] = _measures(parity, columns)
+        cases.append({"case": case.name, "kind": case.kind, "outputs": measured})
+    gated = worst(results)
+    passed = all(result.passed for result in gated)
+    verdict = {
+        "variant": context.params["variant"],
+        "passed": passed,
+        "gates": [result.as_json() for result in gated],
+        "cases": cases,
+        "samples": imported.samples,
+        "rows": imported.rows,
+        "runtime": runtime.facts(),
+        "accuracy": _accuracy(imported, variant_outputs),
+    }
+    text = json.dumps(verdict, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    (context.output / "verdict.json").write_text(text, encoding="utf-8")
+    failed = [f"{r.gate} of {r.output}: {r.detail or f'{r.measured:.4g}, limit {r.limit:.4g}'} ({r.case})"
+              for r in gated if not r.passed]  # fmt: skip
+    return {"passed": passed, "failed": failed, "samples": imported.samples}
+
+
+def _cases(runtime: Runtime, imported: _Imported, context: StepContext) -> Iterator[_Case]:
+    context.progress("running the samples", 0.1)
+    outputs = _all_rows(runtime, imported)
+    yield _Case("all samples", "samples", imported.baseline, outputs)
+    batch = imported.signature.batch
+    if batch is not None:
+        low, high = imported.signature.dims[batch]
+        for first in range(min(CALLS_OF_ONE, imported.rows) if low == 1 else 0):
+            yield _rows_case(runtime, imported, np.array([first]), f"row {first} alone")
+        largest = max(low, min(high, _fitting_rows(imported)))
+        rows = np.arange(largest) % imported.rows
+        context.progress(f"running a batch of {largest}", 0.5)
+        yield _rows_case(runtime, imported, rows, f"a batch of {largest}")
+    for index, (name, inputs, expected) in enumerate(imported.edges):
+        context.progress(f"running {name}", 0.6 + 0.4 * index / len(imported.edges))
+        yield _Case(name, "edge", expected, _called(runtime, inputs, name))
+
+
+def _all_rows(runtime: Runtime, imported: _Imported) -> dict[str, Array]:
+    """The variant's outputs on all samples, with the row axis in front as the baseline has it."""
+    batch, rows = imported.signature.batch, np.arange(imported.rows)
+    if batch is None:
+        calls = [_called(runtime, _row(imported.inputs, row), f"sample {row}") for row in rows]
+        return {name: np.stack([call[name] for call in calls]) for name in calls[0]}
+    low, high = imported.signature.dims[batch]
+    size = max(low, min(high, _fitting_rows(imported), len(rows)))
+    parts: list[Mapping[str, Array]] = []
+    for start in range(0, len(rows), size):
+        chosen = rows[start : start + size]
+        # A last call that is smaller than the model allows is filled up, and its surplus cut off.
+        padded = np.resize(chosen, max(low, len(chosen)))
+        outputs = _called(runtime, _row(imported.inputs, padded), f"samples {chosen[0]} to {chosen[-1]}")
+        parts.append({name: array[: len(chosen)] for name, array in outputs.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _rows_case(runtime: Runtime, imported: _Imported, rows: Array, name: str) -> _Case:
+    return _Case(name, "call", _row(imported.baseline, rows), _called(runtime, _row(imported.inputs, rows), name))
+
+
+def _row(arrays: Mapping[str, Array], rows: Any) -> dict[str, Array]:
+    return {name: np.ascontiguousarray(array[rows]) for name, array in arrays.items()}
+
+
+def _called(runtime: Runtime, inputs: Mapping[str, Array], name: str) -> Mapping[str, Array]:
+    try:
+        return runtime.run(inputs)
+    except StepError:
+        raise
+    # Runtimes raise what their kernels raise.
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        cause = lines[-1] if lines else type(error).__name__
+        raise StepError("E426", f"the variant does not run on {name}", cause=cause) from error
+
+
+def _fitting_rows(imported: _Imported) -> int:
+    row = max(1, sum(array[:1].nbytes for array in imported.inputs.values()))
+    return max(1, LARGEST_CALL // row)
+
+
+def _holds_classes(imported: _Imported, output: Array) -> bool:
+    """Whether the rows of `output` are scores of the classes that the samples' labels name.
+
+    They are when there is one for each label, or when the largest is the label clearly more often than guessing would
+    have it: an embedding is as wide as many labels, and its largest value means nothing.
+    """
+    labels = imported.labels
+    if labels is None or labels.dtype.kind not in "iu" or labels.ndim != 1 or labels.size == 0:
+        return False
+    if output.dtype.kind != "f" or output.ndim != 2 or output.shape[1] < 2:
+        return False
+    if labels.min() < 0 or labels.max() >= output.shape[1] or len(labels) != len(output):
+        return False
+    if labels.max() + 1 == output.shape[1]:
+        return True
+    right = int(np.sum(output.argmax(axis=1) == labels))
+    # Who always guesses the commonest label is right as often as that occurs.
+    guessed = min(0.999, max(1 / output.shape[1], np.bincount(labels).max() / len(labels)))
+    return 1 - binomial_at_most(right - 1, len(labels), guessed) < BY_CHANCE if right else False
+
+
+def _accuracy(imported: _Imported, actual: Mapping[str, Array]) -> dict[str, dict[str, float]]:
+    """The share of rows whose largest class is their label, of the baseline and of the variant; never gated."""
+    found = {}
+    for name, baseline in imported.baseline.items():
+        if _holds_classes(imported, baseline) and actual[name].shape == baseline.shape:
+            found[name] = {
+                "baseline": float(np.mean(baseline.argmax(axis=1) == imported.labels)),
+                "variant": float(np.mean(actual[name].argmax(axis=1) == imported.labels)),
+            }
+    return found
+
+
+def _measures(parity: Parity, columns: Columns | None) -> dict[str, Any]:
+    if parity.mismatch is not None:
+        return {"mismatch": parity.mismatch}
+    named = {
+        "not_finite": parity.not_finite,
+        "magnitude": parity.magnitude,
+        "max_abs_error": parity.max_abs_error,
+        "max_rel_error": parity.max_rel_error,
+        "cosine": parity.cosine,
+        "top1_agreement": parity.agreement,
+        "columns": None if columns is None else asdict(columns),
+    }
+    return {key: value for key, value in named.items() if value is not None}
+
+
+def _read(directory: Path) -> _Imported:
+    signature = Signature.from_json(json.loads((directory / "signature.json").read_text("utf-8")))
+    arrays = _arrays(directory / "samples.npz")
+    names = [tensor.name for tensor in signature.inputs]
+    edges = [
+        (case["name"], _arrays(directory / "edge" / f"{case['file']}.inputs.npz"),
+         _arrays(directory / "edge" / f"{case['file']}.outputs.npz"))
+        for case in json.loads((directory / "edge" / "cases.json").read_text("utf-8"))
+    ]  # fmt: skip
+    return _Imported(
+        signature=signature,
+        inputs={name: arrays[name] for name in names},
+        baseline=_arrays(directory / "baseline.npz"),
+        labels=None if "labels" in names else arrays.get("labels"),
+        samples=json.loads((directory / "facts.json").read_text("utf-8"))["samples"],
+        edges=edges,
+    )
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
