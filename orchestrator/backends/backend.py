@@ -12,7 +12,7 @@ from orchestrator.spec.signature import Signature
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Backend", "Launch", "Packaging", "Program", "ServingSettings"]
+__all__ = ["Backend", "InProcess", "Launch", "Packaging", "Program", "ServingSettings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +99,26 @@ class Program:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class InProcess:
+    """How a variant is opened without a server, to be verified and measured in the runtime that will serve it.
+
+    Attributes:
+        function: `module:function`, of the shape of `orchestrator.frameworks.source.runtime.OpenRuntime`.
+        tools: the packages that run it, as their distributions are called.
+    """
+
+    function: str
+    tools: tuple[str, ...]
+
+
 class Packaging(Protocol):
     """One way of handing a variant over: a folder that a server, or a device, reads. Stateless."""
 
     name: str
     formats: tuple[str, ...]
+    runtimes: Mapping[str, InProcess]
+    """Format → how a variant of it is opened without a server; one for each of `formats`."""
     tools: tuple[str, ...]
     """Packages whose versions its behaviour depends on."""
     least_startup: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,20 @@ def test_it_says_who_it_is_and_which_formats_it_serves(name: str) -> None:
 def test_each_format_has_exactly_one_backend() -> None:
     served = [format_name for name in BACKENDS for format_name in packaging(name).formats]
     assert sorted(served) == sorted(MODEL_FILES)
+
+
+@every_packaging
+def test_it_says_how_a_variant_of_each_format_is_opened_without_a_server(name: str) -> None:
+    chosen = packaging(name)
+    assert set(chosen.runtimes) == set(chosen.formats)
+    for opener in chosen.runtimes.values():
+        module, _, function = opener.function.partition(":")
+        found = importlib.util.find_spec(module)
+        assert found is not None, module
+        assert found.origin is not None, module
+        tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert opener.tools
 
 
 @every_packaging

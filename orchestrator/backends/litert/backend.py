@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from orchestrator.backends.backend import InProcess
 from orchestrator.backends.folder import copy_file, json_text, model_file, write_file
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from orchestrator.backends.backend import ServingSettings
@@ -21,6 +24,11 @@ class LiteRt:
 
     name = "litert"
     formats: tuple[str, ...] = ("tflite",)
+    runtimes: Mapping[str, InProcess] = MappingProxyType(
+        {
+            "tflite": InProcess("orchestrator.frameworks.litert.runtime:open_tflite", ("ai-edge-litert",)),
+        }
+    )
     tools: tuple[str, ...] = ("ai-edge-litert",)
     least_startup = 60
 

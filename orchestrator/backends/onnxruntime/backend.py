@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backends.backend import Launch, Program
+from orchestrator.backends.backend import InProcess, Launch, Program
 from orchestrator.backends.folder import (
     body_limit,
     copy_file,
@@ -39,6 +40,11 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     formats: tuple[str, ...] = ("onnx",)
+    runtimes: Mapping[str, InProcess] = MappingProxyType(
+        {
+            "onnx": InProcess("orchestrator.frameworks.onnx.runtime:open_onnx", ("onnxruntime",)),
+        }
+    )
     tools: tuple[str, ...] = ("onnxruntime", "uvloop", "httptools", "orjson", "prometheus-client", "numpy")
     least_startup = 60
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backends.backend import Launch, Program
+from orchestrator.backends.backend import InProcess, Launch, Program
 from orchestrator.backends.folder import copy_file, json_text, model_file, read_json, write_file
 from orchestrator.backends.tensorflow_serving import config
 from orchestrator.backends.tensorflow_serving.found import PROGRAM, engine_silence, found_program, missing
@@ -37,6 +38,11 @@ class TensorFlowServing:
 
     name = "tensorflow-serving"
     formats: tuple[str, ...] = ("saved-model",)
+    runtimes: Mapping[str, InProcess] = MappingProxyType(
+        {
+            "saved-model": InProcess("orchestrator.frameworks.tensorflow.runtime:open_saved_model", ("tensorflow",)),
+        }
+    )
     tools: tuple[str, ...] = ("tensorflow", "numpy")
     least_startup = 60
 

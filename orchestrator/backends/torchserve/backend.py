@@ -12,9 +12,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backends.backend import Launch, Program
+from orchestrator.backends.backend import InProcess, Launch, Program
 from orchestrator.backends.folder import copy_file, json_text, model_file, write_file
 from orchestrator.backends.torchserve import config
 from orchestrator.backends.wire import decode_json, encode_json
@@ -38,6 +39,12 @@ class TorchServe:
 
     name = "torchserve"
     formats: tuple[str, ...] = ("torchscript", "exported-program")
+    runtimes: Mapping[str, InProcess] = MappingProxyType(
+        {
+            "torchscript": InProcess("orchestrator.frameworks.pytorch.runtime:open_torchscript", ("torch",)),
+            "exported-program": InProcess("orchestrator.frameworks.pytorch.runtime:open_exported_program", ("torch",)),
+        }
+    )
     tools: tuple[str, ...] = ("torchserve", "torch", "numpy", "packaging", "pillow", "psutil", "pyyaml")
     least_startup = 120
 
