@@ -127,8 +127,8 @@ class Handler(BaseHTTPRequestHandler):
         number, version = self.core.version(found[1], found[2], found[3])
         signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=dict(version.signatures))
         spec = {"name": found[1], "signature_name": "", "version": str(number)}
-        options = {"preserving_proto_field_name": True}
-        document = {"model_spec": spec, "metadata": {"signature_def": json_format.MessageToDict(signatures, **options)}}
+        found_signatures = json_format.MessageToDict(signatures, preserving_proto_field_name=True)
+        document = {"model_spec": spec, "metadata": {"signature_def": found_signatures}}
         return json.dumps(document).encode()
 
     def _status(self, found: re.Match[str]) -> bytes:

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPConnection
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
-from orchestrator.backends.backend import Launch, Program, ServingSettings
+from orchestrator.backends.backend import InProcess, Launch, Program, ServingSettings
 from orchestrator.backends.wire import decode_json, encode_json
 from orchestrator.targets.local.control import ask
 from orchestrator.targets.local.target import LocalTarget
@@ -31,6 +32,7 @@ class StandIn:
 
     name = "stand-in"
     formats: tuple[str, ...] = ()
+    runtimes: Mapping[str, InProcess] = MappingProxyType({})
     tools: tuple[str, ...] = ()
     least_startup = 1
     missing: str | None = None
