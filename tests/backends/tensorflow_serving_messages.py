@@ -27,7 +27,9 @@ _WRAPPED = {
 }
 
 
-def _field(name: str, number: int, kind: _Field.Type.ValueType, *, message: str | None = None, repeated: bool = False) -> Any:
+def _field(
+    name: str, number: int, kind: _Field.Type.ValueType, *, message: str | None = None, repeated: bool = False
+) -> Any:
     label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
     return _Field(name=name, number=number, type=kind, label=label, type_name=message)
 
