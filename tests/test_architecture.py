@@ -22,6 +22,7 @@ LAYERS = [
     {"plan"},
     {"optimize", "select", "verify", "measure", "render", "targets"},
     {"backends"},
+    {"artifacts"},
     {"machine"},
     {"spec"},
     {"store"},
@@ -73,7 +74,7 @@ def test_imports_go_one_way(path: Path) -> None:
                 assert any(name.startswith(allowed) for allowed in STEP_FUNCTIONS_MAY_IMPORT), f"{path} imports {name}"
             continue
         if folder == "frameworks":
-            assert target in {"steps", "process", "spec", "frameworks", "machine", "measure", "verify"}, (
+            assert target in {"steps", "artifacts", "process", "spec", "frameworks", "machine", "measure", "verify"}, (
                 f"{path} imports {name}"
             )
             continue

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.artifacts.verdict import Verdict
 from orchestrator.steps import StepContext
 
 __all__ = ["BASELINE", "LeftOut", "Participant", "participants"]
@@ -88,5 +88,4 @@ def _why_not(context: StepContext, name: str) -> str:
         return "not measured: it could not be made"
     if f"verdict:{name}" not in context.inputs:
         return "not measured: it could not be verified"
-    verdict = json.loads((context.inputs[f"verdict:{name}"] / "verdict.json").read_bytes())
-    return "" if verdict["passed"] else "not measured: failed verification"
+    return "" if Verdict.read(context.inputs[f"verdict:{name}"]).passed else "not measured: failed verification"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import BACKENDS, UNSERVED, backend, packaging
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
@@ -330,7 +331,7 @@ def _render_step(loaded: LoadedSpec, model: PlannedModel, variants: dict[str, St
             "assets": assets_digest(),
         },
         inputs={
-            "winner": StepOutput("select", "winner.json"),
+            "winner": StepOutput("select", Winner.FILE),
             "samples": StepOutput("import", "samples.npz"),
             **variants,
         },

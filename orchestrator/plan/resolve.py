@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.artifacts.winner import Winner
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid, StoreFailed
 from orchestrator.plan.keys import differences, key_parts, step_key
@@ -203,8 +203,7 @@ class Resolver:
         winner = outcomes.get(chosen.step) if isinstance(chosen, StepOutput) else None
         if winner is None or winner.receipt is None or winner.receipt.manifest is None:
             return dict(step.inputs)
-        document = self._trees.path(winner.receipt.manifest.digest) / "winner.json"
-        wanted = f"variant:{json.loads(document.read_text(encoding='utf-8'))['variant']}"
+        wanted = f"variant:{Winner.read(self._trees.path(winner.receipt.manifest.digest)).variant}"
         return {
             role: source for role, source in step.inputs.items() if role == wanted or not role.startswith("variant:")
         }

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import backend
 from orchestrator.errors import MloError
 from orchestrator.events import Observer, StepEnded, StepProgress, StepStarted, Waiting
@@ -131,8 +132,7 @@ class GoLive:
         self._observer = observer
         self._trees = TreeStore(home)
         self._state = StateFile(home)
-        winner: dict[str, Any] = json.loads((self._rendered() / "winner.json").read_text(encoding="utf-8"))
-        self._winner = winner
+        self._winner = Winner.read(self._rendered())
 
     def replace(self, before: Deployment | None, revision: int, op: str) -> Deployment:
         """Bring `revision` up, prove it, switch to it, remember it.
@@ -190,10 +190,10 @@ class GoLive:
         candidate = self._target.start_candidate(
             revision=revision,
             serving=self._rendered() / "serving",
-            backend=self._winner["backend"],
+            backend=self._winner.backend,
             name=self._ready.name,
             threads=self._ready.threads,
-            startup_seconds=self._winner["startup_seconds"],
+            startup_seconds=self._winner.startup_seconds,
             progress=lambda message: self._observer(StepProgress("deploy", message, None)),
         )
         crash_point("release.candidate-ready")
@@ -211,11 +211,11 @@ class GoLive:
             self._observer(StepStarted("check", "golden requests to the new revision"))
             report = check_golden(
                 candidate.endpoint,
-                backend(self._winner["backend"]),
+                backend(self._winner.backend),
                 self._ready.name,
                 self._trees.path(self._ready.imported),
                 self._ready.gates,
-                precision=self._winner["precision"],
+                precision=self._winner.precision,
             )
             said = report.summary()
         self._observer(StepEnded("check", "done", (datetime.now(UTC) - began).total_seconds(), said))
@@ -253,8 +253,8 @@ class GoLive:
         ready = self._ready
         entry = Revision(
             revision=revision,
-            backend=self._winner["backend"],
-            variant=self._winner["variant"],
+            backend=self._winner.backend,
+            variant=self._winner.variant,
             rendered_digest=ready.rendered,
             deployed=datetime.now(UTC).isoformat(timespec="seconds"),
             spec_digest=ready.spec_digest,
@@ -286,7 +286,7 @@ class GoLive:
             spec_file=ready.spec_file,
             spec_digest=ready.spec_digest,
             decision_digest=ready.decision_digest,
-            model_digest=self._winner["model_digest"],
+            model_digest=self._winner.model_digest,
             rendered_digest=ready.rendered,
             status="deployed",
             history=(*(() if before is None else before.history), entry) if revision else (),

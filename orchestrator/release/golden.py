@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.artifacts.verdict import FLOORS, CaseKind, GateResult
 from orchestrator.backends.backend import Backend
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.spec.signature import Signature
 from orchestrator.targets.client import infer
-from orchestrator.verify.gates import DEFAULT_GATES, GateResult, Gates, Kind, gates_for, judge, worst
+from orchestrator.verify.gates import DEFAULT_GATES, Gates, closeness, gates_for, judge, worst
 from orchestrator.verify.parity import compare, magnitude
 
 __all__ = ["GoldenReport", "check_golden"]
@@ -47,7 +48,7 @@ class GoldenReport:
 
     def summary(self) -> str:
         """One line for people."""
-        nearest = max(self.gates, key=lambda result: result.closeness)
+        nearest = max(self.gates, key=closeness)
         kind = "samples" if self.samples == "real" else "random inputs"
         return (
             f"{self.rows} {kind} in {self.requests} requests answered within the gates;"
@@ -176,7 +177,7 @@ def _covered(golden: _Golden, batches: list[slice], answers: list[dict[str, Arra
 
 
 def _judged(
-    golden: _Golden, limits: tuple[Gates, Gates], case: tuple[str, Kind], actual: Mapping[str, Array], chosen: Any
+    golden: _Golden, limits: tuple[Gates, Gates], case: tuple[str, CaseKind], actual: Mapping[str, Array], chosen: Any
 ) -> list[GateResult]:
     """The answers to the chosen samples by every gate; `limits` of the spec and of the precision."""
     results = []
@@ -198,7 +199,7 @@ def _named(chosen: slice | int) -> str:
 def _told(result: GateResult) -> str:
     if result.detail:
         return f"output {result.output} has the {result.detail} ({result.case})"
-    side = "below" if result.gate.startswith("min_") else "above"
+    side = "below" if result.gate in FLOORS else "above"
     return (
         f"{result.gate} of output {result.output} is {result.measured:.4g},"
         f" {side} the limit {result.limit:.4g} ({result.case})"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.winner import Winner
 from orchestrator.events import Observer, StepEnded, StepStarted
 from orchestrator.plan.resolve import Outcome
 from orchestrator.plan.step import Plan
@@ -100,7 +101,7 @@ class Release:
 
     def _ready(self) -> Ready:
         deploy = self._loaded.spec.deploy
-        winner = self._json(self._selected, "winner.json")
+        winner = Winner.read(self._trees.path(_digest(self._selected)))
         return Ready(
             name=self._plan.name,
             target=deploy.target,
@@ -108,10 +109,10 @@ class Release:
             port=None if isinstance(deploy, FolderDeploy) else deploy.port,
             spec_file=str(Path(self._loaded.document.file).absolute()),
             spec_digest=self._loaded.digest,
-            decision_digest=_file_digest(self._selected, "winner.json"),
+            decision_digest=_file_digest(self._selected, Winner.FILE),
             rendered=_digest(self._rendered),
             imported=_digest(self._imported),
-            gates=self._gates(winner["precision"]),
+            gates=self._gates(winner.precision),
             threads=max(1, int(self._loaded.spec.hardware.cpus)),
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.backends.table import UNSERVED
 from orchestrator.measure.finalists import NO_SERVER, not_faster, undecided
 
@@ -49,7 +50,7 @@ def standing(
     row: Mapping[str, Any],
     *,
     steps: Mapping[str, Mapping[str, Any]],
-    verdict: Mapping[str, Any] | None,
+    verdict: Verdict | None,
     runtime: Mapping[str, Any],
     server: Mapping[str, Any],
     objective: str,
@@ -98,19 +99,19 @@ def _failed_step(own: Sequence[str], steps: Mapping[str, Mapping[str, Any]]) -> 
     return fate, f"{step}: {said}"
 
 
-def _verified(verdict: Mapping[str, Any] | None) -> _Fate:
-    if verdict is None or verdict["passed"]:
+def _verified(verdict: Verdict | None) -> _Fate:
+    if verdict is None or verdict.passed:
         return None
-    failed = [gate for gate in verdict["gates"] if not gate["passed"]]
+    failed = [gate for gate in verdict.gates if not gate.passed]
     said = "; ".join(_gate(gate) for gate in failed) or "a gate was not passed"
     return "verification failed", said
 
 
-def _gate(gate: Mapping[str, Any]) -> str:
-    where = f"{gate['gate']} of {gate['output']}"
-    if gate.get("detail"):
-        return f"{where}: {gate['detail']}"
-    return f"{where} is {gate['measured']:.4g}, the limit is {gate['limit']:.4g}"
+def _gate(result: GateResult) -> str:
+    where = f"{result.gate} of {result.output}"
+    if result.detail:
+        return f"{where}: {result.detail}"
+    return f"{where} is {result.measured:.4g}, the limit is {result.limit:.4g}"
 
 
 def _left_at_runtime(runtime: Mapping[str, Any], objective: str) -> _Fate:

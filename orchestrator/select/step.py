@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.verdict import Verdict
+from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import UNSERVED, packaging
 from orchestrator.backends.versions import installed_closure
 from orchestrator.select.chart import chart
@@ -14,6 +15,7 @@ from orchestrator.select.fates import Standing, standing
 from orchestrator.select.notes import decision_notes
 from orchestrator.select.ranking import Choice, choose, choose_by_runtime, compared
 from orchestrator.select.service_level import distance, distance_text, service_level
+from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext, StepError
 from orchestrator.store.atomic import pretty_json
 from orchestrator.store.digest import digest_tree
@@ -58,7 +60,7 @@ def select(context: StepContext) -> dict[str, Any]:
         _conclude(contender, choice, level=levels[contender.variant], held=held, objective=objective)
     winner = _winner(context, choice.winner)
     decision = {
-        "winner": {name: winner[name] for name in ("variant", "backend", "format", "precision")},
+        "winner": {name: getattr(winner, name) for name in ("variant", "backend", "format", "precision")},
         "candidates": [_candidate(s) for s in everyone],
         "measured": "in its runtime alone" if choice.runtimes_alone else "over the wire",
         "baseline": runtime.get("baseline"),
@@ -72,9 +74,9 @@ def select(context: StepContext) -> dict[str, Any]:
         "notes": decision_notes(context, runtime, server, everyone, choice, held=held),
     }
     (context.output / "decision.json").write_bytes(pretty_json(decision))
-    (context.output / "winner.json").write_bytes(pretty_json(winner))
+    winner.write(context.output)
     (context.output / "chart.svg").write_text(chart(decision), encoding="utf-8")
-    return {"winner": winner["variant"], "backend": winner["backend"], "reason": choice.winner.reason}
+    return {"winner": winner.candidate, "backend": winner.backend, "reason": choice.winner.reason}
 
 
 def startup_bound(ready_seconds: float, least: int) -> int:
@@ -107,7 +109,9 @@ def _standings(context: StepContext, runtime: Mapping[str, Any], server: Mapping
         standing(
             row,
             steps=steps,
-            verdict=_verdict(context.inputs.get(f"verdict:{row['variant']}")),
+            verdict=Verdict.read(context.inputs[role])
+            if (role := f"verdict:{row['variant']}") in context.inputs
+            else None,
             runtime=at_runtime.get(row["variant"], {}),
             server=at_server.get(row["variant"], {}),
             objective=context.params["objective"],
@@ -133,13 +137,6 @@ def _choice(contenders: Sequence[Standing], objective: str) -> Choice:
         return choose_by_runtime(contenders, objective)
     served = [contender for contender in contenders if contender.over_the_wire]
     return choose(served, objective) if served else choose_by_runtime(contenders, objective)
-
-
-def _verdict(folder: Path | None) -> dict[str, Any] | None:
-    if folder is None:
-        return None
-    verdict: dict[str, Any] = json.loads((folder / "verdict.json").read_bytes())
-    return verdict
 
 
 def _conclude(contender: Standing, choice: Choice, *, level: str, held: bool, objective: str) -> None:
@@ -169,21 +166,21 @@ def _candidate(found: Standing) -> dict[str, Any]:
     }
 
 
-def _winner(context: StepContext, winner: Standing) -> dict[str, Any]:
+def _winner(context: StepContext, winner: Standing) -> Winner:
     """What is deployed: everything that was decided, and nothing that only was measured."""
-    signature = json.loads((context.inputs["import"] / "signature.json").read_bytes())
-    return {
+    return Winner(
+        candidate=winner.variant,
         **{name: winner.row[name] for name in ("variant", "format", "precision", "backend")},
-        "signature": signature,
-        "max_batch_size": winner.server["max_batch_size"],
-        "max_delay": winner.server["max_delay"],
-        "startup_seconds": startup_bound(
+        signature=Signature.from_json(json.loads((context.inputs["import"] / "signature.json").read_bytes())),
+        max_batch_size=winner.server["max_batch_size"],
+        max_delay=winner.server["max_delay"],
+        startup_seconds=startup_bound(
             winner.server["ready_seconds"] if winner.over_the_wire else winner.runtime["load_seconds"],
             packaging(winner.backend).least_startup,
         ),
-        "model_digest": digest_tree(context.inputs[f"variant:{winner.variant}"]).digest,
-        "tools": installed_closure(packaging(winner.backend).tools, cuda="accelerator" in context.params),
-    }
+        model_digest=digest_tree(context.inputs[f"variant:{winner.variant}"]).digest,
+        tools=installed_closure(packaging(winner.backend).tools, cuda="accelerator" in context.params),
+    )
 
 
 def _fates(everyone: Sequence[Standing]) -> tuple[str, ...]:

@@ -154,6 +154,8 @@ E706 a file cannot be kept
     The store takes regular files that nobody else can change: no links to elsewhere, no devices.
 E709 a step's summary is no JSON
     A fault in the step's code.
+E714 a document of another version
+    What a step left in the store was written by another version of mlo, or was changed. It is never guessed at.
 W601 the deployment is unchanged
     The command failed before it touched the deployment; the former revision still serves.
 W708 locks do not work here

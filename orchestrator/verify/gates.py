@@ -6,17 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal
 
+from orchestrator.artifacts.verdict import FLOORS, CaseKind, GateName, GateResult
 from orchestrator.verify.columns import Columns
 from orchestrator.verify.parity import Parity
 
-__all__ = ["DEFAULT_GATES", "GateResult", "Gates", "Kind", "gates_for", "judge", "worst"]
-
-Kind = Literal["samples", "call", "edge"]
-"""All samples; some of them in one call of another size; an edge input."""
+__all__ = ["DEFAULT_GATES", "Gates", "closeness", "gates_for", "judge", "worst"]
 
 COLUMN_ROOM = 5.0
 """How many times further off than the whole output one column of it may be, seen from its mean."""
@@ -62,36 +59,6 @@ DEFAULT_GATES: Mapping[str, Gates] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class GateResult:
-    """One gate on one output in one case.
-
-    Attributes:
-        limit: in the units of `measured`; a floor for cosine and agreement, a ceiling for the others.
-    """
-
-    gate: str
-    output: str
-    limit: float
-    measured: float
-    passed: bool
-    case: str
-    detail: str = ""
-
-    @property
-    def closeness(self) -> float:
-        """How near to the limit it is: 1 at the limit, more beyond it. For comparing results of one gate."""
-        if not self.passed:
-            return 1.0 + _excess(self)
-        if self.gate in {"min_cosine", "min_column_cosine", "min_top1_agreement"}:
-            return (1.0 - self.measured) / (1.0 - self.limit) if self.limit < 1.0 else 0.0
-        return self.measured / self.limit if self.limit > 0 else 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        """As it stands in `verdict.json`."""
-        return {key: value for key, value in asdict(self).items() if value != ""}
-
-
 def gates_for(precision: str, overrides: Mapping[str, float]) -> Gates:
     """The default gates of `precision` with what the spec's `verify:` sets.
 
@@ -114,7 +81,7 @@ def gates_for(precision: str, overrides: Mapping[str, float]) -> Gates:
 def judge(
     output: str,
     case: str,
-    kind: Kind,
+    kind: CaseKind,
     parity: Parity,
     *,
     gates: Gates,
@@ -182,23 +149,28 @@ def _named(result: GateResult, column: int) -> GateResult:
     return replace(result, detail=f"column {column} has {result.measured:.4g}, the limit is {result.limit:.4g}")
 
 
+def closeness(result: GateResult) -> float:
+    """How near to its limit a result is: 1 at the limit, more beyond it. For comparing results of one gate."""
+    if not result.passed:
+        return 1.0 + abs(result.measured - result.limit)
+    if result.gate in FLOORS:
+        return (1.0 - result.measured) / (1.0 - result.limit) if result.limit < 1.0 else 0.0
+    return result.measured / result.limit if result.limit > 0 else 0.0
+
+
 def worst(results: Iterable[GateResult]) -> list[GateResult]:
     """For each gate and output the result nearest to its limit, or furthest beyond it, in order of appearance."""
     chosen: dict[tuple[str, str], GateResult] = {}
     for result in results:
         key = result.gate, result.output
-        if key not in chosen or result.closeness > chosen[key].closeness:
+        if key not in chosen or closeness(result) > closeness(chosen[key]):
             chosen[key] = result
     return list(chosen.values())
 
 
-def _ceiling(gate: str, output: str, limit: float, measured: float, case: str) -> GateResult:
+def _ceiling(gate: GateName, output: str, limit: float, measured: float, case: str) -> GateResult:
     return GateResult(gate, output, limit, measured, passed=measured <= limit, case=case)
 
 
-def _floor(gate: str, output: str, limit: float, measured: float, case: str) -> GateResult:
+def _floor(gate: GateName, output: str, limit: float, measured: float, case: str) -> GateResult:
     return GateResult(gate, output, limit, measured, passed=measured >= limit, case=case)
-
-
-def _excess(result: GateResult) -> float:
-    return abs(result.measured - result.limit)

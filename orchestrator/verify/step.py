@@ -6,16 +6,25 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from orchestrator.artifacts.verdict import (
+    Accuracy,
+    CaseKind,
+    GateResult,
+    OutputParity,
+    Verdict,
+    VerifiedCase,
+    WorstColumns,
+)
 from orchestrator.frameworks.source.runtime import Runtime, open_runtime
 from orchestrator.measure.statistics import binomial_at_most
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepError
 from orchestrator.verify.columns import Columns, compare_columns
-from orchestrator.verify.gates import DEFAULT_GATES, GateResult, Kind, gates_for, judge, worst
+from orchestrator.verify.gates import DEFAULT_GATES, gates_for, judge, worst
 from orchestrator.verify.parity import Parity, compare, magnitude
 
 if TYPE_CHECKING:
@@ -42,7 +51,7 @@ class _Imported:
     inputs: dict[str, Array]
     baseline: dict[str, Array]
     labels: Array | None
-    samples: str
+    samples: Literal["real", "random"]
     edges: list[tuple[str, dict[str, Array], dict[str, Array]]]
 
     @property
@@ -55,7 +64,7 @@ class _Case:
     """One comparison: all samples, one call on samples, or one edge input."""
 
     name: str
-    kind: Kind
+    kind: CaseKind
     expected: Mapping[str, Array]
     actual: Mapping[str, Array]
 
@@ -64,8 +73,7 @@ def verify(context: StepContext) -> dict[str, Any]:
     """Step: run the variant on the samples and the edge inputs and judge its outputs against the baseline's.
 
     Params: `variant`, `format`, `precision`, `gates` (what the spec sets for this precision), and `accelerator` where it
-    is not the CPU. Inputs: `import` and `variant`. A gate that fails is a result, not an error: `verdict.json` says
-    `"passed": false`.
+    is not the CPU. Inputs: `import` and `variant`. Leaves a `Verdict`: a gate that fails is a result, not an error.
 
     Raises:
         StepError: E420 the variant does not load, E426 it does not run, E427 the accelerator is not used.
@@ -84,7 +92,7 @@ def verify(context: StepContext) -> dict[str, Any]:
     )
     scales = {name: magnitude(array) for name, array in imported.baseline.items()}
     results: list[GateResult] = []
-    cases: list[dict[str, Any]] = []
+    cases: list[VerifiedCase] = []
     variant_outputs: Mapping[str, Array] = {}
     for case in _cases(runtime, imported, context):
         if case.kind == "samples":
@@ -101,21 +109,20 @@ def verify(context: StepContext) -> dict[str, Any]:
                 name, case.name, case.kind, parity, gates=gates, defaults=defaults, classes=classes, columns=columns
             )
             measured[name] = _measures(parity, columns)
-        cases.append({"case": case.name, "kind": case.kind, "outputs": measured})
+        cases.append(VerifiedCase(case=case.name, kind=case.kind, outputs=measured))
     gated = worst(results)
     passed = all(result.passed for result in gated)
-    verdict = {
-        "variant": context.params["variant"],
-        "passed": passed,
-        "gates": [result.as_json() for result in gated],
-        "cases": cases,
-        "samples": imported.samples,
-        "rows": imported.rows,
-        "runtime": runtime.facts(),
-        "accuracy": _accuracy(imported, variant_outputs),
-    }
-    text = json.dumps(verdict, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    (context.output / "verdict.json").write_text(text, encoding="utf-8")
+    Verdict(
+        candidate=context.params["variant"],
+        variant=context.params["variant"],
+        passed=passed,
+        gates=tuple(gated),
+        cases=tuple(cases),
+        samples=imported.samples,
+        rows=imported.rows,
+        runtime=runtime.facts(),
+        accuracy=_accuracy(imported, variant_outputs),
+    ).write(context.output)
     failed = [f"{r.gate} of {r.output}: {r.detail or f'{r.measured:.4g}, limit {r.limit:.4g}'} ({r.case})"
               for r in gated if not r.passed]  # fmt: skip
     return {"passed": passed, "failed": failed, "samples": imported.samples}
@@ -203,31 +210,30 @@ def _holds_classes(imported: _Imported, output: Array) -> bool:
     return 1 - binomial_at_most(right - 1, len(labels), guessed) < BY_CHANCE if right else False
 
 
-def _accuracy(imported: _Imported, actual: Mapping[str, Array]) -> dict[str, dict[str, float]]:
+def _accuracy(imported: _Imported, actual: Mapping[str, Array]) -> dict[str, Accuracy]:
     """The share of rows whose largest class is their label, of the baseline and of the variant; never gated."""
     found = {}
     for name, baseline in imported.baseline.items():
         if _holds_classes(imported, baseline) and actual[name].shape == baseline.shape:
-            found[name] = {
-                "baseline": float(np.mean(baseline.argmax(axis=1) == imported.labels)),
-                "variant": float(np.mean(actual[name].argmax(axis=1) == imported.labels)),
-            }
+            found[name] = Accuracy(
+                baseline=float(np.mean(baseline.argmax(axis=1) == imported.labels)),
+                variant=float(np.mean(actual[name].argmax(axis=1) == imported.labels)),
+            )
     return found
 
 
-def _measures(parity: Parity, columns: Columns | None) -> dict[str, Any]:
-    if parity.mismatch is not None:
-        return {"mismatch": parity.mismatch}
-    named = {
-        "not_finite": parity.not_finite,
-        "magnitude": parity.magnitude,
-        "max_abs_error": parity.max_abs_error,
-        "max_rel_error": parity.max_rel_error,
-        "cosine": parity.cosine,
-        "top1_agreement": parity.agreement,
-        "columns": None if columns is None else asdict(columns),
-    }
-    return {key: value for key, value in named.items() if value is not None}
+def _measures(parity: Parity, columns: Columns | None) -> OutputParity:
+    compared = parity.mismatch is None
+    return OutputParity(
+        mismatch=parity.mismatch,
+        not_finite=parity.not_finite if compared else None,
+        magnitude=parity.magnitude if compared else None,
+        max_abs_error=parity.max_abs_error,
+        max_rel_error=parity.max_rel_error,
+        cosine=parity.cosine,
+        top1_agreement=parity.agreement,
+        columns=None if columns is None else WorstColumns(**asdict(columns)),
+    )
 
 
 def _read(directory: Path) -> _Imported:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -22,6 +21,7 @@ from orchestrator.store.state import Deployment, StateFile
 from orchestrator.store.trees import TreeStore
 from orchestrator.targets.folder.marker import alone_in
 from orchestrator.targets.folder.target import FolderTarget
+from tests.artifacts.made import winner
 
 
 class Place:
@@ -39,8 +39,7 @@ class Place:
             serving = scratch / "out" / "serving"
             serving.mkdir(parents=True)
             (serving / "model").write_text(content)
-            winner = {"backend": backend, "variant": "v", "precision": "fp32", "startup_seconds": 1}
-            (scratch / "out" / "winner.json").write_text(json.dumps({**winner, "model_digest": "ab"}))
+            winner(backend=backend, startup_seconds=1).write(scratch / "out")
             return TreeStore(self.home).commit(scratch / "out").digest
 
     def ready(self, content: str, backend: str = "litert") -> Ready:

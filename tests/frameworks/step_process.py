@@ -14,7 +14,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -153,8 +153,7 @@ def _run(job: Mapping[str, Any]) -> dict[str, Any]:
     runtime = function(**arguments)
     with np.load(folder / "given.npz", allow_pickle=False) as given:
         np.savez(folder / "answer.npz", **runtime.run(dict(given)))
-    facts: dict[str, Any] = runtime.facts()
-    return facts
+    return asdict(runtime.facts())
 
 
 def main(jobs: IO[str], replies: IO[str]) -> None:

@@ -88,7 +88,7 @@ def test_the_baseline_is_the_model_called_by_the_specs_names(tmp_path: Path) -> 
         2,
     )
     np.testing.assert_allclose(runtime.run({"image": X})["logits"], X @ WEIGHTS, rtol=1e-5)
-    assert runtime.facts()["threads"] == 2
+    assert runtime.facts().threads == 2
 
 
 def test_given_texts_are_answered(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_baseline_answers_as_recorded(tmp_path: Path) -> None:
     rows = imported.arrays("samples.npz")["image"][:8]
     answer = runtime.run({"image": rows})["logits"]
     np.testing.assert_allclose(answer, imported.arrays("baseline.npz")["logits"][:8], atol=1e-4)
-    assert runtime.facts()["threads"] == 1
+    assert runtime.facts().threads == 1
 
 
 def test_the_source_is_loaded_for_inference_on_the_cpu() -> None:

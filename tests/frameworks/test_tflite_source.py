@@ -124,7 +124,7 @@ def test_the_baseline_answers_as_recorded_on_the_threads_that_it_is_given(conver
     for rows in (3, 8, 3):  # of another size, and of one that was there before
         answer = runtime.run({"image": images[:rows]})["logits"]
         np.testing.assert_allclose(answer, imported.arrays("baseline.npz")["logits"][:rows], atol=1e-4)
-    assert (runtime.facts()["runtime"], runtime.facts()["threads"]) == ("litert", 1)
+    assert (runtime.facts().runtime, runtime.facts().threads) == ("litert", 1)
 
 
 @pytest.mark.parametrize(

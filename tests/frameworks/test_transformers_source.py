@@ -121,7 +121,7 @@ def test_the_baseline_runs_as_a_runtime(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         runtime.run(samples)["logits"], arrays(imported / "baseline.npz")["logits"], rtol=1e-4, atol=1e-5
     )
-    assert runtime.facts()["runtime"] == "transformers"
+    assert runtime.facts().runtime == "transformers"
 
 
 def test_samples_that_are_made_up_are_sentences(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.artifacts.runtime_facts import RuntimeFacts
+
 
 class SleepingRuntime:
     """Sleeps `seconds` a call and `per_row` more for each row; takes memory or dies where it is told to."""
@@ -36,8 +38,8 @@ class SleepingRuntime:
         time.sleep(seconds + cold)
         return {"y": np.zeros((rows, 1), dtype=np.float32)}
 
-    def facts(self) -> dict[str, Any]:
-        return {"runtime": "asleep", "versions": {}, "threads": 1}
+    def facts(self) -> RuntimeFacts:
+        return RuntimeFacts("asleep", {}, 1)
 
 
 def open_sleeping(behaviour: Mapping[str, Any], signature: object) -> SleepingRuntime:

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext
+from tests.artifacts.made import verdict
 
 DIGITS = Path(__file__).parents[2] / "specs" / "digits"
 
@@ -60,7 +61,7 @@ def write_linear_model(folder: Path, *, layers: int = 1) -> Path:
 def write_verdict(folder: Path, *, passed: bool) -> Path:
     """What the step `verify` leaves, as far as measuring reads it."""
     folder.mkdir(parents=True)
-    (folder / "verdict.json").write_text(json.dumps({"passed": passed, "gates": []}), encoding="utf-8")
+    verdict(passed=passed).write(folder)
     return folder
 
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from orchestrator.artifacts.verdict import GateResult
 from orchestrator.spec.models import Precision, Verify
-from orchestrator.verify.gates import DEFAULT_GATES, GateResult, gates_for, judge, worst
+from orchestrator.verify.gates import DEFAULT_GATES, gates_for, judge, worst
 from orchestrator.verify.parity import compare
 
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.verdict import Verdict
 from orchestrator.measure.statistics import slo_verdict
 from orchestrator.steps import StepContext
+from tests.artifacts.made import verdict
 
 SIGNATURE = {
     "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}],
@@ -118,7 +120,7 @@ def context(
     server: Sequence[Mapping[str, Any]] | None,
     *,
     fates: Mapping[str, Any] | None = None,
-    verdicts: Mapping[str, Any] | None = None,
+    verdicts: Mapping[str, Verdict] | None = None,
     objective: str = "latency",
     enforce: bool = True,
     samples: str = "real",
@@ -142,8 +144,9 @@ def context(
     for one in candidates:
         name = one["variant"]
         inputs[f"variant:{name}"] = write(folder / "variants" / name, "model.onnx", name)
-        verdict = (verdicts or {}).get(name, {"passed": True, "gates": []})
-        inputs[f"verdict:{name}"] = write(folder / "verdicts" / name, "verdict.json", verdict)
+        inputs[f"verdict:{name}"] = folder / "verdicts" / name
+        inputs[f"verdict:{name}"].mkdir(parents=True)
+        (verdicts or {}).get(name, verdict(name)).write(inputs[f"verdict:{name}"])
     for name in ("output", "scratch"):
         (folder / name).mkdir()
     params = {

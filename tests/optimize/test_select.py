@@ -9,9 +9,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from orchestrator.artifacts.verdict import GateResult
 from orchestrator.select.step import select, startup_bound
 from orchestrator.steps import StepContext, StepError
 from orchestrator.store.digest import digest_tree
+from tests.artifacts.made import verdict
 from tests.optimize.select_case import context, out, row, runtime_row, server_row
 
 INT8, FP32, SCRIPT = "onnx-int8", "onnx-fp32", "torchscript-fp32"
@@ -130,7 +132,7 @@ def test_too_few_rounds_leave_it_undecided_and_more_time_is_the_remedy(tmp_path:
 def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
     names = ["onnx-fp32", "onnx-int8", "onnx-a", "onnx-b", "onnx-c", "onnx-d", "onnx-e", "torchscript-fp32", "x-f"]
     failed = {"code": "E410", "message": "the exporter fails", "cause": "aten::foo has no translation", "remedy": ""}
-    gate = {"gate": "min_cosine", "output": "y", "measured": 0.91, "limit": 0.99, "passed": False}
+    gate = GateResult("min_cosine", "y", 0.99, 0.91, passed=False, case="all samples")
     runtime = [
         runtime_row("onnx-fp32"),
         out("onnx-int8", "not measured", "not measured: failed verification"),
@@ -157,7 +159,7 @@ def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
         "convert.onnx": {"status": "done", "error": None},
     }
     made = context(
-        tmp_path, rows, runtime, server, fates=steps, verdicts={"onnx-int8": {"passed": False, "gates": [gate]}}
+        tmp_path, rows, runtime, server, fates=steps, verdicts={INT8: verdict(INT8, passed=False, gates=[gate])}
     )
     decision = decide(made)
     assert fates(decision) == {

@@ -14,11 +14,16 @@ import numpy as np
 import pytest
 
 from orchestrator.render.step import render
+from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext
+from tests.artifacts.made import winner
 
 Render = Callable[..., Path]
 Run = Callable[..., str]
 
+_SIGNATURE = Signature(
+    (Tensor("x", "float32", ("batch", 3)),), (Tensor("y", "float32", ("batch", 3)),), {"batch": (1, 64)}, "batch"
+)
 _FORMATS = {
     "onnxruntime": ("onnx", "model.onnx"),
     "torchserve": ("torchscript", "model.pt"),
@@ -53,24 +58,16 @@ def render_to(tmp_path: Path) -> Render:
         np.savez(work / "samples.npz", x=np.ones((4, 3), np.float32))
         facts = {"format": format_name, "precision": "fp32"} | (facts or {})
         (variant / "facts.json").write_text(json.dumps(facts))
-        winner = {
-            "backend": backend,
-            "variant": f"{format_name}-{facts['precision']}",
-            "format": format_name,
-            "precision": facts["precision"],
-            "signature": {
-                "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 3]}],
-                "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch", 3]}],
-                "dims": {"batch": [1, 64]},
-                "batch": "batch",
-            },
-            "max_batch_size": 8,
-            "max_delay": 0.002,
-            "startup_seconds": 61,
-            "model_digest": hashlib.sha256(model).hexdigest(),
-            "tools": _TOOLS[backend] if tools is None else tools,
-        }
-        (work / "winner.json").write_text(json.dumps(winner))
+        won = winner(
+            f"{format_name}-{facts['precision']}",
+            backend=backend,
+            signature=_SIGNATURE,
+            max_delay=0.002,
+            startup_seconds=61,
+            model_digest=hashlib.sha256(model).hexdigest(),
+            tools=_TOOLS[backend] if tools is None else tools,
+        )
+        won.write(work)
         deployment = {
             "name": "digits",
             "labels": {"team": "vision", "tier": "gold"},
@@ -89,7 +86,7 @@ def render_to(tmp_path: Path) -> Render:
                 inputs={
                     "winner": work / "winner.json",
                     "samples": work / "samples.npz",
-                    f"variant:{winner['variant']}": variant,
+                    f"variant:{won.variant}": variant,
                 },
                 output=output,
                 scratch=work,

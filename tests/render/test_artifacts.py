@@ -16,6 +16,7 @@ import yaml
 from orchestrator.backends.table import BACKENDS, UNSERVED
 from orchestrator.render.servers import SERVERS
 from orchestrator.steps import StepError
+from tests.artifacts.made import winner
 
 Render = Callable[..., Path]
 
@@ -230,9 +231,8 @@ def test_a_winner_whose_variant_was_not_made_is_told(render_to: Render, tmp_path
     from orchestrator.render.step import render
     from orchestrator.steps import StepContext
 
-    winner = tmp_path / "winner.json"
-    winner.write_text(json.dumps({"variant": "onnx-int8"}))
-    context = StepContext({}, {"winner": winner}, tmp_path, tmp_path, tmp_path)
+    winner("onnx-int8").write(tmp_path)
+    context = StepContext({}, {"winner": tmp_path / "winner.json"}, tmp_path, tmp_path, tmp_path)
     with pytest.raises(StepError, match="onnx-int8 was not made"):
         render(context)
 

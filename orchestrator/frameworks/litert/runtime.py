@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.frameworks.litert.file import TfliteFile, TfliteTensor, read
 from orchestrator.frameworks.source.dtypes import STRING
 from orchestrator.frameworks.source.expected_kind import headline
@@ -69,13 +70,9 @@ class LitertRuntime:
             for name, tensor in self._outputs.items()
         }
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> RuntimeFacts:
         """See `Runtime.facts`."""
-        return {
-            "runtime": "litert",
-            "versions": {"ai-edge-litert": version("ai-edge-litert")},
-            "threads": self._threads,
-        }
+        return RuntimeFacts("litert", {"ai-edge-litert": version("ai-edge-litert")}, self._threads)
 
     def _lay_out(self, shapes: dict[str, tuple[int, ...]]) -> None:
         if shapes == self._shapes:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
+from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.frameworks.source.accelerators import not_used
 from orchestrator.frameworks.source.dtypes import plain
 from orchestrator.steps import StepError
@@ -61,14 +62,10 @@ class OrtRuntime:
         outputs = self._session.run(self._own_outputs, {own: inputs[name] for name, own in self._inputs.items()})
         return {name: plain(array) for name, array in zip(self._outputs, outputs, strict=True)}
 
-    def facts(self) -> dict[str, Any]:
-        """See `Runtime.facts`; adds the execution providers in their order of preference."""
-        return {
-            "runtime": "onnxruntime",
-            "versions": {"onnxruntime": onnxruntime.__version__},
-            "threads": self._threads,
-            "providers": self._session.get_providers(),
-        }
+    def facts(self) -> RuntimeFacts:
+        """See `Runtime.facts`."""
+        versions = {"onnxruntime": onnxruntime.__version__}
+        return RuntimeFacts("onnxruntime", versions, self._threads, providers=tuple(self._session.get_providers()))
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:

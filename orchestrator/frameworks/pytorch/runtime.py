@@ -10,6 +10,7 @@ import torch
 from torch.export.passes import move_to_device_pass
 from torch.utils import _pytree as pytree
 
+from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.frameworks.source.accelerators import not_used
 from orchestrator.steps import StepError
 
@@ -50,10 +51,10 @@ class TorchRuntime:
         """One call; see `Runtime.run`."""
         return call(self._module, self._signature, inputs, self._device)
 
-    def facts(self) -> dict[str, Any]:
-        """See `Runtime.facts`; adds the device where it is not the CPU."""
-        device = {} if self._device == CPU else {"device": str(self._device)}
-        return {"runtime": self._name, "versions": {"torch": torch.__version__}, "threads": self._threads, **device}
+    def facts(self) -> RuntimeFacts:
+        """See `Runtime.facts`."""
+        device = None if self._device == CPU else str(self._device)
+        return RuntimeFacts(self._name, {"torch": str(torch.__version__)}, self._threads, device=device)
 
 
 def device_for(accelerator: Accelerator) -> torch.device:

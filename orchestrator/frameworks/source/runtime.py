@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from orchestrator.artifacts.runtime_facts import RuntimeFacts
     from orchestrator.frameworks.source.accelerators import Accelerator
     from orchestrator.spec.signature import Signature
 
@@ -42,8 +43,8 @@ class Runtime(Protocol):
             Every output of the signature by name; bfloat16 comes as float32, which numpy knows.
         """
 
-    def facts(self) -> dict[str, Any]:
-        """What ran: `{"runtime": name, "versions": {package: version}, "threads": n}` and what else tells of it."""
+    def facts(self) -> RuntimeFacts:
+        """What runs it."""
 
 
 class OpenRuntime(Protocol):

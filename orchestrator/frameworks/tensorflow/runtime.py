@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.frameworks.tensorflow.errors import said
 from orchestrator.frameworks.tensorflow.loaded_model import TfModel, called_by
 from orchestrator.frameworks.tensorflow.process import limit_threads, tf, use_accelerator
@@ -39,9 +40,9 @@ class TfRuntime:
         """One call; see `Runtime.run`."""
         return self._model.call(inputs)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> RuntimeFacts:
         """See `Runtime.facts`."""
-        return {"runtime": self._name, "versions": self._versions, "threads": self._threads}
+        return RuntimeFacts(self._name, self._versions, self._threads)
 
 
 def open_saved_model(

@@ -46,8 +46,8 @@ def test_a_runtime_answers_by_name_and_tells_what_it_is(case: BuildCase, format_
         "score": ((2, 1), "float32"),
     }
     facts = runtime.facts()
-    assert facts["threads"] == 1
-    assert all(facts["versions"].values())
+    assert facts.threads == 1
+    assert all(facts.versions.values())
 
 
 @pytest.mark.parametrize("format_name", CONVERT)

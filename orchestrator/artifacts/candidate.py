@@ -1,0 +1,25 @@
+"""What identifies a candidate in every document that has a row for each."""
+
+from __future__ import annotations
+
+from orchestrator.spec.strict import Strict
+
+__all__ = ["CandidateRow"]
+
+
+class CandidateRow(Strict):
+    """The base of a row about one candidate.
+
+    Attributes:
+        candidate: its name, such as `onnx-int8`; no other candidate of the plan has it.
+        variant: the variant that it serves.
+        format: of the variant's model file.
+        precision: of the variant's arithmetic.
+        backend: what serves it.
+    """
+
+    candidate: str
+    variant: str
+    format: str
+    precision: str
+    backend: str

@@ -1,0 +1,27 @@
+"""What ran a model: the runtime, its packages and its threads. Plain, since measured processes import it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["RuntimeFacts"]
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeFacts:
+    """What ran a model.
+
+    Attributes:
+        runtime: its name, such as `onnxruntime`.
+        versions: package → version.
+        threads: for the operators of one call.
+        providers: ONNX Runtime's execution providers in their order of preference; None for other runtimes.
+        device: where it computes, such as `cuda:0`; None where that is the CPU or the runtime does not say.
+    """
+
+    runtime: str
+    versions: Mapping[str, str]
+    threads: int
+    providers: tuple[str, ...] | None = None
+    device: str | None = None

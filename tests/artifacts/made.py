@@ -1,0 +1,53 @@
+"""Documents as steps leave them, made of the few values that a test is about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.artifacts.runtime_facts import RuntimeFacts
+from orchestrator.artifacts.verdict import GateResult, Verdict
+from orchestrator.artifacts.winner import Winner
+from orchestrator.spec.signature import Signature, Tensor
+
+SIGNATURE = Signature(
+    inputs=(Tensor("x", "float32", ("batch", 4)),),
+    outputs=(Tensor("y", "float32", ("batch", 2)),),
+    dims={"batch": (1, 64)},
+    batch="batch",
+)
+RUNTIME = RuntimeFacts("onnxruntime", {"onnxruntime": "1.23.0"}, 1, providers=("CPUExecutionProvider",))
+
+
+def verdict(variant: str = "onnx-fp32", *, passed: bool = True, gates: Sequence[GateResult] = ()) -> Verdict:
+    """Of a variant on real samples."""
+    return Verdict(
+        candidate=variant,
+        variant=variant,
+        passed=passed,
+        gates=tuple(gates),
+        cases=(),
+        samples="real",
+        rows=16,
+        runtime=RUNTIME,
+        accuracy={},
+    )
+
+
+def winner(variant: str = "onnx-fp32", **changes: Any) -> Winner:
+    """A winner on ONNX Runtime; `changes` are fields with other values."""
+    format_name, _, precision = variant.rpartition("-")
+    values: dict[str, Any] = {
+        "candidate": variant,
+        "variant": variant,
+        "format": format_name,
+        "precision": precision,
+        "backend": "onnxruntime",
+        "signature": SIGNATURE,
+        "max_batch_size": 8,
+        "max_delay": 0.0,
+        "startup_seconds": 60,
+        "model_digest": "ab" * 32,
+        "tools": {"onnxruntime": "1.23.0"},
+    }
+    return Winner(**{**values, **changes})

@@ -1,0 +1,72 @@
+"""Documents come back as they were written, and what is anything else is refused with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.artifacts.document import Document, DocumentRefused
+from orchestrator.artifacts.verdict import GateResult, Verdict
+from orchestrator.artifacts.winner import Winner
+from tests.artifacts.made import verdict, winner
+
+GATE = GateResult("min_cosine", "y", 0.999, 0.5, passed=False, case="all samples")
+DOCUMENTS: list[Document] = [verdict(passed=False, gates=[GATE]), winner()]
+each = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.NAME)
+
+
+@each
+def test_a_document_is_read_as_it_was_written(document: Document, tmp_path: Path) -> None:
+    document.write(tmp_path)
+    read = type(document).read(tmp_path)
+    assert read == document
+    assert read.as_bytes() == document.as_bytes()
+
+
+@each
+def test_the_file_names_its_schema_and_version(document: Document, tmp_path: Path) -> None:
+    document.write(tmp_path)
+    content = json.loads((tmp_path / document.FILE).read_bytes())
+    assert (content["document"], content["version"]) == (document.NAME, document.VERSION)
+
+
+def changed(change: Callable[[dict[str, Any]], object]) -> bytes:
+    content = json.loads(winner().as_bytes())
+    change(content)
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (b"{", "it is not JSON"),
+        (b"[]", "it is not a JSON object"),
+        (b"{}", "it is no document of mlo's, and this mlo reads version 1 of `winner`"),
+        (
+            changed(lambda c: c.update(version=2)),
+            "it is version 2 of `winner`, and this mlo reads version 1 of `winner`",
+        ),
+        (verdict().as_bytes(), "it is version 1 of `verdict`, and this mlo reads version 1 of `winner`"),
+        (changed(lambda c: c.update(more=1)), "more: extra inputs are not permitted"),
+        (changed(lambda c: c.pop("backend")), "backend: field required"),
+        (changed(lambda c: c.update(max_batch_size="8")), "max_batch_size: input should be a valid integer"),
+        (changed(lambda c: c["signature"].update(more=1)), "signature.more: unexpected keyword argument"),
+        (changed(lambda c: c["signature"]["inputs"][0].pop("shape")), "signature.inputs.0.shape: field required"),
+    ],
+)
+def test_what_is_not_the_document_is_refused_with_the_reason(data: bytes, cause: str) -> None:
+    with pytest.raises(DocumentRefused) as refused:
+        Winner.from_bytes(data, "winner.json")
+    diagnostic = refused.value.diagnostics[0]
+    assert diagnostic.code == "E714"
+    assert diagnostic.message == "cannot read winner.json as the document `winner`"
+    assert diagnostic.cause.startswith(cause)
+
+
+def test_a_missing_document_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DocumentRefused, match=r"cannot read .*verdict\.json"):
+        Verdict.read(tmp_path)
