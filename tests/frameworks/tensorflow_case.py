@@ -12,16 +12,16 @@ from orchestrator.store.digest import digest_tree
 from tests.frameworks.step_process import Done, StepProcess
 
 SOURCES = {
-    "keras": "keras_source",
-    "saved-model": "saved_model_source",
-    "tflite": "tflite_source",
+    "keras": "tensorflow.keras_source",
+    "saved-model": "tensorflow.saved_model_source",
+    "tflite": "litert.source",
 }
 CONVERSIONS = {
-    "keras": {name: f"tf_convert:to_{name.replace('-', '_')}" for name in ("saved-model", "onnx", "tflite")},
-    "tflite": {name: f"tflite_convert:to_{name}" for name in ("onnx", "tflite")},
+    "keras": {name: f"tensorflow.convert:to_{name.replace('-', '_')}" for name in ("saved-model", "onnx", "tflite")},
+    "tflite": {name: f"litert.convert:to_{name}" for name in ("onnx", "tflite")},
 }
 CONVERSIONS["saved-model"] = CONVERSIONS["keras"]
-QUANTIZERS = {"onnx": "onnx_quantize:to_int8", "tflite": "tflite_quantize:to_int8"}
+QUANTIZERS = {"onnx": "onnx.quantize:to_int8", "tflite": "litert.quantize:to_int8"}
 
 
 Tensors = Mapping[str, tuple[str, list[int | str]]]

@@ -13,7 +13,7 @@ from tests.frameworks.step_process import StepProcess
 
 pytestmark = pytest.mark.frameworks
 
-OPENER = "tf_runtime:open_saved_model"
+OPENER = "tensorflow.runtime:open_saved_model"
 INPUTS: Tensors = {"word": ("string", ["batch"]), "row.x": ("float32", ["batch", 4]), "ids": ("int32", ["batch"])}
 RESOLVED = signature(INPUTS, ["said", "total.sum", "small"])
 CALL = {
