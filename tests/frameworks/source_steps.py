@@ -44,7 +44,8 @@ class Source:
 
     @property
     def module(self) -> str:
-        return f"{self.kind.replace('-', '_')}_source"
+        rooms = {"keras": "tensorflow.keras_source", "saved-model": "tensorflow.saved_model_source"}
+        return rooms[self.kind]
 
     def params(self, names: Mapping[str, Mapping[str, str]] | None = None) -> dict[str, Any]:
         return {"source": {"kind": self.kind, "names": dict(names or {}), **self.said}}

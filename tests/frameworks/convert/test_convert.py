@@ -218,7 +218,8 @@ def test_a_dimension_with_one_size_is_fixed(case: BuildCase) -> None:
 CHILD = """
 import json, sys
 from pathlib import Path
-from orchestrator.frameworks import onnx_quantize, torch_convert, torch_precision
+from orchestrator.frameworks.onnx import quantize as onnx_quantize
+from orchestrator.frameworks.pytorch import convert as torch_convert, precision as torch_precision
 from orchestrator.steps import StepContext
 request = json.loads(sys.argv[1])
 module = {"c": torch_convert, "p": torch_precision, "q": onnx_quantize}[request["function"][0]]
