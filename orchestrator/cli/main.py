@@ -62,7 +62,7 @@ class _LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            import difflib  # noqa: PLC0415 - only for a misspelt command
+            import difflib  # noqa: PLC0415 - only for a misspelled command
 
             close = difflib.get_close_matches(args[0], _COMMANDS, 1)
             if close:

@@ -1,4 +1,4 @@
-"""Batch sizes and batching against the range of the batch dimension, whether the spec declares it or the model says it."""
+"""Checks batch sizes and batching against the range of the batch dimension, declared in the spec or read from the model."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["batch_problems"]
 def batch_problems(
     spec: ModelDeployment, root: Node, batch: str | None, allowed: tuple[int, int] | None
 ) -> Iterator[Diagnostic]:
-    """What is asked for and does not fit.
+    """Settings that do not fit the batch dimension.
 
     Args:
         spec: the effective spec.
-        root: the tree it was made from.
-        batch: the batch dimension; None where there is none.
-        allowed: its smallest and largest size; None where that is not known.
+        root: the tree that it was built from.
+        batch: the batch dimension; None if there is none.
+        allowed: its smallest and largest size; None if unknown.
 
     Yields:
-        E123 for a batch size that is not measured, E126 for batching beyond what the model takes.
+        E123 for a batch size that cannot be measured, E126 for batches larger than the model accepts.
     """
     no_batch = "the model has no batch dimension"
-    remedy = "name the first dimension of every input alike, or remove this" if spec.model.inputs else "remove this"
+    remedy = "give the first dimension of every input the same name, or remove this key" if spec.model.inputs else "remove this key"
     if find(root, ("benchmark", "batch_sizes")).depth == 2:
         for index, size in enumerate(spec.benchmark.batch_sizes):
             span = span_of(root, ("benchmark", "batch_sizes", index))
@@ -38,7 +38,7 @@ def batch_problems(
                     "E123",
                     f"batch size {size} is outside the range of `{batch}`",
                     span,
-                    label=f"`{batch}` goes from {allowed[0]} to {allowed[1]}",
+                    label=f"`{batch}` ranges from {allowed[0]} to {allowed[1]}",
                     remedy=f"remove it, or {_widen(root, batch, size)}",
                 )
     batching = spec.serving.batching
@@ -49,9 +49,9 @@ def batch_problems(
         elif allowed is not None and batching.max_size > allowed[1]:
             yield Diagnostic(
                 "E126",
-                f"batches of {batching.max_size} are larger than `{batch}` may be",
+                f"batches of {batching.max_size} exceed the range of `{batch}`",
                 span,
-                label=f"`{batch}` goes up to {allowed[1]}",
+                label=f"the maximum of `{batch}` is {allowed[1]}",
                 remedy=f"lower it, or {_widen(root, batch, batching.max_size)}",
             )
 
@@ -59,5 +59,5 @@ def batch_problems(
 def _widen(root: Node, batch: str | None, size: int) -> str:
     found = find(root, ("model", "dims", batch or ""))
     if found.depth == 3:
-        return f"widen `model.dims.{batch}` on line {found.node.line}"
-    return f"give `{batch}` a range in `model.dims` that holds it: `{batch}: {{max: {size}}}`"
+        return f"extend `model.dims.{batch}` on line {found.node.line}"
+    return f"add a range to `model.dims` that includes it: `{batch}: {{max: {size}}}`"

@@ -1,8 +1,8 @@
-"""Every diagnostic's code, explained. One table for the whole project; a test holds that no code lacks a row.
+"""Explains the code of every diagnostic. One table for the whole project; a test checks that no code is missing.
 
 Numbers: 1xx spec, 2xx plan and command line, 3xx source model and samples, 4xx steps, 5xx selection, 6xx deployment,
-7xx store and state, 8xx environment. To add a code, add a line `CODE title` and an indented paragraph to the file of its
-hundred.
+7xx store and state, 8xx environment. To add a code, add a line `CODE title` and an indented paragraph to the file for its
+range.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def codes() -> dict[str, tuple[str, str]]:
 
 
 def explain(code: str) -> str:
-    """What a code means and what to do about it, for people: a title line, an empty line, a paragraph.
+    """What a code means and what to do about it: a title line, an empty line, a paragraph.
 
     Raises:
         UsageError: no diagnostic has this code.
     """
     if code not in codes():
         near = nearest(code, codes())
-        remedy = f"did you mean {near}?" if near else "codes stand in brackets after `error` or `warning`"
-        raise UsageError(Diagnostic("E199", f"there is no code {code}", remedy=remedy))
+        remedy = f"did you mean {near}?" if near else "a message shows its code in brackets, as in `error[E101]`"
+        raise UsageError(Diagnostic("E199", f"unknown code {code}", remedy=remedy))
     title, paragraph = codes()[code]
     return f"{code}: {title}\n\n{paragraph}"

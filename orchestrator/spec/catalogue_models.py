@@ -1,153 +1,156 @@
-"""What the codes E3xx and W3xx mean: the model as given, its code, its inputs and outputs, its samples."""
+"""What the codes E3xx and W3xx mean: the original model, its code, its inputs and outputs, its samples."""
 
 from __future__ import annotations
 
 __all__ = ["MODEL_CODES"]
 
 MODEL_CODES = """
-E301 the weights are not what they should be
-    `model.source.weights` leads to no file, or to one of another kind than `kind:` says: the message tells which. The path
-    is relative to the spec's folder.
+E301 the weights do not match the kind
+    `model.source.weights` does not exist, or is a different kind of file than `kind:` says; the message says which. The
+    path is relative to the spec's folder.
 E302 the model file cannot be loaded
-    The file is damaged, cut short, of another kind than `model.source.kind` says, or written by a newer PyTorch.
+    The file is damaged, truncated, of a different kind than `model.source.kind` says, or was written by a newer PyTorch.
     Copy or save it again.
-E303 the model file carries code
-    A pickled model runs whatever its author put into it when it is loaded, so only tensors are taken. Save the
-    state dict, best as safetensors, and name the class that builds the model in `factory`. Of a Transformers folder no
-    code is run, neither what `auto_map` names nor modules of somebody's own. A Keras file may hold Lambda
-    layers, custom classes and functions: replace them by layers of Keras' own operations, or export the model to a
-    SavedModel or to ONNX where its code is at home.
-E304 `weights_key` leads nowhere
-    `weights_key` is the way from the checkpoint's outermost dict to the state dict, keys with dots between, and on to the
-    part of it whose names begin alike: `state_dict.model` in a checkpoint of PyTorch Lightning. The message lists the keys
-    that are there.
+E303 the model file contains code
+    A pickled model can run arbitrary code when it is loaded, so mlo only loads tensors. Save the state dict, preferably as
+    safetensors, and name the class that builds the model in `factory`. For a Transformers folder no code is run: neither
+    classes named in `auto_map` nor custom modules. A Keras file may contain Lambda layers, custom classes or functions:
+    replace them with built-in layers, or export the model to a SavedModel or to ONNX where its code is available.
+E304 `weights_key` not found
+    `weights_key` is the path, with dots between the keys, from the top level of the checkpoint to the state dict and, if
+    needed, on to a common prefix of its names: `state_dict.model` in a PyTorch Lightning checkpoint. The message lists
+    the keys that exist.
 E305 keys of weights and model differ
-    The state dict has keys that the model does not, or lacks some. Usually the factory builds another size or
-    variant than was trained, or the keys have a prefix such as `module.`, which `weights_key` then ends with.
+    The state dict has keys that the model does not have, or lacks some. Usually the factory builds a different size or
+    variant than was trained, or the keys have a prefix such as `module.`; append that prefix to `weights_key`.
 E306 shapes of weights and model differ
-    A stored tensor has another shape than the model's. Give the factory the sizes that the model was trained with
-    in `kwargs`.
+    A stored tensor has a different shape than the model expects. Pass the sizes that the model was trained with to the
+    factory in `kwargs`.
 E307 types of weights and model differ
-    A stored tensor has another type than the model's and cannot be taken over without changing its values.
+    A stored tensor has a different type than the model expects and cannot be converted without changing its values.
 E308 not a state dict of tensors
-    The checkpoint holds something else where the state dict was looked for. `weights_key` says where it is.
+    The checkpoint has something else where the state dict is expected. Set `weights_key` to its location.
 E310 the model's code cannot be imported
-    The module that `factory` names is missing or raises when it is imported. It is looked for in the spec's folder
+    The module named in `factory` does not exist or raises an error when it is imported. mlo looks in the spec's folder
     first, then among the installed packages.
 E311 the module has no such attribute
-    `factory` is `module:attribute`; the module was imported and has no such attribute.
+    `factory` is `module:attribute`. The module was imported, but has no such attribute.
 E312 the factory is not callable
-    `factory` names a class or a function that returns the model, not a finished model.
-E313 the factory does not take these arguments
-    `kwargs` does not fit the factory's parameters: one is missing or unknown.
+    `factory` must name a class or a function that returns the model, not a model instance.
+E313 the factory does not accept these arguments
+    `kwargs` does not match the factory's parameters: one is missing or unknown.
 E314 the factory raised an error
-    The factory was called with `kwargs` and failed. The message names the file and line that raised.
+    The factory was called with `kwargs` and failed. The message gives the file and line that raised the error.
 E315 the factory does not return a model
-    What the factory returns must be a `torch.nn.Module`.
+    The factory must return a `torch.nn.Module`.
 E320 number of inputs
-    The model's `forward` takes another number of inputs than `model.inputs` declares, or takes them by keyword
-    only. Inputs are given by position, in the order of the spec.
-E321 the model does not take the declared inputs
+    The model's `forward` takes a different number of inputs than `model.inputs` declares, or takes them by keyword only.
+    Inputs are passed by position, in the order of the spec.
+E321 the model does not accept the declared inputs
     A call with inputs of the declared types and shapes failed. Correct `model.inputs`, or the model.
 E322 the declared range is too wide
-    The model works at one size of a dimension and fails at another within the range that `model.dims` declares.
+    The model works at one size of a dimension and fails at another within the range declared in `model.dims`.
 E323 number of outputs
-    The model returns another number of tensors than `model.outputs` declares. Nested tuples, lists and dicts are
-    counted tensor by tensor, in their order.
+    The model returns a different number of tensors than `model.outputs` declares. Nested tuples, lists and dicts are
+    flattened, and their tensors counted in order.
 E324 names of outputs
-    The model returns a dictionary whose keys are not the declared names.
+    The model returns a dictionary whose keys differ from the declared names.
 E325 an output is not a tensor
-    Every output has to be a tensor, or a tuple, list or dictionary of tensors.
+    Every output must be a tensor, or a tuple, list or dictionary of tensors.
 E326 shape of an output
-    An output has another shape than declared, or a shape that depends on the values of the inputs, which no served
-    format can promise.
+    An output has a different shape than declared, or a shape that depends on the values of the inputs, which the served
+    formats do not support.
 E327 an output without the batch dimension
-    The rows of a batch can only be told apart if the first dimension of every output is the batch.
-E328 the model answers NaN
-    The model as given answers NaN for some samples. Nothing can be proven equal to NaN.
-E330 the model is random
-    Asked twice, the model answers differently in evaluation mode: dropout, or other random numbers, is left on.
+    The results of a batch can only be split into rows if the first dimension of every output is the batch.
+E328 the model returns NaN
+    The original model returns NaN for some samples, so variants cannot be compared with it.
+E330 the model is not deterministic
+    Two calls with the same input in evaluation mode give different answers: dropout or another source of randomness is
+    active.
 E331 rows of a batch influence each other
-    A sample alone and the same sample inside a batch get different answers, mostly from batch statistics. Served,
-    the answer would depend on who else asks at the same time.
-E332 the model remembers
-    A call changes what the next one answers. State has to be an input and an output, since replicas share none.
+    A sample gets a different answer alone than inside a batch, usually because of batch statistics. When served, the
+    answer would depend on other requests.
+E332 the model keeps state
+    A call changes the answer of the next one. State must be passed as an input and returned as an output, because
+    replicas do not share state.
 E340 the samples cannot be read
-    `model.samples` is an .npz file with one array per input. Object arrays are pickled and are refused.
+    `model.samples` must be an .npz file with one array per input. Object arrays are pickled and therefore refused.
 E341 the samples lack an input
     The samples have no array with the name of an input.
 E342 type of the samples
-    A samples array cannot be taken as the declared type without changing its values.
+    An array of samples cannot be converted to the declared type without changing its values.
 E343 shape of the samples
-    A samples array does not have the declared shape with the rows as its first dimension.
+    An array of samples does not have the declared shape with the rows as first dimension.
 E344 number of samples
-    The arrays have different numbers of rows, or none.
+    The arrays have different numbers of rows, or no rows.
 E345 shape of the labels
-    `labels` has to hold one label for each row.
-E350 no such signature
-    `model.source.signature` names a signature that the SavedModel does not have, or none of its graphs has the tag
-    `serve`. The message lists what is there.
+    `labels` must contain one label per row.
+E350 unknown signature
+    The SavedModel has no signature with the name given in `model.source.signature`, or no graph with the tag `serve`. The
+    message lists the signatures that exist.
 E351 a SavedModel without signatures
-    It holds an object that only Python code can call, as folders of TensorFlow Hub often do. A signature says which
+    The model can only be called from Python code, as is common for folders from TensorFlow Hub. A signature defines which
     tensors go in and come out: save the model again with one.
 E352 parts of the SavedModel are missing
-    The graph has variables or assets, and their files are not in the folder. Copy the folder as a whole.
-E353 the graph does more than compute
-    A SavedModel is a program. Operators that call Python (PyFunc), read or write files, or talk to other machines are
-    refused, as is all that mlo does not know to stay in memory; vocabularies in the model's own `assets` are allowed.
-E354 the model reaches outside its file or folder
-    It holds links, or names files elsewhere: vocabularies by path or URL, values of an HDF5 file in another one, assets
+    The graph uses variables or assets whose files are not in the folder. Copy the whole folder.
+E353 the graph has side effects
+    A SavedModel is a program. Operators that call Python (PyFunc), read or write files, or access the network are refused,
+    and so are operators that mlo does not know to be free of side effects. Vocabularies in the model's own `assets` are
+    allowed.
+E354 the model refers to files outside its folder
+    It contains links, or refers to files elsewhere: vocabularies by path or URL, HDF5 values in another file, assets
     outside the folder. Save it again with everything inside.
 E355 a file with weights only
-    The HDF5 file has no configuration of a model. Save the whole model: `model.save("model.keras")`.
-E356 an operator that is not TensorFlow's
-    The graph needs an operator from a library of its own, such as TensorFlow Text, or from another TensorFlow. Serve the
-    part that needs none, and do the rest in front of it or behind it.
+    The HDF5 file has no model configuration. Save the whole model: `model.save("model.keras")`.
+E356 an operator that is not part of TensorFlow
+    The graph needs an operator from another library, such as TensorFlow Text, or from another TensorFlow version. Serve
+    the part of the model that does not need it, and do the rest in the client.
 E357 a Keras model without inputs
-    It was saved before it was called or given a `keras.Input`, so that nothing says which tensors it takes.
+    The model was saved before it was called or given a `keras.Input`, so its inputs are unknown.
 E358 not a plain tensor
-    An input or output is sparse, ragged or another structure, which no request can carry.
-E359 a Keras model that goes wrong where sizes are open
-    Served, a model takes batches and sequences of every size in its range. A layer of this one answers otherwise when it
-    does not know a size beforehand than when it does. Declare the size as a number, or replace the layer.
-E360 an ONNX model's file lies outside of its folder
-    An ONNX model names the files that hold its weights by itself. Only files below the folder of the model are read, and
-    none through a symbolic or hard link, since whoever made the model could name any. Put the files beside it.
-E361 an ONNX model's file is not there, or too short
-    A model with external data is all of its files; one of them is missing, ends before the tensor that should lie in
-    it, or is said to hold another number of bytes than the tensor's type and shape need.
+    An input or output is sparse, ragged or another structure, which requests cannot carry.
+E359 a Keras layer that depends on static sizes
+    A served model takes batches and sequences of any size in its range. A layer of this model gives different answers
+    when a size is not known in advance. Declare the size as a number, or replace the layer.
+E360 an ONNX model's file is outside its folder
+    An ONNX model names the files that hold its weights. mlo only reads files below the model's folder and does not follow
+    symbolic or hard links, because the author of a model could name any file. Put the files next to the model.
+E361 an ONNX model's file is missing or too short
+    A model with external data consists of several files. One of them is missing or too short for the tensor that it
+    should contain, or its declared length does not match the tensor's type and shape.
 E362 an input or output that cannot be served
-    Requests carry tensors of numbers, booleans and texts. Sequences, maps (scikit-learn's ZipMap), optional and sparse
-    tensors, bfloat16, float8 and complex numbers are none; an output of such a kind can be left out of `outputs`.
+    Requests carry tensors of numbers, booleans and text. Sequences, maps (scikit-learn's ZipMap), optional and sparse
+    tensors, bfloat16, float8 and complex numbers are not supported; leave such outputs out of `outputs`.
 E363 inputs and outputs of an ONNX model
-    What is declared is not what the model has: another name, type, number of dimensions or size. Left out of the
-    spec, both are read from the model.
-E364 an operator that ONNX Runtime does not have
-    The model uses an operator of a custom domain, or one that ONNX Runtime cannot run on the CPU in this version. A
-    library of custom operators is code and is never loaded.
-E365 an ONNX model without a graph to run
-    It has no inputs, no outputs or no nodes.
-E366 an operator that LiteRT does not have
-    The LiteRT model was converted with "Select TF ops", and needs TensorFlow's kernels, or it has custom operators, which
-    come as a library of their own. Neither is there in LiteRT itself, nor on most devices.
+    The declared inputs or outputs differ from the model's in name, type, rank or size. Remove them from the spec to have
+    them read from the model.
+E364 an operator that ONNX Runtime does not support
+    The model uses an operator from a custom domain, or one that this version of ONNX Runtime cannot run on the CPU. Custom
+    operator libraries contain code and are never loaded.
+E365 an empty ONNX model
+    The model has no inputs, no outputs or no nodes.
+E366 an operator that LiteRT does not support
+    The LiteRT model was converted with "Select TF ops" and needs TensorFlow's kernels, or it uses custom operators from
+    another library. Neither is part of LiteRT or available on most devices.
 E367 LiteRT cannot prepare the model
-    The file is whole, but its operators do not fit together or their settings are not what this LiteRT takes.
-E370 a model that the Transformers library does not build
-    The installed version does not know the type or the settings that config.json names, or needs a package that is not
-    installed. The message says which. A newer version may know it; otherwise export the model to ONNX.
-E371 the task and the model do not fit
-    `auto` takes the task from `modules.json` or from `architectures` in config.json, and neither names one that mlo
-    serves; or the model's type has nothing for the task that the spec names. Models that write text are not served.
-E372 weights that do not fill the model
-    The Transformers library would make up at random what the folder lacks, and the model would answer nonsense. The
-    message lists the tensors: a head that was never trained for this task, or a config.json of another model.
-E373 weights that are quantized already
-    They need packages of their own and do not convert. Give the model before it was quantized.
-E374 a module of a sentence-transformer that mlo does not have
-    A model, one pooling over its tokens, dense layers and normalization can be served as one model.
+    The file is intact, but its operators do not fit together or use settings that this version of LiteRT does not accept.
+E370 a model that the Transformers library cannot build
+    The installed version does not know the model type or the settings in config.json, or needs a package that is not
+    installed; the message says which. Install a newer version, or export the model to ONNX.
+E371 the task does not fit the model
+    `auto` reads the task from `modules.json` or from `architectures` in config.json, and neither names a task that mlo
+    serves; or the model type does not support the task given in the spec. Text generation is not supported.
+E372 missing weights
+    The Transformers library would initialize the missing tensors at random, and the answers would be meaningless. The
+    message lists the tensors: usually a head that was never trained for this task, or a config.json of another model.
+E373 weights that are already quantized
+    They need additional packages and cannot be converted. Use the model before quantization.
+E374 an unsupported module of a sentence-transformer
+    mlo serves a model, one pooling over its tokens, dense layers and normalization as one model.
 E375 inputs and outputs of a Transformers model
-    What is declared is not what the model has for its task, or the model takes more than texts or images alone, so that
-    its inputs cannot be derived from its configuration.
+    The declared inputs or outputs differ from those of the model's task, or the model takes more than text or images
+    alone, so that its inputs cannot be derived from its configuration.
 E376 an adapter
-    LoRA and other adapters are a part of a model. Join it with its base model first, with `merge_and_unload()` of PEFT.
+    LoRA and other adapters are only a part of a model. Merge it with its base model first, using PEFT's
+    `merge_and_unload()`.
 """

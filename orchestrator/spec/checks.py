@@ -1,4 +1,4 @@
-"""What no single field can say: dimensions, ranges, names and files that have to fit each other."""
+"""Checks across fields: dimensions, ranges, names and files that must fit each other."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["checked"]
 
 
 def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]:
-    """Everything that does not fit: errors and warnings.
+    """All errors and warnings.
 
     Args:
         spec: the effective spec.
-        root: the tree it was made from.
-        folder: the spec's folder, which its paths are relative to.
+        root: the tree that it was built from.
+        folder: the spec's folder; its paths are relative to it.
     """
     return [
         *_tensors(spec, root),
@@ -56,15 +56,15 @@ def _tensors(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
                 f"missing key `{key}`",
                 span_of(root, ("model",), key=True),
                 label=f"add `{key}: [{example}]`",
-                cause=f"`kind: {kind}` does not say them by itself",
+                cause=f"a model of `kind: {kind}` does not describe its {key}",
             )
         for index, tensor in enumerate(tensors):
             if tensor.tensor is not None:
                 yield Diagnostic(
                     "E101",
-                    "`tensor` has no meaning here",
+                    "`tensor` is not allowed here",
                     span_of(root, ("model", key, index, "tensor"), key=True),
-                    label=f"tensors of `kind: {kind}` are known by their place",
+                    label=f"tensors of `kind: {kind}` are identified by position",
                     remedy="remove it",
                 )
 
@@ -85,16 +85,16 @@ def _dimensions(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
                         f"dimension `{size}` has no range",
                         span_of(root, (*path, axis)),
                         label=did_you_mean(size, model.dims) or "not in `dims`",
-                        remedy=f"add `{size}: {{min: 1, max: 64}}` to `model.dims`, with the sizes that can come",
+                        remedy=f"add `{size}: {{min: 1, max: 64}}` to `model.dims`, with the sizes that you expect",
                     )
     read_from_model = not model.inputs or not model.outputs
     for name in model.dims:
         if name not in used and not read_from_model:
             yield Diagnostic(
                 "W101",
-                f"dimension `{name}` is used by no shape",
+                f"dimension `{name}` is not used in any shape",
                 span_of(root, ("model", "dims", name), key=True),
-                remedy="remove it, or name it in the shape of an input or output",
+                remedy="remove it, or use it in the shape of an input or output",
                 severity="warning",
             )
 
@@ -107,9 +107,9 @@ def _ranges(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
     for path, smallest, largest in ranges:
         if smallest > largest:
             at = (*path, "min") if find(root, (*path, "min")).depth == len(path) + 1 else path
-            message = f"`{path[-1]}` goes from {smallest} to {largest}"
-            remedy = "`max` is 1 where it is not given; set it" if "max" not in find(root, path).node.data else ""
-            yield Diagnostic("E121", message, span_of(root, at), label="`min` is above `max`", remedy=remedy)
+            message = f"`{path[-1]}` ranges from {smallest} to {largest}"
+            remedy = "`max` defaults to 1; set it" if "max" not in find(root, path).node.data else ""
+            yield Diagnostic("E121", message, span_of(root, at), label="`min` is greater than `max`", remedy=remedy)
 
 
 def _repeated(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
@@ -133,16 +133,16 @@ def _repeated(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
             if (first := names.index(name)) < index:
                 yield Diagnostic(
                     "E122",
-                    f"{what} `{name}` is given twice",
+                    f"duplicate {what} `{name}`",
                     span_of(root, paths[index]),
-                    label=f"first given on line {find(root, paths[first]).node.line}",
-                    remedy="every name may stand once" if what in {"input", "output"} else "remove it",
+                    label=f"first listed on line {find(root, paths[first]).node.line}",
+                    remedy="give each one its own name" if what in {"input", "output"} else "remove it",
                 )
 
 
 def _batches(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
     if not spec.model.inputs:
-        return  # known once the model is read: `plan/found.py` says the same then
+        return  # known once the model has been read; `plan/found.py` then checks the same
     batch = batch_dimension(spec)
     dim = None if batch is None else spec.model.dims.get(batch)
     allowed = None if dim is None or dim.min > dim.max else (dim.min, dim.max)
@@ -163,7 +163,7 @@ def _accelerators(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
                 f"`{'.'.join(map(str, path))}` needs an accelerator",
                 span_of(root, path),
                 label="`hardware.accelerator` is none",
-                remedy="set `hardware: {accelerator: cuda}`, or remove this",
+                remedy="set `hardware: {accelerator: cuda}`, or remove this key",
             )
 
 
@@ -183,7 +183,7 @@ def _files(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnost
                 if of_folders and folder.resolve().is_relative_to(file.resolve()):
                     yield _inside(root, path, file)
                 continue
-            problem = "does not exist" if not file.exists() else "is a directory" if file.is_dir() else "is a file"
+            problem = "does not exist" if not file.exists() else "is a folder" if file.is_dir() else "is a file"
         except OSError as error:
             problem = f"cannot be read: {error.strerror}"
         if path[-1] == "weights" and problem.startswith("is a "):
@@ -203,10 +203,10 @@ def _files(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnost
 def _inside(root: Node, path: SpecPath, file: Path) -> Diagnostic:
     return Diagnostic(
         "E136",
-        "the spec lies inside the model's folder",
+        "the spec is inside the model's folder",
         span_of(root, path),
-        cause=f"everything below {file} belongs to the model, also this spec and what mlo keeps beside it",
-        remedy="move the spec out of the folder, and name the folder in `weights`",
+        cause=f"all files in {file} belong to the model, including this spec and mlo's own files beside it",
+        remedy="move the spec out of the folder, and set `weights` to the folder",
     )
 
 
@@ -216,7 +216,7 @@ def _other_kind(root: Node, path: SpecPath, file: Path, kind: str, *, of_folders
     served = {"safetensors": "pytorch", "checkpoint": "pytorch"}.get(found, found)
     return Diagnostic(
         "E124",
-        f"`kind: {kind}` takes a {'folder' if of_folders else 'file'}, and {quoted(file.name)} is "
+        f"`kind: {kind}` needs a {'folder' if of_folders else 'file'}, but {quoted(file.name)} is "
         f"{'a file' if of_folders else 'a folder'}",
         span_of(root, path),
         cause=f"it looks like {describe(file)}",
@@ -231,7 +231,7 @@ def _doubtful(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
             "W102",
             "int8 is calibrated on random inputs",
             span_of(root, ("optimize", "precisions", precisions.index("int8"))),
-            cause="`model.samples` is not given, so neither calibration nor parity sees real inputs",
+            cause="without `model.samples`, calibration and verification use no real inputs",
             remedy="add `samples: FILE.npz` under `model`",
             severity="warning",
         )
@@ -241,9 +241,9 @@ def _doubtful(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
             if node.plain and node.data in LOOKS_BOOLEAN:
                 yield Diagnostic(
                     "W103",
-                    f"{quoted(node.data)} is text here, not a truth value",
+                    f"{quoted(node.data)} is text here, not a boolean",
                     node.span,
-                    label=f"the factory gets the text {node.data!r}",
+                    label=f"the factory receives the text {node.data!r}",
                     remedy="write `true` or `false`, or put quotes around the text",
                     severity="warning",
                 )
@@ -258,13 +258,13 @@ def _without_effect(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
     ]
     for path in paths:
         found = find(root, path)
-        # What a platform gives to all of its specs is none of this spec's mistakes.
+        # Defaults of the platform apply to all specs; they are not a mistake in this one.
         if found.depth == len(path) and not found.node.layer.startswith("platform "):
             yield Diagnostic(
                 "W104",
                 f"`{'.'.join(map(str, path))}` has no effect here",
                 span_of(root, path, key=True),
-                cause="only models for devices are made: no server is started and no image is built",
+                cause="this spec only produces models for devices: no server is started and no image is built",
                 remedy="remove it",
                 severity="warning",
             )

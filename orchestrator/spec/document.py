@@ -64,7 +64,7 @@ def span_of(root: Node, path: SpecPath, *, key: bool = False) -> Span:
 
 
 def _first_line(whole: Span) -> Span:
-    """An element of a list that goes over lines, or that is empty, is shown by its first line."""
+    """The first line of a list element that spans several lines or is empty."""
     end = len(whole.text.rstrip()) + 1
     return Span(whole.file, whole.line, whole.column, whole.line, max(end, whole.column + 1), whole.text)
 
@@ -74,9 +74,9 @@ class SpecDocument:
     """One file as it was read.
 
     Attributes:
-        source: its text; `source.file` is its name as the user gave it.
+        source: its text; `source.file` is its name as given by the user.
         root: the tree.
-        problems: what is wrong although it could be read (duplicate keys, ambiguous values).
+        problems: problems that did not prevent parsing (duplicate keys, ambiguous values).
     """
 
     source: SourceText
@@ -114,11 +114,11 @@ def read_document(path: str | Path, layer: str, shown: str | None = None) -> Spe
 
     Args:
         path: the file.
-        layer: who says its values, as in `Node.layer`.
+        layer: where its values come from, as in `Node.layer`.
         shown: the file's name in messages; by default `path`.
 
     Raises:
-        SpecInvalid: the file cannot be read or is no YAML mapping.
+        SpecInvalid: the file cannot be read or is not a YAML mapping.
     """
     source = read_source(path, shown)
     root, problems = parse_tree(source, layer)

@@ -1,4 +1,4 @@
-"""Lay one tree of values over another: platform defaults below the spec, an environment above it."""
+"""Merges trees of values: platform defaults, the spec, an environment; later ones take precedence."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["SPEC", "overlaid", "relabelled", "with_entry", "without"]
 
 SPEC = "spec"
 
-# A section that is one of several kinds is replaced as a whole when the kind changes: the other kind's keys mean nothing.
+# A section with a discriminator is replaced as a whole when the kind changes: keys of another kind have no meaning.
 _KIND_KEYS = ("kind", "target")
 
 
 def overlaid(lower: Node, upper: Node) -> Node:
-    """`upper` laid over `lower`: mappings are joined key by key, everything else is replaced.
+    """`lower` with the values of `upper`: mappings are merged key by key, everything else is replaced.
 
-    A joined mapping keeps the place that it has in the spec, so that what it lacks is reported there.
+    A merged mapping keeps its position in the spec, so that missing keys are reported there.
     """
     if lower.entries is None or upper.entries is None or _changes_kind(lower, upper):
         return upper
@@ -43,7 +43,7 @@ def _changes_kind(lower: Node, upper: Node) -> bool:
 
 
 def relabelled(node: Node, layer: str) -> Node:
-    """The same tree, said by `layer`."""
+    """The same tree, attributed to `layer`."""
     entries = node.entries and {k: replace(e, value=relabelled(e.value, layer)) for k, e in node.entries.items()}
     items = node.items and [relabelled(item, layer) for item in node.items]
     return replace(node, layer=layer, entries=entries, items=items)

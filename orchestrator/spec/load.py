@@ -1,4 +1,4 @@
-"""From a file to a checked spec: read, lay platform and environment around it, validate, or say all that is wrong."""
+"""Loads a spec: reads it, merges platform defaults and the environment, validates it, and reports every problem at once."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class LoadedSpec:
     """A valid spec and where it came from.
 
     Attributes:
-        spec: the effective spec, with platform defaults below it and the environment above it.
+        spec: the effective spec, merged with platform defaults and the environment.
         document: the spec's file.
-        folder: the spec's folder, absolute; its paths are relative to this.
-        warnings: what is doubtful though valid.
+        folder: the spec's folder, absolute; paths in the spec are relative to it.
+        warnings: what is valid but doubtful.
         environment: the chosen environment's name.
-        bounds: the platform that was applied; None without one.
-        tree: the effective values with the place of each.
+        bounds: the platform that was applied, if any.
+        tree: the effective values, each with its position.
     """
 
     spec: ModelDeployment
@@ -63,17 +63,17 @@ class LoadedSpec:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the effective spec as canonical JSON, in hex: comments, order and spelling do not change it."""
+        """sha256 of the effective spec as canonical JSON, in hex: independent of comments, key order and notation."""
         values = self.spec.model_dump(mode="json")
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return sha256(text.encode()).hexdigest()
 
     def span(self, path: SpecPath, *, key: bool = False) -> Span:
-        """The place of the deepest value on `path` that a file says; of its key where `key` is set."""
+        """The position of the deepest value on `path` that a file sets; of its key if `key` is set."""
         return span_of(self.tree, path, key=key)
 
     def origin(self, path: SpecPath | str) -> str:
-        """Who says the value at `path` (`("hardware", "cpus")` or `"hardware.cpus"`).
+        """Where the value at `path` (`("hardware", "cpus")` or `"hardware.cpus"`) comes from.
 
         Returns:
             "spec line 12", "platform FILE line 3", "environment NAME line 30", or "default".
@@ -91,11 +91,11 @@ def load_spec(path: str | Path, *, platform: Path | None = None, environment: st
 
     Args:
         path: the spec's file.
-        platform: the platform file; by default the nearest `mlo-platform.yaml` in the spec's folder or above.
-        environment: which of the spec's `environments` is laid over it.
+        platform: the platform file; by default the nearest `mlo-platform.yaml` in the spec's folder or its parents.
+        environment: which of the spec's `environments` to apply.
 
     Raises:
-        SpecInvalid: with everything that is wrong, in the order of the file.
+        SpecInvalid: with all problems, in file order.
     """
     document = read_document(path, SPEC)
     folder = Path(path).absolute().parent
@@ -134,9 +134,9 @@ def load_spec(path: str | Path, *, platform: Path | None = None, environment: st
 def _refuse_platform_file(document: SpecDocument, path: str | Path) -> None:
     kind = document.root.child("kind")
     if kind is not None and kind.data == "Platform":
-        load_platform(path)  # what is wrong with it as such comes first
+        load_platform(path)  # its own problems come first
         message = f"{document.file} is a platform file, not a spec"
-        remedy = "it has no mistakes; give it as `--platform`, or validate a spec that lies below it"
+        remedy = "the platform file is valid; pass it as `--platform`, or validate a spec in this folder or below"
         raise SpecInvalid(Diagnostic("E112", message, kind.span, remedy=remedy))
 
 
@@ -151,7 +151,7 @@ def _platform(given: Path | None, folder: Path) -> Platform | None:
 
 
 def _environments(root: Node) -> tuple[dict[str, Node], list[Diagnostic]]:
-    """The overlays by name, and what is wrong with the section itself."""
+    """The overlays by name, and problems with the section itself."""
     section = root.child("environments")
     if section is None:
         return {}, []
@@ -159,7 +159,7 @@ def _environments(root: Node) -> tuple[dict[str, Node], list[Diagnostic]]:
         message = "`environments` must be a mapping of names to overlays"
         span = span_of(root, ("environments",), key=True)
         return {}, [
-            Diagnostic("E104", message, span, remedy="write `staging: {hardware: {cpus: 1}}` below it, or remove it")
+            Diagnostic("E104", message, span, remedy="add an entry such as `staging: {hardware: {cpus: 1}}`, or remove the section")
         ]
     overlays: dict[str, Node] = {}
     problems: list[Diagnostic] = []
@@ -170,11 +170,11 @@ def _environments(root: Node) -> tuple[dict[str, Node], list[Diagnostic]]:
         if not re.fullmatch(ENVIRONMENT_NAME, name):
             label = f"use {EXPECTS[ENVIRONMENT_NAME]}"
             problems.append(
-                Diagnostic("E105", f"{quoted(name)} cannot be the name of an environment", entry.span, label)
+                Diagnostic("E105", f"{quoted(name)} is not a valid environment name", entry.span, label)
             )
         elif entry.value.entries is None:
             message = f"environment `{name}` must be a mapping of keys to values"
-            remedy = "give it sections of the spec, or remove it"
+            remedy = "add sections of the spec to it, or remove it"
             problems.append(Diagnostic("E104", message, entry.span, remedy=remedy))
         else:
             fixed = fixed_keys(entry.value, "an environment")
@@ -184,21 +184,21 @@ def _environments(root: Node) -> tuple[dict[str, Node], list[Diagnostic]]:
     return overlays, problems
 
 
-def _unknown_environment(root: Node, asked: str, environments: dict[str, Node]) -> Diagnostic:
+def _unknown_environment(root: Node, name: str, environments: dict[str, Node]) -> Diagnostic:
     known = ", ".join(environments)
     return Diagnostic(
         "E134",
-        f"the spec has no environment {quoted(asked)}",
+        f"the spec has no environment {quoted(name)}",
         span_of(root, ("environments",), key=True) if "environments" in (root.entries or {}) else None,
-        label=did_you_mean(asked, environments),
-        remedy=f"choose one of {known}" if known else "add a section `environments`, or leave the option out",
+        label=did_you_mean(name, environments),
+        remedy=f"choose one of {known}" if known else "add a section `environments`, or omit the option",
     )
 
 
 def _evaluated(
     tree: Node, bounds: Platform | None, folder: Path
 ) -> tuple[Node, ModelDeployment | None, list[Diagnostic]]:
-    """One effective tree with what it says, or what is wrong with it."""
+    """The effective tree and its spec, or its problems."""
     if bounds is not None:
         tree = narrowed(tree, bounds)
     spec, found = validated(tree, ModelDeployment, json_schema)
@@ -209,11 +209,11 @@ def _evaluated(
 
 
 def _with_fitting_batch_sizes(spec: ModelDeployment, tree: Node) -> ModelDeployment:
-    """Batch sizes that nobody wrote are brought into the range of the batch dimension."""
+    """Default batch sizes are limited to the range of the batch dimension."""
     if find(tree, ("benchmark", "batch_sizes")).depth == 2:
         return spec
     if not spec.model.inputs:
-        return spec  # known once the model is read
+        return spec  # known once the model has been read
     batch = batch_dimension(spec)
     allowed = None if batch is None else spec.model.dims[batch]
     sizes = spec.benchmark.batch_sizes

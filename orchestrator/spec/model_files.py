@@ -1,4 +1,4 @@
-"""Says what a model file is from its first bytes and its table of contents, without a framework and without running it."""
+"""Identifies model files by their first bytes and their table of contents, without a framework and without running them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["FileKind", "describe", "file_kind"]
 FileKind = Literal[
     "safetensors", "checkpoint", "torchscript", "exported-program", "onnx", "keras", "tflite", "saved-model", "other"
 ]
-"""What the file can be used as. `checkpoint` is any file of `torch.save`, whatever is in it."""
+"""What the file can be used as. `checkpoint` is any file written by `torch.save`, whatever it contains."""
 
 _LEGACY_CHECKPOINT = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.serialization.MAGIC_NUMBER, pickled
 _MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -49,8 +49,8 @@ def describe(path: Path) -> str:
 def _look(path: Path) -> tuple[FileKind, str]:
     if path.is_dir():
         if (path / "saved_model.pb").is_file():
-            return "saved-model", "a SavedModel directory"
-        return "other", "a directory"
+            return "saved-model", "a SavedModel folder"
+        return "other", "a folder"
     with path.open("rb") as file:
         head = file.read(4096)
     if not head:
@@ -58,11 +58,11 @@ def _look(path: Path) -> tuple[FileKind, str]:
     if head.startswith(b"PK\x03\x04"):
         return _look_into_zip(path)
     if head.startswith(_LEGACY_CHECKPOINT):
-        return "checkpoint", "a PyTorch checkpoint in the format before PyTorch 1.6"
+        return "checkpoint", "a PyTorch checkpoint in the format used before PyTorch 1.6"
     if _is_safetensors(head):
         return "safetensors", "a safetensors file"
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "keras", "an HDF5 file, as Keras writes with the ending .h5"
+        return "keras", "an HDF5 file, such as Keras writes with the extension .h5"
     if head[4:8] == b"TFL3":
         return "tflite", "a LiteRT (TFLite) model"
     for magic, words in _MAGIC:
@@ -71,14 +71,14 @@ def _look(path: Path) -> tuple[FileKind, str]:
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
         return "other", "a Git LFS pointer: the file itself has not been fetched (git lfs pull)"
     if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
-        return "other", "an HTML page, perhaps the answer of a failed download"
+        return "other", "an HTML page, perhaps from a failed download"
     if _is_onnx(path):
         return "onnx", "an ONNX model"
     if _PICKLE.match(head):
         return "other", "a Python pickle"
     if _is_text(head):
         return "other", "a text file"
-    return "other", "a file of an unknown kind"
+    return "other", "an unknown kind of file"
 
 
 def _look_into_zip(path: Path) -> tuple[FileKind, str]:
@@ -88,8 +88,8 @@ def _look_into_zip(path: Path) -> tuple[FileKind, str]:
             start = min((entry.header_offset for entry in archive.infolist()), default=0)
     except (zipfile.BadZipFile, OSError):
         start, names = 1, []
-    if start > 0:  # what was found is then an archive inside the one that is cut off
-        return "other", "a zip archive that is cut off or damaged"
+    if start > 0:  # what was found is then an archive inside a truncated one
+        return "other", "a truncated or damaged zip archive"
     inner = {name.partition("/")[2] for name in names}  # PyTorch puts all below one folder, named after the file
     if "archive_format" in inner or "models/model.json" in inner or "serialized_exported_program.json" in names:
         return "exported-program", "an exported program"
@@ -101,7 +101,7 @@ def _look_into_zip(path: Path) -> tuple[FileKind, str]:
         return "keras", "a Keras model"
     if names and all(name.endswith(".npy") for name in names):
         return "other", "an npz file of numpy arrays"
-    return "other", "a zip archive that PyTorch did not write"
+    return "other", "a zip archive not written by PyTorch"
 
 
 def _is_safetensors(head: bytes) -> bool:
@@ -110,7 +110,7 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def _is_onnx(path: Path) -> bool:
-    """Whether the file begins like the protobuf of an ONNX model, up to its graph; a cut one may not get so far."""
+    """Whether the file begins like the protobuf of an ONNX model, up to its graph; a truncated one may not get that far."""
     seen: set[int] = set()
     with path.open("rb") as file:
         for _ in range(_FIELDS_LOOKED_AT):
@@ -142,7 +142,7 @@ def _is_text(head: bytes) -> bool:
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # not just a character that was cut off
+        if error.start < len(head) - 3:  # not just a truncated character
             return False
         text = head[: error.start].decode("utf-8")
     return json.dumps(text, ensure_ascii=False).count("\\u00") == 0

@@ -1,4 +1,4 @@
-"""The spec as typed, frozen values. What can be written, with which default; `docs/spec.md` is the manual."""
+"""The spec as typed, frozen values: every key with its type and default. `docs/spec.md` is the manual."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ ServerName = Literal["onnxruntime", "torchserve", "tensorflow-serving"]
 Objective = Literal["latency", "throughput", "cost"]
 DtypeName = Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool", "string"]
 DEVICE_FORMATS: frozenset[Format] = frozenset({"tflite"})
-"""Formats that no server takes; a device runs what a folder holds."""
+"""Formats that no server loads; they are delivered to a folder and run on devices."""
 
 SERVERS: tuple[ServerName, ...] = get_args(ServerName)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-# A plain union makes pydantic report every arm. These say which arm a value is meant for; the tags stand in brackets so
-# that no key of a spec can be mistaken for one.
+# For a plain union, pydantic reports errors of every member. These discriminators select one; the tags are in parentheses
+# so that they cannot collide with a key of a spec.
 _TEXT, _OTHER = "(text)", "(other)"
 
 
@@ -101,20 +101,20 @@ _MinCosine = Annotated[dict[Precision, _Cosine], BeforeValidator(_for_every_prec
 
 
 def _section() -> Any:
-    """A section that is made of its own defaults where it is not given.
+    """A section that falls back to its own defaults.
 
-    An instance as default would make pydantic build that section's class apart from the whole, which costs milliseconds
-    each at every start.
+    With an instance as default, pydantic would build the validator of each section separately, which costs milliseconds
+    per section at every start.
     """
     return Field(default={}, validate_default=True)
 
 
 class Metadata(Strict):
-    """Who this deployment is."""
+    """Name and labels of the deployment."""
 
-    name: Name = Field(description="Names the release, its images, files and URLs.", examples=["digits"])
+    name: Name = Field(description="Name of the release, also used for its images, files and URLs.", examples=["digits"])
     labels: dict[LabelKey, LabelValue] = Field(
-        default_factory=dict, max_length=32, description="Free labels; they travel to images and Kubernetes objects."
+        default_factory=dict, max_length=32, description="Free-form labels; copied to images and Kubernetes objects."
     )
 
 
@@ -122,11 +122,11 @@ _DimSize = Annotated[int, Field(ge=0, le=2**31)]
 _Dim = Annotated[Annotated[DimName, Tag(_TEXT)] | Annotated[_DimSize, Tag(_OTHER)], _by_text]
 _Shape = Annotated[
     list[_Dim],
-    Field(max_length=8, description="Numbers, or names from `dims`; a named first dimension is the batch."),
+    Field(max_length=8, description="Numbers, or names from `dims`; a named first dimension is the batch dimension."),
 ]
 
 
-_own_name = Field(default=None, description="The model's own name of it, where `name` is another.")
+_own_name = Field(default=None, description="The model's own name for it, if `name` differs.")
 
 
 class TensorIn(Strict):
@@ -147,27 +147,27 @@ class TensorOut(Strict):
 
 
 class DimRange(Strict):
-    """The smallest and largest value that a named dimension takes."""
+    """The smallest and largest size of a named dimension."""
 
     min: int = Field(default=1, ge=1, le=2**31)
     max: int = Field(ge=1, le=2**31, examples=[64])
 
 
 class ModelSection(Strict):
-    """Which model, what goes in and what comes out."""
+    """The model with its inputs and outputs."""
 
     source: Source
     inputs: list[TensorIn] = Field(
         default=[],
         min_length=1,
         max_length=64,
-        description="In the order in which the model takes them; read from the model where its kind says them.",
+        description="In the order in which the model takes them; by default read from the model, if its kind describes them.",
     )
     outputs: list[TensorOut] = Field(
         default=[],
         min_length=1,
         max_length=64,
-        description="In the model's order; read from the model where its kind says them.",
+        description="In the model's order; by default read from the model, if its kind describes them.",
     )
     dims: dict[DimName, DimRange] = Field(
         default_factory=dict, max_length=64, description="The range of every named dimension."
@@ -189,18 +189,18 @@ class Optimize(Strict):
         Field(default="auto", description="Model formats to try.")
     )
     time_budget: Duration = Field(
-        default=300.0, description="How long trying and measuring may take.", json_schema_extra={"default": "5m"}
+        default=300.0, description="Time limit for building and measuring candidates.", json_schema_extra={"default": "5m"}
     )
 
 
 class Verify(Strict):
-    """Gates against the model as given; a number for all precisions or one for each."""
+    """Gates for the comparison with the original model; one number for all precisions, or one per precision."""
 
     max_abs_error: _MaxError = Field(default_factory=dict, description="Largest absolute difference of an output.")
     max_rel_error: _MaxError = Field(default_factory=dict, description="Largest relative difference of an output.")
     min_cosine: _MinCosine = Field(default_factory=dict, description="Smallest cosine similarity of an output's rows.")
     min_top1_agreement: float | None = Field(
-        default=None, ge=0, le=1, description="Smallest share of rows with the same largest class."
+        default=None, ge=0, le=1, description="Smallest fraction of rows whose top-1 class is the same."
     )
 
 
@@ -211,82 +211,82 @@ class Benchmark(Strict):
         default=[1, 8, 32],
         min_length=1,
         max_length=16,
-        description="Rows per call; by default those that `dims` allows.",
+        description="Rows per call; the defaults are limited to the range in `dims`.",
     )
 
 
 class Hardware(Strict):
-    """What it will run on, and so what it is measured under."""
+    """The hardware of one replica; measurements run under the same limits."""
 
     cpus: Cpus = Field(default=1.0, description="CPUs of one replica.")
     memory: Size = Field(default=2**31, description="Memory of one replica.", json_schema_extra={"default": "2Gi"})
     accelerator: Literal["none", "cuda"] = Field(
-        default="none", description="What computes besides the CPUs; `cuda` are NVIDIA's GPUs."
+        default="none", description="Accelerator to compute on; `cuda` means NVIDIA GPUs."
     )
     count: int = Field(
-        default=1, ge=1, le=16, description="Accelerators of one replica; each has an instance of the model."
+        default=1, ge=1, le=16, description="Accelerators of one replica; each runs an instance of the model."
     )
 
     @property
     def devices(self) -> int:
-        """How many CUDA devices one replica has; 0 where it has none."""
+        """How many CUDA devices one replica has."""
         return 0 if self.accelerator == "none" else self.count
 
 
 class Slo(Strict):
     """The service level of one replica, for requests of one row at the given rate."""
 
-    p99_latency: Duration | None = Field(default=None, description="99 of 100 requests are answered within this.")
-    throughput: Rate | None = Field(default=None, description="Requests that one replica answers.")
+    p99_latency: Duration | None = Field(default=None, description="99 of 100 requests must be answered within this time.")
+    throughput: Rate | None = Field(default=None, description="Requests that one replica must answer.")
     enforce: bool = Field(default=True, description="Whether `apply` fails when no candidate meets it.")
 
 
 class Batching(Strict):
-    """How many rows go together at most, and how long the first one waits for company."""
+    """The largest batch, and how long its first row may wait for more."""
 
-    max_size: int = Field(ge=1, le=65536, description="Rows that go together at most.", examples=[32])
-    max_delay: Delay = Field(default=0, description="How long the first row waits; 0 takes what is there.")
+    max_size: int = Field(ge=1, le=65536, description="Largest number of rows in a batch.", examples=[32])
+    max_delay: Delay = Field(default=0, description="How long the first row waits for more; with 0, waiting rows are batched at once.")
 
 
 class Replicas(Strict):
-    """How many copies serve."""
+    """Number of replicas."""
 
     min: int = Field(default=1, ge=1, le=1000)
     max: int = Field(default=1, ge=1, le=1000)
 
 
 class Serving(Strict):
-    """How it is served."""
+    """How the model is served."""
 
     backend: Literal[ServerName, "auto"] = Field(
-        default="auto", description="The server; by default the best measured."
+        default="auto", description="The server; `auto` selects the best by measurement."
     )
     batching: Annotated[Annotated[Batching, Tag(_OTHER)] | _Auto, _by_text] = Field(
-        default="auto", description="How requests are joined; by default what the sweep showed to be best."
+        default="auto", description="How requests are batched; `auto` uses the best measured setting."
     )
     cuda_graphs: bool = Field(
         default=False,
-        description="Whether ONNX Runtime repeats its calls on GPUs as CUDA graphs; takes sizes that only the batch changes.",
+        description="Whether ONNX Runtime replays its GPU calls as CUDA graphs; requires that only the batch size varies.",
     )
     replicas: Replicas = _section()
 
 
 class Image(Strict):
-    """Where images are pushed to and what they are built on."""
+    """Registry and base of the images."""
 
     registry: RegistryPrefix | None = Field(default=None, description="Registry and path that images are pushed to.")
-    base: ImageRef | None = Field(default=None, description="The image that serving images are built on.")
+    base: ImageRef | None = Field(default=None, description="Base image for serving images.")
 
 
 class LocalDeploy(Strict):
     """On this machine, on loopback."""
 
     target: Literal["local"] = "local"
-    port: int | None = Field(default=None, ge=1024, le=65535, description="By default a free one, kept over updates.")
+    port: int | None = Field(default=None, ge=1024, le=65535, description="By default a free port, kept across updates.")
 
 
 class FolderDeploy(Strict):
-    """Into a folder, which a device or a server of one's own reads."""
+    """Into a folder that a device or your own server reads."""
 
     target: Literal["folder"]
     path: RelPath = Field(description="The folder, relative to the spec.", examples=["deployed"])
@@ -294,7 +294,7 @@ class FolderDeploy(Strict):
         default=2,
         ge=1,
         le=10,
-        description="How many revisions stay there, the newest ones; TensorFlow Serving serves them all.",
+        description="How many of the newest revisions to keep; TensorFlow Serving serves all of them.",
     )
 
 
@@ -319,17 +319,17 @@ class ModelDeployment(Strict):
     benchmark: Benchmark = _section()
     hardware: Hardware = _section()
     slo: Slo = _section()
-    optimize_for: Objective = Field(default="latency", description="What decides between candidates that meet the SLO.")
+    optimize_for: Objective = Field(default="latency", description="What to optimize among candidates that meet the SLO.")
     serving: Serving = _section()
     image: Image = _section()
     deploy: Deploy = _section()
 
     @property
     def for_devices_alone(self) -> bool:
-        """Whether nothing but a model for devices can come out of it: no server is started and no image is built."""
+        """Whether the spec only produces models for devices: no server is started and no image is built."""
         formats = self.optimize.formats
         return self.deploy.target == "folder" and formats != "auto" and DEVICE_FORMATS.issuperset(formats)
 
     def path(self, relative: str, base: Path) -> Path:
-        """A path of this spec, which lies in `base`, made absolute."""
+        """A path in this spec as an absolute path; `base` is the spec's folder."""
         return (base / relative).absolute()

@@ -1,4 +1,4 @@
-"""Where pydantic's error locations lie: in the tree of values, and in the schema that says what is allowed there."""
+"""Maps pydantic's error locations to the tree of values and to the schema for that location."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ Schema = dict[str, Any]
 
 
 def nearest(word: object, options: Iterable[str]) -> str | None:
-    """The option that `word` most likely is a misspelling of."""
+    """The option that `word` is most likely a misspelling of."""
     if not isinstance(word, str) or len(word) > 100:
         return None
     folded = word.lower().replace("_", "-")
     best, best_ratio = None, 0.6  # difflib's own cut-off for a close match
     for option in options:
         ratio = difflib.SequenceMatcher(a=folded, b=option.lower().replace("_", "-")).ratio()
-        if ratio > best_ratio:  # of equals the first one, so that the order of the options says what is usual
+        if ratio > best_ratio:  # ties go to the first option, so that common options can be listed first
             best, best_ratio = option, ratio
     return best
 
 
 def did_you_mean(word: object, options: Iterable[str]) -> str:
-    """The question to put beside the caret; the empty text where nothing is near."""
+    """The hint for the label; empty if nothing is close."""
     near = nearest(word, options)
     return "" if near is None else f"did you mean `{near}`?"
 
 
 def _arms(schema: Schema, definitions: Schema) -> Iterator[Schema]:
-    """The schema itself, or what it refers to and each arm of a union, in turn."""
+    """The schema itself, or the schemas that it refers to, including each member of a union."""
     if "$ref" in schema:
         yield from _arms(definitions[schema["$ref"].rpartition("/")[2]], definitions)
         return
@@ -47,7 +47,7 @@ def _arms(schema: Schema, definitions: Schema) -> Iterator[Schema]:
 
 
 def words_allowed(schemas: Iterable[Schema]) -> list[str]:
-    """The fixed texts that one of the schemas allows."""
+    """The words that the schemas allow."""
     words: dict[str, None] = {}
     for schema in schemas:
         options = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())]
@@ -61,9 +61,9 @@ class Place:
 
     Attributes:
         root: the tree.
-        path: the location without what pydantic made up.
-        arms: the schemas that a value there may follow.
-        on_key: whether the key itself is wrong, not its value.
+        path: the location without the segments that pydantic adds.
+        arms: the schemas that apply to a value there.
+        on_key: whether the key is wrong rather than its value.
     """
 
     root: Node
@@ -73,7 +73,7 @@ class Place:
 
     @staticmethod
     def of(loc: SpecPath, root: Node, schema: Schema) -> Place:
-        """Follow pydantic's `loc` through the tree and the schema at once."""
+        """Follow pydantic's `loc` through the tree and the schema in parallel."""
         definitions: Schema = schema.get("$defs", {})
         arms = list(_arms(schema, definitions))
         path: list[str | int] = []
@@ -87,7 +87,7 @@ class Place:
                 arms = list(_arms(tagged, definitions))
             elif not (
                 isinstance(segment, str) and segment.startswith("(")
-            ):  # "(text)" and "(other)" tag a union's arms
+            ):  # "(text)" and "(other)" tag the members of a union
                 path.append(segment)
                 arms = [arm for below in _below(arms, segment) for arm in _arms(below, definitions)]
         return Place(root, tuple(path), arms, on_key)
@@ -115,19 +115,19 @@ class Place:
 
     @property
     def properties(self) -> list[str]:
-        """The keys that a mapping here may have."""
+        """The keys allowed in a mapping here."""
         return list(dict.fromkeys(key for arm in self.arms for key in arm.get("properties", ())))
 
     @property
     def example(self) -> Any:
-        """A value that could stand here, or None."""
+        """An example value for this place, or None."""
         for arm in self.arms:
             if arm.get("examples"):
                 return arm["examples"][0]
         return next(iter(words_allowed(self.arms)), None)
 
     def span(self, *, key: bool = False) -> Span:
-        """Where the value stands, or its key."""
+        """The position of the value, or of its key."""
         return span_of(self.root, self.path, key=key or self.on_key)
 
 

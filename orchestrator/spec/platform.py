@@ -1,4 +1,4 @@
-"""Platform files: what a platform team sets for all specs. Defaults lie below a spec; limits and rules bind it."""
+"""Platform files: what a platform team sets for all specs. A spec may override the defaults, not the limits and rules."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ model: {source: {kind: torchscript, weights: any}, inputs: [{name: x, dtype: flo
 
 
 class Limits(Strict):
-    """The most that one deployment may ask for."""
+    """Upper limits for one deployment."""
 
     cpus: Cpus | None = None
     memory: Size | None = None
@@ -54,7 +54,7 @@ class Limits(Strict):
 
 
 class Rules(Strict):
-    """What a spec may choose, and what it has to say. A list that is not given allows everything."""
+    """What a spec may choose and must set. A list that is missing allows everything."""
 
     registries: list[RegistryPrefix] | None = None
     base_images: list[ImageRef] | None = None
@@ -73,7 +73,7 @@ class _About(Strict):
 
 
 class _PlatformFile(Strict):
-    """A platform file without its `defaults`, which are checked as a part of the specs that they lie below."""
+    """A platform file without its `defaults`, which are checked as part of a spec."""
 
     apiVersion: Literal["mlo/v1"] = Field(examples=["mlo/v1"])  # noqa: N815 - the key's spelling in the file
     kind: Literal["Platform"] = Field(examples=["Platform"])
@@ -87,10 +87,10 @@ class Platform:
     """A platform file that was read and checked.
 
     Attributes:
-        file: where it lies.
+        file: its path.
         shown: its name in messages.
         root: the whole file.
-        defaults: the partial spec that lies below every spec.
+        defaults: the partial spec that every spec starts from.
     """
 
     file: Path
@@ -125,7 +125,7 @@ def find_platform(folder: Path) -> Path | None:
 
 
 def fixed_keys(overlay: Node, where: str) -> list[Diagnostic]:
-    """The keys of an overlay or of defaults that only a spec itself can set."""
+    """Errors for keys of an overlay or of defaults that only the spec may set."""
     entries: list[tuple[str, Entry]] = [
         (key, entry) for key, entry in (overlay.entries or {}).items() if key in FIXED_SECTIONS
     ]
@@ -146,7 +146,7 @@ def load_platform(path: str | Path, shown: str | None = None) -> Platform:
         shown: its name in messages; by default `path`.
 
     Raises:
-        SpecInvalid: with everything that is wrong with it.
+        SpecInvalid: with all its problems.
     """
     shown = shown or str(path)
     document = read_document(path, f"platform {shown}", shown)
@@ -157,7 +157,7 @@ def load_platform(path: str | Path, shown: str | None = None) -> Platform:
     defaults = root.child("defaults")
     if defaults is not None and defaults.entries is None:
         message = "`defaults` must be a mapping of keys to values"
-        problems.append(Diagnostic("E104", message, defaults.span, remedy="give it sections of a spec, or remove it"))
+        problems.append(Diagnostic("E104", message, defaults.span, remedy="add sections of a spec to it, or remove it"))
     elif defaults is not None:
         problems += fixed_keys(defaults, "a platform's defaults")
         skeleton, _ = parse_tree(SourceText("", _SKELETON, ""), SPEC)

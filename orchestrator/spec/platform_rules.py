@@ -1,4 +1,4 @@
-"""A spec against its platform's limits and rules."""
+"""Checks a spec against the limits and rules of its platform."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["narrowed", "violations"]
 
 
 def narrowed(root: Node, platform: Platform) -> Node:
-    """The spec's tree with what its `auto` can still mean under the platform's rules.
+    """The spec's tree with `auto` replaced where the platform's rules restrict it.
 
-    Allowed formats take the place of `optimize.formats: auto`; an only backend that of `serving.backend: auto`. Among
-    several backends, and for one without a server, the plan refuses candidates by the rule.
+    The allowed formats replace `optimize.formats: auto`; a single allowed backend replaces `serving.backend: auto`. With
+    several backends, or one without a server, the planner refuses the candidates that the rule excludes.
     """
     rules = platform.root.child("rules")
     formats = None if rules is None else rules.child("formats")
@@ -33,7 +33,7 @@ def narrowed(root: Node, platform: Platform) -> Node:
         found = find(root, path)
         if node is not None and (found.depth < len(path) or found.node.data == "auto"):
             section = root.child(path[0])
-            if section is None or section.entries is not None:  # otherwise the section is wrong, and reported as such
+            if section is None or section.entries is not None:  # otherwise the section is invalid, which is reported separately
                 root = overlaid(root, _nested(path, node))
     return root
 
@@ -46,12 +46,12 @@ def _nested(path: tuple[str, ...], node: Node) -> Node:
 
 
 def violations(spec: ModelDeployment, root: Node, platform: Platform) -> list[Diagnostic]:
-    """Where the spec goes against its platform, each with the rule's place as a note."""
+    """Where the spec violates its platform; each error has a note with the location of the rule."""
     return [*_limits(spec, root, platform), *_choices(spec, root, platform), *_required(spec, root, platform)]
 
 
 def _span(root: Node, path: SpecPath) -> Span:
-    """The line that says it, or the deployment's name where only a default does."""
+    """The line that sets the value, or the line of the deployment's name if the value is a default."""
     return span_of(root, path if find(root, path).depth == len(path) else ("metadata", "name"))
 
 
@@ -68,7 +68,7 @@ def _size(count: int) -> str:
 
 def _limits(spec: ModelDeployment, root: Node, platform: Platform) -> Iterator[Diagnostic]:
     limits, hardware = platform.limits, spec.hardware
-    # path, key of the limit, what is asked for, the most, both in words
+    # path, key of the limit, value, limit, both as text
     rows: list[tuple[SpecPath, str, float, float | None, str, str]] = [
         (("hardware", "cpus"), "cpus", hardware.cpus, limits.cpus, f"{hardware.cpus:g}", f"{limits.cpus or 0:g}"),
         (("hardware", "memory"), "memory", hardware.memory, limits.memory, _size(hardware.memory), _size(limits.memory or 0)),
@@ -81,9 +81,9 @@ def _limits(spec: ModelDeployment, root: Node, platform: Platform) -> Iterator[D
         if most is not None and asked > most:
             yield Diagnostic(
                 "E131",
-                f"`{'.'.join(map(str, path))}` is {asked_words}, and the platform allows {most_words}",
+                f"`{'.'.join(map(str, path))}` is {asked_words}, but the platform allows at most {most_words}",
                 _span(root, path),
-                remedy=f"ask for {most_words} or less" if most else "leave it out",
+                remedy=f"set it to {most_words} or less" if most else "remove it",
                 notes=_note(platform, "limits", key),
             )
 
@@ -143,7 +143,7 @@ def _required(spec: ModelDeployment, root: Node, platform: Platform) -> Iterator
         if not spec.metadata.labels.get(label):
             yield Diagnostic(
                 "E132",
-                f"the platform requires a label `{label}`",
+                f"the platform requires the label `{label}`",
                 name,
                 remedy=f"add `labels: {{{label}: ...}}` under `metadata`",
                 notes=_note(platform, "rules", "required_labels"),
@@ -160,7 +160,7 @@ def _required(spec: ModelDeployment, root: Node, platform: Platform) -> Iterator
     if rules.base_images and spec.image.base is None and not spec.for_devices_alone:
         yield Diagnostic(
             "E132",
-            "the platform requires one of its base images",
+            "the platform requires an approved base image",
             name,
             remedy=f"add `image: {{base: {rules.base_images[0]}}}`",
             notes=_note(platform, "rules", "base_images"),

@@ -1,6 +1,6 @@
-"""The mark of a file of samples that mlo made at random: the comment of its zip archive.
+"""Marks sample files that mlo generated at random, with a comment in the zip archive.
 
-Whoever saves real arrays over it (numpy.savez) leaves no comment, so the mark goes with the random ones.
+Saving real arrays over the file (numpy.savez) writes no comment, so the mark disappears with the random arrays.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RANDOM = b"random inputs, made by mlo init"
 
 
 def is_random(file: Path) -> bool:
-    """Whether the file has the mark; False for what is no zip archive."""
+    """Whether the file has the mark; False if it is not a zip archive."""
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.comment == RANDOM

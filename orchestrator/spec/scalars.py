@@ -1,4 +1,4 @@
-"""What a plain YAML scalar means: `true`, `false`, nothing, decimal numbers; everything else is text as written."""
+"""Resolves plain YAML scalars: `true`, `false`, null, decimal numbers; everything else is text as written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 __all__ = ["LOOKS_BOOLEAN", "AmbiguousScalarError", "resolve"]
 
 LOOKS_BOOLEAN = frozenset({"yes", "no", "on", "off", "y", "n"})
-"""Lower-case words that YAML 1.1 took for true or false, and that are plain text here."""
+"""Lower-case words that are booleans in YAML 1.1 and plain text here."""
 
 _NULL = frozenset({"", "~", "null"})
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
@@ -19,16 +19,16 @@ _REFUSED = {
     **dict.fromkeys(("Null", "NULL"), "write `null`, or put quotes around the text"),
     **dict.fromkeys(
         (f"{sign}.{word}" for sign in ("", "-", "+") for word in ("inf", "Inf", "INF", "nan", "NaN", "NAN")),
-        "a spec holds finite numbers only; put quotes around it if it is text",
+        "use a finite number; put quotes around it if it is text",
     ),
 }
 
 
 class AmbiguousScalarError(ValueError):
-    """A scalar that YAML readers take for different things, or that no number can hold exactly.
+    """A scalar that YAML parsers interpret differently, or a number that cannot be represented.
 
     Args:
-        problem: what is wrong, to stand after the scalar ("is ambiguous in YAML").
+        problem: the part of the message after the scalar ("is ambiguous in YAML").
         remedy: what to write instead.
     """
 
@@ -45,7 +45,7 @@ def resolve(text: str) -> str | int | float | bool | None:
     `0x1f`, `12:30`, `1_000` and `2024-01-01` are text, `1e-4` is a number.
 
     Raises:
-        AmbiguousScalarError: other spellings of true, false and null; infinite, absent or unrepresentable numbers.
+        AmbiguousScalarError: other spellings of true, false and null; infinite, NaN or unrepresentable numbers.
     """
     if text in _NULL:
         return None
@@ -67,7 +67,7 @@ def resolve(text: str) -> str | int | float | bool | None:
         number = float(text)
         if math.isinf(number):
             raise AmbiguousScalarError(
-                "is too large a number", "write a smaller one; put quotes around it if it is text"
+                "is too large", "write a smaller number; put quotes around it if it is text"
             )
         return number
     return text

@@ -1,4 +1,4 @@
-"""The JSON Schema of specs: what editors complete and check. `python -m orchestrator.spec.schema` writes it to `docs/`."""
+"""The JSON Schema of specs, for completion and checks in editors. `python -m orchestrator.spec.schema` writes it to `docs/`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["FIXED_SECTIONS", "closed", "json_schema", "partial"]
 _FILE = Path(__file__).parents[2] / "docs" / "spec.schema.json"
 
 FIXED_SECTIONS = frozenset({"apiVersion", "kind", "model", "environments"})
-"""What an environment or a platform's defaults cannot change: the model is the same everywhere."""
+"""Sections that environments and platform defaults cannot change: the model is the same everywhere."""
 
 
 @cache
@@ -27,10 +27,10 @@ def json_schema() -> dict[str, Any]:
     definitions["Overlay"] = {
         **partial(schema, definitions),
         "title": "Overlay",
-        "description": "Values that differ in one environment; mappings are joined key by key, lists are replaced.",
+        "description": "Values that differ in an environment; mappings are merged key by key, lists are replaced.",
     }
     properties["environments"] = {
-        "description": "Environments by name, chosen by `--environment`.",
+        "description": "Environments by name, selected with `--environment`.",
         "type": "object",
         "patternProperties": {ENVIRONMENT_NAME: {"$ref": "#/$defs/Overlay"}},
         "additionalProperties": False,
@@ -40,13 +40,13 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
         "title": "mlo spec",
-        "description": "What `mlo` converts, proves, measures and deploys: apiVersion mlo/v1, kind ModelDeployment.",
+        "description": "A model that `mlo` converts, verifies, measures and deploys: apiVersion mlo/v1, kind ModelDeployment.",
         "$defs": dict(sorted(definitions.items())),
     }
 
 
 def closed(value: Any) -> Any:
-    """Pydantic's schema without titles of single properties, and closed where keys have a pattern."""
+    """Pydantic's schema without the titles of properties, and without additional properties where keys have a pattern."""
     if isinstance(value, list):
         return [closed(each) for each in value]
     if not isinstance(value, dict):
@@ -60,7 +60,7 @@ def closed(value: Any) -> Any:
 
 
 def partial(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The schema of the sections that may be laid over a spec, nothing in them required and nothing defaulted."""
+    """The schema of the sections that an overlay may contain, with nothing required and no defaults."""
 
     def inlined(value: Any) -> Any:
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""A model's signature: the tensors that go in and come out, with the range of every named dimension."""
+"""A model's signature: its input and output tensors, with the range of every named dimension."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What goes in and what comes out, in the model's order.
+    """Inputs and outputs in the model's order.
 
     Attributes:
         dims: name → (smallest, largest) size.
-        batch: the name of the batch dimension, which is the first dimension of every input; None where there is none.
+        batch: the name of the batch dimension, which is the first dimension of every input; None if there is none.
     """
 
     inputs: tuple[Tensor, ...]
@@ -77,16 +77,16 @@ class Signature:
 
 
 def batch_dimension(spec: ModelDeployment) -> str | None:
-    """The named first dimension that all inputs share; None where there is none."""
+    """The named first dimension that all inputs share; None if there is none."""
     firsts = {tensor.shape[0] if tensor.shape else None for tensor in spec.model.inputs}
     first = firsts.pop() if len(firsts) == 1 else None
     return first if isinstance(first, str) else None
 
 
 def declared_signature(spec: ModelDeployment) -> Signature:
-    """The signature as the spec says it; outputs have no dtype (the empty text) until the model was run.
+    """The signature as declared in the spec; the dtype of outputs is empty until the model has been run.
 
-    Dimensions that no shape uses are left out.
+    Dimensions that no shape uses are omitted.
     """
     model = spec.model
     shapes = [*(t.shape for t in model.inputs), *(t.shape or [] for t in model.outputs)]

@@ -1,4 +1,4 @@
-"""Where a model comes from: one model of the spec for each kind of source."""
+"""The spec's `model.source`: one pydantic model for each kind of source."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FOLDERS: frozenset[SourceKind] = frozenset({"saved-model", "transformers"})
 """Kinds whose model is a folder."""
 
 SAY_NOTHING: frozenset[SourceKind] = frozenset({"pytorch", "torchscript", "exported-program"})
-"""Kinds whose files do not say, or not by name, what goes in and what comes out: tensors are known by their place."""
+"""Kinds whose files do not describe their inputs and outputs, at least not by name: tensors are identified by position."""
 
 Task = Literal[
     "auto",
@@ -46,7 +46,7 @@ Task = Literal[
 ]
 
 _Weights = Annotated[RelPath, Field(description="The file, relative to the spec.", examples=["model.safetensors"])]
-_Sha256 = Annotated[Sha256, Field(description="What the file's sha256 must be.")]
+_Sha256 = Annotated[Sha256, Field(description="Expected sha256 of the file.")]
 
 
 class PytorchSource(Strict):
@@ -62,7 +62,7 @@ class PytorchSource(Strict):
         default_factory=dict, max_length=100, description="Keyword arguments for the factory."
     )
     weights_key: KeyPath | None = Field(
-        default=None, description="Where the state dict, or a part of it, sits in a checkpoint: `state_dict.model`."
+        default=None, description="Location of the state dict, or a part of it, in a checkpoint: `state_dict.model`."
     )
     sha256: _Sha256 | None = None
 
@@ -76,7 +76,7 @@ class TorchscriptSource(Strict):
 
 
 class ExportedProgramSource(Strict):
-    """A `.pt2` archive of `torch.export.save`."""
+    """A `.pt2` archive written by `torch.export.save`."""
 
     kind: Literal["exported-program"]
     weights: _Weights
@@ -84,7 +84,7 @@ class ExportedProgramSource(Strict):
 
 
 class KerasSource(Strict):
-    """A whole Keras model, `.keras` or `.h5`, without code of its own."""
+    """A whole Keras model, `.keras` or `.h5`, without custom code."""
 
     kind: Literal["keras"]
     weights: _Weights
@@ -92,12 +92,12 @@ class KerasSource(Strict):
 
 
 _Folder = Annotated[RelPath, Field(description="The folder, relative to the spec.", examples=["model"])]
-_FolderSha256 = Annotated[Sha256, Field(description="What the folder's digest must be; `E204` says what it is.")]
-_SignatureName = Field(default="serving_default", description="Which of the model's signatures is served.")
+_FolderSha256 = Annotated[Sha256, Field(description="Expected digest of the folder; error `E204` shows the actual one.")]
+_SignatureName = Field(default="serving_default", description="The signature to serve.")
 
 
 class SavedModelSource(Strict):
-    """A SavedModel folder of TensorFlow."""
+    """A TensorFlow SavedModel folder."""
 
     kind: Literal["saved-model"]
     weights: _Folder
@@ -106,13 +106,13 @@ class SavedModelSource(Strict):
 
 
 class OnnxSource(Strict):
-    """An ONNX model; its external data lie beside it."""
+    """An ONNX model, with its external data beside it."""
 
     kind: Literal["onnx"]
     weights: _Weights
     sha256: Sha256 | None = Field(
         default=None,
-        description="What the file's sha256 must be; of all its files, where there are several, as `E204` says it.",
+        description="Expected sha256 of the file; for several files, the digest that error `E204` shows.",
     )
 
 
@@ -125,11 +125,11 @@ class TfliteSource(Strict):
 
 
 class TransformersSource(Strict):
-    """A folder of the Transformers library: config.json, the tokenizer and safetensors. Its code is never run."""
+    """A folder of the Transformers library: config.json, tokenizer and safetensors. Its code is never run."""
 
     kind: Literal["transformers"]
     weights: _Folder
-    task: Task = Field(default="auto", description="What the model is asked; `auto` reads it from its configuration.")
+    task: Task = Field(default="auto", description="The model's task; `auto` reads it from its configuration.")
     sha256: _FolderSha256 | None = None
 
 

@@ -1,4 +1,4 @@
-"""A YAML file as text: read within limits, decoded strictly, with a place for every character of it."""
+"""A YAML file as text: size-limited, strictly decoded, with a position for every character."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEPT_OF_A_LINE = 1000  # characters of a line that a Span carries; a longer lin
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _UNPRINTABLE = r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
-"""What YAML 1.1, section 5.1, does not let into a stream; a byte order mark is taken off before this looks."""
+"""Characters not allowed in a YAML stream (YAML 1.1, section 5.1); a byte order mark is removed before."""
 
 
 def _first_unprintable(text: str) -> int | None:
@@ -34,11 +34,11 @@ def _first_unprintable(text: str) -> int | None:
 
 @dataclass(frozen=True)
 class SourceText:
-    """A file's text and the name under which the user knows the file.
+    """A file's text and its name as shown to the user.
 
     Attributes:
-        file: as the user gave it.
-        text: decoded, without a byte order mark; line ends as they stand in the file.
+        file: the name as given by the user.
+        text: decoded, without a byte order mark, with the original line ends.
         digest: sha256 of the file's bytes, in hex.
     """
 
@@ -51,17 +51,17 @@ class SourceText:
         return [0, *(match.end() for match in _LINE_END.finditer(self.text))]
 
     def line_of(self, offset: int) -> int:
-        """The line, counted from 1, in which the character at `offset` stands."""
+        """The line, counted from 1, of the character at `offset`."""
         return bisect_right(self._line_starts, offset)
 
     def line_text(self, line: int) -> str:
-        """Line number `line` without its end, cut where it is overlong."""
+        """The text of line `line` without its line end, truncated if very long."""
         start = self._line_starts[line - 1]
         stop = self._line_starts[line] if line < len(self._line_starts) else len(self.text)
         return self.text[start : min(stop, start + _KEPT_OF_A_LINE)].rstrip("\r\n")
 
     def span(self, start: int, end: int) -> Span:
-        """The place of the characters from `start` up to, not including, `end`."""
+        """The position of the characters from `start` up to, not including, `end`."""
         line, end_line = self.line_of(start), self.line_of(max(start, end))
         return Span(
             file=self.file,
@@ -81,23 +81,23 @@ def read_source(path: str | Path, shown: str | None = None) -> SourceText:
         shown: its name in messages; by default `path`.
 
     Raises:
-        SpecInvalid: it is missing, no regular file, unreadable, larger than 1 MiB, or no UTF-8 text.
+        SpecInvalid: it is missing, not a regular file, unreadable, larger than 1 MiB, or not UTF-8 text.
     """
     shown = shown or str(path)
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise _unreadable(shown, "is a directory" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
+                raise _unreadable(shown, "is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         near = similar_file(Path(path))
         remedy = f"did you mean {near}?" if near else "give the path of a YAML file"
         raise _unreadable(shown, "does not exist", remedy) from None
     except IsADirectoryError:
-        raise _unreadable(shown, "is a directory") from None
+        raise _unreadable(shown, "is a folder") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise _unreadable(shown, f"cannot be read: {reason}") from None
@@ -106,13 +106,13 @@ def read_source(path: str | Path, shown: str | None = None) -> SourceText:
 
 def _unreadable(shown: str, problem: str, remedy: str = "") -> SpecInvalid:
     shown = shown.encode("unicode_escape").decode() if not shown.isprintable() else shown
-    if problem == "is a directory":
-        remedy = f"name the file inside it, such as {shown.rstrip('/')}/{Path(shown).name or 'spec'}.yaml"
+    if problem == "is a folder":
+        remedy = f"give a file inside it, such as {shown.rstrip('/')}/{Path(shown).name or 'spec'}.yaml"
     return SpecInvalid(Diagnostic("E100", f"{shown} {problem}", remedy=remedy or "give the path of a YAML file"))
 
 
 def similar_file(path: Path) -> Path | None:
-    """The file in the same folder whose name is most like that of `path`, if one is like it."""
+    """The file in the same folder whose name is closest to that of `path`, if any is close."""
     try:
         names = [entry.name for entry in os.scandir(path.parent) if entry.is_file()]
     except (OSError, ValueError):
@@ -125,15 +125,15 @@ def source_from_bytes(file: str, content: bytes) -> SourceText:
     """Decode a file's bytes.
 
     Raises:
-        SpecInvalid: more than 1 MiB, another encoding than UTF-8, or characters that YAML does not allow.
+        SpecInvalid: more than 1 MiB, not UTF-8, or characters that YAML does not allow.
     """
     if len(content) > MAX_BYTES:
         raise SpecInvalid(
             Diagnostic(
                 "E111",
                 f"{file} is larger than 1 MiB",
-                cause="a spec is a page or two; this limit keeps a wrong file from being parsed",
-                remedy="check that this is the spec, and not a model or a data file",
+                cause="specs are usually a page or two; the limit keeps mlo from parsing a wrong file",
+                remedy="check that this is a spec and not a model or a data file",
             )
         )
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -171,5 +171,5 @@ def _unprintable(source: SourceText, offset: int) -> Diagnostic:
         f"control character U+{ord(character):04X}",
         span=source.span(offset, offset + 1),
         label="YAML does not allow it here",
-        remedy="remove the character; in double quotes it can be written as an escape",
+        remedy="remove the character, or write it as an escape in double quotes",
     )

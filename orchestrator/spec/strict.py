@@ -1,4 +1,4 @@
-"""The base of everything that a spec or a platform file is made of."""
+"""The base class of all pydantic models of specs and platform files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ __all__ = ["Strict"]
 
 
 class Strict(BaseModel):
-    """Frozen, no unknown keys, no conversions between types; its validator is built when it is first used."""
+    """Frozen, no unknown keys, no type conversions; the validator is built on first use."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)

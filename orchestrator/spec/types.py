@@ -1,4 +1,4 @@
-"""Typed scalars of a spec: durations, rates, sizes, names. Each has one pattern and says in words what it expects."""
+"""Scalar types of a spec: durations, rates, sizes, names. Each has a pattern and a description for error messages."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _duration(value: object) -> float:
     match = _match(_DURATION, value, "a duration with a unit, such as 20ms, 5s or 5m")
     seconds = float(match[1]) * _SECONDS[match[3]]
     if not 0 < seconds <= 7 * 86400:
-        raise ValueError("expected a duration above zero and up to 168h")
+        raise ValueError("expected a duration greater than zero and at most 168h")
     return seconds
 
 
@@ -68,7 +68,7 @@ def _rate(value: object) -> float:
     match = _match(_RATE, value, "a rate per second, minute or hour, such as 200/s")
     rate = float(match[1]) / _SECONDS[match[3]]
     if not 0 < rate <= 1e6:
-        raise ValueError("expected a rate above zero and up to 1000000/s")
+        raise ValueError("expected a rate greater than zero and at most 1000000/s")
     return rate
 
 
@@ -79,7 +79,7 @@ def _size(value: object) -> int:
         match = _match(_SIZE, value, "a size in bytes with a unit, such as 512Mi or 2Gi")
         size = int(match[1]) * _BYTES[match[2]]
     if not 0 < size <= 2**50:
-        raise ValueError("expected a size above zero and up to 1024Ti")
+        raise ValueError("expected a size greater than zero and at most 1024Ti")
     return size
 
 
@@ -89,12 +89,12 @@ def _cpus(value: object) -> float:
     else:
         cpus = int(_match(_CPUS, value, "a number of CPUs, such as 2, 0.5 or 500m")[1]) / 1000
     if not 0 < cpus <= 1024:
-        raise ValueError("expected a number of CPUs above zero and up to 1024")
+        raise ValueError("expected a number of CPUs greater than zero and at most 1024")
     return cpus
 
 
 def _local_path(value: str) -> str:
-    """Take `file:///a/b` as `/a/b`, refuse what lies elsewhere."""
+    """Read `file:///a/b` as `/a/b`; refuse other URLs."""
     scheme, separator, _ = value.partition("://")
     if not separator or "/" in scheme:
         return value
@@ -109,7 +109,7 @@ def _words(pattern: str, example: str) -> WithJsonSchema:
 
 
 Duration = Annotated[float, BeforeValidator(_duration), _words(_DURATION.pattern, "20ms")]
-"""Seconds; written `20ms`, `5s`, `5m`, `1h`."""
+"""Seconds; written as `20ms`, `5s`, `5m`, `1h`."""
 
 Delay = Annotated[
     float,
@@ -122,7 +122,7 @@ Delay = Annotated[
 """Seconds; written as a duration, or a plain 0."""
 
 Rate = Annotated[float, BeforeValidator(_rate), _words(_RATE.pattern, "200/s")]
-"""Per second; written `200/s`."""
+"""Per second; written as `200/s`."""
 
 Size = Annotated[
     int,
@@ -138,7 +138,7 @@ Size = Annotated[
         mode="validation",
     ),
 ]
-"""Bytes; written `2Gi`, `512Mi` or a plain number."""
+"""Bytes; written as `2Gi`, `512Mi` or a plain number."""
 
 Cpus = Annotated[
     float,
@@ -154,10 +154,10 @@ Cpus = Annotated[
         mode="validation",
     ),
 ]
-"""CPUs; written `2`, `0.5` or `500m`."""
+"""CPUs; written as `2`, `0.5` or `500m`."""
 
 EXPECTS: dict[str, str] = {}
-"""Pattern → what it asks for, in words; messages are made of these."""
+"""Pattern → description of the expected value, for messages."""
 
 
 def _text(pattern: str, expected: str, max_length: int | None = None) -> StringConstraints:
@@ -170,46 +170,46 @@ Name = Annotated[
     str,
     _text(
         NAME,
-        "lower-case letters, digits and dashes, starting with a letter and ending without a dash, at most 40",
+        "lower-case letters, digits and dashes, starting with a letter and not ending with a dash, at most 40 characters",
     ),
 ]
-"""A DNS label short enough to carry suffixes: it names releases, images, files and URLs."""
+"""A DNS label, short enough for suffixes, because it is used in names of releases, images, files and URLs."""
 
 ENVIRONMENT_NAME = r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$"
 EnvironmentName = Annotated[
     str,
     _text(
         ENVIRONMENT_NAME,
-        "lower-case letters, digits and dashes, starting with a letter and ending without a dash, at most 32",
+        "lower-case letters, digits and dashes, starting with a letter and not ending with a dash, at most 32 characters",
     ),
 ]
 TensorName = Annotated[
     str,
-    _text(r"^[A-Za-z_][A-Za-z0-9_.]{0,63}$", "letters, digits, `_` and `.`, not starting with a digit, at most 64"),
+    _text(r"^[A-Za-z_][A-Za-z0-9_.]{0,63}$", "letters, digits, `_` and `.`, not starting with a digit, at most 64 characters"),
 ]
 OwnName = Annotated[
-    str, _text(r"^[^\x00-\x1f\x7f]{1,256}$", "the name that the model has for it, at most 256 characters")
+    str, _text(r"^[^\x00-\x1f\x7f]{1,256}$", "the model's own name for it, at most 256 characters")
 ]
-"""What a model calls one of its tensors; it never reaches a rendered file."""
+"""A model's own name for a tensor; never written to rendered files."""
 
 SignatureName = Annotated[
-    str, _text(r"^[A-Za-z_][A-Za-z0-9_./-]{0,127}$", "the name of a signature, such as `serving_default`, at most 128")
+    str, _text(r"^[A-Za-z_][A-Za-z0-9_./-]{0,127}$", "the name of a signature, such as `serving_default`, at most 128 characters")
 ]
 DimName = Annotated[
     str,
-    _text(r"^[a-z_][a-z0-9_]{0,31}$", "lower-case letters, digits and `_`, not starting with a digit, at most 32"),
+    _text(r"^[a-z_][a-z0-9_]{0,31}$", "lower-case letters, digits and `_`, not starting with a digit, at most 32 characters"),
 ]
 PythonName = Annotated[str, _text(r"^[A-Za-z_][A-Za-z0-9_]{0,99}$", "the name of a Python argument")]
 Sha256 = Annotated[str, _text(r"^[0-9a-f]{64}$", "the 64 lower-case hexadecimal digits that `sha256sum` prints")]
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LabelKey = Annotated[
-    str, _text(rf"^{_LABEL}$", "letters, digits, `-`, `_` and `.`, with a letter or digit at both ends, at most 63")
+    str, _text(rf"^{_LABEL}$", "letters, digits, `-`, `_` and `.`, starting and ending with a letter or digit, at most 63 characters")
 ]
 LabelValue = Annotated[
     str,
     _text(
         rf"^({_LABEL})?$",
-        "nothing, or letters, digits, `-`, `_` and `.`, with a letter or digit at both ends, at most 63",
+        "nothing, or letters, digits, `-`, `_` and `.`, starting and ending with a letter or digit, at most 63 characters",
     ),
 ]
 _DOTTED = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
@@ -218,8 +218,8 @@ FactoryRef = Annotated[
 ]
 """`module:attribute`, imported from the spec's folder."""
 
-KeyPath = Annotated[str, _text(r"^[^\x00-\x1f.]+(\.[^\x00-\x1f.]+)*$", "keys with dots between, such as `a.b`", 256)]
-"""The way into nested dicts."""
+KeyPath = Annotated[str, _text(r"^[^\x00-\x1f.]+(\.[^\x00-\x1f.]+)*$", "keys separated by dots, such as `a.b`", 256)]
+"""A path into nested dicts."""
 
 _PATH_PATTERN = r"^[^\x00-\x1f\x7f]{1,1024}$"
 RelPath = Annotated[
@@ -247,7 +247,7 @@ ImageRef = Annotated[
 RegistryPrefix = Annotated[
     str,
     _text(
-        rf"^{_HOST}(/{_PATH})*$", "a registry and a path, such as `registry.example.com/team`, no slash at the end", 200
+        rf"^{_HOST}(/{_PATH})*$", "a registry and a path, such as `registry.example.com/team`, without a slash at the end", 200
     ),
 ]
 """A registry and the path below it, without a slash at the end."""

@@ -1,4 +1,4 @@
-"""Trees of values into typed models, and pydantic's errors into diagnostics at the right line."""
+"""Validates trees of values with pydantic and turns its errors into diagnostics with line numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orchestrator.spec.yaml_tree import Node, quoted
 
 __all__ = ["in_order", "validated"]
 
-_LIMIT = 50  # so many are shown at once; a file with more is the wrong file
+_LIMIT = 50  # diagnostics shown at once; a file with more is probably the wrong file
 _Model = TypeVar("_Model", bound=BaseModel)
 _Error = Any  # pydantic_core's ErrorDetails, whose keys differ with its type
 
@@ -34,9 +34,9 @@ _TYPES = {
     "model_attributes_type": "a mapping of keys to values",
 }
 _BOUNDS = {
-    "greater_than": ("gt", "above"),
+    "greater_than": ("gt", "greater than"),
     "greater_than_equal": ("ge", "at least"),
-    "less_than": ("lt", "below"),
+    "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
 
@@ -46,8 +46,8 @@ def validated(root: Node, model: type[_Model], schema: Callable[[], Schema]) -> 
 
     Args:
         root: the values.
-        model: what they should be.
-        schema: gives the model's JSON schema; asked only when something is wrong.
+        model: the pydantic model.
+        schema: returns the model's JSON schema; called only if there are errors.
 
     Returns:
         The model, or None with at least one diagnostic.
@@ -55,24 +55,24 @@ def validated(root: Node, model: type[_Model], schema: Callable[[], Schema]) -> 
     try:
         return model.model_validate(root.data), []
     except ValidationError as error:
-        # A file with thousands of errors is the wrong file: enough are looked at to fill the screen.
+        # A file with thousands of errors is the wrong file: looking at enough to fill the screen will do.
         errors = error.errors(include_url=False)[: 4 * _LIMIT]
     places = [(Place.of(each["loc"], root, schema()), each) for each in errors]
-    misspelt = _misspelt(places, root, schema())
+    misspelled = _misspelled(places, root, schema())
     found = []
     for place, each in places:
-        if each["type"] == "missing" and (place.parent.path, place.path[-1]) in misspelt:
-            continue  # the key is there, misspelt, and that is reported
+        if each["type"] == "missing" and (place.parent.path, place.path[-1]) in misspelled:
+            continue  # the key is present but misspelled, which is reported
         found.append(_diagnostic(place, each, root, schema()))
     return None, found
 
 
 def in_order(diagnostics: list[Diagnostic]) -> list[Diagnostic]:
-    """The diagnostics by place, each once, at most so many as a person reads; errors before warnings are kept."""
+    """The diagnostics sorted by position, without duplicates; if there are too many, errors are kept before warnings."""
     once = sorted(dict.fromkeys(diagnostics), key=lambda d: (d.severity, _place(d)))
     shown = sorted(once[:_LIMIT], key=_place)
     if len(once) > _LIMIT:
-        more = f"more: {len(once) - _LIMIT} further problems are not shown"
+        more = f"more: {len(once) - _LIMIT} more problems are not shown"
         shown[-1] = replace(shown[-1], notes=(*shown[-1].notes, more))
     return shown
 
@@ -82,8 +82,8 @@ def _place(diagnostic: Diagnostic) -> tuple[str, int, int]:
     return ("", 0, 0) if span is None else (span.file, span.line, span.column)
 
 
-def _misspelt(places: list[tuple[Place, _Error]], root: Node, schema: Schema) -> set[tuple[SpecPath, str | int]]:
-    """Which missing keys stand there under a name that is nearly theirs."""
+def _misspelled(places: list[tuple[Place, _Error]], root: Node, schema: Schema) -> set[tuple[SpecPath, str | int]]:
+    """Which missing keys are present under a misspelled name."""
     found: set[tuple[SpecPath, str | int]] = set()
     for place, error in places:
         if error["type"] == "extra_forbidden":
@@ -94,7 +94,7 @@ def _misspelt(places: list[tuple[Place, _Error]], root: Node, schema: Schema) ->
 
 
 def _free_keys(place: Place, root: Node, schema: Schema) -> list[str]:
-    """The keys that could stand beside an unknown key, and that its own layer does not set yet."""
+    """The keys allowed beside an unknown key that its own layer does not set yet."""
     around = _around(place, root, schema)
     present = around.found.node.entries or {}
     layer = place.found.node.layer
@@ -102,7 +102,7 @@ def _free_keys(place: Place, root: Node, schema: Schema) -> list[str]:
 
 
 def _around(place: Place, root: Node, schema: Schema) -> Place:
-    """The mapping around a place, with its schema; in a union, the arm that the mapping says it is."""
+    """The mapping around a place, with its schema; in a union, the member that the mapping selects."""
     around = Place.of(place.path[:-1], root, schema)
     for arm in around.arms:
         union = arm.get("discriminator")
@@ -134,8 +134,8 @@ def _diagnostic(place: Place, error: _Error, root: Node, schema: Schema) -> Diag
             "E104",
             f"`{place.name}` has no value",
             place.span(key=True),
-            label="nothing stands here",
-            remedy="give it a value, or remove the key",
+            label="the value is missing",
+            remedy="add a value, or remove the key",
         )
     if kind in {"literal_error", "enum"}:
         return _not_one_of(place, words_allowed(place.arms), _list_of(place))
@@ -157,21 +157,21 @@ def _diagnostic(place: Place, error: _Error, root: Node, schema: Schema) -> Diag
             "E125",
             f"`{place.name}` is not a file on this machine",
             place.span(),
-            label="remote files are not fetched",
-            remedy="download the file and write its path here, relative to the spec or absolute",
+            label="mlo does not download files",
+            remedy="download the file and write its path here, absolute or relative to the spec",
         )
     return _malformed(place, error)
 
 
 def _unknown_key(place: Place, root: Node, schema: Schema) -> Diagnostic:
     key = str(place.path[-1])
-    if (kind := _untold_kind(place, root, schema)) is not None:
+    if (kind := _missing_kind(place, root, schema)) is not None:
         return Diagnostic(
             "E101",
             f"unknown key {quoted(key)}",
             place.span(key=True),
             label=f"`{kind}` is missing",
-            remedy=f"add `{kind}`, which {quoted(key)} belongs to",
+            remedy=f"add `{kind}`; {quoted(key)} is a key of that kind",
         )
     label = did_you_mean(key, _free_keys(place, root, schema))
     if not label:
@@ -184,8 +184,8 @@ def _unknown_key(place: Place, root: Node, schema: Schema) -> Diagnostic:
     return Diagnostic("E101", f"unknown key {quoted(key)}", place.span(key=True), label=label, remedy=remedy)
 
 
-def _untold_kind(place: Place, root: Node, schema: Schema) -> str | None:
-    """The kind that has a key, such as `target: folder`, where the mapping does not say its kind and another one is assumed."""
+def _missing_kind(place: Place, root: Node, schema: Schema) -> str | None:
+    """The kind that the key belongs to, such as `target: folder`, if the mapping omits its kind and another is assumed."""
     around = Place.of(place.path[:-1], root, schema)
     for arm in around.arms:
         union = arm.get("discriminator", {})
@@ -204,7 +204,7 @@ def _missing(container: Place, key: str, example: Any) -> Diagnostic:
 
 
 def _flow(example: Any) -> str:
-    """An example as it would stand in the file."""
+    """An example as it would be written in the file."""
     if example is None:
         return "..."
     if isinstance(example, dict):
@@ -215,7 +215,7 @@ def _flow(example: Any) -> str:
 
 
 def _list_of(place: Place) -> str:
-    """What the items of a list could be, where a list could stand too: `a list of fp32, bf16`."""
+    """The allowed items, if a list is allowed here: `fp32, bf16`."""
     for arm in place.arms:
         if arm.get("type") == "array":
             return ", ".join(words_allowed([arm.get("items", {})]))
@@ -245,13 +245,13 @@ def _wrong_type(place: Place, expected: str) -> Diagnostic:
     either = expected + "".join(f" or `{word}`" for word in words) + (" or a name" if text_too else "")
     label = ""
     if expected == "text" and node.entries is None and node.items is None:
-        label = f'for text, put quotes around it: "{node.raw}"'
+        label = f'to make it text, put quotes around it: "{node.raw}"'
     elif expected == "a list" and node.entries is None and isinstance(node.data, str | int | float):
-        label = f"for a list of one, write `[{node.raw}]`" if len(node.raw) < 40 else ""
+        label = f"for a list with one entry, write `[{node.raw}]`" if len(node.raw) < 40 else ""
     elif expected == "`true` or `false`" and node.data in LOOKS_BOOLEAN:
         label = f"did you mean `{'true' if node.data in {'yes', 'on', 'y'} else 'false'}`?"
     elif "number" in expected and isinstance(node.data, str) and not node.plain:
-        label = "text in quotes is not a number"
+        label = "a value in quotes is text, not a number"
     return Diagnostic("E104", f"`{place.name}` must be {either}, not {_shown(node)}", place.span(), label=label)
 
 
@@ -272,12 +272,12 @@ def _bad_key(place: Place, error: _Error) -> Diagnostic:
         return Diagnostic("E103", message, place.span(), label=did_you_mean(key, words))
     expected = EXPECTS.get(error.get("ctx", {}).get("pattern", ""), error["msg"])
     return Diagnostic(
-        "E105", f"{quoted(key)} cannot be a key of `{place.parent.name}`", place.span(), f"use {expected}"
+        "E105", f"{quoted(key)} is not a valid key of `{place.parent.name}`", place.span(), f"use {expected}"
     )
 
 
 def _malformed(place: Place, error: _Error) -> Diagnostic:
-    """A value of the right type in the wrong form."""
+    """A value of the right type but in the wrong form."""
     node, context = place.found.node, error.get("ctx", {})
     if error["type"] == "string_pattern_mismatch":
         expected = f"expected {EXPECTS.get(context['pattern'], context['pattern'])}"
@@ -285,11 +285,11 @@ def _malformed(place: Place, error: _Error) -> Diagnostic:
         if folded != node.data and place.name == "name" and folded.isascii() and folded.replace("-", "").isalnum():
             expected = f"did you mean `{folded}`?"
             remedy = f"use {EXPECTS[context['pattern']]}"
-            return Diagnostic("E105", f"`{place.name}` cannot be {_shown(node)}", place.span(), expected, remedy=remedy)
+            return Diagnostic("E105", f"{_shown(node)} is not a valid value for `{place.name}`", place.span(), expected, remedy=remedy)
     elif error["type"] == "value_error":
         expected = str(context["error"])
     elif error["type"] == "string_too_long":
         expected = f"expected at most {context['max_length']} characters"
     else:
         expected = str(error["msg"])
-    return Diagnostic("E105", f"`{place.name}` cannot be {_shown(node)}", place.span(), label=expected)
+    return Diagnostic("E105", f"{_shown(node)} is not a valid value for `{place.name}`", place.span(), label=expected)

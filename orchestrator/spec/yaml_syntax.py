@@ -1,4 +1,4 @@
-"""What libyaml says about broken text, in words that name the mistake."""
+"""Translates libyaml's syntax errors into messages that name the mistake."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ _TAB_INDENT = re.compile(r"^[ ]*\t")
 
 # (what libyaml's message contains, what is wrong, what to do); the first that matches is used.
 _WORDS = (
-    ("mapping values are not allowed", "a `:` that no key can have here",
-     "put quotes around a text that contains `: `, or check the indentation"),
-    ("could not find expected ':'", "a line that is neither `key: value` nor `- item`",
+    ("mapping values are not allowed", "a `:` is not allowed here",
+     "put quotes around text that contains `: `, or check the indentation"),
+    ("could not find expected ':'", "this line is neither `key: value` nor `- item`",
      "add the `:` after the key, or the missing quote or bracket before it"),
-    ("did not find expected ',' or ']'", "a list in brackets that is not closed", "add the `,` or the `]`"),
-    ("did not find expected ',' or '}'", "a mapping in braces that is not closed", "add the `,` or the `}`"),
-    ("did not find expected '-' indicator", "a line that does not fit the list around it",
+    ("did not find expected ',' or ']'", "a list in brackets is not closed", "add the `,` or the `]`"),
+    ("did not find expected ',' or '}'", "a mapping in braces is not closed", "add the `,` or the `}`"),
+    ("did not find expected '-' indicator", "this line does not belong to the surrounding list",
      "indent it like the other `- ` lines"),
-    ("did not find expected key", "a line that does not fit the mapping around it",
-     "indent it like the keys beside it, or close the quote or bracket before it"),
-    ("found unexpected end of stream", "a quote that is never closed", "add the closing quote"),
-    ("found unexpected document indicator", "a quote that is never closed", "add the closing quote"),
+    ("did not find expected key", "this line does not belong to the surrounding mapping",
+     "indent it like the keys around it, or close the quote or bracket before it"),
+    ("found unexpected end of stream", "a quote is not closed", "add the closing quote"),
+    ("found unexpected document indicator", "a quote is not closed", "add the closing quote"),
     ("unknown escape character", "an unknown escape in double quotes", "double the backslash, or use single quotes"),
-    ("block sequence entries are not allowed", "a `- ` that cannot stand here", "put the list on the lines below its key"),
-    ("found character that cannot start any token", "a character that no value can start with",
+    ("block sequence entries are not allowed", "a `- ` is not allowed here", "put the list on the lines below its key"),
+    ("found character that cannot start any token", "a value cannot start with this character",
      "put quotes around the text"),
-    ("incompatible YAML document", "a YAML version that is not known", "remove the `%YAML` line"),
+    ("incompatible YAML document", "an unknown YAML version", "remove the `%YAML` line"),
 )  # fmt: skip
 
 
 def syntax_error(source: SourceText, error: yaml.YAMLError) -> Diagnostic:
-    """The diagnostic for what the parser raised on `source`."""
+    """The diagnostic for an error that the parser raised on `source`."""
     if (conflict := _CONFLICT.search(source.text)) is not None:
         return Diagnostic(
             "E109",
@@ -51,7 +51,7 @@ def syntax_error(source: SourceText, error: yaml.YAMLError) -> Diagnostic:
     mark = getattr(error, "problem_mark", None)
     offset = min(mark.index, len(source.text)) if mark is not None else 0
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable YAML")
-    # At the end of the text the mistake is on the last line that holds something.
+    # For an error at the end of the text, point at the last line that is not empty.
     if not source.text[offset:].strip():
         offset = max(0, len(source.text.rstrip()) - 1)
     span = source.span(offset, offset + 1)
@@ -63,13 +63,13 @@ def syntax_error(source: SourceText, error: yaml.YAMLError) -> Diagnostic:
         if fragment in problem:
             return Diagnostic("E109", message, span, remedy=remedy, notes=_opened(source, error))
     return Diagnostic(
-        "E109", f"this is not YAML: {problem}", span, remedy="correct the line", notes=_opened(source, error)
+        "E109", f"invalid YAML: {problem}", span, remedy="correct the line", notes=_opened(source, error)
     )
 
 
 def _opened(source: SourceText, error: yaml.YAMLError) -> tuple[str, ...]:
-    """Where the bracket, quote or block began that the parser was in."""
+    """Where the bracket, quote or block started that the parser was in."""
     mark, context = getattr(error, "context_mark", None), getattr(error, "context", None)
     if mark is None or not context:
         return ()
-    return (f"began: line {source.line_of(min(mark.index, len(source.text)))}, {context}",)
+    return (f"started: line {source.line_of(min(mark.index, len(source.text)))}, {context}",)

@@ -1,4 +1,4 @@
-"""YAML text into a tree of nodes that know where they stand. Strict, bounded, and built in one pass over the events."""
+"""Parses YAML text into a tree of nodes with positions. Strict, size-limited, built in one pass over the parser's events."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ MAX_NODES = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A scalar, a list or a mapping, with its place.
+    """A scalar, a list or a mapping, with its position.
 
     Attributes:
         data: plain Python: text, numbers, booleans, None, lists, dicts with text keys. Treat it as read-only, since
             an alias shares it with its anchor.
-        source: the file it stands in.
-        layer: who says it: "spec", "platform FILE" or "environment NAME".
+        source: the file that contains it.
+        layer: where it comes from: "spec", "platform FILE" or "environment NAME".
         start, end: offsets into the file's text.
         plain: a scalar written without quotes.
-        entries: a mapping's keys in order; None if this is no mapping.
-        items: a list's elements; None if this is no list.
-        size, height: nodes below and including this one, and levels, with aliases counted as often as they are used.
+        entries: a mapping's keys in order; None if this is not a mapping.
+        items: a list's elements; None if this is not a list.
+        size, height: number of nodes including this one, and of levels; an alias counts each time it is used.
     """
 
     data: Any
@@ -51,7 +51,7 @@ class Node:
 
     @property
     def span(self) -> Span:
-        """Where the value stands."""
+        """The position of the value."""
         return self.source.span(self.start, self.end)
 
     @property
@@ -76,7 +76,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A key of a mapping with its place, and its value."""
+    """A key of a mapping with its position, and its value."""
 
     key: str
     source: SourceText
@@ -86,12 +86,12 @@ class Entry:
 
     @property
     def span(self) -> Span:
-        """Where the key stands."""
+        """The position of the key."""
         return self.source.span(self.start, self.end)
 
 
 def quoted(value: object) -> str:
-    """A user's value for a message: short, on one line, nothing in it that a terminal obeys."""
+    """A user's value for a message: short, on one line, without control sequences."""
     text = str(value)
     text = text if len(text) <= 60 else text[:57] + "..."
     return f"`{text}`" if text.isprintable() else f"`{text.encode('unicode_escape').decode('ascii')}`"
@@ -101,10 +101,10 @@ def parse_tree(source: SourceText, layer: str) -> tuple[Node, list[Diagnostic]]:
     """Parse one YAML document whose root is a mapping.
 
     Returns:
-        The tree, and what is wrong with it although it could be read: duplicate keys, ambiguous scalars, tags.
+        The tree, and problems that did not prevent parsing: duplicate keys, ambiguous scalars, tags.
 
     Raises:
-        SpecInvalid: it is no YAML, not one mapping, or larger than a spec can sensibly be.
+        SpecInvalid: it is not YAML, not a single mapping, or too large.
     """
     builder = _Builder(source, layer)
     try:
@@ -123,10 +123,10 @@ def parse_tree(source: SourceText, layer: str) -> tuple[Node, list[Diagnostic]]:
         raise SpecInvalid(
             Diagnostic(
                 "E112",
-                "the file holds no keys at its top level",
+                "the top level of the file is not a mapping",
                 span=root.span,
-                label="expected `apiVersion: mlo/v1`" if root.items is None else "this starts a list",
-                remedy="a spec is a mapping: lines of `key: value`",
+                label="expected `apiVersion: mlo/v1`" if root.items is None else "a list starts here",
+                remedy="write a spec as a mapping: lines of `key: value`",
             )
         )
     return root, builder.problems
@@ -134,7 +134,7 @@ def parse_tree(source: SourceText, layer: str) -> tuple[Node, list[Diagnostic]]:
 
 @dataclass(slots=True)
 class _Open:
-    """A list or mapping whose end has not come yet."""
+    """A list or mapping that is still open."""
 
     start: int
     end: int
@@ -148,7 +148,7 @@ class _Open:
 
 
 class _Builder:
-    """Takes parser events one by one; never recurses, so that no nesting can exhaust the stack."""
+    """Handles parser events one by one, without recursion, so that deep nesting cannot exhaust the stack."""
 
     def __init__(self, source: SourceText, layer: str) -> None:
         self.root: Node | None = None
@@ -158,7 +158,7 @@ class _Builder:
         self._stack: list[_Open] = []
         self._anchors: dict[str, Node | None] = {}  # None while the anchored value is still open
         self._documents = 0
-        self._count = 0  # nodes so far, with aliases counted as often as they are used
+        self._count = 0  # nodes so far; an alias counts each time it is used
 
     def take(self, event: yaml.Event) -> None:
         assert event.start_mark is not None
@@ -177,8 +177,8 @@ class _Builder:
         elif isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
             if self._documents > 1:
-                self._refuse("E112", "a second document starts here", start, end, "one file holds one document",
-                             "put it into a file of its own")  # fmt: skip
+                self._refuse("E112", "a second document starts here", start, end, "a file may contain one document",
+                             "put it into a separate file")  # fmt: skip
 
     def _scalar(self, event: yaml.ScalarEvent, start: int, end: int) -> None:
         if self._wants_key():
@@ -187,7 +187,7 @@ class _Builder:
                 self._note("E113", "a key without a name", start, end, "write a name before the colon")
             return
         value: Any = event.value
-        if event.implicit[0]:  # written plainly, neither quoted nor as a block
+        if event.implicit[0]:  # a plain scalar, neither quoted nor a block
             try:
                 value = resolve(event.value)
             except AmbiguousScalarError as error:
@@ -209,7 +209,7 @@ class _Builder:
     def _close(self, start: int, end: int) -> None:
         done = self._stack.pop()
         self._count += 1
-        # A block collection's end event stands at the next token, lines later; a flow collection's at its bracket.
+        # The end event of a block collection is at the next token, lines later; that of a flow collection at its bracket.
         last = end if end > start else done.end
         data: Any
         if done.entries is None:
@@ -229,7 +229,7 @@ class _Builder:
         if node is None:
             inside = anchor in self._anchors
             self._refuse("E113", f"{quoted('*' + anchor)} {'contains itself' if inside else 'has no anchor'}", start, end,
-                         f"it stands inside `&{anchor}`" if inside else f"no `&{anchor}` before this",
+                         f"it is inside `&{anchor}`" if inside else f"no `&{anchor}` before this",
                          "write the value itself")  # fmt: skip
             return
         if self._wants_key():
@@ -238,7 +238,7 @@ class _Builder:
         self._finish(node, None)
 
     def _finish(self, node: Node, anchor: str | None) -> None:
-        """Put a completed value where it belongs: below the open key, into the open list, or at the root."""
+        """Attach a completed value: to the open key, the open list, or as the root."""
         if anchor is not None:
             self._anchors[anchor] = node
         if not self._stack:
@@ -251,8 +251,8 @@ class _Builder:
         if len(self._stack) + node.height > MAX_DEPTH:
             self._too_deep(node.start, node.end)
         if self._count > MAX_NODES:
-            self._refuse("E111", f"more than {MAX_NODES:,} values, with every alias counted as often as it is used",
-                         node.start, node.end, "too many here", "a spec needs a few dozen; check that this is one")  # fmt: skip
+            self._refuse("E111", f"more than {MAX_NODES:,} values (an alias counts each time it is used)",
+                         node.start, node.end, "too many values from here on", "a spec has a few dozen; check that this is a spec")  # fmt: skip
         if parent.entries is None:
             parent.items.append(node)
             return
@@ -272,12 +272,12 @@ class _Builder:
             parent.merges += merged
         else:
             self._note(
-                "E113", "`<<` merges mappings only", start, end, "give it `*alias` of a mapping, or a list of those"
+                "E113", "`<<` can only merge mappings", start, end, "use an `*alias` of a mapping, or a list of such aliases"
             )
 
     @staticmethod
     def _merged(merges: list[Node]) -> dict[str, Entry]:
-        """The entries that `<<` brings in; where two mappings have a key, the earlier one counts."""
+        """The entries merged by `<<`; if two mappings have the same key, the earlier one wins."""
         chained = itertools.chain.from_iterable((each.entries or {}).items() for each in reversed(merges))
         return dict(chained)
 
@@ -287,7 +287,7 @@ class _Builder:
     def _check_tag(self, tag: str | None, start: int, end: int) -> None:
         if tag is not None and tag != "!":
             shown = tag.replace("tag:yaml.org,2002:", "!!")
-            self._note("E113", f"the YAML tag {quoted(shown)}", start, end, "remove it; put quotes around what is text")
+            self._note("E113", f"YAML tags such as {quoted(shown)} are not supported", start, end, "remove it; put quotes around text")
 
     def _note(self, code: str, message: str, start: int, end: int, remedy: str, label: str = "") -> None:
         if len(self.problems) < 100:
@@ -299,4 +299,4 @@ class _Builder:
 
     def _too_deep(self, start: int, end: int) -> None:
         self._refuse("E111", f"nested more than {MAX_DEPTH} levels deep", start, end, "this level is too deep",
-                     "a spec needs fewer than ten levels; check the brackets")  # fmt: skip
+                     "a spec has fewer than ten levels; check the brackets")  # fmt: skip

@@ -194,7 +194,7 @@ def test_batches_beyond_what_the_model_takes_are_refused_at_their_place(
 
     assert told.code == code
     assert told.label.endswith("64")
-    assert told.remedy.endswith("widen `model.dims.batch` on line 6")
+    assert told.remedy.endswith("extend `model.dims.batch` on line 6")
     assert (told.span.line, told.span.text[told.span.column - 1 :][: len(column)]) == (7, column)
 
 
@@ -205,7 +205,7 @@ def test_batches_beyond_what_the_model_takes_are_refused_at_their_place(
 def test_a_model_of_fixed_sizes_is_not_batched(join: Any, section: str, code: str) -> None:
     (told,) = refused(join, found([tensor("x", [1, 3])], [tensor("y", [1, 2])]), f"{section}\n")
 
-    assert (told.code, told.label, told.remedy) == (code, "the model has no batch dimension", "remove this")
+    assert (told.code, told.label, told.remedy) == (code, "the model has no batch dimension", "remove this key")
 
 
 def test_a_batch_size_beyond_the_assumed_range_says_how_to_give_one(join: Any) -> None:

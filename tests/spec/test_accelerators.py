@@ -29,14 +29,14 @@ def test_what_means_something_with_gpus_alone_is_refused_without(shown: Shown) -
         "   |\n"
         "15 | hardware: {count: 2}\n"
         "   |                   ^ `hardware.accelerator` is none\n"
-        "   = help: set `hardware: {accelerator: cuda}`, or remove this\n"
+        "   = help: set `hardware: {accelerator: cuda}`, or remove this key\n"
         "\n"
         "error[E133]: `serving.cuda_graphs` needs an accelerator\n"
         "  --> spec.yaml:16:24\n"
         "   |\n"
         "16 | serving: {cuda_graphs: true}\n"
         "   |                        ^^^^ `hardware.accelerator` is none\n"
-        "   = help: set `hardware: {accelerator: cuda}`, or remove this"
+        "   = help: set `hardware: {accelerator: cuda}`, or remove this key"
     )
 
 
@@ -55,8 +55,8 @@ def test_an_environment_may_have_none(load: Load) -> None:
 @pytest.mark.parametrize(
     ("asked", "most", "message", "help_line"),
     [
-        ("accelerator: cuda, count: 2", 1, "`hardware.count` is 2, and the platform allows 1", "ask for 1 or less"),
-        ("accelerator: cuda", 0, "`hardware.accelerator` is cuda, and the platform allows 0", "leave it out"),
+        ("accelerator: cuda, count: 2", 1, "`hardware.count` is 2, but the platform allows at most 1", "set it to 1 or less"),
+        ("accelerator: cuda", 0, "`hardware.accelerator` is cuda, but the platform allows at most 0", "remove it"),
     ],
 )
 def test_a_platform_limits_them(shown: Shown, load: Load, asked: str, most: int, message: str, help_line: str) -> None:

@@ -72,7 +72,7 @@ def test_a_key_of_a_kind_that_is_not_told_names_the_kind(shown: Shown) -> None:
         "   |\n"
         "15 | deploy: {path: shelf}\n"
         "   |          ^^^^ `target: folder` is missing\n"
-        "   = help: add `target: folder`, which `path` belongs to"
+        "   = help: add `target: folder`; `path` is a key of that kind"
     )
     assert "did you mean `port`?" in shown(BASE + "deploy: {prot: 8080}\n")
     assert "is missing" not in shown(BASE + "deploy: {target: local, path: shelf}\n")
@@ -88,14 +88,14 @@ def test_keys_are_suggested_from_the_chosen_kind_of_source(shown: Shown) -> None
     ("addition", "message", "label"),
     [
         ("slo: {enforce: yes}", "`enforce` must be `true` or `false`, not `yes`", "did you mean `true`?"),
-        ("slo: {p99_latency: 20}", "`p99_latency` cannot be `20`", "expected a duration with a unit, such as 20ms, 5s or 5m"),
-        ("slo: {p99_latency: 0ms}", "`p99_latency` cannot be `0ms`", "expected a duration above zero and up to 168h"),
-        ("slo: {throughput: 200}", "`throughput` cannot be `200`", "expected a rate per second, minute or hour, such as 200/s"),
+        ("slo: {p99_latency: 20}", "`20` is not a valid value for `p99_latency`", "expected a duration with a unit, such as 20ms, 5s or 5m"),
+        ("slo: {p99_latency: 0ms}", "`0ms` is not a valid value for `p99_latency`", "expected a duration greater than zero and at most 168h"),
+        ("slo: {throughput: 200}", "`200` is not a valid value for `throughput`", "expected a rate per second, minute or hour, such as 200/s"),
         ("slo: {p99_latncy: 20ms}", "unknown key `p99_latncy`", "did you mean `p99_latency`?"),
-        ("hardware: {memory: 2GB}", "`memory` cannot be `2GB`", "expected a size in bytes with a unit, such as 512Mi or 2Gi"),
-        ("hardware: {cpus: two}", "`cpus` cannot be `two`", "expected a number of CPUs, such as 2, 0.5 or 500m"),
-        ("hardware: {cpus: 0}", "`cpus` cannot be `0`", "expected a number of CPUs above zero and up to 1024"),
-        ("hardware:", "`hardware` has no value", "nothing stands here"),
+        ("hardware: {memory: 2GB}", "`2GB` is not a valid value for `memory`", "expected a size in bytes with a unit, such as 512Mi or 2Gi"),
+        ("hardware: {cpus: two}", "`two` is not a valid value for `cpus`", "expected a number of CPUs, such as 2, 0.5 or 500m"),
+        ("hardware: {cpus: 0}", "`0` is not a valid value for `cpus`", "expected a number of CPUs greater than zero and at most 1024"),
+        ("hardware:", "`hardware` has no value", "the value is missing"),
         ("hardware: 2", "`hardware` must be a mapping of keys to values, not `2`", ""),
         ("cpus: 2", "unknown key `cpus`", "did you mean `hardware: {cpus: ...}`?"),
         ("optimize: {precisions: int8}", "`int8` is not one of auto, or a list of fp32, bf16, int8", "did you mean `[int8]`?"),
@@ -106,23 +106,23 @@ def test_keys_are_suggested_from_the_chosen_kind_of_source(shown: Shown) -> None
         ("verify: {max_abs_error: low}", "`max_abs_error` must be a number or a mapping of keys to values, not `low`", ""),
         ("serving: {backend: torchsrve}", "`torchsrve` is not one of onnxruntime, torchserve, tensorflow-serving, auto", "did you mean `torchserve`?"),
         ("serving: {batching: {max_size: 0}}", "`max_size` must be at least 1, not `0`", ""),
-        ("serving: {batching: {max_size: '8'}}", "`max_size` must be a whole number, not `8`", "text in quotes is not a number"),
-        ("benchmark: {batch_sizes: 8}", "`batch_sizes` must be a list, not `8`", "for a list of one, write `[8]`"),
+        ("serving: {batching: {max_size: '8'}}", "`max_size` must be a whole number, not `8`", "a value in quotes is text, not a number"),
+        ("benchmark: {batch_sizes: 8}", "`batch_sizes` must be a list, not `8`", "for a list with one entry, write `[8]`"),
         ("benchmark: {batch_sizes: [1.5]}", "`batch_sizes[0]` must be a whole number, not `1.5`", ""),
         ("deploy: {port: 80}", "`port` must be at least 1024, not `80`", ""),
-        ("image: {base: 'a\\nRUN x'}", "`base` cannot be `a\\nRUN x`", ""),
-        ('image: {base: "a\\nRUN x"}', "`base` cannot be `a\\nRUN x`", ""),
-        ("image: {registry: 'https://x'}", "`registry` cannot be `https://x`", ""),
+        ("image: {base: 'a\\nRUN x'}", "`a\\nRUN x` is not a valid value for `base`", ""),
+        ('image: {base: "a\\nRUN x"}', "`a\\nRUN x` is not a valid value for `base`", ""),
+        ("image: {registry: 'https://x'}", "`https://x` is not a valid value for `registry`", ""),
     ],
 )  # fmt: skip
 def test_every_kind_of_mistake_has_its_words(load: Load, addition: str, message: str, label: str) -> None:
     with pytest.raises(SpecInvalid) as caught:
         load(f"{BASE}{addition}\n")
-    (told,) = caught.value.diagnostics
-    assert told.message == message
-    assert label in told.label
-    assert told.span is not None
-    assert told.span.line == 15
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.message == message
+    assert label in diagnostic.label
+    assert diagnostic.span is not None
+    assert diagnostic.span.line == 15
 
 
 def test_names_and_labels_are_strict(load: Load, shown: Shown) -> None:
@@ -132,7 +132,7 @@ def test_names_and_labels_are_strict(load: Load, shown: Shown) -> None:
             load(BASE.replace("name: digits\n", f'name: "{name}"\n'))
     labels = shown(BASE.replace("name: digits\n", "name: digits\n  labels: {release: 3.10}\n"))
     assert "`release` must be text, not `3.10`" in labels
-    assert 'for text, put quotes around it: "3.10"' in labels
+    assert 'to make it text, put quotes around it: "3.10"' in labels
 
 
 def test_a_gate_is_one_number_or_one_for_each_precision(load: Load) -> None:
@@ -159,7 +159,7 @@ def test_units_are_read(load: Load) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        pytest.param(BASE.replace("[batch, 10]", "[bacth, 10]"), ["E120"], id="misspelt dimension"),
+        pytest.param(BASE.replace("[batch, 10]", "[bacth, 10]"), ["E120"], id="misspelled dimension"),
         pytest.param(BASE.replace("dims: {batch: {min: 1, max: 64}}", "dims: {}"), ["E120", "E120"], id="no range"),
         pytest.param(BASE.replace("max: 64}}", "max: 64}, width: {max: 8}}"), ["W101"], id="unused dimension"),
         pytest.param(BASE.replace("min: 1, max: 64", "min: 65, max: 64"), ["E121"], id="empty range"),
@@ -203,8 +203,8 @@ def test_a_batch_size_outside_the_range_names_the_range(shown: Shown) -> None:
         "  --> spec.yaml:16:20\n"
         "   |\n"
         "16 |   batch_sizes: [1, 128]\n"
-        "   |                    ^^^ `batch` goes from 1 to 64\n"
-        "   = help: remove it, or widen `model.dims.batch` on line 14"
+        "   |                    ^^^ `batch` ranges from 1 to 64\n"
+        "   = help: remove it, or extend `model.dims.batch` on line 14"
     )
 
 

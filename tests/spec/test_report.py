@@ -16,7 +16,7 @@ def at(text: str, column: int, end: int, line: int = 3) -> Span:
 
 
 def test_everything_that_a_diagnostic_can_say_is_shown() -> None:
-    told = Diagnostic(
+    diagnostic = Diagnostic(
         "E410",
         "convert.onnx ran out of memory",
         at("    precision: fp17", 16, 20, line=12),
@@ -25,7 +25,7 @@ def test_everything_that_a_diagnostic_can_say_is_shown() -> None:
         remedy="lower `batch` or raise `hardware.memory`",
         notes=("log: .mlo/logs/convert.log", "a note without a name"),
     )
-    assert render_text([told], color=False, width=80) == (
+    assert render_text([diagnostic], color=False, width=80) == (
         "error[E410]: convert.onnx ran out of memory\n"
         "  --> spec.yaml:12:16\n"
         "   |\n"
@@ -79,30 +79,30 @@ def test_a_long_line_is_cut_around_the_caret() -> None:
 
 def test_text_is_wrapped_and_paths_stay_whole() -> None:
     path = "/a/very/long/path/that/has/no/place/to/break/at/all/and/must/stay/copyable.log"
-    told = Diagnostic("E404", "word " * 30, cause="because " * 20, notes=(f"log: {path}",))
-    shown = render_text([told], color=False, width=60)
+    diagnostic = Diagnostic("E404", "word " * 30, cause="because " * 20, notes=(f"log: {path}",))
+    shown = render_text([diagnostic], color=False, width=60)
     assert path in shown
     assert all(len(line) <= 60 for line in shown.splitlines() if path not in line)
 
 
 def test_colours_are_only_added() -> None:
-    told = Diagnostic("E101", "wrong", at("a: b", 4, 5), "label", "cause", "help", ("log: x",))
-    coloured = render_text([told], color=True, width=80)
+    diagnostic = Diagnostic("E101", "wrong", at("a: b", 4, 5), "label", "cause", "help", ("log: x",))
+    coloured = render_text([diagnostic], color=True, width=80)
     assert "\x1b[1;31m" in coloured
     for code in ("\x1b[1;31m", "\x1b[1;34m", "\x1b[1m", "\x1b[0m"):
         coloured = coloured.replace(code, "")
-    assert coloured == render_text([told], color=False, width=80)
+    assert coloured == render_text([diagnostic], color=False, width=80)
 
 
 def test_control_characters_are_made_visible() -> None:
-    told = Diagnostic("E101", "a\x1b[2J", at("key: \u202eevil", 6, 11), "\x07", "b\rc", notes=("log: \x9b31m",))
-    shown = render_text([told], color=False, width=80) + render_github([told]).replace("\n", "")
+    diagnostic = Diagnostic("E101", "a\x1b[2J", at("key: \u202eevil", 6, 11), "\x07", "b\rc", notes=("log: \x9b31m",))
+    shown = render_text([diagnostic], color=False, width=80) + render_github([diagnostic]).replace("\n", "")
     assert not any(character in shown for character in "\x1b\x07\x9b\u202e\r")
 
 
 def test_annotations_are_escaped() -> None:
-    told = Diagnostic("E101", "100% wrong: a, b", Span("a,b:c.yaml", 2, 5, 2, 8, "x"), "why", remedy="one\ntwo")
-    assert render_github([told]) == (
+    diagnostic = Diagnostic("E101", "100% wrong: a, b", Span("a,b:c.yaml", 2, 5, 2, 8, "x"), "why", remedy="one\ntwo")
+    assert render_github([diagnostic]) == (
         "::error file=a%2Cb%3Ac.yaml,line=2,endLine=2,col=5,endColumn=7,title=E101%3A 100%25 wrong%3A a%2C b"
         "::100%25 wrong: a, b (why)%0Ahelp: one%0Atwo"
     )
@@ -114,8 +114,8 @@ def test_annotations_are_escaped() -> None:
 
 
 def test_json_holds_every_field() -> None:
-    told = Diagnostic("E101", "m", at("a: b", 4, 5), "label", "cause", "help", ("log: x",))
-    (read,) = json.loads(json.dumps(as_json([told])))
+    diagnostic = Diagnostic("E101", "m", at("a: b", 4, 5), "label", "cause", "help", ("log: x",))
+    (read,) = json.loads(json.dumps(as_json([diagnostic])))
     assert read == {
         "code": "E101",
         "message": "m",

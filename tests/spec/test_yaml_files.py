@@ -36,8 +36,8 @@ def bomb() -> bytes:
         pytest.param(b"", "error[E112]: spec.yaml is empty", id="empty"),
         pytest.param(b"# only a comment\n", "error[E112]: spec.yaml is empty", id="comment"),
         pytest.param(b"---\n...\n", "error[E112]: spec.yaml is empty", id="empty document"),
-        pytest.param(b"- a\n", "error[E112]: the file holds no keys at its top level", id="list"),
-        pytest.param(b"hello", "error[E112]: the file holds no keys at its top level", id="word"),
+        pytest.param(b"- a\n", "error[E112]: the top level of the file is not a mapping", id="list"),
+        pytest.param(b"hello", "error[E112]: the top level of the file is not a mapping", id="word"),
         pytest.param(b"a: 1\n---\nb: 2\n", "error[E112]: a second document starts here", id="two documents"),
         pytest.param(b"a: " + b"[" * 100 + b"]" * 100, "error[E111]: nested more than 64 levels deep", id="brackets"),
         pytest.param(b"- " * 100, "error[E111]: nested more than 64 levels deep", id="dashes"),
@@ -47,14 +47,14 @@ def bomb() -> bytes:
         pytest.param(b"a: &x [*x]", "error[E113]: `*x` contains itself", id="recursive alias"),
         pytest.param(b"a: *x", "error[E113]: `*x` has no anchor", id="unknown alias"),
         pytest.param(
-            b"a: !!python/object:os.system {}", "error[E113]: the YAML tag `!!python/object:os.system`", id="tag"
+            b"a: !!python/object:os.system {}", "error[E113]: YAML tags such as `!!python/object:os.system` are not supported", id="tag"
         ),
         pytest.param(b"? [a]\n: b", "error[E113]: a key that is a list or a mapping", id="complex key"),
         pytest.param(b"a: x" * 262_145, "error[E111]: spec.yaml is larger than 1 MiB", id="large"),
-        pytest.param(b"a: 'x\n", "error[E109]: a quote that is never closed", id="quote"),
-        pytest.param(b"a: [1, 2\nb: 3\n", "error[E109]: a list in brackets that is not closed", id="bracket"),
-        pytest.param(b"a: b: c\n", "error[E109]: a `:` that no key can have here", id="colon"),
-        pytest.param(b"a: @b\n", "error[E109]: a character that no value can start with", id="at sign"),
+        pytest.param(b"a: 'x\n", "error[E109]: a quote is not closed", id="quote"),
+        pytest.param(b"a: [1, 2\nb: 3\n", "error[E109]: a list in brackets is not closed", id="bracket"),
+        pytest.param(b"a: b: c\n", "error[E109]: a `:` is not allowed here", id="colon"),
+        pytest.param(b"a: @b\n", "error[E109]: a value cannot start with this character", id="at sign"),
         pytest.param(b"<<<<<<< HEAD\na: 1\n", "error[E109]: an unresolved merge conflict", id="conflict"),
         pytest.param(b"\x89PNG\r\n\x1a\n\x00\x00", "error[E110]: spec.yaml is a binary file, not text", id="PNG"),
         pytest.param(b"a: 1\x00", "error[E110]: spec.yaml is a binary file, not text", id="NUL"),
@@ -77,7 +77,7 @@ def test_a_file_with_thousands_of_wrong_keys_is_answered_within_a_second(shown: 
     started = time.perf_counter()
     text = shown("".join(f"key{i}: 1\n" for i in range(19_000)))
     assert time.perf_counter() - started < 1
-    assert "further problems are not shown" in text
+    assert "more problems are not shown" in text
 
 
 def test_missing_files_suggest_the_similar_name(folder: Path) -> None:
@@ -95,7 +95,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(folder: Path) -> Non
     (folder / "loop.yaml").symlink_to("loop.yaml")
     for name, problem in (
         ("pipe.yaml", "is not a regular file"),
-        ("folder.yaml", "is a directory"),
+        ("folder.yaml", "is a folder"),
         ("loop.yaml", "cannot be read: Too many levels of symbolic links"),
         ("a\x00b.yaml", "cannot be read: embedded null byte"),
         ("n" * 300, "cannot be read: File name too long"),
