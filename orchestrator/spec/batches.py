@@ -27,7 +27,11 @@ def batch_problems(
         E123 for a batch size that cannot be measured, E126 for batches larger than the model accepts.
     """
     no_batch = "the model has no batch dimension"
-    remedy = "give the first dimension of every input the same name, or remove this key" if spec.model.inputs else "remove this key"
+    remedy = (
+        "give the first dimension of every input the same name, or remove this key"
+        if spec.model.inputs
+        else "remove this key"
+    )
     if find(root, ("benchmark", "batch_sizes")).depth == 2:
         for index, size in enumerate(spec.benchmark.batch_sizes):
             span = span_of(root, ("benchmark", "batch_sizes", index))

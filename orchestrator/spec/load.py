@@ -159,7 +159,12 @@ def _environments(root: Node) -> tuple[dict[str, Node], list[Diagnostic]]:
         message = "`environments` must be a mapping of names to overlays"
         span = span_of(root, ("environments",), key=True)
         return {}, [
-            Diagnostic("E104", message, span, remedy="add an entry such as `staging: {hardware: {cpus: 1}}`, or remove the section")
+            Diagnostic(
+                "E104",
+                message,
+                span,
+                remedy="add an entry such as `staging: {hardware: {cpus: 1}}`, or remove the section",
+            )
         ]
     overlays: dict[str, Node] = {}
     problems: list[Diagnostic] = []
@@ -169,9 +174,7 @@ def _environments(root: Node) -> tuple[dict[str, Node], list[Diagnostic]]:
             break
         if not re.fullmatch(ENVIRONMENT_NAME, name):
             label = f"use {EXPECTS[ENVIRONMENT_NAME]}"
-            problems.append(
-                Diagnostic("E105", f"{quoted(name)} is not a valid environment name", entry.span, label)
-            )
+            problems.append(Diagnostic("E105", f"{quoted(name)} is not a valid environment name", entry.span, label))
         elif entry.value.entries is None:
             message = f"environment `{name}` must be a mapping of keys to values"
             remedy = "add sections of the spec to it, or remove it"

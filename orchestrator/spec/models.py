@@ -112,7 +112,9 @@ def _section() -> Any:
 class Metadata(Strict):
     """Name and labels of the deployment."""
 
-    name: Name = Field(description="Name of the release, also used for its images, files and URLs.", examples=["digits"])
+    name: Name = Field(
+        description="Name of the release, also used for its images, files and URLs.", examples=["digits"]
+    )
     labels: dict[LabelKey, LabelValue] = Field(
         default_factory=dict, max_length=32, description="Free-form labels; copied to images and Kubernetes objects."
     )
@@ -189,7 +191,9 @@ class Optimize(Strict):
         Field(default="auto", description="Model formats to try.")
     )
     time_budget: Duration = Field(
-        default=300.0, description="Time limit for building and measuring candidates.", json_schema_extra={"default": "5m"}
+        default=300.0,
+        description="Time limit for building and measuring candidates.",
+        json_schema_extra={"default": "5m"},
     )
 
 
@@ -236,7 +240,9 @@ class Hardware(Strict):
 class Slo(Strict):
     """The service level of one replica, for requests of one row at the given rate."""
 
-    p99_latency: Duration | None = Field(default=None, description="99 of 100 requests must be answered within this time.")
+    p99_latency: Duration | None = Field(
+        default=None, description="99 of 100 requests must be answered within this time."
+    )
     throughput: Rate | None = Field(default=None, description="Requests that one replica must answer.")
     enforce: bool = Field(default=True, description="Whether `apply` fails when no candidate meets it.")
 
@@ -245,7 +251,9 @@ class Batching(Strict):
     """The largest batch, and how long its first row may wait for more."""
 
     max_size: int = Field(ge=1, le=65536, description="Largest number of rows in a batch.", examples=[32])
-    max_delay: Delay = Field(default=0, description="How long the first row waits for more; with 0, waiting rows are batched at once.")
+    max_delay: Delay = Field(
+        default=0, description="How long the first row waits for more; with 0, waiting rows are batched at once."
+    )
 
 
 class Replicas(Strict):
@@ -282,7 +290,9 @@ class LocalDeploy(Strict):
     """On this machine, on loopback."""
 
     target: Literal["local"] = "local"
-    port: int | None = Field(default=None, ge=1024, le=65535, description="By default a free port, kept across updates.")
+    port: int | None = Field(
+        default=None, ge=1024, le=65535, description="By default a free port, kept across updates."
+    )
 
 
 class FolderDeploy(Strict):
@@ -319,7 +329,9 @@ class ModelDeployment(Strict):
     benchmark: Benchmark = _section()
     hardware: Hardware = _section()
     slo: Slo = _section()
-    optimize_for: Objective = Field(default="latency", description="What to optimize among candidates that meet the SLO.")
+    optimize_for: Objective = Field(
+        default="latency", description="What to optimize among candidates that meet the SLO."
+    )
     serving: Serving = _section()
     image: Image = _section()
     deploy: Deploy = _section()

@@ -33,7 +33,9 @@ def narrowed(root: Node, platform: Platform) -> Node:
         found = find(root, path)
         if node is not None and (found.depth < len(path) or found.node.data == "auto"):
             section = root.child(path[0])
-            if section is None or section.entries is not None:  # otherwise the section is invalid, which is reported separately
+            if (
+                section is None or section.entries is not None
+            ):  # otherwise the section is invalid, which is reported separately
                 root = overlaid(root, _nested(path, node))
     return root
 

@@ -66,8 +66,6 @@ def resolve(text: str) -> str | int | float | bool | None:
     if _FLOAT.fullmatch(text):
         number = float(text)
         if math.isinf(number):
-            raise AmbiguousScalarError(
-                "is too large", "write a smaller number; put quotes around it if it is text"
-            )
+            raise AmbiguousScalarError("is too large", "write a smaller number; put quotes around it if it is text")
         return number
     return text

@@ -92,7 +92,9 @@ class KerasSource(Strict):
 
 
 _Folder = Annotated[RelPath, Field(description="The folder, relative to the spec.", examples=["model"])]
-_FolderSha256 = Annotated[Sha256, Field(description="Expected digest of the folder; error `E204` shows the actual one.")]
+_FolderSha256 = Annotated[
+    Sha256, Field(description="Expected digest of the folder; error `E204` shows the actual one.")
+]
 _SignatureName = Field(default="serving_default", description="The signature to serve.")
 
 

@@ -185,25 +185,37 @@ EnvironmentName = Annotated[
 ]
 TensorName = Annotated[
     str,
-    _text(r"^[A-Za-z_][A-Za-z0-9_.]{0,63}$", "letters, digits, `_` and `.`, not starting with a digit, at most 64 characters"),
+    _text(
+        r"^[A-Za-z_][A-Za-z0-9_.]{0,63}$",
+        "letters, digits, `_` and `.`, not starting with a digit, at most 64 characters",
+    ),
 ]
-OwnName = Annotated[
-    str, _text(r"^[^\x00-\x1f\x7f]{1,256}$", "the model's own name for it, at most 256 characters")
-]
+OwnName = Annotated[str, _text(r"^[^\x00-\x1f\x7f]{1,256}$", "the model's own name for it, at most 256 characters")]
 """A model's own name for a tensor; never written to rendered files."""
 
 SignatureName = Annotated[
-    str, _text(r"^[A-Za-z_][A-Za-z0-9_./-]{0,127}$", "the name of a signature, such as `serving_default`, at most 128 characters")
+    str,
+    _text(
+        r"^[A-Za-z_][A-Za-z0-9_./-]{0,127}$",
+        "the name of a signature, such as `serving_default`, at most 128 characters",
+    ),
 ]
 DimName = Annotated[
     str,
-    _text(r"^[a-z_][a-z0-9_]{0,31}$", "lower-case letters, digits and `_`, not starting with a digit, at most 32 characters"),
+    _text(
+        r"^[a-z_][a-z0-9_]{0,31}$",
+        "lower-case letters, digits and `_`, not starting with a digit, at most 32 characters",
+    ),
 ]
 PythonName = Annotated[str, _text(r"^[A-Za-z_][A-Za-z0-9_]{0,99}$", "the name of a Python argument")]
 Sha256 = Annotated[str, _text(r"^[0-9a-f]{64}$", "the 64 lower-case hexadecimal digits that `sha256sum` prints")]
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LabelKey = Annotated[
-    str, _text(rf"^{_LABEL}$", "letters, digits, `-`, `_` and `.`, starting and ending with a letter or digit, at most 63 characters")
+    str,
+    _text(
+        rf"^{_LABEL}$",
+        "letters, digits, `-`, `_` and `.`, starting and ending with a letter or digit, at most 63 characters",
+    ),
 ]
 LabelValue = Annotated[
     str,
@@ -247,7 +259,9 @@ ImageRef = Annotated[
 RegistryPrefix = Annotated[
     str,
     _text(
-        rf"^{_HOST}(/{_PATH})*$", "a registry and a path, such as `registry.example.com/team`, without a slash at the end", 200
+        rf"^{_HOST}(/{_PATH})*$",
+        "a registry and a path, such as `registry.example.com/team`, without a slash at the end",
+        200,
     ),
 ]
 """A registry and the path below it, without a slash at the end."""

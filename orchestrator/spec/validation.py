@@ -285,7 +285,9 @@ def _malformed(place: Place, error: _Error) -> Diagnostic:
         if folded != node.data and place.name == "name" and folded.isascii() and folded.replace("-", "").isalnum():
             expected = f"did you mean `{folded}`?"
             remedy = f"use {EXPECTS[context['pattern']]}"
-            return Diagnostic("E105", f"{_shown(node)} is not a valid value for `{place.name}`", place.span(), expected, remedy=remedy)
+            return Diagnostic(
+                "E105", f"{_shown(node)} is not a valid value for `{place.name}`", place.span(), expected, remedy=remedy
+            )
     elif error["type"] == "value_error":
         expected = str(context["error"])
     elif error["type"] == "string_too_long":

@@ -62,9 +62,7 @@ def syntax_error(source: SourceText, error: yaml.YAMLError) -> Diagnostic:
     for fragment, message, remedy in _WORDS:
         if fragment in problem:
             return Diagnostic("E109", message, span, remedy=remedy, notes=_opened(source, error))
-    return Diagnostic(
-        "E109", f"invalid YAML: {problem}", span, remedy="correct the line", notes=_opened(source, error)
-    )
+    return Diagnostic("E109", f"invalid YAML: {problem}", span, remedy="correct the line", notes=_opened(source, error))
 
 
 def _opened(source: SourceText, error: yaml.YAMLError) -> tuple[str, ...]:

@@ -272,7 +272,11 @@ class _Builder:
             parent.merges += merged
         else:
             self._note(
-                "E113", "`<<` can only merge mappings", start, end, "use an `*alias` of a mapping, or a list of such aliases"
+                "E113",
+                "`<<` can only merge mappings",
+                start,
+                end,
+                "use an `*alias` of a mapping, or a list of such aliases",
             )
 
     @staticmethod
@@ -287,7 +291,13 @@ class _Builder:
     def _check_tag(self, tag: str | None, start: int, end: int) -> None:
         if tag is not None and tag != "!":
             shown = tag.replace("tag:yaml.org,2002:", "!!")
-            self._note("E113", f"YAML tags such as {quoted(shown)} are not supported", start, end, "remove it; put quotes around text")
+            self._note(
+                "E113",
+                f"YAML tags such as {quoted(shown)} are not supported",
+                start,
+                end,
+                "remove it; put quotes around text",
+            )
 
     def _note(self, code: str, message: str, start: int, end: int, remedy: str, label: str = "") -> None:
         if len(self.problems) < 100:

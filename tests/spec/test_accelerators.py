@@ -55,7 +55,12 @@ def test_an_environment_may_have_none(load: Load) -> None:
 @pytest.mark.parametrize(
     ("asked", "most", "message", "help_line"),
     [
-        ("accelerator: cuda, count: 2", 1, "`hardware.count` is 2, but the platform allows at most 1", "set it to 1 or less"),
+        (
+            "accelerator: cuda, count: 2",
+            1,
+            "`hardware.count` is 2, but the platform allows at most 1",
+            "set it to 1 or less",
+        ),
         ("accelerator: cuda", 0, "`hardware.accelerator` is cuda, but the platform allows at most 0", "remove it"),
     ],
 )

@@ -47,7 +47,9 @@ def bomb() -> bytes:
         pytest.param(b"a: &x [*x]", "error[E113]: `*x` contains itself", id="recursive alias"),
         pytest.param(b"a: *x", "error[E113]: `*x` has no anchor", id="unknown alias"),
         pytest.param(
-            b"a: !!python/object:os.system {}", "error[E113]: YAML tags such as `!!python/object:os.system` are not supported", id="tag"
+            b"a: !!python/object:os.system {}",
+            "error[E113]: YAML tags such as `!!python/object:os.system` are not supported",
+            id="tag",
         ),
         pytest.param(b"? [a]\n: b", "error[E113]: a key that is a list or a mapping", id="complex key"),
         pytest.param(b"a: x" * 262_145, "error[E111]: spec.yaml is larger than 1 MiB", id="large"),
