@@ -1,8 +1,9 @@
-"""What is told about one thing that is wrong: code, place, cause, remedy. A value; `cli/report.py` prints it."""
+"""One thing that is wrong: code, place, cause, remedy. The same value from a worker process to the terminal."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 __all__ = ["Diagnostic", "Span"]
@@ -38,6 +39,8 @@ class Diagnostic:
         remedy: what to do; an instruction, not a guess.
         notes: further lines, each `name: value` (log file, reproduce command, second place).
         severity: errors fail the command, warnings do not.
+        at: path into the spec that is to blame, such as ("model", "inputs", 0, "shape"); `span` is made of it where the
+            spec's text is at hand (`LoadedSpec.located`).
     """
 
     code: str
@@ -48,7 +51,44 @@ class Diagnostic:
     remedy: str = ""
     notes: tuple[str, ...] = ()
     severity: Literal["error", "warning"] = "error"
+    at: tuple[str | int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON form that `--json` and `--format json` print."""
+        """The form that `--json` prints, and that results, receipts and fates hold; `from_json` reads it back."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: object) -> Diagnostic:
+        """The diagnostic of that form.
+
+        Raises:
+            ValueError: a member is missing, unknown or of another type.
+        """
+        members = _members(cls, document)
+        texts = ("code", "message", "label", "cause", "remedy")
+        if not all(isinstance(members[name], str) for name in texts):
+            raise ValueError(f"not text: {', '.join(name for name in texts if not isinstance(members[name], str))}")
+        if members["severity"] not in ("error", "warning"):
+            raise ValueError(f"severity cannot be {members['severity']!r}")
+        notes, at = (members[name] for name in ("notes", "at"))
+        if not isinstance(notes, list | tuple) or not all(isinstance(note, str) for note in notes):
+            raise ValueError(f"notes cannot be {notes!r}")
+        if not isinstance(at, list | tuple) or not all(type(part) in (str, int) for part in at):
+            raise ValueError(f"at cannot be {at!r}")
+        span = None if members["span"] is None else _span(members["span"])
+        return cls(**{**members, "span": span, "notes": tuple(notes), "at": tuple(at)})
+
+
+def _span(document: object) -> Span:
+    members = _members(Span, document)
+    for name, value in members.items():
+        if type(value) is not (str if name in ("file", "text") else int):
+            raise ValueError(f"{name} of a span cannot be {value!r}")
+    return Span(**members)
+
+
+def _members(kind: type[Diagnostic | Span], document: object) -> dict[str, Any]:
+    names = {member.name for member in fields(kind)}
+    if not isinstance(document, Mapping) or document.keys() != names:
+        raise ValueError(f"a {kind.__name__.lower()} has the members {', '.join(sorted(names))}")
+    return dict(document)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-__all__ = ["StepContext", "StepError", "StepFunction", "silent"]
+from orchestrator.diagnostics import Diagnostic
+
+__all__ = ["Ending", "StepContext", "StepError", "StepFunction", "silent"]
 
 
 def silent(message: str, fraction: float | None = None) -> None:
@@ -41,14 +44,36 @@ class StepContext:
     progress: Callable[..., None] = field(default=silent)
 
 
+class Ending(StrEnum):
+    """How a step ended."""
+
+    DONE = "done"
+    REFUSED = "refused"
+    """It raised a StepError: the same inputs will be refused again."""
+    EXCEPTION = "exception"
+    """It raised something that nobody foresaw."""
+    MEMORY = "memory"
+    """It ran out of memory, or was killed before the machine did."""
+    DISK = "disk"
+    """The disk filled up."""
+    CHANGED = "changed"
+    """A file of the user's that it read, or code that it imported, changed while it ran."""
+    TIMEOUT = "timeout"
+    """It took too long and was killed."""
+    STOPPED = "stopped"
+    """It was killed after Ctrl-C."""
+    DIED = "died"
+    """Its process ended without a result: a crash in native code, an exit, a signal from outside."""
+
+
 StepFunction = Callable[[StepContext], dict[str, Any]]
 
 
 class StepError(Exception):
     """A step cannot do what it was asked, for a reason that will not go away by itself.
 
-    Raised by step functions; the engine turns it into a diagnostic with the spec's line. In a candidate's step it is
-    that candidate's fate, and it is remembered: the same key is not tried again.
+    Raised by step functions; the engine adds the spec's line to its diagnostic. In a candidate's step it is that
+    candidate's fate, and it is remembered: the same key is not tried again.
 
     Args:
         code: as in `Diagnostic.code`.
@@ -57,6 +82,9 @@ class StepError(Exception):
         remedy: what to do.
         at: path into the spec that is to blame, such as ("model", "inputs", 0, "shape").
         notes: further lines.
+
+    Attributes:
+        diagnostic: all of this as one value.
     """
 
     def __init__(
@@ -70,9 +98,34 @@ class StepError(Exception):
         notes: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
-        self.code = code
-        self.message = message
-        self.cause = cause
-        self.remedy = remedy
-        self.at = at
-        self.notes = notes
+        self.diagnostic = Diagnostic(code, message, cause=cause, remedy=remedy, at=at, notes=notes)
+
+    @property
+    def code(self) -> str:
+        """Of the diagnostic."""
+        return self.diagnostic.code
+
+    @property
+    def message(self) -> str:
+        """Of the diagnostic."""
+        return self.diagnostic.message
+
+    @property
+    def cause(self) -> str:
+        """Of the diagnostic."""
+        return self.diagnostic.cause
+
+    @property
+    def remedy(self) -> str:
+        """Of the diagnostic."""
+        return self.diagnostic.remedy
+
+    @property
+    def at(self) -> tuple[str | int, ...]:
+        """Of the diagnostic."""
+        return self.diagnostic.at
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Of the diagnostic."""
+        return self.diagnostic.notes

@@ -8,12 +8,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from orchestrator import __version__
-from orchestrator.engine.cause import describe_failure, is_remembered
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.engine.cause import describe_failure
 from orchestrator.engine.request import WorkerRequest
 from orchestrator.engine.stop import Stop
 from orchestrator.engine.worker_process import WorkerEnd, run_worker
@@ -21,8 +22,9 @@ from orchestrator.errors import Busy, StoreFailed
 from orchestrator.events import Observer, StepProgress, StepStarted, Waiting
 from orchestrator.plan.resolve import Outcome, Resolved, Resolver, fates_document
 from orchestrator.plan.step import FileInput, Plan, Step
+from orchestrator.steps import Ending
 from orchestrator.store.crash_points import crash_point
-from orchestrator.store.digest import digest_path
+from orchestrator.store.digest import Manifest, digest_path
 from orchestrator.store.failures import store_errors
 from orchestrator.store.home import Home
 from orchestrator.store.locks import lock, share
@@ -120,18 +122,22 @@ class Executor:
                 progress=lambda message, fraction: self._observer(StepProgress(step.id, message, fraction)),
             )
             crash_point("engine.after-worker")
-            moved = self._moved_inputs(step, resolved)
-            if end.how == "done" and moved is None:
+            changed = self._changed_input(step, resolved)
+            if end.ending is Ending.DONE and changed is None:
                 return self._keep(step, resolved, end, Path(request.output), started)
-            full = end.how != "done" and shutil.disk_usage(scratch).free < _NO_ROOM
-            error = moved or describe_failure(step, end, disk_full=full)
-            notes = (*error["notes"], f"log: {record / 'log.txt'}", f"reproduce: {record / 'reproduce.sh'}")
-            error = {**error, "notes": list(notes)}
+            if changed is not None:
+                ending, error = Ending.CHANGED, changed
+            else:
+                full = shutil.disk_usage(scratch).free < _NO_ROOM
+                ending, error = describe_failure(step, end, disk_full=full)
+            notes = (*error.notes, f"log: {record / 'log.txt'}", f"reproduce: {record / 'reproduce.sh'}")
+            error = replace(error, notes=notes)
             receipt = None
-            if step.candidate is not None and moved is None and not full and is_remembered(end):
+            # Only a refusal will come again with the same key; anything else may have been chance.
+            if step.candidate is not None and ending is Ending.REFUSED:
                 receipt = self._receipt(step, resolved, end, started, error=error)
                 self._receipts.write(receipt)
-            return Outcome("failed", receipt, error)
+            return Outcome("failed", receipt, error, ending)
 
     def _request(self, step: Step, outcomes: Mapping[str, Outcome], scratch: Path, record: Path) -> WorkerRequest:
         for name in ("output", "scratch"):
@@ -139,7 +145,7 @@ class Executor:
         inputs = self._resolver.input_paths(step, outcomes)
         if step.gathers_fates:
             inputs["fates"] = record / "fates.json"
-            inputs["fates"].write_bytes(fates_document(self._plan, outcomes))
+            inputs["fates"].write_bytes(fates_document(self._plan, outcomes).as_bytes())
         return WorkerRequest(
             step=step.id,
             function=step.function,
@@ -158,7 +164,7 @@ class Executor:
         receipt = self._receipt(step, resolved, end, started, manifest=manifest)
         self._receipts.write(receipt)
         crash_point("engine.after-receipt")
-        return Outcome("done", receipt)
+        return Outcome("done", receipt, ending=Ending.DONE)
 
     def _receipt(
         self,
@@ -167,8 +173,8 @@ class Executor:
         end: WorkerEnd,
         started: datetime,
         *,
-        manifest: Any = None,
-        error: Any = None,
+        manifest: Manifest | None = None,
+        error: Diagnostic | None = None,
     ) -> Receipt:
         result = end.result
         return Receipt(
@@ -188,21 +194,20 @@ class Executor:
             version=__version__,
         )
 
-    def _moved_inputs(self, step: Step, resolved: Resolved) -> Mapping[str, Any] | None:
+    def _changed_input(self, step: Step, resolved: Resolved) -> Diagnostic | None:
         """A file of the user's that is no longer what the key says: the result would be kept under a false key."""
         inputs = resolved.parts["inputs"]
         watched = [(s, inputs[role]) for role, s in step.inputs.items() if isinstance(s, FileInput)]
         watched += [(s, resolved.parts["code"][self._resolver.relative(s.path)]) for s in step.code]
         for source, recorded in watched:
             if _digest_or_none(source.path) != recorded:
-                return {
-                    "code": "E405",
-                    "message": f"{source.path.name} changed while {step.id} was reading it",
-                    "cause": "its content is not what it was when the step was started",
-                    "remedy": "run the same command again once the file is complete",
-                    "at": list(source.at),
-                    "notes": [],
-                }
+                return Diagnostic(
+                    "E405",
+                    f"{source.path.name} changed while {step.id} was reading it",
+                    cause="its content is not what it was when the step was started",
+                    remedy="run the same command again once the file is complete",
+                    at=source.at,
+                )
         return None
 
 

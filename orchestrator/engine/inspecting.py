@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.engine.execute import Executor
-from orchestrator.engine.run import failure_diagnostic
 from orchestrator.engine.stop import Stop, stop_on_signals
 from orchestrator.errors import Interrupted, StepFailed
 from orchestrator.events import Observer, StepEnded
@@ -66,9 +65,9 @@ def run_at_once(loaded: LoadedSpec, step: Step, home: Home, cache: StatCache, ob
         seconds = outcome.receipt.seconds if outcome.receipt is not None else 0.0
         observer(StepEnded(step.id, "done" if outcome.status == "done" else "failed", seconds, ""))
     if outcome.status != "done":
-        error = outcome.error or {}
+        assert outcome.error is not None, "a step that is not done says why"
         raised = Interrupted if stop.level else StepFailed
-        raise raised(failure_diagnostic(loaded, error))
+        raise raised(loaded.located(outcome.error))
     assert outcome.receipt is not None
     assert outcome.receipt.manifest is not None
     return TreeStore(home).path(outcome.receipt.manifest.digest)

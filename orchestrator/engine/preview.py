@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.plan.resolve import Outcome, Resolver
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.plan.resolve import Outcome, Resolver, blocked_message
 from orchestrator.plan.step import Plan, Step
 from orchestrator.release.live import Live
 
@@ -79,9 +80,9 @@ def _view(
     forced: frozenset[str],
 ) -> StepView:
     if blocker := resolver.blocked_by(step, outcomes):
-        error = outcomes[blocker].error or {"message": f"{blocker} failed"}
-        outcomes[step.id] = Outcome("skipped", None, error)
-        return StepView(step.id, step.kind, "skipped", f"{blocker} did not succeed: {error['message']}", None)
+        message = blocked_message(blocker, outcomes[blocker])
+        outcomes[step.id] = Outcome("skipped", None, Diagnostic("E408", message, at=step.at))
+        return StepView(step.id, step.kind, "skipped", message, None)
     resolved = resolver.resolve(step, outcomes, forced=step.id in forced)
     if resolved is None:
         unknown = sorted(p for p in step.producers if p not in outcomes)
@@ -94,7 +95,7 @@ def _view(
         outcomes[step.id] = resolved.outcome
         reason = resolved.reason
         if resolved.outcome.error is not None:
-            reason = f"failed before, and nothing it depends on has changed: {resolved.outcome.error['message']}"
+            reason = f"failed before, and nothing it depends on has changed: {resolved.outcome.error.message}"
         return StepView(step.id, step.kind, resolved.status, reason, resolved.key)
     return StepView(step.id, step.kind, resolved.status, resolved.reason, resolved.key)
 

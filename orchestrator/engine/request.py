@@ -8,7 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["WorkerRequest", "WorkerResult"]
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.spec.strict import Strict
+from orchestrator.steps import Ending
+
+__all__ = ["EXIT_DISK_FULL", "WorkerRequest", "WorkerResult"]
+
+
+EXIT_DISK_FULL = 74
+"""EX_IOERR of sysexits.h: a worker that could not even write its result ends with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,31 +47,30 @@ class WorkerRequest:
         return WorkerRequest(**json.loads(path.read_text(encoding="utf-8")))
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerResult:
+class WorkerResult(Strict):
     """What a worker leaves: a summary, or an error; and which files of the user's code it imported.
 
     Attributes:
-        error: {"kind": "step"|"python"|"memory"|"disk"|"moved", "code", "message", "cause", "remedy", "at", "notes"} or None.
-            `step` is a refusal that will not go away by itself; `python` an exception that nobody foresaw;
-            `memory` a MemoryError; `disk` a full one; `moved` code that changed meanwhile.
+        ending: how the step ended, as far as the worker itself can say.
+        error: why the step is not done; None exactly when it is.
         found: path relative to the project → sha256.
     """
 
+    ending: Ending
     summary: Mapping[str, Any]
-    error: Mapping[str, Any] | None
+    error: Diagnostic | None
     found: Mapping[str, str]
 
     def write(self, path: Path) -> None:
         """Write the result as JSON, at once or not at all."""
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
         part.replace(path)
 
     @staticmethod
     def read(path: Path) -> WorkerResult | None:
         """The result, or None when the worker died before it wrote one."""
         try:
-            return WorkerResult(**json.loads(path.read_text(encoding="utf-8")))
+            return WorkerResult.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.engine.cause import NOBODYS_FATE, STOPPED_CODE
+from orchestrator.engine.cause import ENDS_THE_RUN
 from orchestrator.engine.execute import Executor
 from orchestrator.engine.stop import Stop, stop_on_signals
 from orchestrator.errors import Busy, Interrupted, StepFailed
 from orchestrator.events import Observer, StepEnded, Stopping
-from orchestrator.plan.resolve import Outcome, Resolver
+from orchestrator.plan.resolve import Outcome, Resolver, blocked_message
 from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec
+from orchestrator.steps import Ending
 from orchestrator.store.home import Home
 from orchestrator.store.receipts import Receipts
 
-__all__ = ["failure_diagnostic", "run_plan"]
+__all__ = ["run_plan"]
 
 
 def run_plan(
@@ -57,18 +57,6 @@ def run_plan(
     run.jobs = jobs or len(os.sched_getaffinity(0))
     with stop_on_signals(stop):
         return run.to_the_end()
-
-
-def failure_diagnostic(loaded: LoadedSpec, error: Mapping[str, Any]) -> Diagnostic:
-    """A step's failure with the line of the spec that is to blame."""
-    return Diagnostic(
-        code=error["code"],
-        message=error["message"],
-        span=loaded.span(tuple(error["at"])),
-        cause=error["cause"],
-        remedy=error["remedy"],
-        notes=tuple(error["notes"]),
-    )
 
 
 class _Run:
@@ -169,17 +157,8 @@ class _Run:
         return not self._running if step.exclusive else len(self._running) < self.jobs
 
     def _skip(self, step: Step, blocker: str) -> None:
-        reason = self._outcomes[blocker].error or {"message": f"{blocker} failed"}
-        message = f"{blocker} did not succeed: {reason['message']}"
-        error = {
-            "code": "E408",
-            "message": message,
-            "cause": "",
-            "remedy": "",
-            "at": list(step.at),
-            "notes": [],
-        }
-        self._outcomes[step.id] = Outcome("skipped", None, error)
+        message = blocked_message(blocker, self._outcomes[blocker])
+        self._outcomes[step.id] = Outcome("skipped", None, Diagnostic("E408", message, at=step.at))
         self._observer(StepEnded(step.id, "skipped", 0.0, message))
 
     def _ended(self, step: Step, future: Future[Outcome]) -> None:
@@ -197,9 +176,9 @@ class _Run:
         if outcome.status == "done":
             self._observer(StepEnded(step.id, how, seconds, detail))
             return
-        error = outcome.error or {}
-        stopped = error["code"] == STOPPED_CODE
-        told = "Ctrl-C" if stopped else str(error["message"])
-        self._observer(StepEnded(step.id, "stopped" if stopped else "failed", seconds, told))
-        if self._stop.level == 0 and (step.candidate is None or error["code"] in NOBODYS_FATE):
-            raise StepFailed(failure_diagnostic(self._loaded, error))
+        assert outcome.error is not None, "a step that is not done says why"
+        stopped = outcome.ending is Ending.STOPPED
+        reason = "Ctrl-C" if stopped else outcome.error.message
+        self._observer(StepEnded(step.id, "stopped" if stopped else "failed", seconds, reason))
+        if self._stop.level == 0 and (step.candidate is None or outcome.ending in ENDS_THE_RUN):
+            raise StepFailed(self._loaded.located(outcome.error))

@@ -23,10 +23,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.engine.request import WorkerRequest, WorkerResult
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.engine.request import EXIT_DISK_FULL, WorkerRequest, WorkerResult
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.process.apart import keep_apart
-from orchestrator.steps import StepContext, StepError, silent
+from orchestrator.steps import Ending, StepContext, StepError, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +36,6 @@ _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-EXIT_DISK_FULL = 74
-"""EX_IOERR of sysexits.h: not even the reason could be written down."""
 
 
 def give_up_network() -> bool:
@@ -111,30 +110,26 @@ def _found_code(project: Path, since: float) -> tuple[dict[str, str], str | None
     return found, moved
 
 
-def _kind(error: BaseException, otherwise: str) -> str:
+def _ending(error: BaseException, otherwise: Ending) -> Ending:
     """What is behind an error: a full disk or too little memory, however deep libraries have wrapped it."""
     behind: BaseException | None = error
     while behind is not None:
         if isinstance(behind, MemoryError):
-            return "memory"
+            return Ending.MEMORY
         if isinstance(behind, OSError) and behind.errno in DISK_FULL:
-            return "disk"
+            return Ending.DISK
         behind = behind.__cause__ or behind.__context__
     return otherwise
 
 
-def _python_error(error: Exception) -> dict[str, Any]:
+def _unforeseen(error: Exception) -> Diagnostic:
     last = traceback.extract_tb(error.__traceback__)[-1]
     message = (str(error).strip().splitlines() or [""])[0]
-    return {
-        "kind": _kind(error, "python"),
-        "code": "E401",
-        "message": f"{type(error).__name__}: {message}" if message else type(error).__name__,
-        "cause": f"raised at {last.filename}:{last.lineno} in {last.name}",
-        "remedy": "",
-        "at": [],
-        "notes": [],
-    }
+    return Diagnostic(
+        "E401",
+        f"{type(error).__name__}: {message}" if message else type(error).__name__,
+        cause=f"raised at {last.filename}:{last.lineno} in {last.name}",
+    )
 
 
 def _log_traceback() -> None:
@@ -155,35 +150,26 @@ def run(request: WorkerRequest) -> WorkerResult:
         progress=_progress_sink(),
     )
     summary: dict[str, Any] = {}
-    error: dict[str, Any] | None = None
+    ending, error = Ending.DONE, None
     try:
         summary = _load(request.function)(context)
     except StepError as refusal:
         _log_traceback()
-        error = {
-            "kind": _kind(refusal, "step"),
-            "code": refusal.code,
-            "message": refusal.message,
-            "cause": refusal.cause,
-            "remedy": refusal.remedy,
-            "at": list(refusal.at),
-            "notes": list(refusal.notes),
-        }
-    except Exception as unforeseen:  # noqa: BLE001 - told to the parent as it is; the log has the traceback
+        ending, error = _ending(refusal, Ending.REFUSED), refusal.diagnostic
+    except Exception as unforeseen:  # noqa: BLE001 - the parent gets it in the result; the log has the traceback
         _log_traceback()
-        error = _python_error(unforeseen)
-    found, moved = _found_code(context.project, began)
-    if moved is not None:
-        error = {
-            "kind": "moved",
-            "code": "E405",
-            "message": f"{moved} changed while {request.step} was running",
-            "cause": "the step may have used the code of before",
-            "remedy": "run the same command again once the file is complete",
-            "at": ["model", "source", "factory"],
-            "notes": [],
-        }
-    return WorkerResult(summary, error, found)
+        ending, error = _ending(unforeseen, Ending.EXCEPTION), _unforeseen(unforeseen)
+    found, changed = _found_code(context.project, began)
+    if changed is not None:
+        ending = Ending.CHANGED
+        error = Diagnostic(
+            "E405",
+            f"{changed} changed while {request.step} was running",
+            cause="the step may have used the code as it was before",
+            remedy="run the same command again once the file is complete",
+            at=("model", "source", "factory"),
+        )
+    return WorkerResult(ending=ending, summary=summary, error=error, found=found)
 
 
 def main(argv: list[str]) -> int:

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import psutil
 
-from orchestrator.engine.request import WorkerRequest, WorkerResult
+from orchestrator.engine.request import EXIT_DISK_FULL, WorkerRequest, WorkerResult
 from orchestrator.engine.stop import Stop
 from orchestrator.process.environment import passed_on
+from orchestrator.steps import Ending
 
 __all__ = ["WorkerEnd", "run_worker", "worker_environment"]
 
@@ -36,14 +37,15 @@ class WorkerEnd:
     """How a worker ended.
 
     Attributes:
-        how: `done`; `error` (it wrote why); `time-out`, `memory` and `stopped` (the engine killed it); `died`.
+        ending: how; what the worker wrote goes before what the engine did to it meanwhile.
+        result: what it wrote; None if it died first.
         returncode: as subprocess has it: negative is the signal.
         peak: largest resident memory of its process tree, bytes.
         available: memory the machine had left at the peak, bytes.
         oom_killed: the kernel killed something in this control group for want of memory meanwhile.
     """
 
-    how: Literal["done", "error", "time-out", "memory", "stopped", "died"]
+    ending: Ending
     result: WorkerResult | None
     returncode: int
     seconds: float
@@ -107,12 +109,21 @@ def run_worker(
     with os.fdopen(reader, "rb", buffering=0) as pipe:
         killed, peak, available = _watch(child, pipe, began + timeout, stop, exclusive=exclusive, progress=progress)
     result = WorkerResult.read(Path(request.result))
-    by_itself: Literal["died", "done", "error"] = "died"
-    if result is not None:
-        by_itself = "done" if result.error is None else "error"
     return WorkerEnd(
-        killed or by_itself, result, child.returncode, time.monotonic() - began, peak, available, _oom_kills() > kills
+        _ending(result, killed, child.returncode),
+        result,
+        child.returncode,
+        time.monotonic() - began,
+        peak,
+        available,
+        _oom_kills() > kills,
     )
+
+
+def _ending(result: WorkerResult | None, killed: Ending | None, returncode: int) -> Ending:
+    if result is not None and (killed is None or result.ending is not Ending.DONE):
+        return result.ending
+    return killed or (Ending.DISK if returncode == EXIT_DISK_FULL else Ending.DIED)
 
 
 def _watch(
@@ -123,7 +134,7 @@ def _watch(
     *,
     exclusive: bool,
     progress: Callable[[str, float | None], None],
-) -> tuple[Literal["time-out", "stopped", "memory"] | None, int, int]:
+) -> tuple[Ending | None, int, int]:
     """Wait for the child; returns why it was killed, if it was, with its memory peak and what was left then."""
     peak, left = 0, psutil.virtual_memory().available
     # One child must not take the machine down: what is left after it started, less a reserve, is its limit.
@@ -144,13 +155,13 @@ def _watch(
                 peak, left = resident, psutil.virtual_memory().available
             if peak > limit:
                 _end(child)
-                return "memory", peak, left
+                return Ending.MEMORY, peak, left
             if time.monotonic() > deadline:
                 _end(child)
-                return "time-out", peak, left
+                return Ending.TIMEOUT, peak, left
             if stop.announced >= 2 or (stop.announced == 1 and exclusive):
                 _end(child)
-                return "stopped", peak, left
+                return Ending.STOPPED, peak, left
     _tell(buffered + (pipe.read(65536) or b""), progress)
     return None, peak, left
 

@@ -8,19 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.artifacts.fates import Fates, StepFate
 from orchestrator.artifacts.winner import Winner
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid, StoreFailed
 from orchestrator.plan.keys import differences, key_parts, step_key
 from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput
 from orchestrator.spec.load import LoadedSpec
-from orchestrator.store.atomic import canonical_json
+from orchestrator.steps import Ending
 from orchestrator.store.digest import StatCache, digest_file, digest_path, sha256_bytes
 from orchestrator.store.home import Home
 from orchestrator.store.receipts import Receipt, Receipts
 from orchestrator.store.trees import TreeStore
 
-__all__ = ["Outcome", "Resolved", "Resolver", "fates_document"]
+__all__ = ["Outcome", "Resolved", "Resolver", "blocked_message", "fates_document"]
 
 Status = Literal["cached", "run", "known after run", "forced", "skipped"]
 
@@ -31,12 +32,14 @@ class Outcome:
 
     Attributes:
         receipt: of a step that is done, or that failed for a reason that is remembered.
-        error: {"code", "message", "cause", "remedy", "at", "notes"}; of a step that is not done.
+        error: why a step is not done.
+        ending: how the worker ended; None for a step that was skipped.
     """
 
     status: Literal["done", "failed", "skipped"]
     receipt: Receipt | None = None
-    error: Mapping[str, Any] | None = None
+    error: Diagnostic | None = None
+    ending: Ending | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +61,16 @@ class Resolved:
     outcome: Outcome | None
 
 
-def fates_document(plan: Plan, outcomes: Mapping[str, Outcome]) -> bytes:
-    """The fates of all candidates' steps as the JSON that `select` reads."""
-    fates = {}
-    for step in plan.steps:
-        if step.candidate is not None and step.id in outcomes:
-            outcome = outcomes[step.id]
-            error = outcome.error or {}
-            told = {name: error.get(name, "") for name in ("code", "message", "cause", "remedy")} if error else None
-            fates[step.id] = {"status": outcome.status, "error": told}
-    return canonical_json(fates)
+def blocked_message(producer: str, outcome: Outcome) -> str:
+    """Why a step is skipped that needs `producer`, which ended like this."""
+    reason = "failed" if outcome.error is None else outcome.error.message
+    return f"{producer} did not succeed: {reason}"
+
+
+def fates_document(plan: Plan, outcomes: Mapping[str, Outcome]) -> Fates:
+    """The fates of all candidates' steps, as `select` reads them."""
+    ended = {s.id: outcomes[s.id] for s in plan.steps if s.candidate is not None and s.id in outcomes}
+    return Fates(steps={step: StepFate.of(each.status, each.ending, each.error) for step, each in ended.items()})
 
 
 class Resolver:
@@ -143,7 +146,7 @@ class Resolver:
         if inputs is None:
             return None
         if step.gathers_fates:
-            inputs["fates"] = sha256_bytes(fates_document(self._plan, outcomes))
+            inputs["fates"] = sha256_bytes(fates_document(self._plan, outcomes).as_bytes())
         code = {self.relative(file.path): self.file_digest(file) for file in step.code}
         parts = key_parts(step, inputs, code)
         key = step_key(parts)
@@ -155,11 +158,13 @@ class Resolver:
         if moved := self._moved_code(receipt):
             return Resolved(key, parts, "run", f"{moved} changed", None)
         if receipt.outcome == "failed":
-            outcome = Outcome("failed", receipt, receipt.error)
+            outcome = Outcome("failed", receipt, receipt.error, Ending.REFUSED)
             return Resolved(key, parts, "cached", "failed before, for a reason that has not changed", outcome)
         if receipt.manifest is not None and (damage := self._trees.verify(receipt.manifest)):
             return Resolved(key, parts, "run", f"its stored result is damaged: {damage}", None)
-        return Resolved(key, parts, "cached", f"computed {receipt.started}", Outcome("done", receipt))
+        return Resolved(
+            key, parts, "cached", f"computed {receipt.started}", Outcome("done", receipt, ending=Ending.DONE)
+        )
 
     def input_paths(self, step: Step, outcomes: Mapping[str, Outcome]) -> dict[str, Path]:
         """Role → path for a step whose producers have ended; optional roles may be absent."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.artifacts.fates import StepFate
 from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.backends.table import UNSERVED
 from orchestrator.measure.finalists import NO_SERVER, not_faster, undecided
@@ -49,7 +50,7 @@ class Standing:
 def standing(
     row: Mapping[str, Any],
     *,
-    steps: Mapping[str, Mapping[str, Any]],
+    steps: Mapping[str, StepFate],
     verdict: Verdict | None,
     runtime: Mapping[str, Any],
     server: Mapping[str, Any],
@@ -60,7 +61,7 @@ def standing(
 
     Args:
         row: of the parameter `candidates`.
-        steps: step id → `{"status", "error"}`, from the engine.
+        steps: step id → how it ended.
         verdict: its verdict.json, if it was verified.
         runtime: its row of the runtime benchmark's report; empty if there is none.
         server: its row of the server benchmark's report; empty if there is none.
@@ -87,14 +88,15 @@ def _refused(row: Mapping[str, Any]) -> _Fate:
     return ("refused", row["refused"]) if row["refused"] else None
 
 
-def _failed_step(own: Sequence[str], steps: Mapping[str, Mapping[str, Any]]) -> _Fate:
-    ended = [(step, steps[step]) for step in own if step in steps and steps[step]["status"] != "done"]
+def _failed_step(own: Sequence[str], steps: Mapping[str, StepFate]) -> _Fate:
+    ended = [(step, steps[step]) for step in own if step in steps and steps[step].status != "done"]
     if not ended:
         return None
     # What was skipped says only that another one failed.
-    step, outcome = next(((s, o) for s, o in ended if o["status"] == "failed"), ended[0])
-    error = outcome["error"] or {"message": outcome["status"], "cause": ""}
-    said = f"{error['message']}: {error['cause']}" if error["cause"] else error["message"]
+    step, outcome = next(((s, o) for s, o in ended if o.status == "failed"), ended[0])
+    error = outcome.error
+    assert error is not None, "a step that is not done says why"
+    said = f"{error.message}: {error.cause}" if error.cause else error.message
     fate = "verification failed" if step.startswith("verify.") else "conversion failed"
     return fate, f"{step}: {said}"
 

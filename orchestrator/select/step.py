@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.artifacts.fates import Fates
 from orchestrator.artifacts.verdict import Verdict
 from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import UNSERVED, packaging
@@ -102,7 +103,7 @@ def _report(context: StepContext, role: str) -> dict[str, Any]:
 
 
 def _standings(context: StepContext, runtime: Mapping[str, Any], server: Mapping[str, Any]) -> list[Standing]:
-    steps = json.loads(context.inputs["fates"].read_bytes())
+    steps = Fates.read_file(context.inputs["fates"]).steps
     at_runtime = {row["variant"]: row for row in runtime.get("candidates", ())}
     at_server = {row["variant"]: row for row in server.get("candidates", ())}
     return [

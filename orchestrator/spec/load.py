@@ -72,6 +72,10 @@ class LoadedSpec:
         """The position of the deepest value on `path` that a file sets; of its key if `key` is set."""
         return span_of(self.tree, path, key=key)
 
+    def located(self, diagnostic: Diagnostic) -> Diagnostic:
+        """The diagnostic with the line of the spec that its path `at` leads to."""
+        return replace(diagnostic, span=self.span(diagnostic.at))
+
     def origin(self, path: SpecPath | str) -> str:
         """Where the value at `path` (`("hardware", "cpus")` or `"hardware.cpus"`) comes from.
 

@@ -36,7 +36,7 @@ class Receipt:
         parts: all that the key was made from.
         manifest: what it left; None when it failed.
         summary: facts for people.
-        error: {"code", "message", "cause", "remedy", "at", "notes"} of a failed step.
+        error: why a step failed; only a refusal is kept.
         found: files of the user's code that it imported, path relative to the project → sha256.
         seconds: how long it took.
         peak_bytes: its largest resident memory.
@@ -52,7 +52,7 @@ class Receipt:
     parts: Mapping[str, Any]
     manifest: Manifest | None
     summary: Mapping[str, Any]
-    error: Mapping[str, Any] | None
+    error: Diagnostic | None
     found: Mapping[str, str]
     seconds: float
     peak_bytes: int | None
@@ -71,7 +71,7 @@ class Receipt:
             "parts": dict(self.parts),
             "manifest": None if self.manifest is None else self.manifest.as_json(),
             "summary": dict(self.summary),
-            "error": None if self.error is None else dict(self.error),
+            "error": None if self.error is None else self.error.as_json(),
             "found": dict(self.found),
             "seconds": self.seconds,
             "peak_bytes": self.peak_bytes,
@@ -95,6 +95,8 @@ class Receipt:
             raise ValueError(f"{wrong[0]} cannot be {members[wrong[0]]!r}")
         if members["manifest"] is not None:
             members["manifest"] = Manifest.from_json(members["manifest"])
+        if members["error"] is not None:
+            members["error"] = Diagnostic.from_json(members["error"])
         if (members["outcome"], members["manifest"] is None) not in {("done", False), ("failed", True)}:
             raise ValueError("outcome and manifest contradict each other")
         return cls(**members)

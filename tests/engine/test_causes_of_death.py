@@ -111,7 +111,7 @@ def test_a_step_reaches_nobody_unless_it_has_to(project: Project) -> None:
     if "does not let mlo take the network away" in log.read_text(encoding="utf-8"):
         pytest.skip("this system allows no network namespaces")
     assert outcome.error is not None
-    assert "Network is unreachable" in outcome.error["message"]
+    assert "Network is unreachable" in outcome.error.message
 
 
 def test_a_refusal_that_hides_a_full_disk_is_told_as_one_and_not_remembered(project: Project) -> None:

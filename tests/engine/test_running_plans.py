@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -17,10 +16,13 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from orchestrator.artifacts.fates import Fates, StepFate
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import Interrupted, SpecInvalid, StepFailed
 from orchestrator.events import StepEnded
 from orchestrator.plan.step import FileInput, StepOutput
+from orchestrator.steps import Ending
 from orchestrator.store.trees import TreeStore
 
 if TYPE_CHECKING:
@@ -81,11 +83,12 @@ def test_a_candidate_that_refuses_is_a_fate_and_is_not_tried_again(project: Proj
         "verify.a": "skipped",
         "select": "done",
     }
-    fates = json.loads(project.text(outcomes, "select"))
-    assert fates["convert.a"] == {
-        "status": "failed",
-        "error": {"code": "E499", "message": "cannot do it", "cause": "it is a test", "remedy": "do not ask"},
-    }
+    fates = Fates.from_bytes(project.text(outcomes, "select").encode(), "fates")
+    assert fates.steps["convert.a"] == StepFate(
+        status="failed",
+        ending=Ending.REFUSED,
+        error=Diagnostic("E499", "cannot do it", cause="it is a test", remedy="do not ask", at=("metadata", "name")),
+    )
     project.events.clear()
     project.run(*steps)
     assert not [event for event in project.events if type(event).__name__ == "StepStarted"]

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.frameworks.source.samples import Array
 from orchestrator.process.apart import keep_apart
 from orchestrator.spec.signature import Signature
@@ -117,15 +118,8 @@ class StepProcess:
         assert line, f"the process ended with {self._process.wait(_SECONDS)}"
         reply = json.loads(line)
         if "refused" in reply:
-            told = reply["refused"]
-            raise StepError(
-                told["code"],
-                told["message"],
-                cause=told["cause"],
-                remedy=told["remedy"],
-                at=tuple(told["at"]),
-                notes=tuple(told["notes"]),
-            )
+            told = Diagnostic.from_json(reply["refused"])
+            raise StepError(told.code, told.message, cause=told.cause, remedy=told.remedy, at=told.at, notes=told.notes)
         assert "crashed" not in reply, reply["crashed"]
         done: dict[str, Any] = reply["done"]
         return done
@@ -163,8 +157,7 @@ def main(jobs: IO[str], replies: IO[str]) -> None:
         try:
             reply: dict[str, Any] = {"done": _run(json.loads(line))}
         except StepError as error:
-            words = ("code", "message", "cause", "remedy", "at", "notes")
-            reply = {"refused": {word: getattr(error, word) for word in words}}
+            reply = {"refused": error.diagnostic.as_json()}
         except Exception:  # noqa: BLE001 - the test that asked fails with it
             reply = {"crashed": traceback.format_exc()}
         replies.write(json.dumps(reply) + "\n")

@@ -85,7 +85,7 @@ def _in_a_worker(function: str, folder: Path, environment: dict[str, str]) -> Wo
 def test_a_step_that_imports_both_fails(tmp_path: Path, steps: dict[str, str], function: str, words: str) -> None:
     error = _in_a_worker(function, tmp_path, steps).error
     assert error is not None
-    assert error["message"] == f"ImportError: {words}: mlo keeps them apart"
+    assert error.message == f"ImportError: {words}: mlo keeps them apart"
 
 
 def test_asking_for_the_other_is_harmless(tmp_path: Path, steps: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.fates import Fates, StepFate
 from orchestrator.artifacts.verdict import Verdict
 from orchestrator.measure.statistics import slo_verdict
 from orchestrator.steps import StepContext
@@ -119,7 +120,7 @@ def context(
     runtime: Sequence[Mapping[str, Any]],
     server: Sequence[Mapping[str, Any]] | None,
     *,
-    fates: Mapping[str, Any] | None = None,
+    fates: Mapping[str, StepFate] | None = None,
     verdicts: Mapping[str, Verdict] | None = None,
     objective: str = "latency",
     enforce: bool = True,
@@ -135,8 +136,9 @@ def context(
             "report.json",
             {"candidates": runtime, "baseline": baseline, "samples": samples, "measured_on": measured_on},
         ),
-        "fates": write(folder, "fates.json", fates or {}) / "fates.json",
+        "fates": folder / Fates.FILE,
     }
+    Fates(steps=fates or {}).write(folder)
     if server is not None:
         shared = {**measured_on, "load_generator": "the load generator shared the server's CPUs"}
         report = {"candidates": server, "rate": RATE, "measured_on": shared}

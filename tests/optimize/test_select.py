@@ -9,9 +9,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from orchestrator.artifacts.fates import StepFate
 from orchestrator.artifacts.verdict import GateResult
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.select.step import select, startup_bound
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps import Ending, StepContext, StepError
 from orchestrator.store.digest import digest_tree
 from tests.artifacts.made import verdict
 from tests.optimize.select_case import context, out, row, runtime_row, server_row
@@ -131,7 +133,7 @@ def test_too_few_rounds_leave_it_undecided_and_more_time_is_the_remedy(tmp_path:
 
 def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
     names = ["onnx-fp32", "onnx-int8", "onnx-a", "onnx-b", "onnx-c", "onnx-d", "onnx-e", "torchscript-fp32", "x-f"]
-    failed = {"code": "E410", "message": "the exporter fails", "cause": "aten::foo has no translation", "remedy": ""}
+    failed = Diagnostic("E410", "the exporter fails", cause="aten::foo has no translation")
     gate = GateResult("min_cosine", "y", 0.99, 0.91, passed=False, case="all samples")
     runtime = [
         runtime_row("onnx-fp32"),
@@ -154,9 +156,9 @@ def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
     ]
     rows = [row(name) for name in names] + [row("onnx-bf16", refused="the CPU provider has no bfloat16 kernels")]
     steps = {
-        "convert.x": {"status": "failed", "error": failed},
-        "verify.x-f": {"status": "skipped", "error": {**failed, "message": "convert.x did not succeed"}},
-        "convert.onnx": {"status": "done", "error": None},
+        "convert.x": StepFate.of("failed", Ending.REFUSED, failed),
+        "verify.x-f": StepFate.of("skipped", None, Diagnostic("E408", "convert.x did not succeed")),
+        "convert.onnx": StepFate.of("done", Ending.DONE, None),
     }
     made = context(
         tmp_path, rows, runtime, server, fates=steps, verdicts={INT8: verdict(INT8, passed=False, gates=[gate])}

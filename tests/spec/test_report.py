@@ -125,4 +125,5 @@ def test_json_holds_every_field() -> None:
         "remedy": "help",
         "notes": ["log: x"],
         "severity": "error",
+        "at": [],
     }

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy, StoreFailed
 from orchestrator.store.atomic import TEMPORARY_PREFIX
 from orchestrator.store.digest import Manifest
@@ -193,7 +194,7 @@ def test_a_receipt_of_a_failed_step_goes_when_another_took_its_place(home: Home)
     _done(home, "convert", "1")
     done = receipts.read("convert-1")
     assert done is not None
-    receipts.write(replace(done, key="failed-1", outcome="failed", manifest=None, error={"message": "no"}))
-    receipts.write(replace(done, key="failed-2", outcome="failed", manifest=None, error={"message": "no"}))
+    receipts.write(replace(done, key="failed-1", outcome="failed", manifest=None, error=Diagnostic("E410", "no")))
+    receipts.write(replace(done, key="failed-2", outcome="failed", manifest=None, error=Diagnostic("E410", "no")))
     collect(home)
     assert list(receipts.all_keys()) == ["failed-2"]

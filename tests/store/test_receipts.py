@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StoreFailed
 from orchestrator.store.digest import FileEntry, Manifest
 from orchestrator.store.home import Home
@@ -31,7 +32,11 @@ DONE = Receipt(
     version="0.1.0",
 )
 FAILED = replace(
-    DONE, outcome="failed", manifest=None, peak_bytes=None, error={"code": "E410", "message": "no", "notes": []}
+    DONE,
+    outcome="failed",
+    manifest=None,
+    peak_bytes=None,
+    error=Diagnostic("E410", "no", at=("model", "inputs", 0), notes=("more: this",)),
 )
 
 
@@ -68,6 +73,7 @@ def _document(**changes: Any) -> bytes:
         (_document(parts=[]), "parts cannot be []"),
         (_document(manifest={"digest": "", "files": {}}), "the manifest's digest is not that of its files"),
         (_document(manifest=None), "outcome and manifest contradict each other"),
+        (_document(error={"code": "E410"}), "a diagnostic has the members"),
         (_document(outcome="perhaps"), "outcome and manifest contradict each other"),
         (_document(key="cd" * 32), "the receipt of another key"),
     ],

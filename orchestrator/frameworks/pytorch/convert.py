@@ -121,7 +121,8 @@ def _first_that_works(ways: Sequence[tuple[str, Callable[[], T]]], output: Path)
             for path in output.iterdir():
                 path.unlink()
     (_, first), *others = failures
-    first.notes = (*first.notes, *(f"{name}: {failure.cause or failure.message}" for name, failure in others))
+    notes = (*first.notes, *(f"{name}: {failure.cause or failure.message}" for name, failure in others))
+    first.diagnostic = replace(first.diagnostic, notes=notes)
     raise first
 
 
