@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from orchestrator.artifacts.document import Document
+from orchestrator.artifacts.imported import SamplesKind
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.spec.strict import Strict
 
@@ -118,7 +119,7 @@ class Verdict(Document):
     passed: bool
     gates: tuple[GateResult, ...]
     cases: tuple[VerifiedCase, ...]
-    samples: Literal["real", "random"]
+    samples: SamplesKind
     rows: int
     runtime: RuntimeFacts
     accuracy: Mapping[str, Accuracy]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
+from orchestrator.artifacts.inspection import FoundTensor, Inspection
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StepFailed
 from orchestrator.plan.dim_names import DEFAULT_BATCH, DimNames, batch_of
@@ -74,40 +75,40 @@ class ProposedModel:
         )
 
 
-def proposed_model(found: Mapping[str, Any], *, named: bool) -> ProposedModel:
+def proposed_model(found: Inspection, *, named: bool) -> ProposedModel:
     """The proposal for what the step `inspect` found.
 
     Args:
-        found: its `found.json`.
+        found: its document.
         named: whether the source kind knows tensors by name; otherwise names are free, and the model's own is not kept.
 
     Raises:
         StepFailed: E128, an input or output has a type that mlo does not serve.
     """
     _refuse_other_types(found)
-    batch = batch_of(found["inputs"])
-    called = DimNames(found["inputs"], batch)
+    batch = batch_of(found.inputs)
+    called = DimNames(found.inputs, batch)
 
-    def proposed(own: Mapping[str, Any], name: str, shape: tuple[Dim, ...] | None) -> ProposedTensor:
-        return ProposedTensor(name, own["tensor"] if named and own["tensor"] != name else None, own["dtype"], shape)
+    def proposed(own: FoundTensor, name: str, shape: tuple[Dim, ...] | None) -> ProposedTensor:
+        return ProposedTensor(name, own.tensor if named and own.tensor != name else None, own.dtype, shape)
 
-    inputs = [proposed(each, name, called.input_shape(each, name)) for each, name in _with_names(found["inputs"])]
+    inputs = [proposed(each, name, called.input_shape(each, name)) for each, name in _with_names(found.inputs)]
     known = {dim for each in inputs for dim in each.shape or ()}
-    outputs = [proposed(each, name, called.output_shape(each, known)) for each, name in _with_names(found["outputs"])]
-    said = {called.of(own): (low, high) for own, (low, high) in found["ranges"].items()}
+    outputs = [proposed(each, name, called.output_shape(each, known)) for each, name in _with_names(found.outputs)]
+    said = {called.of(own): (low, high) for own, (low, high) in found.ranges.items()}
     dims = {
         dim: _range(said.get(dim), DEFAULT_BATCH if dim == batch else _DEFAULT_OTHER)
         for each in inputs
         for dim in each.shape or ()
         if isinstance(dim, str)
     }
-    return ProposedModel(inputs, outputs, dims, batch, tuple(found["notes"]))
+    return ProposedModel(inputs, outputs, dims, batch, tuple(found.notes))
 
 
-def _with_names(everything: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
+def _with_names(everything: Sequence[FoundTensor]) -> list[tuple[FoundTensor, str]]:
     taken: list[str] = []
     for each in everything:
-        taken.append(spec_name(each["tensor"], taken))
+        taken.append(spec_name(each.tensor, taken))
     return list(zip(everything, taken, strict=True))
 
 
@@ -120,14 +121,14 @@ def _range(said: Sequence[int] | None, otherwise: tuple[int, int]) -> ProposedDi
     return ProposedDim(low, high, said=True)
 
 
-def _refuse_other_types(found: Mapping[str, Any]) -> None:
-    for role in ("inputs", "outputs"):
-        for each in found[role]:
-            if each["dtype"] and each["dtype"] not in _DTYPES:
+def _refuse_other_types(found: Inspection) -> None:
+    for role, tensors in (("inputs", found.inputs), ("outputs", found.outputs)):
+        for each in tensors:
+            if each.dtype and each.dtype not in _DTYPES:
                 raise StepFailed(
                     Diagnostic(
                         "E128",
-                        f"the {role[:-1]} `{each['tensor']}` is {each['dtype']}, which mlo does not serve",
+                        f"the {role[:-1]} `{each.tensor}` is {each.dtype}, which mlo does not serve",
                         remedy=f"let the model {'take' if role == 'inputs' else 'return'} one of {', '.join(get_args(DtypeName))}",
                     )
                 )

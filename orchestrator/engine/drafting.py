@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.inspection import FoundWeights, Inspection
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.draft.detect import ModelPath
 from orchestrator.draft.factories import module_classes
@@ -71,7 +72,7 @@ def draft_spec(wanted: Wanted, home: Home, cache: StatCache, observer: Observer)
     """
     reader = _Reader(wanted, home, cache, observer)
     weights = _in_a_spec(relative_path(wanted.model.path, wanted.folder))
-    found, state = reader.found()
+    found = reader.found()
     model = proposed_model(found, named=SOURCES[wanted.model.kind].inspect is not None)
     signature = model.signature()
     made = None
@@ -82,11 +83,11 @@ def draft_spec(wanted: Wanted, home: Home, cache: StatCache, observer: Observer)
         name=wanted.name,
         kind=wanted.model.kind,
         weights=weights,
-        size=_size(wanted.model.path, found["files"]),
+        size=_size(wanted.model.path, found.files),
         model=model,
         samples=None if samples is None else _in_a_spec(relative_path(samples, wanted.folder)),
         random=made is not None,
-        state=None if state is None else _state_dict(state, wanted.folder),
+        state=None if found.weights is None else _state_dict(found.weights, wanted.folder),
         settings=wanted.settings,
     )
     return draft, made
@@ -112,9 +113,8 @@ def _size(model: Path, further: Sequence[str]) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def _state_dict(state: Mapping[str, Any], folder: Path) -> StateDict:
-    tensors = tuple((name, tuple(shape)) for name, shape in state["tensors"])
-    return StateDict(state["weights_key"], tensors, int(state["more"]), module_classes(folder))
+def _state_dict(found: FoundWeights, folder: Path) -> StateDict:
+    return StateDict(found.weights_key, found.tensors, found.more, module_classes(folder))
 
 
 class _Reader:
@@ -126,12 +126,12 @@ class _Reader:
         self._settings = wanted.settings
         self._run = home, cache, observer
 
-    def found(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """`found.json`, and for a file of weights alone `state.json`."""
+    def found(self) -> Inspection:
+        """What the model's file says."""
         with self._stand_in() as loaded:
             document = read_model(loaded, *self._run)
             if document is not None:
-                return document, None
+                return document
             require_source_tools(loaded)
             kind = self._model.kind
             step = Step(
@@ -144,9 +144,7 @@ class _Reader:
                 tools=SOURCES[kind].tools,
                 at=_AT,
             )
-            folder = run_at_once(loaded, step, *self._run)
-        state = folder / "state.json"
-        return _read(folder / "found.json"), _read(state) if state.is_file() else None
+            return Inspection.read(run_at_once(loaded, step, *self._run))
 
     def random_samples(self, model: ProposedModel, signature: Signature) -> Path:
         """An .npz file of random inputs, in the store; for a model of texts they are made-up sentences."""
@@ -196,8 +194,3 @@ def _of_the_path(diagnostic: Diagnostic) -> Diagnostic:
     """Without a line of the spec that stood in, and with an option where the remedy names a key."""
     signature = "; `mlo init` takes it as --signature NAME" if diagnostic.code == _NO_SUCH_SIGNATURE else ""
     return replace(diagnostic, span=None, label="", remedy=diagnostic.remedy + signature)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return document

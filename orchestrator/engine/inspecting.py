@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
+from orchestrator.artifacts.inspection import Inspection
 from orchestrator.engine.execute import Executor
 from orchestrator.engine.stop import Stop, stop_on_signals
 from orchestrator.errors import Interrupted, StepFailed
@@ -31,8 +30,8 @@ class _AtOnce(Stop):
         return super().ask()
 
 
-def read_model(loaded: LoadedSpec, home: Home, cache: StatCache, observer: Observer) -> dict[str, Any] | None:
-    """`found.json` of the spec's model; None for a kind of source whose files do not say their tensors.
+def read_model(loaded: LoadedSpec, home: Home, cache: StatCache, observer: Observer) -> Inspection | None:
+    """What is found in the spec's model; None for a kind of source whose files do not say their tensors.
 
     It is cached like every step: a model that was read before costs a look at its file's digest.
 
@@ -44,8 +43,7 @@ def read_model(loaded: LoadedSpec, home: Home, cache: StatCache, observer: Obser
     if step is None:
         return None
     folder = run_at_once(loaded, step, home, cache, observer)
-    document: dict[str, Any] = json.loads((folder / "found.json").read_text(encoding="utf-8"))
-    return document
+    return Inspection.read(folder)
 
 
 def run_at_once(loaded: LoadedSpec, step: Step, home: Home, cache: StatCache, observer: Observer) -> Path:

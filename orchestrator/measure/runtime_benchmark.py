@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from orchestrator.artifacts.imported import SAMPLES_FILE, Imported
 from orchestrator.machine.cpus import cpu_share
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.measure.participants import LeftOut, participants
@@ -28,17 +28,16 @@ def benchmark(context: StepContext) -> dict[str, Any]:
     """
     import numpy as np  # noqa: PLC0415 - see raw_arrays
 
-    imported = context.inputs["import"]
-    document = json.loads((imported / "signature.json").read_bytes())
-    signature = Signature.from_json(document)
+    imported = Imported.read(context.inputs["import"])
+    signature = imported.signature
     share = cpu_share(context.params["cpus"])
-    takes_part, left_out = participants(context, document, share.threads)
+    takes_part, left_out = participants(context, signature.as_json(), share.threads)
     settings = SweepSettings(
         batch_sizes=_batch_sizes(context.params["batch_sizes"], signature),
         batched=signature.batch is not None,
         share=share,
         memory=context.params["memory"],
-        samples=imported / "samples.npz",
+        samples=context.inputs["import"] / SAMPLES_FILE,
         time_budget=context.params["time_budget"],
     )
     everyone = sweep(takes_part, settings, context.scratch, context.progress)
@@ -46,7 +45,7 @@ def benchmark(context: StepContext) -> dict[str, Any]:
         "measured_on": {**share.as_json(), **(cuda_devices().used(1) if "accelerator" in context.params else {})},
         "memory": settings.memory,
         "batch_sizes": list(settings.batch_sizes),
-        "samples": json.loads((imported / "facts.json").read_bytes())["samples"],
+        "samples": imported.samples,
         "rounds": settings.rounds,
         "baseline": participant_report(everyone[0], None),
         "candidates": _candidates(context, everyone, left_out),

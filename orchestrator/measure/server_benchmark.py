@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.imported import SAMPLES_FILE, Imported
 from orchestrator.backends.backend import Backend, ServingSettings
 from orchestrator.backends.table import UNSERVED, backend
 from orchestrator.machine.cpus import cpu_share, other_cpus
@@ -19,7 +20,6 @@ from orchestrator.measure.measured_server import MeasuredServer, ServerError
 from orchestrator.measure.server_report import contender_report, raw_arrays
 from orchestrator.measure.server_rounds import Contender, LoadSettings, load_in_rounds, warm_up
 from orchestrator.measure.session import MeasuredProcess
-from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext
 from orchestrator.store.atomic import pretty_json
 
@@ -91,8 +91,7 @@ class _Benchmark:
         params = context.params
         self._context = context
         self._stack = stack
-        imported = context.inputs["import"]
-        self.signature = Signature.from_json(json.loads((imported / "signature.json").read_bytes()))
+        self.signature = Imported.read(context.inputs["import"]).signature
         report = json.loads((context.inputs["runtime"] / "report.json").read_bytes())
         self.measured = report["candidates"]
         self.runtime = {row["variant"]: row for row in report["candidates"]}
@@ -201,7 +200,7 @@ class _Benchmark:
             spec_digest=given.get("spec_digest", _DIGEST),
             decision_digest=given.get("decision_digest", _DIGEST),
             tools=given.get("tools", {}),
-            samples=self._context.inputs["import"] / "samples.npz",
+            samples=self._context.inputs["import"] / SAMPLES_FILE,
             devices=params.get("devices", 0),
             cuda_graphs=params.get("cuda_graphs", False),
             batch_sizes=tuple(params.get("batch_sizes", ())),
@@ -211,7 +210,7 @@ class _Benchmark:
         """Requests of one row each, made of real samples, and the headers that they share."""
         import numpy as np  # noqa: PLC0415 - as in runtime_report
 
-        with np.load(self._context.inputs["import"] / "samples.npz", allow_pickle=False) as samples:
+        with np.load(self._context.inputs["import"] / SAMPLES_FILE, allow_pickle=False) as samples:
             inputs = {tensor.name: samples[tensor.name] for tensor in self.signature.inputs}
         rows = min(_BODIES, len(next(iter(inputs.values()))))
         bodies: list[Path] = []

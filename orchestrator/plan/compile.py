@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+from orchestrator.artifacts.imported import SAMPLES_FILE
 from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import BACKENDS, UNSERVED, backend, packaging
 from orchestrator.diagnostics import Diagnostic
@@ -332,7 +333,7 @@ def _render_step(loaded: LoadedSpec, model: PlannedModel, variants: dict[str, St
         },
         inputs={
             "winner": StepOutput("select", Winner.FILE),
-            "samples": StepOutput("import", "samples.npz"),
+            "samples": StepOutput("import", SAMPLES_FILE),
             **variants,
         },
         optional=frozenset(variants),

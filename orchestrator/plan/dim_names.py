@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from orchestrator.artifacts.inspection import FoundTensor
 from orchestrator.spec.signature import Dim
 
 __all__ = ["DEFAULT_BATCH", "DimNames", "batch_of", "dim_name"]
@@ -23,17 +23,17 @@ def dim_name(own: str) -> str:
     return name if _DIM_NAME.fullmatch(name) else f"_{name}"[:32]
 
 
-def batch_of(inputs: Sequence[Mapping[str, Any]]) -> str | None:
+def batch_of(inputs: Sequence[FoundTensor]) -> str | None:
     """What all inputs have as their first dimension, as long as it is open in each of them; None where there is none.
 
     Args:
-        inputs: as `found.json` has them.
+        inputs: as the step `inspect` found them.
     """
-    firsts = {(each["shape"] or [0])[0] for each in inputs}
+    firsts = {(each.shape or (0,))[0] for each in inputs}
     if not firsts or any(isinstance(first, int) for first in firsts):
         return None
-    named = firsts - {None}
-    return dim_name(named.pop()) if len(named) == 1 else _BATCH
+    named = [first for first in firsts if isinstance(first, str)]
+    return dim_name(named[0]) if len(named) == 1 else _BATCH
 
 
 def _apart(name: str, taken: set[str]) -> str:
@@ -47,7 +47,7 @@ class DimNames:
     """The model's own names of its inputs' dimensions → names that a spec can hold, each another one.
 
     Args:
-        inputs: as `found.json` has them.
+        inputs: as the step `inspect` found them.
         batch: the batch dimension.
 
     Attributes:
@@ -55,11 +55,11 @@ class DimNames:
             has a number behind its name here.
     """
 
-    def __init__(self, inputs: Sequence[Mapping[str, Any]], batch: str | None) -> None:
+    def __init__(self, inputs: Sequence[FoundTensor], batch: str | None) -> None:
         self._batch = batch
         self._names: dict[str, str] = {}
         self.alike: list[tuple[str, str]] = []
-        shapes = [each["shape"] for each in inputs if each["shape"]]
+        shapes = [each.shape for each in inputs if each.shape]
         owns = list(dict.fromkeys(size for shape in shapes for size in shape if isinstance(size, str)))
         first_of: dict[str, str] = {}
         if batch is not None and batch not in {dim_name(shape[0]) for shape in shapes if isinstance(shape[0], str)}:
@@ -75,26 +75,26 @@ class DimNames:
         """What a dimension is called that the model calls `own`."""
         return self._names.get(own) or dim_name(own)
 
-    def input_shape(self, own: Mapping[str, Any], name: str) -> tuple[Dim, ...] | None:
+    def input_shape(self, own: FoundTensor, name: str) -> tuple[Dim, ...] | None:
         """The shape of an input that the spec calls `name`; None where the model does not say it."""
-        if own["shape"] is None:
+        if own.shape is None:
             return None
         return tuple(
             self._batch if axis == 0 and self._batch is not None else self._size(size, f"{name}_{axis}")
-            for axis, size in enumerate(own["shape"])
+            for axis, size in enumerate(own.shape)
         )
 
-    def output_shape(self, own: Mapping[str, Any], known: set[Dim]) -> tuple[Dim, ...] | None:
+    def output_shape(self, own: FoundTensor, known: set[Dim]) -> tuple[Dim, ...] | None:
         """The shape of an output; None where it has a dimension that no input has: that is found by running the model.
 
         Args:
-            own: as `found.json` has it.
+            own: as the step `inspect` found it.
             known: the dimensions of the inputs.
         """
-        if own["shape"] is None:
+        if own.shape is None:
             return None
         shape: list[Dim] = []
-        for axis, size in enumerate(own["shape"]):
+        for axis, size in enumerate(own.shape):
             dim = self._batch if size is None and axis == 0 else None if size is None else self._size(size, "")
             if dim is None or (isinstance(dim, str) and dim not in known):
                 return None

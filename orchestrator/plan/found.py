@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from orchestrator.artifacts.inspection import FoundTensor, Inspection
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
 from orchestrator.plan.dim_names import DEFAULT_BATCH, DimNames, batch_of, dim_name
@@ -43,12 +44,12 @@ class PlannedModel:
     was_read: bool = False
 
 
-def planned_model(loaded: LoadedSpec, found: Mapping[str, Any] | None) -> PlannedModel:
+def planned_model(loaded: LoadedSpec, found: Inspection | None) -> PlannedModel:
     """The signature that the plan is made with.
 
     Args:
         loaded: the spec.
-        found: `found.json` of the step `inspect`; None for kinds that are not inspected.
+        found: what the step `inspect` found; None for kinds that are not inspected.
 
     Raises:
         SpecInvalid: E123, E126 what is batched does not fit the model, E127 a dimension has no range, E128 a tensor that mlo does not serve, E129 the spec declares what the
@@ -71,13 +72,13 @@ def spec_name(own: str, taken: Iterable[str] = ()) -> str:
 
 
 class _Joined:
-    def __init__(self, loaded: LoadedSpec, found: Mapping[str, Any]) -> None:
+    def __init__(self, loaded: LoadedSpec, found: Inspection) -> None:
         self._loaded = loaded
         self._spec = loaded.spec.model
         self._found = found
-        self._notes = list(found["notes"])
+        self._notes = list(found.notes)
         self._problems: list[Diagnostic] = []
-        self._ranges = {dim_name(own): (low, high) for own, (low, high) in found["ranges"].items()}
+        self._ranges = {dim_name(own): (low, high) for own, (low, high) in found.ranges.items()}
 
     def model(self) -> PlannedModel:
         inputs, input_names = self._inputs()
@@ -92,7 +93,7 @@ class _Joined:
         return PlannedModel(
             Signature(tuple(inputs), tuple(outputs), dims, batch),
             {"inputs": input_names, "outputs": output_names},
-            tuple(self._found["files"]),
+            tuple(self._found.files),
             tuple(self._notes),
             was_read=not self._spec.inputs or not self._spec.outputs,
         )
@@ -102,24 +103,24 @@ class _Joined:
             raise SpecInvalid(*self._problems)
 
     def _inputs(self) -> tuple[list[Tensor], dict[str, str]]:
-        everything = self._found["inputs"]
+        everything = self._found.inputs
         if not self._spec.inputs:
             names: dict[str, str] = {}
             tensors = []
             dims = DimNames(everything, batch_of(everything))
             self._tell_dims_apart(dims)
             for own in everything:
-                name = spec_name(own["tensor"], names)
-                names[name] = own["tensor"]
+                name = spec_name(own.tensor, names)
+                names[name] = own.tensor
                 tensors.append(Tensor(name, self._dtype(own, "input"), self._shape(own, name, dims)))
             return tensors, names
         names = {}
         for index, declared in enumerate(self._spec.inputs):
-            own = self._match("inputs", index, declared, everything)
-            if own is not None:
-                names[declared.name] = own["tensor"]
-                self._compare("inputs", index, declared, own)
-        missing = [t["tensor"] for t in everything if t["tensor"] not in names.values()]
+            matched = self._match("inputs", index, declared, everything)
+            if matched is not None:
+                names[declared.name] = matched.tensor
+                self._compare("inputs", index, declared, matched)
+        missing = [t.tensor for t in everything if t.tensor not in names.values()]
         if missing and not self._problems:
             self._problems.append(
                 Diagnostic(
@@ -132,20 +133,20 @@ class _Joined:
         return [Tensor(t.name, t.dtype, tuple(t.shape)) for t in self._spec.inputs], names
 
     def _outputs(self, batch: str | None, known: set[Dim]) -> tuple[list[Tensor], dict[str, str]]:
-        everything = self._found["outputs"]
+        everything = self._found.outputs
         names: dict[str, str] = {}
         tensors: list[Tensor] = []
-        dims = DimNames(self._found["inputs"], batch)
+        dims = DimNames(self._found.inputs, batch)
         if self._spec.outputs:
             for index, declared in enumerate(self._spec.outputs):
                 own = self._match("outputs", index, declared, everything)
                 if own is not None:
-                    names[declared.name] = own["tensor"]
+                    names[declared.name] = own.tensor
                 tensors.append(Tensor(declared.name, "", None if declared.shape is None else tuple(declared.shape)))
             return tensors, names
         for own in everything:
-            name = spec_name(own["tensor"], names)
-            names[name] = own["tensor"]
+            name = spec_name(own.tensor, names)
+            names[name] = own.tensor
             self._dtype(own, "output")
             tensors.append(Tensor(name, "", dims.output_shape(own, known)))
         return tensors, names
@@ -162,29 +163,29 @@ class _Joined:
                 )
             )
 
-    def _dtype(self, own: Mapping[str, Any], what: str) -> str:
-        if own["dtype"] not in _DTYPES:
+    def _dtype(self, own: FoundTensor, what: str) -> str:
+        if own.dtype not in _DTYPES:
             self._problems.append(
                 Diagnostic(
                     "E128",
-                    f"the {what} `{own['tensor']}` is {own['dtype']}, which mlo does not serve",
+                    f"the {what} `{own.tensor}` is {own.dtype}, which mlo does not serve",
                     self._loaded.span(("model", "source")),
                     remedy=f"let the model {'take' if what == 'input' else 'return'} one of {', '.join(get_args(DtypeName))}"
                     + ("" if what == "input" else ", or declare only the other `outputs`"),
-                    notes=tuple(note for note in self._found["notes"] if f"`{own['tensor']}`" in note),
+                    notes=tuple(note for note in self._found.notes if f"`{own.tensor}`" in note),
                 )
             )
-        return str(own["dtype"])
+        return own.dtype
 
-    def _shape(self, own: Mapping[str, Any], name: str, dims: DimNames) -> tuple[Dim, ...]:
+    def _shape(self, own: FoundTensor, name: str, dims: DimNames) -> tuple[Dim, ...]:
         shape = dims.input_shape(own, name)
         if shape is None:
             self._problems.append(
                 Diagnostic(
                     "E127",
-                    f"the model does not say how many dimensions its input `{own['tensor']}` has",
+                    f"the model does not say how many dimensions its input `{own.tensor}` has",
                     self._loaded.span(("model",), key=True),
-                    remedy=f"declare it: `inputs: [{{name: {name}, dtype: {own['dtype']}, shape: [batch, ...]}}, ...]`",
+                    remedy=f"declare it: `inputs: [{{name: {name}, dtype: {own.dtype}, shape: [batch, ...]}}, ...]`",
                 )
             )
             return ()
@@ -234,14 +235,14 @@ class _Joined:
         )
 
     def _match(
-        self, role: _Role, index: int, declared: TensorIn | TensorOut, everything: Sequence[Mapping[str, Any]]
-    ) -> Mapping[str, Any] | None:
+        self, role: _Role, index: int, declared: TensorIn | TensorOut, everything: Sequence[FoundTensor]
+    ) -> FoundTensor | None:
         wanted = declared.tensor or declared.name
         for same in (lambda own: own == wanted, lambda own: spec_name(own) == wanted):
             for own in everything:
-                if same(own["tensor"]):
+                if same(own.tensor):
                     return own
-        owns = [own["tensor"] for own in everything]
+        owns = [own.tensor for own in everything]
         key = "tensor" if declared.tensor is not None else "name"
         self._problems.append(
             Diagnostic(
@@ -257,17 +258,17 @@ class _Joined:
         )
         return None
 
-    def _compare(self, role: _Role, index: int, declared: TensorIn, own: Mapping[str, Any]) -> None:
+    def _compare(self, role: _Role, index: int, declared: TensorIn, own: FoundTensor) -> None:
         at: tuple[str | int, ...] = ("model", role, index)
-        if own["dtype"] != declared.dtype:
-            self._differs((*at, "dtype"), f"`{declared.name}` is {own['dtype']} in the model", declared.dtype)
-        if own["shape"] is None:
+        if own.dtype != declared.dtype:
+            self._differs((*at, "dtype"), f"`{declared.name}` is {own.dtype} in the model", declared.dtype)
+        if own.shape is None:
             return
-        shown = "[" + ", ".join("?" if size is None else str(size) for size in own["shape"]) + "]"
-        if len(own["shape"]) != len(declared.shape):
+        shown = "[" + ", ".join("?" if size is None else str(size) for size in own.shape) + "]"
+        if len(own.shape) != len(declared.shape):
             self._differs((*at, "shape"), f"`{declared.name}` has the shape {shown} in the model", "another rank")
             return
-        for axis, (size, wanted) in enumerate(zip(own["shape"], declared.shape, strict=True)):
+        for axis, (size, wanted) in enumerate(zip(own.shape, declared.shape, strict=True)):
             if not isinstance(size, int):
                 continue
             if isinstance(wanted, str):

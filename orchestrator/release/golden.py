@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.artifacts.imported import BASELINE_FILE, SAMPLES_FILE, Imported
 from orchestrator.artifacts.verdict import FLOORS, CaseKind, GateResult
 from orchestrator.backends.backend import Backend
 from orchestrator.diagnostics import Diagnostic
@@ -107,7 +107,7 @@ def check_golden(
         base_url: `http://HOST:PORT` of the server.
         backend: what serves there.
         name: the model's name on the wire.
-        samples: what the import step left: signature.json, samples.npz, baseline.npz, facts.json.
+        samples: the folder that the import step left.
         gates: what the spec sets for `precision`; the rest is the precision's default.
         precision: of the variant that is served.
         rows: samples that are sent alone.
@@ -220,15 +220,14 @@ def _wrong(*reasons: str) -> DeployFailed:
 
 
 def _read(folder: Path) -> _Golden:
-    signature = Signature.from_json(json.loads((folder / "signature.json").read_text(encoding="utf-8")))
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    arrays = _arrays(folder / "samples.npz")
+    imported = Imported.read(folder)
+    arrays = _arrays(folder / SAMPLES_FILE)
     return _Golden(
-        signature=signature,
-        inputs={tensor.name: arrays[tensor.name] for tensor in signature.inputs},
-        baseline=_arrays(folder / "baseline.npz"),
-        labelled=bool(facts["labelled"]),
-        samples=facts["samples"],
+        signature=imported.signature,
+        inputs={tensor.name: arrays[tensor.name] for tensor in imported.signature.inputs},
+        baseline=_arrays(folder / BASELINE_FILE),
+        labelled=imported.labelled,
+        samples=imported.samples,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.artifacts.fates import Fates
+from orchestrator.artifacts.imported import Imported
 from orchestrator.artifacts.verdict import Verdict
 from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import UNSERVED, packaging
@@ -16,7 +17,6 @@ from orchestrator.select.fates import Standing, standing
 from orchestrator.select.notes import decision_notes
 from orchestrator.select.ranking import Choice, choose, choose_by_runtime, compared
 from orchestrator.select.service_level import distance, distance_text, service_level
-from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext, StepError
 from orchestrator.store.atomic import pretty_json
 from orchestrator.store.digest import digest_tree
@@ -172,7 +172,7 @@ def _winner(context: StepContext, winner: Standing) -> Winner:
     return Winner(
         candidate=winner.variant,
         **{name: winner.row[name] for name in ("variant", "format", "precision", "backend")},
-        signature=Signature.from_json(json.loads((context.inputs["import"] / "signature.json").read_bytes())),
+        signature=Imported.read(context.inputs["import"]).signature,
         max_batch_size=winner.server["max_batch_size"],
         max_delay=winner.server["max_delay"],
         startup_seconds=startup_bound(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.artifacts.imported import BASELINE_FILE, SAMPLES_FILE, Imported, SamplesKind
 from orchestrator.artifacts.verdict import (
     Accuracy,
     CaseKind,
@@ -51,7 +51,7 @@ class _Imported:
     inputs: dict[str, Array]
     baseline: dict[str, Array]
     labels: Array | None
-    samples: Literal["real", "random"]
+    samples: SamplesKind
     edges: list[tuple[str, dict[str, Array], dict[str, Array]]]
 
     @property
@@ -237,21 +237,19 @@ def _measures(parity: Parity, columns: Columns | None) -> OutputParity:
 
 
 def _read(directory: Path) -> _Imported:
-    signature = Signature.from_json(json.loads((directory / "signature.json").read_text("utf-8")))
-    arrays = _arrays(directory / "samples.npz")
-    names = [tensor.name for tensor in signature.inputs]
-    edges = [
-        (case["name"], _arrays(directory / "edge" / f"{case['file']}.inputs.npz"),
-         _arrays(directory / "edge" / f"{case['file']}.outputs.npz"))
-        for case in json.loads((directory / "edge" / "cases.json").read_text("utf-8"))
-    ]  # fmt: skip
+    imported = Imported.read(directory)
+    arrays = _arrays(directory / SAMPLES_FILE)
+    names = [tensor.name for tensor in imported.signature.inputs]
     return _Imported(
-        signature=signature,
+        signature=imported.signature,
         inputs={name: arrays[name] for name in names},
-        baseline=_arrays(directory / "baseline.npz"),
+        baseline=_arrays(directory / BASELINE_FILE),
         labels=None if "labels" in names else arrays.get("labels"),
-        samples=json.loads((directory / "facts.json").read_text("utf-8"))["samples"],
-        edges=edges,
+        samples=imported.samples,
+        edges=[
+            (case.name, _arrays(case.inputs_file(directory)), _arrays(case.outputs_file(directory)))
+            for case in imported.edge_cases
+        ],
     )
 
 

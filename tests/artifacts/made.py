@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.artifacts.imported import EdgeCase, Imported, SamplesKind
+from orchestrator.artifacts.inspection import Inspection
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.artifacts.winner import Winner
@@ -17,6 +20,35 @@ SIGNATURE = Signature(
     batch="batch",
 )
 RUNTIME = RuntimeFacts("onnxruntime", {"onnxruntime": "1.23.0"}, 1, providers=("CPUExecutionProvider",))
+
+
+def inspection(document: Mapping[str, Any]) -> Inspection:
+    """From plain JSON with at least `inputs` and `outputs`."""
+    rest: dict[str, Any] = {"ranges": {}, "files": [], "notes": [], "weights": None}
+    return Inspection.model_validate_json(json.dumps({**rest, **document}))
+
+
+def imported(
+    signature: Signature = SIGNATURE,
+    *,
+    samples: SamplesKind = "real",
+    rows: int = 16,
+    labelled: bool = False,
+    edges: Sequence[str] = (),
+) -> Imported:
+    """Of a model with this signature; `edges` names its edge cases, whose files lie in their order."""
+    return Imported(
+        signature=signature,
+        samples=samples,
+        rows=rows,
+        labelled=labelled,
+        parameters=0,
+        framework={},
+        notes=(),
+        infinite_outputs=(),
+        edge_cases=tuple(EdgeCase(name=name, number=number, finite=True) for number, name in enumerate(edges)),
+        edge_cases_left_out=(),
+    )
 
 
 def verdict(variant: str = "onnx-fp32", *, passed: bool = True, gates: Sequence[GateResult] = ()) -> Verdict:

@@ -12,10 +12,20 @@ import pytest
 from orchestrator.artifacts.document import Document, DocumentRefused
 from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.artifacts.winner import Winner
-from tests.artifacts.made import verdict, winner
+from tests.artifacts.made import imported, inspection, verdict, winner
 
 GATE = GateResult("min_cosine", "y", 0.999, 0.5, passed=False, case="all samples")
-DOCUMENTS: list[Document] = [verdict(passed=False, gates=[GATE]), winner()]
+FOUND = {
+    "inputs": [{"tensor": "x:0", "dtype": "float32", "shape": ["N", None, 3]}],
+    "outputs": [{"tensor": "y:0", "dtype": "float32", "shape": None}],
+    "ranges": {"N": [1, 8]},
+}
+DOCUMENTS: list[Document] = [
+    inspection(FOUND),
+    imported(edges=["zeros"]),
+    verdict(passed=False, gates=[GATE]),
+    winner(),
+]
 each = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.NAME)
 
 

@@ -31,6 +31,7 @@ from orchestrator.release.golden import check_golden
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.targets.client import infer
 from orchestrator.targets.local.target import LocalTarget
+from tests.artifacts.made import imported as imported_model
 
 pytestmark = pytest.mark.frameworks
 
@@ -305,8 +306,7 @@ def test_the_local_target_deploys_it_proves_it_and_replaces_it(
             signature = json.loads((serving / "server.json").read_bytes())["model"]["signature"]
             np.savez(imported / "samples.npz", x=x)
             np.savez(imported / "baseline.npz", y=x * np.float32(factor))
-            (imported / "signature.json").write_text(json.dumps(signature))
-            (imported / "facts.json").write_text(json.dumps({"samples": "random", "labelled": False}))
+            imported_model(Signature.from_json(signature), samples="random").write(imported)
             candidate = target.start_candidate(revision, serving, "tensorflow-serving", _NAME, 1, 120)
             report = check_golden(candidate.endpoint, TENSORFLOW_SERVING, _NAME, imported, {}, precision="fp32")
             assert report.rows == 20

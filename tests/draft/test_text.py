@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.artifacts.inspection import Inspection
 from orchestrator.draft.factories import module_classes
 from orchestrator.draft.layout import Line, aligned, scalar
 from orchestrator.draft.naming import deployment_name, relative_path
@@ -15,17 +16,18 @@ from orchestrator.draft.propose import ProposedModel, proposed_model
 from orchestrator.draft.text import SpecDraft, StateDict, spec_text
 from orchestrator.errors import StepFailed
 from orchestrator.spec.document import read_document
+from tests.artifacts.made import inspection
 
 
 def found(
     inputs: list[tuple[str, str, list[int | str | None] | None]],
     outputs: list[tuple[str, str, list[int | str | None] | None]],
     **ranges: tuple[int, int],
-) -> dict[str, Any]:
+) -> Inspection:
     def tensors(given: list[tuple[str, str, list[int | str | None] | None]]) -> list[dict[str, Any]]:
         return [{"tensor": name, "dtype": dtype, "shape": shape} for name, dtype, shape in given]
 
-    return {"inputs": tensors(inputs), "outputs": tensors(outputs), "ranges": ranges, "files": [], "notes": []}
+    return inspection({"inputs": tensors(inputs), "outputs": tensors(outputs), "ranges": ranges})
 
 
 def text_of(model: ProposedModel, **changes: Any) -> str:
@@ -108,8 +110,8 @@ def test_every_text_is_read_back_as_itself(tmp_path: Path, value: str) -> None:
 def test_nothing_that_a_model_says_becomes_a_key_of_the_spec(tmp_path: Path, end: str) -> None:
     name = f"x{end}evil: 1{end}#"
     document = found([(name, "float32", [None, 4])], [(name, "float32", [None, 2])])
-    document["notes"] = [f"`{name}` is read as it is"]
-    model = proposed_model(document, named=True)
+    notes = (f"`{name}` is read as it is",)
+    model = proposed_model(document.model_copy(update={"notes": notes}), named=True)
     state = StateDict("a.b", [(name, [3, 4])], 0, [f"module:Class{end}evil: 1"])
 
     for text in (text_of(model), text_of(model, state=state), aligned([Line("key: 1", f"told{end}evil: 1")])):

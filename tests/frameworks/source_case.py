@@ -41,8 +41,8 @@ class Imported:
             return dict(file)
 
     def edge(self, name: str) -> tuple[dict[str, Array], dict[str, Array]]:
-        file = next(case["file"] for case in self.json("edge/cases.json") if case["name"] == name)
-        return self.arrays(f"edge/{file}.inputs.npz"), self.arrays(f"edge/{file}.outputs.npz")
+        number = next(case["number"] for case in self.json("imported.json")["edge_cases"] if case["name"] == name)
+        return self.arrays(f"edge/{number}.inputs.npz"), self.arrays(f"edge/{number}.outputs.npz")
 
 
 def signature(

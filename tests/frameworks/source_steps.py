@@ -51,9 +51,9 @@ class Source:
         return {"source": {"kind": self.kind, "names": dict(names or {}), **self.said}}
 
     def inspect(self) -> Any:
-        """What `found.json` holds."""
+        """What `inspection.json` holds."""
         done = self.process.step(f"{self.module}:inspect", self.params(), {"weights": self.weights})
-        return done.json("found.json")
+        return done.json("inspection.json")
 
     def check(
         self,

@@ -128,10 +128,10 @@ class Converted:
         self._done: dict[str, Done | StepError] = {}
 
     def inspect(self) -> Any:
-        """What `found.json` holds."""
+        """What `inspection.json` holds."""
         module = SOURCES[self.case.kind]
         return self._process.step(f"{module}:inspect", {"source": self.source}, {"weights": self.weights}).json(
-            "found.json"
+            "inspection.json"
         )
 
     @property

@@ -98,8 +98,6 @@ def test_what_is_measured_is_opened_as_what_serves(tmp_path: Path) -> None:
 
 def test_on_a_machine_without_gpus_nothing_is_proven_for_them(tmp_path: Path) -> None:
     imported = write_import(tmp_path / "import")
-    (imported / "edge").mkdir()
-    (imported / "edge" / "cases.json").write_text("[]")
     (imported / "baseline.npz").write_bytes((imported / "samples.npz").read_bytes())
     (tmp_path / "output").mkdir()
     context = StepContext(

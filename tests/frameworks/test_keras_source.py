@@ -74,7 +74,7 @@ def test_several_inputs_and_outputs_answer_as_predict_does(keras: Open, keras_fi
     recorded = imported.arrays("baseline.npz")
     np.testing.assert_allclose(recorded["best"], expected["arr_0"], atol=1e-6)
     np.testing.assert_allclose(recorded["sum"], expected["arr_1"], atol=1e-6)
-    resolved = imported.json("signature.json")
+    resolved = imported.json("imported.json")["signature"]
     assert [(t["name"], t["dtype"], t["shape"]) for t in resolved["outputs"]] == [
         ("sum", "float32", ["batch", 3]),
         ("best", "float32", ["batch", 2]),
@@ -93,7 +93,7 @@ def test_dropout_noise_and_batch_statistics_are_off(keras: Open, keras_files: Pa
     imported = source.check(declared, samples)
     expected = np.load(keras_files / "images.answers.npz")["arr_0"]
     np.testing.assert_allclose(imported.arrays("baseline.npz")["dense_1"], expected, rtol=1e-5, atol=1e-5)
-    answers = [source.baseline(imported.json("signature.json"), samples)[0]["dense_1"] for _ in range(2)]
+    answers = [source.baseline(imported.json("imported.json")["signature"], samples)[0]["dense_1"] for _ in range(2)]
     np.testing.assert_array_equal(answers[0], answers[1])
     assert any("channels last" in note for note in imported.summary["notes"])
 
@@ -104,7 +104,7 @@ def test_sequences_of_every_length_are_answered(keras: Open, keras_files: Path) 
     imported = keras("recurrent.keras").check(
         signature({"x": ("float32", ["batch", "length", 6])}, ["last"], dims), samples
     )
-    assert imported.json("signature.json")["outputs"][0]["shape"] == ["batch", "length", 2]
+    assert imported.json("imported.json")["signature"]["outputs"][0]["shape"] == ["batch", "length", 2]
     expected = np.load(keras_files / "recurrent.answers.npz")["arr_0"]
     np.testing.assert_allclose(imported.arrays("baseline.npz")["last"], expected, atol=1e-5)
 

@@ -39,7 +39,7 @@ def test_weights_in_another_file_are_found_and_used(tmp_path: Path) -> None:
     path = _outside(tmp_path, "data/weights.bin", offset=8)
     (path.parent / "data").mkdir()
     (path.parent / "data" / "weights.bin").write_bytes(b"12345678" + WEIGHTS.tobytes() + b"more")
-    assert run_inspect(path, tmp_path).json("found.json")["files"] == ["data/weights.bin"]
+    assert run_inspect(path, tmp_path).json("inspection.json")["files"] == ["data/weights.bin"]
     ran = run_check(path, tmp_path, samples={"x": X})
     np.testing.assert_allclose(ran.arrays("baseline.npz")["y"], X @ WEIGHTS, rtol=1e-5)
 
@@ -108,7 +108,7 @@ def test_tensors_in_another_file_are_found_at_every_place(tmp_path: Path) -> Non
     path = saved(_everywhere("more/bits.bin"), tmp_path / "model")
     (path.parent / "more").mkdir()
     (path.parent / "more" / "bits.bin").write_bytes(np.ones(3, np.float32).tobytes() + np.arange(3).tobytes())
-    assert run_inspect(path, tmp_path).json("found.json")["files"] == ["more/bits.bin"]
+    assert run_inspect(path, tmp_path).json("inspection.json")["files"] == ["more/bits.bin"]
     ran = run_check(path, tmp_path, samples={"x": X})
     np.testing.assert_allclose(ran.arrays("baseline.npz")["y"], X @ WEIGHTS + 4, rtol=1e-5)
 
@@ -200,4 +200,4 @@ def test_files_of_a_training_graph_are_not_read(tmp_path: Path) -> None:
     proto = linear()
     training = proto.training_info.add()
     training.initialization.initializer.append(outside("secret", WEIGHTS, "/etc/passwd"))
-    assert run_inspect(saved(proto, tmp_path), tmp_path).json("found.json")["files"] == []
+    assert run_inspect(saved(proto, tmp_path), tmp_path).json("inspection.json")["files"] == []

@@ -77,7 +77,7 @@ def _classifier() -> Any:
 
 
 def test_a_list_of_dictionaries_is_found_with_the_way_to_an_array(tmp_path: Path) -> None:
-    found = run_inspect(saved(_classifier(), tmp_path), tmp_path).json("found.json")
+    found = run_inspect(saved(_classifier(), tmp_path), tmp_path).json("inspection.json")
     assert [(t["tensor"], t["dtype"], t["shape"]) for t in found["outputs"]] == [
         ("label", "int64", ["N"]),
         ("probabilities", "seq(map(int64, float32))", None),

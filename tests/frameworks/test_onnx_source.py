@@ -44,7 +44,7 @@ def test_tensors_are_found_with_their_own_names_types_and_dimensions(tmp_path: P
         [stored("w", WEIGHTS)],
         opset=20,
     )
-    found = run_inspect(saved(proto, tmp_path), tmp_path).json("found.json")
+    found = run_inspect(saved(proto, tmp_path), tmp_path).json("inspection.json")
     assert [(t["tensor"], t["dtype"], t["shape"]) for t in found["inputs"]] == [
         ("in/0:0", "int64", ["N", 4]),
         ("words", "string", [None, None]),
@@ -62,7 +62,7 @@ def test_weights_that_are_inputs_too_are_none(tmp_path: Path) -> None:
     proto = linear(opset=8, ir=3)
     proto.graph.input.append(floats("w", [4, 3]))
     ran = run_inspect(saved(proto, tmp_path), tmp_path)
-    assert [tensor["tensor"] for tensor in ran.json("found.json")["inputs"]] == ["x"]
+    assert [tensor["tensor"] for tensor in ran.json("inspection.json")["inputs"]] == ["x"]
     assert ran.facts == {"inputs": 1, "outputs": 1, "opset": 8, "files": 0}
 
 
@@ -70,7 +70,7 @@ def test_weights_that_are_inputs_too_are_none(tmp_path: Path) -> None:
 def test_a_model_of_any_opset_answers_as_it_should(tmp_path: Path, opset: int) -> None:
     ran = run_check(saved(linear(opset=opset), tmp_path), tmp_path, samples={"x": X})
     np.testing.assert_allclose(ran.arrays("baseline.npz")["y"], X @ WEIGHTS, rtol=1e-5)
-    resolved = Signature.from_json(ran.json("signature.json"))
+    resolved = Signature.from_json(ran.json("imported.json")["signature"])
     assert (resolved.outputs[0].dtype, resolved.outputs[0].shape) == ("float32", ("batch", 3))
     assert ran.facts["parameters"] == 12
 
@@ -84,7 +84,7 @@ def test_the_baseline_is_the_model_called_by_the_specs_names(tmp_path: Path) -> 
         {"source": {"kind": "onnx", "names": names}},
         {"weights": path},
         tmp_path,
-        Signature.from_json(ran.json("signature.json")),
+        Signature.from_json(ran.json("imported.json")["signature"]),
         2,
     )
     np.testing.assert_allclose(runtime.run({"image": X})["logits"], X @ WEIGHTS, rtol=1e-5)
@@ -101,7 +101,7 @@ def test_given_texts_are_answered(tmp_path: Path) -> None:
     declared = signature({"word": ("string", ["batch"])}, ["id"])
     ran = run_check(saved(proto, tmp_path), tmp_path, declared, samples={"word": np.array(["ä", "a", "other"])})
     assert ran.arrays("baseline.npz")["id"].tolist() == [4, 3, -1]
-    assert Signature.from_json(ran.json("signature.json")).outputs[0].dtype == "int64"
+    assert Signature.from_json(ran.json("imported.json")["signature"]).outputs[0].dtype == "int64"
 
 
 def test_answered_texts_are_texts(tmp_path: Path) -> None:
@@ -115,4 +115,4 @@ def test_answered_texts_are_texts(tmp_path: Path) -> None:
     ran = run_check(saved(proto, tmp_path), tmp_path, declared)
     inputs, outputs = ran.arrays("samples.npz")["word"], ran.arrays("baseline.npz")["twice"]
     assert outputs.tolist() == np.strings.add(inputs, inputs).tolist()
-    assert Signature.from_json(ran.json("signature.json")).outputs[0].dtype == "string"
+    assert Signature.from_json(ran.json("imported.json")["signature"]).outputs[0].dtype == "string"

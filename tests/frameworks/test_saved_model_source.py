@@ -85,7 +85,7 @@ def test_several_inputs_and_outputs_of_several_types_are_answered(saved: Open) -
     recorded = imported.arrays("baseline.npz")
     np.testing.assert_allclose(recorded["scores"], expected, atol=1e-5)
     np.testing.assert_array_equal(recorded["best"], expected.argmax(axis=1))
-    resolved = imported.json("signature.json")
+    resolved = imported.json("imported.json")["signature"]
     assert [(t["name"], t["dtype"]) for t in resolved["outputs"]] == [("scores", "float32"), ("best", "int64")]
     assert imported.summary["parameters"] == 22
     answers, facts = saved("two").baseline(resolved, samples, names)
@@ -126,7 +126,7 @@ def test_texts_are_looked_up_in_a_vocabulary_of_the_models_own(saved: Open, name
     assert recorded["number"].tolist() == [1, 0, -1, -1]
     if name == "words":
         assert recorded["shout"].tolist()[:3] == ["GREEN", "RED", "BLAU"]
-        assert imported.json("signature.json")["outputs"][1]["dtype"] == "string"
+        assert imported.json("imported.json")["signature"]["outputs"][1]["dtype"] == "string"
 
 
 @pytest.mark.parametrize("name", ["prints", "loops"])
@@ -136,7 +136,7 @@ def test_control_flow_and_printing_to_the_log_are_allowed(saved: Open, name: str
 
 def test_bfloat16_is_answered_as_float32(saved: Open) -> None:
     imported = saved("bfloat16").check(signature(ROWS, ["y"]))
-    assert imported.json("signature.json")["outputs"][0]["dtype"] == "float32"
+    assert imported.json("imported.json")["signature"]["outputs"][0]["dtype"] == "float32"
 
 
 @pytest.mark.parametrize(

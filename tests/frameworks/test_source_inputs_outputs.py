@@ -87,7 +87,7 @@ def test_a_dictionarys_outputs_are_matched_by_name(tmp_path: Path) -> None:
     declared = signature(outputs={"logits": ["batch", 3], "probs": None})
     imported = run_model(tmp_path, "Returns", declared, what="dict")
     # In the model's own order, so that later steps can go by position.
-    assert [output["name"] for output in imported.json("signature.json")["outputs"]] == ["probs", "logits"]
+    assert [output["name"] for output in imported.json("imported.json")["signature"]["outputs"]] == ["probs", "logits"]
     answers = imported.arrays("baseline.npz")
     np.testing.assert_allclose(answers["probs"].sum(axis=1), 1, rtol=1e-5)
     assert not np.allclose(answers["logits"].sum(axis=1), 1)
@@ -119,21 +119,21 @@ def test_what_is_no_tensor_is_refused(tmp_path: Path, what: str) -> None:
 )
 def test_nested_outputs_are_taken_leaf_by_leaf(tmp_path: Path, what: str, names: list[str], dtypes: list[str]) -> None:
     imported = run_model(tmp_path, "Returns", signature(outputs=dict.fromkeys(names)), what=what)
-    outputs = imported.json("signature.json")["outputs"]
+    outputs = imported.json("imported.json")["signature"]["outputs"]
     assert [(output["name"], output["dtype"]) for output in outputs] == list(zip(names, dtypes, strict=True))
     assert list(imported.arrays("baseline.npz")) == names
 
 
 def test_output_shapes_are_found_from_two_sizes(tmp_path: Path) -> None:
     declared = signature(TOKENS, {"hidden": None, "halved": None}, TOKEN_DIMS)
-    found = run_model(tmp_path, "Tokens", declared).json("signature.json")
+    found = run_model(tmp_path, "Tokens", declared).json("imported.json")["signature"]
     assert [output["shape"] for output in found["outputs"]] == [["batch", "seq", 5], ["batch", "out1_1"]]
     assert found["dims"]["out1_1"] == [1, 32]
 
 
 def test_a_size_that_the_spec_names_is_kept(tmp_path: Path) -> None:
     declared = signature(TOKENS, {"hidden": None, "halved": ["batch", "half"]}, {**TOKEN_DIMS, "half": (1, 32)})
-    found = run_model(tmp_path, "Tokens", declared).json("signature.json")
+    found = run_model(tmp_path, "Tokens", declared).json("imported.json")["signature"]
     assert found["outputs"][1]["shape"] == ["batch", "half"]
 
 

@@ -82,7 +82,7 @@ def test_the_file_stays_as_it_is_and_is_called_by_the_specs_names(converted: Con
     variant = case.variant("tflite")
     assert (variant.folder / "model.tflite").read_bytes() == case.weights.read_bytes()
     assert variant.summary["names"] == {"outputs": {"logits": "output_0"}}
-    signature = Signature.from_json(case.imported.json("signature.json"))
+    signature = Signature.from_json(case.imported.json("imported.json")["signature"])
     images = case.imported.arrays("samples.npz")["image"][:4]
     answer = open_tflite(variant.folder, signature, 1).run({"image": images})
     np.testing.assert_allclose(answer["logits"], case.imported.arrays("baseline.npz")["logits"][:4], atol=1e-4)
@@ -101,5 +101,5 @@ def test_a_variant_that_is_damaged_is_refused(converted: Convert, tmp_path: Path
     content = (case.variant("tflite").folder / "model.tflite").read_bytes()
     (tmp_path / "model.tflite").write_bytes(content[:1000])
     with pytest.raises(StepError) as failure:
-        open_tflite(tmp_path, Signature.from_json(case.imported.json("signature.json")), 1)
+        open_tflite(tmp_path, Signature.from_json(case.imported.json("imported.json")["signature"]), 1)
     assert failure.value.code == "E420"

@@ -83,7 +83,7 @@ def test_what_integers_stand_for_is_noted(converted: Convert) -> None:
 
 def test_the_trained_model_answers_as_it_should(converted: Convert) -> None:
     imported = converted("tflite_cnn").imported
-    assert imported.json("signature.json")["outputs"] == [
+    assert imported.json("imported.json")["signature"]["outputs"] == [
         {"name": "logits", "dtype": "float32", "shape": ["batch", 10]}
     ]
     labels = imported.arrays("samples.npz")["labels"]
@@ -94,7 +94,7 @@ def test_the_trained_model_answers_as_it_should(converted: Convert) -> None:
 
 def test_inputs_and_outputs_may_stand_in_another_order(converted: Convert) -> None:
     imported = converted("tflite_two_in_two_out").imported
-    names = [tensor["name"] for tensor in imported.json("signature.json")["inputs"]]
+    names = [tensor["name"] for tensor in imported.json("imported.json")["signature"]["inputs"]]
     assert names == ["mask", "ids"]
     outputs = imported.arrays("baseline.npz")
     assert (outputs["score"].shape, outputs["tokens"].shape) == ((32, 1), (32, 32, 8))
@@ -118,7 +118,7 @@ def test_quantized_and_fixed_models_are_taken_as_they_are(converted: Convert, na
 def test_the_baseline_answers_as_recorded_on_the_threads_that_it_is_given(converted: Convert, tmp_path: Path) -> None:
     case = converted("tflite_cnn")
     imported = case.imported
-    resolved = Signature.from_json(imported.json("signature.json"))
+    resolved = Signature.from_json(imported.json("imported.json")["signature"])
     runtime = open_baseline({"source": case.source}, {"weights": case.weights}, tmp_path, resolved, 1)
     images = imported.arrays("samples.npz")["image"]
     for rows in (3, 8, 3):  # of another size, and of one that was there before

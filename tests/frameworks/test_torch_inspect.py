@@ -30,7 +30,7 @@ def read(tmp_path: Path, kind: str, weights: Path) -> dict[str, Any]:
         {"source": {"kind": kind}}, {"weights": weights}, tmp_path / "output", tmp_path / "scratch", tmp_path
     )
     inspect(context)
-    document: dict[str, Any] = json.loads((tmp_path / "output" / "found.json").read_text())
+    document: dict[str, Any] = json.loads((tmp_path / "output" / "inspection.json").read_text())
     return document
 
 
@@ -114,7 +114,7 @@ def test_a_state_dict_is_found_in_a_checkpoint(tmp_path: Path, content: Any, key
     torch.save(content(state), tmp_path / "m.ckpt")
     found = read(tmp_path, "pytorch", tmp_path / "m.ckpt")
     assert found["inputs"] == found["outputs"] == []
-    told = json.loads((tmp_path / "output" / "state.json").read_text())
+    told = found["weights"]
     assert told["weights_key"] == key
     assert [name for name, _ in told["tensors"]] == [f"layers.{number}.weight" for number in range(1, 5)]
     assert told["more"] == 7

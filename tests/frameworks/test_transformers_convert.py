@@ -141,7 +141,7 @@ def test_bfloat16_keeps_the_interface(tmp_path: Path, name: str, format_name: st
     variant, facts = converted(folder, imported, BF16[format_name], signature)
 
     assert facts["precision"] == "bf16"
-    resolved = Signature.from_json(json.loads((imported / "signature.json").read_text(encoding="utf-8")))
+    resolved = Signature.from_json(json.loads((imported / "imported.json").read_text(encoding="utf-8"))["signature"])
     rows = {name: array[:8] for name, array in arrays(imported / "samples.npz").items()}
     outputs = open_runtime(format_name, variant, resolved, threads=1).run(rows)
     for output, whole in arrays(imported / "baseline.npz").items():

@@ -138,7 +138,7 @@ class Folder:
         """What `inspect` finds."""
         context = self.context("inspect", {"source": self.source}, {"weights": self.path})
         inspect(context)
-        document: dict[str, Any] = json.loads((context.output / "found.json").read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads((context.output / "inspection.json").read_text(encoding="utf-8"))
         return document
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext
+from tests.artifacts.made import imported as imported_model
 from tests.artifacts.made import verdict
 
 DIGITS = Path(__file__).parents[2] / "specs" / "digits"
@@ -28,8 +28,7 @@ SIGNATURE = Signature(
 def write_import(folder: Path) -> Path:
     """What the step `import` leaves, as far as measuring reads it."""
     folder.mkdir(parents=True)
-    (folder / "signature.json").write_text(json.dumps(SIGNATURE.as_json()), encoding="utf-8")
-    (folder / "facts.json").write_text(json.dumps({"samples": "real", "rows": 16}), encoding="utf-8")
+    imported_model(SIGNATURE).write(folder)
     with np.load(DIGITS / "digits.npz") as samples:
         np.savez(folder / "samples.npz", image=samples["image"][:16])
     return folder

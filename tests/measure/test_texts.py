@@ -15,6 +15,7 @@ from orchestrator.frameworks.source.measure_session import MeasuredRuntime
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext
 from orchestrator.verify.step import verify
+from tests.artifacts.made import imported as imported_model
 
 pytestmark = pytest.mark.frameworks
 
@@ -67,13 +68,7 @@ def _verdict(tmp_path: Path, changed: str = "") -> dict[str, Any]:
     np.savez(imported / "baseline.npz", allow_pickle=False, **_answers(WORDS, changed))
     np.savez(imported / "edge" / "0.inputs.npz", word=empty)
     np.savez(imported / "edge" / "0.outputs.npz", allow_pickle=False, **_answers(empty))
-    documents = {
-        "edge/cases.json": [{"name": "zeros", "file": "0"}],
-        "signature.json": SIGNATURE.as_json(),
-        "facts.json": {"samples": "real"},
-    }
-    for name, document in documents.items():
-        (imported / name).write_text(json.dumps(document), encoding="utf-8")
+    imported_model(SIGNATURE, edges=["zeros"]).write(imported)
     params = {"variant": "onnx-fp32", "format": "onnx", "precision": "fp32", "gates": {}}
     inputs = {"import": imported, "variant": _variant(tmp_path / "variant")}
     verify(StepContext(params, inputs, output, tmp_path, tmp_path))

@@ -12,9 +12,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from orchestrator.artifacts.imported import SamplesKind
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext, StepError
 from orchestrator.verify.step import _holds_classes, _Imported, verify
+from tests.artifacts.made import imported as imported_model
 
 pytestmark = pytest.mark.frameworks
 
@@ -31,7 +33,7 @@ def exact(inputs: dict[str, Array]) -> dict[str, Array]:
 
 def write_import(
     folder: Path, signature: Signature = CLASSES, model: Callable[[dict[str, Array]], dict[str, Array]] = exact,
-    *, labels: bool = True, samples: str = "real", rows: int = 50,
+    *, labels: bool = True, samples: SamplesKind = "real", rows: int = 50,
 ) -> Path:  # fmt: skip
     (folder / "edge").mkdir(parents=True)
     x = np.random.default_rng(0).standard_normal((rows, 2)).astype(np.float32)
@@ -43,14 +45,7 @@ def write_import(
     for index, (_, edge) in enumerate(edges.items()):
         np.savez(folder / "edge" / f"{index}.inputs.npz", x=edge)
         np.savez(folder / "edge" / f"{index}.outputs.npz", allow_pickle=False, **model({"x": edge}))
-    cases = [{"name": name, "file": str(index)} for index, name in enumerate(edges)]
-    documents = {
-        "edge/cases.json": cases,
-        "signature.json": signature.as_json(),
-        "facts.json": {"samples": samples},
-    }
-    for name, document in documents.items():
-        (folder / name).write_text(json.dumps(document), encoding="utf-8")
+    imported_model(signature, samples=samples, rows=rows, labelled=labels, edges=list(edges)).write(folder)
     return folder
 
 

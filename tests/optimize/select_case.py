@@ -10,8 +10,9 @@ from typing import Any
 from orchestrator.artifacts.fates import Fates, StepFate
 from orchestrator.artifacts.verdict import Verdict
 from orchestrator.measure.statistics import slo_verdict
+from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext
-from tests.artifacts.made import verdict
+from tests.artifacts.made import imported, verdict
 
 SIGNATURE = {
     "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}],
@@ -130,7 +131,7 @@ def context(
     measured_on = {"cpus": 2, "cpus_wanted": 2.0, "threads": 2, "how": "measured with 2 CPUs"}
     baseline = {**out("baseline", "measured", ""), "batches": [{"rows": 1, "p50": 0.004, "rows_per_second": 250.0}]}
     inputs = {
-        "import": write(folder / "import", "signature.json", SIGNATURE),
+        "import": folder / "import",
         "runtime": write(
             folder / "runtime",
             "report.json",
@@ -139,6 +140,8 @@ def context(
         "fates": folder / Fates.FILE,
     }
     Fates(steps=fates or {}).write(folder)
+    inputs["import"].mkdir()
+    imported(Signature.from_json(SIGNATURE)).write(inputs["import"])
     if server is not None:
         shared = {**measured_on, "load_generator": "the load generator shared the server's CPUs"}
         report = {"candidates": server, "rate": RATE, "measured_on": shared}

@@ -7,23 +7,25 @@ from typing import Any
 
 import pytest
 
+from orchestrator.artifacts.inspection import Inspection
 from orchestrator.errors import SpecInvalid
 from orchestrator.plan.found import PlannedModel, planned_model, spec_name
 from orchestrator.spec.load import load_spec
+from tests.artifacts.made import inspection
 
 
 def tensor(name: str, shape: list[Any] | None, dtype: str = "float32") -> dict[str, Any]:
     return {"tensor": name, "dtype": dtype, "shape": shape}
 
 
-def found(inputs: list[dict[str, Any]], outputs: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, Any]:
+def found(inputs: list[dict[str, Any]], outputs: list[dict[str, Any]] | None = None, **more: Any) -> Inspection:
     outputs = outputs if outputs is not None else [tensor("out:0", [None, 10])]
-    return {"inputs": inputs, "outputs": outputs, "ranges": {}, "files": [], "notes": [], **more}
+    return inspection({"inputs": inputs, "outputs": outputs, **more})
 
 
 @pytest.fixture
 def join(tmp_path: Path) -> Any:
-    def join(document: dict[str, Any], model: str = "") -> PlannedModel:
+    def join(document: Inspection, model: str = "") -> PlannedModel:
         (tmp_path / "model.onnx").write_bytes(b"")
         text = "apiVersion: mlo/v1\nkind: ModelDeployment\nmetadata: {name: read}\nmodel:\n"
         text += "  source: {kind: onnx, weights: model.onnx}\n" + model
@@ -33,7 +35,7 @@ def join(tmp_path: Path) -> Any:
     return join
 
 
-def refused(join: Any, document: dict[str, Any], model: str = "") -> list[Any]:
+def refused(join: Any, document: Inspection, model: str = "") -> list[Any]:
     with pytest.raises(SpecInvalid) as caught:
         join(document, model)
     return list(caught.value.diagnostics)

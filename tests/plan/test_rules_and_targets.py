@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from orchestrator.plan.compile import compile_plan
 from orchestrator.plan.found import planned_model
 from orchestrator.plan.step import Plan
 from orchestrator.spec.load import load_spec
+from tests.artifacts.made import inspection
 
 KERAS = """\
 apiVersion: mlo/v1
@@ -26,13 +26,12 @@ model:
 """
 TORCH = KERAS.replace("keras, weights: model.keras", "torchscript, weights: model.keras")
 DEVICES = "optimize: {formats: [tflite]}\ndeploy: {target: folder, path: out}\n"
-FOUND = {
-    "inputs": [{"tensor": "image", "dtype": "float32", "shape": [None, 8]}],
-    "outputs": [{"tensor": "logits", "dtype": "float32", "shape": [None, 10]}],
-    "ranges": {},
-    "files": [],
-    "notes": [],
-}
+FOUND = inspection(
+    {
+        "inputs": [{"tensor": "image", "dtype": "float32", "shape": [None, 8]}],
+        "outputs": [{"tensor": "logits", "dtype": "float32", "shape": [None, 10]}],
+    }
+)
 
 Planned = Callable[..., Plan]
 
@@ -47,7 +46,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
             Path("mlo-platform.yaml").write_text(f"apiVersion: mlo/v1\nkind: Platform\nrules:\n  {rules}\n", "utf-8")
         Path("spec.yaml").write_text(text, "utf-8")
         loaded = load_spec("spec.yaml")
-        found = None if loaded.spec.model.source.kind == "torchscript" else json.loads(json.dumps(FOUND))
+        found = None if loaded.spec.model.source.kind == "torchscript" else FOUND
         return compile_plan(loaded, planned_model(loaded, found), None)
 
     return planned

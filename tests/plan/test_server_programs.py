@@ -13,6 +13,7 @@ from orchestrator.plan.found import planned_model
 from orchestrator.plan.keys import key_parts
 from orchestrator.plan.step import Plan
 from orchestrator.spec.load import load_spec
+from tests.artifacts.made import inspection
 
 SPEC = """\
 apiVersion: mlo/v1
@@ -24,13 +25,12 @@ model:
   outputs: [{name: logits, shape: [batch, 10]}]
   dims: {batch: {min: 1, max: 64}}
 """
-FOUND: dict[str, Any] = {
-    "inputs": [{"tensor": "image", "dtype": "float32", "shape": [None, 8]}],
-    "outputs": [{"tensor": "logits", "dtype": "float32", "shape": [None, 10]}],
-    "ranges": {},
-    "files": [],
-    "notes": [],
-}
+FOUND = inspection(
+    {
+        "inputs": [{"tensor": "image", "dtype": "float32", "shape": [None, 8]}],
+        "outputs": [{"tensor": "logits", "dtype": "float32", "shape": [None, 10]}],
+    }
+)
 FOLDER = "deploy: {target: folder, path: out}\n"
 SLO = "slo: {p99_latency: 50ms}\n"
 
@@ -55,7 +55,7 @@ def planned_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlannedWith
         monkeypatch.setenv("PATH", str(folder))
         Path("spec.yaml").write_text(SPEC.replace("kind: keras", f"kind: {kind}") + more, "utf-8")
         loaded = load_spec("spec.yaml")
-        return compile_plan(loaded, planned_model(loaded, dict(FOUND) if kind == "keras" else None), None)
+        return compile_plan(loaded, planned_model(loaded, FOUND if kind == "keras" else None), None)
 
     return planned
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from orchestrator.artifacts.imported import SamplesKind
 from orchestrator.errors import DeployFailed
 from orchestrator.release.golden import check_golden
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.targets.client import infer
+from tests.artifacts.made import imported as imported_model
 
 if TYPE_CHECKING:
     from tests.targets.conftest import Deployment, StandIn
@@ -23,14 +24,13 @@ _SIGNATURE = Signature(
 
 
 def _imported(
-    folder: Path, signature: Signature = _SIGNATURE, x: Any = None, factor: float = 2.0, samples: str = "real"
+    folder: Path, signature: Signature = _SIGNATURE, x: Any = None, factor: float = 2.0, samples: SamplesKind = "real"
 ) -> Path:
     folder.mkdir()
     x = np.arange(60, dtype=np.float64).reshape(20, 3) if x is None else x
     np.savez(folder / "samples.npz", x=x, labels=np.zeros(len(x), np.int64))
     np.savez(folder / "baseline.npz", y=x * factor if x.dtype.kind == "f" else np.strings.multiply(x, int(factor)))
-    (folder / "signature.json").write_text(json.dumps(signature.as_json()))
-    (folder / "facts.json").write_text(json.dumps({"samples": samples, "labelled": True}))
+    imported_model(signature, samples=samples, labelled=True).write(folder)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from orchestrator.release.golden import check_golden
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.targets.client import infer
 from orchestrator.targets.local.target import LocalTarget
+from tests.artifacts.made import imported as imported_model
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.e2e]
 
@@ -89,8 +89,7 @@ def _imported(folder: Path, factor: float) -> Path:
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     np.savez(folder / "samples.npz", x=x)
     np.savez(folder / "baseline.npz", y=x * np.float32(factor))
-    (folder / "signature.json").write_text(json.dumps(_SIGNATURE.as_json()))
-    (folder / "facts.json").write_text(json.dumps({"samples": "random", "labelled": False}))
+    imported_model(_SIGNATURE, samples="random").write(folder)
     return folder
 
 

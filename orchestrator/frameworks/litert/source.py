@@ -10,11 +10,11 @@ import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.artifacts.inspection import FoundTensor, Inspection
 from orchestrator.frameworks.litert.runtime import LitertRuntime, by_spec_name, open_interpreter
 from orchestrator.frameworks.source.accelerators import not_used
 from orchestrator.frameworks.source.check import given_samples, record
 from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS, expect_kind, headline
-from orchestrator.frameworks.source.inspection import Found, FoundTensor, write_found
 from orchestrator.frameworks.source.outputs import failed_call
 from orchestrator.frameworks.source.steadiness import differs_again, differs_in_company
 from orchestrator.spec.signature import Signature
@@ -40,18 +40,21 @@ _NO_MEMORY = ("Failed to allocate", "failed to allocate", "bad_alloc")
 def inspect(context: StepContext) -> dict[str, Any]:
     """Step: the tensors of the model's first graph, by the names of its signature, without running it.
 
-    Inputs: `weights`. Writes `found.json`.
+    Inputs: `weights`. Leaves an `Inspection`.
 
     Raises:
         StepError: E301 no LiteRT model, E302 damaged, E366 it needs operators that LiteRT does not have.
     """
     _, file = _opened(context.inputs["weights"], 1)
-    found = Found(
-        inputs=[FoundTensor(t.name, t.dtype, t.shape) for t in file.inputs],
-        outputs=[FoundTensor(t.name, t.dtype, t.shape) for t in file.outputs],
-        notes=_notes(file),
+    found = Inspection(
+        inputs=tuple(FoundTensor(t.name, t.dtype, t.shape) for t in file.inputs),
+        outputs=tuple(FoundTensor(t.name, t.dtype, t.shape) for t in file.outputs),
+        ranges={},
+        files=(),
+        notes=tuple(_notes(file)),
+        weights=None,
     )
-    write_found(context.output, found)
+    found.write(context.output)
     return {"inputs": len(file.inputs), "outputs": len(file.outputs), "parameters": file.parameters}
 
 

@@ -10,8 +10,8 @@ from orchestrator.frameworks.onnx.types import SERVED, found_tensor
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
+    from orchestrator.artifacts.inspection import FoundTensor
     from orchestrator.frameworks.onnx.file import GivenModel
-    from orchestrator.frameworks.source.inspection import FoundTensor
     from orchestrator.spec.signature import Signature, Tensor
 
 __all__ = ["Names", "about_output", "check_declared", "served_input", "tensor_names"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
+from orchestrator.artifacts.inspection import Inspection
 from orchestrator.frameworks.onnx.declared import about_output, check_declared, served_input, tensor_names
 from orchestrator.frameworks.onnx.file import objection, read_onnx
 from orchestrator.frameworks.onnx.session import open_given, open_where_it_lies, runtime_says, short_of_memory
@@ -15,7 +16,6 @@ from orchestrator.frameworks.onnx.types import SERVED, found_tensor
 from orchestrator.frameworks.onnx.walk import nodes
 from orchestrator.frameworks.source.check import given_samples, record
 from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS
-from orchestrator.frameworks.source.inspection import Found, write_found
 from orchestrator.frameworks.source.outputs import failed_call
 from orchestrator.frameworks.source.steadiness import differs_again, differs_in_company
 from orchestrator.spec.signature import Signature
@@ -46,10 +46,12 @@ def inspect(context: StepContext) -> dict[str, Any]:
         StepError: as `read_onnx`; E362 an input that cannot be given.
     """
     model = read_onnx(context.inputs["weights"])
-    inputs = [served_input(found_tensor(value)) for value in model.inputs]
-    outputs = [found_tensor(value) for value in model.proto.graph.output]
-    notes = [about_output(tensor) for tensor in outputs if tensor.dtype not in SERVED]
-    write_found(context.output, Found(inputs, outputs, files=model.data.files, notes=notes))
+    inputs = tuple(served_input(found_tensor(value)) for value in model.inputs)
+    outputs = tuple(found_tensor(value) for value in model.proto.graph.output)
+    notes = tuple(about_output(tensor) for tensor in outputs if tensor.dtype not in SERVED)
+    files = tuple(model.data.files)
+    found = Inspection(inputs=inputs, outputs=outputs, ranges={}, files=files, notes=notes, weights=None)
+    found.write(context.output)
     return {"inputs": len(inputs), "outputs": len(outputs), "opset": model.opset, "files": len(model.data.files)}
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import onnx
 
+from orchestrator.artifacts.inspection import FoundTensor
 from orchestrator.frameworks.source.dtypes import STRING
-from orchestrator.frameworks.source.inspection import FoundTensor
 
 __all__ = ["SERVED", "found_tensor"]
 
@@ -34,7 +34,7 @@ def found_tensor(value: Any) -> FoundTensor:
     if kind != "tensor_type":
         return FoundTensor(value.name, _type_name(value.type), None)
     tensor = value.type.tensor_type
-    shape = [_dim(dim) for dim in tensor.shape.dim] if tensor.HasField("shape") else None
+    shape = tuple(_dim(dim) for dim in tensor.shape.dim) if tensor.HasField("shape") else None
     return FoundTensor(value.name, _type_name(value.type), shape)
 
 

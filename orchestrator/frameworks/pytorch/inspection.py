@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from orchestrator.artifacts.inspection import FoundTensor, FoundWeights, Inspection
 from orchestrator.frameworks.pytorch.source import load_exported_program, load_torchscript
 from orchestrator.frameworks.pytorch.weights import find_state_dict
-from orchestrator.frameworks.source.inspection import Found, FoundTensor, write_found
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.steps import StepContext
 
-__all__ = ["STATE", "inspect"]
-
-STATE = "state.json"
-"""What a state dict says: `weights_key`, `tensors`: names and shapes of some matrices, and how many `more` there are."""
+__all__ = ["inspect"]
 
 _SHOWN = 4
 
@@ -33,7 +29,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
     """The step `inspect` for the source kinds of PyTorch, whose specs have to say inputs and outputs by themselves.
 
     An exported program says them exactly. A TorchScript archive says how many there are and what its code calls them,
-    with no type or shape (`dtype` is the empty text then). A state dict says neither; `state.json` has what it does say.
+    with no type or shape (`dtype` is the empty text then). A state dict says neither: `weights` has what it does say.
 
     Raises:
         StepError: E301-E304, E308 the file.
@@ -41,36 +37,29 @@ def inspect(context: StepContext) -> dict[str, Any]:
     weights = context.inputs["weights"]
     kind = context.params["source"]["kind"]
     context.progress("reading the model")
-    found = {"exported-program": _exported_program, "torchscript": _torchscript}.get(kind, _nothing)(weights)
-    if kind == "pytorch":
-        _write_state(weights, context.output)
-    write_found(context.output, found)
+    found = {"exported-program": _exported_program, "torchscript": _torchscript, "pytorch": _state_dict}[kind](weights)
+    found.write(context.output)
     return {"inputs": [tensor.tensor for tensor in found.inputs], "outputs": [each.tensor for each in found.outputs]}
 
 
-def _nothing(weights: Path) -> Found:
-    del weights
-    return Found((), ())
-
-
-def _exported_program(weights: Path) -> Found:
+def _exported_program(weights: Path) -> Inspection:
     program = load_exported_program(weights)
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     results = next(node for node in program.graph.nodes if node.op == "output").meta.get("val")
     returned = dict(zip((spec.arg.name for spec in program.graph_signature.output_specs), results, strict=True))
     dims = _Dimensions()
-    inputs = [dims.tensor(str(name), values.get(name)) for name in program.graph_signature.user_inputs]
+    inputs = tuple(dims.tensor(str(name), values.get(name)) for name in program.graph_signature.user_inputs)
     dims.name_the_rest = False
-    outputs = [
+    outputs = tuple(
         dims.tensor(key, returned.get(name))
         for key, name in zip(_output_names(program), program.graph_signature.user_outputs, strict=True)
-    ]
+    )
     ranges = {
         dims.names[str(symbol)]: (int(bounds.lower), int(bounds.upper) if bounds.upper < _UNBOUNDED else _UNBOUNDED)
         for symbol, bounds in program.range_constraints.items()
         if str(symbol) in dims.names
     }
-    return Found(inputs, outputs, ranges, notes=dims.notes)
+    return Inspection(inputs=inputs, outputs=outputs, ranges=ranges, files=(), notes=tuple(dims.notes), weights=None)
 
 
 def _output_names(program: Any) -> list[str]:
@@ -97,7 +86,7 @@ class _Dimensions:
         if not isinstance(value, torch.Tensor):
             return FoundTensor(name, type(value).__name__, ())
         dtype = str(value.dtype).removeprefix("torch.")
-        return FoundTensor(name, dtype, [self._size(name, axis, size) for axis, size in enumerate(value.shape)])
+        return FoundTensor(name, dtype, tuple(self._size(name, axis, size) for axis, size in enumerate(value.shape)))
 
     def _size(self, name: str, axis: int, size: Any) -> int | str | None:
         if isinstance(size, int):
@@ -115,9 +104,9 @@ class _Dimensions:
         return self.names[symbol]
 
 
-def _torchscript(weights: Path) -> Found:
+def _torchscript(weights: Path) -> Inspection:
     schema = load_torchscript(weights).forward.schema
-    inputs = [_argument(each.name, each.type) for each in schema.arguments[1:] if not each.has_default_value()]
+    inputs = tuple(_argument(each.name, each.type) for each in schema.arguments[1:] if not each.has_default_value())
     returned = [each.type for each in schema.returns]
     if len(returned) == 1 and returned[0].kind() == "TupleType":
         returned = returned[0].elements()
@@ -127,8 +116,8 @@ def _torchscript(weights: Path) -> Found:
         notes.append(f"it returns {told}: its outputs are known once it is run, name each of them")
         returned = []
     names = ["output"] if len(returned) == 1 else [f"output_{number}" for number in range(len(returned))]
-    outputs = [FoundTensor(name, "", None) for name in names]
-    return Found(inputs, outputs, notes=notes)
+    outputs = tuple(FoundTensor(name, "", None) for name in names)
+    return Inspection(inputs=inputs, outputs=outputs, ranges={}, files=(), notes=tuple(notes), weights=None)
 
 
 def _argument(name: str, kind: Any) -> FoundTensor:
@@ -137,16 +126,13 @@ def _argument(name: str, kind: Any) -> FoundTensor:
     return FoundTensor(name, str(kind.annotation_str), None)
 
 
-def _write_state(weights: Path, folder: Path) -> None:
+def _state_dict(weights: Path) -> Inspection:
     key, tensors = find_state_dict(weights)
     # Files keep them by name or by size; 2 before 10 is the order in which layers are usually numbered.
     matrices = sorted((name for name, tensor in tensors.items() if tensor.ndim > 1), key=_natural)
-    document = {
-        "weights_key": key,
-        "tensors": [[name, list(tensors[name].shape)] for name in matrices[:_SHOWN]],
-        "more": max(0, len(matrices) - _SHOWN),
-    }
-    (folder / STATE).write_text(json.dumps(document, sort_keys=True) + "\n", encoding="utf-8")
+    shown = tuple((name, tuple(tensors[name].shape)) for name in matrices[:_SHOWN])
+    found = FoundWeights(key, shown, max(0, len(matrices) - _SHOWN))
+    return Inspection(inputs=(), outputs=(), ranges={}, files=(), notes=(), weights=found)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

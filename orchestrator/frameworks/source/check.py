@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.artifacts.imported import EdgeCase, Imported
 from orchestrator.frameworks.source.import_result import Answered, write_import
 from orchestrator.frameworks.source.outputs import answer_edges, answer_rows, refuse_nan, resolve_outputs
 from orchestrator.frameworks.source.samples import Samples, random_samples, read_samples
@@ -69,21 +70,31 @@ def record(
     outputs = answer_rows(answer, signature, samples)
     refuse_nan(outputs, samples)
     answered, left_out = answer_edges(answer, signature, samples)
-    facts = {
-        "parameters": parameters,
-        "samples": "real" if samples.real else "random",
-        "rows": samples.rows,
-        "labelled": samples.labels is not None,
-        "framework": dict(framework),
-        "notes": [*notes, *samples.notes, *(case.note for case, _ in answered if case.note)],
-        "infinite_outputs": sorted(name for name, array in outputs.items() if not _finite(array)),
-        "edge_cases_not_finite": [
-            case.name for case, edge in answered if not all(_finite(array) for array in edge.values())
-        ],
-        "edge_cases_left_out": left_out,
+    imported = Imported(
+        signature=signature,
+        samples="real" if samples.real else "random",
+        rows=samples.rows,
+        labelled=samples.labels is not None,
+        parameters=parameters,
+        framework=framework,
+        notes=(*notes, *samples.notes, *(case.note for case, _ in answered if case.note)),
+        infinite_outputs=tuple(sorted(name for name, array in outputs.items() if not _finite(array))),
+        edge_cases=tuple(
+            EdgeCase(name=case.name, number=number, finite=all(_finite(array) for array in edge.values()))
+            for number, (case, edge) in enumerate(answered)
+        ),
+        edge_cases_left_out=tuple(left_out),
+    )
+    write_import(context.output, imported, samples, Answered(outputs, [(c.inputs, edge) for c, edge in answered]))
+    return _summary(imported)
+
+
+def _summary(imported: Imported) -> dict[str, Any]:
+    """The facts for people."""
+    return {
+        **imported.model_dump(mode="json", exclude={"signature", "edge_cases"}),
+        "edge_cases_not_finite": [case.name for case in imported.edge_cases if not case.finite],
     }
-    write_import(context.output, signature, samples, Answered(outputs, answered), facts)
-    return facts
 
 
 def _finite(array: Array) -> bool:

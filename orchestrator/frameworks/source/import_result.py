@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from orchestrator.artifacts.imported import BASELINE_FILE, SAMPLES_FILE
 from orchestrator.frameworks.source.samples import LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from orchestrator.frameworks.source.edge_inputs import EdgeCase
+    from orchestrator.artifacts.imported import Imported
     from orchestrator.frameworks.source.samples import Array, Samples
-    from orchestrator.spec.signature import Signature
 
 __all__ = ["Answered", "write_import", "write_npz"]
 
@@ -28,28 +27,23 @@ class Answered:
 
     Attributes:
         outputs: on the samples, by name, with the samples' row axis.
-        edges: every edge case with its outputs by name, whole calls.
+        edges: inputs and outputs of every edge case by name, whole calls, in the order of `Imported.edge_cases`.
     """
 
     outputs: Mapping[str, Array]
-    edges: Sequence[tuple[EdgeCase, Mapping[str, Array]]]
+    edges: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]]
 
 
-def write_import(
-    folder: Path, signature: Signature, samples: Samples, answered: Answered, facts: Mapping[str, Any]
-) -> None:
-    """Write `signature.json`, `samples.npz`, `baseline.npz`, `edge/` and `facts.json`, the same bytes each time."""
-    _json(folder / "signature.json", signature.as_json())
+def write_import(folder: Path, imported: Imported, samples: Samples, answered: Answered) -> None:
+    """Write the document, the samples, the baseline's answers and the edge cases, the same bytes each time."""
+    imported.write(folder)
     labels = {} if samples.labels is None else {LABELS: samples.labels}
-    write_npz(folder / "samples.npz", {**samples.inputs, **labels})
-    write_npz(folder / "baseline.npz", answered.outputs)
+    write_npz(folder / SAMPLES_FILE, {**samples.inputs, **labels})
+    write_npz(folder / BASELINE_FILE, answered.outputs)
     (folder / "edge").mkdir()
-    for number, (case, outputs) in enumerate(answered.edges):
-        write_npz(folder / "edge" / f"{number}.inputs.npz", case.inputs)
-        write_npz(folder / "edge" / f"{number}.outputs.npz", outputs)
-    cases = [{"name": case.name, "file": str(number)} for number, (case, _) in enumerate(answered.edges)]
-    _json(folder / "edge" / "cases.json", cases)
-    _json(folder / "facts.json", facts)
+    for case, (inputs, outputs) in zip(imported.edge_cases, answered.edges, strict=True):
+        write_npz(case.inputs_file(folder), inputs)
+        write_npz(case.outputs_file(folder), outputs)
 
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -60,7 +54,3 @@ def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
             # Without a time of its own the entry carries that of 1980, and the same arrays give the same bytes.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
-
-
-def _json(path: Path, document: Any) -> None:
-    path.write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

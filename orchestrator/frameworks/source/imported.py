@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from orchestrator.artifacts.imported import SAMPLES_FILE, Imported
 from orchestrator.frameworks.source.samples import Samples
-from orchestrator.spec.signature import Signature
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from orchestrator.spec.signature import Signature
 
 __all__ = ["read_import"]
 
@@ -22,8 +23,7 @@ def read_import(folder: Path) -> tuple[Signature, Samples]:
     Args:
         folder: the input `import` of a step.
     """
-    signature = Signature.from_json(json.loads((folder / "signature.json").read_text("utf-8")))
-    facts = json.loads((folder / "facts.json").read_text("utf-8"))
-    with np.load(folder / "samples.npz", allow_pickle=False) as file:
-        inputs = {tensor.name: file[tensor.name] for tensor in signature.inputs}
-    return signature, Samples(inputs, None, real=facts["samples"] == "real")
+    imported = Imported.read(folder)
+    with np.load(folder / SAMPLES_FILE, allow_pickle=False) as file:
+        inputs = {tensor.name: file[tensor.name] for tensor in imported.signature.inputs}
+    return imported.signature, Samples(inputs, None, real=imported.samples == "real")

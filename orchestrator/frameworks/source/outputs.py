@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from orchestrator.artifacts.imported import RefusedCase
 from orchestrator.frameworks.source.dtypes import dtype_name
 from orchestrator.frameworks.source.edge_inputs import EdgeCase, call_at, edge_cases, largest_size, sizes_of
 from orchestrator.frameworks.source.samples import take_rows
@@ -239,7 +240,7 @@ def refuse_nan(outputs: Mapping[str, Array], samples: Samples) -> None:
 
 def answer_edges(
     answer: Answer, signature: Signature, samples: Samples
-) -> tuple[list[tuple[EdgeCase, dict[str, Array]]], list[dict[str, str]]]:
+) -> tuple[list[tuple[EdgeCase, dict[str, Array]]], list[RefusedCase]]:
     """Every edge case with its answer; and those about values that the model refuses, which is its right."""
     answered, left_out = [], []
     for case in edge_cases(samples, signature):
@@ -248,5 +249,5 @@ def answer_edges(
         except StepError as error:
             if case.dim is not None:
                 raise
-            left_out.append({"name": case.name, "reason": error.cause})
+            left_out.append(RefusedCase(name=case.name, reason=error.cause))
     return answered, left_out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.frameworks.source.inspection import Found, FoundTensor, write_found
+from orchestrator.artifacts.inspection import FoundTensor, Inspection
 from orchestrator.frameworks.tensorflow.keras_file import input_names, load_keras, output_names, written_by
 from orchestrator.frameworks.tensorflow.loaded_model import load_source
 from orchestrator.frameworks.tensorflow.process import keras, limit_threads, tf, use_accelerator
@@ -32,19 +32,22 @@ _VERSIONS = {"keras": keras.__version__, "tensorflow": tf.__version__}
 def inspect(context: StepContext) -> dict[str, Any]:
     """Step: the model's inputs and outputs, by its own names, without running it.
 
-    Inputs: `weights`. Writes `found.json`.
+    Inputs: `weights`. Leaves an `Inspection`.
 
     Raises:
         StepError: as `load_keras`.
     """
     path = context.inputs["weights"]
     model = load_keras(path)
-    found = Found(
+    found = Inspection(
         inputs=_found(input_names(model), model.inputs),
         outputs=_found(output_names(model), model.outputs),
-        notes=_notes(path, model),
+        ranges={},
+        files=(),
+        notes=tuple(_notes(path, model)),
+        weights=None,
     )
-    write_found(context.output, found)
+    found.write(context.output)
     return {"inputs": len(found.inputs), "outputs": len(found.outputs), "parameters": model.count_params()}
 
 
@@ -90,11 +93,11 @@ def open_baseline(
     return TfRuntime(load_source(params, inputs, signature), threads, "keras", _VERSIONS)
 
 
-def _found(names: list[str], tensors: list[Any]) -> list[FoundTensor]:
-    return [
-        FoundTensor(name, dtype_name(tensor.dtype), None if tensor.shape is None else list(tensor.shape))
+def _found(names: list[str], tensors: list[Any]) -> tuple[FoundTensor, ...]:
+    return tuple(
+        FoundTensor(name, dtype_name(tensor.dtype), None if tensor.shape is None else tuple(tensor.shape))
         for name, tensor in zip(names, tensors, strict=True)
-    ]
+    )
 
 
 def _notes(path: Path, model: Any) -> list[str]:

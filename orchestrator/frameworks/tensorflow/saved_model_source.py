@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.frameworks.source.inspection import Found, FoundTensor, write_found
+from orchestrator.artifacts.inspection import FoundTensor, Inspection
 from orchestrator.frameworks.tensorflow.loaded_model import load_source
 from orchestrator.frameworks.tensorflow.process import limit_threads, tf, use_accelerator
 from orchestrator.frameworks.tensorflow.runtime import TfRuntime
@@ -30,7 +30,7 @@ _VERSIONS = {"tensorflow": tf.__version__}
 def inspect(context: StepContext) -> dict[str, Any]:
     """Step: the tensors of the signature that is served, by the model's own names, without running it.
 
-    Params: `source` with `signature`. Inputs: `weights`, the folder. Writes `found.json`.
+    Params: `source` with `signature`. Inputs: `weights`, the folder. Leaves an `Inspection`.
 
     Raises:
         StepError: as `read_saved_model`; E350, E351 there is no such signature, E358 it takes or returns other things than
@@ -39,12 +39,15 @@ def inspect(context: StepContext) -> dict[str, Any]:
     name = context.params["source"].get("signature", _DEFAULT)
     read = read_saved_model(context.inputs["weights"])
     signature = read.signature(name)
-    found = Found(
+    found = Inspection(
         inputs=_found(tensor_infos(signature.inputs, "input")),
         outputs=_found(tensor_infos(signature.outputs, "output")),
-        notes=_notes(read, name),
+        ranges={},
+        files=(),
+        notes=tuple(_notes(read, name)),
+        weights=None,
     )
-    write_found(context.output, found)
+    found.write(context.output)
     return {"inputs": len(found.inputs), "outputs": len(found.outputs), "signatures": list(read.signatures)}
 
 
@@ -92,17 +95,17 @@ def open_baseline(
     return TfRuntime(load_source(params, inputs, signature), threads, "saved-model", _VERSIONS)
 
 
-def _found(infos: Mapping[str, Any]) -> list[FoundTensor]:
-    return [
+def _found(infos: Mapping[str, Any]) -> tuple[FoundTensor, ...]:
+    return tuple(
         FoundTensor(
             name,
             dtype_name(info.dtype),
             None
             if info.tensor_shape.unknown_rank
-            else [dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim],
+            else tuple(dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim),
         )
         for name, info in infos.items()
-    ]
+    )
 
 
 def _notes(read: SavedModel, name: str) -> list[str]:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from orchestrator.artifacts.inspection import FoundTensor, Inspection
 from orchestrator.frameworks.pytorch.weights import shown
 from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS
-from orchestrator.frameworks.source.inspection import Found, FoundTensor
 from orchestrator.frameworks.transformers.modules import Dense
 from orchestrator.frameworks.transformers.task import EMBEDDING, MASK
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from orchestrator.frameworks.transformers.folder import ModelFolder
     from orchestrator.frameworks.transformers.model import Architecture
@@ -32,7 +32,7 @@ _USUAL_SIDE = 224  # pixels
 _NO_LIMIT = 10**6  # the library writes 10**30 where a tokenizer has none
 
 
-def interface(folder: ModelFolder, built: Architecture, model: nn.Module, tokenizer: Any) -> Found:
+def interface(folder: ModelFolder, built: Architecture, model: nn.Module, tokenizer: Any) -> Inspection:
     """Inputs, outputs and ranges.
 
     Args:
@@ -47,7 +47,8 @@ def interface(folder: ModelFolder, built: Architecture, model: nn.Module, tokeni
     takes = takes_by_name(built)
     notes = [f"the task is {built.task}", *built.notes]
     if PIXELS in takes:
-        return Found([_pixels(folder.image, built.config, notes)], outputs(built), notes=notes)
+        pixels = _pixels(folder.image, built.config, notes)
+        return _inspection((pixels,), built, {}, notes)
     names = [name for name in takes if name != TYPES or _has_types(built, tokenizer)]
     longest = _longest(folder, built, model)
     if longest is None or longest > LONGEST_UNASKED:
@@ -57,12 +58,15 @@ def interface(folder: ModelFolder, built: Architecture, model: nn.Module, tokeni
         )
     if folder.modules is not None and folder.modules.lowers:
         notes.append("texts are put into lower case before the tokenizer sees them: whoever asks has to do so")
-    return Found(
-        [FoundTensor(name, "int64", (BATCH, SEQUENCE)) for name in names],
-        outputs(built),
-        {SEQUENCE: (1, min(longest or LONGEST_UNASKED, LONGEST_UNASKED))},
-        notes=notes,
-    )
+    inputs = tuple(FoundTensor(name, "int64", (BATCH, SEQUENCE)) for name in names)
+    return _inspection(inputs, built, {SEQUENCE: (1, min(longest or LONGEST_UNASKED, LONGEST_UNASKED))}, notes)
+
+
+def _inspection(
+    inputs: tuple[FoundTensor, ...], built: Architecture, ranges: Mapping[str, tuple[int, int]], notes: Sequence[str]
+) -> Inspection:
+    returned = tuple(outputs(built))
+    return Inspection(inputs=inputs, outputs=returned, ranges=ranges, files=(), notes=tuple(notes), weights=None)
 
 
 def takes_by_name(built: Architecture) -> list[str]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.frameworks.pytorch.runtime import CPU, TorchRuntime, device_for
 from orchestrator.frameworks.pytorch.source import prove
-from orchestrator.frameworks.source.inspection import write_found
 from orchestrator.frameworks.source.samples import read_samples
 from orchestrator.frameworks.transformers.folder import read_folder
 from orchestrator.frameworks.transformers.interface import interface, outputs, takes_by_name
@@ -44,7 +43,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
     context.progress("building the model without its weights")
     built = architecture(folder, task)
     found = interface(folder, built, skeleton(built), load_tokenizer(folder))
-    write_found(context.output, found)
+    found.write(context.output)
     return {
         "task": built.task,
         "class": built.cls.__name__,

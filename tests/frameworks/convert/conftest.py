@@ -20,6 +20,7 @@ from orchestrator.frameworks.source.edge_inputs import edge_cases
 from orchestrator.frameworks.source.samples import Samples, random_samples, row_shape
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext
+from tests.artifacts.made import imported as imported_model
 
 HERE = Path(__file__).parent
 
@@ -130,8 +131,6 @@ def _write_import(folder: Path, module: Any, signature: Signature, samples: Samp
         assert samples.inputs[tensor.name].shape[1:] == row_shape(
             tensor, signature, {d: min(max(32, low), high) for d, (low, high) in signature.dims.items()}
         )
-    _json(folder / "signature.json", signature.as_json())
-    _json(folder / "facts.json", {"parameters": 0, "samples": "real", "rows": samples.rows, "labelled": False})
     np.savez(folder / "samples.npz", allow_pickle=False, **samples.inputs)
     if signature.batch is not None:
         baseline = call(module, signature, samples.inputs)
@@ -140,7 +139,7 @@ def _write_import(folder: Path, module: Any, signature: Signature, samples: Samp
         baseline = {name: np.stack([outputs[name] for outputs in calls]) for name in calls[0]}
     np.savez(folder / "baseline.npz", allow_pickle=False, **baseline)
     cases = edge_cases(samples, signature)
-    _json(folder / "edge" / "cases.json", [{"name": c.name, "file": str(i)} for i, c in enumerate(cases)])
+    imported_model(signature, rows=samples.rows, edges=[case.name for case in cases]).write(folder)
     for index, edge in enumerate(cases):
         np.savez(folder / "edge" / f"{index}.inputs.npz", allow_pickle=False, **edge.inputs)
         np.savez(folder / "edge" / f"{index}.outputs.npz", allow_pickle=False, **call(module, signature, edge.inputs))

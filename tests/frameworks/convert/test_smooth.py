@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.onnx.smooth import smooth
+from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext
+from tests.artifacts.made import imported as imported_model
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
@@ -127,14 +128,13 @@ def imported(tmp_path: Path) -> Path:
     """What the import step leaves, as far as the quantizer reads it: rows with an outlier."""
     folder = tmp_path / "import"
     folder.mkdir()
-    signature = {
-        "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", WIDTH]}],
-        "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch", OUT]}],
-        "dims": {"batch": [1, 64]},
-        "batch": "batch",
-    }
-    (folder / "signature.json").write_text(json.dumps(signature), encoding="utf-8")
-    (folder / "facts.json").write_text(json.dumps({"samples": "real"}), encoding="utf-8")
+    signature = Signature(
+        (Tensor("x", "float32", ("batch", WIDTH)),),
+        (Tensor("y", "float32", ("batch", OUT)),),
+        {"batch": (1, 64)},
+        "batch",
+    )
+    imported_model(signature).write(folder)
     np.savez(folder / "samples.npz", x=rows(64, 50))
     return folder
 
