@@ -1,0 +1,70 @@
+"""What all tests share: tests that need the machine to themselves get it, and what was not tested is said at the end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+# Programs that `make tools` brings lie beside the interpreter.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+_REMEDIES = {
+    "helm": "make tools",
+    "kubectl": "make tools",
+    "hadolint": "make tools",
+    "docker": "apt-get install docker.io, then start it",
+    "Docker Engine": "apt-get install docker.io, then start it",
+    "Java": "apt-get install openjdk-17-jre-headless",
+}
+"""A word of a test's reason to be skipped → the command that brings what it lacks."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let the workers of a run share the machine, but give it to a test that is marked `alone` for itself."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is None:
+        return (yield)
+    folder = Path(tempfile.gettempdir(), f"mlo-tests-{run}")
+    folder.mkdir(exist_ok=True)
+    with _locked(folder / "turnstile.lock", fcntl.LOCK_EX) as passed:
+        # Who wants to be alone waits in the turnstile, so that no test that comes later passes it by.
+        alone = item.get_closest_marker("alone") is not None
+        with _locked(folder / "machine.lock", fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
+            fcntl.flock(passed, fcntl.LOCK_UN)
+            return (yield)
+
+
+@contextmanager
+def _locked(path: Path, kind: int) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, kind)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not tested here, and which command brings what it needs."""
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", ()):
+        where = report.longrepr
+        reason = where[2] if isinstance(where, tuple) else str(where)
+        reasons[reason.removeprefix("Skipped: ")] += 1
+    if not reasons:
+        return
+    terminalreporter.section("not tested here")
+    for reason, count in reasons.most_common():
+        remedy = next((command for word, command in _REMEDIES.items() if word in reason), None)
+        brings = f"; to test it: {remedy}" if remedy else ""
+        terminalreporter.write_line(f"{count:4} tests: {reason}{brings}" if count > 1 else f"   1 test:  {reason}{brings}")
