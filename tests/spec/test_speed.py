@@ -11,13 +11,13 @@ from orchestrator.spec.load import load_spec
 from tests.spec.conftest import BASE
 
 
-def test_a_thousand_specs_load_within_five_seconds(folder: Path) -> None:
+def test_a_thousand_specs_load_within_five_seconds_of_cpu_time(folder: Path) -> None:
     files = [folder / f"spec{i}.yaml" for i in range(1000)]
     for i, file in enumerate(files):
         file.write_text(BASE.replace("name: digits\n", f"name: digits-{i}\n"))
-    started = time.perf_counter()
+    started = time.process_time()
     digests = {load_spec(file).digest for file in files}
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert len(digests) == 1000
 
 
