@@ -67,4 +67,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for reason, count in reasons.most_common():
         remedy = next((command for word, command in _REMEDIES.items() if word in reason), None)
         brings = f"; to test it: {remedy}" if remedy else ""
-        terminalreporter.write_line(f"{count:4} tests: {reason}{brings}" if count > 1 else f"   1 test:  {reason}{brings}")
+        terminalreporter.write_line(
+            f"{count:4} tests: {reason}{brings}" if count > 1 else f"   1 test:  {reason}{brings}"
+        )

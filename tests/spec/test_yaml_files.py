@@ -57,7 +57,25 @@ def bomb() -> bytes:
         pytest.param(b"a: [1, 2\nb: 3\n", "error[E109]: a list in brackets is not closed", id="bracket"),
         pytest.param(b"a: b: c\n", "error[E109]: a `:` is not allowed here", id="colon"),
         pytest.param(b"a: @b\n", "error[E109]: a value cannot start with this character", id="at sign"),
-        pytest.param(b"def test_a_file_with_thousands_of_wrong_keys_costs_no_more_for_each_than_a_shorter_one(shown: Shown) -> None:
+        pytest.param(b"<<<<<<< HEAD\na: 1\n", "error[E109]: an unresolved merge conflict", id="conflict"),
+        pytest.param(b"\x89PNG\r\n\x1a\n\x00\x00", "error[E110]: spec.yaml is a binary file, not text", id="PNG"),
+        pytest.param(b"a: 1\x00", "error[E110]: spec.yaml is a binary file, not text", id="NUL"),
+        pytest.param("a: 1".encode("utf-16"), "error[E110]: spec.yaml is UTF-16 text", id="UTF-16"),
+        pytest.param(b"a: caf\xe9\n", "error[E110]: spec.yaml is not UTF-8 text", id="Latin-1"),
+        pytest.param(b"a: \x1b[31m\n", "error[E110]: control character U+001B", id="escape"),
+        pytest.param(b"\n" * 1_000_000, "error[E112]: spec.yaml is empty", id="newlines"),
+        pytest.param(b"? " * 500_000, "error[E113]: a key that is a list or a mapping", id="question marks"),
+    ],
+)
+def test_bad_content_is_named(shown: Shown, content: bytes, expected: str) -> None:
+    started = time.process_time()
+    text = shown(content)
+    assert expected in text
+    assert time.process_time() - started < 5
+    assert len(text) < 10_000
+
+
+def test_a_file_with_thousands_of_wrong_keys_costs_no_more_for_each_than_a_shorter_one(shown: Shown) -> None:
     seconds = {}
     for keys in (1_900, 19_000):
         started = time.process_time()
