@@ -6,7 +6,9 @@ its files under `context.output`, and returns a small JSON object of facts for p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +16,10 @@ from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
 
-__all__ = ["Ending", "StepContext", "StepError", "StepFunction", "silent"]
+__all__ = ["Ending", "StepContext", "StepError", "StepFunction", "headline", "refuse_as", "refuse_on", "silent"]
+
+_LONGEST_HEADLINE = 400
+"""Characters; some exceptions print a whole model on one line."""
 
 
 def silent(message: str, fraction: float | None = None) -> None:
@@ -129,3 +134,67 @@ class StepError(Exception):
     def notes(self) -> tuple[str, ...]:
         """Of the diagnostic."""
         return self.diagnostic.notes
+
+
+def headline(error: BaseException, skip: re.Pattern[str] | None = None) -> str:
+    """The first line of an exception's text, cut after 400 characters, or its type if it has no text.
+
+    Args:
+        error: the exception.
+        skip: matches lines that say nothing of the reason, such as what a library wraps around every exception.
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    first = next((line for line in lines if line and not (skip and skip.match(line))), type(error).__name__)
+    return first if len(first) <= _LONGEST_HEADLINE else first[: _LONGEST_HEADLINE - 3] + "..."
+
+
+@contextmanager
+def refuse_as(
+    exceptions: type[Exception] | tuple[type[Exception], ...], refusal: Callable[[Exception], Exception]
+) -> Iterator[None]:
+    """Turn a library's exception into what `refusal` makes of it; the exception stays as its `__cause__`.
+
+    A `StepError` passes unchanged, and so does a `MemoryError`: a machine with more memory may do what this one cannot.
+
+    Args:
+        exceptions: what the library raises.
+        refusal: makes the error of it, usually a `StepError`.
+    """
+    try:
+        yield
+    except (StepError, MemoryError):
+        raise
+    except exceptions as error:
+        raise refusal(error) from error
+
+
+@contextmanager
+def refuse_on(
+    exceptions: type[Exception] | tuple[type[Exception], ...],
+    code: str,
+    message: str,
+    *,
+    cause: str | Callable[[Exception], str] = headline,
+    remedy: str = "",
+    at: tuple[str | int, ...] = (),
+) -> Iterator[None]:
+    """Turn a library's exception into a `StepError` with the first line of its text as the cause; see `refuse_as`.
+
+    Args:
+        exceptions: what the library raises.
+        code: as in `StepError`.
+        message: as in `StepError`.
+        cause: as in `StepError`, or a function that finds it in the exception.
+        remedy: as in `StepError`.
+        at: as in `StepError`.
+
+    Raises:
+        StepError: with this code, if one of `exceptions` is raised.
+    """
+
+    def refusal(error: Exception) -> StepError:
+        text = cause if isinstance(cause, str) else cause(error)
+        return StepError(code, message, cause=text, remedy=remedy, at=at)
+
+    with refuse_as(exceptions, refusal):
+        yield

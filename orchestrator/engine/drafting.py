@@ -137,7 +137,7 @@ class _Reader:
             step = Step(
                 id="inspect",
                 kind="inspect",
-                function="orchestrator.frameworks.pytorch.inspection:inspect",
+                function="orchestrator.frameworks.pytorch.source:inspect",
                 revision=INSPECT_TORCH,
                 params={"source": {"kind": kind}},
                 inputs={"weights": FileInput(self._model.path.absolute(), _AT)},
@@ -152,7 +152,7 @@ class _Reader:
         step = Step(
             id="samples",
             kind="inspect",
-            function="orchestrator.frameworks.source.random_file:write",
+            function="orchestrator.frameworks.source.samples:write_random",
             revision=SAMPLES,
             params=params,
             inputs={},
@@ -163,7 +163,7 @@ class _Reader:
             names = {each.name: each.own or each.name for each in model.inputs}
             step = replace(
                 step,
-                function="orchestrator.frameworks.source.random_file:write_texts",
+                function="orchestrator.frameworks.source.samples:write_random_texts",
                 params={**params, "source": dict(self._settings), "names": names},
                 inputs={"weights": FileInput(self._model.path.absolute(), _AT)},
                 tools=SOURCES["transformers"].tools,

@@ -138,7 +138,7 @@ _TORCHSCRIPT = Format(
         {
             "fp32": _AS_CONVERTED,
             "bf16": Way(
-                "orchestrator.frameworks.pytorch.precision:torchscript_to_bf16",
+                "orchestrator.frameworks.pytorch.convert:torchscript_to_bf16",
                 ("torch",),
                 revision=2,
                 from_source=True,
@@ -169,7 +169,7 @@ _EXPORTED_PROGRAM = Format(
         {
             "fp32": _AS_CONVERTED,
             "bf16": Way(
-                "orchestrator.frameworks.pytorch.precision:exported_program_to_bf16",
+                "orchestrator.frameworks.pytorch.convert:exported_program_to_bf16",
                 ("torch",),
                 revision=2,
                 from_source=True,
@@ -225,7 +225,7 @@ _TFLITE = Format(
             "fp32": _AS_CONVERTED,
             "bf16": Refused("LiteRT has no bfloat16 kernels"),
             "int8": Way(
-                "orchestrator.frameworks.litert.quantize:to_int8",
+                "orchestrator.frameworks.litert.convert:to_int8",
                 ("tensorflow", "ai-edge-litert"),
                 revision=2,
                 from_source=True,

@@ -21,7 +21,7 @@ CONVERSIONS = {
     "tflite": {name: f"litert.convert:to_{name}" for name in ("onnx", "tflite")},
 }
 CONVERSIONS["saved-model"] = CONVERSIONS["keras"]
-QUANTIZERS = {"onnx": "onnx.quantize:to_int8", "tflite": "litert.quantize:to_int8"}
+QUANTIZERS = {"onnx": "onnx.quantize:to_int8", "tflite": "litert.convert:to_int8"}
 
 
 Tensors = Mapping[str, tuple[str, list[int | str]]]

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from orchestrator.frameworks.onnx import check as onnx_check
+from orchestrator.frameworks.onnx import finish as onnx_finish
+from orchestrator.frameworks.onnx.graph import graphs
 from orchestrator.frameworks.onnx.runtime import open_onnx
-from orchestrator.frameworks.onnx.walk import graphs
 from orchestrator.spec.signature import Signature
 from tests.frameworks.onnx_case import (
     WEIGHTS,
@@ -200,7 +200,7 @@ def test_weights_beside_the_model_go_into_it(tmp_path: Path) -> None:
 
 
 def test_weights_too_large_for_one_file_go_into_one_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_check, "LARGEST_ONNX_FILE", 1000)
+    monkeypatch.setattr(onnx_finish, "LARGEST_ONNX_FILE", 1000)
     ran = run_convert(_outside_model(tmp_path, wide()), tmp_path, samples={"x": X})
     assert sorted(file.name for file in ran.folder.iterdir()) == ["facts.json", "model.onnx", "model.onnx.data"]
     assert (ran.folder / "model.onnx").stat().st_size < 1000
@@ -209,7 +209,7 @@ def test_weights_too_large_for_one_file_go_into_one_beside_it(tmp_path: Path, mo
 
 
 def test_weights_in_a_field_of_numbers_go_out_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_check, "LARGEST_ONNX_FILE", 1000)
+    monkeypatch.setattr(onnx_finish, "LARGEST_ONNX_FILE", 1000)
     numbers = helper.make_tensor("w", TensorProto.FLOAT, [4, 2000], wide().ravel().tolist())
     proto = linear(numbers)
     proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2000
@@ -221,7 +221,7 @@ def test_weights_in_a_field_of_numbers_go_out_too(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("largest", [1000, 10**9])
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
-    monkeypatch.setattr(onnx_check, "LARGEST_ONNX_FILE", largest)
+    monkeypatch.setattr(onnx_finish, "LARGEST_ONNX_FILE", largest)
     path = _outside_model(tmp_path, wide())
     first, second = (run_convert(path, tmp_path / name, samples={"x": X}) for name in ("a", "b"))
     for file in first.folder.iterdir():

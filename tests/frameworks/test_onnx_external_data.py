@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from orchestrator.frameworks.onnx.walk import tensors
+from orchestrator.frameworks.onnx.graph import tensors
 from tests.frameworks.onnx_case import (
     WEIGHTS,
     WEIGHTS_PLACE,

@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 from onnx.parser import parse_model
 
-from orchestrator.frameworks.onnx.canonical import canonical
-from orchestrator.frameworks.onnx.rename import rename
+from orchestrator.frameworks.onnx.finish import canonical
+from orchestrator.frameworks.onnx.graph import rename
 
 pytestmark = pytest.mark.frameworks
 

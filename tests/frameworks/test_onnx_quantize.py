@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from orchestrator.frameworks.onnx import check as onnx_check
+from orchestrator.frameworks.onnx import finish as onnx_finish
 from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.onnx.runtime import open_onnx
 from orchestrator.spec.signature import Signature
@@ -86,7 +86,7 @@ def test_models_of_any_opset_are_quantized(
 def test_weights_in_a_second_file_are_quantized(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Any, declared: dict[str, Any], x: Any
 ) -> None:
-    monkeypatch.setattr(onnx_check, "LARGEST_ONNX_FILE", 100)
+    monkeypatch.setattr(onnx_finish, "LARGEST_ONNX_FILE", 100)
     converted = run_convert(saved(build(), tmp_path), tmp_path, declared, samples={"x": x})
     assert (converted.folder / "model.onnx.data").stat().st_size > 1000
     quantized = _quantize(tmp_path, converted)

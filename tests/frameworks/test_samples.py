@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.frameworks.source.edge_inputs import MAX_CASE_BYTES, call_at, edge_cases, largest_size
-from orchestrator.frameworks.source.random_file import write
-from orchestrator.frameworks.source.samples import Samples, random_samples, read_samples
+from orchestrator.frameworks.source.edge_cases import MAX_CASE_BYTES, call_at, edge_cases, largest_size
+from orchestrator.frameworks.source.samples import Samples, random_samples, read_samples, write_random
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext, StepError
 
@@ -204,7 +203,7 @@ def test_a_case_that_would_be_too_large_is_capped_and_says_so() -> None:
 
 def test_samples_that_init_made_at_random_are_not_taken_for_real_ones(tmp_path: Path) -> None:
     context = StepContext({"signature": BOTH.as_json(), "seed": 0}, {}, tmp_path, tmp_path, tmp_path)
-    write(context)
+    write_random(context)
     made = read_samples(tmp_path / "samples.npz", BOTH, 256)
     assert not made.real
     assert any("random" in note for note in made.notes)

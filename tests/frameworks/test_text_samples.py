@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.frameworks.source.edge_inputs import call_at, edge_cases
+from orchestrator.frameworks.source.edge_cases import call_at, edge_cases
 from orchestrator.frameworks.source.samples import Samples, random_samples, read_samples
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.frameworks.pytorch.inspection import inspect
+from orchestrator.frameworks.pytorch.source import inspect
 from orchestrator.steps import StepContext, StepError
 
 pytestmark = pytest.mark.frameworks

@@ -15,7 +15,6 @@ import pytest
 
 from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.pytorch import convert as torch_convert
-from orchestrator.frameworks.pytorch import precision as torch_precision
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.optimize.formats import FORMATS, Way
 from orchestrator.spec.signature import Signature
@@ -30,8 +29,8 @@ CONVERT = {
     "exported-program": torch_convert.to_exported_program,
 }
 BF16 = {
-    "torchscript": torch_precision.torchscript_to_bf16,
-    "exported-program": torch_precision.exported_program_to_bf16,
+    "torchscript": torch_convert.torchscript_to_bf16,
+    "exported-program": torch_convert.exported_program_to_bf16,
 }
 
 

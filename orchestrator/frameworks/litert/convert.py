@@ -1,4 +1,4 @@
-"""Converts a LiteRT model: to ONNX, and to what it is already, a file that devices read."""
+"""Converts LiteRT models to ONNX or keeps them as they are, makes int8 LiteRT models, and checks what converters wrote."""
 
 from __future__ import annotations
 
@@ -8,19 +8,65 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.frameworks.litert.runtime import FILE, open_tflite
+from orchestrator.frameworks.litert.runtime import FILE, open_interpreter, open_tflite
 from orchestrator.frameworks.litert.source import open_source
-from orchestrator.frameworks.source.imported import read_import
-from orchestrator.frameworks.source.runtime import open_runtime
-from orchestrator.frameworks.source.size_check import Call, check_sizes
-from orchestrator.frameworks.source.variant_facts import write_facts
+from orchestrator.frameworks.source import calibration
+from orchestrator.frameworks.source.comparison import Call, check_sizes
+from orchestrator.frameworks.source.import_step import read_import
+from orchestrator.frameworks.source.runtime import open_runtime, write_facts
+from orchestrator.steps import StepError, refuse_on
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestrator.frameworks.litert.file import TfliteTensor
     from orchestrator.frameworks.source.samples import Array
+    from orchestrator.spec.signature import Signature, Tensor
     from orchestrator.steps import StepContext
 
-__all__ = ["to_onnx", "to_tflite"]
+__all__ = ["check_written", "to_int8", "to_onnx", "to_tflite"]
+
+
+def check_written(directory: Path, signature: Signature) -> dict[str, Any]:
+    """Compare `model.tflite` in `directory` with the signature.
+
+    Returns:
+        `{"operators": [names]}`.
+
+    Raises:
+        StepError: E424, the file is invalid, or its inputs or outputs are not the declared ones.
+    """
+    with refuse_on((ValueError, RuntimeError), "E424", "the converter wrote a file that LiteRT does not load"):
+        _, file = open_interpreter(directory / FILE, 1)
+    _compare_tensors("input", file.inputs, signature.inputs, signature)
+    _compare_tensors("output", file.outputs, signature.outputs, signature)
+    return {"operators": sorted(file.operators)}
+
+
+def _compare_tensors(
+    role: str, found: tuple[TfliteTensor, ...], declared: tuple[Tensor, ...], signature: Signature
+) -> None:
+    by_name = {tensor.name: tensor for tensor in found}
+    if set(by_name) != {tensor.name for tensor in declared}:
+        cause = f"{sorted(by_name)} instead of {sorted(tensor.name for tensor in declared)}"
+        raise StepError("E424", f"the LiteRT file has other {role}s than declared", cause=cause)
+    for tensor in declared:
+        own = by_name[tensor.name]
+        if own.dtype != tensor.dtype:
+            raise StepError(
+                "E424", f"the {role} {tensor.name} is {own.dtype} in the LiteRT file, and {tensor.dtype} in the model"
+            )
+        if role == "output":
+            continue  # the sizes of outputs are what running shows
+        for size, dim in zip(own.shape, tensor.shape or (), strict=True):
+            if size is not None and isinstance(dim, str) and signature.dims[dim] != (size, size):
+                raise StepError(
+                    "E424",
+                    f"the conversion fixed dimension {dim} of {role} {tensor.name} at {size}",
+                    remedy=f"take sizes from the tensor's shape in the model's code, or declare dimension {dim} as {size}",
+                    at=("model", "dims", dim),
+                )
+
 
 _THREADS = 1
 
@@ -57,18 +103,18 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
             declared.
     """
     # TensorFlow, which tf2onnx needs, takes seconds to load, and the other conversion does without it.
-    from orchestrator.frameworks.tensorflow import onnx_from_tf
+    from orchestrator.frameworks.tensorflow import onnx_export
 
     context.progress("loading the model", 0.0)
     signature, samples = read_import(context.inputs["import"])
     source, file = open_source(context.params, context.inputs, signature, _THREADS)
     context.progress("converting to ONNX", 0.2)
-    model = onnx_from_tf.from_tflite(context.inputs["weights"], signature)
+    model = onnx_export.from_tflite(context.inputs["weights"], signature)
     names = context.params["source"].get("names", {})
-    facts = onnx_from_tf.finish(
+    facts = onnx_export.finish(
         model,
-        _tensors(file.inputs, names.get("inputs", {}), [t.name for t in signature.inputs]),
-        _tensors(file.outputs, names.get("outputs", {}), [t.name for t in signature.outputs]),
+        _own_tensors(file.inputs, names.get("inputs", {}), [t.name for t in signature.inputs]),
+        _own_tensors(file.outputs, names.get("outputs", {}), [t.name for t in signature.outputs]),
         signature,
         context.output / "model.onnx",
     )
@@ -88,7 +134,7 @@ def _own(names: Mapping[str, str], wanted: list[str]) -> dict[str, str]:
     return {name: names.get(name, name) for name in wanted}
 
 
-def _tensors(tensors: tuple[TfliteTensor, ...], names: Mapping[str, str], wanted: list[str]) -> dict[str, str]:
+def _own_tensors(tensors: tuple[TfliteTensor, ...], names: Mapping[str, str], wanted: list[str]) -> dict[str, str]:
     """Name in the spec → the name of the tensor itself, which tf2onnx takes over."""
     by_name = {tensor.name: tensor.tensor for tensor in tensors}
     return {name: by_name[own] for name, own in _own(names, wanted).items()}
@@ -107,3 +153,54 @@ def _value(array: Array, tensor: TfliteTensor) -> Array:
     if tensor.scale is None:
         return array
     return np.float32(tensor.scale) * (array.astype(np.float32) - tensor.zero_point)
+
+
+_CONVOLUTIONS = {"Conv1D", "Conv2D", "Conv3D", "Conv2DBackpropInput", "Conv3DBackpropInputV2", "DepthwiseConv2dNative"}
+
+
+def to_int8(context: StepContext) -> dict[str, Any]:
+    """Step: the source as `model.tflite` in int8, calibrated on the samples of `import`.
+
+    The rule is the same as for ONNX (`frameworks/onnx/quantize.py`): the activations of convolutional models keep to ranges
+    that some samples show, while those of transformers and recurrent models vary too much from call to call. With dynamic
+    ranges the weights are int8, and LiteRT quantizes the activations at every call. Inputs and outputs stay floats, so that
+    a variant is called like every other; an operator without an int8 kernel stays float too.
+
+    Calibration uses at most every second row, so that `verify` also compares rows that did not set the ranges.
+
+    Params: as `orchestrator.frameworks.tensorflow.convert:to_tflite`; `seed` chooses among the rows where there are more than `calibration.LARGEST`.
+
+    Raises:
+        StepError: as that step; E425, the model cannot be quantized or has nothing to quantize.
+    """
+    if context.params["source"]["kind"] == "tflite":
+        raise StepError(
+            "E425",
+            "a LiteRT model cannot be quantized",
+            cause="TensorFlow's converter quantizes while it makes one, and does not read one",
+            remedy="quantize it when it is converted, or give the model that it was made from: `kind: keras` or `kind: saved-model`",
+        )
+    # TensorFlow is loaded only now: a LiteRT model is refused without it.
+    from orchestrator.frameworks.tensorflow import convert as tf_convert
+    from orchestrator.frameworks.tensorflow.library import tf
+
+    context.progress("loading the model", 0.0)
+    job = tf_convert.prepare(context)
+
+    converter, traced = tf_convert.litert_converter(job)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    facts: dict[str, Any] = {"method": "dynamic"}
+    if traced.operators() & _CONVOLUTIONS:
+        chosen = calibration.choose(context.inputs["import"], context.params["seed"])
+        converter.representative_dataset = chosen.calls
+        facts = {"method": "static", **chosen.facts}
+    context.progress("quantizing", 0.3)
+    facts |= tf_convert.write_litert(context, job, converter)
+    _, file = open_interpreter(context.output / FILE, 1)
+    if not file.quantized:
+        raise StepError(
+            "E425",
+            "the model has nothing to quantize",
+            cause="no convolution or matrix product in it is large enough for LiteRT to store its weights in int8",
+        )
+    return write_facts(context, {**facts, "precision": "int8"})

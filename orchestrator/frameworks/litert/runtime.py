@@ -11,9 +11,8 @@ from ai_edge_litert.interpreter import Interpreter
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.frameworks.litert.file import TfliteFile, TfliteTensor, read
-from orchestrator.frameworks.source.dtypes import STRING
-from orchestrator.frameworks.source.expected_kind import headline
-from orchestrator.steps import StepError
+from orchestrator.frameworks.source.samples import STRING
+from orchestrator.steps import StepError, headline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.inspection import FoundTensor, Inspection
 from orchestrator.frameworks.litert.runtime import LitertRuntime, by_spec_name, open_interpreter
-from orchestrator.frameworks.source.accelerators import not_used
-from orchestrator.frameworks.source.check import given_samples, record
-from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS, expect_kind, headline
+from orchestrator.frameworks.source.comparison import differs_again, differs_in_company
+from orchestrator.frameworks.source.import_step import given_samples, record
+from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.source.outputs import failed_call
-from orchestrator.frameworks.source.steadiness import differs_again, differs_in_company
+from orchestrator.frameworks.source.runtime import not_used
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps import StepContext, StepError, headline, refuse_as, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
 
     from orchestrator.frameworks.litert.file import TfliteFile, TfliteTensor
-    from orchestrator.frameworks.source.accelerators import Accelerator
     from orchestrator.frameworks.source.outputs import Answer
+    from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.frameworks.source.samples import Array, Samples
 
 __all__ = ["check", "inspect", "open_baseline", "open_source"]
@@ -131,10 +131,8 @@ def open_source(
     names = params["source"].get("names", {})
     _compare("inputs", "E320", file.inputs, names, [tensor.name for tensor in signature.inputs])
     _compare("outputs", "E324", file.outputs, names, [tensor.name for tensor in signature.outputs])
-    try:
+    with refuse_as((ValueError, RuntimeError), lambda error: _unprepared(error, file)):
         interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise _unprepared(error, file) from error
     return by_spec_name(interpreter, file, names, signature, threads), file
 
 
@@ -159,16 +157,15 @@ def _guarded(run: Callable[[Mapping[str, Array]], dict[str, Array]], signature: 
 
 def _opened(path: Path, threads: int) -> tuple[Interpreter, TfliteFile]:
     expect_kind(path, "tflite", "tflite")
-    try:
+    with refuse_on(
+        (ValueError, RuntimeError),
+        "E302",
+        "the LiteRT model cannot be loaded",
+        cause=_cause,
+        remedy="the file is cut short or damaged: copy or convert it again",
+        at=AT_WEIGHTS,
+    ):
         interpreter, file = open_interpreter(path, threads)
-    except (ValueError, RuntimeError) as error:
-        raise StepError(
-            "E302",
-            "the LiteRT model cannot be loaded",
-            cause=_cause(error),
-            remedy="the file is cut short or damaged: copy or convert it again",
-            at=AT_WEIGHTS,
-        ) from error
     if file.tensorflow_operators:
         raise StepError(
             "E366",

@@ -9,24 +9,21 @@ import onnx
 from onnx import numpy_helper
 from onnx.external_data_helper import uses_external_data
 
-from orchestrator.frameworks.onnx import check as onnx_check
-from orchestrator.frameworks.onnx.declared import tensor_names
+from orchestrator.frameworks.onnx import finish as onnx_finish
 from orchestrator.frameworks.onnx.file import embed, objection, read_onnx, stored_bytes
-from orchestrator.frameworks.onnx.prune import prune
-from orchestrator.frameworks.onnx.rename import rename
-from orchestrator.frameworks.onnx.session import open_given
-from orchestrator.frameworks.onnx.walk import bodies, inner_graphs
-from orchestrator.frameworks.source.imported import read_import
-from orchestrator.frameworks.source.runtime import open_runtime
-from orchestrator.frameworks.source.size_check import check_sizes
-from orchestrator.frameworks.source.variant_facts import write_facts
-from orchestrator.steps import StepError
+from orchestrator.frameworks.onnx.graph import bodies, inner_graphs, prune, rename
+from orchestrator.frameworks.onnx.runtime import open_given
+from orchestrator.frameworks.onnx.signature import tensor_names
+from orchestrator.frameworks.source.comparison import check_sizes
+from orchestrator.frameworks.source.import_step import read_import
+from orchestrator.frameworks.source.runtime import open_runtime, write_facts
+from orchestrator.steps import refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from orchestrator.frameworks.onnx.data import ExternalData
+    from orchestrator.frameworks.onnx.file import ExternalData
     from orchestrator.spec.signature import Tensor
     from orchestrator.steps import StepContext
 
@@ -68,21 +65,21 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
     _set_shapes(proto.graph.input, signature.inputs)
     _set_shapes(proto.graph.output, signature.outputs)
     path = context.output / "model.onnx"
-    if size <= onnx_check.LARGEST_ONNX_FILE:
+    if size <= onnx_finish.LARGEST_ONNX_FILE:
         embed(proto, model.data)
     else:
         _move_out(proto.graph, model.data, path.with_name(_DATA_FILE))
-    try:
+    # protobuf's limit
+    with refuse_on(
+        ValueError,
+        "E422",
+        "the model does not fit into an ONNX file",
+        cause=lambda error: f"without its weights it is still too large: {error}",
+        remedy="export it with its large tensors as initializers of the graph itself",
+    ):
         path.write_bytes(proto.SerializeToString(deterministic=True))
-    except ValueError as error:  # protobuf's limit
-        raise StepError(
-            "E422",
-            "the model does not fit into an ONNX file",
-            cause=f"without its weights it is still too large: {error}",
-            remedy="export it with its large tensors as initializers of the graph itself",
-        ) from error
     context.progress("checking the ONNX file", 0.6)
-    facts = onnx_check.finish(path, signature, checked=checked)
+    facts = onnx_finish.finish(path, signature, checked=checked)
     variant = open_runtime("onnx", context.output, signature, threads)
     done = check_sizes(signature, samples, source.run, variant.run)
     return write_facts(context, {**facts, "checked": done, "format": "onnx", "exporter": "given"})

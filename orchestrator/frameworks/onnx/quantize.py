@@ -1,4 +1,4 @@
-"""Makes an int8 variant of an ONNX model: static quantization for convolutional models, dynamic for all others.
+"""Makes int8 variants of ONNX models: static quantization for convolutional models, dynamic for all others.
 
 The rule is that of ONNX Runtime's manual: convolutions gain only when their activations are quantized with ranges known
 beforehand, while the activations of transformers and recurrent models vary too much from call to call for fixed ranges.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
+from onnx import version_converter
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -26,18 +27,93 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.registry import IntegerOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from orchestrator.frameworks.onnx.quantizable import QUANTIZED, holds_halves, quantizable
+from orchestrator.frameworks.onnx.graph import nodes
 from orchestrator.frameworks.onnx.smooth import smooth
-from orchestrator.frameworks.pytorch.export_failure import headline
 from orchestrator.frameworks.source import calibration
-from orchestrator.frameworks.source.variant_facts import write_facts
-from orchestrator.steps import StepError
+from orchestrator.frameworks.source.comparison import check_sizes
+from orchestrator.frameworks.source.import_step import read_import
+from orchestrator.frameworks.source.runtime import open_runtime, write_facts
+from orchestrator.steps import StepError, headline, refuse_on
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.steps import StepContext
 
-__all__ = ["needs_reduced_range", "to_int8"]
+__all__ = ["QUANTIZED", "holds_halves", "needs_reduced_range", "quantizable", "to_int8"]
+
+OPSET = 13
+"""The first version whose QuantizeLinear has a scale for each channel."""
+
+QUANTIZED = frozenset(
+    {
+        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"),
+        *(
+            "QLinearConv",
+            "QLinearMatMul",
+            "QLinearAdd",
+            "QLinearSoftmax",
+            "QGemm",
+            "QAttention",
+            "QEmbedLayerNormalization",
+        ),
+        *("DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat", "MatMulNBits", "MatMulBnb4"),
+        *("GatherBlockQuantized", "QMoE"),
+    }
+)
+"""Operators of quantized models, the standard's and ONNX Runtime's own."""
+
+
+def quantizable(directory: Path, imported: Path, scratch: Path) -> Path:
+    """The file to quantize: the variant's own, or one of a later opset.
+
+    Args:
+        directory: the variant, which holds `model.onnx`.
+        imported: what the import step left.
+        scratch: where another file may be written.
+
+    Raises:
+        StepError: E425, it is quantized already, or of an opset that cannot be raised.
+    """
+    path = directory / "model.onnx"
+    model = onnx.load(str(path), load_external_data=False)
+    if used := sorted({node.op_type for node in nodes(model)} & QUANTIZED):
+        raise StepError(
+            "E425",
+            "the model is quantized already",
+            cause=f"it uses {', '.join(used)}",
+            remedy="leave int8 out of `optimize.precisions`, or give the model before it was quantized",
+        )
+    opset = max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=OPSET)
+    return path if opset >= OPSET else _raised(directory, imported, scratch, opset)
+
+
+def holds_halves(path: Path) -> bool:
+    """Whether weights of the model are float16, which the quantizer passes over."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return any(tensor.data_type == onnx.TensorProto.FLOAT16 and len(tensor.dims) > 1 for tensor in graph.initializer)
+
+
+def _raised(directory: Path, imported: Path, scratch: Path, opset: int) -> Path:
+    """The model with operators of the version that is needed, which answers as before."""
+    raised = scratch / "raised"
+    raised.mkdir()
+    try:
+        converted: Any = version_converter.convert_version(onnx.load(str(directory / "model.onnx")), OPSET)
+        onnx.save(converted, str(raised / "model.onnx"))
+        signature, samples = read_import(imported)
+        before, after = (open_runtime("onnx", folder, signature, threads=1) for folder in (directory, raised))
+        check_sizes(signature, samples, before.run, after.run)
+    # The converter raises whatever its adapters raise, and what it makes may not load, or be another model.
+    except Exception as error:
+        cause = error.cause or error.message if isinstance(error, StepError) else headline(error)
+        raise StepError(
+            "E425",
+            f"the model's opset {opset} is too old for int8",
+            cause=f"a scale for each channel needs opset {OPSET}, and raising it fails: {cause}",
+            remedy=f"export the model with opset {OPSET} or later",
+        ) from error
+    return raised / "model.onnx"
+
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"}
@@ -59,37 +135,34 @@ def to_int8(context: StepContext) -> dict[str, Any]:
     prepared, target = context.scratch / "prepared.onnx", context.output / "model.onnx"
     reduced = needs_reduced_range(Path("/proc/cpuinfo"))
     facts: dict[str, Any] = {"format": "onnx", "precision": "int8", "reduce_range": reduced}
-    try:
-        with _quiet():
-            context.progress("preparing the graph", 0.1)
-            # Symbolic shape inference is left out: the exporter has written the shapes already.
-            quant_pre_process(
-                str(source),
-                str(prepared),
-                skip_symbolic_shape=True,
-                save_as_external_data=large,
-                external_data_location=f"{prepared.name}.data" if large else None,
-            )
-            _forget_shapes(prepared)
-            context.progress("quantizing", 0.3)
-            if _operators(prepared) & _CONVOLUTIONS:
-                facts |= {"method": "static"} | _static(context, prepared, target, reduced=reduced, large=large)
-            else:
-                chosen = calibration.choose(context.inputs["import"], context.params["seed"])
-                smoothed = smooth(prepared, context.scratch, chosen.calls(), large=large)
-                facts |= {"method": "dynamic", "smoothed": smoothed} | (dict(chosen.facts) if smoothed else {})
-                quantize_dynamic(
-                    str(prepared),
-                    str(target),
-                    op_types_to_quantize=_quantized_operators(prepared),
-                    per_channel=True,
-                    reduce_range=reduced,
-                    weight_type=QuantType.QInt8,
-                    use_external_data_format=large,
-                )
     # The quantizer raises what its operator handlers raise.
-    except Exception as error:
-        raise StepError("E425", "the model cannot be quantized to int8", cause=headline(error)) from error
+    with refuse_on(Exception, "E425", "the model cannot be quantized to int8"), _quiet():
+        context.progress("preparing the graph", 0.1)
+        # Symbolic shape inference is left out: the exporter has written the shapes already.
+        quant_pre_process(
+            str(source),
+            str(prepared),
+            skip_symbolic_shape=True,
+            save_as_external_data=large,
+            external_data_location=f"{prepared.name}.data" if large else None,
+        )
+        _forget_shapes(prepared)
+        context.progress("quantizing", 0.3)
+        if _operators(prepared) & _CONVOLUTIONS:
+            facts |= {"method": "static"} | _static(context, prepared, target, reduced=reduced, large=large)
+        else:
+            chosen = calibration.choose(context.inputs["import"], context.params["seed"])
+            smoothed = smooth(prepared, context.scratch, chosen.calls(), large=large)
+            facts |= {"method": "dynamic", "smoothed": smoothed} | (dict(chosen.facts) if smoothed else {})
+            quantize_dynamic(
+                str(prepared),
+                str(target),
+                op_types_to_quantize=_quantized_operators(prepared),
+                per_channel=True,
+                reduce_range=reduced,
+                weight_type=QuantType.QInt8,
+                use_external_data_format=large,
+            )
     if not _operators(target) & QUANTIZED:
         cause = "no convolution or matrix product in it has weights of its own"
         if holds_halves(source):

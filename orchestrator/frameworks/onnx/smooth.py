@@ -17,8 +17,8 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
+from orchestrator.frameworks.onnx.graph import nodes
 from orchestrator.frameworks.onnx.runtime import session_options
-from orchestrator.frameworks.onnx.walk import nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

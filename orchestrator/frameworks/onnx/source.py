@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime
 
 from orchestrator.artifacts.inspection import Inspection
-from orchestrator.frameworks.onnx.declared import about_output, check_declared, served_input, tensor_names
 from orchestrator.frameworks.onnx.file import objection, read_onnx
-from orchestrator.frameworks.onnx.session import open_given, open_where_it_lies, runtime_says, short_of_memory
-from orchestrator.frameworks.onnx.types import SERVED, found_tensor
-from orchestrator.frameworks.onnx.walk import nodes
-from orchestrator.frameworks.source.check import given_samples, record
-from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS
+from orchestrator.frameworks.onnx.graph import nodes
+from orchestrator.frameworks.onnx.runtime import open_given, open_where_it_lies, runtime_says, short_of_memory
+from orchestrator.frameworks.onnx.signature import (
+    SERVED,
+    about_output,
+    check_declared,
+    found_tensor,
+    served_input,
+    tensor_names,
+)
+from orchestrator.frameworks.source.comparison import differs_again, differs_in_company
+from orchestrator.frameworks.source.import_step import given_samples, record
+from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call
-from orchestrator.frameworks.source.steadiness import differs_again, differs_in_company
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepError
 
@@ -27,8 +33,8 @@ if TYPE_CHECKING:
 
     from orchestrator.frameworks.onnx.file import GivenModel
     from orchestrator.frameworks.onnx.runtime import OrtRuntime
-    from orchestrator.frameworks.source.accelerators import Accelerator
     from orchestrator.frameworks.source.outputs import Answer
+    from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.frameworks.source.samples import Array, Samples
     from orchestrator.steps import StepContext
 

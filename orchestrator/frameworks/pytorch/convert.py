@@ -1,4 +1,4 @@
-"""Converts a PyTorch model to ONNX, TorchScript and an exported program, and checks what comes out."""
+"""Converts PyTorch models to TorchScript, exported programs and ONNX, in float32 and bfloat16."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch.utils import _pytree as pytree
 
-from orchestrator.frameworks.onnx import check as onnx_check
-from orchestrator.frameworks.pytorch.archive import without_debug_files
-from orchestrator.frameworks.pytorch.export_failure import conversion_failed
-from orchestrator.frameworks.pytorch.job import TorchJob, exported, prepare, quiet, saved_program
-from orchestrator.frameworks.source.variant_facts import write_facts
+from orchestrator.frameworks.onnx import finish as onnx_finish
+from orchestrator.frameworks.pytorch.archives import without_debug_files
+from orchestrator.frameworks.pytorch.export import (
+    TorchJob,
+    conversion_failed,
+    converting,
+    exported,
+    prepare,
+    quiet,
+    saved_program,
+)
+from orchestrator.frameworks.source.runtime import write_facts
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
@@ -21,7 +29,15 @@ if TYPE_CHECKING:
 
     from orchestrator.steps import StepContext
 
-__all__ = ["script_of", "to_exported_program", "to_onnx", "to_torchscript"]
+__all__ = [
+    "Bfloat16",
+    "exported_program_to_bf16",
+    "script_of",
+    "to_exported_program",
+    "to_onnx",
+    "to_torchscript",
+    "torchscript_to_bf16",
+]
 
 T = TypeVar("T")
 
@@ -47,7 +63,7 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
     def made(export: Callable[..., None]) -> dict[str, Any]:
         export(job, path, options)
         context.progress("checking the ONNX file", 0.6)
-        return {**onnx_check.finish(path, job.signature), "checked": job.check("onnx", context.output)}
+        return {**onnx_finish.finish(path, job.signature), "checked": job.check("onnx", context.output)}
 
     ways: list[tuple[str, Callable[[], dict[str, Any]]]] = [("torchscript", lambda: made(_legacy_onnx))]
     if not isinstance(job.module, torch.jit.ScriptModule):
@@ -130,21 +146,18 @@ def _first_that_works(ways: Sequence[tuple[str, Callable[[], T]]], output: Path)
 def _onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> None:
     program = exported(job, "ONNX")
     weights = sum(tensor.nbytes for tensor in (*job.module.parameters(), *job.module.buffers()))
-    try:
-        with quiet():
-            torch.onnx.export(
-                program,
-                (),
-                str(path),
-                dynamo=True,
-                optimize=True,
-                verbose=False,
-                external_data=weights > onnx_check.LARGEST_ONNX_FILE,
-                **options,
-            )
     # It raises what its hundreds of operator translations raise.
-    except Exception as error:
-        raise conversion_failed("ONNX", error, frozenset(job.signature.dims)) from error
+    with converting(job, "ONNX"):
+        torch.onnx.export(
+            program,
+            (),
+            str(path),
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+            external_data=weights > onnx_finish.LARGEST_ONNX_FILE,
+            **options,
+        )
 
 
 def _legacy_onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> None:
@@ -153,33 +166,24 @@ def _legacy_onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> None:
         for tensor in (*job.signature.inputs, *job.signature.outputs)
     }
     module = job.module if isinstance(job.module, torch.jit.ScriptModule) else _traced(job)
-    try:
-        with quiet():
-            torch.onnx.export(module, job.args, str(path), dynamo=False, dynamic_axes=axes, **options)
     # It raises what its operator translations raise.
-    except Exception as error:
-        raise conversion_failed("ONNX", error, frozenset(job.signature.dims)) from error
+    with converting(job, "ONNX"):
+        torch.onnx.export(module, job.args, str(path), dynamo=False, dynamic_axes=axes, **options)
 
 
 def _traced(job: TorchJob) -> Any:
-    try:
-        with quiet(), warnings.catch_warnings(), torch.no_grad():
-            # The tracer warns of each branch and size that it may have fixed; the check at other sizes and values
-            # finds out whether it has.
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            return torch.jit.trace(job.module, job.args, check_trace=False, strict=False)
     # Tracing runs the model's code and raises what that raises.
-    except Exception as error:
-        raise conversion_failed("TorchScript", error, frozenset(job.signature.dims)) from error
+    with converting(job, "TorchScript"), warnings.catch_warnings(), torch.no_grad():
+        # The tracer warns of each branch and size that it may have fixed; the check at other sizes and values
+        # finds out whether it has.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return torch.jit.trace(job.module, job.args, check_trace=False, strict=False)
 
 
 def _scripted(job: TorchJob) -> Any:
-    try:
-        with quiet():
-            return torch.jit.script(job.module)
     # The compiler's errors share no base class.
-    except Exception as error:
-        raise conversion_failed("TorchScript", error, frozenset(job.signature.dims)) from error
+    with converting(job, "TorchScript"):
+        return torch.jit.script(job.module)
 
 
 def _save_script(module: Any, path: Path) -> None:
@@ -189,3 +193,74 @@ def _save_script(module: Any, path: Path) -> None:
         frozen = torch.jit.freeze(module.eval()) if hasattr(module, "training") else module
         frozen.save(str(path))
     without_debug_files(path)
+
+
+class Bfloat16(torch.nn.Module):  # type: ignore[misc]
+    """A module in bfloat16 behind an interface that is unchanged: numpy and the serving protocols know no bfloat16.
+
+    Args:
+        module: turned into bfloat16 in place.
+        outputs: the dtypes that the model's outputs have.
+    """
+
+    def __init__(self, module: torch.nn.Module, outputs: tuple[torch.dtype, ...]) -> None:
+        super().__init__()
+        self.model = module.to(torch.bfloat16)
+        self._outputs = outputs
+        # Not eval(): what is inside has its mode already, and a loaded exported program refuses to be given one.
+        self.training = False
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The model's outputs, in their own dtypes, in order."""
+        narrow = [tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor for tensor in inputs]
+        leaves = [leaf for leaf in pytree.tree_leaves(self.model(*narrow)) if isinstance(leaf, torch.Tensor)]
+        return tuple(leaf.to(dtype) for leaf, dtype in zip(leaves, self._outputs, strict=True))
+
+
+def torchscript_to_bf16(context: StepContext) -> dict[str, Any]:
+    """Step: the source as `model.pt` in bfloat16; inputs and parameters as in `torch_convert.to_torchscript`.
+
+    Raises:
+        StepError: E422 it does not convert, E423 it differs from the bfloat16 model that it was made of.
+    """
+    context.progress("loading the model", 0.0)
+    job = _narrowed(prepare(context))
+    context.progress("tracing", 0.2)
+    how, checked = script_of(job, context.output / "model.pt", context.progress)
+    return write_facts(context, {"format": "torchscript", "precision": "bf16", "exporter": how, "checked": checked})
+
+
+def exported_program_to_bf16(context: StepContext) -> dict[str, Any]:
+    """Step: the source as `model.pt2` in bfloat16; inputs and parameters as in `torch_convert.to_exported_program`.
+
+    Raises:
+        StepError: E422 it does not convert, E423 it differs from the bfloat16 model that it was made of.
+    """
+    context.progress("loading the model", 0.0)
+    job = _narrowed(prepare(context))
+    context.progress("exporting", 0.2)
+    saved_program(exported(job, "a bfloat16 program"), context.output / "model.pt2")
+    context.progress("checking the exported program", 0.6)
+    checked = job.check("exported-program", context.output)
+    return write_facts(
+        context,
+        {"format": "exported-program", "precision": "bf16", "exporter": "torch.export", "checked": checked},
+    )
+
+
+def _narrowed(job: TorchJob) -> TorchJob:
+    """The job with its module in bfloat16, which has been called once."""
+    try:
+        with torch.inference_mode():
+            dtypes = tuple(
+                leaf.dtype for leaf in pytree.tree_leaves(job.module(*job.args)) if isinstance(leaf, torch.Tensor)
+            )
+            module = Bfloat16(job.module, dtypes)
+            module(*job.args)
+    # The model's code may mix dtypes in any way; what it raises then is the reason.
+    except Exception as error:
+        failure = conversion_failed("bfloat16", error, frozenset(job.signature.dims))
+        remedy = "let the model's code take dtypes from its weights instead of naming float32, or leave bf16 out"
+        failure.diagnostic = replace(failure.diagnostic, remedy=remedy)
+        raise failure from error
+    return replace(job, module=module)

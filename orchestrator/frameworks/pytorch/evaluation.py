@@ -17,8 +17,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from orchestrator.frameworks.pytorch.calls import guarded_call
-from orchestrator.frameworks.source.edge_inputs import call_at, sizes_of
-from orchestrator.frameworks.source.steadiness import with_company
+from orchestrator.frameworks.source.comparison import with_company
+from orchestrator.frameworks.source.edge_cases import call_at, sizes_of
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ from torch.export.passes import move_to_device_pass
 from torch.utils import _pytree as pytree
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
-from orchestrator.frameworks.source.accelerators import not_used
-from orchestrator.steps import StepError
+from orchestrator.frameworks.source.runtime import not_used
+from orchestrator.steps import StepError, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from orchestrator.frameworks.source.accelerators import Accelerator
+    from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.spec.signature import Signature
 
 __all__ = ["CPU", "TorchRuntime", "call", "device_for", "open_exported_program", "open_torchscript"]
@@ -115,10 +115,8 @@ def open_torchscript(
     with warnings.catch_warnings():
         # Every function of torch.jit says that it is deprecated; the plan says so once, in words of its own.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
-        try:
+        with refuse_on(RuntimeError, "E420", "PyTorch does not load the TorchScript archive"):
             module = torch.jit.load(str(directory / "model.pt"), map_location=device)
-        except RuntimeError as error:
-            raise StepError("E420", "PyTorch does not load the TorchScript archive", cause=_headline(error)) from error
     return TorchRuntime(module, signature, threads, "torchscript", device)
 
 
@@ -127,14 +125,12 @@ def open_exported_program(
 ) -> TorchRuntime:
     """Load `model.pt2` of a variant; see `open_runtime`."""
     device = device_for(accelerator)
-    try:
+    # What it raises depends on which part of the archive is wrong (ValueError, KeyError, RuntimeError, ...).
+    with refuse_on(Exception, "E420", "PyTorch does not load the exported program"):
         program = torch.export.load(str(directory / "model.pt2"))
         if device != CPU:  # also where the graph itself names the CPU, which `to` does not change
             program = move_to_device_pass(program, device)
         module = program.module()
-    # What it raises depends on which part of the archive is wrong (ValueError, KeyError, RuntimeError, ...).
-    except Exception as error:
-        raise StepError("E420", "PyTorch does not load the exported program", cause=_headline(error)) from error
     return TorchRuntime(module, signature, threads, "exported-program", device)
 
 
@@ -149,8 +145,3 @@ def _array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
         tensor = tensor.float()
     array: np.ndarray[Any, Any] = tensor.detach().cpu().numpy()
     return array
-
-
-def _headline(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

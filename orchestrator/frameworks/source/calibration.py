@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.frameworks.source.imported import read_import
+from orchestrator.frameworks.source.import_step import read_import
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from orchestrator.artifacts.imported import RefusedCase
-from orchestrator.frameworks.source.dtypes import dtype_name
-from orchestrator.frameworks.source.edge_inputs import EdgeCase, call_at, edge_cases, largest_size, sizes_of
-from orchestrator.frameworks.source.samples import take_rows
+from orchestrator.frameworks.source.edge_cases import EdgeCase, call_at, edge_cases, largest_size, sizes_of
+from orchestrator.frameworks.source.samples import dtype_name, take_rows
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.steps import StepError
+from orchestrator.steps import StepError, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,16 +95,15 @@ def answer_rows(answer: Answer, signature: Signature, samples: Samples) -> dict[
             rows = np.arange(start, start + max(count, low)) % samples.rows
             outputs = answer(take_rows(samples, rows))
             parts.append({name: array[:count] for name, array in outputs.items()})
-    try:
+    with refuse_on(
+        ValueError,
+        "E326",
+        "the shape of an output depends on the values of the inputs",
+        cause=str,
+        remedy="let the model return the same shape for inputs of the same shape, padded if need be",
+        at=("model", "outputs"),
+    ):
         return {tensor.name: np.concatenate([part[tensor.name] for part in parts]) for tensor in signature.outputs}
-    except ValueError as error:
-        raise StepError(
-            "E326",
-            "the shape of an output depends on the values of the inputs",
-            cause=str(error),
-            remedy="let the model return the same shape for inputs of the same shape, padded if need be",
-            at=("model", "outputs"),
-        ) from error
 
 
 def resolve_outputs(answer: Answer, signature: Signature, samples: Samples) -> Signature:

@@ -1,11 +1,14 @@
-"""What every runtime gives: one call with numpy inputs, outputs by name. And the opening of one by its format."""
+"""The protocol of a runtime, and the opening of one by its format."""
 
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,10 +16,30 @@ if TYPE_CHECKING:
     import numpy as np
 
     from orchestrator.artifacts.runtime_facts import RuntimeFacts
-    from orchestrator.frameworks.source.accelerators import Accelerator
     from orchestrator.spec.signature import Signature
+    from orchestrator.steps import StepContext
 
-__all__ = ["RUNTIMES", "OpenRuntime", "Runtime", "open_runtime"]
+__all__ = ["RUNTIMES", "Accelerator", "OpenRuntime", "Runtime", "not_used", "open_runtime", "write_facts"]
+
+Accelerator = Literal["none", "cuda"]
+"""As in the spec's `hardware.accelerator`; `cuda` is the first device that this process may use."""
+
+
+def not_used(runtime: str, cause: str) -> StepError:
+    """What is raised instead of computing on the CPU without a word.
+
+    Args:
+        runtime: whose concern it is, such as `ONNX Runtime`.
+        cause: why, in a clause.
+    """
+    return StepError(
+        "E427",
+        f"{runtime} does not use the GPU that the spec asks for",
+        cause=cause,
+        remedy="`mlo doctor` shows the driver and which packages are built for CUDA",
+        at=("hardware", "accelerator"),
+    )
+
 
 RUNTIMES: Mapping[str, str] = MappingProxyType(
     {
@@ -76,3 +99,10 @@ def open_runtime(
     if accelerator == "none":
         return opened(directory, signature, threads)
     return opened(directory, signature, threads, accelerator)
+
+
+def write_facts(context: StepContext, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write `facts.json` into the step's output; returns the facts, which are the step's summary too."""
+    text = json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    (context.output / "facts.json").write_text(text, encoding="utf-8")
+    return facts

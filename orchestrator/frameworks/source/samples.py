@@ -1,4 +1,4 @@
-"""Reads a model's samples from an npz file, or makes random ones within the signature."""
+"""Samples of a model: read from an npz file, made up within the signature, and written."""
 
 from __future__ import annotations
 
@@ -9,17 +9,55 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.frameworks.source.dtypes import STRING, element_bytes
-from orchestrator.spec.random_mark import is_random
+from orchestrator.spec.random_mark import RANDOM, is_random
+from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from orchestrator.spec.signature import Signature, Tensor
+    from orchestrator.spec.signature import Tensor
+    from orchestrator.steps import StepContext
 
-__all__ = ["FLOAT_RANGE", "LABELS", "Array", "Samples", "random_samples", "read_samples", "take_rows"]
+__all__ = [
+    "FLOAT_RANGE",
+    "LABELS",
+    "STRING",
+    "Array",
+    "Samples",
+    "dtype_name",
+    "element_bytes",
+    "plain",
+    "random_samples",
+    "read_samples",
+    "take_rows",
+    "write_npz",
+    "write_random",
+    "write_random_texts",
+]
+
+STRING = "string"
+"""Arrays of it are unicode (kind `U`), which an npz file holds without pickling; its zero is the empty text."""
+
+_TEXT_BYTES = 64
+"""What a text is taken to need where nothing is known of it: a word or two, four bytes for a character."""
+
+
+def dtype_name(array: np.ndarray[Any, Any]) -> str:
+    """How a spec spells the element type of `array`."""
+    return STRING if array.dtype.kind in "UO" else array.dtype.name
+
+
+def element_bytes(dtype: str) -> int:
+    """Bytes that an element of this type takes; an estimate for texts."""
+    return _TEXT_BYTES if dtype == STRING else np.dtype(dtype).itemsize
+
+
+def plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Texts that are Python objects, as runtimes return them, as an array of unicode; all else as it is."""
+    return array.astype(np.str_) if array.dtype.kind == "O" else array
+
 
 Array = np.ndarray[Any, Any]
 
@@ -302,3 +340,51 @@ def _listed(names: Mapping[str, Array]) -> str:
 
 def _headline(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write arrays by name, the same bytes each time."""
+    # numpy.savez takes the names as keyword arguments, beside its own: a tensor may be called `file`.
+    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+        for name, array in arrays.items():
+            # Without a time of its own the entry carries that of 1980, and the same arrays give the same bytes.
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
+
+
+def write_random(context: StepContext) -> dict[str, Any]:
+    """Leave `samples.npz`. Params: `signature`, without outputs; `seed`."""
+    return _written(context, random_samples(_signature(context), int(context.params["seed"])))
+
+
+def write_random_texts(context: StepContext) -> dict[str, Any]:
+    """As `write_random`, with sentences as the tokenizer of a Transformers folder reads them, where the model takes tokens.
+
+    Params: also `source` (its `task`) and `names`: the spec's name of each input → the model's own. Inputs: `weights`.
+
+    Raises:
+        StepError: E370-E379, what the folder says of itself cannot be used.
+    """
+    from orchestrator.frameworks.transformers.folder import read_folder
+    from orchestrator.frameworks.transformers.model import architecture
+    from orchestrator.frameworks.transformers.samples import load_tokenizer, made_up
+
+    task = context.params["source"].get("task", "auto")
+    folder = read_folder(context.inputs["weights"], task)
+    built = architecture(folder, task)
+    vocabulary = int(getattr(built.config, "vocab_size", 0))
+    names = context.params["names"]
+    tokenizer = load_tokenizer(folder)
+    return _written(context, made_up(_signature(context), names, tokenizer, vocabulary, int(context.params["seed"])))
+
+
+def _signature(context: StepContext) -> Signature:
+    return Signature.from_json(context.params["signature"])
+
+
+def _written(context: StepContext, samples: Samples) -> dict[str, Any]:
+    file = context.output / "samples.npz"
+    write_npz(file, samples.inputs)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.comment = RANDOM
+    return {"rows": samples.rows, "notes": list(samples.notes)}

@@ -1,23 +1,19 @@
-"""Converts a Keras model or a SavedModel to a SavedModel, ONNX and LiteRT, and checks what comes out."""
+"""Converts Keras models and SavedModels to SavedModel, ONNX and LiteRT and checks the result."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.frameworks.litert import check as tflite_check
+from orchestrator.frameworks.litert.convert import check_written
 from orchestrator.frameworks.litert.runtime import FILE
-from orchestrator.frameworks.source.imported import read_import
-from orchestrator.frameworks.source.runtime import open_runtime
-from orchestrator.frameworks.source.size_check import Call, check_sizes
-from orchestrator.frameworks.source.variant_facts import write_facts
-from orchestrator.frameworks.tensorflow.export_failure import conversion_failed
-from orchestrator.frameworks.tensorflow.frozen import Traced, trace
-from orchestrator.frameworks.tensorflow.loaded_model import TfModel, load_source
-from orchestrator.frameworks.tensorflow.old_graph import OldGraph
-from orchestrator.frameworks.tensorflow.process import tf
+from orchestrator.frameworks.source.comparison import Call, check_sizes
+from orchestrator.frameworks.source.import_step import read_import
+from orchestrator.frameworks.source.runtime import open_runtime, write_facts
+from orchestrator.frameworks.tensorflow.failures import converting
+from orchestrator.frameworks.tensorflow.frozen_graph import OldGraph, Traced, trace
+from orchestrator.frameworks.tensorflow.library import tf
+from orchestrator.frameworks.tensorflow.model import TfModel, load_source
 from orchestrator.frameworks.tensorflow.runtime import FOLDER
 from orchestrator.steps import StepError
 
@@ -89,7 +85,7 @@ def prepare(context: StepContext) -> TfJob:
         old = OldGraph.of(model.saved_model_dir, context.params["source"])
     if old is None or old.has_tables:
         return TfJob(model, model, old, signature, samples)
-    with _told("a graph of constants", model):
+    with converting("a graph of constants", model.signature, traced_anew=model.keras_model is not None):
         return TfJob(model, old.constant(signature), None, signature, samples)
 
 
@@ -110,7 +106,7 @@ def to_saved_model(context: StepContext) -> dict[str, Any]:
     if job.old is not None:
         job.old.copy(path, job.signature)
     else:
-        with _told("a SavedModel", job.model):
+        with converting("a SavedModel", job.model.signature, traced_anew=job.model.keras_model is not None):
             traced = trace(job.graph)
             tf.saved_model.save(traced.module, str(path), signatures={SIGNATURE: traced.concrete})
         # It carries a random number, and TensorFlow does without it.
@@ -130,15 +126,15 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
         StepError: as `load_source`; E422 it does not convert, E423 it differs from its source, E424 the file is not what was
             declared.
     """
-    from orchestrator.frameworks.tensorflow import onnx_from_tf
+    from orchestrator.frameworks.tensorflow import onnx_export
 
     context.progress("loading the model", 0.0)
     job = prepare(context)
     context.progress("converting to ONNX", 0.2)
-    model = onnx_from_tf.from_function(job.graph, job.signature)
+    model = onnx_export.from_function(job.graph, job.signature)
     inputs = {tensor.name: own.name for tensor, own in zip(job.signature.inputs, model.graph.input, strict=True)}
     outputs = {tensor.name: tensor.name for tensor in job.signature.outputs}
-    facts = onnx_from_tf.finish(model, inputs, outputs, job.signature, context.output / "model.onnx")
+    facts = onnx_export.finish(model, inputs, outputs, job.signature, context.output / "model.onnx")
     context.progress("checking the ONNX file", 0.6)
     checked = job.check(open_runtime("onnx", context.output, job.signature, _THREADS).run)
     return write_facts(context, {**facts, "format": "onnx", "exporter": "tf2onnx", "checked": checked})
@@ -168,7 +164,7 @@ def litert_converter(job: TfJob) -> tuple[Any, Traced]:
     Raises:
         StepError: E422, the model cannot be traced.
     """
-    with _told("LiteRT", job.model):
+    with converting("LiteRT", job.model.signature, traced_anew=job.model.keras_model is not None):
         traced = trace(job.graph)
         return tf.lite.TFLiteConverter.from_concrete_functions([traced.concrete], traced.module), traced
 
@@ -182,16 +178,7 @@ def write_litert(context: StepContext, job: TfJob, converter: Any) -> dict[str, 
     Raises:
         StepError: E422 it does not convert, E424 the file is not what was declared.
     """
-    with _told("LiteRT", job.model):
+    with converting("LiteRT", job.model.signature, traced_anew=job.model.keras_model is not None):
         converted = converter.convert()
     (context.output / FILE).write_bytes(converted)
-    return {**tflite_check.finish(context.output, job.signature), "format": "tflite", "exporter": "tf.lite"}
-
-
-@contextmanager
-def _told(target: str, model: TfModel) -> Iterator[None]:
-    """Tell whatever is raised as the fate of the conversion: TensorFlow and its converters raise what they like."""
-    try:
-        yield
-    except Exception as error:
-        raise conversion_failed(target, error, model.signature, traced_anew=model.keras_model is not None) from error
+    return {**check_written(context.output, job.signature), "format": "tflite", "exporter": "tf.lite"}

@@ -17,8 +17,8 @@ from typing import IO, Any
 
 import h5py
 
-from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS, expect_kind, headline
-from orchestrator.steps import StepError
+from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
+from orchestrator.steps import StepError, headline, refuse_as
 
 __all__ = ["check_keras_file", "is_hdf5"]
 
@@ -77,11 +77,12 @@ def check_keras_file(path: Path) -> None:
             beside it, E355 it holds weights only.
     """
     expect_kind(path, "keras", "keras")
-    try:
-        config = _hdf5_config(path) if is_hdf5(path) else _archive_config(path)
     # A damaged file makes the zip, HDF5 and JSON readers each raise their own errors.
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, RuntimeError, EOFError, RecursionError) as error:
-        raise _damaged(headline(error)) from error
+    with refuse_as(
+        (OSError, zipfile.BadZipFile, KeyError, ValueError, RuntimeError, EOFError, RecursionError),
+        lambda error: _damaged(headline(error)),
+    ):
+        config = _hdf5_config(path) if is_hdf5(path) else _archive_config(path)
     _refuse_code(config)
 
 

@@ -1,26 +1,165 @@
-"""Keras models as sources: what the file says, the proof of it, and the model as given."""
+"""Keras files as sources: loaded, inspected, imported, and run as the baseline."""
 
 from __future__ import annotations
 
+import json
+import re
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.artifacts.inspection import FoundTensor, Inspection
-from orchestrator.frameworks.tensorflow.keras_file import input_names, load_keras, output_names, written_by
-from orchestrator.frameworks.tensorflow.loaded_model import load_source
-from orchestrator.frameworks.tensorflow.process import keras, limit_threads, tf, use_accelerator
+from orchestrator.frameworks.source.model_file import AT_WEIGHTS
+from orchestrator.frameworks.tensorflow.failures import said
+from orchestrator.frameworks.tensorflow.keras_scan import check_keras_file, is_hdf5
+from orchestrator.frameworks.tensorflow.library import keras, limit_threads, tf, use_accelerator
+from orchestrator.frameworks.tensorflow.model import dtype_name, load_source
 from orchestrator.frameworks.tensorflow.runtime import TfRuntime
 from orchestrator.frameworks.tensorflow.source import check_model
-from orchestrator.frameworks.tensorflow.tensors import dtype_name
 from orchestrator.spec.signature import Signature
+from orchestrator.steps import StepError, refuse_as
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from orchestrator.frameworks.source.accelerators import Accelerator
+    from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.steps import StepContext
 
-__all__ = ["check", "inspect", "open_baseline"]
+__all__ = [
+    "as_function",
+    "check",
+    "input_names",
+    "inspect",
+    "load_keras",
+    "open_baseline",
+    "output_names",
+    "written_by",
+]
+
+_CUSTOM = re.compile(
+    r"(Could not locate (class|function)|Unknown (layer|object|\w+ function):) '?(?P<name>[\w.>]+)'?"
+    r"|Could not locate|Could not interpret|not registered|safe_mode|unsafe"
+)
+
+
+def load_keras(path: Path) -> Any:
+    """The model in the file, without its optimizer.
+
+    Raises:
+        StepError: E301 another kind of file, E302 damaged, E303 it carries code or needs some, E354 it reads files beside
+            it, E355 it holds weights only, E357 it does not say what its inputs are, E358 they are no plain tensors.
+    """
+    check_keras_file(path)
+    # By another name, since Keras goes by the ending; and elsewhere, since it unpacks beside the file when memory is short.
+    with tempfile.TemporaryDirectory() as folder:
+        named = Path(folder, "model.h5" if is_hdf5(path) else "model.keras")
+        named.symlink_to(path.resolve())
+        # Layers, the zip reader and the HDF5 reader each raise their own errors.
+        with refuse_as(Exception, lambda error: _not_loaded(error, path)):
+            model = keras.saving.load_model(named, compile=False, safe_mode=True)
+    _require_tensors(model)
+    return model
+
+
+def written_by(path: Path) -> str:
+    """The version of Keras that wrote the file, such as `3.15.1`; empty where the file does not say."""
+    if is_hdf5(path):
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            return str(file.attrs.get("keras_version", ""))
+    with zipfile.ZipFile(path) as archive:
+        return str(json.loads(archive.read("metadata.json")).get("keras_version", ""))
+
+
+def input_names(model: Any) -> list[str]:
+    """The model's own names of its inputs, in the order of `model.inputs`: a dictionary's keys, or else the tensors' names."""
+    return _names(_structure(model, "inputs"), [tensor.name for tensor in model.inputs])
+
+
+def output_names(model: Any) -> list[str]:
+    """The model's own names of its outputs, in the order of `model.outputs`: a dictionary's keys, or else those of the layers."""
+    if isinstance(model, keras.Sequential):
+        return _names(None, [model.layers[-1].name] * len(model.outputs))
+    return _names(_structure(model, "outputs"), list(model.output_names))
+
+
+def as_function(model: Any) -> Callable[..., dict[str, Any]]:
+    """The model in inference mode: tensors by its own names in, a dictionary by its own names out."""
+    inputs, outputs, structure = input_names(model), output_names(model), _structure(model, "inputs")
+
+    def call(**tensors: Any) -> dict[str, Any]:
+        given = keras.tree.pack_sequence_as(structure, [tensors[name] for name in inputs])
+        answer = model(given, training=False)
+        return dict(zip(outputs, keras.tree.flatten(answer), strict=True))
+
+    return call
+
+
+def _structure(model: Any, role: Literal["inputs", "outputs"]) -> Any:
+    """The tensors as the model takes or returns them: one, a list, a dictionary, or nested."""
+    if isinstance(model, keras.Sequential):  # which forgets the structure once it is loaded
+        tensors = getattr(model, role)
+        return tensors[0] if len(tensors) == 1 else tensors
+    return model.input if role == "inputs" else model.output
+
+
+def _names(structure: Any, otherwise: list[str]) -> list[str]:
+    if isinstance(structure, Mapping) and len(structure) == len(otherwise):
+        paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
+        if all(len(path) == 1 for path in paths):
+            return [str(path[0]) for path in paths]
+    unique: list[str] = []
+    for name in otherwise:
+        free, number = name, 1
+        while free in unique:
+            free, number = f"{name}_{number}", number + 1
+        unique.append(free)
+    return unique
+
+
+def _require_tensors(model: Any) -> None:
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise StepError(
+            "E357",
+            "the Keras model does not say what its inputs are",
+            cause=f"it is a {type(model).__name__} that was saved before it had inputs",
+            remedy="begin it with keras.Input(shape=(...)), or call it once, and save it again",
+            at=AT_WEIGHTS,
+        )
+    for role, tensors in (("input", model.inputs), ("output", model.outputs)):
+        for tensor in tensors:
+            form = next((form for form in ("sparse", "ragged") if getattr(tensor, form, False)), "")
+            if form:
+                raise StepError(
+                    "E358",
+                    f"the {role} `{tensor.name}` is a {form} tensor",
+                    cause="a request carries plain tensors only",
+                    remedy=f"let the model {'take' if role == 'input' else 'return'} a plain tensor, padded if need be",
+                    at=AT_WEIGHTS,
+                )
+
+
+def _not_loaded(error: Exception, path: Path) -> StepError:
+    if found := _CUSTOM.search(str(error)):
+        return StepError(
+            "E303",
+            "the Keras model needs code that is not in the file",
+            cause=found[0] if found["name"] else said(error),
+            remedy=("save it as .keras, which knows more of Keras' own operations, or " if is_hdf5(path) else "")
+            + "export the model where that code is, model.export('folder'), and write `kind: saved-model`",
+            at=AT_WEIGHTS,
+        )
+    writer = written_by(path)
+    return StepError(
+        "E302",
+        "Keras does not load the model",
+        cause=said(error),
+        remedy="copy or save it again"
+        + (f"; Keras {writer} wrote it, and {keras.__version__} reads it" if writer else ""),
+        at=AT_WEIGHTS,
+    )
+
 
 _CHANNELS = {
     "channels_last": "last: [batch, height, width, channels]",
@@ -40,11 +179,11 @@ def inspect(context: StepContext) -> dict[str, Any]:
     path = context.inputs["weights"]
     model = load_keras(path)
     found = Inspection(
-        inputs=_found(input_names(model), model.inputs),
-        outputs=_found(output_names(model), model.outputs),
+        inputs=_found_in(input_names(model), model.inputs),
+        outputs=_found_in(output_names(model), model.outputs),
         ranges={},
         files=(),
-        notes=tuple(_notes(path, model)),
+        notes=tuple(_notes_on(path, model)),
         weights=None,
     )
     found.write(context.output)
@@ -63,7 +202,9 @@ def check(context: StepContext) -> dict[str, Any]:
     signature = Signature.from_json(context.params["signature"])
     context.progress("loading the model")
     model = load_source(context.params, context.inputs, signature)
-    return check_model(context, model, framework=_VERSIONS, notes=_notes(context.inputs["weights"], model.keras_model))
+    return check_model(
+        context, model, framework=_VERSIONS, notes=_notes_on(context.inputs["weights"], model.keras_model)
+    )
 
 
 def open_baseline(
@@ -93,14 +234,14 @@ def open_baseline(
     return TfRuntime(load_source(params, inputs, signature), threads, "keras", _VERSIONS)
 
 
-def _found(names: list[str], tensors: list[Any]) -> tuple[FoundTensor, ...]:
+def _found_in(names: list[str], tensors: list[Any]) -> tuple[FoundTensor, ...]:
     return tuple(
         FoundTensor(name, dtype_name(tensor.dtype), None if tensor.shape is None else tuple(tensor.shape))
         for name, tensor in zip(names, tensors, strict=True)
     )
 
 
-def _notes(path: Path, model: Any) -> list[str]:
+def _notes_on(path: Path, model: Any) -> list[str]:
     notes = []
     writer = written_by(path)
     if writer and writer.partition(".")[0] != keras.__version__.partition(".")[0]:

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
-from orchestrator.frameworks.tensorflow.errors import said
-from orchestrator.frameworks.tensorflow.loaded_model import TfModel, called_by
-from orchestrator.frameworks.tensorflow.process import limit_threads, tf, use_accelerator
-from orchestrator.steps import StepError
+from orchestrator.frameworks.tensorflow.failures import said
+from orchestrator.frameworks.tensorflow.library import limit_threads, tf, use_accelerator
+from orchestrator.frameworks.tensorflow.model import TfModel, called_by
+from orchestrator.steps import StepError, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
 
-    from orchestrator.frameworks.source.accelerators import Accelerator
+    from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.spec.signature import Signature
 
 __all__ = ["FOLDER", "TfRuntime", "open_saved_model"]
@@ -55,12 +55,10 @@ def open_saved_model(
     """
     threads = limit_threads(threads)
     use_accelerator(accelerator)
-    try:
+    # What it raises depends on which part of the folder is wrong.
+    with refuse_on(Exception, "E420", "TensorFlow does not load the SavedModel", cause=said):
         loaded = tf.saved_model.load(str(directory / FOLDER))
         called = loaded.signatures[_SIGNATURE]
-    # What it raises depends on which part of the folder is wrong.
-    except Exception as error:
-        raise StepError("E420", "TensorFlow does not load the SavedModel", cause=said(error)) from error
     owns = {
         "inputs": [spec.name for spec in called.structured_input_signature[1].values()],
         "outputs": list(called.structured_outputs),

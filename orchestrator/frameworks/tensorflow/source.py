@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.frameworks.source.check import given_samples, record
-from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS
+from orchestrator.frameworks.source.comparison import differs_again, differs_in_company
+from orchestrator.frameworks.source.import_step import given_samples, record
+from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call, first_call
-from orchestrator.frameworks.source.steadiness import differs_again, differs_in_company
-from orchestrator.frameworks.tensorflow.errors import said
-from orchestrator.frameworks.tensorflow.process import tf
+from orchestrator.frameworks.tensorflow.failures import said
+from orchestrator.frameworks.tensorflow.library import tf
 from orchestrator.steps import StepContext, StepError
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.outputs import Answer
     from orchestrator.frameworks.source.samples import Array, Samples
-    from orchestrator.frameworks.tensorflow.loaded_model import TfModel
+    from orchestrator.frameworks.tensorflow.model import TfModel
 
 __all__ = ["check_model"]
 

@@ -1,7 +1,7 @@
-"""Reads a folder of the Transformers library as data: what is in it, and what of it is refused before anything is built.
+"""Reads what a Transformers folder says of itself, and refuses what must not be loaded, before anything is built.
 
-The library itself is given the configuration and the tensors that are read here, never the folder: what a folder can
-make it do (import code, unpickle weights, follow adapters to other models) it then cannot do.
+The library is given the configuration and the tensors that are read here, never the folder itself. So it cannot do what a
+folder could make it do: import code, unpickle weights, follow adapters to other models.
 """
 
 from __future__ import annotations
@@ -12,9 +12,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.frameworks.pytorch.weights import read_safetensors, shown
-from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS
-from orchestrator.frameworks.transformers.json import json_object, optional_object
-from orchestrator.frameworks.transformers.modules import MODULES, SentenceModules, sentence_modules
+from orchestrator.frameworks.source.model_file import AT_WEIGHTS
+from orchestrator.frameworks.transformers.modules import (
+    MODULES,
+    SentenceModules,
+    json_object,
+    optional_object,
+    sentence_modules,
+)
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from torch import nn
 
 from orchestrator.artifacts.inspection import FoundTensor, Inspection
 from orchestrator.frameworks.pytorch.weights import shown
-from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS
+from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.transformers.modules import Dense
 from orchestrator.frameworks.transformers.task import EMBEDDING, MASK
 from orchestrator.steps import StepError

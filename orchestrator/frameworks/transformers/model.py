@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from orchestrator.frameworks.pytorch.weights import read_safetensors, shown
-from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS, headline
+from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.transformers.folder import read_tensors
 from orchestrator.frameworks.transformers.library import configuration_auto, modeling_auto, transformers
 from orchestrator.frameworks.transformers.modules import Dense, SentenceModules
 from orchestrator.frameworks.transformers.task import SentenceHead
-from orchestrator.steps import StepError
+from orchestrator.steps import StepError, headline, refuse_as, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,11 +84,9 @@ def architecture(folder: ModelFolder, task: str) -> Architecture:
     elif modules is None:
         modules = SentenceModules(PurePosixPath(), ("mean",))
         notes = ("source: there is no modules.json, so sentences are embedded by the mean of their tokens",)
-    try:
-        cls = getattr(transformers, name)
     # Classes are imported when they are asked for, with whatever packages they need.
-    except Exception as error:
-        raise _not_built(name, error) from error
+    with refuse_as(Exception, lambda error: _not_built(name, error)):
+        cls = getattr(transformers, name)
     return Architecture(cls, config, chosen, modules, notes)
 
 
@@ -98,12 +96,9 @@ def skeleton(built: Architecture) -> torch.nn.Module:
     Raises:
         StepError: E370, it cannot be built.
     """
-    try:
-        with torch.device("meta"):
-            model: torch.nn.Module = built.cls(built.config, **_options(built))
     # The library's classes raise what their configuration leads them to.
-    except Exception as error:
-        raise _not_built(built.cls.__name__, error) from error
+    with refuse_as(Exception, lambda error: _not_built(built.cls.__name__, error)), torch.device("meta"):
+        model: torch.nn.Module = built.cls(built.config, **_options(built))
     return model
 
 
@@ -115,7 +110,8 @@ def filled(folder: ModelFolder, built: Architecture, attention: Attention) -> tu
     """
     tensors = read_tensors(folder)
     fused = attention == "fused" and getattr(built.cls, "_supports_sdpa", False)
-    try:
+    # As in `skeleton`, and what the conversion of old names of weights raises.
+    with refuse_as(Exception, lambda error: _not_built(built.cls.__name__, error)):
         model, info = built.cls.from_pretrained(
             None,
             config=built.config,
@@ -126,11 +122,6 @@ def filled(folder: ModelFolder, built: Architecture, attention: Attention) -> tu
             attn_implementation="sdpa" if fused else "eager",
             **_options(built),
         )
-    except MemoryError:
-        raise
-    # As in `skeleton`, and what the conversion of old names of weights raises.
-    except Exception as error:
-        raise _not_built(built.cls.__name__, error) from error
     _refuse_gaps(info, built)
     notes = [*built.notes]
     left_out = {"pooler"} if _options(built) else set()
@@ -218,19 +209,18 @@ def _class_name(kind: str, names: list[str], task: str, *, encoder: bool) -> str
 
 def _config(folder: ModelFolder, kind: str) -> Any:
     asked = {key: value for key, value in folder.config.items() if key not in _NOT_ASKED}
-    try:
+    # The library's classes check what they are given, each in its way.
+    with refuse_on(
+        Exception,
+        "E370",
+        f"config.json is not one of a {kind} model",
+        cause=_told,
+        remedy="copy or save the folder again, with a version of the library that is no newer than "
+        f"{transformers.__version__}",
+        at=AT_WEIGHTS,
+    ):
         cls = configuration_auto.CONFIG_MAPPING[kind]
         return cls.from_dict(asked | _OURS)
-    # The library's classes check what they are given, each in its way.
-    except Exception as error:
-        raise StepError(
-            "E370",
-            f"config.json is not one of a {kind} model",
-            cause=_told(error),
-            remedy="copy or save the folder again, with a version of the library that is no newer than "
-            f"{transformers.__version__}",
-            at=AT_WEIGHTS,
-        ) from error
 
 
 def _options(built: Architecture) -> dict[str, Any]:

@@ -1,26 +1,77 @@
-"""Reads what a sentence-transformer does with its model's outputs: pooling, a dense layer, normalization.
-
-The sentence-transformers library imports the classes that `modules.json` names. Here the names are compared with those
-of the library's own modules, which `transformers_task.py` computes, and nothing is imported.
-"""
+"""What a sentence-transformers folder says of pooling and what follows, and the reading of a folder's JSON files."""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.frameworks.pytorch.weights import shown
-from orchestrator.frameworks.source.expected_kind import AT_WEIGHTS
-from orchestrator.frameworks.transformers.json import json_list, json_object, optional_object
-from orchestrator.steps import StepError
+from orchestrator.frameworks.source.model_file import AT_WEIGHTS
+from orchestrator.steps import StepError, headline, refuse_as
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["ACTIVATIONS", "MODULES", "POOLING_MODES", "Dense", "SentenceModules", "sentence_modules"]
+__all__ = [
+    "ACTIVATIONS",
+    "MODULES",
+    "POOLING_MODES",
+    "Dense",
+    "SentenceModules",
+    "json_list",
+    "json_object",
+    "optional_object",
+    "sentence_modules",
+]
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        StepError: E302, it holds none.
+    """
+    document = _read(path)
+    if not isinstance(document, dict):
+        raise _damaged(path, f"it holds a {type(document).__name__}, and an object is wanted")
+    return document
+
+
+def optional_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where there is no file.
+
+    Raises:
+        StepError: E302, it holds none.
+    """
+    return json_object(path) if path.is_file() else {}
+
+
+def json_list(path: Path) -> list[dict[str, Any]]:
+    """The objects in the list that a JSON file holds.
+
+    Raises:
+        StepError: E302, it holds no such list.
+    """
+    document = _read(path)
+    if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
+        raise _damaged(path, f"it holds a {type(document).__name__}, and a list of objects is wanted")
+    return document
+
+
+def _read(path: Path) -> Any:
+    with refuse_as((ValueError, RecursionError), lambda error: _damaged(path, headline(error))):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _damaged(path: Path, cause: str) -> StepError:
+    return StepError(
+        "E302", f"{path.name} cannot be read", cause=cause, remedy="copy or save the folder again", at=AT_WEIGHTS
+    )
+
 
 MODULES = "modules.json"
 

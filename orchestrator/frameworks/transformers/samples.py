@@ -1,4 +1,4 @@
-"""Makes inputs up where no samples are given: a few sentences as the model's own tokenizer reads them."""
+"""Samples of text for a Transformers model: the folder's tokenizer, and sentences that it has tokenized."""
 
 from __future__ import annotations
 
@@ -11,15 +11,32 @@ import numpy as np
 
 from orchestrator.frameworks.source.samples import Samples, random_samples
 from orchestrator.frameworks.transformers.interface import IDS, TYPES
+from orchestrator.frameworks.transformers.library import transformers
 from orchestrator.frameworks.transformers.task import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.frameworks.source.samples import Array
+    from orchestrator.frameworks.transformers.folder import ModelFolder
     from orchestrator.spec.signature import Signature
 
-__all__ = ["made_up"]
+__all__ = ["load_tokenizer", "made_up"]
+
+
+def load_tokenizer(folder: ModelFolder) -> Any:
+    """The tokenizer; None where there is none that loads without code of its own."""
+    if not folder.tokenizer or "auto_map" in folder.tokenizer:
+        return None
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            str(folder.path), local_files_only=True, trust_remote_code=False
+        )
+    # Its files come from others, and each class reads them in its way; the model does not need it.
+    except Exception:  # noqa: BLE001 - the log has it, and what is done without it is noted
+        traceback.print_exc(file=sys.stderr)
+        return None
+
 
 _SENTENCES = (
     "The train to the coast leaves at nine.",

@@ -11,9 +11,8 @@ from orchestrator.frameworks.transformers.folder import read_folder
 from orchestrator.frameworks.transformers.interface import interface, outputs, takes_by_name
 from orchestrator.frameworks.transformers.library import transformers
 from orchestrator.frameworks.transformers.model import architecture, filled, sentence_head, skeleton
-from orchestrator.frameworks.transformers.samples import made_up
+from orchestrator.frameworks.transformers.samples import load_tokenizer, made_up
 from orchestrator.frameworks.transformers.task import TaskModel
-from orchestrator.frameworks.transformers.tokenizer import load_tokenizer
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepError
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from orchestrator.frameworks.source.accelerators import Accelerator
+    from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.frameworks.transformers.folder import ModelFolder
     from orchestrator.frameworks.transformers.model import Attention
     from orchestrator.spec.signature import Tensor

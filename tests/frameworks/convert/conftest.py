@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.frameworks.pytorch.job import quiet
+from orchestrator.frameworks.pytorch.export import quiet
 from orchestrator.frameworks.pytorch.runtime import call
-from orchestrator.frameworks.source.edge_inputs import edge_cases
+from orchestrator.frameworks.source.edge_cases import edge_cases
 from orchestrator.frameworks.source.samples import Samples, random_samples, row_shape
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext

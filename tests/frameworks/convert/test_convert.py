@@ -12,9 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from orchestrator.frameworks.onnx import check as onnx_check
+from orchestrator.frameworks.onnx import finish as onnx_finish
 from orchestrator.frameworks.pytorch import convert as torch_convert
-from orchestrator.frameworks.pytorch import precision as torch_precision
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.optimize.formats import FORMATS, Way
 from orchestrator.steps import StepContext, StepError
@@ -31,8 +30,8 @@ CONVERT = {
     "exported-program": torch_convert.to_exported_program,
 }
 BF16 = {
-    "torchscript": torch_precision.torchscript_to_bf16,
-    "exported-program": torch_precision.exported_program_to_bf16,
+    "torchscript": torch_convert.torchscript_to_bf16,
+    "exported-program": torch_convert.exported_program_to_bf16,
 }
 
 
@@ -175,7 +174,7 @@ def test_a_model_that_torch_export_fixes_goes_through_the_older_exporter(case: B
 
 def test_float32_in_the_models_code_is_refused_in_bfloat16(case: BuildCase) -> None:
     with pytest.raises(StepError) as failure:
-        torch_precision.torchscript_to_bf16(case("NamesFloat32").context("convert"))
+        torch_convert.torchscript_to_bf16(case("NamesFloat32").context("convert"))
 
     assert failure.value.code == "E422"
     assert "same dtype" in failure.value.cause
@@ -194,7 +193,7 @@ def test_the_onnx_file_has_the_declared_names_and_dimensions(case: BuildCase) ->
 
 
 def test_weights_too_large_for_one_file_go_beside_it(case: BuildCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_check, "LARGEST_ONNX_FILE", 1000)
+    monkeypatch.setattr(onnx_finish, "LARGEST_ONNX_FILE", 1000)
     built = case("Cnn")
     context = built.context("convert")
 
@@ -219,10 +218,10 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from orchestrator.frameworks.onnx import quantize as onnx_quantize
-from orchestrator.frameworks.pytorch import convert as torch_convert, precision as torch_precision
+from orchestrator.frameworks.pytorch import convert as torch_convert
 from orchestrator.steps import StepContext
 request = json.loads(sys.argv[1])
-module = {"c": torch_convert, "p": torch_precision, "q": onnx_quantize}[request["function"][0]]
+module = {"c": torch_convert, "q": onnx_quantize}[request["function"][0]]
 function = getattr(module, request["function"][1])
 inputs = {role: Path(path) for role, path in request["inputs"].items()}
 function(StepContext(request["params"], inputs, Path(request["output"]), Path(request["scratch"]), Path(request["project"])))
@@ -249,7 +248,7 @@ def run_in_a_process(function: tuple[str, str], context: StepContext, seed: int)
 @pytest.mark.parametrize(
     "function",
     [("c", "to_onnx"), ("c", "to_torchscript"), ("c", "to_exported_program"),
-     ("p", "torchscript_to_bf16"), ("p", "exported_program_to_bf16")],
+     ("c", "torchscript_to_bf16"), ("c", "exported_program_to_bf16")],
     ids=lambda function: function[1],
 )  # fmt: skip
 def test_the_bytes_depend_on_the_model_alone(case: BuildCase, function: tuple[str, str]) -> None:

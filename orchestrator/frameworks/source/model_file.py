@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from orchestrator.spec.model_files import FileKind
 
-__all__ = ["AT_WEIGHTS", "expect_kind", "headline"]
+__all__ = ["AT_WEIGHTS", "expect_kind"]
 
 AT_WEIGHTS = ("model", "source", "weights")
 
@@ -63,8 +63,3 @@ def expect_kind(path: Path, kind: str, *wanted: FileKind) -> None:
         remedy=_NEEDED.get(found, f"give {' or '.join(_FILES[name] for name in wanted)}"),
         at=AT_WEIGHTS,
     )
-
-
-def headline(error: Exception) -> str:
-    """The first line of what an exception says, or its type if it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

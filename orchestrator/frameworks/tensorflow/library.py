@@ -18,7 +18,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only: its notes speak of how 
 import keras
 import tensorflow as tf
 
-from orchestrator.frameworks.source.accelerators import Accelerator, not_used
+from orchestrator.frameworks.source.runtime import Accelerator, not_used
 
 __all__ = ["keras", "limit_threads", "tf", "use_accelerator"]
 

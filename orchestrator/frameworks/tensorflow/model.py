@@ -1,4 +1,4 @@
-"""Loads a Keras model or a SavedModel into one thing that is called by the spec's names."""
+"""A TensorFlow model, whatever file it came from, called by the spec's names."""
 
 from __future__ import annotations
 
@@ -8,15 +8,48 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.frameworks.tensorflow.process import tf
-from orchestrator.frameworks.tensorflow.tensors import from_tf, spec_of, to_tf
+import numpy as np
+
+from orchestrator.frameworks.tensorflow.library import tf
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
-    from orchestrator.spec.signature import Signature
+    from orchestrator.spec.signature import Signature, Tensor
 
-__all__ = ["TfModel", "called_by", "load_source"]
+__all__ = ["STRING", "TfModel", "called_by", "dtype_name", "from_tf", "load_source", "spec_of", "to_tf"]
+
+STRING = "string"
+
+
+def to_tf(array: Array) -> Any:
+    """A tensor with these values; unicode becomes UTF-8."""
+    if array.dtype.kind == "U":
+        return tf.constant(np.char.encode(array, "utf-8"))
+    return tf.convert_to_tensor(array)
+
+
+def from_tf(tensor: Any) -> Array:
+    """An array with these values, one's own; bfloat16 comes as float32, which numpy knows, and strings as unicode."""
+    if tensor.dtype == tf.bfloat16:
+        tensor = tf.cast(tensor, tf.float32)
+    array: Array = np.asarray(tensor.numpy())
+    if tensor.dtype == tf.string:
+        flat = [value.decode("utf-8", errors="backslashreplace") for value in array.reshape(-1)]
+        return np.array(flat, dtype=np.str_).reshape(array.shape)
+    return array
+
+
+def spec_of(tensor: Tensor) -> Any:
+    """The TensorSpec of an input: every named dimension is open."""
+    shape = None if tensor.shape is None else [dim if isinstance(dim, int) else None for dim in tensor.shape]
+    return tf.TensorSpec(shape, tf.as_dtype(tensor.dtype), name=tensor.name)
+
+
+def dtype_name(dtype: Any) -> str:
+    """How a spec writes a dtype of TensorFlow or Keras, or how these call it if a spec cannot."""
+    name: str = tf.as_dtype(dtype).name
+    return name
 
 
 @dataclass(frozen=True)
@@ -82,12 +115,12 @@ def load_source(params: Mapping[str, Any], inputs: Mapping[str, Path], signature
     source, path = params["source"], inputs["weights"]
     names = source.get("names", {})
     if source["kind"] == "keras":
-        from orchestrator.frameworks.tensorflow.keras_file import as_function, input_names, load_keras, output_names
+        from orchestrator.frameworks.tensorflow.keras_source import as_function, input_names, load_keras, output_names
 
         model = load_keras(path)
         owns = {"inputs": input_names(model), "outputs": output_names(model)}
         return called_by(names, as_function(model), owns, model, signature, keras_model=model)
-    from orchestrator.frameworks.tensorflow.saved_model_file import load_signature
+    from orchestrator.frameworks.tensorflow.saved_model_source import load_signature
 
     loaded, called, owns = load_signature(path, source.get("signature", "serving_default"))
     return called_by(names, called, owns, loaded, signature, saved_model_dir=path)

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from orchestrator.frameworks.onnx import check as onnx_check
-from orchestrator.frameworks.onnx.canonical import canonical
-from orchestrator.frameworks.onnx.rename import rename
-from orchestrator.frameworks.onnx.walk import graphs, nodes
-from orchestrator.frameworks.source.dtypes import STRING
-from orchestrator.frameworks.tensorflow.export_failure import conversion_failed, no_counterpart
-from orchestrator.frameworks.tensorflow.frozen import as_declared, trace
-from orchestrator.steps import StepError
+from orchestrator.frameworks.onnx import finish as onnx_finish
+from orchestrator.frameworks.onnx.finish import canonical
+from orchestrator.frameworks.onnx.graph import graphs, nodes, rename
+from orchestrator.frameworks.source.samples import STRING
+from orchestrator.frameworks.tensorflow.failures import converting, no_counterpart
+from orchestrator.frameworks.tensorflow.frozen_graph import as_declared, trace
+from orchestrator.steps import StepError, refuse_as
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of numpy's and protobuf's older ways, which tf2onnx still has
@@ -27,7 +26,7 @@ with warnings.catch_warnings():
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestrator.frameworks.tensorflow.loaded_model import TfModel
+    from orchestrator.frameworks.tensorflow.model import TfModel
     from orchestrator.spec.signature import Signature, Tensor
 
 __all__ = ["finish", "from_function", "from_tflite"]
@@ -42,12 +41,8 @@ def from_tflite(path: Path, signature: Signature) -> Any:
     Raises:
         StepError: E422.
     """
-    try:
-        with _quiet():
-            model, _ = tf2onnx.convert.from_tflite(str(path), opset=OPSET)
-    # It raises what its translations of operators raise.
-    except Exception as error:
-        raise conversion_failed("ONNX", error, signature, traced_anew=False) from error
+    with converting("ONNX", signature, traced_anew=False), _quiet():
+        model, _ = tf2onnx.convert.from_tflite(str(path), opset=OPSET)
     return model
 
 
@@ -57,16 +52,13 @@ def from_function(model: TfModel, signature: Signature) -> Any:
     Raises:
         StepError: E422.
     """
-    try:
+    with converting("ONNX", signature, traced_anew=model.keras_model is not None):
         traced = trace(model)
         # tf2onnx makes constants of variables itself, but an input of every other tensor that the model holds.
         function = traced.module.call if traced.constant else as_declared(model)
         specs = function.input_signature
         with _quiet():
             proto, _ = tf2onnx.convert.from_function(function, specs, opset=OPSET, custom_op_handlers=_HANDLERS)
-    # As above.
-    except Exception as error:
-        raise conversion_failed("ONNX", error, signature, traced_anew=model.keras_model is not None) from error
     if len(proto.graph.input) > len(specs):
         # tf2onnx turns what is no number into an input.
         raise StepError(
@@ -105,10 +97,8 @@ def finish(
     }
     if unknown:
         raise no_counterpart("ONNX", unknown)
-    try:
+    with refuse_as(KeyError, lambda error: StepError("E424", f"tf2onnx left the tensor {error} out")):
         rename(model, inputs, outputs)
-    except KeyError as error:
-        raise StepError("E424", f"tf2onnx left the tensor {error} out") from error
     _forget_inner_sizes(model.graph)
     canonical(model)
     for value, tensor in zip(model.graph.input, signature.inputs, strict=True):
@@ -116,7 +106,7 @@ def finish(
     for value, tensor in zip(model.graph.output, signature.outputs, strict=True):
         _declare("output", value, tensor, signature)
     onnx.save(model, str(path))
-    return onnx_check.finish(path, signature)
+    return onnx_finish.finish(path, signature)
 
 
 def _erfc(graph: Any, node: Any, name: str, args: Any) -> None:

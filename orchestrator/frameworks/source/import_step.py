@@ -1,25 +1,26 @@
-"""The end of every import step, whatever the framework: samples, answers, edge cases, and what is written down."""
+"""The end of every import step, and what it leaves: signature, samples, the source's outputs on them, and facts."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.artifacts.imported import EdgeCase, Imported
-from orchestrator.frameworks.source.import_result import Answered, write_import
+from orchestrator.artifacts.imported import BASELINE_FILE, SAMPLES_FILE, EdgeCase, Imported
 from orchestrator.frameworks.source.outputs import answer_edges, answer_rows, refuse_nan, resolve_outputs
-from orchestrator.frameworks.source.samples import Samples, random_samples, read_samples
+from orchestrator.frameworks.source.samples import LABELS, Samples, random_samples, read_samples, write_npz
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from orchestrator.frameworks.source.outputs import Answer
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.spec.signature import Signature
     from orchestrator.steps import StepContext
 
-__all__ = ["given_samples", "record"]
+__all__ = ["Answered", "given_samples", "read_import", "record", "write_import"]
 
 
 def given_samples(context: StepContext, signature: Signature) -> Samples:
@@ -99,3 +100,40 @@ def _summary(imported: Imported) -> dict[str, Any]:
 
 def _finite(array: Array) -> bool:
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """How the source model answers.
+
+    Attributes:
+        outputs: on the samples, by name, with the samples' row axis.
+        edges: inputs and outputs of every edge case by name, whole calls, in the order of `Imported.edge_cases`.
+    """
+
+    outputs: Mapping[str, Array]
+    edges: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]]
+
+
+def write_import(folder: Path, imported: Imported, samples: Samples, answered: Answered) -> None:
+    """Write the document, the samples, the baseline's answers and the edge cases, the same bytes each time."""
+    imported.write(folder)
+    labels = {} if samples.labels is None else {LABELS: samples.labels}
+    write_npz(folder / SAMPLES_FILE, {**samples.inputs, **labels})
+    write_npz(folder / BASELINE_FILE, answered.outputs)
+    (folder / "edge").mkdir()
+    for case, (inputs, outputs) in zip(imported.edge_cases, answered.edges, strict=True):
+        write_npz(case.inputs_file(folder), inputs)
+        write_npz(case.outputs_file(folder), outputs)
+
+
+def read_import(folder: Path) -> tuple[Signature, Samples]:
+    """The signature with its outputs resolved, and the samples without their labels.
+
+    Args:
+        folder: the input `import` of a step.
+    """
+    imported = Imported.read(folder)
+    with np.load(folder / SAMPLES_FILE, allow_pickle=False) as file:
+        inputs = {tensor.name: file[tensor.name] for tensor in imported.signature.inputs}
+    return imported.signature, Samples(inputs, None, real=imported.samples == "real")

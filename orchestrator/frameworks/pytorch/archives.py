@@ -1,8 +1,8 @@
-"""Checks that loading an exported program runs no code of the archive's own.
+"""PyTorch's archives: exported programs are checked for code before they are loaded, TorchScript loses its debug files.
 
 `torch.export.load` (PyTorch 2.13) unpickles some entries without `weights_only`, opens compiled libraries, evaluates
-symbolic expressions and guards that stand in the archive as text, and looks operators up by dotted name from `torch`.
-What a model exported from tensors and operators needs of these is little, and all else is refused here beforehand.
+symbolic expressions and guards that the archive holds as text, and looks operators up by dotted name from `torch`. A model
+exported from tensors and operators needs little of this; everything else is refused before the archive is loaded.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from orchestrator.steps import StepError
+from orchestrator.steps import StepError, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["check_archive"]
+__all__ = ["check_archive", "without_debug_files"]
 
 _AT = ("model", "source", "weights")
 _OPERATOR = re.compile(r"torch\.ops(\.[A-Za-z]\w*)+|torch\.(_?sym_\w+)|_operator\.[a-z]\w*|math\.[a-z]\w*")
@@ -43,17 +43,18 @@ def check_archive(path: Path) -> None:
     Raises:
         StepError: E302 the archive is damaged, E303 it holds something that loading it would run.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            problem = next(_problems(archive), None)
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise StepError(
+    with (
+        refuse_on(
+            (zipfile.BadZipFile, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OSError),
             "E302",
             "the exported program is damaged",
-            cause=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            cause=lambda error: (str(error).strip().splitlines() or [type(error).__name__])[0],
             remedy="copy or save it again",
             at=_AT,
-        ) from error
+        ),
+        zipfile.ZipFile(path) as archive,
+    ):
+        problem = next(_problems(archive), None)
     if problem is not None:
         raise StepError(
             "E303",
@@ -139,3 +140,26 @@ def _is_harmless(node: ast.AST) -> bool:
         # Constructors of symbolic expressions begin with a capital: Add, Mul, FloorDiv, Symbol, ...
         return not isinstance(called, ast.Name) or called.id in _FUNCTIONS or called.id[:1].isupper()
     return isinstance(node, _SYNTAX)
+
+
+_HEADER = 30  # bytes of a zip entry's local header before its name (APPNOTE.TXT, 4.3.7)
+_ALIGNMENT = 64  # PyTorch aligns tensors so that an archive can be mapped into memory
+
+
+def without_debug_files(path: Path) -> None:
+    """Drop the `.debug_pkl` entries of a TorchScript archive, which map its code to source files, in place.
+
+    Entries stay uncompressed and aligned, in their order; they carry no time.
+    """
+    smaller = path.with_name(path.name + ".new")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(smaller, "w", zipfile.ZIP_STORED) as new:
+        for entry in old.infolist():
+            if entry.filename.endswith(".debug_pkl"):
+                continue
+            kept = zipfile.ZipInfo(entry.filename, date_time=(1980, 1, 1, 0, 0, 0))
+            assert new.fp is not None, "open until the block ends"
+            start = new.fp.tell() + _HEADER + len(entry.filename.encode()) + 4
+            padding = -start % _ALIGNMENT
+            kept.extra = b"FB" + padding.to_bytes(2, "little") + bytes(padding)
+            new.writestr(kept, old.read(entry))
+    smaller.replace(path)

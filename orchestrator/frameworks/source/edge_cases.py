@@ -1,4 +1,4 @@
-"""Makes the calls at the edges of a signature: zeros, extreme values, smallest and largest sizes."""
+"""The calls at the edges of a signature: zeros, extreme values, smallest and largest sizes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.frameworks.source.dtypes import element_bytes
-from orchestrator.frameworks.source.samples import FLOAT_RANGE
+from orchestrator.frameworks.source.samples import FLOAT_RANGE, element_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

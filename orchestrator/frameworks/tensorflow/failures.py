@@ -1,21 +1,36 @@
-"""What a converter of TensorFlow models complains of, in one line that a model's author can act on."""
+"""What TensorFlow, Keras and their converters raise, in one line that a model's author can act on."""
 
 from __future__ import annotations
 
 import re
 import sys
 import traceback
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.frameworks.pytorch.export_failure import headline
-from orchestrator.steps import StepError
+from orchestrator.steps import StepError, headline, refuse_as
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from orchestrator.spec.signature import Signature
 
-__all__ = ["conversion_failed", "no_counterpart"]
+__all__ = ["conversion_failed", "converting", "no_counterpart", "said"]
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_NODE = re.compile(r"\s*\[\[\{\{node .*|\s*\[Op:\w*\].*")
+_ABOUT_THE_WAY = (
+    "in user code:", "File ", "Exception encountered when calling", "Graph execution error", "Detected at node",
+    "Arguments received by", "•", "Call arguments received", "Node: ", "Traceback", "return ", "raise ", "^", "~",
+)  # fmt: skip
+
+
+def said(error: Exception) -> str:
+    """The line of what an exception says that tells the reason, or its type if it says nothing."""
+    lines = [_NODE.sub("", line).strip() for line in _COLOUR.sub("", str(error)).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(_ABOUT_THE_WAY)]
+    return (telling or [line for line in lines if line] or [type(error).__name__])[0]
+
 
 _WITHOUT_KERNEL = re.compile(r"^(?:TF Select|Custom) ops: (?P<names>.+)$", re.MULTILINE)
 _NEEDS_STATIC = re.compile(r"'tf\.TensorList\w+' op requires element_shape to be static")
@@ -74,3 +89,19 @@ def _loop_over_open_batch(target: str, signature: Signature, *, traced_anew: boo
         remedy=f"{remedy}; or leave this format out of `optimize.formats`",
         at=("model", "dims", batch) if batch in signature.dims else (),
     )
+
+
+@contextmanager
+def converting(target: str, signature: Signature, *, traced_anew: bool) -> Iterator[None]:
+    """Make a refusal of whatever a converter raises: TensorFlow and the converters raise errors of every kind.
+
+    Args:
+        target: as in `conversion_failed`.
+        signature: as in `conversion_failed`.
+        traced_anew: as in `conversion_failed`.
+
+    Raises:
+        StepError: E422.
+    """
+    with refuse_as(Exception, lambda error: conversion_failed(target, error, signature, traced_anew=traced_anew)):
+        yield

@@ -1,25 +1,29 @@
-"""What every conversion of a PyTorch model starts from: the module, its signature, its samples, a call to trace with."""
+"""What every conversion of a PyTorch model starts from, and what an exporter's exception means."""
 
 from __future__ import annotations
 
 import inspect
+import re
+import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from orchestrator.frameworks.pytorch.export_failure import conversion_failed
 from orchestrator.frameworks.pytorch.runtime import call
 from orchestrator.frameworks.pytorch.source import load_source
-from orchestrator.frameworks.source.edge_inputs import call_at
-from orchestrator.frameworks.source.imported import read_import
+from orchestrator.frameworks.source.comparison import check_sizes, trace_sizes
+from orchestrator.frameworks.source.edge_cases import call_at
+from orchestrator.frameworks.source.import_step import read_import
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.frameworks.source.samples import Samples
-from orchestrator.frameworks.source.size_check import check_sizes, trace_sizes
 from orchestrator.spec.signature import Signature
+from orchestrator.steps import StepError, headline, refuse_as
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +32,79 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.transformers.model import Attention
     from orchestrator.steps import StepContext
 
-__all__ = ["TorchJob", "exported", "prepare", "quiet", "saved_program"]
+__all__ = ["TorchJob", "conversion_failed", "converting", "exported", "innermost", "prepare", "quiet", "saved_program"]
+
+_SPECIALISED = re.compile(
+    r"marked (?P<dim>\w+) as dynamic but your code specialized it to be a constant \((?P<size>\d+)\)"
+)
+_UNSATISFIED = re.compile(
+    r"Not all values of (?P<dim>\w+) = (?P<size>\S+) in .* satisfy the generated guard (?P<guard>.+?)\.?$", re.MULTILINE
+)
+_DATA_DEPENDENT = re.compile(r"[Cc]ould not guard on data-dependent expression|Dynamic control flow is not supported")
+_NO_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='(?P<op>[\w.:]+)'")
+_USER_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in \w+\n\s*(?P<code>\S.*)')
+_BOILERPLATE = re.compile(
+    r"^(Failed to (export|convert|decompose)|This is step|#|\(?Refer to|The error above|For more information)"
+)
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The exception that started the chain: exporters wrap it several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def conversion_failed(target: str, error: Exception, dims: frozenset[str]) -> StepError:
+    """The fate of a conversion that raised; the whole traceback goes to the log (standard error).
+
+    Args:
+        target: what was to be made, such as "ONNX".
+        error: what the converter raised.
+        dims: the declared dimensions, so that the spec's line can be named.
+
+    Returns:
+        E422 with the reason as its cause and, where a dimension is to blame, its place in the spec.
+    """
+    traceback.print_exception(error, file=sys.stderr)
+    message = f"the model does not convert to {target}"
+    root = innermost(error)
+    text = str(root)
+    if (match := _SPECIALISED.search(text)) and match["dim"] in dims:
+        return StepError(
+            "E422",
+            message,
+            cause=f"exporting fixes dimension {match['dim']} at {match['size']}: "
+            "the model's code, or a layer of it, takes it for a constant",
+            remedy=f"take sizes from the tensor's shape in the model's code, or declare dimension {match['dim']} as {match['size']}",
+            at=("model", "dims", match["dim"]),
+        )
+    if (match := _UNSATISFIED.search(text)) and match["dim"] in dims:
+        needed = match["guard"].replace(match["size"], match["dim"])
+        return StepError(
+            "E422",
+            message,
+            cause=f"the model does not work for every declared size of dimension {match['dim']}: it needs {needed}",
+            remedy=f"narrow the range of dimension {match['dim']}, or change the model's code",
+            at=("model", "dims", match["dim"]),
+        )
+    if _DATA_DEPENDENT.search(text):
+        place = _USER_LINE.search(text)
+        where = f" ({PurePath(place['file']).name}:{place['line']}: {place['code'].strip()})" if place else ""
+        return StepError(
+            "E422",
+            message,
+            cause=f"a branch in its code depends on the values of a tensor{where}",
+            remedy="write the branch with torch.where or torch.cond",
+        )
+    if match := _NO_OPERATOR.search(text):
+        return StepError(
+            "E422",
+            message,
+            cause=f"ONNX has no counterpart of the operator {match['op']}",
+            remedy="write it with other operators, or leave this format out of `optimize.formats`",
+        )
+    return StepError("E422", message, cause=headline(root, skip=_BOILERPLATE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +177,21 @@ def quiet() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def converting(job: TorchJob, target: str) -> Iterator[None]:
+    """Make a refusal of whatever an exporter raises: its own errors share no base class, and it runs the model's code.
+
+    Args:
+        job: what is converted.
+        target: what is made, such as "ONNX".
+
+    Raises:
+        StepError: E422.
+    """
+    with refuse_as(Exception, lambda error: conversion_failed(target, error, frozenset(job.signature.dims))), quiet():
+        yield
+
+
 def exported(job: TorchJob, target: str) -> torch.export.ExportedProgram:
     """The model as an exported program whose dynamic axes are those of the signature.
 
@@ -111,13 +202,8 @@ def exported(job: TorchJob, target: str) -> torch.export.ExportedProgram:
     Raises:
         StepError: E422.
     """
-    try:
-        with quiet(), torch.inference_mode(mode=False), torch.no_grad():
-            program = torch.export.export(job.module, job.args, dynamic_shapes=_dynamic_shapes(job))
-    # The exporter runs the model's code and raises what that raises, besides a dozen kinds of its own.
-    except Exception as error:
-        raise conversion_failed(target, error, frozenset(job.signature.dims)) from error
-    return program
+    with converting(job, target), torch.inference_mode(mode=False), torch.no_grad():
+        return torch.export.export(job.module, job.args, dynamic_shapes=_dynamic_shapes(job))
 
 
 def saved_program(program: torch.export.ExportedProgram, path: Path) -> None:

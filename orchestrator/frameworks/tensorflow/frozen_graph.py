@@ -1,0 +1,206 @@
+"""TensorFlow graphs with constants for variables, as converters take them, also of folders that TensorFlow 1 wrote.
+
+A SavedModel with constants runs faster (a convolution and the normalization after it become one operator) and loads faster
+than one with variables, and LiteRT runs loops only if the weights inside them are constants.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.frameworks.tensorflow.library import tf  # isort: skip - it has to come first
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from orchestrator.frameworks.tensorflow.model import TfModel, called_by, spec_of
+from orchestrator.frameworks.tensorflow.saved_model_source import read_saved_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from orchestrator.frameworks.tensorflow.saved_model_source import SavedModel
+    from orchestrator.spec.signature import Signature, Tensor
+
+__all__ = ["LARGEST_GRAPH", "OldGraph", "Traced", "as_declared", "input_specs", "trace"]
+
+LARGEST_GRAPH = 1900 * 2**20
+"""Bytes of weights that a graph can hold as constants: a protobuf message ends at 2 GiB."""
+
+
+def input_specs(signature: Signature) -> list[Any]:
+    """The inputs in the signature's order; a dimension whose range is a single size has it, others are open."""
+
+    def fixed(tensor: Tensor) -> Any:
+        spec = spec_of(tensor)
+        sizes = [
+            signature.dims[dim][0] if isinstance(dim, str) and len(set(signature.dims[dim])) == 1 else size
+            for dim, size in zip(tensor.shape or (), spec.shape, strict=True)
+        ]
+        return tf.TensorSpec(sizes, spec.dtype, name=tensor.name)
+
+    return [fixed(tensor) for tensor in signature.inputs]
+
+
+def as_declared(model: TfModel) -> Any:
+    """The model as a tf.function whose inputs are `input_specs` and whose outputs are of the types that `import` found.
+
+    Those are numpy's, which has no bfloat16: such an output is a float32 then.
+    """
+    dtypes = {tensor.name: tf.as_dtype(tensor.dtype) for tensor in model.signature.outputs}
+
+    def call(*tensors: Any) -> dict[str, Any]:
+        outputs = model.function.python_function(*tensors)
+        return {
+            name: output if output.dtype == dtypes[name] else tf.cast(output, dtypes[name])
+            for name, output in outputs.items()
+        }
+
+    return tf.function(call, input_signature=input_specs(model.signature), autograph=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A model as one graph, by the spec's names.
+
+    Attributes:
+        concrete: a ConcreteFunction whose inputs are `input_specs`, so that what is fixed is known everywhere in it.
+        module: holds what `concrete` uses.
+        constant: whether the weights are constants; otherwise they are variables of the module.
+    """
+
+    concrete: Any
+    module: Any
+    constant: bool
+
+    def operators(self) -> set[str]:
+        """The names of all operators, as TensorFlow calls them."""
+        return set(_operators(self.concrete))
+
+
+def trace(model: TfModel) -> Traced:
+    """The model as one graph, with constants for its weights where that is possible.
+
+    They stay variables where they are too large for a graph, or where the model holds more than variables that are only
+    read: tables of words, state.
+
+    Raises:
+        Exception: whatever TensorFlow or the model's layers raise.
+    """
+    declared = as_declared(model)
+    concrete = declared.get_concrete_function()
+    weights = sum(variable.dtype.size * variable.shape.num_elements() for variable in concrete.variables)
+    if weights > LARGEST_GRAPH or not _only_reads_variables(concrete):
+        return Traced(concrete, model.module, constant=False)
+    # Loops and branches stay what they are; LiteRT and ONNX have both.
+    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    names = sorted(concrete.structured_outputs)
+
+    def call(*tensors: Any) -> dict[str, Any]:
+        # What is frozen returns a list, in the order in which TensorFlow flattens a dictionary: by its sorted keys.
+        return dict(zip(names, tf.nest.flatten(frozen(*tensors)), strict=True))
+
+    module = tf.Module()
+    module.call = tf.function(call, input_signature=declared.input_signature, autograph=False)
+    return Traced(module.call.get_concrete_function(), module, constant=True)
+
+
+def _only_reads_variables(concrete: Any) -> bool:
+    handles = {id(variable.handle) for variable in concrete.variables}
+    captured = [outer for outer, _ in concrete.graph.captures if outer.dtype == tf.resource]
+    return all(id(outer) in handles for outer in captured) and not any(
+        name.startswith(("Assign", "ResourceScatter")) for name in _operators(concrete)
+    )
+
+
+def _operators(concrete: Any) -> Iterator[str]:
+    definition = concrete.graph.as_graph_def()
+    for nodes in (definition.node, *(function.node_def for function in definition.library.function)):
+        yield from (node.op for node in nodes)
+
+
+_TABLES = ("HashTable", "MutableHashTable", "MutableDenseHashTable")
+_SERVE = "serve"
+_INTERNAL = "__saved_model_"
+
+
+class OldGraph:
+    """The served graph of a folder that TensorFlow 1 wrote, whose variables and tables live in a session.
+
+    Such a graph is made constant inside a session of its own. One with tables, which are no constants, is copied instead,
+    with the new names in its signature: TensorFlow reads a graph of this kind by the names in that signature alone.
+
+    Args:
+        read: the folder.
+        source: the parameter `source`, with `signature` and `names`.
+    """
+
+    def __init__(self, read: SavedModel, source: Mapping[str, Any]) -> None:
+        self._read = read
+        self._declared = read.signature(source.get("signature", "serving_default"))
+        self._names = source.get("names", {})
+
+    @staticmethod
+    def of(folder: Path, source: Mapping[str, Any]) -> OldGraph | None:
+        """The graph in the folder; None where TensorFlow 2 wrote it.
+
+        Raises:
+            StepError: as `read_saved_model`.
+        """
+        read = read_saved_model(folder)
+        return None if read.graph.HasField("object_graph_def") else OldGraph(read, source)
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether words are looked up in tables."""
+        definition = self._read.graph.graph_def
+        bodies = (definition.node, *(function.node_def for function in definition.library.function))
+        return any(node.op.startswith(_TABLES) for nodes in bodies for node in nodes)
+
+    def constant(self, signature: Signature) -> TfModel:
+        """The graph with constants for its variables, called by the spec's names.
+
+        Raises:
+            Exception: whatever TensorFlow raises.
+        """
+        inputs = {name: info.name for name, info in sorted(self._declared.inputs.items())}
+        outputs = {name: info.name for name, info in sorted(self._declared.outputs.items())}
+        operations = sorted({name.partition(":")[0] for name in outputs.values()})
+        v1 = tf.compat.v1
+        with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+            v1.saved_model.load(session, list(self._read.graph.meta_info_def.tags), str(self._read.folder))
+            definition = v1.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), operations)
+        whole = v1.wrap_function(lambda: v1.import_graph_def(definition, name=""), [])
+        tensor = whole.graph.get_tensor_by_name
+        pruned = whole.prune([tensor(name) for name in inputs.values()], [tensor(name) for name in outputs.values()])
+
+        def called(**tensors: Any) -> dict[str, Any]:
+            answer = pruned(*(tensors[name] for name in inputs))
+            return dict(zip(outputs, tf.nest.flatten(answer), strict=True))
+
+        owns = {"inputs": list(inputs), "outputs": list(outputs)}
+        return called_by(self._names, called, owns, whole, signature, saved_model_dir=self._read.folder)
+
+    def copy(self, target: Path, signature: Signature) -> None:
+        """Write the folder to `target` with one signature, `serving_default`, that has the spec's names."""
+        from tensorflow.core.protobuf.saved_model_pb2 import SavedModel as Message
+
+        ignored = shutil.ignore_patterns("saved_model.pb", "fingerprint.pb")
+        shutil.copytree(self._read.folder, target, ignore=ignored, copy_function=shutil.copyfile)
+        content = Message(saved_model_schema_version=1)
+        graph = content.meta_graphs.add()
+        graph.CopyFrom(self._read.graph)
+        if _SERVE not in graph.meta_info_def.tags:  # TensorFlow Serving takes no other
+            graph.meta_info_def.tags.append(_SERVE)
+        for name in [name for name in graph.signature_def if not name.startswith(_INTERNAL)]:
+            del graph.signature_def[name]
+        renamed = graph.signature_def["serving_default"]
+        renamed.method_name = self._declared.method_name
+        for role, tensors in (("inputs", signature.inputs), ("outputs", signature.outputs)):
+            own = self._names.get(role, {})
+            for tensor in tensors:
+                getattr(renamed, role)[tensor.name].CopyFrom(
+                    getattr(self._declared, role)[own.get(tensor.name, tensor.name)]
+                )
+        (target / "saved_model.pb").write_bytes(content.SerializeToString(deterministic=True))
