@@ -10,7 +10,7 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.decision_text import decision_text
-from orchestrator.cli.options import find_home, json_option, lock_timeout_option, spec_options
+from orchestrator.cli.options import json_option, lock_timeout_option, open_store, spec_options
 from orchestrator.cli.plan_text import plan_text
 from orchestrator.cli.progress import lines, watch
 from orchestrator.diagnostics import Diagnostic
@@ -20,8 +20,7 @@ from orchestrator.engine.stop import Stop
 from orchestrator.errors import MloError, UsageError
 from orchestrator.plan.plan_file import read_plan_file
 from orchestrator.release.release import Released
-from orchestrator.store.digest import StatCache
-from orchestrator.store.home import Home
+from orchestrator.store.store import Store
 
 __all__ = ["apply"]
 
@@ -55,12 +54,11 @@ def apply(
     What is cached is not computed again, and what already serves is not touched. A saved plan is applied exactly, or
     refused when what it was made from has moved.
     """
-    home = find_home()
-    cache = StatCache(home)
+    store = open_store()
     released: list[Released] = []
     stop = Stop()
     # All are read before the first is touched: a mistake in the last is no reason to stop half-way.
-    plans = [plan for path in specs for plan in _plans(path, home, cache, replaced, platform, environment)]
+    plans = [plan for path in specs for plan in _plans(path, store, replaced, platform, environment)]
     try:
         for planned, approved in plans:
             if planned.loaded.warnings:
@@ -69,8 +67,8 @@ def apply(
                 _ask(planned)
             began = time.monotonic()
             with watch(show_cached=planned.preview.changes) as observer:
-                result = apply_plan(planned, home, observer, stop, lock_timeout)
-            cache.save()
+                result = apply_plan(planned, store, observer, stop, lock_timeout)
+            store.stat_cache.save()
             released.append(result)
             if not as_json:
                 console.say(_told(result, time.monotonic() - began, decided=planned.preview.changes))
@@ -83,8 +81,7 @@ def apply(
 
 def _plans(
     path: Path,
-    home: Home,
-    cache: StatCache,
+    store: Store,
     replaced: tuple[str, ...],
     platform: Path | None,
     environment: str | None,
@@ -92,7 +89,7 @@ def _plans(
     """The plans to apply, each with whether it was approved by being saved."""
     if path.suffix != ".json":
         planned = make_plan(
-            path, home, cache, platform=platform, environment=environment, replaced=replaced, observer=lines()
+            path, store, platform=platform, environment=environment, replaced=replaced, observer=lines()
         )
         return [(planned, False)]
     if replaced or platform or environment:
@@ -104,7 +101,7 @@ def _plans(
                 remedy=f"leave them out, or plan again: mlo plan SPEC --out {path}",
             )
         )
-    return [(plan_from_file(path, document, home, cache), True) for document in read_plan_file(path)]
+    return [(plan_from_file(path, document, store), True) for document in read_plan_file(path)]
 
 
 def _ask(planned: Planned) -> None:

@@ -6,19 +6,19 @@ import difflib
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
-from orchestrator.store.home import Home
-from orchestrator.store.state import Deployment, StateFile
+from orchestrator.store.state import Deployment
+from orchestrator.store.store import Store
 
 __all__ = ["find_deployment"]
 
 
-def find_deployment(home: Home, name: str) -> Deployment:
+def find_deployment(store: Store, name: str) -> Deployment:
     """The deployment of that name.
 
     Raises:
         UsageError: there is none; says which there are.
     """
-    known = StateFile(home).read().deployments
+    known = store.state.read().deployments
     if name in known:
         return known[name]
     close = difflib.get_close_matches(name, known, 1)
@@ -27,5 +27,5 @@ def find_deployment(home: Home, name: str) -> Deployment:
     elif known:
         remedy = f"there are: {', '.join(sorted(known))}"
     else:
-        remedy = f"nothing is deployed from {home.root}; run `mlo apply SPEC`, or set MLO_HOME to another store"
+        remedy = f"nothing is deployed from {store.home.root}; run `mlo apply SPEC`, or set MLO_HOME to another store"
     raise UsageError(Diagnostic("E602", f"no deployment is called `{name}`", remedy=remedy))

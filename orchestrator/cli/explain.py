@@ -12,7 +12,7 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.decision_text import candidate_text, decision_text
-from orchestrator.cli.options import find_home, spec_options
+from orchestrator.cli.options import open_store, spec_options
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
 
@@ -40,17 +40,16 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
         console.say(explain_code(what.upper()))
         return
     from orchestrator.engine.planning import make_plan  # noqa: PLC0415 - not needed for codes
-    from orchestrator.store.digest import StatCache  # noqa: PLC0415
 
-    home = find_home()
-    planned = make_plan(Path(what), home, StatCache(home), platform=platform, environment=environment)
+    store = open_store()
+    planned = make_plan(Path(what), store, platform=platform, environment=environment)
     steps = {step.id: step for step in planned.preview.steps}
-    decision = planned.decision(home)
+    decision = planned.decision(store)
     variants = {c["variant"]: c for c in decision["candidates"]} if decision is not None else {}
     if part is None:
         console.say(_no_decision(what) if decision is None else decision_text(decision))
     elif part in steps:
-        console.say(_step_text(planned.explain_step(home, part)))
+        console.say(_step_text(planned.explain_step(store, part)))
     elif part in variants:
         console.say(candidate_text(variants[part]))
     elif (origin := planned.value_and_origin(part)) is not None:

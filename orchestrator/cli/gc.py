@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli import console
-from orchestrator.cli.options import find_home
+from orchestrator.cli.options import open_store
 from orchestrator.store.gc import collect
 
 __all__ = ["gc"]
@@ -22,6 +22,6 @@ def gc() -> None:
 
     What the latest run of each step and what is deployed refer to stays. Exits with 75 while something is running.
     """
-    home = find_home()
-    freed = collect(home)
-    console.say(f"freed {freed / 2**20:.1f} MiB in {home.root}")
+    store = open_store()
+    freed = collect(store)
+    console.say(f"freed {freed / 2**20:.1f} MiB in {store.home.root}")

@@ -25,7 +25,7 @@ from orchestrator.spec.random_mark import is_random
 from orchestrator.spec.source_models import SourceKind
 from orchestrator.spec.types import EXPECTS, NAME
 from orchestrator.store.atomic import write_atomic
-from orchestrator.store.digest import StatCache
+from orchestrator.store.store import Store
 
 __all__ = ["init"]
 
@@ -87,11 +87,10 @@ def init(
     if model.remark:
         console.tell(f"{model.path} is taken: {model.remark}")
     wanted = Wanted(model, name, folder, samples, random_file, {} if signature is None else {"signature": signature})
-    home.prepare()
-    cache = StatCache(home)
+    store = Store.open(home)
     with watch(show_cached=False) as observer:
-        draft, made = draft_spec(wanted, home, cache, observer)
-    cache.save()
+        draft, made = draft_spec(wanted, store, observer)
+    store.stat_cache.save()
     if spec is None:
         console.say(spec_text(draft).rstrip("\n"))
         return

@@ -11,8 +11,9 @@ import click
 
 if TYPE_CHECKING:
     from orchestrator.store.home import Home
+    from orchestrator.store.store import Store
 
-__all__ = ["find_home", "json_option", "locate_home", "lock_timeout_option", "spec_options"]
+__all__ = ["json_option", "locate_home", "lock_timeout_option", "open_store", "spec_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,8 +55,8 @@ def locate_home() -> Home:
     return Home.find(Path.cwd(), os.environ)
 
 
-def find_home() -> Home:
+def open_store() -> Store:
     """The store, made if it is not there."""
-    home = locate_home()
-    home.prepare()
-    return home
+    from orchestrator.store.store import Store  # noqa: PLC0415 - not needed for the help
+
+    return Store.open(locate_home())

@@ -8,13 +8,12 @@ from typing import Any
 import click
 
 from orchestrator.cli import console
-from orchestrator.cli.options import find_home, json_option, spec_options
+from orchestrator.cli.options import json_option, open_store, spec_options
 from orchestrator.cli.plan_text import plan_text
 from orchestrator.cli.progress import lines
 from orchestrator.engine.planning import make_plan
 from orchestrator.errors import ExitCode
 from orchestrator.plan.plan_file import read_plan_file, write_plan_file
-from orchestrator.store.digest import StatCache
 
 __all__ = ["plan", "show"]
 
@@ -48,13 +47,12 @@ def plan(
 
     Nothing is changed. A model that says its inputs and outputs itself is read, the first time that it is seen.
     """
-    home = find_home()
-    cache = StatCache(home)
+    store = open_store()
     documents: list[dict[str, Any]] = []
     changes = False
     for path in specs:
         planned = make_plan(
-            path, home, cache, platform=platform, environment=environment, replaced=replaced, observer=lines()
+            path, store, platform=platform, environment=environment, replaced=replaced, observer=lines()
         )
         documents.append(planned.document())
         changes = changes or planned.preview.changes
@@ -62,7 +60,7 @@ def plan(
             console.show_diagnostics(planned.loaded.warnings)
         if not as_json:
             console.say(plan_text(documents[-1]))
-    cache.save()
+    store.stat_cache.save()
     if out is not None:
         write_plan_file(out, documents)
         console.tell(f"saved; apply exactly this with: mlo apply {out}")

@@ -10,7 +10,7 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.deployments import find_deployment
-from orchestrator.cli.options import find_home, json_option
+from orchestrator.cli.options import json_option, open_store
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
 
@@ -40,8 +40,8 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
     from orchestrator.targets.client import infer, read_inputs  # noqa: PLC0415
     from orchestrator.targets.served import served_signature  # noqa: PLC0415
 
-    home = find_home()
-    deployment = find_deployment(home, name)
+    store = open_store()
+    deployment = find_deployment(store, name)
     if deployment.target == "folder":
         raise UsageError(
             Diagnostic(
@@ -51,7 +51,7 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
                 remedy="ask the device or server that reads the folder",
             )
         )
-    signature = served_signature(home, deployment)
+    signature = served_signature(store, deployment)
     inputs = read_inputs(input_, signature)
     outputs = infer(
         deployment.endpoint, backend(deployment.backend), name, inputs, timeout=timeout, signature=signature

@@ -9,16 +9,14 @@ from pathlib import Path
 import click
 
 from orchestrator.cli import console
-from orchestrator.cli.options import find_home, spec_options
+from orchestrator.cli.options import open_store, spec_options
 from orchestrator.cli.progress import lines, watch
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.apply import run_steps
 from orchestrator.engine.planning import make_plan
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import UsageError
-from orchestrator.store.digest import StatCache
 from orchestrator.store.failures import store_errors
-from orchestrator.store.trees import TreeStore
 
 __all__ = ["render"]
 
@@ -51,17 +49,16 @@ def render(spec: Path, output: Path, force: bool, platform: Path | None, environ
     Runs the steps that this needs and that are not cached; deploys nothing. The same winner and the same spec give the same bytes.
     """
     _check_output(output, force=force)
-    home = find_home()
-    cache = StatCache(home)
-    planned = make_plan(spec, home, cache, platform=platform, environment=environment, observer=lines())
+    store = open_store()
+    planned = make_plan(spec, store, platform=platform, environment=environment, observer=lines())
     with watch(show_cached=planned.preview.changes) as observer:
-        outcomes = run_steps(planned, home, observer, Stop())
-    cache.save()
+        outcomes = run_steps(planned, store, observer, Stop())
+    store.stat_cache.save()
     receipt = outcomes["render"].receipt
     if receipt is None or receipt.manifest is None:
         raise ValueError("render is not done")
-    with home.in_use("copying what was rendered"), store_errors("write", output):
-        _replace(TreeStore(home).path(receipt.manifest.digest), output)
+    with store.in_use("copying what was rendered"), store_errors("write", output):
+        _replace(store.trees.path(receipt.manifest.digest), output)
     console.say(f"{output}: {len(receipt.manifest.files)} files, sha256 {receipt.manifest.digest[:12]}")
 
 

@@ -8,7 +8,7 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.deployments import find_deployment
-from orchestrator.cli.options import find_home, json_option, lock_timeout_option
+from orchestrator.cli.options import json_option, lock_timeout_option, open_store
 from orchestrator.cli.progress import watch
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
@@ -28,7 +28,7 @@ Examples:
 @json_option
 def history(name: str, as_json: bool) -> None:
     """Show the revisions of a deployment, newest first."""
-    deployment = find_deployment(find_home(), name)
+    deployment = find_deployment(open_store(), name)
     rows = [
         {
             "revision": entry.revision,
@@ -75,8 +75,8 @@ def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_tim
 
     TensorFlow Serving keeps both versions loaded, and only its label moves.
     """
-    home = find_home()
-    deployment = find_deployment(home, name)
+    store = open_store()
+    deployment = find_deployment(store, name)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError(
@@ -86,7 +86,7 @@ def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_tim
         to = revision or (served[-1] if served else None)
         console.confirm(f"Take {name} from revision {deployment.revision} back to {to or 'the one before it'}?")
     with watch(show_cached=False) as observer:
-        after = roll_back(home, name, revision, observer, lock_timeout)
+        after = roll_back(store, name, revision, observer, lock_timeout)
     if as_json:
         document = {"name": name, "revision": after.revision, "backend": after.backend, "variant": after.variant}
         console.print_json({**document, "endpoint": after.endpoint})

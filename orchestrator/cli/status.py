@@ -9,12 +9,11 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.deployments import find_deployment
-from orchestrator.cli.options import find_home, json_option, lock_timeout_option
+from orchestrator.cli.options import json_option, lock_timeout_option, open_store
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import ExitCode, UsageError
 from orchestrator.events import Event, Waiting
 from orchestrator.release.go_live import deployment_lock, settle, target_of
-from orchestrator.store.state import StateFile
 from orchestrator.targets.local.target import LocalTarget
 
 __all__ = ["destroy", "logs", "status"]
@@ -38,12 +37,12 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
 
     Exits with 1 when something that should serve does not.
     """
-    home = find_home()
-    known = StateFile(home).read().deployments
-    wanted = [find_deployment(home, name) for name in names] if names else [known[name] for name in sorted(known)]
+    store = open_store()
+    known = store.state.read().deployments
+    wanted = [find_deployment(store, name) for name in names] if names else [known[name] for name in sorted(known)]
     rows = []
     for deployment in wanted:
-        observed = target_of(deployment, home).observe()
+        observed = target_of(deployment, store).observe()
         rows.append(
             {
                 "name": deployment.name,
@@ -85,8 +84,8 @@ Examples:
 @click.option("--follow", "-f", is_flag=True, help="Go on as lines come, until Ctrl-C.")
 def logs(name: str, lines: int, follow: bool) -> None:
     """Show the log of a deployment's server."""
-    home = find_home()
-    deployment = find_deployment(home, name)
+    store = open_store()
+    deployment = find_deployment(store, name)
     if deployment.target == "folder":
         raise UsageError(
             Diagnostic(
@@ -96,7 +95,7 @@ def logs(name: str, lines: int, follow: bool) -> None:
                 remedy="look at the log of the device or server that reads the folder",
             )
         )
-    for line in LocalTarget(home.deployments / deployment.name).logs(lines, follow=follow):
+    for line in LocalTarget(store.home.deployments / deployment.name).logs(lines, follow=follow):
         console.say(line)
 
 
@@ -120,8 +119,8 @@ def destroy(name: str, yes: bool, lock_timeout: float) -> None:
 
     What mlo has put into a folder is removed from it.
     """
-    home = find_home()
-    deployment = find_deployment(home, name)
+    store = open_store()
+    deployment = find_deployment(store, name)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError(
@@ -130,13 +129,13 @@ def destroy(name: str, yes: bool, lock_timeout: float) -> None:
         what = "Remove" if deployment.target == "folder" else "Stop"
         where = "from" if deployment.target == "folder" else "at"
         console.confirm(f"{what} {name} {where} {deployment.endpoint}?")
-    with deployment_lock(home, name, lock_timeout, _tell_waiting):
-        now = settle(name, home)
+    with deployment_lock(store, name, lock_timeout, _tell_waiting):
+        now = settle(name, store)
         if now is not None:
-            target = target_of(now, home)
+            target = target_of(now, store)
             with target.alone():
                 target.stop()
-        StateFile(home).update(lambda state: state.without_deployment(name))
+        store.state.update(lambda state: state.without_deployment(name))
     gone, left = "stopped", ""
     if deployment.target == "folder":
         gone = f"removed from {deployment.place}"

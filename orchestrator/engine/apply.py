@@ -16,27 +16,26 @@ from orchestrator.plan.plan_file import moved, refuse_stale
 from orchestrator.plan.resolve import Outcome
 from orchestrator.release.live import observe, wanted_target
 from orchestrator.release.release import Release, Released
-from orchestrator.store.digest import StatCache
 from orchestrator.store.gc import sweep
-from orchestrator.store.home import Home
+from orchestrator.store.store import Store
 
 __all__ = ["apply_plan", "plan_from_file", "run_steps"]
 
 
-def run_steps(planned: Planned, home: Home, observer: Observer, stop: Stop) -> dict[str, Outcome]:
+def run_steps(planned: Planned, store: Store, observer: Observer, stop: Stop) -> dict[str, Outcome]:
     """Everything up to the rendered artifacts.
 
     Raises:
         StepFailed: a step failed, or no candidate is left; Interrupted: Ctrl-C.
     """
-    sweep(home)
-    with home.in_use(f"applying {planned.plan.name}"):
+    sweep(store)
+    with store.in_use(f"applying {planned.plan.name}"):
         return run_plan(
-            planned.loaded, planned.plan, planned.resolver, home, observer=observer, stop=stop, forced=planned.forced
+            planned.loaded, planned.plan, planned.resolver, store, observer=observer, stop=stop, forced=planned.forced
         )
 
 
-def apply_plan(planned: Planned, home: Home, observer: Observer, stop: Stop, lock_timeout: float) -> Released:
+def apply_plan(planned: Planned, store: Store, observer: Observer, stop: Stop, lock_timeout: float) -> Released:
     """Everything.
 
     Raises:
@@ -45,12 +44,12 @@ def apply_plan(planned: Planned, home: Home, observer: Observer, stop: Stop, loc
         DeployFailed: the release did not come up; the former one serves on, and the error says so.
     """
     try:
-        with home.in_use(f"applying {planned.plan.name}"):
-            wanted_target(planned.loaded, home).check()
-            outcomes = run_steps(planned, home, observer, stop)
-            return Release(planned.loaded, planned.plan, outcomes, home, observer).release(lock_timeout)
+        with store.in_use(f"applying {planned.plan.name}"):
+            wanted_target(planned.loaded, store).check()
+            outcomes = run_steps(planned, store, observer, stop)
+            return Release(planned.loaded, planned.plan, outcomes, store, observer).release(lock_timeout)
     except MloError as error:
-        live = observe(planned.loaded, home)
+        live = observe(planned.loaded, store)
         if live.remembered is None or live.observed is None or live.observed.revision is None:
             raise
         still = f"revision {live.observed.revision} at {live.observed.endpoint}"
@@ -58,7 +57,7 @@ def apply_plan(planned: Planned, home: Home, observer: Observer, stop: Stop, loc
         raise type(error)(*error.diagnostics, kept) from error
 
 
-def plan_from_file(file: Path, document: Mapping[str, Any], home: Home, cache: StatCache) -> Planned:
+def plan_from_file(file: Path, document: Mapping[str, Any], store: Store) -> Planned:
     """The plan that a saved one describes, made anew.
 
     Raises:
@@ -66,8 +65,7 @@ def plan_from_file(file: Path, document: Mapping[str, Any], home: Home, cache: S
     """
     planned = make_plan(
         Path(document["spec"]),
-        home,
-        cache,
+        store,
         platform=None if document["platform"] is None else Path(document["platform"]),
         environment=document["environment"],
         replaced=document["forced"],

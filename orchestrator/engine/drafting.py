@@ -26,8 +26,7 @@ from orchestrator.plan.source_steps import require_source_tools
 from orchestrator.plan.step import FileInput, Step
 from orchestrator.spec.load import LoadedSpec, load_spec
 from orchestrator.spec.signature import Signature
-from orchestrator.store.digest import StatCache
-from orchestrator.store.home import Home
+from orchestrator.store.store import Store
 
 __all__ = ["Wanted", "draft_spec"]
 
@@ -61,7 +60,7 @@ class Wanted:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def draft_spec(wanted: Wanted, home: Home, cache: StatCache, observer: Observer) -> tuple[SpecDraft, bytes | None]:
+def draft_spec(wanted: Wanted, store: Store, observer: Observer) -> tuple[SpecDraft, bytes | None]:
     """What the spec says, and the random samples that belong to it, as an .npz file.
 
     There are none if real ones are given, none are wanted, or the model does not say what goes in.
@@ -70,7 +69,7 @@ def draft_spec(wanted: Wanted, home: Home, cache: StatCache, observer: Observer)
         StepFailed: the model is damaged, or not one that is served; its place is the path, no line of a spec.
         UsageError: E141, its path cannot stand in a spec.
     """
-    reader = _Reader(wanted, home, cache, observer)
+    reader = _Reader(wanted, store, observer)
     weights = _in_a_spec(relative_path(wanted.model.path, wanted.folder))
     found = reader.found()
     model = proposed_model(found, named=SOURCES[wanted.model.kind].inspect is not None)
@@ -120,11 +119,11 @@ def _state_dict(found: FoundWeights, folder: Path) -> StateDict:
 class _Reader:
     """Reads one model by steps that are cached as those of a plan are."""
 
-    def __init__(self, wanted: Wanted, home: Home, cache: StatCache, observer: Observer) -> None:
+    def __init__(self, wanted: Wanted, store: Store, observer: Observer) -> None:
         self._model = wanted.model
         self._name = wanted.name
         self._settings = wanted.settings
-        self._run = home, cache, observer
+        self._run = store, observer
 
     def found(self) -> Inspection:
         """What the model's file says."""

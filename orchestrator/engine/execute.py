@@ -28,8 +28,8 @@ from orchestrator.store.digest import Manifest, digest_path
 from orchestrator.store.failures import store_errors
 from orchestrator.store.home import Home
 from orchestrator.store.locks import lock, share
-from orchestrator.store.receipts import Receipt, Receipts
-from orchestrator.store.trees import TreeStore
+from orchestrator.store.receipts import Receipt
+from orchestrator.store.store import Store
 
 __all__ = ["Executor"]
 
@@ -46,19 +46,19 @@ class Executor:
     Args:
         plan: the plan.
         resolver: finds keys, inputs and results.
-        home: the store.
+        store: where results and receipts are kept.
         observer: hears what happens; called from several threads.
         stop: whether to stop.
     """
 
-    def __init__(self, plan: Plan, resolver: Resolver, home: Home, observer: Observer, stop: Stop) -> None:
+    def __init__(self, plan: Plan, resolver: Resolver, store: Store, observer: Observer, stop: Stop) -> None:
         self._plan = plan
         self._resolver = resolver
-        self._home = home
+        self._store = store
         self._observer = observer
         self._stop = stop
-        self._trees = TreeStore(home)
-        self._receipts = Receipts(home)
+        self._trees = store.trees
+        self._receipts = store.receipts
 
     def compute(self, step: Step, resolved: Resolved, outcomes: Mapping[str, Outcome]) -> Outcome:
         """Run the step, unless somebody else has computed its key meanwhile.
@@ -67,7 +67,7 @@ class Executor:
             StoreFailed: the result cannot be kept.
             Busy: it was waiting for somebody else when it was asked to stop.
         """
-        with self._locked(step, self._home.locks / f"key-{resolved.key}.lock", lock):
+        with self._locked(step, self._store.home.lock_file(f"key-{resolved.key}"), lock):
             if resolved.status != "forced":
                 again = self._resolver.resolve(step, outcomes)
                 if again is not None and again.outcome is not None:
@@ -76,7 +76,7 @@ class Executor:
             # shares it, in all stores of this user.
             if step.kind in _TRIFLES:
                 return self._run(step, resolved, outcomes)
-            with self._locked(step, _measuring_lock(self._home), lock if step.exclusive else share):
+            with self._locked(step, _measuring_lock(self._store.home), lock if step.exclusive else share):
                 return self._run(step, resolved, outcomes)
 
     @contextmanager
@@ -102,8 +102,8 @@ class Executor:
 
     def _run(self, step: Step, resolved: Resolved, outcomes: Mapping[str, Outcome]) -> Outcome:
         self._observer(StepStarted(step.id, resolved.reason))
-        record = self._home.logs / f"{step.id}-{resolved.key[:12]}"
-        with self._home.scratch_folder() as scratch:
+        record = self._store.home.logs / f"{step.id}-{resolved.key[:12]}"
+        with self._store.scratch_folder() as scratch:
             crash_point("engine.before-worker")
             with store_errors("write", record):
                 record.mkdir(parents=True, exist_ok=True)
@@ -224,8 +224,8 @@ def _measuring_lock(home: Home) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return home.locks / "measuring.lock"
-    return folder / "measuring.lock" if os.access(folder, os.W_OK) else home.locks / "measuring.lock"
+        return home.lock_file("measuring")
+    return folder / "measuring.lock" if os.access(folder, os.W_OK) else home.lock_file("measuring")
 
 
 def _write_reproduce_script(record: Path) -> None:

@@ -13,9 +13,7 @@ from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.source_steps import inspect_step
 from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec
-from orchestrator.store.digest import StatCache
-from orchestrator.store.home import Home
-from orchestrator.store.trees import TreeStore
+from orchestrator.store.store import Store
 
 __all__ = ["read_model", "run_at_once"]
 
@@ -30,7 +28,7 @@ class _AtOnce(Stop):
         return super().ask()
 
 
-def read_model(loaded: LoadedSpec, home: Home, cache: StatCache, observer: Observer) -> Inspection | None:
+def read_model(loaded: LoadedSpec, store: Store, observer: Observer) -> Inspection | None:
     """What is found in the spec's model; None for a kind of source whose files do not say their tensors.
 
     It is cached like every step: a model that was read before costs a look at its file's digest.
@@ -42,24 +40,24 @@ def read_model(loaded: LoadedSpec, home: Home, cache: StatCache, observer: Obser
     step = inspect_step(loaded)
     if step is None:
         return None
-    folder = run_at_once(loaded, step, home, cache, observer)
+    folder = run_at_once(loaded, step, store, observer)
     return Inspection.read(folder)
 
 
-def run_at_once(loaded: LoadedSpec, step: Step, home: Home, cache: StatCache, observer: Observer) -> Path:
+def run_at_once(loaded: LoadedSpec, step: Step, store: Store, observer: Observer) -> Path:
     """The folder that a step leaves whose inputs are all files of the user's; cached like every step.
 
     Raises:
         SpecInvalid: an input cannot be read; StepFailed: the step failed; Interrupted: Ctrl-C.
     """
     plan = Plan(loaded.spec.metadata.name, (step,), (), loaded.folder)
-    resolver = Resolver(loaded, plan, home, cache)
+    resolver = Resolver(loaded, plan, store)
     resolved = resolver.resolve(step, {})
     assert resolved is not None, "its inputs are files of the user's"
     outcome, stop = resolved.outcome, _AtOnce()
     if outcome is None:
-        with home.in_use(f"{step.id} of {plan.name}"), stop_on_signals(stop):
-            outcome = Executor(plan, resolver, home, observer, stop).compute(step, resolved, {})
+        with store.in_use(f"{step.id} of {plan.name}"), stop_on_signals(stop):
+            outcome = Executor(plan, resolver, store, observer, stop).compute(step, resolved, {})
         seconds = outcome.receipt.seconds if outcome.receipt is not None else 0.0
         observer(StepEnded(step.id, "done" if outcome.status == "done" else "failed", seconds, ""))
     if outcome.status != "done":
@@ -68,4 +66,4 @@ def run_at_once(loaded: LoadedSpec, step: Step, home: Home, cache: StatCache, ob
         raise raised(loaded.located(outcome.error))
     assert outcome.receipt is not None
     assert outcome.receipt.manifest is not None
-    return TreeStore(home).path(outcome.receipt.manifest.digest)
+    return store.trees.path(outcome.receipt.manifest.digest)

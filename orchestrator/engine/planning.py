@@ -23,10 +23,7 @@ from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.step import Plan
 from orchestrator.release.live import Live, observe
 from orchestrator.spec.load import LoadedSpec, load_spec
-from orchestrator.store.digest import StatCache
-from orchestrator.store.home import Home
-from orchestrator.store.receipts import Receipts
-from orchestrator.store.trees import TreeStore
+from orchestrator.store.store import Store
 
 __all__ = ["Planned", "make_plan"]
 
@@ -69,30 +66,30 @@ class Planned:
         model = self.plan.model
         return {**model.signature.as_json(), "names": model.names} if model is not None and model.was_read else None
 
-    def decision(self, home: Home) -> dict[str, Any] | None:
+    def decision(self, store: Store) -> dict[str, Any] | None:
         """decision.json, when select's result is there."""
         select = next(step for step in self.preview.steps if step.id == "select")
-        receipt = Receipts(home).read(select.key) if select.key is not None and select.status == "cached" else None
+        receipt = store.receipts.read(select.key) if select.key is not None and select.status == "cached" else None
         if receipt is None or receipt.manifest is None:
             return None
-        path = TreeStore(home).path(receipt.manifest.digest) / "decision.json"
+        path = store.trees.path(receipt.manifest.digest) / "decision.json"
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return document
 
-    def explain_step(self, home: Home, step_id: str) -> dict[str, Any]:
+    def explain_step(self, store: Store, step_id: str) -> dict[str, Any]:
         """Everything that is known of one step, for `mlo explain`."""
         view = next(step for step in self.preview.steps if step.id == step_id)
         facts: dict[str, Any] = {"id": view.id, "status": view.status, "reason": view.reason, "key": view.key}
         parts = self.preview.parts.get(step_id)
         if parts is not None:
             facts["parts"] = list(_leaves(parts))
-        receipts = Receipts(home)
+        receipts = store.receipts
         last = receipts.latest(step_id, self.plan.name)
         if last is None:
             return facts
         if parts is not None:
             facts["changed"] = differences(last.parts, parts)
-        record = home.logs / f"{step_id}-{last.key[:12]}"
+        record = store.home.logs / f"{step_id}-{last.key[:12]}"
         return facts | {
             "started": last.started,
             "seconds": last.seconds,
@@ -129,8 +126,7 @@ def _leaves(parts: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def make_plan(
     path: Path,
-    home: Home,
-    cache: StatCache,
+    store: Store,
     *,
     platform: Path | None = None,
     environment: str | None = None,
@@ -141,8 +137,7 @@ def make_plan(
 
     Args:
         path: the spec.
-        home: the store.
-        cache: digests of files by stat, shared by several plans.
+        store: where results and receipts are kept.
         platform: the platform file; None looks for it.
         environment: an entry of `environments:`.
         replaced: ids of steps to run although they are cached.
@@ -155,10 +150,10 @@ def make_plan(
     """
     loaded = load_spec(path, platform=platform, environment=environment)
     cuda = cuda_here(loaded)
-    plan = compile_plan(loaded, planned_model(loaded, read_model(loaded, home, cache, observer)), cuda)
+    plan = compile_plan(loaded, planned_model(loaded, read_model(loaded, store, observer)), cuda)
     _check_replaced(plan, replaced)
-    resolver = Resolver(loaded, plan, home, cache)
-    live = observe(loaded, home)
+    resolver = Resolver(loaded, plan, store)
+    live = observe(loaded, store)
     forced = frozenset(replaced)
     return Planned(loaded, plan, resolver, live, preview(plan, resolver, live, forced=forced), forced)
 

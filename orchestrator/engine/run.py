@@ -16,8 +16,8 @@ from orchestrator.plan.resolve import Outcome, Resolver, blocked_message
 from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.steps import Ending
-from orchestrator.store.home import Home
 from orchestrator.store.receipts import Receipts
+from orchestrator.store.store import Store
 
 __all__ = ["run_plan"]
 
@@ -26,7 +26,7 @@ def run_plan(
     loaded: LoadedSpec,
     plan: Plan,
     resolver: Resolver,
-    home: Home,
+    store: Store,
     *,
     observer: Observer,
     stop: Stop,
@@ -41,7 +41,7 @@ def run_plan(
         loaded: the spec, to blame the right line.
         plan: what to run.
         resolver: finds keys and results.
-        home: the store.
+        store: where results and receipts are kept.
         observer: hears what happens, from several threads.
         stop: asked by Ctrl-C.
         forced: ids of steps to run although their result is there.
@@ -51,8 +51,8 @@ def run_plan(
         StepFailed: a step failed that is not a candidate's.
         Interrupted: Ctrl-C.
     """
-    executor = Executor(plan, resolver, home, observer, stop)
-    run = _Run(loaded, plan, resolver, executor, Receipts(home), observer=observer, stop=stop)
+    executor = Executor(plan, resolver, store, observer, stop)
+    run = _Run(loaded, plan, resolver, executor, store.receipts, observer=observer, stop=stop)
     run.forced = forced
     run.jobs = jobs or len(os.sched_getaffinity(0))
     with stop_on_signals(stop):

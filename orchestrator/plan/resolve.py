@@ -16,10 +16,9 @@ from orchestrator.plan.keys import differences, key_parts, step_key
 from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.steps import Ending
-from orchestrator.store.digest import StatCache, digest_file, digest_path, sha256_bytes
-from orchestrator.store.home import Home
-from orchestrator.store.receipts import Receipt, Receipts
-from orchestrator.store.trees import TreeStore
+from orchestrator.store.digest import digest_file, digest_path, sha256_bytes
+from orchestrator.store.receipts import Receipt
+from orchestrator.store.store import Store
 
 __all__ = ["Outcome", "Resolved", "Resolver", "blocked_message", "fates_document"]
 
@@ -79,16 +78,15 @@ class Resolver:
     Args:
         loaded: the spec, to blame the right line when a file of the user's cannot be read.
         plan: the plan.
-        home: the store.
-        cache: digests by stat, shared by all plans of one run.
+        store: where results and receipts are kept.
     """
 
-    def __init__(self, loaded: LoadedSpec, plan: Plan, home: Home, cache: StatCache) -> None:
+    def __init__(self, loaded: LoadedSpec, plan: Plan, store: Store) -> None:
         self._loaded = loaded
         self._plan = plan
-        self._cache = cache
-        self._trees = TreeStore(home)
-        self._receipts = Receipts(home)
+        self._cache = store.stat_cache
+        self._trees = store.trees
+        self._receipts = store.receipts
 
     def file_digest(self, source: FileInput) -> str:
         """The sha256 of a file of the user's.

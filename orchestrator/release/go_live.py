@@ -15,10 +15,9 @@ from orchestrator.backends.table import backend
 from orchestrator.errors import MloError
 from orchestrator.events import Observer, StepEnded, StepProgress, StepStarted, Waiting
 from orchestrator.store.crash_points import crash_point
-from orchestrator.store.home import Home
 from orchestrator.store.locks import lock
 from orchestrator.store.state import Deployment, Intent, Revision, StateFile
-from orchestrator.store.trees import TreeStore
+from orchestrator.store.store import Store
 from orchestrator.targets.table import target_at
 from orchestrator.targets.target import Candidate, Target
 
@@ -53,38 +52,38 @@ class Ready:
     threads: int
 
 
-def deployment_lock(home: Home, name: str, timeout: float, observer: Observer) -> Any:
+def deployment_lock(store: Store, name: str, timeout: float, observer: Observer) -> Any:
     """The lock that whoever changes this deployment holds; raises Busy (exit code 75) after `timeout` seconds."""
     return lock(
-        home.locks / f"deployment-{name}.lock",
+        store.home.lock_file(f"deployment-{name}"),
         timeout=timeout,
         info={"what": f"deploying {name}"},
         on_wait=lambda holder: observer(Waiting("deploy", holder)),
     )
 
 
-def target_of(deployment: Deployment, home: Home) -> Target:
+def target_of(deployment: Deployment, store: Store) -> Target:
     """What looks after this deployment."""
-    return target_at(deployment.target, home, deployment.name, deployment.place, deployment.keep)
+    return target_at(deployment.target, store, deployment.name, deployment.place, deployment.keep)
 
 
-def settle(name: str, home: Home) -> Deployment | None:
+def settle(name: str, store: Store) -> Deployment | None:
     """Settle what a run that died has left, and return what the state remembers then.
 
     Whoever calls it holds the deployment's lock, so nobody is at it any more. If the run died after its switch, its revision
     was proven and serves: it is remembered as what it is. If before, its candidate is withdrawn. What a deployment that moved
     has left at its former place is stopped.
     """
-    state = StateFile(home)
+    state = store.state
     known = state.read().deployments.get(name)
     if known is None:
         return None
     if (begun := known.intent) is not None:
-        target = target_at(begun.target, home, name, begun.place, begun.keep)
+        target = target_at(begun.target, store, name, begun.place, begun.keep)
         with target.alone():
             known = _after(known, begun, target)
         _remember(state, known)
-    return _left(known, home, state)
+    return _left(known, store, state)
 
 
 def _after(known: Deployment, begun: Intent, target: Target) -> Deployment:
@@ -98,12 +97,12 @@ def _after(known: Deployment, begun: Intent, target: Target) -> Deployment:
     return known.without_intent()
 
 
-def _left(known: Deployment, home: Home, state: StateFile) -> Deployment:
+def _left(known: Deployment, store: Store, state: StateFile) -> Deployment:
     """Stop what is left at the place that the deployment has moved away from."""
     if not known.leaving:
         return known
     former = json.loads(known.leaving)
-    target = target_at(former["target"], home, known.name, former["place"], former["keep"])
+    target = target_at(former["target"], store, known.name, former["place"], former["keep"])
     with target.alone():
         target.stop()
     known = replace(known, leaving="")
@@ -121,17 +120,17 @@ class GoLive:
     Args:
         ready: what.
         target: where.
-        home: the store.
+        store: where results and receipts are kept.
         observer: hears what happens.
     """
 
-    def __init__(self, ready: Ready, target: Target, home: Home, observer: Observer) -> None:
+    def __init__(self, ready: Ready, target: Target, store: Store, observer: Observer) -> None:
         self._ready = ready
         self._target = target
-        self._home = home
+        self._store = store
         self._observer = observer
-        self._trees = TreeStore(home)
-        self._state = StateFile(home)
+        self._trees = store.trees
+        self._state = store.state
         self._winner = Winner.read(self._rendered())
 
     def replace(self, before: Deployment | None, revision: int, op: str) -> Deployment:
@@ -162,7 +161,7 @@ class GoLive:
             crash_point("release.remembered")
         for note in notes:
             self._observer(StepEnded("switch", "done", 0.0, note))
-        return _left(deployment, self._home, self._state)
+        return _left(deployment, self._store, self._state)
 
     def _prepared(self, before: Deployment | None, op: str, revision: int) -> str:
         """The endpoint. What fails here has started nothing, so there is nothing to withdraw but the intent."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from orchestrator.release.go_live import target_of
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import FolderDeploy, LocalDeploy
-from orchestrator.store.home import Home
-from orchestrator.store.state import Deployment, StateFile
+from orchestrator.store.state import Deployment
+from orchestrator.store.store import Store
 from orchestrator.targets.table import target_at
 from orchestrator.targets.target import Observed, Target
 
@@ -56,22 +56,22 @@ class Live:
         return "=", f"revision {self.remembered.revision} serves and is healthy"
 
 
-def wanted_target(loaded: LoadedSpec, home: Home) -> Target:
+def wanted_target(loaded: LoadedSpec, store: Store) -> Target:
     """The target that the spec names."""
     deploy, name = loaded.spec.deploy, loaded.spec.metadata.name
     if isinstance(deploy, FolderDeploy):
-        return target_at("folder", home, name, str(loaded.spec.path(deploy.path, loaded.folder)), deploy.versions)
-    return target_at("local", home, name, "", 0)
+        return target_at("folder", store, name, str(loaded.spec.path(deploy.path, loaded.folder)), deploy.versions)
+    return target_at("local", store, name, "", 0)
 
 
-def observe(loaded: LoadedSpec, home: Home) -> Live:
+def observe(loaded: LoadedSpec, store: Store) -> Live:
     """Look at the deployment that this spec names."""
     deploy = loaded.spec.deploy
     port = deploy.port if isinstance(deploy, LocalDeploy) else None
-    remembered = StateFile(home).read().deployments.get(loaded.spec.metadata.name)
+    remembered = store.state.read().deployments.get(loaded.spec.metadata.name)
     if remembered is None:
         return Live(port, None, None, None)
-    place = wanted_target(loaded, home).place
+    place = wanted_target(loaded, store).place
     elsewhere = (remembered.target, remembered.place) != (deploy.target, place)
     moves_to = (place or f"a server on this machine (`target: {deploy.target}`)") if elsewhere else None
-    return Live(port, moves_to, remembered, target_of(remembered, home).observe())
+    return Live(port, moves_to, remembered, target_of(remembered, store).observe())

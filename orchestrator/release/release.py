@@ -16,10 +16,9 @@ from orchestrator.release.go_live import GoLive, Ready, deployment_lock, settle
 from orchestrator.release.live import observe, wanted_target
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import FolderDeploy
-from orchestrator.store.home import Home
 from orchestrator.store.receipts import Receipt
 from orchestrator.store.state import Deployment
-from orchestrator.store.trees import TreeStore
+from orchestrator.store.store import Store
 from orchestrator.targets.target import Target
 
 __all__ = ["Release", "Released"]
@@ -63,18 +62,18 @@ class Release:
         loaded: the spec.
         plan: its plan.
         outcomes: of all its steps that are not live; all needed ones are done.
-        home: the store.
+        store: where results and receipts are kept.
         observer: hears what happens.
     """
 
     def __init__(
-        self, loaded: LoadedSpec, plan: Plan, outcomes: Mapping[str, Outcome], home: Home, observer: Observer
+        self, loaded: LoadedSpec, plan: Plan, outcomes: Mapping[str, Outcome], store: Store, observer: Observer
     ) -> None:
         self._loaded = loaded
         self._plan = plan
-        self._home = home
+        self._store = store
         self._observer = observer
-        self._trees = TreeStore(home)
+        self._trees = store.trees
         self._rendered = _receipt(outcomes, "render")
         self._selected = _receipt(outcomes, "select")
         self._imported = _receipt(outcomes, "import")
@@ -86,16 +85,16 @@ class Release:
             Busy: somebody else deploys this name.
             DeployFailed: it did not come up or did not answer as proven; the former revision serves on.
         """
-        with deployment_lock(self._home, self._plan.name, lock_timeout, self._observer):
-            settle(self._plan.name, self._home)
-            live = observe(self._loaded, self._home)
+        with deployment_lock(self._store, self._plan.name, lock_timeout, self._observer):
+            settle(self._plan.name, self._store)
+            live = observe(self._loaded, self._store)
             status, reason = live.compare(_digest(self._rendered))
             if status == "=" and live.remembered is not None:
                 self._observer(StepEnded("deploy", "cached", 0.0, reason))
                 return self._released(live.remembered, changed=False)
             self._observer(StepStarted("deploy", reason))
-            target = wanted_target(self._loaded, self._home)
-            going = GoLive(self._ready(), target, self._home, self._observer)
+            target = wanted_target(self._loaded, self._store)
+            going = GoLive(self._ready(), target, self._store, self._observer)
             deployment = going.replace(live.remembered, self._next_revision(live.remembered, target), "deploy")
             return self._released(deployment, changed=True)
 

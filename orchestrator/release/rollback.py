@@ -9,9 +9,8 @@ from orchestrator.errors import UsageError
 from orchestrator.events import Observer
 from orchestrator.release.go_live import GoLive, Ready, deployment_lock, settle
 from orchestrator.store.digest import digest_tree
-from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment, Revision
-from orchestrator.store.trees import TreeStore
+from orchestrator.store.store import Store
 from orchestrator.targets.table import target_at
 
 __all__ = ["revisions", "roll_back"]
@@ -22,11 +21,11 @@ def revisions(deployment: Deployment) -> list[Revision]:
     return sorted(deployment.history, key=lambda entry: entry.revision, reverse=True)
 
 
-def roll_back(home: Home, name: str, revision: int | None, observer: Observer, lock_timeout: float) -> Deployment:
+def roll_back(store: Store, name: str, revision: int | None, observer: Observer, lock_timeout: float) -> Deployment:
     """Let a former revision serve again; where the target still holds it, only the traffic, or the label, moves.
 
     Args:
-        home: the store.
+        store: where results and receipts are kept.
         name: the deployment's.
         revision: its number; None for the one that served before this one.
         observer: hears what happens.
@@ -37,12 +36,12 @@ def roll_back(home: Home, name: str, revision: int | None, observer: Observer, l
         Busy: somebody else deploys this name.
         DeployFailed: it did not come up or did not answer as proven; what served serves on.
     """
-    with deployment_lock(home, name, lock_timeout, observer):
-        before = settle(name, home)
+    with deployment_lock(store, name, lock_timeout, observer):
+        before = settle(name, store)
         if before is None:
             raise UsageError(Diagnostic("E602", f"no deployment is called `{name}`", remedy="`mlo status` lists them"))
         entry = _wanted(before, revision)
-        _check_stored(home, before.name, entry)
+        _check_stored(store, before.name, entry)
         ready = Ready(
             name=before.name,
             target=entry.target,
@@ -57,13 +56,13 @@ def roll_back(home: Home, name: str, revision: int | None, observer: Observer, l
             threads=entry.threads,
         )
         # Where it served then: a deployment that has moved since moves back.
-        target = target_at(entry.target, home, name, entry.place, entry.keep)
-        return GoLive(ready, target, home, observer).replace(before, entry.revision, "rollback")
+        target = target_at(entry.target, store, name, entry.place, entry.keep)
+        return GoLive(ready, target, store, observer).replace(before, entry.revision, "rollback")
 
 
-def _check_stored(home: Home, name: str, entry: Revision) -> None:
+def _check_stored(store: Store, name: str, entry: Revision) -> None:
     """Read everything that the revision is made of: nobody has looked at it since it served."""
-    trees = TreeStore(home)
+    trees = store.trees
     for digest in (entry.rendered_digest, entry.imported_digest):
         cause = ""
         if not trees.holds(digest):

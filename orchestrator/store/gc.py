@@ -14,10 +14,8 @@ from orchestrator.store.crash_points import crash_point
 from orchestrator.store.failures import store_errors
 from orchestrator.store.home import Home
 from orchestrator.store.locks import lock
-from orchestrator.store.receipts import Receipts
 from orchestrator.store.scratch import OWNER_SUFFIX, remove_tree
-from orchestrator.store.state import StateFile
-from orchestrator.store.trees import TreeStore
+from orchestrator.store.store import Store
 
 __all__ = ["collect", "sweep"]
 
@@ -26,7 +24,7 @@ _UNOWNED_AGE = 24 * 3600.0  # seconds
 _LOG_AGE = 30 * 24 * 3600.0  # seconds
 
 
-def sweep(home: Home) -> int:
+def sweep(store: Store) -> int:
     """Remove scratch folders and half-written files whose owner is dead. What is in use stays, so it is safe any time.
 
     Returns:
@@ -35,15 +33,16 @@ def sweep(home: Home) -> int:
     Raises:
         StoreFailed: something cannot be removed.
     """
+    home = store.home
     with store_errors("clean up", home.root):
         return _sweep_scratch(home.scratch) + _sweep_temporaries(home)
 
 
-def collect(home: Home, keep_receipts: Collection[str] = (), *, timeout: float = 0.0) -> int:
+def collect(store: Store, keep_receipts: Collection[str] = (), *, timeout: float = 0.0) -> int:
     """Remove the receipts that no deployment's step had last and the state does not need, then trees without a receipt.
 
     Args:
-        home: whose.
+        store: whose.
         keep_receipts: keys to keep besides.
         timeout: seconds to wait for runs that use the store.
 
@@ -54,10 +53,10 @@ def collect(home: Home, keep_receipts: Collection[str] = (), *, timeout: float =
         Busy: a run is using the store.
         StoreFailed: the state cannot be read (then nothing is removed), or something cannot be removed.
     """
+    home, receipts, trees = store.home, store.receipts, store.trees
     with lock(home.in_use_lock, timeout=timeout, info={"what": "mlo gc"}):
-        freed = sweep(home)
-        live = {digest for entry in StateFile(home).read().deployments.values() for digest in entry.digests()}
-        receipts = Receipts(home)
+        freed = sweep(store)
+        live = {digest for entry in store.state.read().deployments.values() for digest in entry.digests()}
         wanted = receipts.indexed_keys() | set(keep_receipts)
         needed = set(live)
         crash_point("gc.before-receipts")
@@ -70,7 +69,6 @@ def collect(home: Home, keep_receipts: Collection[str] = (), *, timeout: float =
             elif digest is not None:
                 needed.add(digest)
         crash_point("gc.after-receipts")
-        trees = TreeStore(home)
         for digest in trees.digests():
             if digest not in needed:
                 freed += trees.discard(digest)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator import __version__
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StoreFailed
-from orchestrator.store import scratch
 from orchestrator.store.atomic import write_atomic
-from orchestrator.store.locks import share
 
-__all__ = ["Home"]
+__all__ = ["LAYOUT", "Home"]
 
 _CACHEDIR_TAG = (
     b"Signature: 8a477f597d28d172789f06886806bc55\n"
     b"# Backup programs may leave this folder out: mlo computes it again. See https://bford.info/cachedir/\n"
 )
+
+LAYOUT = 2
+"""The arrangement of files and documents in a home. Rises when an older home can no longer be read."""
+
+_FIRST_LAYOUT = "layout 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +86,30 @@ class Home:
         """Shared by whoever uses trees and receipts; held alone by garbage collection."""
         return self.locks / "in-use.lock"
 
+    @property
+    def layout_file(self) -> Path:
+        """Which layout this home has, and who made it: `layout 2, made by mlo 0.2.0`."""
+        return self.root / "layout"
+
+    def lock_file(self, name: str) -> Path:
+        """The lock of that name, such as `state` or `deployment-digits`."""
+        return self.locks / f"{name}.lock"
+
     def prepare(self) -> None:
         """Create what is missing. The folders are this user's alone: models and samples may be confidential.
 
         Raises:
-            StoreFailed: it cannot be created or written.
+            StoreFailed: E702, it cannot be created or written; E715, it has the layout of another version of mlo.
         """
         folders = (self.trees, self.receipts, self.scratch, self.locks, self.logs, self.deployments)
         try:
             # Parents get the umask's mode, not ours: only what is mlo's own is closed to others.
             self.root.parent.mkdir(parents=True, exist_ok=True)
-            for folder in (self.root, *folders):
+            self.root.mkdir(mode=0o700, exist_ok=True)
+            if not self._has_layout():
+                # Before the folders: a home that has folders and no layout is an old one.
+                write_atomic(self.layout_file, f"layout {LAYOUT}, made by mlo {__version__}\n".encode())
+            for folder in folders:
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StoreFailed(self._unusable((error.strerror or str(error)).lower())) from error
@@ -103,6 +120,47 @@ class Home:
             if not (self.root / name).exists():
                 write_atomic(self.root / name, content)
 
+    def _has_layout(self) -> bool:
+        """Whether this home has this version's layout; a home that is new has none.
+
+        Raises:
+            StoreFailed: it has another one.
+        """
+        is_used = self.trees.exists() or self.state_file.exists()  # before the look at the layout, which comes first
+        try:
+            text = self.layout_file.read_text(encoding="utf-8", errors="replace").strip()
+        except FileNotFoundError:
+            if not is_used:
+                return False
+            text = _FIRST_LAYOUT
+        found = re.match(r"layout (\d+)\b", text)
+        number = None if found is None else int(found[1])
+        if number != LAYOUT:
+            raise StoreFailed(self._of_another_version(number, text))
+        return True
+
+    def _of_another_version(self, number: int | None, text: str) -> Diagnostic:
+        elsewhere = "set MLO_HOME to another folder"
+        if number is None:
+            remedy = f"restore {self.layout_file}, or {elsewhere}"
+            cause = f"its file `layout` does not name a layout: {text[:60]!r}"
+        elif number > LAYOUT:
+            remedy = f"use the newer version of mlo, or {elsewhere}"
+            cause = f"it is {text}, and mlo {__version__} reads layout {LAYOUT}"
+        else:
+            cause = f"it has layout {number}, and mlo {__version__} reads layout {LAYOUT}"
+            remedy = (
+                "if something is deployed from it, destroy that with the version that deployed it; then remove the folder "
+                f"(everything in it can be computed again), or {elsewhere}"
+            )
+        return Diagnostic(
+            "E715",
+            f"the store {self.root} was made by another version of mlo",
+            cause=cause,
+            remedy=remedy,
+            notes=("nothing was changed in it",),
+        )
+
     def _unusable(self, cause: str) -> Diagnostic:
         return Diagnostic(
             code="E702",
@@ -110,30 +168,3 @@ class Home:
             cause=cause,
             remedy="set MLO_HOME to a folder that you can write to, or run the command from such a folder",
         )
-
-    @contextmanager
-    def in_use(self, what: str, timeout: float = 600.0) -> Iterator[None]:
-        """Keep garbage collection out while trees and receipts are used; any number of users at once.
-
-        Args:
-            what: what is being done, for the message of whoever has to wait.
-            timeout: seconds to wait for a garbage collection that is running.
-
-        Raises:
-            Busy: garbage collection did not end in time.
-        """
-        with share(self.in_use_lock, timeout=timeout, info={"what": what}):
-            yield
-
-    @contextmanager
-    def scratch_folder(self) -> Iterator[Path]:
-        """A new, empty folder on the same disk as the trees; removed at the end with all that is left in it.
-
-        Garbage collection is kept out meanwhile: a tree that is committed inside has its receipt before it is looked for.
-
-        Raises:
-            StoreFailed: it cannot be created.
-            Busy: garbage collection did not end in time.
-        """
-        with self.in_use("running a step"), scratch.scratch_folder(self.scratch) as folder:
-            yield folder

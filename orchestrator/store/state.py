@@ -215,7 +215,7 @@ class StateFile:
 
     def __init__(self, home: Home) -> None:
         self._file = home.state_file
-        self._lock = home.locks / "state.lock"
+        self._lock = home.lock_file("state")
 
     def read(self) -> State:
         """What is deployed; an empty state when there is no file yet.

@@ -13,19 +13,19 @@ from orchestrator.targets.local.control import SERVING_FILE, Recipe
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestrator.store.home import Home
     from orchestrator.store.state import Deployment
+    from orchestrator.store.store import Store
 
 __all__ = ["served_signature"]
 
 
-def served_signature(home: Home, deployment: Deployment) -> Signature:
+def served_signature(store: Store, deployment: Deployment) -> Signature:
     """What goes in and comes out of the revision that serves, or that served last.
 
     Raises:
         DeployFailed: E619 nothing was ever served, or its folder is gone.
     """
-    folder = home.deployments / deployment.name
+    folder = store.home.deployments / deployment.name
     try:
         recipe = Recipe.from_json(json.loads((folder / SERVING_FILE).read_text(encoding="utf-8")))
         return _signature(folder / recipe.serving, recipe)

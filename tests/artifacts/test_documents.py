@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from orchestrator.artifacts.document import Document, DocumentRefused
+from orchestrator.artifacts.fates import Fates, StepFate
 from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.artifacts.winner import Winner
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.steps import Ending
 from tests.artifacts.made import imported, inspection, verdict, winner
 
 GATE = GateResult("min_cosine", "y", 0.999, 0.5, passed=False, case="all samples")
@@ -25,6 +28,7 @@ DOCUMENTS: list[Document] = [
     imported(edges=["zeros"]),
     verdict(passed=False, gates=[GATE]),
     winner(),
+    Fates(steps={"convert.x": StepFate.of("failed", Ending.REFUSED, Diagnostic("E410", "no", at=("model", 0)))}),
 ]
 each = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.NAME)
 

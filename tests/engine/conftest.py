@@ -17,9 +17,8 @@ from orchestrator.events import Event
 from orchestrator.plan.resolve import Outcome, Resolver
 from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec, load_spec
-from orchestrator.store.digest import StatCache
 from orchestrator.store.home import Home
-from orchestrator.store.trees import TreeStore
+from orchestrator.store.store import Store
 
 HERE = Path(__file__).parent
 
@@ -45,6 +44,11 @@ class Project:
     home: Home
     events: list[Event] = field(default_factory=list)
 
+    @property
+    def store(self) -> Store:
+        """As a new command would open it."""
+        return Store.at(self.home)
+
     def step(self, step_id: str, function: str, **changes: Any) -> Step:
         values: dict[str, Any] = {
             "id": step_id,
@@ -61,16 +65,17 @@ class Project:
 
     def run(self, *steps: Step, stop: Stop | None = None, forced: frozenset[str] = frozenset()) -> dict[str, Outcome]:
         plan = self.plan(*steps)
-        resolver = Resolver(self.loaded, plan, self.home, StatCache(self.home))
+        store = self.store
+        resolver = Resolver(self.loaded, plan, store)
         return run_plan(
-            self.loaded, plan, resolver, self.home, observer=self.events.append, stop=stop or Stop(), forced=forced
+            self.loaded, plan, resolver, store, observer=self.events.append, stop=stop or Stop(), forced=forced
         )
 
     def text(self, outcomes: Mapping[str, Outcome], step: str) -> str:
         receipt = outcomes[step].receipt
         assert receipt is not None
         assert receipt.manifest is not None
-        return (TreeStore(self.home).path(receipt.manifest.digest) / "text.txt").read_text(encoding="utf-8")
+        return (self.store.trees.path(receipt.manifest.digest) / "text.txt").read_text(encoding="utf-8")
 
     def runs(self) -> int:
         path = self.folder / "runs"

@@ -17,8 +17,8 @@ from orchestrator.events import ignore
 from orchestrator.release.go_live import GoLive, Ready, settle
 from orchestrator.release.rollback import roll_back
 from orchestrator.store.home import Home
-from orchestrator.store.state import Deployment, StateFile
-from orchestrator.store.trees import TreeStore
+from orchestrator.store.state import Deployment
+from orchestrator.store.store import Store
 from orchestrator.targets.folder.marker import alone_in
 from orchestrator.targets.folder.target import FolderTarget
 from tests.artifacts.made import winner
@@ -30,30 +30,30 @@ class Place:
     def __init__(self, root: Path, name: str = "digits", home: str = "home") -> None:
         self.root, self.name = root, name
         self.home = Home(root / home)
-        self.home.prepare()
+        self.store = Store.open(self.home)
         self.folder = root / "deployed"
         self.target = FolderTarget(self.folder, name, keep=2)
 
     def rendered(self, content: str, backend: str = "litert") -> str:
-        with self.home.scratch_folder() as scratch:
+        with self.store.scratch_folder() as scratch:
             serving = scratch / "out" / "serving"
             serving.mkdir(parents=True)
             (serving / "model").write_text(content)
             winner(backend=backend, startup_seconds=1).write(scratch / "out")
-            return TreeStore(self.home).commit(scratch / "out").digest
+            return self.store.trees.commit(scratch / "out").digest
 
     def ready(self, content: str, backend: str = "litert") -> Ready:
         rendered = self.rendered(content, backend)
         return Ready(self.name, "folder", 2, None, "/spec.yaml", "01", "02", rendered, rendered, {}, 1)
 
     def deploy(self, content: str, backend: str = "litert") -> Deployment:
-        known = settle(self.name, self.home)
+        known = settle(self.name, self.store)
         revision = max(self.target.highest(), known.highest if known else 0) + 1
-        return GoLive(self.ready(content, backend), self.target, self.home, ignore).replace(known, revision, "deploy")
+        return GoLive(self.ready(content, backend), self.target, self.store, ignore).replace(known, revision, "deploy")
 
     @property
     def remembered(self) -> Deployment | None:
-        return StateFile(self.home).read().deployments.get(self.name)
+        return self.store.state.read().deployments.get(self.name)
 
     @property
     def used(self) -> str | None:
@@ -113,7 +113,7 @@ def test_what_is_in_use_is_whole_whenever_the_next_is_killed(place: Place, point
     assert place.used in {"one", "two"}
     assert place.target.observe().health == "healthy"
 
-    settle(place.name, place.home)
+    settle(place.name, place.store)
     assert place.remembered is not None
     assert place.remembered.intent is None
     assert place.remembered.revision == place.target.observe().revision
@@ -132,7 +132,7 @@ def test_a_rollback_that_is_killed_keeps_both_revisions(place: Place, point: str
         "from tests.engine.test_going_live import Place\n"
         "from orchestrator.release.rollback import roll_back\n"
         "from orchestrator.events import ignore\n"
-        "p = Place(Path(sys.argv[2])); roll_back(p.home, 'digits', None, ignore, 1)\n"
+        "p = Place(Path(sys.argv[2])); roll_back(p.store, 'digits', None, ignore, 1)\n"
     )
     arguments = [sys.executable, "-c", script, str(Path(__file__).parents[2]), str(place.root)]
     done = subprocess.run(arguments, env={**os.environ, "MLO_CRASH_AT": point}, check=False)
@@ -142,7 +142,7 @@ def test_a_rollback_that_is_killed_keeps_both_revisions(place: Place, point: str
         assert done.returncode == -signal.SIGKILL
     assert place.used in {"one", "two"}
     assert sorted(path.name for path in (place.folder / "revisions").iterdir()) == ["1", "2"]
-    settle(place.name, place.home)
+    settle(place.name, place.store)
     assert place.remembered is not None
     assert place.remembered.revision == place.target.observe().revision
 
@@ -191,7 +191,7 @@ def test_what_another_store_put_there_meanwhile_is_not_overwritten(place: Place)
     assert elsewhere.deploy("theirs").revision == 2
 
     with pytest.raises(Busy) as busy:  # the number was free when this began
-        GoLive(ready, place.target, place.home, ignore).replace(settle(place.name, place.home), 2, "deploy")
+        GoLive(ready, place.target, place.store, ignore).replace(settle(place.name, place.store), 2, "deploy")
 
     assert busy.value.diagnostics[0].code == "E605"
     assert place.used == "theirs"
@@ -212,7 +212,7 @@ def test_numbers_never_come_back_however_often_it_is_rolled_back(place: Place) -
     for content in ("one", "two", "three"):
         place.deploy(content)
     for _ in range(11):
-        roll_back(place.home, place.name, None, ignore, 1)
+        roll_back(place.store, place.name, None, ignore, 1)
     known = place.remembered
     assert known is not None
     assert {entry.revision for entry in known.history} == {1, 2, 3}
@@ -223,12 +223,12 @@ def test_numbers_never_come_back_however_often_it_is_rolled_back(place: Place) -
 def test_what_was_damaged_in_the_store_does_not_serve_again(place: Place) -> None:
     first = place.deploy("one")
     place.deploy("two")
-    stored = TreeStore(place.home).path(first.rendered_digest) / "serving" / "model"
+    stored = place.store.trees.path(first.rendered_digest) / "serving" / "model"
     stored.chmod(0o644)
     stored.write_text("damaged")
 
     with pytest.raises(UsageError) as refused:
-        roll_back(place.home, place.name, 1, ignore, 1)
+        roll_back(place.store, place.name, 1, ignore, 1)
 
     assert refused.value.diagnostics[0].code == "E622"
     assert place.used == "two"
@@ -255,9 +255,9 @@ def test_a_full_disk_leaves_what_is_in_use_and_no_litter(place: Place, monkeypat
 def test_a_deployment_that_was_destroyed_meanwhile_is_not_rolled_back(place: Place) -> None:
     place.deploy("one")
     place.deploy("two")
-    StateFile(place.home).update(lambda state: state.without_deployment(place.name))
+    place.store.state.update(lambda state: state.without_deployment(place.name))
     with pytest.raises(UsageError) as refused:
-        roll_back(place.home, place.name, 1, ignore, 1)
+        roll_back(place.store, place.name, 1, ignore, 1)
     assert refused.value.diagnostics[0].code == "E602"
 
 
@@ -276,17 +276,17 @@ def test_a_deployment_that_moved_leaves_nothing_behind_even_if_it_was_killed(pla
         "from orchestrator.events import ignore\n"
         "from orchestrator.targets.folder.target import FolderTarget\n"
         "p = Place(Path(sys.argv[2])); other = FolderTarget(Path(sys.argv[2]) / 'other', 'digits', 2)\n"
-        "GoLive(p.ready('two'), other, p.home, ignore).replace(settle('digits', p.home), 2, 'deploy')\n"
+        "GoLive(p.ready('two'), other, p.home, ignore).replace(settle('digits', p.store), 2, 'deploy')\n"
     )
     arguments = [sys.executable, "-c", script, str(Path(__file__).parents[2]), str(place.root)]
     for point, folders in (("release.switched", {"deployed", "other"}), ("release.remembered", {"deployed", "other"})):
         done = subprocess.run(arguments, env={**os.environ, "MLO_CRASH_AT": point}, check=False)
         assert done.returncode == -signal.SIGKILL
         assert {path.name for path in place.root.iterdir()} >= folders
-        moved = settle(place.name, place.home)
+        moved = settle(place.name, place.store)
         assert moved is not None
         assert moved.place == str(place.root / "other")
         assert not place.folder.exists(), "what it moved away from is stopped"
         FolderTarget(place.root / "other", place.name, 2).stop()
-        StateFile(place.home).update(lambda state: state.without_deployment(place.name))
+        place.store.state.update(lambda state: state.without_deployment(place.name))
         place.deploy("one")

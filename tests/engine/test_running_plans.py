@@ -23,7 +23,6 @@ from orchestrator.errors import Interrupted, SpecInvalid, StepFailed
 from orchestrator.events import StepEnded
 from orchestrator.plan.step import FileInput, StepOutput
 from orchestrator.steps import Ending
-from orchestrator.store.trees import TreeStore
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -113,7 +112,7 @@ def test_a_damaged_result_is_found_and_computed_again(project: Project) -> None:
     receipt = outcomes["write"].receipt
     assert receipt is not None
     assert receipt.manifest is not None
-    stored = TreeStore(project.home).path(receipt.manifest.digest) / "text.txt"
+    stored = project.store.trees.path(receipt.manifest.digest) / "text.txt"
     stored.chmod(0o644)
     stored.write_text("jello", encoding="utf-8")
     again = project.run(project.write_step())

@@ -17,8 +17,9 @@ from orchestrator.plan.source_steps import import_step, inspect_step
 from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import load_spec
 from orchestrator.spec.signature import Signature
-from orchestrator.store.digest import StatCache, digest_tree
+from orchestrator.store.digest import digest_tree
 from orchestrator.store.home import Home
+from orchestrator.store.store import Store
 
 SPEC = """\
 apiVersion: mlo/v1
@@ -50,7 +51,7 @@ def look(tmp_path: Path) -> Look:
         plans: list[tuple[Step, PlannedModel | None]] = [(inspected, None), (import_step(loaded, model), model)]
         for step, known in plans:
             plan = replace(Plan("pinned", (step,), (), project), model=known)
-            assert Resolver(loaded, plan, home, StatCache(home)).resolve(step, {}) is not None
+            assert Resolver(loaded, plan, Store.at(home)).resolve(step, {}) is not None
 
     return look
 

@@ -20,6 +20,7 @@ from orchestrator.errors import StoreFailed
 from orchestrator.store.atomic import TEMPORARY_PREFIX, canonical_json, pretty_json, write_atomic
 from orchestrator.store.gc import sweep
 from orchestrator.store.home import Home
+from orchestrator.store.store import Store
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
@@ -54,7 +55,7 @@ def test_sixty_kills_at_random_times_leave_only_whole_files(home: Home, spawn: S
         writer.kill()
         writer.wait()
         assert len(json.loads(path.read_bytes())["ballast"]) == 50_000
-    sweep(home)
+    sweep(Store.at(home))
     assert not list(home.root.glob(f"{TEMPORARY_PREFIX}*"))
 
 

@@ -18,6 +18,7 @@ from orchestrator.store.gc import collect, sweep
 from orchestrator.store.home import Home
 from orchestrator.store.receipts import Receipts
 from orchestrator.store.state import StateFile
+from orchestrator.store.store import Store
 from orchestrator.store.trees import TreeStore
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -29,13 +30,14 @@ from pathlib import Path
 from orchestrator.store.digest import sha256_bytes
 from orchestrator.store.gc import collect, sweep
 from orchestrator.store.home import Home
+from orchestrator.store.store import Store
 from orchestrator.store.receipts import Receipt, Receipts
 from orchestrator.store.state import Deployment, Intent, StateFile
 from orchestrator.store.trees import TreeStore
 
 home, computed = Home(Path(sys.argv[1])), Path(sys.argv[2])
 home.prepare()
-sweep(home)
+sweep(Store.at(home))
 trees, receipts, state = TreeStore(home), Receipts(home), StateFile(home)
 
 def step(name, content):
@@ -44,7 +46,7 @@ def step(name, content):
     if receipt is not None and trees.verify(receipt.manifest) is None:
         receipts.remember("digits", name, key)
         return receipt.manifest.digest
-    with home.scratch_folder() as scratch:
+    with Store.at(home).scratch_folder() as scratch:
         (scratch / "output" / "inner").mkdir(parents=True)
         (scratch / "output" / "inner" / name).write_text(content * 1000)
         (scratch / "output" / "facts.json").write_text("{}")
@@ -68,7 +70,7 @@ digests = {name: step(name, "new") for name in ("convert", "render")}
 live = deployment(digests["render"])
 state.update(lambda before: before.with_deployment(live.with_intent(Intent.now("deploy", 1))))
 state.update(lambda before: before.with_deployment(live))
-collect(home)
+collect(Store.at(home))
 print(json.dumps(digests, sort_keys=True))
 """
 
@@ -132,8 +134,8 @@ def test_a_killed_run_continues_where_it_was(
     _check_whole(home)
     assert done.isdisjoint(log.read_text().split()[len(before) :]), "a finished step was computed again"
 
-    assert sweep(home) == 0
-    assert collect(home) == 0
+    assert sweep(Store.at(home)) == 0
+    assert collect(Store.at(home)) == 0
     assert list(home.scratch.iterdir()) == []
     assert not list(home.root.rglob(f"{TEMPORARY_PREFIX}*"))
     assert sorted(TreeStore(home).digests()) == sorted(expected.values())

@@ -16,6 +16,7 @@ from orchestrator.store.home import Home
 from orchestrator.store.locks import lock
 from orchestrator.store.receipts import Receipt, Receipts
 from orchestrator.store.state import State, StateFile
+from orchestrator.store.store import Store
 from orchestrator.store.trees import TreeStore
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -74,7 +75,7 @@ def test_a_full_disk_is_told_with_what_to_do_and_loses_nothing(small_disk: Path)
     home = Home(small_disk / ".mlo")
     home.prepare()
     trees, receipts, state = TreeStore(home), Receipts(home), StateFile(home)
-    with home.scratch_folder() as scratch:
+    with Store.at(home).scratch_folder() as scratch:
         (scratch / "output").mkdir()
         (scratch / "output" / "model").write_bytes(b"m" * 10_000)
         manifest = trees.commit(scratch / "output")
@@ -118,7 +119,7 @@ def test_a_disk_that_fills_up_while_a_tree_is_committed_leaves_a_result_or_none(
     home = Home(small_disk / ".mlo")
     home.prepare()
     trees = TreeStore(home)
-    with home.scratch_folder() as scratch:
+    with Store.at(home).scratch_folder() as scratch:
         (scratch / "output").mkdir()
         for number in range(200):
             (scratch / "output" / f"{number:0200d}").write_bytes(b"m")
@@ -157,7 +158,7 @@ def test_a_limit_on_file_sizes_is_told_likewise(tmp_path: Path, spawn: Spawn) ->
 def test_a_disk_that_cannot_be_written_is_told_before_anything_is_begun(small_disk: Path) -> None:
     home = Home(small_disk / ".mlo")
     home.prepare()
-    with home.scratch_folder() as scratch:
+    with Store.at(home).scratch_folder() as scratch:
         (scratch / "model").write_bytes(b"model")
         manifest = TreeStore(home).commit(scratch)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)

@@ -19,6 +19,7 @@ from orchestrator.store.home import Home
 from orchestrator.store.locks import lock
 from orchestrator.store.receipts import Receipt, Receipts
 from orchestrator.store.state import Deployment, Revision, StateFile
+from orchestrator.store.store import Store
 from orchestrator.store.trees import TreeStore
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -27,9 +28,10 @@ _WORK = """
 import sys
 from pathlib import Path
 from orchestrator.store.home import Home
+from orchestrator.store.store import Store
 
 home = Home(Path(sys.argv[1]))
-with home.scratch_folder() as scratch:
+with Store.at(home).scratch_folder() as scratch:
     (scratch / "output").mkdir()
     (scratch / "output" / "half").write_bytes(b"x" * 1000)
     (scratch / "output").chmod(0o555)
@@ -41,7 +43,7 @@ with home.scratch_folder() as scratch:
 
 def _done(home: Home, name: str, content: str, deployment: str = "digits") -> Manifest:
     """A finished step: its tree and its receipt."""
-    with home.scratch_folder() as scratch:
+    with Store.at(home).scratch_folder() as scratch:
         (scratch / "output").mkdir()
         (scratch / "output" / name).write_text(content)
         manifest = TreeStore(home).commit(scratch / "output")
@@ -95,7 +97,7 @@ def test_scratch_folders_go_with_their_owner_and_not_before(home: Home, spawn: S
     killed.kill()
     killed.wait()
     assert len(list(home.scratch.iterdir())) == 4, "two folders, each with its owner file"
-    assert sweep(home) == 1000
+    assert sweep(Store.at(home)) == 1000
     assert len(list(home.scratch.iterdir())) == 2
     out, err = alive.communicate("go\n", timeout=60)
     assert out == "1000\n", err
@@ -109,7 +111,7 @@ def test_what_stands_in_scratch_without_an_owner_goes_after_a_day(home: Home) ->
         (folder / "file").write_bytes(b"12")
     yesterday = time.time() - 25 * 3600
     os.utime(old, (yesterday, yesterday))
-    assert sweep(home) == 2
+    assert sweep(Store.at(home)) == 2
     assert list(home.scratch.iterdir()) == [young]
 
 
@@ -118,16 +120,16 @@ def test_stray_temporaries_are_swept_from_every_folder(home: Home) -> None:
     places = (home.root, home.receipts, home.receipts / "latest", home.locks, *home.trees.glob("??"))
     for folder in places:
         (folder / f"{TEMPORARY_PREFIX}stray").write_bytes(b"12")
-    assert sweep(home) == 2 * len(places)
+    assert sweep(Store.at(home)) == 2 * len(places)
     assert not list(home.root.rglob(f"{TEMPORARY_PREFIX}*"))
 
 
 def test_only_what_no_deployment_had_last_is_collected(home: Home) -> None:
     old, new, other = _done(home, "convert", "1"), _done(home, "convert", "2"), _done(home, "convert", "3", "other")
     receipts, trees = Receipts(home), TreeStore(home)
-    assert collect(home, keep_receipts={"convert-1"}) == 0
-    assert collect(home) > old.size
-    assert collect(home) == 0
+    assert collect(Store.at(home), keep_receipts={"convert-1"}) == 0
+    assert collect(Store.at(home)) > old.size
+    assert collect(Store.at(home)) == 0
     assert list(receipts.all_keys()) == ["convert-2", "convert-3"]
     assert sorted(trees.digests()) == sorted([new.digest, other.digest])
     assert trees.verify(new, deep=True) is None
@@ -141,17 +143,17 @@ def test_what_the_state_needs_for_a_rollback_stays(home: Home) -> None:
         ),
     )
     StateFile(home).update(lambda state: state.with_deployment(_deployment(manifests[0].digest, history)))
-    collect(home)
+    collect(Store.at(home))
     assert list(Receipts(home).all_keys()) == ["render-1", "render-2", "render-3", "render-5"]
     assert [TreeStore(home).holds(manifest.digest) for manifest in manifests] == [True, True, True, False, True]
 
 
 def test_a_receipt_that_cannot_be_read_and_a_tree_without_one_are_collected(home: Home) -> None:
-    with home.scratch_folder() as scratch:
+    with Store.at(home).scratch_folder() as scratch:
         (scratch / "lonely").write_bytes(b"12")
         TreeStore(home).commit(scratch)
     (home.receipts / "torn.json").write_bytes(b"{")
-    assert collect(home) == 3
+    assert collect(Store.at(home)) == 3
     assert list(TreeStore(home).digests()) == []
     assert list(Receipts(home).all_keys()) == []
 
@@ -163,18 +165,18 @@ def test_nothing_is_collected_while_a_run_uses_the_store(home: Home, spawn: Spaw
     assert process.stdout is not None
     process.stdout.readline()
     with pytest.raises(Busy, match=f"process {process.pid}"):
-        collect(home)
+        collect(Store.at(home))
     assert len(list(Receipts(home).all_keys())) == 2
     process.kill()
     process.wait()
-    assert collect(home) > 0
+    assert collect(Store.at(home)) > 0
 
 
 def test_lock_files_that_nobody_holds_are_collected(home: Home) -> None:
     with lock(home.locks / "held.lock", timeout=0, info={"what": "work"}):
         with lock(home.locks / "free.lock", timeout=0, info={"what": "work"}):
             pass
-        assert collect(home) > 0
+        assert collect(Store.at(home)) > 0
         assert sorted(file.name for file in home.locks.iterdir()) == ["held.lock", "in-use.lock"]
         with pytest.raises(Busy), lock(home.locks / "held.lock", timeout=0, info={"what": "more"}):
             pass
@@ -185,7 +187,7 @@ def test_nothing_is_collected_when_the_state_cannot_be_read(home: Home) -> None:
     _done(home, "convert", "2")
     home.state_file.write_bytes(b"{")
     with pytest.raises(StoreFailed):
-        collect(home)
+        collect(Store.at(home))
     assert len(list(Receipts(home).all_keys())) == 2
 
 
@@ -196,5 +198,5 @@ def test_a_receipt_of_a_failed_step_goes_when_another_took_its_place(home: Home)
     assert done is not None
     receipts.write(replace(done, key="failed-1", outcome="failed", manifest=None, error=Diagnostic("E410", "no")))
     receipts.write(replace(done, key="failed-2", outcome="failed", manifest=None, error=Diagnostic("E410", "no")))
-    collect(home)
+    collect(Store.at(home))
     assert list(receipts.all_keys()) == ["failed-2"]

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import __version__
 from orchestrator.errors import StoreFailed
-from orchestrator.store.home import Home
+from orchestrator.store.home import LAYOUT, Home
+from orchestrator.store.store import Store
 
 
 def test_the_home_is_beside_the_command_or_where_the_environment_says(tmp_path: Path) -> None:
@@ -41,6 +43,65 @@ def test_a_home_that_cannot_be_made_is_told_with_what_to_do(tmp_path: Path, plac
     assert str(tmp_path / place) in diagnostic.message
     assert diagnostic.cause
     assert "MLO_HOME" in diagnostic.remedy
+
+
+def _old_home(root: Path) -> Home:
+    """As a version of mlo that knew no layouts left it."""
+    home = Home(root)
+    home.trees.mkdir(parents=True)
+    home.receipts.mkdir()
+    (home.receipts / "key.json").write_text("{}")
+    return home
+
+
+def test_a_home_says_its_layout(tmp_path: Path) -> None:
+    home = Home(tmp_path / ".mlo")
+    for _ in range(2):
+        home.prepare()
+    assert home.layout_file.read_text() == f"layout {LAYOUT}, made by mlo {__version__}\n"
+
+
+def test_a_home_that_was_begun_and_not_finished_is_a_new_one(tmp_path: Path) -> None:
+    home = Home(tmp_path / ".mlo")
+    home.root.mkdir()
+    home.prepare()
+    assert home.trees.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("layout", "cause", "remedy"),
+    [
+        (None, f"it has layout 1, and mlo {__version__} reads layout {LAYOUT}", "then remove the folder"),
+        ("layout 1, made by mlo 0.1.0\n", "it has layout 1", "destroy that with the version that deployed it"),
+        ("layout 99, made by mlo 9.0.0\n", "it is layout 99, made by mlo 9.0.0", "use the newer version of mlo"),
+        ("", "does not name a layout: ''", "restore"),
+        ("layout x", "does not name a layout: 'layout x'", "restore"),
+    ],
+)
+def test_a_home_of_another_layout_is_refused_and_left_as_it_is(
+    tmp_path: Path, layout: str | None, cause: str, remedy: str
+) -> None:
+    home = _old_home(tmp_path / ".mlo")
+    if layout is not None:
+        home.layout_file.write_text(layout)
+    before = sorted(home.root.rglob("*"))
+    with pytest.raises(StoreFailed) as caught:
+        Store.open(home)
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.code == "E715"
+    assert str(home.root) in diagnostic.message
+    assert cause in diagnostic.cause
+    assert remedy in diagnostic.remedy
+    assert "MLO_HOME" in diagnostic.remedy
+    assert sorted(home.root.rglob("*")) == before
+
+
+def test_a_state_alone_makes_a_home_an_old_one(tmp_path: Path) -> None:
+    home = Home(tmp_path / ".mlo")
+    home.root.mkdir()
+    home.state_file.write_text("{}")
+    with pytest.raises(StoreFailed, match="another version of mlo"):
+        home.prepare()
 
 
 def test_the_store_imports_the_standard_library_only() -> None:

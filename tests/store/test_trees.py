@@ -15,6 +15,7 @@ from orchestrator.errors import StoreFailed
 from orchestrator.store.digest import Manifest
 from orchestrator.store.home import Home
 from orchestrator.store.scratch import remove_tree
+from orchestrator.store.store import Store
 from orchestrator.store.trees import TreeStore
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -23,6 +24,7 @@ _COMMIT = """
 import os, sys
 from pathlib import Path
 from orchestrator.store.home import Home
+from orchestrator.store.store import Store
 from orchestrator.store.trees import TreeStore
 
 home = Home(Path(sys.argv[1]))
@@ -33,7 +35,7 @@ store = TreeStore(home)
 print("ready", flush=True)
 sys.stdin.readline()
 for turn in range(5):
-    with home.scratch_folder() as scratch:
+    with Store.at(home).scratch_folder() as scratch:
         (scratch / "output" / "inner").mkdir(parents=True)
         (scratch / "output" / "inner" / "data").write_bytes(bytes([turn]) * 100_000)
         manifest = store.commit(scratch / "output")
@@ -51,7 +53,7 @@ def store(home: Home) -> TreeStore:
 
 
 def _commit(home: Home, content: bytes = b"model") -> Manifest:
-    with home.scratch_folder() as scratch:
+    with Store.at(home).scratch_folder() as scratch:
         output = scratch / "output"
         (output / "inner").mkdir(parents=True)
         (output / "inner" / "model.onnx").write_bytes(content)
@@ -206,7 +208,7 @@ def test_links_are_refused_and_the_store_stays_as_it_was(home: Home, store: Tree
     weights.write_bytes(b"the user's own")
     weights.chmod(0o644)
     for link in (Path.symlink_to, Path.hardlink_to):
-        with home.scratch_folder() as scratch:
+        with Store.at(home).scratch_folder() as scratch:
             link(scratch / "weights", weights)
             with pytest.raises(StoreFailed) as caught:
                 store.commit(scratch)
