@@ -1,44 +1,68 @@
-"""The backends by name. To add one: write its file, add its row; `tests/backends` tells what else it needs."""
+"""The backends by name. To add one: write its folder, add its row; `tests/backends/test_table.py` says what else it needs.
+
+The spec takes the names from here, so nothing is imported before a backend is asked for.
+"""
 
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from orchestrator.backends.backend import Backend, Packaging
+    from orchestrator.backends.backend import Backend, ServingBackend
 
-__all__ = ["BACKENDS", "UNSERVED", "backend", "packaging"]
+__all__ = ["BACKENDS", "SERVERS", "Row", "backend", "backends_of", "serving_backend"]
 
-BACKENDS: dict[str, str] = {
-    "onnxruntime": "orchestrator.backends.onnxruntime.backend:ONNXRUNTIME",
-    "torchserve": "orchestrator.backends.torchserve.backend:TORCHSERVE",
-    "tensorflow-serving": "orchestrator.backends.tensorflow_serving.backend:TENSORFLOW_SERVING",
-    "litert": "orchestrator.backends.litert.backend:LITERT",
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What must be known of a backend before it is imported.
+
+    Attributes:
+        where: `module:ATTRIBUTE`.
+        formats: those whose variants it takes, as in the spec's `optimize.formats`.
+        served: whether it has a server; otherwise a device runs what it hands over.
+    """
+
+    where: str
+    formats: tuple[str, ...]
+    served: bool = True
+
+
+BACKENDS: dict[str, Row] = {
+    "onnxruntime": Row("orchestrator.backends.onnxruntime.backend:ONNXRUNTIME", ("onnx",)),
+    "torchserve": Row("orchestrator.backends.torchserve.backend:TORCHSERVE", ("torchscript", "exported-program")),
+    "tensorflow-serving": Row("orchestrator.backends.tensorflow_serving.backend:TENSORFLOW_SERVING", ("saved-model",)),
+    "litert": Row("orchestrator.backends.litert.backend:LITERT", ("tflite",), served=False),
 }
-"""Name → `module:ATTRIBUTE`; imported when asked for, since the command line starts without them."""
+"""Name → row. Of several backends that take a format, the first is the usual one."""
+
+SERVERS: tuple[str, ...] = tuple(name for name, row in BACKENDS.items() if row.served)
+"""The names of the backends that have a server."""
 
 
-UNSERVED = frozenset({"litert"})
-"""Rows without a server: a device runs what they hand over."""
+def backends_of(format_name: str) -> tuple[str, ...]:
+    """The names of the backends that take variants of a format, the usual one first."""
+    return tuple(name for name, row in BACKENDS.items() if format_name in row.formats)
 
 
-def packaging(name: str) -> Packaging:
-    """What writes the folder of the backend with this name.
+def backend(name: str) -> Backend:
+    """The backend with this name.
 
     Raises:
         KeyError: there is none.
     """
-    module, _, attribute = BACKENDS[name].partition(":")
-    return cast("Packaging", getattr(importlib.import_module(module), attribute))
+    module, _, attribute = BACKENDS[name].where.partition(":")
+    return cast("Backend", getattr(importlib.import_module(module), attribute))
 
 
-def backend(name: str) -> Backend:
+def serving_backend(name: str) -> ServingBackend:
     """The backend with this name, which has a server.
 
     Raises:
         KeyError: there is none, or it has no server.
     """
-    if name in UNSERVED:
+    if not BACKENDS[name].served:
         raise KeyError(name)
-    return cast("Backend", packaging(name))
+    return cast("ServingBackend", backend(name))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from importlib import metadata
 
-__all__ = ["installed_closure"]
+from orchestrator.machine.packages import PACKAGES
+
+__all__ = ["for_cuda", "installed_closure"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXTRA = re.compile(r";.*\bextra\s*==")
-_FOR_CUDA = {"onnxruntime": "onnxruntime-gpu"}
-"""Packages whose build for CUDA is a distribution of another name."""
 
 
 def installed_closure(packages: tuple[str, ...], *, cuda: bool = False) -> dict[str, str]:
@@ -26,7 +26,7 @@ def installed_closure(packages: tuple[str, ...], *, cuda: bool = False) -> dict[
     waiting = [*packages]
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        name = _FOR_CUDA.get(name, name) if cuda else name
+        name = for_cuda(name).partition("[")[0] if cuda else name
         if name in found:
             continue
         try:
@@ -39,3 +39,9 @@ def installed_closure(packages: tuple[str, ...], *, cuda: bool = False) -> dict[
             if match and (not _EXTRA.search(requirement) or (cuda and match[0].startswith("nvidia-"))):
                 waiting.append(match[0])
     return dict(sorted(found.items()))
+
+
+def for_cuda(package: str) -> str:
+    """What is installed for CUDA in place of a package, with extras: some builds are distributions of another name."""
+    row = PACKAGES.get(package)
+    return package if row is None or row.cuda is None else row.cuda.requirement or package

@@ -36,7 +36,7 @@ A JSON file holds {"image": [[...]]}, or a request of the Open Inference Protoco
 @json_option
 def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
     """Send inputs to a deployment and print its outputs."""
-    from orchestrator.backends.table import backend  # noqa: PLC0415 - with numpy, which the help must not wait for
+    from orchestrator.backends.table import serving_backend  # noqa: PLC0415 - with numpy, which the help must not wait for
     from orchestrator.targets.client import infer, read_inputs  # noqa: PLC0415
     from orchestrator.targets.served import served_signature  # noqa: PLC0415
 
@@ -54,7 +54,7 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
     signature = served_signature(store, deployment)
     inputs = read_inputs(input_, signature)
     outputs = infer(
-        deployment.endpoint, backend(deployment.backend), name, inputs, timeout=timeout, signature=signature
+        deployment.endpoint, serving_backend(deployment.backend), name, inputs, timeout=timeout, signature=signature
     )
     if as_json:
         console.print_json({"outputs": {output: _json_numbers(array.tolist()) for output, array in outputs.items()}})

@@ -15,8 +15,8 @@ from orchestrator.doctor.finding import Finding
 from orchestrator.errors import StoreFailed
 from orchestrator.machine.control_groups import memory_limit
 from orchestrator.machine.cpus import confined, cpu_share, usable_cpus
-from orchestrator.machine.cuda_builds import without_cuda
 from orchestrator.machine.cuda_devices import cuda_devices
+from orchestrator.machine.packages import PACKAGES, without_cuda
 from orchestrator.process.environment import passed_on
 from orchestrator.process.memory import format_bytes
 from orchestrator.store.locks import probe_flock
@@ -31,7 +31,6 @@ _LITTLE_MEMORY = 2 * 2**30
 _LITTLE_DISK = 5 * 2**30
 _NO_DISK = 2**20
 _SMALLEST_MACHINE = 2.0
-_CUDA_PACKAGES = ("onnxruntime", "tensorflow", "torch")
 
 
 def cpus() -> list[Finding]:
@@ -101,7 +100,7 @@ def gpu() -> list[Finding]:
             Finding("gpu", "missing", reason, lost, "measure for GPUs on a machine that has the one it will run on")
         ]
     found = f"{', '.join(devices.names)} (driver {devices.driver})"
-    if lacking := without_cuda(_CUDA_PACKAGES):
+    if lacking := without_cuda(PACKAGES):
         lost = f"what {lacking.package} runs, it runs on the CPU: the package is built without CUDA"
         return [Finding("gpu", "limited", found, lost, lacking.remedy)]
     return [Finding("gpu", "ok", found)]

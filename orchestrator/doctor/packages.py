@@ -12,18 +12,13 @@ from importlib import metadata
 
 from orchestrator import __version__
 from orchestrator.doctor.finding import Finding
-from orchestrator.machine.packages import BUILDS, EXTRAS
+from orchestrator.machine.packages import PACKAGES, Package
 
 __all__ = ["core", "extras", "served", "server"]
 
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[[^\]]*\])?\s*(>=\s*(?P<least>[\w.]+))?[^;]*(;(?P<marker>.*))?")
 _EXTRA = re.compile(r"extra == [\"']([\w-]+)[\"']")
 _NOT_FOR_USERS = ("all", "dev")
-_COSTS = {
-    "grpc": "gRPC of the onnxruntime backend, which answers over REST alone",
-    "traces": "traces of the onnxruntime backend, whose server does not start where they are asked for",
-}
-"""What an extra brings beside what the tables of sources, formats and backends say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,36 +79,38 @@ def _extra(name: str, needed: list[_Requirement]) -> Finding:
 
 def extra_costs(extra: str) -> str:
     """What cannot be done without an extra: source kinds, formats and backends whose tools it brings."""
-    from orchestrator.backends.table import packaging  # noqa: PLC0415 - numpy, which core() looks for first
+    from orchestrator.backends.table import BACKENDS, backend  # noqa: PLC0415 - numpy, which core() looks for first
     from orchestrator.optimize.formats import FORMATS  # noqa: PLC0415
     from orchestrator.optimize.sources import SOURCES  # noqa: PLC0415
 
     def lost(tools: dict[str, tuple[str, ...]]) -> str:
-        return ", ".join(name for name, needed in tools.items() if extra in {EXTRAS.get(tool) for tool in needed})
+        return ", ".join(
+            name for name, needed in tools.items() if extra in {PACKAGES.get(tool, Package()).extra for tool in needed}
+        )
 
     kinds = lost({kind: source.tools for kind, source in SOURCES.items()})
     formats = lost({name: form.runtime_tools for name, form in FORMATS.items()})
-    servers = lost({name: packaging(name).tools for name in served()})
+    servers = lost({name: backend(name).tools for name in served()})
     parts = [
         f"models of kind {kinds}" if kinds else "",
         f"variants in format {formats}" if formats else "",
         f"serving by {servers}" if servers else "",
     ]
-    return "; ".join(part for part in (*parts, _COSTS.get(extra, "")) if part)
+    return "; ".join(part for part in (*parts, *(backend(name).extras.get(extra, "") for name in BACKENDS)) if part)
 
 
 def served() -> list[str]:
     """The backends that have a server."""
-    from orchestrator.backends.table import BACKENDS, UNSERVED  # noqa: PLC0415 - not before core() has looked
+    from orchestrator.backends.table import SERVERS  # noqa: PLC0415 - not before core() has looked
 
-    return [name for name in BACKENDS if name not in UNSERVED]
+    return list(SERVERS)
 
 
 def server(name: str) -> list[Finding]:
     """Whether a backend's server can be started on this machine."""
-    from orchestrator.backends.table import backend  # noqa: PLC0415 - numpy, which core() looks for first
+    from orchestrator.backends.table import serving_backend  # noqa: PLC0415 - numpy, which core() looks for first
 
-    known = backend(name)
+    known = serving_backend(name)
     reason = known.unavailable()
     if reason is None:
         return [Finding(name, "ok", f"can be started; serves {', '.join(known.formats)}")]
@@ -136,7 +133,7 @@ def _requirements() -> Iterator[_Requirement]:
 
 def _version(package: str) -> str | None:
     """The installed version of a package, or of another build of it, which installs the same modules."""
-    builds = next((names for names in BUILDS.values() if package in names), ())
+    builds = next((row.builds for row in PACKAGES.values() if package in row.builds), ())
     for name in (package, *builds):
         try:
             return metadata.version(name)

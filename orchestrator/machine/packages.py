@@ -1,43 +1,111 @@
-"""Versions of the packages that steps use, read from their metadata: nothing is imported."""
+"""The packages that mlo runs on: which extra installs each, its builds, and what is installed. Nothing is imported.
+
+To add a package, add a row; what has one build and no extra needs none.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from importlib.machinery import PathFinder
+from pathlib import Path
 
-__all__ = ["BUILDS", "EXTRAS", "distributions", "install_hint", "version"]
+__all__ = ["PACKAGES", "CudaBuild", "NoCuda", "Package", "distributions", "install_hint", "version", "without_cuda"]
 
-EXTRAS = {
-    "torch": "torch",
-    "safetensors": "torch",
-    "onnx": "onnx",
-    "onnxscript": "onnx",
-    "onnxruntime": "onnx",
-    "torchserve": "torchserve",
-    "tensorflow": "tensorflow",
-    "keras": "tensorflow",
-    "tf2onnx": "tensorflow",
-    "ai-edge-litert": "litert",
-    "transformers": "transformers",
-    "uvloop": "server",
-    "httptools": "server",
-    "prometheus-client": "server",
-    "orjson": "server",
+
+@dataclass(frozen=True, slots=True)
+class CudaBuild:
+    """How an installed build for CUDA is recognised, since a build for CPUs has the same name and version.
+
+    Attributes:
+        file: of the package.
+        holds: what stands in the file; empty where it is enough that the file is there.
+        remedy: the command that installs the build.
+        requirement: what an image installs instead of the package; empty where it is the package itself.
+    """
+
+    file: str
+    holds: str
+    remedy: str
+    requirement: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One distribution.
+
+    Attributes:
+        extra: the extra of mlo that installs it; empty for none.
+        builds: the distributions that install the same modules, the package among them; empty where there is one.
+        cuda: its build for CUDA; None where one build does for all.
+    """
+
+    extra: str = ""
+    builds: tuple[str, ...] = ()
+    cuda: CudaBuild | None = None
+
+
+PACKAGES = {
+    "torch": Package(
+        "torch",
+        cuda=CudaBuild(
+            "lib/libtorch_cuda.so", "", "install the build of torch for your CUDA version, which pytorch.org names"
+        ),
+    ),
+    "safetensors": Package("torch"),
+    "onnx": Package("onnx"),
+    "onnxscript": Package("onnx"),
+    "onnxruntime": Package(
+        "onnx",
+        builds=("onnxruntime", "onnxruntime-gpu"),
+        cuda=CudaBuild(
+            "capi/libonnxruntime_providers_cuda.so",
+            "",
+            "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'",
+            requirement="onnxruntime-gpu[cuda,cudnn]",
+        ),
+    ),
+    "torchserve": Package("torchserve"),
+    "tensorflow": Package(
+        "tensorflow",
+        builds=("tensorflow", "tensorflow-cpu"),
+        cuda=CudaBuild(
+            "python/platform/build_info.py",
+            "('is_cuda_build', True)",
+            "pip uninstall tensorflow-cpu && pip install 'tensorflow[and-cuda]'",
+        ),
+    ),
+    "keras": Package("tensorflow"),
+    "tf2onnx": Package("tensorflow"),
+    "ai-edge-litert": Package("litert"),
+    "transformers": Package("transformers"),
+    "uvloop": Package("server"),
+    "httptools": Package("server"),
+    "prometheus-client": Package("server"),
+    "orjson": Package("server"),
 }
-"""Package → the extra of mlo that brings it."""
+"""Distribution → what is to be known of it."""
 
 
-BUILDS = {
-    "tensorflow": ("tensorflow", "tensorflow-cpu"),
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
-}
-"""Packages that come as several distributions, which install the same modules."""
+@dataclass(frozen=True, slots=True)
+class NoCuda:
+    """An installed package that is built for CPUs alone, and the command that installs the other build."""
+
+    package: str
+    remedy: str
+
+    @property
+    def reason(self) -> str:
+        """Why a candidate that it runs is refused."""
+        return f"the installed {self.package} is a build for CPUs: {self.remedy}"
 
 
 @cache
 def version(package: str) -> str | None:
     """The installed version of a distribution, or of another build of it, or None."""
-    for name in BUILDS.get(package, (package,)):
+    for name in (package, *PACKAGES.get(package, Package()).builds):
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -47,7 +115,7 @@ def version(package: str) -> str | None:
 
 @cache
 def distributions(module: str) -> tuple[str, ...]:
-    """The distributions that bring a top-level module; none for the standard library and what is not installed.
+    """The distributions that install a top-level module; none for the standard library and what is not installed.
 
     Reads the file lists of everything that is installed, a tenth of a second: asked only for a module that is the user's
     model and lies in no file of the user's.
@@ -56,7 +124,27 @@ def distributions(module: str) -> tuple[str, ...]:
 
 
 def install_hint(packages: tuple[str, ...]) -> str:
-    """The command that brings these packages."""
-    extras = sorted({EXTRAS[p] for p in packages if p in EXTRAS})
+    """The command that installs these packages."""
+    extras = sorted({PACKAGES[p].extra for p in packages if p in PACKAGES} - {""})
     wanted = f"'mlo[{','.join(extras)}]'" if extras else " ".join(packages)
     return f"pip install {wanted}"
+
+
+def without_cuda(packages: Iterable[str], path: Sequence[str] | None = None) -> NoCuda | None:
+    """The first of these packages that is installed as a build for CPUs; None where there is none.
+
+    Args:
+        packages: as their distributions are called.
+        path: where they are looked for; None is where Python looks.
+    """
+    for package in sorted(packages):
+        build = PACKAGES.get(package, Package()).cuda
+        if build is None:
+            continue
+        found = PathFinder.find_spec(package, path)
+        if found is None or found.origin is None:
+            continue  # whoever needs the package reports that it is not installed
+        file = Path(found.origin).parent / build.file
+        if not file.is_file() or build.holds not in (file.read_text("utf-8", "replace") if build.holds else ""):
+            return NoCuda(package, build.remedy)
+    return None

@@ -16,7 +16,7 @@ from typing import Self
 
 import psutil
 
-from orchestrator.backends.backend import Backend, ServingSettings
+from orchestrator.backends.backend import ServingBackend, ServingSettings
 from orchestrator.containers.processes import container_process
 from orchestrator.machine.cpus import CpuShare, confined, package_environment
 from orchestrator.process.memory import MemoryWatch, family, format_bytes, tree_cpu_seconds
@@ -62,7 +62,14 @@ class MeasuredServer:
     """
 
     def __init__(
-        self, backend: Backend, settings: ServingSettings, variant: Path, share: CpuShare, *, memory: int, folder: Path
+        self,
+        backend: ServingBackend,
+        settings: ServingSettings,
+        variant: Path,
+        share: CpuShare,
+        *,
+        memory: int,
+        folder: Path,
     ) -> None:
         self._backend = backend
         self._name = settings.name

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.imported import SAMPLES_FILE, Imported
-from orchestrator.backends.backend import Backend, ServingSettings
-from orchestrator.backends.table import UNSERVED, backend
+from orchestrator.backends.backend import ServingBackend, ServingSettings
+from orchestrator.backends.table import backend
 from orchestrator.machine.cpus import cpu_share, other_cpus
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.measure.finalists import NO_SERVER, auto_batch_size, finalists, substitutes
@@ -130,9 +130,9 @@ class _Benchmark:
         row = self.runtime[variant]
         settings = self._settings(row)
         facts: dict[str, Any] = {"max_batch_size": settings.max_batch_size, "max_delay": settings.max_delay}
-        if row["backend"] in UNSERVED:
-            return {**facts, "fate": NO_SERVER, "reason": "a device runs it, not a server"}, None
         served_by = backend(row["backend"])
+        if not isinstance(served_by, ServingBackend):
+            return {**facts, "fate": NO_SERVER, "reason": "a device runs it, not a server"}, None
         if reason := served_by.refuses(self.signature):  # what the outputs are is known only since the model was run
             return {"fate": "failed", "reason": f"{served_by.name} cannot serve it: {reason}"}, None
         if reason := served_by.unavailable(settings.devices):
@@ -206,7 +206,7 @@ class _Benchmark:
             batch_sizes=tuple(params.get("batch_sizes", ())),
         )
 
-    def _requests(self, served_by: Backend, folder: Path) -> tuple[list[Path], dict[str, str]]:
+    def _requests(self, served_by: ServingBackend, folder: Path) -> tuple[list[Path], dict[str, str]]:
         """Requests of one row each, made of real samples, and the headers that they share."""
         import numpy as np  # noqa: PLC0415 - as in runtime_report
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from orchestrator.backends.table import UNSERVED, packaging
+from orchestrator.backends.table import BACKENDS, backend
 from orchestrator.optimize.cuda import refused_on_cuda
 from orchestrator.optimize.formats import FORMATS, Refused, Way, variant_name
 from orchestrator.spec.models import ModelDeployment
@@ -69,7 +69,7 @@ def _formats(spec: ModelDeployment) -> tuple[str, ...]:
     return tuple(
         name
         for name, row in FORMATS.items()
-        if not (served and row.backend in UNSERVED) and not isinstance(row.convert[own], Refused)
+        if (BACKENDS[row.backend].served or not served) and not isinstance(row.convert[own], Refused)
     )
 
 
@@ -102,13 +102,13 @@ def _candidate(
         return RefusedCandidate(variant, name, precision, row.backend, reason)
     if (refusal := forbidden.get(row.backend)) is not None:
         return RefusedCandidate(variant, name, precision, row.backend, refusal)
-    if row.backend in UNSERVED and spec.optimize.formats == "auto" and _wants_proof(spec):
+    if not BACKENDS[row.backend].served and spec.optimize.formats == "auto" and _wants_proof(spec):
         reason = (
             "`slo` is enforced, and no server could prove it for this; `slo: {enforce: false}`, or `optimize.formats` "
             "that name it, let it be tried"
         )
         return RefusedCandidate(variant, name, precision, row.backend, reason)
-    if (refusal := packaging(row.backend).refuses(signature)) is not None:
+    if (refusal := backend(row.backend).refuses(signature)) is not None:
         return RefusedCandidate(variant, name, precision, row.backend, refusal)
     if (refusal := refused_on_cuda(spec, signature, name, precision, row.backend)) is not None:
         return RefusedCandidate(variant, name, precision, row.backend, refusal)

@@ -1,49 +1,28 @@
-"""What is not tried on CUDA devices, and why. Data and rules; whether this machine has such devices is the plan's concern."""
+"""What is not tried on CUDA devices, and why; whether this machine has such devices is the plan's concern."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
+from orchestrator.backends.table import BACKENDS, backend
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.signature import Signature
 
 __all__ = ["refused_on_cuda"]
 
-_GRAPHS = "onnxruntime"
-"""The backend that captures CUDA graphs."""
-
-_VARIANTS: Mapping[tuple[str, str], str] = MappingProxyType(
-    {
-        (
-            "onnx",
-            "int8",
-        ): "int8 is quantized for the kernels of CPUs, which ONNX Runtime's CUDA provider does not have: "
-        "it would run on the CPU, or slower than fp32",
-        ("tflite", "fp32"): "LiteRT runs on CPUs here",
-        ("tflite", "int8"): "LiteRT runs on CPUs here",
-    }
-)
-"""Format and precision → why it is not for CUDA."""
-
 
 def refused_on_cuda(
-    spec: ModelDeployment, signature: Signature, format_name: str, precision: str, backend: str
+    spec: ModelDeployment, signature: Signature, format_name: str, precision: str, backend_name: str
 ) -> str | None:
     """Why a variant is not tried on the devices that the spec asks for; None where it is, or none are asked for."""
     if not spec.hardware.devices:
         return None
-    if reason := _VARIANTS.get((format_name, precision)):
+    chosen = backend(backend_name)
+    if reason := chosen.refuses_on_cuda(format_name, precision, spec.hardware.devices):
         return reason
-    if spec.hardware.devices > 1 and backend == "tensorflow-serving":
-        return (
-            "TensorFlow Serving runs a model on its first device alone; with `hardware.count: 1`, "
-            "`serving.replicas` use more"
-        )
     if not spec.serving.cuda_graphs:
         return None
-    if backend != _GRAPHS:
-        return f"`serving.cuda_graphs` is true, and {backend} captures none; {_GRAPHS} does"
+    if not chosen.cuda_graphs:
+        others = [name for name in BACKENDS if backend(name).cuda_graphs]
+        return f"`serving.cuda_graphs` is true, and {chosen.name} captures none; {', '.join(others)} does"
     return _not_fixed(signature)
 
 

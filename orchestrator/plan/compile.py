@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 from orchestrator.artifacts.imported import SAMPLES_FILE
 from orchestrator.artifacts.winner import Winner
-from orchestrator.backends.table import BACKENDS, UNSERVED, backend, packaging
+from orchestrator.backends.table import BACKENDS, backend, serving_backend
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
-from orchestrator.machine.cuda_builds import without_cuda
 from orchestrator.machine.fingerprint import fingerprint
-from orchestrator.machine.packages import install_hint
+from orchestrator.machine.packages import install_hint, without_cuda
 from orchestrator.optimize.candidates import Candidate, RefusedCandidate, candidates
 from orchestrator.optimize.formats import FORMATS
 from orchestrator.optimize.sources import SOURCES
@@ -45,7 +43,7 @@ DRAIN_SECONDS = 5
 
 
 def _server_tools(name: str) -> tuple[str, ...]:
-    return packaging(name).tools
+    return backend(name).tools
 
 
 def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None) -> Plan:
@@ -162,13 +160,9 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, cuda: CudaHere | None)
 def _present(spec: ModelDeployment, backends: list[str]) -> dict[str, Any]:
     """What no package's version tells: whether a backend's server can be started here, and which it is.
 
-    It decides what is measured, so it is part of the key; what is false or None is not started.
+    It decides what is measured, so it is part of the key; what is false is not started.
     """
-    present: dict[str, Any] = {"torchserve": shutil.which("java") is not None} if "torchserve" in backends else {}
-    if "tensorflow-serving" in backends:
-        program = backend("tensorflow-serving").program(spec.hardware.devices)
-        present["tensorflow-serving"] = None if program is None else program.as_json()
-    return present
+    return {name: serving_backend(name).present(spec.hardware.devices) for name in backends if BACKENDS[name].served}
 
 
 def _notes(loaded: LoadedSpec, backends: list[str], model: PlannedModel, cuda: CudaHere | None) -> tuple[str, ...]:
@@ -176,13 +170,9 @@ def _notes(loaded: LoadedSpec, backends: list[str], model: PlannedModel, cuda: C
     spec = loaded.spec
     notes = [*model.notes, *cuda_notes(spec, cuda)]
     asked = spec.slo.p99_latency is not None or spec.slo.throughput is not None
-    if "torchserve" in backends:
-        notes.append(
-            "TorchServe is no longer maintained and gets no security fixes; it never wins a tie, and "
-            "`serving: {backend: onnxruntime}` or a platform rule leaves it out"
-        )
-    for name in sorted(set(backends) - UNSERVED):
-        notes += backend(name).notes(spec.hardware.devices)
+    served = [name for name in backends if BACKENDS[name].served]
+    for name in served:
+        notes += serving_backend(name).notes(spec.hardware.devices)
     if spec.model.samples is None:
         notes.append("no `samples:` are given, so parity is proven on random inputs only")
     elif is_random(spec.path(spec.model.samples, loaded.folder)):
@@ -196,7 +186,7 @@ def _notes(loaded: LoadedSpec, backends: list[str], model: PlannedModel, cuda: C
             "nothing is measured over the wire here, so no candidate can prove `slo`, and `apply` ends with E501 after "
             "measuring; `slo: {enforce: false}` takes the best one without that proof"
         )
-    if UNSERVED.issuperset(backends):
+    if not served:
         return tuple(notes)  # and there is no image
     if spec.image.base is None or "@sha256:" not in spec.image.base:
         notes.append("the base image is named by tag; pin it with `image: {base: NAME@sha256:DIGEST}`")
@@ -205,17 +195,12 @@ def _notes(loaded: LoadedSpec, backends: list[str], model: PlannedModel, cuda: C
 
 def _measured_over_the_wire(spec: ModelDeployment, backends: list[str]) -> bool:
     """Whether any candidate's server can be started here."""
-    absent = {name for name, present in _present(spec, backends).items() if not present}
-    return not (UNSERVED | absent).issuperset(backends)
+    return any(_present(spec, backends).values())
 
 
 def _runtime_level(spec: ModelDeployment) -> list[str]:
-    """Backends that may be chosen by their runtimes' figures where their servers cannot be measured.
-
-    TensorFlow Serving's server comes in no package, so it is often not there; LiteRT models have none, and are chosen
-    where a folder is what is wanted.
-    """
-    return ["tensorflow-serving", *(["litert"] if spec.deploy.target == "folder" else [])]
+    """Backends that may be chosen by their runtimes' figures where their servers cannot be measured."""
+    return [name for name in BACKENDS if backend(name).runtime_decides(served=spec.deploy.target != "folder")]
 
 
 def _batch_sizes(loaded: LoadedSpec, model: PlannedModel) -> list[int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.winner import Winner
-from orchestrator.backends.table import backend
+from orchestrator.backends.table import serving_backend
 from orchestrator.errors import MloError
 from orchestrator.events import Observer, StepEnded, StepProgress, StepStarted, Waiting
 from orchestrator.store.crash_points import crash_point
@@ -210,7 +210,7 @@ class GoLive:
             self._observer(StepStarted("check", "golden requests to the new revision"))
             report = check_golden(
                 candidate.endpoint,
-                backend(self._winner.backend),
+                serving_backend(self._winner.backend),
                 self._ready.name,
                 self._trees.path(self._ready.imported),
                 self._ready.gates,

@@ -12,7 +12,7 @@ import numpy as np
 
 from orchestrator.artifacts.imported import BASELINE_FILE, SAMPLES_FILE, Imported
 from orchestrator.artifacts.verdict import FLOORS, CaseKind, GateResult
-from orchestrator.backends.backend import Backend
+from orchestrator.backends.backend import ServingBackend
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.spec.signature import Signature
@@ -89,7 +89,7 @@ class _Golden:
 
 def check_golden(
     base_url: str,
-    backend: Backend,
+    backend: ServingBackend,
     name: str,
     samples: Path,
     gates: Mapping[str, float],

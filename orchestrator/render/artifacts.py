@@ -8,25 +8,23 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.backends.backend import ServingBackend
 from orchestrator.backends.folder import write_file
-from orchestrator.backends.table import UNSERVED, backend, packaging
-from orchestrator.backends.tensorflow_serving.config import flags
+from orchestrator.backends.table import backend
 from orchestrator.render.assets import assets_dir
 from orchestrator.render.fill import fill
 from orchestrator.render.requirements import requirements
-from orchestrator.render.servers import SERVERS
 from orchestrator.store.digest import digest_tree
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestrator.backends.backend import ServingSettings
     from orchestrator.render.deployment import Deployment
 
 __all__ = ["render_artifacts"]
-
-_SERVER = Path(__file__).parents[1] / "server"
 
 
 def render_artifacts(settings: ServingSettings, deployment: Deployment, variant: Path, folder: Path) -> str | None:
@@ -48,25 +46,25 @@ def render_artifacts(settings: ServingSettings, deployment: Deployment, variant:
         ValueError: a value that may not stand in one of the files.
         FileNotFoundError: the variant lacks its model file, or an int8 one its facts.json.
     """
-    if settings.backend in UNSERVED:
-        packaging(settings.backend).write_folder(settings, variant, folder / "serving")
+    chosen = backend(settings.backend)
+    if not isinstance(chosen, ServingBackend):
+        chosen.write_folder(settings, variant, folder / "serving")
         _open_folders(folder)
         return None
-    values = _values(settings, deployment) | {"needs_vnni": _needs_vnni(settings, variant)}
-    chosen = backend(settings.backend)
+    values = _values(chosen, settings, deployment) | {"needs_vnni": _needs_vnni(settings, variant)}
     chosen.write_folder(settings, variant, folder / "serving")
     chosen.write_folder(settings, variant, folder / "docker" / "serving")
-    if settings.backend == "onnxruntime":
-        _copy_tree(_SERVER, folder / "docker" / "mlo_server", ".py")
+    for place, code in chosen.server.code.items():
+        _copy_tree(code, folder / "docker" / place, ".py")
     _copy_tree(assets_dir("charts") / "mlo-model", folder / "chart")
-    if SERVERS[settings.backend].packaged:
+    if chosen.server.packaged:
         write_file(folder / "docker" / "requirements.txt", requirements(settings))
-    write_file(folder / "docker" / "Dockerfile", fill(f"docker/{settings.backend}.Dockerfile.jinja", values))
+    write_file(folder / "docker" / "Dockerfile", fill(f"docker/{chosen.server.dockerfile}", values))
     write_file(folder / "docker" / ".dockerignore", fill("docker/dockerignore.jinja", values))
     tag = values["tag"] = digest_tree(folder / "docker").digest[:16]
     write_file(folder / "compose.yaml", fill("docker/compose.yaml.jinja", values))
     write_file(folder / "values.yaml", fill("kubernetes/values.yaml.jinja", values))
-    write_file(folder / "README.md", fill("README.md.jinja", values))
+    write_file(folder / "README.md", fill(f"readme/{chosen.server.readme}", values))
     _open_folders(folder)
     return f"{deployment.repository}:{tag}"
 
@@ -78,10 +76,9 @@ def _open_folders(folder: Path) -> None:
             path.chmod(0o755)
 
 
-def _values(settings: ServingSettings, deployment: Deployment) -> dict[str, Any]:
+def _values(chosen: ServingBackend, settings: ServingSettings, deployment: Deployment) -> dict[str, Any]:
     """What the templates may ask for; each use names the filter that checks it."""
-    chosen = backend(settings.backend)
-    server = SERVERS[settings.backend]
+    server = chosen.server
     return {
         "answers_after_sigterm": server.answers_after_sigterm,
         "backend": settings.backend,
@@ -91,7 +88,7 @@ def _values(settings: ServingSettings, deployment: Deployment) -> dict[str, Any]
         "decision_digest": settings.decision_digest,
         "devices": settings.devices,
         "drain_seconds": settings.drain_seconds,
-        "flags": flags(settings) if settings.backend == "tensorflow-serving" else (),
+        "code": sorted(server.code),
         "grace_seconds": settings.drain_seconds + server.request_seconds + 5,
         "infer_path": chosen.infer_path(settings.name),
         "labels": sorted(deployment.labels.items()),
@@ -104,16 +101,21 @@ def _values(settings: ServingSettings, deployment: Deployment) -> dict[str, Any]
         "min_replicas": deployment.min_replicas,
         "model_digest": settings.model_digest,
         "name": settings.name,
+        "notice": server.notice,
         "packaged": server.packaged,
         "port": server.port,
+        "processes": server.processes,
         "protocol": server.protocol,
         "pushed": deployment.registry is not None,
+        "ready_failures": server.ready_failures,
         "ready_path": chosen.ready_path(settings.name),
         "repository": deployment.repository,
         "request_seconds": server.request_seconds,
+        "runs_from_tmp": server.runs_from_tmp,
         "spec_digest": settings.spec_digest,
         "startup_seconds": settings.startup_seconds,
         "variant": settings.variant,
+        **chosen.image_values(settings),
     }
 
 

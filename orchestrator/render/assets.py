@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import orchestrator
+from orchestrator.backends.table import BACKENDS, backend
 
 __all__ = ["AssetKind", "assets_digest", "assets_dir"]
 
@@ -38,10 +39,9 @@ def assets_digest() -> str:
     roots = {
         "backends": package / "backends",
         "charts": assets_dir("charts"),
-        "handler": package / "frameworks" / "pytorch" / "torchserve_handler.py",
         "render": package / "render",
-        "server": package / "server",
         "templates": assets_dir("templates"),
+        **{f"{name}-{place}": source for name in BACKENDS for place, source in enumerate(backend(name).sources)},
     }
     told = hashlib.sha256()
     for name, root in roots.items():

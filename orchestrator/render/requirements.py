@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from orchestrator.backends.table import backend
+from orchestrator.backends.versions import for_cuda
 
 if TYPE_CHECKING:
     from orchestrator.backends.backend import ServingSettings
@@ -20,7 +21,7 @@ def requirements(settings: ServingSettings) -> str:
     """requirements.txt: each measured package pinned, and by name alone what a server imports but nobody measured.
 
     A build's local part (`2.13.0+cpu`) is left off: such builds live in indexes of their own, which the image's builder
-    names, and the pin takes them too. ONNX Runtime's build for CUDA has a name of its own, and CUDA and cuDNN as extras.
+    names, and the pin takes them too. A build for CUDA may have a name of its own, and CUDA and cuDNN as extras.
 
     Raises:
         ValueError: a name or version that is none.
@@ -32,7 +33,8 @@ def requirements(settings: ServingSettings) -> str:
         if not _NAME.fullmatch(name) or not _VERSION.fullmatch(public):
             raise ValueError(f"{package} {version!r} is no package and version")
         pins[name] = f"=={public}"
-    if settings.devices and "onnxruntime" in pins:
-        pin = pins.pop("onnxruntime")
-        pins["onnxruntime-gpu[cuda,cudnn]"] = pins.pop("onnxruntime-gpu", pin)
+    for package in [*pins] if settings.devices else ():
+        if (requirement := for_cuda(package)) != package:
+            pin = pins.pop(package)
+            pins[requirement] = pins.pop(requirement.partition("[")[0], pin)
     return "".join(f"{name}{pin}\n" for name, pin in sorted(pins.items()))

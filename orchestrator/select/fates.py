@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.artifacts.fates import StepFate
 from orchestrator.artifacts.verdict import GateResult, Verdict
-from orchestrator.backends.table import UNSERVED
+from orchestrator.backends.table import BACKENDS
 from orchestrator.measure.finalists import NO_SERVER, not_faster, undecided
 
 __all__ = ["Standing", "standing"]
@@ -138,6 +138,6 @@ def _left_at_server(server: Mapping[str, Any], backend: str, runtime_level: Coll
         return "out of memory", server["reason"]
     if server["fate"] == NO_SERVER and backend in runtime_level:
         return None
-    if server["fate"] == NO_SERVER and backend in UNSERVED:
+    if server["fate"] == NO_SERVER and not BACKENDS[backend].served:
         return "for devices", f"{server['reason']}; `deploy: {{target: folder, path: ...}}` puts it into a folder"
     return None if server["fate"] == "measured" else ("not measured", server["reason"])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.backends.table import backend
 from orchestrator.measure.finalists import decisive_seconds
 from orchestrator.select.fates import Standing
 from orchestrator.select.service_level import milliseconds
@@ -16,9 +17,6 @@ __all__ = ["Choice", "choose", "choose_by_runtime", "compared"]
 _TIE = 0.05
 """Within 5 % two are equal: what is repeated on the same machine varies by as much. So are two further apart whose
 intervals overlap, since what was measured does not tell them apart."""
-
-_LOSES_TIES = frozenset({"torchserve"})
-"""Backends that no longer get security fixes: they must be better to be picked, not as good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ def choose(contenders: Sequence[Standing], objective: str) -> Choice:
     for measure in _ORDER[objective]:
         best = _best(left, measure)
         equals = [c for c in left if measure.ties(c.server, best.server)]
-        sound = [c for c in equals if c.backend not in _LOSES_TIES]
+        sound = [c for c in equals if _maintained(c)]
         if len(equals) > 1:
             ties.append((measure.name, equals))
         left = sound or equals
@@ -134,7 +132,7 @@ def _ties(ties: Sequence[tuple[str, Sequence[Standing]]], winner: Standing) -> l
     said = []
     for name, equals in ties:
         others = [c for c in equals if c is not winner]
-        barred = sorted({c.backend for c in others} & _LOSES_TIES) if winner.backend not in _LOSES_TIES else []
+        barred = sorted({c.backend for c in others if not _maintained(c)}) if _maintained(winner) else []
         why = f" ({', '.join(barred)} gets no more security fixes, so it wins no tie)" if barred else ""
         said.append(f"{name} not told apart from that of {', '.join(c.variant for c in others)}{why}")
     return said
@@ -149,7 +147,7 @@ def choose_by_runtime(contenders: Sequence[Standing], objective: str) -> Choice:
     """
     best = min(decisive_seconds(contender.runtime, objective) for contender in contenders)
     equals = [c for c in contenders if decisive_seconds(c.runtime, objective) <= best * (1 + _TIE)]
-    winner = next((c for c in equals if c.backend not in _LOSES_TIES), equals[0])
+    winner = next((c for c in equals if _maintained(c)), equals[0])
     if len(equals) == 1:
         lead = f"best in its runtime alone: {_runtime_text(winner, objective)}"
     else:
@@ -157,6 +155,11 @@ def choose_by_runtime(contenders: Sequence[Standing], objective: str) -> Choice:
         lead = f"{_runtime_text(winner, objective)} in its runtime alone, {tie}; of those the first in the spec"
     why = _no_server(contenders, winner)
     return Choice(winner, f"{lead}; {why}", why)
+
+
+def _maintained(contender: Standing) -> bool:
+    """What gets no more security fixes must be better to be picked, not as good."""
+    return backend(contender.backend).maintained
 
 
 def _no_server(contenders: Sequence[Standing], winner: Standing) -> str:
@@ -185,7 +188,7 @@ def compared(loser: Standing, choice: Choice, objective: str) -> str:
         times = measure.worse_by(loser.server, winner.server)
         if times > 1 and not measure.ties(loser.server, winner.server):
             return f"{measure.name}: {measure.text(loser.server)}, {times:.2f} times worse than {winner.variant}"
-    if loser.backend in _LOSES_TIES and winner.backend not in _LOSES_TIES:
+    if not _maintained(loser) and _maintained(winner):
         return f"not measurably better than {winner.variant}, and {loser.backend} gets no more security fixes"
     first = _ORDER[objective][0]
     return f"not measurably better than {winner.variant}: {first.text(loser.server)}"

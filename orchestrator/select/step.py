@@ -10,7 +10,7 @@ from orchestrator.artifacts.fates import Fates
 from orchestrator.artifacts.imported import Imported
 from orchestrator.artifacts.verdict import Verdict
 from orchestrator.artifacts.winner import Winner
-from orchestrator.backends.table import UNSERVED, packaging
+from orchestrator.backends.table import BACKENDS, backend
 from orchestrator.backends.versions import installed_closure
 from orchestrator.select.chart import chart
 from orchestrator.select.fates import Standing, standing
@@ -134,7 +134,7 @@ def _choice(contenders: Sequence[Standing], objective: str) -> Choice:
 
     What contends without having one is meant for a device, as the whole folder then is: all are compared by their runtimes.
     """
-    if any(contender.backend in UNSERVED for contender in contenders):
+    if any(not BACKENDS[contender.backend].served for contender in contenders):
         return choose_by_runtime(contenders, objective)
     served = [contender for contender in contenders if contender.over_the_wire]
     return choose(served, objective) if served else choose_by_runtime(contenders, objective)
@@ -177,10 +177,10 @@ def _winner(context: StepContext, winner: Standing) -> Winner:
         max_delay=winner.server["max_delay"],
         startup_seconds=startup_bound(
             winner.server["ready_seconds"] if winner.over_the_wire else winner.runtime["load_seconds"],
-            packaging(winner.backend).least_startup,
+            backend(winner.backend).least_startup,
         ),
         model_digest=digest_tree(context.inputs[f"variant:{winner.variant}"]).digest,
-        tools=installed_closure(packaging(winner.backend).tools, cuda="accelerator" in context.params),
+        tools=installed_closure(backend(winner.backend).tools, cuda="accelerator" in context.params),
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
+from orchestrator.backends.table import BACKENDS, SERVERS, backends_of
 from orchestrator.spec.source_models import Source
 from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import (
@@ -55,14 +56,19 @@ __all__ = [
 Precision = Literal["fp32", "bf16", "int8"]
 Format = Literal["onnx", "torchscript", "exported-program", "saved-model", "tflite"]
 DeployTarget = Literal["local", "folder"]
-BackendName = Literal["onnxruntime", "torchserve", "tensorflow-serving", "litert"]
-ServerName = Literal["onnxruntime", "torchserve", "tensorflow-serving"]
+if TYPE_CHECKING:
+    BackendName = str
+    ServerName = str
+else:
+    BackendName = Literal[*BACKENDS]
+    ServerName = Literal[*SERVERS]
 Objective = Literal["latency", "throughput", "cost"]
 DtypeName = Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool", "string"]
-DEVICE_FORMATS: frozenset[Format] = frozenset({"tflite"})
+DEVICE_FORMATS: frozenset[Format] = frozenset(
+    name for name in get_args(Format) if not any(BACKENDS[taker].served for taker in backends_of(name))
+)
 """Formats that no server loads; they are delivered to a folder and run on devices."""
 
-SERVERS: tuple[ServerName, ...] = get_args(ServerName)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # For a plain union, pydantic reports errors of every member. These discriminators select one; the tags are in parentheses
@@ -266,7 +272,7 @@ class Replicas(Strict):
 class Serving(Strict):
     """How the model is served."""
 
-    backend: Literal[ServerName, "auto"] = Field(
+    backend: ServerName | Literal["auto"] = Field(
         default="auto", description="The server; `auto` selects the best by measurement."
     )
     batching: Annotated[Annotated[Batching, Tag(_OTHER)] | _Auto, _by_text] = Field(

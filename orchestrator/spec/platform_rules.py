@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Literal
 
+from orchestrator.backends.table import SERVERS
 from orchestrator.diagnostics import Diagnostic, Span
 from orchestrator.spec.document import SpecPath, find, span_of
 from orchestrator.spec.layers import overlaid
-from orchestrator.spec.models import SERVERS, ModelDeployment
+from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.platform import Platform
 from orchestrator.spec.yaml_tree import Entry, Node, quoted

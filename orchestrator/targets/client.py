@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from orchestrator.backends.backend import Backend
+from orchestrator.backends.backend import ServingBackend
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.spec.signature import Signature
@@ -26,7 +26,7 @@ _LONGEST_REASON = 500
 
 def infer(
     endpoint: str,
-    backend: Backend,
+    backend: ServingBackend,
     name: str,
     inputs: Mapping[str, Array],
     *,
@@ -68,7 +68,7 @@ def _largest(signature: Signature, inputs: Mapping[str, Array]) -> int | None:
 
 
 def _call(
-    endpoint: str, backend: Backend, name: str, inputs: Mapping[str, Array], signature: Signature, timeout: float
+    endpoint: str, backend: ServingBackend, name: str, inputs: Mapping[str, Array], signature: Signature, timeout: float
 ) -> dict[str, Array]:
     body, headers = backend.encode(inputs)
     where = urlsplit(endpoint)

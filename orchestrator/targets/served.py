@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from orchestrator.backends.table import serving_backend
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
-from orchestrator.spec.signature import Signature
 from orchestrator.targets.local.control import SERVING_FILE, Recipe
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
+    from orchestrator.spec.signature import Signature
     from orchestrator.store.state import Deployment
     from orchestrator.store.store import Store
 
@@ -28,7 +28,7 @@ def served_signature(store: Store, deployment: Deployment) -> Signature:
     folder = store.home.deployments / deployment.name
     try:
         recipe = Recipe.from_json(json.loads((folder / SERVING_FILE).read_text(encoding="utf-8")))
-        return _signature(folder / recipe.serving, recipe)
+        return serving_backend(recipe.backend).signature(folder / recipe.serving, recipe.name)
     except FileNotFoundError as missing:
         raise DeployFailed(
             Diagnostic(
@@ -38,12 +38,3 @@ def served_signature(store: Store, deployment: Deployment) -> Signature:
                 remedy="run `mlo apply` with its spec",
             )
         ) from missing
-
-
-def _signature(serving: Path, recipe: Recipe) -> Signature:
-    """Every backend's folder holds the signature, since every server checks requests against it."""
-    if recipe.backend == "torchserve":
-        file = serving / "model-store" / recipe.name / "signature.json"
-        return Signature.from_json(json.loads(file.read_text(encoding="utf-8")))
-    config = json.loads((serving / "server.json").read_text(encoding="utf-8"))
-    return Signature.from_json(config["model"]["signature"])

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.backend import ServingSettings
+from orchestrator.backends.backend import ServingBackend, ServingSettings
 from orchestrator.backends.folder import MODEL_FILES
-from orchestrator.backends.table import BACKENDS, UNSERVED, backend, packaging
+from orchestrator.backends.table import BACKENDS, SERVERS, backend, backends_of, serving_backend
 
-every_packaging = pytest.mark.parametrize("name", sorted(BACKENDS))
-every_server = pytest.mark.parametrize("name", sorted(set(BACKENDS) - UNSERVED))
+every_backend = pytest.mark.parametrize("name", sorted(BACKENDS))
+every_server = pytest.mark.parametrize("name", sorted(SERVERS))
 
 
 def _contents(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -25,9 +27,9 @@ def _contents(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-@every_packaging
+@every_backend
 def test_it_says_who_it_is_and_which_formats_it_serves(name: str) -> None:
-    chosen = packaging(name)
+    chosen = backend(name)
     assert chosen.name == name
     assert chosen.formats
     assert set(chosen.formats) <= set(MODEL_FILES)
@@ -35,14 +37,41 @@ def test_it_says_who_it_is_and_which_formats_it_serves(name: str) -> None:
     assert chosen.least_startup >= 60, "a fast start here says little about a node with a cold disk"
 
 
-def test_each_format_has_exactly_one_backend() -> None:
-    served = [format_name for name in BACKENDS for format_name in packaging(name).formats]
-    assert sorted(served) == sorted(MODEL_FILES)
+def test_each_format_is_taken_by_some_backend_and_has_a_usual_one() -> None:
+    for format_name in MODEL_FILES:
+        assert backends_of(format_name), format_name
+        assert all(format_name in backend(name).formats for name in backends_of(format_name))
+    assert backends_of("onnx")[0] == "onnxruntime"
 
 
-@every_packaging
+@every_backend
+def test_its_row_says_what_it_says_itself(name: str) -> None:
+    row, chosen = BACKENDS[name], backend(name)
+    assert row.formats == chosen.formats
+    assert row.served == isinstance(chosen, ServingBackend)
+
+
+def test_the_table_imports_no_backend() -> None:
+    """The spec takes the names from it, so every command would."""
+    script = (
+        "import sys, orchestrator.backends.table; print(*(m for m in sys.modules if m.startswith('orchestrator.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"orchestrator.backends", "orchestrator.backends.table"}
+
+
+@every_server
+def test_the_signature_is_read_from_its_folder(
+    name: str, settings_for: Callable[..., ServingSettings], placeholder_variant: Path, tmp_path: Path
+) -> None:
+    settings = settings_for(name)
+    serving_backend(name).write_folder(settings, placeholder_variant, tmp_path / "serving")
+    assert serving_backend(name).signature(tmp_path / "serving", settings.name) == settings.signature
+
+
+@every_backend
 def test_it_says_how_a_variant_of_each_format_is_opened_without_a_server(name: str) -> None:
-    chosen = packaging(name)
+    chosen = backend(name)
     assert set(chosen.runtimes) == set(chosen.formats)
     for opener in chosen.runtimes.values():
         module, _, function = opener.function.partition(":")
@@ -54,25 +83,25 @@ def test_it_says_how_a_variant_of_each_format_is_opened_without_a_server(name: s
         assert opener.tools
 
 
-@every_packaging
+@every_backend
 def test_equal_settings_give_equal_bytes_and_modes(
     name: str, settings_for: Callable[..., ServingSettings], placeholder_variant: Path, tmp_path: Path
 ) -> None:
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
-        packaging(name).write_folder(settings_for(name), placeholder_variant, folder)
+        backend(name).write_folder(settings_for(name), placeholder_variant, folder)
     first, second = map(_contents, folders)
     assert first == second
     assert {mode for mode, _ in first.values()} == {0o644}
 
 
-@every_packaging
+@every_backend
 def test_a_variant_without_its_model_file_is_refused(
     name: str, settings_for: Callable[..., ServingSettings], tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"has no (model\.|saved_model)"):
-        packaging(name).write_folder(settings_for(name), tmp_path / "empty", tmp_path / "folder")
+        backend(name).write_folder(settings_for(name), tmp_path / "empty", tmp_path / "folder")
 
 
 @every_server
@@ -81,8 +110,8 @@ def test_it_starts_on_loopback_with_the_threads_it_is_given(
 ) -> None:
     folder, scratch = tmp_path / "serving", tmp_path / "scratch"
     scratch.mkdir()
-    backend(name).write_folder(settings_for(name), placeholder_variant, folder)
-    launch = backend(name).launch(folder, port=18080, scratch=scratch, threads=3)
+    serving_backend(name).write_folder(settings_for(name), placeholder_variant, folder)
+    launch = serving_backend(name).launch(folder, port=18080, scratch=scratch, threads=3)
     assert launch.cwd == scratch
     assert "18080" in launch.argv
     assert "3" in (*launch.argv, *launch.env.values())
@@ -94,26 +123,26 @@ def test_it_starts_on_loopback_with_the_threads_it_is_given(
 def test_a_folder_says_how_many_devices_it_is_served_with(
     name: str, devices: int, settings_for: Callable[..., ServingSettings], placeholder_variant: Path, tmp_path: Path
 ) -> None:
-    backend(name).write_folder(settings_for(name, devices=devices), placeholder_variant, tmp_path / "serving")
-    assert backend(name).devices(tmp_path / "serving") == devices
+    serving_backend(name).write_folder(settings_for(name, devices=devices), placeholder_variant, tmp_path / "serving")
+    assert serving_backend(name).devices(tmp_path / "serving") == devices
 
 
 @every_server
 def test_a_damaged_folder_is_refused_before_it_is_started(name: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        backend(name).devices(tmp_path)
+        serving_backend(name).devices(tmp_path)
     for file in ("server.json", "config.properties"):
         (tmp_path / file).write_text("[]")
     with pytest.raises(ValueError, match=r"server\.json|config\.properties"):
-        backend(name).devices(tmp_path)
+        serving_backend(name).devices(tmp_path)
 
 
-@every_packaging
+@every_backend
 def test_a_name_that_is_none_is_a_key_error(name: str) -> None:
     with pytest.raises(KeyError):
-        packaging(name + "-2")
+        backend(name + "-2")
 
 
 def test_what_has_no_server_is_no_backend() -> None:
     with pytest.raises(KeyError):
-        backend("litert")
+        serving_backend("litert")

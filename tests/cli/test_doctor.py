@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.backends.table import BACKENDS, UNSERVED
+from orchestrator.backends.table import SERVERS
 from orchestrator.doctor import machine as checkup_machine
 from orchestrator.doctor.checkup import Look, in_time
 from orchestrator.doctor.finding import Finding
@@ -45,7 +45,7 @@ def only(tmp_path: Path) -> Path:
 
 def test_every_extra_and_backend_has_a_row(mlo: Mlo) -> None:
     rows = looked_at(mlo)
-    assert {name for group, name in rows if group == "backends"} == set(BACKENDS) - UNSERVED
+    assert {name for group, name in rows if group == "backends"} == set(SERVERS)
     assert rows["packages", "torch"]["status"] == "ok"
     assert "safetensors" in rows["packages", "torch"]["found"]
 

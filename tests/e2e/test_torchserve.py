@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from orchestrator.backends.table import backend
+from orchestrator.backends.table import serving_backend
 
 if TYPE_CHECKING:
     from conftest import Mlo
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 SPECS = Path(__file__).resolve().parents[2] / "specs"
-MISSING = backend("torchserve").unavailable()
+MISSING = serving_backend("torchserve").unavailable()
 
 
 @pytest.mark.skipif(MISSING is not None, reason=f"TorchServe cannot be started here: {MISSING}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.machine.cuda_builds import NoCuda, without_cuda
+from orchestrator.machine.packages import NoCuda, without_cuda
 from tests.plan.fake_site import FILES, install
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.backends.table import BACKENDS, UNSERVED
-from orchestrator.render.servers import SERVERS
+from orchestrator.backends.table import SERVERS, serving_backend
 from orchestrator.steps import StepError
 from tests.artifacts.made import winner
 
@@ -244,5 +243,9 @@ def test_tensorflow_serving_has_as_many_threads_as_compose_allows(render_to: Ren
     assert int(threads) + 4 * 64 < service["pids_limit"]
 
 
-def test_every_backend_with_a_server_can_be_rendered() -> None:
-    assert set(SERVERS) == set(BACKENDS) - UNSERVED
+@pytest.mark.parametrize("name", SERVERS)
+def test_every_backend_with_a_server_can_be_rendered(render_to: Render, name: str) -> None:
+    folder = render_to(name)
+    values = yaml.safe_load((folder / "values.yaml").read_text())
+    assert values["model"]["backend"] == name
+    assert values["server"]["readyFailures"] == serving_backend(name).server.ready_failures

@@ -174,7 +174,7 @@ def test_a_service_monitor_comes_only_where_it_is_known(template: Template) -> N
 
 @pytest.mark.parametrize(
     "wrong",
-    ["replicaCount=3", "image.tag=latest", "model.backend=triton", "server.port=http", "image.digest=sha256:abc"],
+    ["replicaCount=3", "image.tag=latest", "model.backend=Triton", "server.port=http", "image.digest=sha256:abc"],
 )
 def test_values_that_are_wrong_are_refused(render_to: Render, run_tool: Callable[..., str], wrong: str) -> None:
     folder = render_to("onnxruntime")

@@ -14,24 +14,20 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from orchestrator.backends.backend import InProcess, Launch, Program, ServingSettings
-from orchestrator.backends.wire import decode_json, encode_json
+from orchestrator.backends.backend import InProcess, Launch, ServingBackend, ServingSettings
 from orchestrator.targets.local.control import ask
 from orchestrator.targets.local.target import LocalTarget
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from orchestrator.spec.signature import Signature
 
 _SCRIPT = Path(__file__).with_name("stand_in_server.py")
 
 
-class StandIn:
+class StandIn(ServingBackend):
     """A backend that serves with `stand_in_server.py`."""
 
     name = "stand-in"
-    formats: tuple[str, ...] = ()
     runtimes: Mapping[str, InProcess] = MappingProxyType({})
     tools: tuple[str, ...] = ()
     least_startup = 1
@@ -44,18 +40,12 @@ class StandIn:
             return f"there is no image for {devices} GPUs"
         return self.missing
 
-    def program(self, devices: int = 0) -> Program | None:
-        return None
-
-    def notes(self, devices: int = 0) -> tuple[str, ...]:
-        return ()
-
     def devices(self, folder: Path) -> int:
         behaviour: dict[str, Any] = json.loads((folder / "behaviour.json").read_text())
         return int(behaviour.get("devices", 0))
 
-    def refuses(self, signature: Signature) -> str | None:
-        return None
+    def signature(self, folder: Path, name: str) -> Signature:
+        raise NotImplementedError
 
     def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
         raise NotImplementedError
@@ -66,15 +56,6 @@ class StandIn:
 
     def ready_path(self, name: str) -> str:
         return "/ready"
-
-    def infer_path(self, name: str) -> str:
-        return f"/v2/models/{name}/infer"
-
-    def encode(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, Mapping[str, str]]:
-        return encode_json(inputs)
-
-    def decode(self, body: bytes, headers: Mapping[str, str], signature: Signature) -> dict[str, np.ndarray[Any, Any]]:
-        return decode_json(body)
 
 
 class Deployment:

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.backends.backend import ServingSettings
-from orchestrator.backends.table import backend
+from orchestrator.backends.table import serving_backend
 from orchestrator.release.golden import check_golden
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.targets.client import infer
@@ -80,7 +80,7 @@ def _serving(root: Path, name: str, form: str, factor: float) -> Path:
     )
     folder = root / f"serving-{factor}"
     folder.mkdir()
-    backend(name).write_folder(settings, _variant(root / f"variant-{factor}", form, factor), folder)
+    serving_backend(name).write_folder(settings, _variant(root / f"variant-{factor}", form, factor), folder)
     return folder
 
 
@@ -104,7 +104,7 @@ def target(tmp_path: Path) -> Iterator[LocalTarget]:
 def test_a_real_server_is_deployed_proven_and_replaced(
     name: str, form: str, target: LocalTarget, tmp_path: Path, eventually: Eventually
 ) -> None:
-    server = backend(name)
+    server = serving_backend(name)
     missing = server.unavailable()
     if missing is not None:
         pytest.skip(missing)

@@ -6,36 +6,29 @@ import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from orchestrator.backends.backend import InProcess
+from orchestrator.backends.backend import Backend, InProcess
 from orchestrator.backends.folder import copy_file, json_text, model_file, write_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from orchestrator.backends.backend import ServingSettings
-    from orchestrator.spec.signature import Signature
 
 __all__ = ["LITERT", "LiteRt"]
 
 
-class LiteRt:
-    """See `orchestrator.backends.backend.Packaging`."""
+class LiteRt(Backend):
+    """See `orchestrator.backends.backend.Backend`. It takes every signature: a device takes what LiteRT takes, texts too."""
 
     name = "litert"
-    formats: tuple[str, ...] = ("tflite",)
-    runtimes: Mapping[str, InProcess] = MappingProxyType(
-        {
-            "tflite": InProcess("orchestrator.frameworks.litert.runtime:open_tflite", ("ai-edge-litert",)),
-        }
+    runtimes = MappingProxyType(
+        {"tflite": InProcess("orchestrator.frameworks.litert.runtime:open_tflite", ("ai-edge-litert",))}
     )
-    tools: tuple[str, ...] = ("ai-edge-litert",)
-    least_startup = 60
+    tools = ("ai-edge-litert",)
 
-    def refuses(self, signature: Signature) -> str | None:
-        """Nothing: a device takes what LiteRT takes, texts too."""
-        del signature
-        return None
+    def refuses_on_cuda(self, format_name: str, precision: str, devices: int) -> str:  # noqa: ARG002
+        """Everything."""
+        return "LiteRT runs on CPUs here"
 
     def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
         """Leave `model.tflite`, and `model.json` with its signature, its digest and what it was measured with."""

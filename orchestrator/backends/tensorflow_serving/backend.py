@@ -11,13 +11,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backends.backend import InProcess, Launch, Program
+from orchestrator.backends.backend import InProcess, Launch, Program, Server, ServingBackend
 from orchestrator.backends.folder import copy_file, json_text, model_file, read_json, write_file
 from orchestrator.backends.tensorflow_serving import config
-from orchestrator.backends.tensorflow_serving.found import PROGRAM, engine_silence, found_program, missing
+from orchestrator.backends.tensorflow_serving.found import IMAGE, PROGRAM, engine_silence, found_program, missing
 from orchestrator.backends.tensorflow_serving.start import CONTAINER_FILE, GPU_ENVIRONMENT
+from orchestrator.backends.tensorflow_serving.versions import VersionedLayout
 from orchestrator.backends.tensorflow_serving.warmup import WARMUP_FILE, warmup_records
 from orchestrator.backends.tensorflow_serving.wire import decode, encode, refusal
+from orchestrator.spec.signature import Signature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from orchestrator.backends.backend import ServingSettings
-    from orchestrator.spec.signature import Signature
+    from orchestrator.backends.layout import Layout
 
 __all__ = ["TENSORFLOW_SERVING", "TensorFlowServing"]
 
@@ -33,22 +35,51 @@ _VERSION = 1
 """The one version that a rendered folder holds."""
 
 
-class TensorFlowServing:
-    """See `orchestrator.backends.backend.Backend`."""
+class TensorFlowServing(ServingBackend):
+    """See `orchestrator.backends.backend.ServingBackend`."""
 
     name = "tensorflow-serving"
-    formats: tuple[str, ...] = ("saved-model",)
-    runtimes: Mapping[str, InProcess] = MappingProxyType(
-        {
-            "saved-model": InProcess("orchestrator.frameworks.tensorflow.runtime:open_saved_model", ("tensorflow",)),
-        }
+    runtimes = MappingProxyType(
+        {"saved-model": InProcess("orchestrator.frameworks.tensorflow.runtime:open_saved_model", ("tensorflow",))}
     )
-    tools: tuple[str, ...] = ("tensorflow", "numpy")
-    least_startup = 60
+    tools = ("tensorflow", "numpy")
+    server = Server(
+        dockerfile="tensorflow-serving.Dockerfile.jinja",
+        base=IMAGE,
+        gpu_base=f"{IMAGE}-gpu",
+        port=config.REST_PORT,
+        metrics_port=config.REST_PORT,
+        metrics_path=config.METRICS_PATH,
+        live_path="",  # every path waits behind requests, so an overload would look like a death
+        protocol="JSON of TensorFlow Serving's REST API",
+        request_seconds=0,  # SIGTERM ends it at once
+        answers_after_sigterm=False,
+        packaged=False,
+        readme="tensorflow-serving.md.jinja",
+        processes=1024,  # a thread for each request that waits
+    )
+
+    def runtime_decides(self, *, served: bool) -> bool:  # noqa: ARG002
+        """Yes: its server comes in no package, so it is often not there."""
+        return True
+
+    def refuses_on_cuda(self, format_name: str, precision: str, devices: int) -> str | None:  # noqa: ARG002
+        """Several devices."""
+        if devices == 1:
+            return None
+        return (
+            "TensorFlow Serving runs a model on its first device alone; with `hardware.count: 1`, "
+            "`serving.replicas` use more"
+        )
 
     def unavailable(self, devices: int = 0) -> str | None:
         """Neither `tensorflow_model_server` on the PATH nor its image in a Docker Engine, with what to do."""
         return missing(devices)
+
+    def present(self, devices: int = 0) -> Mapping[str, Any] | bool:
+        """The program or the image that would be started."""
+        found = found_program(devices)
+        return False if found is None else found.as_json()
 
     def program(self, devices: int = 0) -> Program | None:
         """The program on the PATH, else the image."""
@@ -75,6 +106,18 @@ class TensorFlowServing:
         if type(devices) is not int:
             raise ValueError("server.json does not say how many devices there are")
         return devices
+
+    def signature(self, folder: Path, name: str) -> Signature:  # noqa: ARG002 - it serves one model
+        """What `server.json` says."""
+        return Signature.from_json(read_json(folder / "server.json")["model"]["signature"])
+
+    def image_values(self, settings: ServingSettings) -> Mapping[str, Any]:
+        """The flags of its command."""
+        return {"flags": config.flags(settings)}
+
+    def layout(self, folder: Path, name: str) -> Layout:
+        """Versions of one model, which it serves together."""
+        return VersionedLayout(folder, name)
 
     def refuses(self, signature: Signature) -> str | None:
         """A dtype that its REST API does not speak, such as float16."""

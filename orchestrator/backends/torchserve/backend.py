@@ -13,40 +13,53 @@ import subprocess
 import sys
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from orchestrator.backends.backend import InProcess, Launch, Program
-from orchestrator.backends.folder import copy_file, json_text, model_file, write_file
+from orchestrator.backends.backend import InProcess, Launch, Server, ServingBackend
+from orchestrator.backends.folder import copy_file, json_text, model_file, read_json, write_file
 from orchestrator.backends.torchserve import config
-from orchestrator.backends.wire import decode_json, encode_json
+from orchestrator.spec.signature import Signature
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy as np
-
     from orchestrator.backends.backend import ServingSettings
-    from orchestrator.spec.signature import Signature
 
 __all__ = ["TORCHSERVE", "TorchServe"]
 
 _HANDLER = Path(__file__).parents[2] / "frameworks" / "pytorch" / "torchserve_handler.py"
 _JAVA = 17
+_BASE = "python:3.11-slim-bookworm"
 
 
-class TorchServe:
-    """See `orchestrator.backends.backend.Backend`."""
+class TorchServe(ServingBackend):
+    """See `orchestrator.backends.backend.ServingBackend`."""
 
     name = "torchserve"
-    formats: tuple[str, ...] = ("torchscript", "exported-program")
-    runtimes: Mapping[str, InProcess] = MappingProxyType(
+    runtimes = MappingProxyType(
         {
             "torchscript": InProcess("orchestrator.frameworks.pytorch.runtime:open_torchscript", ("torch",)),
             "exported-program": InProcess("orchestrator.frameworks.pytorch.runtime:open_exported_program", ("torch",)),
         }
     )
-    tools: tuple[str, ...] = ("torchserve", "torch", "numpy", "packaging", "pillow", "psutil", "pyyaml")
+    tools = ("torchserve", "torch", "numpy", "packaging", "pillow", "psutil", "pyyaml")
     least_startup = 120
+    maintained = False
+    sources = (_HANDLER,)
+    server = Server(
+        dockerfile="torchserve.Dockerfile.jinja",
+        base=_BASE,
+        gpu_base=_BASE,
+        port=8080,
+        metrics_port=8082,
+        metrics_path="/metrics",
+        live_path="/ping",  # turns to 500 when the worker does not come back
+        protocol="JSON of the Open Inference Protocol v2",
+        request_seconds=30,
+        answers_after_sigterm=False,
+        ready_failures=6,  # half a minute: a full queue refuses this request too
+        readme="torchserve.md.jinja",
+        notice="TorchServe gets no more security fixes: keep it behind a gateway.",
+        runs_from_tmp=True,  # native libraries
+    )
 
     def unavailable(self, devices: int = 0) -> str | None:
         """No Java, a Java that is too old, no package `torchserve`, or no way to count GPUs, each with what to do."""
@@ -65,17 +78,22 @@ class TorchServe:
             return f"{java} is Java {found[1]}; install a Java runtime, version {_JAVA} or later"
         return None
 
-    def program(self, devices: int = 0) -> Program | None:  # noqa: ARG002
-        """None: the server comes in a package; whichever Java runs it."""
-        return None
+    def present(self, devices: int = 0) -> bool:  # noqa: ARG002
+        """Whether there is a Java: the server comes in a package, and whichever Java there is runs it."""
+        return shutil.which("java") is not None
 
     def notes(self, devices: int = 0) -> tuple[str, ...]:  # noqa: ARG002
-        """Nothing."""
-        return ()
+        """That it gets no security fixes."""
+        note = "TorchServe is no longer maintained and gets no security fixes; it never wins a tie, and another"
+        return (f"{note} `serving.backend` or a platform rule leaves it out",)
 
     def devices(self, folder: Path) -> int:
         """`number_of_gpu` of config.properties."""
         return config.number_of_gpu((folder / "config.properties").read_text(encoding="utf-8"))
+
+    def signature(self, folder: Path, name: str) -> Signature:
+        """What `signature.json` says, against which the handler checks requests."""
+        return Signature.from_json(read_json(folder / "model-store" / name / "signature.json"))
 
     def refuses(self, signature: Signature) -> str | None:
         """Strings, since tensors of PyTorch hold numbers only."""
@@ -107,23 +125,6 @@ class TorchServe:
     def ready_path(self, name: str) -> str:
         """A request that goes through the worker: `/ping` is "Healthy" long before a model is loaded."""
         return f"/predictions/{name}/1/ready"
-
-    def infer_path(self, name: str) -> str:
-        """The protocol's path, which TorchServe knows too."""
-        return f"/v2/models/{name}/infer"
-
-    def encode(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, Mapping[str, str]]:
-        """A call as JSON."""
-        return encode_json(inputs)
-
-    def decode(
-        self,
-        body: bytes,
-        headers: Mapping[str, str],  # noqa: ARG002
-        signature: Signature,  # noqa: ARG002
-    ) -> dict[str, np.ndarray[Any, Any]]:
-        """The outputs; the handler answers JSON."""
-        return decode_json(body)
 
 
 def _no_count(visible: str | None) -> str | None:

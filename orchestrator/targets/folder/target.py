@@ -5,7 +5,7 @@
       current -> revisions/3   what is to be used; the link is replaced at once
       revisions/2, 3           whole serving folders; `deploy.versions` are kept
 
-For TensorFlow Serving, which serves several versions from one folder, see `tensorflow_serving_folder.py`. What is in use is not
+For TensorFlow Serving, which serves several versions from one folder, see `backends/tensorflow_serving/versions.py`. What is in use is not
 touched until the next revision is whole beside it, also where that is another backend's.
 """
 
@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from orchestrator.backends.layout import Layout
+from orchestrator.backends.table import backend as backend_named
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy, DeployFailed, StoreFailed
 from orchestrator.store.atomic import TEMPORARY_PREFIX, fsync_folder, fsync_tree
@@ -23,7 +25,6 @@ from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import StatCache, digest_tree
 from orchestrator.store.failures import store_errors
 from orchestrator.store.scratch import remove_tree
-from orchestrator.targets.folder.layout import Layout, layout_of
 from orchestrator.targets.folder.marker import Marker, Put, alone_in, read_marker, taken, write_marker
 from orchestrator.targets.target import Candidate, Observed
 
@@ -270,7 +271,7 @@ class FolderTarget:
         return type(self._layout(one)) is type(self._layout(other))
 
     def _layout(self, backend: str) -> Layout:
-        return layout_of(backend, self._folder, self._name)
+        return backend_named(backend).layout(self._folder, self._name)
 
     def _marker(self) -> Marker | None:
         return read_marker(self._folder, self._name)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.backends.table import backend
+from orchestrator.backends.table import serving_backend
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy, DeployFailed
 from orchestrator.targets.local.control import (
@@ -253,7 +253,7 @@ class LocalTarget:
 
     def _launch(self, recipe: Recipe, *, takes_over: bool) -> dict[str, Any]:
         """Have the supervisor start the recipe; what it tells about the revision."""
-        server, serving = backend(recipe.backend), Path(recipe.serving)
+        server, serving = serving_backend(recipe.backend), Path(recipe.serving)
         with self._damaged(recipe):
             devices = server.devices(serving)
         missing = server.unavailable(devices)

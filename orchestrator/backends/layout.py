@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.store.atomic import TEMPORARY_PREFIX, fsync_folder
-from orchestrator.targets.folder.tensorflow_serving import VersionedLayout
 
-__all__ = ["Layout", "LinkedLayout", "layout_of"]
+__all__ = ["Layout", "LinkedLayout"]
 
 
 class Layout(Protocol):
@@ -78,10 +77,3 @@ class LinkedLayout:
     def retire(self) -> None:
         """The link."""
         self._link.unlink(missing_ok=True)
-
-
-def layout_of(backend: str, folder: Path, name: str) -> Layout:
-    """The layout that this backend's reader understands."""
-    if backend == "tensorflow-serving":
-        return VersionedLayout(folder, name)
-    return LinkedLayout(folder)

@@ -1,0 +1,130 @@
+"""What the backends of mlo's own server have in common: ONNX models by the Open Inference Protocol v2 (`orchestrator/server`)."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.backends.backend import Launch, Server, ServingBackend
+from orchestrator.backends.folder import (
+    body_limit,
+    copy_file,
+    json_text,
+    largest_batch,
+    model_file,
+    read_json,
+    write_file,
+)
+from orchestrator.spec.signature import Signature
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.backends.backend import ServingSettings
+
+__all__ = ["SERVER_TOOLS", "OwnServer"]
+
+SERVER_TOOLS = ("uvloop", "httptools", "orjson", "prometheus-client", "numpy")
+"""The packages that the server runs on beside what runs the model."""
+
+_CODE = Path(__file__).parents[1] / "server"
+_BASE = "python:3.11-slim-bookworm"
+_QUEUE_BATCHES = 32
+"""Full batches that wait at most; what comes beyond is refused at once rather than answered too late."""
+
+
+class OwnServer(ServingBackend):
+    """mlo's own server; a backend adds what runs the model in it."""
+
+    modules: Mapping[str, str]
+    """Module that the server imports → the extra of mlo that installs it."""
+
+    sources = (_CODE,)
+    server = Server(
+        dockerfile="mlo-server.Dockerfile.jinja",
+        base=_BASE,
+        gpu_base=_BASE,
+        port=8080,
+        metrics_port=8080,
+        metrics_path="/metrics",
+        live_path="/v2/health/live",
+        protocol="JSON of the Open Inference Protocol v2",
+        request_seconds=30,
+        answers_after_sigterm=True,
+        code={"mlo_server": _CODE},
+    )
+
+    @abstractmethod
+    def session_settings(self, settings: ServingSettings) -> Mapping[str, Any]:
+        """The settings of `server.json` that say what runs the model, and on which devices."""
+
+    def unavailable(self, devices: int = 0) -> str | None:  # noqa: ARG002 - the server says itself what it lacks
+        """A package of the server that is missing, with the command that installs it."""
+        for module, extra in self.modules.items():
+            if importlib.util.find_spec(module) is None:
+                return f"the package {module} is not installed; run: pip install 'mlo[{extra}]'"
+        return None
+
+    def devices(self, folder: Path) -> int:
+        """As many as `server.json` names."""
+        return len(read_json(folder / "server.json").get("devices", ()))
+
+    def signature(self, folder: Path, name: str) -> Signature:  # noqa: ARG002 - the server serves one model
+        """What `server.json` says."""
+        return Signature.from_json(read_json(folder / "server.json")["model"]["signature"])
+
+    def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
+        """Leave `model.onnx` (with `model.onnx.data` where the variant has it) and `server.json`."""
+        source = model_file(settings.format, variant)
+        sha256 = copy_file(source, folder / "model.onnx")
+        external = source.with_name("model.onnx.data")
+        files = {external.name: copy_file(external, folder / external.name)} if external.is_file() else {}
+        document = {**_server_config(settings, sha256, files), **self.session_settings(settings)}
+        write_file(folder / "server.json", json_text(document))
+
+    def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
+        """The server on loopback; `threads` replaces the number in `server.json`."""
+        argv = [sys.executable, "-m", "orchestrator.server", "--config", str(folder / "server.json")]
+        argv += ["--host", "127.0.0.1", "--port", str(port), "--threads", str(threads)]
+        return Launch(argv=tuple(argv), env={"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(scratch)}, cwd=scratch)
+
+    def ready_path(self, name: str) -> str:  # noqa: ARG002 - the server serves one model
+        """True after the model is loaded and warm, false from SIGTERM on."""
+        return "/v2/health/ready"
+
+
+def _server_config(settings: ServingSettings, sha256: str, files: Mapping[str, str]) -> dict[str, Any]:
+    rows = largest_batch(settings.signature, settings.max_batch_size)
+    sizes = [size for size in settings.batch_sizes if size <= rows]
+    return {
+        "format": 1,
+        "model": {
+            "name": settings.name,
+            "version": "1",
+            "file": "model.onnx",
+            "sha256": sha256,
+            "files": dict(files),
+            "signature": settings.signature.as_json(),
+            "labels": {
+                "variant": settings.variant,
+                "model_digest": settings.model_digest,
+                "spec_digest": settings.spec_digest,
+                "decision_digest": settings.decision_digest,
+            },
+        },
+        "threads": max(settings.threads, settings.devices),
+        "instances": 1,
+        "max_batch_size": rows,
+        **({"batch_sizes": sizes} if sizes else {}),
+        "max_delay_us": round(settings.max_delay * 1e6),
+        "queue_rows": rows * _QUEUE_BATCHES,
+        "request_timeout_s": 30,
+        "max_body_bytes": body_limit(settings.signature),
+        "drain_seconds": settings.drain_seconds,
+        "host": "0.0.0.0",  # noqa: S104 - inside a container; `launch` binds loopback
+        "port": 8080,
+        "log_level": "info",
+    }
