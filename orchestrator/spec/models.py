@@ -58,10 +58,10 @@ Format = Literal["onnx", "torchscript", "exported-program", "saved-model", "tfli
 DeployTarget = Literal["local", "folder"]
 if TYPE_CHECKING:
     BackendName = str
-    ServerName = str
+    ServerChoice = str
 else:
     BackendName = Literal[*BACKENDS]
-    ServerName = Literal[*SERVERS]
+    ServerChoice = Literal[*SERVERS, "auto"]
 Objective = Literal["latency", "throughput", "cost"]
 DtypeName = Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool", "string"]
 DEVICE_FORMATS: frozenset[Format] = frozenset(
@@ -272,7 +272,7 @@ class Replicas(Strict):
 class Serving(Strict):
     """How the model is served."""
 
-    backend: ServerName | Literal["auto"] = Field(
+    backend: ServerChoice = Field(
         default="auto", description="The server; `auto` selects the best by measurement."
     )
     batching: Annotated[Annotated[Batching, Tag(_OTHER)] | _Auto, _by_text] = Field(
