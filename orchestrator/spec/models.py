@@ -272,9 +272,7 @@ class Replicas(Strict):
 class Serving(Strict):
     """How the model is served."""
 
-    backend: ServerChoice = Field(
-        default="auto", description="The server; `auto` selects the best by measurement."
-    )
+    backend: ServerChoice = Field(default="auto", description="The server; `auto` selects the best by measurement.")
     batching: Annotated[Annotated[Batching, Tag(_OTHER)] | _Auto, _by_text] = Field(
         default="auto", description="How requests are batched; `auto` uses the best measured setting."
     )

@@ -11,7 +11,6 @@ from orchestrator.errors import DeployFailed
 from orchestrator.targets.local.control import SERVING_FILE, Recipe
 
 if TYPE_CHECKING:
-
     from orchestrator.spec.signature import Signature
     from orchestrator.store.state import Deployment
     from orchestrator.store.store import Store
