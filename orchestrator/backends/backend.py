@@ -76,12 +76,15 @@ class Launch:
 
     Attributes:
         container_file: where the id of a container is written if one serves; its processes are no children of the command.
+        handover: the option that names an inherited socket over which the server takes listening sockets over, as
+            `orchestrator/server/handover.py` describes it; None where it can listen on its own port only.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: Path
     container_file: Path | None = None
+    handover: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,8 @@ class OwnServer(ServingBackend):
         """The server on loopback; `threads` replaces the number in `server.json`."""
         argv = [sys.executable, "-m", "orchestrator.server", "--config", str(folder / "server.json")]
         argv += ["--host", "127.0.0.1", "--port", str(port), "--threads", str(threads)]
-        return Launch(argv=tuple(argv), env={"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(scratch)}, cwd=scratch)
+        env = {"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(scratch)}
+        return Launch(argv=tuple(argv), env=env, cwd=scratch, handover="--handover")
 
     def ready_path(self, name: str) -> str:  # noqa: ARG002 - the server serves one model
         """True after the model is loaded and warm, false from SIGTERM on."""

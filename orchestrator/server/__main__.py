@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", help="instead of the file's")
     parser.add_argument("--port", type=int, help="instead of the file's; 0 takes a free one, which the log names")
     parser.add_argument("--threads", type=int, help="instead of the file's")
+    parser.add_argument("--handover", type=int, metavar="FD", help="an inherited socket that brings listening sockets")
     options = parser.parse_args(argv)
     set_up_logs("info")
     try:
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         # files are read meanwhile.
         from .lifecycle import run_server  # noqa: PLC0415
 
-        run_server(config, digests)
+        run_server(config, digests, options.handover)
     except StartError as error:
         logging.getLogger("mlo").error("%s", error)  # noqa: TRY400 - the message says it all; a traceback would not
         return error.exit_code

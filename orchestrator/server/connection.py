@@ -39,10 +39,19 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         deadline: `time.monotonic()` at which `expire` must be called.
+        handed_over: the port it came through, if that one's socket was handed over by another process.
     """
 
-    def __init__(self, app: App, limits: ConnectionLimits, budget: Budget, connections: set[Connection]) -> None:
+    def __init__(
+        self,
+        app: App,
+        limits: ConnectionLimits,
+        budget: Budget,
+        connections: set[Connection],
+        handed_over: int | None = None,
+    ) -> None:
         self.deadline = _NEVER
+        self.handed_over = handed_over
         self._app = app
         self._limits = limits
         self._budget = budget
@@ -58,6 +67,7 @@ class Connection(asyncio.Protocol):
         self._written = 0  # bytes of the last answer's body
         self._unread = 0  # bytes of answers that wait for the client, counted in the budget
         self._ending = False
+        self._leave_at = _NEVER  # after the next answer, and by then if there is none
         self._paused = False
         self._stage: tuple[Request | None, bool] = (None, False)  # what the deadline is for
 
@@ -249,7 +259,7 @@ class Connection(asyncio.Protocol):
 
     def _write(self, request: Request, answer: Answer) -> None:
         status, headers, body = answer
-        close = not request.keep_alive or request.refusal is not None or self._app.closing
+        close = not request.keep_alive or request.refusal is not None or self._app.closing or self._leave_at < _NEVER
         ending = b"connection: close\r\n\r\n" if close else b"\r\n"
         head = b"%b%b%bcontent-length: %d\r\n%b" % (_STATUS[status], headers, _date(), len(body), ending)
         if request.method == b"HEAD":
@@ -299,6 +309,14 @@ class Connection(asyncio.Protocol):
         seconds = f"{self._limits.seconds:g}"
         self._refuse_arriving(RequestError(408, f"the body did not arrive in {seconds} s", reason="slow"))
         self._advance()
+
+    def let_go(self, idle_s: float) -> None:
+        """Close after the next answer, or when nothing has been asked for `idle_s` seconds."""
+        self._leave_at = min(self._leave_at, time.monotonic() + idle_s)
+        if idle_s == 0:
+            self.finish()
+        elif self._current is None and self._arriving is None and not self._unread and not self._ending:
+            self.deadline = min(self.deadline, self._leave_at)
 
     def finish(self) -> None:
         """Close now if nothing is being answered, otherwise after the answer (the app is `closing`)."""

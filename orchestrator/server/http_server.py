@@ -7,6 +7,7 @@ import resource
 import socket
 import ssl
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from .budget import Budget
@@ -42,20 +43,53 @@ class HttpServer:
         self._budget = Budget(max(_TOGETHER * limits.body_bytes, _LEAST_BUDGET))
         self._connections: set[Connection] = set()
         self._server: asyncio.Server
+        self._handed_over: dict[int, asyncio.Server] = {}
         self._ticks: asyncio.TimerHandle
+
+    @property
+    def handed_over(self) -> list[int]:
+        """The ports of the sockets that were handed over and are listened on."""
+        return sorted(self._handed_over)
 
     async def start(self, listener: socket.socket) -> None:
         """Accept from now on."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: Connection(self._app, self._limits, self._budget, self._connections),
+        self._server = await self._accept(listener, None)
+        self._ticks = loop.call_later(_TICK_S, self._tick, loop)
+
+    async def _accept(self, listener: socket.socket, handed_over: int | None) -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(
+            lambda: Connection(self._app, self._limits, self._budget, self._connections, handed_over),
             sock=listener,
             backlog=BACKLOG,
             ssl=self._context,
             ssl_handshake_timeout=None if self._context is None else 10.0,
             ssl_shutdown_timeout=None if self._context is None else 2.0,
         )
-        self._ticks = loop.call_later(_TICK_S, self._tick, loop)
+
+    async def listen_on(self, listeners: Sequence[socket.socket]) -> None:
+        """Accept on exactly these sockets, which others hold as well, besides the one of `start`."""
+        wanted = {int(listener.getsockname()[1]): listener for listener in listeners}
+        for port, listener in wanted.items():
+            if port in self._handed_over:
+                listener.close()
+            else:
+                self._handed_over[port] = await self._accept(listener, port)
+        for port in self._handed_over.keys() - wanted.keys():
+            self._handed_over.pop(port).close()
+        # What was accepted already gets its `Connection` in the next turn of the loop.
+        await asyncio.sleep(0)
+
+    def end_given_up(self, idle_s: float) -> int:
+        """Let connections go that came through a socket which is given up; how many are left.
+
+        Args:
+            idle_s: how long those that are idle may still ask something, from the first such call on.
+        """
+        left = [each for each in self._connections if each.handed_over not in (None, *self._handed_over)]
+        for connection in left:
+            connection.let_go(idle_s)
+        return len(left)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now = time.monotonic()
@@ -65,7 +99,8 @@ class HttpServer:
 
     async def stop(self, grace_s: float) -> None:
         """Accept no more, close what is idle, and give the requests in flight `grace_s` seconds."""
-        self._server.close()
+        for server in (self._server, *self._handed_over.values()):
+            server.close()
         # What the kernel has accepted already is a client's request as well; one turn of the loop takes it in.
         await asyncio.sleep(0)
         deadline = time.monotonic() + grace_s

@@ -19,6 +19,7 @@ from .brief import Brief
 from .config import ServerConfig
 from .errors import UNAVAILABLE, StartError
 from .exchange import ConnectionLimits
+from .handover import Handover
 from .http_server import HttpServer, bind
 from .logs import fields
 from .rest import RestApp
@@ -42,7 +43,9 @@ _log = logging.getLogger("mlo.lifecycle")
 class _Life:
     """One run of the server."""
 
-    def __init__(self, config: ServerConfig, listener: socket.socket, digests: Future[None]) -> None:
+    def __init__(
+        self, config: ServerConfig, listener: socket.socket, digests: Future[None], handover: int | None
+    ) -> None:
         self._config = config
         self._listener = listener
         self._digests = digests
@@ -57,6 +60,7 @@ class _Life:
             ),
             None if self._certificates is None else self._certificates.context,
         )
+        self._handover = None if handover is None else Handover(handover, self._http)
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -70,6 +74,8 @@ class _Life:
             loop.add_signal_handler(number, self._on_signal, number)
         grpc = await self._start_grpc()
         await self._http.start(self._listener)
+        if self._handover is not None:
+            self._handover.start()
         watching = loop.create_task(self._watch_secrets())
         address = "{}:{}".format(*self._listener.getsockname()[:2])
         _log.info("live", extra=fields(address=address, grpc_port=None if grpc is None else grpc.port))
@@ -86,6 +92,8 @@ class _Life:
             stopping.cancel()
             watching.cancel()
             self._service.phase = Phase.DRAINING
+            if self._handover is not None:
+                self._handover.stop()
             grace_s = self._config.request_timeout_s + 1
             await asyncio.gather(self._http.stop(grace_s), *([] if grpc is None else [grpc.stop(grace_s)]))
         idle = self._service.close()
@@ -147,8 +155,10 @@ class _Life:
     async def _drain(self) -> None:
         """Go on serving while whoever routes requests here learns that this server is not ready any more."""
         self._service.phase = Phase.DRAINING
-        _log.info("draining", extra=fields(seconds=self._config.drain_seconds))
-        await asyncio.sleep(self._config.drain_seconds)
+        # Who hands sockets over keeps them open, and takes them back before it ends a server.
+        seconds = self._config.drain_seconds if self._handover is None else 0.0
+        _log.info("draining", extra=fields(seconds=seconds))
+        await asyncio.sleep(seconds)
 
     def _on_signal(self, number: int) -> None:
         if self._stopping.is_set():
@@ -186,12 +196,13 @@ def _warm_up_sizes(config: ServerConfig) -> list[int]:
     return sorted({low, most, *(size for size in sizes if low <= size <= min(most, high))})
 
 
-def run_server(config: ServerConfig, digests: Future[None]) -> None:
+def run_server(config: ServerConfig, digests: Future[None], handover: int | None = None) -> None:
     """Bind, load, serve, drain; returns when the server has stopped in order.
 
     Args:
         config: what is served and how.
         digests: done when the model's files have been checked, with the `StartError` if they are not what they must be.
+        handover: an inherited socket that brings listening sockets, see `handover`.
 
     Raises:
         StartError: the port cannot be bound, or the model cannot be served.
@@ -201,4 +212,4 @@ def run_server(config: ServerConfig, digests: Future[None]) -> None:
     # Python's 5 ms would be longer than many a call.
     sys.setswitchinterval(0.0005)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Life(config, listener, digests).run())
+        runner.run(_Life(config, listener, digests, handover).run())

@@ -33,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.read_body()
         if self.path == "/die":
             os._exit(9)
         if self.path == "/echo":
@@ -46,6 +46,16 @@ class Handler(BaseHTTPRequestHandler):
         tensor = json.loads(body)["inputs"][0]
         data = [self.behaviour.get("factor", 1) * number for number in tensor["data"]]
         self.answer(200, {"outputs": [{**tensor, "name": "y", "data": data}], "pid": os.getpid()})
+
+    def read_body(self) -> bytes:
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def answer(self, status: int, document: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         body = json.dumps(document).encode()

@@ -92,7 +92,11 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Launching:
-    """How a recipe is started on this machine, now: command, port and folder for what it writes."""
+    """How a recipe is started on this machine, now: command, port and folder for what it writes.
+
+    Attributes:
+        handover: the option that names the socket over which listening sockets come; None if the server takes none.
+    """
 
     argv: tuple[str, ...]
     env: dict[str, str]
@@ -100,6 +104,7 @@ class Launching:
     port: int
     scratch: str
     ready_path: str
+    handover: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON; `from_json` reads it back."""

@@ -1,4 +1,4 @@
-"""One revision in the supervisor: its server process, whether it is ready, its restarts, the requests it has in flight."""
+"""One revision in the supervisor: its server process, whether it is ready, its restarts, and the clients it still has."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ import psutil
 
 from orchestrator.process.environment import passed_on
 from orchestrator.targets.local.control import Launching, Recipe
+from orchestrator.targets.local.gateway.upstream import Upstreams
+from orchestrator.targets.local.handover import Handover
 from orchestrator.targets.local.journal import Journal, LineSplitter
 from orchestrator.targets.local.ports import LOOPBACK
 
@@ -29,6 +32,8 @@ State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 
 _GUARD = str(Path(__file__).parents[2] / "process" / "guard.py")
 _TAIL_LINES = 20
+_IDLE_SECONDS = 30.0
+"""How long connections that the server has accepted itself may be idle once its successor accepts."""
 _STABLE_SECONDS = 30.0
 """A server that ran this long starts with a clean record after its next crash."""
 _LONGEST_PAUSE = 10.0
@@ -63,11 +68,30 @@ class Revision:
     Attributes:
         ready: set while the server can answer.
         kept: it takes the traffic: after a crash it is started again. A candidate that crashes has failed.
+        in_flight: requests that the gateway has sent to it; those of clients that it serves itself are not known here.
+        upstreams: the gateway's connections to it.
     """
 
     def __init__(
-        self, recipe: Recipe, launching: Launching, reserved: socket.socket, journal: Journal, *, kept: bool = False
+        self,
+        recipe: Recipe,
+        launching: Launching,
+        reserved: socket.socket,
+        journal: Journal,
+        changed: Callable[[], None],
+        *,
+        kept: bool = False,
     ) -> None:
+        """Start the server.
+
+        Args:
+            recipe: what is served.
+            launching: how the server is started.
+            reserved: keeps its private port free.
+            journal: where its output goes.
+            changed: called when the server has become ready, or is not ready any more.
+            kept: see the class.
+        """
         self.recipe = recipe
         self.launching = launching
         self.ready = asyncio.Event()
@@ -76,17 +100,10 @@ class Revision:
         self.ending: Ending | None = None
         self.since: float | None = None
         self.in_flight = 0
-        self.session = aiohttp.ClientSession(
-            # A server closes a connection that is idle for some seconds (uvicorn: 5). A request that is sent at that
-            # instant is lost without a word, so connections are dropped here before any server does.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1.5, use_dns_cache=False),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-            # One line of a server's answer may hold a long parameter.
-            max_line_size=65536,
-            max_field_size=65536,
-        )
+        self.upstreams = Upstreams(launching.port)
+        self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        self._handover: Handover | None = None
+        self._changed = changed
         self._reserved = reserved
         self._journal = journal
         self._source = f"r{recipe.revision}"
@@ -135,6 +152,19 @@ class Revision:
             "in_flight": self.in_flight,
         }
 
+    async def listen_on(self, listeners: Sequence[socket.socket], idle_seconds: float = _IDLE_SECONDS) -> bool:
+        """Have the server accept on exactly these sockets; False if it cannot, or does not say that it does.
+
+        Args:
+            listeners: all of them.
+            idle_seconds: how long connections of sockets that it gives up may still ask something.
+        """
+        return self._handover is not None and await self._handover.listen_on(listeners, idle_seconds)
+
+    async def take_back(self, idle_seconds: float = _IDLE_SECONDS) -> None:
+        """Have the server accept nothing more but on its private port."""
+        await self.listen_on((), idle_seconds)
+
     async def stop(self, drain_seconds: float) -> None:
         """Let requests in flight finish, then SIGTERM, then, if that does not help, kill. Frees everything it holds."""
         if self._ended is None:
@@ -142,8 +172,11 @@ class Revision:
         await asyncio.shield(self._ended)
 
     async def _stop(self, drain_seconds: float) -> None:
+        deadline = time.monotonic() + drain_seconds
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), drain_seconds)
+        if self._handover is not None:
+            await self._handover.until_gone(max(0.0, deadline - time.monotonic()))
         self._stopping = True
         process = self._process
         if process is None or process.returncode is not None:
@@ -154,7 +187,8 @@ class Revision:
             await self._life
         self.state = "stopped"
         self.ready.clear()
-        await self.session.close()
+        self.upstreams.close_idle(0.0)
+        await self._session.close()
         self._reserved.close()
         await asyncio.to_thread(shutil.rmtree, self.launching.scratch, ignore_errors=True)  # only scratch: may stay
         self._journal.event(f"revision {self.recipe.revision} has stopped")
@@ -164,7 +198,6 @@ class Revision:
         while True:
             began = time.monotonic()
             self.ending = await self._run_once()
-            self.ready.clear()
             if self._stopping:
                 return
             self._journal.event(f"revision {self.recipe.revision}: {self.ending.text}")
@@ -177,19 +210,34 @@ class Revision:
 
     async def _run_once(self) -> Ending:
         """One life of the server process, from its start to its end."""
+        handover = None if self.launching.handover is None else Handover()
+        try:
+            return await self._run_with(handover)
+        finally:
+            self._handover = None
+            if handover is not None:
+                handover.close()
+
+    async def _run_with(self, handover: Handover | None) -> Ending:
+        command = [sys.executable, "-I", "-S", _GUARD, str(os.getpid()), *self.launching.argv]
+        if handover is not None:
+            command += [str(self.launching.handover), str(handover.fd)]
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", _GUARD, str(os.getpid()), *self.launching.argv),
+                *command,
                 cwd=self.launching.cwd,
                 env={**passed_on(), **self.launching.env},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=() if handover is None else (handover.fd,),
             )
         except OSError as error:  # the folder is gone, or no process can be started
             return Ending(f"the server cannot be started: {error}", None)
-        self._process = process
+        self._process, self._handover = process, handover
+        if handover is not None:
+            handover.started()
         logging = asyncio.create_task(self._log(process))
         try:
             ending = await self._until_ready(process)
@@ -197,7 +245,11 @@ class Revision:
                 self.state, self.since, self.ending = "ready", time.time(), None
                 self.ready.set()
                 self._journal.event(f"revision {self.recipe.revision} is ready on port {self.launching.port}")
+                self._changed()
                 await process.wait()
+                self.state = "restarting"  # unless it turns out otherwise below
+                self.ready.clear()
+                self._changed()
             else:
                 await self._end(process, 0.0)
             # Everything that the server printed is in the log before anybody is told that it ended.
@@ -227,7 +279,7 @@ class Revision:
         """Whether the server says that it is ready, asked now."""
         with suppress(aiohttp.ClientError, TimeoutError):
             bound = aiohttp.ClientTimeout(total=2.0)
-            async with self.session.get(self.url + self.launching.ready_path, timeout=bound) as response:
+            async with self._session.get(self.url + self.launching.ready_path, timeout=bound) as response:
                 await response.read()
                 return response.status == 200
         return False

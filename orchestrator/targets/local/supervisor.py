@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import fcntl
+import json
 import os
 import resource
 import signal
@@ -23,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import uvloop
 from aiohttp import web
 
 from orchestrator.targets.local.control import (
@@ -37,9 +40,9 @@ from orchestrator.targets.local.control import (
     listen,
     write_atomically,
 )
-from orchestrator.targets.local.gateway import Gateway
+from orchestrator.targets.local.front import Front
 from orchestrator.targets.local.journal import Journal
-from orchestrator.targets.local.ports import LOOPBACK, reserve
+from orchestrator.targets.local.ports import reserve
 from orchestrator.targets.local.revision import Revision
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ _IDLE_SECONDS = 60.0
 _LEASE_SECONDS = 900.0
 """A candidate that nobody asks about for this long was forgotten by an `apply` that was killed."""
 _WATCH_SECONDS = 1.0
+_ORPHAN_SECONDS = 2.0
 
 
 class _RefusedError(Exception):
@@ -70,11 +74,11 @@ class Supervisor:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._journal = Journal(folder)
-        self._gateway = Gateway()
+        self._front = Front()
         self._revisions: dict[int, Revision] = {}
         self._asked: dict[int, float] = {}
         self._reserved: dict[int, socket.socket] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._leaving: dict[asyncio.Task[None], Revision] = {}
         self._since = time.time()
         self._busy_at = time.monotonic()
         self._stop = asyncio.Event()
@@ -97,9 +101,10 @@ class Supervisor:
             self._watch(inode)
         # From here on nobody is obeyed any more: a command that wants to start a supervisor waits for the lock.
         await runner.cleanup()
-        await self._gateway.close()
-        await asyncio.gather(*(revision.stop(_DRAIN_SECONDS) for revision in self._revisions.values()))
-        await asyncio.gather(*self._background)
+        await self._front.close()
+        for former in self._leaving.values():
+            await former.take_back(idle_seconds=0.0)
+        await asyncio.gather(*(revision.stop(_DRAIN_SECONDS) for revision in self._revisions.values()), *self._leaving)
         self._journal.event(f"supervisor {os.getpid()} has stopped")
 
     def _watch(self, inode: int) -> None:
@@ -132,7 +137,7 @@ class Supervisor:
 
     async def _status(self, _: web.Request) -> dict[str, Any]:
         """Everything; the server is asked now whether it is ready."""
-        current = self._gateway.current
+        current = self._front.current
         serving = None
         if current is not None:
             healthy = not current.degraded and await current.answers()
@@ -140,7 +145,7 @@ class Supervisor:
         return {
             "pid": os.getpid(),
             "since": self._since,
-            "port": self._gateway.ports[0] if self._gateway.ports else None,
+            "port": self._front.ports[0] if self._front.ports else None,
             "serving": serving,
             "revisions": {str(number): revision.state for number, revision in sorted(self._revisions.items())},
         }
@@ -148,19 +153,32 @@ class Supervisor:
     async def _open_port(self, request: web.Request) -> dict[str, Any]:
         """Listen on a public port; beside a former one, until a switch moves there or a dropped candidate stays here."""
         port = int((await request.json())["port"])
-        try:
-            await self._gateway.open(LOOPBACK, port)
-        except OSError as error:
-            raise _RefusedError(409, f"{error.strerror or error}") from error
-        if self._gateway.current is None:
+        # A server whose supervisor was killed holds the port for some more milliseconds, until its guard has ended it.
+        deadline = time.monotonic() + (_ORPHAN_SECONDS if port == self._kept_port() else 0.0)
+        while True:
+            try:
+                await self._front.open(port)
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    raise _RefusedError(409, f"{error.strerror or error}") from error
+            await asyncio.sleep(0.05)
+        if self._front.current is None:
             await self._move_to_newest_port()
         return {"port": port}
 
+    def _kept_port(self) -> int | None:
+        """The port that the deployment had when it ran last."""
+        with suppress(FileNotFoundError):
+            port: int = json.loads((self._folder / ENDPOINT_FILE).read_text(encoding="utf-8"))["port"]
+            return port
+        return None
+
     async def _move_to_newest_port(self) -> None:
         """From here on the port that was opened last is the deployment's."""
-        if self._gateway.ports:
-            write_atomically(self._folder / ENDPOINT_FILE, {"port": self._gateway.ports[-1]})
-            await self._gateway.close_former_ports()
+        if self._front.ports:
+            write_atomically(self._folder / ENDPOINT_FILE, {"port": self._front.ports[-1]})
+            await self._front.close_former_ports()
 
     async def _reserve_port(self, _: web.Request) -> dict[str, Any]:
         """A private port for a server that is about to be started."""
@@ -193,12 +211,12 @@ class Supervisor:
         reserved = self._reserved.pop(launching.port, None)
         if reserved is None:
             raise _RefusedError(409, f"port {launching.port} is not reserved")
-        takes_over = bool(document["takes_over"]) and self._gateway.current is None
-        revision = Revision(recipe, launching, reserved, self._journal, kept=takes_over)
+        takes_over = bool(document["takes_over"]) and self._front.current is None
+        revision = Revision(recipe, launching, reserved, self._journal, self._front.settle_soon, kept=takes_over)
         self._revisions[number] = revision
         self._journal.event(f"revision {number} is started from {recipe.serving} with {recipe.backend}")
         if takes_over:
-            self._gateway.current = revision
+            await self._front.serve(revision)
         return self._told(number)
 
     async def _show(self, request: web.Request) -> dict[str, Any]:
@@ -208,16 +226,17 @@ class Supervisor:
     async def _serve(self, request: web.Request) -> dict[str, Any]:
         """Switch the traffic; the former revision stops when it has answered everything."""
         number = self._known(request)
-        revision, former = self._revisions[number], self._gateway.current
+        revision, former = self._revisions[number], self._front.current
         if revision is not former:
             if not revision.ready.is_set():
                 reason = revision.ending.text if revision.ending else "it is not ready"
                 raise _RefusedError(409, f"revision {number} cannot take the traffic, it is {revision.state}: {reason}")
             write_atomically(self._folder / SERVING_FILE, revision.recipe.as_json())
             revision.kept = True
-            self._gateway.current = revision
+            await self._front.serve(revision)
             self._journal.event(f"revision {number} takes the traffic")
             if former is not None:
+                await former.take_back()
                 self._discard(former.recipe.revision, _DRAIN_SECONDS)
         await self._move_to_newest_port()
         return self._told(number)
@@ -225,10 +244,10 @@ class Supervisor:
     async def _drop(self, request: web.Request) -> dict[str, Any]:
         """Give up a candidate; answers when its processes are gone."""
         number = self._known(request)
-        if self._revisions[number] is self._gateway.current:
+        if self._revisions[number] is self._front.current:
             raise _RefusedError(409, f"revision {number} takes the traffic and is not dropped")
         await self._discard(number, _DROP_SECONDS)
-        await self._gateway.close_newer_ports()
+        await self._front.close_newer_ports()
         return {}
 
     async def _order_stop(self, _: web.Request) -> dict[str, Any]:
@@ -237,9 +256,10 @@ class Supervisor:
 
     def _discard(self, number: int, drain_seconds: float) -> asyncio.Task[None]:
         """Stop a revision in the background."""
-        task = asyncio.create_task(self._revisions.pop(number).stop(drain_seconds))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        revision = self._revisions.pop(number)
+        task = asyncio.create_task(revision.stop(drain_seconds))
+        self._leaving[task] = revision
+        task.add_done_callback(self._leaving.pop)
         return task
 
     def _known(self, request: web.Request) -> int:
@@ -252,7 +272,7 @@ class Supervisor:
         """What a client is told about a revision; that it asked is remembered."""
         self._asked[number] = time.monotonic()
         revision = self._revisions[number]
-        return {**revision.as_json(), "serving": revision is self._gateway.current}
+        return {**revision.as_json(), "serving": revision is self._front.current}
 
 
 def _answering(
@@ -300,7 +320,8 @@ def _serve(folder: Path, ready: Callable[[], None]) -> int:
     async def run() -> None:
         await Supervisor(folder).run(ready)
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
     return 0
 
 

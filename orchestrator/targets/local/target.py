@@ -278,6 +278,7 @@ class LocalTarget:
             port=port,
             scratch=str(scratch),
             ready_path=server.ready_path(recipe.name),
+            handover=launch.handover,
         )
         body = {"recipe": recipe.as_json(), "launching": launching.as_json(), "takes_over": takes_over}
         try:

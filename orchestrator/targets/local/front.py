@@ -1,0 +1,108 @@
+"""The deployment's own sockets, and who accepts on them: the server of the revision that serves, or the gateway in its stead.
+
+A server that takes sockets over is given them as soon as it is ready, and nothing stands between it and its clients. The
+gateway accepts where the backend cannot do that, where no revision is deployed, and while a server is being started again; it
+lets requests wait for the server, and answers 503 with the reason in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+from orchestrator.targets.local.gateway.gateway import BACKLOG, Gateway
+from orchestrator.targets.local.ports import LOOPBACK
+
+if TYPE_CHECKING:
+    from orchestrator.targets.local.revision import Revision
+
+__all__ = ["Front"]
+
+
+class Front:
+    """Holds the sockets for as long as the deployment lives."""
+
+    def __init__(self) -> None:
+        self._gateway = Gateway()
+        self._sockets: dict[int, socket.socket] = {}
+        self._settling = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def current(self) -> Revision | None:
+        """The revision that takes the traffic."""
+        return self._gateway.current
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports that are listened on, the newest last."""
+        return list(self._sockets)
+
+    async def serve(self, revision: Revision) -> None:
+        """Let a revision take the traffic; returns when new connections come to it."""
+        self._gateway.current = revision
+        await self.settle()
+
+    async def open(self, port: int) -> None:
+        """Listen on `port` too.
+
+        Raises:
+            OSError: the port is in use or may not be used.
+        """
+        if port in self._sockets:
+            self._sockets[port] = self._sockets.pop(port)  # the newest again
+            return
+        listener = socket.socket()
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((LOOPBACK, port))
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        listener.settimeout(0)
+        self._sockets[port] = listener
+        await self.settle()
+
+    async def close_former_ports(self) -> None:
+        """Listen on the newest port only; what is connected already stays connected until its next answer."""
+        await self._close(self.ports[:-1])
+
+    async def close_newer_ports(self) -> None:
+        """Stop listening on all ports but the oldest."""
+        await self._close(self.ports[1:])
+
+    async def close(self) -> None:
+        """Take no more connections; answer what is under way through the gateway."""
+        current = self._gateway.current
+        await self._close(self.ports)
+        if current is not None:
+            await current.take_back(idle_seconds=0.0)
+        await self._gateway.close()
+
+    async def _close(self, ports: list[int]) -> None:
+        closed = [self._sockets.pop(port) for port in ports]
+        if closed:
+            await self.settle()
+        for listener in closed:
+            listener.close()
+
+    def settle_soon(self) -> None:
+        """`settle`, in the background."""
+        task = asyncio.create_task(self.settle())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def settle(self) -> None:
+        """Have the right one accept: called whenever the sockets, the revision or its readiness have changed.
+
+        Whoever takes over accepts before the other one stops, so a new connection always finds somebody.
+        """
+        async with self._settling:
+            listeners = list(self._sockets.values())
+            revision = self._gateway.current
+            if revision is not None and revision.ready.is_set() and await revision.listen_on(listeners):
+                await self._gateway.listen_on([])
+            else:
+                await self._gateway.listen_on(listeners)

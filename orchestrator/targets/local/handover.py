@@ -1,0 +1,90 @@
+"""Hands listening sockets to a server process and takes them back; `orchestrator/server/handover.py` is the other end.
+
+The sockets stay open here, so the kernel's queue of connections outlives every server: a successor listens on the same socket
+before its predecessor stops, and nothing that was queued is lost when either ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+__all__ = ["Handover"]
+
+_ANSWER_SECONDS = 5.0
+
+
+class Handover:
+    """The line to one life of a server process. The process inherits `fd`."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ours.settimeout(0)
+        self._listening: list[int] = []
+        self._connections = 0
+        self._changed = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self._ours.fileno(), self._receive)
+
+    @property
+    def fd(self) -> int:
+        """The process's end."""
+        return self._theirs.fileno()
+
+    def started(self) -> None:
+        """The process has its end; from now on nobody but it holds that."""
+        self._theirs.close()
+
+    def close(self) -> None:
+        """The process has ended."""
+        asyncio.get_running_loop().remove_reader(self._ours.fileno())
+        self._theirs.close()
+        self._ours.close()
+        self._listening, self._connections = [], 0
+        self._changed.set()
+
+    async def listen_on(self, listeners: Sequence[socket.socket], idle_seconds: float) -> bool:
+        """Have the server accept on exactly these sockets; False if it does not say that it does.
+
+        Args:
+            listeners: all of them.
+            idle_seconds: how long connections of sockets that it gives up may still ask something.
+        """
+        order = json.dumps({"idle_seconds": idle_seconds}).encode()
+        try:
+            socket.send_fds(self._ours, [order], [listener.fileno() for listener in listeners])
+        except OSError:
+            return False
+        ports = sorted(int(listener.getsockname()[1]) for listener in listeners)
+        return await self._until(lambda: self._listening == ports, _ANSWER_SECONDS)
+
+    async def until_gone(self, seconds: float) -> None:
+        """Wait until no connection of sockets that were taken back is left, for `seconds` at most."""
+        await self._until(lambda: self._connections == 0, seconds)
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    if self._ours.fileno() < 0:
+                        return False
+                    self._changed.clear()
+                    await self._changed.wait()
+        return condition()
+
+    def _receive(self) -> None:
+        try:
+            data = self._ours.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            state = json.loads(data)
+            self._listening, self._connections = state["listening"], state["connections"]
+        else:  # the process has ended
+            asyncio.get_running_loop().remove_reader(self._ours.fileno())
+            self._listening, self._connections = [], 0
+        self._changed.set()
