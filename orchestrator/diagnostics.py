@@ -1,4 +1,4 @@
-"""One thing that is wrong: code, place, cause, remedy. The same value from a worker process to the terminal."""
+"""An error or warning: code, position, cause, remedy. The same value from a worker process to the terminal."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["Diagnostic", "Span"]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A place in a file. Lines and columns count from 1, columns in characters; the end is exclusive.
+    """A position in a file. Lines and columns count from 1, columns in characters; the end is exclusive.
 
-    `text` is the first line as it stood when it was read (no line end), so that a caret can be drawn
-    although the file has changed since.
+    `text` is the first line as it was read (without line end), so that a caret can be drawn even if the
+    file has changed since.
     """
 
     file: str
@@ -27,15 +27,15 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One thing that is wrong.
+    """One error or warning.
 
     Attributes:
         code: stable, explained by `mlo explain CODE`: E1xx spec, E2xx plan, E3xx source model, E4xx steps,
             E5xx selection, E6xx deployment, E7xx store and state, E8xx environment; W... for warnings.
         message: what is wrong, one line, no full stop.
-        span: where in the user's file, if a line of it is to blame.
-        label: what stands beside the caret ("did you mean `framework`?").
-        cause: why, if the message does not say it already.
+        span: the position in the user's file, if the error is in a file.
+        label: the text beside the caret ("did you mean `framework`?").
+        cause: why, unless the message says it already.
         remedy: what to do; an instruction, not a guess.
         notes: further lines, each `name: value` (log file, reproduce command, second place).
         severity: errors fail the command, warnings do not.

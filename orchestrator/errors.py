@@ -1,13 +1,13 @@
-"""Every error that a user can meet, and the exit code of each.
+"""All errors shown to users, with their exit codes.
 
-    MloError                 1   something that was asked for failed
+    MloError                 1   the command failed
     ├── UsageError          64   the command line is wrong
     ├── SpecInvalid         65   a spec or platform file is wrong
     ├── StepFailed           1   a step of the plan failed
-    ├── DeployFailed         1   a release did not come up; the former one still serves
+    ├── DeployFailed         1   a release did not start; the previous one still serves
     ├── StoreFailed          1   the store or the state cannot be read or written
-    ├── Busy                75   somebody else holds a lock; try again
-    ├── StalePlan           75   what a saved plan was made from has moved; plan again
+    ├── Busy                75   another command holds a lock; try again
+    ├── StalePlan           75   something that a saved plan was made from has changed; plan again
     └── Interrupted        130   Ctrl-C
 
 Anything else that reaches the top is a bug in mlo: exit code 70.
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class ExitCode(IntEnum):
-    """What the process tells its caller; the contract stands in docs/commands.md."""
+    """Exit codes of the process; docs/commands.md documents them."""
 
     DONE = 0
     FAILED = 1
@@ -51,13 +51,13 @@ class ExitCode(IntEnum):
 
 
 class MloError(Exception):
-    """A failure that says what, where, why and what to do; never shown as a traceback.
+    """An error with what, where, why and what to do; never shown as a traceback.
 
     Args:
         diagnostics: one or several; the first is the headline.
 
     Attributes:
-        also: what was done before it failed, for the JSON document of errors.
+        also: what was done before the failure, added to the JSON document of errors.
     """
 
     exit_code = ExitCode.FAILED
@@ -87,7 +87,7 @@ class StepFailed(MloError):
 
 
 class DeployFailed(MloError):
-    """A release did not come up or did not answer as proven; the former one still serves."""
+    """A release did not start or failed its checks; the previous one still serves."""
 
 
 class StoreFailed(MloError):
@@ -95,13 +95,13 @@ class StoreFailed(MloError):
 
 
 class Busy(MloError):
-    """Somebody else holds the lock."""
+    """Another command holds the lock."""
 
     exit_code = ExitCode.TRY_AGAIN
 
 
 class StalePlan(MloError):
-    """What a saved plan was made from has moved since."""
+    """Something that a saved plan was made from has changed."""
 
     exit_code = ExitCode.TRY_AGAIN
 

@@ -1,4 +1,4 @@
-"""What the engine tells whoever watches: plain values; `cli` turns them into lines or a live view."""
+"""Progress events of the engine: plain values, which `cli` turns into lines or a live view."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """What a step says of itself; fraction in [0, 1] or None."""
+    """Progress reported by a step; fraction in [0, 1] or None."""
 
     step: str
     message: str
@@ -28,7 +28,7 @@ class StepProgress:
 
 @dataclass(frozen=True, slots=True)
 class StepEnded:
-    """A step ended; `seconds` is 0 for what was cached or skipped."""
+    """A step ended; `seconds` is 0 for cached and skipped steps."""
 
     step: str
     status: Literal["done", "cached", "failed", "skipped", "stopped"]
@@ -38,7 +38,7 @@ class StepEnded:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Somebody else computes this step, or holds what it needs."""
+    """Another command computes this step, or holds a lock that it needs."""
 
     step: str
     on: str
@@ -46,7 +46,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """Ctrl-C was pressed: level 1 finishes what runs, level 2 kills it."""
+    """Ctrl-C was pressed: level 1 lets running steps finish, level 2 kills them."""
 
     level: int
     running: tuple[str, ...]
@@ -57,5 +57,5 @@ Observer = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """The observer that nobody is."""
+    """An observer that ignores all events."""
     del event

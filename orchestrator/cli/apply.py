@@ -1,4 +1,4 @@
-"""`mlo apply`: convert, prove, measure, choose, render and deploy."""
+"""`mlo apply`: convert, verify, measure, select, render and deploy."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ __all__ = ["apply"]
 @click.command(
     epilog="""\b
 Examples:
-  mlo apply specs/digits/digits.yaml               shows the plan and asks
-  mlo apply specs/digits/digits.yaml --yes --json  for pipelines
-  mlo apply digits.plan.json                       exactly what was reviewed
+  mlo apply specs/digits/digits.yaml               show the plan and ask for confirmation
+  mlo apply specs/digits/digits.yaml --yes --json  in a pipeline
+  mlo apply digits.plan.json                       apply a reviewed plan
   mlo apply spec.yaml --replace benchmark.runtime  measure again
 """
 )
 @click.argument("specs", nargs=-1, required=True, metavar="SPEC|PLAN...", type=click.Path(path_type=Path))
-@click.option("--yes", "-y", is_flag=True, help="Do not ask. Needed where there is no terminal.")
-@click.option("--replace", "-r", "replaced", multiple=True, metavar="STEP", help="Run this step although it is cached.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation. Required without a terminal.")
+@click.option(
+    "--replace", "-r", "replaced", multiple=True, metavar="STEP", help="Run this step even if its result is cached."
+)
 @json_option
 @lock_timeout_option
 @spec_options
@@ -49,15 +51,15 @@ def apply(
     platform: Path | None,
     environment: str | None,
 ) -> None:
-    """Convert, prove, measure, choose, render and deploy what the specs describe.
+    """Convert, verify, measure, select, render and deploy the models that the specs describe.
 
-    What is cached is not computed again, and what already serves is not touched. A saved plan is applied exactly, or
-    refused when what it was made from has moved.
+    Cached steps are not run again, and deployments that are up to date are not touched. A saved plan is applied exactly,
+    or refused if anything that it was made from has changed.
     """
     store = open_store()
     released: list[Released] = []
     stop = Stop()
-    # All are read before the first is touched: a mistake in the last is no reason to stop half-way.
+    # Read all before applying the first, so that a mistake in the last one does not stop the run half-way.
     plans = [plan for path in specs for plan in _plans(path, store, replaced, platform, environment)]
     try:
         for planned, approved in plans:
@@ -71,7 +73,7 @@ def apply(
             store.stat_cache.save()
             released.append(result)
             if not as_json:
-                console.say(_told(result, time.monotonic() - began, decided=planned.preview.changes))
+                console.say(_result_text(result, time.monotonic() - began, decided=planned.preview.changes))
     except MloError as error:
         error.also["deployments"] = [result.as_json() for result in released]
         raise
@@ -86,7 +88,7 @@ def _plans(
     platform: Path | None,
     environment: str | None,
 ) -> list[tuple[Planned, bool]]:
-    """The plans to apply, each with whether it was approved by being saved."""
+    """The plans to apply, each with whether it is a saved plan and thereby approved."""
     if path.suffix != ".json":
         planned = make_plan(
             path, store, platform=platform, environment=environment, replaced=replaced, observer=lines()
@@ -96,39 +98,39 @@ def _plans(
         raise UsageError(
             Diagnostic(
                 "E214",
-                "a saved plan is applied as it is",
-                cause="--replace, --platform and --environment were given when it was made",
-                remedy=f"leave them out, or plan again: mlo plan SPEC --out {path}",
+                "a saved plan cannot be changed",
+                cause="--replace, --platform and --environment only apply when planning",
+                remedy=f"omit them, or plan again: mlo plan SPEC --out {path}",
             )
         )
     return [(plan_from_file(path, document, store), True) for document in read_plan_file(path)]
 
 
 def _ask(planned: Planned) -> None:
-    """Show the plan and wait for a yes; nothing waits where nobody can answer."""
+    """Show the plan and ask for confirmation; an error without a terminal."""
     if not planned.preview.changes:
         return
     if not sys.stdin.isatty():
         raise UsageError(
             Diagnostic(
                 "E215",
-                "apply needs a yes, and there is no terminal to ask on",
-                remedy="add --yes, or apply a plan that was saved with `mlo plan --out FILE`",
+                "apply needs confirmation, but there is no terminal to ask on",
+                remedy="add --yes, or apply a plan saved with `mlo plan --out FILE`",
             )
         )
     console.tell(plan_text(planned.document()))
     console.confirm("Apply this?")
 
 
-def _told(result: Released, seconds: float, *, decided: bool) -> str:
-    """What there is now, with the decision if something was measured or deployed anew."""
+def _result_text(result: Released, seconds: float, *, decided: bool) -> str:
+    """The deployment, with the decision if something was measured or deployed."""
     deployment = result.deployment
     into_folder = deployment.target == "folder"
     does = "is in the folder" if into_folder else "serves"
     live = f"revision {deployment.revision} ({deployment.variant} on {deployment.backend}) {does}"
-    said = f"{deployment.name}: {live}" if result.changed else f"{deployment.name}: nothing to deploy; {live}"
+    headline = f"{deployment.name}: {live}" if result.changed else f"{deployment.name}: nothing to deploy; {live}"
     lines = [
-        f"{said}, after {seconds:.1f} s",
+        f"{headline}, after {seconds:.1f} s",
         f"{'folder' if into_folder else 'endpoint'}: {click.style(deployment.endpoint, bold=True)}",
         f"artifacts: {result.artifacts}",
         f"decision: {result.evidence} (decision.json, chart.svg)",

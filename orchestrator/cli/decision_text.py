@@ -1,4 +1,4 @@
-"""A decision as people read it: the table of candidates, why the winner won, what became of the rest."""
+"""A decision as text: the table of candidates, why the winner won, and the reasons for the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NUMBERS = frozenset(range(3, len(_HEADER)))
 
 
 def decision_text(decision: Mapping[str, Any]) -> str:
-    """decision.json as a table, the winner's reason, and the reason of every other candidate."""
+    """decision.json as a table, followed by the reason for each candidate, the winner first."""
     order = sorted(
         decision["candidates"], key=lambda c: (c["fate"] != "won", c["server"] is None, c["runtime"] is None)
     )
@@ -26,7 +26,7 @@ def decision_text(decision: Mapping[str, Any]) -> str:
     given = _first_p50(baseline) if baseline else None
     rows = [_row(candidate, given) for candidate in order]
     if baseline and given:
-        rows.append(("(baseline)", "framework", "the model as given", *_runtime_cells(baseline, given), "", ""))
+        rows.append(("(baseline)", "framework", "original model", *_runtime_cells(baseline, given), "", ""))
     winner = next(c for c in order if c["fate"] == "won")
     lines = [
         console.table(_HEADER, rows, right=_NUMBERS),
@@ -40,7 +40,7 @@ def decision_text(decision: Mapping[str, Any]) -> str:
 
 
 def candidate_text(candidate: Mapping[str, Any]) -> str:
-    """One candidate: its fate, the reason, and what was measured."""
+    """One candidate: its fate, the reason, and its measurements."""
     lines = _wrapped(f"{candidate['variant']} on {candidate['backend']}: {candidate['fate']}", candidate["reason"])
     runtime, server = candidate["runtime"], candidate["server"]
     if runtime is not None:
@@ -54,16 +54,16 @@ def candidate_text(candidate: Mapping[str, Any]) -> str:
             for batch in runtime["batches"]
         ]
         header = ("batch", "p50", "p90", "p95", "p99", "rows/s", "first call")
-        lines += ["", "In its runtime:", console.table(header, cells, right=frozenset(range(7)))]
+        lines += ["", "In the runtime:", console.table(header, cells, right=frozenset(range(7)))]
         lines.append(f"load {_ms(runtime['load_seconds'])}, peak memory {_mib(runtime['peak_rss'])}")
     if server is not None:
         loop, full = server["open_loop"], server["saturation"]
         lines += [
             "",
-            "In its server, over the wire:",
+            "In the server, over the wire:",
             f"at {loop['rate']:.4g}/s: p50 {_ms(loop['p50'])}, p95 {_ms(loop['p95'])}, p99 {_ms(loop['p99'])}",
             f"at saturation, {full['connections']} connections: {full['rows_per_second']:,.0f} rows/s, p99 {_ms(full['p99'])}",
-            f"CPU time for each request at saturation: {_ms(full['cpu_seconds_per_request'])}",
+            f"CPU time per request at saturation: {_ms(full['cpu_seconds_per_request'])}",
             f"peak memory {_mib(server['peak_rss'])}",
         ]
     return "\n".join(lines)
@@ -87,21 +87,21 @@ def _runtime_cells(runtime: Mapping[str, Any], given: float | None) -> tuple[str
 
 
 def _first_p50(runtime: Mapping[str, Any]) -> float | None:
-    """Seconds of one call of the smallest batch."""
+    """Seconds per call with the smallest batch."""
     return float(runtime["batches"][0]["p50"]) if runtime.get("batches") else None
 
 
 def _legend(decision: Mapping[str, Any]) -> str:
     rate = "" if decision["rate"] is None else f" p99 is over the wire at {decision['rate']:.4g} requests/s;"
     return click.style(
-        f"run p50 is one call of the smallest batch in the runtime alone, speed-up how often it fits into the baseline's;"
+        f"run p50 is the time of one call with the smallest batch in the runtime alone, speed-up is relative to the baseline;"
         f"{rate} rows/s is at saturation.",
         dim=True,
     )
 
 
 def _wrapped(head: str, reason: str) -> list[str]:
-    """`head: reason`, wrapped to the terminal, further lines indented."""
+    """`head: reason`, wrapped to the terminal, continuation lines indented."""
     return textwrap.wrap(f"{head}: {reason}.", width=max(60, min(console.width(), 120)), subsequent_indent="    ")
 
 

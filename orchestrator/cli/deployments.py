@@ -1,4 +1,4 @@
-"""Finds a deployment by the name that was given on the command line."""
+"""Finds a deployment by the name given on the command line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["find_deployment"]
 
 
 def find_deployment(store: Store, name: str) -> Deployment:
-    """The deployment of that name.
+    """The deployment with this name.
 
     Raises:
-        UsageError: there is none; says which there are.
+        UsageError: it does not exist; lists those that do.
     """
     known = store.state.read().deployments
     if name in known:
@@ -25,7 +25,7 @@ def find_deployment(store: Store, name: str) -> Deployment:
     if close:
         remedy = f"did you mean `{close[0]}`?"
     elif known:
-        remedy = f"there are: {', '.join(sorted(known))}"
+        remedy = f"deployed here: {', '.join(sorted(known))}"
     else:
         remedy = f"nothing is deployed from {store.home.root}; run `mlo apply SPEC`, or set MLO_HOME to another store"
-    raise UsageError(Diagnostic("E602", f"no deployment is called `{name}`", remedy=remedy))
+    raise UsageError(Diagnostic("E602", f"there is no deployment `{name}`", remedy=remedy))

@@ -1,4 +1,4 @@
-"""`mlo doctor`: what is there and what is missing on this machine, and what each missing thing costs."""
+"""`mlo doctor`: what is available and what is missing on this machine, with the consequences."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Examples:
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Say what is there and what is missing on this machine, what that costs, and how to get it.
+    """Check what is available and what is missing on this machine, what is affected, and how to fix it.
 
-    Changes nothing. Exits with 1 when something is broken that nothing works without: mlo's own packages, or the store.
+    Changes nothing. Exits with 1 if something essential is broken: mlo's own packages, or the store.
     """
     groups = examine(locate_home)
     rows = [finding for findings in groups.values() for finding in findings]
@@ -59,7 +59,7 @@ def _group(name: str, findings: list[Finding], names: int) -> str:
         status = click.style(f"{finding.status:<7}", fg=_COLOURS[finding.status])
         found, *more = _wrapped(finding.found, indent)
         lines += [f"  {status}  {finding.name:<{names}}  {found.lstrip()}", *more]
-        lines += _wrapped(f"costs: {finding.costs}", indent) if finding.costs else []
+        lines += _wrapped(f"affects: {finding.costs}", indent) if finding.costs else []
         lines += _wrapped(f"help: {finding.remedy}", indent) if finding.remedy else []
     return "\n".join(lines)
 
@@ -73,6 +73,6 @@ def _wrapped(text: str, indent: str) -> list[str]:
 
 def _summary(rows: list[Finding]) -> str:
     counts = Counter[str](row.status for row in rows)
-    said = ", ".join(f"{counts[status]} {status}" for status in _COLOURS if counts[status])
+    text = ", ".join(f"{counts[status]} {status}" for status in _COLOURS if counts[status])
     broken = [row.name for row in rows if row.broken]
-    return f"{said}; nothing works without {', '.join(broken)}" if broken else said
+    return f"{text}; mlo cannot work without: {', '.join(broken)}" if broken else text

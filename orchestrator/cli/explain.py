@@ -1,4 +1,4 @@
-"""`mlo explain`: why. An error code, a decision, a step, a candidate, a value of the spec."""
+"""`mlo explain`: an error code, a decision, a step, a candidate, or a value of the spec."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["explain"]
 @click.command(
     epilog="""\b
 Examples:
-  mlo explain E101                               what an error code means
-  mlo explain specs/digits/digits.yaml           why the winner won
-  mlo explain specs/digits/digits.yaml onnx-int8       what became of a candidate
-  mlo explain specs/digits/digits.yaml convert.onnx    why a step ran, and on what
+  mlo explain E101                                     what an error code means
+  mlo explain specs/digits/digits.yaml                 why the winner won
+  mlo explain specs/digits/digits.yaml onnx-int8       why a candidate won or lost
+  mlo explain specs/digits/digits.yaml convert.onnx    why a step ran, and with which inputs
   mlo explain specs/digits/digits.yaml hardware.cpus   where a value comes from
 """
 )
@@ -33,7 +33,7 @@ Examples:
 @click.argument("part", required=False, metavar="[STEP|CANDIDATE|KEY]")
 @spec_options
 def explain(what: str, part: str | None, platform: Path | None, environment: str | None) -> None:
-    """Say why: what an error code means, why the winner won, why a step ran, where a value comes from."""
+    """Explain what an error code means, why the winner won, why a step ran, or where a value comes from."""
     if re.fullmatch(r"[EeWw]\d{3}", what):
         from orchestrator.spec.catalogue import explain as explain_code  # noqa: PLC0415 - only for codes
 
@@ -59,12 +59,12 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
 
 
 def _no_decision(spec: str) -> str:
-    return f"nothing is decided yet for {spec} as it stands; run: mlo apply {spec}"
+    return f"there is no decision yet for {spec} in its current form; run: mlo apply {spec}"
 
 
 def _unknown(part: str, known: list[str]) -> UsageError:
     close = difflib.get_close_matches(part, known, 1)
-    remedy = f"did you mean `{close[0]}`?" if close else f"name a key of the spec, or one of {', '.join(known)}"
+    remedy = f"did you mean `{close[0]}`?" if close else f"use a key of the spec, or one of {', '.join(known)}"
     return UsageError(Diagnostic("E217", f"there is no step, candidate or key `{part}`", remedy=remedy))
 
 

@@ -1,4 +1,4 @@
-"""`mlo gc`: free what no deployment needs any more."""
+"""`mlo gc`: delete stored results that no deployment needs any more."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Examples:
 """
 )
 def gc() -> None:
-    """Free what no deployment needs any more: results of former specs, leftovers of killed runs.
+    """Delete stored results that no deployment needs any more: results of earlier specs, remains of killed runs.
 
-    What the latest run of each step and what is deployed refer to stays. Exits with 75 while something is running.
+    Keeps the latest result of each step and everything that is deployed. Exits with 75 while another command is running.
     """
     store = open_store()
     freed = collect(store)

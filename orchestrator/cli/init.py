@@ -1,4 +1,4 @@
-"""`mlo init`: a first spec of a model file or folder."""
+"""`mlo init`: a first spec for a model file or folder."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ from orchestrator.store.store import Store
 __all__ = ["init"]
 
 _STANDARD_OUTPUT = Path("-")
-_MEANS = "prove less than real ones, and int8 is not tried without real ones that calibrate it"
+_LIMITS_OF_RANDOM = (
+    "verification is weaker than with real inputs, and int8 is not tried because it needs real inputs for calibration"
+)
 
 
 @click.command(
     epilog="""\b
 Examples:
-  mlo init digits.keras                          writes digits.yaml and digits-samples.npz here
-  mlo init models/resnet50 --output specs/       a SavedModel or Transformers folder; paths stay relative
+  mlo init digits.keras                          write digits.yaml and digits-samples.npz here
+  mlo init models/resnet50 --output specs/       a SavedModel or Transformers folder
   mlo init model.onnx --name ranker --samples clicks.npz
   mlo init digits.safetensors --output -         to standard output, without samples
 """
@@ -45,16 +47,16 @@ Examples:
 @click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE|DIR|-",
-    help="Where to write the spec; by default NAME.yaml here.",
+    help="Where to write the spec. Default: NAME.yaml in the current directory.",
 )  # fmt: skip
-@click.option("--name", metavar="NAME", help="Name of the deployment; by default that of the file or folder.")
-@click.option("--kind", type=click.Choice(get_args(SourceKind)), help="What the model is, where it is not recognized.")
+@click.option("--name", metavar="NAME", help="Name of the deployment. Default: the name of the file or folder.")
+@click.option("--kind", type=click.Choice(get_args(SourceKind)), help="The kind of model, if it is not recognized.")
 @click.option(
     "--samples", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
-    help="An .npz file of real inputs; by default random ones are made.",
+    help="An .npz file of real inputs. Default: generate random ones.",
 )  # fmt: skip
-@click.option("--signature", metavar="NAME", help="Which signature of a SavedModel; by default serving_default.")
-@click.option("--force", is_flag=True, help="Overwrite the spec, and random samples, of an earlier init.")
+@click.option("--signature", metavar="NAME", help="Signature of a SavedModel. Default: serving_default.")
+@click.option("--force", is_flag=True, help="Overwrite the spec and random samples of an earlier init.")
 @json_option
 def init(
     path: Path,
@@ -66,18 +68,18 @@ def init(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write a first spec of a model: a file, or a folder that is one or holds one.
+    """Write a first spec for a model: a file, a model folder, or a folder that contains a model.
 
-    Reads what goes in and what comes out, makes random samples if none are given, and says in comments what a person
-    should decide. Nothing of the model is run.
+    Reads the model's inputs and outputs, generates random samples unless real ones are given, and marks in comments what
+    you should decide. The model is not run.
     """
     if as_json and output == _STANDARD_OUTPUT:
-        raise click.UsageError("--json and --output - both want standard output")
+        raise click.UsageError("--json and --output - both write to standard output; use one of them")
     if name is not None and not re.fullmatch(NAME, name):
         raise click.BadParameter(f"use {EXPECTS[NAME]}", param_hint="--name")
     model = find_model(path, kind)
     if signature is not None and model.kind != "saved-model":
-        raise click.UsageError(f"--signature is for a SavedModel, and {model.path} is of kind {model.kind}")
+        raise click.UsageError(f"--signature is for a SavedModel, but {model.path} is of kind {model.kind}")
     name = name or deployment_name(model.path)
     spec = None if output == _STANDARD_OUTPUT else _spec_file(output or Path(), name, force=force)
     folder = Path() if spec is None else spec.parent
@@ -85,7 +87,7 @@ def init(
     home = locate_home()
     _refuse_inside(model.path, folder, home.root)
     if model.remark:
-        console.tell(f"{model.path} is taken: {model.remark}")
+        console.tell(f"using {model.path}: {model.remark}")
     wanted = Wanted(model, name, folder, samples, random_file, {} if signature is None else {"signature": signature})
     store = Store.open(home)
     with watch(show_cached=False) as observer:
@@ -101,15 +103,15 @@ def init(
 
 
 def _refuse_inside(model: Path, *folders: Path) -> None:
-    """Refuse to write into a model's folder: whatever is written there makes it another model."""
+    """Refuse to write into a model's folder: anything written there changes the model."""
     for folder in folders:
         if model.is_dir() and folder.resolve().is_relative_to(model.resolve()):
             raise UsageError(
                 Diagnostic(
                     "E146",
-                    f"{folder.resolve()} lies inside the model's folder",
-                    cause="every file in that folder is a part of the model, and so of what is proven and cached",
-                    remedy="run the command in another folder, such as the one around it",
+                    f"{folder.resolve()} is inside the model's folder",
+                    cause="all files in that folder belong to the model, so writing there would change it",
+                    remedy="run the command in another folder, such as the parent",
                 )
             )
 
@@ -119,11 +121,16 @@ def _spec_file(output: Path, name: str, *, force: bool) -> Path:
     file = output / f"{name}.yaml" if output.is_dir() else output
     if not file.parent.is_dir():
         raise UsageError(
-            Diagnostic("E145", f"{file} cannot be written", cause=f"there is no folder {file.parent}", remedy="make it")
+            Diagnostic(
+                "E145",
+                f"{file} cannot be written",
+                cause=f"the folder {file.parent} does not exist",
+                remedy="create it",
+            )
         )
     if file.exists() and not force:
-        remedy = "name another file with --output, or overwrite it with --force"
-        raise UsageError(Diagnostic("E145", f"{file} is there already", remedy=remedy))
+        remedy = "choose another file with --output, or overwrite it with --force"
+        raise UsageError(Diagnostic("E145", f"{file} already exists", remedy=remedy))
     return file
 
 
@@ -134,9 +141,9 @@ def _random_file(folder: Path, name: str, *, force: bool) -> Path:
         return file
     if not is_random(file):
         remedy = f"use them with --samples {file}, or choose another --name"
-        raise UsageError(Diagnostic("E145", f"{file} is there already, and not made by `mlo init`", remedy=remedy))
+        raise UsageError(Diagnostic("E145", f"{file} already exists and was not written by `mlo init`", remedy=remedy))
     if not force:
-        raise UsageError(Diagnostic("E145", f"{file} is there already", remedy="overwrite it with --force"))
+        raise UsageError(Diagnostic("E145", f"{file} already exists", remedy="overwrite it with --force"))
     return file
 
 
@@ -158,21 +165,21 @@ def _tell(spec: Path, draft: SpecDraft, random_file: Path | None, *, as_json: bo
         return
     tensors = ((draft.model.inputs, "input"), (draft.model.outputs, "output"))
     what = ", ".join(f"{len(each)} {word}{'' if len(each) == 1 else 's'}" for each, word in tensors if each)
-    console.say(f"{spec}: written (kind {draft.kind}; {what or 'the file does not say what goes in and out'})")
+    console.say(f"{spec}: written (kind {draft.kind}; {what or 'the file does not describe its inputs and outputs'})")
     if random_file is not None:
-        console.say(f"{random_file}: written, random inputs: they {_MEANS}")
+        console.say(f"{random_file}: written, random inputs: {_LIMITS_OF_RANDOM}")
     for note in draft.model.notes:
         console.tell(f"note: {shown_line(note)}")
     if diagnostics:
-        console.tell("\n`mlo validate` says:\n")
+        console.tell("\n`mlo validate` reports:\n")
         console.show_diagnostics(diagnostics)
-    steps = [f"{'edit' if not valid else 'look through'} {spec}"]
+    steps = [f"{'edit' if not valid else 'review'} {spec}"]
     steps += [f"mlo {command} {shlex.quote(str(spec))}" for command in ("validate", "plan", "apply")]
     console.say("\nNext:\n" + "\n".join(f"  {step}" for step in steps))
 
 
 def _check(spec: Path) -> tuple[bool, Sequence[Diagnostic]]:
-    """Whether the spec is valid as it was written, which a file of weights alone leaves to a person."""
+    """Whether the spec is valid as written; for a file with weights only, the user has to complete it."""
     try:
         return True, load_spec(spec).warnings
     except SpecInvalid as error:

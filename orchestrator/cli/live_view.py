@@ -1,4 +1,4 @@
-"""The live view of a run on a terminal: finished steps scroll up, running ones stand below with time and progress."""
+"""The live view of a run on a terminal: finished steps scroll up, running steps are below with time and progress."""
 
 from __future__ import annotations
 

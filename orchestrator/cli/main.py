@@ -1,4 +1,4 @@
-"""The entry point: finds the command, turns every error into a message and an exit code."""
+"""The entry point: runs the command and turns every error into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -15,33 +15,39 @@ from orchestrator.errors import ExitCode, MloError
 __all__ = ["main"]
 
 _COMMANDS = {
-    "init": ("orchestrator.cli.init:init", "Write a first spec of a model file or folder."),
-    "validate": ("orchestrator.cli.validate:validate", "Check specs and show what is wrong, with line and remedy."),
+    "init": ("orchestrator.cli.init:init", "Write a first spec for a model file or folder."),
+    "validate": (
+        "orchestrator.cli.validate:validate",
+        "Check specs and report every problem with its line.",
+    ),
     "schema": ("orchestrator.cli.schema:schema", "Print the JSON Schema of specs, for editors."),
     "plan": ("orchestrator.cli.plan:plan", "Show what apply would do, and why."),
     "show": ("orchestrator.cli.plan:show", "Show a saved plan."),
-    "apply": ("orchestrator.cli.apply:apply", "Convert, prove, measure, choose, render and deploy."),
-    "render": ("orchestrator.cli.render:render", "Write the Docker context, compose file and chart to a folder."),
-    "predict": ("orchestrator.cli.predict:predict", "Send inputs to a deployment and print what it answers."),
-    "status": ("orchestrator.cli.status:status", "Show what is deployed and how it is."),
-    "logs": ("orchestrator.cli.status:logs", "Show the log of a deployment's server."),
+    "apply": ("orchestrator.cli.apply:apply", "Convert, verify, measure, select, render and deploy."),
+    "render": ("orchestrator.cli.render:render", "Write the Docker context, compose file and Helm chart."),
+    "predict": ("orchestrator.cli.predict:predict", "Send inputs to a deployment and print its outputs."),
+    "status": ("orchestrator.cli.status:status", "Show what is deployed and its health."),
+    "logs": ("orchestrator.cli.status:logs", "Show the server log of a deployment."),
     "history": ("orchestrator.cli.rollback:history", "Show the revisions of a deployment."),
-    "rollback": ("orchestrator.cli.rollback:rollback", "Let a former revision serve again."),
-    "destroy": ("orchestrator.cli.status:destroy", "Stop a deployment and forget it."),
+    "rollback": ("orchestrator.cli.rollback:rollback", "Return a deployment to an earlier revision."),
+    "destroy": ("orchestrator.cli.status:destroy", "Stop a deployment and delete its record."),
     "explain": (
         "orchestrator.cli.explain:explain",
-        "Say why: a step, a candidate, a value of the spec, an error code.",
+        "Explain a step, a candidate, a value of the spec or an error code.",
     ),
-    "doctor": ("orchestrator.cli.doctor:doctor", "Say what is there and what is missing on this machine."),
-    "gc": ("orchestrator.cli.gc:gc", "Free what no deployment needs any more."),
+    "doctor": (
+        "orchestrator.cli.doctor:doctor",
+        "Check what this machine has and what is missing.",
+    ),
+    "gc": ("orchestrator.cli.gc:gc", "Delete stored results that no deployment needs any more."),
 }
-"""Name → where it is and its line in the help. A command is imported when it is called: `mlo --help` must be quick."""
+"""Name → location and help line. A command is imported when it is called, to keep `mlo --help` fast."""
 
 
 class _LazyGroup(click.Group):
     """A group whose commands are imported when they are called.
 
-    The pattern is the one that click's manual describes as lazily loading subcommands.
+    The pattern is "Lazily Loading Subcommands" of click's manual.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -89,17 +95,17 @@ Examples:
 )
 @click.version_option(__version__, prog_name="mlo")
 def cli() -> None:
-    """One YAML spec compiled into a proven, measured, deployed model."""
+    """Compile a YAML spec into a verified, measured and deployed model."""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit; the codes are those of `ExitCode`."""
     arguments = sys.argv[1:] if argv is None else argv
     as_json = "--json" in arguments
-    # Looking for pydantic's plugins reads the metadata of every installed package: 30 ms of each start, for none.
+    # Pydantic's plugin search reads the metadata of every installed package, which costs 30 ms at each start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
-        # Without its standalone mode click returns what a command gave to ctx.exit(), and None otherwise.
+        # Without standalone mode, click returns the argument of ctx.exit(), or None.
         code = cli.main(arguments, prog_name="mlo", standalone_mode=False) or int(ExitCode.DONE)
         sys.stdout.flush()
     except MloError as error:
@@ -107,16 +113,18 @@ def main(argv: list[str] | None = None) -> None:
     except click.UsageError as error:
         error.show()
         code = _document(
-            Diagnostic("E200", error.format_message(), remedy="see --help"), ExitCode.USAGE, as_json=as_json
+            Diagnostic("E200", error.format_message(), remedy="run the command with --help"),
+            ExitCode.USAGE,
+            as_json=as_json,
         )
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         code = _document(Diagnostic("E407", "interrupted"), ExitCode.INTERRUPTED, as_json=as_json)
     except BrokenPipeError:
-        # Whoever read our output has gone (`mlo status | head`); the interpreter must not complain on its way out.
+        # The reader of our output has exited (`mlo status | head`); keep the interpreter from reporting it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = int(ExitCode.FAILED)
-    except Exception as error:  # noqa: BLE001 - whatever comes here is a bug in mlo, and is told as one
+    except Exception as error:  # noqa: BLE001 - anything else is a bug in mlo and reported as such
         code = _report_bug(error, as_json=as_json)
     sys.exit(code)
 
@@ -152,5 +160,5 @@ def _report_bug(error: Exception, *, as_json: bool) -> int:
         traceback.print_exception(error, file=report)
     message = f"a bug in mlo: {type(error).__name__}: {error}"
     console.tell(f"error[E900]: {message}")
-    console.tell(f"  = help: please report it with this file: {report.name}")
+    console.tell(f"  = help: please report it and attach {report.name}")
     return _document(Diagnostic("E900", message, notes=(f"report: {report.name}",)), ExitCode.BUG, as_json=as_json)

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def spec_options(command: F) -> F:
         "--platform",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="The platform file; by default mlo-platform.yaml, looked for upwards from the spec.",
+        help="Platform file. Default: the nearest mlo-platform.yaml in the spec's folder or its parents.",
     )(command)
     return click.option(
-        "--environment", "-e", metavar="NAME", help="Overlay the values of this entry of `environments:`."
+        "--environment", "-e", metavar="NAME", help="Apply this environment from the spec's `environments:`."
     )(command)
 
 
 def json_option(command: F) -> F:
     """`--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print a single JSON document.")(command)
 
 
 def lock_timeout_option(command: F) -> F:
@@ -44,19 +44,19 @@ def lock_timeout_option(command: F) -> F:
         default=120.0,
         show_default=True,
         metavar="SECONDS",
-        help="How long to wait when somebody else deploys the same name.",
+        help="How long to wait while another command deploys the same name.",
     )(command)
 
 
 def locate_home() -> Home:
-    """Where the store is, or would be: MLO_HOME, or .mlo beside where the command runs."""
+    """Where the store is or would be created: MLO_HOME, or .mlo in the current directory."""
     from orchestrator.store.home import Home  # noqa: PLC0415 - not needed for the help
 
     return Home.find(Path.cwd(), os.environ)
 
 
 def open_store() -> Store:
-    """The store, made if it is not there."""
+    """The store, created if it does not exist."""
     from orchestrator.store.store import Store  # noqa: PLC0415 - not needed for the help
 
     return Store.open(locate_home())

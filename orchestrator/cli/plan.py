@@ -27,9 +27,11 @@ Examples:
 """
 )
 @click.argument("specs", nargs=-1, required=True, metavar="SPEC...", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Save the plan, for `mlo apply FILE`.")
-@click.option("--replace", "-r", "replaced", multiple=True, metavar="STEP", help="Run this step although it is cached.")
-@click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 when apply would change something.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Save the plan for `mlo apply FILE`.")
+@click.option(
+    "--replace", "-r", "replaced", multiple=True, metavar="STEP", help="Run this step even if its result is cached."
+)
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 if apply would change something.")
 @json_option
 @spec_options
 @click.pass_context
@@ -45,7 +47,7 @@ def plan(
 ) -> None:
     """Show what apply would do, step by step, with the reason for each.
 
-    Nothing is changed. A model that says its inputs and outputs itself is read, the first time that it is seen.
+    Changes nothing. If inputs and outputs are not in the spec, the model is read once to find them.
     """
     store = open_store()
     documents: list[dict[str, Any]] = []
@@ -63,7 +65,7 @@ def plan(
     store.stat_cache.save()
     if out is not None:
         write_plan_file(out, documents)
-        console.tell(f"saved; apply exactly this with: mlo apply {out}")
+        console.tell(f"saved; apply exactly this plan with: mlo apply {out}")
     if as_json:
         console.print_json(json_form(documents))
     if detailed_exitcode and changes:
@@ -80,7 +82,7 @@ Examples:
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
 def show(file: Path, as_json: bool) -> None:
-    """Show a saved plan as it was when it was made."""
+    """Show a saved plan as it was when it was saved."""
     documents = read_plan_file(file)
     if as_json:
         console.print_json(json_form(documents))
@@ -90,7 +92,7 @@ def show(file: Path, as_json: bool) -> None:
 
 
 def json_form(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    """The document of `mlo plan --json`: the steps of the only plan at the top, and every plan by itself."""
+    """The document of `mlo plan --json`: all steps at the top level, and every plan separately."""
     plans = [
         {
             name: document[name]

@@ -1,4 +1,4 @@
-"""A plan as people read it."""
+"""A plan as text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plan_text(document: Mapping[str, Any]) -> str:
     ]
     if document["refused"]:
         refused = [(r["variant"], r["backend"], r["reason"]) for r in document["refused"]]
-        parts += ["", "Not tried:", console.table(("variant", "backend", "reason"), refused)]
+        parts += ["", "Ruled out:", console.table(("variant", "backend", "reason"), refused)]
     if document["notes"]:
         parts += ["", *(f"Note: {shown_line(note)}." for note in document["notes"])]
     parts += ["", _summary(document), ""]
@@ -43,18 +43,18 @@ def plan_text(document: Mapping[str, Any]) -> str:
 
 
 def _tensors(signature: Mapping[str, Any] | None) -> list[str]:
-    """What was read from the model, as the spec could say it."""
+    """The inputs and outputs read from the model, in the terms of the spec."""
     if signature is None:
         return []
     rows = []
     for role in ("inputs", "outputs"):
         for tensor in signature[role]:
             own = signature["names"][role][tensor["name"]]
-            shape = "found by running it" if tensor["shape"] is None else f"[{', '.join(map(str, tensor['shape']))}]"
-            other = "" if own == tensor["name"] else f"in the model: {own}"
+            shape = "known after run" if tensor["shape"] is None else f"[{', '.join(map(str, tensor['shape']))}]"
+            other = "" if own == tensor["name"] else f"model's name: {own}"
             rows.append((role[:-1], tensor["name"], tensor["dtype"], shape, other))
     dims = ", ".join(f"{name} from {low} to {high}" for name, (low, high) in signature["dims"].items())
-    table = console.table(("read from it", "name", "dtype", "shape", ""), rows)
+    table = console.table(("read from model", "name", "dtype", "shape", ""), rows)
     return ["", table, *([f"with {dims}"] if dims else [])]
 
 
@@ -62,7 +62,7 @@ def _summary(document: Mapping[str, Any]) -> str:
     counts = Counter(step["status"] for step in document["steps"])
     if set(counts) <= {"cached", "skipped", "="}:
         return "Plan: nothing to do."
-    said = [
+    parts = [
         f"{counts['cached']} cached",
         f"{counts['run'] + counts['forced']} to run",
         f"{counts['known after run']} known after run",
@@ -72,4 +72,4 @@ def _summary(document: Mapping[str, Any]) -> str:
         for sign, word in (("+", "create"), ("~", "change"), ("-", "remove"))
         if counts[sign]
     ]
-    return f"Plan: {', '.join([*said, *changes])}."
+    return f"Plan: {', '.join([*parts, *changes])}."

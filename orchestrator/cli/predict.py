@@ -1,4 +1,4 @@
-"""`mlo predict`: send inputs to a deployment and print what it answers."""
+"""`mlo predict`: send inputs to a deployment and print its outputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Examples:
   mlo predict digits --input specs/digits/digits.npz
   mlo predict digits --input request.json --json
 \b
-A JSON file holds {"image": [[...]]}, or a request of the Open Inference Protocol.
+A JSON file contains {"image": [[...]]} or an Open Inference Protocol request.
 """
 )
 @click.argument("name")
@@ -31,12 +31,16 @@ A JSON file holds {"image": [[...]]}, or a request of the Open Inference Protoco
     "--input", "input_", required=True, type=click.Path(path_type=Path), metavar="FILE", help="A .json or .npz file."
 )
 @click.option(
-    "--timeout", type=click.FloatRange(min=0.1), default=30.0, show_default=True, help="Seconds for an answer."
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=30.0,
+    show_default=True,
+    help="How many seconds to wait for the answer.",
 )
 @json_option
 def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
     """Send inputs to a deployment and print its outputs."""
-    from orchestrator.backends.table import serving_backend  # noqa: PLC0415 - with numpy, which the help must not wait for
+    from orchestrator.backends.table import serving_backend  # noqa: PLC0415 - imports numpy, which would slow down the help
     from orchestrator.targets.client import infer, read_inputs  # noqa: PLC0415
     from orchestrator.targets.served import served_signature  # noqa: PLC0415
 
@@ -46,9 +50,9 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
         raise UsageError(
             Diagnostic(
                 "E619",
-                f"{name} does not serve",
+                f"{name} has no server",
                 cause=f"it is deployed into the folder {deployment.endpoint}",
-                remedy="ask the device or server that reads the folder",
+                remedy="send the request to the device or server that reads the folder",
             )
         )
     signature = served_signature(store, deployment)
@@ -66,7 +70,7 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
 
 
 def _json_numbers(value: Any) -> Any:
-    """Nested lists without what JSON cannot say: NaN and infinity become null."""
+    """Nested lists with NaN and infinity, which JSON cannot represent, replaced by null."""
     if isinstance(value, list):
         return [_json_numbers(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

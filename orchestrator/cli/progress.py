@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: lines, or a live view on a terminal. Always on standard error."""
+"""Progress of a run: plain lines, or a live view on a terminal. Always on standard error."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _MARKS = {
     "stopped": ("stopped", "yellow"),
 }
 _QUIET_SECONDS = 5.0
-"""How often, at most, a step's own progress becomes a plain line."""
+"""Minimum time between progress lines of a step."""
 
 
 def lines() -> Observer:
-    """Plain lines, also on a terminal: for what is over before a live view would have been set up."""
+    """Plain lines, also on a terminal, for runs too short for a live view."""
     return _Lines(show_cached=False)
 
 
@@ -44,7 +44,7 @@ def watch(*, show_cached: bool) -> Iterator[Observer]:
     """The observer for the block: a live view on a terminal, plain lines elsewhere.
 
     Args:
-        show_cached: whether cached steps get a line; a run that finds everything cached is better off with one line.
+        show_cached: whether cached steps get a line; not useful if everything is cached.
     """
     if console.wants_colour(sys.stderr):
         from orchestrator.cli.live_view import live_view  # noqa: PLC0415 - rich is slow to import
@@ -60,7 +60,7 @@ class _Lines:
 
     def __init__(self, *, show_cached: bool) -> None:
         self._show_cached = show_cached
-        self._told: dict[str, float] = {}
+        self._last_shown: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
@@ -71,13 +71,13 @@ class _Lines:
     def _line(self, event: Event) -> str | None:
         match event:
             case StepStarted(step, reason):
-                self._told[step] = time.monotonic()
+                self._last_shown[step] = time.monotonic()
                 return f"{step}: started ({reason})"
             case StepProgress(step, message, fraction):
                 now = time.monotonic()
-                if now - self._told.get(step, 0.0) < _QUIET_SECONDS:
+                if now - self._last_shown.get(step, 0.0) < _QUIET_SECONDS:
                     return None
-                self._told[step] = now
+                self._last_shown[step] = now
                 return f"{step}: {message}" + ("" if fraction is None else f" ({fraction:.0%})")
             case StepEnded():
                 return ended_line(event, show_cached=self._show_cached)
@@ -88,7 +88,7 @@ class _Lines:
 
 
 def ended_line(event: StepEnded, *, show_cached: bool) -> str | None:
-    """One line for a step that ended; None when it is better left out."""
+    """The line for a step that ended; None to omit it."""
     if event.status == "cached" and not show_cached:
         return None
     word, colour = _MARKS[event.status]
@@ -98,8 +98,8 @@ def ended_line(event: StepEnded, *, show_cached: bool) -> str | None:
 
 
 def stopping_line(event: Stopping) -> str:
-    """What Ctrl-C brought about."""
+    """The line for Ctrl-C."""
     running = ", ".join(event.running)
     if event.level == 1 and running:
-        return f"stopping: {running} may finish, a measurement ends at once; Ctrl-C again kills it"
+        return f"stopping: waiting for {running} (measurements stop at once); press Ctrl-C again to kill"
     return f"killing {running}" if running else "stopping"

@@ -1,4 +1,4 @@
-"""`mlo render`: the artifacts into a folder of the user's."""
+"""`mlo render`: write the artifacts to a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orchestrator.store.failures import store_errors
 __all__ = ["render"]
 
 _MARK = ".mlo-rendered"
-"""Lists what render wrote, so that a later render removes exactly that."""
+"""Lists the files that render wrote, so that a later render removes exactly these."""
 
 
 @click.command(
@@ -39,14 +39,14 @@ Examples:
     required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="A folder that is new or empty.",
+    help="A new or empty folder.",
 )
-@click.option("--force", is_flag=True, help="Replace what an earlier render wrote there.")
+@click.option("--force", is_flag=True, help="Replace the files of an earlier render.")
 @spec_options
 def render(spec: Path, output: Path, force: bool, platform: Path | None, environment: str | None) -> None:
-    """Write the Docker context, the compose file, the chart and its values to a folder.
+    """Write the Docker context, the compose file, the Helm chart and its values to a folder.
 
-    Runs the steps that this needs and that are not cached; deploys nothing. The same winner and the same spec give the same bytes.
+    Runs the required steps that are not cached; deploys nothing. The output is reproducible for the same winner and spec.
     """
     _check_output(output, force=force)
     store = open_store()
@@ -56,24 +56,24 @@ def render(spec: Path, output: Path, force: bool, platform: Path | None, environ
     store.stat_cache.save()
     receipt = outcomes["render"].receipt
     if receipt is None or receipt.manifest is None:
-        raise ValueError("render is not done")
-    with store.in_use("copying what was rendered"), store_errors("write", output):
+        raise ValueError("the step render did not finish")
+    with store.in_use("copying rendered files"), store_errors("write", output):
         _replace(store.trees.path(receipt.manifest.digest), output)
     console.say(f"{output}: {len(receipt.manifest.files)} files, sha256 {receipt.manifest.digest[:12]}")
 
 
 def _check_output(output: Path, *, force: bool) -> None:
-    """Refuse a folder that holds anything which an earlier render did not write; nothing else is ever replaced."""
+    """Refuse a folder with files that an earlier render did not write; they are never replaced."""
     above = next(folder for folder in output.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise UsageError(
-            Diagnostic("E216", f"{output} cannot be made", cause=f"{above} is no folder that can be written to",
-                       remedy="name a folder below one that you can write to")
+            Diagnostic("E216", f"{output} cannot be created", cause=f"{above} is not a folder that you can write to",
+                       remedy="choose a folder that you can write to")
         )  # fmt: skip
     if not output.exists() and not output.is_symlink():
         return
     if output.is_symlink() or not output.is_dir():
-        raise UsageError(Diagnostic("E216", f"{output} is not a folder", remedy="name a folder that is new or empty"))
+        raise UsageError(Diagnostic("E216", f"{output} is not a folder", remedy="choose a new or empty folder"))
     found = sorted(path.name for path in output.iterdir())
     if not found:
         return
@@ -82,7 +82,7 @@ def _check_output(output: Path, *, force: bool) -> None:
             Diagnostic(
                 "E216",
                 f"{output} is not empty",
-                remedy="name another folder, or add --force to replace an earlier render",
+                remedy="choose another folder, or add --force to replace an earlier render",
             )
         )
     if not (output / _MARK).is_file():
@@ -90,16 +90,16 @@ def _check_output(output: Path, *, force: bool) -> None:
             Diagnostic(
                 "E218",
                 f"{output} was not written by `mlo render`",
-                cause=f"it holds {', '.join(found[:4])}{' and more' if len(found) > 4 else ''}, and no {_MARK}",
-                remedy="name a folder that is new or empty; --force replaces an earlier render and nothing else",
+                cause=f"it contains {', '.join(found[:4])}{' and more' if len(found) > 4 else ''}, but no {_MARK}",
+                remedy="choose a new or empty folder; --force only replaces an earlier render",
             )
         )
 
 
 def _replace(source: Path, output: Path) -> None:
-    """Put the rendered files into the folder.
+    """Copy the rendered files to the folder.
 
-    Of an earlier render only the files that its mark lists are removed; whatever else was put there stays.
+    Files of an earlier render are removed if its mark lists them; all other files stay.
     """
     output.mkdir(parents=True, exist_ok=True)
     mark = output / _MARK
@@ -111,7 +111,7 @@ def _replace(source: Path, output: Path) -> None:
 
 
 def _remove_listed(output: Path, relative: str) -> None:
-    """Remove one file that an earlier render wrote, and the folders that this leaves empty; never outside `output`."""
+    """Remove a file of an earlier render, and folders that become empty; never outside `output`."""
     path = output / relative
     if Path(relative).is_absolute() or ".." in Path(relative).parts or path.is_dir():
         return
@@ -125,7 +125,7 @@ def _remove_listed(output: Path, relative: str) -> None:
 
 
 def _copy(source: Path, target: Path) -> list[str]:
-    """Copy out of the store, where files are read-only; the copies can be written to, and programs stay programs."""
+    """Copy from the store, where files are read-only; the copies are writable and stay executable."""
     names = []
     for path in sorted(source.rglob("*")):
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""Diagnostics as text for people, as annotations for pull requests, and as JSON. Pure: it returns text, `console` prints."""
+"""Diagnostics as text, as pull-request annotations and as JSON. Pure: it returns text, `console` prints it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.diagnostics import Diagnostic, Span
 
 __all__ = ["as_json", "render_github", "render_text", "summary"]
 
-_TAB = "    "  # YAML has no tab stops that mean anything; four cells keep a line readable
+_TAB = "    "  # tab stops have no meaning in YAML; four cells keep lines readable
 _COLORS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "place": "\x1b[1;34m", "bold": "\x1b[1m"}
 _RESET = "\x1b[0m"
 _LEAST_WIDTH = 40
@@ -20,12 +20,12 @@ _Paint = Callable[[str, str], str]
 
 
 def render_text(diagnostics: Sequence[Diagnostic], *, color: bool, width: int) -> str:
-    """The form that compilers made familiar: headline, place, the line, a caret under what is wrong, what to do.
+    """The format of compilers: headline, position, the line with carets under the error, what to do.
 
     Args:
-        diagnostics: in the order in which they are shown.
+        diagnostics: in display order.
         color: whether to use ANSI colours.
-        width: cells of the terminal; longer text is wrapped, a longer source line is cut around the caret.
+        width: columns of the terminal; longer text is wrapped, a longer source line is truncated around the caret.
     """
 
     def paint(style: str, text: str) -> str:
@@ -35,7 +35,7 @@ def render_text(diagnostics: Sequence[Diagnostic], *, color: bool, width: int) -
 
 
 def summary(diagnostics: Sequence[Diagnostic]) -> str:
-    """How many there are: `2 errors, 1 warning`; the empty text for none."""
+    """The counts, such as `2 errors, 1 warning`; empty if there are none."""
     parts = []
     for severity in ("error", "warning"):
         count = sum(each.severity == severity for each in diagnostics)
@@ -83,7 +83,7 @@ def _note(name: str, text: str, gutter: str, paint: _Paint, width: int) -> list[
 
 
 def _wrapped(text: str, width: int, hang: int) -> list[str]:
-    """Wrapped at spaces only: a path or a command that is longer than a line stays whole, so that it can be copied."""
+    """Wrapped at spaces only: long paths and commands stay whole, so that they can be copied."""
     return textwrap.wrap(
         text, max(width, 20), subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False
     ) or [""]
@@ -95,7 +95,7 @@ def _snippet(span: Span, diagnostic: Diagnostic, paint: _Paint, width: int) -> l
     bar = paint("place", "|")
     start, stop = _marked(span)
     text = span.text
-    if start > len(text):  # the line was cut before the place
+    if start > len(text):  # the line was truncated before this position
         return []
     before, marked, after = _shown(text[:start]), _shown(text[start:stop]), _shown(text[stop:])
     before, marked, after = _fitted(before, marked, after, width - len(pad) - 3)
@@ -105,7 +105,7 @@ def _snippet(span: Span, diagnostic: Diagnostic, paint: _Paint, width: int) -> l
     label = _wrapped(visible(diagnostic.label), 10_000, hang=0)[0]
     used = len(pad) + 3 + len(indent) + max(1, _cells(marked)) + 1
     if label and used + _cells(label) > width:
-        # No room beside the caret: the label goes below, from as far left as it needs.
+        # No room beside the caret: the label goes below, as far left as needed.
         room = max(width - len(pad) - 3, 20)
         below = _wrapped(label, room, hang=0)
         left = max(0, min(len(indent), room - max(map(_cells, below))))
@@ -117,14 +117,14 @@ def _snippet(span: Span, diagnostic: Diagnostic, paint: _Paint, width: int) -> l
 
 
 def _marked(span: Span) -> tuple[int, int]:
-    """The part of the line that carets go under: offsets into the text, the end exclusive."""
+    """The part of the line to mark with carets: offsets into the text, the end exclusive."""
     start = span.column - 1
     stop = span.end_column - 1 if span.end_line == span.line else len(span.text)
     return start, max(start, min(stop, len(span.text)))
 
 
 def _fitted(before: str, marked: str, after: str, room: int) -> tuple[str, str, str]:
-    """Cut a line that is longer than the terminal, so that what is marked stays in sight."""
+    """Truncate a line that is longer than the terminal, keeping the marked part visible."""
     if _cells(before + marked + after) <= room:
         return before, marked, after
     most = max(8, room * 2 // 3)
@@ -156,7 +156,7 @@ def _shown(text: str) -> str:
 
 
 def _cells(text: str) -> int:
-    """Columns of a terminal that the text takes."""
+    """The width of the text in terminal columns."""
     if text.isascii():
         return len(text)
     from wcwidth import wcswidth  # noqa: PLC0415 - its tables take 10 ms to load, and most specs are ASCII
@@ -166,7 +166,7 @@ def _cells(text: str) -> int:
 
 
 def render_github(diagnostics: Sequence[Diagnostic]) -> str:
-    """Workflow commands that GitHub shows as annotations at the changed lines of a pull request."""
+    """Workflow commands that GitHub shows as annotations in a pull request."""
     return "\n".join(_command(each) for each in diagnostics)
 
 

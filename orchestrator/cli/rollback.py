@@ -1,4 +1,4 @@
-"""`mlo history` and `mlo rollback`: which revisions served, and back to one of them."""
+"""`mlo history` and `mlo rollback`: list the revisions, and return to one of them."""
 
 from __future__ import annotations
 
@@ -61,30 +61,32 @@ def history(name: str, as_json: bool) -> None:
 @click.command(
     epilog="""\b
 Examples:
-  mlo rollback digits             to the revision that served before
+  mlo rollback digits             to the previous revision
   mlo rollback digits 3 --yes     to revision 3
 """
 )
 @click.argument("name")
 @click.argument("revision", required=False, type=click.IntRange(min=1))
-@click.option("--yes", "-y", is_flag=True, help="Do not ask. Needed where there is no terminal.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation. Required without a terminal.")
 @json_option
 @lock_timeout_option
 def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_timeout: float) -> None:
-    """Let a former revision serve again, proven like a new one; what serves now serves until then.
+    """Return a deployment to an earlier revision, which is verified like a new one before traffic is switched.
 
-    TensorFlow Serving keeps both versions loaded, and only its label moves.
+    The current revision serves until then. TensorFlow Serving keeps both versions loaded and only moves its label.
     """
     store = open_store()
     deployment = find_deployment(store, name)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError(
-                Diagnostic("E215", "rollback needs a yes, and there is no terminal to ask on", remedy="add --yes")
+                Diagnostic(
+                    "E215", "rollback needs confirmation, but there is no terminal to ask on", remedy="add --yes"
+                )
             )
         served = [entry.revision for entry in deployment.history if entry.revision != deployment.revision]
         to = revision or (served[-1] if served else None)
-        console.confirm(f"Take {name} from revision {deployment.revision} back to {to or 'the one before it'}?")
+        console.confirm(f"Roll {name} back from revision {deployment.revision} to {to or 'the previous one'}?")
     with watch(show_cached=False) as observer:
         after = roll_back(store, name, revision, observer, lock_timeout)
     if as_json:

@@ -15,7 +15,7 @@ __all__ = ["schema"]
 Examples:
   mlo schema > spec.schema.json
 \b
-Then let the editor use it, with this as the first line of a spec:
+For completion in your editor, make this the first line of a spec:
   # yaml-language-server: $schema=spec.schema.json
 """
 )

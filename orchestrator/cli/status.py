@@ -1,4 +1,4 @@
-"""`mlo status`, `mlo logs` and `mlo destroy`: look after what is deployed."""
+"""`mlo status`, `mlo logs` and `mlo destroy`: manage what is deployed."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ Examples:
 @json_option
 @click.pass_context
 def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
-    """Show what is deployed and how it is, as observed now.
+    """Show what is deployed and its health, as observed now.
 
-    Exits with 1 when something that should serve does not.
+    Exits with 1 if a deployment is not healthy.
     """
     store = open_store()
     known = store.state.read().deployments
@@ -79,11 +79,16 @@ Examples:
 )
 @click.argument("name")
 @click.option(
-    "--lines", "-n", type=click.IntRange(min=1), default=100, show_default=True, help="How many from the end."
+    "--lines",
+    "-n",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="How many lines to show, from the end.",
 )
-@click.option("--follow", "-f", is_flag=True, help="Go on as lines come, until Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Keep printing new lines until Ctrl-C.")
 def logs(name: str, lines: int, follow: bool) -> None:
-    """Show the log of a deployment's server."""
+    """Show the server log of a deployment."""
     store = open_store()
     deployment = find_deployment(store, name)
     if deployment.target == "folder":
@@ -91,8 +96,8 @@ def logs(name: str, lines: int, follow: bool) -> None:
             Diagnostic(
                 "E615",
                 f"{name} has no log",
-                cause=f"it is deployed into the folder {deployment.endpoint}, and what reads that keeps its own",
-                remedy="look at the log of the device or server that reads the folder",
+                cause=f"it is deployed to the folder {deployment.endpoint}, and mlo runs no server for it",
+                remedy="see the log of the device or server that reads the folder",
             )
         )
     for line in LocalTarget(store.home.deployments / deployment.name).logs(lines, follow=follow):
@@ -112,19 +117,19 @@ Examples:
 """
 )
 @click.argument("name")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask. Needed where there is no terminal.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation. Required without a terminal.")
 @lock_timeout_option
 def destroy(name: str, yes: bool, lock_timeout: float) -> None:
-    """Stop a deployment and forget it; what was computed stays in the store.
+    """Stop a deployment and delete its record; its artifacts stay in the store.
 
-    What mlo has put into a folder is removed from it.
+    For a folder, the files that mlo wrote are removed.
     """
     store = open_store()
     deployment = find_deployment(store, name)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError(
-                Diagnostic("E215", "destroy needs a yes, and there is no terminal to ask on", remedy="add --yes")
+                Diagnostic("E215", "destroy needs confirmation, but there is no terminal to ask on", remedy="add --yes")
             )
         what = "Remove" if deployment.target == "folder" else "Stop"
         where = "from" if deployment.target == "folder" else "at"
@@ -139,5 +144,5 @@ def destroy(name: str, yes: bool, lock_timeout: float) -> None:
     gone, left = "stopped", ""
     if deployment.target == "folder":
         gone = f"removed from {deployment.place}"
-        left = ", where something stays that mlo did not put there" if Path(deployment.place).exists() else ""
-    console.say(f"{name}: {gone} and forgotten{left}; its artifacts stay in the store until `mlo gc`")
+        left = ", except for files that mlo did not write" if Path(deployment.place).exists() else ""
+    console.say(f"{name}: {gone}{left}; its artifacts stay in the store until `mlo gc`")

@@ -1,4 +1,4 @@
-"""`mlo validate`: everything that is wrong with specs, at once."""
+"""`mlo validate`: report all problems of specs at once."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ Examples:
     type=click.Choice(["text", "json", "github"]),
     default="text",
     show_default=True,
-    help="How to show what is wrong.",
+    help="Output format.",
 )
 @spec_options
 @click.pass_context
 def validate(
     ctx: click.Context, specs: tuple[Path, ...], form: str, platform: Path | None, environment: str | None
 ) -> None:
-    """Check specs and show what is wrong, with line and remedy.
+    """Check specs and show every problem with its line and how to fix it.
 
-    Exits with 0 when all are valid (warnings are shown), with 65 when one is not.
+    Exits with 0 if all specs are valid (warnings do not count), with 65 otherwise.
     """
     results = [(path, *_check(path, platform, environment)) for path in specs]
     invalid = any(not valid for _, valid, _ in results)

@@ -1,1 +1,1 @@
-"""What is missing on this machine, and what that costs."""
+"""What is missing on this machine, and what that affects."""

@@ -1,4 +1,4 @@
-"""What `mlo doctor` looks at: everything at once, each look bounded in time, and none changes anything."""
+"""Runs the checks of `mlo doctor` in parallel, with a time limit; none of them changes anything."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from orchestrator.doctor.programs import cluster, docker, helm
 if TYPE_CHECKING:
     from orchestrator.store.home import Home
 
-__all__ = ["SECONDS", "Look", "examine"]
+__all__ = ["SECONDS", "Check", "examine"]
 
 SECONDS = 6.0
-"""How long the looks may take, all together: a cluster behind a broken network answers late or never."""
+"""Time limit for all checks together: a cluster behind a broken network answers late or never."""
 
-Look = Callable[[], Sequence[Finding]]
+Check = Callable[[], Sequence[Finding]]
 
 
 @dataclass(slots=True)
@@ -33,18 +33,18 @@ class _Running:
 
 
 def examine(find_home: Callable[[], Home]) -> dict[str, list[Finding]]:
-    """Group → its rows.
+    """Group → its findings.
 
     Args:
-        find_home: where the store is or would be; it is not made. Called only if mlo's own packages are there.
+        find_home: returns where the store is or would be, without creating it. Only called if mlo's own packages are installed.
     """
     own = core()
     if any(finding.broken for finding in own):
-        return {"mlo": own}  # the other looks need what is missing
-    from orchestrator.doctor import machine  # noqa: PLC0415 - it needs psutil
+        return {"mlo": own}  # the other checks need the missing packages
+    from orchestrator.doctor import machine  # noqa: PLC0415 - imports psutil
 
     home = find_home()
-    groups: dict[str, dict[str, Look]] = {
+    groups: dict[str, dict[str, Check]] = {
         "packages": {"extras": extras},
         "backends": {name: partial(server, name) for name in served()},
         "deployment": {"docker": docker, "kubectl and cluster": cluster, "helm": helm},
@@ -60,24 +60,24 @@ def examine(find_home: Callable[[], Home]) -> dict[str, list[Finding]]:
     return {"mlo": own} | in_time(groups, SECONDS)
 
 
-def in_time(groups: Mapping[str, Mapping[str, Look]], seconds: float) -> dict[str, list[Finding]]:
-    """Run all looks at once; one that has not answered when the time is over is a row that says so."""
+def in_time(groups: Mapping[str, Mapping[str, Check]], seconds: float) -> dict[str, list[Finding]]:
+    """Run all checks in parallel; a check that does not finish in time becomes a finding that says so."""
     deadline = time.monotonic() + seconds
-    running = {group: {name: _start(look) for name, look in looks.items()} for group, looks in groups.items()}
+    running = {group: {name: _start(check) for name, check in checks.items()} for group, checks in groups.items()}
     return {
-        group: [finding for name, look in looks.items() for finding in _wait(name, look, deadline, seconds)]
-        for group, looks in running.items()
+        group: [finding for name, check in checks.items() for finding in _wait(name, check, deadline, seconds)]
+        for group, checks in running.items()
     }
 
 
-def _start(look: Look) -> _Running:
+def _start(check: Check) -> _Running:
     def run() -> None:
         try:
-            running.findings = list(look())
-        except BaseException as error:  # noqa: BLE001 - raised again where the answer is waited for
+            running.findings = list(check())
+        except BaseException as error:  # noqa: BLE001 - raised again in _wait
             running.error = error
 
-    # A daemon, so that a look which hangs does not keep the command from ending.
+    # A daemon, so that a check that hangs does not keep the command from exiting.
     running = _Running(threading.Thread(target=run, daemon=True))
     running.thread.start()
     return running
@@ -88,7 +88,7 @@ def _wait(name: str, running: _Running, deadline: float, seconds: float) -> list
     if running.thread.is_alive():
         return [_late(name, seconds)]
     if isinstance(running.error, subprocess.TimeoutExpired):
-        return [_late(name, running.error.timeout)]  # a process that a look waited for
+        return [_late(name, running.error.timeout)]  # a process that the check waited for
     if running.error is not None:
         raise running.error
     return running.findings
@@ -99,6 +99,6 @@ def _late(name: str, seconds: float) -> Finding:
         name,
         "limited",
         f"no answer within {seconds:g} s",
-        costs="whatever needs it waits as long, or fails",
-        remedy="find out what it waits for, a network, a disk or a busy CPU, and ask again",
+        costs="commands that need it also hang or fail",
+        remedy="check the network, the disk and the CPU load, then run `mlo doctor` again",
     )

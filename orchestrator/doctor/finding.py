@@ -1,4 +1,4 @@
-"""What one look at this machine brought: what is there, or what is missing and what that costs."""
+"""The result of one check of this machine: what is available, or what is missing and what that affects."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Finding:
     """One row of `mlo doctor`.
 
     Attributes:
-        name: what was looked at.
-        status: `limited` is there, and less than it could be.
-        found: what is there, or why it is not.
-        costs: what cannot be done for want of it; empty when nothing is lost.
+        name: what was checked.
+        status: `limited` means available with restrictions.
+        found: what is available, or why it is not.
+        costs: what does not work without it; empty if nothing is affected.
         remedy: what to do, one instruction.
-        essential: whether nothing works without it.
+        essential: whether mlo cannot work without it.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Finding:
 
     @property
     def broken(self) -> bool:
-        """Whether it is missing and nothing works without it."""
+        """Whether it is missing and mlo cannot work without it."""
         return self.essential and self.status == "missing"
 
     def as_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Python and its packages: what is installed, which extra of mlo brings what is not, and what that costs."""
+"""Checks Python and its packages: what is installed, which extra of mlo provides the rest, and what is affected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Requirement:
     extra: str
 
     def problem(self) -> str | None:
-        """Why the package will not do, or None."""
+        """Why the package cannot be used, or None."""
         found = _version(self.package)
         if found is None:
             return f"{self.package} is not installed"
@@ -42,25 +42,25 @@ def core() -> list[Finding]:
     rows = [Finding("python", "ok", f"{platform.python_version()} at {sys.executable}", essential=True)]
     needed = [each for each in _requirements() if not each.extra]
     if not needed:
-        found = f"{__version__}, run from its source folder: what it needs cannot be told"
+        found = f"{__version__}, run from its source folder, so that its requirements are unknown"
         return [*rows, Finding("mlo", "limited", found, remedy="pip install -e . in that folder")]
     problems = [problem for each in needed if (problem := each.problem())]
     if problems:
-        lost = "commands fail when they need it"
+        lost = "commands that need it fail"
         return [
             *rows,
             Finding("mlo", "missing", "; ".join(problems), lost, "pip install --upgrade mlo", essential=True),
         ]
-    return [*rows, Finding("mlo", "ok", f"{__version__} and all that it needs", essential=True)]
+    return [*rows, Finding("mlo", "ok", f"{__version__} and all its requirements", essential=True)]
 
 
 def extras() -> list[Finding]:
-    """A row for each extra of mlo: what it brings, or what is lost without it."""
-    brought: dict[str, list[_Requirement]] = defaultdict(list)
+    """A finding for each extra of mlo: what it provides, or what is affected without it."""
+    provided: dict[str, list[_Requirement]] = defaultdict(list)
     for each in _requirements():
         if each.extra and each.extra not in _NOT_FOR_USERS and each.package != "mlo":
-            brought[each.extra].append(each)
-    return [_extra(name, needed) for name, needed in brought.items()]
+            provided[each.extra].append(each)
+    return [_extra(name, needed) for name, needed in provided.items()]
 
 
 def _extra(name: str, needed: list[_Requirement]) -> Finding:
@@ -78,8 +78,8 @@ def _extra(name: str, needed: list[_Requirement]) -> Finding:
 
 
 def extra_costs(extra: str) -> str:
-    """What cannot be done without an extra: source kinds, formats and backends whose tools it brings."""
-    from orchestrator.backends.table import BACKENDS, backend  # noqa: PLC0415 - numpy, which core() looks for first
+    """What an extra is needed for: source kinds, formats and backends whose tools it provides."""
+    from orchestrator.backends.table import BACKENDS, backend  # noqa: PLC0415 - imports numpy, which core() checks first
     from orchestrator.optimize.formats import FORMATS  # noqa: PLC0415
     from orchestrator.optimize.sources import SOURCES  # noqa: PLC0415
 
@@ -94,29 +94,31 @@ def extra_costs(extra: str) -> str:
     parts = [
         f"models of kind {kinds}" if kinds else "",
         f"variants in format {formats}" if formats else "",
-        f"serving by {servers}" if servers else "",
+        f"serving with {servers}" if servers else "",
     ]
     return "; ".join(part for part in (*parts, *(backend(name).extras.get(extra, "") for name in BACKENDS)) if part)
 
 
 def served() -> list[str]:
     """The backends that have a server."""
-    from orchestrator.backends.table import SERVERS  # noqa: PLC0415 - not before core() has looked
+    from orchestrator.backends.table import SERVERS  # noqa: PLC0415 - after the checks of core()
 
     return list(SERVERS)
 
 
 def server(name: str) -> list[Finding]:
-    """Whether a backend's server can be started on this machine."""
-    from orchestrator.backends.table import serving_backend  # noqa: PLC0415 - numpy, which core() looks for first
+    """Whether a backend's server can run on this machine."""
+    from orchestrator.backends.table import serving_backend  # noqa: PLC0415 - imports numpy, which core() checks first
 
     known = serving_backend(name)
     reason = known.unavailable()
     if reason is None:
-        return [Finding(name, "ok", f"can be started; serves {', '.join(known.formats)}")]
+        return [Finding(name, "ok", f"can run; serves {', '.join(known.formats)}")]
     found, _, remedy = reason.partition("; ")
-    lost = f"{', '.join(known.formats)} variants are not measured in their server, nor deployed on this machine"
-    return [Finding(name, "missing", found, lost, remedy.removeprefix("run: ") or "bring that in order")]
+    lost = f"{', '.join(known.formats)} variants are neither measured in their server nor deployed on this machine"
+    return [
+        Finding(name, "missing", found, lost, remedy.removeprefix("run: ") or "fix this, then run `mlo doctor` again")
+    ]
 
 
 def _requirements() -> Iterator[_Requirement]:

@@ -1,4 +1,4 @@
-"""Programs beside mlo: the Docker Engine, kubectl with the cluster that it reaches, helm."""
+"""Checks external programs: the Docker Engine, kubectl with its cluster, helm."""
 
 from __future__ import annotations
 
@@ -12,52 +12,56 @@ from orchestrator.doctor.finding import Finding
 __all__ = ["cluster", "docker", "helm"]
 
 _SECONDS = 4.0
-_NO_IMAGES = "images are neither built nor run here"
-_NO_CLUSTER = "nothing is deployed to Kubernetes from here"
+_NO_IMAGES = "images can be neither built nor run here"
+_NO_CLUSTER = "nothing can be deployed to Kubernetes from here"
 
 
 def docker() -> list[Finding]:
-    """The `docker` command, and whether the engine that it is set to answers."""
+    """The `docker` command, and whether its engine responds."""
     program = shutil.which("docker")
     if program is None:
-        remedy = "install Docker, or build what `mlo render` writes on another machine"
-        return [Finding("docker", "missing", "no docker on the PATH", _NO_IMAGES, remedy)]
+        remedy = "install Docker, or build the output of `mlo render` on another machine"
+        return [Finding("docker", "missing", "docker is not on the PATH", _NO_IMAGES, remedy)]
     done = _run([program, "version", "--format", "{{json .}}"])
     server = (_document(done).get("Server") or {}).get("Version")
     if server:
-        return [Finding("docker", "ok", f"Docker Engine {server} answers")]
-    remedy = "start the Docker Engine, or get the right to use it: `docker version` says which"
-    return [Finding("docker", "missing", _why(done, "the Docker Engine does not answer"), _NO_IMAGES, remedy)]
+        return [Finding("docker", "ok", f"Docker Engine {server} is running")]
+    remedy = "start the Docker Engine, or get permission to use it; `docker version` shows which is missing"
+    return [Finding("docker", "missing", _why(done, "the Docker Engine does not respond"), _NO_IMAGES, remedy)]
 
 
 def cluster() -> list[Finding]:
-    """kubectl, and whether the cluster of its current context answers."""
+    """kubectl, and whether the cluster of its current context responds."""
     program = shutil.which("kubectl")
     if program is None:
-        remedy = "install kubectl, or hand the chart that `mlo render` writes to who deploys"
-        return [Finding("kubectl", "missing", "no kubectl on the PATH", _NO_CLUSTER, remedy)]
+        remedy = "install kubectl, or deploy the chart written by `mlo render` from another machine"
+        return [Finding("kubectl", "missing", "kubectl is not on the PATH", _NO_CLUSTER, remedy)]
     done = _run([program, "version", "--output", "json", "--request-timeout", f"{_SECONDS / 2:g}s"])
     answer = _document(done)
     client, server = (answer.get(f"{side}Version", {}).get("gitVersion", "") for side in ("client", "server"))
     row = Finding("kubectl", "ok", client or "on the PATH")
     if server:
-        return [row, Finding("cluster", "ok", f"Kubernetes {server} answers")]
-    remedy = "choose a context that works with `kubectl config use-context`, or set KUBECONFIG"
-    return [row, Finding("cluster", "missing", _why(done, "no cluster answers"), _NO_CLUSTER, remedy)]
+        return [row, Finding("cluster", "ok", f"Kubernetes {server} is reachable")]
+    remedy = "select a working context with `kubectl config use-context`, or set KUBECONFIG"
+    return [row, Finding("cluster", "missing", _why(done, "the cluster does not respond"), _NO_CLUSTER, remedy)]
 
 
 def helm() -> list[Finding]:
     """Helm."""
     program = shutil.which("helm")
     if program is None:
-        return [Finding("helm", "missing", "no helm on the PATH", "charts are not installed from here", "install Helm")]
+        return [
+            Finding(
+                "helm", "missing", "helm is not on the PATH", "charts cannot be installed from here", "install Helm"
+            )
+        ]
     done = _run([program, "version", "--short"])
     found = done.stdout.strip() if done is not None else ""
     return [Finding("helm", "ok", found or "on the PATH")]
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str] | None:
-    """The finished program, or None if it did not end in time or could not be started."""
+    """The finished process, or None if it timed out or could not be started."""
     try:
         return subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS, check=False

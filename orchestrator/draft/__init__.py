@@ -1,1 +1,1 @@
-"""From a model file to a first spec of it."""
+"""Drafts a first spec for a model file."""

@@ -1,4 +1,4 @@
-"""Finds the model that a path leads to, and its kind, by names and first bytes: no framework, nothing is run."""
+"""Finds the model at a path and its kind by file names and first bytes, without a framework and without running it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _KINDS: dict[FileKind, SourceKind] = {
     "tflite": "tflite",
     "saved-model": "saved-model",
 }
-_READ = (
-    "a .keras, .h5, .onnx, .tflite, .pt2 or .safetensors file, a TorchScript archive, a checkpoint of torch.save, "
+_MODELS = (
+    "a .keras, .h5, .onnx, .tflite, .pt2 or .safetensors file, a TorchScript archive, a torch.save checkpoint, "
     "a SavedModel folder, or a Transformers folder with safetensors"
 )
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -34,12 +34,12 @@ _SHOWN = 8
 
 @dataclass(frozen=True, slots=True)
 class ModelPath:
-    """A model and where it is.
+    """A model and its location.
 
     Attributes:
         kind: as in the spec's `model.source.kind`.
-        path: what `weights` names: a file or a folder.
-        remark: why it is another path than was asked for; empty if it is not.
+        path: the file or folder for `weights`.
+        remark: why the path differs from the one given; otherwise empty.
     """
 
     kind: SourceKind
@@ -48,19 +48,19 @@ class ModelPath:
 
 
 def find_model(path: Path, kind: SourceKind | None = None) -> ModelPath:
-    """The model at `path`: a file, a folder, a file inside a model's folder, or a folder that holds one model.
+    """The model at `path`: a file, a model folder, a file inside a model folder, or a folder that contains one model.
 
     Args:
-        path: as a person gave it.
-        kind: what it is, if a person says so.
+        path: as given by the user.
+        kind: the kind, if given by the user.
 
     Raises:
-        UsageError: E140 nothing is there, E141 no model, E142 a Git LFS pointer, E143 damaged, E144 several models.
+        UsageError: E140 path not found, E141 not a model, E142 a Git LFS pointer, E143 damaged, E144 several models.
     """
     try:
         return _find(path, kind)
     except OSError as error:
-        remedy = "give yourself the right to read it, or copy it"
+        remedy = "change its permissions, or copy it"
         message = f"cannot read {error.filename or path}: {(error.strerror or str(error)).lower()}"
         raise UsageError(Diagnostic("E140", message, remedy=remedy)) from error
 
@@ -68,12 +68,12 @@ def find_model(path: Path, kind: SourceKind | None = None) -> ModelPath:
 def _find(path: Path, kind: SourceKind | None) -> ModelPath:
     if not path.exists():
         near = similar_file(path)
-        remedy = f"did you mean {near}?" if near is not None else "paths are relative to where the command runs"
-        raise UsageError(Diagnostic("E140", f"there is no {path}", remedy=remedy))
+        remedy = f"did you mean {near}?" if near is not None else "paths are relative to the current directory"
+        raise UsageError(Diagnostic("E140", f"{path} does not exist", remedy=remedy))
     if not path.is_dir() and not path.is_file():
-        raise UsageError(Diagnostic("E141", f"{path} is neither a file nor a folder", remedy=f"name {_READ}"))
+        raise UsageError(Diagnostic("E141", f"{path} is neither a file nor a folder", remedy=f"give {_MODELS}"))
     if kind is not None:
-        return _as_told(path, kind)
+        return _of_given_kind(path, kind)
     if path.is_dir():
         return _in_folder(path)
     folder = _folder_around(path)
@@ -82,7 +82,7 @@ def _find(path: Path, kind: SourceKind | None) -> ModelPath:
     return ModelPath(_kind_of_file(path), path)
 
 
-def _as_told(path: Path, kind: SourceKind) -> ModelPath:
+def _of_given_kind(path: Path, kind: SourceKind) -> ModelPath:
     if kind in FOLDERS:
         if path.is_dir():
             return ModelPath(kind, path)
@@ -98,7 +98,7 @@ def _in_folder(folder: Path) -> ModelPath:
     kind = _kind_of_folder(folder)
     if kind is not None:
         return ModelPath(kind, folder)
-    return _the_only(folder, _models_in(folder), "no model that mlo reads")
+    return _the_only(folder, _models_in(folder), "no model that mlo supports")
 
 
 def _the_only(folder: Path, found: list[ModelPath], none: str) -> ModelPath:
@@ -110,21 +110,23 @@ def _the_only(folder: Path, found: list[ModelPath], none: str) -> ModelPath:
         raise UsageError(
             Diagnostic(
                 "E144",
-                f"{folder} holds several models",
+                f"{folder} contains several models",
                 cause=f"{listed}{more}",
-                remedy=f"name one of them: mlo init {found[0].path}",
+                remedy=f"give one of them: mlo init {found[0].path}",
             )
         )
     names = sorted(path.name for path in folder.iterdir())
     for name in names:
         _refuse_pointer(folder / name)
     if (folder / "config.json").is_file() and any(name.endswith((".bin", ".h5", ".msgpack")) for name in names):
-        cause = "its weights are no safetensors, and what else there is carries code or another framework's format"
-        remedy = "load it once where you trust it, and save it with model.save_pretrained(folder)"
+        cause = "its weights are in a format that can contain code or belongs to another framework"
+        remedy = "if you trust it, load it once and save it with model.save_pretrained(folder)"
         raise UsageError(Diagnostic("E141", f"{folder} is a Transformers folder without safetensors", cause=cause,
                                     remedy=remedy))  # fmt: skip
-    cause = f"it holds {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}" if names else "it is empty"
-    raise UsageError(Diagnostic("E141", f"{folder} holds {none}", cause=cause, remedy=f"name {_READ}"))
+    cause = (
+        f"it contains {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}" if names else "it is empty"
+    )
+    raise UsageError(Diagnostic("E141", f"{folder} contains {none}", cause=cause, remedy=f"give {_MODELS}"))
 
 
 def _models_in(folder: Path) -> list[ModelPath]:
@@ -164,12 +166,12 @@ def _is_transformers(folder: Path) -> bool:
 
 
 def _folder_around(file: Path) -> ModelPath | None:
-    """The model whose part the file is, where a person named a file inside a model's folder."""
+    """The model that the file is part of, if it is inside a model folder."""
     if file.name in {"saved_model.pb", "saved_model.pbtxt"}:
         return ModelPath("saved-model", file.parent, "a SavedModel is a folder")
     part = file.name == "config.json" or file.name.endswith((".safetensors", ".safetensors.index.json"))
     if part and _is_transformers(file.parent):
-        remark = "it is part of a Transformers folder; --kind pytorch takes the file alone"
+        remark = "the file is part of a Transformers folder; use --kind pytorch for the file alone"
         _refuse_pointer(file)
         return ModelPath("transformers", file.parent, remark)
     return None
@@ -184,9 +186,9 @@ def _kind_of_file(file: Path) -> SourceKind:
         raise UsageError(
             Diagnostic("E143", f"{file} is damaged", cause=f"it is {words}", remedy="copy, download or save it again")
         )
-    remedy = f"give {_READ}; if it is one, say which with --kind"
+    remedy = f"give {_MODELS}; if it is one of these, set --kind"
     raise UsageError(
-        Diagnostic("E141", f"{file} is no model that mlo reads", cause=f"it looks like {words}", remedy=remedy)
+        Diagnostic("E141", f"{file} is not a model that mlo supports", cause=f"it looks like {words}", remedy=remedy)
     )
 
 
@@ -199,8 +201,8 @@ def _refuse_pointer(file: Path) -> None:
     raise UsageError(
         Diagnostic(
             "E142",
-            f"{file} has not been fetched",
-            cause="it is a Git LFS pointer: a small text in place of the file",
+            f"{file} has not been downloaded",
+            cause="it is a Git LFS pointer: a small text file in place of the real one",
             remedy="run `git lfs pull` in its repository",
         )
     )

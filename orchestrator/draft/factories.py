@@ -14,9 +14,9 @@ _SHOWN = 3
 
 
 def module_classes(folder: Path) -> list[str]:
-    """`module:Class` of classes beside a spec that say to be modules of PyTorch; a few, the last of each file first.
+    """`module:Class` of PyTorch modules in files beside a spec; at most a few, the last of each file first.
 
-    The outermost module of a file mostly stands at its end, after its parts.
+    The outermost module of a file is usually at its end, after its parts.
     """
     found: list[str] = []
     for file in sorted(folder.glob("*.py"))[:_MOST_FILES]:
@@ -29,7 +29,7 @@ def _classes(file: Path) -> Iterator[str]:
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
-        return  # not a file that Python would import either
+        return  # Python could not import it either
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and any(_last_name(base).endswith("Module") for base in node.bases):
             yield node.name

@@ -1,4 +1,4 @@
-"""Names and relative paths for a first spec, out of where the model lies."""
+"""Derives names and relative paths for a first spec from the location of the model."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from pathlib import Path
 
 __all__ = ["deployment_name", "located", "relative_path"]
 
-_SAYS_NOTHING = frozenset(
-    {"model", "pytorch-model", "saved-model", "saved_model", "weights", "checkpoint", "last", "best"}
-)
-"""Names that files have whatever the model is: the folder's says more."""
+_GENERIC = frozenset({"model", "pytorch-model", "saved-model", "saved_model", "weights", "checkpoint", "last", "best"})
+"""Generic file names; the folder's name is more specific."""
 
 _LONGEST = 40
 
 
 def deployment_name(model: Path) -> str:
-    """A name that a spec can hold: of the file or folder, or of the folder around it where the former says nothing."""
+    """A valid deployment name from the file or folder, or from the parent folder if that name is generic."""
     path = located(model)
     stem = path.name if path.is_dir() else path.name.partition(".")[0]
     folder = path.parent.name
-    if folder and (_name(stem) in _SAYS_NOTHING or stem.isdecimal()):
+    if folder and (_name(stem) in _GENERIC or stem.isdecimal()):
         return _name(folder)
     return _name(stem)
 
@@ -34,10 +32,10 @@ def _name(text: str) -> str:
 
 
 def located(path: Path) -> Path:
-    """The path without links and dots in its folders, by the name that it was given."""
+    """The path with links and dots in its parent folders resolved; the last component stays as given."""
     return path.parent.resolve() / path.name if path.name not in {"", ".."} else path.resolve()
 
 
 def relative_path(path: Path, folder: Path) -> str:
-    """`path` as a spec in `folder` names it."""
+    """`path` relative to `folder`, for a spec in that folder."""
     return Path(os.path.relpath(located(path), folder.resolve())).as_posix()

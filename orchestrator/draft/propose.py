@@ -1,4 +1,4 @@
-"""What a first spec says of a model: names, types, shapes and ranges, out of what was read from the model file."""
+"""Proposes names, types, shapes and ranges for a first spec, from what was read from the model file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ProposedDim", "ProposedModel", "ProposedTensor", "proposed_model"]
 _DTYPES = frozenset(get_args(DtypeName))
 _DEFAULT_OTHER = (1, 128)
 _UNBOUNDED = 2**31 - 1
-"""A range that ends here has no end that the model knows."""
+"""A range with this maximum is unbounded in the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class ProposedTensor:
     """An input or output.
 
     Attributes:
-        name: one that a spec can hold.
-        own: what the model calls it, where that is another name.
-        dtype: empty where the file does not say it.
-        shape: None where the file does not say it.
+        name: a valid name for the spec.
+        own: the model's own name, if it differs.
+        dtype: empty if the file does not specify it.
+        shape: None if the file does not specify it.
     """
 
     name: str
@@ -41,20 +41,20 @@ class ProposedTensor:
 
 @dataclass(frozen=True, slots=True)
 class ProposedDim:
-    """The range of a named dimension; `said` if the model's file says it, else it is assumed."""
+    """The range of a named dimension; `from_model` if the model file specifies it, otherwise it is assumed."""
 
     min: int
     max: int
-    said: bool
+    from_model: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ProposedModel:
-    """Inputs and outputs in the model's order; none of either where the file does not say them.
+    """Inputs and outputs in the model's order; empty if the file does not describe them.
 
     Attributes:
-        batch: the dimension that counts rows; None where the sizes are fixed.
-        notes: what a person should know, a sentence each.
+        batch: the batch dimension; None if the sizes are fixed.
+        notes: remarks for the user, one sentence each.
     """
 
     inputs: Sequence[ProposedTensor]
@@ -64,7 +64,7 @@ class ProposedModel:
     notes: Sequence[str]
 
     def signature(self) -> Signature | None:
-        """As random inputs are made from; None where something is not known."""
+        """The signature for generating random inputs; None if something is unknown."""
         if not self.inputs or any(not each.dtype or each.shape is None for each in self.inputs):
             return None
         return Signature(
@@ -80,24 +80,24 @@ def proposed_model(found: Inspection, *, named: bool) -> ProposedModel:
 
     Args:
         found: its document.
-        named: whether the source kind knows tensors by name; otherwise names are free, and the model's own is not kept.
+        named: whether tensors of this source kind are identified by name; otherwise names are free, and the model's own are not kept.
 
     Raises:
-        StepFailed: E128, an input or output has a type that mlo does not serve.
+        StepFailed: E128, an input or output has a type that mlo does not support.
     """
-    _refuse_other_types(found)
+    _refuse_unsupported_types(found)
     batch = batch_of(found.inputs)
-    called = DimNames(found.inputs, batch)
+    dim_names = DimNames(found.inputs, batch)
 
     def proposed(own: FoundTensor, name: str, shape: tuple[Dim, ...] | None) -> ProposedTensor:
         return ProposedTensor(name, own.tensor if named and own.tensor != name else None, own.dtype, shape)
 
-    inputs = [proposed(each, name, called.input_shape(each, name)) for each, name in _with_names(found.inputs)]
+    inputs = [proposed(each, name, dim_names.input_shape(each, name)) for each, name in _with_names(found.inputs)]
     known = {dim for each in inputs for dim in each.shape or ()}
-    outputs = [proposed(each, name, called.output_shape(each, known)) for each, name in _with_names(found.outputs)]
-    said = {called.of(own): (low, high) for own, (low, high) in found.ranges.items()}
+    outputs = [proposed(each, name, dim_names.output_shape(each, known)) for each, name in _with_names(found.outputs)]
+    ranges = {dim_names.of(own): (low, high) for own, (low, high) in found.ranges.items()}
     dims = {
-        dim: _range(said.get(dim), DEFAULT_BATCH if dim == batch else _DEFAULT_OTHER)
+        dim: _range(ranges.get(dim), DEFAULT_BATCH if dim == batch else _DEFAULT_OTHER)
         for each in inputs
         for dim in each.shape or ()
         if isinstance(dim, str)
@@ -112,23 +112,23 @@ def _with_names(everything: Sequence[FoundTensor]) -> list[tuple[FoundTensor, st
     return list(zip(everything, taken, strict=True))
 
 
-def _range(said: Sequence[int] | None, otherwise: tuple[int, int]) -> ProposedDim:
-    if said is None:
-        return ProposedDim(*otherwise, said=False)
-    low, high = max(1, said[0]), said[1]
+def _range(given: Sequence[int] | None, otherwise: tuple[int, int]) -> ProposedDim:
+    if given is None:
+        return ProposedDim(*otherwise, from_model=False)
+    low, high = max(1, given[0]), given[1]
     if high >= _UNBOUNDED:
-        return ProposedDim(low, max(low, otherwise[1]), said=False)
-    return ProposedDim(low, high, said=True)
+        return ProposedDim(low, max(low, otherwise[1]), from_model=False)
+    return ProposedDim(low, high, from_model=True)
 
 
-def _refuse_other_types(found: Inspection) -> None:
+def _refuse_unsupported_types(found: Inspection) -> None:
     for role, tensors in (("inputs", found.inputs), ("outputs", found.outputs)):
         for each in tensors:
             if each.dtype and each.dtype not in _DTYPES:
                 raise StepFailed(
                     Diagnostic(
                         "E128",
-                        f"the {role[:-1]} `{each.tensor}` is {each.dtype}, which mlo does not serve",
-                        remedy=f"let the model {'take' if role == 'inputs' else 'return'} one of {', '.join(get_args(DtypeName))}",
+                        f"the {role[:-1]} `{each.tensor}` has type {each.dtype}, which mlo does not support",
+                        remedy=f"change the model to {'accept' if role == 'inputs' else 'return'} one of {', '.join(get_args(DtypeName))}",
                     )
                 )

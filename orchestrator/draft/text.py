@@ -1,4 +1,4 @@
-"""The text of a first spec, with comments on what a person should decide."""
+"""The text of a first spec, with comments on what the user should decide."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _EXAMPLE = "such as [batch, 3, 224, 224]"
 
 @dataclass(frozen=True, slots=True)
 class StateDict:
-    """What a file of weights alone says.
+    """What a file with weights only tells about the model.
 
     Attributes:
-        weights_key: what leads to the state dict inside it.
-        tensors: name and shape of some matrices, for a person who looks for the model's sizes.
-        more: how many matrices there are beside those.
-        classes: `module:Class` of what may build the architecture, beside the spec.
+        weights_key: the path to the state dict in the file.
+        tensors: name and shape of some matrices, as hints for the model's sizes.
+        more: how many further matrices there are.
+        classes: `module:Class` of candidates for the factory, in files beside the spec.
     """
 
     weights_key: str | None
@@ -35,14 +35,14 @@ class StateDict:
 
 @dataclass(frozen=True, slots=True)
 class SpecDraft:
-    """Everything that is written.
+    """The content of a first spec.
 
     Attributes:
         weights: the model's path, relative to the spec.
         size: bytes of the model's files.
         samples: an .npz file, relative to the spec; None if there is none.
         random: whether those samples are random.
-        state: of a file of weights alone.
+        state: for a file with weights only.
         settings: further keys of the source.
     """
 
@@ -59,7 +59,7 @@ class SpecDraft:
 
 def spec_text(draft: SpecDraft) -> str:
     """The spec as YAML."""
-    head = "# A first spec, written by `mlo init`. The comments say what is to be decided.\n"
+    head = "# A first spec, written by `mlo init`. The comments show what you should decide.\n"
     return "\n".join([head + _metadata(draft), aligned(_model(draft)), aligned(_service(draft))])
 
 
@@ -69,7 +69,7 @@ def _metadata(draft: SpecDraft) -> str:
             Line("apiVersion: mlo/v1"),
             Line("kind: ModelDeployment"),
             Line("metadata:"),
-            Line(f"  name: {draft.name}", "names the release, its images and its URLs"),
+            Line(f"  name: {draft.name}", "also used for images and URLs"),
         ]
     )
 
@@ -82,9 +82,13 @@ def _model(draft: SpecDraft) -> list[Line]:
         Line(f"    kind: {draft.kind}"),
         Line(f"    weights: {scalar(draft.weights)}", "relative to this file"),
         *(Line(f"    {key}: {scalar(value)}") for key, value in draft.settings.items()),
-        *([Line("    task: auto", "as config.json says; another one changes inputs and outputs")] if texts else []),
+        *(
+            [Line("    task: auto", "read from config.json; another task has other inputs and outputs")]
+            if texts
+            else []
+        ),
         *(_state(draft.state) if draft.state is not None else ()),
-        *(Line("  ", f"The model's file: {note}.") for note in draft.model.notes),
+        *(Line("  ", f"About the model file: {note}.") for note in draft.model.notes),
     ]
     return [*lines, *_inputs(draft), *_outputs(draft), *_dims(draft.model), *_samples(draft)]
 
@@ -92,16 +96,16 @@ def _model(draft: SpecDraft) -> list[Line]:
 def _state(state: StateDict) -> list[Line]:
     lines = []
     if state.weights_key is not None:
-        lines.append(Line(f"    weights_key: {scalar(state.weights_key)}", "where the state dict lies in the file"))
+        lines.append(Line(f"    weights_key: {scalar(state.weights_key)}", "location of the state dict in the file"))
     such = (
         f"such as {' or '.join(state.classes)}, beside this file" if state.classes else "module:Class, beside this file"
     )
-    lines.append(Line("    factory:", f"fill in what builds the architecture, {such}"))
-    lines.append(Line("    # kwargs: {classes: 10}", "what it is called with, if anything"))
+    lines.append(Line("    factory:", f"fill in the class that builds the architecture, {such}"))
+    lines.append(Line("    # kwargs: {classes: 10}", "its arguments, if any"))
     if state.tensors:
         shown = ", ".join(f"{name} {list(shape)}" for name, shape in state.tensors)
         more = f" and {state.more} more" if state.more else ""
-        lines.append(Line("  ", f"The file holds weights alone, no inputs and outputs: {shown}{more}."))
+        lines.append(Line("  ", f"The file contains only weights: {shown}{more}."))
     return lines
 
 
@@ -110,17 +114,17 @@ def _inputs(draft: SpecDraft) -> list[Line]:
     if not inputs:
         inputs = [ProposedTensor("input", None, "", None)]
         return [
-            Line("  inputs:", f"fill in one for each argument of forward, in its order, with a shape {_EXAMPLE}"),
+            Line("  inputs:", f"fill in one per argument of forward, in order, with a shape {_EXAMPLE}"),
             Line(f"    - {_tensor(inputs[0], with_dtype=True)}"),
         ]
-    told = "as the model has them"
+    comment = "read from the model"
     if any(each.shape is None for each in inputs):
-        told = f"fill in the shapes, {_EXAMPLE}"
+        comment = f"fill in the shapes, {_EXAMPLE}"
     if any(not each.dtype for each in inputs):
-        told += ", and set the types, which the file does not say"
-    lines = [Line("  inputs:", told), *(Line(f"    - {_tensor(each, with_dtype=True)}") for each in inputs)]
+        comment += ", and set the types, which the file does not specify"
+    lines = [Line("  inputs:", comment), *(Line(f"    - {_tensor(each, with_dtype=True)}") for each in inputs)]
     if draft.kind not in SAY_NOTHING:
-        lines[0] = Line("  inputs:", f"{told}; to rename one, keep its own name as `tensor:`")
+        lines[0] = Line("  inputs:", f"{comment}; to rename one, add the model's name as `tensor:`")
     return lines
 
 
@@ -128,7 +132,7 @@ def _outputs(draft: SpecDraft) -> list[Line]:
     outputs = draft.model.outputs
     if not outputs:
         return [
-            Line("  outputs:", "one for each tensor that the model returns, in its order"),
+            Line("  outputs:", "one per tensor that the model returns, in order"),
             Line("    - {name: output}"),
         ]
     return [Line("  outputs:"), *(Line(f"    - {_tensor(each, with_dtype=False)}") for each in outputs)]
@@ -151,30 +155,32 @@ def _shape(shape: Sequence[Dim]) -> str:
 
 def _dims(model: ProposedModel) -> list[Line]:
     if model.inputs and not model.dims and all(each.shape is not None for each in model.inputs):
-        return [Line("  ", "All sizes are fixed in the model, so requests are not joined into batches.")]
-    lines = [Line("  dims:", "the sizes that can come: proven and measured between them")]
+        return [Line("  ", "All sizes are fixed in the model, so requests cannot be batched.")]
+    lines = [Line("  dims:", "the expected range of each dimension, used for verification and benchmarks")]
     if not model.dims:
-        return [*lines, Line("    batch: {min: 1, max: 64}", "assumed: set what can come")]
+        return [*lines, Line("    batch: {min: 1, max: 64}", "assumed; set the range that you expect")]
     for name, dim in model.dims.items():
-        comment = "as the model says" if dim.said else "assumed: set what can come"
+        comment = "read from the model" if dim.from_model else "assumed; set the range that you expect"
         lines.append(Line(f"    {scalar(name)}: {{min: {dim.min}, max: {dim.max}}}", comment))
     return lines
 
 
 def _samples(draft: SpecDraft) -> list[Line]:
     if draft.samples is not None and not draft.random:
-        return [Line(f"  samples: {scalar(draft.samples)}", "real inputs: parity, calibration, golden requests")]
+        return [
+            Line(f"  samples: {scalar(draft.samples)}", "real inputs for verification, calibration and golden requests")
+        ]
     file = draft.samples or f"{draft.name}-samples.npz"
-    means = (
-        "Without `samples` the inputs are random: parity is proven on them alone, and int8, which real inputs "
-        "calibrate, is not tried."
+    explanation = (
+        "Without `samples`, the model is verified on random inputs only, and int8 is not tried because it needs real "
+        "inputs for calibration."
     )
     pattern = (
-        f"{file} holds random inputs as a pattern: put real ones into it, one row each, then remove the `#`."
+        f"{file} contains random inputs as a template: replace them with real ones, one per row, then remove the `#`."
         if draft.samples is not None
-        else "Put real ones into an .npz file, an array for each input by its name, one row each, then remove the `#`."
+        else "Save real inputs to an .npz file, one array per input name, one sample per row, then remove the `#`."
     )
-    return [Line("  ", f"{means} {pattern}"), Line(f"  # samples: {scalar(file)}")]
+    return [Line("  ", f"{explanation} {pattern}"), Line(f"  # samples: {scalar(file)}")]
 
 
 def _service(draft: SpecDraft) -> list[Line]:
@@ -182,13 +188,11 @@ def _service(draft: SpecDraft) -> list[Line]:
     while memory * _GIB < 4 * draft.size:
         memory *= 2
     return [
-        Line(
-            f"hardware: {{cpus: 1, memory: {memory}Gi}}", "of one replica: what it will run on, and is measured under"
-        ),
+        Line(f"hardware: {{cpus: 1, memory: {memory}Gi}}", "of one replica; measurements use the same limits"),
         Line(
             "# slo: {p99_latency: 50ms, throughput: 100/s}",
-            "what is promised, if anything: apply fails where it is not met",
+            "optional service level; apply fails if it is not met",
         ),
-        Line("optimize_for: latency", "or throughput, or cost: what decides between those that meet the slo"),
+        Line("optimize_for: latency", "or throughput, or cost: what to optimize among candidates that meet the slo"),
         Line("deploy: {target: local}", "a server on this machine, on loopback"),
     ]

@@ -52,7 +52,7 @@ def planned_model(loaded: LoadedSpec, found: Inspection | None) -> PlannedModel:
         found: what the step `inspect` found; None for kinds that are not inspected.
 
     Raises:
-        SpecInvalid: E123, E126 what is batched does not fit the model, E127 a dimension has no range, E128 a tensor that mlo does not serve, E129 the spec declares what the
+        SpecInvalid: E123, E126 what is batched does not fit the model, E127 a dimension has no range, E128 a tensor type that mlo does not support, E129 the spec declares what the
             model does not have.
     """
     if found is None:
@@ -168,7 +168,7 @@ class _Joined:
             self._problems.append(
                 Diagnostic(
                     "E128",
-                    f"the {what} `{own.tensor}` is {own.dtype}, which mlo does not serve",
+                    f"the {what} `{own.tensor}` has type {own.dtype}, which mlo does not support",
                     self._loaded.span(("model", "source")),
                     remedy=f"let the model {'take' if what == 'input' else 'return'} one of {', '.join(get_args(DtypeName))}"
                     + ("" if what == "input" else ", or declare only the other `outputs`"),

@@ -48,16 +48,16 @@ def test_every_command_shows_examples_in_its_help(mlo: Mlo, command: str) -> Non
         (("aply",), "Did you mean 'apply'?"),
         (("apply",), "Missing argument"),
         (("validate", "--form", "json", "x"), "No such option"),
-        (("predict", "nothing", "--input", "x.json"), "no deployment is called `nothing`"),
+        (("predict", "nothing", "--input", "x.json"), "there is no deployment `nothing`"),
         (("init", "nothing.keras"), "there is no nothing.keras"),
         (("init", "digits.npz"), "an npz file of numpy arrays"),
         (("init", "digits.safetensors", "--name", "Digits"), "use lower-case letters"),
         (("init", "digits.safetensors", "--signature", "x"), "--signature is for a SavedModel"),
         (("init", "digits.safetensors", "--output", "missing/x.yaml"), "there is no folder missing"),
         (("init", "digits.safetensors", "--output", "-", "--json"), "both want standard output"),
-        (("init", "digits.safetensors"), "digits.yaml is there already"),
-        (("logs", "nothing"), "no deployment is called `nothing`"),
-        (("destroy", "nothing", "--yes"), "no deployment is called `nothing`"),
+        (("init", "digits.safetensors"), "digits.yaml already exists"),
+        (("logs", "nothing"), "there is no deployment `nothing`"),
+        (("destroy", "nothing", "--yes"), "there is no deployment `nothing`"),
         (("plan", "digits.yaml", "--replace", "convert.onx"), "did you mean `convert.onnx`?"),
         (("apply", "digits.yaml"), "add --yes"),
         (("show", "digits.npz"), "cannot read the plan"),
@@ -156,7 +156,7 @@ def test_a_stale_plan_is_refused_with_75_and_says_what_moved(
 
 def test_a_saved_plan_takes_no_further_options(mlo: Mlo) -> None:
     mlo("plan", "digits.yaml", "--out", "digits.plan.json")
-    assert "a saved plan is applied as it is" in mlo("apply", "digits.plan.json", "--replace", "import", code=64).stderr
+    assert "a saved plan cannot be changed" in mlo("apply", "digits.plan.json", "--replace", "import", code=64).stderr
 
 
 @pytest.mark.parametrize(

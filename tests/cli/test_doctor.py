@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.backends.table import SERVERS
 from orchestrator.doctor import machine as checkup_machine
-from orchestrator.doctor.checkup import Look, in_time
+from orchestrator.doctor.checkup import Check, in_time
 from orchestrator.doctor.finding import Finding
 from orchestrator.doctor.packages import extra_costs
 from orchestrator.machine.control_groups import memory_limit
@@ -113,7 +113,7 @@ def test_a_look_that_hangs_is_a_row_that_says_so() -> None:
 
 
 @pytest.mark.parametrize("look", [checkup_machine.pinning, checkup_machine.isolation])
-def test_a_look_whose_process_is_too_slow_is_a_row_that_says_so(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_whose_process_is_too_slow_is_a_row_that_says_so(look: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkup_machine, "_SECONDS", 0.001)
     ((found,),) = in_time({"machine": {"look": look}}, 10.0).values()
     assert (found.name, found.status, found.found) == ("look", "limited", "no answer within 0.001 s")
@@ -124,7 +124,7 @@ def test_a_store_that_cannot_be_written_is_broken(mlo: Mlo, project: Path) -> No
     rows = looked_at(mlo, code=1, MLO_HOME=str(project / "file"))
     assert rows["machine", "store"]["status"] == "missing"
     assert "set MLO_HOME" in rows["machine", "store"]["remedy"]
-    assert "nothing works without store" in mlo("doctor", code=1, MLO_HOME=str(project / "file")).stdout
+    assert "mlo cannot work without: store" in mlo("doctor", code=1, MLO_HOME=str(project / "file")).stdout
 
 
 def installed(folder: Path, *requirements: str) -> dict[str, str]:

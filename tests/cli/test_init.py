@@ -110,7 +110,7 @@ def test_validate_points_at_just_the_lines_that_a_person_must_fill(
     mlo: Mlo, project: Path, zoo: Path, file: str, lines: list[str]
 ) -> None:
     told = mlo("init", str(zoo / file), "--output", "spec.yaml").stderr
-    assert "`mlo validate` says:" in told
+    assert "`mlo validate` reports:" in told
     document = json.loads(mlo("validate", "spec.yaml", "--format", "json", code=65).stdout)
     assert [each["span"]["text"].partition("#")[0].rstrip() for each in document["specs"][0]["diagnostics"]] == lines
     assert not list(project.glob("*-samples.npz"))
@@ -207,11 +207,11 @@ def test_json_follows_its_schema(mlo: Mlo, project: Path, zoo: Path) -> None:
 def test_nothing_is_overwritten_without_force(mlo: Mlo, project: Path, zoo: Path) -> None:
     model = str(zoo / "tensorflow" / "lite.tflite")
     (project / "lite.yaml").write_text("mine")
-    assert "lite.yaml is there already" in mlo("init", model, code=64).stderr
+    assert "lite.yaml already exists" in mlo("init", model, code=64).stderr
     assert (project / "lite.yaml").read_text() == "mine"
     mlo("init", model, "--force")
     (project / "lite.yaml").unlink()
-    assert "lite-samples.npz is there already" in mlo("init", model, code=64).stderr
+    assert "lite-samples.npz already exists" in mlo("init", model, code=64).stderr
     mlo("init", model, "--force")
 
 

@@ -74,7 +74,7 @@ def test_a_plan_shows_a_models_own_names_as_letters() -> None:
     text = shown(plan_text(document))
 
     assert not obeyed(_without_styles(text))
-    assert "in the model: x\\u001b]0;owned" in text
+    assert "model's name: x\\u001b]0;owned" in text
     assert "\nNote: all is well" not in text
 
 

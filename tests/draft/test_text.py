@@ -46,7 +46,7 @@ def test_open_dimensions_get_names_and_ranges() -> None:
     assert model.batch == "n"
     assert [each.shape for each in model.inputs] == [("n", "seq"), ("n", "mask_1")]
     assert [each.shape for each in model.outputs] == [("n", 8), None]
-    assert {name: (dim.min, dim.max, dim.said) for name, dim in model.dims.items()} == {
+    assert {name: (dim.min, dim.max, dim.from_model) for name, dim in model.dims.items()} == {
         "n": (1, 64, False),
         "seq": (4, 512, True),
         "mask_1": (1, 128, False),
@@ -62,8 +62,8 @@ def test_dimensions_that_a_spec_would_write_alike_get_names_of_their_own() -> No
 
     assert [each.shape for each in model.inputs] == [("n", "n_3", "n_2"), ("n", "n", "b_2")]
     assert model.outputs[0].shape == ("n", "n_3")
-    assert (model.dims["n_3"].min, model.dims["n_3"].max, model.dims["n_3"].said) == (3, 9, True)
-    assert model.dims["n"].said is False
+    assert (model.dims["n_3"].min, model.dims["n_3"].max, model.dims["n_3"].from_model) == (3, 9, True)
+    assert model.dims["n"].from_model is False
 
 
 def test_a_model_of_fixed_sizes_has_no_batch_and_says_so() -> None:

@@ -123,7 +123,7 @@ def test_applying_again_does_nothing_and_is_quick(mlo: Mlo, spec: Path, applied:
 
 def test_why_can_be_asked(mlo: Mlo, spec: Path, applied: dict[str, Any]) -> None:
     assert f"{applied['variant']} on onnxruntime won" in mlo.run("explain", str(spec)).stdout
-    assert "In its runtime:" in mlo.run("explain", str(spec), "onnx-fp32").stdout
+    assert "In the runtime:" in mlo.run("explain", str(spec), "onnx-fp32").stdout
     assert "tools.onnx = " in mlo.run("explain", str(spec), "convert.onnx").stdout
 
 

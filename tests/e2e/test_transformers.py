@@ -113,7 +113,7 @@ def test_applying_again_does_nothing(mlo: Mlo, minilm: Path, applied: dict[str, 
 
 def test_the_plan_shows_what_was_read_from_the_folder(mlo: Mlo, minilm: Path, applied: dict[str, Any]) -> None:
     told = mlo.run("plan", str(minilm)).stdout
-    assert "read from it" in told
+    assert "read from model" in told
     assert "sentence_embedding" in told
     assert "with batch from 1 to 64, sequence from 1 to 128" in told
 
