@@ -49,12 +49,12 @@ def test_every_command_shows_examples_in_its_help(mlo: Mlo, command: str) -> Non
         (("apply",), "Missing argument"),
         (("validate", "--form", "json", "x"), "No such option"),
         (("predict", "nothing", "--input", "x.json"), "there is no deployment `nothing`"),
-        (("init", "nothing.keras"), "there is no nothing.keras"),
+        (("init", "nothing.keras"), "nothing.keras does not exist"),
         (("init", "digits.npz"), "an npz file of numpy arrays"),
         (("init", "digits.safetensors", "--name", "Digits"), "use lower-case letters"),
         (("init", "digits.safetensors", "--signature", "x"), "--signature is for a SavedModel"),
-        (("init", "digits.safetensors", "--output", "missing/x.yaml"), "there is no folder missing"),
-        (("init", "digits.safetensors", "--output", "-", "--json"), "both want standard output"),
+        (("init", "digits.safetensors", "--output", "missing/x.yaml"), "the folder missing does not exist"),
+        (("init", "digits.safetensors", "--output", "-", "--json"), "both write to standard output"),
         (("init", "digits.safetensors"), "digits.yaml already exists"),
         (("logs", "nothing"), "there is no deployment `nothing`"),
         (("destroy", "nothing", "--yes"), "there is no deployment `nothing`"),
@@ -121,7 +121,7 @@ def test_pending_changes_are_2_only_when_asked_for(mlo: Mlo) -> None:
 def test_results_go_to_standard_output_and_remarks_to_standard_error(mlo: Mlo) -> None:
     done = mlo("plan", "digits.yaml", "--out", "digits.plan.json")
     assert "Plan: 0 cached, 1 to run" in done.stdout
-    assert "saved; apply exactly this with: mlo apply digits.plan.json" in done.stderr
+    assert "saved; apply exactly this plan with: mlo apply digits.plan.json" in done.stderr
 
 
 def test_a_saved_plan_shows_what_was_planned(mlo: Mlo) -> None:
@@ -181,7 +181,7 @@ def test_all_specs_are_read_before_the_first_is_applied(mlo: Mlo) -> None:
 
 
 def test_rendering_below_a_file_is_refused_before_anything_runs(mlo: Mlo) -> None:
-    assert "cannot be made" in mlo("render", "digits.yaml", "--output", "digits.yaml/build", code=64).stderr
+    assert "cannot be created" in mlo("render", "digits.yaml", "--output", "digits.yaml/build", code=64).stderr
 
 
 def test_a_plan_of_another_format_is_refused(mlo: Mlo, project: Path) -> None:
@@ -308,7 +308,7 @@ def test_an_interrupt_exits_with_130_and_leaves_no_worker(project: Path) -> None
         assert process.stderr is not None
         assert "import: started" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        assert "Ctrl-C again kills it" in process.stderr.readline()
+        assert "press Ctrl-C again to kill" in process.stderr.readline()
         workers = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)

@@ -83,8 +83,8 @@ def test_an_engine_and_a_cluster_that_answer_are_told_with_their_version(mlo: Ml
     program(only, "kubectl", f"echo '{versions}'")
     program(only, "helm", "echo v4.0.1")
     rows = looked_at(mlo, PATH=str(only))
-    assert rows["deployment", "docker"]["found"] == "Docker Engine 27.5 answers"
-    assert rows["deployment", "cluster"]["found"] == "Kubernetes v1.31.0 answers"
+    assert rows["deployment", "docker"]["found"] == "Docker Engine 27.5 is running"
+    assert rows["deployment", "cluster"]["found"] == "Kubernetes v1.31.0 is reachable"
     assert rows["deployment", "helm"]["found"] == "v4.0.1"
 
 

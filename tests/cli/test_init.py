@@ -152,7 +152,7 @@ def test_random_samples_fit_the_model_and_are_called_random_everywhere(mlo: Mlo,
         }
     assert is_random(project / "two-samples.npz")
     text = (project / "two.yaml").read_text()
-    assert "two-samples.npz holds random inputs" in text
+    assert "two-samples.npz contains random inputs" in text
     assert "samples" not in yaml.safe_load(text)["model"]
     assert "parity is proven on random inputs only" in mlo("plan", "two.yaml").stdout
     used = re.sub(r"# *samples: two-samples.npz", "samples: two-samples.npz", (project / "two.yaml").read_text())
@@ -218,7 +218,7 @@ def test_nothing_is_overwritten_without_force(mlo: Mlo, project: Path, zoo: Path
 def test_real_samples_are_not_overwritten_at_all(mlo: Mlo, project: Path, zoo: Path) -> None:
     np.savez(project / "lite-samples.npz", image=np.zeros((2, 8, 8, 1), np.float32))
     told = mlo("init", str(zoo / "tensorflow" / "lite.tflite"), "--force", code=64).stderr
-    assert "not made by `mlo init`" in told
+    assert "was not written by `mlo init`" in told
     assert "--samples lite-samples.npz" in told
     with np.load(project / "lite-samples.npz") as kept:
         assert kept["image"].shape == (2, 8, 8, 1)

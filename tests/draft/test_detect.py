@@ -87,8 +87,8 @@ def test_a_path_that_leads_nowhere_suggests_the_file_that_was_meant(tmp_path: Pa
     ("content", "code", "cause"),
     [
         (b"", "E143", "an empty file"),
-        (b"PK\x03\x04 and then nothing", "E143", "cut off or damaged"),
-        (POINTER, "E142", "a small text in place of the file"),
+        (b"PK\x03\x04 and then nothing", "E143", "truncated or damaged"),
+        (POINTER, "E142", "a small text file in place of the real one"),
         (b"plain text", "E141", "a text file"),
         (b"<!doctype html><html>", "E141", "an HTML page"),
         (b"GGUF\x03\x00\x00\x00", "E141", "a GGUF file"),
@@ -114,7 +114,7 @@ def test_several_models_are_listed(tmp_path: Path) -> None:
     code, _, cause, remedy = refused(tmp_path)
     assert code == "E144"
     assert cause == "a.tflite (tflite), b.safetensors (pytorch), c (saved-model)"
-    assert remedy == f"name one of them: mlo init {tmp_path / 'a.tflite'}"
+    assert remedy == f"give one of them: mlo init {tmp_path / 'a.tflite'}"
     assert find_model(tmp_path, "pytorch").path == tmp_path / "b.safetensors"
 
 
@@ -122,7 +122,7 @@ def test_a_folder_without_a_model_says_what_it_holds(tmp_path: Path) -> None:
     assert refused(tmp_path)[2] == "it is empty"
     lay(tmp_path, {"notes.txt": b"text"})
     assert refused(tmp_path)[:1] == ("E141",)
-    assert refused(tmp_path)[2] == "it holds notes.txt"
+    assert refused(tmp_path)[2] == "it contains notes.txt"
 
 
 def test_a_transformers_folder_of_pickles_says_how_to_save_it_again(tmp_path: Path) -> None:
