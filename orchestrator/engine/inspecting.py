@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.artifacts.inspection import Inspection
-from orchestrator.engine.execute import Executor
+from orchestrator.engine.executors.local import LocalExecutor
+from orchestrator.engine.step_runner import StepRunner
 from orchestrator.engine.stop import Stop, stop_on_signals
 from orchestrator.errors import Interrupted, StepFailed
 from orchestrator.events import Observer, StepEnded
@@ -57,7 +58,8 @@ def run_at_once(loaded: LoadedSpec, step: Step, store: Store, observer: Observer
     outcome, stop = resolved.outcome, _AtOnce()
     if outcome is None:
         with store.in_use(f"{step.id} of {plan.name}"), stop_on_signals(stop):
-            outcome = Executor(plan, resolver, store, observer, stop).compute(step, resolved, {})
+            executor = LocalExecutor(store, loaded.folder)
+            outcome = StepRunner(plan, resolver, store, observer, stop, executor).compute(step, resolved, {})
         seconds = outcome.receipt.seconds if outcome.receipt is not None else 0.0
         observer(StepEnded(step.id, "done" if outcome.status == "done" else "failed", seconds, ""))
     if outcome.status != "done":

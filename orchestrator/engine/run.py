@@ -7,8 +7,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.engine.cause import ENDS_THE_RUN
-from orchestrator.engine.execute import Executor
+from orchestrator.engine.executors.cause import ENDS_THE_RUN
+from orchestrator.engine.executors.executor import Executor
+from orchestrator.engine.executors.local import LocalExecutor
+from orchestrator.engine.step_runner import StepRunner
 from orchestrator.engine.stop import Stop, stop_on_signals
 from orchestrator.errors import Busy, Interrupted, StepFailed
 from orchestrator.events import Observer, StepEnded, Stopping
@@ -32,6 +34,7 @@ def run_plan(
     stop: Stop,
     forced: frozenset[str] = frozenset(),
     jobs: int | None = None,
+    executor: Executor | None = None,
 ) -> dict[str, Outcome]:
     """Bring every step of the plan that is not live to its outcome.
 
@@ -46,13 +49,14 @@ def run_plan(
         stop: asked by Ctrl-C.
         forced: ids of steps to run although their result is there.
         jobs: how many workers at once; the CPUs of this process by default.
+        executor: where steps run; child processes on this machine by default.
 
     Raises:
         StepFailed: a step failed that is not a candidate's.
         Interrupted: Ctrl-C.
     """
-    executor = Executor(plan, resolver, store, observer, stop)
-    run = _Run(loaded, plan, resolver, executor, store.receipts, observer=observer, stop=stop)
+    runner = StepRunner(plan, resolver, store, observer, stop, executor or LocalExecutor(store, plan.project))
+    run = _Run(loaded, plan, resolver, runner, store.receipts, observer=observer, stop=stop)
     run.forced = forced
     run.jobs = jobs or len(os.sched_getaffinity(0))
     with stop_on_signals(stop):
@@ -68,7 +72,7 @@ class _Run:
         loaded: LoadedSpec,
         plan: Plan,
         resolver: Resolver,
-        executor: Executor,
+        runner: StepRunner,
         receipts: Receipts,
         *,
         observer: Observer,
@@ -77,7 +81,7 @@ class _Run:
         self._loaded = loaded
         self._plan = plan
         self._resolver = resolver
-        self._executor = executor
+        self._runner = runner
         self._receipts = receipts
         self._observer = observer
         self._stop = stop
@@ -145,7 +149,7 @@ class _Run:
                     moved = True
                 elif self._has_room_for(step):
                     self._waiting.remove(step)
-                    self._running[pool.submit(self._executor.compute, step, resolved, dict(self._outcomes))] = step
+                    self._running[pool.submit(self._runner.compute, step, resolved, dict(self._outcomes))] = step
 
     def _is_ready(self, step: Step) -> bool:
         gathered = {s.id for s in self._plan.steps if s.candidate is not None} if step.gathers_fates else set()

@@ -1,4 +1,4 @@
-"""The child process that runs one step: `python -m orchestrator.engine.worker request.json`.
+"""The child process that runs one step: `python -m orchestrator.engine.worker job.json`.
 
 A guard (orchestrator/process/guard.py) takes it along when its parent ends. It writes its result to a file (C++ libraries print on standard output, so nothing is told
 there), and reports progress on a pipe whose descriptor MLO_PROGRESS_FD names.
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.engine.request import EXIT_DISK_FULL, WorkerRequest, WorkerResult
+from orchestrator.engine.executors.job import EXIT_DISK_FULL, WorkerJob, WorkerResult
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.process.apart import keep_apart
 from orchestrator.steps import Ending, StepContext, StepError, silent
@@ -138,21 +138,21 @@ def _log_traceback() -> None:
         traceback.print_exc()
 
 
-def run(request: WorkerRequest) -> WorkerResult:
+def run(job: WorkerJob) -> WorkerResult:
     """Run the step in this process."""
     began = time.time()
     context = StepContext(
-        params=request.params,
-        inputs={role: Path(path) for role, path in request.inputs.items()},
-        output=Path(request.output),
-        scratch=Path(request.scratch),
-        project=Path(request.project),
+        params=job.params,
+        inputs={role: Path(path) for role, path in job.inputs.items()},
+        output=Path(job.output),
+        scratch=Path(job.scratch),
+        project=Path(job.project),
         progress=_progress_sink(),
     )
     summary: dict[str, Any] = {}
     ending, error = Ending.DONE, None
     try:
-        summary = _load(request.function)(context)
+        summary = _load(job.function)(context)
     except StepError as refusal:
         _log_traceback()
         ending, error = _ending(refusal, Ending.REFUSED), refusal.diagnostic
@@ -164,7 +164,7 @@ def run(request: WorkerRequest) -> WorkerResult:
         ending = Ending.CHANGED
         error = Diagnostic(
             "E405",
-            f"{changed} changed while {request.step} was running",
+            f"{changed} changed while {job.step} was running",
             cause="the step may have used the code as it was before",
             remedy="run the same command again once the file is complete",
             at=("model", "source", "factory"),
@@ -173,7 +173,7 @@ def run(request: WorkerRequest) -> WorkerResult:
 
 
 def main(argv: list[str]) -> int:
-    """Run the request file that `argv` names; 0 when the step is done, 1 when it is not.
+    """Run the job file that `argv` names; 0 when the step is done, 1 when it is not.
 
     `--again FILE` runs it in a new folder: what the reproduce script does.
     """
@@ -181,33 +181,33 @@ def main(argv: list[str]) -> int:
     keep_apart()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends workers by SIGTERM
     again = argv[0] == "--again"
-    request = WorkerRequest.read(Path(argv[-1]))
+    job = WorkerJob.read(Path(argv[-1]))
     if again:
-        request = _elsewhere(request)
-    if not request.network and not give_up_network():
+        job = _elsewhere(job)
+    if not job.network and not give_up_network():
         sys.stderr.write("note: this system does not let mlo take the network away from this step\n")
-    if "accelerator" in request.params:
+    if "accelerator" in job.params:
         # Said outright, for this process and those that it starts: where it is not said, TensorFlow is shown no GPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = cuda_devices().choice
-    result = run(request)
+    result = run(job)
     try:
-        result.write(Path(request.result))
+        result.write(Path(job.result))
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
         os._exit(EXIT_DISK_FULL)  # at once: an orderly end would try to write to the log once more
     if again:
-        sys.stdout.write(f"result: {request.result}\noutput: {request.output}\n")
+        sys.stdout.write(f"result: {job.result}\noutput: {job.output}\n")
     return 0 if result.error is None else 1
 
 
-def _elsewhere(request: WorkerRequest) -> WorkerRequest:
-    """The same request with its output in a new folder, which stays."""
-    folder = Path(tempfile.mkdtemp(prefix=f"mlo-{request.step}-"))
+def _elsewhere(job: WorkerJob) -> WorkerJob:
+    """The same job with its output in a new folder, which stays."""
+    folder = Path(tempfile.mkdtemp(prefix=f"mlo-{job.step}-"))
     for name in ("output", "scratch"):
         (folder / name).mkdir()
     return replace(
-        request, output=str(folder / "output"), scratch=str(folder / "scratch"), result=str(folder / "result.json")
+        job, output=str(folder / "output"), scratch=str(folder / "scratch"), result=str(folder / "result.json")
     )
 
 

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from orchestrator.machine.cpus import CpuShare, confined, package_environment, thread_environment
+from orchestrator.process.children import ended_by
 from orchestrator.process.memory import MemoryWatch, end_tree, format_bytes
 
 __all__ = ["MeasureError", "MeasuredProcess"]
@@ -158,8 +159,7 @@ class MeasuredProcess:
         self._watch.close()
         if self._watch.exceeded:
             return self._out_of_memory()
-        if code < 0:
-            name = signal.Signals(-code).name
+        if (name := ended_by(code)) is not None:
             why = ", as the kernel does when the machine runs out of memory" if code == -signal.SIGKILL else ""
             return MeasureError("died", f"its process was ended by {name}{why}", self.peak)
         return MeasureError("died", f"its process ended with code {code}: {self._last_words()}", self.peak)

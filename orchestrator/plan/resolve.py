@@ -164,18 +164,20 @@ class Resolver:
             key, parts, "cached", f"computed {receipt.started}", Outcome("done", receipt, ending=Ending.DONE)
         )
 
-    def input_paths(self, step: Step, outcomes: Mapping[str, Outcome]) -> dict[str, Path]:
-        """Role → path for a step whose producers have ended; optional roles may be absent."""
-        paths: dict[str, Path] = {}
-        for role, source in self._inputs(step, outcomes).items():
-            if isinstance(source, FileInput):
-                paths[role] = source.path
-                continue
-            receipt = outcomes[source.step].receipt
-            if outcomes[source.step].status == "done" and receipt is not None and receipt.manifest is not None:
-                folder = self._trees.path(receipt.manifest.digest)
-                paths[role] = folder / source.file if source.file else folder
-        return paths
+    def present_inputs(self, step: Step, outcomes: Mapping[str, Outcome]) -> dict[str, StepInput]:
+        """The inputs of a step whose producers have ended, without optional ones whose producer is not done."""
+        return {
+            role: source
+            for role, source in self._inputs(step, outcomes).items()
+            if isinstance(source, FileInput) or outcomes[source.step].status == "done"
+        }
+
+    def tree_of(self, source: StepOutput, outcomes: Mapping[str, Outcome]) -> str:
+        """The digest of the tree that a step left which is done."""
+        receipt = outcomes[source.step].receipt
+        assert receipt is not None
+        assert receipt.manifest is not None
+        return receipt.manifest.digest
 
     def blocked_by(self, step: Step, outcomes: Mapping[str, Outcome]) -> str | None:
         """The producer that this step needs and that is not done, if there is one."""

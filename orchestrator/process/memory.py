@@ -9,7 +9,7 @@ from typing import Self
 
 import psutil
 
-__all__ = ["MemoryWatch", "end_tree", "family", "format_bytes", "tree_cpu_seconds"]
+__all__ = ["MemoryWatch", "end_tree", "family", "format_bytes", "tree_cpu_seconds", "tree_memory"]
 
 _TICK = 0.02
 """Seconds between two looks at the known processes; what comes and goes in between is not seen."""
@@ -89,6 +89,11 @@ def _resident(process: psutil.Process) -> int:
         return process.memory_info().rss
     except psutil.Error:
         return 0  # it has ended
+
+
+def tree_memory(pid: int) -> int:
+    """Resident memory of a process and its living descendants, bytes; shared pages count for each."""
+    return sum(map(_resident, family(pid)))
 
 
 def tree_cpu_seconds(pid: int) -> float:

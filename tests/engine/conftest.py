@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.engine.executors.executor import Executor
 from orchestrator.engine.run import run_plan
 from orchestrator.engine.stop import Stop
 from orchestrator.events import Event
@@ -63,12 +64,25 @@ class Project:
     def plan(self, *steps: Step) -> Plan:
         return Plan("small", steps, (), self.folder)
 
-    def run(self, *steps: Step, stop: Stop | None = None, forced: frozenset[str] = frozenset()) -> dict[str, Outcome]:
+    def run(
+        self,
+        *steps: Step,
+        stop: Stop | None = None,
+        forced: frozenset[str] = frozenset(),
+        executor: Executor | None = None,
+    ) -> dict[str, Outcome]:
         plan = self.plan(*steps)
         store = self.store
         resolver = Resolver(self.loaded, plan, store)
         return run_plan(
-            self.loaded, plan, resolver, store, observer=self.events.append, stop=stop or Stop(), forced=forced
+            self.loaded,
+            plan,
+            resolver,
+            store,
+            observer=self.events.append,
+            stop=stop or Stop(),
+            forced=forced,
+            executor=executor,
         )
 
     def text(self, outcomes: Mapping[str, Outcome], step: str) -> str:

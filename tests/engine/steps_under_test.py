@@ -32,6 +32,16 @@ def join(context: StepContext) -> dict[str, Any]:
     return {}
 
 
+def read_weights(context: StepContext) -> dict[str, Any]:
+    (context.output / "text.txt").write_text(context.inputs["weights"].read_text(encoding="utf-8"), encoding="utf-8")
+    return {}
+
+
+def read_text(context: StepContext) -> dict[str, Any]:
+    (context.output / "text.txt").write_text(context.inputs["text"].read_text(encoding="utf-8"), encoding="utf-8")
+    return {}
+
+
 def fates(context: StepContext) -> dict[str, Any]:
     (context.output / "text.txt").write_text(context.inputs["fates"].read_text(encoding="utf-8"), encoding="utf-8")
     return {}

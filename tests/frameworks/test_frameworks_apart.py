@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.engine.request import WorkerRequest, WorkerResult
+from orchestrator.engine.executors.job import WorkerJob, WorkerResult
 from tests.frameworks.step_process import ROOT
 
 pytestmark = pytest.mark.frameworks
@@ -56,7 +56,7 @@ def steps(tmp_path: Path) -> dict[str, str]:
 def _in_a_worker(function: str, folder: Path, environment: dict[str, str]) -> WorkerResult:
     for name in ("output", "scratch"):
         (folder / name).mkdir()
-    request = WorkerRequest(
+    job = WorkerJob(
         step="both",
         function=f"steps_of_both:{function}",
         params={},
@@ -67,8 +67,8 @@ def _in_a_worker(function: str, folder: Path, environment: dict[str, str]) -> Wo
         result=str(folder / "result.json"),
         network=False,
     )
-    request.write(folder / "request.json")
-    command = [sys.executable, "-P", "-m", "orchestrator.engine.worker", str(folder / "request.json")]
+    job.write(folder / "job.json")
+    command = [sys.executable, "-P", "-m", "orchestrator.engine.worker", str(folder / "job.json")]
     subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
     result = WorkerResult.read(folder / "result.json")
     assert result is not None

@@ -7,18 +7,17 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
 import psutil
 
+from orchestrator.process.children import guarded
 from orchestrator.process.environment import passed_on
 from orchestrator.targets.local.control import Launching, Recipe
 from orchestrator.targets.local.gateway.upstream import Upstreams
@@ -30,7 +29,6 @@ __all__ = ["Revision", "State"]
 
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 
-_GUARD = str(Path(__file__).parents[2] / "process" / "guard.py")
 _TAIL_LINES = 20
 _IDLE_SECONDS = 30.0
 """How long connections that the server has accepted itself may be idle once its successor accepts."""
@@ -219,7 +217,7 @@ class Revision:
                 handover.close()
 
     async def _run_with(self, handover: Handover | None) -> Ending:
-        command = [sys.executable, "-I", "-S", _GUARD, str(os.getpid()), *self.launching.argv]
+        command = guarded(self.launching.argv)
         if handover is not None:
             command += [str(self.launching.handover), str(handover.fd)]
         try:

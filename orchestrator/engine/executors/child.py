@@ -16,9 +16,11 @@ from typing import IO
 
 import psutil
 
-from orchestrator.engine.request import EXIT_DISK_FULL, WorkerRequest, WorkerResult
+from orchestrator.engine.executors.job import EXIT_DISK_FULL, WorkerJob, WorkerResult
 from orchestrator.engine.stop import Stop
+from orchestrator.process.children import guarded
 from orchestrator.process.environment import passed_on
+from orchestrator.process.memory import tree_memory
 from orchestrator.steps import Ending
 
 __all__ = ["WorkerEnd", "run_worker", "worker_environment"]
@@ -28,8 +30,6 @@ _TICK = 0.05
 
 _GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
-
-_GUARD = Path(__file__).parents[1] / "process" / "guard.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ def worker_environment() -> dict[str, str]:
 
 
 def run_worker(
-    request: WorkerRequest,
-    request_file: Path,
+    job: WorkerJob,
+    job_file: Path,
     log: Path,
     *,
     timeout: float,
@@ -81,8 +81,8 @@ def run_worker(
     """Run one step to its end.
 
     Args:
-        request: what to run.
-        request_file: where it has been written.
+        job: what to run.
+        job_file: where it has been written.
         log: gets everything the child prints.
         timeout: seconds until it is killed.
         stop: level 2 kills it; level 1 ends an exclusive step (half a measurement is worth nothing), and lets any
@@ -90,25 +90,24 @@ def run_worker(
         exclusive: whether the step measures time.
         progress: hears what the step says of itself.
     """
-    command = [sys.executable, "-P", "-m", "orchestrator.engine.worker", str(request_file)]
+    command = [sys.executable, "-P", "-m", "orchestrator.engine.worker", str(job_file)]
     reader, writer = os.pipe()
     began, kills = time.monotonic(), _oom_kills()
     with log.open("wb") as out:
         child = subprocess.Popen(
-            # The guard takes the whole tree along, also when this process is killed.
-            [*(sys.executable, "-I", "-S", str(_GUARD), str(os.getpid())), *command],
+            guarded(command),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
             env={**worker_environment(), "MLO_PROGRESS_FD": str(writer)},
-            cwd=request.scratch,
+            cwd=job.scratch,
             pass_fds=(writer,),
             start_new_session=True,  # so that Ctrl-C reaches only the parent, and the whole tree can be killed
         )
     os.close(writer)
     with os.fdopen(reader, "rb", buffering=0) as pipe:
         killed, peak, available = _watch(child, pipe, began + timeout, stop, exclusive=exclusive, progress=progress)
-    result = WorkerResult.read(Path(request.result))
+    result = WorkerResult.read(Path(job.result))
     return WorkerEnd(
         _ending(result, killed, child.returncode),
         result,
@@ -164,22 +163,6 @@ def _watch(
                 return Ending.STOPPED, peak, left
     _tell(buffered + (pipe.read(65536) or b""), progress)
     return None, peak, left
-
-
-def tree_memory(pid: int) -> int:
-    """Resident memory of a process and its descendants, bytes; shared pages count for each."""
-    try:
-        root = psutil.Process(pid)
-        family = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0
-    total = 0
-    for process in family:
-        try:
-            total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue  # it ended between the two looks
-    return total
 
 
 def _tell(buffered: bytes, progress: Callable[[str, float | None], None]) -> bytes:

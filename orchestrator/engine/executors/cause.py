@@ -6,19 +6,19 @@ import signal
 from dataclasses import replace
 
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.engine.worker_process import WorkerEnd
-from orchestrator.plan.step import Step
+from orchestrator.engine.executors.child import WorkerEnd
+from orchestrator.engine.executors.executor import StepRequest
+from orchestrator.process.children import ended_by
+from orchestrator.process.memory import format_bytes
 from orchestrator.steps import Ending
 
 __all__ = ["ENDS_THE_RUN", "describe_failure"]
 
-_GIB = 2**30
 ENDS_THE_RUN = frozenset({Ending.CHANGED, Ending.DISK})
 """What ends a run although a candidate's step failed: with the file at rest, or with room, it may be the best one."""
-_SIGNALS = {int(number): number.name for number in signal.Signals}
 
 
-def describe_failure(step: Step, end: WorkerEnd, *, disk_full: bool = False) -> tuple[Ending, Diagnostic]:
+def describe_failure(step: StepRequest, end: WorkerEnd, *, disk_full: bool = False) -> tuple[Ending, Diagnostic]:
     """How the step ended, as far as that can be found out, and why, with what to do.
 
     Args:
@@ -37,13 +37,13 @@ def describe_failure(step: Step, end: WorkerEnd, *, disk_full: bool = False) -> 
             return Ending.MEMORY, _out_of_memory(step, end, how)
         case Ending.TIMEOUT:
             return Ending.TIMEOUT, _failure(
-                step, "E402", f"{step.id} took longer than {step.timeout:g} s",
+                step, "E402", f"{step.step} took longer than {step.timeout:g} s",
                 cause="it was ended with SIGTERM, then SIGKILL",
                 remedy="raise `optimize.time_budget`, or ask for fewer formats and precisions",
             )  # fmt: skip
         case Ending.STOPPED:
             return Ending.STOPPED, _failure(
-                step, "E406", f"{step.id} was stopped", cause="Ctrl-C", remedy="run the same command again"
+                step, "E406", f"{step.step} was stopped", cause="Ctrl-C", remedy="run the same command again"
             )
         case _ if error is not None:
             return end.ending, error if error.at else replace(error, at=step.at)
@@ -51,54 +51,50 @@ def describe_failure(step: Step, end: WorkerEnd, *, disk_full: bool = False) -> 
             return _died(step, end)
 
 
-def _disk_full(step: Step) -> Diagnostic:
+def _disk_full(step: StepRequest) -> Diagnostic:
     return _failure(
         step,
         "E409",
-        f"the disk filled up while {step.id} was running",
+        f"the disk filled up while {step.step} was running",
         cause="No space left on device",
         remedy="make room (`mlo gc` frees what no deployment needs), or set MLO_HOME to a folder on another disk",
     )
 
 
-def _died(step: Step, end: WorkerEnd) -> tuple[Ending, Diagnostic]:
-    if end.returncode >= 0:
+def _died(step: StepRequest, end: WorkerEnd) -> tuple[Ending, Diagnostic]:
+    name = ended_by(end.returncode)
+    if name is None:
         return Ending.DIED, _failure(
-            step, "E404", f"{step.id} ended with exit code {end.returncode} and left no result",
+            step, "E404", f"{step.step} ended with exit code {end.returncode} and left no result",
             cause="the process was ended from within, by a library or by the model's code",
             remedy="read the end of its log",
         )  # fmt: skip
     number = -end.returncode
-    name = _SIGNALS.get(number, f"signal {number}")
-    if number == signal.SIGKILL and (end.oom_killed or end.available < max(_GIB // 4, end.peak // 10)):
+    if number == signal.SIGKILL and (end.oom_killed or end.available < max(2**30 // 4, end.peak // 10)):
         return Ending.MEMORY, _out_of_memory(step, end, "the kernel killed it (SIGKILL)")
     if number == signal.SIGKILL:
         return Ending.DIED, _failure(
-            step, "E404", f"{step.id} was killed (SIGKILL)",
-            cause=f"somebody killed it; its peak was {_size(end.peak)} with {_size(end.available)} left, so it was not "
+            step, "E404", f"{step.step} was killed (SIGKILL)",
+            cause=f"somebody killed it; its peak was {format_bytes(end.peak)} with {format_bytes(end.available)} left, so it was not "
             "for want of memory on this machine",
             remedy="look for a memory limit of the container or the session, then run the same command again",
         )  # fmt: skip
     crash = "a crash in native code; the log ends with the Python line it came from"
     return Ending.DIED, _failure(
-        step, "E404", f"{step.id} died of {name}",
+        step, "E404", f"{step.step} died of {name}",
         cause=crash if number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
         else "it was ended by a signal from outside",
         remedy="run the reproduce script; if it dies again, try another version of the framework",
     )  # fmt: skip
 
 
-def _out_of_memory(step: Step, end: WorkerEnd, how: str) -> Diagnostic:
+def _out_of_memory(step: StepRequest, end: WorkerEnd, how: str) -> Diagnostic:
     return _failure(
-        step, "E403", f"{step.id} ran out of memory",
-        cause=f"{how}; its peak was {_size(end.peak)}, with {_size(end.available)} left on the machine",
+        step, "E403", f"{step.step} ran out of memory",
+        cause=f"{how}; its peak was {format_bytes(end.peak)}, with {format_bytes(end.available)} left on the machine",
         remedy="lower the largest sizes under `model.dims`, or run it where there is more memory",
     )  # fmt: skip
 
 
-def _failure(step: Step, code: str, message: str, *, cause: str, remedy: str) -> Diagnostic:
+def _failure(step: StepRequest, code: str, message: str, *, cause: str, remedy: str) -> Diagnostic:
     return Diagnostic(code, message, cause=cause, remedy=remedy, at=step.at)
-
-
-def _size(count: int) -> str:
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / 2**20:.0f} MiB"

@@ -1,4 +1,4 @@
-"""What the engine and a worker tell each other: request, progress and result files, plain JSON."""
+"""The files that an executor and its worker exchange on one machine: the job and its result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.strict import Strict
 from orchestrator.steps import Ending
 
-__all__ = ["EXIT_DISK_FULL", "WorkerRequest", "WorkerResult"]
+__all__ = ["EXIT_DISK_FULL", "WorkerJob", "WorkerResult"]
 
 
 EXIT_DISK_FULL = 74
@@ -20,8 +20,8 @@ EXIT_DISK_FULL = 74
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerRequest:
-    """A step, with every path made absolute. The worker reads it from `request.json`.
+class WorkerJob:
+    """A step with every path of this machine that it needs. The worker reads it from `job.json`.
 
     Attributes:
         network: whether the worker keeps its network; otherwise it gives it up before it loads anything.
@@ -38,13 +38,13 @@ class WorkerRequest:
     network: bool
 
     def write(self, path: Path) -> None:
-        """Write the request as JSON."""
+        """Write the job as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @staticmethod
-    def read(path: Path) -> WorkerRequest:
+    def read(path: Path) -> WorkerJob:
         """Read what `write` wrote."""
-        return WorkerRequest(**json.loads(path.read_text(encoding="utf-8")))
+        return WorkerJob(**json.loads(path.read_text(encoding="utf-8")))
 
 
 class WorkerResult(Strict):

@@ -1,0 +1,1 @@
+"""Where steps run: a protocol, and child processes on this machine."""

@@ -1,0 +1,118 @@
+"""What a place that runs steps is given and gives back. Nothing in it names a path of one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.engine.stop import Stop
+from orchestrator.spec.strict import Strict
+from orchestrator.steps import Ending
+from orchestrator.store.digest import Manifest
+
+__all__ = ["Executor", "InlineInput", "ProjectInput", "RequestInput", "StepEnd", "StepRequest", "StoredInput"]
+
+
+class StoredInput(Strict):
+    """What another step left: a tree of the store, or one file of it."""
+
+    kind: Literal["stored"] = "stored"
+    digest: str
+    file: str = ""
+
+
+class ProjectInput(Strict):
+    """A file or a folder of the user's.
+
+    Attributes:
+        path: POSIX, relative to the project; it may lead out of it (`../models/x.pt`).
+        sha256: of its content, or of the tree where it is a folder.
+        at: where the spec names it.
+    """
+
+    kind: Literal["project"] = "project"
+    path: str
+    sha256: str
+    at: tuple[str | int, ...] = ()
+
+
+class InlineInput(Strict):
+    """A small document that the engine itself has written."""
+
+    kind: Literal["inline"] = "inline"
+    name: str
+    content: str
+
+
+RequestInput = StoredInput | ProjectInput | InlineInput
+
+
+class StepRequest(Strict):
+    """A step that is to be run, wherever that is.
+
+    Attributes:
+        key: the step's key.
+        step: its id, for messages and logs.
+        function: `module:function`.
+        inputs: role → input; optional roles may be absent.
+        code: files of the user's code that the step is known to import.
+        network: whether it keeps its network, if only the loopback.
+        exclusive: it measures time: nothing else may run beside it, and half of it is worth nothing.
+        timeout: seconds.
+        at: the place of the spec that asks for the step.
+    """
+
+    key: str
+    step: str
+    function: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Annotated[RequestInput, Field(discriminator="kind")]]
+    code: tuple[ProjectInput, ...] = ()
+    network: bool = False
+    exclusive: bool = False
+    timeout: float
+    at: tuple[str | int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnd:
+    """How a step ended.
+
+    Attributes:
+        ending: how.
+        error: why it is not done; None exactly when it is.
+        output: what it left, in the store already; None exactly when it is not done.
+        summary: facts for people.
+        found: files of the user's code that it imported, path relative to the project → sha256.
+        seconds: how long it took.
+        peak_bytes: its largest resident memory.
+    """
+
+    ending: Ending
+    error: Diagnostic | None
+    output: Manifest | None
+    summary: Mapping[str, Any]
+    found: Mapping[str, str]
+    seconds: float
+    peak_bytes: int
+
+
+class Executor(Protocol):
+    """A place that runs steps; called from several threads."""
+
+    def run(self, request: StepRequest, stop: Stop, progress: Callable[[str, float | None], None]) -> StepEnd:
+        """Run a step to its end. Its output is in the engine's store when this returns.
+
+        Args:
+            request: what to run.
+            stop: level 2 ends the step; level 1 ends one that is exclusive, and lets any other finish.
+            progress: hears the step's messages, each with the fraction that is done, in [0, 1] or None.
+
+        Raises:
+            StoreFailed: the request cannot be written, or the output cannot be kept.
+        """
+        ...

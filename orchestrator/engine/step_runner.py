@@ -1,0 +1,176 @@
+"""Brings one step to its outcome: the lock on its key, an executor that runs it, the receipt last."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from orchestrator import __version__
+from orchestrator.artifacts.fates import Fates
+from orchestrator.engine.executors.executor import (
+    Executor,
+    InlineInput,
+    ProjectInput,
+    RequestInput,
+    StepEnd,
+    StepRequest,
+    StoredInput,
+)
+from orchestrator.engine.stop import Stop
+from orchestrator.errors import Busy
+from orchestrator.events import Observer, StepProgress, StepStarted, Waiting
+from orchestrator.plan.resolve import Outcome, Resolved, Resolver, fates_document
+from orchestrator.plan.step import FileInput, Plan, Step
+from orchestrator.steps import Ending
+from orchestrator.store.crash_points import crash_point
+from orchestrator.store.home import Home
+from orchestrator.store.locks import lock, share
+from orchestrator.store.receipts import Receipt
+from orchestrator.store.store import Store
+
+__all__ = ["StepRunner"]
+
+_TRIFLES = ("select", "render")
+"""Kinds of steps that take a moment of one CPU: they neither wait for a measurement nor hold one up."""
+
+
+class StepRunner:
+    """Runs the steps of one plan, each once however many commands want it.
+
+    Args:
+        plan: the plan.
+        resolver: finds keys, inputs and results.
+        store: where results and receipts are kept.
+        observer: hears what happens; called from several threads.
+        stop: whether to stop.
+        executor: where steps run.
+    """
+
+    def __init__(
+        self, plan: Plan, resolver: Resolver, store: Store, observer: Observer, stop: Stop, executor: Executor
+    ) -> None:
+        self._plan = plan
+        self._resolver = resolver
+        self._store = store
+        self._observer = observer
+        self._stop = stop
+        self._executor = executor
+
+    def compute(self, step: Step, resolved: Resolved, outcomes: Mapping[str, Outcome]) -> Outcome:
+        """Run the step, unless somebody else has computed its key meanwhile.
+
+        Raises:
+            StoreFailed: the result cannot be kept.
+            Busy: it was waiting for somebody else when it was asked to stop.
+        """
+        with self._locked(step, self._store.home.lock_file(f"key-{resolved.key}"), lock):
+            if resolved.status != "forced":
+                again = self._resolver.resolve(step, outcomes)
+                if again is not None and again.outcome is not None:
+                    return again.outcome
+            # Whatever runs beside a measurement is measured too: a step that measures holds this lock alone, any other
+            # shares it, in all stores of this user.
+            if step.kind in _TRIFLES:
+                return self._run(step, resolved, outcomes)
+            with self._locked(step, _measuring_lock(self._store.home), lock if step.exclusive else share):
+                return self._run(step, resolved, outcomes)
+
+    @contextmanager
+    def _locked(self, step: Step, path: Path, kind: Callable[..., AbstractContextManager[None]]) -> Iterator[None]:
+        """Hold a lock. Its holder lives, or the kernel would have freed it, so there is no time-out but Ctrl-C."""
+        told = ""
+
+        def waiting(holder: str) -> None:
+            nonlocal told
+            if holder != told:
+                told = holder
+                self._observer(Waiting(step.id, holder))
+
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(kind(path, timeout=0.5, info={"what": step.id}, on_wait=waiting))
+                    break
+                except Busy:
+                    if self._stop.level:
+                        raise
+            yield
+
+    def _run(self, step: Step, resolved: Resolved, outcomes: Mapping[str, Outcome]) -> Outcome:
+        self._observer(StepStarted(step.id, resolved.reason))
+        request = self._request(step, resolved, outcomes)
+        # Garbage collection stays out until the receipt is there that the output belongs to.
+        with self._store.in_use(f"running {step.id}"):
+            started = datetime.now(UTC)
+            end = self._executor.run(
+                request,
+                self._stop,
+                lambda message, fraction: self._observer(StepProgress(step.id, message, fraction)),
+            )
+            receipt = None
+            # Of what failed only a refusal will come again with the same key; anything else may have been chance.
+            if end.ending is Ending.DONE or (step.candidate is not None and end.ending is Ending.REFUSED):
+                crash_point("engine.before-receipt")
+                receipt = self._receipt(step, resolved, end, started)
+                self._store.receipts.write(receipt)
+                crash_point("engine.after-receipt")
+        return Outcome("done" if end.ending is Ending.DONE else "failed", receipt, end.error, end.ending)
+
+    def _request(self, step: Step, resolved: Resolved, outcomes: Mapping[str, Outcome]) -> StepRequest:
+        digests, code = resolved.parts["inputs"], resolved.parts.get("code", {})
+        inputs: dict[str, RequestInput] = {}
+        for role, source in self._resolver.present_inputs(step, outcomes).items():
+            if isinstance(source, FileInput):
+                inputs[role] = self._user_file(source, digests[role])
+            else:
+                inputs[role] = StoredInput(digest=self._resolver.tree_of(source, outcomes), file=source.file)
+        if step.gathers_fates:
+            fates = fates_document(self._plan, outcomes).as_bytes().decode()
+            inputs["fates"] = InlineInput(name=Fates.FILE, content=fates)
+        return StepRequest(
+            key=resolved.key,
+            step=step.id,
+            function=step.function,
+            params=dict(step.params),
+            inputs=inputs,
+            code=tuple(self._user_file(file, code[self._resolver.relative(file.path)]) for file in step.code),
+            network=step.network,
+            exclusive=step.exclusive,
+            timeout=step.timeout,
+            at=step.at,
+        )
+
+    def _user_file(self, source: FileInput, sha256: str) -> ProjectInput:
+        path = Path(os.path.relpath(source.path, self._plan.project)).as_posix()
+        return ProjectInput(path=path, sha256=sha256, at=source.at)
+
+    def _receipt(self, step: Step, resolved: Resolved, end: StepEnd, started: datetime) -> Receipt:
+        return Receipt(
+            key=resolved.key,
+            step=step.id,
+            kind=step.kind,
+            deployment=self._plan.name,
+            outcome="done" if end.ending is Ending.DONE else "failed",
+            parts=dict(resolved.parts),
+            manifest=end.output,
+            summary=dict(end.summary),
+            error=end.error,
+            found=dict(end.found),
+            seconds=round(end.seconds, 3),
+            peak_bytes=end.peak_bytes,
+            started=started.isoformat(timespec="seconds"),
+            version=__version__,
+        )
+
+
+def _measuring_lock(home: Home) -> Path:
+    """One lock for all stores of a user, or this store's own where the user has no cache folder to write to."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlo"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return home.lock_file("measuring")
+    return folder / "measuring.lock" if os.access(folder, os.W_OK) else home.lock_file("measuring")
