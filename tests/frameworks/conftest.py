@@ -26,19 +26,19 @@ def tensorflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepProcess
 @pytest.fixture(scope="session")
 def keras_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with what `build_keras.py` builds."""
-    return _built("tensorflow_sources/build_keras.py", tmp_path_factory)
+    return _built("tensorflow/build_keras.py", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def saved_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with what `build_saved_models.py` builds."""
-    return _built("tensorflow_sources/build_saved_models.py", tmp_path_factory)
+    return _built("tensorflow/build_saved_models.py", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def models_to_convert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with what `tensorflow_project/build.py` builds."""
-    return _built("tensorflow_project/build.py", tmp_path_factory)
+    """The folder with what `build_models_to_convert.py` builds."""
+    return _built("tensorflow/build_models_to_convert.py", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

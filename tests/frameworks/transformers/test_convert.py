@@ -19,7 +19,7 @@ from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.optimize.formats import FORMATS, Way
 from orchestrator.spec.signature import Signature
 from orchestrator.verify.step import verify
-from tests.frameworks.transformers_case import LONGEST, Folder, arrays, saved, sentence_transformer
+from tests.frameworks.transformers.case import LONGEST, Folder, arrays, saved, sentence_transformer
 
 pytestmark = pytest.mark.frameworks
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from orchestrator.steps import StepError
-from tests.frameworks.transformers_case import (
+from tests.frameworks.transformers.case import (
     TASK,
     Folder,
     changed,

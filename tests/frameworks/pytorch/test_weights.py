@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from orchestrator.steps import StepError
-from tests.frameworks.source_case import ROWS, Imported, exported, model, run, saved, signature, traced
+from tests.frameworks.pytorch.case import ROWS, Imported, exported, model, run, saved, signature, traced
 
 pytestmark = pytest.mark.frameworks
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orchestrator.steps import StepError
-from tests.frameworks.source_case import exported, model, refused, run, run_model, signature, traced
+from tests.frameworks.pytorch.case import exported, model, refused, run, run_model, signature, traced
 
 pytestmark = pytest.mark.frameworks
 
@@ -19,7 +19,7 @@ IMAGES = signature({"image": ("float32", ["batch", 1, 3, 3])})
 
 
 def _line(text: str) -> str:
-    source = Path(__file__).parent / "source_project" / "source_models.py"
+    source = Path(__file__).parent / "project" / "source_models.py"
     lines = source.read_text(encoding="utf-8").splitlines()
     return f"source_models.py:{next(number for number, line in enumerate(lines, 1) if text in line)}"
 

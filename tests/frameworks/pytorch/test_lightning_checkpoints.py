@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from orchestrator.frameworks.pytorch.weights import find_state_dict
 from orchestrator.steps import StepError
-from tests.frameworks.source_case import model, run, saved
+from tests.frameworks.pytorch.case import model, run, saved
 
 pytestmark = pytest.mark.frameworks
 

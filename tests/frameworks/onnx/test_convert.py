@@ -14,7 +14,7 @@ from orchestrator.frameworks.onnx import finish as onnx_finish
 from orchestrator.frameworks.onnx.graph import graphs
 from orchestrator.frameworks.onnx.runtime import open_onnx
 from orchestrator.spec.signature import Signature
-from tests.frameworks.onnx_case import (
+from tests.frameworks.onnx.case import (
     WEIGHTS,
     Ran,
     floats,

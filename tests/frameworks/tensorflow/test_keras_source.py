@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.frameworks.source_steps import WEIGHTS, Source, Tensors, signature
 from tests.frameworks.step_process import ROOT, StepProcess
+from tests.frameworks.tensorflow.source_steps import WEIGHTS, Source, Tensors, signature
 
 pytestmark = pytest.mark.frameworks
 

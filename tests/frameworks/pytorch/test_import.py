@@ -10,11 +10,11 @@ import torch
 
 from orchestrator.frameworks.pytorch.source import load_source, open_baseline
 from orchestrator.spec.signature import Signature
-from tests.frameworks.source_case import Imported, run, run_model, signature
+from tests.frameworks.pytorch.case import Imported, run, run_model, signature
 
 pytestmark = pytest.mark.frameworks
 
-DIGITS = Path(__file__).parents[2] / "specs" / "digits"
+DIGITS = Path(__file__).parents[3] / "specs" / "digits"
 SOURCE = {"kind": "pytorch", "factory": "digits_model:DigitsNet", "kwargs": {}}
 DECLARED = signature({"image": ("float32", ["batch", 1, 8, 8])}, {"logits": None}, {"batch": (1, 64)})
 

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.frameworks.source.user_code import build
 from orchestrator.steps import StepError
-from tests.frameworks.source_case import PROJECT, run, saved
+from tests.frameworks.pytorch.case import PROJECT, run, saved
 
 pytestmark = pytest.mark.frameworks
 

@@ -17,7 +17,6 @@ from tests.frameworks.step_process import ROOT
 
 pytestmark = pytest.mark.frameworks
 
-HERE = Path(__file__).parent
 STEPS = """
 import importlib.util
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from orchestrator.frameworks.onnx.source import open_baseline
 from orchestrator.spec.signature import Signature
-from tests.frameworks.onnx_case import (
+from tests.frameworks.onnx.case import (
     WEIGHTS,
     X,
     floats,

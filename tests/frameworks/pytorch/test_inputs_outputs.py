@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orchestrator.steps import StepError
-from tests.frameworks.source_case import ROWS, exported, model, refused, run, run_model, signature
+from tests.frameworks.pytorch.case import ROWS, exported, model, refused, run, run_model, signature
 
 pytestmark = pytest.mark.frameworks
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.frameworks.onnx_case import (
+from tests.frameworks.onnx.case import (
     WEIGHTS,
     WEIGHTS_PLACE,
     X,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from orchestrator.steps import StepError
-from tests.frameworks.source_steps import Tensors, signature
 from tests.frameworks.step_process import StepProcess
+from tests.frameworks.tensorflow.source_steps import Tensors, signature
 
 pytestmark = pytest.mark.frameworks
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from tests.frameworks.onnx_case import (
+from tests.frameworks.onnx.case import (
     WEIGHTS,
     WEIGHTS_PLACE,
     X,

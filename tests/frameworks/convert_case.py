@@ -1,4 +1,4 @@
-"""Builds what the import step leaves, and runs steps on it."""
+"""Models of `pytorch/project/zoo.py` with what the import step leaves of them, for the tests of conversions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext
 from tests.artifacts.made import imported as imported_model
 
-HERE = Path(__file__).parent
+PROJECT = Path(__file__).parent / "pytorch" / "project"
 
 SIGNATURES = {
     "Cnn": Signature(
@@ -81,7 +81,7 @@ class Case:
             inputs=inputs or {"weights": self.weights, "import": self.imported},
             output=folders["output"],
             scratch=folders["scratch"],
-            project=HERE,
+            project=PROJECT,
         )
 
 
@@ -91,7 +91,7 @@ BuildCase = Callable[..., Case]
 @pytest.fixture
 def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildCase:
     """Builds a case of one of the models in `zoo.py`."""
-    monkeypatch.syspath_prepend(HERE)
+    monkeypatch.syspath_prepend(PROJECT)
 
     def build(model: str, kind: str = "pytorch", dims: dict[str, tuple[int, int]] | None = None) -> Case:
         signature = SIGNATURES.get(model, _FOUR)

@@ -18,7 +18,7 @@ from orchestrator.steps import StepError
 from orchestrator.verify.step import verify
 
 if TYPE_CHECKING:
-    from conftest import BuildCase, Case
+    from tests.frameworks.convert_case import BuildCase, Case
 
 pytestmark = pytest.mark.frameworks
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from orchestrator.frameworks.source.samples import Array
 
-PROJECT = Path(__file__).parent / "source_project"
+PROJECT = Path(__file__).parent / "project"
 ROWS: dict[str, tuple[str, list[int | str]]] = {"x": ("float32", ["batch", 4])}
 
 

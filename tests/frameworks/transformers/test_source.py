@@ -16,7 +16,7 @@ from orchestrator.frameworks.transformers.library import transformers
 from orchestrator.frameworks.transformers.source import open_baseline
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepError
-from tests.frameworks.transformers_case import (
+from tests.frameworks.transformers.case import (
     LABELS,
     LONGEST,
     VOCABULARY,

@@ -17,7 +17,7 @@ from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
-    from conftest import BuildCase
+    from tests.frameworks.convert_case import BuildCase
 
 pytestmark = pytest.mark.frameworks
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.frameworks.source_steps import WEIGHTS, Source, Tensors, signature
 from tests.frameworks.step_process import StepProcess
+from tests.frameworks.tensorflow.source_steps import WEIGHTS, Source, Tensors, signature
 
 pytestmark = pytest.mark.frameworks
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from orchestrator.frameworks.onnx.graph import tensors
-from tests.frameworks.onnx_case import (
+from tests.frameworks.onnx.case import (
     WEIGHTS,
     WEIGHTS_PLACE,
     X,

@@ -14,7 +14,7 @@ from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.onnx.runtime import open_onnx
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext
-from tests.frameworks.onnx_case import Ran, floats, model, refused, run_convert, saved, signature, stored, value
+from tests.frameworks.onnx.case import Ran, floats, model, refused, run_convert, saved, signature, stored, value
 
 pytestmark = pytest.mark.frameworks
 
