@@ -277,7 +277,7 @@ def test_random_samples_and_shared_cpus_are_said(tmp_path: Path) -> None:
 
 def test_what_the_steps_note_of_a_variant_is_said(tmp_path: Path) -> None:
     made = context(tmp_path, [row(INT8)], [runtime_row(INT8)], [server_row(INT8)])
-    note = "int8 was calibrated on 3 of 5 samples and proven on only 2 others"
+    note = "int8 was calibrated on 3 of 5 samples and verified on only 2 others"
     (made.inputs[f"variant:{INT8}"] / "facts.json").write_text(json.dumps({"note": note}), encoding="utf-8")
     assert f"onnx-int8: {note}" in decide(made)["notes"]
 

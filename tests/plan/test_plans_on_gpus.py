@@ -108,7 +108,7 @@ def test_packages_for_cpus_refuse_what_they_would_run(load: Load, tmp_path: Path
     loaded = load(SPEC)
     plan = planned(loaded, cuda_here(loaded, machine, site(tmp_path, torch=False)))
     assert [step.id for step in plan.steps if step.kind == "verify"] == ["verify.onnx-fp32"]
-    assert reasons(plan)["torchscript-fp32"].startswith("the installed torch is a build for CPUs: ")
+    assert reasons(plan)["torchscript-fp32"].startswith("the installed torch is a CPU build: ")
 
 
 def test_packages_for_cpus_alone_leave_nothing_to_try(load: Load, tmp_path: Path, machine: Path) -> None:
@@ -116,7 +116,7 @@ def test_packages_for_cpus_alone_leave_nothing_to_try(load: Load, tmp_path: Path
     here = cuda_here(loaded, machine, site(tmp_path, torch=False, onnxruntime=False))
     said = shown(lambda: planned(loaded, here))
     assert "error[E201]: not one candidate can be tried" in said
-    assert "onnx-fp32: the installed onnxruntime is a build for CPUs: pip uninstall onnxruntime" in said
+    assert "onnx-fp32: the installed onnxruntime is a CPU build: pip uninstall onnxruntime" in said
     assert "help: install the build of torch for your CUDA version" in said
 
 

@@ -49,12 +49,12 @@ def _compare_tensors(
     by_name = {tensor.name: tensor for tensor in found}
     if set(by_name) != {tensor.name for tensor in declared}:
         cause = f"{sorted(by_name)} instead of {sorted(tensor.name for tensor in declared)}"
-        raise StepError("E424", f"the LiteRT file has other {role}s than declared", cause=cause)
+        raise StepError("E424", f"the {role}s of the LiteRT file are not the declared ones", cause=cause)
     for tensor in declared:
         own = by_name[tensor.name]
         if own.dtype != tensor.dtype:
             raise StepError(
-                "E424", f"the {role} {tensor.name} is {own.dtype} in the LiteRT file, and {tensor.dtype} in the model"
+                "E424", f"the {role} {tensor.name} is {own.dtype} in the LiteRT file, but {tensor.dtype} in the model"
             )
         if role == "output":
             continue  # the sizes of outputs are what running shows
@@ -63,7 +63,7 @@ def _compare_tensors(
                 raise StepError(
                     "E424",
                     f"the conversion fixed dimension {dim} of {role} {tensor.name} at {size}",
-                    remedy=f"take sizes from the tensor's shape in the model's code, or declare dimension {dim} as {size}",
+                    remedy=f"read sizes from the tensor's shape in the model's code, or declare dimension {dim} as {size}",
                     at=("model", "dims", dim),
                 )
 
@@ -177,8 +177,8 @@ def to_int8(context: StepContext) -> dict[str, Any]:
         raise StepError(
             "E425",
             "a LiteRT model cannot be quantized",
-            cause="TensorFlow's converter quantizes while it makes one, and does not read one",
-            remedy="quantize it when it is converted, or give the model that it was made from: `kind: keras` or `kind: saved-model`",
+            cause="TensorFlow's converter quantizes a model while it converts it, and cannot read a converted one",
+            remedy="quantize it during its conversion, or give the model that it was converted from: `kind: keras` or `kind: saved-model`",
         )
     # TensorFlow is loaded only now: a LiteRT model is refused without it.
     from orchestrator.frameworks.tensorflow import convert as tf_convert

@@ -157,7 +157,7 @@ def _check_shape(name: str, tensor: TfliteTensor, shape: tuple[int, ...]) -> Non
     )
     if not fits:
         own = ", ".join("?" if size is None else str(size) for size in tensor.shape)
-        raise ValueError(f"the input `{name}` has the shape [{own}] in the model, and {list(shape)} was given")
+        raise ValueError(f"the input `{name}` has the shape [{own}] in the model, but {list(shape)} was given")
 
 
 def _to_litert(array: Array) -> Array:

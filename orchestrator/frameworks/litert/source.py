@@ -72,7 +72,7 @@ def check(context: StepContext) -> dict[str, Any]:
     runtime, file = open_source(context.params, context.inputs, signature, threads=len(os.sched_getaffinity(0)))
     samples = given_samples(context, signature)
     answer = _guarded(runtime.run, signature)
-    context.progress("asking the same again")
+    context.progress("checking that outputs repeat")
     _prove_steady(answer, signature, samples, file)
     return record(
         context,
@@ -108,7 +108,7 @@ def open_baseline(
     """
     del project
     if accelerator != "none":
-        raise not_used("LiteRT", "it runs on CPUs here")
+        raise not_used("LiteRT", "mlo runs it on CPUs only")
     return open_source(params, inputs, signature, threads)[0]
 
 
@@ -171,7 +171,7 @@ def _opened(path: Path, threads: int) -> tuple[Interpreter, TfliteFile]:
             "E366",
             f"the model needs operators of TensorFlow: {', '.join(file.tensorflow_operators)}",
             cause='it was converted with "Select TF ops", whose kernels LiteRT does not have',
-            remedy="write these with other operators, or deploy the model that it was converted from: `kind: keras` or "
+            remedy="replace these with other operators, or deploy the model that it was converted from: `kind: keras` or "
             "`kind: saved-model`",
             at=AT_WEIGHTS,
         )
@@ -183,8 +183,8 @@ def _unprepared(error: Exception, file: TfliteFile) -> StepError:
         return StepError(
             "E366",
             f"the model needs operators that LiteRT does not have: {', '.join(file.custom_operators)}",
-            cause="they are custom operators, which come as a library of their own",
-            remedy="convert the model without `allow_custom_ops`, so that it is made of LiteRT's own operators",
+            cause="they are custom operators, which need a library of their own",
+            remedy="convert the model without `allow_custom_ops`, so that it uses LiteRT's own operators only",
             at=AT_WEIGHTS,
         )
     return StepError(
@@ -218,9 +218,9 @@ def _compare(
     if role == "inputs" and (lacking := [own for own in owns if own not in own_names.values()]):
         raise StepError(
             code,
-            f"the model takes {len(owns)} inputs, and {len(wanted)} are declared",
+            f"the model takes {len(owns)} inputs, but the spec declares {len(wanted)}",
             cause=f"nothing is declared for {', '.join(f'`{own}`' for own in lacking)}",
-            remedy="declare every input, or leave `inputs` out, and it is read from the model",
+            remedy="declare every input, or leave `inputs` out to have them read from the model",
             at=("model", role),
         )
 
@@ -242,19 +242,19 @@ def _prove_steady(answer: Answer, signature: Signature, samples: Samples, file: 
         drawn = sorted(file.operators & _RANDOM)
         raise StepError(
             "E330" if drawn else "E332",
-            f"the model gives another `{name}` when it is asked again",
-            cause=f"{', '.join(drawn)} draws random numbers" if drawn else "a call changes the next one",
-            remedy="convert the model in inference mode, and draw nothing at random in it"
+            f"the model's output `{name}` changes when a call is repeated",
+            cause=f"{', '.join(drawn)} draws random numbers" if drawn else "one call affects the next",
+            remedy="convert the model in inference mode, without random operators"
             if drawn
-            else "keep nothing between calls, or make it an input and an output",
+            else "keep no state between calls, or make it an input and an output",
             at=AT_WEIGHTS,
         )
     if name := differs_in_company(answer, signature, samples):
         raise StepError(
             "E331",
-            f"a row's `{name}` depends on what else is in its batch",
-            cause="an operator mixes the rows of a batch, or takes one range for all of them",
-            remedy="compute along other dimensions than the first, or declare inputs without a batch dimension",
+            f"a row's `{name}` depends on the other rows of its batch",
+            cause="an operator mixes the rows of a batch, or quantizes them with one common range",
+            remedy="compute along dimensions other than the first, or declare the inputs without a batch dimension",
             at=AT_WEIGHTS,
         )
 
@@ -271,5 +271,7 @@ def _notes(file: TfliteFile) -> list[str]:
         listed = ", ".join(f"`{name}`" for name in file.other_signatures)
         notes.append(f"the model's first graph is served; its other signatures are not: {listed}")
     if file.keeps_state:
-        notes.append("the model keeps state from call to call; it is reset before each call, as other copies have none")
+        notes.append(
+            "the model keeps state from call to call; it is reset before each call, since replicas do not share it"
+        )
     return notes

@@ -96,7 +96,7 @@ def open_external_data(model: Any, folder: Path) -> ExternalData:
         if place.offset + place.size > held:
             raise _wrong(
                 f"`{place.file}` is too short for the tensor `{tensor.name}`",
-                f"the tensor is {place.size} bytes from byte {place.offset} on, and the file has {held}",
+                f"the tensor is {place.size} bytes from byte {place.offset} on, but the file has {held}",
             )
     return ExternalData(tuple(contents), contents)
 
@@ -116,8 +116,8 @@ class _Place:
         length = _number(tensor, entries, "length", size)
         if length != size:
             raise _wrong(
-                f"the model says two sizes of the tensor `{tensor.name}`",
-                f"{length} bytes of its file, and {size} by its type and shape {list(tensor.dims)}",
+                f"the model gives two sizes for the tensor `{tensor.name}`",
+                f"{length} bytes in its file, but {size} by its type and shape {list(tensor.dims)}",
             )
         return _Place(_inside(tensor, entries.get("location", "")), _number(tensor, entries, "offset", 0), size)
 
@@ -127,7 +127,7 @@ def _size(tensor: Any) -> int:
     kind = tensor.data_type
     if kind in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING) or any(size < 0 for size in tensor.dims):
         raise _wrong(
-            f"the tensor `{tensor.name}` cannot lie in a file of its own",
+            f"the tensor `{tensor.name}` cannot be stored in a file of its own",
             "only numbers of a known type and shape can",
         )
     try:
@@ -142,7 +142,7 @@ def _number(tensor: Any, entries: dict[str, str], key: str, default: int) -> int
     if text is None:
         return default
     if not (text.isascii() and text.isdigit()):
-        raise _wrong(f"the model says no number for the {key} of the tensor `{tensor.name}`", f"it says {text[:40]!r}")
+        raise _wrong(f"the model gives no number for the {key} of the tensor `{tensor.name}`", f"it says {text[:40]!r}")
     return int(text)
 
 
@@ -154,7 +154,7 @@ def _inside(tensor: Any, location: str) -> str:
     if path.is_absolute() or ".." in path.parts:
         raise StepError(
             "E360",
-            f"the model takes the tensor `{tensor.name}` from a file outside of its folder",
+            f"the model takes the tensor `{tensor.name}` from a file outside its folder",
             cause=f"it names {location!r}, and only files below the folder of the model's file are read",
             remedy="put the file beside the model and save it again: onnx.save(onnx.load(path), path, "
             'save_as_external_data=True, location="model.onnx.data")',
@@ -197,7 +197,7 @@ def _opened(file: str, folder: Path) -> int:
     os.close(descriptor)
     if stat.S_ISREG(found.st_mode):
         raise _link(file, f"`{file}` has {found.st_nlink} hard links: it is the same file as one that lies elsewhere")
-    raise _wrong(f"`{file}`, which the model takes tensors from, is no regular file", "it is a folder or a device")
+    raise _wrong(f"`{file}`, which holds tensors of the model, is not a regular file", "it is a folder or a device")
 
 
 def _step(part: str, file: str, above: int, flags: int) -> int:
@@ -208,9 +208,9 @@ def _step(part: str, file: str, above: int, flags: int) -> int:
             where = f"`{part}`, which leads to `{file}`," if flags & os.O_DIRECTORY else f"`{file}`"
             raise _link(file, f"{where} is a symbolic link") from error
         raise _wrong(
-            f"`{file}`, which the model takes tensors from, cannot be read",
+            f"`{file}`, which holds tensors of the model, cannot be read",
             (error.strerror or str(error)).lower(),
-            "put it beside the model's file: a model with external data is all of its files",
+            "put it beside the model's file: a model with external data consists of all its files",
         ) from error
 
 
@@ -224,8 +224,8 @@ def _is_link(name: str, above: int) -> bool:
 def _link(file: str, cause: str) -> StepError:
     return StepError(
         "E360",
-        f"`{file}`, which the model takes tensors from, is a link",
-        cause=f"{cause}, and a model must not lead to files outside of its folder",
+        f"`{file}`, which holds tensors of the model, is a link",
+        cause=f"{cause}, and a model must not lead to files outside its folder",
         remedy="copy the model with its files into a folder of its own (`cp -rL FROM TO`), and name that",
         at=AT_WEIGHTS,
     )
@@ -407,7 +407,7 @@ def _check_domains(model: Any) -> None:
     raise StepError(
         "E364",
         f"the model uses operators that ONNX Runtime does not have: {', '.join(named[:_LISTED])}{more}",
-        cause="they belong to a custom domain; a library that brings them is code, and none is loaded",
+        cause="they belong to a custom domain; a library that provides them would be code, which mlo does not load",
         remedy="export the model with standard operators, or with the custom ones written as functions of the model",
         at=AT_WEIGHTS,
     )

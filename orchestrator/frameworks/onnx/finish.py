@@ -254,7 +254,9 @@ def _compare_tensors(
     names = [name for name, _ in found]
     wanted = [tensor.name for tensor in declared]
     if names != wanted:
-        raise StepError("E424", f"the ONNX file has other {role}s than declared", cause=f"{names} instead of {wanted}")
+        raise StepError(
+            "E424", f"the {role}s of the ONNX file are not the declared ones", cause=f"{names} instead of {wanted}"
+        )
     for (name, shape), tensor in zip(found, declared, strict=True):
         for axis, dim in enumerate(tensor.shape or ()):
             if not isinstance(dim, str) or signature.dims[dim][0] == signature.dims[dim][1]:
@@ -264,6 +266,6 @@ def _compare_tensors(
                 raise StepError(
                     "E424",
                     f"the conversion fixed dimension {dim} of {role} {name} at {size}",
-                    remedy=f"take sizes from the tensor's shape in the model's code, or declare dimension {dim} as {size}",
+                    remedy=f"read sizes from the tensor's shape in the model's code, or declare dimension {dim} as {size}",
                     at=("model", "dims", dim),
                 )

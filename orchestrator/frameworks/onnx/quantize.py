@@ -81,7 +81,7 @@ def quantizable(directory: Path, imported: Path, scratch: Path) -> Path:
             "E425",
             "the model is quantized already",
             cause=f"it uses {', '.join(used)}",
-            remedy="leave int8 out of `optimize.precisions`, or give the model before it was quantized",
+            remedy="leave int8 out of `optimize.precisions`, or give the model as it was before quantization",
         )
     opset = max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=OPSET)
     return path if opset >= OPSET else _raised(directory, imported, scratch, opset)
@@ -109,7 +109,7 @@ def _raised(directory: Path, imported: Path, scratch: Path, opset: int) -> Path:
         raise StepError(
             "E425",
             f"the model's opset {opset} is too old for int8",
-            cause=f"a scale for each channel needs opset {OPSET}, and raising it fails: {cause}",
+            cause=f"per-channel scales need opset {OPSET}, and raising it fails: {cause}",
             remedy=f"export the model with opset {OPSET} or later",
         ) from error
     return raised / "model.onnx"
@@ -166,7 +166,7 @@ def to_int8(context: StepContext) -> dict[str, Any]:
     if not _operators(target) & QUANTIZED:
         cause = "no convolution or matrix product in it has weights of its own"
         if holds_halves(source):
-            cause = "its weights are float16; int8 is made of a model whose weights are float32"
+            cause = "its weights are float16; int8 is made from float32 weights"
         raise StepError("E425", "the model has nothing to quantize", cause=cause)
     return write_facts(context, facts)
 

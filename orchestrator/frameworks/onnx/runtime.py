@@ -116,7 +116,7 @@ def open_session(
     if accelerator == "none":
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise not_used("ONNX Runtime", "the installed onnxruntime is a build for CPUs")
+        raise not_used("ONNX Runtime", "the installed onnxruntime is a CPU build")
     onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries as packages bring them
     session = onnxruntime.InferenceSession(
         model, options, providers=[("CUDAExecutionProvider", CUDA_OPTIONS)], enable_fallback=0
@@ -227,7 +227,7 @@ def _not_loaded(error: Exception, model: GivenModel | None) -> StepError | Memor
             cause=f"the CPU provider of ONNX Runtime {onnxruntime.__version__} has no kernel for it"
             if match["op"]
             else text,
-            remedy="export the model with standard operators, best of a newer opset",
+            remedy="export the model with standard operators, preferably of a newer opset",
             at=AT_WEIGHTS,
         )
     if _TOO_NEW.search(text):
@@ -247,5 +247,5 @@ def _not_loaded(error: Exception, model: GivenModel | None) -> StepError | Memor
         if "locale" in text
         else "export the model again",
         at=AT_WEIGHTS,
-        notes=(f"the checker of ONNX says: {against}",) if against else (),
+        notes=(f"ONNX's checker says: {against}",) if against else (),
     )

@@ -65,7 +65,7 @@ def _type_name(kind: Any) -> str:
         case "map_type":
             return f"map({_element(kind.map_type.key_type)}, {_type_name(kind.map_type.value_type)})"
         case _:
-            return "of no type that the model says"
+            return "of an unstated type"
 
 
 def _element(kind: int) -> str:
@@ -140,13 +140,13 @@ def check_declared(model: GivenModel, signature: Signature, names: Names) -> lis
         if found.dtype not in SERVED:
             raise StepError(
                 "E362",
-                f"the model's output `{found.tensor}` is {found.dtype}, which no answer can carry",
+                f"the model's output `{found.tensor}` is {found.dtype}, which no response can carry",
                 cause=about_output(found),
-                remedy="do so, or declare only the other `outputs`",
+                remedy="do that, or declare only the other outputs in `outputs:`",
                 at=("model", "outputs", number),
             )
     if lacking := [name for name in inputs if name not in names["inputs"].values()]:
-        raise _differs(f"the model takes {_listed(lacking)} too, and nothing is declared for it", ("model", "inputs"))
+        raise _differs(f"the model also takes {_listed(lacking)}, for which nothing is declared", ("model", "inputs"))
     for role in ("inputs", "outputs"):
         _check_once(role, names[role])
     _check_apart(names)
@@ -169,7 +169,7 @@ def _found(role: Role, number: int, own: str, there: Mapping[str, FoundTensor]) 
 def _check_type(number: int, tensor: Tensor, found: FoundTensor) -> None:
     if tensor.dtype != found.dtype:
         raise _differs(
-            f"`{tensor.name}` is {found.dtype} in the model, and {tensor.dtype} is declared",
+            f"`{tensor.name}` is {found.dtype} in the model, but {tensor.dtype} is declared",
             ("model", "inputs", number, "dtype"),
         )
 
@@ -181,14 +181,14 @@ def _check_shape(number: int, tensor: Tensor, found: FoundTensor, signature: Sig
     at = ("model", "inputs", number, "shape")
     if len(found.shape) != len(declared):
         raise _differs(
-            f"`{tensor.name}` has {len(found.shape)} dimensions in the model, and {len(declared)} are declared", at
+            f"`{tensor.name}` has {len(found.shape)} dimensions in the model, but {len(declared)} are declared", at
         )
     for axis, (size, dim) in enumerate(zip(found.shape, declared, strict=True)):
         low, high = signature.dims[dim] if isinstance(dim, str) else (dim, dim)
         if isinstance(size, int) and (low, high) != (size, size):
             wanted = f"`{dim}` from {low} to {high}" if isinstance(dim, str) else str(dim)
             raise _differs(
-                f"dimension {axis} of `{tensor.name}` is {size} in the model, and {wanted} is declared", (*at, axis)
+                f"dimension {axis} of `{tensor.name}` is {size} in the model, but {wanted} is declared", (*at, axis)
             )
 
 
@@ -203,9 +203,9 @@ def _check_apart(names: Names) -> None:
     for number, name in enumerate(names["outputs"]):
         if name in names["inputs"]:
             raise _differs(
-                f"`{name}` is the name of an input and of an output, and in ONNX no two tensors have one name",
+                f"`{name}` names both an input and an output, but in ONNX no two tensors may share a name",
                 ("model", "outputs", number),
-                remedy=f"give one of them another: `outputs: [{{name: {name}_out, tensor: {names['outputs'][name]!r}}}, ...]`",
+                remedy=f"rename one of them: `outputs: [{{name: {name}_out, tensor: {names['outputs'][name]!r}}}, ...]`",
             )
 
 
@@ -214,7 +214,7 @@ def _differs(message: str, at: tuple[str | int, ...], *, cause: str = "", remedy
         "E363",
         message,
         cause=cause,
-        remedy=remedy or f"correct it, or leave `{at[1]}` out, and it is read from the model",
+        remedy=remedy or f"correct it, or leave `{at[1]}` out to have them read from the model",
         at=at,
     )
 

@@ -78,7 +78,7 @@ def check(context: StepContext) -> dict[str, Any]:
     notes = check_declared(model, signature, names)
     runtime = open_given(model, names, len(os.sched_getaffinity(0)))
     if against := objection(model):
-        notes.append(f"source: the checker of ONNX objects to the model, which ONNX Runtime loads: {against}")
+        notes.append(f"source: ONNX's checker rejects the model, but ONNX Runtime loads it: {against}")
     samples = given_samples(context, signature)
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
@@ -90,7 +90,7 @@ def check(context: StepContext) -> dict[str, Any]:
                 raise MemoryError(runtime_says(error)) from error
             raise failed_call(runtime_says(error), signature, inputs, dim) from error
 
-    context.progress("asking the model twice")
+    context.progress("checking that outputs repeat")
     _prove_steady(answer, model, signature, samples)
     return record(
         context,
@@ -136,9 +136,9 @@ def _prove_steady(answer: Answer, model: GivenModel, signature: Signature, sampl
     if output := differs_again(answer, signature, samples):
         raise StepError(
             "E330",
-            f"the model gives another answer in `{output}` when it is asked again",
+            f"the model's output `{output}` changes when a call is repeated",
             cause=f"{_used(model, _RANDOM | _TRAINED)} draws random numbers",
-            remedy="export the model for inference (in PyTorch after model.eval()), or make what is random an input",
+            remedy="export the model for inference (in PyTorch after model.eval()), or make the random values an input",
             at=AT_WEIGHTS,
         )
     output = differs_in_company(answer, signature, samples)
@@ -148,11 +148,11 @@ def _prove_steady(answer: Answer, model: GivenModel, signature: Signature, sampl
     quantized = any(node.op_type in _ONE_RANGE for node in nodes(model.proto))
     raise StepError(
         "E331",
-        f"a row's answer in `{output}` depends on what else is in its batch",
-        cause=f"{_used(model, _ONE_RANGE)} quantizes all rows of a batch by their common range"
+        f"a row's `{output}` depends on the other rows of its batch",
+        cause=f"{_used(model, _ONE_RANGE)} quantizes all rows of a batch with one common range"
         if quantized
         else f"{_used(model, _TRAINED)} mixes the rows of a batch",
-        remedy=f"declare `dims: {{{batch}: {{min: 1, max: 1}}}}`, or give the model before it was quantized, which mlo "
+        remedy=f"declare `dims: {{{batch}: {{min: 1, max: 1}}}}`, or give the model as it was before quantization, which mlo "
         "quantizes and measures"
         if quantized
         else "export the model for inference, or declare its inputs without a batch dimension",

@@ -59,7 +59,7 @@ def check_archive(path: Path) -> None:
         raise StepError(
             "E303",
             "the exported program holds more than tensors and operators",
-            cause=f"{problem}, and loading it could run whatever it says",
+            cause=f"{problem}, and loading it could run code",
             remedy="export the model again with torch.export.save on this version of PyTorch, without custom objects",
             at=_AT,
         )

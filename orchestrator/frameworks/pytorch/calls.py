@@ -43,7 +43,7 @@ def check_inputs(model: torch.nn.Module, signature: Signature) -> None:
     if keyword_only:
         raise StepError(
             "E320",
-            f"the model takes `{keyword_only[0]}` by keyword only, and inputs are given by position",
+            f"the model takes `{keyword_only[0]}` by keyword only, but inputs are given by position",
             cause=takes,
             remedy="give the model a `forward` that takes its inputs by position",
             at=_AT_INPUTS,
@@ -51,15 +51,15 @@ def check_inputs(model: torch.nn.Module, signature: Signature) -> None:
     if len(names) < needed:
         raise StepError(
             "E320",
-            f"the model takes {needed} inputs, and {len(names)} are declared",
+            f"the model takes {needed} inputs, but the spec declares {len(names)}",
             cause=f"{takes}; nothing is declared for {', '.join(f'`{name}`' for name in positional[len(names) : needed])}",
-            remedy="declare every input, in this order, or give the further ones a default",
+            remedy="declare every input, in this order, or give the others a default",
             at=_AT_INPUTS,
         )
     if len(names) > len(positional) and not unlimited:
         raise StepError(
             "E320",
-            f"the model takes {len(positional)} inputs, and {len(names)} are declared",
+            f"the model takes {len(positional)} inputs, but the spec declares {len(names)}",
             cause=takes,
             remedy=f"remove `{names[len(positional)]}`",
             at=(*_AT_INPUTS, len(positional)),
@@ -67,7 +67,7 @@ def check_inputs(model: torch.nn.Module, signature: Signature) -> None:
     if names != positional[: len(names)] and set(names) == set(positional[: len(names)]):
         raise StepError(
             "E320",
-            "the inputs are declared in another order than the model takes them",
+            "the inputs are declared in a different order than the model takes them",
             cause=f"{takes}, and the spec declares ({', '.join(names)})",
             remedy="inputs are given by position: put them in the order of `forward`",
             at=_AT_INPUTS,
@@ -101,11 +101,11 @@ def declared_outputs(
     if len(leaves) != len(names):
         raise StepError(
             "E323",
-            f"the model returns {len(leaves)} tensors, and {len(names)} outputs are declared",
+            f"the model returns {len(leaves)} tensors, but the spec declares {len(names)}",
             cause=f"it returns {_structure(returned)}",
             remedy=f"declare {', '.join(f'`{key}`' for key in keys)}"
             if keys
-            else "name every output that the model returns, in its order",
+            else "name every output that the model returns, in order",
             at=_AT_OUTPUTS,
         )
     if not keys:
@@ -169,9 +169,9 @@ def answer_whole(
     if len(tensors) != len(signature.outputs):
         raise StepError(
             "E323",
-            "the number of tensors that the model returns depends on what it is given",
-            cause=f"{len(tensors)} here, and {len(signature.outputs)} before",
-            remedy="let `forward` return the same outputs always",
+            "the number of tensors that the model returns depends on its inputs",
+            cause=f"{len(tensors)} here, {len(signature.outputs)} before",
+            remedy="let `forward` always return the same outputs",
             at=_AT_OUTPUTS,
         )
     return {
@@ -193,10 +193,10 @@ def _failed_call(
         low, high = signature.dims[dim]
         return StepError(
             "E322",
-            f"the model fails inside the range of `{dim}`, which is declared as {low} to {high}",
+            f"the model fails for a size of `{dim}` within its declared range of {low} to {high}",
             cause=cause,
-            remedy=f"declare the range of `{dim}` that the model takes, or correct the model"
-            + ("; an exported program takes only what it was exported for" if "Guard" in text else ""),
+            remedy=f"declare a range of `{dim}` that the model accepts, or correct the model"
+            + ("; an exported program accepts only the sizes that it was exported for" if "Guard" in text else ""),
             at=("model", "dims", dim),
             notes=notes,
         )
@@ -204,7 +204,7 @@ def _failed_call(
     what = "dtype" if about_dtype else "shape"
     return StepError(
         "E321",
-        "the model does not take the declared inputs",
+        "the model does not accept the declared inputs",
         cause=cause,
         remedy=f"correct the {what} in `inputs:`, or the model, if it should take them",
         at=(*_AT_INPUTS, 0, what) if len(signature.inputs) == 1 else _AT_INPUTS,

@@ -260,7 +260,7 @@ def _narrowed(job: TorchJob) -> TorchJob:
     # The model's code may mix dtypes in any way; what it raises then is the reason.
     except Exception as error:
         failure = conversion_failed("bfloat16", error, frozenset(job.signature.dims))
-        remedy = "let the model's code take dtypes from its weights instead of naming float32, or leave bf16 out"
+        remedy = "let the model's code take dtypes from its weights instead of naming float32, or leave bf16 out of `optimize.precisions`"
         failure.diagnostic = replace(failure.diagnostic, remedy=remedy)
         raise failure from error
     return replace(job, module=module)

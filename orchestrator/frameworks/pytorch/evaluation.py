@@ -158,12 +158,12 @@ class _Failure:
         at = _AT_CODE if code else _AT
         if any(word in name for word in _RANDOM):
             drops = "dropout" in name or "bernoulli" in name
-            remedy = "draw nothing at random in `forward`, or make it an input"
+            remedy = "draw nothing at random in `forward`, or make the random values an input"
             if drops:
                 remedy = "use torch.nn.Dropout, or F.dropout(x, training=self.training)"
             return StepError(
                 "E330",
-                "the model gives another answer when it is asked again: dropout or other randomness is left on",
+                "the model's outputs change when a call is repeated: dropout or other randomness is active",
                 cause=f"{where} draws random numbers although the model was put into evaluation mode",
                 remedy=_SAVED if drops and not code else remedy,
                 at=at,
@@ -171,9 +171,9 @@ class _Failure:
         if self.many is self.few or by_state:
             return StepError(
                 "E332",
-                "the model gives another answer when it is asked again: a call changes the next one",
+                "the model's outputs change when a call is repeated: one call affects the next",
                 cause=f"{where or 'something'} reads what an earlier call left behind in the model",
-                remedy="keep nothing between calls, or make it an input and an output",
+                remedy="keep no state between calls, or make it an input and an output",
                 at=at,
             )
         if "norm" in name:
@@ -181,12 +181,12 @@ class _Failure:
             remedy = "use a norm with track_running_stats=True, and leave it in evaluation mode" if code else _SAVED
         else:
             cause = f"{where or 'an operation'} mixes the rows of a batch"
-            remedy = "compute along other dimensions than the first, or declare inputs without a batch dimension"
+            remedy = "compute along dimensions other than the first, or declare the inputs without a batch dimension"
         if self.saved_in_training:
             remedy = _SAVED
         return StepError(
             "E331",
-            "a row's answer depends on what else is in its batch: batch statistics or other mixing of rows",
+            "a row's outputs depend on the other rows of its batch: batch statistics, or other mixing of rows",
             cause=cause,
             remedy=remedy,
             at=at,

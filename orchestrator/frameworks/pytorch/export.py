@@ -75,8 +75,8 @@ def conversion_failed(target: str, error: Exception, dims: frozenset[str]) -> St
             "E422",
             message,
             cause=f"exporting fixes dimension {match['dim']} at {match['size']}: "
-            "the model's code, or a layer of it, takes it for a constant",
-            remedy=f"take sizes from the tensor's shape in the model's code, or declare dimension {match['dim']} as {match['size']}",
+            "the model's code, or one of its layers, treats it as a constant",
+            remedy=f"read sizes from the tensor's shape in the model's code, or declare dimension {match['dim']} as {match['size']}",
             at=("model", "dims", match["dim"]),
         )
     if (match := _UNSATISFIED.search(text)) and match["dim"] in dims:
@@ -101,7 +101,7 @@ def conversion_failed(target: str, error: Exception, dims: frozenset[str]) -> St
         return StepError(
             "E422",
             message,
-            cause=f"ONNX has no counterpart of the operator {match['op']}",
+            cause=f"ONNX has no counterpart for the operator {match['op']}",
             remedy="write it with other operators, or leave this format out of `optimize.formats`",
         )
     return StepError("E422", message, cause=headline(root, skip=_BOILERPLATE))

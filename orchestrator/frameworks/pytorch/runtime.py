@@ -68,7 +68,7 @@ def device_for(accelerator: Accelerator) -> torch.device:
     if accelerator == "none":
         return CPU
     if torch.version.cuda is None:
-        raise not_used("PyTorch", "the installed torch is a build for CPUs")
+        raise not_used("PyTorch", "the installed torch is a CPU build")
     if not torch.cuda.is_available():
         raise not_used(
             "PyTorch", f"it finds none; it is built for CUDA {torch.version.cuda}, which takes a driver as new"
@@ -100,8 +100,8 @@ def call(
     if len(leaves) != len(signature.outputs):
         raise StepError(
             "E421",
-            f"the model returns {len(leaves)} tensors, and {len(signature.outputs)} outputs are declared",
-            remedy="name every output that the model returns, in its order",
+            f"the model returns {len(leaves)} tensors, but the spec declares {len(signature.outputs)}",
+            remedy="name every output that the model returns, in order",
             at=("model", "outputs"),
         )
     return {tensor.name: _array(leaf) for tensor, leaf in zip(signature.outputs, leaves, strict=True)}

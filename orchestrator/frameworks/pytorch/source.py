@@ -137,7 +137,7 @@ def open_baseline(
     return TorchRuntime(model if device == CPU else model.to(device), signature, threads, "pytorch", device)
 
 
-_SAVED_IN_TRAINING = "source: the TorchScript archive was saved in training mode and put into evaluation mode"
+_SAVED_IN_TRAINING = "source: the TorchScript archive was saved in training mode and is run in evaluation mode"
 
 
 def _load(
@@ -300,7 +300,7 @@ class _Dimensions:
             return self.names[symbol]
         if not symbol.isidentifier():  # such as 2*s0: a spec's dimensions are free of each other
             if self.name_the_rest:
-                self.notes.append(f"dimension {axis} of `{name}` is {symbol}, which a spec cannot say")
+                self.notes.append(f"dimension {axis} of `{name}` is {symbol}, which a spec cannot express")
             return None
         if not self.name_the_rest:
             return None
@@ -317,7 +317,7 @@ def _torchscript(weights: Path) -> Inspection:
     notes = []
     if any(each.kind() != "TensorType" for each in returned):
         told = ", ".join(each.annotation_str for each in returned)
-        notes.append(f"it returns {told}: its outputs are known once it is run, name each of them")
+        notes.append(f"it returns {told}: its outputs are only known once it runs, so name each of them")
         returned = []
     names = ["output"] if len(returned) == 1 else [f"output_{number}" for number in range(len(returned))]
     outputs = tuple(FoundTensor(name, "", None) for name in names)

@@ -150,7 +150,7 @@ def _refusal(error: Exception) -> StepError:
     return StepError(
         "E303",
         "the weights are a pickled whole model" if whole else "the weights hold more than tensors",
-        cause=f"the file holds {held}, which only unpickling could build, and that runs whatever code the file names",
+        cause=f"the file holds {held}, which only unpickling can build, and unpickling runs whatever code the file names",
         remedy=f"load it once where you trust it and {_SAVE_STATE}",
         at=AT_WEIGHTS,
     )
@@ -194,7 +194,7 @@ def _only_tensors(content: Any, weights_key: str | None) -> dict[str, torch.Tens
                 at=_AT_KEY if weights_key else AT_WEIGHTS,
             )
         held = [f"`{key}` ({type(value).__name__})" for key, value in list(others.items())[:_SHOWN]]
-        cause = f"beside tensors it holds {', '.join(held)}" if held else "its keys are not all names"
+        cause = f"beside tensors it holds {', '.join(held)}" if held else "not all of its keys are names"
     else:
         cause = f"{where} is {'empty' if isinstance(content, Mapping) else f'a {type(content).__name__}'}"
     raise StepError(
@@ -219,8 +219,8 @@ def _state_dicts(content: Any, depth: int = 3) -> list[str]:
 def _key_hint(content: Any) -> str:
     found = _state_dicts(content)
     if isinstance(content, Mapping) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
-        return "these are tensors already: leave the rest of it out"
-    return f"state dicts lie at {_listed(found)}" if found else "nothing below it is a state dict"
+        return "these are tensors already: leave the rest of the key out"
+    return f"there are state dicts at {_listed(found)}" if found else "there is no state dict below it"
 
 
 def _joined(prefix: str | None, key: str) -> str:
@@ -275,7 +275,7 @@ def _check_tensors(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Te
     if shapes:
         raise StepError(
             "E306",
-            f"{len(shapes)} of the model's tensors have another shape than the weights",
+            f"{len(shapes)} of the model's tensors have a different shape in the weights",
             cause=shown(
                 [f"{n}: {list(state[n].shape)} stored, {list(own[n].shape)} in the model" for n in shapes], "; "
             ),
@@ -286,13 +286,15 @@ def _check_tensors(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Te
     if kinds:
         raise StepError(
             "E307",
-            f"{len(kinds)} of the model's tensors have another type than the weights",
+            f"{len(kinds)} of the model's tensors have a different type in the weights",
             cause=shown([f"{n}: {_dtype(state[n])} stored, {_dtype(own[n])} in the model" for n in kinds], "; "),
             remedy="save the weights of this architecture, in a floating-point type",
             at=AT_WEIGHTS,
         )
     casts = {(_dtype(state[n]), _dtype(own[n])) for n in shared if own[n].dtype != state[n].dtype}
-    return [f"weights: stored as {stored}, computed in {used} as the model is built" for stored, used in sorted(casts)]
+    return [
+        f"weights: stored as {stored}, converted to {used}, the type of the model" for stored, used in sorted(casts)
+    ]
 
 
 def _keys_differ(missing: list[str], unexpected: list[str], weights_key: str | None) -> StepError:

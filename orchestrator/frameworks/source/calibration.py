@@ -79,6 +79,6 @@ def choose(imported: Path, seed: int) -> Calibration:
     }
     if unseen < FEWEST_UNSEEN:
         facts["note"] = (
-            f"int8 was calibrated on {len(rows)} of {samples.rows} samples and proven on only {unseen} others"
+            f"int8 was calibrated on {len(rows)} of {samples.rows} samples and verified on only {unseen} others"
         )
     return Calibration(facts, signature, samples.inputs, rows)

@@ -51,7 +51,7 @@ def check_sizes(signature: Signature, samples: Samples, source: Call, converted:
             if case.dim is None:
                 continue
             raise _failed(f"the source model fails with {case.name}", case, headline(error)) from error
-        actual = _called(converted, case, "the converted model fails, and its source does not,")
+        actual = _called(converted, case)
         for tensor in signature.outputs:
             if off := _difference(expected[tensor.name], actual[tensor.name]):
                 cause = f"output {tensor.name}: {off}"
@@ -74,10 +74,11 @@ def _cases(samples: Samples, signature: Signature) -> Iterator[EdgeCase]:
         yield EdgeCase(f"sample {row}", call_at(samples, signature, sizes_of(samples, signature), row))
 
 
-def _called(call: Call, case: EdgeCase, complaint: str) -> Mapping[str, Array]:
-    # A model's code may raise anything; it is the model's fault and is told.
-    with refuse_as(Exception, lambda error: _failed(f"{complaint} with {case.name}", case, headline(error))):
-        return call(case.inputs)
+def _called(converted: Call, case: EdgeCase) -> Mapping[str, Array]:
+    # Runtimes raise what their kernels raise.
+    message = f"the converted model fails with {case.name}, but its source does not"
+    with refuse_as(Exception, lambda error: _failed(message, case, headline(error))):
+        return converted(case.inputs)
 
 
 def _failed(message: str, case: EdgeCase, cause: str) -> StepError:
@@ -87,7 +88,7 @@ def _failed(message: str, case: EdgeCase, cause: str) -> StepError:
         "E423",
         message,
         cause=cause,
-        remedy="take sizes from the tensor's shape in the model's code, or narrow the range of the dimension",
+        remedy="read sizes from the tensor's shape in the model's code, or narrow the range of the dimension",
         at=("model", "dims", case.dim),
     )
 
@@ -101,7 +102,7 @@ def _difference(expected: Array, actual: Array) -> str | None:
         return None
     if expected.dtype.kind != "f":
         share = float(np.mean(expected != actual))
-        return f"{share:.1%} of the values are others" if share > _LOOSE else None
+        return f"{share:.1%} of the values differ" if share > _LOOSE else None
     wide, other = expected.astype(np.float64), actual.astype(np.float64)
     finite = np.isfinite(wide)
     if not np.array_equal(finite, np.isfinite(other)):

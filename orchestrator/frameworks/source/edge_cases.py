@@ -102,7 +102,11 @@ def edge_cases(samples: Samples, signature: Signature) -> list[EdgeCase]:
         cases.append(EdgeCase(name, call_at(samples, signature, {**sizes, dim: low}), dim))
         largest = largest_size(signature, sizes, dim)
         if largest > low:
-            note = f"`{dim}` goes up to {high}; {largest} fill {MAX_CASE_BYTES >> 20} MiB" if largest < high else ""
+            note = (
+                f"`{dim}` goes up to {high}, but was tried up to {largest} only, which fills {MAX_CASE_BYTES >> 20} MiB"
+                if largest < high
+                else ""
+            )
             cases.append(
                 EdgeCase(f"{label} of {largest}", call_at(samples, signature, {**sizes, dim: largest}), dim, note)
             )

@@ -67,7 +67,7 @@ def record(
     """
     context.progress("finding the shapes of the outputs")
     signature = resolve_outputs(answer, signature, samples)
-    context.progress("answering the samples")
+    context.progress("running the samples")
     outputs = answer_rows(answer, signature, samples)
     refuse_nan(outputs, samples)
     answered, left_out = answer_edges(answer, signature, samples)

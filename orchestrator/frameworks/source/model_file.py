@@ -51,7 +51,11 @@ def expect_kind(path: Path, kind: str, *wanted: FileKind) -> None:
     """
     if not path.exists():
         raise StepError(
-            "E301", "the weights are not there", cause=f"no file {path.name}", remedy="correct the path", at=AT_WEIGHTS
+            "E301",
+            "the weights do not exist",
+            cause=f"there is no `{path.name}`",
+            remedy="correct the path",
+            at=AT_WEIGHTS,
         )
     found = file_kind(path)
     if found in wanted:

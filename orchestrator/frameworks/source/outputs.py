@@ -52,18 +52,18 @@ def failed_call(cause: str, signature: Signature, inputs: Mapping[str, Array], d
     if dim is None:
         return StepError(
             "E321",
-            "the model does not take the declared inputs",
+            "the model does not accept the declared inputs",
             cause=cause,
-            remedy="correct `inputs:` or the samples; without `inputs` they are read from the model",
+            remedy="correct `inputs:` or the samples, or leave `inputs` out to have them read from the model",
             at=("model", "inputs"),
             notes=(f"given: {given}",),
         )
     low, high = signature.dims[dim]
     return StepError(
         "E322",
-        f"the model fails inside the range of `{dim}`, which is declared as {low} to {high}",
+        f"the model fails for a size of `{dim}` within its declared range of {low} to {high}",
         cause=cause,
-        remedy=f"declare the range of `{dim}` that the model takes",
+        remedy=f"declare a range of `{dim}` that the model accepts",
         at=("model", "dims", dim),
         notes=(f"given: {given}",),
     )
@@ -100,7 +100,7 @@ def answer_rows(answer: Answer, signature: Signature, samples: Samples) -> dict[
         "E326",
         "the shape of an output depends on the values of the inputs",
         cause=str,
-        remedy="let the model return the same shape for inputs of the same shape, padded if need be",
+        remedy="let the model return the same shape for inputs of the same shape, padded if necessary",
         at=("model", "outputs"),
     ):
         return {tensor.name: np.concatenate([part[tensor.name] for part in parts]) for tensor in signature.outputs}
@@ -166,7 +166,7 @@ def _dimension(
     constant = len(set(sizes)) == 1
     if isinstance(wanted, int):
         if not constant or sizes[0] != wanted:
-            raise _other_shape(declared, number, None, f"dimension {axis} is {_seen(sizes)}, and {wanted} is declared")
+            raise _other_shape(declared, number, None, f"dimension {axis} is {_seen(sizes)}, but {wanted} is declared")
         return wanted
     if isinstance(wanted, str):
         low, high = dims[wanted]
@@ -175,7 +175,7 @@ def _dimension(
             where = next(
                 (f" where `{wanted}` is {at[wanted]}" for at, size in found if is_input and at[wanted] != size), ""
             )
-            cause = f"dimension {axis} is {_seen(sizes)}{where}, and `{wanted}` is declared"
+            cause = f"dimension {axis} is {_seen(sizes)}{where}, but `{wanted}` is declared"
             raise _other_shape(declared, number, None, cause)
         return wanted
     if varying:
@@ -196,11 +196,11 @@ def _other_shape(declared: Tensor, number: int, actual: Sequence[int] | None, ca
     returned = "" if actual is None else f", such as {list(actual)}"
     return StepError(
         "E326",
-        f"the output `{declared.name}` has another shape than {wanted}"
+        f"the output `{declared.name}` does not have the declared shape {wanted}"
         if declared.shape is not None
         else f"the number of dimensions of the output `{declared.name}` changes",
         cause=cause + returned,
-        remedy="correct the shape, or leave it out, and it is found by running the model",
+        remedy="correct the shape, or leave it out to have it found by running the model",
         at=("model", "outputs", number, "shape") if declared.shape is not None else ("model", "outputs", number),
     )
 
@@ -228,7 +228,7 @@ def refuse_nan(outputs: Mapping[str, Array], samples: Samples) -> None:
         rows = np.flatnonzero(np.isnan(array).reshape(len(array), -1).any(axis=1))
         raise StepError(
             "E328",
-            f"the model answers NaN in `{name}` for {len(rows)} of {samples.rows} samples",
+            f"the model returns NaN in `{name}` for {len(rows)} of {samples.rows} samples",
             cause=f"the first is row {rows[0]}"
             + ("" if samples.real else "; the inputs are random, since no samples are given"),
             remedy="correct these samples or the model" if samples.real else "give real inputs in `samples:`",

@@ -124,7 +124,7 @@ def read_samples(path: Path, signature: Signature, max_rows: int) -> Samples:
                 f"the samples have no array for the input `{tensor.name}`",
                 cause=f"the file holds {_listed(arrays)}",
                 remedy=(f"rename `{close[0]}`, or " if close else "")
-                + f"save it with numpy.savez(path, {tensor.name}=...), one row for each sample",
+                + f"save it with numpy.savez(path, {tensor.name}=...), one row per sample",
                 at=_AT,
             )
         inputs[tensor.name] = _cast(tensor, arrays[tensor.name], notes)
@@ -140,7 +140,7 @@ def read_samples(path: Path, signature: Signature, max_rows: int) -> Samples:
     row_bytes = max(1, sum(array[0].nbytes for array in inputs.values()))
     fitting = max(1, MAX_BYTES // row_bytes)
     if min(rows, max_rows) > fitting:
-        notes.append(f"samples: the first {fitting} rows are used, which fill {MAX_BYTES >> 20} MiB")
+        notes.append(f"samples: only the first {fitting} rows are used; more would exceed {MAX_BYTES >> 20} MiB")
     used = slice(0, min(max_rows, fitting))
     real = not is_random(path)
     if not real:
@@ -168,7 +168,7 @@ def random_samples(signature: Signature, seed: int) -> Samples:
         if tensor.dtype == STRING:
             inputs[tensor.name] = _words(random, shape)
             notes.append(
-                f"samples: what the texts of the input `{tensor.name}` say is not known; random words are used"
+                f"samples: the content of the text input `{tensor.name}` say is unknown; random words are used"
             )
             continue
         dtype = np.dtype(tensor.dtype)
@@ -177,7 +177,7 @@ def random_samples(signature: Signature, seed: int) -> Samples:
             continue
         inputs[tensor.name] = random.integers(0, 2, shape).astype(dtype)
         if dtype.kind != "b":
-            notes.append(f"samples: the range of the integer input `{tensor.name}` is not known; 0 and 1 are used")
+            notes.append(f"samples: the range of the integer input `{tensor.name}` is unknown; 0 and 1 are used")
     return Samples(inputs, None, real=False, notes=tuple(notes))
 
 
@@ -241,9 +241,9 @@ def _cast(tensor: Tensor, array: Array, notes: list[str]) -> Array:
     if cast is None:
         raise StepError(
             "E342",
-            f"the samples' array `{tensor.name}` is {array.dtype}, and the input is declared {tensor.dtype}",
+            f"the samples' array `{tensor.name}` is {array.dtype}, but the input is declared {tensor.dtype}",
             cause="the values cannot be cast without changing them",
-            remedy=f"save it as {tensor.dtype}, or declare what it is in `inputs:`",
+            remedy=f"save it as {tensor.dtype}, or declare its type in `inputs:`",
             at=_AT,
         )
     notes.append(f"samples: `{tensor.name}` was cast from {array.dtype} to {tensor.dtype}")
@@ -251,7 +251,7 @@ def _cast(tensor: Tensor, array: Array, notes: list[str]) -> Array:
 
 
 def _texts(tensor: Tensor, array: Array, notes: list[str]) -> Array:
-    cause = f"it is {array.dtype}, and numbers are no texts"
+    cause = f"it is {array.dtype}, which is not text"
     if array.dtype.kind == "U":
         return np.ascontiguousarray(array)
     if array.dtype.kind == "S":
@@ -264,9 +264,9 @@ def _texts(tensor: Tensor, array: Array, notes: list[str]) -> Array:
             return np.ascontiguousarray(decoded)
     raise StepError(
         "E342",
-        f"the samples' array `{tensor.name}` does not hold texts, and the input is declared string",
+        f"the samples' array `{tensor.name}` does not hold texts, but the input is declared string",
         cause=cause,
-        remedy="save it as array.astype(str), or declare what it is in `inputs:`",
+        remedy="save it as array.astype(str), or declare its type in `inputs:`",
         at=_AT,
     )
 
@@ -280,24 +280,24 @@ def _check_shapes(inputs: Mapping[str, Array], signature: Signature) -> None:
         wanted = f"[rows, {', '.join(map(str, dims))}]" if dims else "[rows]"
         problem = ""
         if len(actual) != len(dims) + 1:
-            problem = f"it has {len(actual)} dimensions where {len(dims) + 1} are wanted"
+            problem = f"it has {len(actual)} dimensions, but {len(dims) + 1} are expected"
         for axis, (size, dim) in enumerate(zip(actual[1:], dims, strict=False), start=1):
             if problem:
                 break
             if isinstance(dim, int):
                 if size != dim:
-                    problem = f"dimension {axis} is {size} where {dim} is declared"
+                    problem = f"dimension {axis} is {size}, but {dim} is declared"
                 continue
             low, high = signature.dims[dim]
             other, owner = seen.setdefault(dim, (size, tensor.name))
             if not low <= size <= high:
-                problem = f"dimension {axis} is {size}, and `{dim}` ranges from {low} to {high}"
+                problem = f"dimension {axis} is {size}, but `{dim}` ranges from {low} to {high}"
             elif size != other:
-                problem = f"`{dim}` is {size} here and {other} in `{owner}`"
+                problem = f"`{dim}` is {size} here, but {other} in `{owner}`"
         if problem:
             raise StepError(
                 "E343",
-                f"the samples' array `{tensor.name}` has shape {list(actual)}, and {wanted} is wanted",
+                f"the samples' array `{tensor.name}` has the shape {list(actual)}, but {wanted} is expected",
                 cause=problem,
                 remedy="the first dimension of every array counts the rows; correct the samples or `inputs:`",
                 at=_AT,
@@ -311,12 +311,12 @@ def _count_rows(inputs: Mapping[str, Array]) -> int:
             "E344",
             "the samples' arrays have different numbers of rows",
             cause=", ".join(f"`{name}` has {count}" for name, count in counts.items()),
-            remedy="give every input one entry for each sample",
+            remedy="give every input one entry per sample",
             at=_AT,
         )
     rows = next(iter(counts.values()))
     if rows == 0:
-        raise StepError("E344", "the samples have no rows", remedy="give at least one; some dozens prove more", at=_AT)
+        raise StepError("E344", "the samples have no rows", remedy="give at least one; a few dozen prove more", at=_AT)
     return rows
 
 
@@ -327,8 +327,8 @@ def _labels(arrays: Mapping[str, Array], rows: int) -> Array | None:
     if labels.ndim == 0 or len(labels) != rows:
         raise StepError(
             "E345",
-            f"the samples' `{LABELS}` have shape {list(labels.shape)}, and there are {rows} rows",
-            remedy="give one label for each row, or none at all",
+            f"the samples' `{LABELS}` have the shape {list(labels.shape)}, but there are {rows} rows",
+            remedy="give one label per row, or leave them out",
             at=_AT,
         )
     return labels

@@ -38,9 +38,9 @@ def build(reference: str, kwargs: Mapping[str, Any], project: Path) -> Any:
         except TypeError as error:
             raise StepError(
                 "E313",
-                f"`{reference}` does not take these arguments",
+                f"`{reference}` does not accept these arguments",
                 cause=str(error),
-                remedy=f"it takes {signature.replace(return_annotation=inspect.Signature.empty)}; give them in `kwargs:`",
+                remedy=f"its signature is {signature.replace(return_annotation=inspect.Signature.empty)}; give the arguments in `kwargs:`",
                 at=("model", "source", "kwargs") if kwargs else AT_FACTORY,
             ) from error
     try:
@@ -109,8 +109,8 @@ def _find(reference: str, project: Path) -> Callable[..., Any]:
     if not callable(found) or (hasattr(found, "state_dict") and not isinstance(found, type)):
         raise StepError(
             "E312",
-            f"`{reference}` is not something that builds a model",
-            cause=f"it is a {type(found).__name__}" + (", built already" if callable(found) else ""),
+            f"`{reference}` does not build a model",
+            cause=f"it is a {type(found).__name__}" + (", already built" if callable(found) else ""),
             remedy="name a class or a function that returns the model",
             at=AT_FACTORY,
         )
@@ -133,7 +133,7 @@ def _not_found(error: ModuleNotFoundError, module_name: str, project: Path) -> S
         "E310",
         f"importing `{module_name}` raised {_named(error)}",
         cause=f"raised at {raised_at(error, project)}",
-        remedy=f"install the package that brings `{missing}`, beside mlo and in the image",
+        remedy=f"install the package that provides `{missing}`, beside mlo and in the image",
         at=AT_FACTORY,
     )
 

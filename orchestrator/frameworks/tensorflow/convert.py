@@ -75,8 +75,8 @@ def prepare(context: StepContext) -> TfJob:
         if tensor.name.startswith("_") or tensor.name == "self":
             raise StepError(
                 "E422",
-                f"TensorFlow takes no input of the name `{tensor.name}`",
-                remedy="give it another `name`, and the model's own as `tensor`",
+                f"TensorFlow does not accept an input named `{tensor.name}`",
+                remedy="give it another `name`, with the model's own name as `tensor:`",
                 at=("model", "inputs", index, "name"),
             )
     model = load_source(context.params, context.inputs, signature)

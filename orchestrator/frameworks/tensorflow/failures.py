@@ -48,7 +48,7 @@ def no_counterpart(target: str, names: Collection[str]) -> StepError:
     return StepError(
         "E422",
         f"the model does not convert to {target}",
-        cause=f"{target} has no counterpart of the operator{'s' if len(names) > 1 else ''} {listed}",
+        cause=f"{target} has no counterpart for the operator{'s' if len(names) > 1 else ''} {listed}",
         remedy="write it with other operators, or leave this format out of `optimize.formats`",
     )
 
@@ -85,7 +85,7 @@ def _loop_over_open_batch(target: str, signature: Signature, *, traced_anew: boo
     return StepError(
         "E422",
         f"the model does not convert to {target}",
-        cause="a recurrent layer (LSTM, GRU, RNN) is a loop, and LiteRT has loops over batches of a fixed size only",
+        cause="a recurrent layer (LSTM, GRU, RNN) is a loop, and LiteRT supports loops over batches of a fixed size only",
         remedy=f"{remedy}; or leave this format out of `optimize.formats`",
         at=("model", "dims", batch) if batch in signature.dims else (),
     )

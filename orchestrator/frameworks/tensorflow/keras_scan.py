@@ -93,7 +93,7 @@ def _archive_config(path: Path) -> Any:
             raise _damaged("the archive holds two entries of the same name")
         for entry in archive.infolist():
             if entry.filename.startswith("/") or ".." in Path(entry.filename).parts or "\\" in entry.filename:
-                raise _damaged(f"the entry `{entry.filename[:80]}` leads out of the archive")
+                raise _damaged(f"the entry `{entry.filename[:80]}` points outside the archive")
             limit = (
                 _LARGEST_CONFIG if entry.filename.endswith(".json") else max(2**28, _EXPANDS_TO * entry.compress_size)
             )
@@ -114,7 +114,7 @@ def _hdf5_config(path: Path) -> Any:
             raise StepError(
                 "E355",
                 "the HDF5 file holds no model, only weights",
-                cause=f"it has no configuration of a model; it holds {held}",
+                cause=f"it has no model configuration; it holds {held}",
                 remedy="save the whole model: model.save('model.keras')",
                 at=AT_WEIGHTS,
             )
@@ -207,14 +207,14 @@ def _about_object(value: Mapping[str, Any], layer: str) -> Iterator[_Problem]:
     if kind in _CODE:
         what = f"{where} ({kind}) {_CODE[kind]}"
         if kind in {"Lambda", "__lambda__"}:
-            remedy = f"replace it by a layer of Keras' own operations (keras.ops), or {_KERAS_EXPORT}"
+            remedy = f"replace it with a layer made of Keras' own operations (keras.ops), or {_KERAS_EXPORT}"
         else:
             remedy = _KERAS_EXPORT
         yield _Problem(what, "loading it would run or read what the file names", remedy)
     elif kind == "function":
         name = value.get("config")
         if not isinstance(module, str) or not _FUNCTIONS.fullmatch(module):
-            yield _custom(f"{where} uses the function `{_dotted(module, name)}`, which is no part of Keras' models")
+            yield _custom(f"{where} uses the function `{_dotted(module, name)}`, which is not part of Keras' models")
     elif ">" in kind or (isinstance(registered, str) and ">" in registered):
         yield _custom(f"{where} is of the custom class `{registered or kind}`")
     elif (
@@ -222,7 +222,7 @@ def _about_object(value: Mapping[str, Any], layer: str) -> Iterator[_Problem]:
         and not kind.startswith("__")
         and (not isinstance(module, str) or not _CLASSES.fullmatch(module))
     ):
-        yield _custom(f"{where} is of the class `{_dotted(module, kind)}`, which is no part of Keras' models")
+        yield _custom(f"{where} is of the class `{_dotted(module, kind)}`, which is not part of Keras' models")
 
 
 def _dotted(module: Any, name: Any) -> str:
@@ -230,7 +230,7 @@ def _dotted(module: Any, name: Any) -> str:
 
 
 def _custom(what: str) -> _Problem:
-    return _Problem(what, "its code is not in the file, and mlo imports none for a model", _KERAS_EXPORT)
+    return _Problem(what, "its code is not in the file, and mlo does not import code for a model", _KERAS_EXPORT)
 
 
 def _damaged(cause: str) -> StepError:

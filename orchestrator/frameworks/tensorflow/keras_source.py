@@ -122,7 +122,7 @@ def _require_tensors(model: Any) -> None:
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise StepError(
             "E357",
-            "the Keras model does not say what its inputs are",
+            "the Keras model does not state its inputs",
             cause=f"it is a {type(model).__name__} that was saved before it had inputs",
             remedy="begin it with keras.Input(shape=(...)), or call it once, and save it again",
             at=AT_WEIGHTS,
@@ -135,7 +135,7 @@ def _require_tensors(model: Any) -> None:
                     "E358",
                     f"the {role} `{tensor.name}` is a {form} tensor",
                     cause="a request carries plain tensors only",
-                    remedy=f"let the model {'take' if role == 'input' else 'return'} a plain tensor, padded if need be",
+                    remedy=f"let the model {'take' if role == 'input' else 'return'} a plain tensor, padded if necessary",
                     at=AT_WEIGHTS,
                 )
 
@@ -146,7 +146,9 @@ def _not_loaded(error: Exception, path: Path) -> StepError:
             "E303",
             "the Keras model needs code that is not in the file",
             cause=found[0] if found["name"] else said(error),
-            remedy=("save it as .keras, which knows more of Keras' own operations, or " if is_hdf5(path) else "")
+            remedy=(
+                "save it as .keras, a format that covers more of Keras' own operations, or " if is_hdf5(path) else ""
+            )
             + "export the model where that code is, model.export('folder'), and write `kind: saved-model`",
             at=AT_WEIGHTS,
         )

@@ -57,7 +57,7 @@ def use_accelerator(accelerator: Accelerator) -> None:
     if accelerator == "none":
         return
     if not tf.test.is_built_with_cuda():
-        raise not_used("TensorFlow", "the installed tensorflow is a build for CPUs")
+        raise not_used("TensorFlow", "the installed tensorflow is a CPU build")
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         raise not_used("TensorFlow", "it finds none: the driver, or libraries of CUDA or cuDNN, are missing or too old")

@@ -155,9 +155,9 @@ def called_by(
     if lacking := [own for own in owns["inputs"] if own not in inputs.values()]:
         raise StepError(
             "E320",
-            f"the model takes {len(owns['inputs'])} inputs, and {len(inputs)} are declared",
+            f"the model takes {len(owns['inputs'])} inputs, but the spec declares {len(inputs)}",
             cause=f"nothing is declared for {', '.join(f'`{own}`' for own in lacking)}",
-            remedy="declare every input, or leave `inputs` out, and it is read from the model",
+            remedy="declare every input, or leave `inputs` out to have them read from the model",
             at=("model", "inputs"),
         )
 

@@ -64,8 +64,8 @@ def from_function(model: TfModel, signature: Signature) -> Any:
         raise StepError(
             "E422",
             "the model does not convert to ONNX",
-            cause="it looks words up in a table, or holds other things that are no tensors",
-            remedy="let the model take the numbers of the words, or leave this format out of `optimize.formats`",
+            cause="it looks up words in a table, or holds other objects that are not tensors",
+            remedy="let the model take word ids, or leave this format out of `optimize.formats`",
         )
     return proto
 
@@ -97,7 +97,7 @@ def finish(
     }
     if unknown:
         raise no_counterpart("ONNX", unknown)
-    with refuse_as(KeyError, lambda error: StepError("E424", f"tf2onnx left the tensor {error} out")):
+    with refuse_as(KeyError, lambda error: StepError("E424", f"tf2onnx left out the tensor {error}")):
         rename(model, inputs, outputs)
     _forget_inner_sizes(model.graph)
     canonical(model)
@@ -165,7 +165,7 @@ def _declare(role: str, value: Any, tensor: Tensor, signature: Signature) -> Non
     )
     if found != tensor.dtype:
         raise StepError(
-            "E424", f"the {role} {tensor.name} is {found} in the ONNX file, and {tensor.dtype} in the model"
+            "E424", f"the {role} {tensor.name} is {found} in the ONNX file, but {tensor.dtype} in the model"
         )
     shape = tensor.shape or ()
     if len(kind.shape.dim) != len(shape):

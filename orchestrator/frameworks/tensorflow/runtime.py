@@ -66,5 +66,7 @@ def open_saved_model(
     try:
         model = called_by({}, called, owns, loaded, signature)
     except StepError as error:
-        raise StepError("E420", "the SavedModel has not the tensors of the signature", cause=error.message) from error
+        raise StepError(
+            "E420", "the SavedModel does not have the tensors of its signature", cause=error.message
+        ) from error
     return TfRuntime(model, threads, "tensorflow", {"tensorflow": tf.__version__})

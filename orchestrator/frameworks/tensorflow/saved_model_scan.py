@@ -45,7 +45,7 @@ _PYTHON = "calls a function of the Python process that made the model"
 _READS = "reads files"
 _WRITES = "writes files"
 _NETWORK = "talks to other machines"
-_HIDDEN = "runs a graph or native code that stands in it as data, where it cannot be looked at"
+_HIDDEN = "runs a graph or native code that it holds as data, which mlo cannot inspect"
 
 REFUSED: Mapping[str, str] = MappingProxyType(
     {
@@ -351,8 +351,8 @@ def refuse_effects(meta_graph: Any, folder: Path) -> None:
         raise StepError(
             "E356",
             f"TensorFlow has no operator `{name}`, which the graph uses ({_listed(places)})",
-            cause="it comes from a library of its own, or from another version of TensorFlow",
-            remedy="move what needs it out of the model, in front of or behind it, and save the model again",
+            cause="it comes from a separate library, or from another version of TensorFlow",
+            remedy="move what needs it out of the model, before or after it, and save the model again",
             at=AT_WEIGHTS,
             notes=tuple(f"also: `{other}` ({_listed(at)})" for other, at in sorted(unknown.items())[1:_SHOWN]),
         )

@@ -118,7 +118,7 @@ def tensor_infos(infos: Mapping[str, Any], role: str) -> dict[str, Any]:
                 "E358",
                 f"the {role} `{name}` is a {'sparse' if form == 'coo_sparse' else 'composite'} tensor",
                 cause="a request carries plain tensors only",
-                remedy="save the model with a signature of plain tensors, such as indices and values apart",
+                remedy="save the model with a signature of plain tensors, such as separate indices and values",
                 at=AT_SIGNATURE,
             )
     return {name: infos[name] for name in sorted(infos)}
@@ -162,7 +162,7 @@ def _refuse_links(folder: Path) -> None:
                 raise StepError(
                     "E354",
                     f"`{path.relative_to(folder)}` is {'a link' if stat.S_ISLNK(mode) else 'not a file'}",
-                    cause="a SavedModel is taken as it lies, and a link may lead anywhere",
+                    cause="only files of the folder itself are read, and a link may lead anywhere",
                     remedy=f"put the file itself there: cp -rL {folder.name} copy",
                     at=AT_WEIGHTS,
                 )
@@ -264,9 +264,7 @@ def fingerprint_notes(folder: Path) -> list[str]:
     }
     others = [part for part, differs in parts.items() if differs]
     return (
-        [
-            f"{' and '.join(others)} in the folder {'is' if others == ['the graph'] else 'are'} not what its {_FILE} was made of"
-        ]
+        [f"{' and '.join(others)} in the folder {'does' if others == ['the graph'] else 'do'} not match its {_FILE}"]
         if others
         else []
     )

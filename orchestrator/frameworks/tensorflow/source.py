@@ -44,7 +44,7 @@ def check_model(
     """
     samples = given_samples(context, model.signature)
     answer = _guarded(model)
-    context.progress("asking the same again")
+    context.progress("checking that outputs repeat")
     _prove_steady(answer, model, samples)
     if model.keras_model is not None:
         _prove_open_sizes(answer, model, samples)
@@ -87,29 +87,29 @@ def _prove_steady(answer: Answer, model: TfModel, samples: Samples) -> None:
         if drawn:
             raise StepError(
                 "E330",
-                f"the model gives another `{name}` when it is asked again: it draws random numbers",
+                f"the model's output `{name}` changes when a call is repeated: it draws random numbers",
                 cause=f"`{drawn[0].op}` in `{drawn[0].name}`, although the model is in inference mode",
-                remedy="save it in inference mode, and draw nothing at random in it, or make that an input",
+                remedy="save it in inference mode without random operators, or make the random values an input",
                 at=AT_WEIGHTS,
             )
         raise StepError(
             "E332",
-            f"the model gives another `{name}` when it is asked again: a call changes the next one",
-            cause="the model keeps something in a variable between calls",
-            remedy="keep nothing between calls, or make it an input and an output",
+            f"the model's output `{name}` changes when a call is repeated: one call affects the next",
+            cause="the model keeps state in a variable between calls",
+            remedy="keep no state between calls, or make it an input and an output",
             at=AT_WEIGHTS,
         )
     if name := differs_in_company(answer, model.signature, samples):
         training = [n for n in _nodes(model) if n.op.startswith("FusedBatchNorm") and n.attr["is_training"].b]
         raise StepError(
             "E331",
-            f"a row's `{name}` depends on what else is in its batch",
+            f"a row's `{name}` depends on the other rows of its batch",
             cause=f"`{training[0].name}` normalizes by the statistics of the batch, as in training"
             if training
             else "an operation mixes the rows of a batch",
             remedy="save the model in inference mode"
             if training
-            else "compute along other dimensions than the first, or declare inputs without a batch dimension",
+            else "compute along dimensions other than the first, or declare the inputs without a batch dimension",
             at=AT_WEIGHTS,
         )
 
@@ -135,10 +135,10 @@ def _prove_open_sizes(answer: Answer, model: TfModel, samples: Samples) -> None:
         inner = [dim for dim in model.signature.dims if dim != model.signature.batch]
         raise StepError(
             "E359",
-            f"the Keras model gives another `{tensor.name}` where sizes are left open than where they are known",
+            f"the Keras model's output `{tensor.name}` differs between open and known sizes",
             cause=f"its shape is {list(one.shape)} instead of {list(other.shape)}"
             if one.shape != other.shape
-            else "a layer takes a size for a constant that is none",
+            else "a layer treats a size that varies as a constant",
             remedy=f"declare {' and '.join(f'`{dim}`' for dim in inner)} as a number in `inputs:`, or replace the layer"
             if inner
             else "replace the layer",

@@ -83,8 +83,8 @@ def read_folder(root: Path, task: str) -> ModelFolder:
         raise StepError(
             "E301",
             "the weights are not a folder of the Transformers library",
-            cause=f"{root.name} is {'a file' if root.exists() else 'not there'}",
-            remedy="name the folder that holds config.json and the safetensors",
+            cause=f"{root.name} is {'a file' if root.exists() else 'missing'}",
+            remedy="name the folder that holds config.json and the safetensors files",
             at=AT_WEIGHTS,
         )
     _refuse_links(root)
@@ -119,7 +119,7 @@ def _refuse_links(root: Path) -> None:
             if path.is_symlink():
                 raise _elsewhere(
                     f"{path.relative_to(root)} is a link",
-                    "copy the files themselves: cp -rL FOLDER COPY, which helps with the library's own cache too",
+                    "copy the files themselves: cp -rL FOLDER COPY, which also works for the library's own cache",
                 )
 
 
@@ -133,7 +133,7 @@ def _no_config(path: Path) -> StepError:
         return _adapter(path)
     return StepError(
         "E301",
-        "the folder is not one of the Transformers library",
+        "the folder is not a Transformers model",
         cause=f"{path.name} has no config.json; it holds {shown(names) or 'nothing'}",
         remedy="name the folder that `model.save_pretrained(folder)` wrote",
         at=AT_WEIGHTS,
@@ -143,9 +143,9 @@ def _no_config(path: Path) -> StepError:
 def _adapter(path: Path) -> StepError:
     return StepError(
         "E376",
-        "the folder holds an adapter, which is a part of a model",
+        "the folder holds an adapter, which is only a part of a model",
         cause=f"{path.name}/adapter_config.json",
-        remedy="join it with its model: `model.merge_and_unload().save_pretrained(folder)` of the PEFT library",
+        remedy="merge it into its model: `model.merge_and_unload().save_pretrained(folder)` of the PEFT library",
         at=AT_WEIGHTS,
     )
 
@@ -165,7 +165,7 @@ def _refuse_code(config: Any, where: str) -> None:
                     "E303",
                     "the model is built by code that comes with it",
                     cause=f"{where} has `auto_map`, which names {shown([f'`{name}`' for name in classes])}",
-                    remedy="if the Transformers library knows this architecture by itself, take `auto_map` out of "
+                    remedy="if the Transformers library knows this architecture by itself, remove `auto_map` from "
                     f"{where}; if not, export the model to ONNX where you trust its code",
                     at=AT_WEIGHTS,
                 )
@@ -180,7 +180,7 @@ def _refuse_other_weights(path: Path, config: Mapping[str, Any]) -> None:
             "E373",
             "the model's weights are quantized already",
             cause=f"config.json has `quantization_config` with the method {method}",
-            remedy="give the model before it was quantized; mlo makes int8 variants of it and measures them",
+            remedy="give the model as it was before quantization; mlo makes int8 variants of it and measures them",
             at=AT_WEIGHTS,
         )
 
@@ -194,7 +194,7 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
         raise StepError(
             "E303",
             "the weights are pickled, and unpickling runs whatever code the file names",
-            cause=f"there is {shown(pickled)}, and no {_SINGLE}",
+            cause=f"there is {shown(pickled)}, but no {_SINGLE}",
             remedy=_SAVE_AGAIN,
             at=AT_WEIGHTS,
         )
@@ -203,7 +203,7 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
             raise StepError(
                 "E301",
                 "the folder has no weights that PyTorch reads",
-                cause=f"there is {found[0]}, {words}, and no {_SINGLE}",
+                cause=f"there is {found[0]}, {words}, but no {_SINGLE}",
                 remedy=_SAVE_AGAIN,
                 at=AT_WEIGHTS,
             )
@@ -212,7 +212,7 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
         "E301",
         "the folder has no weights",
         cause=f"{path.name} has no {_SINGLE}; it holds {shown(names)}",
-        remedy="copy the folder as a whole",
+        remedy="copy the whole folder",
         at=AT_WEIGHTS,
     )
 
@@ -248,9 +248,9 @@ def _shards(path: Path) -> tuple[Path, ...]:
     if missing := [name for name in names if not (path / name).is_file()]:
         raise StepError(
             "E301",
-            f"{len(missing)} of the {len(names)} files that hold the weights are not there",
+            f"{len(missing)} of the {len(names)} files that hold the weights do not exist",
             cause=f"{_INDEX} names {shown(missing)}",
-            remedy="copy the folder as a whole",
+            remedy="copy the whole folder",
             at=AT_WEIGHTS,
         )
     return tuple(path / name for name in names)

@@ -57,7 +57,7 @@ def interface(folder: ModelFolder, built: Architecture, model: nn.Module, tokeni
             f"the model takes {limit} tokens; `{SEQUENCE}` ends at {LONGEST_UNASKED} unless `dims` says otherwise"
         )
     if folder.modules is not None and folder.modules.lowers:
-        notes.append("texts are put into lower case before the tokenizer sees them: whoever asks has to do so")
+        notes.append("texts are lowercased before they are tokenized: clients have to do so as well")
     inputs = tuple(FoundTensor(name, "int64", (BATCH, SEQUENCE)) for name in names)
     return _inspection(inputs, built, {SEQUENCE: (1, min(longest or LONGEST_UNASKED, LONGEST_UNASKED))}, notes)
 
@@ -79,9 +79,9 @@ def takes_by_name(built: Architecture) -> list[str]:
     if (IDS in takes) == (PIXELS in takes):
         raise StepError(
             "E375",
-            "the model takes what mlo cannot derive from its configuration",
+            "the model takes inputs that mlo cannot derive from its configuration",
             cause=f"{built.cls.__name__} takes {shown(takes)}",
-            remedy="models of texts (input_ids) or of images (pixel_values) are served as folders; export others to ONNX",
+            remedy="folders with models of text (input_ids) or images (pixel_values) can be served; export others to ONNX",
             at=AT_WEIGHTS,
         )
     return [PIXELS] if PIXELS in takes else [name for name in (IDS, MASK, TYPES) if name in takes]
@@ -112,7 +112,7 @@ def _pixels(image: Mapping[str, Any], config: Any, notes: list[str]) -> FoundTen
     height, width = _sides(size)
     if height is None or width is None:
         height = width = _USUAL_SIDE
-        notes.append(f"the folder does not say how large images are; {height} x {width} pixels are assumed")
+        notes.append(f"the folder does not state the size of its images; {height} x {width} pixels are assumed")
     return FoundTensor(PIXELS, "float32", (BATCH, int(getattr(config, "num_channels", 3)), height, width))
 
 

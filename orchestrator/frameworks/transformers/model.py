@@ -152,8 +152,8 @@ def sentence_head(modules: SentenceModules) -> SentenceHead:
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
             raise StepError(
                 "E372",
-                f"the dense layer {dense.folder.name} does not have the weights that it says",
-                cause=f"wanted are {shapes} in {dense.folder.name}/model.safetensors",
+                f"the dense layer {dense.folder.name} does not have the weights that its configuration states",
+                cause=f"expected are {shapes} in {dense.folder.name}/model.safetensors",
                 remedy="save the sentence-transformer again, with safetensors",
                 at=AT_WEIGHTS,
             )
@@ -171,7 +171,7 @@ def _task(folder: ModelFolder, names: list[str]) -> str:
         return _FEATURES
     raise StepError(
         "E371",
-        "the model does not say which task it is for, or it is none that mlo serves",
+        "the model does not state its task, or mlo does not serve that task",
         cause=f"config.json has `architectures: {names}`",
         remedy=f"name the task that its weights are for: `task:` {shown([_SENTENCE, *_CLASSES])}",
         at=AT_WEIGHTS,
@@ -196,8 +196,8 @@ def _class_name(kind: str, names: list[str], task: str, *, encoder: bool) -> str
         tasks = [task for task, table in _CLASSES.items() if kind in getattr(modeling_auto, table)]
         raise StepError(
             "E371",
-            f"models of the type {kind} have nothing for the task {task}",
-            cause="it is an encoder and a decoder, which answers token by token"
+            f"models of the type {kind} do not support the task {task}",
+            cause="it is an encoder-decoder, which generates token by token"
             if hidden_states and encoder
             else f"transformers {transformers.__version__} has no class for it",
             remedy=f"tasks of this type: {shown(tasks)}",
@@ -213,7 +213,7 @@ def _config(folder: ModelFolder, kind: str) -> Any:
     with refuse_on(
         Exception,
         "E370",
-        f"config.json is not one of a {kind} model",
+        f"config.json does not describe a valid {kind} model",
         cause=_told,
         remedy="copy or save the folder again, with a version of the library that is no newer than "
         f"{transformers.__version__}",
@@ -245,7 +245,7 @@ def _refuse_gaps(info: Mapping[str, Any], built: Architecture) -> None:
         cause=f"{built.cls.__name__} with this config.json: {shown(gaps, '; ')}",
         remedy=f"were they trained for the task {built.task}? Name the `task:` that they are for"
         if head and info["missing_keys"]
-        else "copy the folder as a whole: config.json and the weights have to belong together",
+        else "copy the whole folder: config.json and the weights must belong together",
         at=AT_WEIGHTS,
     )
 

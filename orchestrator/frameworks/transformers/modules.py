@@ -37,7 +37,7 @@ def json_object(path: Path) -> dict[str, Any]:
     """
     document = _read(path)
     if not isinstance(document, dict):
-        raise _damaged(path, f"it holds a {type(document).__name__}, and an object is wanted")
+        raise _damaged(path, f"it holds a {type(document).__name__}, but an object is expected")
     return document
 
 
@@ -58,7 +58,7 @@ def json_list(path: Path) -> list[dict[str, Any]]:
     """
     document = _read(path)
     if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
-        raise _damaged(path, f"it holds a {type(document).__name__}, and a list of objects is wanted")
+        raise _damaged(path, f"it holds a {type(document).__name__}, but a list of objects is expected")
     return document
 
 
@@ -191,7 +191,7 @@ def _kind(name: str) -> str:
     if match is None:
         raise StepError(
             "E303",
-            "the model has a module that code of its own computes",
+            "the model has a module that runs code of its own",
             cause=f"{MODULES} names the class `{name}`, which is not the sentence-transformers library's",
             remedy="give the model without that module, or export the whole to ONNX where you trust its code",
             at=AT_WEIGHTS,
@@ -204,7 +204,7 @@ def _kind(name: str) -> str:
 def _unknown(cause: str, remedy: str) -> StepError:
     return StepError(
         "E374",
-        "the sentence-transformer does something that mlo does not have",
+        "the sentence-transformer does something that mlo does not support",
         cause=cause,
         remedy=remedy,
         at=AT_WEIGHTS,

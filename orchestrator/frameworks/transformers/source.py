@@ -159,6 +159,6 @@ def _strange(role: str, index: int, message: str, known: Sequence[str]) -> StepE
         "E375",
         message,
         cause=f"its {role} for this task are {listed}",
-        remedy=f"declare these, or leave `{role}` out, and they are read from the model",
+        remedy=f"declare these, or leave `{role}` out to have them read from the model",
         at=("model", role, index, "name"),
     )

@@ -92,7 +92,7 @@ def test_an_operator_without_a_counterpart_is_named(converted: Convert) -> None:
     with pytest.raises(StepError) as failure:
         converted("buckets").variant("onnx")
     assert failure.value.code == "E422"
-    assert failure.value.cause == "ONNX has no counterpart of the operator BUCKETIZE"
+    assert failure.value.cause == "ONNX has no counterpart for the operator BUCKETIZE"
     assert converted("buckets").verdict("tflite")["passed"]
 
 

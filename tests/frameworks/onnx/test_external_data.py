@@ -156,7 +156,7 @@ def test_a_folder_on_the_way_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     error = refused("E361", run_inspect, _outside(tmp_path), tmp_path, at=WEIGHTS_PLACE)
-    assert error.message == "`weights.bin`, which the model takes tensors from, cannot be read"
+    assert error.message == "`weights.bin`, which holds tensors of the model, cannot be read"
     assert error.cause == "no such file or directory"
 
 

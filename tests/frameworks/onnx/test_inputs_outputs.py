@@ -117,19 +117,19 @@ def test_what_is_not_declared_is_left_out_and_noted(tmp_path: Path) -> None:
         (
             signature({"x": ("float64", ["batch", 4])}),
             None,
-            "`x` is float32 in the model, and float64 is declared",
+            "`x` is float32 in the model, but float64 is declared",
             ("model", "inputs", 0, "dtype"),
         ),
         (
             signature({"x": ("float32", ["batch", 2, 2])}),
             None,
-            "`x` has 2 dimensions in the model, and 3 are declared",
+            "`x` has 2 dimensions in the model, but 3 are declared",
             ("model", "inputs", 0, "shape"),
         ),
         (
             signature({"x": ("float32", ["batch", 5])}),
             None,
-            "dimension 1 of `x` is 4 in the model, and 5 is declared",
+            "dimension 1 of `x` is 4 in the model, but 5 is declared",
             ("model", "inputs", 0, "shape", 1),
         ),
         (
@@ -167,7 +167,7 @@ def test_an_input_that_is_not_declared_is_told(tmp_path: Path) -> None:
         [floats("y", ["N", 4])],
     )
     error = refused("E363", run_check, saved(proto, tmp_path), tmp_path)
-    assert error.message == "the model takes `offset` too, and nothing is declared for it"
+    assert error.message == "the model also takes `offset`, for which nothing is declared"
 
 
 def test_a_size_that_the_model_does_not_take_is_told_with_its_dimension(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_model_of_halves_is_told(tmp_path: Path) -> None:
     samples = {"x": ROWS.astype(np.float16)}
     converted = run_convert(saved(_products(dtype=np.float16), tmp_path), tmp_path, declared, samples=samples)
     error = refused("E425", _quantize, tmp_path, converted)
-    assert error.cause == "its weights are float16; int8 is made of a model whose weights are float32"
+    assert error.cause == "its weights are float16; int8 is made from float32 weights"
 
 
 def test_a_model_that_takes_texts_is_quantized_behind_them(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_too_few_rows_to_prove_int8_are_noted(case: BuildCase) -> None:
 
     facts = to_int8(built.context("quantize", inputs, seed=0))
 
-    assert facts["note"] == "int8 was calibrated on 3 of 5 samples and proven on only 2 others"
+    assert facts["note"] == "int8 was calibrated on 3 of 5 samples and verified on only 2 others"
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_a_graph_that_is_not_connected_is_told_with_the_checkers_words(tmp_path:
     proto.graph.node[0].input[1] = "nowhere"
     error = refused("E302", run_check, saved(proto, tmp_path), tmp_path, at=WEIGHTS_PLACE)
     assert "'nowhere'" in error.cause
-    assert error.notes[0].startswith("the checker of ONNX says: ")
+    assert error.notes[0].startswith("ONNX's checker says: ")
 
 
 def test_a_model_that_is_too_new_is_told(tmp_path: Path) -> None:

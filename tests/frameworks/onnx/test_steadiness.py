@@ -58,7 +58,7 @@ def _quantized_while_running() -> Any:
 
 def test_a_model_that_quantizes_a_batch_by_one_range_is_refused_with_both_ways_out(tmp_path: Path) -> None:
     error = refused("E331", run_check, saved(_quantized_while_running(), tmp_path), tmp_path, samples={"x": X * 3})
-    assert "`DynamicQuantizeLinear` quantizes all rows of a batch by their common range" in error.cause
+    assert "`DynamicQuantizeLinear` quantizes all rows of a batch with one common range" in error.cause
     assert "dims: {batch: {min: 1, max: 1}}" in error.remedy
 
 

@@ -159,7 +159,7 @@ def test_an_operator_without_a_translation_is_named(case: BuildCase) -> None:
         torch_convert.to_onnx(case("Sorted").context("convert"))
 
     assert failure.value.code == "E422"
-    assert failure.value.cause == "ONNX has no counterpart of the operator prims.bessel_j0"
+    assert failure.value.cause == "ONNX has no counterpart for the operator prims.bessel_j0"
 
 
 def test_a_model_that_torch_export_fixes_goes_through_the_older_exporter(case: BuildCase) -> None:

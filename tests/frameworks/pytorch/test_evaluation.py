@@ -70,7 +70,7 @@ def test_rows_that_mix_are_found_although_the_batch_has_one_size_only(tmp_path: 
 
 def test_state_that_is_kept_between_calls_is_told(tmp_path: Path) -> None:
     error = refused("E332", tmp_path, "Counting", at=FACTORY)
-    assert "a call changes the next one" in error.message
+    assert "one call affects the next" in error.message
     assert _line("self.calls += 1") in error.cause
 
 

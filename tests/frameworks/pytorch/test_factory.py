@@ -26,7 +26,7 @@ FACTORY = ("model", "source", "factory")
         ("E311", "source_models:Linea", "`source_models` has no `Linea`", "source_models.py", "did you mean `Linear`?"),
         ("E311", "source_models:Linear.make", "`Linear` has no `make`", "source_models.py", ""),
         ("E312", "source_models:NOT_CALLABLE", "not something that builds", "int", "class or a function"),
-        ("E312", "source_models:BUILT", "not something that builds", "Linear, built already", "class or a function"),
+        ("E312", "source_models:BUILT", "not something that builds", "Linear, already built", "class or a function"),
         ("E314", "source_models:raising", "RuntimeError: no weights at depth 1", "source_models.py:", "correct"),
         ("E315", "source_models:not_a_model", "does not return a torch.nn.Module", "a dict", "return the model"),
     ],
@@ -90,7 +90,7 @@ def test_a_package_that_the_users_code_lacks_is_named(tmp_path: Path, monkeypatc
     assert (caught.value.code, caught.value.at) == ("E310", FACTORY)
     assert "No module named 'package_that_nobody_has'" in caught.value.message
     assert caught.value.cause == "raised at source_importing.py:1 in <module>"
-    assert "install the package that brings `package_that_nobody_has`" in caught.value.remedy
+    assert "install the package that provides `package_that_nobody_has`" in caught.value.remedy
 
 
 def test_a_module_that_exits_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ TOKEN_DIMS = {"batch": (1, 8), "seq": (2, 64)}
 
 def test_an_undeclared_input_is_named(tmp_path: Path) -> None:
     error = refused("E320", tmp_path, "TwoInputs", at=INPUTS)
-    assert error.message == "the model takes 2 inputs, and 1 are declared"
+    assert error.message == "the model takes 2 inputs, but the spec declares 1"
     assert "nothing is declared for `scale`" in error.cause
 
 
@@ -79,7 +79,7 @@ def test_an_exported_program_that_takes_one_batch_size_only_is_told(tmp_path: Pa
 
 def test_missing_outputs_are_counted(tmp_path: Path) -> None:
     error = refused("E323", tmp_path, "Returns", what="list", at=OUTPUTS)
-    assert error.message == "the model returns 2 tensors, and 1 outputs are declared"
+    assert error.message == "the model returns 2 tensors, but the spec declares 1"
     assert "a list of (a tensor [2, 3], a tensor [2, 3])" in error.cause
 
 
@@ -140,11 +140,11 @@ def test_a_size_that_the_spec_names_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "cause"),
     [
-        (["batch", 4], "dimension 1 is 3, and 4 is declared"),
-        ([1, 3], "dimension 0 is 1 or 16, and 1 is declared"),
+        (["batch", 4], "dimension 1 is 3, but 4 is declared"),
+        ([1, 3], "dimension 0 is 1 or 16, but 1 is declared"),
         (["batch"], "it has 2 dimensions"),
-        (["batch", "batch"], "dimension 1 is 3 where `batch` is 1, and `batch` is declared"),
-        (["batch", "other"], "dimension 1 is 3, and `other` is declared"),
+        (["batch", "batch"], "dimension 1 is 3 where `batch` is 1, but `batch` is declared"),
+        (["batch", "other"], "dimension 1 is 3, but `other` is declared"),
     ],
 )
 def test_a_declared_output_shape_that_is_wrong_is_told(tmp_path: Path, shape: list[int | str], cause: str) -> None:
@@ -163,7 +163,7 @@ def test_nan_on_the_samples_is_refused(tmp_path: Path) -> None:
     samples = {"x": np.full((5, 4), -1, np.float32)}
     samples["x"][3] = 1
     error = refused("E328", tmp_path, "Returns", None, samples, what="nan", at=("model", "samples"))
-    assert error.message == "the model answers NaN in `y` for 1 of 5 samples"
+    assert error.message == "the model returns NaN in `y` for 1 of 5 samples"
     assert error.cause == "the first is row 3"
 
 

@@ -70,7 +70,7 @@ def test_bfloat16_comes_back_as_float32() -> None:
 def test_a_wrong_number_of_outputs_is_told() -> None:
     runtime = TorchRuntime(lambda x: (x, x), ANY, 1, "lambda")
 
-    with pytest.raises(StepError, match="returns 2 tensors, and 1 outputs are declared"):
+    with pytest.raises(StepError, match="returns 2 tensors, but the spec declares 1"):
         runtime.run({"x": np.ones(2, np.float32)})
 
 

@@ -250,7 +250,7 @@ def test_weights_of_another_kind_of_type_are_refused(tmp_path: Path) -> None:
 def test_half_precision_weights_are_taken_and_noted(tmp_path: Path) -> None:
     state = {name: value.half() for name, value in _state().items()}
     imported = run(tmp_path, LINEAR, _stored(tmp_path, state))
-    assert "weights: stored as float16, computed in float32 as the model is built" in imported.facts["notes"]
+    assert "weights: stored as float16, converted to float32, the type of the model" in imported.facts["notes"]
 
 
 def test_tied_weights_may_be_stored_once(tmp_path: Path) -> None:

@@ -132,9 +132,9 @@ def test_safe_casts_are_made_and_noted(tmp_path: Path, name: str, array: Any) ->
 @pytest.mark.parametrize(
     ("shape", "cause"),
     [
-        ((3, 4), "it has 2 dimensions where 3 are wanted"),
+        ((3, 4), "it has 2 dimensions, but 3 are expected"),
         ((3, 4, 5), "`size` is 5 here and 4 in `image`"),
-        ((3, 9, 9), "dimension 1 is 9, and `size` ranges from 2 to 8"),
+        ((3, 9, 9), "dimension 1 is 9, but `size` ranges from 2 to 8"),
     ],
 )
 def test_a_wrong_shape_is_told_with_the_dimension(tmp_path: Path, shape: tuple[int, ...], cause: str) -> None:
@@ -147,7 +147,7 @@ def test_a_fixed_dimension_must_have_its_size(tmp_path: Path) -> None:
     fixed = Signature((Tensor("x", "float32", ("batch", 3)),), (), DIMS, "batch")
     with pytest.raises(StepError) as caught:
         _read(tmp_path, signature=fixed, x=np.ones((2, 4), np.float32))
-    assert caught.value.cause == "dimension 1 is 4 where 3 is declared"
+    assert caught.value.cause == "dimension 1 is 4, but 3 is declared"
 
 
 def test_different_numbers_of_rows_are_refused(tmp_path: Path) -> None:

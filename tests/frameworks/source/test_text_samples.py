@@ -44,7 +44,7 @@ def test_bytes_that_are_no_utf_8_are_refused(tmp_path: Path) -> None:
 def test_numbers_are_no_texts(tmp_path: Path) -> None:
     with pytest.raises(StepError) as caught:
         _read(tmp_path, np.ones((2, 2)))
-    assert (caught.value.code, caught.value.cause) == ("E342", "it is float64, and numbers are no texts")
+    assert (caught.value.code, caught.value.cause) == ("E342", "it is float64, which is not text")
 
 
 def test_texts_are_no_numbers(tmp_path: Path) -> None:

@@ -117,10 +117,10 @@ def test_tables_of_words_keep_their_resources_in_a_saved_model(converted: Conver
 @pytest.mark.parametrize(
     ("name", "format_name", "cause"),
     [
-        ("words", "onnx", "it looks words up in a table, or holds other things that are no tensors"),
+        ("words", "onnx", "it looks up words in a table, or holds other objects that are not tensors"),
         ("words", "tflite", "operators HashTableV2, LookupTableFindV2"),
-        ("no_counterpart", "onnx", "ONNX has no counterpart of the operator Erfinv"),
-        ("no_counterpart", "tflite", "LiteRT has no counterpart of the operator Erfinv"),
+        ("no_counterpart", "onnx", "ONNX has no counterpart for the operator Erfinv"),
+        ("no_counterpart", "tflite", "LiteRT has no counterpart for the operator Erfinv"),
         ("lstm", "tflite", "a recurrent layer (LSTM, GRU, RNN) is a loop"),
         ("saved_lstm", "tflite", "a recurrent layer (LSTM, GRU, RNN) is a loop"),
     ],

@@ -228,7 +228,7 @@ def test_variables_of_another_model_are_noted(saved: Open, saved_models: Path, c
     for part in ("variables.index", "variables.data-00000-of-00001"):
         shutil.copy(saved_models / "keras" / "variables" / part, folder / "variables" / part)
     notes = saved(folder).inspect()["notes"]
-    assert "the variables in the folder are not what its fingerprint.pb was made of" in notes
+    assert "the variables in the folder do not match its fingerprint.pb" in notes
     (folder / "fingerprint.pb").write_bytes(b"\xff")
     assert any("its fingerprint.pb cannot be read" in note for note in saved(folder).inspect()["notes"])
     (folder / "fingerprint.pb").unlink()
