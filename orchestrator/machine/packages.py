@@ -99,7 +99,7 @@ class NoCuda:
     @property
     def reason(self) -> str:
         """Why a candidate that it runs is refused."""
-        return f"the installed {self.package} is a build for CPUs: {self.remedy}"
+        return f"the installed {self.package} is a CPU build: {self.remedy}"
 
 
 @cache
