@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Twice quiet: errors alone. Warnings about a machine's own settings of pip say nothing of mlo.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+CPUS := $(shell nproc)
 
-.PHONY: help install demo test unit e2e lint format bench serverbench wheel clean
+.PHONY: help install demo test unit tools e2e lint format bench serverbench wheel clean
 
 help:  ## show this list
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -15,12 +18,14 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	  || { echo "mlo needs Python 3.11 or later; name one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "this Python cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[all,dev]'
+	@echo "mlo: creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "mlo: installing the packages of constraints.txt (a few minutes the first time)"
+	@$(PIP) --upgrade pip setuptools wheel
+	@$(PIP) --no-build-isolation --editable '.[all,dev]'
 	@# Its messages, which tests read rendered files with; what it requires is a second build of TensorFlow.
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps tensorflow-serving-api
-	$(BIN)/python -m compileall -q orchestrator  # pip compiles what it installs, but not what it links to
+	@$(PIP) --no-deps tensorflow-serving-api
+	@$(BIN)/python -m compileall -q orchestrator  # pip compiles what it installs, but not what it links to
 	@touch $@
 
 demo: install  ## apply the digits spec, then send real images to the server that it started
@@ -28,10 +33,13 @@ demo: install  ## apply the digits spec, then send real images to the server tha
 
 test: install  ## lint and every test that needs minutes at most
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -m 'not e2e'
+	$(BIN)/python -m pytest -n $(CPUS) --dist worksteal -m 'not e2e'
 
-unit: install  ## the tests that need no framework and no whole apply (minutes)
-	$(BIN)/python -m pytest -q -m 'not e2e and not frameworks'
+unit: install  ## the tests of what is computed in one process: seconds
+	$(BIN)/python -m pytest -n $(CPUS) --dist worksteal -q -m 'not e2e and not frameworks and not processes'
+
+tools: install  ## helm and kubectl beside Python, for the tests of charts
+	@$(BIN)/python tests/get_tools.py
 
 e2e: install  ## whole applies, real servers, real engines
 	$(BIN)/python -m pytest -m e2e

@@ -15,6 +15,8 @@ from orchestrator.measure.runtime_report import participant_report
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.sweep import Measured, SweepSettings, sweep
 
+pytestmark = pytest.mark.alone  # it measures time
+
 Settings = Callable[..., SweepSettings]
 Sleeper = Callable[..., Participant]
 

@@ -82,6 +82,7 @@ def test_what_arrives_together_goes_together_and_one_cannot_spoil_the_others() -
     around(scenario)
 
 
+@pytest.mark.alone
 def test_after_each_call_the_loop_has_its_turn() -> None:
     async def scenario(model: Model, batcher: Batcher) -> None:
         await ask(batcher, rows(8)).future
@@ -128,6 +129,7 @@ def test_long_calls_keep_the_event_loop_from_calls_longer_and_longer() -> None:
     assert brief.fits(100, time.monotonic() + 1.5)
 
 
+@pytest.mark.alone
 @pytest.mark.frameworks
 def test_a_real_model_that_is_short_at_times_never_holds_up_health_or_who_hangs_up(
     tmp_path: Path, start: Start

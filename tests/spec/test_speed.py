@@ -7,10 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from orchestrator.spec.load import load_spec
 from tests.spec.conftest import BASE
 
 
+@pytest.mark.alone
 def test_a_thousand_specs_load_within_five_seconds_of_cpu_time(folder: Path) -> None:
     files = [folder / f"spec{i}.yaml" for i in range(1000)]
     for i, file in enumerate(files):
