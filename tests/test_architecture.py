@@ -29,7 +29,17 @@ LAYERS = [
     {"containers", "process"},
     {"steps", "errors", "diagnostics", "events", "__init__"},
 ]
-FRAMEWORKS = ("torch", "tensorflow", "keras", "onnx", "onnxruntime", "onnxscript", "safetensors", "transformers")
+FRAMEWORKS = (
+    "torch",
+    "tensorflow",
+    "keras",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "safetensors",
+    "transformers",
+)
 HEAVY = {*FRAMEWORKS, "numpy", "aiohttp", "docker", "kubernetes", "jinja2", "psutil", "rich", "uvicorn"}
 NAMES_OF_BACKENDS = "orchestrator.backends.table"
 """What the spec may take from above it: a table of names, which imports nothing."""

@@ -32,6 +32,7 @@ class Row:
 
 BACKENDS: dict[str, Row] = {
     "onnxruntime": Row("orchestrator.backends.onnxruntime.backend:ONNXRUNTIME", ("onnx",)),
+    "openvino": Row("orchestrator.backends.openvino.backend:OPENVINO", ("onnx",)),
     "torchserve": Row("orchestrator.backends.torchserve.backend:TORCHSERVE", ("torchscript", "exported-program")),
     "tensorflow-serving": Row("orchestrator.backends.tensorflow_serving.backend:TENSORFLOW_SERVING", ("saved-model",)),
     "litert": Row("orchestrator.backends.litert.backend:LITERT", ("tflite",), served=False),

@@ -14,9 +14,11 @@ from .datatypes import DATATYPES
 from .errors import BAD_CONFIG, StartError
 from .signature import Signature, Tensor
 
-__all__ = ["CUDA", "LOG_LEVELS", "ModelConfig", "ServerConfig", "TlsConfig", "load_config"]
+__all__ = ["CUDA", "LOG_LEVELS", "RUNTIMES", "ModelConfig", "ServerConfig", "TlsConfig", "load_config"]
 
+CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+RUNTIMES = ("onnxruntime", "openvino")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _LABELS = ("variant", "model_digest", "spec_digest", "decision_digest")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -52,6 +54,7 @@ class ServerConfig:
     model: ModelConfig
     threads: int | None
     instances: int
+    runtime: str
     provider: str
     devices: tuple[int, ...] | None
     cuda_graphs: bool
@@ -175,6 +178,7 @@ def _server(document: Any, folder: Path) -> ServerConfig:
         model=_model(section.take("model"), folder),
         threads=section.integer("threads", 1, 1024) if section.has("threads") else None,
         instances=section.integer("instances", 1, 64),
+        runtime=section.choice("runtime", RUNTIMES) if section.has("runtime") else "onnxruntime",
         provider=section.text("provider", re.compile(r"[A-Za-z]+ExecutionProvider")),
         devices=_devices(section) if section.has("devices") else None,
         cuda_graphs=section.flag("cuda_graphs") if section.has("cuda_graphs") else False,
@@ -204,9 +208,11 @@ def _server(document: Any, folder: Path) -> ServerConfig:
 
 def _check_sessions(config: ServerConfig) -> None:
     """Devices, instances and CUDA graphs against each other and the model."""
+    if config.runtime != "onnxruntime" and config.provider != CPU:
+        raise _SettingError(f"provider must be {CPU} where the runtime is {config.runtime}")
     if config.devices is None and config.provider == CUDA:
         raise _SettingError(f"devices is missing; {CUDA} needs one, such as [0]")
-    if config.devices is not None and config.provider == "CPUExecutionProvider":
+    if config.devices is not None and config.provider == CPU:
         raise _SettingError("devices must be left out where the provider is CPUExecutionProvider")
     if config.threads is not None and len(config.sessions) > config.threads:
         what = "instances" if config.devices is None else "instances of all devices"

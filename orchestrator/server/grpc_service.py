@@ -134,7 +134,7 @@ class GrpcServer:
     async def _model_metadata(self, request: Any, context: Any) -> Any:
         await self._check_model(request.name, request.version, context)
         model = self._service.model
-        answer = pb.ModelMetadataResponse(name=model.name, versions=[model.version], platform="onnxruntime_onnx")
+        answer = pb.ModelMetadataResponse(name=model.name, versions=[model.version], platform=self._service.platform)
         for field, tensors in ((answer.inputs, model.signature.inputs), (answer.outputs, model.signature.outputs)):
             for tensor in tensors.values():
                 field.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.wire_shape)

@@ -118,7 +118,7 @@ class _Life:
         done: list[int] = []
         tasks = [partial(_warm_up, model, sizes, texts=texts, done=done) for model in models]
         # Several instances are there to run at the same time, and a GPU's calls are not what the CPU is busy with.
-        alone = len(models) == 1 and models[0].device is None
+        alone = len(models) == 1 and models[0].stoppable
         brief = Brief(models[0].run_stoppable, models[0].stop) if alone else None
         await self._service.start([model.run for model in models], tasks, brief)
         _log.info(

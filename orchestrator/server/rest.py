@@ -201,7 +201,7 @@ class RestApp:
             {
                 "name": model.name,
                 "versions": [model.version],
-                "platform": "onnxruntime_onnx",
+                "platform": self._service.platform,
                 "inputs": described(model.signature.inputs),
                 "outputs": described(model.signature.outputs),
             },

@@ -58,6 +58,11 @@ class Service:
         return self.phase is Phase.READY
 
     @property
+    def platform(self) -> str:
+        """What runs the model and which format it has, as the protocol's metadata names it."""
+        return f"{self.config.runtime}_onnx"
+
+    @property
     def traced(self) -> bool:
         """Whether spans are made."""
         return self._tracing is not None

@@ -1,79 +1,77 @@
-"""The model in ONNX Runtime: opened as configured or not at all, and run."""
+"""The model: opened by the runtime that the configuration names, called by name, warmed up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from .brief import Stopped
-from .config import CUDA, ServerConfig
-from .datatypes import ORT_TYPES, Array, numpy_dtype
+from .config import ServerConfig
+from .datatypes import Array, numpy_dtype
 from .errors import BAD_MODEL, UNAVAILABLE, RequestError, StartError
-from .fixed_sizes import FixedSizes
-from .signature import Signature, Tensor
+from .signature import Signature
 
-__all__ = ["Model", "open_model", "provider_options"]
-
-_FAILURES = (
-    ort_errors.Fail, ort_errors.EPFail, ort_errors.RuntimeException, ort_errors.NotImplemented, RuntimeError
-)  # fmt: skip
-_NO_LOG = 4  # ONNX Runtime's own lines are not JSON; what it raises is logged by who called it
+__all__ = ["Model", "Session", "check_tensors", "open_model"]
 
 
-class Model:
-    """One ONNX Runtime session. `run` may be called by one thread at a time; with CUDA graphs, by one thread only."""
+class Session(Protocol):
+    """An opened model in a runtime. One thread at a time calls it."""
 
-    def __init__(self, call: Callable[..., list[Array]], signature: Signature, device: int | None) -> None:
-        """Take over what was opened.
+    @property
+    def stoppable(self) -> bool:
+        """Whether `run_stoppable` and `stop` may be called."""
 
-        Args:
-            call: one call of the session: inputs, on the CPU also ONNX Runtime's options → outputs in the signature's order.
-            signature: the model's.
-            device: the number of its device; None for the CPU.
-        """
-        self.device = device
-        self._call = call
-        self._signature = signature
-        self._outputs = list(signature.outputs)
-        self._stoppable = ort.RunOptions()
-
-    def run_stoppable(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """As `run`, on the CPU only.
-
-        Raises:
-            Stopped: `stop` was called; between two of the model's operators, in a loop's body too, so one that takes long
-                by itself goes on to its end.
-        """
-        try:
-            return self.run(inputs, self._stoppable)
-        except RequestError as error:
-            if self._stoppable.terminate:
-                self._stoppable.terminate = False
-                raise Stopped from error
-            raise
-
-    def stop(self) -> None:
-        """End the call of `run_stoppable`, or the next one if it is over; any thread may."""
-        self._stoppable.terminate = True
-
-    def run(self, inputs: Mapping[str, Array], *options: Any) -> dict[str, Array]:
-        """One call with every input of the signature; all outputs by name.
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """One call with every input of the signature; the outputs in the signature's order.
 
         Raises:
             RequestError: 400 where the model refuses the values (an index outside a table), 500 where it fails.
         """
-        try:
-            values = self._call(inputs, *options)
-        except ort_errors.InvalidArgument as error:
-            raise RequestError(400, f"the model refused the request: {_text(error)}", reason="refused") from error
-        except _FAILURES as error:
-            raise RequestError(500, f"the model failed: {_text(error)}", reason="failed") from error
-        return dict(zip(self._outputs, values, strict=True))
+
+    def run_stoppable(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """As `run`.
+
+        Raises:
+            Stopped: `stop` was called.
+        """
+
+    def stop(self) -> None:
+        """End the call of `run_stoppable`, or the next one if it is over; any thread may."""
+
+
+class Model:
+    """An opened model, called by name."""
+
+    def __init__(self, session: Session, signature: Signature, device: int | None) -> None:
+        """Take over what was opened.
+
+        Args:
+            session: the model in its runtime.
+            signature: the model's.
+            device: the number of its device; None for the CPU.
+        """
+        self.device = device
+        self._session = session
+        self._signature = signature
+        self._outputs = list(signature.outputs)
+
+    @property
+    def stoppable(self) -> bool:
+        """Whether a call can be ended before it is over."""
+        return self._session.stoppable
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One call with every input of the signature; all outputs by name. See `Session.run`."""
+        return dict(zip(self._outputs, self._session.run(inputs), strict=True))
+
+    def run_stoppable(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As `run`; see `Session.run_stoppable`."""
+        return dict(zip(self._outputs, self._session.run_stoppable(inputs), strict=True))
+
+    def stop(self) -> None:
+        """See `Session.stop`."""
+        self._session.stop()
 
     def warm_up(self, rows: int) -> None:
         """Run once on zeros, with `rows` in the batch and every other dimension at its smallest.
@@ -95,89 +93,36 @@ class Model:
 
 
 def open_model(config: ServerConfig, device: int | None, threads: int, sizes: Sequence[int]) -> Model:
-    """Open one session on a device, or on the CPU, with its share of `threads`; `sizes` are the calls to be warm at.
+    """Open the model on a device, or on the CPU, with its share of `threads`; `sizes` are the calls to be warm at.
 
     Raises:
         StartError: `BAD_MODEL` for a file that is missing, is another than the configured one, or whose inputs and
-            outputs are not the signature's; `UNAVAILABLE` when the provider is not there or cannot be started (ONNX
-            Runtime itself would quietly take the CPU).
+            outputs are not the signature's; `UNAVAILABLE` when the runtime or its device is not there or cannot be started.
     """
-    if config.provider not in ort.get_available_providers():
-        have = ", ".join(ort.get_available_providers())
-        raise StartError(UNAVAILABLE, f"this machine's ONNX Runtime lacks {config.provider}; it has {have}")
-    if config.provider == CUDA:
-        ort.preload_dlls()  # CUDA's and cuDNN's libraries as packages bring them, which no path of the loader names
-    path = config.model.file
-    where = "" if device is None else f" on device {device}"
+    session: Session
     try:
-        session = ort.InferenceSession(
-            str(path),
-            _options(config, threads),
-            providers=[(config.provider, provider_options(config, device))],
-            enable_fallback=0,  # to the CPU, when a call fails on the device
-        )
-    except (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf, ort_errors.NoSuchFile) as error:
-        raise StartError(BAD_MODEL, f"{path}: cannot be loaded{where}: {_text(error)}") from error
-    except (ort_errors.NotImplemented, ort_errors.InvalidArgument, ort_errors.RuntimeException) as error:
-        raise StartError(BAD_MODEL, f"{path}: this ONNX Runtime cannot run it{where}: {_text(error)}") from error
-    except (ort_errors.EPFail, RuntimeError, ValueError) as error:
-        raise StartError(UNAVAILABLE, f"{config.provider} could not be started{where}: {_text(error)}") from error
-    if config.provider not in session.get_providers():
-        message = f"{config.provider} could not be started{where}: its driver or its libraries are missing or too old"
-        raise StartError(UNAVAILABLE, message)
-    _check_tensors("input", session.get_inputs(), config.model.signature.inputs)
-    _check_tensors("output", session.get_outputs(), config.model.signature.outputs)
-    signature = config.model.signature
-    if config.cuda_graphs:
-        return Model(FixedSizes(session, signature, sizes, ("cuda", device or 0)), signature, device)
-    return Model(partial(session.run, list(signature.outputs)), signature, device)
+        if config.runtime == "openvino":
+            from . import openvino_session  # noqa: PLC0415 - each runtime is imported only where it is configured
+
+            session = openvino_session.open_session(config, threads)
+        else:
+            from . import onnxruntime_session  # noqa: PLC0415
+
+            session = onnxruntime_session.open_session(config, device, threads, sizes)
+    except ImportError as error:
+        raise StartError(UNAVAILABLE, f"the runtime {config.runtime} cannot be imported: {error}") from error
+    return Model(session, config.model.signature, device)
 
 
-def provider_options(config: ServerConfig, device: int | None) -> dict[str, str]:
-    """The execution provider's settings for one session.
+def check_tensors(inputs: Mapping[str, str], outputs: Mapping[str, str], signature: Signature) -> None:
+    """Compare the opened model's tensors, as name → dtype, with the signature.
 
-    Memory grows by what is asked for, not to powers of two, since other sessions may share the device. Algorithms of
-    convolutions are chosen by rule: trying all of them takes seconds at every new size, in front of a request. float32 is
-    computed as float32, not as TF32 with its 10 bits, or the proof that was made on the samples would not hold.
-
-    Source: ONNX Runtime's manual, "CUDA Execution Provider".
+    Raises:
+        StartError: `BAD_MODEL`, they differ. An output may be left out of the signature; an input may not, since every call
+            needs it.
     """
-    if device is None:
-        return {}
-    options = {"device_id": str(device)}
-    if config.provider == CUDA:
-        options |= {
-            "arena_extend_strategy": "kSameAsRequested",
-            "cudnn_conv_algo_search": "HEURISTIC",
-            "use_tf32": "0",
-            "enable_cuda_graph": str(int(config.cuda_graphs)),
-        }
-    return options
-
-
-def _options(config: ServerConfig, threads: int) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = max(1, threads // len(config.sessions))
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = _NO_LOG
-    # A thread that spins while it waits takes the CPU from the event loop, which shares the container's limit.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Memory patterns are planned for one shape; with sizes that vary they only cost.
-    options.enable_mem_pattern = not config.model.signature.dims
-    return options
-
-
-def _check_tensors(what: str, nodes: list[Any], expected: Mapping[str, Tensor]) -> None:
-    found = {node.name: ORT_TYPES.get(node.type, node.type) for node in nodes}
-    wanted = {tensor.name: tensor.dtype for tensor in expected.values()}
-    missing = {name: dtype for name, dtype in wanted.items() if found.get(name) != dtype}
-    # An output may be left out of the signature; an input may not, since every call needs it.
-    extra = sorted(found.keys() - wanted.keys()) if what == "input" else []
-    if missing or extra:
-        raise StartError(BAD_MODEL, f"the model's {what}s {found} are not the signature's {wanted}")
-
-
-def _text(error: Exception) -> str:
-    """The reason without the colours, prefix and newlines that ONNX Runtime adds."""
-    return " ".join(str(error).split("Status Message: ")[-1].split(" : ", 3)[-1].split())
+    for what, found, tensors in (("input", inputs, signature.inputs), ("output", outputs, signature.outputs)):
+        wanted = {tensor.name: tensor.dtype for tensor in tensors.values()}
+        missing = any(found.get(name) != dtype for name, dtype in wanted.items())
+        if missing or (what == "input" and found.keys() - wanted.keys()):
+            raise StartError(BAD_MODEL, f"the model's {what}s {dict(found)} are not the signature's {wanted}")

@@ -22,6 +22,7 @@ Parse = Callable[..., list[Any]]
 
 _FORMATS = {
     "onnxruntime": "onnx",
+    "openvino": "onnx",
     "torchserve": "torchscript",
     "tensorflow-serving": "saved-model",
     "litert": "tflite",

@@ -26,12 +26,14 @@ _SIGNATURE = Signature(
 )
 _FORMATS = {
     "onnxruntime": ("onnx", "model.onnx"),
+    "openvino": ("onnx", "model.onnx"),
     "torchserve": ("torchscript", "model.pt"),
     "tensorflow-serving": ("saved-model", "saved_model/saved_model.pb"),
     "litert": ("tflite", "model.tflite"),
 }
 _TOOLS = {
     "onnxruntime": {"onnxruntime": "1.31.1", "uvicorn": "0.40.0", "Prometheus_Client": "0.23.1"},
+    "openvino": {"openvino": "2026.4.1", "orjson": "3.11.6"},
     "torchserve": {"torch": "2.13.0+cpu", "torchserve": "0.12.0"},
     "tensorflow-serving": {"tensorflow": "2.21.0"},
     "litert": {"ai-edge-litert": "2.3.0"},

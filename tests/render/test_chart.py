@@ -11,10 +11,12 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from orchestrator.backends.table import SERVERS
+
 Render = Callable[..., Path]
 Template = Callable[..., list[dict[str, Any]]]
 
-each = pytest.mark.parametrize("backend", ["onnxruntime", "torchserve", "tensorflow-serving"])
+each = pytest.mark.parametrize("backend", SERVERS)
 
 
 @pytest.fixture
@@ -113,7 +115,12 @@ def test_pods_may_do_nothing_but_serve(template: Template, backend: str) -> None
     policy = _one(documents, "NetworkPolicy")["spec"]
     assert policy["egress"] == []
     ports = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
-    assert ports == {"onnxruntime": {8080}, "torchserve": {8080, 8082}, "tensorflow-serving": {8501}}[backend]
+    assert (
+        ports
+        == {"onnxruntime": {8080}, "openvino": {8080}, "torchserve": {8080, 8082}, "tensorflow-serving": {8501}}[
+            backend
+        ]
+    )
 
 
 @each

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.server.config import load_config
 from orchestrator.server.errors import StartError
-from orchestrator.server.session import provider_options
+from orchestrator.server.onnxruntime_session import provider_options
 from tests.server.conftest import add_model, edit, signature
 
 

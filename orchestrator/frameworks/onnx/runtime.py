@@ -44,7 +44,7 @@ CUDA_OPTIONS = {
     "cudnn_conv_algo_search": "HEURISTIC",
     "use_tf32": "0",
 }
-"""As the server opens it (`orchestrator/server/session.py`, which says why), since that is what will serve; a test compares."""
+"""As the server opens it (`orchestrator/server/onnxruntime_session.py`, which says why), since that is what will serve; a test compares."""
 
 
 class OrtRuntime:

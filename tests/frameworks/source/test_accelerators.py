@@ -88,7 +88,7 @@ def test_nor_is_the_model_as_given(tmp_path: Path, kind: str) -> None:
 
 def test_what_is_measured_is_opened_as_what_serves(tmp_path: Path) -> None:
     from orchestrator.frameworks.onnx.runtime import CUDA_OPTIONS
-    from orchestrator.server.session import provider_options
+    from orchestrator.server.onnxruntime_session import provider_options
 
     config = add_model(tmp_path, provider="CUDAExecutionProvider", devices=[0])
     served = provider_options(load_config(config), 0)

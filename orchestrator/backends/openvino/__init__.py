@@ -1,0 +1,1 @@
+"""OpenVINO: ONNX models on mlo's own server, with a session of OpenVINO."""

@@ -1,0 +1,73 @@
+"""Runs ONNX models in OpenVINO, on the CPU, as the server does (`orchestrator/server/openvino_session.py`)."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.artifacts.runtime_facts import RuntimeFacts
+from orchestrator.frameworks.source.runtime import not_used
+from orchestrator.steps import StepError
+
+# The package `openvino` counts its uses: it writes to the home folder and sends a message when it is imported. Without
+# the package that does so, it uses a stand-in of its own that does nothing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+import openvino  # noqa: E402 - only now
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from orchestrator.frameworks.source.runtime import Accelerator
+    from orchestrator.spec.signature import Signature
+
+__all__ = ["OpenVinoRuntime", "compile_settings", "open_onnx"]
+
+
+class OpenVinoRuntime:
+    """One compiled model; see `orchestrator.frameworks.source.runtime.Runtime`."""
+
+    def __init__(self, compiled: Any, signature: Signature, threads: int) -> None:
+        self._request = compiled.create_infer_request()
+        self._inputs = [tensor.name for tensor in signature.inputs]
+        self._outputs = {tensor.name: compiled.output(tensor.name) for tensor in signature.outputs}
+        self._threads = threads
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """One call; see `Runtime.run`."""
+        answer = self._request.infer({name: np.ascontiguousarray(inputs[name]) for name in self._inputs})
+        return {name: answer[output] for name, output in self._outputs.items()}
+
+    def facts(self) -> RuntimeFacts:
+        """See `Runtime.facts`."""
+        return RuntimeFacts("openvino", {"openvino": openvino.__version__.partition("-")[0]}, self._threads)
+
+
+def compile_settings(threads: int) -> dict[str, Any]:
+    """As the server compiles it, since that is what will serve; a test compares."""
+    return {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": openvino.Type.f32,
+        "ENABLE_CPU_PINNING": False,
+        "ENABLE_HYPER_THREADING": True,
+    }
+
+
+def open_onnx(
+    directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none"
+) -> OpenVinoRuntime:
+    """Load `model.onnx` of a variant; see `open_runtime`."""
+    if accelerator != "none":
+        raise not_used("OpenVINO", "it does not run on NVIDIA GPUs")
+    try:
+        compiled = openvino.Core().compile_model(str(directory / "model.onnx"), "CPU", compile_settings(threads))
+    except RuntimeError as error:
+        raise StepError(
+            "E420", "OpenVINO does not load the model", cause=str(error).strip().splitlines()[-1]
+        ) from error
+    return OpenVinoRuntime(compiled, signature, threads)

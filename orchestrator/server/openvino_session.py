@@ -1,0 +1,135 @@
+"""The model in OpenVINO, on the CPU: opened as configured or not at all, and run.
+
+OpenVINO reads ONNX itself. It computes float32 as float32 here: by default it takes bfloat16 or float16 on CPUs that are
+faster with them, and the proof that was made on the samples would not hold elsewhere.
+
+Source: OpenVINO's manual, "CPU Device" (precisions, `INFERENCE_PRECISION_HINT`) and "Optimizing for Latency".
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .config import ServerConfig
+from .datatypes import Array
+from .errors import BAD_MODEL, RequestError, StartError
+from .session import check_tensors
+
+# The package `openvino` counts its uses: it writes to the home folder and sends a message when it is imported. Without
+# the package that does so, it uses a stand-in of its own that does nothing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+import openvino  # noqa: E402 - only now
+
+__all__ = ["OpenVinoSession", "compile_settings", "open_session"]
+
+_INT32 = np.iinfo(np.int32)
+_DTYPES = {
+    openvino.Type.boolean: "bool",
+    **{getattr(openvino.Type, f"i{bits}"): f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{getattr(openvino.Type, f"u{bits}"): f"uint{bits}" for bits in (8, 16, 32, 64)},
+    **{getattr(openvino.Type, f"f{bits}"): f"float{bits}" for bits in (16, 32, 64)},
+    openvino.Type.string: "string",
+}
+"""OpenVINO's element type → numpy's name."""
+
+_INEXACT = {
+    "float64": "computes float64 as float32",
+    "uint64": "computes uint64 with 32 bits",
+    "string": "has no operators for strings",
+}
+"""dtype → what OpenVINO's CPU plugin does with it, so that it is not served."""
+
+
+class OpenVinoSession:
+    """One compiled model with one request; see `session.Session`."""
+
+    stoppable = False
+
+    def __init__(self, compiled: Any, outputs: list[str]) -> None:
+        """Take over what was compiled.
+
+        Args:
+            compiled: the model.
+            outputs: their names in the signature's order.
+        """
+        self._request = compiled.create_infer_request()
+        self._outputs = [compiled.output(name) for name in outputs]
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """See `Session.run`.
+
+        int64 is computed with 32 bits, so larger values are refused. Unlike ONNX Runtime, OpenVINO reads zeros where an index
+        lies outside a table.
+        """
+        for name, array in inputs.items():
+            if array.dtype == np.int64 and array.size and (array.min() < _INT32.min or array.max() > _INT32.max):
+                message = (
+                    f"input {name!r} holds values that need more than 32 bits, and OpenVINO computes int64 with 32"
+                )
+                raise RequestError(400, message, reason="refused")
+        try:
+            # Copies of what comes in and goes out: the next call uses the same memory.
+            answer = self._request.infer({name: np.ascontiguousarray(array) for name, array in inputs.items()})
+        except RuntimeError as error:
+            raise RequestError(500, f"the model failed: {_text(error)}", reason="failed") from error
+        return [answer[output] for output in self._outputs]
+
+    def run_stoppable(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """Not called: no call is ended before it is over."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Not called."""
+        raise NotImplementedError
+
+
+def compile_settings(threads: int) -> dict[str, Any]:
+    """How the model is compiled: one call at a time, on exactly so many threads, float32 as float32.
+
+    Threads are not bound to CPUs: which ones they may use, the container or whoever started the process has said.
+    """
+    return {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": openvino.Type.f32,
+        "ENABLE_CPU_PINNING": False,
+        "ENABLE_HYPER_THREADING": True,
+    }
+
+
+def open_session(config: ServerConfig, threads: int) -> OpenVinoSession:
+    """Compile the model for the CPU with its share of `threads`.
+
+    Raises:
+        StartError: `BAD_MODEL` for a file that does not load, a dtype that OpenVINO does not compute as it is, or inputs and
+            outputs that are not the signature's.
+    """
+    path, signature = config.model.file, config.model.signature
+    for tensor in (*signature.inputs.values(), *signature.outputs.values()):
+        if tensor.dtype in _INEXACT:
+            raise StartError(BAD_MODEL, f"{tensor.name!r} is {tensor.dtype}, and OpenVINO {_INEXACT[tensor.dtype]}")
+    try:
+        settings = compile_settings(max(1, threads // len(config.sessions)))
+        compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    except RuntimeError as error:
+        raise StartError(BAD_MODEL, f"{path}: OpenVINO does not load it: {_text(error)}") from error
+    inputs, outputs = (
+        {name: _DTYPES.get(port.element_type, str(port.element_type)) for port in ports for name in port.names}
+        for ports in (compiled.inputs, compiled.outputs)
+    )
+    wanted = {name: dtype for name, dtype in inputs.items() if name in signature.inputs}
+    check_tensors(wanted if len(wanted) == len(compiled.inputs) else inputs, outputs, signature)
+    return OpenVinoSession(compiled, list(signature.outputs))
+
+
+def _text(error: Exception) -> str:
+    """The reason, without the lines that name places in OpenVINO's source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Exception from ", "FrontEnd API failed"))]
+    return " ".join(told or lines)
