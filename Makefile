@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 CPUS := $(shell nproc)
 
-.PHONY: help install demo test unit tools e2e lint format bench serverbench wheel clean
+.PHONY: help install demo test unit tools e2e lint format bench serverbench wheel clean protos
 
 help:  ## show this list
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ lint: install  ## the checks of the CI
 format: install  ## put the code into the one form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+protos: install  ## generate the Python classes of TensorFlow Serving's messages
+	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. orchestrator/backends/tensorflow_serving/messages.proto
 
 bench: install  ## measure mlo itself and write the table
 	$(BIN)/python benchmarks/run.py

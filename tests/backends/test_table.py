@@ -124,7 +124,10 @@ def test_a_folder_says_how_many_devices_it_is_served_with(
     name: str, devices: int, settings_for: Callable[..., ServingSettings], placeholder_variant: Path, tmp_path: Path
 ) -> None:
     serving_backend(name).write_folder(settings_for(name, devices=devices), placeholder_variant, tmp_path / "serving")
-    assert serving_backend(name).devices(tmp_path / "serving") == devices
+    chosen = serving_backend(name)
+    if chosen.refuses_on_cuda(chosen.formats[0], "fp32", 1) is not None:
+        devices = 0  # it runs on CPUs alone
+    assert chosen.devices(tmp_path / "serving") == devices
 
 
 @every_server

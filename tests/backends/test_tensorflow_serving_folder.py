@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
 
 from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
 from orchestrator.backends.tensorflow_serving.config import (
-    MONITORING,
+    METRICS_PATH,
     Models,
     batch_sizes,
     batching,
@@ -22,10 +23,11 @@ from orchestrator.backends.tensorflow_serving.config import (
     flag_values,
     flags,
     models_config,
-    quoted,
+    monitoring,
     read_models_config,
     rows_together,
 )
+from orchestrator.backends.tensorflow_serving.messages_pb2 import BatchingParameters
 from orchestrator.backends.tensorflow_serving.warmup import MOST_BYTES, crc32c, warmup_records
 from orchestrator.spec.signature import Signature, Tensor
 
@@ -213,8 +215,9 @@ def test_batches_have_sizes_that_the_model_takes(
         sizes, allowed = (4,), "4"
     assert batch_sizes(chosen) == sizes
     assert " ".join(found) == allowed
-    assert f"max_batch_size {{ value: {found[-1]} }}" in text
-    assert f"max_execution_batch_size {{ value: {sizes[-1]} }}" in text
+    parameters = text_format.Parse(text, BatchingParameters())
+    assert parameters.max_batch_size.value == int(found[-1])
+    assert parameters.max_execution_batch_size.value == sizes[-1]
 
 
 @pytest.mark.parametrize("rows", [2, 8, 64, 256, 1024])
@@ -225,11 +228,10 @@ def test_the_queue_refuses_before_the_threads_run_out(settings: ServingSettings,
     threads = int(flag_values(flags(chosen))["rest_api_num_threads"])
     text = batching(chosen)
     assert text is not None
-    values = dict(line.replace(" { value:", "").removesuffix(" }").split(" ", 1) for line in text.splitlines()[:6])
-    held = rows * (int(values["num_batch_threads"]) + int(values["max_enqueued_batches"]))
-    assert int(values["max_enqueued_batches"]) * rows >= 2 * int(values["max_batch_size"]), (
-        "two of the longest calls fit"
-    )
+    parameters = text_format.Parse(text, BatchingParameters())
+    waiting = parameters.max_enqueued_batches.value
+    held = rows * (parameters.num_batch_threads.value + waiting)
+    assert waiting * rows >= 2 * parameters.max_batch_size.value, "two of the longest calls fit"
     assert threads <= 512
     assert threads > held or threads == 512, "as many as there may be"
 
@@ -328,4 +330,4 @@ def test_what_rest_speaks_is_taken_and_outputs_that_nobody_knows_yet_too(setting
 
 
 def test_metrics_have_the_path_that_the_chart_scrapes() -> None:
-    assert quoted("/monitoring/prometheus/metrics") in MONITORING
+    assert f'path: "{METRICS_PATH}"' in monitoring()

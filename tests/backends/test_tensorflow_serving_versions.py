@@ -90,7 +90,7 @@ def test_settling_leaves_labels_alone_and_says_when_a_server_has_to_be_restarted
     move_label(folder, 12)
     assert settle(folder, rendered()) is False
     assert settle(folder, rendered(max_batch_size=4)) is True
-    assert "max_execution_batch_size { value: 4 }" in (folder / "batching.config").read_text()
+    assert "max_execution_batch_size {\n  value: 4\n}" in (folder / "batching.config").read_text()
     assert settle(folder, rendered(max_batch_size=1)) is True
     assert not (folder / "batching.config").exists()
     assert "--enable_batching=false" in (folder / "flags.txt").read_text()

@@ -147,7 +147,7 @@ class TensorFlowServing(ServingBackend):
             settings.name, str(config.ROOT / "models" / settings.name), (_VERSION,), {config.LIVE: _VERSION}
         )
         write_file(folder / config.MODELS_FILE, config.models_config(models))
-        write_file(folder / "monitoring.config", config.MONITORING)
+        write_file(folder / "monitoring.config", config.monitoring())
         if (batching := config.batching(settings)) is not None:
             write_file(folder / "batching.config", batching)
         write_file(folder / config.FLAGS_FILE, "".join(f"{flag}\n" for flag in config.flags(settings)))

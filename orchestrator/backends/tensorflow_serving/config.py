@@ -1,6 +1,7 @@
 """What stands in TensorFlow Serving's files and flags, and why. Facts are those of TensorFlow Serving 2.20's source.
 
-Its configuration files are text protos: `ModelServerConfig`, `BatchingParameters` and `MonitoringConfig`.
+Its configuration files are text protos, made with the generated classes of `messages.proto`. These are imported where they
+are used: protobuf comes with the extra `tensorflow`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from orchestrator.backends.folder import largest_batch
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from google.protobuf.message import Message
+
     from orchestrator.backends.backend import ServingSettings
     from orchestrator.spec.signature import Signature
 
@@ -23,7 +26,6 @@ __all__ = [
     "LIVE",
     "METRICS_PATH",
     "MODELS_FILE",
-    "MONITORING",
     "REST_PORT",
     "ROOT",
     "Models",
@@ -33,7 +35,7 @@ __all__ = [
     "flag_values",
     "flags",
     "models_config",
-    "quoted",
+    "monitoring",
     "read_models_config",
     "rows_together",
 ]
@@ -48,9 +50,7 @@ FLAGS_FILE = "flags.txt"
 LIVE = "stable"
 """The label of the version that requests go to."""
 
-MONITORING = f'prometheus_config {{ enable: true path: "{METRICS_PATH}" }}\n'
-"""monitoring.config. The path is served on the REST port, so it takes that port to be on."""
-
+_PLATFORM = "tensorflow"
 _TIMEOUT_MS = 30_000
 _QUEUE_BATCHES = 32
 """Full batches that wait at most; what comes beyond is refused at once (503) rather than answered too late."""
@@ -84,21 +84,14 @@ class Models:
     labels: Mapping[str, int] = field(default_factory=dict)
 
 
-def quoted(text: str) -> str:
-    """A string literal of a text proto, whatever the text holds: a path of this machine may hold anything."""
-    literal = "".join(
-        chr(byte) if 0x20 <= byte < 0x7F and byte not in b"\"'\\" else f"\\{byte:03o}"
-        for byte in text.encode("utf-8", "surrogateescape")
-    )
-    return f'"{literal}"'
-
-
 def models_config(models: Models) -> str:
     """models.config.
 
     Raises:
         ValueError: a name, label, version or path that may not stand in it.
     """
+    from orchestrator.backends.tensorflow_serving import messages_pb2 as pb  # noqa: PLC0415 - the core lacks protobuf
+
     if not _NAME.fullmatch(models.name):
         raise ValueError(f"{models.name!r} is no model name")
     if not PurePosixPath(models.base).is_absolute():
@@ -109,32 +102,17 @@ def models_config(models: Models) -> str:
     for version in (*models.versions, *models.labels.values()):
         if type(version) is not int or not 0 < version <= _LARGEST_VERSION:
             raise ValueError(f"{version!r} is no version")
-    policy = "".join(f" versions: {version}" for version in sorted(models.versions))
-    policy = f"specific {{{policy} }}" if policy else "all {}"
-    labels = "".join(
-        f"    version_labels {{ key: {quoted(label)} value: {version} }}\n"
-        for label, version in sorted(models.labels.items())
+    config = pb.ModelConfig(
+        name=models.name,
+        base_path=models.base.encode("utf-8", "surrogateescape"),
+        model_platform=_PLATFORM,
+        version_labels=dict(models.labels),
     )
-    return (
-        "model_config_list {\n"
-        "  config {\n"
-        f"    name: {quoted(models.name)}\n"
-        f"    base_path: {quoted(models.base)}\n"
-        '    model_platform: "tensorflow"\n'
-        f"    model_version_policy {{ {policy} }}\n"
-        f"{labels}"
-        "  }\n"
-        "}\n"
-    )
-
-
-_STRING = r'"((?:[^"\\\n]|\\[0-7]{3})*)"'
-_WRITTEN = re.compile(
-    rf"model_config_list \{{\n  config \{{\n    name: {_STRING}\n    base_path: {_STRING}\n"
-    r'    model_platform: "tensorflow"\n    model_version_policy \{ (?:all \{\}|specific \{((?: versions: [0-9]+)+) \}) \}\n'
-    rf"((?:    version_labels \{{ key: {_STRING} value: [0-9]+ \}}\n)*)  \}}\n\}}\n"
-)
-_WRITTEN_LABEL = re.compile(rf"key: {_STRING} value: ([0-9]+)")
+    if models.versions:
+        config.model_version_policy.specific.versions.extend(sorted(models.versions))
+    else:
+        config.model_version_policy.all.SetInParent()
+    return _text(pb.ModelServerConfig(model_config_list=pb.ModelConfigList(config=[config])))
 
 
 def read_models_config(text: str) -> Models:
@@ -143,24 +121,37 @@ def read_models_config(text: str) -> Models:
     Raises:
         ValueError: the text is another's.
     """
-    found = _WRITTEN.fullmatch(text)
-    if found is None:
+    from google.protobuf import text_format  # noqa: PLC0415 - as in `models_config`
+
+    from orchestrator.backends.tensorflow_serving import messages_pb2 as pb  # noqa: PLC0415
+
+    try:
+        (config,) = text_format.Parse(text, pb.ModelServerConfig()).model_config_list.config
+        models = Models(
+            config.name,
+            config.base_path.decode("utf-8", "surrogateescape"),
+            tuple(config.model_version_policy.specific.versions),
+            dict(config.version_labels),
+        )
+        same = models_config(models) == text
+    except (text_format.ParseError, ValueError) as error:
+        raise ValueError("it is not as mlo wrote it") from error
+    if not same:  # it says something that `Models` does not hold
         raise ValueError("it is not as mlo wrote it")
-    name, base, versions, labels = found[1], found[2], found[3], found[4]
-    return Models(
-        _unquoted(name),
-        _unquoted(base),
-        tuple(int(version) for version in re.findall(r"[0-9]+", versions or "")),
-        {_unquoted(label): int(version) for label, version in _WRITTEN_LABEL.findall(labels)},
-    )
+    return models
 
 
-def _unquoted(literal: str) -> str:
-    pieces = re.split(r"\\([0-7]{3})", literal)
-    content = b"".join(
-        bytes([int(piece, 8)]) if index % 2 else piece.encode("ascii") for index, piece in enumerate(pieces)
-    )
-    return content.decode("utf-8", "surrogateescape")
+def monitoring() -> str:
+    """monitoring.config. The path is served on the REST port, so it takes that port to be on."""
+    from orchestrator.backends.tensorflow_serving import messages_pb2 as pb  # noqa: PLC0415 - as in `models_config`
+
+    return _text(pb.MonitoringConfig(prometheus_config=pb.PrometheusConfig(enable=True, path=METRICS_PATH)))
+
+
+def _text(message: Message) -> str:
+    from google.protobuf import text_format  # noqa: PLC0415 - as in `models_config`
+
+    return text_format.MessageToString(message)
 
 
 def rows_together(settings: ServingSettings) -> int:
@@ -206,23 +197,27 @@ def batching(settings: ServingSettings) -> str | None:
     One call may have more rows than go together, up to what the signature allows: it is cut into batches. The last of the
     allowed sizes has to equal `max_batch_size`, which is then that larger number; no batch is ever filled up to it.
     """
+    from google.protobuf.wrappers_pb2 import BoolValue, Int64Value, StringValue  # noqa: PLC0415 - as in `models_config`
+
+    from orchestrator.backends.tensorflow_serving import messages_pb2 as pb  # noqa: PLC0415
+
     rows = rows_together(settings)
     if rows == 1:
         return None
     assert settings.signature.batch is not None, "rows go together only along a batch dimension"
     longest = settings.signature.dims[settings.signature.batch][1]
     sizes = [*batch_sizes(settings), *([longest] if longest > rows else [])]
-    wrapped = {
-        "max_batch_size": longest,
-        "max_execution_batch_size": rows,
-        "enable_large_batch_splitting": "true",
-        "batch_timeout_micros": round(settings.max_delay * 1e6),
-        "num_batch_threads": settings.threads,
-        "max_enqueued_batches": _enqueued(settings, rows),
-        "thread_pool_name": quoted("batches"),
-    }
-    lines = [f"{name} {{ value: {value} }}" for name, value in wrapped.items()]
-    return "\n".join([*lines, *(f"allowed_batch_sizes: {size}" for size in sizes)]) + "\n"
+    parameters = pb.BatchingParameters(
+        max_batch_size=Int64Value(value=longest),
+        max_execution_batch_size=Int64Value(value=rows),
+        enable_large_batch_splitting=BoolValue(value=True),
+        batch_timeout_micros=Int64Value(value=round(settings.max_delay * 1e6)),
+        num_batch_threads=Int64Value(value=settings.threads),
+        max_enqueued_batches=Int64Value(value=_enqueued(settings, rows)),
+        thread_pool_name=StringValue(value="batches"),
+        allowed_batch_sizes=sizes,
+    )
+    return _text(parameters)
 
 
 def _enqueued(settings: ServingSettings, rows: int) -> int:

@@ -1,8 +1,8 @@
 """Warm-up records for TensorFlow Serving: a TFRecord file of PredictionLog messages, written without TensorFlow.
 
 The server runs each record once before a version counts as loaded, so that no request pays for what TensorFlow prepares
-at the first run of a shape. The messages are `tensorflow.serving.PredictionLog` and `tensorflow.TensorProto` in protobuf's
-wire format; the file's framing is that of `tensorflow/core/lib/io/record_writer.h`.
+at the first run of a shape. The messages are generated classes (`messages.proto`); the file's framing is that of
+`tensorflow/core/lib/io/record_writer.h`.
 """
 
 from __future__ import annotations
@@ -27,21 +27,20 @@ MOST_BYTES = 16 * 2**20
 """Of all records together, but that one of a single call is always written."""
 
 DATA_TYPES = {
-    "float32": 1,
-    "float64": 2,
-    "int32": 3,
-    "uint8": 4,
-    "int16": 5,
-    "int8": 6,
-    "string": 7,
-    "int64": 9,
-    "bool": 10,
-    "uint32": 22,
-    "uint64": 23,
+    "float32": "DT_FLOAT",
+    "float64": "DT_DOUBLE",
+    "int32": "DT_INT32",
+    "uint8": "DT_UINT8",
+    "int16": "DT_INT16",
+    "int8": "DT_INT8",
+    "string": "DT_STRING",
+    "int64": "DT_INT64",
+    "bool": "DT_BOOL",
+    "uint32": "DT_UINT32",
+    "uint64": "DT_UINT64",
 }
 """dtype → TensorFlow's DataType, for every dtype that the REST port speaks."""
 
-_VARINT, _BYTES = 0, 2
 _CASTAGNOLI = 0x82F63B78
 """The polynomial of CRC-32C with its bits reversed."""
 
@@ -73,38 +72,21 @@ def warmup_records(
 
 
 def _record(inputs: Mapping[str, np.ndarray[Any, Any]], signature: Signature, name: str) -> bytes:
-    """PredictionLog { predict_log { request { model_spec { name signature_name } inputs } } }."""
-    model = _field(1, name.encode()) + _field(3, b"serving_default")
-    request = _field(1, model)
+    """A PredictionLog of one request."""
+    from orchestrator.backends.tensorflow_serving import messages_pb2 as pb  # noqa: PLC0415 - the core lacks protobuf
+
+    request = pb.PredictRequest(model_spec=pb.ModelSpec(name=name, signature_name="serving_default"))
     for tensor in signature.inputs:
-        request += _field(2, _field(1, tensor.name.encode()) + _field(2, _tensor(inputs[tensor.name], tensor.dtype)))
-    return _field(6, _field(1, request))
-
-
-def _tensor(array: np.ndarray[Any, Any], dtype: str) -> bytes:
-    """TensorProto { dtype tensor_shape { dim { size } } tensor_content }, with string_val for texts."""
-    dims = b"".join(_field(2, _number(1, size)) for size in array.shape)
-    head = _number(1, DATA_TYPES[dtype]) + _field(2, dims)
-    if dtype == "string":
-        return head + b"".join(_field(8, str(text).encode()) for text in array.ravel())
-    return head + _field(4, array.astype(array.dtype.newbyteorder("<")).tobytes())
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | _BYTES) + _varint(len(content)) + content
-
-
-def _number(number: int, value: int) -> bytes:
-    return _varint(number << 3 | _VARINT) + _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first, the eighth bit set on all but the last."""
-    groups = bytearray()
-    while value > 0x7F:
-        groups.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*groups, value])
+        array = inputs[tensor.name]
+        shape = pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=size) for size in array.shape])
+        proto = pb.TensorProto(dtype=DATA_TYPES[tensor.dtype], tensor_shape=shape)
+        if tensor.dtype == "string":
+            proto.string_val.extend(str(text).encode() for text in array.ravel())
+        else:
+            proto.tensor_content = array.astype(array.dtype.newbyteorder("<")).tobytes()
+        request.inputs[tensor.name].CopyFrom(proto)
+    log = pb.PredictionLog(predict_log=pb.PredictLog(request=request))
+    return log.SerializeToString(deterministic=True)
 
 
 def _framed(record: bytes) -> bytes:
