@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import orchestrator
+from orchestrator.targets.table import TARGETS
 
 PACKAGE = Path(orchestrator.__file__).parent
 LAYERS = [
@@ -41,8 +43,9 @@ FRAMEWORKS = (
     "transformers",
 )
 HEAVY = {*FRAMEWORKS, "numpy", "aiohttp", "docker", "kubernetes", "jinja2", "psutil", "rich", "uvicorn"}
-NAMES_OF_BACKENDS = "orchestrator.backends.table"
-"""What the spec may take from above it: a table of names, which imports nothing."""
+SPEC_MAY_IMPORT = {"orchestrator.backends.table", "orchestrator.targets.table", "orchestrator.targets.section"}
+"""What the spec may take from above it: names of backends, and the targets' own sections for its `deploy:`."""
+SECTIONS_MAY_IMPORT = ("orchestrator.spec.strict", "orchestrator.spec.types", "orchestrator.targets.section")
 STEP_FUNCTIONS_MAY_IMPORT = {"orchestrator.frameworks.source.runtime"}
 """The protocol of a runtime: it imports no framework itself."""
 
@@ -90,9 +93,28 @@ def test_imports_go_one_way(path: Path) -> None:
                 f"{path} imports {name}"
             )
             continue
-        if folder == "spec" and name.startswith(NAMES_OF_BACKENDS):
+        if folder == "spec" and any(name.startswith(allowed) for allowed in SPEC_MAY_IMPORT):
             continue
         assert layer_of(target) >= layer_of(folder), f"{path.relative_to(PACKAGE)} imports {name}, which lies above it"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("targets/**/section.py")), ids=lambda p: p.parent.name)
+def test_a_targets_section_imports_only_the_specs_types(path: Path) -> None:
+    own = [name for name in imported(path) if name.startswith("orchestrator.")]
+    assert all(name.startswith(SECTIONS_MAY_IMPORT) for name in own), own
+
+
+def test_only_a_targets_folder_knows_its_name_or_its_section() -> None:
+    named = "|".join(TARGETS)
+    asks = re.compile(rf"""target\s*(==|!=|in|not in)\s*[({{\[]?["']({named})["']|targets\.({named})\b""")
+    found = {
+        path.relative_to(PACKAGE).as_posix(): match[0]
+        for path in modules()
+        if path.parent.name not in TARGETS
+        and path != PACKAGE / "targets" / "table.py"
+        and (match := asks.search(path.read_text(encoding="utf-8")))
+    }
+    assert not found
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(PACKAGE).as_posix())

@@ -19,6 +19,7 @@ from orchestrator.engine.planning import Planned, make_plan
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import MloError, UsageError
 from orchestrator.plan.plan_file import read_plan_file
+from orchestrator.release.go_live import target_of
 from orchestrator.release.release import Released
 from orchestrator.store.store import Store
 
@@ -73,7 +74,7 @@ def apply(
             store.stat_cache.save()
             released.append(result)
             if not as_json:
-                console.say(_result_text(result, time.monotonic() - began, decided=planned.preview.changes))
+                console.say(_result_text(result, store, time.monotonic() - began, decided=planned.preview.changes))
     except MloError as error:
         error.also["deployments"] = [result.as_json() for result in released]
         raise
@@ -122,19 +123,18 @@ def _ask(planned: Planned) -> None:
     console.confirm("Apply this?")
 
 
-def _result_text(result: Released, seconds: float, *, decided: bool) -> str:
+def _result_text(result: Released, store: Store, seconds: float, *, decided: bool) -> str:
     """The deployment, with the decision if something was measured or deployed."""
     deployment = result.deployment
-    into_folder = deployment.target == "folder"
-    does = "is in the folder" if into_folder else "serves"
-    live = f"revision {deployment.revision} ({deployment.variant} on {deployment.backend}) {does}"
+    words = target_of(deployment, store).describe()
+    live = f"revision {deployment.revision} ({deployment.variant} on {deployment.backend}) {words.in_use}"
     headline = f"{deployment.name}: {live}" if result.changed else f"{deployment.name}: nothing to deploy; {live}"
     lines = [
         f"{headline}, after {seconds:.1f} s",
-        f"{'folder' if into_folder else 'endpoint'}: {click.style(deployment.endpoint, bold=True)}",
+        f"{words.label}: {click.style(deployment.endpoint, bold=True)}",
         f"artifacts: {result.artifacts}",
         f"decision: {result.evidence} (decision.json, chart.svg)",
     ]
-    if result.changed and not into_folder:
-        lines.append(f"try: mlo predict {deployment.name} --input FILE.npz")
+    if result.changed and words.try_it:
+        lines.append(f"try: {words.try_it}")
     return "\n".join(["", decision_text(result.decision), "", *lines] if decided or result.changed else lines)

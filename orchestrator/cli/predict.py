@@ -11,8 +11,6 @@ import click
 from orchestrator.cli import console
 from orchestrator.cli.deployments import find_deployment
 from orchestrator.cli.options import json_option, open_store
-from orchestrator.diagnostics import Diagnostic
-from orchestrator.errors import UsageError
 
 __all__ = ["predict"]
 
@@ -41,25 +39,16 @@ A JSON file contains {"image": [[...]]} or an Open Inference Protocol request.
 def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
     """Send inputs to a deployment and print its outputs."""
     from orchestrator.backends.table import serving_backend  # noqa: PLC0415 - imports numpy, which would slow down the help
+    from orchestrator.release.go_live import target_of  # noqa: PLC0415
+    from orchestrator.release.served import served_signature  # noqa: PLC0415
     from orchestrator.targets.client import infer, read_inputs  # noqa: PLC0415
-    from orchestrator.targets.served import served_signature  # noqa: PLC0415
 
     store = open_store()
     deployment = find_deployment(store, name)
-    if deployment.target == "folder":
-        raise UsageError(
-            Diagnostic(
-                "E619",
-                f"{name} has no server",
-                cause=f"it is deployed into the folder {deployment.endpoint}",
-                remedy="send the request to the device or server that reads the folder",
-            )
-        )
+    url = target_of(deployment, store).url()
     signature = served_signature(store, deployment)
     inputs = read_inputs(input_, signature)
-    outputs = infer(
-        deployment.endpoint, serving_backend(deployment.backend), name, inputs, timeout=timeout, signature=signature
-    )
+    outputs = infer(url, serving_backend(deployment.backend), name, inputs, timeout=timeout, signature=signature)
     if as_json:
         console.print_json({"outputs": {output: _json_numbers(array.tolist()) for output, array in outputs.items()}})
         return

@@ -12,6 +12,7 @@ from orchestrator.cli.options import json_option, lock_timeout_option, open_stor
 from orchestrator.cli.progress import watch
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
+from orchestrator.release.go_live import target_of
 from orchestrator.release.rollback import revisions, roll_back
 
 __all__ = ["history", "rollback"]
@@ -27,12 +28,18 @@ Examples:
 @click.argument("name")
 @json_option
 def history(name: str, as_json: bool) -> None:
-    """Show the revisions of a deployment, newest first."""
-    deployment = find_deployment(open_store(), name)
+    """Show the revisions of a deployment, newest first.
+
+    `kept` ones are still at the target, so that going back to one copies or starts nothing anew.
+    """
+    store = open_store()
+    deployment = find_deployment(store, name)
+    there = target_of(deployment, store).history()
     rows = [
         {
             "revision": entry.revision,
             "serves": entry.revision == deployment.revision,
+            "kept": entry.revision in there,
             "backend": entry.backend,
             "variant": entry.variant,
             "deployed": entry.deployed,
@@ -47,7 +54,7 @@ def history(name: str, as_json: bool) -> None:
     cells = [
         (
             str(row["revision"]),
-            click.style("serves", fg="green") if row["serves"] else "",
+            click.style("serves", fg="green") if row["serves"] else "kept" if row["kept"] else "",
             str(row["backend"]),
             str(row["variant"]),
             str(row["deployed"]),
@@ -93,7 +100,7 @@ def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_tim
         document = {"name": name, "revision": after.revision, "backend": after.backend, "variant": after.variant}
         console.print_json({**document, "endpoint": after.endpoint})
         return
-    folder = after.target == "folder"
-    again = "is in use again" if folder else "serves again"
-    console.say(f"{name}: revision {after.revision} ({after.variant} on {after.backend}) {again}")
-    console.say(f"{'folder' if folder else 'endpoint'}: {after.endpoint}")
+    words = target_of(after, store).describe()
+    live = f"revision {after.revision} ({after.variant} on {after.backend})"
+    console.say(f"{name}: {live} {words.in_use} again")
+    console.say(f"{words.label}: {after.endpoint}")

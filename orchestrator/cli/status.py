@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -14,7 +13,6 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import ExitCode, UsageError
 from orchestrator.events import Event, Waiting
 from orchestrator.release.go_live import deployment_lock, settle, target_of
-from orchestrator.targets.local.target import LocalTarget
 
 __all__ = ["destroy", "logs", "status"]
 
@@ -46,8 +44,9 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         rows.append(
             {
                 "name": deployment.name,
-                "target": deployment.target,
+                "target": deployment.placement.target,
                 "health": observed.health,
+                "reason": observed.reason or None,
                 "revision": observed.revision if observed.revision is not None else deployment.revision,
                 "endpoint": deployment.endpoint,
                 "backend": deployment.backend,
@@ -65,6 +64,9 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
             for row in rows
         ]
         console.say(console.table(header, cells, right=frozenset({3})))
+        for row in rows:
+            if row["reason"]:
+                console.say(f"{row['name']} is {row['health']}: {row['reason']}")
     if any(row["health"] != "healthy" for row in rows):
         ctx.exit(int(ExitCode.FAILED))
 
@@ -91,16 +93,7 @@ def logs(name: str, lines: int, follow: bool) -> None:
     """Show the server log of a deployment."""
     store = open_store()
     deployment = find_deployment(store, name)
-    if deployment.target == "folder":
-        raise UsageError(
-            Diagnostic(
-                "E615",
-                f"{name} has no log",
-                cause=f"it is deployed to the folder {deployment.endpoint}, and mlo runs no server for it",
-                remedy="see the log of the device or server that reads the folder",
-            )
-        )
-    for line in LocalTarget(store.home.deployments / deployment.name).logs(lines, follow=follow):
+    for line in target_of(deployment, store).logs(lines, follow=follow):
         console.say(line)
 
 
@@ -131,18 +124,14 @@ def destroy(name: str, yes: bool, lock_timeout: float) -> None:
             raise UsageError(
                 Diagnostic("E215", "destroy needs confirmation, but there is no terminal to ask on", remedy="add --yes")
             )
-        what = "Remove" if deployment.target == "folder" else "Stop"
-        where = "from" if deployment.target == "folder" else "at"
-        console.confirm(f"{what} {name} {where} {deployment.endpoint}?")
+        console.confirm(f"{target_of(deployment, store).describe().removal}?")
+    done, left = "forgotten", ""
     with deployment_lock(store, name, lock_timeout, _tell_waiting):
         now = settle(name, store)
         if now is not None:
             target = target_of(now, store)
-            with target.alone():
-                target.stop()
+            with target.lock():
+                left = "".join(f", {clause}" for clause in target.stop())
+            done = target.describe().removed
         store.state.update(lambda state: state.without_deployment(name))
-    gone, left = "stopped", ""
-    if deployment.target == "folder":
-        gone = f"removed from {deployment.place}"
-        left = ", except for files that mlo did not write" if Path(deployment.place).exists() else ""
-    console.say(f"{name}: {gone}{left}; its artifacts stay in the store until `mlo gc`")
+    console.say(f"{name}: {done}{left}; its artifacts stay in the store until `mlo gc`")

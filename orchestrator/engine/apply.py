@@ -15,7 +15,7 @@ from orchestrator.events import Observer
 from orchestrator.plan.plan_file import moved, refuse_stale
 from orchestrator.plan.resolve import Outcome
 from orchestrator.release.live import observe, wanted_target
-from orchestrator.release.release import Release, Released
+from orchestrator.release.release import PlanRelease, Released
 from orchestrator.store.gc import sweep
 from orchestrator.store.store import Store
 
@@ -47,7 +47,7 @@ def apply_plan(planned: Planned, store: Store, observer: Observer, stop: Stop, l
         with store.in_use(f"applying {planned.plan.name}"):
             wanted_target(planned.loaded, store).check()
             outcomes = run_steps(planned, store, observer, stop)
-            return Release(planned.loaded, planned.plan, outcomes, store, observer).release(lock_timeout)
+            return PlanRelease(planned.loaded, planned.plan, outcomes, store, observer).deploy(lock_timeout)
     except MloError as error:
         live = observe(planned.loaded, store)
         if live.remembered is None or live.observed is None or live.observed.revision is None:

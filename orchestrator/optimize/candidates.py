@@ -64,12 +64,11 @@ def _formats(spec: ModelDeployment) -> tuple[str, ...]:
     """What is tried; `auto` leaves out what has no server where a server is wanted."""
     if spec.optimize.formats != "auto":
         return tuple(spec.optimize.formats)
-    served = spec.deploy.target != "folder"
     own = spec.model.source.kind
     return tuple(
         name
         for name, row in FORMATS.items()
-        if (BACKENDS[row.backend].served or not served) and not isinstance(row.convert[own], Refused)
+        if (spec.deploy.takes_unserved or BACKENDS[row.backend].served) and not isinstance(row.convert[own], Refused)
     )
 
 

@@ -200,7 +200,7 @@ def _measured_over_the_wire(spec: ModelDeployment, backends: list[str]) -> bool:
 
 def _runtime_level(spec: ModelDeployment) -> list[str]:
     """Backends that may be chosen by their runtimes' figures where their servers cannot be measured."""
-    return [name for name in BACKENDS if backend(name).runtime_decides(served=spec.deploy.target != "folder")]
+    return [name for name in BACKENDS if backend(name).runtime_decides(served=not spec.deploy.takes_unserved)]
 
 
 def _batch_sizes(loaded: LoadedSpec, model: PlannedModel) -> list[int]:

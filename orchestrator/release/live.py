@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from orchestrator.release.go_live import target_of
 from orchestrator.spec.load import LoadedSpec
-from orchestrator.spec.models import FolderDeploy, LocalDeploy
 from orchestrator.store.state import Deployment
 from orchestrator.store.store import Store
-from orchestrator.targets.table import target_at
-from orchestrator.targets.target import Observed, Target
+from orchestrator.targets.table import target_for
+from orchestrator.targets.target import Observed, Site, Target
 
 __all__ = ["Live", "observe", "wanted_target"]
 
@@ -20,16 +19,16 @@ class Live:
     """A deployment as remembered and as observed.
 
     Attributes:
-        wanted_port: the port that the spec asks for; None leaves it as it is.
-        moves_to: where the spec wants it, if it is deployed elsewhere.
         remembered: None when the name was never deployed, or is destroyed.
         observed: None likewise.
+        change: what the spec asks for that is otherwise now, such as another place; None if it is as wanted.
+        moves: whether that change is another place.
     """
 
-    wanted_port: int | None
-    moves_to: str | None
     remembered: Deployment | None
     observed: Observed | None
+    change: str | None = None
+    moves: bool = False
 
     def compare(self, rendered: str | None) -> tuple[str, str]:
         """The deploy step's status and its reason, given the digest of what is rendered if it is known."""
@@ -37,8 +36,8 @@ class Live:
             return ("+", "not deployed yet") if rendered is not None else ("known after run", "not deployed yet")
         if self.remembered.revision == 0:
             return ("+" if rendered is not None else "known after run"), "an earlier deploy was broken off"
-        if self.moves_to is not None:
-            return "~", f"moves from {self.remembered.endpoint} to {self.moves_to}"
+        if self.moves and self.change is not None:
+            return "~", self.change
         if rendered is None:
             return "known after run", f"revision {self.remembered.revision} serves; depends on render"
         if self.observed.revision is None:
@@ -49,29 +48,27 @@ class Live:
             )
         if rendered != self.remembered.rendered_digest:
             return "~", f"replaces revision {self.remembered.revision}"
-        if self.wanted_port is not None and not self.remembered.endpoint.endswith(f":{self.wanted_port}"):
-            return "~", f"moves from {self.remembered.endpoint} to port {self.wanted_port}"
+        if self.change is not None:
+            return "~", self.change
         if self.observed.health != "healthy":
-            return "~", f"drift: revision {self.remembered.revision} is {self.observed.health}"
+            why = f" ({self.observed.reason})" if self.observed.reason else ""
+            return "~", f"drift: revision {self.remembered.revision} is {self.observed.health}{why}"
         return "=", f"revision {self.remembered.revision} serves and is healthy"
 
 
 def wanted_target(loaded: LoadedSpec, store: Store) -> Target:
     """The target that the spec names."""
-    deploy, name = loaded.spec.deploy, loaded.spec.metadata.name
-    if isinstance(deploy, FolderDeploy):
-        return target_at("folder", store, name, str(loaded.spec.path(deploy.path, loaded.folder)), deploy.versions)
-    return target_at("local", store, name, "", 0)
+    return target_for(loaded.spec.deploy, loaded.folder, Site(store, loaded.spec.metadata.name))
 
 
 def observe(loaded: LoadedSpec, store: Store) -> Live:
     """Look at the deployment that this spec names."""
-    deploy = loaded.spec.deploy
-    port = deploy.port if isinstance(deploy, LocalDeploy) else None
     remembered = store.state.read().deployments.get(loaded.spec.metadata.name)
     if remembered is None:
-        return Live(port, None, None, None)
-    place = wanted_target(loaded, store).place
-    elsewhere = (remembered.target, remembered.place) != (deploy.target, place)
-    moves_to = (place or f"a server on this machine (`target: {deploy.target}`)") if elsewhere else None
-    return Live(port, moves_to, remembered, target_of(remembered, store).observe())
+        return Live(None, None)
+    wanted = wanted_target(loaded, store)
+    observed = target_of(remembered, store).observe()
+    if wanted.is_at(remembered.placement):
+        return Live(remembered, observed, change=wanted.difference(remembered.endpoint))
+    change = f"moves from {remembered.endpoint} to {wanted.describe().where}"
+    return Live(remembered, observed, change=change, moves=True)

@@ -12,16 +12,15 @@ from orchestrator.artifacts.winner import Winner
 from orchestrator.events import Observer, StepEnded, StepStarted
 from orchestrator.plan.resolve import Outcome
 from orchestrator.plan.step import Plan
-from orchestrator.release.go_live import GoLive, Ready, deployment_lock, settle
+from orchestrator.release.go_live import GoLive, RenderedRelease, deployment_lock, settle
 from orchestrator.release.live import observe, wanted_target
 from orchestrator.spec.load import LoadedSpec
-from orchestrator.spec.models import FolderDeploy
 from orchestrator.store.receipts import Receipt
 from orchestrator.store.state import Deployment
 from orchestrator.store.store import Store
 from orchestrator.targets.target import Target
 
-__all__ = ["Release", "Released"]
+__all__ = ["PlanRelease", "Released"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Released:
         """One entry of `mlo apply --json`."""
         return {
             "name": self.deployment.name,
-            "target": self.deployment.target,
+            "target": self.deployment.placement.target,
             "revision": self.deployment.revision,
             "backend": self.deployment.backend,
             "variant": self.deployment.variant,
@@ -55,7 +54,7 @@ class Released:
         }
 
 
-class Release:
+class PlanRelease:
     """Takes one plan's result live on the target that its spec names.
 
     Args:
@@ -78,7 +77,7 @@ class Release:
         self._selected = _receipt(outcomes, "select")
         self._imported = _receipt(outcomes, "import")
 
-    def release(self, lock_timeout: float) -> Released:
+    def deploy(self, lock_timeout: float) -> Released:
         """Deploy unless the very same is live already.
 
         Raises:
@@ -94,18 +93,14 @@ class Release:
                 return self._released(live.remembered, changed=False)
             self._observer(StepStarted("deploy", reason))
             target = wanted_target(self._loaded, self._store)
-            going = GoLive(self._ready(), target, self._store, self._observer)
+            going = GoLive(self._release(), target, self._store, self._observer)
             deployment = going.replace(live.remembered, self._next_revision(live.remembered, target), "deploy")
             return self._released(deployment, changed=True)
 
-    def _ready(self) -> Ready:
-        deploy = self._loaded.spec.deploy
+    def _release(self) -> RenderedRelease:
         winner = Winner.read(self._trees.path(_digest(self._selected)))
-        return Ready(
+        return RenderedRelease(
             name=self._plan.name,
-            target=deploy.target,
-            keep=deploy.versions if isinstance(deploy, FolderDeploy) else 0,
-            port=None if isinstance(deploy, FolderDeploy) else deploy.port,
             spec_file=str(Path(self._loaded.document.file).absolute()),
             spec_digest=self._loaded.digest,
             decision_digest=_file_digest(self._selected, Winner.FILE),
@@ -131,10 +126,10 @@ class Release:
     @staticmethod
     def _next_revision(before: Deployment | None, target: Target) -> int:
         """One more than any that there ever was, also by a run that died, or at the place that it goes to."""
-        started = [target.highest()]
+        started = [*target.history()]
         if before is not None:
             started += [before.highest, before.revision, before.intent.revision if before.intent else 0]
-        return max(started) + 1
+        return max(started, default=0) + 1
 
     def _json(self, receipt: Receipt, file: str) -> dict[str, Any]:
         document: dict[str, Any] = json.loads((self._trees.path(_digest(receipt)) / file).read_text(encoding="utf-8"))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
 from orchestrator.events import Observer
-from orchestrator.release.go_live import GoLive, Ready, deployment_lock, settle
+from orchestrator.release.go_live import GoLive, RenderedRelease, deployment_lock, settle
 from orchestrator.store.digest import digest_tree
 from orchestrator.store.state import Deployment, Revision
 from orchestrator.store.store import Store
 from orchestrator.targets.table import target_at
+from orchestrator.targets.target import Site
 
 __all__ = ["revisions", "roll_back"]
 
@@ -42,22 +41,19 @@ def roll_back(store: Store, name: str, revision: int | None, observer: Observer,
             raise UsageError(Diagnostic("E602", f"no deployment is called `{name}`", remedy="`mlo status` lists them"))
         entry = _wanted(before, revision)
         _check_stored(store, before.name, entry)
-        ready = Ready(
+        release = RenderedRelease(
             name=before.name,
-            target=entry.target,
-            keep=entry.keep,
-            port=None,
             spec_file=before.spec_file,
             spec_digest=entry.spec_digest,
             decision_digest=entry.decision_digest,
             rendered=entry.rendered_digest,
             imported=entry.imported_digest,
-            gates=json.loads(entry.gates),
+            gates=entry.gates,
             threads=entry.threads,
         )
         # Where it served then: a deployment that has moved since moves back.
-        target = target_at(entry.target, store, name, entry.place, entry.keep)
-        return GoLive(ready, target, store, observer).replace(before, entry.revision, "rollback")
+        target = target_at(entry.placement, Site(store, name))
+        return GoLive(release, target, store, observer).replace(before, entry.revision, "rollback")
 
 
 def _check_stored(store: Store, name: str, entry: Revision) -> None:

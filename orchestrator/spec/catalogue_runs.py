@@ -128,7 +128,7 @@ E613 request timed out
 E614 the input file does not fit the model
     The file given to `mlo predict` does not contain the model's inputs by name.
 E615 no log
-    The deployment has never been started on this machine.
+    The deployment has never been started on this machine, or it is a folder: whatever reads the folder keeps the log.
 E616 the backend cannot run here
     Something that the backend needs is missing on this machine.
 E617 the backend's folder is damaged
@@ -136,7 +136,7 @@ E617 the backend's folder is damaged
 E618 port in use
     Another process is listening on `deploy.port`.
 E619 not running
-    The deployment is recorded, but its server or files are gone.
+    The deployment is recorded, but its server or files are gone, or it is a folder and something else serves from it.
 E620 the folder contains something else
     `deploy: {target: folder}` writes to a folder that is new or empty, or that holds an earlier revision of the same
     deployment.
@@ -144,6 +144,8 @@ E621 the folder was modified
     The copied files differ from the rendered ones: another process is writing to the folder.
 E622 no revision to roll back to
     `mlo history` lists the revisions. A revision whose artifacts were removed by `mlo gc` cannot serve again.
+E623 the traffic cannot be split
+    A share of the traffic was requested from a target that gives a revision either all of it or none.
 E701 the store cannot be used
     Reading or writing a file in the store failed; the cause is the error of the operating system. Finished results are
     not lost.
@@ -153,8 +155,8 @@ E703 locked by another command
     Another command is working on the same thing. Locks are released when their process ends; never remove one by hand.
 E704 the state cannot be read
     The file that records deployments is damaged. mlo does not overwrite it.
-E705 the state is from a newer mlo
-    The state was written by a newer version. Use that version here.
+E705 the state is from another version
+    The state was written by a newer version, or by an older one in a form that is no longer read. The message names it.
 E706 a file cannot be stored
     The store accepts regular files only: no links that lead elsewhere, no devices, nothing that other users can modify.
 E709 a step's summary is not JSON

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
@@ -26,6 +26,10 @@ from orchestrator.spec.types import (
     Size,
     TensorName,
 )
+from orchestrator.targets.table import TARGETS
+
+if TYPE_CHECKING:
+    from orchestrator.targets.section import DeploySection
 
 __all__ = [
     "BackendName",
@@ -34,11 +38,9 @@ __all__ = [
     "Deploy",
     "DeployTarget",
     "DimRange",
-    "FolderDeploy",
     "Format",
     "Hardware",
     "Image",
-    "LocalDeploy",
     "Metadata",
     "ModelDeployment",
     "ModelSection",
@@ -55,7 +57,6 @@ __all__ = [
 
 Precision = Literal["fp32", "bf16", "int8"]
 Format = Literal["onnx", "torchscript", "exported-program", "saved-model", "tflite"]
-DeployTarget = Literal["local", "folder"]
 if TYPE_CHECKING:
     BackendName = str
     ServerChoice = str
@@ -290,35 +291,20 @@ class Image(Strict):
     base: ImageRef | None = Field(default=None, description="Base image for serving images.")
 
 
-class LocalDeploy(Strict):
-    """On this machine, on loopback."""
-
-    target: Literal["local"] = "local"
-    port: int | None = Field(
-        default=None, ge=1024, le=65535, description="By default a free port, kept across updates."
-    )
+def _first_target_by_default(value: object) -> object:
+    return {"target": next(iter(TARGETS)), **value} if isinstance(value, dict) else value
 
 
-class FolderDeploy(Strict):
-    """Into a folder that a device or your own server reads."""
-
-    target: Literal["folder"]
-    path: RelPath = Field(description="The folder, relative to the spec.", examples=["deployed"])
-    versions: int = Field(
-        default=2,
-        ge=1,
-        le=10,
-        description="How many of the newest revisions to keep; TensorFlow Serving serves all of them.",
-    )
-
-
-def _local_by_default(value: object) -> object:
-    return {"target": "local", **value} if isinstance(value, dict) else value
-
-
-Deploy = Annotated[
-    Annotated[LocalDeploy | FolderDeploy, Field(discriminator="target")], BeforeValidator(_local_by_default)
-]
+if TYPE_CHECKING:
+    # What is outside of a target's folder sees of its section what all sections have.
+    Deploy = DeploySection
+    DeployTarget = str
+else:
+    DeployTarget = Literal[tuple(TARGETS)]
+    Deploy = Annotated[
+        Annotated[Union[tuple(row.section for row in TARGETS.values())], Field(discriminator="target")],  # noqa: UP007
+        BeforeValidator(_first_target_by_default),
+    ]
 
 
 class ModelDeployment(Strict):
@@ -344,7 +330,7 @@ class ModelDeployment(Strict):
     def for_devices_alone(self) -> bool:
         """Whether the spec only produces models for devices: no server is started and no image is built."""
         formats = self.optimize.formats
-        return self.deploy.target == "folder" and formats != "auto" and DEVICE_FORMATS.issuperset(formats)
+        return self.deploy.takes_unserved and formats != "auto" and DEVICE_FORMATS.issuperset(formats)
 
     def path(self, relative: str, base: Path) -> Path:
         """A path in this spec as an absolute path; `base` is the spec's folder."""

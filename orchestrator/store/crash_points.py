@@ -40,12 +40,12 @@ CRASH_POINTS = frozenset(
         "engine.before-receipt",
         "engine.after-receipt",
         "release.intent-written",
-        "release.candidate-ready",
+        "release.started",
         "release.switched",
         "release.remembered",
         # a folder that is deployed into
         "folder.copied",
-        "folder.candidate-ready",
+        "folder.started",
         "folder.switched",
         "folder.remembered",
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable
 from datetime import UTC, datetime
-from types import MappingProxyType
-from typing import Any
+from typing import Literal
 from uuid import uuid4
+
+from pydantic import Field, JsonValue, ValidationError, field_validator
 
 from orchestrator import __version__
 from orchestrator.diagnostics import Diagnostic
@@ -19,48 +19,32 @@ from orchestrator.store.crash_points import crash_point
 from orchestrator.store.failures import store_failed
 from orchestrator.store.home import Home
 from orchestrator.store.locks import lock
+from orchestrator.store.record import Record, first_problem
 
-__all__ = ["Deployment", "Intent", "Revision", "State", "StateFile"]
+__all__ = ["Deployment", "Intent", "Operation", "PlacementRecord", "Revision", "State", "StateFile"]
 
-FORMAT = 2
+FORMAT: Literal[3] = 3
 _MOST_REVISIONS = 10
 _LOCK_TIMEOUT = 60.0  # seconds; whoever holds the lock writes one small file
 
+Operation = Literal["deploy", "rollback"]
 
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """A change that was begun. It is written before the change and cleared after it.
+
+class PlacementRecord(Record):
+    """Where a deployment is, in the words of its target, which alone reads and writes `settings`.
 
     Attributes:
-        op: what, such as "deploy".
-        revision: of the deployment.
-        pid: of the process that began it.
-        host: its host.
-        started: ISO time, UTC.
-        target: where it goes, such as "local".
-        place: of a target that has one, such as a folder's path.
-        keep: how many revisions are kept there.
-        wanted: the deployment that it is to become, as `Deployment.as_json` writes it; empty until it is proven.
+        target: the target's name in the spec.
+        version: of the form that the target gives to its settings.
+        settings: what it needs to find the place again.
     """
 
-    op: str
-    revision: int
-    pid: int
-    host: str
-    started: str
     target: str
-    place: str
-    keep: int
-    wanted: str = ""
-
-    @classmethod
-    def now(cls, op: str, revision: int, target: str = "local", place: str = "", keep: int = 0) -> Intent:
-        """An intent of this process, begun now."""
-        return cls(op, revision, os.getpid(), os.uname().nodename, datetime.now(UTC).isoformat(), target, place, keep)
+    version: int
+    settings: dict[str, JsonValue]
 
 
-@dataclass(frozen=True, slots=True)
-class Revision:
+class Revision(Record):
     """A revision that was live.
 
     Attributes:
@@ -72,9 +56,9 @@ class Revision:
         spec_digest: of the spec as it was applied.
         decision_digest: of what was decided.
         imported_digest: the tree with the golden requests that prove it.
-        gates: what the spec sets for its precision, as JSON.
+        gates: what the spec sets for its precision.
         threads: of one model instance.
-        target, place, keep: where it served, as in `Deployment`.
+        placement: where it served.
     """
 
     revision: int
@@ -85,42 +69,35 @@ class Revision:
     spec_digest: str
     decision_digest: str
     imported_digest: str
-    gates: str
+    gates: dict[str, float]
     threads: int
-    target: str
-    place: str
-    keep: int
+    placement: PlacementRecord
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
+class Deployment(Record):
     """One deployment as mlo left it; what really serves is asked of the target.
 
     Attributes:
         name: from the spec's metadata.
-        target: where, such as "local".
-        place: of a target that has one, such as a folder's path; else empty.
-        keep: how many revisions a folder keeps; 0 where the target keeps none.
+        placement: where it is.
+        leaving: where it was before, until nothing is left there.
         highest: the highest number that a revision ever had, so that the next one is new.
-        leaving: where it was before, as JSON, until nothing is left there; else empty.
         revision: the live one's number; 0 while the first is on its way.
         backend: what serves.
         variant: which variant of the model.
-        endpoint: where requests go.
+        endpoint: where requests go, or where its files lie.
         spec_file: absolute path of the spec.
         spec_digest: of the spec as it was applied.
         decision_digest: of what was decided.
         model_digest: of the variant's tree.
         rendered_digest: of the tree that was rendered.
-        status: such as "deployed".
         history: revisions, each once, the one that served last at the end; the last 10.
         intent: the change that is going on, or that was broken off.
     """
 
     name: str
-    target: str
-    place: str
-    keep: int
+    placement: PlacementRecord
+    leaving: PlacementRecord | None = None
     revision: int
     highest: int
     backend: str
@@ -131,36 +108,26 @@ class Deployment:
     decision_digest: str
     model_digest: str
     rendered_digest: str
-    status: str
     history: tuple[Revision, ...] = ()
-    leaving: str = ""
     intent: Intent | None = None
 
-    def __post_init__(self) -> None:
-        last = {entry.revision: entry for entry in self.history}
-        order = sorted(last, key=lambda revision: max(i for i, e in enumerate(self.history) if e.revision == revision))
-        object.__setattr__(self, "history", tuple(last[revision] for revision in order)[-_MOST_REVISIONS:])
+    @field_validator("history")
+    @classmethod
+    def _each_once(cls, history: tuple[Revision, ...]) -> tuple[Revision, ...]:
+        last = {entry.revision: at for at, entry in enumerate(history)}
+        return tuple(history[at] for at in sorted(last.values()))[-_MOST_REVISIONS:]
 
     def with_intent(self, intent: Intent) -> Deployment:
         """The same, with a change begun."""
-        return replace(self, intent=intent)
+        return self.model_copy(update={"intent": intent})
 
     def without_intent(self) -> Deployment:
         """The same, with no change going on."""
-        return replace(self, intent=None)
+        return self.model_copy(update={"intent": None})
 
-    def as_json(self) -> str:
-        """The form that an intent keeps; `from_json` reads it back."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Deployment:
-        """What `as_json` wrote.
-
-        Raises:
-            ValueError, LookupError, TypeError: it is something else.
-        """
-        return _deployment(json.loads(text))
+    def arrived(self) -> Deployment:
+        """The same, with nothing left where it was before."""
+        return self.model_copy(update={"leaving": None})
 
     def digests(self) -> set[str]:
         """All digests that this deployment, or a rollback of it, may need."""
@@ -170,40 +137,74 @@ class Deployment:
         return named - {""}
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class Intent(Record):
+    """A change that was begun. It is written before the change and cleared after it.
+
+    Attributes:
+        op: what.
+        revision: of the deployment.
+        placement: where it goes.
+        pid: of the process that began it.
+        host: its host.
+        started: ISO time, UTC.
+        wanted: the deployment that it is to become; None until the revision is proven.
+    """
+
+    op: Operation
+    revision: int
+    placement: PlacementRecord
+    pid: int
+    host: str
+    started: str
+    wanted: Deployment | None = None
+
+    @classmethod
+    def now(cls, op: Operation, revision: int, placement: PlacementRecord, wanted: Deployment | None = None) -> Intent:
+        """An intent of this process, begun now."""
+        return cls(
+            op=op,
+            revision=revision,
+            placement=placement,
+            pid=os.getpid(),
+            host=os.uname().nodename,
+            started=datetime.now(UTC).isoformat(),
+            wanted=wanted,
+        )
+
+
+class State(Record):
     """All that is deployed from one home.
 
     Attributes:
+        format: of the file.
         lineage: made with the first write; another one means another history. Empty before that.
         serial: counts the writes.
         tool: who wrote last, such as "mlo 0.1.0".
         deployments: by name.
     """
 
+    format: Literal[3] = FORMAT
     lineage: str = ""
     serial: int = 0
     tool: str = f"mlo {__version__}"
-    deployments: Mapping[str, Deployment] = field(default_factory=lambda: MappingProxyType({}))
+    deployments: dict[str, Deployment] = Field(default_factory=dict)
+
+    @field_validator("deployments")
+    @classmethod
+    def _by_their_names(cls, deployments: dict[str, Deployment]) -> dict[str, Deployment]:
+        for name, deployment in deployments.items():
+            if deployment.name != name:
+                raise ValueError(f"the deployment under `{name}` has the name `{deployment.name}`")
+        return deployments
 
     def with_deployment(self, deployment: Deployment) -> State:
         """The same, with this deployment in place of the one of its name."""
-        return replace(self, deployments=MappingProxyType({**self.deployments, deployment.name: deployment}))
+        return self.model_copy(update={"deployments": {**self.deployments, deployment.name: deployment}})
 
     def without_deployment(self, name: str) -> State:
         """The same without it; no error when there is none of that name."""
         rest = {other: deployment for other, deployment in self.deployments.items() if other != name}
-        return replace(self, deployments=MappingProxyType(rest))
-
-    def as_json(self) -> dict[str, Any]:
-        """The form that is kept."""
-        return {
-            "format": FORMAT,
-            "lineage": self.lineage,
-            "serial": self.serial,
-            "tool": self.tool,
-            "deployments": {name: asdict(deployment) for name, deployment in self.deployments.items()},
-        }
+        return self.model_copy(update={"deployments": rest})
 
 
 class StateFile:
@@ -240,10 +241,12 @@ class StateFile:
             raise self._too_new(written, str(document.get("tool", "a newer mlo")))
         if type(written) is int and 0 < written < FORMAT:
             raise self._too_old(written, str(document.get("tool", "an earlier version")))
+        if missing := sorted(State.model_fields.keys() - document.keys()):
+            raise self._unreadable(f"{missing[0]} is missing")
         try:
-            return _state(document)
-        except (LookupError, TypeError, ValueError) as error:
-            raise self._unreadable(f"{type(error).__name__}: {error}") from error
+            return State.model_validate_json(data)
+        except ValidationError as error:
+            raise self._unreadable(first_problem(error)) from error
 
     def update(self, change: Callable[[State], State]) -> State:
         """Read, change and write as one step; nobody else's update comes in between.
@@ -263,14 +266,15 @@ class StateFile:
             wanted = change(before)
             if wanted == before:
                 return before
-            after = replace(
-                wanted,
-                lineage=before.lineage or uuid4().hex,
-                serial=before.serial + 1,
-                tool=f"mlo {__version__}",
+            after = wanted.model_copy(
+                update={
+                    "lineage": before.lineage or uuid4().hex,
+                    "serial": before.serial + 1,
+                    "tool": f"mlo {__version__}",
+                }
             )
             crash_point("state.before-write")
-            write_atomic(self._file, pretty_json(after.as_json()), mode=0o600)
+            write_atomic(self._file, pretty_json(after.model_dump(mode="json")), mode=0o600)
             crash_point("state.after-write")
             return after
 
@@ -307,37 +311,3 @@ class StateFile:
                 notes=("nothing was changed in it",),
             )
         )
-
-
-def _state(document: Mapping[str, Any]) -> State:
-    if document["format"] != FORMAT:
-        raise ValueError(f"format {document['format']!r} is unknown")
-    for name, kind in (("lineage", str), ("serial", int), ("tool", str), ("deployments", dict)):
-        if type(document[name]) is not kind:
-            raise ValueError(f"{name} cannot be {document[name]!r}")
-    deployments = {name: _deployment(entry) for name, entry in document["deployments"].items()}
-    if strange := [name for name, deployment in deployments.items() if deployment.name != name]:
-        raise ValueError(f"the deployment under {strange[0]} has another name")
-    return State(document["lineage"], document["serial"], document["tool"], MappingProxyType(deployments))
-
-
-def _deployment(entry: Mapping[str, Any]) -> Deployment:
-    intent = entry["intent"]
-    members = {
-        **entry,
-        "history": tuple(Revision(**_typed(Revision, revision)) for revision in entry["history"]),
-        "intent": None if intent is None else Intent(**_typed(Intent, intent)),
-    }
-    return Deployment(**_typed(Deployment, members))
-
-
-def _typed(kind: type[Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The members of a dataclass whose text and whole numbers are what they are declared to be."""
-    declared = {member.name: {"str": str, "int": int}.get(str(member.type)) for member in fields(kind)}
-    members = dict(entry)
-    if members.keys() != declared.keys():
-        raise ValueError(f"{kind.__name__} has other members: {sorted(members.keys() ^ declared.keys())}")
-    for name, wanted in declared.items():
-        if wanted is not None and type(members[name]) is not wanted:
-            raise ValueError(f"{name} cannot be {members[name]!r}")
-    return members

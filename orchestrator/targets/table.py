@@ -1,46 +1,81 @@
-"""The targets by name: which object looks after a deployment."""
+"""The targets by name. To add one: write its folder, add its row; `tests/targets/test_table.py` tells what else it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.targets.folder.target import FolderTarget
-from orchestrator.targets.local.target import LocalTarget
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import StoreFailed
+from orchestrator.targets.folder.section import FolderDeploy
+from orchestrator.targets.local.section import LocalDeploy
 
 if TYPE_CHECKING:
-    from orchestrator.store.store import Store
-    from orchestrator.targets.target import Target
+    from pathlib import Path
 
-__all__ = ["TARGETS", "target_at"]
+    from orchestrator.store.state import PlacementRecord
+    from orchestrator.targets.section import DeploySection
+    from orchestrator.targets.target import Site, Target
 
-
-def _local(store: Store, name: str, place: str, keep: int) -> Target:
-    del place, keep
-    return LocalTarget(store.home.deployments / name)
+__all__ = ["TARGETS", "TargetRow", "target_at", "target_for"]
 
 
-def _folder(store: Store, name: str, place: str, keep: int) -> Target:
-    return FolderTarget(Path(place), name, keep, store.stat_cache)
+@dataclass(frozen=True, slots=True)
+class TargetRow:
+    """One target.
+
+    Attributes:
+        section: the model of its keys under `deploy:`; the spec's schema is made of these.
+        implementation: `module:Class` of what follows `orchestrator.targets.target.Target`, imported when it is needed.
+    """
+
+    section: type[DeploySection]
+    implementation: str
+
+    def load(self) -> Any:
+        """The class; its `wanted` and `placed` make what looks after one deployment."""
+        module, _, name = self.implementation.partition(":")
+        return getattr(importlib.import_module(module), name)
 
 
-TARGETS: Mapping[str, Callable[[Store, str, str, int], Target]] = MappingProxyType({"local": _local, "folder": _folder})
-"""Name, as in the spec's `deploy.target` → what makes it of a store, a deployment's name, its place, and how many to keep."""
+TARGETS: Mapping[str, TargetRow] = MappingProxyType(
+    {
+        "local": TargetRow(LocalDeploy, "orchestrator.targets.local.target:LocalTarget"),
+        "folder": TargetRow(FolderDeploy, "orchestrator.targets.folder.target:FolderTarget"),
+    }
+)
+"""Name, as in the spec's `deploy.target` → the target. The first one is meant where a spec names none."""
 
 
-def target_at(kind: str, store: Store, name: str, place: str, keep: int) -> Target:
-    """What looks after a deployment.
+def target_for(section: DeploySection, base: Path, site: Site) -> Target:
+    """What a spec asks for.
 
     Args:
-        kind: the target's name.
-        store: where results and receipts are kept.
-        name: the deployment's.
-        place: as `Target.place` gives it.
-        keep: how many revisions stay there; 0 where the target keeps none.
+        section: the spec's `deploy:`.
+        base: the folder that the spec lies in.
+        site: the deployment.
+    """
+    target: Target = TARGETS[section.target].load().wanted(section, base, site)
+    return target
+
+
+def target_at(placement: PlacementRecord, site: Site) -> Target:
+    """What looks after a deployment where the state says that it is.
 
     Raises:
-        KeyError: there is no such target.
+        StoreFailed: E705 this mlo does not know the target, or the form in which it wrote that.
     """
-    return TARGETS[kind](store, name, place, keep)
+    row = TARGETS.get(placement.target)
+    if row is None:
+        raise StoreFailed(
+            Diagnostic(
+                "E705",
+                f"{site.name} is deployed to the target `{placement.target}`, which this mlo does not have",
+                remedy="use the version of mlo that deployed it",
+            )
+        )
+    target: Target = row.load().placed(placement, site)
+    return target

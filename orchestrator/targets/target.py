@@ -1,16 +1,68 @@
-"""What every target gives: observe, prepare, bring a candidate up beside what serves, switch to it, drop it, stop."""
+"""What every target does with a deployment: find out what is there, take a new revision beside it, direct traffic, end it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-__all__ = ["Candidate", "Health", "Observed", "Target"]
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import DeployFailed
+
+if TYPE_CHECKING:
+    from orchestrator.store.state import PlacementRecord
+    from orchestrator.store.store import Store
+
+__all__ = ["Description", "Health", "Observed", "Release", "Site", "Started", "Target", "require_whole_share"]
 
 Health = Literal["healthy", "degraded", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Whose place it is: a store, and the name of a deployment."""
+
+    store: Store
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A rendered revision, with what is needed to start it.
+
+    Attributes:
+        revision: its number.
+        serving: the rendered folder; it must stay for as long as the revision may be started again.
+        backend: its name in `backends/table.py`.
+        model: the model's name on the wire.
+        threads: of one model instance.
+        startup_seconds: bound on loading and warming up.
+    """
+
+    revision: int
+    serving: Path
+    backend: str
+    model: str
+    threads: int
+    startup_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A revision that is ready and takes no traffic yet.
+
+    Attributes:
+        url: where golden requests can be sent; None where nothing answers, and the target has proven the revision itself.
+        proof: how it has proven it, in one sentence; empty where there is a `url`.
+        pid: the server's process, where there is one on this machine.
+    """
+
+    revision: int
+    url: str | None
+    proof: str = ""
+    pid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,92 +71,174 @@ class Observed:
 
     Attributes:
         running: there is something that serves, or that keeps trying to.
-        health: `degraded` when it does not answer, keeps crashing, or is not what was put there.
-        endpoint: where it is reached, or will be again if it is stopped; None before its first start.
+        health: `degraded` when it does not answer, keeps crashing, or is not what was deployed.
+        reason: why it is degraded or stopped, for people; empty where it is healthy.
+        endpoint: where it is, or will be again if it is stopped; None before its first start.
         revision, backend: what takes the traffic; None if nothing does.
-        pid: the server's process, where there is one.
+        pid: the server's process, where there is one on this machine.
         since: when it became ready, ISO 8601 in UTC.
     """
 
     running: bool
     health: Health
+    reason: str
     endpoint: str | None
-    revision: int | None
-    backend: str | None
-    pid: int | None
-    since: str | None
+    revision: int | None = None
+    backend: str | None = None
+    pid: int | None = None
+    since: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A revision that is ready but takes no traffic yet; `endpoint` is where it can be proven."""
+class Description:
+    """The words that commands print about a deployment at this target.
 
-    revision: int
-    endpoint: str
-    pid: int | None
+    Attributes:
+        where: where it is, such as its URL; before the first start what that will be.
+        label: what stands before `where` in a list, such as `endpoint`.
+        in_use: what the revision in use does, such as `serves`; "revision 3 serves", "revision 2 serves again".
+        removal: what `mlo destroy` would do: "Stop digits at http://..."; a question mark follows.
+        removed: what it has done: "stopped".
+        try_it: a command that shows it at work; empty where nothing answers.
+    """
+
+    where: str
+    label: str
+    in_use: str
+    removal: str
+    removed: str
+    try_it: str = ""
 
 
 class Target(Protocol):
     """One deployment's place. What is true is observed, never remembered.
 
-    Attributes:
-        answers: whether requests can be sent to what it brings up; if not, a candidate is proven by its digest.
+    Every number of a revision is used once: 1, 2, 3, ...; the same number again means the same revision.
     """
 
-    answers: bool
+    @classmethod
+    def wanted(cls, section: Any, base: Path, site: Site) -> Self:
+        """The place that a spec asks for.
+
+        Args:
+            section: the target's own section model.
+            base: the folder that the spec lies in.
+            site: the deployment.
+        """
+
+    @classmethod
+    def placed(cls, placement: PlacementRecord, site: Site) -> Self:
+        """The place that `placement` of the same target describes, as the state remembers it.
+
+        Raises:
+            StoreFailed: E704 it is damaged, E705 another version of mlo wrote it.
+        """
 
     @property
-    def place(self) -> str:
-        """What tells this place from others: a folder's path; empty where the name of the deployment does."""
+    def placement(self) -> PlacementRecord:
+        """What the state keeps of this place; `placed` reads it back."""
 
-    def highest(self) -> int:
-        """The highest number of a revision that is there, whoever put it there; 0 where there is none."""
+    def is_at(self, placement: PlacementRecord) -> bool:
+        """Whether that placement, of whichever target, is this very place."""
 
-    def alone(self) -> AbstractContextManager[None]:
-        """Hold the place against others for the block, once it is prepared; the deployment's lock holds one store only."""
+    def difference(self, endpoint: str) -> str | None:
+        """What the spec wants otherwise at this very place: "moves from http://... to port 8080"; None if it is as wanted.
+
+        Args:
+            endpoint: that the state remembers.
+        """
+
+    def describe(self) -> Description:
+        """The words for this deployment; changes nothing, and asks nobody."""
 
     def observe(self) -> Observed:
         """What is there, looked at now; changes nothing."""
 
-    def check(self) -> None:
-        """Whether the place can take this deployment at all, looked at before anything is computed; changes nothing.
+    def history(self) -> tuple[int, ...]:
+        """The revisions that are there, whoever put them there, in ascending order; going back to one brings nothing anew."""
+
+    def url(self) -> str:
+        """Where requests for predictions are sent.
 
         Raises:
-            DeployFailed: it cannot.
+            UsageError: E619 nothing answers requests there.
         """
 
-    def prepare(self, port: int | None = None) -> str:
+    def logs(self, lines: int, *, follow: bool) -> Iterator[str]:
+        """The last lines of the server's log, then, if `follow`, each new one, without end.
+
+        Raises:
+            UsageError, DeployFailed: E615 there is no log.
+        """
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the place against others for the block, once it is prepared; the deployment's lock holds one store only.
+
+        Raises:
+            Busy: E605 somebody else holds it.
+        """
+
+    def check(self, share: float = 1.0) -> None:
+        """Whether the place can take this deployment at all, looked at before anything is computed; changes nothing.
+
+        Args:
+            share: of the traffic that the revision is to get.
+
+        Raises:
+            DeployFailed: it cannot; E623 it cannot split the traffic.
+        """
+
+    def prepare(self) -> str:
         """Make the place ready to take a revision; returns the public endpoint.
 
         Raises:
             DeployFailed: it cannot be had.
         """
 
-    def start_candidate(
-        self,
-        revision: int,
-        serving: Path,
-        backend: str,
-        name: str,
-        threads: int,
-        startup_seconds: int,
-        progress: Callable[[str], None],
-    ) -> Candidate:
+    def start(self, release: Release, progress: Callable[[str], None] = ...) -> Started:
         """Bring a revision up beside what serves. One that does not come up is dropped before the error is raised.
+
+        Args:
+            release: what.
+            progress: hears what is waited for.
 
         Raises:
             DeployFailed: it did not come up; what serves is not touched.
         """
 
-    def switch(self, revision: int) -> tuple[str, ...]:
-        """Let the candidate take over; returns what a person should know of it, a sentence each.
+    def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
+        """Give a started revision a share of the traffic, 0 to 1; with 1.0 it takes over from what served.
+
+        Returns:
+            What a person should know of it, a sentence each.
 
         Raises:
-            DeployFailed: it is not ready any more.
+            DeployFailed: it is not ready any more; E623 the target cannot split the traffic.
         """
 
     def drop(self, revision: int) -> None:
-        """Remove a candidate; one that is not there is no error, and a revision that was in use is none."""
+        """Remove a revision that was started and never took traffic; others stay as they are, and none is no error."""
 
-    def stop(self) -> None:
-        """Stop serving, and remove what only this deployment needs. No error if nothing is there."""
+    def stop(self) -> tuple[str, ...]:
+        """Stop serving, and remove what only this deployment needs. No error if nothing is there.
+
+        Returns:
+            What is left although nothing is served any more, a clause each: "except for files that mlo did not write".
+        """
+
+
+def require_whole_share(target: str, share: float) -> None:
+    """For targets that cannot split the traffic.
+
+    Raises:
+        DeployFailed: E623 `share` is not 1.0.
+    """
+    if share != 1.0:
+        raise DeployFailed(
+            Diagnostic(
+                "E623",
+                f"the target `{target}` gives a revision all of the traffic or none",
+                cause=f"a share of {share:g} was asked for, and nothing there can split requests between two revisions",
+                remedy="ask for 1.0, or deploy to a target that splits traffic",
+            )
+        )

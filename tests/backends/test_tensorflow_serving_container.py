@@ -21,6 +21,7 @@ from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
 from orchestrator.machine.cpus import cpu_share
 from orchestrator.measure.measured_server import MeasuredServer, ServerError
 from orchestrator.targets.local.target import LocalTarget
+from orchestrator.targets.target import Release
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -140,7 +141,7 @@ def test_a_container_that_crashed_comes_back_on_this_machine(
     target = LocalTarget(tmp_path / "deployment")
     try:
         target.prepare()
-        target.start_candidate(1, tmp_path / "serving", "tensorflow-serving", "tiny-model", 1, 60)
+        target.start(Release(1, tmp_path / "serving", "tensorflow-serving", "tiny-model", 1, 60))
         target.switch(1)
         (file,) = (tmp_path / "deployment").glob("scratch/*/container")
         crashed = file.read_text()

@@ -31,6 +31,7 @@ from orchestrator.release.golden import check_golden
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.targets.client import infer
 from orchestrator.targets.local.target import LocalTarget
+from orchestrator.targets.target import Release
 from tests.artifacts.made import imported as imported_model
 
 pytestmark = pytest.mark.frameworks
@@ -307,8 +308,9 @@ def test_the_local_target_deploys_it_proves_it_and_replaces_it(
             np.savez(imported / "samples.npz", x=x)
             np.savez(imported / "baseline.npz", y=x * np.float32(factor))
             imported_model(Signature.from_json(signature), samples="random").write(imported)
-            candidate = target.start_candidate(revision, serving, "tensorflow-serving", _NAME, 1, 120)
-            report = check_golden(candidate.endpoint, TENSORFLOW_SERVING, _NAME, imported, {}, precision="fp32")
+            started = target.start(Release(revision, serving, "tensorflow-serving", _NAME, 1, 120))
+            assert started.url is not None
+            report = check_golden(started.url, TENSORFLOW_SERVING, _NAME, imported, {}, precision="fp32")
             assert report.rows == 20
             target.switch(revision)
             answer = infer(endpoint, TENSORFLOW_SERVING, _NAME, {"x": x}, signature=Signature.from_json(signature))

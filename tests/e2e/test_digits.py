@@ -259,7 +259,7 @@ def test_drift_is_seen_and_mended(mlo: Mlo, spec: Path, applied: dict[str, Any])
 
 
 @pytest.mark.parametrize(
-    "point", ["release.intent-written", "release.candidate-ready", "release.switched", "release.remembered"]
+    "point", ["release.intent-written", "release.started", "release.switched", "release.remembered"]
 )
 def test_an_apply_killed_while_it_deploys_is_finished_by_the_next(
     mlo: Mlo, spec: Path, applied: dict[str, Any], point: str

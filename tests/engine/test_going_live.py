@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.errors import Busy, DeployFailed, StoreFailed, UsageError
 from orchestrator.events import ignore
-from orchestrator.release.go_live import GoLive, Ready, settle
+from orchestrator.release.go_live import GoLive, RenderedRelease, settle
 from orchestrator.release.rollback import roll_back
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment
@@ -42,13 +42,13 @@ class Place:
             winner(backend=backend, startup_seconds=1).write(scratch / "out")
             return self.store.trees.commit(scratch / "out").digest
 
-    def ready(self, content: str, backend: str = "litert") -> Ready:
+    def ready(self, content: str, backend: str = "litert") -> RenderedRelease:
         rendered = self.rendered(content, backend)
-        return Ready(self.name, "folder", 2, None, "/spec.yaml", "01", "02", rendered, rendered, {}, 1)
+        return RenderedRelease(self.name, "/spec.yaml", "01", "02", rendered, rendered, {}, 1)
 
     def deploy(self, content: str, backend: str = "litert") -> Deployment:
         known = settle(self.name, self.store)
-        revision = max(self.target.highest(), known.highest if known else 0) + 1
+        revision = max(*self.target.history(), known.highest if known else 0, 0) + 1
         return GoLive(self.ready(content, backend), self.target, self.store, ignore).replace(known, revision, "deploy")
 
     @property
@@ -86,8 +86,8 @@ def killed(place: Place, point: str, content: str, backend: str = "litert") -> N
 POINTS = [
     "release.intent-written",
     "folder.copied",
-    "folder.candidate-ready",
-    "release.candidate-ready",
+    "folder.started",
+    "release.started",
     "folder.switched",
     "folder.remembered",
     "release.switched",
@@ -202,7 +202,7 @@ def test_what_another_store_put_there_meanwhile_is_not_overwritten(place: Place)
 
 def test_a_folder_that_is_gone_can_be_settled_and_filled_again(place: Place) -> None:
     place.deploy("one")
-    killed(place, "folder.candidate-ready", "two")
+    killed(place, "folder.started", "two")
     shutil.rmtree(place.folder)
     assert place.deploy("three").revision > 1
     assert place.used == "three"
@@ -285,7 +285,7 @@ def test_a_deployment_that_moved_leaves_nothing_behind_even_if_it_was_killed(pla
         assert {path.name for path in place.root.iterdir()} >= folders
         moved = settle(place.name, place.store)
         assert moved is not None
-        assert moved.place == str(place.root / "other")
+        assert moved.placement.settings["path"] == str(place.root / "other")
         assert not place.folder.exists(), "what it moved away from is stopped"
         FolderTarget(place.root / "other", place.name, 2).stop()
         place.store.state.update(lambda state: state.without_deployment(place.name))

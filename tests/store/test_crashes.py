@@ -32,7 +32,7 @@ from orchestrator.store.gc import collect, sweep
 from orchestrator.store.home import Home
 from orchestrator.store.store import Store
 from orchestrator.store.receipts import Receipt, Receipts
-from orchestrator.store.state import Deployment, Intent, StateFile
+from orchestrator.store.state import Deployment, Intent, PlacementRecord, StateFile
 from orchestrator.store.trees import TreeStore
 
 home, computed = Home(Path(sys.argv[1])), Path(sys.argv[2])
@@ -59,16 +59,18 @@ def step(name, content):
         ))
     return manifest.digest
 
+here = PlacementRecord(target="local", version=1, settings={})
+
 def deployment(digest):
     return Deployment(
-        name="digits", target="local", place="", keep=0, revision=1, highest=1, backend="", variant="", endpoint="", spec_file="",
-        spec_digest="", decision_digest="", model_digest=digests["convert"], rendered_digest=digest, status="deployed",
+        name="digits", placement=here, revision=1, highest=1, backend="", variant="", endpoint="", spec_file="",
+        spec_digest="", decision_digest="", model_digest=digests["convert"], rendered_digest=digest,
     )
 
 digests = {"convert": step("convert", "old")}
 digests = {name: step(name, "new") for name in ("convert", "render")}
 live = deployment(digests["render"])
-state.update(lambda before: before.with_deployment(live.with_intent(Intent.now("deploy", 1))))
+state.update(lambda before: before.with_deployment(live.with_intent(Intent.now("deploy", 1, here))))
 state.update(lambda before: before.with_deployment(live))
 collect(Store.at(home))
 print(json.dumps(digests, sort_keys=True))

@@ -18,7 +18,7 @@ from orchestrator.store.gc import collect, sweep
 from orchestrator.store.home import Home
 from orchestrator.store.locks import lock
 from orchestrator.store.receipts import Receipt, Receipts
-from orchestrator.store.state import Deployment, Revision, StateFile
+from orchestrator.store.state import Deployment, PlacementRecord, Revision, StateFile
 from orchestrator.store.store import Store
 from orchestrator.store.trees import TreeStore
 
@@ -71,9 +71,7 @@ def _done(home: Home, name: str, content: str, deployment: str = "digits") -> Ma
 def _deployment(rendered: str, history: tuple[Revision, ...] = ()) -> Deployment:
     return Deployment(
         name="digits",
-        target="local",
-        keep=0,
-        place="",
+        placement=PlacementRecord(target="local", version=1, settings={}),
         highest=2,
         revision=2,
         backend="onnxruntime",
@@ -84,7 +82,6 @@ def _deployment(rendered: str, history: tuple[Revision, ...] = ()) -> Deployment
         decision_digest="",
         model_digest="",
         rendered_digest=rendered,
-        status="deployed",
         history=history,
     )
 
@@ -139,7 +136,17 @@ def test_what_the_state_needs_for_a_rollback_stays(home: Home) -> None:
     manifests = [_done(home, "render", content) for content in "12345"]
     history = (
         Revision(
-            1, "onnxruntime", "onnx-fp32", manifests[1].digest, "", "", "", manifests[2].digest, "{}", 1, "local", "", 0
+            revision=1,
+            backend="onnxruntime",
+            variant="onnx-fp32",
+            rendered_digest=manifests[1].digest,
+            deployed="",
+            spec_digest="",
+            decision_digest="",
+            imported_digest=manifests[2].digest,
+            gates={},
+            threads=1,
+            placement=PlacementRecord(target="local", version=1, settings={}),
         ),
     )
     StateFile(home).update(lambda state: state.with_deployment(_deployment(manifests[0].digest, history)))

@@ -6,22 +6,20 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from orchestrator.errors import StoreFailed
 from orchestrator.store.home import Home
-from orchestrator.store.state import Deployment, Intent, Revision, State, StateFile
+from orchestrator.store.state import Deployment, Intent, PlacementRecord, Revision, State, StateFile
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
+HERE = PlacementRecord(target="folder", version=1, settings={"path": "/srv/digits", "versions": 2})
 DIGITS = Deployment(
     name="digits",
-    target="local",
-    keep=0,
-    place="",
+    placement=HERE,
     highest=2,
     revision=1,
     backend="onnxruntime",
@@ -32,29 +30,25 @@ DIGITS = Deployment(
     decision_digest="02" * 32,
     model_digest="03" * 32,
     rendered_digest="04" * 32,
-    status="deployed",
     history=(
         Revision(
-            1,
-            "onnxruntime",
-            "onnx-fp32",
-            "04" * 32,
-            "2026-01-02T03:04:05+00:00",
-            "01" * 32,
-            "02" * 32,
-            "05" * 32,
-            "{}",
-            1,
-            "local",
-            "",
-            0,
+            revision=1,
+            backend="onnxruntime",
+            variant="onnx-fp32",
+            rendered_digest="04" * 32,
+            deployed="2026-01-02T03:04:05+00:00",
+            spec_digest="01" * 32,
+            decision_digest="02" * 32,
+            imported_digest="05" * 32,
+            gates={"max_abs_error": 0.5},
+            threads=1,
+            placement=HERE,
         ),
     ),
 )
 
 _UPDATE = """
 import sys
-from dataclasses import replace
 from pathlib import Path
 from orchestrator.store.home import Home
 from orchestrator.store.state import StateFile
@@ -65,7 +59,7 @@ sys.stdin.readline()
 
 def count(before):
     digits = before.deployments["digits"]
-    return before.with_deployment(replace(digits, revision=digits.revision + 1))
+    return before.with_deployment(digits.model_copy(update={"revision": digits.revision + 1}))
 
 for _ in range(50):
     state.update(count)
@@ -78,7 +72,8 @@ from orchestrator.store.home import Home
 from orchestrator.store.state import Intent, StateFile
 
 def intend(before):
-    return before.with_deployment(before.deployments["digits"].with_intent(Intent.now("deploy", 2)))
+    digits = before.deployments["digits"]
+    return before.with_deployment(digits.with_intent(Intent.now("deploy", 2, digits.placement)))
 
 StateFile(Home(Path(sys.argv[1]))).update(intend)
 print("ready", flush=True)
@@ -97,13 +92,13 @@ def test_before_the_first_write_the_state_is_empty_and_always_the_same(home: Hom
 
 
 def test_a_state_is_read_as_it_was_written(home: Home, file: StateFile) -> None:
-    deployment = DIGITS.with_intent(Intent.now("deploy", 2))
+    deployment = DIGITS.with_intent(Intent.now("deploy", 2, HERE))
     written = file.update(lambda state: state.with_deployment(deployment))
     assert file.read() == written
     assert written.deployments == {"digits": deployment}
     assert (written.serial, len(written.lineage)) == (1, 32)
     document = json.loads(home.state_file.read_bytes())
-    assert document["format"] == 2
+    assert document["format"] == 3
     assert document["deployments"]["digits"]["intent"]["pid"] == os.getpid()
     assert home.state_file.stat().st_mode & 0o077 == 0
 
@@ -116,9 +111,17 @@ def test_every_change_counts_and_what_changes_nothing_does_not(file: StateFile) 
     assert (gone.serial, gone.lineage, dict(gone.deployments)) == (2, first.lineage, {})
 
 
+def _entry(**changes: Any) -> Revision:
+    return DIGITS.history[0].model_copy(update=changes)
+
+
+def _with_history(entries: tuple[Revision, ...]) -> Deployment:
+    return Deployment(**{**dict(DIGITS), "history": entries})
+
+
 def test_the_history_keeps_the_last_ten_revisions() -> None:
-    entries = tuple(replace(DIGITS.history[0], revision=n, rendered_digest=f"{n:064x}") for n in range(1, 15))
-    deployment = replace(DIGITS, history=entries)
+    entries = tuple(_entry(revision=n, rendered_digest=f"{n:064x}") for n in range(1, 15))
+    deployment = _with_history(entries)
     assert [entry.revision for entry in deployment.history] == list(range(5, 15))
     assert f"{14:064x}" in deployment.digests()
 
@@ -141,7 +144,7 @@ def test_two_processes_that_update_fifty_times_each_lose_nothing(home: Home, fil
 
 
 def _document(**changes: Any) -> bytes:
-    document = State("ab" * 16, 3, "mlo 0.1.0").with_deployment(DIGITS).as_json()
+    document = State(lineage="ab" * 16, serial=3, tool="mlo 0.1.0").with_deployment(DIGITS).model_dump(mode="json")
     return json.dumps({**document, **changes}).encode()
 
 
@@ -171,6 +174,9 @@ def _with_digits(**changes: Any) -> bytes:
         _with_digits(history=[1]),
         _with_digits(intent={}),
         _with_digits(more=1),
+        _with_digits(placement="local"),
+        _with_digits(placement={"target": "local", "version": "1", "settings": {}}),
+        _with_digits(history=[{**_entry().model_dump(mode="json"), "gates": "{}"}]),
     ],
 )
 def test_a_state_that_cannot_be_read_is_told_and_never_overwritten(home: Home, file: StateFile, content: bytes) -> None:
@@ -186,28 +192,28 @@ def test_a_state_that_cannot_be_read_is_told_and_never_overwritten(home: Home, f
 
 
 def test_a_newer_state_is_refused_with_the_version_that_is_needed(home: Home, file: StateFile) -> None:
-    home.state_file.write_bytes(_document(format=3, tool="mlo 7.1", deployments="anything"))
+    home.state_file.write_bytes(_document(format=4, tool="mlo 7.1", deployments="anything"))
     with pytest.raises(StoreFailed) as caught:
         file.read()
     diagnostic = caught.value.diagnostics[0]
     assert diagnostic.code == "E705"
     assert "mlo 7.1" in diagnostic.remedy
-    assert "format 3" in diagnostic.cause
+    assert "format 4" in diagnostic.cause
 
 
 def test_an_intent_keeps_what_is_wanted_across_a_kill(home: Home, file: StateFile) -> None:
-    wanted = replace(DIGITS, revision=2)
-    intent = replace(Intent.now("deploy", 2), wanted=wanted.as_json())
+    wanted = DIGITS.model_copy(update={"revision": 2})
+    intent = Intent.now("deploy", 2, HERE, wanted)
     file.update(lambda state: state.with_deployment(DIGITS.with_intent(intent)))
     found = file.read().deployments["digits"].intent
     assert found == intent
     assert found is not None
     assert found.pid == os.getpid()
-    assert Deployment.from_json(found.wanted) == wanted
+    assert found.wanted == wanted
 
 
 def test_an_older_state_is_refused_with_the_version_that_wrote_it(home: Home, file: StateFile) -> None:
-    home.state_file.write_bytes(_document(format=1, tool="mlo 0.0.9"))
+    home.state_file.write_bytes(_document(format=2, tool="mlo 0.0.9"))
     with pytest.raises(StoreFailed) as caught:
         file.read()
     assert caught.value.diagnostics[0].code == "E705"
@@ -215,5 +221,5 @@ def test_an_older_state_is_refused_with_the_version_that_wrote_it(home: Home, fi
 
 
 def test_the_history_has_each_revision_once_the_last_that_served_at_its_end() -> None:
-    entries = [replace(DIGITS.history[0], revision=n) for n in (1, 2, 3, 1, 2, 1)]
-    assert [entry.revision for entry in replace(DIGITS, history=tuple(entries)).history] == [3, 2, 1]
+    entries = tuple(_entry(revision=n) for n in (1, 2, 3, 1, 2, 1))
+    assert [entry.revision for entry in _with_history(entries).history] == [3, 2, 1]

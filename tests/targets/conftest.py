@@ -17,6 +17,7 @@ import pytest
 from orchestrator.backends.backend import InProcess, Launch, ServingBackend, ServingSettings
 from orchestrator.targets.local.control import ask
 from orchestrator.targets.local.target import LocalTarget
+from orchestrator.targets.target import Release
 
 if TYPE_CHECKING:
     from orchestrator.spec.signature import Signature
@@ -74,8 +75,9 @@ class Deployment:
 
     def start(self, revision: int, *, startup_seconds: int = 30, **behaviour: Any) -> str:
         folder = self.serving(revision, **behaviour)
-        candidate = self.target.start_candidate(revision, folder, "stand-in", "m", 1, startup_seconds)
-        return candidate.endpoint
+        started = self.target.start(Release(revision, folder, "stand-in", "m", 1, startup_seconds))
+        assert started.url is not None
+        return started.url
 
     def deploy(self, revision: int, **behaviour: Any) -> str:
         endpoint = self.target.prepare()
@@ -113,7 +115,7 @@ class Deployment:
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """The stand-in backend, found under every name."""
     backend = StandIn()
-    monkeypatch.setattr("orchestrator.targets.local.target.backend", lambda _: backend)
+    monkeypatch.setattr("orchestrator.targets.local.target.serving_backend", lambda _: backend)
     return backend
 
 

@@ -13,6 +13,7 @@ import pytest
 from orchestrator.errors import DeployFailed
 from orchestrator.targets.folder.marker import MARKER
 from orchestrator.targets.folder.target import FolderTarget
+from orchestrator.targets.target import Release
 
 
 def rendered(root: Path, content: str) -> Path:
@@ -26,7 +27,7 @@ def rendered(root: Path, content: str) -> Path:
 
 def put(target: FolderTarget, root: Path, revision: int, content: str) -> None:
     target.prepare()
-    target.start_candidate(revision, rendered(root, content), "litert", "digits", 1, 60)
+    target.start(Release(revision, rendered(root, content), "litert", "digits", 1, 60))
     target.switch(revision)
 
 
@@ -45,7 +46,7 @@ def test_the_link_leads_to_the_revision_in_use(target: FolderTarget, folder: Pat
     assert (folder / "current" / "model.tflite").read_text() == "one"
 
     target.prepare()
-    target.start_candidate(2, rendered(tmp_path, "two"), "litert", "digits", 1, 60)
+    target.start(Release(2, rendered(tmp_path, "two"), "litert", "digits", 1, 60))
     assert (folder / "current" / "model.tflite").read_text() == "one"
 
     target.switch(2)
@@ -62,7 +63,7 @@ def test_the_newest_revisions_stay_and_a_rollback_only_moves_the_link(
     assert sorted(path.name for path in (folder / "revisions").iterdir()) == ["2", "3"]
     inode = (folder / "revisions" / "2").stat().st_ino
 
-    target.start_candidate(2, tmp_path / "rendered-two", "litert", "digits", 1, 60)
+    target.start(Release(2, tmp_path / "rendered-two", "litert", "digits", 1, 60))
     target.switch(2)
 
     assert (folder / "current" / "model.tflite").read_text() == "two"
@@ -77,7 +78,7 @@ def test_a_file_that_somebody_changed_is_drift_and_the_next_deploy_repairs_it(
     (folder / "revisions" / "1" / "model.tflite").write_text("another")
     assert target.observe().health == "degraded"
 
-    target.start_candidate(1, tmp_path / "rendered-one", "litert", "digits", 1, 60)
+    target.start(Release(1, tmp_path / "rendered-one", "litert", "digits", 1, 60))
     target.switch(1)
 
     assert target.observe().health == "healthy"
@@ -138,7 +139,7 @@ def test_a_revision_that_is_not_there_cannot_be_switched_to(target: FolderTarget
 
 def test_dropping_leaves_the_revision_in_use_alone(target: FolderTarget, folder: Path, tmp_path: Path) -> None:
     put(target, tmp_path, 1, "one")
-    target.start_candidate(2, rendered(tmp_path, "two"), "litert", "digits", 1, 60)
+    target.start(Release(2, rendered(tmp_path, "two"), "litert", "digits", 1, 60))
     target.drop(2)
     target.drop(1)
     target.drop(9)
@@ -149,14 +150,15 @@ _DEPLOY = """
 import sys
 from pathlib import Path
 from orchestrator.targets.folder.target import FolderTarget
+from orchestrator.targets.target import Release
 target = FolderTarget(Path(sys.argv[1]), "digits", keep=2)
 target.prepare()
-target.start_candidate(2, Path(sys.argv[2]), "litert", "digits", 1, 60)
+target.start(Release(2, Path(sys.argv[2]), "litert", "digits", 1, 60))
 target.switch(2)
 """
 
 
-@pytest.mark.parametrize("point", ["folder.candidate-ready", "folder.switched", "atomic.after-rename"])
+@pytest.mark.parametrize("point", ["folder.started", "folder.switched", "atomic.after-rename"])
 def test_a_run_killed_at_any_point_leaves_a_whole_revision_in_use(
     target: FolderTarget, folder: Path, tmp_path: Path, point: str
 ) -> None:
@@ -173,7 +175,7 @@ def test_a_run_killed_at_any_point_leaves_a_whole_revision_in_use(
     assert (folder / "current" / "model.tflite").read_text() in {"one", "two"}
 
     target.prepare()
-    target.start_candidate(2, serving, "litert", "digits", 1, 60)
+    target.start(Release(2, serving, "litert", "digits", 1, 60))
     target.switch(2)
     assert (folder / "current" / "model.tflite").read_text() == "two"
     assert target.observe().health == "healthy"

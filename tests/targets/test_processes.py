@@ -19,6 +19,7 @@ import pytest
 
 from orchestrator.errors import DeployFailed
 from orchestrator.targets.local.control import CONTROL_SOCKET
+from orchestrator.targets.local.target import LocalTarget
 
 if TYPE_CHECKING:
     from tests.targets.conftest import Deployment
@@ -157,13 +158,13 @@ def test_a_port_that_is_in_use_is_named(deployment: Deployment) -> None:
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(DeployFailed, match=f"port {port} of 127.0.0.1 cannot be used") as failure:
-            deployment.target.prepare(port)
+            LocalTarget(deployment.folder, port).prepare()
         diagnostic = failure.value.diagnostics[0]
         assert diagnostic.code == "E618"
         assert "in use" in diagnostic.cause
         assert "deploy: port:" in diagnostic.remedy
         assert not deployment.target.observe().running
-    assert deployment.target.prepare(port) == f"http://127.0.0.1:{port}"
+    assert LocalTarget(deployment.folder, port).prepare() == f"http://127.0.0.1:{port}"
 
 
 def test_another_port_is_opened_first_and_the_former_closed_at_the_switch(deployment: Deployment) -> None:
@@ -171,7 +172,7 @@ def test_another_port_is_opened_first_and_the_former_closed_at_the_switch(deploy
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    endpoint = deployment.target.prepare(port)
+    endpoint = LocalTarget(deployment.folder, port).prepare()
     assert endpoint == f"http://127.0.0.1:{port}"
     assert deployment.ask(1.0, former) == deployment.ask(1.0, endpoint) == 1.0
     deployment.start(2, factor=2)
@@ -187,7 +188,7 @@ def test_another_port_is_forgotten_with_the_candidate_that_it_was_for(deployment
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    endpoint = deployment.target.prepare(port)
+    endpoint = LocalTarget(deployment.folder, port).prepare()
     deployment.start(2, factor=2)
     deployment.target.drop(2)
     assert deployment.ask(1.0, former) == 1.0

@@ -19,6 +19,7 @@ from orchestrator.release.golden import check_golden
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.targets.client import infer
 from orchestrator.targets.local.target import LocalTarget
+from orchestrator.targets.target import Release
 from tests.artifacts.made import imported as imported_model
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.e2e]
@@ -112,9 +113,10 @@ def test_a_real_server_is_deployed_proven_and_replaced(
     x = np.ones((1, 3), np.float32)
     for revision, factor in ((1, 2.0), (2, 3.0)):
         serving = _serving(tmp_path, name, form, factor)
-        candidate = target.start_candidate(revision, serving, name, "times", 1, 120)
+        started = target.start(Release(revision, serving, name, "times", 1, 120))
+        assert started.url is not None
         report = check_golden(
-            candidate.endpoint,
+            started.url,
             server,
             "times",
             _imported(tmp_path / f"import-{revision}", factor),

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from orchestrator.errors import Busy, DeployFailed
+from orchestrator.targets.target import Release
 
 if TYPE_CHECKING:
     from tests.targets.conftest import Deployment, StandIn
@@ -149,7 +150,7 @@ def test_the_same_revision_from_the_same_folder_is_started_once(deployment: Depl
 def test_the_same_revision_from_another_folder_is_refused_as_busy(deployment: Deployment) -> None:
     deployment.deploy(1)
     with pytest.raises(Busy, match="another command"):
-        deployment.target.start_candidate(1, deployment.serving(7), "stand-in", "m", 1, 30)
+        deployment.target.start(Release(1, deployment.serving(7), "stand-in", "m", 1, 30))
 
 
 def test_a_backend_that_is_not_there_is_said_before_anything_starts(deployment: Deployment, stand_in: StandIn) -> None:

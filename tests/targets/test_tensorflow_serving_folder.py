@@ -13,6 +13,7 @@ from orchestrator.errors import DeployFailed
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.targets.folder.marker import MARKER
 from orchestrator.targets.folder.target import FolderTarget
+from orchestrator.targets.target import Release
 
 _SIGNATURE = Signature(
     (Tensor("x", "float32", ("batch", 3)),), (Tensor("y", "float32", ("batch", 3)),), {"batch": (1, 8)}, "batch"
@@ -36,7 +37,7 @@ def _rendered(root: Path, content: str) -> Path:
 
 def _put(target: FolderTarget, root: Path, revision: int, content: str) -> None:
     target.prepare()
-    target.start_candidate(revision, _rendered(root, content), "tensorflow-serving", "digits", 1, 60)
+    target.start(Release(revision, _rendered(root, content), "tensorflow-serving", "digits", 1, 60))
     target.switch(revision)
 
 
@@ -63,7 +64,7 @@ def test_each_revision_is_a_version_and_the_labels_follow_the_one_in_use(
     assert _versions(folder) == ((1,), {"stable": 1})
     assert (folder / "models" / "digits" / "1" / "saved_model.pb").read_text() == "one"
 
-    target.start_candidate(2, _rendered(tmp_path, "two"), "tensorflow-serving", "digits", 1, 60)
+    target.start(Release(2, _rendered(tmp_path, "two"), "tensorflow-serving", "digits", 1, 60))
     assert _versions(folder) == ((1, 2), {"stable": 1}), "loaded already, and not asked yet"
     target.switch(2)
     assert _versions(folder) == ((1, 2), {"stable": 2, "previous": 1})
@@ -88,7 +89,7 @@ def test_going_back_moves_labels_and_copies_nothing(target: FolderTarget, folder
 
 def test_a_candidate_that_is_dropped_leaves_the_live_one(target: FolderTarget, folder: Path, tmp_path: Path) -> None:
     _put(target, tmp_path, 1, "one")
-    target.start_candidate(2, _rendered(tmp_path, "two"), "tensorflow-serving", "digits", 1, 60)
+    target.start(Release(2, _rendered(tmp_path, "two"), "tensorflow-serving", "digits", 1, 60))
     target.drop(2)
     assert _versions(folder) == ((1,), {"stable": 1})
 
@@ -106,7 +107,7 @@ def test_another_format_takes_the_folder_over(target: FolderTarget, folder: Path
     serving = tmp_path / "tflite"
     serving.mkdir()
     (serving / "model.tflite").write_text("two")
-    target.start_candidate(2, serving, "litert", "digits", 1, 60)
+    target.start(Release(2, serving, "litert", "digits", 1, 60))
     target.switch(2)
     assert sorted(path.name for path in folder.iterdir()) == [MARKER, "current", "revisions"]
 

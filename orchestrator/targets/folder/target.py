@@ -15,18 +15,32 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from orchestrator.backends.layout import Layout
 from orchestrator.backends.table import backend as backend_named
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.errors import Busy, DeployFailed, StoreFailed
+from orchestrator.errors import Busy, DeployFailed, StoreFailed, UsageError
 from orchestrator.store.atomic import TEMPORARY_PREFIX, fsync_folder, fsync_tree
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import StatCache, digest_tree
 from orchestrator.store.failures import store_errors
 from orchestrator.store.scratch import remove_tree
 from orchestrator.targets.folder.marker import Marker, Put, alone_in, read_marker, taken, write_marker
-from orchestrator.targets.target import Candidate, Observed
+from orchestrator.targets.folder.placement import FolderPlacement
+from orchestrator.targets.target import (
+    Description,
+    Health,
+    Observed,
+    Release,
+    Site,
+    Started,
+    require_whole_share,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.store.state import PlacementRecord
+    from orchestrator.targets.folder.section import FolderDeploy
 
 __all__ = ["FolderTarget"]
 
@@ -41,8 +55,6 @@ class FolderTarget:
         cache: digests by stat, so that a look at a large model costs no reading.
     """
 
-    answers = False
-
     def __init__(self, folder: Path, name: str, keep: int, cache: StatCache | None = None) -> None:
         if not folder.is_absolute():
             raise ValueError(f"{folder} is not an absolute path")
@@ -52,40 +64,111 @@ class FolderTarget:
         self._cache = cache
         self._rendered: dict[int, Path] = {}
 
+    @classmethod
+    def wanted(cls, section: FolderDeploy, base: Path, site: Site) -> Self:
+        """The folder that the spec names, relative to its own."""
+        return cls((base / section.path).absolute(), site.name, section.versions, site.store.stat_cache)
+
+    @classmethod
+    def placed(cls, placement: PlacementRecord, site: Site) -> Self:
+        """The folder that the state remembers."""
+        found = FolderPlacement.of(placement)
+        return cls(Path(found.path), site.name, found.versions, site.store.stat_cache)
+
     @property
-    def place(self) -> str:
-        """The folder."""
-        return str(self._folder)
+    def placement(self) -> PlacementRecord:
+        """The folder, and how many revisions stay in it."""
+        return FolderPlacement(path=str(self._folder), versions=self._keep).record()
+
+    def is_at(self, placement: PlacementRecord) -> bool:
+        """Whether it is the same folder; how many revisions stay does not matter."""
+        return placement.target == FolderPlacement.TARGET and FolderPlacement.of(placement).path == str(self._folder)
+
+    def difference(self, endpoint: str) -> str | None:
+        """Nothing: all that the spec says of a folder is which one it is."""
+        del endpoint
+        return None
+
+    def describe(self) -> Description:
+        """Files that lie somewhere, rather than something that serves."""
+        return Description(
+            where=str(self._folder),
+            label="folder",
+            in_use="is in use",
+            removal=f"Remove {self._name} from {self._folder}",
+            removed=f"removed from {self._folder}",
+        )
 
     def observe(self) -> Observed:
         """What the folder holds: `degraded` where a file in use is not what was put there, or the marker is not ours."""
         try:
             marker = self._marker()
             revision = None if marker is None or not marker.backend else self._layout(marker.backend).in_use()
-        except DeployFailed:  # told by whoever wants to change something there
-            return self._observed(None, "degraded", "")
-        if marker is None or revision is None:
-            return self._observed(None, "stopped", "")
-        whole = revision in marker.revisions and self._whole(marker, revision)
-        return self._observed(revision, "healthy" if whole else "degraded", marker.backend)
+        except DeployFailed as refused:
+            return self._observed("degraded", refused.diagnostics[0].cause)
+        if marker is None:
+            return self._observed("stopped", f"mlo has put nothing into {self._folder}")
+        if revision is None:
+            return self._observed("stopped", f"no revision in {self._folder} is in use")
+        if revision not in marker.revisions:
+            reason = f"revision {revision} is in use, and mlo did not put it there"
+            return self._observed("degraded", reason, revision, marker.backend)
+        if not self._whole(marker, revision):
+            reason = f"files of revision {revision} are missing or were changed"
+            return self._observed("degraded", reason, revision, marker.backend)
+        return self._observed("healthy", "", revision, marker.backend)
 
-    def highest(self) -> int:
-        """The highest number of a revision that is there; 0 where there is none."""
+    def history(self) -> tuple[int, ...]:
+        """All revisions that lie there."""
         marker = self._marker()
-        return max(marker.revisions, default=0) if marker is not None else 0
+        return () if marker is None else tuple(sorted(marker.revisions))
 
-    def check(self) -> None:
+    def url(self) -> str:
+        """None: whoever reads the folder answers."""
+        raise UsageError(
+            Diagnostic(
+                "E619",
+                f"{self._name} has no server",
+                cause=f"it is deployed into the folder {self._folder}",
+                remedy="send the request to the device or server that reads the folder",
+            )
+        )
+
+    def logs(self, lines: int, *, follow: bool) -> Iterator[str]:
+        """None: whoever reads the folder keeps its own."""
+        del lines, follow
+        raise UsageError(
+            Diagnostic(
+                "E615",
+                f"{self._name} has no log",
+                cause=f"it is deployed to the folder {self._folder}, and mlo runs no server for it",
+                remedy="see the log of the device or server that reads the folder",
+            )
+        )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against others, also of other stores and users, for the block.
+
+        Raises:
+            Busy: E605, somebody else deploys into it.
+        """
+        with alone_in(self._folder):
+            yield
+
+    def check(self, share: float = 1.0) -> None:
         """Whether the folder can be deployed into; changes nothing.
 
         Raises:
-            DeployFailed: E620, it is a file, or holds something that mlo did not put there for this deployment.
+            DeployFailed: E620, it is a file, or holds something that mlo did not put there for this deployment; E623.
         """
+        require_whole_share(FolderPlacement.TARGET, share)
         if self._folder.exists() and not self._folder.is_dir():
             raise taken(self._folder, "it is a file")
         if self._marker() is None and self._folder.is_dir() and any(self._folder.iterdir()):
             raise taken(self._folder, "it is not empty, and mlo did not fill it")
 
-    def prepare(self, port: int | None = None) -> str:  # noqa: ARG002 - a folder listens nowhere
+    def prepare(self) -> str:
         """Make the folder and mark it, unless it holds something that mlo did not put there.
 
         Raises:
@@ -96,38 +179,19 @@ class FolderTarget:
             with store_errors("write", self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
             self._write(Marker(self._name, "", {}))
-        return self.place
+        return str(self._folder)
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold the folder against others, also of other stores and users, for the block.
-
-        Raises:
-            Busy: E605, somebody else deploys into it.
-        """
-        with alone_in(self._folder):
-            yield
-
-    def start_candidate(
-        self,
-        revision: int,
-        serving: Path,
-        backend: str,
-        name: str,
-        threads: int,
-        startup_seconds: int,
-        progress: Callable[[str], None] = lambda _: None,
-    ) -> Candidate:
+    def start(self, release: Release, progress: Callable[[str], None] = lambda _: None) -> Started:
         """Copy the serving folder beside what is in use, unless the very same is there.
 
         Raises:
             DeployFailed: E621 the copy is not what was rendered.
             Busy: E605 a revision of that number, with another content, was in use there.
         """
-        del name, threads, startup_seconds  # whoever reads the folder has its own
+        revision, backend = release.revision, release.backend  # whoever reads the folder has settings of its own
         marker = self._ours()
         layout = self._layout(backend)
-        source, place = layout.source(serving), layout.place(revision)
+        source, place = layout.source(release.serving), layout.place(revision)
         wanted = digest_tree(source).digest
         there = marker.revisions.get(revision)
         if there is not None and there.used and there.digest != wanted:
@@ -154,16 +218,18 @@ class FolderTarget:
                 )
             used = there is not None and there.used
             self._write(marker.with_revision(revision, Put(wanted, backend, used=used)))
-        self._rendered[revision] = serving
-        crash_point("folder.candidate-ready")
-        return Candidate(revision, str(place), None)
+        self._rendered[revision] = release.serving
+        crash_point("folder.started")
+        # Nothing serves here: `verify` has proven the variant, and the copy was compared with it.
+        return Started(revision, None, proof=f"{place} holds what was rendered, by its digest")
 
-    def switch(self, revision: int) -> tuple[str, ...]:
+    def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
         """Let `revision` be the one in use, at once for whoever reads, and remove what is no longer kept.
 
         Raises:
-            DeployFailed: E607, it is not there.
+            DeployFailed: E607, it is not there; E623, for any other share than 1.0.
         """
+        require_whole_share(FolderPlacement.TARGET, share)
         marker = self._ours()
         put = marker.revisions.get(revision)
         if put is None or not self._whole(marker, revision):
@@ -189,7 +255,7 @@ class FolderTarget:
         return notes
 
     def drop(self, revision: int) -> None:
-        """Remove a candidate that was never used; a revision that was stays for a rollback."""
+        """Remove a copy that was never in use; one that was stays for a rollback."""
         marker = self._marker()
         put = None if marker is None else marker.revisions.get(revision)
         if marker is None or put is None or put.used:
@@ -202,7 +268,7 @@ class FolderTarget:
             remove_tree(layout.place(revision))
             self._sweep()
 
-    def stop(self) -> None:
+    def stop(self) -> tuple[str, ...]:
         """Remove what mlo put there, and the folder if nothing else is in it.
 
         Raises:
@@ -210,7 +276,7 @@ class FolderTarget:
         """
         marker = self._marker()
         if marker is None:
-            return
+            return ()
         with store_errors("clean up", self._folder):
             for backend in {marker.backend, *(put.backend for put in marker.revisions.values())} - {""}:
                 self._layout(backend).retire()
@@ -220,6 +286,7 @@ class FolderTarget:
             marker.file(self._folder).unlink(missing_ok=True)
         with suppress(OSError):  # what somebody else put there stays
             self._folder.rmdir()
+        return ("except for files that mlo did not write",) if self._folder.exists() else ()
 
     def _kept(self, marker: Marker, revision: int, before: int | None) -> list[int]:
         """The new one, what was in use before it, and the newest others of the same layout; `keep` in all."""
@@ -285,18 +352,12 @@ class FolderTarget:
     def _write(self, marker: Marker) -> None:
         write_marker(self._folder, marker)
 
-    def _observed(self, revision: int | None, health: str, backend: str) -> Observed:
+    def _observed(
+        self, health: Health, reason: str, revision: int | None = None, backend: str | None = None
+    ) -> Observed:
         if self._cache is not None:
             self._cache.save()
-        return Observed(
-            running=revision is not None,
-            health="healthy" if health == "healthy" else "degraded" if health == "degraded" else "stopped",
-            endpoint=self.place,
-            revision=revision,
-            backend=backend or None,
-            pid=None,
-            since=None,
-        )
+        return Observed(revision is not None, health, reason, str(self._folder), revision, backend)
 
 
 def _copy_files(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""A deployment on this machine, seen from the command line: observe it, start a candidate, switch to it, stop it.
+"""A deployment on this machine, seen from the command line: observe it, start a revision, switch to it, stop it.
 
 Everything is asked of the deployment's supervisor (`supervisor.py`) over its control socket. What is true is observed:
 a process id in a file is never trusted, the supervisor's lock and socket tell.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator.backends.table import serving_backend
 from orchestrator.diagnostics import Diagnostic
@@ -29,8 +29,13 @@ from orchestrator.targets.local.control import (
 )
 from orchestrator.targets.local.lifetime import alone, is_running, start, stop
 from orchestrator.targets.local.logs import LOG_FILE, read
+from orchestrator.targets.local.placement import LocalPlacement
 from orchestrator.targets.local.ports import LOOPBACK, first_free
-from orchestrator.targets.target import Candidate, Observed
+from orchestrator.targets.target import Description, Observed, Release, Site, Started, require_whole_share
+
+if TYPE_CHECKING:
+    from orchestrator.store.state import PlacementRecord
+    from orchestrator.targets.local.section import LocalDeploy
 
 __all__ = ["LocalTarget"]
 
@@ -42,34 +47,109 @@ class LocalTarget:
 
     Args:
         folder: `MLO_HOME/deployments/NAME`; created when the deployment is first started.
+        port: that the spec asks for; None keeps the one that it has, or takes a free one.
     """
 
-    answers = True
-    place = ""
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int | None = None) -> None:
         self._folder = folder.absolute()
+        self._wanted_port = port
+
+    @classmethod
+    def wanted(cls, section: LocalDeploy, base: Path, site: Site) -> Self:
+        """A server of this store, at the port that the spec asks for if it does."""
+        del base
+        return cls(site.store.home.deployments / site.name, section.port)
+
+    @classmethod
+    def placed(cls, placement: PlacementRecord, site: Site) -> Self:
+        """The server that the state remembers, at the port that it has."""
+        LocalPlacement.of(placement)
+        return cls(site.store.home.deployments / site.name)
+
+    @property
+    def placement(self) -> PlacementRecord:
+        """This machine."""
+        return LocalPlacement().record()
+
+    def is_at(self, placement: PlacementRecord) -> bool:
+        """Whether it is on this machine too: a store has one place for each name."""
+        return placement.target == LocalPlacement.TARGET
+
+    def difference(self, endpoint: str) -> str | None:
+        """Whether the spec asks for another port than the deployment has."""
+        if self._wanted_port is None or endpoint == _url(self._wanted_port):
+            return None
+        return f"moves from {endpoint} to port {self._wanted_port}"
+
+    def describe(self) -> Description:
+        """A server at a URL."""
+        port = self._wanted_port or self._read(ENDPOINT_FILE).get("port")
+        where = _url(port) if port else f"a server on this machine (`target: {LocalPlacement.TARGET}`)"
+        name = self._folder.name
+        return Description(
+            where=where,
+            label="endpoint",
+            in_use="serves",
+            removal=f"Stop {name} at {where}",
+            removed="stopped",
+            try_it=f"mlo predict {name} --input FILE.npz",
+        )
+
+    def url(self) -> str:
+        """The public endpoint.
+
+        Raises:
+            DeployFailed: E619 it was never started.
+        """
+        port = self._read(ENDPOINT_FILE).get("port")
+        if port is None:
+            raise DeployFailed(
+                Diagnostic(
+                    "E619",
+                    f"{self._folder.name} does not serve",
+                    cause="it was never started on this machine",
+                    remedy="run `mlo apply` with its spec",
+                )
+            )
+        return _url(port)
 
     def observe(self) -> Observed:
         """What is running, asked now; starts nothing."""
         port = self._read(ENDPOINT_FILE).get("port")
         endpoint = _url(port) if port else None
         if not self._folder.is_dir():
-            return Observed(running=False, health="stopped", endpoint=None, **_NOTHING)
+            return Observed(
+                running=False, health="stopped", reason="it was never started on this machine", endpoint=None
+            )
         try:
             status = ask(self._folder, "GET", "/status")
         except ControlUnreachableError:
-            held = is_held(self._folder)
-            return Observed(running=held, health="degraded" if held else "stopped", endpoint=endpoint, **_NOTHING)
+            if is_held(self._folder):
+                return Observed(
+                    running=True, health="degraded", reason="its supervisor does not answer", endpoint=endpoint
+                )
+            return Observed(
+                running=False,
+                health="stopped",
+                reason="no supervisor is running; `mlo apply` starts it",
+                endpoint=endpoint,
+            )
         serving = status["serving"]
         if status["port"]:
             endpoint = _url(status["port"])
         if serving is None:
-            return Observed(running=True, health="stopped", endpoint=endpoint, **_NOTHING)
+            return Observed(
+                running=True,
+                health="stopped",
+                reason="its supervisor runs, and no revision takes the traffic",
+                endpoint=endpoint,
+            )
+        healthy = serving["health"] == "healthy" and bool(status["port"])
         since = serving["since"]
         return Observed(
             running=True,
-            health=serving["health"] if status["port"] else "degraded",
+            health="healthy" if healthy else "degraded",
+            reason="" if healthy else _why_degraded(serving, listening=bool(status["port"])),
             endpoint=endpoint,
             revision=serving["recipe"]["revision"],
             backend=serving["recipe"]["backend"],
@@ -77,10 +157,17 @@ class LocalTarget:
             since=None if since is None else datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
         )
 
-    def prepare(self, port: int | None = None) -> str:
+    def history(self) -> tuple[int, ...]:
+        """The revision that serves, and those that are starting or stopping beside it."""
+        try:
+            return tuple(sorted(map(int, ask(self._folder, "GET", "/status")["revisions"])))
+        except ControlUnreachableError:
+            return ()
+
+    def prepare(self) -> str:
         """Start the deployment's supervisor unless it runs, and return the public endpoint.
 
-        A deployment keeps its port for life unless `port` asks for another; then the former one stays open until the
+        A deployment keeps its port for life unless the spec asks for another; then the former one stays open until the
         next switch. What served before the supervisor went away (a reboot, `kill -9`) is started again.
 
         Raises:
@@ -91,7 +178,7 @@ class LocalTarget:
             started = not is_running(self._folder)
             if started:
                 start(self._folder)
-            wanted = port or self._read(ENDPOINT_FILE).get("port") or first_free(self._folder.name)
+            wanted = self._wanted_port or self._read(ENDPOINT_FILE).get("port") or first_free(self._folder.name)
             try:
                 self._ask("PUT", "/port", {"port": wanted})
             except ControlRefusedError as refused:
@@ -110,65 +197,57 @@ class LocalTarget:
             self._restore()
         return _url(wanted)
 
-    def start_candidate(
-        self,
-        revision: int,
-        serving: Path,
-        backend: str,
-        name: str,
-        threads: int,
-        startup_seconds: int,
-        progress: Callable[[str], None] = lambda _: None,
-    ) -> Candidate:
+    def start(self, release: Release, progress: Callable[[str], None] = lambda _: None) -> Started:
         """Start a server beside the one that takes the traffic and wait until it is ready.
 
-        The same revision with the same arguments again returns the server that is there. A candidate that does not come
-        up is dropped before the error is raised; the former revision is not touched.
-
-        Args:
-            revision: its number.
-            serving: the rendered folder; it must stay for as long as this revision may be started again.
-            backend: its name in `backends/table.py`.
-            name: the model's name on the wire.
-            threads: threads of one model instance.
-            startup_seconds: bound on loading and warming up.
-            progress: told what is waited for.
+        The same release again returns the server that is there. One that does not come up is dropped before the error is
+        raised; the former revision is not touched.
 
         Raises:
             DeployFailed: E603 it ended while starting, E604 it was not ready in time, E606 no supervisor answers,
                 E616 the backend cannot be started on this machine.
             Busy: E605 another command has started this revision from something else.
         """
-        recipe = Recipe(revision, backend, name, str(serving.absolute()), threads, startup_seconds)
-        progress(f"starting {backend} for revision {revision}")
+        revision = release.revision
+        recipe = Recipe(
+            revision,
+            release.backend,
+            release.model,
+            str(release.serving.absolute()),
+            release.threads,
+            release.startup_seconds,
+        )
+        progress(f"starting {release.backend} for revision {revision}")
         state = self._launch(recipe, takes_over=False)
         with self._dropped_on_failure(state):
-            deadline = time.monotonic() + startup_seconds + 15
+            deadline = time.monotonic() + release.startup_seconds + 15
             while state["state"] in ("starting", "restarting") and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
                 state = self._ask("GET", f"/revisions/{revision}")
             if state["state"] != "ready":
                 raise self._not_up(revision, state)
         progress(f"revision {revision} is ready")
-        return Candidate(revision, state["endpoint"], state["pid"])
+        return Started(revision, state["endpoint"], pid=state["pid"])
 
-    def check(self) -> None:
-        """Nothing: what could be in the way, such as a port in use, can change until it is needed."""
+    def check(self, share: float = 1.0) -> None:
+        """Whether the share is a whole one; what else could be in the way, such as a port in use, can change until then.
 
-    def highest(self) -> int:
-        """0: the state knows all revisions of this store, and the place is this store's alone."""
-        return 0
+        Raises:
+            DeployFailed: E623.
+        """
+        require_whole_share(LocalPlacement.TARGET, share)
 
-    def alone(self) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Nothing: the deployment's lock is enough."""
         return nullcontext()
 
-    def switch(self, revision: int) -> tuple[str, ...]:
-        """Send all new requests to a candidate that is ready. The former revision finishes its requests and stops.
+    def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
+        """Send all new requests to a revision that is ready. The former one finishes its requests and stops.
 
         Raises:
-            DeployFailed: E607 the revision is not ready any more, E606 no supervisor answers.
+            DeployFailed: E607 the revision is not ready any more, E606 no supervisor answers, E623 another share than 1.0.
         """
+        require_whole_share(LocalPlacement.TARGET, share)
         try:
             self._ask("POST", f"/revisions/{revision}/serve")
         except ControlRefusedError as refused:
@@ -184,7 +263,7 @@ class LocalTarget:
         return ()
 
     def drop(self, revision: int) -> None:
-        """Stop a candidate and remove what it wrote; one that is not there is no error."""
+        """Stop a revision that takes no traffic and remove what it wrote; one that is not there is no error."""
         if not is_held(self._folder):
             return
         try:
@@ -197,7 +276,7 @@ class LocalTarget:
                     )
                 ) from refused
 
-    def stop(self) -> None:
+    def stop(self) -> tuple[str, ...]:
         """Stop serving: take no more connections, answer what is under way, end every process. No error if none runs.
 
         Raises:
@@ -206,8 +285,9 @@ class LocalTarget:
         if self._folder.is_dir():
             stop(self._folder)
             (self._folder / SERVING_FILE).unlink(missing_ok=True)
+        return ()
 
-    def logs(self, lines: int = 100, follow: bool = False) -> Iterator[str]:
+    def logs(self, lines: int = 100, *, follow: bool = False) -> Iterator[str]:
         """The last lines of the deployment's log, then, if `follow`, each new one, without end.
 
         Raises:
@@ -227,7 +307,7 @@ class LocalTarget:
 
     @contextmanager
     def _dropped_on_failure(self, state: dict[str, Any]) -> Iterator[None]:
-        """Leave no candidate behind that nobody will switch to, after Ctrl-C neither."""
+        """Leave no server behind that nobody will switch to, also after Ctrl-C."""
         try:
             yield
         except BaseException:
@@ -252,7 +332,7 @@ class LocalTarget:
             ) from error
 
     def _launch(self, recipe: Recipe, *, takes_over: bool) -> dict[str, Any]:
-        """Have the supervisor start the recipe; what it tells about the revision."""
+        """Have the supervisor start the recipe; what it says about the revision."""
         server, serving = serving_backend(recipe.backend), Path(recipe.serving)
         with self._damaged(recipe):
             devices = server.devices(serving)
@@ -282,7 +362,7 @@ class LocalTarget:
         )
         body = {"recipe": recipe.as_json(), "launching": launching.as_json(), "takes_over": takes_over}
         try:
-            told: dict[str, Any] = self._ask("PUT", f"/revisions/{recipe.revision}", body)
+            state: dict[str, Any] = self._ask("PUT", f"/revisions/{recipe.revision}", body)
         except ControlRefusedError as refused:
             raise Busy(
                 Diagnostic(
@@ -292,7 +372,7 @@ class LocalTarget:
                     remedy="wait until it has ended, then run the command again",
                 )
             ) from refused
-        return told
+        return state
 
     def _restore(self) -> None:
         """Start again what served when the supervisor went away. Requests wait for it; it need not be ready here."""
@@ -343,7 +423,17 @@ class LocalTarget:
         return (f"log: {self._folder / LOG_FILE}",)
 
 
-_NOTHING: dict[str, None] = {"revision": None, "backend": None, "pid": None, "since": None}
+def _why_degraded(serving: dict[str, Any], *, listening: bool) -> str:
+    """The supervisor's account of the revision that serves, in one clause."""
+    number, crashes = serving["recipe"]["revision"], serving["crashes"]
+    if not listening:
+        return "its supervisor does not listen on the public port"
+    ending = f": {serving['reason']}" if serving["reason"] else ""
+    if serving["state"] != "ready":
+        return f"revision {number} is {serving['state']}{ending}"
+    if crashes > 1:
+        return f"revision {number} has crashed {crashes} times in a row{ending}"
+    return f"the server of revision {number} does not answer its readiness check"
 
 
 def _url(port: int) -> str:

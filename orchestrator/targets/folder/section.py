@@ -1,0 +1,27 @@
+"""What stands under `deploy:` for a folder that a device or a server of one's own reads."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from orchestrator.spec.types import RelPath
+from orchestrator.targets.section import DeploySection
+
+__all__ = ["FolderDeploy"]
+
+
+class FolderDeploy(DeploySection):
+    """Into a folder that a device or your own server reads."""
+
+    takes_unserved: ClassVar[bool] = True
+
+    target: Literal["folder"]
+    path: RelPath = Field(description="The folder, relative to the spec.", examples=["deployed"])
+    versions: int = Field(
+        default=2,
+        ge=1,
+        le=10,
+        description="How many of the newest revisions to keep; TensorFlow Serving serves all of them.",
+    )

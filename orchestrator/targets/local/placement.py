@@ -1,0 +1,16 @@
+"""Where a local deployment is: in its store's own folder for that name, so there is nothing else to remember."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from orchestrator.targets.placement import Placement
+
+__all__ = ["LocalPlacement"]
+
+
+class LocalPlacement(Placement):
+    """This machine; the deployment's folder keeps the port."""
+
+    TARGET: ClassVar[str] = "local"
+    VERSION: ClassVar[int] = 1

@@ -1,0 +1,20 @@
+"""What stands under `deploy:` for a server on this machine."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from orchestrator.targets.section import DeploySection
+
+__all__ = ["LocalDeploy"]
+
+
+class LocalDeploy(DeploySection):
+    """On this machine, on loopback."""
+
+    target: Literal["local"] = "local"
+    port: int | None = Field(
+        default=None, ge=1024, le=65535, description="By default a free port, kept across updates."
+    )

@@ -1,0 +1,54 @@
+"""`mlo predict` checks inputs against the signature of what serves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import DeployFailed
+from orchestrator.release.served import served_signature
+from orchestrator.spec.signature import Signature, Tensor
+from orchestrator.store.home import Home
+from orchestrator.store.state import Deployment, PlacementRecord
+from orchestrator.store.store import Store
+
+_SIGNATURE = Signature((Tensor("x", "float32", ("n", 3)),), (Tensor("y", "float32", None),), {"n": (1, 8)}, "n")
+
+
+def _deployment(backend: str, rendered: str) -> Deployment:
+    return Deployment(
+        name="digits",
+        placement=PlacementRecord(target="local", version=1, settings={}),
+        revision=1,
+        highest=1,
+        backend=backend,
+        variant="fp32",
+        endpoint="http://127.0.0.1:20001",
+        spec_file="/spec.yaml",
+        spec_digest="",
+        decision_digest="",
+        model_digest="",
+        rendered_digest=rendered,
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "file", "document"),
+    [
+        ("onnxruntime", "server.json", {"model": {"signature": _SIGNATURE.as_json()}}),
+        ("torchserve", "model-store/digits/signature.json", _SIGNATURE.as_json()),
+    ],
+)
+def test_it_is_read_from_the_folder_that_serves(tmp_path: Path, backend: str, file: str, document: Any) -> None:
+    store = Store.open(Home(tmp_path))
+    with pytest.raises(DeployFailed, match="digits does not serve"):
+        served_signature(store, _deployment(backend, "05" * 32))
+    with store.scratch_folder() as scratch:
+        path = scratch / "out" / "serving" / file
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(document))
+        rendered = store.trees.commit(scratch / "out").digest
+    assert served_signature(store, _deployment(backend, rendered)) == _SIGNATURE
