@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from orchestrator.spec.strict import Strict
 
-__all__ = ["CandidateRow"]
+__all__ = ["CandidateRow", "candidate_row"]
 
 
 class CandidateRow(Strict):
@@ -23,3 +26,14 @@ class CandidateRow(Strict):
     format: str
     precision: str
     backend: str
+
+
+def candidate_row(params: Mapping[str, Any]) -> CandidateRow:
+    """The identity of a row of the parameter `candidates`."""
+    return CandidateRow(
+        candidate=params["variant"],
+        variant=params["variant"],
+        format=params["format"],
+        precision=params["precision"],
+        backend=params["backend"],
+    )

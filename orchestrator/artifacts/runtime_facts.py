@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 __all__ = ["RuntimeFacts"]
 
@@ -25,3 +26,13 @@ class RuntimeFacts:
     threads: int
     providers: tuple[str, ...] | None = None
     device: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON, for the pipe of a measured process."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> RuntimeFacts:
+        """What `as_json` wrote."""
+        providers = document["providers"]
+        return RuntimeFacts(**{**document, "providers": None if providers is None else tuple(providers)})

@@ -1,98 +1,91 @@
-"""A decision as text: the table of candidates, why the winner won, and the reasons for the others."""
+"""A decision as people read it: the table of candidates, why the winner won, what became of the rest."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
-from typing import Any
 
 import click
 
+from orchestrator.artifacts.decision import CandidateFate, DecidedCandidate, Decision
+from orchestrator.artifacts.runtime_report import RuntimeMeasurement
 from orchestrator.cli import console
 
 __all__ = ["candidate_text", "decision_text"]
 
-_COLOURS = {"won": "green", "lost": None, "refused": None, "dominated": None}
-_HEADER = ("variant", "backend", "fate", "run p50", "speed-up", "load", "memory", "p99", "rows/s")
+_COLOURS: dict[CandidateFate, str | None] = {"won": "green", "lost": None, "refused": None, "dominated": None}
+_HEADER = ("candidate", "backend", "fate", "run p50", "speed-up", "load", "memory", "p99", "rows/s")
 _NUMBERS = frozenset(range(3, len(_HEADER)))
 
 
-def decision_text(decision: Mapping[str, Any]) -> str:
-    """decision.json as a table, followed by the reason for each candidate, the winner first."""
-    order = sorted(
-        decision["candidates"], key=lambda c: (c["fate"] != "won", c["server"] is None, c["runtime"] is None)
-    )
-    baseline = decision["baseline"]
-    given = _first_p50(baseline) if baseline else None
+def decision_text(decision: Decision) -> str:
+    """The decision as a table, followed by the reason for each candidate, the winner first."""
+    order = sorted(decision.candidates, key=lambda c: (c.fate != "won", c.server is None, c.runtime is None))
+    baseline = decision.baseline.measured
+    given = None if baseline is None else baseline.batches[0].p50
     rows = [_row(candidate, given) for candidate in order]
-    if baseline and given:
+    if baseline is not None:
         rows.append(("(baseline)", "framework", "original model", *_runtime_cells(baseline, given), "", ""))
-    winner = next(c for c in order if c["fate"] == "won")
+    winner = next(c for c in order if c.fate == "won")
     lines = [
         console.table(_HEADER, rows, right=_NUMBERS),
         _legend(decision),
         "",
-        *_wrapped(f"{winner['variant']} on {winner['backend']} won", winner["reason"]),
-        *(line for c in order if c is not winner for line in _wrapped(f"{c['variant']}: {c['fate']}", c["reason"])),
+        *_wrapped(f"{winner.candidate} on {winner.backend} won", winner.reason),
+        *(line for c in order if c is not winner for line in _wrapped(f"{c.candidate}: {c.fate}", c.reason)),
     ]
-    lines += [line for note in decision["notes"] for line in _wrapped("note", note)]
+    lines += [line for note in decision.notes for line in _wrapped("note", note)]
     return "\n".join(lines)
 
 
-def candidate_text(candidate: Mapping[str, Any]) -> str:
+def candidate_text(candidate: DecidedCandidate) -> str:
     """One candidate: its fate, the reason, and its measurements."""
-    lines = _wrapped(f"{candidate['variant']} on {candidate['backend']}: {candidate['fate']}", candidate["reason"])
-    runtime, server = candidate["runtime"], candidate["server"]
+    lines = _wrapped(f"{candidate.candidate} on {candidate.backend}: {candidate.fate}", candidate.reason)
+    runtime, server = candidate.runtime, candidate.server
     if runtime is not None:
         cells = [
             (
-                str(batch["rows"]),
-                *(_ms(batch[name]) for name in ("p50", "p90", "p95", "p99")),
-                f"{batch['rows_per_second']:,.0f}",
-                _ms(batch["without_warm_up"]["first"]) if batch["without_warm_up"] else "",
+                str(batch.rows),
+                *map(_ms, (batch.p50, batch.p90, batch.p95, batch.p99)),
+                f"{batch.rows_per_second:,.0f}",
+                _ms(batch.without_warm_up.first) if batch.without_warm_up is not None else "",
             )
-            for batch in runtime["batches"]
+            for batch in runtime.batches
         ]
         header = ("batch", "p50", "p90", "p95", "p99", "rows/s", "first call")
         lines += ["", "In the runtime:", console.table(header, cells, right=frozenset(range(7)))]
-        lines.append(f"load {_ms(runtime['load_seconds'])}, peak memory {_mib(runtime['peak_rss'])}")
+        lines.append(f"load {_ms(runtime.load_seconds)}, peak memory {_mib(runtime.peak_rss)}")
     if server is not None:
-        loop, full = server["open_loop"], server["saturation"]
+        loop, full = server.open_loop, server.saturation
         lines += [
             "",
             "In the server, over the wire:",
-            f"at {loop['rate']:.4g}/s: p50 {_ms(loop['p50'])}, p95 {_ms(loop['p95'])}, p99 {_ms(loop['p99'])}",
-            f"at saturation, {full['connections']} connections: {full['rows_per_second']:,.0f} rows/s, p99 {_ms(full['p99'])}",
-            f"CPU time per request at saturation: {_ms(full['cpu_seconds_per_request'])}",
-            f"peak memory {_mib(server['peak_rss'])}",
+            f"at {loop.rate:.4g}/s: p50 {_ms(loop.p50)}, p95 {_ms(loop.p95)}, p99 {_ms(loop.p99)}",
+            f"at saturation, {full.connections} connections: {full.rows_per_second:,.0f} rows/s, p99 {_ms(full.p99)}",
+            f"CPU time per request at saturation: {_ms(full.cpu_seconds_per_request)}",
+            f"peak memory {_mib(server.peak_rss)}",
         ]
     return "\n".join(lines)
 
 
-def _row(candidate: Mapping[str, Any], given: float | None) -> tuple[str, ...]:
-    server, runtime = candidate["server"], candidate["runtime"]
-    fate = candidate["fate"]
+def _row(candidate: DecidedCandidate, given: float | None) -> tuple[str, ...]:
+    server, runtime = candidate.server, candidate.runtime
+    fate = candidate.fate
     cells = ("", "", "", "") if runtime is None else _runtime_cells(runtime, given)
     wire = ("", "")
     if server is not None:
-        wire = (_ms(server["open_loop"]["p99"]), f"{server['saturation']['rows_per_second']:,.0f}")
-    name = click.style(candidate["variant"], bold=fate == "won")
-    return name, candidate["backend"], click.style(fate, fg=_COLOURS.get(fate, "yellow")), *cells, *wire
+        wire = (_ms(server.open_loop.p99), f"{server.saturation.rows_per_second:,.0f}")
+    name = click.style(candidate.candidate, bold=fate == "won")
+    return name, candidate.backend, click.style(fate, fg=_COLOURS.get(fate, "yellow")), *cells, *wire
 
 
-def _runtime_cells(runtime: Mapping[str, Any], given: float | None) -> tuple[str, str, str, str]:
-    p50 = _first_p50(runtime)
+def _runtime_cells(runtime: RuntimeMeasurement, given: float | None) -> tuple[str, str, str, str]:
+    p50 = runtime.batches[0].p50
     speed_up = f"{given / p50:.1f}x" if given and p50 else ""
-    return _ms(p50), speed_up, _ms(runtime["load_seconds"]), _mib(runtime["peak_rss"])
+    return _ms(p50), speed_up, _ms(runtime.load_seconds), _mib(runtime.peak_rss)
 
 
-def _first_p50(runtime: Mapping[str, Any]) -> float | None:
-    """Seconds per call with the smallest batch."""
-    return float(runtime["batches"][0]["p50"]) if runtime.get("batches") else None
-
-
-def _legend(decision: Mapping[str, Any]) -> str:
-    rate = "" if decision["rate"] is None else f" p99 is over the wire at {decision['rate']:.4g} requests/s;"
+def _legend(decision: Decision) -> str:
+    rate = "" if decision.rate is None else f" p99 is over the wire at {decision.rate:.4g} requests/s;"
     return click.style(
         f"run p50 is the time of one call with the smallest batch in the runtime alone, speed-up is relative to the baseline;"
         f"{rate} rows/s is at saturation.",
@@ -101,7 +94,7 @@ def _legend(decision: Mapping[str, Any]) -> str:
 
 
 def _wrapped(head: str, reason: str) -> list[str]:
-    """`head: reason`, wrapped to the terminal, continuation lines indented."""
+    """`head: reason`, wrapped to the terminal, further lines indented."""
     return textwrap.wrap(f"{head}: {reason}.", width=max(60, min(console.width(), 120)), subsequent_indent="    ")
 
 

@@ -45,17 +45,17 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
     planned = make_plan(Path(what), store, platform=platform, environment=environment)
     steps = {step.id: step for step in planned.preview.steps}
     decision = planned.decision(store)
-    variants = {c["variant"]: c for c in decision["candidates"]} if decision is not None else {}
+    candidates = {} if decision is None else {c.candidate: c for c in decision.candidates}
     if part is None:
         console.say(_no_decision(what) if decision is None else decision_text(decision))
     elif part in steps:
         console.say(_step_text(planned.explain_step(store, part)))
-    elif part in variants:
-        console.say(candidate_text(variants[part]))
+    elif part in candidates:
+        console.say(candidate_text(candidates[part]))
     elif (origin := planned.value_and_origin(part)) is not None:
         console.say(f"{part} = {json.dumps(origin[0], default=str)}\nfrom {origin[1]}")
     else:
-        raise _unknown(part, [*steps, *variants])
+        raise _unknown(part, [*steps, *candidates])
 
 
 def _no_decision(spec: str) -> str:

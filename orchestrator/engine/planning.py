@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.decision import Decision
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.inspecting import read_model
 from orchestrator.engine.preview import Preview, preview
@@ -66,15 +66,13 @@ class Planned:
         model = self.plan.model
         return {**model.signature.as_json(), "names": model.names} if model is not None and model.was_read else None
 
-    def decision(self, store: Store) -> dict[str, Any] | None:
-        """decision.json, when select's result is there."""
+    def decision(self, store: Store) -> Decision | None:
+        """The decision, when select's result is there."""
         select = next(step for step in self.preview.steps if step.id == "select")
         receipt = store.receipts.read(select.key) if select.key is not None and select.status == "cached" else None
         if receipt is None or receipt.manifest is None:
             return None
-        path = store.trees.path(receipt.manifest.digest) / "decision.json"
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return document
+        return Decision.read(store.trees.path(receipt.manifest.digest))
 
     def explain_step(self, store: Store, step_id: str) -> dict[str, Any]:
         """Everything that is known of one step, for `mlo explain`."""

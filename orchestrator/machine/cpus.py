@@ -7,7 +7,6 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.machine.control_groups import CGROUPS, MOUNTED, group_folders, lines_of
 
@@ -45,10 +44,6 @@ class CpuShare:
         if self.wanted != whole:
             return f"measured with {_count(whole)} instead of {self.wanted:g}: a fraction of a CPU cannot be measured"
         return f"measured with {_count(whole)}"
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON for a report."""
-        return {"cpus": len(self.cpus), "cpus_wanted": self.wanted, "threads": self.threads, "how": self.how}
 
 
 def _count(cpus: int) -> str:

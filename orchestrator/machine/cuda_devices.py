@@ -62,10 +62,6 @@ class CudaDevices:
         """What `CUDA_VISIBLE_DEVICES` says, or would say if it named every device that this process may use."""
         return ",".join(map(str, range(len(self.names)))) if self.visible is None else self.visible
 
-    def used(self, count: int) -> dict[str, object]:
-        """What a report says of a measurement on the first `count` of them."""
-        return {"accelerators": list(self.names[:count]), "driver": self.driver}
-
     def as_json(self) -> dict[str, object]:
         """Plain JSON for fingerprints: what a measurement depends on."""
         return {"driver": self.driver, "names": list(self.names)}

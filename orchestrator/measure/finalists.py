@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from orchestrator.measure.statistics import FEWEST_ROUNDS, Comparison
+from orchestrator.artifacts.measurement import Objective
+from orchestrator.artifacts.runtime_report import PairedTimes, RuntimeMeasurement, RuntimeRow
+from orchestrator.artifacts.server_report import ServerFate
+from orchestrator.measure.statistics import FEWEST_ROUNDS
 
 __all__ = [
-    "NO_SERVER",
     "against_baseline",
     "auto_batch_size",
     "decisive_seconds",
@@ -19,9 +19,6 @@ __all__ = [
     "undecided",
 ]
 
-NO_SERVER = "no server"
-"""The fate in the server benchmark of what has no server here: its runtime is all that can be measured."""
-
 _SECOND = 1.2
 """A backend's second-best variant is measured too if it needs at most this many times the best one's time."""
 
@@ -30,28 +27,27 @@ _AS_GOOD = 0.95
 equals does not change what is deployed."""
 
 
-def decisive_seconds(candidate: Mapping[str, Any], objective: str) -> float:
+def decisive_seconds(measured: RuntimeMeasurement, objective: Objective) -> float:
     """What the objective looks at in the runtime benchmark; less is better.
 
     Latency: the median of one call of the smallest batch. Throughput and cost: time for each row at the best batch size
     (all threads are busy then, so time is CPU time as well).
     """
-    batches = candidate["batches"]
     if objective == "latency":
-        return float(batches[0]["p50"])
-    return float(1 / max(batch["rows_per_second"] for batch in batches))
+        return measured.batches[0].p50
+    return 1 / max(batch.rows_per_second for batch in measured.batches)
 
 
-def not_faster(candidate: Mapping[str, Any], objective: str) -> str:
+def not_faster(candidate: RuntimeRow, objective: Objective) -> str:
     """Why a candidate is no gain over the model as given, or nothing if it is one.
 
     The whole confidence interval must lie below 1; what cannot be told apart is not faster. Empty too for what was not
     compared, or in too few rounds: see `undecided`; and for the model as given, which is what has to be beaten.
     """
-    if candidate["as_given"]:
+    if candidate.as_given:
         return ""
     comparison = against_baseline(candidate, objective)
-    if comparison is None or comparison.faster or not math.isfinite(comparison.high):
+    if comparison is None or comparison.faster or comparison.high is None:
         return ""
     what = "latency" if objective == "latency" else "time for each row"
     said = f"its {what} is {comparison.ratio:.2f} times the baseline's"
@@ -63,94 +59,96 @@ def not_faster(candidate: Mapping[str, Any], objective: str) -> str:
     )
 
 
-def undecided(candidate: Mapping[str, Any], objective: str) -> str:
+def undecided(candidate: RuntimeRow, objective: Objective) -> str:
     """Why it is not known whether a candidate is faster than the model as given, or nothing if it is known or is that."""
-    if candidate["as_given"]:
+    if candidate.as_given:
         return ""
     comparison = against_baseline(candidate, objective)
-    if comparison is None or math.isfinite(comparison.high):
+    if comparison is None or comparison.high is not None:
         return ""
     rounds = "1 round" if comparison.rounds == 1 else f"{comparison.rounds} rounds"
     return f"measured for {rounds}, and it takes {FEWEST_ROUNDS} to tell whether it is faster than the baseline"
 
 
-def against_baseline(candidate: Mapping[str, Any], objective: str) -> Comparison | None:
+def against_baseline(candidate: RuntimeRow, objective: Objective) -> PairedTimes | None:
     """How a candidate compares in what the objective looks at; None where the baseline could not be measured."""
-    against = candidate["against_baseline"]
-    document = None if against is None else against["latency" if objective == "latency" else "throughput"]
-    if document is None:
-        return None
-    return Comparison.from_json({name: document[name] for name in ("ratio", "low", "high", "rounds")})
+    against = None if candidate.measured is None else candidate.measured.against_baseline
+    return None if against is None else against.in_what_matters_for(objective)
 
 
-def finalists(candidates: Sequence[Mapping[str, Any]], objective: str) -> tuple[list[str], dict[str, str]]:
-    """The variants whose servers are measured: of each backend the best, and the second where it is close.
+def finalists(candidates: Sequence[RuntimeRow], objective: Objective) -> tuple[list[str], dict[str, str]]:
+    """The candidates whose servers are measured: of each backend the best, and the second where it is close.
 
     Args:
         candidates: of the runtime benchmark's report.
         objective: `latency`, `throughput` or `cost`.
 
     Returns:
-        Variants, and for each other candidate that was measured why it is not among them.
+        Their names, and for each other candidate that was measured why it is not among them.
     """
-    measured = [candidate for candidate in candidates if candidate["fate"] == "measured"]
-    passed_over = {c["variant"]: reason for c in measured if (reason := _no_gain(c, objective))}
+    measured = [candidate for candidate in candidates if candidate.fate == "measured"]
+    passed_over = {c.candidate: reason for c in measured if (reason := _no_gain(c, objective))}
     chosen: list[str] = []
     for best, *others in _by_backend(candidates, objective):
-        chosen.append(best["variant"])
+        chosen.append(best.candidate)
         for place, other in enumerate(others):
-            times = decisive_seconds(other, objective) / decisive_seconds(best, objective)
+            times = _seconds(other, objective) / _seconds(best, objective)
             if place == 0 and times <= _SECOND:
-                chosen.append(other["variant"])
+                chosen.append(other.candidate)
             else:
-                passed_over[other["variant"]] = (
-                    f"its runtime is {times:.2f} times as slow as that of {best['variant']}, on the same backend"
+                passed_over[other.candidate] = (
+                    f"its runtime is {times:.2f} times as slow as that of {best.candidate}, on the same backend"
                 )
     return chosen, passed_over
 
 
-def substitutes(candidates: Sequence[Mapping[str, Any]], objective: str, tried: Mapping[str, str]) -> list[str]:
-    """The variants to start in place of servers that failed: of each backend that has none left, the next best.
+def substitutes(candidates: Sequence[RuntimeRow], objective: Objective, tried: Mapping[str, ServerFate]) -> list[str]:
+    """The candidates to start in place of servers that failed: of each backend that has none left, the next best.
 
     Args:
         candidates: of the runtime benchmark's report.
         objective: `latency`, `throughput` or `cost`.
-        tried: variant → its fate so far, of all that were started.
+        tried: candidate → its fate so far, of all that were started.
     """
     found = []
     for group in _by_backend(candidates, objective):
-        fates = [tried[c["variant"]] for c in group if c["variant"] in tried]
-        left = [c["variant"] for c in group if c["variant"] not in tried]
-        # A backend that cannot be started here ("not measured") can start none of its variants.
+        fates = [tried[c.candidate] for c in group if c.candidate in tried]
+        left = [c.candidate for c in group if c.candidate not in tried]
+        # A backend that cannot be started here ("no server") can start none of its variants.
         if fates and left and all(fate in {"failed", "out of memory"} for fate in fates):
             found.append(left[0])
     return found
 
 
-def _no_gain(candidate: Mapping[str, Any], objective: str) -> str:
+def _no_gain(candidate: RuntimeRow, objective: Objective) -> str:
     return undecided(candidate, objective) or not_faster(candidate, objective)
 
 
-def _by_backend(candidates: Sequence[Mapping[str, Any]], objective: str) -> list[list[Mapping[str, Any]]]:
+def _by_backend(candidates: Sequence[RuntimeRow], objective: Objective) -> list[list[RuntimeRow]]:
     """What is worth a server, each backend's from the best to the worst."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[RuntimeRow]] = {}
     for candidate in candidates:
-        if candidate["fate"] == "measured" and not _no_gain(candidate, objective):
-            groups.setdefault(candidate["backend"], []).append(candidate)
-    return [sorted(group, key=lambda c: decisive_seconds(c, objective)) for group in groups.values()]
+        if candidate.fate == "measured" and not _no_gain(candidate, objective):
+            groups.setdefault(candidate.backend, []).append(candidate)
+    return [sorted(group, key=lambda c: _seconds(c, objective)) for group in groups.values()]
 
 
-def auto_batch_size(candidate: Mapping[str, Any], p99_limit: float | None) -> int:
+def _seconds(candidate: RuntimeRow, objective: Objective) -> float:
+    assert candidate.measured is not None, "what was measured has times"
+    return decisive_seconds(candidate.measured, objective)
+
+
+def auto_batch_size(measured: RuntimeMeasurement, p99_limit: float | None) -> int:
     """Rows that go together at most: the batch size of the sweep with the best throughput that the limit allows.
 
     A request may have to wait for one full batch before its own runs, so a batch may take half the limit. Of sizes that
     are as good, the smallest.
 
     Args:
-        candidate: of the runtime benchmark's report; measured.
+        measured: of the candidate, in its runtime.
         p99_limit: of the SLO, seconds; None allows every size.
     """
-    batches = candidate["batches"]
-    allowed = [batch for batch in batches if p99_limit is None or batch["p99"] <= p99_limit / 2] or batches[:1]
-    best = max(batch["rows_per_second"] for batch in allowed)
-    return int(next(batch["rows"] for batch in allowed if batch["rows_per_second"] >= _AS_GOOD * best))
+    batches = measured.batches
+    allowed = [batch for batch in batches if p99_limit is None or batch.p99 <= p99_limit / 2] or batches[:1]
+    best = max(batch.rows_per_second for batch in allowed)
+    return next(batch.rows for batch in allowed if batch.rows_per_second >= _AS_GOOD * best)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import psutil
 
@@ -34,10 +34,11 @@ class ServerError(Exception):
     """The server did not start, died, or answered wrongly; the message is a sentence for a person.
 
     Args:
-        fate: `failed` or `out of memory`.
+        fate: of the candidate, in the server benchmark.
+        message: why.
     """
 
-    def __init__(self, fate: str, message: str) -> None:
+    def __init__(self, fate: Literal["failed", "out of memory"], message: str) -> None:
         super().__init__(message)
         self.fate = fate
 

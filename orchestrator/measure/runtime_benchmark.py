@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from orchestrator.artifacts.candidate import candidate_row
 from orchestrator.artifacts.imported import SAMPLES_FILE, Imported
+from orchestrator.artifacts.measurement import MeasuredOn
+from orchestrator.artifacts.runtime_report import RuntimeReport, RuntimeResult, RuntimeRow
 from orchestrator.machine.cpus import cpu_share
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.measure.participants import LeftOut, participants
-from orchestrator.measure.runtime_report import artifact_bytes, participant_report, raw_arrays
+from orchestrator.measure.runtime_report import artifact_bytes, raw_arrays, runtime_result
 from orchestrator.measure.sweep import Measured, SweepSettings, sweep
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext, StepError
-from orchestrator.store.atomic import pretty_json
 
 __all__ = ["benchmark"]
 
 
 def benchmark(context: StepContext) -> dict[str, Any]:
-    """Measure all candidates and the baseline; leaves `report.json` and `raw.npz` (docs/measuring.md).
+    """Measure all candidates and the baseline; leaves a `RuntimeReport` and `raw.npz` (docs/measuring.md).
 
     Params: `candidates`, `baseline`, `batch_sizes`, `cpus`, `memory` (bytes), `time_budget` (seconds). Inputs: `import`,
     `weights`, and `variant:NAME` and `verdict:NAME` where they were made.
@@ -41,16 +43,17 @@ def benchmark(context: StepContext) -> dict[str, Any]:
         time_budget=context.params["time_budget"],
     )
     everyone = sweep(takes_part, settings, context.scratch, context.progress)
-    report = {
-        "measured_on": {**share.as_json(), **(cuda_devices().used(1) if "accelerator" in context.params else {})},
-        "memory": settings.memory,
-        "batch_sizes": list(settings.batch_sizes),
-        "samples": imported.samples,
-        "rounds": settings.rounds,
-        "baseline": participant_report(everyone[0], None),
-        "candidates": _candidates(context, everyone, left_out),
-    }
-    (context.output / "report.json").write_bytes(pretty_json(report))
+    devices = cuda_devices() if "accelerator" in context.params else None
+    report = RuntimeReport(
+        measured_on=MeasuredOn.of(share, devices),
+        memory=settings.memory,
+        batch_sizes=settings.batch_sizes,
+        samples=imported.samples,
+        rounds=settings.rounds,
+        baseline=runtime_result(everyone[0], None),
+        candidates=_candidates(context, everyone, left_out),
+    )
+    report.write(context.output)
     # Its types cannot see that the arrays are named by the keys alone.
     np.savez_compressed(context.output / "raw.npz", **raw_arrays(everyone))  # type: ignore[arg-type]
     return _summary(report)
@@ -72,24 +75,25 @@ def _batch_sizes(wanted: list[int], signature: Signature) -> tuple[int, ...]:
     return sizes
 
 
-def _candidates(context: StepContext, everyone: list[Measured], left_out: list[LeftOut]) -> list[dict[str, Any]]:
+def _candidates(context: StepContext, everyone: list[Measured], left_out: list[LeftOut]) -> tuple[RuntimeRow, ...]:
     """All candidates in the order of the parameters, those that were left out too."""
     baseline, *measured = everyone
-    reports = {m.name: participant_report(m, baseline) for m in measured}
-    reasons = {candidate.name: candidate.reason for candidate in left_out}
+    results = {m.name: runtime_result(m, baseline) for m in measured}
+    for each in left_out:
+        results[each.name] = RuntimeResult(fate="not measured", reason=each.reason, measured=None)
     rows = []
-    for candidate in context.params["candidates"]:
-        name = candidate["variant"]
-        found = reports.get(name) or {"variant": name, "fate": "not measured", "reason": reasons[name], "batches": []}
+    for params in context.params["candidates"]:
+        name = params["variant"]
         size = artifact_bytes(context.inputs[f"variant:{name}"]) if f"variant:{name}" in context.inputs else None
-        rows.append({**candidate, **found, "artifact_bytes": size})
-    return rows
+        identity, result = candidate_row(params), results[name]
+        rows.append(RuntimeRow(**dict(identity), **dict(result), as_given=params["as_given"], artifact_bytes=size))
+    return tuple(rows)
 
 
-def _summary(report: dict[str, Any]) -> dict[str, Any]:
-    measured = [c for c in report["candidates"] if c["fate"] in {"measured", "dominated"}]
+def _summary(report: RuntimeReport) -> dict[str, Any]:
+    measured = [c for c in report.candidates if c.fate in {"measured", "dominated"}]
     return {
         "measured": len(measured),
-        "left out": len(report["candidates"]) - len(measured),
-        "how": report["measured_on"]["how"],
+        "left out": len(report.candidates) - len(measured),
+        "how": report.measured_on.how,
     }

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.artifacts.measurement import WarmUp
+from orchestrator.artifacts.runtime_report import (
+    AgainstBaseline,
+    BatchTimes,
+    ColdCalls,
+    PairedTimes,
+    RuntimeMeasurement,
+    RuntimeResult,
+)
+from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.measure.statistics import Comparison, compare_rounds, summarize
 
 if TYPE_CHECKING:
@@ -14,51 +26,51 @@ if TYPE_CHECKING:
 
     from orchestrator.measure.sweep import Measured
 
-__all__ = ["artifact_bytes", "participant_report", "raw_arrays"]
+__all__ = ["artifact_bytes", "raw_arrays", "runtime_result"]
 
 
-def participant_report(measured: Measured, baseline: Measured | None) -> dict[str, Any]:
-    """What is said of one participant, JSON.
+def runtime_result(measured: Measured, baseline: Measured | None) -> RuntimeResult:
+    """What is said of one model.
 
     Args:
-        measured: the participant.
+        measured: the model.
         baseline: what it is compared with; None for the baseline itself.
     """
-    cold = measured.warm_up[min(measured.warm_up)].cold if measured.warm_up else ()
-    return {
-        "variant": measured.name,
-        "fate": measured.fate,
-        "reason": measured.reason,
-        "load_seconds": measured.load_seconds,
-        "first_inference_seconds": cold[0] if cold else None,
-        "peak_rss": measured.peak,
-        "largest_batch": max(measured.samples, default=None),
-        "limited_by": measured.limited_by,
-        "runtime": measured.facts,
-        "batches": [_batch(measured, rows) for rows in sorted(measured.samples)],
-        "against_baseline": None if baseline is None else _against(measured, baseline),
-    }
+    return RuntimeResult(fate=measured.fate, reason=measured.reason, measured=_measurement(measured, baseline))
 
 
-def _batch(measured: Measured, rows: int) -> dict[str, Any]:
+def _measurement(measured: Measured, baseline: Measured | None) -> RuntimeMeasurement | None:
+    if not measured.samples or measured.load_seconds is None or measured.facts is None:
+        return None
+    return RuntimeMeasurement(
+        load_seconds=measured.load_seconds,
+        first_inference_seconds=measured.warm_up[min(measured.warm_up)].cold[0],
+        peak_rss=measured.peak,
+        largest_batch=max(measured.samples),
+        limited_by=measured.limited_by,
+        runtime=measured.facts,
+        batches=tuple(_batch(measured, rows) for rows in sorted(measured.samples)),
+        against_baseline=None if baseline is None else _against(measured, baseline),
+    )
+
+
+def _batch(measured: Measured, rows: int) -> BatchTimes:
     rounds = measured.samples[rows]
     pooled = [seconds for chunk in rounds.values() for seconds in chunk]
     warm_up = measured.warm_up.get(rows)
     # Only the smallest size is called first in a cold process; its calls have warmed it for the others.
-    cold = warm_up if warm_up is not None and rows == min(measured.warm_up) else None
-    return {
-        "rows": rows,
-        "rounds": len(rounds),
-        **summarize(pooled).as_json(),
-        "rows_per_second": rows / fmean(pooled),
-        "without_warm_up": None
-        if cold is None
-        else {"first": cold.cold[0], "mean": fmean(cold.cold), "calls": len(cold.cold)},
-        "warm_up": None if warm_up is None else {"settled": warm_up.settled, "windows": len(warm_up.windows)},
-    }
+    cold = warm_up.cold if warm_up is not None and rows == min(measured.warm_up) else None
+    return BatchTimes(
+        **asdict(summarize(pooled)),
+        rows=rows,
+        rounds=len(rounds),
+        rows_per_second=rows / fmean(pooled),
+        without_warm_up=None if cold is None else ColdCalls(first=cold[0], mean=fmean(cold), calls=len(cold)),
+        warm_up=None if warm_up is None else WarmUp(settled=warm_up.settled, windows=len(warm_up.windows)),
+    )
 
 
-def _against(measured: Measured, baseline: Measured) -> dict[str, Any] | None:
+def _against(measured: Measured, baseline: Measured) -> AgainstBaseline | None:
     """Compared with the baseline, round by round: one call of the smallest batch, and time for each row at the best."""
     common = sorted(measured.samples.keys() & baseline.samples.keys())
     if not common:
@@ -73,10 +85,18 @@ def _against(measured: Measured, baseline: Measured) -> dict[str, Any] | None:
         {number: fmean(chunk) / mine for number, chunk in measured.samples[mine].items()},
         {number: fmean(chunk) / its for number, chunk in baseline.samples[its].items()},
     )
-    return {
-        "latency": {"rows": smallest, **latency.as_json()} if latency else None,
-        "throughput": {"rows": mine, "baseline_rows": its, **throughput.as_json()} if throughput else None,
-    }
+    return AgainstBaseline(
+        latency=_paired_times(latency, smallest, smallest), throughput=_paired_times(throughput, mine, its)
+    )
+
+
+def _paired_times(found: Comparison | None, rows: int, baseline_rows: int) -> PairedTimes | None:
+    if found is None:
+        return None
+    high = found.high if math.isfinite(found.high) else None
+    return PairedTimes(
+        rows=rows, baseline_rows=baseline_rows, ratio=found.ratio, low=found.low, high=high, rounds=found.rounds
+    )
 
 
 def _best_rows(measured: Measured) -> int:
@@ -115,4 +135,4 @@ def raw_arrays(everyone: list[Measured]) -> dict[str, np.ndarray[Any, Any]]:
 
 def artifact_bytes(folder: Path) -> int:
     """The size of a variant: its model file and what belongs to it, without the facts for people."""
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name != "facts.json")
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name != VariantFacts.FILE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -10,18 +9,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.candidate import candidate_row
 from orchestrator.artifacts.imported import SAMPLES_FILE, Imported
+from orchestrator.artifacts.measurement import MeasuredOn
+from orchestrator.artifacts.runtime_report import RuntimeReport, RuntimeRow
+from orchestrator.artifacts.server_report import (
+    LoadGenerator,
+    MeasuredProgram,
+    ServerReport,
+    ServerRow,
+    ServerSettings,
+    ServiceLevel,
+)
 from orchestrator.backends.backend import ServingBackend, ServingSettings
 from orchestrator.backends.table import backend
 from orchestrator.machine.cpus import cpu_share, other_cpus
 from orchestrator.machine.cuda_devices import cuda_devices
-from orchestrator.measure.finalists import NO_SERVER, auto_batch_size, finalists, substitutes
+from orchestrator.measure.finalists import auto_batch_size, finalists, substitutes
 from orchestrator.measure.measured_server import MeasuredServer, ServerError
-from orchestrator.measure.server_report import contender_report, raw_arrays
-from orchestrator.measure.server_rounds import Contender, LoadSettings, load_in_rounds, warm_up
+from orchestrator.measure.server_report import ServerResult, StartedServer, raw_arrays, server_result
+from orchestrator.measure.server_rounds import LoadedServer, LoadSettings, load_in_rounds, warm_up
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.steps import StepContext
-from orchestrator.store.atomic import pretty_json
 
 __all__ = ["benchmark"]
 
@@ -34,7 +43,7 @@ _REQUEST_TIMEOUT = 10.0
 
 
 def benchmark(context: StepContext) -> dict[str, Any]:
-    """Start the finalists' servers and load them in turns; leaves `report.json` and `raw.npz` (docs/measuring.md).
+    """Start the finalists' servers and load them in turns; leaves a `ServerReport` and `raw.npz` (docs/measuring.md).
 
     Params: `candidates`, `cpus`, `memory` (bytes), `slo`, `batching`, `objective`, `time_budget` (seconds), `present` (which
     servers planning found), and where there are any `settings` (name, digests). Inputs: `import`, `runtime`, and `variant:NAME` of the finalists.
@@ -44,44 +53,57 @@ def benchmark(context: StepContext) -> dict[str, Any]:
     with ExitStack() as stack:
         running = _Benchmark(context, stack)
         chosen, passed_over = finalists(running.measured, context.params["objective"])
-        rows: dict[str, dict[str, Any]] = {}
-        contenders: dict[str, Contender] = {}
+        results: dict[str, ServerResult] = {}
+        loaded: dict[str, LoadedServer] = {}
         rate: float | None = None
         wanted = context.params["slo"]["throughput"]
         while chosen:
-            started = running.start_all(chosen, rows)
-            while spare := running.substitutes(rows, started):
-                started |= running.start_all(spare, rows)
+            started = running.start_all(chosen, results)
+            while spare := running.substitutes(results, started):
+                started |= running.start_all(spare, results)
             if started:
                 load = running.load if rate is None else replace(running.load, rate=rate)
-                rate = load_in_rounds(list(started.values()), load, context.progress)
-            for variant, contender in started.items():
-                rows[variant] |= contender_report(contender, running.load, rate or 0.0, wanted)
-            contenders |= started
+                rate = load_in_rounds([server for server, _ in started.values()], load, context.progress)
+            for name, (server, start) in started.items():
+                results[name] = server_result(server, start, running.load, rate or 0.0, wanted)
+                loaded[name] = server
             # What failed in the rounds is replaced too, as long as there is time.
-            chosen = running.substitutes(rows, {}) if time.monotonic() < running.load.deadline else []
-        arrays = raw_arrays(contenders)
-    report = {
-        "measured_on": {**running.share.as_json(), **running.devices, "load_generator": running.generator_note},
-        "memory": context.params["memory"],
-        "slo": dict(context.params["slo"]),
-        "objective": context.params["objective"],
-        "rate": rate,
-        "rate_from": "slo.throughput" if wanted else "half of what the slowest server reaches, at most 100/s",
-        "candidates": [
-            {**row, **(rows.get(row["variant"]) or _left_out(row["variant"], passed_over, running.runtime))}
-            for row in context.params["candidates"]
-        ],
-    }
-    (context.output / "report.json").write_bytes(pretty_json(report))
+            chosen = running.substitutes(results, {}) if time.monotonic() < running.load.deadline else []
+        arrays = raw_arrays(loaded)
+    ServerReport(
+        measured_on=MeasuredOn.of(running.share, running.devices, context.params.get("devices", 0)),
+        load_generator=running.load_generator,
+        memory=context.params["memory"],
+        slo=ServiceLevel(p99_latency=context.params["slo"]["p99_latency"], throughput=wanted),
+        objective=context.params["objective"],
+        rate=rate,
+        rate_from="slo.throughput" if wanted else "slowest server",
+        candidates=tuple(
+            _row(params, results.get(params["variant"]) or _left_out(params["variant"], passed_over, running.runtime))
+            for params in context.params["candidates"]
+        ),
+    ).write(context.output)
     # As in runtime_benchmark.
     np.savez_compressed(context.output / "raw.npz", **arrays)  # type: ignore[arg-type]
-    return {"servers": sorted(contenders), "rate": report["rate"], "how": running.share.how}
+    return {"servers": sorted(loaded), "rate": rate, "how": running.share.how}
 
 
-def _left_out(variant: str, passed_over: Mapping[str, str], runtime: Mapping[str, Any]) -> dict[str, Any]:
-    reason = passed_over.get(variant) or f"in the runtime benchmark: {runtime[variant]['reason']}"
-    return {"fate": "not a finalist", "reason": reason}
+def _row(params: Mapping[str, Any], result: ServerResult) -> ServerRow:
+    return ServerRow(
+        **dict(candidate_row(params)),
+        fate=result.fate,
+        reason=result.reason,
+        settings=result.settings,
+        measured=result.measured,
+    )
+
+
+def _left_out(name: str, passed_over: Mapping[str, str], runtime: Mapping[str, RuntimeRow]) -> ServerResult:
+    reason = passed_over.get(name) or f"in the runtime benchmark: {runtime[name].reason}"
+    return ServerResult("not a finalist", reason, None)
+
+
+_Started = tuple[LoadedServer, StartedServer]
 
 
 class _Benchmark:
@@ -92,74 +114,75 @@ class _Benchmark:
         self._context = context
         self._stack = stack
         self.signature = Imported.read(context.inputs["import"]).signature
-        report = json.loads((context.inputs["runtime"] / "report.json").read_bytes())
-        self.measured = report["candidates"]
-        self.runtime = {row["variant"]: row for row in report["candidates"]}
+        self.measured = RuntimeReport.read(context.inputs["runtime"]).candidates
+        self.runtime = {row.candidate: row for row in self.measured}
         self.share = cpu_share(params["cpus"])
-        self.devices = cuda_devices().used(params["devices"]) if "devices" in params else {}
+        self.devices = cuda_devices() if "devices" in params else None
         others = other_cpus(self.share)
         self._generator = others or self.share
-        self.generator_note = (
-            f"the load generator ran on {len(others.cpus)} other CPUs"
-            if others
-            else "the load generator shared the server's CPUs: a server alone on them reaches more"
-        )
+        self.load_generator = LoadGenerator(cpus=len(self._generator.cpus), shares_cpus=others is None)
         self.load = LoadSettings(
             rate=params["slo"]["throughput"],
             p99_limit=params["slo"]["p99_latency"],
             deadline=time.monotonic() + params["time_budget"],
         )
 
-    def start_all(self, variants: Sequence[str], rows: dict[str, dict[str, Any]]) -> dict[str, Contender]:
-        """Start one server after the other; `rows` gets what is known of each, the answer holds those that run."""
-        contenders = {}
-        for number, variant in enumerate(variants):
-            self._context.progress(f"starting the server of {variant}", 0.4 * number / len(variants))
-            rows[variant], contender = self.start(variant)
-            if contender is not None:
-                contenders[variant] = contender
-        return contenders
+    def start_all(self, names: Sequence[str], results: dict[str, ServerResult]) -> dict[str, _Started]:
+        """Start one server after the other; the answer holds those that run, `results` gets what became of the others."""
+        started: dict[str, _Started] = {}
+        for number, name in enumerate(names):
+            self._context.progress(f"starting the server of {name}", 0.4 * number / len(names))
+            found = self.start(name)
+            if isinstance(found, ServerResult):
+                results[name] = found
+            else:
+                started[name] = found
+        return started
 
-    def substitutes(self, rows: Mapping[str, Mapping[str, Any]], started: Mapping[str, Contender]) -> list[str]:
-        """Whom to start in place of those that failed, in `rows` or since they were `started`."""
-        tried = {variant: started[variant].fate if variant in started else row["fate"] for variant, row in rows.items()}
+    def substitutes(self, results: Mapping[str, ServerResult], started: Mapping[str, _Started]) -> list[str]:
+        """What to start in place of those that failed, in `results` or since they were `started`."""
+        tried = {name: result.fate for name, result in results.items()}
+        tried |= {name: server.fate for name, (server, _) in started.items()}
         return substitutes(self.measured, self._context.params["objective"], tried)
 
-    def start(self, variant: str) -> tuple[dict[str, Any], Contender | None]:
-        """What is known of a server before it is loaded, and the warmed-up server unless it failed."""
-        row = self.runtime[variant]
+    def start(self, name: str) -> _Started | ServerResult:
+        """The warmed-up server and how it started; or what became of it."""
+        row = self.runtime[name]
         settings = self._settings(row)
-        facts: dict[str, Any] = {"max_batch_size": settings.max_batch_size, "max_delay": settings.max_delay}
-        served_by = backend(row["backend"])
+        chosen = ServerSettings(max_batch_size=settings.max_batch_size, max_delay=settings.max_delay)
+        served_by = backend(row.backend)
         if not isinstance(served_by, ServingBackend):
-            return {**facts, "fate": NO_SERVER, "reason": "a device runs it, not a server"}, None
+            return ServerResult("no server", "a device runs it, not a server", chosen)
         if reason := served_by.refuses(self.signature):  # what the outputs are is known only since the model was run
-            return {"fate": "failed", "reason": f"{served_by.name} cannot serve it: {reason}"}, None
+            return ServerResult("failed", f"{served_by.name} cannot serve it: {reason}", None)
         if reason := served_by.unavailable(settings.devices):
-            said = f"{served_by.name} cannot be started here: {reason}"
-            return {**facts, "fate": NO_SERVER, "reason": said}, None
+            return ServerResult("no server", f"{served_by.name} cannot be started here: {reason}", chosen)
         if not self._context.params["present"].get(served_by.name, True):
             # Its key says that nothing is measured on this server; what is there since then gets another key.
-            said = f"{served_by.name} could not be started here when this was planned"
-            return {**facts, "fate": NO_SERVER, "reason": said}, None
+            return ServerResult(
+                "no server", f"{served_by.name} could not be started here when this was planned", chosen
+            )
         program = served_by.program(settings.devices)
-        facts["program"] = None if program is None else program.as_json()
-        folder = self._context.scratch / variant
+        folder = self._context.scratch / name
         try:
             server = MeasuredServer(
                 served_by,
                 settings,
-                self._context.inputs[f"variant:{variant}"],
+                self._context.inputs[f"variant:{row.variant}"],
                 self.share,
                 memory=settings.memory,
                 folder=folder,
             )
             self._stack.enter_context(server)
             bodies, headers = self._requests(served_by, folder)
-            facts["ready_seconds"] = server.wait_ready(_READY_TIMEOUT)
-            facts["first_request_seconds"] = server.first_request(bodies[0].read_bytes(), headers)
+            started = StartedServer(
+                settings=chosen,
+                program=None if program is None else MeasuredProgram(**program.as_json()),
+                ready_seconds=server.wait_ready(_READY_TIMEOUT),
+                first_request_seconds=server.first_request(bodies[0].read_bytes(), headers),
+            )
         except ServerError as error:
-            return {**facts, "fate": error.fate, "reason": str(error)}, None
+            return ServerResult(error.fate, str(error), chosen)
         generator = MeasuredProcess("orchestrator.measure.load", self._generator, memory=None, folder=folder / "load")
         self._stack.enter_context(generator)
         command = {
@@ -171,24 +194,25 @@ class _Benchmark:
             "timeout": _REQUEST_TIMEOUT,
         }
         generator.ask(command, _READY_TIMEOUT)
-        contender = Contender(variant, server, generator)
-        warm_up(contender, self.load.connections)
-        return facts, contender
+        loaded = LoadedServer(name, server, generator)
+        warm_up(loaded, self.load.connections)
+        return loaded, started
 
-    def _settings(self, row: Mapping[str, Any]) -> ServingSettings:
+    def _settings(self, row: RuntimeRow) -> ServingSettings:
         params = self._context.params
         given = params.get("settings", {})
         batching = params["batching"]
         if batching == "auto":
-            max_size, max_delay = auto_batch_size(row, params["slo"]["p99_latency"]), 0.0
+            assert row.measured is not None, "a finalist has been measured in its runtime"
+            max_size, max_delay = auto_batch_size(row.measured, params["slo"]["p99_latency"]), 0.0
         else:
             max_size, max_delay = batching["max_size"], float(batching["max_delay"])
         return ServingSettings(
             name=given.get("name", _NAME),
-            backend=row["backend"],
-            variant=row["variant"],
-            format=row["format"],
-            precision=row["precision"],
+            backend=row.backend,
+            variant=row.variant,
+            format=row.format,
+            precision=row.precision,
             signature=self.signature,
             cpus=min(params["cpus"], float(len(self.share.cpus))),
             memory=params["memory"],

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from orchestrator.artifacts.server_report import ServerFate
 from orchestrator.measure.measured_server import MeasuredServer, ServerError
 from orchestrator.measure.session import MeasuredProcess, MeasureError
 from orchestrator.measure.statistics import Verdict, percentile, settled, slo_verdict
 
 __all__ = [
-    "Contender",
     "LoadSettings",
+    "LoadedServer",
     "Segment",
     "generator_late",
     "load_in_rounds",
@@ -83,17 +84,17 @@ class Segment:
 
 
 @dataclass(slots=True)
-class Contender:
+class LoadedServer:
     """A running server and what is known of it; filled while measuring."""
 
-    variant: str
+    candidate: str
     server: MeasuredServer
     load: MeasuredProcess
     capacity: float = 0.0
     warm_windows: list[float] = field(default_factory=list)
     scheduled: list[Segment] = field(default_factory=list)
     saturated: list[Segment] = field(default_factory=list)
-    fate: str = "measured"
+    fate: ServerFate = "measured"
     reason: str = ""
     level: str = "inconclusive"
 
@@ -127,20 +128,20 @@ class Contender:
         return answered + [math.inf] * self.refused.total()
 
 
-def warm_up(contender: Contender, connections: int) -> None:
+def warm_up(loaded: LoadedServer, connections: int) -> None:
     """Saturate the server until its mean latency settles; leaves the throughput of the last window."""
     for _ in range(_WARM_WINDOWS):
-        segment = _load(contender, {"do": "saturate", "connections": connections, "seconds": _WARM_SECONDS})
-        if segment is None or _failed(contender, segment):
+        segment = _load(loaded, {"do": "saturate", "connections": connections, "seconds": _WARM_SECONDS})
+        if segment is None or _failed(loaded, segment):
             return
         if not segment.latencies:
             continue
-        contender.warm_windows.append(fmean(segment.latencies))
-        contender.capacity = segment.answered / segment.seconds
-        if warm_windows_settled(contender.warm_windows):
+        loaded.warm_windows.append(fmean(segment.latencies))
+        loaded.capacity = segment.answered / segment.seconds
+        if warm_windows_settled(loaded.warm_windows):
             return
-    if not contender.warm_windows:
-        contender.fate, contender.reason = "failed", "its server answers no request under load"
+    if not loaded.warm_windows:
+        loaded.fate, loaded.reason = "failed", "its server answers no request under load"
 
 
 def warm_windows_settled(windows: Sequence[float]) -> bool:
@@ -148,101 +149,103 @@ def warm_windows_settled(windows: Sequence[float]) -> bool:
     return settled(windows, tolerance=0.1)
 
 
-def load_in_rounds(contenders: Sequence[Contender], settings: LoadSettings, progress: Callable[..., None]) -> float:
-    """Measure all contenders in turns; what fails leaves the rounds, and what is decided early does too.
+def load_in_rounds(servers: Sequence[LoadedServer], settings: LoadSettings, progress: Callable[..., None]) -> float:
+    """Measure all servers in turns; what fails leaves the rounds, and what is decided early does too.
 
     Args:
-        contenders: warmed up.
+        servers: warmed up.
         settings: how.
         progress: hears of every segment.
 
     Returns:
         The rate of the open loop, requests per second.
     """
-    alive = [contender for contender in contenders if contender.fate == "measured"]
+    alive = [loaded for loaded in servers if loaded.fate == "measured"]
     rate = settings.rate or min(settings.default_rate, max(1.0, min((c.capacity for c in alive), default=2.0) / 2))
     wanted = settings.samples if settings.p99_limit is not None else settings.samples_without_limit
     for number in range(settings.rounds):
-        alive = [contender for contender in alive if contender.fate == "measured" and contender.level != "missed"]
+        alive = [loaded for loaded in alive if loaded.fate == "measured" and loaded.level != "missed"]
         # One that holds the limit goes on while another is undecided: those two will be compared, so both are measured
         # for as long.
-        if all(contender.level == "met" for contender in alive):
+        if all(loaded.level == "met" for loaded in alive):
             break
         requests = _requests(wanted, rate, settings, rounds_left=settings.rounds - number, alive=alive)
-        for contender in alive[number % len(alive) :] + alive[: number % len(alive)]:
+        for loaded in alive[number % len(alive) :] + alive[: number % len(alive)]:
             progress(
-                f"round {number + 1} of {settings.rounds}, {rate:.0f} requests a second: {contender.variant}",
+                f"round {number + 1} of {settings.rounds}, {rate:.0f} requests a second: {loaded.candidate}",
                 0.4 + 0.6 * number / settings.rounds,
             )
             # The same schedule for all in a round, another one in the next.
             command = {"do": "schedule", "rate": rate, "requests": requests, "seed": number}
-            segment = _load(contender, command)
+            segment = _load(loaded, command)
             if segment is None:
                 continue
-            contender.scheduled.append(segment)
-            if _failed(contender, segment):
+            loaded.scheduled.append(segment)
+            if _failed(loaded, segment):
                 continue
             seconds = settings.saturated_seconds / settings.rounds
             closed = {"do": "saturate", "connections": settings.connections, "seconds": seconds}
-            if (segment := _load(contender, closed)) is None:
+            if (segment := _load(loaded, closed)) is None:
                 continue
-            contender.saturated.append(segment)
-            if not _failed(contender, segment) and settings.p99_limit is not None:
-                early = slo_verdict(contender.latencies, settings.p99_limit, confidence=_EARLY_CONFIDENCE)
+            loaded.saturated.append(segment)
+            if not _failed(loaded, segment) and settings.p99_limit is not None:
+                early = slo_verdict(loaded.latencies, settings.p99_limit, confidence=_EARLY_CONFIDENCE)
                 # A late generator may be better in the next round; a limit that is held in spite of it is held.
-                if early.status == "met" or not generator_late(contender, settings.p99_limit):
-                    contender.level = early.status
+                if early.status == "met" or not generator_late(loaded, settings.p99_limit):
+                    loaded.level = early.status
     return rate
 
 
-def verdict(contender: Contender, limit: float) -> Verdict:
+def verdict(loaded: LoadedServer, limit: float) -> Verdict:
     """Whether the 99th percentile at the rate lies within the limit, at 99 %."""
-    return slo_verdict(contender.latencies, limit, confidence=_CONFIDENCE)
+    return slo_verdict(loaded.latencies, limit, confidence=_CONFIDENCE)
 
 
-def generator_late(contender: Contender, limit: float) -> bool:
+def generator_late(loaded: LoadedServer, limit: float) -> bool:
     """Whether a limit that is missed may have been missed by the load generator.
 
     Its delays are part of the latencies, so a limit that is held is held in spite of them. What is missed without them
     too is the server's own doing.
     """
-    if not contender.delays or percentile(contender.delays, 0.99) <= _LATE * limit:
+    if not loaded.delays or percentile(loaded.delays, 0.99) <= _LATE * limit:
         return False
-    return slo_verdict(contender.sent, limit, confidence=_CONFIDENCE).status != "missed"
+    return slo_verdict(loaded.sent, limit, confidence=_CONFIDENCE).status != "missed"
 
 
-def _requests(wanted: int, rate: float, settings: LoadSettings, *, rounds_left: int, alive: Sequence[Contender]) -> int:
+def _requests(
+    wanted: int, rate: float, settings: LoadSettings, *, rounds_left: int, alive: Sequence[LoadedServer]
+) -> int:
     """Requests of one segment: its part of what is wanted, long enough, or what the time that is left allows."""
     left = max(0.0, settings.deadline - time.monotonic()) / (rounds_left * len(alive))
     seconds = left - settings.saturated_seconds / settings.rounds
     # Above its capacity a server needs longer for the requests than the schedule.
-    answered = min(rate, *(contender.capacity for contender in alive))
+    answered = min(rate, *(loaded.capacity for loaded in alive))
     enough = max(-(-wanted // settings.rounds), min(_MOST, math.ceil(_SHORTEST * rate)))
     return max(_FEWEST, min(enough, int(seconds * answered)))
 
 
-def _load(contender: Contender, command: dict[str, Any]) -> Segment | None:
-    """One segment; None when the server or the generator is gone, and then the contender says why."""
-    before = contender.server.cpu_seconds()
+def _load(loaded: LoadedServer, command: dict[str, Any]) -> Segment | None:
+    """One segment; None when the server or the generator is gone, and then the loaded says why."""
+    before = loaded.server.cpu_seconds()
     try:
-        reply = contender.load.ask(command, _ANSWERS + command.get("requests", 0) / command.get("rate", 1.0))
-        contender.server.check()
+        reply = loaded.load.ask(command, _ANSWERS + command.get("requests", 0) / command.get("rate", 1.0))
+        loaded.server.check()
     except ServerError as error:
-        contender.fate, contender.reason = error.fate, str(error)
+        loaded.fate, loaded.reason = error.fate, str(error)
         return None
     except MeasureError as error:
-        contender.fate, contender.reason = "failed", f"the load generator failed: {error.message}"
+        loaded.fate, loaded.reason = "failed", f"the load generator failed: {error.message}"
         return None
-    return Segment(**reply, cpu_seconds=contender.server.cpu_seconds() - before)
+    return Segment(**reply, cpu_seconds=loaded.server.cpu_seconds() - before)
 
 
-def _failed(contender: Contender, segment: Segment) -> bool:
+def _failed(loaded: LoadedServer, segment: Segment) -> bool:
     """A server that breaks, or answers wrongly, is no candidate, however fast its other answers are."""
     if not segment.errors:
         return False
     number = sum(segment.errors.values())
     commonest = max(segment.errors, key=lambda text: segment.errors[text])
-    contender.fate = "failed"
+    loaded.fate = "failed"
     requests = number + len(segment.latencies) + sum(segment.refused.values())
-    contender.reason = f"{number} of {requests} requests failed: {commonest}"
+    loaded.reason = f"{number} of {requests} requests failed: {commonest}"
     return True

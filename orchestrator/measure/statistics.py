@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from statistics import fmean, median
-from typing import Any, Literal
+from typing import Literal
 
 __all__ = [
     "FEWEST_ROUNDS",
@@ -48,10 +48,6 @@ class Summary:
     p99: float
     max: float
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON, the attributes by name."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -68,10 +64,6 @@ class Verdict:
     samples: int
     over: int
     samples_wanted: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON, the attributes by name."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +90,6 @@ class Comparison:
     def slower(self) -> bool:
         """The whole interval lies above 1."""
         return self.low > 1
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON; an unbounded `high` is null."""
-        return {**asdict(self), "high": self.high if math.isfinite(self.high) else None}
-
-    @staticmethod
-    def from_json(document: dict[str, Any]) -> Comparison:
-        """What `as_json` wrote."""
-        high = document["high"]
-        return Comparison(document["ratio"], document["low"], math.inf if high is None else high, document["rounds"])
 
 
 def percentile(samples: Sequence[float], quantile: float) -> float:

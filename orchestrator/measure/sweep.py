@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from orchestrator.artifacts.runtime_facts import RuntimeFacts
+from orchestrator.artifacts.runtime_report import RuntimeFate
 from orchestrator.machine.cpus import CpuShare
 from orchestrator.measure.participants import Participant
 from orchestrator.measure.session import MeasuredProcess, MeasureError
@@ -82,10 +84,10 @@ class Measured:
 
     participant: Participant
     rows: list[int]
-    fate: str = "measured"
+    fate: RuntimeFate = "measured"
     reason: str = ""
     load_seconds: float | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: RuntimeFacts | None = None
     warm_up: dict[int, WarmUp] = field(default_factory=dict)
     samples: dict[int, dict[int, list[float]]] = field(default_factory=dict)
     peak: int = 0
@@ -183,7 +185,7 @@ class _Sweep:
             self._end(measured, "out of memory" if error.kind == "memory" else "failed", _at("load", error))
             return False
         if measured.load_seconds is None:
-            measured.load_seconds, measured.facts = reply["seconds"], reply["facts"]
+            measured.load_seconds, measured.facts = reply["seconds"], RuntimeFacts.from_json(reply["facts"])
         return True
 
     def _warm(self, measured: Measured) -> None:
@@ -306,7 +308,7 @@ class _Sweep:
                     self._end(measured, "dominated", reason)
                     break
 
-    def _end(self, measured: Measured, fate: str, reason: str) -> None:
+    def _end(self, measured: Measured, fate: RuntimeFate, reason: str) -> None:
         self._note_peak(measured)
         measured.fate, measured.reason = fate, reason
         self._processes[measured.name].close()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.decision import Decision
 from orchestrator.artifacts.winner import Winner
 from orchestrator.events import Observer, StepEnded, StepStarted
 from orchestrator.plan.resolve import Outcome
@@ -29,16 +29,19 @@ class Released:
 
     Attributes:
         changed: whether anything was done.
-        decision: decision.json.
         artifacts: the folder with everything that was rendered.
-        evidence: the folder with decision.json and chart.svg.
+        evidence: the folder with the decision and its chart.
     """
 
     deployment: Deployment
     changed: bool
-    decision: Mapping[str, Any]
     artifacts: Path
     evidence: Path
+
+    @property
+    def decision(self) -> Decision:
+        """Why this was deployed; read when it is asked for, since a run without changes has no need of it."""
+        return Decision.read(self.evidence)
 
     def as_json(self) -> dict[str, Any]:
         """One entry of `mlo apply --json`."""
@@ -49,7 +52,7 @@ class Released:
             "backend": self.deployment.backend,
             "variant": self.deployment.variant,
             "endpoint": self.deployment.endpoint,
-            "decision": dict(self.decision),
+            "decision": self.decision.as_json(),
             "artifacts": str(self.artifacts),
         }
 
@@ -119,9 +122,8 @@ class PlanRelease:
         raise KeyError(precision)
 
     def _released(self, deployment: Deployment, *, changed: bool) -> Released:
-        decision = self._json(self._selected, "decision.json")
         evidence = self._trees.path(_digest(self._selected))
-        return Released(deployment, changed, decision, self._trees.path(_digest(self._rendered)), evidence)
+        return Released(deployment, changed, self._trees.path(_digest(self._rendered)), evidence)
 
     @staticmethod
     def _next_revision(before: Deployment | None, target: Target) -> int:
@@ -130,10 +132,6 @@ class PlanRelease:
         if before is not None:
             started += [before.highest, before.revision, before.intent.revision if before.intent else 0]
         return max(started, default=0) + 1
-
-    def _json(self, receipt: Receipt, file: str) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads((self._trees.path(_digest(receipt)) / file).read_text(encoding="utf-8"))
-        return document
 
 
 def _digest(receipt: Receipt) -> str:

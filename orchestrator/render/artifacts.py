@@ -5,11 +5,11 @@ The same arguments give the same bytes: no times, no paths, fixed modes, sorted 
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.backends.backend import ServingBackend
 from orchestrator.backends.folder import write_file
 from orchestrator.backends.table import backend
@@ -44,7 +44,8 @@ def render_artifacts(settings: ServingSettings, deployment: Deployment, variant:
 
     Raises:
         ValueError: a value that may not stand in one of the files.
-        FileNotFoundError: the variant lacks its model file, or an int8 one its facts.json.
+        FileNotFoundError: the variant lacks its model file.
+        DocumentRefused: an int8 variant lacks its facts.
     """
     chosen = backend(settings.backend)
     if not isinstance(chosen, ServingBackend):
@@ -126,8 +127,7 @@ def _needs_vnni(settings: ServingSettings, variant: Path) -> bool:
     """
     if settings.precision != "int8":
         return False
-    facts = json.loads((variant / "facts.json").read_bytes())
-    return not facts.get("reduce_range", False)
+    return not VariantFacts.read(variant).reduce_range
 
 
 def _cpu_quantity(cpus: float) -> str:

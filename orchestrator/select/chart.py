@@ -7,10 +7,13 @@ service level. Colours follow the reader's light or dark setting, and shapes say
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 from xml.sax.saxutils import escape
+
+from orchestrator.artifacts.decision import DecidedCandidate, Decision
+from orchestrator.artifacts.runtime_report import RuntimeMeasurement
 
 __all__ = ["chart"]
 
@@ -32,6 +35,9 @@ svg { color-scheme: light dark; font: 12px system-ui, sans-serif; }
 }"""
 
 
+_Kind = Literal["won", "point", "given"]
+
+
 @dataclass(frozen=True, slots=True)
 class _Point:
     """Rows per second, milliseconds, what it is called, and how it is drawn: `won`, `point` or `given`."""
@@ -39,23 +45,23 @@ class _Point:
     x: float
     y: float
     label: str
-    kind: str
+    kind: _Kind
 
 
-def chart(decision: Mapping[str, Any]) -> str:
+def chart(decision: Decision) -> str:
     """The SVG of a decision; the same decision gives the same text.
 
     Args:
-        decision: as in decision.json.
+        decision: what `select` decided.
     """
-    limit = decision["slo"]["p99_latency"]
+    limit = decision.slo.p99_latency
     panels = [
         ("Runtimes alone", "median of one call of the smallest batch, ms", _runtimes(decision), None),
         ("Servers, over the wire", "p99 at the measured rate, ms", _servers(decision), limit and limit * 1e3),
     ]
     drawn = [panel for panel in panels if panel[2]]
     height = _PANEL * max(1, len(drawn))
-    title = f"Candidates for {decision['objective']}: {decision['winner']['variant']} won"
+    title = f"Candidates for {decision.objective}: {decision.winner.candidate} won"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">',
         f"<title>{escape(title)}</title>",
@@ -69,32 +75,33 @@ def chart(decision: Mapping[str, Any]) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _runtimes(decision: Mapping[str, Any]) -> list[_Point]:
-    rows = [(c["variant"], _kind(c), c["runtime"]) for c in decision["candidates"] if c["runtime"]]
-    baseline = decision["baseline"]
-    if baseline is not None and baseline["batches"]:
-        rows.append(("baseline", "given", baseline))
+def _runtimes(decision: Decision) -> list[_Point]:
+    everything: list[tuple[str, _Kind, RuntimeMeasurement | None]] = [
+        (c.candidate, _kind(c), c.runtime) for c in decision.candidates
+    ]
+    everything.append(("baseline", "given", decision.baseline.measured))
     return [
-        _Point(max(b["rows_per_second"] for b in row["batches"]), row["batches"][0]["p50"] * 1e3, name, kind)
-        for name, kind, row in rows
+        _Point(max(b.rows_per_second for b in measured.batches), measured.batches[0].p50 * 1e3, name, kind)
+        for name, kind, measured in everything
+        if measured is not None
     ]
 
 
-def _servers(decision: Mapping[str, Any]) -> list[_Point]:
+def _servers(decision: Decision) -> list[_Point]:
     return [
         _Point(
-            c["server"]["saturation"]["rows_per_second"],
-            c["server"]["open_loop"]["p99"] * 1e3,
-            f"{c['variant']} ({c['backend']})",
+            c.server.saturation.rows_per_second,
+            c.server.open_loop.p99 * 1e3,
+            f"{c.candidate} ({c.backend})",
             _kind(c),
         )
-        for c in decision["candidates"]
-        if c["server"]
+        for c in decision.candidates
+        if c.server is not None
     ]
 
 
-def _kind(candidate: Mapping[str, Any]) -> str:
-    return "won" if candidate["fate"] == "won" else "point"
+def _kind(candidate: DecidedCandidate) -> _Kind:
+    return "won" if candidate.fate == "won" else "point"
 
 
 def _panel(heading: str, axis: str, points: Sequence[_Point], limit: float | None) -> list[str]:
@@ -146,7 +153,7 @@ def _marks(placed: Sequence[tuple[float, float, _Point]], right: float) -> list[
     return parts
 
 
-def _mark(x: float, y: float, kind: str) -> str:
+def _mark(x: float, y: float, kind: _Kind) -> str:
     if kind == "won":
         corners = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in ((0, -7), (7, 0), (0, 7), (-7, 0)))
         return f'<polygon class="won" points="{corners}"/>'

@@ -3,89 +3,116 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
+from orchestrator.artifacts.candidate import CandidateRow, candidate_row
+from orchestrator.artifacts.decision import CandidateFate
 from orchestrator.artifacts.fates import StepFate
+from orchestrator.artifacts.measurement import Objective
+from orchestrator.artifacts.runtime_report import RuntimeMeasurement, RuntimeRow
+from orchestrator.artifacts.server_report import ServerMeasurement, ServerRow
 from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.backends.table import BACKENDS
-from orchestrator.measure.finalists import NO_SERVER, not_faster, undecided
+from orchestrator.measure.finalists import not_faster, undecided
 
-__all__ = ["Standing", "standing"]
+__all__ = ["Candidate", "candidate_before_the_choice"]
 
 
-@dataclass(slots=True)
-class Standing:
-    """One candidate: filled from the top of its way to where it left it.
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One candidate and what is known of it.
 
     Attributes:
-        row: of the parameter `candidates`.
-        fate: `contends` until the choice; see docs/measuring.md for all of them.
-        reason: a sentence without a full stop.
-        runtime, server: its rows of the two reports, as far as it came.
+        row: which one it is.
+        as_given: whether it is the model as the user gave it.
+        runtime, server: its rows of the two reports; None where that benchmark did not take place.
+        fate: None as long as it can win.
+        reason: for its fate, a sentence without a full stop.
     """
 
-    row: Mapping[str, Any]
-    fate: str = "contends"
+    row: CandidateRow
+    as_given: bool
+    runtime: RuntimeRow | None = None
+    server: ServerRow | None = None
+    fate: CandidateFate | None = None
     reason: str = ""
-    runtime: Mapping[str, Any] = field(default_factory=dict)
-    server: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def variant(self) -> str:
-        """Its variant's name."""
-        return str(self.row["variant"])
-
-    @property
-    def over_the_wire(self) -> bool:
-        """Whether its server was measured; what has none here contends with what its runtime showed."""
-        return self.server.get("fate") == "measured"
+    def name(self) -> str:
+        """The candidate's name."""
+        return self.row.candidate
 
     @property
     def backend(self) -> str:
         """What would serve it."""
-        return str(self.row["backend"])
+        return self.row.backend
+
+    @property
+    def over_the_wire(self) -> ServerMeasurement | None:
+        """What was measured of its server; what has none here is compared by its runtime."""
+        return None if self.server is None else self.server.measured
+
+    @property
+    def wire(self) -> ServerMeasurement:
+        """The same, of one that is known to have it."""
+        assert self.over_the_wire is not None, f"the server of {self.name} was measured"
+        return self.over_the_wire
+
+    @property
+    def in_runtime(self) -> RuntimeMeasurement:
+        """What was measured of its runtime, of one that can win."""
+        assert self.runtime is not None, f"{self.name} can win"
+        assert self.runtime.measured is not None, f"{self.name} can win"
+        return self.runtime.measured
+
+    @property
+    def without_server(self) -> str:
+        """Why its server was not measured."""
+        return "" if self.server is None else self.server.reason
+
+    def ended(self, fate: CandidateFate, reason: str) -> Candidate:
+        """The same with its fate."""
+        return replace(self, fate=fate, reason=reason)
 
 
-def standing(
-    row: Mapping[str, Any],
+def candidate_before_the_choice(
+    params: Mapping[str, Any],
     *,
     steps: Mapping[str, StepFate],
     verdict: Verdict | None,
-    runtime: Mapping[str, Any],
-    server: Mapping[str, Any],
-    objective: str,
+    runtime: RuntimeRow | None,
+    server: ServerRow | None,
+    objective: Objective,
     runtime_level: Collection[str],
-) -> Standing:
-    """Where a candidate stands before the choice.
+) -> Candidate:
+    """A candidate with its fate, if it has one before the choice.
 
     Args:
-        row: of the parameter `candidates`.
+        params: its row of the parameter `candidates`.
         steps: step id → how it ended.
-        verdict: its verdict.json, if it was verified.
-        runtime: its row of the runtime benchmark's report; empty if there is none.
-        server: its row of the server benchmark's report; empty if there is none.
-        objective: `latency`, `throughput` or `cost`.
+        verdict: of its verification; None where there is none.
+        runtime: its row of the runtime benchmark's report; None where there is no report.
+        server: its row of the server benchmark's report; None where there is no report.
+        objective: what is optimized for.
         runtime_level: backends that may be chosen by what their runtimes showed, where there is no server.
     """
-    found = Standing(row, runtime=runtime, server=server)
+    found = Candidate(candidate_row(params), params["as_given"], runtime, server)
     fate = (
-        _refused(row)
-        or _failed_step(row["steps"], steps)
+        _refused(params["refused"])
+        or _failed_step(params["steps"], steps)
         or _verified(verdict)
         or _left_at_runtime(runtime, objective)
-        or _left_at_server(server, str(row["backend"]), runtime_level)
+        or _left_at_server(server, found.backend, runtime_level)
     )
-    if fate is not None:
-        found.fate, found.reason = fate
-    return found
+    return found if fate is None else found.ended(*fate)
 
 
-_Fate = tuple[str, str] | None
+_Fate = tuple[CandidateFate, str] | None
 
 
-def _refused(row: Mapping[str, Any]) -> _Fate:
-    return ("refused", row["refused"]) if row["refused"] else None
+def _refused(reason: str | None) -> _Fate:
+    return None if reason is None else ("refused", reason)
 
 
 def _failed_step(own: Sequence[str], steps: Mapping[str, StepFate]) -> _Fate:
@@ -97,7 +124,7 @@ def _failed_step(own: Sequence[str], steps: Mapping[str, StepFate]) -> _Fate:
     error = outcome.error
     assert error is not None, "a step that is not done says why"
     said = f"{error.message}: {error.cause}" if error.cause else error.message
-    fate = "verification failed" if step.startswith("verify.") else "conversion failed"
+    fate: CandidateFate = "verification failed" if step.startswith("verify.") else "conversion failed"
     return fate, f"{step}: {said}"
 
 
@@ -116,28 +143,36 @@ def _gate(result: GateResult) -> str:
     return f"{where} is {result.measured:.4g}, the limit is {result.limit:.4g}"
 
 
-def _left_at_runtime(runtime: Mapping[str, Any], objective: str) -> _Fate:
-    if not runtime:
+def _left_at_runtime(row: RuntimeRow | None, objective: Objective) -> _Fate:
+    if row is None:
         return "not measured", "the runtime benchmark did not take place"
-    if runtime["fate"] in {"dominated", "out of memory"}:
-        return runtime["fate"], runtime["reason"]
-    if runtime["fate"] != "measured":
-        return "not measured", runtime["reason"]
-    if reason := undecided(runtime, objective):
-        return "undecided", reason
-    reason = not_faster(runtime, objective)
-    return ("not faster than the baseline", reason) if reason else None
+    match row.fate:
+        case "dominated" | "out of memory":
+            return row.fate, row.reason
+        case "failed" | "not measured":
+            return "not measured", row.reason
+        case "measured":
+            if reason := undecided(row, objective):
+                return "undecided", reason
+            reason = not_faster(row, objective)
+            return ("not faster than the baseline", reason) if reason else None
 
 
-def _left_at_server(server: Mapping[str, Any], backend: str, runtime_level: Collection[str]) -> _Fate:
-    if not server:
+def _left_at_server(row: ServerRow | None, backend: str, runtime_level: Collection[str]) -> _Fate:
+    if row is None:
         return "not measured", "the server benchmark did not take place"
-    if server["fate"] == "not a finalist":
-        return "dominated", server["reason"]
-    if server["fate"] == "out of memory":
-        return "out of memory", server["reason"]
-    if server["fate"] == NO_SERVER and backend in runtime_level:
-        return None
-    if server["fate"] == NO_SERVER and not BACKENDS[backend].served:
-        return "for devices", f"{server['reason']}; `deploy: {{target: folder, path: ...}}` puts it into a folder"
-    return None if server["fate"] == "measured" else ("not measured", server["reason"])
+    match row.fate:
+        case "measured":
+            return None
+        case "not a finalist":
+            return "dominated", row.reason
+        case "out of memory":
+            return "out of memory", row.reason
+        case "failed":
+            return "not measured", row.reason
+        case "no server":
+            if backend in runtime_level:
+                return None
+            if not BACKENDS[backend].served:
+                return "for devices", f"{row.reason}; `deploy: {{target: folder, path: ...}}` puts it into a folder"
+            return "not measured", row.reason

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
+from orchestrator.artifacts.measurement import Objective
+from orchestrator.artifacts.server_report import ServerMeasurement
 from orchestrator.backends.table import backend
 from orchestrator.measure.finalists import decisive_seconds
-from orchestrator.select.fates import Standing
+from orchestrator.select.fates import Candidate
 from orchestrator.select.service_level import milliseconds
 
 __all__ = ["Choice", "choose", "choose_by_runtime", "compared"]
@@ -24,65 +26,65 @@ class _Measure:
     """One number of a server's row, and whether less or more of it is better."""
 
     name: str
-    of: Callable[[Mapping[str, Any]], float]
-    text: Callable[[Mapping[str, Any]], str]
-    interval: Callable[[Mapping[str, Any]], tuple[float, float]]
+    of: Callable[[ServerMeasurement], float]
+    text: Callable[[ServerMeasurement], str]
+    interval: Callable[[ServerMeasurement], tuple[float, float]]
     more: bool = False
 
-    def worse_by(self, server: Mapping[str, Any], best: Mapping[str, Any]) -> float:
+    def worse_by(self, server: ServerMeasurement, best: ServerMeasurement) -> float:
         """How many times worse it is than the best; 1 is equal."""
         mine, its = self.of(server), self.of(best)
         if self.more:
             mine, its = its, mine
         return mine / its if its > 0 else 1.0
 
-    def ties(self, server: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
+    def ties(self, server: ServerMeasurement, best: ServerMeasurement) -> bool:
         """Whether it cannot be told from the best."""
         (low, high), (its_low, its_high) = self.interval(server), self.interval(best)
         return self.worse_by(server, best) <= 1 + _TIE or (low <= its_high and its_low <= high)
 
 
-def _p99_interval(server: Mapping[str, Any]) -> tuple[float, float]:
-    low, high = server["open_loop"]["p99_interval"]
+def _p99_interval(server: ServerMeasurement) -> tuple[float, float]:
+    low, high = server.open_loop.p99_interval
     return low, math.inf if high is None else high
 
 
-def _range(name: str) -> Callable[[Mapping[str, Any]], tuple[float, float]]:
+def _range(segments: Sequence[float]) -> tuple[float, float]:
     """From the least to the most of the segments: those of two equal servers, four each, are apart once in 35 times."""
-    return lambda server: (min(server["saturation"][name]), max(server["saturation"][name]))
+    return min(segments), max(segments)
 
 
-def _peak(server: Mapping[str, Any]) -> tuple[float, float]:
-    return server["peak_rss"], server["peak_rss"]
+def _peak(server: ServerMeasurement) -> tuple[float, float]:
+    return server.peak_rss, server.peak_rss
 
 
 _LATENCY = _Measure(
     "p99 over the wire",
-    lambda server: server["open_loop"]["p99"],
-    lambda server: f"p99 {milliseconds(server['open_loop']['p99'])} at {server['open_loop']['rate']:.4g}/s",
+    lambda server: server.open_loop.p99,
+    lambda server: f"p99 {milliseconds(server.open_loop.p99)} at {server.open_loop.rate:.4g}/s",
     _p99_interval,
 )
 _THROUGHPUT = _Measure(
     "saturated throughput",
-    lambda server: server["saturation"]["rows_per_second"],
-    lambda server: f"{server['saturation']['rows_per_second']:.4g} rows/s saturated",
-    _range("by_segment"),
+    lambda server: server.saturation.rows_per_second,
+    lambda server: f"{server.saturation.rows_per_second:.4g} rows/s saturated",
+    lambda server: _range(server.saturation.by_segment),
     more=True,
 )
 _COST = _Measure(
     "CPU time for a request",
-    lambda server: server["saturation"]["cpu_seconds_per_request"],
-    lambda server: f"{milliseconds(server['saturation']['cpu_seconds_per_request'])} of CPU time a request",
-    _range("cpu_by_segment"),
+    lambda server: server.saturation.cpu_seconds_per_request,
+    lambda server: f"{milliseconds(server.saturation.cpu_seconds_per_request)} of CPU time a request",
+    lambda server: _range(server.saturation.cpu_by_segment),
 )
 _MEMORY = _Measure(
     "peak memory",
-    lambda server: server["peak_rss"],
-    lambda server: f"{server['peak_rss'] / 2**20:.0f} MiB at most",
+    lambda server: server.peak_rss,
+    lambda server: f"{server.peak_rss / 2**20:.0f} MiB at most",
     _peak,
 )
 
-_ORDER: Mapping[str, tuple[_Measure, ...]] = {
+_ORDER: Mapping[Objective, tuple[_Measure, ...]] = {
     "latency": (_LATENCY, _THROUGHPUT, _MEMORY),
     "throughput": (_THROUGHPUT, _LATENCY, _MEMORY),
     "cost": (_COST, _THROUGHPUT, _MEMORY),
@@ -94,26 +96,28 @@ class Choice:
     """The winner, and the sentence that says by what it won.
 
     Attributes:
-        runtimes_alone: why runtimes were compared and not servers; empty where it was servers.
+        compared: what was compared: servers over the wire, or runtimes alone.
+        why_runtimes: why it was not the servers; empty where it was.
     """
 
-    winner: Standing
+    winner: Candidate
     reason: str
-    runtimes_alone: str = ""
+    compared: Literal["servers", "runtimes"] = "servers"
+    why_runtimes: str = ""
 
 
-def choose(contenders: Sequence[Standing], objective: str) -> Choice:
+def choose(candidates: Sequence[Candidate], objective: Objective) -> Choice:
     """The best: by the objective's first measure, and where that ties by the next one.
 
     Args:
-        contenders: measured in their servers; at least one.
+        candidates: measured in their servers; at least one.
         objective: `latency`, `throughput` or `cost`.
     """
-    left = list(contenders)
-    ties: list[tuple[str, list[Standing]]] = []
+    left = list(candidates)
+    ties: list[tuple[str, list[Candidate]]] = []
     for measure in _ORDER[objective]:
         best = _best(left, measure)
-        equals = [c for c in left if measure.ties(c.server, best.server)]
+        equals = [c for c in left if measure.ties(c.wire, best.wire)]
         sound = [c for c in equals if _maintained(c)]
         if len(equals) > 1:
             ties.append((measure.name, equals))
@@ -121,78 +125,78 @@ def choose(contenders: Sequence[Standing], objective: str) -> Choice:
         if len(left) == 1:
             winner = left[0]
             tied = ties and winner in ties[-1][1] and ties[-1][0] == measure.name
-            lead = measure.text(winner.server) if tied else f"best {measure.name}: {measure.text(winner.server)}"
+            lead = measure.text(winner.wire) if tied else f"best {measure.name}: {measure.text(winner.wire)}"
             return Choice(winner, ", ".join([lead, *_ties(ties, winner)]))
     # Equal in everything that is measured: the order of the spec decides, which noise cannot change.
     winner = left[0]
-    return Choice(winner, ", ".join([_ORDER[objective][0].text(winner.server), *_ties(ties, winner)]))
+    return Choice(winner, ", ".join([_ORDER[objective][0].text(winner.wire), *_ties(ties, winner)]))
 
 
-def _ties(ties: Sequence[tuple[str, Sequence[Standing]]], winner: Standing) -> list[str]:
-    said = []
+def _ties(ties: Sequence[tuple[str, Sequence[Candidate]]], winner: Candidate) -> list[str]:
+    parts = []
     for name, equals in ties:
         others = [c for c in equals if c is not winner]
         barred = sorted({c.backend for c in others if not _maintained(c)}) if _maintained(winner) else []
         why = f" ({', '.join(barred)} gets no more security fixes, so it wins no tie)" if barred else ""
-        said.append(f"{name} not told apart from that of {', '.join(c.variant for c in others)}{why}")
-    return said
+        parts.append(f"{name} not told apart from that of {', '.join(c.name for c in others)}{why}")
+    return parts
 
 
-def choose_by_runtime(contenders: Sequence[Standing], objective: str) -> Choice:
+def choose_by_runtime(candidates: Sequence[Candidate], objective: Objective) -> Choice:
     """The best by what the runtimes showed; of those that tie, the first in the order of the spec.
 
     Args:
-        contenders: measured in their runtimes, in the order of the spec; at least one.
+        candidates: measured in their runtimes, in the order of the spec; at least one.
         objective: `latency`, `throughput` or `cost`.
     """
-    best = min(decisive_seconds(contender.runtime, objective) for contender in contenders)
-    equals = [c for c in contenders if decisive_seconds(c.runtime, objective) <= best * (1 + _TIE)]
+    best = min(decisive_seconds(candidate.in_runtime, objective) for candidate in candidates)
+    equals = [c for c in candidates if decisive_seconds(c.in_runtime, objective) <= best * (1 + _TIE)]
     winner = next((c for c in equals if _maintained(c)), equals[0])
     if len(equals) == 1:
         lead = f"best in its runtime alone: {_runtime_text(winner, objective)}"
     else:
         tie = ", ".join(_ties([("its time", equals)], winner))
         lead = f"{_runtime_text(winner, objective)} in its runtime alone, {tie}; of those the first in the spec"
-    why = _no_server(contenders, winner)
-    return Choice(winner, f"{lead}; {why}", why)
+    why = _no_server(candidates, winner)
+    return Choice(winner, f"{lead}; {why}", "runtimes", why)
 
 
-def _maintained(contender: Standing) -> bool:
+def _maintained(candidate: Candidate) -> bool:
     """What gets no more security fixes must be better to be picked, not as good."""
-    return backend(contender.backend).maintained
+    return backend(candidate.backend).maintained
 
 
-def _no_server(contenders: Sequence[Standing], winner: Standing) -> str:
+def _no_server(candidates: Sequence[Candidate], winner: Candidate) -> str:
     """Why not all could be compared over the wire: the winner's own reason, or that of another."""
     if not winner.over_the_wire:
-        return str(winner.server["reason"])
-    other = next(contender for contender in contenders if not contender.over_the_wire)
-    return f"{other.variant} is compared by its runtime alone: {other.server['reason']}"
+        return winner.without_server
+    other = next(candidate for candidate in candidates if not candidate.over_the_wire)
+    return f"{other.name} is compared by its runtime alone: {other.without_server}"
 
 
-def _runtime_text(contender: Standing, objective: str) -> str:
-    seconds = decisive_seconds(contender.runtime, objective)
+def _runtime_text(candidate: Candidate, objective: Objective) -> str:
+    seconds = decisive_seconds(candidate.in_runtime, objective)
     return f"{milliseconds(seconds)} a call" if objective == "latency" else f"{1 / seconds:.4g} rows/s"
 
 
-def compared(loser: Standing, choice: Choice, objective: str) -> str:
-    """Why a contender lost, in numbers."""
+def compared(loser: Candidate, choice: Choice, objective: Objective) -> str:
+    """Why another candidate lost, in numbers."""
     winner = choice.winner
-    if choice.runtimes_alone:
-        times = decisive_seconds(loser.runtime, objective) / decisive_seconds(winner.runtime, objective)
+    if choice.compared == "runtimes":
+        times = decisive_seconds(loser.in_runtime, objective) / decisive_seconds(winner.in_runtime, objective)
         tie = "not measurably better than" if times <= 1 + _TIE else f"{times:.2f} times that of"
-        return f"{_runtime_text(loser, objective)} in its runtime, {tie} {winner.variant}"
+        return f"{_runtime_text(loser, objective)} in its runtime, {tie} {winner.name}"
     if not loser.over_the_wire:
-        return f"what was measured over the wire goes first, and this was not: {loser.server['reason']}"
+        return f"what was measured over the wire goes first, and this was not: {loser.without_server}"
     for measure in _ORDER[objective]:
-        times = measure.worse_by(loser.server, winner.server)
-        if times > 1 and not measure.ties(loser.server, winner.server):
-            return f"{measure.name}: {measure.text(loser.server)}, {times:.2f} times worse than {winner.variant}"
+        times = measure.worse_by(loser.wire, winner.wire)
+        if times > 1 and not measure.ties(loser.wire, winner.wire):
+            return f"{measure.name}: {measure.text(loser.wire)}, {times:.2f} times worse than {winner.name}"
     if not _maintained(loser) and _maintained(winner):
-        return f"not measurably better than {winner.variant}, and {loser.backend} gets no more security fixes"
+        return f"not measurably better than {winner.name}, and {loser.backend} gets no more security fixes"
     first = _ORDER[objective][0]
-    return f"not measurably better than {winner.variant}: {first.text(loser.server)}"
+    return f"not measurably better than {winner.name}: {first.text(loser.wire)}"
 
 
-def _best(contenders: Sequence[Standing], measure: _Measure) -> Standing:
-    return (max if measure.more else min)(contenders, key=lambda contender: measure.of(contender.server))
+def _best(candidates: Sequence[Candidate], measure: _Measure) -> Candidate:
+    return (max if measure.more else min)(candidates, key=lambda candidate: measure.of(candidate.wire))

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from orchestrator.artifacts.decision import DecidedCandidate, DecidedLevel, Decision
 from orchestrator.artifacts.fates import Fates
 from orchestrator.artifacts.imported import Imported
+from orchestrator.artifacts.measurement import Objective
+from orchestrator.artifacts.runtime_report import RuntimeReport
+from orchestrator.artifacts.server_report import ServerReport, ServiceLevel
 from orchestrator.artifacts.verdict import Verdict
 from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import BACKENDS, backend
 from orchestrator.backends.versions import installed_closure
 from orchestrator.select.chart import chart
-from orchestrator.select.fates import Standing, standing
+from orchestrator.select.fates import Candidate, candidate_before_the_choice
 from orchestrator.select.notes import decision_notes
 from orchestrator.select.ranking import Choice, choose, choose_by_runtime, compared
 from orchestrator.select.service_level import distance, distance_text, service_level
 from orchestrator.steps import StepContext, StepError
-from orchestrator.store.atomic import pretty_json
 from orchestrator.store.digest import digest_tree
 
 __all__ = ["select", "startup_bound"]
@@ -35,7 +37,7 @@ _METHOD = {
 
 
 def select(context: StepContext) -> dict[str, Any]:
-    """Pick the winner; leaves `decision.json`, `winner.json` and `chart.svg`.
+    """Pick the winner; leaves a `Decision`, a `Winner` and `chart.svg`.
 
     Params: `candidates` (with `refused` and `steps`), `slo` (with `enforce`), `objective`. Inputs: `import`, `fates`, and
     where they were made `runtime`, `server`, `verdict:NAME`, `variant:NAME`.
@@ -44,40 +46,50 @@ def select(context: StepContext) -> dict[str, Any]:
         StepError: E501 no candidate meets the service level, E502 no candidate is left to choose from.
     """
     params = context.params
-    runtime, server = _report(context, "runtime"), _report(context, "server")
-    everyone = _standings(context, runtime, server)
-    contenders = [s for s in everyone if s.fate == "contends"]
-    if not contenders:
+    runtime = RuntimeReport.read(context.inputs["runtime"]) if "runtime" in context.inputs else None
+    server = ServerReport.read(context.inputs["server"]) if "server" in context.inputs else None
+    everyone = _candidates(context, runtime, server)
+    left = [c for c in everyone if c.fate is None]
+    if not left or runtime is None or server is None:
         raise _nothing_left(everyone)
-    asked = params["slo"]["p99_latency"] is not None or params["slo"]["throughput"] is not None
-    levels = {s.variant: _level(s, asked=asked) for s in contenders}
-    good = [s for s in contenders if levels[s.variant] in {"met", "none"}]
+    wanted = ServiceLevel(p99_latency=params["slo"]["p99_latency"], throughput=params["slo"]["throughput"])
+    levels = {c.name: _level(c, wanted) for c in left}
+    good = [c for c in left if levels[c.name] in {"met", "none"}]
     if not good and params["slo"]["enforce"]:
-        raise _service_level_not_met(contenders, everyone)
+        raise _service_level_not_met(left, everyone, levels)
     held = bool(good)
     objective = params["objective"]
-    choice = _choice(good or contenders, objective)
-    for contender in contenders:
-        _conclude(contender, choice, level=levels[contender.variant], held=held, objective=objective)
+    choice = _choice(good or left, objective)
+    decided = [
+        c if c.fate is not None else _concluded(c, choice, level=levels[c.name], held=held, objective=objective)
+        for c in everyone
+    ]
     winner = _winner(context, choice.winner)
-    decision = {
-        "winner": {name: getattr(winner, name) for name in ("variant", "backend", "format", "precision")},
-        "candidates": [_candidate(s) for s in everyone],
-        "measured": "in its runtime alone" if choice.runtimes_alone else "over the wire",
-        "baseline": runtime.get("baseline"),
-        "slo": {**params["slo"], "met": held and levels[choice.winner.variant] == "met"},
-        "objective": objective,
-        "rate": server.get("rate"),
-        "samples": runtime.get("samples"),
-        "confidence": CONFIDENCE,
-        "measured_on": server.get("measured_on") or runtime.get("measured_on"),
-        "method": _METHOD,
-        "notes": decision_notes(context, runtime, server, everyone, choice, held=held),
+    variants = {
+        role.removeprefix("variant:"): path for role, path in context.inputs.items() if role.startswith("variant:")
     }
-    (context.output / "decision.json").write_bytes(pretty_json(decision))
+    decision = Decision(
+        winner=choice.winner.row,
+        candidates=tuple(map(_decided, decided)),
+        compared=choice.compared,
+        baseline=runtime.baseline,
+        slo=DecidedLevel(
+            **dict(wanted), enforce=params["slo"]["enforce"], met=held and levels[choice.winner.name] == "met"
+        ),
+        objective=objective,
+        rate=server.rate,
+        samples=runtime.samples,
+        confidence=CONFIDENCE,
+        measured_on=server.measured_on,
+        load_generator=server.load_generator,
+        method=_METHOD,
+        notes=decision_notes(params, variants, (runtime, server), decided, choice, held=held),
+    )
+    decision.write(context.output)
     winner.write(context.output)
     (context.output / "chart.svg").write_text(chart(decision), encoding="utf-8")
-    return {"winner": winner.candidate, "backend": winner.backend, "reason": choice.winner.reason}
+    reason = next(c.reason for c in decided if c.fate == "won")
+    return {"winner": winner.candidate, "backend": winner.backend, "reason": reason}
 
 
 def startup_bound(ready_seconds: float, least: int) -> int:
@@ -95,139 +107,147 @@ def startup_bound(ready_seconds: float, least: int) -> int:
     return bound
 
 
-def _report(context: StepContext, role: str) -> dict[str, Any]:
-    if role not in context.inputs:
-        return {}
-    report: dict[str, Any] = json.loads((context.inputs[role] / "report.json").read_bytes())
-    return report
-
-
-def _standings(context: StepContext, runtime: Mapping[str, Any], server: Mapping[str, Any]) -> list[Standing]:
+def _candidates(context: StepContext, runtime: RuntimeReport | None, server: ServerReport | None) -> list[Candidate]:
+    """All candidates in the order of the parameters, with the fates that they have before the choice."""
     steps = Fates.read_file(context.inputs["fates"]).steps
-    at_runtime = {row["variant"]: row for row in runtime.get("candidates", ())}
-    at_server = {row["variant"]: row for row in server.get("candidates", ())}
-    return [
-        standing(
-            row,
-            steps=steps,
-            verdict=Verdict.read(context.inputs[role])
-            if (role := f"verdict:{row['variant']}") in context.inputs
-            else None,
-            runtime=at_runtime.get(row["variant"], {}),
-            server=at_server.get(row["variant"], {}),
-            objective=context.params["objective"],
-            runtime_level=context.params["runtime_level"],
+    at_runtime = {} if runtime is None else {row.candidate: row for row in runtime.candidates}
+    at_server = {} if server is None else {row.candidate: row for row in server.candidates}
+    found = []
+    for params in context.params["candidates"]:
+        name = params["variant"]
+        verdict = context.inputs.get(f"verdict:{name}")
+        found.append(
+            candidate_before_the_choice(
+                params,
+                steps=steps,
+                verdict=None if verdict is None else Verdict.read(verdict),
+                runtime=at_runtime.get(name),
+                server=at_server.get(name),
+                objective=context.params["objective"],
+                runtime_level=context.params["runtime_level"],
+            )
         )
-        for row in context.params["candidates"]
-    ]
+    return found
 
 
-def _level(contender: Standing, *, asked: bool) -> str:
+_Level = Literal["met", "missed", "inconclusive", "none", "not measured"]
+
+
+def _level(candidate: Candidate, wanted: ServiceLevel) -> _Level:
     """As `service_level`, and `not measured` where one is asked for and there is no server to show it."""
-    if contender.over_the_wire:
-        return service_level(contender.server)
-    return "not measured" if asked else "none"
+    if candidate.over_the_wire is not None:
+        return service_level(candidate.over_the_wire)
+    return "none" if wanted.p99_latency is None and wanted.throughput is None else "not measured"
 
 
-def _choice(contenders: Sequence[Standing], objective: str) -> Choice:
+def _choice(candidates: Sequence[Candidate], objective: Objective) -> Choice:
     """What was measured over the wire goes first: numbers of a runtime alone say nothing of a server.
 
-    What contends without having one is meant for a device, as the whole folder then is: all are compared by their runtimes.
+    What can win without having one is meant for a device, as the whole folder then is: all are compared by their runtimes.
     """
-    if any(not BACKENDS[contender.backend].served for contender in contenders):
-        return choose_by_runtime(contenders, objective)
-    served = [contender for contender in contenders if contender.over_the_wire]
-    return choose(served, objective) if served else choose_by_runtime(contenders, objective)
+    if any(not BACKENDS[candidate.backend].served for candidate in candidates):
+        return choose_by_runtime(candidates, objective)
+    served = [candidate for candidate in candidates if candidate.over_the_wire is not None]
+    return choose(served, objective) if served else choose_by_runtime(candidates, objective)
 
 
-def _conclude(contender: Standing, choice: Choice, *, level: str, held: bool, objective: str) -> None:
-    """The fate of one that was measured to the end."""
-    if contender is choice.winner:
-        contender.fate = "won"
+def _concluded(candidate: Candidate, choice: Choice, *, level: _Level, held: bool, objective: Objective) -> Candidate:
+    """A candidate that was measured to the end, with its fate."""
+    if candidate is choice.winner:
         short = "not proven" if level in {"not measured", "inconclusive"} else "not met"
-        contender.reason = choice.reason if held else f"{choice.reason}; SLO {short}: {distance_text(contender.server)}"
-    elif held and level == "missed":
-        contender.fate, contender.reason = "slo missed", distance_text(contender.server)
-    elif held and level in {"inconclusive", "not measured"}:
-        contender.fate, contender.reason = "inconclusive", distance_text(contender.server)
-    else:
-        contender.fate, contender.reason = "lost", compared(contender, choice, objective)
+        reason = choice.reason if held else f"{choice.reason}; SLO {short}: {_distance(candidate)}"
+        return candidate.ended("won", reason)
+    if held and level == "missed":
+        return candidate.ended("slo missed", _distance(candidate))
+    if held and level in {"inconclusive", "not measured"}:
+        return candidate.ended("inconclusive", _distance(candidate))
+    return candidate.ended("lost", compared(candidate, choice, objective))
 
 
-def _candidate(found: Standing) -> dict[str, Any]:
-    measured = found.over_the_wire
-    return {
-        **{name: found.row[name] for name in ("variant", "format", "precision", "backend")},
-        "fate": found.fate,
-        "reason": found.reason,
-        "runtime": dict(found.runtime) if found.runtime.get("batches") else None,
-        "server": dict(found.server) if measured else None,
-        "slo": service_level(found.server) if measured else None,
-        "distance": distance(found.server) if measured else None,
-    }
+def _distance(candidate: Candidate) -> str:
+    if candidate.over_the_wire is None:
+        return f"not measured over the wire: {candidate.without_server}"
+    return distance_text(candidate.over_the_wire)
 
 
-def _winner(context: StepContext, winner: Standing) -> Winner:
+def _decided(found: Candidate) -> DecidedCandidate:
+    assert found.fate is not None, "the choice has been made"
+    wire = found.over_the_wire
+    return DecidedCandidate(
+        **dict(found.row),
+        fate=found.fate,
+        reason=found.reason,
+        runtime=None if found.runtime is None else found.runtime.measured,
+        server=wire,
+        slo=None if wire is None else service_level(wire),
+        distance=None if wire is None else distance(wire),
+    )
+
+
+def _winner(context: StepContext, winner: Candidate) -> Winner:
     """What is deployed: everything that was decided, and nothing that only was measured."""
+    assert winner.server is not None, "it can win"
+    assert winner.server.settings is not None, "its server was to be started"
+    wire = winner.over_the_wire
     return Winner(
-        candidate=winner.variant,
-        **{name: winner.row[name] for name in ("variant", "format", "precision", "backend")},
+        **dict(winner.row),
         signature=Imported.read(context.inputs["import"]).signature,
-        max_batch_size=winner.server["max_batch_size"],
-        max_delay=winner.server["max_delay"],
+        max_batch_size=winner.server.settings.max_batch_size,
+        max_delay=winner.server.settings.max_delay,
         startup_seconds=startup_bound(
-            winner.server["ready_seconds"] if winner.over_the_wire else winner.runtime["load_seconds"],
+            winner.in_runtime.load_seconds if wire is None else wire.ready_seconds,
             backend(winner.backend).least_startup,
         ),
-        model_digest=digest_tree(context.inputs[f"variant:{winner.variant}"]).digest,
+        model_digest=digest_tree(context.inputs[f"variant:{winner.row.variant}"]).digest,
         tools=installed_closure(backend(winner.backend).tools, cuda="accelerator" in context.params),
     )
 
 
-def _fates(everyone: Sequence[Standing]) -> tuple[str, ...]:
-    return tuple(f"{s.variant}: {s.fate}: {s.reason}" for s in everyone)
+def _fates(everyone: Sequence[Candidate]) -> tuple[str, ...]:
+    return tuple(f"{c.name}: {c.fate}: {c.reason}" for c in everyone)
 
 
-def _nothing_left(everyone: Sequence[Standing]) -> StepError:
-    if any(s.fate == "undecided" for s in everyone):
+def _nothing_left(everyone: Sequence[Candidate]) -> StepError:
+    if any(c.fate == "undecided" for c in everyone):
         cause = "measuring ended before it could tell whether anything is faster than the model as given"
         remedy = "give measuring more time with `optimize.time_budget`, or fewer `benchmark.batch_sizes`"
-    elif any(s.fate == "not faster than the baseline" for s in everyone):
+    elif any(c.fate == "not faster than the baseline" for c in everyone):
         cause = "nothing that passed verification is faster than the model as given"
         remedy = "allow more formats or precisions under `optimize:`"
     else:
         cause = "each was refused, failed or could not be measured"
         remedy = "see what became of each, and what its reason says"
-    said = "; ".join(_fates(everyone))
+    fates = "; ".join(_fates(everyone))
     return StepError(
-        "E502", f"no candidate is left: {said}", cause=cause, remedy=remedy, at=("optimize",), notes=_fates(everyone)
+        "E502", f"no candidate is left: {fates}", cause=cause, remedy=remedy, at=("optimize",), notes=_fates(everyone)
     )
 
 
-def _service_level_not_met(contenders: Sequence[Standing], everyone: Sequence[Standing]) -> StepError:
-    distances = "; ".join(f"{s.variant}: {distance_text(s.server)}" for s in contenders)
-    undecided = any(_level(s, asked=True) == "inconclusive" for s in contenders)
-    if all(not s.over_the_wire for s in contenders):
+def _service_level_not_met(
+    left: Sequence[Candidate], everyone: Sequence[Candidate], levels: Mapping[str, _Level]
+) -> StepError:
+    distances = "; ".join(f"{c.name}: {_distance(c)}" for c in left)
+    others = _fates([c for c in everyone if c.fate is not None])
+    if all(c.over_the_wire is None for c in left):
         return StepError(
             "E501",
             f"no candidate meets the SLO: {distances}",
             cause="a service level is proven over the wire, and no server could be measured",
             remedy="install what is missing (`mlo doctor` says what), or set `slo: {enforce: false}`",
             at=("slo",),
-            notes=_fates([s for s in everyone if s not in contenders]),
+            notes=others,
         )
     again = "if the machine was busy, measure again with `mlo apply SPEC --replace benchmark.server`"
     remedy = (
         f"{again}; else relax `slo:`, give it more `hardware:`, or take the best one with `slo: {{enforce: false}}`"
     )
-    if undecided:
+    if "inconclusive" in levels.values():
         remedy = f"give measuring more time with `optimize.time_budget`, or {remedy}"
-    others = [s for s in everyone if s not in contenders]
     return StepError(
         "E501",
         f"no candidate meets the SLO: {distances}",
         cause="the 99th percentile must be within the limit at a confidence of 99 %, and every request be answered",
         remedy=remedy,
         at=("slo",),
-        notes=_fates(others),
+        notes=others,
     )

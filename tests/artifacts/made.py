@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.artifacts.imported import EdgeCase, Imported, SamplesKind
 from orchestrator.artifacts.inspection import Inspection
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
+from orchestrator.artifacts.variant_facts import VariantFacts, variant_facts
 from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.artifacts.winner import Winner
 from orchestrator.spec.signature import Signature, Tensor
@@ -49,6 +50,11 @@ def imported(
         edge_cases=tuple(EdgeCase(name=name, number=number, finite=True) for number, name in enumerate(edges)),
         edge_cases_left_out=(),
     )
+
+
+def facts(format_name: str = "onnx", precision: str = "fp32", **known: Any) -> VariantFacts:
+    """Of a variant; `known` are facts that apply to it."""
+    return variant_facts(format=format_name, precision=precision, **known)
 
 
 def verdict(variant: str = "onnx-fp32", *, passed: bool = True, gates: Sequence[GateResult] = ()) -> Verdict:

@@ -74,7 +74,7 @@ def test_two_versions_are_kept_for_tensorflow_serving_and_a_rollback_moves_the_l
     decision = applied(mlo, path)["decision"]
     path.write_text(text.replace("team: clinic", "team: hospital"), encoding="utf-8")
     applied(mlo, path)
-    assert decision["measured"] == "in its runtime alone"
+    assert decision["compared"] == "runtimes"
     assert any("tensorflow_model_server" in note for note in decision["notes"])
     assert sorted(version.name for version in (folder / "models" / "ward").iterdir()) == ["1", "2"]
     assert labels(folder) == {"stable": 2, "previous": 1}

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext
+from tests.artifacts.made import facts, verdict
 from tests.artifacts.made import imported as imported_model
-from tests.artifacts.made import verdict
 
 DIGITS = Path(__file__).parents[2] / "specs" / "digits"
 
@@ -53,7 +53,7 @@ def write_linear_model(folder: Path, *, layers: int = 1) -> Path:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, folder / "model.onnx")
-    (folder / "facts.json").write_text("{}", encoding="utf-8")
+    facts().write(folder)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,9 @@ import numpy as np
 import psutil
 import pytest
 
+from orchestrator.artifacts.document import Document
+from orchestrator.artifacts.runtime_report import RuntimeReport
+from orchestrator.artifacts.server_report import ServerReport
 from orchestrator.measure import runtime_benchmark, server_benchmark
 from orchestrator.measure.statistics import percentile
 from orchestrator.steps import StepContext, StepError
@@ -25,9 +27,9 @@ from tests.measure.real_case import (
 pytestmark = [pytest.mark.frameworks, pytest.mark.e2e]
 
 
-def _report(context: StepContext) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((context.output / "report.json").read_bytes())
-    return report
+def _report(context: StepContext, document: type[Document] = RuntimeReport) -> dict[str, Any]:
+    """As plain JSON, as a reader of the file sees it."""
+    return document.read(context.output).as_json()
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +63,12 @@ def test_every_candidate_has_a_fate_and_the_failures_their_reason(measured: Step
     assert fates["onnx-bf16"][0] == "failed"
     assert "ONNX Runtime does not load the model" in fates["onnx-bf16"][1]
     assert report["baseline"]["fate"] == "measured"
-    assert report["baseline"]["runtime"]["runtime"] == "pytorch"
+    assert report["baseline"]["measured"]["runtime"]["runtime"] == "pytorch"
 
 
 def test_the_report_follows_from_the_raw_samples(measured: StepContext) -> None:
     report = _report(measured)
-    row = report["candidates"][0]
+    artifact_bytes, row = report["candidates"][0]["artifact_bytes"], report["candidates"][0]["measured"]
     with np.load(measured.output / "raw.npz") as raw:
         for batch in row["batches"]:
             times = raw[f"onnx-fp32.b{batch['rows']}.seconds"].tolist()
@@ -77,7 +79,7 @@ def test_the_report_follows_from_the_raw_samples(measured: StepContext) -> None:
     assert row["load_seconds"] > 0
     assert row["first_inference_seconds"] == row["batches"][0]["without_warm_up"]["first"]
     assert row["peak_rss"] > 10 * 2**20
-    assert 2560 <= row["artifact_bytes"] < 10_000
+    assert 2560 <= artifact_bytes < 10_000
     assert row["against_baseline"]["latency"]["high"] < 1  # one small product against a convolutional network
 
 
@@ -92,10 +94,11 @@ def test_a_finalist_is_measured_in_its_real_server(measured: StepContext, tmp_pa
     inputs = {**measured.inputs, "runtime": measured.output}
     context = step_context(tmp_path / "step", inputs, measured.params["candidates"])
     server_benchmark.benchmark(context)
-    report = _report(context)
+    report = _report(context, ServerReport)
     row, refused, *_ = report["candidates"]
     assert row["fate"] == "measured", row["reason"]
-    assert (report["rate"], row["errors"]) == (200.0, {})
+    assert report["rate"] == 200.0
+    row = row["measured"]
     assert row["open_loop"]["samples"] >= 459
     assert row["slo"]["p99"]["status"] in {"met", "missed", "inconclusive"}
     assert row["slo"]["p99"]["samples"] == row["open_loop"]["samples"]
@@ -103,7 +106,7 @@ def test_a_finalist_is_measured_in_its_real_server(measured: StepContext, tmp_pa
     assert row["saturation"]["rows_per_second"] > 200
     assert row["saturation"]["cpu_seconds_per_request"] > 0
     assert 0 < row["first_request_seconds"] < row["ready_seconds"] < 60
-    assert row["max_batch_size"] in {1, 8}
+    assert row["settings"]["max_batch_size"] in {1, 8}
     assert row["peak_rss"] > 10 * 2**20
     assert refused["fate"] == "not a finalist"
     assert "failed verification" in refused["reason"]
@@ -113,21 +116,20 @@ def test_a_finalist_is_measured_in_its_real_server(measured: StepContext, tmp_pa
 
 
 def test_the_next_best_is_started_in_place_of_a_server_that_fails(measured: StepContext, tmp_path: Path) -> None:
-    report = _report(measured)
-    sound = report["candidates"][0]
-    best = {
-        **sound,
-        "variant": "onnx-int8",
-        "batches": [{**batch, "p50": batch["p50"] / 4} for batch in sound["batches"]],
-    }
+    report = RuntimeReport.read(measured.output)
+    sound = report.candidates[0]
+    assert sound.measured is not None
+    batches = tuple(batch.model_copy(update={"p50": batch.p50 / 4}) for batch in sound.measured.batches)
+    faster = sound.measured.model_copy(update={"batches": batches})
+    best = sound.model_copy(update={"candidate": "onnx-int8", "variant": "onnx-int8", "measured": faster})
     for name in ("runtime", "broken"):
         (tmp_path / name).mkdir()
-    (tmp_path / "runtime" / "report.json").write_text(json.dumps({**report, "candidates": [sound, best]}), "utf-8")
+    report.model_copy(update={"candidates": (sound, best)}).write(tmp_path / "runtime")
     (tmp_path / "broken" / "model.onnx").write_bytes(b"no model")
     inputs = {**measured.inputs, "runtime": tmp_path / "runtime", "variant:onnx-int8": tmp_path / "broken"}
     context = step_context(tmp_path / "step", inputs, [candidate("onnx-fp32"), candidate("onnx-int8")])
     server_benchmark.benchmark(context)
-    found = {row["variant"]: row for row in _report(context)["candidates"]}
+    found = {row["variant"]: row for row in _report(context, ServerReport)["candidates"]}
     assert found["onnx-int8"]["fate"] == "failed"
     assert found["onnx-fp32"]["fate"] == "measured", found["onnx-fp32"]["reason"]
 
@@ -140,7 +142,7 @@ def test_a_server_that_was_not_there_when_this_was_planned_is_not_measured(
     server_benchmark.benchmark(
         context := step_context(tmp_path / "step", inputs, candidates, present={"onnxruntime": None})
     )
-    (row,) = _report(context)["candidates"]
+    (row,) = _report(context, ServerReport)["candidates"]
     assert (row["fate"], row["reason"]) == (
         "no server",
         "onnxruntime could not be started here when this was planned",
@@ -151,7 +153,7 @@ def test_a_server_above_its_memory_is_out_of_memory(measured: StepContext, tmp_p
     inputs = {**measured.inputs, "runtime": measured.output}
     context = step_context(tmp_path / "step", inputs, measured.params["candidates"][:1], memory=40 * 2**20)
     server_benchmark.benchmark(context)
-    (row,) = _report(context)["candidates"]
+    (row,) = _report(context, ServerReport)["candidates"]
     assert row["fate"] == "out of memory"
     assert row["reason"].startswith("its server ran out of memory: peak ")
     assert row["reason"].endswith("of 40 MiB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.artifacts.server_report import ServerFate
 from orchestrator.measure.finalists import finalists, substitutes
 from tests.optimize.select_case import runtime_row
 
@@ -38,10 +39,10 @@ def test_what_is_undecided_is_not_started_and_not_called_slow() -> None:
         ({"onnx-int8": "failed", "onnx-fp32": "out of memory"}, ["onnx-bf16"]),
         ({"onnx-int8": "failed", "onnx-fp32": "failed", "onnx-bf16": "failed"}, []),
         ({"torchscript-fp32": "failed", "torchscript-bf16": "measured"}, []),
-        ({"torchscript-fp32": "not measured"}, []),
+        ({"torchscript-fp32": "no server"}, []),
     ],
 )
 def test_the_next_of_the_same_backend_takes_the_place_of_what_failed(
-    tried: dict[str, str], next_ones: list[str]
+    tried: dict[str, ServerFate], next_ones: list[str]
 ) -> None:
     assert substitutes(EVERYONE, "latency", tried) == next_ones

@@ -8,13 +8,15 @@ from typing import Any, cast
 
 import pytest
 
+from orchestrator.artifacts.server_report import P99Level, ServerMeasurement, ServerSettings, ThroughputLevel
 from orchestrator.measure.measured_server import MeasuredServer
-from orchestrator.measure.server_report import contender_report
-from orchestrator.measure.server_rounds import Contender, LoadSettings, load_in_rounds, warm_up
+from orchestrator.measure.server_report import ServerResult, StartedServer, server_result
+from orchestrator.measure.server_rounds import LoadedServer, LoadSettings, load_in_rounds, warm_up
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.select.service_level import distance_text, service_level
 
 LIMIT = 0.02
+STARTED = StartedServer(ServerSettings(max_batch_size=8, max_delay=0.0), None, 1.0, 0.01)
 
 
 class QuietServer:
@@ -60,94 +62,112 @@ class Generator:
         }
 
 
-def contender(name: str = "onnx-fp32", *, capacity: float = 1000.0, latency: float = 0.004, **more: Any) -> Contender:
+def loaded(name: str = "onnx-fp32", *, capacity: float = 1000.0, latency: float = 0.004, **more: Any) -> LoadedServer:
     generator = Generator(capacity=capacity, latency=latency, **more)
-    made = Contender(name, cast("MeasuredServer", QuietServer()), cast("MeasuredProcess", generator))
+    made = LoadedServer(name, cast("MeasuredServer", QuietServer()), cast("MeasuredProcess", generator))
     warm_up(made, 32)
     return made
 
 
-def asked(of: Contender) -> list[dict[str, Any]]:
+def asked(of: LoadedServer) -> list[dict[str, Any]]:
     return [command for command in cast("Generator", of.load).asked if command["do"] == "schedule"]
 
 
 @pytest.fixture
-def measured() -> Callable[..., dict[str, Any]]:
+def measured() -> Callable[..., ServerResult]:
     def measure(
-        *everyone: Contender, rate: float = 200.0, limit: float = LIMIT, budget: float = 100.0
-    ) -> dict[str, Any]:
+        *everyone: LoadedServer, rate: float = 200.0, limit: float = LIMIT, budget: float = 100.0
+    ) -> ServerResult:
         settings = LoadSettings(rate=rate, p99_limit=limit, deadline=time.monotonic() + budget)
         load_in_rounds(everyone, settings, lambda *_: None)
-        return contender_report(everyone[0], settings, rate, rate)
+        return server_result(everyone[0], STARTED, settings, rate, rate)
 
     return measure
 
 
-Measure = Callable[..., dict[str, Any]]
+Measure = Callable[..., ServerResult]
+
+
+def numbers(result: ServerResult) -> ServerMeasurement:
+    assert result.measured is not None, result.reason
+    return result.measured
+
+
+def p99(result: ServerResult) -> P99Level:
+    found = numbers(result).slo.p99
+    assert found is not None
+    return found
+
+
+def throughput(result: ServerResult) -> ThroughputLevel:
+    found = numbers(result).slo.throughput
+    assert found is not None
+    return found
 
 
 def test_a_busy_server_is_measured_and_misses_by_a_distance(measured: Measure) -> None:
-    row = measured(contender(refused=40))
-    assert row["fate"] == "measured"
-    assert row["slo"]["p99"]["status"] == "missed"
-    assert row["open_loop"]["p99"] == 10.0
-    assert service_level(row) == "missed"
-    assert f"too busy for {row['slo']['p99']['over']} of {row['slo']['p99']['samples']} requests" in distance_text(row)
+    row = measured(loaded(refused=40))
+    assert row.fate == "measured"
+    assert p99(row).status == "missed"
+    assert numbers(row).open_loop.p99 == 10.0
+    assert service_level(numbers(row)) == "missed"
+    assert f"too busy for {p99(row).over} of {p99(row).samples} requests" in distance_text(numbers(row))
 
 
 def test_one_refusal_among_many_is_one_request_over_the_limit(measured: Measure) -> None:
-    row = measured(contender(refused=1))
-    assert (row["fate"], row["slo"]["p99"]["status"]) == ("measured", "met")
-    assert row["slo"]["p99"]["over"] == sum(row["refused"].values()) > 0
-    assert row["open_loop"]["p99"] < LIMIT
+    row = measured(loaded(refused=1))
+    assert (row.fate, p99(row).status) == ("measured", "met")
+    assert p99(row).over == sum(numbers(row).refused.values()) > 0
+    assert numbers(row).open_loop.p99 < LIMIT
 
 
 def test_a_broken_server_fails(measured: Measure) -> None:
-    row = measured(contender(errors={"status 500": 1}))
-    assert row["fate"] == "failed"
-    assert "requests failed: status 500" in row["reason"]
+    row = measured(loaded(errors={"status 500": 1}))
+    assert row.fate == "failed"
+    assert "requests failed: status 500" in row.reason
 
 
 def test_a_rate_that_a_short_burst_survives_is_not_carried(measured: Measure) -> None:
-    row = measured(contender(capacity=3465.0), rate=12_000.0)
-    assert row["slo"]["throughput"]["met"] is False
-    assert row["slo"]["throughput"]["reached"] < 4000
-    assert row["slo"]["p99"]["status"] == "missed"
+    row = measured(loaded(capacity=3465.0), rate=12_000.0)
+    assert throughput(row).met is False
+    assert throughput(row).reached < 4000
+    assert p99(row).status == "missed"
 
 
 @pytest.mark.parametrize("rate", [200.0, 3000.0])
 def test_a_segment_lasts_long_enough_for_a_queue_to_grow(measured: Measure, rate: float) -> None:
-    one = contender(capacity=5000.0)
+    one = loaded(capacity=5000.0)
     row = measured(one, rate=rate)
     assert all(command["requests"] / command["rate"] >= 2 for command in asked(one))
-    assert row["slo"]["throughput"] == {"wanted": rate, "reached": pytest.approx(5000.0), "met": True}
+    assert (throughput(row).wanted, throughput(row).met) == (rate, True)
+    assert throughput(row).reached == pytest.approx(5000.0)
 
 
 def test_a_rate_that_is_carried_without_room_to_spare_is_met(measured: Measure) -> None:
-    one = contender(capacity=1000.0, latency=0.004)
+    one = loaded(capacity=1000.0, latency=0.004)
     one.capacity = 150.0
     settings = LoadSettings(rate=990.0, p99_limit=LIMIT, deadline=time.monotonic() + 1000)
     load_in_rounds([one], settings, lambda *_: None)
-    row = contender_report(one, settings, 990.0, 1005.0)
-    assert row["slo"]["throughput"]["met"] is True  # 990/s were answered, which is 1005/s but for the ends
+    row = server_result(one, STARTED, settings, 990.0, 1005.0)
+    assert throughput(row).met is True  # 990/s were answered, which is 1005/s but for the ends
 
 
 def test_a_limit_that_the_generator_missed_is_not_the_servers(measured: Measure) -> None:
-    row = measured(contender(latency=0.004, delay=0.03))
-    assert service_level(row) == "inconclusive"
-    assert "the load generator sent its requests late" in distance_text(row)
+    row = measured(loaded(latency=0.004, delay=0.03))
+    assert service_level(numbers(row)) == "inconclusive"
+    assert "the load generator sent its requests late" in distance_text(numbers(row))
 
 
 def test_a_server_that_misses_by_itself_misses_with_a_late_generator_too(measured: Measure) -> None:
-    assert service_level(measured(contender(latency=0.03, delay=0.03))) == "missed"
+    assert service_level(numbers(measured(loaded(latency=0.03, delay=0.03)))) == "missed"
 
 
 def test_a_limit_that_is_held_in_spite_of_a_late_generator_is_held(measured: Measure) -> None:
-    assert service_level(measured(contender(latency=0.004, delay=0.01))) == "met"
+    assert service_level(numbers(measured(loaded(latency=0.004, delay=0.01)))) == "met"
 
 
 def test_the_decided_go_on_while_another_that_may_win_is_undecided(measured: Measure) -> None:
-    sure, unsure, slow = contender("a"), contender("b", refused=5), contender("c", latency=0.5)
+    sure, unsure, slow = loaded("a"), loaded("b", refused=5), loaded("c", latency=0.5)
     measured(sure, unsure, slow)
     assert unsure.level == "inconclusive"
     assert [len(one.scheduled) for one in (sure, unsure, slow)] == [4, 4, 1]
@@ -155,5 +175,5 @@ def test_the_decided_go_on_while_another_that_may_win_is_undecided(measured: Mea
 
 
 def test_what_answers_nothing_under_load_fails(measured: Measure) -> None:
-    row = measured(contender(capacity=0.5))
-    assert (row["fate"], row["reason"]) == ("failed", "its server answers no request under load")
+    row = measured(loaded(capacity=0.5))
+    assert (row.fate, row.reason) == ("failed", "its server answers no request under load")

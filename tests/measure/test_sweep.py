@@ -9,9 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orchestrator.artifacts.measurement import Objective
+from orchestrator.artifacts.runtime_report import PairedTimes, RuntimeMeasurement
 from orchestrator.machine.cpus import cpu_share
 from orchestrator.measure.participants import Participant
-from orchestrator.measure.runtime_report import participant_report
+from orchestrator.measure.runtime_report import runtime_result
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.sweep import Measured, SweepSettings, sweep
 
@@ -25,25 +27,40 @@ def _silent(message: str, fraction: float | None = None) -> None:
     """Nobody watches."""
 
 
+def numbers(measured: Measured, baseline: Measured | None = None) -> RuntimeMeasurement:
+    found = runtime_result(measured, baseline).measured
+    assert found is not None
+    return found
+
+
+def compared(report: RuntimeMeasurement, objective: Objective) -> PairedTimes:
+    assert report.against_baseline is not None
+    found = report.against_baseline.in_what_matters_for(objective)
+    assert found is not None
+    return found
+
+
 def _run(participants: list[Participant], settings: SweepSettings, scratch: Path) -> dict[str, Measured]:
     return {measured.name: measured for measured in sweep(participants, settings, scratch, _silent)}
 
 
 def test_what_is_measured_is_what_was_slept(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
     one = sleeper("one", seconds=0.004, per_row=0.001, load=0.1, first_call=0.05)
-    report = participant_report(_run([one], settings(), tmp_path)["one"], None)
-    assert report["fate"] == "measured"
-    assert report["load_seconds"] >= 0.1
-    assert report["first_inference_seconds"] >= 0.055
-    first, second = report["batches"]
-    assert (first["rows"], second["rows"], first["rounds"]) == (1, 4, 6)
-    assert 0.005 <= first["p50"] < 0.02
-    assert 0.008 <= second["p50"] < 0.03
-    assert first["p50"] <= first["p90"] <= first["p99"] <= first["max"]
-    assert second["rows_per_second"] == pytest.approx(4 / second["mean"])
-    assert first["without_warm_up"]["first"] > first["p50"]
-    assert second["without_warm_up"] is None, "its process was warm already"
-    assert report["peak_rss"] > 2**20
+    measured = _run([one], settings(), tmp_path)["one"]
+    assert measured.fate == "measured"
+    report = numbers(measured)
+    assert report.load_seconds >= 0.1
+    assert report.first_inference_seconds >= 0.055
+    first, second = report.batches
+    assert (first.rows, second.rows, first.rounds) == (1, 4, 6)
+    assert 0.005 <= first.p50 < 0.02
+    assert 0.008 <= second.p50 < 0.03
+    assert first.p50 <= first.p90 <= first.p99 <= first.max
+    assert second.rows_per_second == pytest.approx(4 / second.mean)
+    assert first.without_warm_up is not None
+    assert first.without_warm_up.first > first.p50
+    assert second.without_warm_up is None, "its process was warm already"
+    assert report.peak_rss > 2**20
 
 
 def test_who_comes_first_is_not_charged_for_reading_files_from_disk(
@@ -109,14 +126,14 @@ def test_out_of_memory_ends_the_sweep_with_the_largest_batch_that_fits(
 ) -> None:
     hungry = sleeper("hungry", seconds=0.002, takes_memory_from=4, mebibytes=400)
     found = _run([hungry, sleeper("other", seconds=0.002)], settings(batch_sizes=(1, 2, 4, 8), memory=2**28), tmp_path)
-    report = participant_report(found["hungry"], None)
-    assert report["fate"] == "measured"
-    assert report["largest_batch"] == 2
-    assert report["limited_by"].startswith("out of memory at batch 4: peak ")
-    assert report["limited_by"].endswith("of 256 MiB")
-    assert [batch["rows"] for batch in report["batches"]] == [1, 2]
-    assert report["peak_rss"] < 2**28
-    assert participant_report(found["other"], None)["largest_batch"] == 8
+    assert found["hungry"].fate == "measured"
+    report = numbers(found["hungry"])
+    assert report.largest_batch == 2
+    assert report.limited_by.startswith("out of memory at batch 4: peak ")
+    assert report.limited_by.endswith("of 256 MiB")
+    assert [batch.rows for batch in report.batches] == [1, 2]
+    assert report.peak_rss < 2**28
+    assert numbers(found["other"]).largest_batch == 8
 
 
 def test_a_model_that_does_not_fit_is_out_of_memory_at_load(
@@ -156,20 +173,21 @@ def test_large_batches_make_room_for_the_rounds_that_a_decision_takes(
     sizes = settings(batch_sizes=(1, 4, 16, 64), time_budget=8.0, measuring=0.1, warming=0.1)
     found = _run(everyone, sizes, tmp_path)
     for measured in found.values():
-        report = participant_report(measured, found["baseline"])
-        assert report["against_baseline"]["latency"]["rounds"] == 6
-        assert report["largest_batch"] < 64
-        assert "would have left no time for 6 rounds" in report["limited_by"]
+        report = numbers(measured, found["baseline"])
+        assert compared(report, "latency").rounds == 6
+        assert report.largest_batch < 64
+        assert "would have left no time for 6 rounds" in report.limited_by
 
 
 def test_the_baseline_is_compared_round_by_round(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
     everyone = [sleeper("baseline", backend="", seconds=0.01), sleeper("fast", seconds=0.002, per_row=0.001)]
     found = _run(everyone, settings(), tmp_path)
-    against = participant_report(found["fast"], found["baseline"])["against_baseline"]
-    assert (against["latency"]["rows"], against["latency"]["rounds"]) == (1, 6)
-    assert against["latency"]["high"] < 1
-    assert 0.1 < against["latency"]["ratio"] < 0.7
-    assert (against["throughput"]["rows"], against["throughput"]["baseline_rows"]) == (4, 4)
+    report = numbers(found["fast"], found["baseline"])
+    latency, throughput = compared(report, "latency"), compared(report, "throughput")
+    assert (latency.rows, latency.rounds) == (1, 6)
+    assert latency.faster
+    assert 0.1 < latency.ratio < 0.7
+    assert (throughput.rows, throughput.baseline_rows) == (4, 4)
 
 
 def test_a_child_that_waits_uses_no_cpu_and_ends_with_its_parent(tmp_path: Path) -> None:

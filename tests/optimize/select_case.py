@@ -2,57 +2,131 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.candidate import candidate_row
 from orchestrator.artifacts.fates import Fates, StepFate
+from orchestrator.artifacts.imported import SamplesKind
+from orchestrator.artifacts.measurement import MeasuredOn, Times, WarmUp
+from orchestrator.artifacts.runtime_report import (
+    AgainstBaseline,
+    BatchTimes,
+    PairedTimes,
+    RuntimeFate,
+    RuntimeMeasurement,
+    RuntimeReport,
+    RuntimeResult,
+    RuntimeRow,
+)
+from orchestrator.artifacts.server_report import (
+    GeneratorDelay,
+    LoadGenerator,
+    MeasuredLevel,
+    MeasuredProgram,
+    OpenLoop,
+    P99Level,
+    Saturation,
+    ServerFate,
+    ServerMeasurement,
+    ServerReport,
+    ServerRow,
+    ServerSettings,
+    ServerWarmUp,
+    ServiceLevel,
+    ThroughputLevel,
+)
 from orchestrator.artifacts.verdict import Verdict
 from orchestrator.measure.statistics import slo_verdict
-from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext
-from tests.artifacts.made import imported, verdict
+from tests.artifacts.made import RUNTIME, facts, imported, verdict
 
-SIGNATURE = {
-    "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}],
-    "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch", 2]}],
-    "dims": {"batch": [1, 64]},
-    "batch": "batch",
-}
 LIMIT = 0.02
 RATE = 200.0
+BACKENDS = {"onnx": "onnxruntime", "tflite": "litert", "saved-model": "tensorflow-serving"}
+SETTINGS = ServerSettings(max_batch_size=8, max_delay=0.0)
+MEASURED_ON = MeasuredOn(cpus=2, cpus_wanted=2.0, threads=2, how="measured with 2 CPUs", accelerators=None, driver=None)
 
 
-def row(variant: str, *, refused: str | None = None) -> dict[str, Any]:
-    """A row of the parameter `candidates`."""
+def row(variant: str, *, refused: str | None = None, given: bool = False) -> dict[str, Any]:
+    """A row of the parameter `candidates`; `given`: it is the model as the user gave it."""
     format_name, _, precision = variant.rpartition("-")
     return {
         "variant": variant,
         "format": format_name,
         "precision": precision,
-        "backend": "onnxruntime" if format_name == "onnx" else "torchserve",
-        "as_given": False,
+        "backend": BACKENDS.get(format_name, "torchserve"),
+        "as_given": given,
         "refused": refused,
         "steps": [] if refused else [f"convert.{format_name}", f"verify.{variant}"],
     }
 
 
+def times(p50: float, p99: float, samples: int = 500) -> dict[str, Any]:
+    """The fields of `Times`."""
+    return dict(Times(samples=samples, mean=p50, p50=p50, p90=p99, p95=p99, p99=p99, max=p99))
+
+
+def runtime_measurement(latency: float, against: AgainstBaseline | None, *, settled: bool = True) -> RuntimeMeasurement:
+    """One batch size, `latency` seconds a call."""
+    batch = BatchTimes(
+        **times(latency, latency * 1.5),
+        rows=1,
+        rounds=12,
+        rows_per_second=1 / latency,
+        without_warm_up=None,
+        warm_up=WarmUp(settled=settled, windows=8),
+    )
+    return RuntimeMeasurement(
+        load_seconds=0.5,
+        first_inference_seconds=latency * 3,
+        peak_rss=60 * 2**20,
+        largest_batch=1,
+        limited_by="",
+        runtime=RUNTIME,
+        batches=(batch,),
+        against_baseline=against,
+    )
+
+
 def runtime_row(
-    variant: str, *, ratio: float = 0.5, spread: float = 0.1, fate: str = "measured", reason: str = "", rounds: int = 12
-) -> dict[str, Any]:
+    variant: str,
+    *,
+    ratio: float = 0.5,
+    spread: float = 0.1,
+    fate: RuntimeFate = "measured",
+    reason: str = "",
+    rounds: int = 12,
+    given: bool = False,
+    settled: bool = True,
+) -> RuntimeRow:
     """Of the runtime benchmark: `ratio` of the baseline's time, give or take `spread`."""
     low, high = (ratio - spread, ratio + spread) if rounds >= 6 else (0.0, None)
-    against = {"ratio": ratio, "low": low, "high": high, "rounds": rounds}
-    latency = 0.004 * ratio
-    batch = {"rows": 1, "samples": 500, "p50": latency, "p99": latency * 1.5, "rows_per_second": 1 / latency}
-    return {
-        **row(variant),
-        "fate": fate,
-        "reason": reason,
-        "batches": [batch] if fate in {"measured", "dominated"} else [],
-        "against_baseline": {"latency": {"rows": 1, **against}, "throughput": {"rows": 1, **against}},
-    }
+    paired = PairedTimes(rows=1, baseline_rows=1, ratio=ratio, low=low, high=high, rounds=rounds)
+    against = AgainstBaseline(latency=paired, throughput=paired)
+    measured = runtime_measurement(0.004 * ratio, against, settled=settled)
+    return RuntimeRow(
+        **dict(candidate_row(row(variant))),
+        fate=fate,
+        reason=reason,
+        measured=measured,
+        as_given=given,
+        artifact_bytes=1000,
+    )
+
+
+def not_timed(variant: str, fate: RuntimeFate, reason: str) -> RuntimeRow:
+    """Of the runtime benchmark: nothing could be measured."""
+    return RuntimeRow(
+        **dict(candidate_row(row(variant))),
+        fate=fate,
+        reason=reason,
+        measured=None,
+        as_given=False,
+        artifact_bytes=None,
+    )
 
 
 def server_row(
@@ -68,99 +142,126 @@ def server_row(
     limit: float | None = LIMIT,
     wanted: float | None = RATE,
     spread: float = 0.02,
+    interval: tuple[float, float | None] | None = None,
     refused: dict[str, int] | None = None,
-) -> dict[str, Any]:
+    program: MeasuredProgram | None = None,
+    settled: bool = True,
+) -> ServerRow:
     """Of the server benchmark; its verdict follows from `over` of `samples`, `spread` is that of every number."""
     found = slo_verdict([1.0] * over + [0.0] * (samples - over), 0.5)
-    return {
-        **row(variant),
-        "fate": "measured",
-        "reason": "",
-        "max_batch_size": 8,
-        "max_delay": 0.0,
-        "ready_seconds": ready,
-        "peak_rss": peak,
-        "refused": refused or {},
-        "open_loop": {
-            "rate": RATE,
-            "samples": samples,
-            "p50": p99 / 2,
-            "p99": p99,
-            "p99_interval": [p99 * (1 - spread), p99 * (1 + spread)],
-        },
-        "saturation": {
-            "rows_per_second": rows_per_second,
-            "by_segment": [rows_per_second * (1 - spread), rows_per_second * (1 + spread)],
-            "cpu_seconds_per_request": cpu,
-            "cpu_by_segment": [cpu * (1 - spread), cpu * (1 + spread)],
-        },
-        "slo": {
-            "p99": None if limit is None else {**found.as_json(), "limit": limit},
-            "throughput": None
-            if wanted is None
-            else {"wanted": wanted, "reached": rows_per_second, "met": rows_per_second >= wanted},
-        },
-    }
+    level = None
+    if limit is not None:
+        level = P99Level(**asdict(found), limit=limit, quantile=0.99, confidence=0.99, generator_late=False)
+    carried = None
+    if wanted is not None:
+        met = rows_per_second >= wanted
+        carried = ThroughputLevel(wanted=wanted, reached=rows_per_second, met=met, generator_late=False)
+    measured = ServerMeasurement(
+        settings=SETTINGS,
+        program=program,
+        ready_seconds=ready,
+        first_request_seconds=0.01,
+        peak_rss=peak,
+        warm_up=ServerWarmUp(settled=settled, windows=8, requests_per_second=rows_per_second),
+        refused=refused or {},
+        open_loop=OpenLoop(
+            **times(p99 / 2, p99, samples),
+            rate=RATE,
+            segments=4,
+            p99_interval=interval or (p99 * (1 - spread), p99 * (1 + spread)),
+            generator_delay=GeneratorDelay(p50=0.0001, p99=0.0002),
+        ),
+        saturation=Saturation(
+            **times(p99 / 2, p99),
+            connections=32,
+            seconds=2.0,
+            answered=int(2 * rows_per_second),
+            rows_per_second=rows_per_second,
+            cpu_seconds_per_request=cpu,
+            by_segment=(rows_per_second * (1 - spread), rows_per_second * (1 + spread)),
+            cpu_by_segment=(cpu * (1 - spread), cpu * (1 + spread)),
+        ),
+        slo=MeasuredLevel(p99=level, throughput=carried),
+    )
+    return ServerRow(
+        **dict(candidate_row(row(variant))), fate="measured", reason="", settings=SETTINGS, measured=measured
+    )
 
 
-def out(variant: str, fate: str, reason: str) -> dict[str, Any]:
-    """Of either benchmark: not measured there."""
-    return {**row(variant), "fate": fate, "reason": reason, "batches": []}
+def not_served(variant: str, fate: ServerFate, reason: str) -> ServerRow:
+    """Of the server benchmark: not measured there."""
+    settings = SETTINGS if fate == "no server" else None
+    return ServerRow(**dict(candidate_row(row(variant))), fate=fate, reason=reason, settings=settings, measured=None)
 
 
-def write(folder: Path, name: str, document: Any) -> Path:
-    """A JSON file in a folder of its own; returns the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(json.dumps(document), encoding="utf-8")
-    return folder
+def runtime_report(rows: Sequence[RuntimeRow], samples: SamplesKind = "real") -> RuntimeReport:
+    """With a baseline that takes 4 ms a call."""
+    baseline = RuntimeResult(fate="measured", reason="", measured=runtime_measurement(0.004, None))
+    return RuntimeReport(
+        measured_on=MEASURED_ON,
+        memory=2**31,
+        batch_sizes=(1,),
+        samples=samples,
+        rounds=12,
+        baseline=baseline,
+        candidates=tuple(rows),
+    )
+
+
+def server_report(rows: Sequence[ServerRow], measured_on: MeasuredOn = MEASURED_ON) -> ServerReport:
+    """With a load generator on the servers' CPUs."""
+    return ServerReport(
+        measured_on=measured_on,
+        load_generator=LoadGenerator(cpus=2, shares_cpus=True),
+        memory=2**31,
+        slo=ServiceLevel(p99_latency=LIMIT, throughput=RATE),
+        objective="latency",
+        rate=RATE,
+        rate_from="slo.throughput",
+        candidates=tuple(rows),
+    )
 
 
 def context(
     folder: Path,
     candidates: Sequence[Mapping[str, Any]],
-    runtime: Sequence[Mapping[str, Any]],
-    server: Sequence[Mapping[str, Any]] | None,
+    runtime: Sequence[RuntimeRow],
+    server: Sequence[ServerRow] | None,
     *,
     fates: Mapping[str, StepFate] | None = None,
     verdicts: Mapping[str, Verdict] | None = None,
     objective: str = "latency",
     enforce: bool = True,
-    samples: str = "real",
+    samples: SamplesKind = "real",
+    measured_on: MeasuredOn = MEASURED_ON,
 ) -> StepContext:
     """The context that the engine would give the step `select`."""
-    measured_on = {"cpus": 2, "cpus_wanted": 2.0, "threads": 2, "how": "measured with 2 CPUs"}
-    baseline = {**out("baseline", "measured", ""), "batches": [{"rows": 1, "p50": 0.004, "rows_per_second": 250.0}]}
-    inputs = {
-        "import": folder / "import",
-        "runtime": write(
-            folder / "runtime",
-            "report.json",
-            {"candidates": runtime, "baseline": baseline, "samples": samples, "measured_on": measured_on},
-        ),
-        "fates": folder / Fates.FILE,
-    }
+
+    def made(*parts: str) -> Path:
+        path = folder.joinpath(*parts)
+        path.mkdir(parents=True)
+        return path
+
+    inputs = {"import": made("import"), "runtime": made("runtime"), "fates": folder / Fates.FILE}
+    imported().write(inputs["import"])
+    runtime_report(runtime, samples).write(inputs["runtime"])
     Fates(steps=fates or {}).write(folder)
-    inputs["import"].mkdir()
-    imported(Signature.from_json(SIGNATURE)).write(inputs["import"])
     if server is not None:
-        shared = {**measured_on, "load_generator": "the load generator shared the server's CPUs"}
-        report = {"candidates": server, "rate": RATE, "measured_on": shared}
-        inputs["server"] = write(folder / "server", "report.json", report)
+        inputs["server"] = made("server")
+        server_report(server, measured_on).write(inputs["server"])
     for one in candidates:
         name = one["variant"]
-        inputs[f"variant:{name}"] = write(folder / "variants" / name, "model.onnx", name)
-        inputs[f"verdict:{name}"] = folder / "verdicts" / name
-        inputs[f"verdict:{name}"].mkdir(parents=True)
+        inputs[f"variant:{name}"] = made("variants", name)
+        (inputs[f"variant:{name}"] / "model.onnx").write_text(name, encoding="utf-8")
+        facts(one["format"], one["precision"]).write(inputs[f"variant:{name}"])
+        inputs[f"verdict:{name}"] = made("verdicts", name)
         (verdicts or {}).get(name, verdict(name)).write(inputs[f"verdict:{name}"])
-    for name in ("output", "scratch"):
-        (folder / name).mkdir()
     params = {
         "candidates": list(candidates),
         "slo": {"p99_latency": LIMIT, "throughput": RATE, "enforce": enforce},
         "objective": objective,
-        "signature": SIGNATURE,
         "cpus": 2.0,
         "runtime_level": ["tensorflow-serving"],
         "source": "pytorch",
     }
-    return StepContext(params, inputs, folder / "output", folder / "scratch", folder)
+    return StepContext(params, inputs, made("output"), made("scratch"), folder)

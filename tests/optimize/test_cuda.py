@@ -15,7 +15,7 @@ from orchestrator.optimize.cuda import refused_on_cuda
 from orchestrator.select.step import select
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.signature import Signature
-from tests.optimize.select_case import context, out, row, runtime_row, server_row
+from tests.optimize.select_case import MEASURED_ON, context, not_served, not_timed, row, runtime_row, server_row
 
 SPEC: dict[str, Any] = {
     "apiVersion": "mlo/v1",
@@ -122,14 +122,11 @@ def test_a_decision_for_gpus_says_what_it_was_measured_on_and_deploys_the_build_
     made = context(
         tmp_path,
         [row("onnx-fp32"), row("onnx-int8", refused="it would run on the CPU")],
-        [runtime_row("onnx-fp32"), out("onnx-int8", "not measured", "refused")],
-        [server_row("onnx-fp32"), out("onnx-int8", "not a finalist", "refused")],
+        [runtime_row("onnx-fp32"), not_timed("onnx-int8", "not measured", "refused")],
+        [server_row("onnx-fp32"), not_served("onnx-int8", "not a finalist", "refused")],
+        measured_on=MEASURED_ON.model_copy(update={"accelerators": ("NVIDIA A10G",) * 2, "driver": "550.54.14"}),
     )
     made = replace(made, params={**made.params, "accelerator": "cuda"})
-    report = made.inputs["server"] / "report.json"
-    document = json.loads(report.read_text())
-    document["measured_on"] |= {"accelerators": ["NVIDIA A10G", "NVIDIA A10G"], "driver": "550.54.14"}
-    report.write_text(json.dumps(document))
     select(made)
     decision = json.loads((made.output / "decision.json").read_text())
     assert (

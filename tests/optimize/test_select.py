@@ -10,15 +10,17 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from orchestrator.artifacts.fates import StepFate
+from orchestrator.artifacts.server_report import ServerRow
 from orchestrator.artifacts.verdict import GateResult
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.select.step import select, startup_bound
 from orchestrator.steps import Ending, StepContext, StepError
 from orchestrator.store.digest import digest_tree
-from tests.artifacts.made import verdict
-from tests.optimize.select_case import context, out, row, runtime_row, server_row
+from tests.artifacts.made import facts, verdict
+from tests.optimize.select_case import context, not_served, not_timed, row, runtime_row, server_row
 
 INT8, FP32, SCRIPT = "onnx-int8", "onnx-fp32", "torchscript-fp32"
+NO_BINARY = "tensorflow-serving cannot be started here: no binary"
 
 
 def decide(made: StepContext) -> dict[str, Any]:
@@ -35,15 +37,16 @@ def reasons(decision: dict[str, Any]) -> dict[str, str]:
     return {candidate["variant"]: candidate["reason"] for candidate in decision["candidates"]}
 
 
-def two(folder: Path, first: dict[str, Any], second: dict[str, Any], **options: Any) -> dict[str, Any]:
+def two(folder: Path, first: ServerRow, second: ServerRow, **options: Any) -> dict[str, Any]:
     """The decision between two measured servers."""
-    names = [first["variant"], second["variant"]]
+    names = [first.candidate, second.candidate]
     return decide(context(folder, [row(n) for n in names], [runtime_row(n) for n in names], [first, second], **options))
 
 
 def test_the_lowest_p99_wins_and_the_loser_says_by_how_much(tmp_path: Path) -> None:
     decision = two(tmp_path, server_row(FP32, p99=0.012), server_row(INT8, p99=0.008))
     assert decision["winner"] == {
+        "candidate": INT8,
         "variant": INT8,
         "backend": "onnxruntime",
         "format": "onnx",
@@ -85,12 +88,12 @@ def test_torchserve_must_be_better_not_as_good(tmp_path: Path) -> None:
 
 
 def test_what_varies_more_than_it_differs_is_a_tie(tmp_path: Path) -> None:
-    one, other = server_row(FP32, p99=0.0092, spread=0.1), server_row(INT8, p99=0.0080, spread=0.1)
-    smaller = {**one, "peak_rss": 50 * 2**20}
+    smaller = server_row(FP32, p99=0.0092, spread=0.1, peak=50 * 2**20)
+    other = server_row(INT8, p99=0.0080, spread=0.1)
     assert two(tmp_path / "a", smaller, other)["winner"]["variant"] == FP32
     assert two(tmp_path / "b", smaller, server_row(INT8, p99=0.0070, spread=0.1))["winner"]["variant"] == INT8
     # Too few samples bound the p99 from below only.
-    one["open_loop"]["p99_interval"] = [0.0081, None]
+    smaller = server_row(FP32, p99=0.0092, spread=0.1, peak=50 * 2**20, interval=(0.0081, None))
     assert two(tmp_path / "c", smaller, other)["winner"]["variant"] == FP32
     tie = two(tmp_path / "d", server_row(SCRIPT, p99=0.0072, spread=0.1), server_row(FP32, p99=0.0083, spread=0.1))
     assert tie["winner"]["variant"] == FP32
@@ -113,7 +116,7 @@ def test_nothing_slower_than_the_baseline_wins_and_what_cannot_be_told_apart_is_
 
 def test_the_run_fails_when_nothing_is_faster_than_the_baseline(tmp_path: Path) -> None:
     made = context(
-        tmp_path, [row(FP32)], [runtime_row(FP32, ratio=1.1, spread=0.05)], [out(FP32, "not a finalist", "")]
+        tmp_path, [row(FP32)], [runtime_row(FP32, ratio=1.1, spread=0.05)], [not_served(FP32, "not a finalist", "")]
     )
     with pytest.raises(StepError, match="no candidate is left") as caught:
         select(made)
@@ -123,7 +126,7 @@ def test_the_run_fails_when_nothing_is_faster_than_the_baseline(tmp_path: Path) 
 
 def test_too_few_rounds_leave_it_undecided_and_more_time_is_the_remedy(tmp_path: Path) -> None:
     runtime = [runtime_row(FP32, ratio=0.3, rounds=4)]
-    made = context(tmp_path, [row(FP32)], runtime, [out(FP32, "not a finalist", "")])
+    made = context(tmp_path, [row(FP32)], runtime, [not_served(FP32, "not a finalist", "")])
     with pytest.raises(StepError, match="onnx-fp32: undecided: measured for 4 rounds, and it takes 6") as caught:
         select(made)
     assert caught.value.code == "E502"
@@ -137,22 +140,24 @@ def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
     gate = GateResult("min_cosine", "y", 0.99, 0.91, passed=False, case="all samples")
     runtime = [
         runtime_row("onnx-fp32"),
-        out("onnx-int8", "not measured", "not measured: failed verification"),
+        not_timed("onnx-int8", "not measured", "not measured: failed verification"),
         runtime_row(
             "onnx-a", fate="dominated", reason="dropped after 3 rounds: at least 2.4 times slower than onnx-fp32"
         ),
-        out("onnx-b", "out of memory", "out of memory at load: peak 2.1 GiB of 2.0 GiB"),
-        out("onnx-c", "failed", "at batch 8: its process was ended by SIGSEGV"),
+        not_timed("onnx-b", "out of memory", "out of memory at load: peak 2.1 GiB of 2.0 GiB"),
+        not_timed("onnx-c", "failed", "at batch 8: its process was ended by SIGSEGV"),
         runtime_row("onnx-d"),
         runtime_row("onnx-e"),
-        out("x-f", "not measured", "not measured: it could not be made"),
+        not_timed("x-f", "not measured", "not measured: it could not be made"),
         runtime_row("torchscript-fp32"),
     ]
     server = [
         server_row("onnx-fp32"),
-        out("onnx-d", "not a finalist", "its runtime is 1.70 times as slow as that of onnx-fp32, on the same backend"),
-        out("onnx-e", "failed", "3 of 400 requests failed: status 503"),
-        out("torchscript-fp32", "not measured", "torchserve cannot be started here: there is no java on the PATH"),
+        not_served(
+            "onnx-d", "not a finalist", "its runtime is 1.70 times as slow as that of onnx-fp32, on the same backend"
+        ),
+        not_served("onnx-e", "failed", "3 of 400 requests failed: status 503"),
+        not_served("torchscript-fp32", "no server", "torchserve cannot be started here: there is no java on the PATH"),
     ]
     rows = [row(name) for name in names] + [row("onnx-bf16", refused="the CPU provider has no bfloat16 kernels")]
     steps = {
@@ -278,15 +283,14 @@ def test_random_samples_and_shared_cpus_are_said(tmp_path: Path) -> None:
 def test_what_the_steps_note_of_a_variant_is_said(tmp_path: Path) -> None:
     made = context(tmp_path, [row(INT8)], [runtime_row(INT8)], [server_row(INT8)])
     note = "int8 was calibrated on 3 of 5 samples and verified on only 2 others"
-    (made.inputs[f"variant:{INT8}"] / "facts.json").write_text(json.dumps({"note": note}), encoding="utf-8")
+    facts("onnx", "int8", notes=(note,)).write(made.inputs[f"variant:{INT8}"])
     assert f"onnx-int8: {note}" in decide(made)["notes"]
 
 
 def test_what_was_noisy_is_said(tmp_path: Path) -> None:
     def decided(folder: str, low: float, *, settled: bool) -> list[str]:
-        one, wire = runtime_row(FP32, ratio=0.3, spread=0.3 - low), server_row(FP32)
-        one["batches"][0]["warm_up"] = {"settled": settled, "windows": 8}
-        wire["warm_up"] = {"settled": settled}
+        one = runtime_row(FP32, ratio=0.3, spread=0.3 - low, settled=settled)
+        wire = server_row(FP32, settled=settled)
         notes: list[str] = decide(context(tmp_path / folder, [row(FP32)], [one], [wire]))["notes"]
         return [note for note in notes if "noisy" in note or "settled" in note]
 
@@ -315,17 +319,9 @@ def test_the_chart_shows_each_candidate_the_baseline_and_the_limit(tmp_path: Pat
     assert len(set(places)) == 3, "labels of equal points lie beside each other, not on each other"
 
 
-def _not_served(variant: str, reason: str = "tensorflow-serving cannot be started here: no binary") -> dict[str, Any]:
-    return {**out(variant, "no server", reason), "max_batch_size": 8, "max_delay": 0.0}
-
-
-def _served_elsewhere(variant: str, backend: str = "tensorflow-serving", **more: Any) -> dict[str, Any]:
-    return {**row(variant), "backend": backend, **more}
-
-
 def test_the_model_as_given_need_not_be_faster_than_itself(tmp_path: Path) -> None:
-    given = {**row("onnx-fp32"), "as_given": True}
-    measured = {**runtime_row("onnx-fp32", ratio=1.0), "as_given": True}
+    given = row("onnx-fp32", given=True)
+    measured = runtime_row("onnx-fp32", ratio=1.0, given=True)
     slower = runtime_row("onnx-int8", ratio=1.3)
 
     found = select(context(tmp_path, [given, row("onnx-int8")], [measured, slower], [server_row("onnx-fp32")]))
@@ -334,19 +330,16 @@ def test_the_model_as_given_need_not_be_faster_than_itself(tmp_path: Path) -> No
 
 
 def test_without_a_server_the_runtime_decides_and_the_decision_says_so(tmp_path: Path) -> None:
-    rows = [_served_elsewhere("saved-model-fp32"), _served_elsewhere("saved-model-bf16")]
-    runtime = [
-        {**runtime_row(r["variant"], ratio=ratio), **r, "load_seconds": 2.0}
-        for r, ratio in zip(rows, (0.5, 0.4), strict=True)
-    ]
-    server = [{**_not_served(r["variant"]), "backend": r["backend"]} for r in rows]
+    rows = [row("saved-model-fp32"), row("saved-model-bf16")]
+    runtime = [runtime_row(r["variant"], ratio=ratio) for r, ratio in zip(rows, (0.5, 0.4), strict=True)]
+    server = [not_served(r["variant"], "no server", NO_BINARY) for r in rows]
     case = context(tmp_path, rows, runtime, server)
     case.params["slo"].update(p99_latency=None, throughput=None)
 
     assert select(case)["winner"] == "saved-model-bf16"
 
     decision = json.loads((case.output / "decision.json").read_text("utf-8"))
-    assert decision["measured"] == "in its runtime alone"
+    assert decision["compared"] == "runtimes"
     assert any("no binary" in note for note in decision["notes"])
     lost = next(c for c in decision["candidates"] if c["variant"] == "saved-model-fp32")
     assert lost["fate"] == "lost"
@@ -354,31 +347,27 @@ def test_without_a_server_the_runtime_decides_and_the_decision_says_so(tmp_path:
 
 
 def test_a_service_level_is_not_claimed_from_a_runtime_alone(tmp_path: Path) -> None:
-    rows = [_served_elsewhere("saved-model-fp32")]
-    runtime = [{**runtime_row("saved-model-fp32"), **rows[0], "load_seconds": 2.0}]
+    server = [not_served("saved-model-fp32", "no server", NO_BINARY)]
 
     with pytest.raises(StepError) as refused:
-        select(context(tmp_path, rows, runtime, [{**_not_served("saved-model-fp32"), "backend": "tensorflow-serving"}]))
+        select(context(tmp_path, [row("saved-model-fp32")], [runtime_row("saved-model-fp32")], server))
 
     assert refused.value.code == "E501"
     assert "over the wire" in refused.value.cause
 
 
 def test_what_was_measured_over_the_wire_goes_before_a_faster_runtime(tmp_path: Path) -> None:
-    rows = [row("onnx-fp32"), _served_elsewhere("saved-model-fp32")]
-    runtime = [
-        runtime_row("onnx-fp32", ratio=0.6),
-        {**runtime_row("saved-model-fp32", ratio=0.2), **rows[1], "load_seconds": 2.0},
-    ]
-    server = [server_row("onnx-fp32"), {**_not_served("saved-model-fp32"), "backend": "tensorflow-serving"}]
+    rows = [row("onnx-fp32"), row("saved-model-fp32")]
+    runtime = [runtime_row("onnx-fp32", ratio=0.6), runtime_row("saved-model-fp32", ratio=0.2)]
+    server = [server_row("onnx-fp32"), not_served("saved-model-fp32", "no server", NO_BINARY)]
 
     assert select(context(tmp_path, rows, runtime, server))["winner"] == "onnx-fp32"
 
 
 def test_a_model_for_devices_does_not_win_where_a_server_is_wanted(tmp_path: Path) -> None:
-    rows = [row("onnx-fp32"), _served_elsewhere("tflite-int8", "litert")]
-    runtime = [runtime_row("onnx-fp32"), {**runtime_row("tflite-int8", ratio=0.1), **rows[1], "load_seconds": 0.1}]
-    server = [server_row("onnx-fp32"), {**_not_served("tflite-int8", "a device runs it"), "backend": "litert"}]
+    rows = [row("onnx-fp32"), row("tflite-int8")]
+    runtime = [runtime_row("onnx-fp32"), runtime_row("tflite-int8", ratio=0.1)]
+    server = [server_row("onnx-fp32"), not_served("tflite-int8", "no server", "a device runs it")]
     case = context(tmp_path, rows, runtime, server)
 
     assert select(case)["winner"] == "onnx-fp32"

@@ -9,25 +9,21 @@ from typing import Any
 
 import pytest
 
+from orchestrator.artifacts.runtime_report import RuntimeRow
+from orchestrator.artifacts.server_report import MeasuredProgram, ServerRow
 from orchestrator.select.step import select
 from orchestrator.steps import StepContext
-from tests.optimize.select_case import context, out, row, runtime_row, server_row
+from tests.optimize.select_case import context, not_served, row, runtime_row, server_row
 
 ONNX, LITE, SAVED = "onnx-fp32", "tflite-fp32", "saved-model-fp32"
-BACKENDS = {"onnx": "onnxruntime", "tflite": "litert", "saved-model": "tensorflow-serving"}
 
 
-def one(variant: str, *, given: bool = False) -> dict[str, Any]:
-    made = row(variant)
-    return {**made, "backend": BACKENDS[made["format"]], "as_given": given}
+def at_runtime(variant: str, ratio: float, *, given: bool = False) -> RuntimeRow:
+    return runtime_row(variant, ratio=ratio, given=given)
 
 
-def at_runtime(variant: str, ratio: float, *, given: bool = False) -> dict[str, Any]:
-    return {**runtime_row(variant, ratio=ratio), **one(variant, given=given), "load_seconds": 0.5}
-
-
-def no_server(variant: str, reason: str = "a device runs it, not a server") -> dict[str, Any]:
-    return {**out(variant, "no server", reason), **one(variant), "max_batch_size": 8, "max_delay": 0.0}
+def no_server(variant: str, reason: str = "a device runs it, not a server") -> ServerRow:
+    return not_served(variant, "no server", reason)
 
 
 def in_a_folder(made: StepContext, **slo: Any) -> StepContext:
@@ -49,7 +45,7 @@ def told(decision: dict[str, Any], variant: str) -> tuple[str, str]:
     return next((c["fate"], c["reason"]) for c in decision["candidates"] if c["variant"] == variant)
 
 
-def free(variant: str, **numbers: Any) -> dict[str, Any]:
+def free(variant: str, **numbers: Any) -> ServerRow:
     return server_row(variant, limit=None, wanted=None, **numbers)
 
 
@@ -57,42 +53,42 @@ def free(variant: str, **numbers: Any) -> dict[str, Any]:
 def test_in_a_folder_a_model_for_devices_contends_by_its_runtime_with_what_has_a_server(
     tmp_path: Path, onnx: float, lite: float, wins: str
 ) -> None:
-    rows = [one(ONNX), one(LITE)]
+    rows = [row(ONNX), row(LITE)]
     runtime = [at_runtime(ONNX, onnx), at_runtime(LITE, lite)]
     decision = decide(in_a_folder(context(tmp_path, rows, runtime, [free(ONNX), no_server(LITE)])))
 
     loser = ONNX if wins == LITE else LITE
     assert decision["winner"]["variant"] == wins
-    assert decision["measured"] == "in its runtime alone"
+    assert decision["compared"] == "runtimes"
     assert told(decision, loser) == ("lost", f"2.4 ms a call in its runtime, 2.00 times that of {wins}")
     assert told(decision, wins)[1].startswith("best in its runtime alone: 1.2 ms a call; ")
     assert any("a device runs it, not a server" in note for note in decision["notes"])
 
 
 def test_what_proves_a_service_level_goes_before_a_faster_model_for_devices(tmp_path: Path) -> None:
-    rows = [one(ONNX), one(LITE)]
+    rows = [row(ONNX), row(LITE)]
     runtime = [at_runtime(ONNX, 0.6), at_runtime(LITE, 0.3)]
     made = context(tmp_path, rows, runtime, [server_row(ONNX), no_server(LITE)])
     decision = decide(in_a_folder(made, p99_latency=0.02, throughput=200.0))
 
     assert decision["winner"]["variant"] == ONNX
-    assert decision["measured"] == "over the wire"
+    assert decision["compared"] == "servers"
     assert told(decision, LITE)[0] == "inconclusive"
 
 
 def test_in_a_folder_where_all_have_servers_these_are_compared(tmp_path: Path) -> None:
-    rows = [one(ONNX), one(SAVED)]
+    rows = [row(ONNX), row(SAVED)]
     runtime = [at_runtime(ONNX, 0.3), at_runtime(SAVED, 0.6)]
-    served = {**free(SAVED, p99=0.002), **one(SAVED)}
+    served = free(SAVED, p99=0.002)
     decision = decide(in_a_folder(context(tmp_path, rows, runtime, [free(ONNX), served])))
 
     assert decision["winner"]["variant"] == SAVED
-    assert decision["measured"] == "over the wire"
+    assert decision["compared"] == "servers"
 
 
 @pytest.mark.parametrize("ratio", [0.481, 0.5, 0.519])
 def test_runtimes_within_five_percent_tie_and_the_order_of_the_spec_decides(tmp_path: Path, ratio: float) -> None:
-    rows = [one(ONNX), one(LITE)]
+    rows = [row(ONNX), row(LITE)]
     runtime = [at_runtime(ONNX, 0.5), at_runtime(LITE, ratio)]
     decision = decide(in_a_folder(context(tmp_path, rows, runtime, [free(ONNX), no_server(LITE)])))
 
@@ -104,14 +100,14 @@ def test_runtimes_within_five_percent_tie_and_the_order_of_the_spec_decides(tmp_
 
 
 def test_more_than_five_percent_is_no_tie(tmp_path: Path) -> None:
-    rows = [one(ONNX), one(LITE)]
+    rows = [row(ONNX), row(LITE)]
     runtime = [at_runtime(ONNX, 0.5), at_runtime(LITE, 0.47)]
     decision = decide(in_a_folder(context(tmp_path, rows, runtime, [free(ONNX), no_server(LITE)])))
     assert decision["winner"]["variant"] == LITE
 
 
 def test_a_model_that_stands_for_one_that_nothing_serves_says_so_and_what_that_costs(tmp_path: Path) -> None:
-    rows, runtime = [one(ONNX, given=True)], [at_runtime(ONNX, 1.8, given=True)]
+    rows, runtime = [row(ONNX, given=True)], [at_runtime(ONNX, 1.8, given=True)]
     made = given_as(context(tmp_path, rows, runtime, [server_row(ONNX)]), "tflite")
 
     assert (
@@ -125,7 +121,7 @@ def test_a_model_that_contends_as_it_is_needs_no_such_note(tmp_path: Path, sourc
     names = [ONNX] if source == "onnx" else [ONNX, LITE]
     runtime = [at_runtime(name, ratio, given=True) for name, ratio in zip((ONNX, LITE), (0.8, 1.0), strict=True)]
     server = [free(ONNX), no_server(LITE)]
-    made = context(tmp_path, [one(n, given=True) for n in names], runtime[: len(names)], server[: len(names)])
+    made = context(tmp_path, [row(n, given=True) for n in names], runtime[: len(names)], server[: len(names)])
 
     decision = decide(in_a_folder(given_as(made, source)))
 
@@ -136,18 +132,18 @@ def test_a_model_that_contends_as_it_is_needs_no_such_note(tmp_path: Path, sourc
 @pytest.mark.parametrize(
     ("program", "noted"),
     [
-        ({"name": "tensorflow/serving:latest", "version": "sha256:12ab", "rendered": False}, True),
-        ({"name": "tensorflow/serving:2.20.0", "version": "sha256:34cd", "rendered": True}, False),
+        (MeasuredProgram(name="tensorflow/serving:latest", version="sha256:12ab", rendered=False), True),
+        (MeasuredProgram(name="tensorflow/serving:2.20.0", version="sha256:34cd", rendered=True), False),
         (None, False),
     ],
 )
 def test_a_server_of_another_version_than_the_rendered_one_is_told(
-    tmp_path: Path, program: dict[str, Any] | None, noted: bool
+    tmp_path: Path, program: MeasuredProgram | None, noted: bool
 ) -> None:
-    served = {**server_row(SAVED), **one(SAVED), "program": program}
-    decision = decide(context(tmp_path, [one(SAVED)], [at_runtime(SAVED, 0.5)], [served]))
+    served = server_row(SAVED, program=program)
+    decision = decide(context(tmp_path, [row(SAVED)], [at_runtime(SAVED, 0.5)], [served]))
 
-    assert decision["candidates"][0]["server"]["program"] == program
+    assert decision["candidates"][0]["server"]["program"] == (None if program is None else program.model_dump())
     note = (
         "the server of saved-model-fp32 was measured in tensorflow/serving:latest (sha256:12ab), which is not the version "
         "that is rendered"

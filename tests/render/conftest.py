@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orchestrator.artifacts.variant_facts import variant_facts
 from orchestrator.render.step import render
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps import StepContext
@@ -58,10 +58,10 @@ def render_to(tmp_path: Path) -> Render:
         (variant / file).parent.mkdir(parents=True)
         (variant / file).write_bytes(model)
         np.savez(work / "samples.npz", x=np.ones((4, 3), np.float32))
-        facts = {"format": format_name, "precision": "fp32"} | (facts or {})
-        (variant / "facts.json").write_text(json.dumps(facts))
+        known = {"precision": "fp32", **(facts or {})}
+        variant_facts(format=format_name, **known).write(variant)
         won = winner(
-            f"{format_name}-{facts['precision']}",
+            f"{format_name}-{known['precision']}",
             backend=backend,
             signature=_SIGNATURE,
             max_delay=0.002,

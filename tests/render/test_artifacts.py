@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator.artifacts.variant_facts import OwnNames
 from orchestrator.backends.table import SERVERS, serving_backend
 from orchestrator.steps import StepError
 from tests.artifacts.made import winner
@@ -53,7 +54,7 @@ def test_everything_that_a_release_needs_is_there(render_to: Render, backend: st
 
 
 def test_what_a_device_runs_is_the_model_and_what_it_takes(render_to: Render) -> None:
-    names = {"inputs": {"x": "serving_default_x:0"}, "outputs": {"y": "y"}}
+    names = OwnNames(inputs={"x": "serving_default_x:0"}, outputs={"y": "y"})
     folder = render_to("litert", facts={"names": names})
     assert sorted(path.name for path in folder.iterdir()) == ["serving", "winner.json"]
     assert (folder / "serving" / "model.tflite").read_bytes() == b"a model"

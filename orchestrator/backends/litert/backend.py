@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.backends.backend import Backend, InProcess
 from orchestrator.backends.folder import copy_file, json_text, model_file, write_file
 
@@ -51,9 +51,14 @@ class LiteRt(Backend):
 
 def _own_names(variant: Path) -> dict[str, dict[str, str]]:
     """What the file calls its tensors where the spec calls them otherwise: a model that was given as LiteRT stays as it is."""
-    facts = variant / "facts.json"
-    names: dict[str, dict[str, str]] = json.loads(facts.read_bytes()).get("names", {}) if facts.is_file() else {}
-    return {role: {name: own for name, own in of.items() if name != own} for role, of in names.items()}
+    names = VariantFacts.read(variant).names
+    if names is None:
+        return {}
+    return {
+        role: {name: own for name, own in of.items() if name != own}
+        for role, of in (("inputs", names.inputs), ("outputs", names.outputs))
+        if of
+    }
 
 
 LITERT = LiteRt()

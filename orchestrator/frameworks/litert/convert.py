@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.artifacts.variant_facts import OwnNames, variant_facts
 from orchestrator.frameworks.litert.runtime import FILE, open_interpreter, open_tflite
 from orchestrator.frameworks.litert.source import open_source
 from orchestrator.frameworks.source import calibration
 from orchestrator.frameworks.source.comparison import Call, check_sizes
 from orchestrator.frameworks.source.import_step import read_import
-from orchestrator.frameworks.source.runtime import open_runtime, write_facts
+from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.steps import StepError, refuse_on
 
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["check_written", "to_int8", "to_onnx", "to_tflite"]
 
 
-def check_written(directory: Path, signature: Signature) -> dict[str, Any]:
+def check_written(directory: Path, signature: Signature) -> tuple[str, ...]:
     """Compare `model.tflite` in `directory` with the signature.
 
     Returns:
-        `{"operators": [names]}`.
+        The names of its operators.
 
     Raises:
         StepError: E424, the file is invalid, or its inputs or outputs are not the declared ones.
@@ -40,7 +41,7 @@ def check_written(directory: Path, signature: Signature) -> dict[str, Any]:
         _, file = open_interpreter(directory / FILE, 1)
     _compare_tensors("input", file.inputs, signature.inputs, signature)
     _compare_tensors("output", file.outputs, signature.outputs, signature)
-    return {"operators": sorted(file.operators)}
+    return tuple(sorted(file.operators))
 
 
 def _compare_tensors(
@@ -74,8 +75,8 @@ _THREADS = 1
 def to_tflite(context: StepContext) -> dict[str, Any]:
     """Step: the source as `model.tflite`, byte for byte.
 
-    The file keeps its own names, since it is somebody's model as they made it; where the spec has others, `facts.json` says
-    which is which: `{"names": {"inputs": {name in the spec: name in the file}, "outputs": {...}}}`.
+    The file keeps its own names, since it is somebody's model as they made it; where the spec has others, `VariantFacts.names`
+    says which is which.
 
     Raises:
         StepError: as `open_source`; E423 it does not work at every declared size.
@@ -83,16 +84,16 @@ def to_tflite(context: StepContext) -> dict[str, Any]:
     signature, samples = read_import(context.inputs["import"])
     source, file = open_source(context.params, context.inputs, signature, _THREADS)
     shutil.copyfile(context.inputs["weights"], context.output / FILE)
-    facts = {
-        "format": "tflite",
-        "exporter": "given",
-        "names": context.params["source"].get("names", {}),
-        "operators": sorted(file.operators),
-    }
-    write_facts(context, facts)  # the runtime reads the names there
+    given = context.params["source"].get("names", {})
+    names = OwnNames(inputs=given.get("inputs", {}), outputs=given.get("outputs", {}))
+    operators = tuple(sorted(file.operators))
+    facts = variant_facts(format="tflite", exporter="given", names=names, operators=operators)
+    facts.write(context.output)  # the runtime reads the names there
     context.progress("checking the copy", 0.5)
     copy = open_tflite(context.output, signature, _THREADS)
-    return write_facts(context, {**facts, "checked": check_sizes(signature, samples, source.run, copy.run)})
+    facts = facts.model_copy(update={"checked": tuple(check_sizes(signature, samples, source.run, copy.run))})
+    facts.write(context.output)
+    return facts.summary()
 
 
 def to_onnx(context: StepContext) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
     context.progress("converting to ONNX", 0.2)
     model = onnx_export.from_tflite(context.inputs["weights"], signature)
     names = context.params["source"].get("names", {})
-    facts = onnx_export.finish(
+    size = onnx_export.finish(
         model,
         _own_tensors(file.inputs, names.get("inputs", {}), [t.name for t in signature.inputs]),
         _own_tensors(file.outputs, names.get("outputs", {}), [t.name for t in signature.outputs]),
@@ -127,7 +128,9 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
         if tensor.name == own
     }
     checked = check_sizes(signature, samples, _meant(source.run, meanings), _meant(converted.run, meanings))
-    return write_facts(context, {**facts, "format": "onnx", "exporter": "tf2onnx", "checked": checked})
+    facts = variant_facts(format="onnx", exporter="tf2onnx", checked=tuple(checked), **size)
+    facts.write(context.output)
+    return facts.summary()
 
 
 def _own(names: Mapping[str, str], wanted: list[str]) -> dict[str, str]:
@@ -189,13 +192,12 @@ def to_int8(context: StepContext) -> dict[str, Any]:
 
     converter, traced = tf_convert.litert_converter(job)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    facts: dict[str, Any] = {"method": "dynamic"}
+    chosen = None
     if traced.operators() & _CONVOLUTIONS:
         chosen = calibration.choose(context.inputs["import"], context.params["seed"])
         converter.representative_dataset = chosen.calls
-        facts = {"method": "static", **chosen.facts}
     context.progress("quantizing", 0.3)
-    facts |= tf_convert.write_litert(context, job, converter)
+    operators = tf_convert.write_litert(context, job, converter)
     _, file = open_interpreter(context.output / FILE, 1)
     if not file.quantized:
         raise StepError(
@@ -203,4 +205,14 @@ def to_int8(context: StepContext) -> dict[str, Any]:
             "the model has nothing to quantize",
             cause="no convolution or matrix product in it is large enough for LiteRT to store its weights in int8",
         )
-    return write_facts(context, {**facts, "precision": "int8"})
+    facts = variant_facts(
+        format="tflite",
+        precision="int8",
+        exporter="tf.lite",
+        operators=operators,
+        method="dynamic" if chosen is None else "static",
+        calibration=None if chosen is None else chosen.facts,
+        notes=() if chosen is None else chosen.notes,
+    )
+    facts.write(context.output)
+    return facts.summary()

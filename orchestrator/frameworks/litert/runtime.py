@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
+from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.frameworks.litert.file import TfliteFile, TfliteTensor, read
 from orchestrator.frameworks.source.samples import STRING
 from orchestrator.steps import StepError, headline
@@ -127,10 +127,10 @@ def by_spec_name(
 def open_tflite(directory: Path, signature: Signature, threads: int) -> LitertRuntime:
     """Load `model.tflite` of a variant; see `open_runtime`.
 
-    A model that was given as LiteRT keeps its own names; `facts.json` beside it says which is which.
+    A model that was given as LiteRT keeps its own names; `VariantFacts` beside it says which is which.
     """
-    facts = directory / "facts.json"
-    names = json.loads(facts.read_text("utf-8")).get("names", {}) if facts.is_file() else {}
+    own = VariantFacts.read(directory).names
+    names = {} if own is None else {"inputs": own.inputs, "outputs": own.outputs}
     try:
         interpreter, file = open_interpreter(directory / FILE, threads)
         interpreter.allocate_tensors()

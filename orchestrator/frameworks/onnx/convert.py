@@ -9,6 +9,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.external_data_helper import uses_external_data
 
+from orchestrator.artifacts.variant_facts import variant_facts
 from orchestrator.frameworks.onnx import finish as onnx_finish
 from orchestrator.frameworks.onnx.file import embed, objection, read_onnx, stored_bytes
 from orchestrator.frameworks.onnx.graph import bodies, inner_graphs, prune, rename
@@ -16,7 +17,7 @@ from orchestrator.frameworks.onnx.runtime import open_given
 from orchestrator.frameworks.onnx.signature import tensor_names
 from orchestrator.frameworks.source.comparison import check_sizes
 from orchestrator.frameworks.source.import_step import read_import
-from orchestrator.frameworks.source.runtime import open_runtime, write_facts
+from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.steps import refuse_on
 
 if TYPE_CHECKING:
@@ -79,10 +80,12 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
     ):
         path.write_bytes(proto.SerializeToString(deterministic=True))
     context.progress("checking the ONNX file", 0.6)
-    facts = onnx_finish.finish(path, signature, checked=checked)
+    graph = onnx_finish.finish(path, signature, checked=checked)
     variant = open_runtime("onnx", context.output, signature, threads)
     done = check_sizes(signature, samples, source.run, variant.run)
-    return write_facts(context, {**facts, "checked": done, "format": "onnx", "exporter": "given"})
+    facts = variant_facts(format="onnx", exporter="given", checked=tuple(done), **graph)
+    facts.write(context.output)
+    return facts.summary()
 
 
 def _normalize(model: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import onnx
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from orchestrator.spec.signature import Signature, Tensor
 
-__all__ = ["LARGEST_ONNX_FILE", "canonical", "finish"]
+__all__ = ["LARGEST_ONNX_FILE", "OnnxSize", "canonical", "finish"]
 
 
 def canonical(model: Any) -> None:
@@ -170,7 +170,14 @@ LARGEST_ONNX_FILE = 1900 * 2**20
 """Bytes of weights above which they go into a file of their own: a protobuf message ends at 2 GiB."""
 
 
-def finish(path: Path, signature: Signature, *, checked: bool = True) -> dict[str, Any]:
+class OnnxSize(TypedDict):
+    """The opset of a model, and how many nodes its graph has."""
+
+    opset: int
+    nodes: int
+
+
+def finish(path: Path, signature: Signature, *, checked: bool = True) -> OnnxSize:
     """Strip, rename and check the model at `path` in place; weights in a second file are left where they are.
 
     Node names, stack traces, documentation strings and the exporter's notes go (they hold paths of this machine), the
@@ -183,7 +190,7 @@ def finish(path: Path, signature: Signature, *, checked: bool = True) -> dict[st
             source stays what it is.
 
     Returns:
-        `{"opset": n, "nodes": n}`.
+        How large it is.
 
     Raises:
         StepError: E424, the file is not valid ONNX, or its inputs or outputs are not the declared ones.

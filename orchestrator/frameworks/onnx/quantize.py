@@ -27,12 +27,13 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.registry import IntegerOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from orchestrator.artifacts.variant_facts import variant_facts
 from orchestrator.frameworks.onnx.graph import nodes
 from orchestrator.frameworks.onnx.smooth import smooth
 from orchestrator.frameworks.source import calibration
 from orchestrator.frameworks.source.comparison import check_sizes
 from orchestrator.frameworks.source.import_step import read_import
-from orchestrator.frameworks.source.runtime import open_runtime, write_facts
+from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.steps import StepError, headline, refuse_on
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ def to_int8(context: StepContext) -> dict[str, Any]:
     large = source.with_name("model.onnx.data").is_file()
     prepared, target = context.scratch / "prepared.onnx", context.output / "model.onnx"
     reduced = needs_reduced_range(Path("/proc/cpuinfo"))
-    facts: dict[str, Any] = {"format": "onnx", "precision": "int8", "reduce_range": reduced}
+    chosen = calibration.choose(context.inputs["import"], context.params["seed"])
+    smoothed = None
     # The quantizer raises what its operator handlers raise.
     with refuse_on(Exception, "E425", "the model cannot be quantized to int8"), _quiet():
         context.progress("preparing the graph", 0.1)
@@ -149,11 +151,9 @@ def to_int8(context: StepContext) -> dict[str, Any]:
         _forget_shapes(prepared)
         context.progress("quantizing", 0.3)
         if _operators(prepared) & _CONVOLUTIONS:
-            facts |= {"method": "static"} | _static(context, prepared, target, reduced=reduced, large=large)
+            _static(chosen, prepared, target, reduced=reduced, large=large)
         else:
-            chosen = calibration.choose(context.inputs["import"], context.params["seed"])
             smoothed = smooth(prepared, context.scratch, chosen.calls(), large=large)
-            facts |= {"method": "dynamic", "smoothed": smoothed} | (dict(chosen.facts) if smoothed else {})
             quantize_dynamic(
                 str(prepared),
                 str(target),
@@ -168,7 +168,18 @@ def to_int8(context: StepContext) -> dict[str, Any]:
         if holds_halves(source):
             cause = "its weights are float16; int8 is made from float32 weights"
         raise StepError("E425", "the model has nothing to quantize", cause=cause)
-    return write_facts(context, facts)
+    calibrated = smoothed is None or smoothed > 0
+    facts = variant_facts(
+        format="onnx",
+        precision="int8",
+        reduce_range=reduced,
+        method="static" if smoothed is None else "dynamic",
+        smoothed=smoothed,
+        calibration=chosen.facts if calibrated else None,
+        notes=chosen.notes if calibrated else (),
+    )
+    facts.write(context.output)
+    return facts.summary()
 
 
 def needs_reduced_range(cpuinfo: Path) -> bool:
@@ -199,8 +210,7 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]
         return next(self._calls, None)
 
 
-def _static(context: StepContext, prepared: Path, target: Path, *, reduced: bool, large: bool) -> dict[str, Any]:
-    chosen = calibration.choose(context.inputs["import"], context.params["seed"])
+def _static(chosen: calibration.CalibrationRows, prepared: Path, target: Path, *, reduced: bool, large: bool) -> None:
     quantize_static(
         str(prepared),
         str(target),
@@ -213,7 +223,6 @@ def _static(context: StepContext, prepared: Path, target: Path, *, reduced: bool
         calibrate_method=CalibrationMethod.MinMax,
         use_external_data_format=large,
     )
-    return dict(chosen.facts)
 
 
 def _forget_shapes(path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch.utils import _pytree as pytree
 
+from orchestrator.artifacts.variant_facts import variant_facts
 from orchestrator.frameworks.onnx import finish as onnx_finish
 from orchestrator.frameworks.pytorch.archives import without_debug_files
 from orchestrator.frameworks.pytorch.export import (
@@ -21,12 +22,12 @@ from orchestrator.frameworks.pytorch.export import (
     quiet,
     saved_program,
 )
-from orchestrator.frameworks.source.runtime import write_facts
 from orchestrator.steps import StepError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from orchestrator.frameworks.onnx.finish import OnnxSize
     from orchestrator.steps import StepContext
 
 __all__ = [
@@ -60,17 +61,19 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
         "opset_version": context.params.get("opset"),
     }
 
-    def made(export: Callable[..., None]) -> dict[str, Any]:
+    def made(export: Callable[..., None]) -> tuple[OnnxSize, list[str]]:
         export(job, path, options)
         context.progress("checking the ONNX file", 0.6)
-        return {**onnx_finish.finish(path, job.signature), "checked": job.check("onnx", context.output)}
+        return onnx_finish.finish(path, job.signature), job.check("onnx", context.output)
 
-    ways: list[tuple[str, Callable[[], dict[str, Any]]]] = [("torchscript", lambda: made(_legacy_onnx))]
+    ways: list[tuple[str, Callable[[], tuple[OnnxSize, list[str]]]]] = [("torchscript", lambda: made(_legacy_onnx))]
     if not isinstance(job.module, torch.jit.ScriptModule):
         ways.insert(0, ("torch.export", lambda: made(_onnx)))
     context.progress("exporting to ONNX", 0.1)
-    exporter, facts = _first_that_works(ways, context.output)
-    return write_facts(context, {**facts, "format": "onnx", "exporter": exporter})
+    exporter, (graph, checked) = _first_that_works(ways, context.output)
+    facts = variant_facts(format="onnx", exporter=exporter, checked=tuple(checked), **graph)
+    facts.write(context.output)
+    return facts.summary()
 
 
 def to_torchscript(context: StepContext) -> dict[str, Any]:
@@ -85,7 +88,9 @@ def to_torchscript(context: StepContext) -> dict[str, Any]:
     job = prepare(context)
     context.progress("tracing", 0.2)
     how, checked = script_of(job, context.output / "model.pt", context.progress)
-    return write_facts(context, {"format": "torchscript", "exporter": how, "checked": checked})
+    facts = variant_facts(format="torchscript", exporter=how, checked=tuple(checked))
+    facts.write(context.output)
+    return facts.summary()
 
 
 def to_exported_program(context: StepContext) -> dict[str, Any]:
@@ -100,7 +105,9 @@ def to_exported_program(context: StepContext) -> dict[str, Any]:
     saved_program(exported(job, "an exported program"), context.output / "model.pt2")
     context.progress("checking the exported program", 0.6)
     checked = job.check("exported-program", context.output)
-    return write_facts(context, {"format": "exported-program", "exporter": "torch.export", "checked": checked})
+    facts = variant_facts(format="exported-program", exporter="torch.export", checked=tuple(checked))
+    facts.write(context.output)
+    return facts.summary()
 
 
 def script_of(job: TorchJob, path: Path, progress: Callable[..., None]) -> tuple[str, list[str]]:
@@ -227,7 +234,9 @@ def torchscript_to_bf16(context: StepContext) -> dict[str, Any]:
     job = _narrowed(prepare(context))
     context.progress("tracing", 0.2)
     how, checked = script_of(job, context.output / "model.pt", context.progress)
-    return write_facts(context, {"format": "torchscript", "precision": "bf16", "exporter": how, "checked": checked})
+    facts = variant_facts(format="torchscript", precision="bf16", exporter=how, checked=tuple(checked))
+    facts.write(context.output)
+    return facts.summary()
 
 
 def exported_program_to_bf16(context: StepContext) -> dict[str, Any]:
@@ -242,10 +251,9 @@ def exported_program_to_bf16(context: StepContext) -> dict[str, Any]:
     saved_program(exported(job, "a bfloat16 program"), context.output / "model.pt2")
     context.progress("checking the exported program", 0.6)
     checked = job.check("exported-program", context.output)
-    return write_facts(
-        context,
-        {"format": "exported-program", "precision": "bf16", "exporter": "torch.export", "checked": checked},
-    )
+    facts = variant_facts(format="exported-program", precision="bf16", exporter="torch.export", checked=tuple(checked))
+    facts.write(context.output)
+    return facts.summary()
 
 
 def _narrowed(job: TorchJob) -> TorchJob:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from orchestrator.artifacts.variant_facts import Calibration
 from orchestrator.frameworks.source.import_step import read_import
 
 if TYPE_CHECKING:
@@ -16,26 +17,28 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.spec.signature import Signature
 
-__all__ = ["Calibration", "choose"]
+__all__ = ["CalibrationRows", "choose"]
 
 LARGEST = 128
 """Rows. Ranges settle within some hundred; more only take longer."""
 
 FEWEST_UNSEEN = 16
-"""With fewer rows left that the calibration has not seen, their parity says little, and `facts.json` notes it."""
+"""With fewer rows left that the calibration has not seen, their parity says little, and a note says so."""
 
 BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class CalibrationRows:
     """What to calibrate with.
 
     Attributes:
-        facts: for `facts.json`: `calibration`, and `note` where little is left to prove the ranges with.
+        facts: for the variant's facts.
+        notes: where little is left to prove the ranges with.
     """
 
-    facts: Mapping[str, Any]
+    facts: Calibration
+    notes: tuple[str, ...]
     _signature: Signature
     _inputs: Mapping[str, Array]
     _rows: Array
@@ -56,7 +59,7 @@ class Calibration:
             yield {name: array[chosen] for name, array in self._inputs.items()}
 
 
-def choose(imported: Path, seed: int) -> Calibration:
+def choose(imported: Path, seed: int) -> CalibrationRows:
     """Every second row of the samples, `LARGEST` of them at most.
 
     Args:
@@ -68,17 +71,7 @@ def choose(imported: Path, seed: int) -> Calibration:
     if len(rows) > LARGEST:
         rows = np.sort(np.random.default_rng(seed).choice(rows, LARGEST, replace=False))
     unseen = samples.rows - len(rows)
-    facts: dict[str, Any] = {
-        "calibration": {
-            "rows": len(rows),
-            "of": "every second sample",
-            "unseen": unseen,
-            "samples": "real" if samples.real else "random",
-            "method": "min-max",
-        }
-    }
-    if unseen < FEWEST_UNSEEN:
-        facts["note"] = (
-            f"int8 was calibrated on {len(rows)} of {samples.rows} samples and verified on only {unseen} others"
-        )
-    return Calibration(facts, signature, samples.inputs, rows)
+    facts = Calibration(rows=len(rows), unseen=unseen, samples="real" if samples.real else "random", method="min-max")
+    few = f"int8 was calibrated on {len(rows)} of {samples.rows} samples and verified on only {unseen} others"
+    notes = (few,) if unseen < FEWEST_UNSEEN else ()
+    return CalibrationRows(facts, notes, signature, samples.inputs, rows)

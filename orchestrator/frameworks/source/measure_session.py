@@ -21,7 +21,6 @@ import json
 import os
 import sys
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -74,7 +73,7 @@ class MeasuredRuntime:
         self._runtime = runtime
         gc.collect()
         gc.freeze()  # a framework's modules are a hundred thousand objects that no later collection need look at
-        return {"seconds": seconds, "facts": asdict(runtime.facts())}
+        return {"seconds": seconds, "facts": runtime.facts().as_json()}
 
     def run(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """Call the model again and again with the same rows."""

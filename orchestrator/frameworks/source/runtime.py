@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -17,9 +16,8 @@ if TYPE_CHECKING:
 
     from orchestrator.artifacts.runtime_facts import RuntimeFacts
     from orchestrator.spec.signature import Signature
-    from orchestrator.steps import StepContext
 
-__all__ = ["RUNTIMES", "Accelerator", "OpenRuntime", "Runtime", "not_used", "open_runtime", "write_facts"]
+__all__ = ["RUNTIMES", "Accelerator", "OpenRuntime", "Runtime", "not_used", "open_runtime"]
 
 Accelerator = Literal["none", "cuda"]
 """As in the spec's `hardware.accelerator`; `cuda` is the first device that this process may use."""
@@ -99,10 +97,3 @@ def open_runtime(
     if accelerator == "none":
         return opened(directory, signature, threads)
     return opened(directory, signature, threads, accelerator)
-
-
-def write_facts(context: StepContext, facts: dict[str, Any]) -> dict[str, Any]:
-    """Write `facts.json` into the step's output; returns the facts, which are the step's summary too."""
-    text = json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    (context.output / "facts.json").write_text(text, encoding="utf-8")
-    return facts

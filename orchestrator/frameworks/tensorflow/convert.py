@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.artifacts.variant_facts import variant_facts
 from orchestrator.frameworks.litert.convert import check_written
 from orchestrator.frameworks.litert.runtime import FILE
 from orchestrator.frameworks.source.comparison import Call, check_sizes
 from orchestrator.frameworks.source.import_step import read_import
-from orchestrator.frameworks.source.runtime import open_runtime, write_facts
+from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.frameworks.tensorflow.failures import converting
 from orchestrator.frameworks.tensorflow.frozen_graph import OldGraph, Traced, trace
 from orchestrator.frameworks.tensorflow.library import tf
@@ -102,7 +103,7 @@ def to_saved_model(context: StepContext) -> dict[str, Any]:
     job = prepare(context)
     path = context.output / FOLDER
     context.progress("saving", 0.2)
-    weights = "variables"
+    weights: Literal["constants", "variables"] = "variables"
     if job.old is not None:
         job.old.copy(path, job.signature)
     else:
@@ -114,9 +115,9 @@ def to_saved_model(context: StepContext) -> dict[str, Any]:
         weights = "constants" if traced.constant else "variables"
     context.progress("checking the SavedModel", 0.6)
     checked = job.check(open_runtime("saved-model", context.output, job.signature, _THREADS).run)
-    return write_facts(
-        context, {"format": "saved-model", "exporter": "tensorflow", "weights": weights, "checked": checked}
-    )
+    facts = variant_facts(format="saved-model", exporter="tensorflow", weights=weights, checked=tuple(checked))
+    facts.write(context.output)
+    return facts.summary()
 
 
 def to_onnx(context: StepContext) -> dict[str, Any]:
@@ -134,10 +135,12 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
     model = onnx_export.from_function(job.graph, job.signature)
     inputs = {tensor.name: own.name for tensor, own in zip(job.signature.inputs, model.graph.input, strict=True)}
     outputs = {tensor.name: tensor.name for tensor in job.signature.outputs}
-    facts = onnx_export.finish(model, inputs, outputs, job.signature, context.output / "model.onnx")
+    graph = onnx_export.finish(model, inputs, outputs, job.signature, context.output / "model.onnx")
     context.progress("checking the ONNX file", 0.6)
     checked = job.check(open_runtime("onnx", context.output, job.signature, _THREADS).run)
-    return write_facts(context, {**facts, "format": "onnx", "exporter": "tf2onnx", "checked": checked})
+    facts = variant_facts(format="onnx", exporter="tf2onnx", checked=tuple(checked), **graph)
+    facts.write(context.output)
+    return facts.summary()
 
 
 def to_tflite(context: StepContext) -> dict[str, Any]:
@@ -152,10 +155,12 @@ def to_tflite(context: StepContext) -> dict[str, Any]:
     context.progress("loading the model", 0.0)
     job = prepare(context)
     converter, _ = litert_converter(job)
-    facts = write_litert(context, job, converter)
+    operators = write_litert(context, job, converter)
     context.progress("checking the LiteRT file", 0.6)
     checked = job.check(open_runtime("tflite", context.output, job.signature, _THREADS).run)
-    return write_facts(context, {**facts, "checked": checked})
+    facts = variant_facts(format="tflite", exporter="tf.lite", operators=operators, checked=tuple(checked))
+    facts.write(context.output)
+    return facts.summary()
 
 
 def litert_converter(job: TfJob) -> tuple[Any, Traced]:
@@ -169,11 +174,11 @@ def litert_converter(job: TfJob) -> tuple[Any, Traced]:
         return tf.lite.TFLiteConverter.from_concrete_functions([traced.concrete], traced.module), traced
 
 
-def write_litert(context: StepContext, job: TfJob, converter: Any) -> dict[str, Any]:
+def write_litert(context: StepContext, job: TfJob, converter: Any) -> tuple[str, ...]:
     """Write what the converter makes as `model.tflite`, and compare its inputs and outputs with the signature.
 
     Returns:
-        What is known of it, for `facts.json`.
+        The names of its operators.
 
     Raises:
         StepError: E422 it does not convert, E424 the file is not what was declared.
@@ -181,4 +186,4 @@ def write_litert(context: StepContext, job: TfJob, converter: Any) -> dict[str, 
     with converting("LiteRT", job.model.signature, traced_anew=job.model.keras_model is not None):
         converted = converter.convert()
     (context.output / FILE).write_bytes(converted)
-    return {**check_written(context.output, job.signature), "format": "tflite", "exporter": "tf.lite"}
+    return check_written(context.output, job.signature)

@@ -26,6 +26,7 @@ with warnings.catch_warnings():
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from orchestrator.frameworks.onnx.finish import OnnxSize
     from orchestrator.frameworks.tensorflow.model import TfModel
     from orchestrator.spec.signature import Signature, Tensor
 
@@ -72,7 +73,7 @@ def from_function(model: TfModel, signature: Signature) -> Any:
 
 def finish(
     model: Any, inputs: Mapping[str, str], outputs: Mapping[str, str], signature: Signature, path: Path
-) -> dict[str, Any]:
+) -> OnnxSize:
     """Check, rename and save the model.
 
     Args:
@@ -83,7 +84,7 @@ def finish(
         path: where it goes.
 
     Returns:
-        `{"opset": n, "nodes": n}`.
+        How large it is.
 
     Raises:
         StepError: E422 operators are left that ONNX does not have, E424 the file is not what was declared.
