@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from orchestrator.cli.plan_text import plan_text
 from orchestrator.cli.progress import lines
 from orchestrator.engine.planning import make_plan
 from orchestrator.errors import ExitCode
-from orchestrator.plan.plan_file import read_plan_file, write_plan_file
+from orchestrator.plan.plan_file import SavedPlan, read_plan_file, write_plan_file
 
 __all__ = ["plan", "show"]
 
@@ -50,24 +51,24 @@ def plan(
     Changes nothing. If inputs and outputs are not in the spec, the model is read once to find them.
     """
     store = open_store()
-    documents: list[dict[str, Any]] = []
+    plans: list[SavedPlan] = []
     changes = False
     for path in specs:
         planned = make_plan(
             path, store, platform=platform, environment=environment, replaced=replaced, observer=lines()
         )
-        documents.append(planned.document())
+        plans.append(planned.document())
         changes = changes or planned.preview.changes
         if planned.loaded.warnings:
             console.show_diagnostics(planned.loaded.warnings)
         if not as_json:
-            console.say(plan_text(documents[-1]))
+            console.say(plan_text(plans[-1]))
     store.stat_cache.save()
     if out is not None:
-        write_plan_file(out, documents)
+        write_plan_file(out, plans)
         console.tell(f"saved; apply exactly this plan with: mlo apply {out}")
     if as_json:
-        console.print_json(json_form(documents))
+        console.print_json(json_form(plans))
     if detailed_exitcode and changes:
         ctx.exit(int(ExitCode.CHANGES_PENDING))
 
@@ -83,21 +84,16 @@ Examples:
 @json_option
 def show(file: Path, as_json: bool) -> None:
     """Show a saved plan as it was when it was saved."""
-    documents = read_plan_file(file)
+    plans = read_plan_file(file)
     if as_json:
-        console.print_json(json_form(documents))
+        console.print_json(json_form(plans))
         return
-    for document in documents:
-        console.say(plan_text(document))
+    for plan in plans:
+        console.say(plan_text(plan))
 
 
-def json_form(documents: list[dict[str, Any]]) -> dict[str, Any]:
+def json_form(plans: Sequence[SavedPlan]) -> dict[str, Any]:
     """The document of `mlo plan --json`: all steps at the top level, and every plan separately."""
-    plans = [
-        {
-            name: document[name]
-            for name in ("name", "spec", "environment", "steps", "refused", "notes", "deployed", "signature")
-        }
-        for document in documents
-    ]
-    return {"steps": [step for p in plans for step in p["steps"]], "plans": plans}
+    shown = {"name", "spec", "environment", "steps", "refused", "notes", "deployed", "signature"}
+    documents = [plan.model_dump(mode="json", include=shown) for plan in plans]
+    return {"steps": [step for document in documents for step in document["steps"]], "plans": documents}

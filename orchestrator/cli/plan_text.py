@@ -10,6 +10,7 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.visible import shown_line
+from orchestrator.plan.plan_file import SavedPlan
 
 __all__ = ["plan_text"]
 
@@ -17,28 +18,28 @@ _COLOURS = {"run": "yellow", "forced": "yellow", "+": "green", "~": "yellow", "-
 _WORDS = {"+": "+ create", "~": "~ change", "-": "- remove", "=": "= unchanged"}
 
 
-def plan_text(document: Mapping[str, Any]) -> str:
-    """The plan document of `plan_file.compose` as text."""
+def plan_text(plan: SavedPlan) -> str:
+    """The plan as text."""
     rows = [
         (
-            click.style(_WORDS.get(step["status"], step["status"]), fg=_COLOURS.get(step["status"])),
-            step["id"],
-            step["reason"],
+            click.style(_WORDS.get(step.status, step.status), fg=_COLOURS.get(step.status)),
+            step.id,
+            step.reason,
         )
-        for step in document["steps"]
+        for step in plan.steps
     ]
     parts = [
-        f"{document['name']}: {document['spec']}",
-        *_tensors(document["signature"]),
+        f"{plan.name}: {plan.spec}",
+        *_tensors(plan.signature),
         "",
         console.table(("status", "step", "reason"), rows),
     ]
-    if document["refused"]:
-        refused = [(r["variant"], r["backend"], r["reason"]) for r in document["refused"]]
+    if plan.refused:
+        refused = [(r.variant, r.backend, r.reason) for r in plan.refused]
         parts += ["", "Ruled out:", console.table(("variant", "backend", "reason"), refused)]
-    if document["notes"]:
-        parts += ["", *(f"Note: {shown_line(note)}." for note in document["notes"])]
-    parts += ["", _summary(document), ""]
+    if plan.notes:
+        parts += ["", *(f"Note: {shown_line(note)}." for note in plan.notes)]
+    parts += ["", _summary(plan), ""]
     return "\n".join(parts)
 
 
@@ -58,8 +59,8 @@ def _tensors(signature: Mapping[str, Any] | None) -> list[str]:
     return ["", table, *([f"with {dims}"] if dims else [])]
 
 
-def _summary(document: Mapping[str, Any]) -> str:
-    counts = Counter(step["status"] for step in document["steps"])
+def _summary(plan: SavedPlan) -> str:
+    counts = Counter(step.status for step in plan.steps)
     if set(counts) <= {"cached", "skipped", "="}:
         return "Plan: nothing to do."
     parts = [

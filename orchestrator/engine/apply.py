@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.planning import Planned, make_plan
@@ -12,7 +10,7 @@ from orchestrator.engine.run import run_plan
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import MloError
 from orchestrator.events import Observer
-from orchestrator.plan.plan_file import moved, refuse_stale
+from orchestrator.plan.plan_file import SavedPlan, moved, refuse_stale
 from orchestrator.plan.resolve import Outcome
 from orchestrator.release.live import observe, wanted_target
 from orchestrator.release.release import PlanRelease, Released
@@ -57,18 +55,18 @@ def apply_plan(planned: Planned, store: Store, observer: Observer, stop: Stop, l
         raise type(error)(*error.diagnostics, kept) from error
 
 
-def plan_from_file(file: Path, document: Mapping[str, Any], store: Store) -> Planned:
+def plan_from_file(file: Path, saved: SavedPlan, store: Store) -> Planned:
     """The plan that a saved one describes, made anew.
 
     Raises:
         StalePlan: something has moved since, named.
     """
     planned = make_plan(
-        Path(document["spec"]),
+        Path(saved.spec),
         store,
-        platform=None if document["platform"] is None else Path(document["platform"]),
-        environment=document["environment"],
-        replaced=document["forced"],
+        platform=None if saved.platform is None else Path(saved.platform),
+        environment=saved.environment,
+        replaced=saved.forced,
     )
-    refuse_stale(file, moved(document, planned.document()))
+    refuse_stale(file, moved(saved, planned.document()))
     return planned

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from orchestrator.engine.inspecting import read_model
 from orchestrator.engine.preview import Preview, preview
 from orchestrator.errors import UsageError
 from orchestrator.events import Observer, ignore
+from orchestrator.machine.fingerprint import fingerprint
 from orchestrator.plan.compile import compile_plan
 from orchestrator.plan.cuda import cuda_here
 from orchestrator.plan.found import planned_model
 from orchestrator.plan.keys import differences, shortened
-from orchestrator.plan.plan_file import compose
+from orchestrator.plan.plan_file import SavedDeployment, SavedPlan
 from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.step import Plan
 from orchestrator.release.live import Live, observe
@@ -39,25 +40,26 @@ class Planned:
     preview: Preview
     forced: frozenset[str]
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> SavedPlan:
         """The plan as it is saved and shown."""
         remembered = self.live.remembered
         deployed = (
             None
             if remembered is None
-            else {"revision": remembered.revision, "rendered_digest": remembered.rendered_digest}
+            else SavedDeployment(revision=remembered.revision, rendered_digest=remembered.rendered_digest)
         )
-        return compose(
+        return SavedPlan(
             spec=str(Path(self.loaded.document.file).absolute()),
             environment=self.loaded.environment,
             platform=None if self.loaded.platform is None else str(self.loaded.platform),
             spec_digest=self.loaded.digest,
+            machine=dict(fingerprint()),
             name=self.plan.name,
-            steps=[step.as_json() for step in self.preview.steps],
-            refused=[asdict(refused) for refused in self.plan.refused],
+            steps=self.preview.steps,
+            refused=self.plan.refused,
             notes=self.plan.notes,
-            parts=self.preview.parts,
-            forced=sorted(self.forced),
+            parts={step: dict(parts) for step, parts in self.preview.parts.items()},
+            forced=tuple(sorted(self.forced)),
             deployed=deployed,
             signature=self._signature(),
         )

@@ -7,32 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.plan.plan_file import SavedStep
 from orchestrator.plan.resolve import Outcome, Resolver, blocked_message
 from orchestrator.plan.step import Plan, Step
 from orchestrator.release.live import Live
 
-__all__ = ["Preview", "StepView", "preview"]
-
-
-@dataclass(frozen=True, slots=True)
-class StepView:
-    """One line of a plan.
-
-    Attributes:
-        status: `cached`, `run`, `known after run`, `forced`, `skipped`; for live steps `+` create, `~` change,
-            `-` remove, `=` nothing to do.
-        key: None while an input is not known.
-    """
-
-    id: str
-    kind: str
-    status: str
-    reason: str
-    key: str | None
-
-    def as_json(self) -> dict[str, Any]:
-        """The form in `mlo plan --json`."""
-        return {"id": self.id, "kind": self.kind, "status": self.status, "reason": self.reason, "key": self.key}
+__all__ = ["Preview", "preview"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +24,7 @@ class Preview:
     """
 
     plan: Plan
-    steps: tuple[StepView, ...]
+    steps: tuple[SavedStep, ...]
     parts: Mapping[str, Mapping[str, Any]]
 
     @property
@@ -71,6 +51,10 @@ def preview(plan: Plan, resolver: Resolver, live: Live, *, forced: frozenset[str
     return Preview(plan, tuple(views), parts)
 
 
+def _line(step: Step, status: str, reason: str, key: str | None = None) -> SavedStep:
+    return SavedStep(id=step.id, kind=step.kind, status=status, reason=reason, key=key)
+
+
 def _view(
     step: Step,
     outcomes: dict[str, Outcome],
@@ -78,34 +62,32 @@ def _view(
     resolver: Resolver,
     *,
     forced: frozenset[str],
-) -> StepView:
+) -> SavedStep:
     if blocker := resolver.blocked_by(step, outcomes):
         message = blocked_message(blocker, outcomes[blocker])
         outcomes[step.id] = Outcome("skipped", None, Diagnostic("E408", message, at=step.at))
-        return StepView(step.id, step.kind, "skipped", message, None)
+        return _line(step, "skipped", message, None)
     resolved = resolver.resolve(step, outcomes, forced=step.id in forced)
     if resolved is None:
         unknown = sorted(p for p in step.producers if p not in outcomes)
         named = ", ".join(unknown[:2]) + (f" and {len(unknown) - 2} more" if len(unknown) > 2 else "")
-        return StepView(
-            step.id, step.kind, "known after run", f"depends on {named or 'the fates of the candidates'}", None
-        )
+        return _line(step, "known after run", f"depends on {named or 'the fates of the candidates'}", None)
     parts[step.id] = resolved.parts
     if resolved.outcome is not None:
         outcomes[step.id] = resolved.outcome
         reason = resolved.reason
         if resolved.outcome.error is not None:
             reason = f"failed before, and nothing it depends on has changed: {resolved.outcome.error.message}"
-        return StepView(step.id, step.kind, resolved.status, reason, resolved.key)
-    return StepView(step.id, step.kind, resolved.status, resolved.reason, resolved.key)
+        return _line(step, resolved.status, reason, resolved.key)
+    return _line(step, resolved.status, resolved.reason, resolved.key)
 
 
-def _live_view(step: Step, outcomes: dict[str, Outcome], live: Live) -> StepView:
+def _live_view(step: Step, outcomes: dict[str, Outcome], live: Live) -> SavedStep:
     rendered = outcomes.get("render")
     manifest = rendered.receipt.manifest if rendered is not None and rendered.receipt is not None else None
     status, reason = live.compare(manifest.digest if manifest is not None else None)
     if step.kind == "check":
         if status == "=":
-            return StepView(step.id, step.kind, "=", "the golden requests were answered when it was deployed", None)
-        return StepView(step.id, step.kind, status if status == "known after run" else "run", "after deploy", None)
-    return StepView(step.id, step.kind, status, reason, None)
+            return _line(step, "=", "the golden requests were answered when it was deployed", None)
+        return _line(step, status if status == "known after run" else "run", "after deploy", None)
+    return _line(step, status, reason, None)

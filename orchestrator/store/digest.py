@@ -86,7 +86,7 @@ class Manifest:
         return {"digest": self.digest, "files": files}
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Manifest:
+    def from_json(cls, document: Any) -> Manifest:
         """The manifest of that form.
 
         Raises:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import PlainSerializer, PlainValidator, StringConstraints, ValidationError, model_validator
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StoreFailed
@@ -16,18 +16,23 @@ from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import Manifest, sha256_bytes
 from orchestrator.store.failures import store_errors
 from orchestrator.store.home import Home
+from orchestrator.store.record import Record, first_problem
 
 __all__ = ["Receipt", "Receipts"]
 
-_FORMAT = 1
-_KEY = re.compile(r"[0-9A-Za-z_-]{1,128}")
+_FORMAT: Literal[2] = 2
+_KEY = r"[0-9A-Za-z_-]{1,128}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+def _manifest(value: object) -> Manifest:
+    return value if isinstance(value, Manifest) else Manifest.from_json(value)
+
+
+class Receipt(Record):
     """What is known of a step that ended.
 
     Attributes:
+        format: of the file.
         key: the step's key.
         step: its id in the plan that computed it.
         kind: its kind.
@@ -44,80 +49,59 @@ class Receipt:
         version: of mlo.
     """
 
+    format: Literal[2] = _FORMAT
     key: str
     step: str
     kind: str
     deployment: str
     outcome: Literal["done", "failed"]
-    parts: Mapping[str, Any]
-    manifest: Manifest | None
-    summary: Mapping[str, Any]
+    parts: dict[str, Any]
+    manifest: Annotated[Manifest, PlainValidator(_manifest), PlainSerializer(Manifest.as_json)] | None
+    summary: dict[str, Any]
     error: Diagnostic | None
-    found: Mapping[str, str]
+    found: dict[str, str]
     seconds: float
     peak_bytes: int | None
     started: str
     version: str
 
-    def as_json(self) -> dict[str, Any]:
-        """The form that is kept."""
-        return {
-            "format": _FORMAT,
-            "key": self.key,
-            "step": self.step,
-            "kind": self.kind,
-            "deployment": self.deployment,
-            "outcome": self.outcome,
-            "parts": dict(self.parts),
-            "manifest": None if self.manifest is None else self.manifest.as_json(),
-            "summary": dict(self.summary),
-            "error": None if self.error is None else self.error.as_json(),
-            "found": dict(self.found),
-            "seconds": self.seconds,
-            "peak_bytes": self.peak_bytes,
-            "started": self.started,
-            "version": self.version,
-        }
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        done = self.outcome == "done"
+        if (done, done) != (self.manifest is not None, self.error is None):
+            raise ValueError("outcome, manifest and error contradict each other")
+        return self
 
     @classmethod
-    def from_json(cls, document: Any) -> Receipt:
-        """The receipt of that form.
+    def from_bytes(cls, data: bytes) -> Receipt:
+        """The receipt that a file holds.
 
         Raises:
-            ValueError: it is another form, or parts of it contradict each other.
+            ValueError: it is something else.
         """
-        if not isinstance(document, Mapping) or document.get("format") != _FORMAT:
-            raise ValueError(f"it is not a receipt of format {_FORMAT}")
-        members = {name: value for name, value in document.items() if name != "format"}
-        if members.keys() != _MEMBERS.keys():
-            raise ValueError(f"it has other members: {', '.join(sorted(members.keys() ^ _MEMBERS.keys()))}")
-        if wrong := [name for name, kinds in _MEMBERS.items() if not isinstance(members[name], kinds)]:
-            raise ValueError(f"{wrong[0]} cannot be {members[wrong[0]]!r}")
-        if members["manifest"] is not None:
-            members["manifest"] = Manifest.from_json(members["manifest"])
-        if members["error"] is not None:
-            members["error"] = Diagnostic.from_json(members["error"])
-        if (members["outcome"], members["manifest"] is None) not in {("done", False), ("failed", True)}:
-            raise ValueError("outcome and manifest contradict each other")
-        return cls(**members)
+        try:
+            receipt = cls.model_validate_json(data)
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from error
+        if "format" not in receipt.model_fields_set:
+            raise ValueError("it names no format")
+        return receipt
+
+    def as_bytes(self) -> bytes:
+        """The content of the file.
+
+        Raises:
+            ValueError, TypeError: the summary is no plain JSON.
+        """
+        return pretty_json(self.model_dump())
 
 
-_MEMBERS: Mapping[str, tuple[type, ...]] = {
-    "key": (str,),
-    "step": (str,),
-    "kind": (str,),
-    "deployment": (str,),
-    "outcome": (str,),
-    "parts": (dict,),
-    "manifest": (dict, type(None)),
-    "summary": (dict,),
-    "error": (dict, type(None)),
-    "found": (dict,),
-    "seconds": (int, float),
-    "peak_bytes": (int, type(None)),
-    "started": (str,),
-    "version": (str,),
-}
+class _Latest(Record):
+    """Which key a step of a deployment had last."""
+
+    deployment: str
+    step: str
+    key: Annotated[str, StringConstraints(pattern=f"^{_KEY}$")]
 
 
 class Receipts:
@@ -162,7 +146,7 @@ class Receipts:
             StoreFailed: the disk is full or cannot be written.
         """
         file = self._latest_file(deployment, step)
-        entry = pretty_json({"deployment": deployment, "step": step, "key": key})
+        entry = pretty_json(_Latest(deployment=deployment, step=step, key=key).model_dump())
         with store_errors("write", file):
             if file.exists() and file.read_bytes() == entry:
                 return
@@ -204,17 +188,17 @@ class Receipts:
     def _examine(self, key: str) -> Receipt | str | None:
         file = self._file(key)
         try:
-            receipt = Receipt.from_json(json.loads(file.read_bytes()))
+            receipt = Receipt.from_bytes(file.read_bytes())
         except FileNotFoundError:
             return None
         except OSError as error:
             return f"{file} cannot be read: {error.strerror}"
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             return f"{file} is damaged: {error}"
         return receipt if receipt.key == key else f"{file} is the receipt of another key"
 
     def _file(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
+        if not re.fullmatch(_KEY, key):
             raise ValueError(f"not a key: {key!r}")
         return self._folder / f"{key}.json"
 
@@ -224,7 +208,7 @@ class Receipts:
 
 def _document(receipt: Receipt) -> bytes:
     try:
-        return pretty_json(replace(receipt, seconds=round(receipt.seconds, 6)).as_json())
+        return receipt.as_bytes()
     except (ValueError, TypeError) as error:
         raise StoreFailed(
             Diagnostic(
@@ -238,13 +222,6 @@ def _document(receipt: Receipt) -> bytes:
 
 def _indexed_key(file: Path) -> str | None:
     try:
-        key = json.loads(file.read_bytes())["key"]
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        RecursionError,
-    ):  # none yet, or damaged: nothing can be explained
+        return _Latest.model_validate_json(file.read_bytes()).key
+    except (OSError, ValidationError):  # none yet, or damaged: nothing can be explained
         return None
-    return key if isinstance(key, str) and _KEY.fullmatch(key) else None

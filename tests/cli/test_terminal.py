@@ -11,6 +11,7 @@ import pytest
 from orchestrator.cli import console
 from orchestrator.cli.plan_text import plan_text
 from orchestrator.cli.visible import shown, shown_line
+from orchestrator.plan.plan_file import SavedPlan, SavedStep
 
 HOSTILE = "x\x1b]0;owned\x07\x1b[2J\x1b[8mhidden\x9b2J\u202eevil\r"
 OBEYED = "\x1b\x07\x9b\u202e\r"
@@ -57,21 +58,28 @@ def test_a_cell_keeps_to_its_line_and_its_column() -> None:
 
 def test_a_plan_shows_a_models_own_names_as_letters() -> None:
     tensor = {"name": "x", "dtype": "float32", "shape": ["batch"]}
-    document = {
-        "name": "digits",
-        "spec": "spec.yaml",
-        "signature": {
+    plan = SavedPlan(
+        name="digits",
+        spec="spec.yaml",
+        environment=None,
+        platform=None,
+        spec_digest="",
+        machine={},
+        deployed=None,
+        signature={
             "inputs": [tensor],
             "outputs": [{**tensor, "name": "y"}],
             "names": {"inputs": {"x": HOSTILE}, "outputs": {"y": "y"}},
             "dims": {"batch": [1, 8]},
         },
-        "steps": [{"id": "import", "status": "run", "reason": "never run"}],
-        "refused": [],
-        "notes": [f"`{HOSTILE}` is a class\nNote: all is well"],
-    }
+        forced=(),
+        refused=(),
+        notes=(f"`{HOSTILE}` is a class\nNote: all is well",),
+        steps=(SavedStep(id="import", kind="import", status="run", reason="never run", key=None),),
+        parts={},
+    )
 
-    text = shown(plan_text(document))
+    text = shown(plan_text(plan))
 
     assert not obeyed(_without_styles(text))
     assert "model's name: x\\u001b]0;owned" in text

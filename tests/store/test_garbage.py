@@ -6,7 +6,6 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -203,7 +202,15 @@ def test_a_receipt_of_a_failed_step_goes_when_another_took_its_place(home: Home)
     _done(home, "convert", "1")
     done = receipts.read("convert-1")
     assert done is not None
-    receipts.write(replace(done, key="failed-1", outcome="failed", manifest=None, error=Diagnostic("E410", "no")))
-    receipts.write(replace(done, key="failed-2", outcome="failed", manifest=None, error=Diagnostic("E410", "no")))
+    receipts.write(
+        done.model_copy(
+            update={"key": "failed-1", "outcome": "failed", "manifest": None, "error": Diagnostic("E410", "no")}
+        )
+    )
+    receipts.write(
+        done.model_copy(
+            update={"key": "failed-2", "outcome": "failed", "manifest": None, "error": Diagnostic("E410", "no")}
+        )
+    )
     collect(Store.at(home))
     assert list(receipts.all_keys()) == ["failed-2"]
