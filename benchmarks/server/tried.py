@@ -28,7 +28,7 @@ from models import mlp, write_folder
 from run import HERE, MLP_SIZES, PEERS, Served, install_peers, load, request, serving
 
 from orchestrator.server.binary import decode_binary
-from orchestrator.server.known_heads import KnownHeads
+from orchestrator.server.header_cache import HeaderCache
 from orchestrator.server.protocol import array_from_list
 from orchestrator.server.signature import Signature, Tensor
 
@@ -99,11 +99,11 @@ def binary_heads() -> dict[str, float]:
     body, length = data.split(b"\r\n\r\n", 1)[1], int(data.split(b"-Length: ")[1].split(b"\r")[0])
     tensors = [{name: Tensor(name, "float32", ("batch", size))} for name, size in (("x", 256), ("y", 16))]
     signature = Signature(*tensors, {"batch": (1, 64)}, "batch")
-    heads = KnownHeads(signature)
+    cache = HeaderCache(signature)
     return shortest(
         [
             ("read anew", lambda: decode_binary(body, length, signature)),
-            ("its JSON known", lambda: heads.decode(body, length)),
+            ("its JSON known", lambda: cache.decode(body, length)),
         ],
         500,
     )
@@ -145,7 +145,7 @@ def calls() -> dict[str, float]:
 
 def placed() -> dict[str, Any]:
     """The server with short calls on the event loop, as it is, and with all calls in the instance's thread."""
-    start = "import sys, orchestrator.server.brief as brief; {}; from orchestrator.server.__main__ import main; sys.exit(main())"
+    start = "import sys, orchestrator.server.inline_calls as inline_calls; {}; from orchestrator.server.__main__ import main; sys.exit(main())"
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -154,7 +154,7 @@ def placed() -> dict[str, Any]:
         rounds: dict[str, list[Any]] = {"on the event loop": [], "in a thread": []}
         for _ in range(3):
             for where, each in rounds.items():
-                change = "brief._SHORT_S = 0" if where == "in a thread" else "0"
+                change = "inline_calls._SHORT_S = 0" if where == "in a thread" else "0"
                 command = [sys.executable, "-c", start.format(change), "--config", str(folder / "server.json")]
                 with serving(command, "/v2/health/ready", "/v2/models/m/infer") as server:
                     asked = request(server.path, (256,), binary=False)

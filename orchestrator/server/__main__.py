@@ -19,12 +19,12 @@ __all__ = ["main"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the server; returns the exit code, see `errors` and docs/server.md."""
-    parser = argparse.ArgumentParser(description="Serve an ONNX model by the Open Inference Protocol v2.")
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="server.json")
-    parser.add_argument("--host", help="instead of the file's")
-    parser.add_argument("--port", type=int, help="instead of the file's; 0 takes a free one, which the log names")
-    parser.add_argument("--threads", type=int, help="instead of the file's")
+    """Run the server and return its exit code; see `errors` and docs/server.md."""
+    parser = argparse.ArgumentParser(description="Serve an ONNX model with the Open Inference Protocol v2.")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="path of server.json")
+    parser.add_argument("--host", help="overrides `host` of the file")
+    parser.add_argument("--port", type=int, help="overrides `port` of the file; 0 selects a free port, which is logged")
+    parser.add_argument("--threads", type=int, help="overrides `threads` of the file")
     parser.add_argument("--handover", type=int, metavar="FD", help="an inherited socket that brings listening sockets")
     options = parser.parse_args(argv)
     set_up_logs("info")
@@ -34,15 +34,15 @@ def main(argv: list[str] | None = None) -> int:
         config = replace(config, **{name: value for name, value in given.items() if value is not None})
         set_up_logs(config.log_level)
         digests: Future[None] = Future()
-        # A daemon: who asks the process to end does not wait for it.
+        # A daemon, so that the process can exit without waiting for it.
         threading.Thread(target=_check, args=(config, digests), name="digests", daemon=True).start()
-        # Only now: a wrong configuration is told before the time that ONNX Runtime takes to import, and the model's
-        # files are read meanwhile.
+        # Imported late: a wrong configuration is reported before the slow import of ONNX Runtime, and the model's
+        # files are read in the meantime.
         from .lifecycle import run_server  # noqa: PLC0415
 
         run_server(config, digests, options.handover)
     except StartError as error:
-        logging.getLogger("mlo").error("%s", error)  # noqa: TRY400 - the message says it all; a traceback would not
+        logging.getLogger("mlo").error("%s", error)  # noqa: TRY400 - the message is complete without a traceback
         return error.exit_code
     return 0
 

@@ -1,4 +1,4 @@
-"""Joins waiting requests into calls of the model, and routes each call to an instance that is free.
+"""Batches waiting requests into model calls and passes each call to an idle instance.
 
 What waits while the model is busy goes together; requests join only when all their inner shapes are equal, and sizes
 are counted in rows. A call that fails is repeated request by request, so that one cannot spoil another's answer; and what
@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .brief import Brief
 from .datatypes import Array
 from .errors import RequestError
+from .inline_calls import InlineCalls
 from .instance import Answer, Answers, Done, Instance, Job, Key, Run
 from .logs import fields
 
@@ -24,20 +24,20 @@ __all__ = ["Batcher", "Limits"]
 
 _NEVER = float("inf")
 _FAILED = 500
-"""The status of what the model failed on; a request that it refused is 400, and says nothing of the instance."""
+"""The status for a failure of the model; 400 is for a request that it refuses, which does not concern the instance."""
 
 _EXPIRY_S = 0.001
-"""How far apart the looks for requests whose time is up are at least, so that many short limits cost no more than few."""
+"""Minimum time between checks for expired requests, so that many short timeouts cost no more than a few."""
 
 _LONGEST_REST_S = 60.0
-"""An instance that fails rests for a second, and twice as long each time until it has answered again; this at most."""
+"""The longest rest of a failing instance: it rests for a second, then twice as long each time, until it answers again."""
 
 _log = logging.getLogger("mlo.batcher")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How requests may be joined and how many may wait.
+    """How requests are batched and how many may wait.
 
     Attributes:
         max_rows: rows of one call at most; 1 joins nothing. A request of more rows runs alone.
@@ -51,7 +51,7 @@ class Limits:
 
 
 class Batcher:
-    """One queue in front of one thread for each instance of the model. All but the threads belongs to the event loop.
+    """A queue in front of the instances, each with its own thread. All but the threads belongs to the event loop.
 
     Requests that come in one turn of the loop go together even if an instance is free, which costs nothing.
     """
@@ -61,7 +61,7 @@ class Batcher:
         instances: Sequence[Run],
         limits: Limits,
         on_batch: Callable[[int], None] | None = None,
-        brief: Brief | None = None,
+        inline: InlineCalls | None = None,
     ) -> None:
         """Start the threads.
 
@@ -69,7 +69,7 @@ class Batcher:
             instances: the model's instances; each is called by one thread only.
             limits: see `Limits`.
             on_batch: called in the event loop with the rows of every call of the model.
-            brief: the only instance's model for calls on the event loop; None where all go to threads.
+            inline: runs short calls of a single instance on the event loop; None if all calls go to threads.
         """
         self._limits = limits
         self._loop = asyncio.get_running_loop()
@@ -82,7 +82,7 @@ class Batcher:
         self._closed = False
         self._look: asyncio.Handle | None = None
         self._look_at = _NEVER
-        self._idle = [Instance(run, index, self._deliver_soon, brief) for index, run in enumerate(instances)]
+        self._idle = [Instance(run, index, self._deliver_soon, inline) for index, run in enumerate(instances)]
         self._instances = list(self._idle)
 
     @property
@@ -92,7 +92,7 @@ class Batcher:
 
     @property
     def queued_rows(self) -> int:
-        """Rows that wait now."""
+        """The number of waiting rows."""
         return self._queued_rows
 
     def submit(self, inputs: Mapping[str, Array], rows: int, timeout_s: float, done: Done) -> Job:
@@ -104,7 +104,7 @@ class Batcher:
         if self._closed:
             raise RequestError(503, "the server is stopping", reason="stopping", retry_after=1)
         if self._queued_rows and self._queued_rows + rows > self._limits.queue_rows:
-            raise RequestError(429, "too many requests wait already", reason="queue_full", retry_after=1)
+            raise RequestError(429, "too many requests are waiting", reason="queue_full", retry_after=1)
         key = tuple([inputs[name].shape[1:] for name in inputs]) if self._limits.max_rows > 1 else ()
         now = time.monotonic()
         job = Job(inputs, rows, key, done, now, now + timeout_s)
@@ -121,7 +121,7 @@ class Batcher:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Take a request out; one that is running already runs to its end and its outputs are thrown away."""
+        """Remove a request; if it is running already, its outputs are discarded."""
         if job in self._unanswered:
             self._unanswered.remove(job)
             self._withdraw(job)
@@ -139,13 +139,13 @@ class Batcher:
         self._expiry, self._expire_at = None, _NEVER
         for job in [job for job in self._unanswered if job.deadline <= now]:
             self._withdraw(job)
-            self._answer(job, RequestError(504, "the answer took longer than the request may", reason="expired"))
+            self._answer(job, RequestError(504, "the request timed out", reason="expired"))
         soonest = min((job.deadline for job in self._unanswered), default=_NEVER)
         if soonest < self._expire_at:
             self._plan_to_expire(soonest)
 
     def _answer(self, job: Job, answer: Answer) -> None:
-        """Hand an answer out, to whom still waits for it."""
+        """Deliver an answer, unless the request was cancelled."""
         if job in self._unanswered:
             self._unanswered.remove(job)
             job.done(job, answer)
@@ -200,7 +200,7 @@ class Batcher:
             if not jobs:
                 continue
             instance = self._idle.pop()
-            answers = instance.call_if_brief(jobs, now)
+            answers = instance.call_inline(jobs, now)
             if answers is None:
                 instance.call(jobs)
             else:
@@ -284,7 +284,7 @@ class Batcher:
         seconds = min(2.0**instance.rests, _LONGEST_REST_S)
         instance.rests += 1
         instance.wake = self._loop.call_later(seconds, self._wake, instance)
-        _log.warning("an instance failed and rests", extra=fields(instance=instance.index, seconds=seconds))
+        _log.warning("an instance failed and is paused", extra=fields(instance=instance.index, seconds=seconds))
         for job in reversed(again):
             job.failed_on, job.started = instance, 0.0
             self._groups.setdefault(job.key, deque()).appendleft(job)
@@ -292,7 +292,7 @@ class Batcher:
         return again
 
     def _wake(self, instance: Instance, *, blamed: bool = True) -> None:
-        """Give an instance that rests requests again."""
+        """Resume a resting instance."""
         if instance.wake is None:
             return
         instance.wake.cancel()

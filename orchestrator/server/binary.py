@@ -1,4 +1,4 @@
-"""The binary tensor extension: raw little-endian tensors behind the JSON, in requests and in answers."""
+"""The binary tensor extension: raw little-endian tensors after the JSON, in requests and answers."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def decode_binary(body: bytes | bytearray, json_length: int, signature: Signatur
         RequestError: 400, saying what is wrong with it.
     """
     if json_length > len(body):
-        raise RequestError(400, f"Inference-Header-Content-Length is {json_length}, the body has {len(body)} bytes")
+        raise RequestError(400, f"Inference-Header-Content-Length is {json_length}, but the body has {len(body)} bytes")
     view = memoryview(body)
     raw = _Raw(view[json_length:])
     head = bytes(view[:json_length])
     request = request_from(parse_object(head), signature, raw.take, words=holds_words(head))
     if raw.left:
-        raise RequestError(400, f"{raw.left} bytes behind the tensors belong to none")
+        raise RequestError(400, f"{raw.left} extra bytes after the tensors")
     return request
 
 
 class _Raw:
-    """The bytes behind the JSON, taken in the order of the inputs."""
+    """The bytes after the JSON, consumed in the order of the inputs."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -70,9 +70,11 @@ def from_bytes(tensor: Tensor, data: memoryview) -> Array:
         return _strings(tensor, data)
     dtype = numpy_dtype(tensor.dtype)
     if len(data) % dtype.itemsize:
-        raise RequestError(400, f"input {tensor.name!r}: {len(data)} bytes are not whole {tensor.datatype} elements")
+        raise RequestError(
+            400, f"input {tensor.name!r}: {len(data)} bytes are not a multiple of the size of {tensor.datatype}"
+        )
     if tensor.dtype == "bool":
-        # A byte other than 0 and 1 is no boolean to ONNX Runtime's kernels, though it is true to everybody else.
+        # ONNX Runtime's kernels do not handle booleans whose byte is neither 0 nor 1.
         return np.frombuffer(data, dtype=np.uint8).astype(np.bool_)
     array = np.frombuffer(data, dtype=dtype)
     # The bytes may begin anywhere in the body; ONNX Runtime reads elements at their natural alignment.
@@ -87,7 +89,7 @@ def _strings(tensor: Tensor, data: memoryview) -> Array:
         start = position + _LENGTH.size
         position = start + _LENGTH.unpack(data[position:start])[0] if start <= len(data) else start
         if position > len(data):
-            raise RequestError(400, f"input {tensor.name!r}: a BYTES element reaches beyond the tensor's bytes")
+            raise RequestError(400, f"input {tensor.name!r}: a BYTES element extends beyond the tensor's bytes")
         try:
             texts.append(str(data[start:position], "utf-8"))
         except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Counts the bytes that clients make the server hold, so that many slow ones cannot fill the memory together."""
+"""Limits the bytes buffered for all clients together, so that many slow clients cannot exhaust the memory."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ __all__ = ["Budget"]
 
 
 class Budget:
-    """Bytes of requests that are still arriving and of answers that are not read yet, over all connections."""
+    """Bytes of incoming requests and unread answers over all connections."""
 
     def __init__(self, limit: int) -> None:
-        """Start with nothing held.
+        """Start at zero.
 
         Args:
-            limit: bytes; whoever comes when more are held already is turned away, so one alone always gets through.
+            limit: bytes; above it, new requests are refused, so a single request is always accepted.
         """
         self.limit = limit
         self.held = 0
 
     def take(self, size: int) -> bool:
-        """Count `size` bytes; False if the limit had been passed before."""
+        """Count `size` bytes; False if the limit was already exceeded."""
         over = self.held > self.limit
         self.held += size
         return not over
 
     def give_back(self, size: int) -> None:
-        """Bytes that were taken are gone."""
+        """Release bytes."""
         self.held -= size

@@ -1,4 +1,4 @@
-"""server.json: what is served and how; read strictly, so that a misspelt setting is an error and not a default."""
+"""Reads server.json strictly, so that a misspelled setting is an error instead of being ignored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The model: its files with the digests they must have, its signature, and labels that metrics carry."""
+    """The model: its files with their expected digests, its signature, and labels for metrics."""
 
     name: str
     version: str
@@ -40,7 +40,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class TlsConfig:
-    """Files in PEM; with `client_ca`, clients must show a certificate that it has signed."""
+    """PEM files; with `client_ca`, clients must present a certificate signed by it."""
 
     certificate: Path
     key: Path
@@ -49,7 +49,7 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """One server.json, checked. docs/server.md says what each setting means."""
+    """A checked server.json. docs/server.md explains the settings."""
 
     model: ModelConfig
     threads: int | None
@@ -77,7 +77,7 @@ class ServerConfig:
 
     @property
     def sessions(self) -> tuple[int | None, ...]:
-        """The device of every session: each device has `instances` of them; None is the CPU."""
+        """The device of every session; each device has `instances` sessions; None is the CPU."""
         devices: tuple[int | None, ...] = (None,) if self.devices is None else self.devices
         return devices * self.instances
 
@@ -87,7 +87,7 @@ class _SettingError(Exception):
 
 
 class _Section:
-    """One JSON object on its way into a dataclass: every key is asked for once, and none may be left over."""
+    """Reads a JSON object: every key is taken once, and no key may be left over."""
 
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):
@@ -99,7 +99,7 @@ class _Section:
         return f"{self._where}.{key}" if self._where else key
 
     def has(self, key: str) -> bool:
-        """Whether an optional key stands there with a value; null is the same as leaving it out."""
+        """Whether an optional key has a value; null counts as missing."""
         if key in self._left and self._left[key] is None:
             del self._left[key]
         return key in self._left
@@ -112,7 +112,7 @@ class _Section:
     def text(self, key: str, pattern: re.Pattern[str] | None = None) -> str:
         value = self.take(key)
         if not isinstance(value, str) or not value:
-            raise _SettingError(f"{self.path(key)} must be a text that is not empty, not {_kind(value)}")
+            raise _SettingError(f"{self.path(key)} must be a non-empty string, not {_kind(value)}")
         if pattern is not None and not pattern.fullmatch(value):
             raise _SettingError(f"{self.path(key)} must match {pattern.pattern}, not {value!r}")
         return value
@@ -126,7 +126,7 @@ class _Section:
     def integer(self, key: str, low: int, high: int) -> int:
         value = self.take(key)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise _SettingError(f"{self.path(key)} must be a whole number from {low} to {high}, not {_kind(value)}")
+            raise _SettingError(f"{self.path(key)} must be an integer from {low} to {high}, not {_kind(value)}")
         return value
 
     def number(self, key: str, low: float, high: float) -> float:
@@ -152,14 +152,14 @@ class _Section:
 
     def finish(self) -> None:
         if self._left:
-            raise _SettingError(f"{self.path(min(self._left))} is not a setting")
+            raise _SettingError(f"{self.path(min(self._left))} is an unknown setting")
 
 
 def load_config(path: Path) -> ServerConfig:
     """Read and check `path`.
 
     Raises:
-        StartError: `BAD_CONFIG`; the message names the file, the setting and what it must be.
+        StartError: `BAD_CONFIG`; the message names the file, the setting and the expected value.
     """
     try:
         return _server(orjson.loads(path.read_bytes()), path.parent)
@@ -207,35 +207,35 @@ def _server(document: Any, folder: Path) -> ServerConfig:
 
 
 def _check_sessions(config: ServerConfig) -> None:
-    """Devices, instances and CUDA graphs against each other and the model."""
+    """Check that devices, instances and CUDA graphs fit together and fit the model."""
     if config.runtime != "onnxruntime" and config.provider != CPU:
         raise _SettingError(f"provider must be {CPU} where the runtime is {config.runtime}")
     if config.devices is None and config.provider == CUDA:
         raise _SettingError(f"devices is missing; {CUDA} needs one, such as [0]")
     if config.devices is not None and config.provider == CPU:
-        raise _SettingError("devices must be left out where the provider is CPUExecutionProvider")
+        raise _SettingError("devices must not be set with CPUExecutionProvider")
     if config.threads is not None and len(config.sessions) > config.threads:
         what = "instances" if config.devices is None else "instances of all devices"
-        raise _SettingError(f"{what} ({len(config.sessions)}) must not be more than threads ({config.threads})")
+        raise _SettingError(f"{what} ({len(config.sessions)}) must not exceed threads ({config.threads})")
     if config.cuda_graphs:
         if config.provider != CUDA:
             raise _SettingError(f"cuda_graphs needs {CUDA}")
         if reason := config.model.signature.no_fixed_calls:
-            raise _SettingError(f"cuda_graphs needs calls of fixed sizes, and {reason}")
+            raise _SettingError(f"cuda_graphs needs fixed shapes, but {reason}")
 
 
 def _devices(parent: _Section) -> tuple[int, ...]:
     devices = parent.items("devices")
     whole = all(type(device) is int and 0 <= device < 64 for device in devices)
     if not devices or not whole or len(set(devices)) < len(devices):
-        raise _SettingError("devices must be a list of different whole numbers from 0 to 63")
+        raise _SettingError("devices must be a list of distinct integers from 0 to 63")
     return tuple(devices)
 
 
 def _sizes(parent: _Section) -> tuple[int, ...]:
     sizes = parent.items("batch_sizes")
     if not sizes or not all(type(size) is int and 1 <= size <= 65536 for size in sizes):
-        raise _SettingError("batch_sizes must be a list of whole numbers from 1 to 65536")
+        raise _SettingError("batch_sizes must be a list of integers from 1 to 65536")
     return tuple(sorted(set(sizes)))
 
 
@@ -252,7 +252,7 @@ def _tls(document: Any, folder: Path) -> TlsConfig:
 
 def _below(file: str, where: str, folder: Path) -> Path:
     if Path(file).is_absolute() or ".." in Path(file).parts:
-        raise _SettingError(f"{where} must be a path below server.json's folder, not {file!r}")
+        raise _SettingError(f"{where} must be a path inside the folder of server.json, not {file!r}")
     return folder / file
 
 
@@ -297,7 +297,9 @@ def _signature(document: Any) -> Signature:
             if isinstance(dim, str) and dim not in dims:
                 raise _SettingError(f"model.signature.dims lacks {dim!r}, a dimension of input {tensor.name!r}")
         if batch is not None and tensor.shape[:1] != (batch,):
-            raise _SettingError(f"model.signature.batch is {batch!r}, but input {tensor.name!r} does not begin with it")
+            raise _SettingError(
+                f"model.signature.batch is {batch!r}, but it is not the first dimension of input {tensor.name!r}"
+            )
     return Signature(inputs, outputs, dims, batch)
 
 
@@ -307,7 +309,7 @@ def _tensors(parent: _Section, key: str) -> dict[str, Tensor]:
         section = _Section(item, f"{parent.path(key)}[{index}]")
         name = section.text("name")
         if name in tensors:
-            raise _SettingError(f"{section.path('name')}: {name!r} stands there twice")
+            raise _SettingError(f"{section.path('name')}: duplicate name {name!r}")
         tensors[name] = Tensor(name, section.choice("dtype", tuple(DATATYPES)), _shape(section))
         section.finish()
     if not tensors:
@@ -338,7 +340,7 @@ def _bounds(value: Any, where: str) -> tuple[int, int]:
         and 0 <= value[0] <= value[1]
     ):
         return value[0], value[1]
-    raise _SettingError(f"{where} must be [smallest, largest], not {value!r}")
+    raise _SettingError(f"{where} must be [minimum, maximum], not {value!r}")
 
 
 def _kind(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""One client's HTTP/1.1 connection: reads requests within limits, and writes the answers in the order of the requests.
+"""An HTTP/1.1 connection: reads requests within limits and writes the answers in order.
 
 The parsing is httptools' (llhttp). What a server of any application would add to it, a task and two messages for each
 request, costs more than all the rest of a small model's request; docs/server.md has the numbers.
@@ -27,7 +27,7 @@ _HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 10.0
 _LINGER_SECONDS = 2.0
 _ONE_WRITE = 64 * 1024
-"""Below this a body is copied behind its head, which is cheaper than a second buffer."""
+"""Smaller bodies are copied after their head, which is cheaper than a second buffer."""
 _NEVER = float("inf")
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
         self.deadline = time.monotonic() + min(_HEAD_SECONDS, self._limits.seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why it is lost makes no difference
-        """Forget the client, and take back what it asked."""
+        """Drop the client and cancel its requests."""
         self._connections.discard(self)
         self._budget.give_back(self._unread)
         self._unread = 0
@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
         for request in (arriving, *self._waiting):
             self._let_go(request)
         if arriving is not None and not self._in_head and arriving.refusal is None and not self._ending:
-            self._app.refuse(arriving, RequestError(499, "the client hung up while sending", reason="cancelled"))
+            self._app.refuse(arriving, RequestError(499, "the client disconnected while sending", reason="cancelled"))
         self._ending = True
         self._waiting.clear()
         self._arriving = self._current = None
@@ -107,9 +107,9 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self._refuse_arriving(RequestError(400, "the connection cannot be upgraded"))
         except httptools.HttpParserError:
-            self._refuse_arriving(RequestError(400, "this is no HTTP/1.1 request", reason="not_http"))
+            self._refuse_arriving(RequestError(400, "not an HTTP/1.1 request", reason="not_http"))
         if self._pending > _HEAD_BYTES:
-            self._refuse_arriving(RequestError(400, "the head of the request is too large", reason="head"))
+            self._refuse_arriving(RequestError(400, "the request head is too large", reason="head"))
         self._advance()
         if self._arriving is not None or self._waiting:
             self._hold(len(data))
@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
         request = self._arriving or self._waiting[-1]
         request.held += size
         if not self._budget.take(size) and request is self._arriving:
-            full = RequestError(429, "too many bodies are being received", reason="bodies_full", retry_after=1)
+            full = RequestError(429, "too much request data is being received", reason="bodies_full", retry_after=1)
             self._refuse_arriving(full)
             self._advance()
 
@@ -288,7 +288,7 @@ class Connection(asyncio.Protocol):
         self._unread = max(self._written, self._transport.get_write_buffer_size())
         self.deadline = time.monotonic() + self._limits.seconds
         if not self._budget.take(self._unread):
-            _log.info("a slow reader is dropped, since too many answers wait to be read")
+            _log.info("disconnected a client that reads too slowly")
             self._transport.abort()
 
     def resume_writing(self) -> None:
@@ -300,10 +300,10 @@ class Connection(asyncio.Protocol):
             self._advance()
 
     def expire(self) -> None:
-        """The deadline has passed: the client was too slow, or had nothing to ask."""
+        """The deadline has passed: the client was too slow, or idle."""
         arriving = self._arriving
         if arriving is None or self._in_head or self._unread or self._ending:
-            # Without an answer: most of these are connections opened ahead of need, whose clients did not ask anything.
+            # No answer: most of these are idle connections that clients opened in advance.
             self._transport.abort()
             return
         seconds = f"{self._limits.seconds:g}"

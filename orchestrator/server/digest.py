@@ -1,4 +1,4 @@
-"""The digests of the model's files: what is served is what was proven, byte for byte."""
+"""Checks the digests of the model's files, so that exactly the verified model is served."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["check_digests"]
 
 
 def check_digests(model: ModelConfig) -> None:
-    """Make sure that the model's files are those that server.json was written for.
+    """Check that the model's files have the digests in server.json.
 
     Raises:
         StartError: `BAD_MODEL`.
@@ -23,4 +23,4 @@ def check_digests(model: ModelConfig) -> None:
         except OSError as error:
             raise StartError(BAD_MODEL, f"{path}: cannot be read: {error.strerror}") from error
         if digest != expected:
-            raise StartError(BAD_MODEL, f"{path}: its sha256 is {digest}, but server.json was written for {expected}")
+            raise StartError(BAD_MODEL, f"{path}: its sha256 is {digest}, but server.json expects {expected}")

@@ -1,16 +1,16 @@
-"""What can go wrong: a request that is refused, and a start that is refused."""
+"""Errors of requests and of the server's start."""
 
 from __future__ import annotations
 
 __all__ = ["BAD_CONFIG", "BAD_MODEL", "UNAVAILABLE", "RequestError", "StartError"]
 
-# Exit codes, as in sysexits.h where one fits. None of them is cured by starting again.
+# Exit codes, from sysexits.h where one fits. Restarting does not help with any of them.
 BAD_CONFIG = 65
 """server.json is missing, unreadable or wrong."""
 BAD_MODEL = 66
-"""The model file is missing, is not the one that server.json names, or cannot be run."""
+"""The model file is missing, has a different digest than in server.json, or cannot be run."""
 UNAVAILABLE = 69
-"""The machine lacks something that was asked for: the execution provider, the port."""
+"""Something is not available on this machine: the execution provider, the port."""
 
 
 class RequestError(Exception):
@@ -18,9 +18,9 @@ class RequestError(Exception):
 
     Attributes:
         status: the HTTP status.
-        message: what the client is told.
+        message: the error message for the client.
         reason: one word for metrics and logs, such as `invalid` or `queue_full`.
-        retry_after: seconds after which trying again makes sense, None if it does not.
+        retry_after: seconds after which the client should retry; None if retrying does not help.
         headers: header lines of the HTTP answer, each with its line end.
     """
 
@@ -36,7 +36,7 @@ class RequestError(Exception):
 
 
 class StartError(Exception):
-    """Why the server does not start, with the process's exit code."""
+    """The server cannot start; carries the exit code of the process."""
 
     def __init__(self, exit_code: int, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""A request and its answer over HTTP, and the contract between connections and what answers."""
+"""HTTP requests and answers, and the interface between connections and the application."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Request:
     """A request as it arrives; header names are lower case, times are `time.monotonic()` seconds.
 
     Attributes:
-        began: when its first bytes came.
-        read: when all of it was there.
-        refusal: why it is not read to its end.
-        held: its bytes that are counted in the budget.
+        began: when its first bytes arrived.
+        read: when it was complete.
+        refusal: why reading was aborted.
+        held: its bytes counted in the budget.
     """
 
     began: float
@@ -42,31 +42,31 @@ class Answer(NamedTuple):
 
 
 class App(Protocol):
-    """What answers requests. Called in the event loop."""
+    """The application that answers requests. Called in the event loop."""
 
     @property
     def closing(self) -> bool:
-        """Whether connections should end with their next answer."""
+        """Whether connections should be closed after their next answer."""
 
     def admit(self, request: Request) -> None:
-        """Refuse a request by its head, before its body is read, with a `RequestError`."""
+        """Raise a `RequestError` to refuse a request by its head, before its body is read."""
 
     def handle(self, request: Request, reply: Callable[[Request, Answer], None]) -> Answer | Callable[[], None]:
-        """The answer to a whole request; or what takes it back, and then `reply` is called once, later."""
+        """The answer to a complete request, or a function that cancels it; then `reply` is called once, later."""
 
     def refuse(self, request: Request, error: RequestError) -> Answer:
-        """The answer to a request that is not handled."""
+        """The answer to a request that is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What one client may take.
+    """Limits for clients.
 
     Attributes:
-        body_bytes: of one body.
-        seconds: for sending a body, and for reading an answer; a head has no more, and at most ten.
-        idle_seconds: between requests.
-        connections: of all clients.
+        body_bytes: size of a body.
+        seconds: to send a body, and to read an answer; also for a head, but at most ten.
+        idle_seconds: time between requests.
+        connections: number of connections of all clients.
     """
 
     body_bytes: int

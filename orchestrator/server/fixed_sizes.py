@@ -1,7 +1,7 @@
-"""Calls of a few fixed sizes, each with buffers on the device that stay where they are: what CUDA graphs are captured of.
+"""Calls with a few fixed batch sizes and fixed device buffers, as needed to capture CUDA graphs.
 
-A graph repeats the kernels of one call at the same addresses, so that the device starts them all at once and the CPU
-none. Each size has a graph of its own. Fewer rows are filled up to the next size; more rows run without a graph.
+A graph replays the kernels of one call at the same addresses, without launching each from the CPU. Each size has its own
+graph. Smaller batches are padded to the next size; larger ones run without a graph.
 
 ONNX Runtime keeps graphs by thread (`PerThreadContext` of its CUDA provider): the thread that captures a size, which it does
 in its first call, has to be the one that repeats it.
@@ -29,7 +29,7 @@ _NO_GRAPH = "-1"
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One size: inputs and outputs on the device, bound for good, and the options that name its graph."""
+    """One size: inputs and outputs bound on the device, and the run options with its graph id."""
 
     inputs: Mapping[str, Any]
     outputs: Sequence[Any]
@@ -41,12 +41,12 @@ class FixedSizes:
     """The calls of one session. Call it as the session: inputs by name → outputs in the signature's order."""
 
     def __init__(self, session: Any, signature: Signature, sizes: Sequence[int], device: tuple[str, int]) -> None:
-        """Bind nothing yet: that is a part of each size's first call.
+        """Bind nothing yet; each size is bound in its first call.
 
         Args:
             session: ONNX Runtime's, on the device.
             signature: with shapes that only the number of rows changes (`Signature.no_fixed_calls` is empty).
-            sizes: rows of the calls that get buffers of their own.
+            sizes: batch sizes with their own buffers.
             device: as ONNX Runtime names it, such as ("cuda", 0).
         """
         self._session = session
@@ -58,7 +58,7 @@ class FixedSizes:
         self._without = _graph(_NO_GRAPH)
 
     def __call__(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """One call; what was filled up is cut off again."""
+        """One call; padding is removed from the outputs."""
         rows = self._rows(inputs)
         size = self._size(rows)
         if size is None:
@@ -107,7 +107,7 @@ def _graph(number: str) -> Any:
 
 
 def _filled(array: Array, size: int | None) -> Array:
-    """An array with its last row repeated up to `size` rows: values that the model is known to take."""
+    """An array padded to `size` rows with copies of its last row, which are valid values for the model."""
     if size is None or len(array) == size:
         return np.asarray(array, order="C")
     return np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)])

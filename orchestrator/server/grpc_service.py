@@ -63,7 +63,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_concurrent_streams", 1024),
-                # A client that has vanished without a word is found by asking.
+                # Keep-alive pings detect clients that vanished without closing.
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
             ],
@@ -79,9 +79,9 @@ class GrpcServer:
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._checked(name, _parsed(call, asked)), None, answer.SerializeToString
+                self._checked(name, _parsed(call, request_type)), None, answer.SerializeToString
             )
-            for name, (call, asked, answer) in calls.items()
+            for name, (call, request_type, answer) in calls.items()
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -94,7 +94,7 @@ class GrpcServer:
             raise StartError(UNAVAILABLE, f"cannot listen on {address} for gRPC") from error
 
     async def start(self) -> None:
-        """Answer from now on."""
+        """Start serving."""
         await self._server.start()
 
     async def stop(self, grace_s: float) -> None:
@@ -102,7 +102,7 @@ class GrpcServer:
         await self._server.stop(grace_s)
 
     def _checked(self, name: str, call: _Call) -> _Call:
-        """`call`, for clients that show a token where one is needed."""
+        """`call` for clients with a valid token, if tokens are configured."""
         tokens = self._service.tokens
         if tokens is None or name in _OPEN:
             return call
@@ -150,7 +150,7 @@ class GrpcServer:
         model = self._service.model
         if name != model.name or version not in {"", model.version}:
             raise RequestError(
-                404, f"there is no such model; it is {model.name!r}, version {model.version!r}", reason="not_found"
+                404, f"no such model; this server has {model.name!r}, version {model.version!r}", reason="not_found"
             )
 
     async def _model_infer(self, message: Any, context: Any) -> Any:
@@ -243,14 +243,16 @@ def _credentials(certificates: Certificates) -> Any:
     return grpc.dynamic_ssl_server_credentials(configuration(), configuration, needs_client)
 
 
-def _parsed(call: _Call, asked: Any) -> _Call:
-    """`call`, given bytes; bytes that are no such message are the client's fault, not an exception of the server."""
+def _parsed(call: _Call, request_type: Any) -> _Call:
+    """`call` with a parsed message; bytes that cannot be parsed are the client's error, not the server's."""
 
     async def parse_and_call(data: bytes, context: Any) -> Any:
         try:
-            message = asked.FromString(data)
+            message = request_type.FromString(data)
         except DecodeError:
-            return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the bytes are no {asked.DESCRIPTOR.name}")
+            return await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"the message is not a valid {request_type.DESCRIPTOR.name}"
+            )
         return await call(message, context)
 
     return parse_and_call

@@ -41,7 +41,7 @@ def decode_message(message: Any, signature: Signature) -> InferRequest:
     """
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
-        raise RequestError(400, f"{len(raw)} raw_input_contents do not belong to {len(message.inputs)} inputs")
+        raise RequestError(400, f"{len(raw)} raw_input_contents for {len(message.inputs)} inputs")
     parameters = check_parameters(_parameters(message), "the request")
     reader = InputReader(signature)
     for index, item in enumerate(message.inputs):
@@ -66,7 +66,7 @@ def decode_message(message: Any, signature: Signature) -> InferRequest:
 def _contents(tensor: Tensor, contents: Any) -> list[Any]:
     field = _FIELDS.get(tensor.datatype)
     if field is None:
-        raise RequestError(400, f"input {tensor.name!r}: {tensor.datatype} goes in raw_input_contents only")
+        raise RequestError(400, f"input {tensor.name!r}: {tensor.datatype} is only supported in raw_input_contents")
     values = list(getattr(contents, field))
     if tensor.dtype != "string":
         return values

@@ -1,4 +1,4 @@
-"""The HTTP port: accepts connections, watches their deadlines, and ends them without losing a request."""
+"""The HTTP port: accepts connections, enforces their deadlines, and closes them without losing requests."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class HttpServer:
         return sorted(self._handed_over)
 
     async def start(self, listener: socket.socket) -> None:
-        """Accept from now on."""
+        """Start accepting connections."""
         loop = asyncio.get_running_loop()
         self._server = await self._accept(listener, None)
         self._ticks = loop.call_later(_TICK_S, self._tick, loop)

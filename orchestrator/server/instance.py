@@ -1,4 +1,4 @@
-"""One instance of the model in a thread of its own, which runs the calls that it is given one after another."""
+"""One instance of the model with its own thread, which runs calls one after another."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .brief import Brief, Stopped
 from .datatypes import Array
 from .errors import RequestError
+from .inline_calls import InlineCalls, Stopped
 
 __all__ = ["Answer", "Answers", "Done", "Instance", "Job", "Key", "Run"]
 
@@ -26,12 +26,12 @@ Key = tuple[tuple[int, ...], ...]
 """The inner shapes of a request's inputs."""
 
 Answer = Mapping[str, Array] | RequestError
-"""The outputs by name, or why there are none."""
+"""The outputs by name, or the error."""
 
 Answers = list[Answer]
 
 Done = Callable[["Job", Answer], None]
-"""Gets a request's answer. Called in the event loop, and must not raise: others wait behind it."""
+"""Receives a request's answer. Called in the event loop; must not raise, because other requests are waiting."""
 
 _log = logging.getLogger("mlo.instance")
 
@@ -77,7 +77,7 @@ class Instance:
         run: Run,
         index: int,
         deliver: Callable[[Instance, list[Job], Answers], None],
-        brief: Brief | None = None,
+        inline: InlineCalls | None = None,
     ) -> None:
         """Start the thread.
 
@@ -85,7 +85,7 @@ class Instance:
             run: the model; called by this thread only.
             index: its number, from 0.
             deliver: called by the thread with what each job of a call got.
-            brief: the model for calls on the event loop; None where all go to the thread.
+            inline: runs short calls on the event loop; None if all calls go to the thread.
         """
         self.index = index
         self.calls = 0
@@ -94,36 +94,36 @@ class Instance:
         self.wake: asyncio.TimerHandle | None = None
         self.rests = 0
         self._run = run
-        self._brief = brief
+        self._inline = inline
         self._deliver = deliver
         self._todo: queue.SimpleQueue[list[Job] | Callable[[], None] | None] = queue.SimpleQueue()
-        # A daemon: a call that never returns must not keep a process alive that was told to go.
+        # A daemon, so that a call that never returns cannot keep the process from exiting.
         self._thread = threading.Thread(target=self._serve, name=f"instance-{index}", daemon=True)
         self._thread.start()
 
     @property
     def resting(self) -> bool:
-        """Whether it is given nothing for a while."""
+        """Whether it is paused after a failure."""
         return self.wake is not None
 
     def call(self, jobs: list[Job]) -> None:
-        """Run these together, in the thread."""
+        """Run these jobs together in the thread."""
         self._todo.put(jobs)
 
-    def call_if_brief(self, jobs: list[Job], now: float) -> Answers | None:
-        """Run these together here and now if that is short; None if it is not, or if it turns out not to be.
+    def call_inline(self, jobs: list[Job], now: float) -> Answers | None:
+        """Run these jobs on the event loop if the call is short; None if it is not, or turns out not to be.
 
         Called in the event loop, while the thread has nothing to do.
         """
-        if self._brief is None or not self._brief.fits(_elements(jobs), now):
+        if self._inline is None or not self._inline.fits(_elements(jobs), now):
             return None
         try:
-            return self._call(jobs, self._brief.run)
+            return self._call(jobs, self._inline.run)
         except Stopped:
             return None
 
     def do(self, task: Callable[[], None]) -> Future[None]:
-        """Run a task in the instance's thread, before the calls that come after; the future tells when it is done."""
+        """Run a task in the instance's thread before later calls; the future finishes with it."""
         done: Future[None] = Future()
 
         def run() -> None:
@@ -138,13 +138,13 @@ class Instance:
         return done
 
     def count(self, jobs: list[Job]) -> None:
-        """Count a call that is over."""
+        """Count a finished call."""
         self.calls += 1
         self.rows += jobs[0].batch_rows
         self.seconds += jobs[-1].finished - jobs[0].started
 
     def end(self) -> None:
-        """Call nothing after what has been asked for."""
+        """Accept no further calls."""
         self._todo.put(None)
 
     def ended(self, deadline: float) -> bool:
@@ -160,7 +160,7 @@ class Instance:
                 todo()
 
     def _call(self, jobs: list[Job], run: Run) -> Answers:
-        if self._brief is None:
+        if self._inline is None:
             return self._call_together(jobs, run)
         began = time.thread_time()
         seconds = float("inf")  # of a call that is stopped
@@ -168,7 +168,7 @@ class Instance:
             answers = self._call_together(jobs, run)
             seconds = time.thread_time() - began
         finally:
-            self._brief.learn(_elements(jobs), seconds, here=run is not self._run)
+            self._inline.learn(_elements(jobs), seconds, here=run is not self._run)
         return answers
 
     def _call_together(self, jobs: list[Job], run: Run) -> Answers:
@@ -180,7 +180,7 @@ class Instance:
         except Stopped:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, each request gets its own try and its own error
-            _log.warning("a batch failed, its requests run singly: %s", error)
+            _log.warning("a batch failed, its requests are run one by one: %s", error)
             return [self._call_one(job, run) for job in jobs]
         finished = time.monotonic()
         for job in jobs:

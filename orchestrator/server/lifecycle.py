@@ -1,4 +1,4 @@
-"""From bind to exit: live at once, ready when the model is warm, draining on SIGTERM, then gone without losing a request."""
+"""The server's life cycle: live at once, ready when the model is warm, draining on SIGTERM, then exit without losing requests."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from .brief import Brief
 from .config import ServerConfig
 from .errors import UNAVAILABLE, StartError
 from .exchange import ConnectionLimits
 from .handover import Handover
 from .http_server import HttpServer, bind
+from .inline_calls import InlineCalls
 from .logs import fields
 from .rest import RestApp
 from .secrets import Certificates, Tokens
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["run_server"]
 
 _SECRETS_S = 1.0
-"""How often mounted secrets are looked at; a kubelet exchanges them within a minute or so."""
+"""How often mounted secrets are checked; a kubelet replaces them within about a minute."""
 
 _log = logging.getLogger("mlo.lifecycle")
 
@@ -64,7 +64,7 @@ class _Life:
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until a signal has been obeyed.
+        """Serve until stopped by a signal.
 
         Raises:
             StartError: the model could not be loaded.
@@ -101,11 +101,11 @@ class _Life:
             await asyncio.to_thread(self._tracing.close)
         _log.info("stopped")
         if not idle or not loading.done():
-            # Neither loading nor a call of the model can be interrupted, and nobody waits for what they do.
+            # Loading and model calls cannot be interrupted, and their results are no longer needed.
             os._exit(0)
 
     async def _load(self) -> None:
-        """Open every session, and run each at the sizes that it will be given, in the thread that will go on to run it."""
+        """Open every session, and warm each up at the expected sizes, in the thread that will run it."""
         config = self._config
         began = time.monotonic()
         threads = usable_threads(config.threads, len(config.sessions), cpu_limit())
@@ -117,10 +117,10 @@ class _Life:
         texts = any(tensor.dtype == "string" for tensor in config.model.signature.inputs.values())
         done: list[int] = []
         tasks = [partial(_warm_up, model, sizes, texts=texts, done=done) for model in models]
-        # Several instances are there to run at the same time, and a GPU's calls are not what the CPU is busy with.
+        # Inline calls are for a single instance on the CPU: several instances run in parallel, and a GPU call blocks the loop.
         alone = len(models) == 1 and models[0].stoppable
-        brief = Brief(models[0].run_stoppable, models[0].stop) if alone else None
-        await self._service.start([model.run for model in models], tasks, brief)
+        inline = InlineCalls(models[0].run_stoppable, models[0].stop) if alone else None
+        await self._service.start([model.run for model in models], tasks, inline)
         _log.info(
             "loaded",
             extra=fields(
@@ -136,7 +136,7 @@ class _Life:
         if self._config.grpc_port is None:
             return None
         try:
-            from .grpc_service import GrpcServer  # noqa: PLC0415 - grpcio is needed only where its port is asked for
+            from .grpc_service import GrpcServer  # noqa: PLC0415 - grpcio is only needed if its port is set
         except ImportError as error:
             raise StartError(UNAVAILABLE, f"grpc_port is set, but {error.name} is not installed") from error
         server = GrpcServer(self._service, self._config.host, self._config.grpc_port, self._certificates)
@@ -144,7 +144,7 @@ class _Life:
         return server
 
     async def _watch_secrets(self) -> None:
-        """Take over certificates and tokens that have been exchanged."""
+        """Reload certificates and tokens that have been replaced."""
         while True:
             await asyncio.sleep(_SECRETS_S)
             if self._tokens is not None:
@@ -153,7 +153,7 @@ class _Life:
                 self._certificates.reload()
 
     async def _drain(self) -> None:
-        """Go on serving while whoever routes requests here learns that this server is not ready any more."""
+        """Keep serving while load balancers notice that this server is no longer ready."""
         self._service.phase = Phase.DRAINING
         # Who hands sockets over keeps them open, and takes them back before it ends a server.
         seconds = self._config.drain_seconds if self._handover is None else 0.0
@@ -168,18 +168,18 @@ class _Life:
 
 
 def _open(config: ServerConfig, digests: Future[None], threads: int, sizes: list[int]) -> list[Model]:
-    """Open one session after another, once the files are known to be the right ones."""
+    """Open the sessions one after another, once the digests of the files have been checked."""
     digests.result()
     return [open_model(config, device, threads, sizes) for device in config.sessions]
 
 
 def _warm_up(model: Model, sizes: list[int], *, texts: bool, done: list[int]) -> None:
-    """Run the model at `sizes`; those that were run are added to `done`."""
+    """Run the model at `sizes`; sizes that were run are appended to `done`."""
     for rows in sizes:
         try:
             model.warm_up(rows)
         except StartError:
-            # An empty text is no proper value for many a model of texts; its failure would mean nothing.
+            # Many text models reject empty text, so a failure here means nothing.
             if not texts:
                 raise
             return
@@ -187,7 +187,7 @@ def _warm_up(model: Model, sizes: list[int], *, texts: bool, done: list[int]) ->
 
 
 def _warm_up_sizes(config: ServerConfig) -> list[int]:
-    """The configured sizes, otherwise powers of two from the smallest to the largest call."""
+    """The configured sizes, by default powers of two from the smallest to the largest batch."""
     signature = config.model.signature
     low, high = (1, 1) if signature.batch is None else signature.dims[signature.batch]
     most = max(low, limits(config).max_rows)
@@ -197,19 +197,19 @@ def _warm_up_sizes(config: ServerConfig) -> list[int]:
 
 
 def run_server(config: ServerConfig, digests: Future[None], handover: int | None = None) -> None:
-    """Bind, load, serve, drain; returns when the server has stopped in order.
+    """Bind, load, serve, drain; returns after an orderly stop.
 
     Args:
-        config: what is served and how.
-        digests: done when the model's files have been checked, with the `StartError` if they are not what they must be.
+        config: the configuration.
+        digests: finishes when the model's files have been checked; fails with the `StartError` if a digest differs.
         handover: an inherited socket that brings listening sockets, see `handover`.
 
     Raises:
         StartError: the port cannot be bound, or the model cannot be served.
     """
     listener = bind(config.host, config.port)
-    # A model's thread that has finished a call waits this long for the event loop to let go of the interpreter;
-    # Python's 5 ms would be longer than many a call.
+    # A model thread that has finished a call waits up to this long for the event loop to release the GIL; Python's default
+    # of 5 ms would be longer than many calls.
     sys.setswitchinterval(0.0005)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Life(config, listener, digests, handover).run())

@@ -35,5 +35,5 @@ def set_up_logs(level: str) -> None:
 
 
 def fields(**values: object) -> dict[str, dict[str, object]]:
-    """The `extra` of a logging call that adds fields to its line; None is left out."""
+    """The `extra` of a logging call that adds fields to its line; None values are omitted."""
     return {"fields": {name: value for name, value in values.items() if value is not None}}

@@ -1,4 +1,4 @@
-"""What Prometheus reads: counted on the event loop without locks, turned into families only when asked."""
+"""Prometheus metrics: counted on the event loop without locks, and formatted on request."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class InstanceLoad:
-    """What one instance has done: calls of the model, their rows, their seconds; and whether it rests since it failed."""
+    """Counters of one instance: model calls, rows, seconds; and whether it is paused after a failure."""
 
     instance: str
     device: str
@@ -67,7 +67,7 @@ class InstanceLoad:
 
 
 class Metrics(Collector):
-    """Everything that the server counts."""
+    """All metrics of the server."""
 
     def __init__(
         self,
@@ -103,21 +103,23 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families, as `prometheus_client` asks for them."""
-        yield InfoMetricFamily("mlo_model", "The model that is served.", value=self._info)
-        yield GaugeMetricFamily("mlo_ready", "1 while requests are welcome.", value=float(self._ready()))
-        yield GaugeMetricFamily("mlo_queue_rows", "Rows that wait for the model.", value=self._queued_rows())
-        seconds = HistogramMetricFamily("mlo_request_seconds", "Time of a request by stage.", labels=["stage"])
+        yield InfoMetricFamily("mlo_model", "The served model.", value=self._info)
+        yield GaugeMetricFamily("mlo_ready", "1 while the server accepts requests.", value=float(self._ready()))
+        yield GaugeMetricFamily("mlo_queue_rows", "Rows waiting for the model.", value=self._queued_rows())
+        seconds = HistogramMetricFamily("mlo_request_seconds", "Time per request by stage.", labels=["stage"])
         for stage, histogram in self.seconds.items():
             seconds.add_metric([stage], histogram.buckets(), histogram.sum)
         yield seconds
-        rows = HistogramMetricFamily("mlo_batch_rows", "Rows in one call of the model.")
+        rows = HistogramMetricFamily("mlo_batch_rows", "Rows per model call.")
         rows.add_metric([], self.batch_rows.buckets(), self.batch_rows.sum)
         yield rows
-        requests = CounterMetricFamily("mlo_requests", "Inference requests by answer.", labels=["protocol", "code"])
+        requests = CounterMetricFamily(
+            "mlo_requests", "Inference requests by status code.", labels=["protocol", "code"]
+        )
         for (protocol, code), count in sorted(self.requests.items()):
             requests.add_metric([protocol, str(code)], count)
         yield requests
-        rejections = CounterMetricFamily("mlo_rejections", "Requests that were refused.", labels=["reason"])
+        rejections = CounterMetricFamily("mlo_rejections", "Refused requests.", labels=["reason"])
         for reason, count in sorted(self.rejections.items()):
             rejections.add_metric([reason], count)
         yield rejections
@@ -125,10 +127,12 @@ class Metrics(Collector):
 
     def _by_instance(self) -> Iterator[Metric]:
         labels = ["instance", "device"]
-        calls = CounterMetricFamily("mlo_instance_calls", "Calls of the model.", labels=labels)
-        rows = CounterMetricFamily("mlo_instance_rows", "Rows in these calls.", labels=labels)
-        seconds = CounterMetricFamily("mlo_instance_seconds", "Time that these calls took.", labels=labels)
-        resting = GaugeMetricFamily("mlo_instance_resting", "1 while it gets nothing since it failed.", labels=labels)
+        calls = CounterMetricFamily("mlo_instance_calls", "Model calls.", labels=labels)
+        rows = CounterMetricFamily("mlo_instance_rows", "Rows in model calls.", labels=labels)
+        seconds = CounterMetricFamily("mlo_instance_seconds", "Time of model calls.", labels=labels)
+        resting = GaugeMetricFamily(
+            "mlo_instance_resting", "1 while the instance is paused after a failure.", labels=labels
+        )
         for load in self._instances():
             values = [load.instance, load.device]
             calls.add_metric(values, load.calls)

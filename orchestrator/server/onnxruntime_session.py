@@ -9,11 +9,11 @@ from typing import Any
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from .brief import Stopped
 from .config import CUDA, ServerConfig
 from .datatypes import ORT_TYPES, Array
 from .errors import BAD_MODEL, UNAVAILABLE, RequestError, StartError
 from .fixed_sizes import FixedSizes
+from .inline_calls import Stopped
 from .session import check_tensors
 
 __all__ = ["OnnxRuntimeSession", "open_session", "provider_options"]

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the served model, and a page that shows it without anything from outside."""
+"""The OpenAPI document of the served model, and a self-contained page that shows it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .signature import Signature, Tensor
 __all__ = ["OPEN_PATHS", "docs_page", "openapi_document"]
 
 OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
-"""What answers without a token: a kubelet's probes carry none."""
+"""Paths that need no token, because a kubelet's probes send none."""
 
 _TENSOR = {
     "type": "object",
@@ -50,14 +50,14 @@ def openapi_document(model: ModelConfig, *, token: bool = False) -> dict[str, An
     """The document that `GET /openapi.json` answers."""
     base = f"/v2/models/{model.name}"
     paths: dict[str, Any] = {
-        "/v2": _get("What this server is", _object("name", "version")),
-        "/v2/health/live": _get("Whether the process serves", _object("live")),
-        "/v2/health/ready": _get("Whether requests are welcome", _object("ready"), "503"),
+        "/v2": _get("Information about the server", _object("name", "version")),
+        "/v2/health/live": _get("Whether the process is alive", _object("live")),
+        "/v2/health/ready": _get("Whether the server accepts requests", _object("ready"), "503"),
         "/metrics": _get("Counters for Prometheus", None),
     }
     for path in (base, f"{base}/versions/{model.version}"):
         paths[path] = _get("The model's inputs and outputs", _object("name", "versions", "inputs", "outputs"))
-        paths[f"{path}/ready"] = _get("Whether requests to the model are welcome", _object("ready"), "503")
+        paths[f"{path}/ready"] = _get("Whether the model accepts requests", _object("ready"), "503")
         paths[f"{path}/infer"] = {"post": _infer(model.signature)}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -74,7 +74,7 @@ def openapi_document(model: ModelConfig, *, token: bool = False) -> dict[str, An
                 if path in OPEN_PATHS:
                     operation["security"] = []
                 else:
-                    operation["responses"]["401"] = _refusal("No token, or another.")
+                    operation["responses"]["401"] = _refusal("Missing or wrong token.")
         document["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
         document["security"] = [{"token": []}]
     return document
@@ -213,7 +213,7 @@ def _element(dtype: str) -> dict[str, Any]:
 
 
 def docs_page(model: ModelConfig) -> bytes:
-    """A page for people: the model, its tensors, a request to copy."""
+    """A page with the model, its tensors and an example request."""
 
     def rows(tensors: Mapping[str, Tensor]) -> str:
         cells = ((t.name, t.datatype, "unknown" if t.shape is None else str(list(t.shape))) for t in tensors.values())

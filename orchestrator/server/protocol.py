@@ -79,7 +79,7 @@ def holds_words(body: bytes | bytearray) -> bool:
 def request_from(
     document: Mapping[str, Any], signature: Signature, take: TakeBytes | None, *, words: bool
 ) -> InferRequest:
-    """The request that `document` describes.
+    """The request in `document`.
 
     Args:
         document: the parsed JSON.
@@ -107,7 +107,7 @@ def request_from(
             array = array_from_list(tensor, item.get("data"), shape, words=words)
         elif take is None:
             raise RequestError(
-                400, f"input {tensor.name!r}: binary data needs the header Inference-Header-Content-Length"
+                400, f"input {tensor.name!r}: binary data requires the header Inference-Header-Content-Length"
             )
         else:
             array = take(tensor, size)
@@ -130,7 +130,7 @@ def _wanted(items: Any, signature: Signature, *, binary: bool) -> Sequence[Wante
         parameters = check_parameters(item.get("parameters"), f"output {name!r}"[:80])
         output = wanted_output(signature, name, binary=_flag(parameters, "binary_data", default=binary))
         if output.tensor.name in wanted:
-            raise RequestError(400, f"output {output.tensor.name!r} is asked for twice")
+            raise RequestError(400, f"duplicate output {output.tensor.name!r}")
         wanted[output.tensor.name] = output
     return list(wanted.values())
 
@@ -169,12 +169,12 @@ def array_from_list(tensor: Tensor, data: Any, shape: tuple[int, ...], *, words:
     # An empty list has no depth of its own: [] and [[], []] both stand for a shape with a zero in it.
     if array.ndim != 1 and array.shape != shape and array.size:
         raise RequestError(
-            400, f"input {tensor.name!r}: data is nested as {list(array.shape)}, but shape says {list(shape)}"
+            400, f"input {tensor.name!r}: data is nested as {list(array.shape)}, but shape is {list(shape)}"
         )
     if words and array.dtype.kind in "iuf" and any(type(item) is bool for item in np.array(data, dtype=object).flat):
         raise _wrong_type(tensor, "either numbers or true and false")
     if array.dtype.kind == "f" and tensor.dtype.startswith(("int", "uint")):
-        array = np.array(data, dtype=object)  # numpy has rounded large integers that stand beside a fraction
+        array = np.array(data, dtype=object)  # numpy rounds large integers in a list with fractions
         return _exact_integers(tensor, array)
     return _convert(tensor, array)
 

@@ -1,4 +1,4 @@
-"""An inference request and its answer as values, whatever they looked like on the wire."""
+"""Inference requests and answers as values, independent of the wire format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 _MAX_ELEMENTS = 1 << 31  # so that no product of sizes overflows
 
 
-# Parameters of other servers' extensions that change what is asked for; leaving them out would answer another question.
+# Parameters of extensions that change the meaning of a request; ignoring them would give a wrong answer.
 UNSUPPORTED_PARAMETERS = ("sequence_id", "shared_memory_region", "classification")
 
 
@@ -71,7 +71,7 @@ class InputReader:
             have = ", ".join(map(repr, self._signature.inputs))
             raise RequestError(400, f"the model has no input {_short(name)}; its inputs are {have}")
         if name in self.arrays:
-            raise RequestError(400, f"input {name!r} is given twice")
+            raise RequestError(400, f"duplicate input {name!r}")
         if datatype != tensor.datatype:
             raise RequestError(400, f"input {name!r}: datatype must be {tensor.datatype!r}, not {_short(datatype)}")
         listed = type(shape) is list or (isinstance(shape, Sequence) and not isinstance(shape, str))
@@ -116,7 +116,7 @@ class InputReader:
 
 
 def check_parameters(parameters: Any, where: str) -> Mapping[str, Any]:
-    """The `parameters` of a request or a tensor; those that this server does not know are left alone.
+    """The `parameters` of a request or a tensor; unknown ones are ignored.
 
     Raises:
         RequestError: 400; not an object, or one of another server's extensions that would change the answer.
@@ -158,6 +158,6 @@ def wanted_output(signature: Signature, name: Any, *, binary: bool) -> WantedOut
 
 
 def _short(value: Any) -> str:
-    """A value of the client's, short enough for a message."""
+    """A value sent by the client, shortened for a message."""
     text = repr(value) if not isinstance(value, Mapping) else "an object"
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2 over HTTP: routes, and what each answers."""
+"""The Open Inference Protocol v2 over HTTP: routes and their answers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .binary import encode_binary
 from .datatypes import Array
 from .errors import RequestError
 from .exchange import Answer, Request
+from .header_cache import HeaderCache
 from .instance import Answer as ModelAnswer
 from .instance import Job
-from .known_heads import KnownHeads
 from .logs import fields
 from .openapi import OPEN_PATHS, docs_page, openapi_document
 from .protocol import decode_json, encode_json
@@ -44,7 +44,7 @@ class RestApp:
     def __init__(self, service: Service) -> None:
         self._service = service
         model = service.model
-        self._binary = KnownHeads(model.signature)
+        self._binary = HeaderCache(model.signature)
         openapi = orjson.dumps(openapi_document(model, token=service.tokens is not None))
         page = docs_page(model)
         self._pages: dict[str, _Page] = {
@@ -64,7 +64,7 @@ class RestApp:
 
     @property
     def closing(self) -> bool:
-        """While draining, clients that keep connections have to find another server for their next request."""
+        """While draining, keep-alive clients must reconnect to another server for their next request."""
         return self._service.phase is Phase.DRAINING
 
     def admit(self, request: Request) -> None:
@@ -102,7 +102,7 @@ class RestApp:
         return partial(self._take_back, request, self._service.submit(wanted, done))
 
     def _take_back(self, request: Request, job: Job) -> None:
-        """The client is gone."""
+        """The client disconnected."""
         self._service.cancel(job)
         self.refuse(request, RequestError(499, "the client hung up", reason="cancelled"))
 
@@ -176,7 +176,7 @@ class RestApp:
     def _not_found(self, path: str) -> str:
         model = self._service.model
         if path.startswith("/v2/models/"):
-            return f"there is no such path; the model is {model.name!r}, version {model.version!r}"
+            return f"no such path; the model is {model.name!r}, version {model.version!r}"
         return "there is no such path"
 
     def _server_metadata(self) -> Answer:

@@ -20,7 +20,7 @@ _log = logging.getLogger("mlo.secrets")
 
 
 class _Watched:
-    """Files whose contents belong together. Kubernetes changes a mounted secret by exchanging a link, so contents count."""
+    """Files that belong together. Kubernetes replaces a link to change a mounted secret, so contents are compared."""
 
     def __init__(self, *paths: Path) -> None:
         self._paths = paths
@@ -36,19 +36,19 @@ class _Watched:
 
 
 def _reload(what: str, load: Callable[[], bool]) -> bool:
-    """Load again; a mistake in the new files leaves the old ones in force."""
+    """Reload; if the new files are invalid, the old ones stay in use."""
     try:
         changed = load()
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        _log.error("%s cannot be read again, the old one stays in force: %s", what, error)
+        _log.error("%s cannot be reloaded, keeping the old one: %s", what, error)
         return False
     if changed:
-        _log.info("%s read again", what)
+        _log.info("reloaded %s", what)
     return changed
 
 
 class Tokens:
-    """The bearer tokens that are accepted: the lines of a file, several while one replaces another."""
+    """The accepted bearer tokens: the lines of a file, several during rotation."""
 
     def __init__(self, path: Path) -> None:
         """Read the file.
@@ -69,7 +69,9 @@ class Tokens:
             return False
         tokens = contents[0].split()
         if not tokens or min(map(len, tokens)) < _SHORTEST:
-            raise ValueError(f"must hold one token or more, one on each line, each of {_SHORTEST} characters or more")
+            raise ValueError(
+                f"must contain at least one token, one per line, each with at least {_SHORTEST} characters"
+            )
         self._digests = [_digest(token) for token in tokens]
         return True
 
@@ -85,7 +87,7 @@ class Tokens:
         """
         scheme, _, token = authorization.partition(b" ")
         given = _digest(token.strip())
-        # Every token is compared, and digests at that, so that the time tells nothing.
+        # Every token is compared, by digest, so that timing reveals nothing.
         known = [hmac.compare_digest(given, digest) for digest in self._digests]
         if scheme.lower() != b"bearer" or not any(known):
             raise RequestError(
@@ -98,7 +100,7 @@ def _digest(token: bytes) -> bytes:
 
 
 class Certificates:
-    """The server's certificate and key, and whose clients it trusts."""
+    """The server's certificate and key, and the CA of trusted clients."""
 
     def __init__(self, config: TlsConfig) -> None:
         """Read the files.

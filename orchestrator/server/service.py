@@ -1,4 +1,4 @@
-"""The served model as both protocols see it: its phase of life, its queue, its metrics."""
+"""The served model, shared by both protocols: its phase, queue and metrics."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from .batcher import Batcher, Limits
-from .brief import Brief
 from .config import ServerConfig
 from .errors import RequestError
+from .inline_calls import InlineCalls
 from .instance import Done, Job, Run
 from .metrics import InstanceLoad, Metrics
 from .request import InferRequest
@@ -21,7 +21,7 @@ __all__ = ["Phase", "Service"]
 
 
 class Phase(enum.Enum):
-    """Where the server is in its life."""
+    """The phase in the server's life cycle."""
 
     LOADING = "loading"
     READY = "ready"
@@ -68,19 +68,19 @@ class Service:
         return self._tracing is not None
 
     async def start(
-        self, runs: Sequence[Run], warm_ups: Sequence[Callable[[], None]], brief: Brief | None = None
+        self, runs: Sequence[Run], warm_ups: Sequence[Callable[[], None]], inline: InlineCalls | None = None
     ) -> None:
         """Warm every instance up in its own thread, one after another; take requests from then on.
 
         Args:
             runs: one for each session of the configuration, in its order.
             warm_ups: the same of what comes first in its thread.
-            brief: see `Batcher`.
+            inline: see `Batcher`.
 
         Raises:
             StartError: what a warm-up raises.
         """
-        batcher = Batcher(runs, limits(self.config), self.metrics.batch_rows.observe, brief)
+        batcher = Batcher(runs, limits(self.config), self.metrics.batch_rows.observe, inline)
         for instance, warm_up in zip(batcher.instances, warm_ups, strict=True):
             # While one captures CUDA graphs, no other thread may allocate memory on a device.
             await asyncio.wrap_future(instance.do(warm_up))
@@ -117,12 +117,12 @@ class Service:
         return self._batcher.submit(request.inputs, request.rows, seconds, done)
 
     def cancel(self, job: Job) -> None:
-        """Nobody waits for this request any more."""
+        """Cancel a request whose client is gone."""
         if self._batcher is not None:
             self._batcher.cancel(job)
 
     def close(self) -> bool:
-        """Stop the model's threads, once nobody waits for an answer any more. False if a call does not end."""
+        """Stop the model's threads after the last answer. False if a call does not end."""
         return self._batcher is None or self._batcher.close(timeout_s=1.0)
 
     def count(

@@ -1,4 +1,4 @@
-"""The served model's tensors, and the check that a request's shapes are inside what the model was proven for."""
+"""The served model's tensors, and the check that a request's shapes are within the verified range."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class Signature:
             if tensor.dtype == "string":
                 return f"{tensor.name!r} is text"
             if tensor.shape is None:
-                return f"the shape of {tensor.name!r} is not known"
+                return f"the shape of {tensor.name!r} is unknown"
             for dim in tensor.shape:
                 if isinstance(dim, int) or dim == self.batch:
                     continue
                 low, high = self.dims.get(dim, (0, 0))
                 if low < high:
-                    return f"dimension {dim!r} of {tensor.name!r} goes from {low} to {high}"
+                    return f"dimension {dim!r} of {tensor.name!r} ranges from {low} to {high}"
                 if dim not in self.dims:
                     return f"dimension {dim!r} of {tensor.name!r} has no range"
         return ""
@@ -92,7 +92,7 @@ class Signature:
         if len(shape) != len(expected):
             raise RequestError(
                 400,
-                f"input {tensor.name!r} has {len(expected)} dimensions {_text(expected)}, the request's has {len(shape)}",
+                f"input {tensor.name!r} has {len(expected)} dimensions {_text(expected)}, not {len(shape)}",
             )
         for axis, (size, dim) in enumerate(zip(shape, expected, strict=True)):
             if isinstance(dim, int):

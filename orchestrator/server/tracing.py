@@ -1,4 +1,4 @@
-"""OpenTelemetry spans of requests, made after the answer from the times that were measured anyway."""
+"""OpenTelemetry spans of requests, created after the answer from times that are measured anyway."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Tracing:
         except ImportError as error:
             raise StartError(
                 UNAVAILABLE,
-                f"traces is true, but {error.name} is not installed; it comes with opentelemetry-exporter-otlp-proto-http",
+                f"traces is true, but {error.name} is not installed; install opentelemetry-exporter-otlp-proto-http",
             ) from error
         # What the environment says of the service goes before what is known here.
         resource = resources.Resource.create(
@@ -80,7 +80,7 @@ class Tracing:
         span.end()
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         self._provider.shutdown()
 
 

@@ -16,33 +16,33 @@ from tests.server.conftest import add_model, edit, signature
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"threads": 0}, "threads must be a whole number from 1 to 1024, not 0"),
-        ({"threads": "2"}, "threads must be a whole number from 1 to 1024, not '2'"),
-        ({"instances": 2}, "instances (2) must not be more than threads (1)"),
-        ({"speed": 1}, "speed is not a setting"),
-        ({"batch_sizes": []}, "batch_sizes must be a list of whole numbers from 1 to 65536"),
-        ({"batch_sizes": [0]}, "batch_sizes must be a list of whole numbers from 1 to 65536"),
+        ({"threads": 0}, "threads must be an integer from 1 to 1024, not 0"),
+        ({"threads": "2"}, "threads must be an integer from 1 to 1024, not '2'"),
+        ({"instances": 2}, "instances (2) must not exceed threads (1)"),
+        ({"speed": 1}, "speed is an unknown setting"),
+        ({"batch_sizes": []}, "batch_sizes must be a list of integers from 1 to 65536"),
+        ({"batch_sizes": [0]}, "batch_sizes must be a list of integers from 1 to 65536"),
         ({"tls": {"key": "k"}}, "tls.certificate is missing"),
         ({"traces": 1}, "traces must be true or false, not 1"),
-        ({"max_connections": 0}, "max_connections must be a whole number from 1 to 1048576, not 0"),
-        ({"model_files": {"../x": "0" * 64}}, "model.files must be a path below server.json's folder"),
+        ({"max_connections": 0}, "max_connections must be an integer from 1 to 1048576, not 0"),
+        ({"model_files": {"../x": "0" * 64}}, "model.files must be a path inside the folder of server.json"),
         ({"model_files": {"x": "0"}}, "model.files.x must match"),
-        ({"format": 2}, "format must be a whole number from 1 to 1, not 2"),
+        ({"format": 2}, "format must be an integer from 1 to 1, not 2"),
         ({"drain_seconds": None}, "drain_seconds must be a number from 0 to 3600, not None"),
         ({"log_level": "loud"}, "log_level must be one of debug, info, warning, error, not 'loud'"),
         ({"provider": "gpu"}, "provider must match"),
         ({"provider": "CUDAExecutionProvider"}, "devices is missing; CUDAExecutionProvider needs one, such as [0]"),
-        ({"devices": [0]}, "devices must be left out where the provider is CPUExecutionProvider"),
+        ({"devices": [0]}, "devices must not be set with CPUExecutionProvider"),
         (
             {"provider": "CUDAExecutionProvider", "devices": [0, 1], "instances": 2, "threads": 3},
-            "instances of all devices (4) must not be more than threads (3)",
+            "instances of all devices (4) must not exceed threads (3)",
         ),
-        ({"provider": "CUDAExecutionProvider", "devices": []}, "devices must be a list of different whole numbers"),
-        ({"provider": "CUDAExecutionProvider", "devices": [0, 0]}, "devices must be a list of different whole numbers"),
-        ({"provider": "CUDAExecutionProvider", "devices": [-1]}, "devices must be a list of different whole numbers"),
+        ({"provider": "CUDAExecutionProvider", "devices": []}, "devices must be a list of distinct integers"),
+        ({"provider": "CUDAExecutionProvider", "devices": [0, 0]}, "devices must be a list of distinct integers"),
+        ({"provider": "CUDAExecutionProvider", "devices": [-1]}, "devices must be a list of distinct integers"),
         ({"cuda_graphs": True}, "cuda_graphs needs CUDAExecutionProvider"),
         ({"model": 1}, "model must be an object, not 1"),
-        ({"model_file": "../model.onnx"}, "model.file must be a path below server.json's folder"),
+        ({"model_file": "../model.onnx"}, "model.file must be a path inside the folder of server.json"),
         ({"model_sha256": "0"}, "model.sha256 must match"),
         ({"model_labels": {}}, "model.labels.variant is missing"),
         ({"model_signature": {}}, "model.signature.dims is missing"),
@@ -56,11 +56,11 @@ from tests.server.conftest import add_model, edit, signature
         ),
         (
             {"model_signature": signature({"x": ("float32", ["n"])}, {"y": ("float32", [1])}, {"n": [2, 1]}, "n")},
-            "model.signature.dims.n must be [smallest, largest], not [2, 1]",
+            "model.signature.dims.n must be [minimum, maximum], not [2, 1]",
         ),
         (
             {"model_signature": signature({"x": ("float32", [1])}, {"y": ("float32", [1])}, {}, "batch")},
-            "model.signature.batch is 'batch', but input 'x' does not begin with it",
+            "model.signature.batch is 'batch', but it is not the first dimension of input 'x'",
         ),
     ],
 )
@@ -96,9 +96,9 @@ GRAPHS = {"provider": "CUDAExecutionProvider", "devices": [0], "cuda_graphs": Tr
 @pytest.mark.parametrize(
     ("inputs", "outputs", "dims", "reason"),
     [
-        (["batch", "n"], ["batch", 2], {"batch": [1, 8], "n": [1, 5]}, "dimension 'n' of 'x' goes from 1 to 5"),
+        (["batch", "n"], ["batch", 2], {"batch": [1, 8], "n": [1, 5]}, "dimension 'n' of 'x' ranges from 1 to 5"),
         (["batch", 2], ["batch", "m"], {"batch": [1, 8]}, "dimension 'm' of 'y' has no range"),
-        (["batch", 2], None, {"batch": [1, 8]}, "the shape of 'y' is not known"),
+        (["batch", 2], None, {"batch": [1, 8]}, "the shape of 'y' is unknown"),
     ],
 )
 def test_cuda_graphs_need_sizes_that_only_the_batch_changes(
@@ -106,7 +106,7 @@ def test_cuda_graphs_need_sizes_that_only_the_batch_changes(
 ) -> None:
     config = add_model(tmp_path)
     edit(config, model_signature=signature({"x": ("float32", inputs)}, {"y": ("float32", outputs)}, dims), **GRAPHS)
-    with pytest.raises(StartError, match=f"cuda_graphs needs calls of fixed sizes, and {reason}"):
+    with pytest.raises(StartError, match=f"cuda_graphs needs fixed shapes, but {reason}"):
         load_config(config)
 
 

@@ -146,7 +146,7 @@ X = '{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}'
         ('{"inputs": [{}]}', "no input None"),
         ('{"inputs": [{"name": ["x"]}]}', "no input"),
         ('{"inputs": [{"name": "q"}]}', "its inputs are 'x'"),
-        (f'{{"inputs": [{X}, {X}]}}', "twice"),
+        (f'{{"inputs": [{X}, {X}]}}', "duplicate input"),
         (f'{{"inputs": [{X.replace("FP32", "FP64")}]}}', "must be 'FP32', not 'FP64'"),
         (f'{{"id": 1, "inputs": [{X}]}}', "id must be"),
         (f'{{"parameters": [], "inputs": [{X}]}}', "parameters must be an object"),
@@ -155,7 +155,7 @@ X = '{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}'
         (f'{{"outputs": 1, "inputs": [{X}]}}', "outputs must be a list"),
         (f'{{"outputs": [1], "inputs": [{X}]}}', "must be an object"),
         (f'{{"outputs": [{{"name": "q"}}], "inputs": [{X}]}}', "its outputs are 'y'"),
-        (f'{{"outputs": [{{"name": "y"}}, {{"name": "y"}}], "inputs": [{X}]}}', "twice"),
+        (f'{{"outputs": [{{"name": "y"}}, {{"name": "y"}}], "inputs": [{X}]}}', "duplicate output"),
         (f'{{"inputs": [{X[:-1]}, "parameters": {{"binary_data_size": 8}}}}]}}', "Inference-Header-Content-Length"),
     ],
 )

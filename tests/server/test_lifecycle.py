@@ -125,7 +125,7 @@ def test_beyond_the_queue_requests_are_told_to_come_back(tmp_path: Path, start: 
 def test_a_wrong_setting_is_named_and_ends_with_65(tmp_path: Path, start: Start) -> None:
     config = add_model(tmp_path)
     edit(config, speed=1)
-    assert ends(start, config) == (65, f"{config}: speed is not a setting")
+    assert ends(start, config) == (65, f"{config}: speed is an unknown setting")
 
 
 def test_another_model_file_ends_with_66(tmp_path: Path, start: Start) -> None:

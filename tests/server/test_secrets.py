@@ -78,13 +78,13 @@ def test_a_new_certificate_is_taken_over_and_a_broken_one_is_not(tmp_path: Path,
     first = tmp_path / "first.pem"
     first.write_bytes(trust.read_bytes())
     replace(trust, b"no certificate")
-    server.wait_for_log_starting("the certificate cannot be read again")
+    server.wait_for_log_starting("the certificate cannot be reloaded")
     assert ask(server, first) == 200
     (tmp_path / "next").mkdir()
     new, new_key = certificate(tmp_path / "next", "server")
     replace(key, new_key.read_bytes())
     replace(trust, new.read_bytes())
-    server.wait_for_log("the certificate read again")
+    server.wait_for_log("reloaded the certificate")
     assert ask(server, new) == 200
     with pytest.raises(ssl.SSLCertVerificationError):
         ask(server, first)
@@ -195,7 +195,7 @@ def test_grpc_speaks_tls_and_follows_the_files(tmp_path: Path, start: Start) -> 
     new, new_key = certificate(tmp_path / "next", "server")
     replace(key, new_key.read_bytes())
     replace(trust, new.read_bytes())
-    server.wait_for_log("the certificate read again")
+    server.wait_for_log("reloaded the certificate")
     assert live(new.read_bytes())
 
 

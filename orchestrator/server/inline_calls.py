@@ -1,8 +1,8 @@
-"""Calls of the model that are so short that the event loop makes them itself.
+"""Runs short model calls directly on the event loop.
 
-Handing a call to another thread and its answer back costs more than a small model does. A call on the event loop keeps
-everything else waiting, though, so it is made there only if calls of that size have been short, and it is stopped and made
-anew in the instance's thread where it turns out not to be: how long a call takes can depend on the values that it is given.
+For a small model, passing a call to another thread and back costs more than the call itself. A call on the event loop
+blocks everything else, though, so only sizes that have been short so far run there. A call that turns out to be long (its
+duration can depend on the input values) is stopped and repeated in the instance's thread.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ from collections.abc import Callable, Mapping
 
 from .datatypes import Array
 
-__all__ = ["Brief", "Stopped"]
+__all__ = ["InlineCalls", "Stopped"]
 
 _SHORT_S = 0.001
-"""CPU time of the calling thread below which a call is short; it is the same however busy the machine is."""
+"""CPU time of the calling thread up to which a call is short; independent of the load on the machine."""
 
 _STOP_S = 0.02
-"""A call on the event loop that has taken this long is stopped within as much again."""
+"""A call on the event loop is stopped after this time, or at most twice this time."""
 
 _LONGEST_PAUSE_S = 60.0
 _NEVER = float("inf")
 
 
 class Stopped(Exception):
-    """A call was stopped before it was done."""
+    """A call was stopped before it finished."""
 
 
-class Brief:
-    """Which calls are short, learned from those that have been made; and who stops those that are not.
+class InlineCalls:
+    """Learns which call sizes are short, runs calls on the event loop, and stops those that are not short.
 
-    Belongs to whoever makes the instance's calls, which is one thread at a time.
+    Used by one thread at a time: the one that makes the instance's calls.
     """
 
     def __init__(self, run: Callable[[Mapping[str, Array]], Mapping[str, Array]], stop: Callable[[], None]) -> None:
-        """Know of no short call yet.
+        """Start without known sizes.
 
         Args:
-            run: the model; raises `Stopped` once `stop` was called.
-            stop: ends the call that is being made; may be called by any thread, and too late.
+            run: calls the model; raises `Stopped` after `stop` was called.
+            stop: stops the current call; can be called from any thread, also too late.
         """
         self._run = run
         self._stop = stop
@@ -52,17 +52,17 @@ class Brief:
         self._watch: threading.Thread | None = None
 
     def fits(self, elements: int, now: float) -> bool:
-        """Whether a call with so many elements in its inputs is short."""
+        """Whether a call with this many input elements is known to be short."""
         return elements <= self._most and now >= self._resume
 
     def learn(self, elements: int, seconds: float, *, here: bool) -> None:
-        """A call has been made.
+        """Record a finished call.
 
         Args:
-            elements: of its inputs.
+            elements: number of input elements.
             seconds: the CPU time of the calling thread.
-            here: whether it was made on the event loop. If it was not short, no call is for a second, and twice as long
-                each time up to a minute, until all have been short for a minute.
+            here: whether it ran on the event loop. If it was not short, inline calls pause for a second, then twice as long
+                each time up to a minute, until all calls have been short for a minute.
         """
         if seconds <= _SHORT_S:
             self._most = max(self._most, elements)
@@ -81,8 +81,8 @@ class Brief:
             Stopped: it took too long.
         """
         if self._watch is None:
-            # A daemon: it has nothing to finish.
-            self._watch = threading.Thread(target=self._watch_calls, name="brief", daemon=True)
+            # A daemon, because it has nothing to finish.
+            self._watch = threading.Thread(target=self._watch_calls, name="inline-calls", daemon=True)
             self._watch.start()
         self._began = time.monotonic()
         if not self._called.is_set():
@@ -93,7 +93,7 @@ class Brief:
             self._began = _NEVER
 
     def _watch_calls(self) -> None:
-        """Look at the call that is being made now and then, as long as there are any."""
+        """Check the current call periodically, while there are calls."""
         while self._called.wait():
             self._called.clear()
             time.sleep(_STOP_S)

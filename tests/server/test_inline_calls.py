@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from orchestrator.server.batcher import Batcher, Limits
-from orchestrator.server.brief import Brief, Stopped
 from orchestrator.server.datatypes import Array
 from orchestrator.server.errors import RequestError
+from orchestrator.server.inline_calls import InlineCalls, Stopped
 from tests.server.asked import ask
 from tests.server.conftest import FOREVER, Start, spin, spin_model
 
@@ -54,7 +54,7 @@ def around(scenario: Callable[[Model, Batcher], Coroutine[Any, Any, None]], limi
     async def limited() -> None:
         async with asyncio.timeout(60):
             model = Model()
-            batcher = Batcher([model.run], limits, brief=Brief(model.run, model.stop))
+            batcher = Batcher([model.run], limits, inline=InlineCalls(model.run, model.stop))
             await scenario(model, batcher)
             batcher.close(30)
 
@@ -114,19 +114,19 @@ def test_a_call_that_turns_out_to_be_long_is_stopped_made_in_a_thread_and_none_i
 
 
 def test_long_calls_keep_the_event_loop_from_calls_longer_and_longer() -> None:
-    brief = Brief(lambda inputs: inputs, lambda: None)
+    inline = InlineCalls(lambda inputs: inputs, lambda: None)
     pauses = []
     for _ in range(9):
-        brief.learn(100, 0.0001, here=False)
-        brief.learn(100, 0.01, here=True)
+        inline.learn(100, 0.0001, here=False)
+        inline.learn(100, 0.01, here=True)
         began = time.monotonic()
-        brief.learn(100, 0.0001, here=False)
-        pauses.append(next(s for s in range(100) if brief.fits(100, began + s + 0.5)))
+        inline.learn(100, 0.0001, here=False)
+        pauses.append(next(s for s in range(100) if inline.fits(100, began + s + 0.5)))
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    brief._resume = time.monotonic() - 61  # all have been short for a minute
-    brief.learn(100, 0.01, here=True)
-    brief.learn(100, 0.0001, here=False)
-    assert brief.fits(100, time.monotonic() + 1.5)
+    inline._resume = time.monotonic() - 61  # all have been short for a minute
+    inline.learn(100, 0.01, here=True)
+    inline.learn(100, 0.0001, here=False)
+    assert inline.fits(100, time.monotonic() + 1.5)
 
 
 @pytest.mark.alone

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from orchestrator.server.binary import decode_binary
 from orchestrator.server.errors import RequestError
-from orchestrator.server.known_heads import KnownHeads
+from orchestrator.server.header_cache import HeaderCache
 from orchestrator.server.request import InferRequest
 from orchestrator.server.signature import Signature, Tensor
 
@@ -46,45 +46,45 @@ def same(one: InferRequest, other: InferRequest) -> None:
 @pytest.mark.parametrize("more", [{}, {"id": "7"}, {"id": ""}, {"outputs": [{"name": "y"}]}])
 @pytest.mark.parametrize("inputs", [(X, B), (B, X)])
 def test_every_repetition_is_read_as_the_first(inputs: Any, more: Any) -> None:
-    heads, said = KnownHeads(NUMBERS), head(*inputs, **more)
+    cache, header = HeaderCache(NUMBERS), head(*inputs, **more)
     for number in range(4):
         parts = {"x": struct.pack("<2f", number, float("nan")), "b": bytes([number % 2, 7])}
-        body = said + b"".join(parts[each["name"]] for each in inputs)
-        same(heads.decode(body, len(said)), decode_binary(body, len(said), NUMBERS))
-        same(heads.decode(bytearray(body), len(said)), decode_binary(body, len(said), NUMBERS))
+        body = header + b"".join(parts[each["name"]] for each in inputs)
+        same(cache.decode(body, len(header)), decode_binary(body, len(header), NUMBERS))
+        same(cache.decode(bytearray(body), len(header)), decode_binary(body, len(header), NUMBERS))
 
 
 @given(tail=st.binary(max_size=24), cut=st.integers(0, 400))
 def test_what_is_refused_at_first_is_refused_later_with_the_same_words(tail: bytes, cut: int) -> None:
-    heads, said = KnownHeads(NUMBERS), head(X, B)
-    heads.decode(said + bytes(10), len(said))
-    for length in (len(said), cut):
+    cache, header = HeaderCache(NUMBERS), head(X, B)
+    cache.decode(header + bytes(10), len(header))
+    for length in (len(header), cut):
         answers: list[bytes | str] = []
-        for decode in (heads.decode, lambda body, size: decode_binary(body, size, NUMBERS)):
+        for decode in (cache.decode, lambda body, size: decode_binary(body, size, NUMBERS)):
             try:
-                answers.append(decode(said + tail, length).inputs["x"].tobytes())
+                answers.append(decode(header + tail, length).inputs["x"].tobytes())
             except RequestError as error:
                 answers.append(error.message)
         assert answers[0] == answers[1]
 
 
 def test_texts_and_data_in_json_are_read_anew() -> None:
-    heads = KnownHeads(SIGNATURE)
+    cache = HeaderCache(SIGNATURE)
     text = {"name": "t", "datatype": "BYTES", "shape": [1, 2], "parameters": {"binary_data_size": 9}}
-    said = head(X, {**B, "parameters": None, "data": [True, False]}, text)
+    header = head(X, {**B, "parameters": None, "data": [True, False]}, text)
     for texts in (("a", ""), ("", "b")):
         raw = b"".join(struct.pack("<I", len(each)) + each.encode() for each in texts)
-        assert heads.decode(said + bytes(8) + raw, len(said)).inputs["t"].tolist() == [list(texts)]
+        assert cache.decode(header + bytes(8) + raw, len(header)).inputs["t"].tolist() == [list(texts)]
     with pytest.raises(RequestError, match="needs 2 elements, not 1"):
-        heads.decode(said + bytes(8) + struct.pack("<I", 5) + b"abcde", len(said))
+        cache.decode(header + bytes(8) + struct.pack("<I", 5) + b"abcde", len(header))
 
 
 def test_no_more_than_a_few_are_kept() -> None:
-    heads = KnownHeads(NUMBERS)
+    cache = HeaderCache(NUMBERS)
     for number in range(1000):
-        said = head(X, B, parameters={"note": number})
-        heads.decode(said + bytes(10), len(said))
-    long = head(X, B, parameters={"note": "n" * 5000})
-    heads.decode(long + bytes(10), len(long))
-    assert len(heads._heads) <= 64
-    assert long not in heads._heads
+        header = head(X, B, parameters={"note": number})
+        cache.decode(header + bytes(10), len(header))
+    long_header = head(X, B, parameters={"note": "n" * 5000})
+    cache.decode(long_header + bytes(10), len(long_header))
+    assert len(cache._headers) <= 64
+    assert long_header not in cache._headers

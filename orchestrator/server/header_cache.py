@@ -1,7 +1,7 @@
-"""Requests with raw tensors whose JSON was read before: clients repeat it byte for byte, and only the tensors differ.
+"""Caches parsed JSON headers of binary requests: clients repeat them byte for byte, and only the tensors differ.
 
-The same bytes mean the same checked request, so only the raw tensors are cut out anew: 2 microseconds instead of 7, and 20
-instead of 39 where the model has left nothing of the parser in the processor's caches.
+Identical bytes mean an identical, already checked request, so only the raw tensors have to be extracted: 2 microseconds
+instead of 7, and 20 instead of 39 if the model has evicted the parser from the processor's caches.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from .binary import decode_binary, from_bytes
 from .request import InferRequest
 from .signature import Signature, Tensor
 
-__all__ = ["KnownHeads"]
+__all__ = ["HeaderCache"]
 
-_MOST_HEADS = 64
+_MOST_HEADERS = 64
 _MOST_BYTES = 4096
 
 
 class _Place(NamedTuple):
-    """Where a tensor lies in the body."""
+    """The position of a tensor in the body."""
 
     tensor: Tensor
     start: int
@@ -30,27 +30,27 @@ class _Place(NamedTuple):
     shape: tuple[int, ...]
 
 
-class _Head(NamedTuple):
+class _Header(NamedTuple):
     request: InferRequest
     places: Sequence[_Place]
     end: int
 
 
-class KnownHeads:
+class HeaderCache:
     """Reads the binary requests of one model."""
 
     def __init__(self, signature: Signature) -> None:
-        """Know none."""
+        """Start empty."""
         self._signature = signature
-        self._heads: dict[bytes, _Head] = {}
+        self._headers: dict[bytes, _Header] = {}
 
     def decode(self, body: bytes | bytearray, json_length: int) -> InferRequest:
         """As `decode_binary`."""
-        head = bytes(body[:json_length])
-        known = self._heads.get(head)
+        header = bytes(body[:json_length])
+        known = self._headers.get(header)
         if known is None or known.end != len(body):
             request = decode_binary(body, json_length, self._signature)
-            self._remember(head, request)
+            self._remember(header, request)
             return request
         view = memoryview(body)
         inputs = {
@@ -59,20 +59,22 @@ class KnownHeads:
         }
         return known.request._replace(inputs=inputs)
 
-    def _remember(self, head: bytes, request: InferRequest) -> None:
-        """Keep a head that may come again: one with an id will not."""
-        if request.id or len(head) > _MOST_BYTES:
+    def _remember(self, header: bytes, request: InferRequest) -> None:
+        """Cache a header that may be repeated; one with an id will not be."""
+        if request.id or len(header) > _MOST_BYTES:
             return
         places: dict[str, _Place] = {}
-        position = len(head)
-        for item in orjson.loads(head)["inputs"]:
+        position = len(header)
+        for item in orjson.loads(header)["inputs"]:
             name = item["name"]
             size = (item.get("parameters") or {}).get("binary_data_size")
-            if size is None or self._signature.inputs[name].dtype == "string":  # texts of one size may be several
+            if (
+                size is None or self._signature.inputs[name].dtype == "string"
+            ):  # texts of equal size in bytes can differ in number
                 return
             places[name] = _Place(self._signature.inputs[name], position, position + size, request.inputs[name].shape)
             position += size
-        if len(self._heads) == _MOST_HEADS:
-            self._heads.clear()
+        if len(self._headers) == _MOST_HEADERS:
+            self._headers.clear()
         in_order = [places[name] for name in self._signature.inputs]
-        self._heads[head] = _Head(request._replace(inputs={}), in_order, position)
+        self._headers[header] = _Header(request._replace(inputs={}), in_order, position)
