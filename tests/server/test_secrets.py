@@ -203,8 +203,8 @@ def test_grpc_speaks_tls_and_follows_the_files(tmp_path: Path, start: Start) -> 
     ("settings", "says"),
     [
         ({"token_file": "missing"}, "token_file"),
-        ({"token_file": "empty"}, "must hold one token or more"),
-        ({"token_file": "short"}, "must hold one token or more"),
+        ({"token_file": "empty"}, "must contain at least one token"),
+        ({"token_file": "short"}, "must contain at least one token"),
         ({"tls": {"certificate": "missing", "key": "missing"}}, "tls"),
         ({"tls": {"certificate": "empty", "key": "empty"}}, "tls"),
     ],
