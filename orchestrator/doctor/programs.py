@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from typing import Any
 
+from orchestrator.containers.engine import EngineError, NoEngine, engine_version
 from orchestrator.doctor.finding import Finding
 
 __all__ = ["cluster", "docker", "helm"]
@@ -17,17 +18,15 @@ _NO_CLUSTER = "nothing can be deployed to Kubernetes from here"
 
 
 def docker() -> list[Finding]:
-    """The `docker` command, and whether its engine responds."""
-    program = shutil.which("docker")
-    if program is None:
+    """Whether a Docker Engine responds."""
+    try:
+        return [Finding("docker", "ok", f"Docker Engine {engine_version(_SECONDS)} is running")]
+    except NoEngine as error:
         remedy = "install Docker, or build the output of `mlo render` on another machine"
-        return [Finding("docker", "missing", "docker is not on the PATH", _NO_IMAGES, remedy)]
-    done = _run([program, "version", "--format", "{{json .}}"])
-    server = (_document(done).get("Server") or {}).get("Version")
-    if server:
-        return [Finding("docker", "ok", f"Docker Engine {server} is running")]
-    remedy = "start the Docker Engine, or get permission to use it; `docker version` shows which is missing"
-    return [Finding("docker", "missing", _why(done, "the Docker Engine does not respond"), _NO_IMAGES, remedy)]
+        return [Finding("docker", "missing", str(error), _NO_IMAGES, remedy)]
+    except EngineError as error:
+        remedy = "start the Docker Engine, or get permission to use it; `docker version` shows which is missing"
+        return [Finding("docker", "missing", str(error), _NO_IMAGES, remedy)]
 
 
 def cluster() -> list[Finding]:

@@ -67,6 +67,7 @@ PACKAGES = {
             requirement="onnxruntime-gpu[cuda,cudnn]",
         ),
     ),
+    "docker": Package("docker"),
     "openvino": Package("openvino"),
     "torchserve": Package("torchserve"),
     "tensorflow": Package(

@@ -17,7 +17,7 @@ from typing import Literal, Self
 import psutil
 
 from orchestrator.backends.backend import ServingBackend, ServingSettings
-from orchestrator.containers.processes import container_process
+from orchestrator.containers.engine import container_process
 from orchestrator.machine.cpus import CpuShare, confined, package_environment
 from orchestrator.process.memory import MemoryWatch, family, format_bytes, tree_cpu_seconds
 

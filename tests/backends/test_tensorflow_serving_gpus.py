@@ -9,8 +9,8 @@ import pytest
 
 from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
-from orchestrator.backends.tensorflow_serving.found import local_image
-from orchestrator.backends.tensorflow_serving.start import container_command
+from orchestrator.backends.tensorflow_serving.local import container_options, local_image
+from tests.fake_engine import fake_engine
 
 SettingsFor = Callable[..., ServingSettings]
 
@@ -26,22 +26,19 @@ def folder(settings_for: SettingsFor, variant: Path, made: Path, devices: int) -
     return made
 
 
-def options(folder: Path) -> list[str]:
-    argv = container_command("an-image", folder, 18501, 3)
-    return argv[: argv.index("an-image")]
-
-
 def test_its_container_gets_the_gpu_and_takes_its_memory_as_it_needs_it(
     settings_for: SettingsFor, placeholder_variant: Path, tmp_path: Path
 ) -> None:
-    given = options(folder(settings_for, placeholder_variant, tmp_path / "serving", 1))
-    assert "--gpus=1" in given
-    assert {f"--env={name}={value}" for name, value in ENVIRONMENT.items()} <= set(given)
+    given = container_options(folder(settings_for, placeholder_variant, tmp_path / "serving", 1), 18501, 3)
+    (request,) = given["device_requests"]
+    assert (request["Count"], request["Capabilities"]) == (1, [["gpu"]])
+    assert given["environment"] == ENVIRONMENT
 
 
 def test_a_container_for_cpus_gets_none(settings_for: SettingsFor, placeholder_variant: Path, tmp_path: Path) -> None:
-    given = options(folder(settings_for, placeholder_variant, tmp_path / "serving", 0))
-    assert not [option for option in given if "gpu" in option.lower()]
+    given = container_options(folder(settings_for, placeholder_variant, tmp_path / "serving", 0), 18501, 3)
+    assert given["device_requests"] == []
+    assert given["environment"] == {}
 
 
 def test_the_program_itself_takes_memory_as_it_needs_it(tmp_path: Path) -> None:
@@ -52,18 +49,19 @@ def test_the_program_itself_takes_memory_as_it_needs_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "chosen"),
     [
-        ("tensorflow/serving:2.20.0\ntensorflow/serving:2.20.0-devel-gpu", None),
-        ("tensorflow/serving:latest-gpu\ntensorflow/serving:2.20.0-gpu", "tensorflow/serving:2.20.0-gpu"),
-        ("tensorflow/serving:2.20.0\ntensorflow/serving:latest-gpu", "tensorflow/serving:latest-gpu"),
+        (["tensorflow/serving:2.20.0", "tensorflow/serving:2.20.0-devel-gpu"], None),
+        (["tensorflow/serving:latest-gpu", "tensorflow/serving:2.20.0-gpu"], "tensorflow/serving:2.20.0-gpu"),
+        (["tensorflow/serving:2.20.0", "tensorflow/serving:latest-gpu"], "tensorflow/serving:latest-gpu"),
     ],
 )
 def test_for_a_gpu_an_image_for_gpus_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: str, chosen: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: list[str], chosen: str | None
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    (tmp_path / "docker").write_text(f"#!/bin/sh\nprintf '%s\\n' \"{images}\"\n")
-    (tmp_path / "docker").chmod(0o755)
-    assert local_image(1) == chosen
-    told = TENSORFLOW_SERVING.unavailable(1)
+    with fake_engine() as engine:
+        engine.images = dict.fromkeys(images, "sha256:12ab")
+        monkeypatch.setenv("DOCKER_HOST", engine.host)
+        assert local_image(1) == chosen
+        told = TENSORFLOW_SERVING.unavailable(1)
     assert (told is None) == (chosen is not None)
     assert told is None or told.endswith("run: docker pull tensorflow/serving:2.20.0-gpu")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,18 +12,27 @@ import pytest
 from orchestrator.backends.backend import Program, ServingSettings
 from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
 from orchestrator.backends.tensorflow_serving.config import read_models_config
-from orchestrator.backends.tensorflow_serving.found import local_image
-from orchestrator.backends.tensorflow_serving.start import container_command, program_command
+from orchestrator.backends.tensorflow_serving.local import container_options, local_image, program_command
+from tests.fake_engine import NO_ENGINE, FakeEngine, fake_engine
 
 Put = Callable[[str, str], None]
 
 
 @pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
+    """A Docker Engine, which has no images at first."""
+    with fake_engine() as running:
+        monkeypatch.setenv("DOCKER_HOST", running.host)
+        yield running
+
+
+@pytest.fixture
 def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
-    """`put("docker", "echo x")`: a program on a PATH that holds nothing else."""
+    """`put("tensorflow_model_server", "echo x")`: a program on a PATH that holds nothing else; there is no Docker Engine."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("DOCKER_HOST", NO_ENGINE)
 
     def write(name: str, script: str) -> None:
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -46,30 +53,36 @@ def test_the_program_on_the_path_is_enough(put: Put) -> None:
     assert TENSORFLOW_SERVING.unavailable() is None
 
 
-def test_without_program_and_docker_both_are_named(put: Put) -> None:
+@pytest.mark.usefixtures("put")
+def test_without_program_and_engine_both_are_named() -> None:
     assert TENSORFLOW_SERVING.unavailable() == (
-        "there is no tensorflow_model_server on the PATH, and no docker that could run its image; install one of them"
+        "there is no tensorflow_model_server on the PATH, and no Docker Engine that could run its image "
+        f"(there is no Docker Engine at {NO_ENGINE}); install one of them"
     )
 
 
-def test_an_engine_that_does_not_answer_is_told(put: Put) -> None:
-    put("docker", "echo noise >&2; echo 'Cannot connect to the Docker daemon' >&2; exit 1")
+@pytest.mark.usefixtures("put")
+def test_an_engine_that_does_not_answer_is_told(engine: FakeEngine) -> None:
+    engine.refuses = "the daemon is shutting down"
     told = TENSORFLOW_SERVING.unavailable()
     assert told is not None
-    assert told.endswith("does not say which images it has: Cannot connect to the Docker daemon")
+    assert told.endswith("does not say which images it has: the daemon is shutting down")
 
 
+@pytest.mark.usefixtures("put")
 @pytest.mark.parametrize(
     ("images", "chosen"),
     [
-        ("", None),
-        ("tensorflow/serving:2.20.0-devel\ntensorflow/serving:2.20.0-gpu\ntensorflow/serving:<none>", None),
-        ("tensorflow/serving:latest\ntensorflow/serving:2.20.0", "tensorflow/serving:2.20.0"),
-        ("tensorflow/serving:latest-devel\ntensorflow/serving:2.19.1\n", "tensorflow/serving:2.19.1"),
+        ([], None),
+        (["tensorflow/serving:2.20.0-devel", "tensorflow/serving:2.20.0-gpu", "tensorflow/serving:<none>"], None),
+        (["tensorflow/serving:latest", "tensorflow/serving:2.20.0"], "tensorflow/serving:2.20.0"),
+        (["tensorflow/serving:latest-devel", "tensorflow/serving:2.19.1"], "tensorflow/serving:2.19.1"),
     ],
 )
-def test_an_image_that_the_engine_has_is_taken_and_none_is_pulled(put: Put, images: str, chosen: str | None) -> None:
-    put("docker", f'[ "$1 $2" = "image ls" ] || exit 9; printf \'%s\\n\' "{images}"')
+def test_an_image_that_the_engine_has_is_taken_and_none_is_pulled(
+    engine: FakeEngine, images: list[str], chosen: str | None
+) -> None:
+    engine.images = dict.fromkeys(images, "sha256:12ab")
     assert local_image() == chosen
     told = TENSORFLOW_SERVING.unavailable()
     assert (told is None) == (chosen is not None)
@@ -92,13 +105,15 @@ def test_a_program_is_the_rendered_one_by_its_number(put: Put, said: str, render
     assert found.rendered is rendered
 
 
-def test_an_image_is_known_by_its_id(put: Put) -> None:
-    put("docker", "echo 'tensorflow/serving:latest sha256:12ab'")
+@pytest.mark.usefixtures("put")
+def test_an_image_is_known_by_its_id(engine: FakeEngine) -> None:
+    engine.images = {"tensorflow/serving:latest": "sha256:12ab"}
     assert TENSORFLOW_SERVING.program() == Program("tensorflow/serving:latest", "sha256:12ab", rendered=False)
 
 
-def test_the_engine_is_asked_once_and_for_a_short_time(put: Put, tmp_path: Path) -> None:
-    put("docker", f"echo asked >> '{tmp_path}/asked'; exec /bin/sleep 60")
+@pytest.mark.usefixtures("put")
+def test_the_engine_is_asked_once_and_for_a_short_time(engine: FakeEngine) -> None:
+    engine.silent = True
     began = time.monotonic()
     for _ in range(3):
         told = TENSORFLOW_SERVING.unavailable()
@@ -106,40 +121,17 @@ def test_the_engine_is_asked_once_and_for_a_short_time(put: Put, tmp_path: Path)
         assert told.endswith("does not say which images it has: no answer within 2 s")
         assert TENSORFLOW_SERVING.program() is None
     assert time.monotonic() - began < 5
-    assert (tmp_path / "asked").read_text() == "asked\n"
+    assert len(engine.asked) == 1
     (note,) = TENSORFLOW_SERVING.notes()
     assert "no answer within 2 s" in note
 
 
-def test_a_program_that_listens_on_all_interfaces_is_told_and_a_container_is_not(put: Put) -> None:
-    put("docker", "echo 'tensorflow/serving:2.20.0 sha256:12ab'")
+def test_a_program_that_listens_on_all_interfaces_is_told_and_a_container_is_not(put: Put, engine: FakeEngine) -> None:
+    engine.images = {"tensorflow/serving:2.20.0": "sha256:12ab"}
     assert TENSORFLOW_SERVING.notes() == ()
     put("tensorflow_model_server", "exit 1")
     (note,) = TENSORFLOW_SERVING.notes()
     assert "listens on all interfaces, past the gateway" in note
-
-
-_DOCKER = """
-[ "$1 $2" = "image ls" ] && echo tensorflow/serving:2.20.0 && exit
-for argument; do
-  case $argument in --cidfile=*) file=${argument#--cidfile=};; esac
-done
-[ -e "$file" ] && exit 125
-echo an-id > "$file"
-exit 3
-"""
-
-
-def test_a_container_that_ended_is_started_again_in_the_same_scratch_folder(
-    put: Put, folder: Path, tmp_path: Path
-) -> None:
-    put("docker", _DOCKER)
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    launch = TENSORFLOW_SERVING.launch(folder, port=18501, scratch=scratch, threads=1)
-    env = {**os.environ, **launch.env, "PYTHONPATH": str(Path(__file__).parents[2])}
-    codes = [subprocess.run(launch.argv, cwd=launch.cwd, env=env, timeout=60, check=False).returncode for _ in range(2)]
-    assert codes == [3, 3], "the server's own, and not 125 of a docker that finds the file of the container before"
 
 
 def test_the_program_gets_the_folder_where_it_lies(
@@ -159,16 +151,18 @@ def test_the_program_gets_the_folder_where_it_lies(
 
 
 def test_a_container_may_write_nothing_and_is_reached_on_loopback_alone(folder: Path) -> None:
-    argv = container_command("tensorflow/serving:2.20.0", folder, 18501, 3)
-    options = argv[: argv.index("tensorflow/serving:2.20.0")]
-    assert options[:2] == ["docker", "run"]
-    assert {"--pull=never", "--read-only", "--init", "--rm", "--cap-drop=ALL"} <= set(options)
-    assert {"--publish=127.0.0.1:18501:8501", f"--memory={2**31}", f"--memory-swap={2**31}"} <= set(options)
-    (user,) = (option.removeprefix("--user=") for option in options if option.startswith("--user="))
-    assert user == (f"{os.getuid()}:{os.getgid()}" if os.getuid() else "65532:65532")
-    (mount,) = (option.removeprefix("--mount=") for option in options if option.startswith("--mount="))
-    assert next(csv.reader([mount])) == ["type=bind", f"source={folder}", "target=/opt/mlo/serving", "readonly"]
+    options = container_options(folder, 18501, 3)
+    assert options["ports"] == {"8501/tcp": ("127.0.0.1", 18501)}
+    assert options["read_only"] is True
+    assert options["init"] is True
+    assert options["cap_drop"] == ["ALL"]
+    assert options["security_opt"] == ["no-new-privileges:true"]
+    assert options["mem_limit"] == options["memswap_limit"] == 2**31
+    assert options["user"] == (f"{os.getuid()}:{os.getgid()}" if os.getuid() else "65532:65532")
+    (mount,) = options["mounts"]
+    assert (mount["Source"], mount["Target"], mount["Type"]) == (str(folder), "/opt/mlo/serving", "bind")
+    assert mount["ReadOnly"] is True
     given = (folder / "flags.txt").read_text().splitlines()
-    assert argv[-len(given) - 2 :] == [
+    assert options["command"][-len(given) - 2 :] == [
         *given, "--tensorflow_intra_op_parallelism=3", "--tensorflow_inter_op_parallelism=3",
     ]  # fmt: skip

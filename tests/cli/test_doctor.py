@@ -17,6 +17,7 @@ from orchestrator.doctor.finding import Finding
 from orchestrator.doctor.packages import extra_costs
 from orchestrator.machine.control_groups import memory_limit
 from tests.cli.conftest import ROOT, conforms
+from tests.fake_engine import NO_ENGINE, fake_engine
 
 if TYPE_CHECKING:
     from conftest import Mlo
@@ -61,7 +62,7 @@ def test_what_is_not_ok_says_what_it_costs_and_what_to_do(mlo: Mlo, only: Path) 
 
 
 def test_with_an_empty_path_the_programs_are_missing_and_the_exit_code_is_0(mlo: Mlo, only: Path) -> None:
-    rows = looked_at(mlo, PATH=str(only))
+    rows = looked_at(mlo, PATH=str(only), DOCKER_HOST=NO_ENGINE)
     assert {name for (_, name), row in rows.items() if row["status"] == "missing"} >= {
         "docker",
         "helm",
@@ -78,21 +79,22 @@ def test_nothing_is_changed(mlo: Mlo, project: Path) -> None:
 
 
 def test_an_engine_and_a_cluster_that_answer_are_told_with_their_version(mlo: Mlo, only: Path) -> None:
-    program(only, "docker", """echo '{"Client": {"Version": "28.0"}, "Server": {"Version": "27.5"}}'""")
     versions = '{"clientVersion": {"gitVersion": "v1.32.4"}, "serverVersion": {"gitVersion": "v1.31.0"}}'
     program(only, "kubectl", f"echo '{versions}'")
     program(only, "helm", "echo v4.0.1")
-    rows = looked_at(mlo, PATH=str(only))
+    with fake_engine() as engine:
+        rows = looked_at(mlo, PATH=str(only), DOCKER_HOST=engine.host)
     assert rows["deployment", "docker"]["found"] == "Docker Engine 27.5 is running"
     assert rows["deployment", "cluster"]["found"] == "Kubernetes v1.31.0 is reachable"
     assert rows["deployment", "helm"]["found"] == "v4.0.1"
 
 
 def test_an_engine_that_refuses_says_why(mlo: Mlo, only: Path) -> None:
-    program(only, "docker", """echo '{"Client": {"Version": "28.0"}, "Server": null}'; echo 'permission denied' >&2""")
-    row = looked_at(mlo, PATH=str(only))["deployment", "docker"]
+    with fake_engine() as engine:
+        engine.refuses = "the daemon is shutting down"
+        row = looked_at(mlo, PATH=str(only), DOCKER_HOST=engine.host)["deployment", "docker"]
     assert row["status"] == "missing"
-    assert row["found"] == "permission denied"
+    assert row["found"] == "the daemon is shutting down"
 
 
 def test_a_cluster_that_never_answers_does_not_hold_the_others_up(mlo: Mlo, only: Path) -> None:

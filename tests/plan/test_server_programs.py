@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from orchestrator.plan.keys import key_parts
 from orchestrator.plan.step import Plan
 from orchestrator.spec.load import load_spec
 from tests.artifacts.made import inspection
+from tests.fake_engine import NO_ENGINE, fake_engine
 
 SPEC = """\
 apiVersion: mlo/v1
@@ -39,12 +41,12 @@ PlannedWith = Callable[..., Plan]
 
 @pytest.fixture
 def planned_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlannedWith:
-    """`planned_with(docker="echo x")`: the plan on a PATH that holds these programs and nothing else."""
+    """`planned_with(tensorflow_model_server="echo x", engine=an_engine)`: the plan on a PATH that holds these programs and nothing else."""
     (tmp_path / "model.keras").write_bytes(b"a model")
     monkeypatch.chdir(tmp_path)
     count = 0
 
-    def planned(more: str = "", *, kind: str = "keras", **programs: str) -> Plan:
+    def planned(more: str = "", *, kind: str = "keras", engine: str = NO_ENGINE, **programs: str) -> Plan:
         nonlocal count
         count += 1
         folder = tmp_path / f"bin-{count}"
@@ -53,6 +55,7 @@ def planned_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlannedWith
             (folder / name).write_text(f"#!/bin/sh\n{script}\n")
             (folder / name).chmod(0o755)
         monkeypatch.setenv("PATH", str(folder))
+        monkeypatch.setenv("DOCKER_HOST", engine)
         Path("spec.yaml").write_text(SPEC.replace("kind: keras", f"kind: {kind}") + more, "utf-8")
         loaded = load_spec("spec.yaml")
         return compile_plan(loaded, planned_model(loaded, FOUND if kind == "keras" else None), None)
@@ -64,16 +67,24 @@ def measuring(plan: Plan) -> dict[str, Any]:
     return key_parts(plan.step("benchmark.server"), {}, {})
 
 
-def images(*lines: str) -> str:
-    return "; ".join(f"echo '{line}'" for line in lines)
+@contextmanager
+def with_image(name: str, known: str) -> Iterator[str]:
+    """The host of an engine that has one image."""
+    with fake_engine() as engine:
+        engine.images = {name: known}
+        yield engine.host
 
 
 def test_each_image_and_each_version_of_the_program_is_measured_anew(planned_with: PlannedWith) -> None:
+    with (
+        with_image("tensorflow/serving:2.20.0", "sha256:12ab") as one,
+        with_image("tensorflow/serving:2.20.0", "sha256:34cd") as other,
+        with_image("tensorflow/serving:latest", "sha256:12ab") as latest,
+    ):
+        of_images = [measuring(planned_with(engine=host)) for host in (one, other, latest)]
     found = [
         measuring(planned_with()),
-        measuring(planned_with(docker=images("tensorflow/serving:2.20.0 sha256:12ab"))),
-        measuring(planned_with(docker=images("tensorflow/serving:2.20.0 sha256:34cd"))),
-        measuring(planned_with(docker=images("tensorflow/serving:latest sha256:12ab"))),
+        *of_images,
         measuring(planned_with(tensorflow_model_server="echo TensorFlow ModelServer: 2.20.0")),
         measuring(planned_with(tensorflow_model_server="echo TensorFlow ModelServer: 2.19.1")),
     ]
@@ -85,9 +96,13 @@ def test_an_engine_that_keeps_silent_is_told_and_one_without_images_is_not(plann
     def of_engine(plan: Plan) -> list[str]:
         return [note for note in plan.notes if "Docker Engine" in note]
 
-    assert of_engine(planned_with(docker="exit 0")) == []
-    (note,) = of_engine(planned_with(docker="echo 'permission denied' >&2; exit 1"))
-    assert note.endswith("TensorFlow Serving (permission denied), so saved-model is measured in its runtime alone")
+    assert of_engine(planned_with()) == []
+    with fake_engine() as engine:
+        assert of_engine(planned_with(engine=engine.host)) == []
+    with fake_engine() as engine:
+        engine.refuses = "it is shutting down"
+        (note,) = of_engine(planned_with(engine=engine.host))
+    assert note.endswith("TensorFlow Serving (it is shutting down), so saved-model is measured in its runtime alone")
 
 
 def test_without_java_the_plan_says_that_torchserve_proves_no_service_level(planned_with: PlannedWith) -> None:

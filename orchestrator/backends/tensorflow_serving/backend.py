@@ -1,7 +1,7 @@
 """SavedModels on TensorFlow Serving 2.20, with every default that bites set to what holds.
 
-The settings and their reasons stand in `tensorflow_serving_config.py`, the start in `tensorflow_serving_start.py`, folders
-with several versions in `tensorflow_serving_versions.py`.
+The settings and their reasons are in `config.py`, the start on this machine in `local.py`, folders with several versions in
+`versions.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.backends.backend import InProcess, Launch, Program, Server, ServingBackend
 from orchestrator.backends.folder import copy_file, json_text, model_file, read_json, write_file
 from orchestrator.backends.tensorflow_serving import config
-from orchestrator.backends.tensorflow_serving.found import IMAGE, PROGRAM, engine_silence, found_program, missing
-from orchestrator.backends.tensorflow_serving.start import CONTAINER_FILE, GPU_ENVIRONMENT
+from orchestrator.backends.tensorflow_serving.local import (
+    CONTAINER_FILE,
+    GPU_ENVIRONMENT,
+    IMAGE,
+    PROGRAM,
+    engine_silence,
+    found_program,
+    missing,
+)
 from orchestrator.backends.tensorflow_serving.versions import VersionedLayout
 from orchestrator.backends.tensorflow_serving.warmup import WARMUP_FILE, warmup_records
 from orchestrator.backends.tensorflow_serving.wire import decode, encode, refusal
@@ -43,6 +50,7 @@ class TensorFlowServing(ServingBackend):
         {"saved-model": InProcess("orchestrator.frameworks.tensorflow.runtime:open_saved_model", ("tensorflow",))}
     )
     tools = ("tensorflow", "numpy")
+    extras = MappingProxyType({"docker": "TensorFlow Serving from its image, where its program is not on the PATH"})
     server = Server(
         dockerfile="tensorflow-serving.Dockerfile.jinja",
         base=IMAGE,
@@ -155,7 +163,7 @@ class TensorFlowServing(ServingBackend):
 
     def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
         """The server itself where its program is on the PATH, else a container of its image."""
-        module = "orchestrator.backends.tensorflow_serving.start"
+        module = "orchestrator.backends.tensorflow_serving.local"
         argv = (sys.executable, "-m", module, str(folder), str(scratch), str(port), str(threads))
         return Launch(
             argv, {"PYTHONDONTWRITEBYTECODE": "1", **GPU_ENVIRONMENT}, scratch, container_file=scratch / CONTAINER_FILE

@@ -1,0 +1,125 @@
+"""The Docker Engine, through the package `docker`: whether it responds, its images, its containers and their processes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+__all__ = ["EngineError", "NoEngine", "connected", "container_process", "engine_version", "image_ids"]
+
+_SECONDS = 20.0
+_PROCESSES = Path("/proc")
+
+
+class EngineError(ConnectionError):
+    """The Docker Engine does not do what it was asked; the message is a reason without a full stop."""
+
+
+class NoEngine(EngineError):
+    """There is no Docker Engine here, or nothing to talk to one with."""
+
+
+@contextmanager
+def connected(seconds: float = _SECONDS) -> Iterator[DockerClient]:
+    """A client of the engine that `DOCKER_HOST` or the current Docker context names, for the block.
+
+    Args:
+        seconds: how long the engine may take for each answer.
+
+    Raises:
+        NoEngine: the package `docker` is missing, or nothing listens where the engine should.
+        EngineError: the engine does not respond in time, or refuses; also raised for what fails in the block.
+    """
+    try:
+        import docker  # noqa: PLC0415 - an extra
+        from docker.errors import DockerException  # noqa: PLC0415
+        from requests.exceptions import RequestException  # noqa: PLC0415 - what `docker` lets through
+    except ImportError as error:
+        raise NoEngine("the package docker is not installed; run: pip install 'mlo[docker]'") from error
+    host = _host()
+    if (socket := host.removeprefix("unix://")) != host and not Path(socket).exists():
+        raise NoEngine(f"there is no Docker Engine at {host}")
+    try:
+        client = docker.from_env(timeout=math.ceil(seconds), environment={**os.environ, "DOCKER_HOST": host})
+    except (DockerException, RequestException) as error:
+        raise EngineError(_reason(error, host, seconds)) from error
+    try:
+        yield client
+    except (DockerException, RequestException) as error:
+        raise EngineError(_reason(error, host, seconds)) from error
+    finally:
+        client.close()
+
+
+def engine_version(seconds: float = _SECONDS) -> str:
+    """The version of the engine.
+
+    Raises:
+        EngineError: it does not respond.
+    """
+    with connected(seconds) as client:
+        return str(client.version()["Version"])
+
+
+def image_ids(repository: str, seconds: float = _SECONDS) -> Mapping[str, str]:
+    """The images of a repository that the engine has: name with tag → id. Nothing is pulled.
+
+    Raises:
+        EngineError: it does not respond.
+    """
+    with connected(seconds) as client:
+        images = client.api.images(name=repository)
+        return {name: image["Id"] for image in images for name in image["RepoTags"] or ()}
+
+
+def container_process(file: Path) -> int:
+    """The id of a container's first process, as this machine counts: it is no child of who started the container.
+
+    Args:
+        file: holds the container's id.
+
+    Raises:
+        OSError: the engine does not respond, or runs its containers on another machine.
+    """
+    container = file.read_text(encoding="ascii").strip()
+    with connected() as client:
+        process = int(client.api.inspect_container(container)["State"]["Pid"])
+    groups = _PROCESSES / str(process) / "cgroup"
+    # An engine in a virtual machine counts its own processes: the same number is another's here, or nobody's.
+    if not groups.exists() or container not in groups.read_text(encoding="ascii", errors="replace"):
+        raise ProcessLookupError("the Docker Engine runs its containers on another machine")
+    return process
+
+
+def _host() -> str:
+    """Where the engine listens."""
+    if host := os.environ.get("DOCKER_HOST"):
+        return host
+    from docker.context import ContextAPI  # noqa: PLC0415 - an extra
+    from docker.errors import DockerException  # noqa: PLC0415
+
+    try:
+        context = ContextAPI.get_current_context()
+    except (DockerException, OSError, ValueError):
+        context = None
+    return (context.Host if context is not None else None) or "unix:///var/run/docker.sock"
+
+
+def _reason(error: Exception, host: str, seconds: float) -> str:
+    """What went wrong, in the words of whoever knows it best."""
+    cause = error.__cause__ or error  # what failed when the client asked for the version
+    text = str(getattr(cause, "explanation", None) or error)
+    if "timed out" in text.lower() or "timeout" in type(error).__name__.lower():
+        return f"no answer within {seconds:g} s"
+    if "Permission denied" in text:
+        return f"permission denied at {host}; membership of the group `docker` gives it"
+    if "Connection refused" in text or "No such file" in text:
+        return f"nothing listens at {host}; start the Docker Engine"
+    return text.strip().splitlines()[-1] if text.strip() else type(error).__name__

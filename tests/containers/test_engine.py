@@ -1,0 +1,45 @@
+"""What is said of a Docker Engine that answers, one that refuses, one that keeps silent, and of none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.containers.engine import EngineError, NoEngine, engine_version, image_ids
+from tests.fake_engine import NO_ENGINE, FakeEngine, fake_engine
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
+    with fake_engine() as running:
+        monkeypatch.setenv("DOCKER_HOST", running.host)
+        yield running
+
+
+def test_it_says_its_version_and_its_images(engine: FakeEngine) -> None:
+    engine.images = {"tensorflow/serving:2.20.0": "sha256:12ab"}
+    assert engine_version() == "27.5"
+    assert image_ids("tensorflow/serving") == {"tensorflow/serving:2.20.0": "sha256:12ab"}
+    assert any("reference" in path or "tensorflow" in path for path in engine.asked), "no other images are listed"
+
+
+def test_what_it_says_when_it_refuses_is_the_reason(engine: FakeEngine) -> None:
+    engine.refuses = "the daemon is shutting down"
+    with pytest.raises(EngineError, match="the daemon is shutting down"):
+        engine_version()
+
+
+def test_one_that_keeps_silent_is_not_waited_for(engine: FakeEngine) -> None:
+    engine.silent = True
+    began = time.monotonic()
+    with pytest.raises(EngineError, match="no answer within 1 s"):
+        engine_version(1.0)
+    assert time.monotonic() - began < 5
+
+
+def test_none_at_all_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", NO_ENGINE)
+    with pytest.raises(NoEngine, match="there is no Docker Engine at unix:///nonexistent"):
+        engine_version()
