@@ -7,15 +7,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
+import orchestrator
+from orchestrator.artifacts.decision import Decision
 from orchestrator.artifacts.document import Document, DocumentRefused
 from orchestrator.artifacts.fates import Fates, StepFate
+from orchestrator.artifacts.schemas import DOCUMENTS, schema_texts
 from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.artifacts.winner import Winner
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.select.step import select
 from orchestrator.steps import Ending
-from tests.artifacts.made import imported, inspection, verdict, winner
+from tests.artifacts.made import facts, imported, inspection, verdict, winner
+from tests.optimize.select_case import (
+    context,
+    not_served,
+    not_timed,
+    row,
+    runtime_report,
+    runtime_row,
+    server_report,
+    server_row,
+)
 
 GATE = GateResult("min_cosine", "y", 0.999, 0.5, passed=False, case="all samples")
 FOUND = {
@@ -23,14 +38,17 @@ FOUND = {
     "outputs": [{"tensor": "y:0", "dtype": "float32", "shape": None}],
     "ranges": {"N": [1, 8]},
 }
-DOCUMENTS: list[Document] = [
+EXAMPLES: list[Document] = [
     inspection(FOUND),
     imported(edges=["zeros"]),
+    facts("onnx", "int8", reduce_range=True, method="static", notes=("a note",)),
     verdict(passed=False, gates=[GATE]),
+    runtime_report([runtime_row("onnx-fp32"), not_timed("onnx-int8", "failed", "at load: no such operator")]),
+    server_report([server_row("onnx-fp32"), not_served("onnx-int8", "not a finalist", "it is slow")]),
+    Fates(steps={"convert.onnx": StepFate.of("failed", Ending.REFUSED, Diagnostic("E422", "it does not convert"))}),
     winner(),
-    Fates(steps={"convert.x": StepFate.of("failed", Ending.REFUSED, Diagnostic("E410", "no", at=("model", 0)))}),
 ]
-each = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.NAME)
+each = pytest.mark.parametrize("document", EXAMPLES, ids=lambda document: document.NAME)
 
 
 @each
@@ -46,6 +64,31 @@ def test_the_file_names_its_schema_and_version(document: Document, tmp_path: Pat
     document.write(tmp_path)
     content = json.loads((tmp_path / document.FILE).read_bytes())
     assert (content["document"], content["version"]) == (document.NAME, document.VERSION)
+
+
+@each
+def test_the_file_is_as_its_schema_says(document: Document) -> None:
+    jsonschema.validate(json.loads(document.as_bytes()), document.json_schema(), jsonschema.Draft202012Validator)
+
+
+def test_a_decision_is_read_as_it_was_written(tmp_path: Path) -> None:
+    made = context(tmp_path, [row("onnx-fp32")], [runtime_row("onnx-fp32")], [server_row("onnx-fp32")])
+    select(made)
+    written = (made.output / Decision.FILE).read_bytes()
+    decision = Decision.read(made.output)
+    assert decision.as_bytes() == written
+    jsonschema.validate(json.loads(written), Decision.json_schema(), jsonschema.Draft202012Validator)
+
+
+def test_every_document_has_an_example_here_and_a_schema_of_its_own() -> None:
+    assert {type(example) for example in EXAMPLES} | {Decision} == set(DOCUMENTS)
+    assert len({document.NAME for document in DOCUMENTS}) == len(DOCUMENTS)
+
+
+def test_the_committed_schemas_are_current() -> None:
+    folder = Path(orchestrator.__file__).parents[1] / "docs" / "schemas" / "documents"
+    committed = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
+    assert committed == schema_texts(), "run: python -m orchestrator.artifacts.schemas"
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> bytes:
