@@ -92,13 +92,13 @@ _ONNX = Format(
     runtime_tools=("onnxruntime",),
     backend="onnxruntime",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_onnx", _ONNX_TOOLS, revision=2))
-        | _from(_TENSORFLOW_KINDS, Way(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS, revision=2))
+        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_onnx", _ONNX_TOOLS, revision=3))
+        | _from(_TENSORFLOW_KINDS, Way(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS, revision=3))
         | {
             "onnx": Way(
-                "orchestrator.frameworks.onnx.convert:to_onnx", ("onnx", "onnxruntime"), revision=2, as_given=True
+                "orchestrator.frameworks.onnx.convert:to_onnx", ("onnx", "onnxruntime"), revision=3, as_given=True
             ),
-            "tflite": Way(f"{_TFLITE_CONVERT}:to_onnx", (*_TF2ONNX_TOOLS, "ai-edge-litert"), revision=2, as_given=True),
+            "tflite": Way(f"{_TFLITE_CONVERT}:to_onnx", (*_TF2ONNX_TOOLS, "ai-edge-litert"), revision=3, as_given=True),
         }
     ),
     precisions=MappingProxyType(
@@ -108,7 +108,7 @@ _ONNX = Format(
             "int8": Way(
                 "orchestrator.frameworks.onnx.quantize:to_int8",
                 ("onnx", "onnxruntime"),
-                revision=2,
+                revision=3,
                 needs_cpu_features=True,
             ),
         }
@@ -130,9 +130,9 @@ _TORCHSCRIPT = Format(
     runtime_tools=("torch",),
     backend="torchserve",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=2))
+        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=3))
         | _not_torch("TorchScript")
-        | {"torchscript": Way(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=2, as_given=True)}
+        | {"torchscript": Way(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=3, as_given=True)}
     ),
     precisions=MappingProxyType(
         {
@@ -140,7 +140,7 @@ _TORCHSCRIPT = Format(
             "bf16": Way(
                 "orchestrator.frameworks.pytorch.convert:torchscript_to_bf16",
                 ("torch",),
-                revision=2,
+                revision=3,
                 from_source=True,
             ),
             "int8": _NO_TORCH_INT8,
@@ -155,10 +155,10 @@ _EXPORTED_PROGRAM = Format(
     runtime_tools=("torch",),
     backend="torchserve",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=2))
+        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=3))
         | _not_torch("exported programs")
         | {
-            "exported-program": Way(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=2, as_given=True),
+            "exported-program": Way(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=3, as_given=True),
             "torchscript": Refused(
                 "torch.export traces Python code, and a TorchScript archive has none; "
                 "give the weights and the factory as `kind: pytorch`"
@@ -171,7 +171,7 @@ _EXPORTED_PROGRAM = Format(
             "bf16": Way(
                 "orchestrator.frameworks.pytorch.convert:exported_program_to_bf16",
                 ("torch",),
-                revision=2,
+                revision=3,
                 from_source=True,
             ),
             "int8": _NO_TORCH_INT8,
@@ -195,8 +195,8 @@ _SAVED_MODEL = Format(
     convert=MappingProxyType(
         _not_tensorflow("SavedModels")
         | {
-            "keras": Way(f"{_TF_CONVERT}:to_saved_model", ("tensorflow", "keras"), revision=2),
-            "saved-model": Way(f"{_TF_CONVERT}:to_saved_model", ("tensorflow",), revision=2, as_given=True),
+            "keras": Way(f"{_TF_CONVERT}:to_saved_model", ("tensorflow", "keras"), revision=3),
+            "saved-model": Way(f"{_TF_CONVERT}:to_saved_model", ("tensorflow",), revision=3, as_given=True),
             "tflite": Refused("nothing turns a LiteRT model back into a SavedModel"),
         }
     ),
@@ -217,8 +217,8 @@ _TFLITE = Format(
     backend="litert",
     convert=MappingProxyType(
         _not_tensorflow("LiteRT models")
-        | _from(_TENSORFLOW_KINDS, Way(f"{_TF_CONVERT}:to_tflite", ("tensorflow", "ai-edge-litert"), revision=2))
-        | {"tflite": Way(f"{_TFLITE_CONVERT}:to_tflite", ("ai-edge-litert",), revision=2, as_given=True)}
+        | _from(_TENSORFLOW_KINDS, Way(f"{_TF_CONVERT}:to_tflite", ("tensorflow", "ai-edge-litert"), revision=3))
+        | {"tflite": Way(f"{_TFLITE_CONVERT}:to_tflite", ("ai-edge-litert",), revision=3, as_given=True)}
     ),
     precisions=MappingProxyType(
         {
@@ -227,7 +227,7 @@ _TFLITE = Format(
             "int8": Way(
                 "orchestrator.frameworks.litert.convert:to_int8",
                 ("tensorflow", "ai-edge-litert"),
-                revision=2,
+                revision=3,
                 from_source=True,
                 not_from=MappingProxyType(
                     {"tflite": "LiteRT quantizes while it converts, and this model is converted"}

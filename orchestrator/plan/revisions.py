@@ -8,13 +8,13 @@ from __future__ import annotations
 
 __all__ = ["BENCHMARK_RUNTIME", "BENCHMARK_SERVER", "INSPECT_TORCH", "RENDER", "SAMPLES", "SELECT", "VERIFY"]
 
-VERIFY = 2
-BENCHMARK_RUNTIME = 2
-BENCHMARK_SERVER = 3
-SELECT = 3
+VERIFY = 3
+BENCHMARK_RUNTIME = 3
+BENCHMARK_SERVER = 4
+SELECT = 4
 RENDER = 2
 
-INSPECT_TORCH = 2
+INSPECT_TORCH = 3
 """What `mlo init` reads from files of PyTorch."""
 
 SAMPLES = 2
