@@ -1,1 +1,1 @@
-"""One file per framework; the only files that import torch, onnx or onnxruntime. Run in worker processes only."""
+"""One room per framework: the only files that import one. They run in worker processes only."""

@@ -127,7 +127,7 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
         for tensor in file.outputs
         if tensor.name == own
     }
-    checked = check_sizes(signature, samples, _meant(source.run, meanings), _meant(converted.run, meanings))
+    checked = check_sizes(signature, samples, _dequantized(source.run, meanings), _dequantized(converted.run, meanings))
     facts = variant_facts(format="onnx", exporter="tf2onnx", checked=tuple(checked), **size)
     facts.write(context.output)
     return facts.summary()
@@ -143,8 +143,8 @@ def _own_tensors(tensors: tuple[TfliteTensor, ...], names: Mapping[str, str], wa
     return {name: by_name[own] for name, own in _own(names, wanted).items()}
 
 
-def _meant(call: Call, outputs: Mapping[str, TfliteTensor]) -> Call:
-    """Quantized outputs as the numbers that they stand for: a step of one, where two runtimes round a half otherwise, is no error."""
+def _dequantized(call: Call, outputs: Mapping[str, TfliteTensor]) -> Call:
+    """Quantized outputs as the numbers they stand for, so that two runtimes that round a half differently still agree."""
 
     def meant(inputs: Mapping[str, Array]) -> dict[str, Array]:
         return {name: _value(array, outputs[name]) for name, array in call(inputs).items()}

@@ -1,4 +1,4 @@
-"""Reads what a LiteRT model says of itself: its tensors, what its operators need, what it holds. Runs nothing."""
+"""Reads a LiteRT file without running it: its tensors, its operators, its parameters."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _tensor(tensor: Any, name: str, index: int) -> TfliteTensor:
 
 
 def _builtin(code: Any) -> int:
-    """The number of an operator; below 127 older files keep it in a field of a byte."""
+    """The number of an operator; older files keep numbers below 127 in a one-byte field."""
     return max(int(code.BuiltinCode()), int(code.DeprecatedBuiltinCode()))
 
 

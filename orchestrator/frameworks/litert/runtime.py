@@ -103,7 +103,7 @@ def by_spec_name(
     signature: Signature,
     threads: int,
 ) -> LitertRuntime:
-    """The runtime that takes and gives tensors by the spec's names.
+    """A runtime that takes and returns tensors by the spec's names.
 
     Args:
         interpreter: of the model.
@@ -147,7 +147,7 @@ def _renamed(tensors: tuple[TfliteTensor, ...], names: Mapping[str, str], wanted
 
 
 def _check_shape(name: str, tensor: TfliteTensor, shape: tuple[int, ...]) -> None:
-    """What is fixed in the model stays so: LiteRT would resize it too, and some operators then compute with the old size.
+    """Refuse other sizes where the model's are fixed: LiteRT would resize, but some operators would compute with the old size.
 
     Raises:
         ValueError: the shape is not the model's.
@@ -161,7 +161,7 @@ def _check_shape(name: str, tensor: TfliteTensor, shape: tuple[int, ...]) -> Non
 
 
 def _to_litert(array: Array) -> Array:
-    """Texts as UTF-8; what stands in memory in another order is copied."""
+    """Texts as UTF-8; arrays that are not contiguous are copied."""
     return np.char.encode(array, "utf-8") if array.dtype.kind == "U" else np.ascontiguousarray(array)
 
 

@@ -1,4 +1,4 @@
-"""LiteRT (TFLite) models as sources: what the file says, the proof of it, and the model as given.
+"""LiteRT (TFLite) models as sources: inspection, the import step, and the model as the baseline.
 
 A dimension that the model leaves open may have any size. One that it fixes, often a batch of 1, stays as it is: the model's
 operators may compute with that size, and a model that is resized against its will can answer nonsense without a word.
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.inspection import FoundTensor, Inspection
 from orchestrator.frameworks.litert.runtime import LitertRuntime, by_spec_name, open_interpreter
-from orchestrator.frameworks.source.comparison import differs_again, differs_in_company
+from orchestrator.frameworks.source.comparison import changing_output, row_mixing_output
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.source.outputs import failed_call
-from orchestrator.frameworks.source.runtime import not_used
+from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepContext, StepError, headline, refuse_as, refuse_on
 
@@ -59,7 +59,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
 
 
 def check(context: StepContext) -> dict[str, Any]:
-    """The import step: loads the model, proves what the spec says of it, and records how it answers.
+    """The import step: loads the model, checks it against the spec, and records its outputs.
 
     Params: `source` (`kind`, `names`), `signature`, `seed` of random samples, `max_rows` of given ones. Inputs: `weights`, and
     `samples` if given. Writes what `write_import` says.
@@ -73,7 +73,7 @@ def check(context: StepContext) -> dict[str, Any]:
     samples = given_samples(context, signature)
     answer = _guarded(runtime.run, signature)
     context.progress("checking that outputs repeat")
-    _prove_steady(answer, signature, samples, file)
+    _prove_repeatable(answer, signature, samples, file)
     return record(
         context,
         answer,
@@ -93,7 +93,7 @@ def open_baseline(
     threads: int,
     accelerator: Accelerator = "none",
 ) -> LitertRuntime:
-    """The model as given, as a runtime: what every variant is compared with.
+    """The model as given, as a runtime: the baseline of every variant.
 
     Args:
         params: `source` with its `names`.
@@ -108,14 +108,14 @@ def open_baseline(
     """
     del project
     if accelerator != "none":
-        raise not_used("LiteRT", "mlo runs it on CPUs only")
+        raise gpu_not_used("LiteRT", "mlo runs it on CPUs only")
     return open_source(params, inputs, signature, threads)[0]
 
 
 def open_source(
     params: Mapping[str, Any], inputs: Mapping[str, Path], signature: Signature, threads: int
 ) -> tuple[LitertRuntime, TfliteFile]:
-    """The source model, called by the spec's names, and what its file says.
+    """The source model, called by the spec's names, and what was read from its file.
 
     Args:
         params: `source` with its `names`.
@@ -226,19 +226,19 @@ def _compare(
 
 
 def _cause(error: Exception) -> str:
-    """What LiteRT says: the place in its own source and the condition first, the operator last, with no space between."""
+    """LiteRT's reason: it puts its source location and the condition first, the operator last, with no space between."""
     return (
         headline(error).replace("Node number", "; node number", 1) if "Node number" in str(error) else headline(error)
     )
 
 
-def _prove_steady(answer: Answer, signature: Signature, samples: Samples, file: TfliteFile) -> None:
-    """Whether the model answers the same when it is asked again, and for a row whatever rows it is with.
+def _prove_repeatable(answer: Answer, signature: Signature, samples: Samples, file: TfliteFile) -> None:
+    """Check that outputs repeat, and that a row does not depend on the other rows of its batch.
 
     Raises:
         StepError: E330 it draws random numbers, E331 rows change each other's answers, E332 a call changes the next.
     """
-    if name := differs_again(answer, signature, samples):
+    if name := changing_output(answer, signature, samples):
         drawn = sorted(file.operators & _RANDOM)
         raise StepError(
             "E330" if drawn else "E332",
@@ -249,7 +249,7 @@ def _prove_steady(answer: Answer, signature: Signature, samples: Samples, file: 
             else "keep no state between calls, or make it an input and an output",
             at=AT_WEIGHTS,
         )
-    if name := differs_in_company(answer, signature, samples):
+    if name := row_mixing_output(answer, signature, samples):
         raise StepError(
             "E331",
             f"a row's `{name}` depends on the other rows of its batch",

@@ -1,4 +1,4 @@
-"""Makes of an ONNX model as given the variant that is served: the spec's names, one file, nothing in it that is not run."""
+"""Turns the ONNX model that was given into the variant that is served: the spec's names, one file, nothing that is not run."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
 
 
 def _normalize(model: Any) -> None:
-    """Leave out what is not run and would not be true any more, and what old versions wrote otherwise."""
+    """Drop what is not run or no longer holds, and bring what old versions wrote up to date."""
     model.ir_version = max(model.ir_version, _FIRST_WITHOUT_STORED_INPUTS)
     if not any(entry.domain in {"", "ai.onnx"} for entry in model.opset_import):
         model.opset_import.add(domain="", version=_OPSET_OF_IDENTITY)
@@ -119,7 +119,7 @@ def _set_shapes(values: Any, tensors: Sequence[Tensor]) -> None:
 
 
 def _move_out(graph: Any, data: ExternalData, path: Path) -> None:
-    """Write the graph's initializers one after the other to `path`, and leave in the model where they lie."""
+    """Write the graph's initializers one after the other to `path`, and keep only their places in the model."""
     with path.open("wb") as file:
         for tensor in graph.initializer:
             if tensor.data_type == onnx.TensorProto.STRING:
@@ -140,7 +140,7 @@ def _move_out(graph: Any, data: ExternalData, path: Path) -> None:
 
 
 def _raw(tensor: Any) -> bytes:
-    """A tensor's bytes, whichever of its fields they stand in."""
+    """A tensor's bytes, whichever of its fields holds them."""
     if tensor.HasField("raw_data"):
         return bytes(tensor.raw_data)
     return bytes(numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data)

@@ -61,12 +61,12 @@ class ExternalData:
     _contents: dict[str, memoryview]
 
     def of(self, tensor: Any) -> memoryview:
-        """The bytes of a tensor that lies in one of the files; they stay where they are."""
+        """The bytes of a tensor in one of the files, not copied."""
         place = _Place.of(tensor)
         return self._contents[place.file][place.offset : place.offset + place.size]
 
     def array(self, tensor: Any) -> np.ndarray[Any, Any] | None:
-        """The same as an array; None where numpy lacks the type, or the tensor lies askew."""
+        """The same as an array; None where numpy lacks the type, or the tensor is not aligned."""
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         content = self.of(tensor)
         if dtype.kind not in "biuf" or tensor.data_type in _BITS or not content:
@@ -76,7 +76,7 @@ class ExternalData:
 
 
 def open_external_data(model: Any, folder: Path) -> ExternalData:
-    """Open every file that a tensor of the model lies in, and check that it holds what the model says.
+    """Open every file that holds a tensor of the model, and check that the tensors are there.
 
     Args:
         model: as parsed, its external data not loaded.
@@ -103,7 +103,7 @@ def open_external_data(model: Any, folder: Path) -> ExternalData:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a tensor lies: a file, the first byte, and how many."""
+    """Where a tensor is: a file, the first byte, and how many."""
 
     file: str
     offset: int
@@ -175,7 +175,7 @@ def _mapped(file: str, folder: Path) -> memoryview:
 
 
 def _opened(file: str, folder: Path) -> int:
-    """A descriptor of the file, which no link led to.
+    """A descriptor of the file, opened without following links.
 
     Raises:
         StepError: E360, E361.
@@ -218,7 +218,7 @@ def _is_link(name: str, above: int) -> bool:
     try:
         return stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
     except OSError:
-        return False  # what is wrong with it was told by who tried to open it
+        return False  # whoever opened it has reported the problem
 
 
 def _link(file: str, cause: str) -> StepError:
@@ -276,7 +276,7 @@ class GivenModel:
 
     @property
     def inputs(self) -> list[Any]:
-        """What a call gives; an initializer that is an input too (before IR version 4 all are) is none."""
+        """The inputs of a call, without initializers that are inputs too (before IR version 4 all are)."""
         graph = self.proto.graph
         stored = {tensor.name for tensor in graph.initializer}
         stored |= {sparse.values.name for sparse in graph.sparse_initializer}
@@ -324,7 +324,7 @@ def read_onnx(path: Path) -> GivenModel:
 
 
 def embed(model: Any, data: ExternalData) -> None:
-    """Put all that lies in other files into the model (a ModelProto) itself."""
+    """Move everything from the other files into the model (a ModelProto) itself."""
     for tensor in tensors(model):
         if uses_external_data(tensor):
             content = bytes(data.of(tensor))
@@ -334,7 +334,7 @@ def embed(model: Any, data: ExternalData) -> None:
 
 
 def _embed_small(model: Any, data: ExternalData) -> None:
-    """Put all into the model itself but its large weights: only initializers can be handed to ONNX Runtime apart."""
+    """Move everything but large weights into the model itself: ONNX Runtime takes only initializers separately."""
     large = [
         tensor
         for tensor in model.graph.initializer
@@ -354,7 +354,7 @@ def stored_bytes(model: GivenModel) -> int:
 
 
 def objection(model: GivenModel) -> str:
-    """What ONNX's own checker has against the model; nothing where it has nothing.
+    """What ONNX's own checker objects to; empty if it accepts the model.
 
     Runtimes take some models that the checker does not, such as those of producers that name operators otherwise.
     """
@@ -366,7 +366,7 @@ def objection(model: GivenModel) -> str:
     try:
         onnx.checker.check_model(whole, full_check=True)
     # Beside its own errors come those of C++, when what it meets is damaged.
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told as what the checker says
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the checker's objection
         return (str(error).strip().splitlines() or ["it does not say what"])[0]
     return ""
 

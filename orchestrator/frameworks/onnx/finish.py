@@ -74,7 +74,7 @@ def _arrange(graph: Any, prefix: str, outer: dict[str, str]) -> None:
 
 
 def _copy_once(graph: Any) -> None:
-    """Take copies (Identity) out; only outputs that are equal to another, or to an input, are copied, from the first one."""
+    """Remove copies (Identity); an output that equals an input or another output is copied from the first of them."""
     roots: dict[str, str] = {}
     copies = [node for node in graph.node if node.op_type == "Identity" and not node.domain]
     sources = {node.output[0]: node.input[0] for node in copies}
@@ -100,7 +100,7 @@ def _copy_once(graph: Any) -> None:
 
 
 def _rename_seen(node: Any, renamed: dict[str, str]) -> None:
-    """Rename in the node, and in the graphs inside it, which see the names of the graph around them."""
+    """Rename in the node and in the graphs inside it, which see the names of the outer graph."""
     node.input[:] = [renamed.get(name, name) for name in node.input]
     node.output[:] = [renamed.get(name, name) for name in node.output]
     for graph in _inner(node):
@@ -111,7 +111,7 @@ def _rename_seen(node: Any, renamed: dict[str, str]) -> None:
 
 
 def _in_order(outputs: list[str], producers: dict[str, Any]) -> Iterator[Any]:
-    """The nodes that the outputs need, each after those that it needs itself; without recursion, since graphs are deep."""
+    """The nodes that the outputs need, in topological order; without recursion, since graphs are deep."""
     done: set[int] = set()
     stack = [(producers[name], False) for name in reversed(outputs) if name in producers]
     while stack:
@@ -127,7 +127,7 @@ def _in_order(outputs: list[str], producers: dict[str, Any]) -> Iterator[Any]:
 
 
 def _needed(node: Any) -> Iterator[str]:
-    """What the node takes, and what the graphs inside it take from around them, in the order of their own outputs."""
+    """What the node reads, and what the graphs inside it read from the outer graph, in the order of their outputs."""
     yield from (name for name in node.input if name)
     for graph in _inner(node):
         inside = {name for each in graph.node for name in each.output}

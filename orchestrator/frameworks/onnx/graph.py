@@ -1,4 +1,4 @@
-"""ONNX graphs: walked through, renamed, and freed of what none of their outputs needs."""
+"""Walks through ONNX graphs, renames their inputs and outputs, and prunes what no output needs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def tensors(model: Any) -> Iterator[Any]:
 
 
 def texts(model: Any) -> Iterator[str | bytes]:
-    """Every name that is read of the model; protobuf gives bytes for what is not UTF-8."""
+    """Every name in the model; protobuf gives bytes for what is not UTF-8."""
     for opset in model.opset_import:
         yield opset.domain
     for function in model.functions:
@@ -196,7 +196,7 @@ def prune(graph: Any) -> None:
 
 
 def _names_read(node: Any) -> Iterator[str]:
-    """The names that a node reads, and those that graphs inside it read or hand on: some of them are of the outer graph."""
+    """The names that a node reads, and those that graphs inside it read or return; some belong to the outer graph."""
     yield from node.input
     for inner in inner_graphs(node):
         yield from (value.name for value in inner.output)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.steps import StepContext
 
-__all__ = ["QUANTIZED", "holds_halves", "needs_reduced_range", "quantizable", "to_int8"]
+__all__ = ["QUANTIZED", "has_float16_weights", "needs_reduced_range", "quantizable", "to_int8"]
 
 OPSET = 13
 """The first version whose QuantizeLinear has a scale for each channel."""
@@ -88,14 +88,14 @@ def quantizable(directory: Path, imported: Path, scratch: Path) -> Path:
     return path if opset >= OPSET else _raised(directory, imported, scratch, opset)
 
 
-def holds_halves(path: Path) -> bool:
-    """Whether weights of the model are float16, which the quantizer passes over."""
+def has_float16_weights(path: Path) -> bool:
+    """Whether weights of the model are float16, which the quantizer skips."""
     graph = onnx.load(str(path), load_external_data=False).graph
     return any(tensor.data_type == onnx.TensorProto.FLOAT16 and len(tensor.dims) > 1 for tensor in graph.initializer)
 
 
 def _raised(directory: Path, imported: Path, scratch: Path, opset: int) -> Path:
-    """The model with operators of the version that is needed, which answers as before."""
+    """The model upgraded to the opset that is needed, with the same outputs."""
     raised = scratch / "raised"
     raised.mkdir()
     try:
@@ -165,7 +165,7 @@ def to_int8(context: StepContext) -> dict[str, Any]:
             )
     if not _operators(target) & QUANTIZED:
         cause = "no convolution or matrix product in it has weights of its own"
-        if holds_halves(source):
+        if has_float16_weights(source):
             cause = "its weights are float16; int8 is made from float32 weights"
         raise StepError("E425", "the model has nothing to quantize", cause=cause)
     calibrated = smoothed is None or smoothed > 0
@@ -233,7 +233,7 @@ def _forget_shapes(path: Path) -> None:
 
 
 def _quantized_operators(path: Path) -> list[str]:
-    """What the quantizer looks for; it takes the standard's `Attention` (opset 23) for ONNX Runtime's own, which is another."""
+    """The operators to quantize; the quantizer mistakes the standard's `Attention` (opset 23) for ONNX Runtime's own."""
     graph = onnx.load(str(path), load_external_data=False).graph
     standard = any(node.op_type == "Attention" and node.domain in {"", "ai.onnx"} for node in graph.node)
     return [name for name in IntegerOpsRegistry if name != "Attention" or not standard]
@@ -246,7 +246,7 @@ def _operators(path: Path) -> set[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the quantizer from advising on the root logger, which it does on every call."""
+    """Silence the advice that the quantizer logs to the root logger on every call."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)

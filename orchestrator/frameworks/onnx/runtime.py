@@ -11,7 +11,7 @@ from onnx.external_data_helper import uses_external_data
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.frameworks.onnx.file import objection
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
-from orchestrator.frameworks.source.runtime import not_used
+from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.frameworks.source.samples import plain
 from orchestrator.steps import StepError, refuse_as, refuse_on
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 __all__ = [
     "CUDA_OPTIONS",
     "OrtRuntime",
+    "open_checked_file",
     "open_given",
     "open_onnx",
     "open_session",
-    "open_where_it_lies",
-    "runtime_says",
+    "out_of_memory",
+    "runtime_message",
     "session_options",
-    "short_of_memory",
 ]
 
 CUDA_OPTIONS = {
@@ -102,7 +102,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 def open_session(
     model: str | bytes, options: onnxruntime.SessionOptions, accelerator: Accelerator
 ) -> onnxruntime.InferenceSession:
-    """A session on the CPU, or on the first GPU, and never on the one instead of the other.
+    """A session on the CPU or on the first GPU; it never falls back from one to the other.
 
     Args:
         model: a path, or a serialized model.
@@ -116,13 +116,13 @@ def open_session(
     if accelerator == "none":
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise not_used("ONNX Runtime", "the installed onnxruntime is a CPU build")
-    onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries as packages bring them
+        raise gpu_not_used("ONNX Runtime", "the installed onnxruntime is a CPU build")
+    onnxruntime.preload_dlls()  # the libraries of CUDA and cuDNN from packages
     session = onnxruntime.InferenceSession(
         model, options, providers=[("CUDAExecutionProvider", CUDA_OPTIONS)], enable_fallback=0
     )
     if "CUDAExecutionProvider" not in session.get_providers():
-        raise not_used(
+        raise gpu_not_used(
             "ONNX Runtime", "its CUDA provider does not start: the driver, CUDA or cuDNN is missing or too old"
         )
     return session
@@ -180,13 +180,13 @@ def open_given(model: GivenModel, names: Names, threads: int) -> OrtRuntime:
     return OrtRuntime(session, names["inputs"], names["outputs"], threads, held=values)
 
 
-def runtime_says(error: Exception) -> str:
-    """What ONNX Runtime raises, in one line, without its prefixes and places in its own source."""
+def runtime_message(error: Exception) -> str:
+    """The message of ONNX Runtime's exception in one line, without its prefixes and source locations."""
     return " ".join(_SOURCE_LINE.sub("", _PREFIX.sub("", str(error))).split()) or type(error).__name__
 
 
-def open_where_it_lies(path: Path, names: Names, threads: int, accelerator: Accelerator = "none") -> OrtRuntime:
-    """The model at `path`, which was checked, loaded by ONNX Runtime itself, as whoever has the file would load it.
+def open_checked_file(path: Path, names: Names, threads: int, accelerator: Accelerator = "none") -> OrtRuntime:
+    """The checked model at `path`, loaded by ONNX Runtime from the file.
 
     Args:
         path: the file; ONNX Runtime reads no file for it that lies outside of its folder.
@@ -210,14 +210,14 @@ def _given_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def short_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed; ONNX Runtime has no type of its own for it."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def _not_loaded(error: Exception, model: GivenModel | None) -> StepError | MemoryError:
-    text = runtime_says(error)
-    if short_of_memory(error):
+    text = runtime_message(error)
+    if out_of_memory(error):
         return MemoryError(text)
     if match := _NO_OPERATOR.search(text):
         name = match["unknown"] or match["unnamed"] or f"{match['op']} of version {match['version']}"

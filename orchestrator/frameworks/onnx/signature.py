@@ -1,4 +1,4 @@
-"""What goes into an ONNX model and what comes out, compared with what the spec declares."""
+"""An ONNX model's inputs and outputs, and their comparison with what the spec declares."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SERVED = frozenset(
 
 
 def found_tensor(value: Any) -> FoundTensor:
-    """An input or output (a ValueInfoProto) as the model says it.
+    """An input or output (a ValueInfoProto) as the model declares it.
 
     What is no dense tensor has a type such as `seq(map(int64, float32))`, and no shape.
     """
@@ -83,7 +83,7 @@ Names = Mapping[Role, dict[str, str]]
 
 
 def tensor_names(source: Mapping[str, Any], signature: Signature) -> Names:
-    """The model's own names, where the parameter `source` says them; else they are the spec's."""
+    """The model's own names where the parameter `source` gives them, otherwise the spec's."""
     named: Mapping[str, Mapping[str, str]] = source.get("names", {})
     return {
         "inputs": {t.name: named.get("inputs", {}).get(t.name, t.name) for t in signature.inputs},
@@ -109,7 +109,7 @@ def served_input(tensor: FoundTensor) -> FoundTensor:
 
 
 def about_output(tensor: FoundTensor) -> str:
-    """How an output that no answer can carry is made one that can."""
+    """How to change an output that no response can carry into one that can."""
     if tensor.dtype.startswith("seq(map("):
         return (
             f"`{tensor.tensor}` is a list of dictionaries, which scikit-learn's ZipMap makes: convert the model with "
@@ -121,7 +121,7 @@ def about_output(tensor: FoundTensor) -> str:
 
 
 def check_declared(model: GivenModel, signature: Signature, names: Names) -> list[str]:
-    """Whether the model has what is declared, and nothing that a call would lack.
+    """Check that the model has what is declared and needs nothing else.
 
     Returns:
         Notes on outputs that the model has and the signature has not.

@@ -111,7 +111,7 @@ def _magnitudes(
     *,
     large: bool,
 ) -> dict[str, Array]:
-    """The largest absolute value in every channel of every activation; the graph finds it, since activations are large."""
+    """The largest absolute value in every channel of every activation, computed inside the graph since activations are large."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     graph = watched.graph
@@ -156,7 +156,7 @@ def _by_channel(node: Any, weights: Mapping[str, Any]) -> Array:
 
 
 def _factors(channels: Array, rows: list[Array]) -> Array:
-    """What each channel is divided by; 1 where nothing comes or nothing is made of it."""
+    """What each channel is divided by; 1 where its activation or its weights are all zero."""
     weights = np.max(rows, axis=0)
     used = (channels > 0) & (weights > 0)
     with np.errstate(divide="ignore", invalid="ignore"):

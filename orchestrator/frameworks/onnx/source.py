@@ -1,4 +1,4 @@
-"""ONNX models as given: what a file says of itself, the import step, and the model as the baseline."""
+"""ONNX models as sources: inspection, the import step, and the model as the baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnxruntime
 from orchestrator.artifacts.inspection import Inspection
 from orchestrator.frameworks.onnx.file import objection, read_onnx
 from orchestrator.frameworks.onnx.graph import nodes
-from orchestrator.frameworks.onnx.runtime import open_given, open_where_it_lies, runtime_says, short_of_memory
+from orchestrator.frameworks.onnx.runtime import open_checked_file, open_given, out_of_memory, runtime_message
 from orchestrator.frameworks.onnx.signature import (
     SERVED,
     about_output,
@@ -20,7 +20,7 @@ from orchestrator.frameworks.onnx.signature import (
     served_input,
     tensor_names,
 )
-from orchestrator.frameworks.source.comparison import differs_again, differs_in_company
+from orchestrator.frameworks.source.comparison import changing_output, row_mixing_output
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call
@@ -62,7 +62,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
 
 
 def check(context: StepContext) -> dict[str, Any]:
-    """The import step: everything that the later steps take for granted about the source is proven here.
+    """The import step: proves everything that later steps rely on.
 
     Params: `source` (with `names`), `signature`, `seed` of random samples, `max_rows` of given ones. Inputs: `weights`,
     the files beside it, and `samples` if given. Writes what `write_import` says.
@@ -84,14 +84,14 @@ def check(context: StepContext) -> dict[str, Any]:
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
         try:
             return runtime.run(inputs)
-        # Its exceptions share no base class of their own; what it says is told with the shapes that it was given.
+        # Its exceptions share no base class of their own; its message is reported with the shapes of the inputs.
         except Exception as error:
-            if short_of_memory(error):
-                raise MemoryError(runtime_says(error)) from error
-            raise failed_call(runtime_says(error), signature, inputs, dim) from error
+            if out_of_memory(error):
+                raise MemoryError(runtime_message(error)) from error
+            raise failed_call(runtime_message(error), signature, inputs, dim) from error
 
     context.progress("checking that outputs repeat")
-    _prove_steady(answer, model, signature, samples)
+    _prove_repeatable(answer, model, signature, samples)
     return record(
         context,
         answer,
@@ -111,7 +111,7 @@ def open_baseline(
     threads: int,
     accelerator: Accelerator = "none",
 ) -> OrtRuntime:
-    """The model as given, as a runtime: what every variant is compared with.
+    """The model as given, as a runtime: the baseline of every variant.
 
     Args:
         params: with `source`, as the import step has it.
@@ -124,16 +124,16 @@ def open_baseline(
     Raises:
         StepError: E302, E364 it does not load; E427 the GPU is not used.
     """
-    return open_where_it_lies(inputs["weights"], tensor_names(params["source"], signature), threads, accelerator)
+    return open_checked_file(inputs["weights"], tensor_names(params["source"], signature), threads, accelerator)
 
 
-def _prove_steady(answer: Answer, model: GivenModel, signature: Signature, samples: Samples) -> None:
-    """Ask twice, and ask for rows in other company.
+def _prove_repeatable(answer: Answer, model: GivenModel, signature: Signature, samples: Samples) -> None:
+    """Check that outputs repeat, and that a row does not depend on the other rows of its batch.
 
     Raises:
         StepError: E330 random numbers are drawn, E331 rows change each other's answers.
     """
-    if output := differs_again(answer, signature, samples):
+    if output := changing_output(answer, signature, samples):
         raise StepError(
             "E330",
             f"the model's output `{output}` changes when a call is repeated",
@@ -141,7 +141,7 @@ def _prove_steady(answer: Answer, model: GivenModel, signature: Signature, sampl
             remedy="export the model for inference (in PyTorch after model.eval()), or make the random values an input",
             at=AT_WEIGHTS,
         )
-    output = differs_in_company(answer, signature, samples)
+    output = row_mixing_output(answer, signature, samples)
     if output is None:
         return
     batch = signature.batch
@@ -161,6 +161,6 @@ def _prove_steady(answer: Answer, model: GivenModel, signature: Signature, sampl
 
 
 def _used(model: GivenModel, operators: set[str]) -> str:
-    """The operators of these that the model uses, or words for one that is not known."""
+    """Those of these operators that the model uses, or a phrase for an unknown one."""
     used = sorted({node.op_type for node in nodes(model.proto)} & operators)
     return " or ".join(f"`{name}`" for name in used) or "an operator"

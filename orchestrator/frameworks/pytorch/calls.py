@@ -1,4 +1,4 @@
-"""Calls a source model for the first time: are its inputs and outputs those that the spec declares?"""
+"""The first calls of a PyTorch source: are its inputs and outputs those that the spec declares?"""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def guarded_call(
     project: Path,
     dim: str | None = None,
 ) -> Any:
-    """What the model returns, in inference mode, as it returns it.
+    """One call in inference mode; returns what the model returns, unchanged.
 
     Args:
         model: in evaluation mode, on the CPU.
@@ -150,7 +150,7 @@ def guarded_call(
             return model(*tensors)
     except MemoryError:
         raise
-    # It is the user's model: whatever it raises is told with the shapes that it was given.
+    # It is the user's model: whatever it raises is reported with the shapes of its inputs.
     except Exception as error:
         if "DefaultCPUAllocator" in str(error):  # PyTorch's way to say that memory is short
             raise MemoryError(str(error).strip().splitlines()[0]) from error

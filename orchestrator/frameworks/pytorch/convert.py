@@ -131,7 +131,7 @@ def script_of(job: TorchJob, path: Path, progress: Callable[..., None]) -> tuple
 
 
 def _first_that_works(ways: Sequence[tuple[str, Callable[[], T]]], output: Path) -> tuple[str, T]:
-    """The name and the result of the first way that raises no StepError; what a failed one left in `output` goes.
+    """The name and the result of the first method that raises no StepError; the files of failed ones are removed.
 
     Raises:
         StepError: that of the first way, with the causes of the others in its notes.
@@ -203,7 +203,7 @@ def _save_script(module: Any, path: Path) -> None:
 
 
 class Bfloat16(torch.nn.Module):  # type: ignore[misc]
-    """A module in bfloat16 behind an interface that is unchanged: numpy and the serving protocols know no bfloat16.
+    """A module in bfloat16 behind an unchanged interface: numpy and the serving protocols have no bfloat16.
 
     Args:
         module: turned into bfloat16 in place.
@@ -225,7 +225,7 @@ class Bfloat16(torch.nn.Module):  # type: ignore[misc]
 
 
 def torchscript_to_bf16(context: StepContext) -> dict[str, Any]:
-    """Step: the source as `model.pt` in bfloat16; inputs and parameters as in `torch_convert.to_torchscript`.
+    """Step: the source as `model.pt` in bfloat16; inputs and parameters as in `to_torchscript`.
 
     Raises:
         StepError: E422 it does not convert, E423 it differs from the bfloat16 model that it was made of.
@@ -240,7 +240,7 @@ def torchscript_to_bf16(context: StepContext) -> dict[str, Any]:
 
 
 def exported_program_to_bf16(context: StepContext) -> dict[str, Any]:
-    """Step: the source as `model.pt2` in bfloat16; inputs and parameters as in `torch_convert.to_exported_program`.
+    """Step: the source as `model.pt2` in bfloat16; inputs and parameters as in `to_exported_program`.
 
     Raises:
         StepError: E422 it does not convert, E423 it differs from the bfloat16 model that it was made of.
@@ -257,7 +257,7 @@ def exported_program_to_bf16(context: StepContext) -> dict[str, Any]:
 
 
 def _narrowed(job: TorchJob) -> TorchJob:
-    """The job with its module in bfloat16, which has been called once."""
+    """The job with its module in bfloat16, called once."""
     try:
         with torch.inference_mode():
             dtypes = tuple(

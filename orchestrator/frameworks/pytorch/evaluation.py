@@ -1,4 +1,4 @@
-"""Proves that a source model is in evaluation mode: twice gives the same, and a row's answer is its own.
+"""Proves that a PyTorch source is in evaluation mode: its outputs repeat, and a row does not depend on its batch.
 
 When it is not so, the model is run again under a watch on every operation, and the first one that answers differently
 to the same tensors is named, with the layer and the line of the user's code that it stands in.
@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from orchestrator.frameworks.pytorch.calls import guarded_call
-from orchestrator.frameworks.source.comparison import with_company
+from orchestrator.frameworks.source.comparison import with_second_row
 from orchestrator.frameworks.source.edge_cases import call_at, sizes_of
 from orchestrator.steps import StepError
 
@@ -42,7 +42,7 @@ _SAVED = "save it again after model.eval()"
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
-    """One call of an operator: what went in, what came out, and where it stands."""
+    """One call of an operator: its inputs, its results, and where the code calls it."""
 
     name: str
     given: list[Any]
@@ -51,7 +51,7 @@ class _Operation:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[misc]  # torch is not typed here
-    """Keeps a copy of what every operator is given and gives."""
+    """Records the inputs and results of every operator."""
 
     def __init__(self, model: torch.nn.Module, project: Path) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]  # torch is not typed her
 def prove_evaluation(
     model: torch.nn.Module, signature: Signature, samples: Samples, project: Path, *, saved_in_training: bool = False
 ) -> None:
-    """Run some rows twice, and rows in other company, and compare.
+    """Run some rows twice and in different batches, and compare.
 
     Args:
         model: on the CPU, asked to be in evaluation mode.
@@ -117,13 +117,13 @@ def prove_evaluation(
         _compare(once, twice, None, _Failure(model, signature, inputs, inputs, project, saved_in_training))
         return
     low, high = signature.dims[dim]
-    samples = with_company(samples, signature)
+    samples = with_second_row(samples, signature)
     rows = min(high, max(low, min(_ROWS, samples.rows)))
     inputs = call_at(samples, signature, {**sizes, dim: rows})
     once, twice = (_leaves(model, signature, inputs, project) for _ in range(2))
     _compare(once, twice, None, _Failure(model, signature, inputs, inputs, project, saved_in_training))
     for first in range(min(4, samples.rows)):
-        # The smallest batch that begins with this row; in one as large as before, its company is at least another.
+        # The smallest batch that begins with this row; if that is as large as before, at least the other rows differ.
         few = call_at(samples, signature, {**sizes, dim: low}, first)
         many = call_at(samples, signature, {**sizes, dim: rows}, first)
         if low == rows:
@@ -140,7 +140,7 @@ def prove_evaluation(
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Two calls that should agree and do not, and all that is needed to find out why."""
+    """Two calls that should agree and do not, with everything needed to find out why."""
 
     model: torch.nn.Module
     signature: Signature
@@ -150,8 +150,8 @@ class _Failure:
     saved_in_training: bool
 
     def explain(self) -> StepError:
-        """Run both calls under the watch and name the operation where they part."""
-        operation, by_state = self._parting()
+        """Run both calls under the recorder and name the operation where they first differ."""
+        operation, by_state = self._first_difference()
         name = operation.name.lower() if operation else ""
         where = f"`{operation.name}`" + (f" in {operation.place}" if operation.place else "") if operation else ""
         code = bool(operation and operation.place)
@@ -192,8 +192,8 @@ class _Failure:
             at=at,
         )
 
-    def _parting(self) -> tuple[_Operation | None, bool]:
-        """The first operation whose answers differ for the same tensors; and whether it was given others already."""
+    def _first_difference(self) -> tuple[_Operation | None, bool]:
+        """The first operation whose results differ for the same inputs, and whether its inputs already differed."""
         few, many = self._watched(self.few), self._watched(self.many)
         for one, other in zip(few, many, strict=False):
             if one.name != other.name:
@@ -216,7 +216,7 @@ class _Failure:
             with torch.inference_mode(), watch:
                 self.model(*tensors)
         # The call may fail, as batch statistics of one row do; then it ends with the operation before.
-        except Exception:  # noqa: BLE001 - what is known by then is told
+        except Exception:  # noqa: BLE001 - what is known by then is reported
             return watch.operations
         return watch.operations
 
@@ -233,7 +233,7 @@ def _compare(many: list[torch.Tensor], few: list[torch.Tensor], dim: str | None,
         if dim is None:
             same = one.shape == other.shape and _close(one, other)
         elif one.ndim == 0 or one.shape[1:] != other.shape[1:]:
-            continue  # an output without a batch dimension is told later, by that name
+            continue  # an output without a batch dimension is reported later, by its name
         else:
             same = _close(one[:1], other[:1])
         if not same:

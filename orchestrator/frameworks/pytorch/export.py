@@ -56,7 +56,7 @@ def innermost(error: BaseException) -> BaseException:
 
 
 def conversion_failed(target: str, error: Exception, dims: frozenset[str]) -> StepError:
-    """The fate of a conversion that raised; the whole traceback goes to the log (standard error).
+    """The refusal for a conversion that raised; the whole traceback goes to the log (standard error).
 
     Args:
         target: what was to be made, such as "ONNX".

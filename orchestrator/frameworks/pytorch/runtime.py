@@ -11,7 +11,7 @@ from torch.export.passes import move_to_device_pass
 from torch.utils import _pytree as pytree
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
-from orchestrator.frameworks.source.runtime import not_used
+from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.steps import StepError, refuse_on
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def device_for(accelerator: Accelerator) -> torch.device:
     if accelerator == "none":
         return CPU
     if torch.version.cuda is None:
-        raise not_used("PyTorch", "the installed torch is a CPU build")
+        raise gpu_not_used("PyTorch", "the installed torch is a CPU build")
     if not torch.cuda.is_available():
-        raise not_used(
+        raise gpu_not_used(
             "PyTorch", f"it finds none; it is built for CUDA {torch.version.cuda}, which takes a driver as new"
         )
     for kernels in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):

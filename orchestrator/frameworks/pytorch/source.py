@@ -1,4 +1,4 @@
-"""PyTorch models as sources: what their files say, the import step, and the model as the baseline."""
+"""PyTorch models as sources: inspection, the import step, and the model as the baseline."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["check", "inspect", "load_exported_program", "load_source", "load_tor
 
 
 def check(context: StepContext) -> dict[str, Any]:
-    """The import step: everything that the later steps take for granted about the source is proven here.
+    """The import step: proves everything that later steps rely on.
 
     Params: `source` (`kind`, and for `pytorch` `factory`, `kwargs`, `weights_key`), `signature` (as declared),
     `seed` of random samples, `max_rows` of given ones. Inputs: `weights`, and `samples` if given. Writes what
@@ -119,7 +119,7 @@ def open_baseline(
     threads: int,
     accelerator: Accelerator = "none",
 ) -> TorchRuntime:
-    """The model as given, as a runtime: what every variant is compared with.
+    """The model as given, as a runtime: the baseline of every variant.
 
     Args:
         params: as for `load_source`.
@@ -147,7 +147,7 @@ def _load(
     notes: list[str] = []
     kind = source["kind"]
     if kind == "pytorch":
-        # The file first: it fails in a moment, the user's code may take long.
+        # The file first: it fails quickly, while the user's code may take long.
         state = read_state_dict(weights, source.get("weights_key"))
         model = _built(source["factory"], source.get("kwargs") or {}, project)
         notes += load_weights(model, state, source.get("weights_key"))

@@ -42,7 +42,7 @@ def read_state_dict(path: Path, weights_key: str | None) -> dict[str, torch.Tens
     expect_kind(path, "pytorch", "safetensors", "checkpoint")
     content = read_safetensors(path) if file_kind(path) == "safetensors" else _read_checkpoint(path)
     if isinstance(content, dict) and not content and weights_key is None and file_kind(path) == "safetensors":
-        return {}  # of a model that has learnt nothing, such as a fixed transformation
+        return {}  # of a model without parameters, such as a fixed transformation
     if weights_key is not None:
         content = _dig(content, weights_key)
     return _only_tensors(content, weights_key)
@@ -103,7 +103,7 @@ def _around_objects(path: Path) -> Any:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
         with torch.serialization.safe_globals([(PythonObject, name) for name in names]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    # Whatever it stumbles over: the first refusal is what is told.
+    # Whatever it stumbles over: the first refusal is reported.
     except Exception:  # noqa: BLE001 - as above
         return None
     return content if _state_dicts(content) else None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array, Samples
     from orchestrator.spec.signature import Signature
 
-__all__ = ["Call", "check_sizes", "differs_again", "differs_in_company", "trace_sizes", "with_company"]
+__all__ = ["Call", "changing_output", "check_sizes", "row_mixing_output", "trace_sizes", "with_second_row"]
 
 _LOOSE = 0.02
 """Of an output's largest magnitude; for integers, of the share of elements."""
@@ -46,7 +46,7 @@ def check_sizes(signature: Signature, samples: Samples, source: Call, converted:
     for case in _cases(samples, signature):
         try:
             expected = source(case.inputs)
-        # A model may refuse extreme values in any way, and `import` has told so; there is nothing to compare with then.
+        # A model may refuse extreme values in any way, and `import` has reported it; there is nothing to compare then.
         except Exception as error:
             if case.dim is None:
                 continue
@@ -122,7 +122,7 @@ _ROWS = 8
 _ROWS_ALONE = 4
 
 
-def differs_again(answer: Answer, signature: Signature, samples: Samples) -> str | None:
+def changing_output(answer: Answer, signature: Signature, samples: Samples) -> str | None:
     """The first output that is another when the same inputs are given again; None where there is none.
 
     Raises:
@@ -133,7 +133,7 @@ def differs_again(answer: Answer, signature: Signature, samples: Samples) -> str
     return next((name for name in once if not _close(once[name], twice[name])), None)
 
 
-def differs_in_company(answer: Answer, signature: Signature, samples: Samples) -> str | None:
+def row_mixing_output(answer: Answer, signature: Signature, samples: Samples) -> str | None:
     """The first output whose row depends on the other rows of its batch; None where there is none.
 
     Raises:
@@ -142,11 +142,11 @@ def differs_in_company(answer: Answer, signature: Signature, samples: Samples) -
     dim = signature.batch
     if dim is None:
         return None
-    samples = with_company(samples, signature)
+    samples = with_second_row(samples, signature)
     sizes = _sizes(samples, signature)
     low = signature.dims[dim][0]
     for first in range(min(_ROWS_ALONE, samples.rows)):
-        # The smallest batch that begins with this row; in one as large as before, its company is at least another.
+        # The smallest batch that begins with this row; if that is as large as before, at least the other rows differ.
         few = call_at(samples, signature, {**sizes, dim: low}, first)
         many = call_at(samples, signature, sizes, first)
         if low == sizes[dim]:
@@ -155,13 +155,13 @@ def differs_in_company(answer: Answer, signature: Signature, samples: Samples) -
         for name, array in alone.items():
             other = together[name]
             if array.ndim == 0 or array.shape[1:] != other.shape[1:]:
-                continue  # an output without a batch dimension is told later, by that name
+                continue  # an output without a batch dimension is reported later, by its name
             if not _close(array[:1], other[:1]):
                 return name
     return None
 
 
-def with_company(samples: Samples, signature: Signature) -> Samples:
+def with_second_row(samples: Samples, signature: Signature) -> Samples:
     """The samples with a random row beside them where there is but one, which cannot show that rows mix."""
     if samples.rows > 1:
         return samples

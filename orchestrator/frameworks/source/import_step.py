@@ -55,7 +55,7 @@ def record(
         answer: calls the source model.
         signature: with the outputs in the model's order.
         samples: what it is asked.
-        parameters: how many numbers the model has learnt.
+        parameters: the number of the model's parameters.
         framework: package → version that ran it.
         notes: what a person should know of the source, each beginning with `source: `.
 

@@ -1,4 +1,4 @@
-"""The measured child: opens one runtime, runs it when told, and answers with times.
+"""The measured child: opens one runtime, runs it on command, and replies with times.
 
 `python -m orchestrator.frameworks.source.measure_session COMMANDS REPLIES` reads lines of JSON from one descriptor and writes
 one line to the other for each. The parent's side is `orchestrator.measure.session`, the commands are:
@@ -141,7 +141,7 @@ def main(argv: list[str]) -> int:
             command = json.loads(line)
             try:
                 reply = measured.open(command) if command["do"] == "open" else measured.run(command)
-            except Exception as error:  # noqa: BLE001 - told to the parent as it is; the log has the traceback
+            except Exception as error:  # noqa: BLE001 - reported to the parent; the log has the traceback
                 traceback.print_exc()
                 reply = {"error": _error(error)}
             replies.write(json.dumps({**reply, "peak_rss": _peak_rss()}) + "\n")

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from orchestrator.artifacts.runtime_facts import RuntimeFacts
     from orchestrator.spec.signature import Signature
 
-__all__ = ["RUNTIMES", "Accelerator", "OpenRuntime", "Runtime", "not_used", "open_runtime"]
+__all__ = ["RUNTIMES", "Accelerator", "OpenRuntime", "Runtime", "gpu_not_used", "open_runtime"]
 
 Accelerator = Literal["none", "cuda"]
 """As in the spec's `hardware.accelerator`; `cuda` is the first device that this process may use."""
 
 
-def not_used(runtime: str, cause: str) -> StepError:
+def gpu_not_used(runtime: str, cause: str) -> StepError:
     """What is raised instead of computing on the CPU without a word.
 
     Args:

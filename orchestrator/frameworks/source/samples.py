@@ -367,7 +367,7 @@ def write_random_texts(context: StepContext) -> dict[str, Any]:
     """
     from orchestrator.frameworks.transformers.folder import read_folder
     from orchestrator.frameworks.transformers.model import architecture
-    from orchestrator.frameworks.transformers.samples import load_tokenizer, made_up
+    from orchestrator.frameworks.transformers.samples import load_tokenizer, text_samples
 
     task = context.params["source"].get("task", "auto")
     folder = read_folder(context.inputs["weights"], task)
@@ -375,7 +375,9 @@ def write_random_texts(context: StepContext) -> dict[str, Any]:
     vocabulary = int(getattr(built.config, "vocab_size", 0))
     names = context.params["names"]
     tokenizer = load_tokenizer(folder)
-    return _written(context, made_up(_signature(context), names, tokenizer, vocabulary, int(context.params["seed"])))
+    return _written(
+        context, text_samples(_signature(context), names, tokenizer, vocabulary, int(context.params["seed"]))
+    )
 
 
 def _signature(context: StepContext) -> Signature:

@@ -45,7 +45,7 @@ def build(reference: str, kwargs: Mapping[str, Any], project: Path) -> Any:
             ) from error
     try:
         return factory(**kwargs)
-    # It is the user's code: whatever it raises is told with its place, and ends the step.
+    # It is the user's code: whatever it raises is reported with its place and ends the step.
     except (Exception, SystemExit) as error:
         raise StepError(
             "E314",

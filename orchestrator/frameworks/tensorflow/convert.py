@@ -12,7 +12,7 @@ from orchestrator.frameworks.source.comparison import Call, check_sizes
 from orchestrator.frameworks.source.import_step import read_import
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.frameworks.tensorflow.failures import converting
-from orchestrator.frameworks.tensorflow.frozen_graph import OldGraph, Traced, trace
+from orchestrator.frameworks.tensorflow.frozen_graph import TensorFlow1Graph, Traced, trace
 from orchestrator.frameworks.tensorflow.library import tf
 from orchestrator.frameworks.tensorflow.model import TfModel, load_source
 from orchestrator.frameworks.tensorflow.runtime import FOLDER
@@ -52,7 +52,7 @@ class TfJob:
 
     model: TfModel
     graph: TfModel
-    old: OldGraph | None
+    old: TensorFlow1Graph | None
     signature: Signature
     samples: Samples
 
@@ -83,7 +83,7 @@ def prepare(context: StepContext) -> TfJob:
     model = load_source(context.params, context.inputs, signature)
     old = None
     if model.saved_model_dir is not None:
-        old = OldGraph.of(model.saved_model_dir, context.params["source"])
+        old = TensorFlow1Graph.of(model.saved_model_dir, context.params["source"])
     if old is None or old.has_tables:
         return TfJob(model, model, old, signature, samples)
     with converting("a graph of constants", model.signature, traced_anew=model.keras_model is not None):

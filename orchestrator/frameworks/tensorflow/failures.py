@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from orchestrator.spec.signature import Signature
 
-__all__ = ["conversion_failed", "converting", "no_counterpart", "said"]
+__all__ = ["conversion_failed", "converting", "no_counterpart", "reason"]
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NODE = re.compile(r"\s*\[\[\{\{node .*|\s*\[Op:\w*\].*")
@@ -25,8 +25,8 @@ _ABOUT_THE_WAY = (
 )  # fmt: skip
 
 
-def said(error: Exception) -> str:
-    """The line of what an exception says that tells the reason, or its type if it says nothing."""
+def reason(error: Exception) -> str:
+    """The line of an exception's text that gives the reason, or its type if it has no text."""
     lines = [_NODE.sub("", line).strip() for line in _COLOUR.sub("", str(error)).splitlines()]
     telling = [line for line in lines if line and not line.startswith(_ABOUT_THE_WAY)]
     return (telling or [line for line in lines if line] or [type(error).__name__])[0]
@@ -54,7 +54,7 @@ def no_counterpart(target: str, names: Collection[str]) -> StepError:
 
 
 def conversion_failed(target: str, error: Exception, signature: Signature, *, traced_anew: bool) -> StepError:
-    """The fate of a conversion that raised; the whole traceback goes to the log (standard error).
+    """The refusal for a conversion that raised; the whole traceback goes to the log (standard error).
 
     Args:
         target: what was to be made, such as "LiteRT".

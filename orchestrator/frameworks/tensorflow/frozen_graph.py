@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.tensorflow.saved_model_source import SavedModel
     from orchestrator.spec.signature import Signature, Tensor
 
-__all__ = ["LARGEST_GRAPH", "OldGraph", "Traced", "as_declared", "input_specs", "trace"]
+__all__ = ["LARGEST_GRAPH", "TensorFlow1Graph", "Traced", "as_declared", "input_specs", "trace"]
 
 LARGEST_GRAPH = 1900 * 2**20
 """Bytes of weights that a graph can hold as constants: a protobuf message ends at 2 GiB."""
@@ -125,7 +125,7 @@ _SERVE = "serve"
 _INTERNAL = "__saved_model_"
 
 
-class OldGraph:
+class TensorFlow1Graph:
     """The served graph of a folder that TensorFlow 1 wrote, whose variables and tables live in a session.
 
     Such a graph is made constant inside a session of its own. One with tables, which are no constants, is copied instead,
@@ -142,14 +142,14 @@ class OldGraph:
         self._names = source.get("names", {})
 
     @staticmethod
-    def of(folder: Path, source: Mapping[str, Any]) -> OldGraph | None:
+    def of(folder: Path, source: Mapping[str, Any]) -> TensorFlow1Graph | None:
         """The graph in the folder; None where TensorFlow 2 wrote it.
 
         Raises:
             StepError: as `read_saved_model`.
         """
         read = read_saved_model(folder)
-        return None if read.graph.HasField("object_graph_def") else OldGraph(read, source)
+        return None if read.graph.HasField("object_graph_def") else TensorFlow1Graph(read, source)
 
     @property
     def has_tables(self) -> bool:

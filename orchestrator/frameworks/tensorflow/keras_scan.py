@@ -1,4 +1,4 @@
-"""Reads a Keras file as data, before TensorFlow is imported, and refuses what loading it would run or read elsewhere.
+"""Reads a Keras file as data, before TensorFlow is imported, and refuses code and references to other files.
 
 Keras' own safe mode refuses bytecode and not much else: TFSMLayer went past it (CVE-2026-1462), vocabularies were read from
 any path or URL (CVE-2025-12058), HDF5 files may lead to other files (CVE-2026-1669). What a model of Keras' own layers needs
@@ -147,7 +147,7 @@ def _refuse_links(file: Path | IO[bytes]) -> None:
 
 
 def _address(member: h5py.Group | h5py.Dataset) -> int:
-    """Where the object lies in the file, whatever name leads to it."""
+    """The object's address in the file, the same for every name that leads to it."""
     return int(h5py.h5o.get_info(member.id).addr)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.artifacts.inspection import FoundTensor, Inspection
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
-from orchestrator.frameworks.tensorflow.failures import said
+from orchestrator.frameworks.tensorflow.failures import reason
 from orchestrator.frameworks.tensorflow.keras_scan import check_keras_file, is_hdf5
 from orchestrator.frameworks.tensorflow.library import keras, limit_threads, tf, use_accelerator
 from orchestrator.frameworks.tensorflow.model import dtype_name, load_source
@@ -62,7 +62,7 @@ def load_keras(path: Path) -> Any:
 
 
 def written_by(path: Path) -> str:
-    """The version of Keras that wrote the file, such as `3.15.1`; empty where the file does not say."""
+    """The version of Keras that wrote the file, such as `3.15.1`; empty if the file does not state it."""
     if is_hdf5(path):
         import h5py
 
@@ -145,7 +145,7 @@ def _not_loaded(error: Exception, path: Path) -> StepError:
         return StepError(
             "E303",
             "the Keras model needs code that is not in the file",
-            cause=found[0] if found["name"] else said(error),
+            cause=found[0] if found["name"] else reason(error),
             remedy=(
                 "save it as .keras, a format that covers more of Keras' own operations, or " if is_hdf5(path) else ""
             )
@@ -156,7 +156,7 @@ def _not_loaded(error: Exception, path: Path) -> StepError:
     return StepError(
         "E302",
         "Keras does not load the model",
-        cause=said(error),
+        cause=reason(error),
         remedy="copy or save it again"
         + (f"; Keras {writer} wrote it, and {keras.__version__} reads it" if writer else ""),
         at=AT_WEIGHTS,
@@ -193,7 +193,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
 
 
 def check(context: StepContext) -> dict[str, Any]:
-    """The import step: loads the model, proves what the spec says of it, and records how it answers.
+    """The import step: loads the model, checks it against the spec, and records its outputs.
 
     Params: `source` (`kind`, `names`), `signature`, `seed` of random samples, `max_rows` of given ones. Inputs: `weights`, and
     `samples` if given. Writes what `write_import` says.

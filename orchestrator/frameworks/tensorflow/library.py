@@ -1,4 +1,4 @@
-"""Imports TensorFlow and Keras the one way that mlo runs them: on the CPU unless told otherwise, without the user's settings.
+"""Imports TensorFlow and Keras as mlo runs them: on the CPU unless a GPU is asked for, without the user's settings.
 
 Every other file takes `tf` and `keras` from here, since some settings count only before the first import.
 """
@@ -18,13 +18,13 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only: its notes speak of how 
 import keras
 import tensorflow as tf
 
-from orchestrator.frameworks.source.runtime import Accelerator, not_used
+from orchestrator.frameworks.source.runtime import Accelerator, gpu_not_used
 
 __all__ = ["keras", "limit_threads", "tf", "use_accelerator"]
 
 tf.config.set_visible_devices([], "GPU")
-# What TensorFlow warns of is how a model was written (names of inputs, variables of TensorFlow 1), as it is told anew at
-# every call; the errors come as exceptions.
+# TensorFlow warns of how a model was written (names of inputs, variables of TensorFlow 1), again at
+# every call; errors come as exceptions.
 tf.get_logger().setLevel(logging.ERROR)
 logging.getLogger("absl").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module=r"(keras|tensorflow)\.")
@@ -33,7 +33,7 @@ warnings.filterwarnings("ignore", module=r"(keras|tensorflow)\.")
 def limit_threads(threads: int) -> int:
     """Let the operators of one call use `threads` threads, and run one operator at a time.
 
-    Counts for the whole process, and only until TensorFlow has run something.
+    Applies to the whole process, and only before TensorFlow has run anything.
 
     Returns:
         How many threads hold: `threads`, or what held already; 0 for as many as the machine has CPUs.
@@ -47,7 +47,7 @@ def limit_threads(threads: int) -> int:
 
 
 def use_accelerator(accelerator: Accelerator) -> None:
-    """Let TensorFlow put operators on the first GPU if that is the accelerator, before it has run something.
+    """Let TensorFlow use the first GPU if that is the accelerator; call it before TensorFlow has run anything.
 
     Its memory grows by what is needed, or it would take all there is. float32 is computed as float32, not as TF32.
 
@@ -57,10 +57,12 @@ def use_accelerator(accelerator: Accelerator) -> None:
     if accelerator == "none":
         return
     if not tf.test.is_built_with_cuda():
-        raise not_used("TensorFlow", "the installed tensorflow is a CPU build")
+        raise gpu_not_used("TensorFlow", "the installed tensorflow is a CPU build")
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
-        raise not_used("TensorFlow", "it finds none: the driver, or libraries of CUDA or cuDNN, are missing or too old")
+        raise gpu_not_used(
+            "TensorFlow", "it finds none: the driver, or libraries of CUDA or cuDNN, are missing or too old"
+        )
     tf.config.set_visible_devices(gpus[:1], "GPU")
     tf.config.experimental.set_memory_growth(gpus[0], enable=True)
     tf.config.experimental.enable_tensor_float_32_execution(enabled=False)

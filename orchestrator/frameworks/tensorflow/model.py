@@ -30,7 +30,7 @@ def to_tf(array: Array) -> Any:
 
 
 def from_tf(tensor: Any) -> Array:
-    """An array with these values, one's own; bfloat16 comes as float32, which numpy knows, and strings as unicode."""
+    """A new array with these values; bfloat16 becomes float32, which numpy knows, and strings become unicode."""
     if tensor.dtype == tf.bfloat16:
         tensor = tf.cast(tensor, tf.float32)
     array: Array = np.asarray(tensor.numpy())
@@ -47,7 +47,7 @@ def spec_of(tensor: Tensor) -> Any:
 
 
 def dtype_name(dtype: Any) -> str:
-    """How a spec writes a dtype of TensorFlow or Keras, or how these call it if a spec cannot."""
+    """A dtype of TensorFlow or Keras as a spec writes it, or by its own name if a spec cannot."""
     name: str = tf.as_dtype(dtype).name
     return name
 
@@ -89,7 +89,7 @@ class TfModel:
         return self._called(self.concrete, inputs)
 
     def call_step_by_step(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """As `call`, without a graph: every operation sees the very sizes of these inputs. Slow.
+        """As `call`, without a graph: every operation sees the actual sizes of these inputs. Slow.
 
         Raises:
             Exception: as `call`.

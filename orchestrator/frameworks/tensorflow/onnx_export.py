@@ -1,4 +1,4 @@
-"""Converts with tf2onnx, and makes what it returns a variant: nothing unconverted, the spec's names and dimensions, saved."""
+"""Converts to ONNX with tf2onnx, and checks, renames and saves the result as a variant."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ _HANDLERS: dict[str, tuple[Any, list[Any]]] = {"Erfc": (_erfc, [])}
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what tf2onnx tells of its own work; what it could not convert is found in its result."""
+    """Silence tf2onnx's log; what it could not convert is found in its result."""
     logger = logging.getLogger("tf2onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -153,7 +153,7 @@ def _forget_inner_sizes(graph: Any) -> None:
 
 
 def _declare(role: str, value: Any, tensor: Tensor, signature: Signature) -> None:
-    """Give the open dimensions their names, and those of a single size that size.
+    """Name the open dimensions, and fix those with a single size.
 
     Raises:
         StepError: E424, the element type is another.

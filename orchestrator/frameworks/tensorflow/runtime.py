@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
-from orchestrator.frameworks.tensorflow.failures import said
+from orchestrator.frameworks.tensorflow.failures import reason
 from orchestrator.frameworks.tensorflow.library import limit_threads, tf, use_accelerator
 from orchestrator.frameworks.tensorflow.model import TfModel, called_by
 from orchestrator.steps import StepError, refuse_on
@@ -56,7 +56,7 @@ def open_saved_model(
     threads = limit_threads(threads)
     use_accelerator(accelerator)
     # What it raises depends on which part of the folder is wrong.
-    with refuse_on(Exception, "E420", "TensorFlow does not load the SavedModel", cause=said):
+    with refuse_on(Exception, "E420", "TensorFlow does not load the SavedModel", cause=reason):
         loaded = tf.saved_model.load(str(directory / FOLDER))
         called = loaded.signatures[_SIGNATURE]
     owns = {

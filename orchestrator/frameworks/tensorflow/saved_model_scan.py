@@ -1,4 +1,4 @@
-"""Refuses SavedModels whose graph does more than compute: every node of every graph and function is looked at.
+"""Refuses SavedModels whose graph does more than compute: every node of every graph and function is checked.
 
 An operator without state computes, by TensorFlow's own registration, except for the few in `REFUSED`. An operator with state
 is refused unless it stands in `MEMORY`. Whether those in `SAVER_*` and `TABLE_FILES` are allowed depends on where they
@@ -137,7 +137,7 @@ MEMORY = re.compile(
 
 
 def why_refused(op: str, *, stateful: bool, attribute: str | None = None) -> str | None:
-    """What an operator of TensorFlow does besides computing; None where it may stand in a served graph.
+    """What a TensorFlow operator does besides computing; None if a served graph may hold it.
 
     Args:
         op: its name.
@@ -201,7 +201,7 @@ class Graphs:
                 yield Place(function, name), node
 
     def reached(self, references: Iterable[str]) -> frozenset[Place]:
-        """Every node that these tensors or operations of the graph itself depend on, whole functions included."""
+        """Every node that these tensors or operations depend on, including whole functions."""
         waiting = [_node_name(reference) for reference in references]
         seen: set[str] = set()
         called: set[str] = set()
@@ -229,7 +229,7 @@ class Graphs:
         return frozenset(Place(name, node) for name in seen for node in self._nodes[name])
 
     def origins(self, place: Place, reference: str, fed: frozenset[str]) -> frozenset[str]:
-        """Where an input of a node comes from, through all that only passes it on.
+        """Where an input of a node comes from, past nodes that only pass it on.
 
         Args:
             place: the node.
@@ -261,7 +261,7 @@ class Graphs:
         return frozenset(found)
 
     def _sources(self, function: str, node: Any) -> list[str]:
-        """Those inputs of nodes of the same graph whose value this node has unchanged; none where that is not known."""
+        """The inputs whose value this node passes on unchanged; none where that is not known."""
         if node.op in _PASSES_ON:
             return [node.input[0]]
         if node.op != "ReadVariableOp" or function:
@@ -410,13 +410,13 @@ class _Saver:
 
 
 def _initializers(meta_graph: Any) -> Iterator[str]:
-    """What is run once when the graph is loaded."""
+    """What runs once when the graph is loaded."""
     for name in ("saved_model_main_op", "legacy_init_op", "table_initializer", "saved_model_init_op"):
         yield from meta_graph.collection_def[name].node_list.value if name in meta_graph.collection_def else ()
 
 
 def _assets(meta_graph: Any, folder: Path) -> frozenset[str]:
-    """The tensors that are fed with the paths of the model's own files, which are all there."""
+    """The tensors that receive the paths of the model's own files, which all exist."""
     from tensorflow.core.protobuf.meta_graph_pb2 import AssetFileDef
 
     definitions = list(meta_graph.asset_file_def)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.inspection import FoundTensor, Inspection
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
-from orchestrator.frameworks.tensorflow.failures import said
+from orchestrator.frameworks.tensorflow.failures import reason
 from orchestrator.frameworks.tensorflow.library import limit_threads, tf, use_accelerator
 from orchestrator.frameworks.tensorflow.model import dtype_name, load_source
 from orchestrator.frameworks.tensorflow.runtime import TfRuntime
@@ -45,7 +45,7 @@ _HUB_MODULE = "tfhub_module.pb"
 
 @dataclass(frozen=True, slots=True)
 class SavedModel:
-    """A SavedModel folder whose parts are all there and do no more than compute.
+    """A complete SavedModel folder whose graph does no more than compute.
 
     Attributes:
         graph: the MetaGraphDef that is served.
@@ -145,7 +145,7 @@ def load_signature(folder: Path, name: str) -> tuple[Any, Callable[..., Mapping[
         Exception,
         "E302",
         "TensorFlow does not load the SavedModel",
-        cause=said,
+        cause=reason,
         remedy="copy the whole folder again, or save it again",
         at=AT_WEIGHTS,
     ):
@@ -237,7 +237,7 @@ _FILE = "fingerprint.pb"
 
 
 def fingerprint_notes(folder: Path) -> list[str]:
-    """What the fingerprint says against the folder, a sentence each; nothing where there is none, as before TensorFlow 2.11.
+    """What in the folder does not match its fingerprint, a sentence each; empty without a fingerprint, as before TensorFlow 2.11.
 
     It is no proof of anything, since it can be written by anybody, and TensorFlow loads the model in any case: a folder that
     was edited, or put together from two, is something to know and not an error.
@@ -299,7 +299,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
 
 
 def check(context: StepContext) -> dict[str, Any]:
-    """The import step: loads the model, proves what the spec says of it, and records how it answers.
+    """The import step: loads the model, checks it against the spec, and records its outputs.
 
     Params: `source` (`kind`, `names`, `signature`), `signature`, `seed` of random samples, `max_rows` of given ones. Inputs:
     `weights`, the folder, and `samples` if given. Writes what `write_import` says.
@@ -368,7 +368,7 @@ def _notes_on(read: SavedModel, name: str) -> list[str]:
 
 
 def _tensors(signature: Any) -> Any:
-    """What a signature takes and returns, however the graph calls it: Keras writes the same one under two names."""
+    """A signature's inputs and outputs, whatever its name: Keras writes the same one under two names."""
     return [
         [(name, infos[name].dtype, str(infos[name].tensor_shape)) for name in sorted(infos)]
         for infos in (signature.inputs, signature.outputs)

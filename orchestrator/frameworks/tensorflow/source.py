@@ -1,4 +1,4 @@
-"""What the import step does for every model of TensorFlow: calls it, proves that it repeats itself, and counts its numbers."""
+"""The import step of every TensorFlow model: calls it, proves that its outputs repeat, and counts its parameters."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.frameworks.source.comparison import differs_again, differs_in_company
+from orchestrator.frameworks.source.comparison import changing_output, row_mixing_output
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call, first_call
-from orchestrator.frameworks.tensorflow.failures import said
+from orchestrator.frameworks.tensorflow.failures import reason
 from orchestrator.frameworks.tensorflow.library import tf
 from orchestrator.steps import StepContext, StepError
 
@@ -30,7 +30,7 @@ _SEEDED = ("StatelessRandomGetAlg", "StatelessRandomGetKeyCounter", "RandomGamma
 def check_model(
     context: StepContext, model: TfModel, *, framework: Mapping[str, str], notes: Sequence[str]
 ) -> dict[str, Any]:
-    """Prove what the spec says of a loaded model, and record how it answers.
+    """Check a loaded model against the spec, and record its outputs.
 
     Args:
         context: of the import step.
@@ -45,7 +45,7 @@ def check_model(
     samples = given_samples(context, model.signature)
     answer = _guarded(model)
     context.progress("checking that outputs repeat")
-    _prove_steady(answer, model, samples)
+    _prove_repeatable(answer, model, samples)
     if model.keras_model is not None:
         _prove_open_sizes(answer, model, samples)
     return record(
@@ -68,21 +68,21 @@ def _guarded(model: TfModel) -> Answer:
         except MemoryError:
             raise
         except tf.errors.ResourceExhaustedError as error:
-            raise MemoryError(said(error)) from error
-        # Layers and operators raise errors of many kinds; whatever it is, it is told with what the model was given.
+            raise MemoryError(reason(error)) from error
+        # Layers and operators raise errors of many kinds; whatever it is, it is reported with the inputs of the call.
         except Exception as error:
-            raise failed_call(f"{type(error).__name__}: {said(error)}", model.signature, inputs, dim) from error
+            raise failed_call(f"{type(error).__name__}: {reason(error)}", model.signature, inputs, dim) from error
 
     return answer
 
 
-def _prove_steady(answer: Answer, model: TfModel, samples: Samples) -> None:
-    """Whether the model answers the same when it is asked again, and for a row whatever rows it is with.
+def _prove_repeatable(answer: Answer, model: TfModel, samples: Samples) -> None:
+    """Check that outputs repeat, and that a row does not depend on the other rows of its batch.
 
     Raises:
         StepError: E330 it draws random numbers, E331 rows change each other's answers, E332 a call changes the next.
     """
-    if name := differs_again(answer, model.signature, samples):
+    if name := changing_output(answer, model.signature, samples):
         drawn = [node for node in _nodes(model) if node.op.startswith(_RANDOM) and node.op not in _SEEDED]
         if drawn:
             raise StepError(
@@ -99,7 +99,7 @@ def _prove_steady(answer: Answer, model: TfModel, samples: Samples) -> None:
             remedy="keep no state between calls, or make it an input and an output",
             at=AT_WEIGHTS,
         )
-    if name := differs_in_company(answer, model.signature, samples):
+    if name := row_mixing_output(answer, model.signature, samples):
         training = [n for n in _nodes(model) if n.op.startswith("FusedBatchNorm") and n.attr["is_training"].b]
         raise StepError(
             "E331",
@@ -115,7 +115,7 @@ def _prove_steady(answer: Answer, model: TfModel, samples: Samples) -> None:
 
 
 def _prove_open_sizes(answer: Answer, model: TfModel, samples: Samples) -> None:
-    """Whether a graph with open sizes, which is what is served, answers as the layers do one after the other.
+    """Check that the graph with open sizes, which is served, gives the same outputs as the layers called one by one.
 
     TimeDistributed of Keras 3.15, for one, takes the size of the batch for the number of steps where that is open.
 
@@ -153,7 +153,7 @@ def _nodes(model: TfModel) -> list[Any]:
 
 
 def _parameters(model: TfModel) -> int:
-    """How many numbers the model has learnt: its variables, or where it has none, the constants of a frozen graph."""
+    """The number of parameters: its variables, or where it has none, the constants of a frozen graph."""
     variables = {id(v): math.prod(v.shape) for v in model.concrete.variables if v.dtype.is_floating}
     if variables:
         return sum(variables.values())

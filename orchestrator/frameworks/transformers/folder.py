@@ -1,4 +1,4 @@
-"""Reads what a Transformers folder says of itself, and refuses what must not be loaded, before anything is built.
+"""Reads a Transformers folder's files as data, and refuses what must not be loaded, before anything is built.
 
 The library is given the configuration and the tensors that are read here, never the folder itself. So it cannot do what a
 folder could make it do: import code, unpickle weights, follow adapters to other models.
@@ -47,7 +47,7 @@ _OTHER_WEIGHTS = {
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A folder whose files have been found harmless and complete, by their names.
+    """A folder that was checked by its file names: complete, and without anything harmful.
 
     Attributes:
         root: what `weights:` names.
@@ -69,7 +69,7 @@ class ModelFolder:
 
 
 def read_folder(root: Path, task: str) -> ModelFolder:
-    """Look at everything but the tensors.
+    """Read everything but the tensors.
 
     Args:
         root: what `weights:` names.
@@ -151,7 +151,7 @@ def _adapter(path: Path) -> StepError:
 
 
 def _refuse_code(config: Any, where: str) -> None:
-    """Refuse a configuration, or a part of it, that names code of the folder's own."""
+    """Refuse a configuration that names code in the folder."""
     waiting = [config]
     while waiting:
         value = waiting.pop()

@@ -70,7 +70,7 @@ def _inspection(
 
 
 def takes_by_name(built: Architecture) -> list[str]:
-    """The inputs that a spec may declare, as the model calls them; the first one it needs.
+    """The inputs that a spec may declare, by the model's own names; the first is required.
 
     Raises:
         StepError: E375, it takes what is neither text nor an image, or both.
@@ -88,7 +88,7 @@ def takes_by_name(built: Architecture) -> list[str]:
 
 
 def _has_types(built: Architecture, tokenizer: Any) -> bool:
-    """Whether texts come in two parts that are told apart: the model has a table for them, and the tokenizer fills it."""
+    """Whether the model distinguishes two segments of a text: it has an embedding for them, and the tokenizer sets them."""
     kinds = getattr(built.config, "type_vocab_size", None)
     if tokenizer is None:
         return kinds is not None and kinds > 1
@@ -96,7 +96,7 @@ def _has_types(built: Architecture, tokenizer: Any) -> bool:
 
 
 def _longest(folder: ModelFolder, built: Architecture, model: nn.Module) -> int | None:
-    """The most tokens that the model has places for, or that its tokenizer cuts texts to; None where nothing says it."""
+    """The most tokens that the model has positions for or that its tokenizer truncates to; None if neither is stated."""
     limits = [getattr(built.config, "max_position_embeddings", None), folder.tokenizer.get("model_max_length")]
     limits += [folder.modules.longest if folder.modules is not None else None]
     for name, module in model.named_modules():

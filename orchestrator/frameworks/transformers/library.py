@@ -1,4 +1,4 @@
-"""Imports the Transformers library so that it asks no other machine and imports no other framework."""
+"""Imports the Transformers library without network access and without other frameworks."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def architecture(folder: ModelFolder, task: str) -> Architecture:
 
 
 def skeleton(built: Architecture) -> torch.nn.Module:
-    """The model without values, which costs nothing.
+    """The model without weights, which costs nothing.
 
     Raises:
         StepError: E370, it cannot be built.
@@ -117,7 +117,7 @@ def filled(folder: ModelFolder, built: Architecture, attention: Attention) -> tu
             config=built.config,
             state_dict=dict(tensors),
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are told below, all of them
+            ignore_mismatched_sizes=True,  # all of them are reported below
             dtype=torch.float32,
             attn_implementation="sdpa" if fused else "eager",
             **_options(built),
@@ -214,7 +214,7 @@ def _config(folder: ModelFolder, kind: str) -> Any:
         Exception,
         "E370",
         f"config.json does not describe a valid {kind} model",
-        cause=_told,
+        cause=_reason,
         remedy="copy or save the folder again, with a version of the library that is no newer than "
         f"{transformers.__version__}",
         at=AT_WEIGHTS,
@@ -224,7 +224,7 @@ def _config(folder: ModelFolder, kind: str) -> Any:
 
 
 def _options(built: Architecture) -> dict[str, Any]:
-    """A pooling layer of the model's own is left out where it has no part in the output: it may have no weights."""
+    """Leave out the model's own pooling layer where the output does not need it: it may have no weights."""
     takes = "add_pooling_layer" in inspect.signature(built.cls.__init__).parameters
     return {"add_pooling_layer": False} if takes and built.task in {_FEATURES, _SENTENCE} else {}
 
@@ -267,7 +267,7 @@ def _not_built(name: str, error: Exception) -> StepError:
     return StepError(
         "E370",
         f"transformers {transformers.__version__} does not build this {name}",
-        cause=_told(error),
+        cause=_reason(error),
         remedy="install what it names"
         if isinstance(error, ImportError)
         else "load it with the Transformers library where you trust it, and save it again",
@@ -275,7 +275,7 @@ def _not_built(name: str, error: Exception) -> StepError:
     )
 
 
-def _told(error: Exception) -> str:
-    """The type and the first line that says something."""
+def _reason(error: Exception) -> str:
+    """The exception's type and the first line of its text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What a sentence-transformers folder says of pooling and what follows, and the reading of a folder's JSON files."""
+"""Reads a Transformers folder's JSON files, and the sentence-transformers modules that they describe."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class SentenceModules:
-    """The way from the model's hidden states to the embedding.
+    """What turns the model's hidden states into the embedding.
 
     Attributes:
         model: the folder of the model, relative to the whole.
@@ -132,7 +132,7 @@ class SentenceModules:
 
 
 def sentence_modules(root: Path) -> SentenceModules | None:
-    """What `modules.json` says; None where it names the model alone, as that of a cross-encoder does.
+    """The modules in `modules.json`; None where it names only the model, as for a cross-encoder.
 
     Args:
         root: the folder that holds it.
@@ -212,7 +212,7 @@ def _unknown(cause: str, remedy: str) -> StepError:
 
 
 def _text_settings(folder: Path) -> Mapping[str, Any]:
-    """What is said of how texts are read, in a file whose name depends on the library's version and the model."""
+    """The settings for reading texts, in a file whose name depends on the library's version and the model."""
     settings = next((json_object(folder / name) for name in _TEXT_SETTINGS if (folder / name).is_file()), {})
     ways = settings.get("modality_config") or {"text": {}}
     if set(ways) != {"text"} or ways["text"].get("method_output_name", _HIDDEN) != _HIDDEN:

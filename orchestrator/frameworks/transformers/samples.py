@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.transformers.folder import ModelFolder
     from orchestrator.spec.signature import Signature
 
-__all__ = ["load_tokenizer", "made_up"]
+__all__ = ["load_tokenizer", "text_samples"]
 
 
 def load_tokenizer(folder: ModelFolder) -> Any:
@@ -50,8 +50,10 @@ _SENTENCES = (
 )
 
 
-def made_up(signature: Signature, own_names: Mapping[str, str], tokenizer: Any, vocabulary: int, seed: int) -> Samples:
-    """Rows within the signature; they count as random, since nobody knows what real texts look like.
+def text_samples(
+    signature: Signature, own_names: Mapping[str, str], tokenizer: Any, vocabulary: int, seed: int
+) -> Samples:
+    """Rows within the signature; they count as random, since they are not the user's texts.
 
     Args:
         signature: as declared.
@@ -94,7 +96,7 @@ def _tokenized(tokenizer: Any, rows: int, length: int) -> dict[str, Array] | Non
 
 
 def _texts(rows: int) -> list[str]:
-    """Each sentence alone, then each with one after it, which is another in every round."""
+    """Each sentence alone, then each followed by another, a different one in every round."""
     count = len(_SENTENCES)
     alone = list(_SENTENCES[:rows])
     return alone + [
@@ -103,7 +105,7 @@ def _texts(rows: int) -> list[str]:
 
 
 def _numbered(vocabulary: int, rows: int, length: int, seed: int) -> dict[str, Array]:
-    """Any tokens but the first, with up to half of each row after them left empty."""
+    """Random token ids other than 0, with up to half of each row left empty at its end."""
     random = np.random.default_rng(seed)
     ids = random.integers(1, max(vocabulary, 2), (rows, length))
     used = random.integers((length + 1) // 2, length + 1, (rows, 1))

@@ -1,4 +1,4 @@
-"""Folders of the Transformers library: what they say of themselves, the import step, and the model as the baseline."""
+"""Transformers folders as sources: inspection, the import step, and the model as the baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.frameworks.transformers.folder import read_folder
 from orchestrator.frameworks.transformers.interface import interface, outputs, takes_by_name
 from orchestrator.frameworks.transformers.library import transformers
 from orchestrator.frameworks.transformers.model import architecture, filled, sentence_head, skeleton
-from orchestrator.frameworks.transformers.samples import load_tokenizer, made_up
+from orchestrator.frameworks.transformers.samples import load_tokenizer, text_samples
 from orchestrator.frameworks.transformers.task import TaskModel
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepError
@@ -52,7 +52,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
 
 
 def check(context: StepContext) -> dict[str, Any]:
-    """The import step: everything that the later steps take for granted about the source is proven here.
+    """The import step: proves everything that later steps rely on.
 
     Params: `source` (with `task` and `names`), `signature`, `seed` of made-up samples, `max_rows` of given ones. Inputs:
     `weights`, and `samples` if given. Writes what `write_import` says.
@@ -69,14 +69,14 @@ def check(context: StepContext) -> dict[str, Any]:
     else:
         own = dict(zip((tensor.name for tensor in signature.inputs), model.takes, strict=True))
         vocabulary = int(getattr(model.model.config, "vocab_size", 0))
-        samples = made_up(signature, own, load_tokenizer(folder), vocabulary, int(context.params.get("seed", 0)))
+        samples = text_samples(signature, own, load_tokenizer(folder), vocabulary, int(context.params.get("seed", 0)))
     return prove(context, model, signature, samples, notes, {"transformers": transformers.__version__})
 
 
 def load_task_model(
     params: Mapping[str, Any], inputs: Mapping[str, Path], signature: Signature, attention: Attention
 ) -> TaskModel:
-    """The model for its task, on the CPU, in evaluation mode, no gradients wanted.
+    """The model for its task, on the CPU, in evaluation mode, without gradients.
 
     Args:
         params: with `source`, as the import step has it.
@@ -98,7 +98,7 @@ def open_baseline(
     threads: int,
     accelerator: Accelerator = "none",
 ) -> TorchRuntime:
-    """The model as given, as a runtime: what every variant is compared with.
+    """The model as given, as a runtime: the baseline of every variant.
 
     Args:
         params: as for `load_task_model`.

@@ -83,7 +83,7 @@ class SentenceHead(nn.Module):  # type: ignore[misc]  # torch is not typed here
 
 
 class _Normalize(nn.Module):  # type: ignore[misc]
-    """Brings every row to the length 1."""
+    """Scales every row to length 1."""
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         return nn.functional.normalize(rows, p=2.0, dim=-1)
