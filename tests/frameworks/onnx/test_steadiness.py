@@ -43,7 +43,7 @@ def test_a_model_that_normalizes_by_its_batch_is_refused(tmp_path: Path) -> None
     ]
     proto = model(nodes, [floats("x", ["N", 4])], [floats("y", ["N", 4])])
     error = refused("E331", run_check, saved(proto, tmp_path), tmp_path, at=WEIGHTS_PLACE)
-    assert "depends on what else is in its batch" in error.message
+    assert "depends on the other rows of its batch" in error.message
 
 
 def _quantized_while_running() -> Any:
@@ -72,4 +72,4 @@ def test_what_only_the_checker_refuses_is_noted(tmp_path: Path) -> None:
     proto = linear()
     proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7  # a wrong shape: ONNX Runtime only warns
     ran = run_check(saved(proto, tmp_path), tmp_path, samples={"x": X})
-    assert any(note.startswith("source: the checker of ONNX objects") for note in ran.facts["notes"])
+    assert any(note.startswith("source: ONNX's checker rejects") for note in ran.facts["notes"])

@@ -41,7 +41,7 @@ def test_other_randomness_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["BatchStatisticsOfImages", "BackInTraining"])
 def test_batch_statistics_are_named_with_their_layer(tmp_path: Path, name: str) -> None:
     error = refused("E331", tmp_path, name, IMAGES, at=FACTORY)
-    assert "what else is in its batch" in error.message
+    assert "the other rows of its batch" in error.message
     assert "layer `norm` (BatchNorm2d)" in error.cause
     assert "statistics of the batch" in error.cause
     assert "track_running_stats=True" in error.remedy

@@ -25,8 +25,8 @@ FACTORY = ("model", "source", "factory")
         ("E310", "source_raising:Model", "OSError: no licence file", "source_raising.py:1", "correct the code"),
         ("E311", "source_models:Linea", "`source_models` has no `Linea`", "source_models.py", "did you mean `Linear`?"),
         ("E311", "source_models:Linear.make", "`Linear` has no `make`", "source_models.py", ""),
-        ("E312", "source_models:NOT_CALLABLE", "not something that builds", "int", "class or a function"),
-        ("E312", "source_models:BUILT", "not something that builds", "Linear, already built", "class or a function"),
+        ("E312", "source_models:NOT_CALLABLE", "does not build a model", "int", "class or a function"),
+        ("E312", "source_models:BUILT", "does not build a model", "Linear, already built", "class or a function"),
         ("E314", "source_models:raising", "RuntimeError: no weights at depth 1", "source_models.py:", "correct"),
         ("E315", "source_models:not_a_model", "does not return a torch.nn.Module", "a dict", "return the model"),
     ],
@@ -61,7 +61,7 @@ def test_arguments_that_the_factory_does_not_take_are_told_with_those_that_it_ta
         )
     assert (caught.value.code, caught.value.at) == ("E313", at)
     assert cause in caught.value.cause
-    assert "it takes (" in caught.value.remedy
+    assert "its signature is (" in caught.value.remedy
 
 
 def test_the_line_that_raised_is_named(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_the_range_of_an_integer_input_without_samples_is_said_to_be_unknown(tmp
     declared = signature(inputs, {"a": None, "b": None}, {"batch": (1, 4), "seq": (2, 64)})
     imported = run_model(tmp_path, "Tokens", declared)
     assert set(np.unique(imported.arrays("samples.npz")["ids"])) == {0, 1}
-    assert any("the range of the integer input `ids` is not known" in note for note in imported.facts["notes"])
+    assert any("the range of the integer input `ids` is unknown" in note for note in imported.facts["notes"])
 
 
 def test_a_model_without_a_batch_dimension_gets_a_row_axis(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_size_that_the_model_does_not_take_blames_the_dimension(tmp_path: Path
     declared = signature({"x": ("float32", ["batch", "steps"])}, dims={"batch": (1, 4), "steps": (1, 9)})
     samples = {"x": np.ones((4, 8), np.float32)}
     error = refused("E322", tmp_path, "AtMostEight", declared, samples, at=("model", "dims", "steps"))
-    assert "inside the range of `steps`, which is declared as 1 to 9" in error.message
+    assert "a size of `steps` within its declared range of 1 to 9" in error.message
     assert "out of" in error.cause
     assert "given: x float32 [1, 9]" in error.notes
 
@@ -74,7 +74,7 @@ def test_an_exported_program_that_takes_one_batch_size_only_is_told(tmp_path: Pa
         run(tmp_path, {"kind": "exported-program"}, weights)
     assert (caught.value.code, caught.value.at) == ("E322", ("model", "dims", "batch"))
     assert "Guard failed" in caught.value.cause
-    assert "only what it was exported for" in caught.value.remedy
+    assert "only the sizes that it was exported for" in caught.value.remedy
 
 
 def test_missing_outputs_are_counted(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_every_way_to_store_the_same_weights_answers_the_same(tmp_path: Path) ->
         (b"\x08\x0a\x12\x07pytorch\x1a\x032.0\x3a\x02\x0a\x00", "an ONNX model"),
         (b"\x80\x04\x95\x10\0\0\0\0\0\0\0}\x94.", "a Python pickle"),
         (bytes(range(256)), "unknown kind"),
-        (b"PK\x03\x04 cut off", "a zip archive that is cut off"),
+        (b"PK\x03\x04 cut off", "a truncated or damaged zip archive"),
     ],
 )
 def test_a_file_of_another_kind_is_told_for_what_it_looks_like(tmp_path: Path, content: bytes, looks_like: str) -> None:
@@ -95,7 +95,7 @@ def test_a_file_of_another_kind_is_told_for_what_it_looks_like(tmp_path: Path, c
 
 
 def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
-    assert "no file gone.safetensors" in _refused("E301", tmp_path, tmp_path / "gone.safetensors").cause
+    assert "there is no `gone.safetensors`" in _refused("E301", tmp_path, tmp_path / "gone.safetensors").cause
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "saved_model.pb").write_bytes(b"")
@@ -106,7 +106,7 @@ def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
 def test_a_zip_of_something_else_is_told(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "PyTorch did not write" in _refused("E301", tmp_path, tmp_path / "other.zip").cause
+    assert "not written by PyTorch" in _refused("E301", tmp_path, tmp_path / "other.zip").cause
 
 
 def test_the_kind_that_fits_the_file_is_named(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_wrong_weights_key_lists_the_keys_that_exist(tmp_path: Path) -> None:
 def test_a_weights_key_that_safetensors_do_not_have_is_told(tmp_path: Path) -> None:
     error = _refused("E304", tmp_path, saved("Linear", tmp_path), KEY, weights_key="state_dict")
     assert "`linear.weight`" in error.cause
-    assert "leave the rest of it out" in error.remedy
+    assert "leave the rest of the key out" in error.remedy
 
 
 @pytest.mark.parametrize("content", [{"weight": torch.ones(1), "epoch": 3}, {}, [1, 2], torch.ones(2)])
@@ -306,7 +306,7 @@ def test_code_in_the_graph_of_an_exported_program_is_not_run(
 def test_a_cut_archive_is_refused(tmp_path: Path, kind: str, program: Path) -> None:
     whole = program if kind == "exported-program" else traced(model("Linear").eval(), tmp_path, torch.ones(2, 4))
     error = _refused("E301", tmp_path, _bytes(tmp_path, whole.read_bytes()[:-200]), kind=kind)
-    assert "cut off or damaged" in error.cause
+    assert "truncated or damaged" in error.cause
 
 
 def test_torchscript_saved_in_training_mode_is_noted(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_dropout_that_the_author_left_on_is_off_as_in_predict(keras: Open, keras
 
 def test_a_model_that_mixes_the_rows_of_a_batch_is_refused(keras: Open) -> None:
     error = keras("mixes-rows.keras").check_refused("E331", WEIGHTS, signature(ROWS, ["subtract"]))
-    assert "what else is in its batch" in error.message
+    assert "the other rows of its batch" in error.message
 
 
 def test_a_layer_that_goes_wrong_where_sizes_are_open_is_found(keras: Open) -> None:
@@ -156,7 +156,7 @@ def test_a_layer_that_goes_wrong_where_sizes_are_open_is_found(keras: Open) -> N
 def test_a_model_that_remembers_is_refused(keras: Open) -> None:
     declared = signature({"x": ("float32", [2, 3, 2])}, ["lstm"], batch=None)
     error = keras("remembers.keras").check_refused("E332", WEIGHTS, {**declared, "dims": {}})
-    assert "changes the next one" in error.message
+    assert "one call affects the next" in error.message
 
 
 def test_names_that_the_model_has_not_are_told_with_those_that_it_has(keras: Open) -> None:
