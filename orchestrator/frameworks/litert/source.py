@@ -95,13 +95,7 @@ def open_baseline(
 ) -> LitertRuntime:
     """The model as given, as a runtime: the baseline of every variant.
 
-    Args:
-        params: `source` with its `names`.
-        inputs: with the role `weights`.
-        project: not used; a LiteRT model has no code.
-        signature: as the import step left it.
-        threads: for the operators of one call.
-        accelerator: what computes.
+    Called as an `OpenBaseline`.
 
     Raises:
         StepError: as `open_source`; E427 a GPU is asked for.

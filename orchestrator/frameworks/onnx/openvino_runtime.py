@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
-from orchestrator.frameworks.source.runtime import not_used
+from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.steps import StepError
 
 # The package `openvino` counts its uses: it writes to the home folder and sends a message when it is imported. Without
@@ -63,7 +63,7 @@ def open_onnx(
 ) -> OpenVinoRuntime:
     """Load `model.onnx` of a variant; see `open_runtime`."""
     if accelerator != "none":
-        raise not_used("OpenVINO", "it does not run on NVIDIA GPUs")
+        raise gpu_not_used("OpenVINO", "it does not run on NVIDIA GPUs")
     try:
         compiled = openvino.Core().compile_model(str(directory / "model.onnx"), "CPU", compile_settings(threads))
     except RuntimeError as error:

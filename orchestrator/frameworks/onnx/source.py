@@ -113,13 +113,7 @@ def open_baseline(
 ) -> OrtRuntime:
     """The model as given, as a runtime: the baseline of every variant.
 
-    Args:
-        params: with `source`, as the import step has it.
-        inputs: with the role `weights`.
-        project: not used.
-        signature: as the import step left it.
-        threads: for the operators of one call.
-        accelerator: what computes.
+    Called as an `OpenBaseline`.
 
     Raises:
         StepError: E302, E364 it does not load; E427 the GPU is not used.

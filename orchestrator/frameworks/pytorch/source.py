@@ -121,13 +121,7 @@ def open_baseline(
 ) -> TorchRuntime:
     """The model as given, as a runtime: the baseline of every variant.
 
-    Args:
-        params: as for `load_source`.
-        inputs: as for `load_source`.
-        project: as for `load_source`.
-        signature: as the import step left it, since that has the outputs in the model's order.
-        threads: for the operators of one call.
-        accelerator: what computes.
+    Called as an `OpenBaseline`.
 
     Raises:
         StepError: as `load_source`; E427 the GPU is not used.

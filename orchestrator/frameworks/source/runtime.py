@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from orchestrator.artifacts.runtime_facts import RuntimeFacts
     from orchestrator.spec.signature import Signature
 
-__all__ = ["RUNTIMES", "Accelerator", "OpenRuntime", "Runtime", "gpu_not_used", "open_runtime"]
+__all__ = [
+    "RUNTIMES",
+    "Accelerator",
+    "OpenBaseline",
+    "OpenRuntime",
+    "Runtime",
+    "gpu_not_used",
+    "open_runtime",
+]
 
 Accelerator = Literal["none", "cuda"]
 """As in the spec's `hardware.accelerator`; `cuda` is the first device that this process may use."""
@@ -75,6 +83,30 @@ class OpenRuntime(Protocol):
         self, directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none"
     ) -> Runtime:
         """Load the variant in `directory`, to run on `threads` threads, on a GPU if that is the accelerator."""
+
+
+class OpenBaseline(Protocol):
+    """The shape of every source's `open_baseline`, which opens the model as given: the baseline of every variant."""
+
+    def __call__(
+        self,
+        params: Mapping[str, Any],
+        inputs: Mapping[str, Path],
+        project: Path,
+        signature: Signature,
+        threads: int,
+        accelerator: Accelerator = "none",
+    ) -> Runtime:
+        """Load the source.
+
+        Args:
+            params: with `source`, as the import step has it.
+            inputs: with the role `weights`.
+            project: the spec's folder, for sources that import the user's code.
+            signature: as the import step left it, with the outputs in the model's order.
+            threads: for the operators of one call.
+            accelerator: what computes.
+        """
 
 
 def open_runtime(

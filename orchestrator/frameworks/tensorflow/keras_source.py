@@ -219,13 +219,7 @@ def open_baseline(
 ) -> TfRuntime:
     """The model as given: called in inference mode inside a tf.function, which is what `predict` does for each batch.
 
-    Args:
-        params: `source` with its `names`.
-        inputs: with the role `weights`.
-        project: not used; a Keras model brings no code.
-        signature: as the import step left it.
-        threads: for the operators of one call.
-        accelerator: what computes.
+    Called as an `OpenBaseline`.
 
     Raises:
         StepError: as `load_source`; E427 the GPU is not used.

@@ -325,13 +325,7 @@ def open_baseline(
 ) -> TfRuntime:
     """The model as given: its signature, as TensorFlow runs it.
 
-    Args:
-        params: `source` with its `names` and `signature`.
-        inputs: with the role `weights`.
-        project: not used; a SavedModel brings no code.
-        signature: as the import step left it.
-        threads: for the operators of one call.
-        accelerator: what computes.
+    Called as an `OpenBaseline`.
 
     Raises:
         StepError: as `load_source`; E427 the GPU is not used.

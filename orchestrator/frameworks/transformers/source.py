@@ -100,13 +100,7 @@ def open_baseline(
 ) -> TorchRuntime:
     """The model as given, as a runtime: the baseline of every variant.
 
-    Args:
-        params: as for `load_task_model`.
-        inputs: as for `load_task_model`.
-        project: not used.
-        signature: as the import step left it.
-        threads: for the operators of one call.
-        accelerator: what computes.
+    Called as an `OpenBaseline`.
 
     Raises:
         StepError: as `load_task_model`; E427 the GPU is not used.
