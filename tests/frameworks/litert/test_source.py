@@ -203,7 +203,7 @@ def test_a_fixed_batch_is_not_resized_against_the_models_will(models_to_convert:
     case = replace(CASES["tflite_cnn"], samples=None)
     file = models_to_convert / "cnn_batch_of_one.tflite"
     error = refused("E321", ("model", "inputs"), tmp_path, file, case)
-    assert "the input `image` has the shape [1, 8, 8, 1] in the model, and [8, 8, 8, 1] was given" in error.cause
+    assert "the input `image` has the shape [1, 8, 8, 1] in the model, but [8, 8, 8, 1] was given" in error.cause
 
 
 @pytest.mark.parametrize(

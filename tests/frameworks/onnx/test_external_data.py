@@ -172,9 +172,9 @@ def test_a_folder_or_a_pipe_is_no_file_of_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"offset": 8}, "the tensor is 48 bytes from byte 8 on, and the file has 48"),
-        ({"offset": 2**62}, "and the file has 48"),
-        ({"length": 47}, "47 bytes of its file, and 48 by its type and shape [4, 3]"),
+        ({"offset": 8}, "the tensor is 48 bytes from byte 8 on, but the file has 48"),
+        ({"offset": 2**62}, "but the file has 48"),
+        ({"length": 47}, "47 bytes in its file, but 48 by its type and shape [4, 3]"),
         ({"length": 2**60}, "48 by its type and shape"),
         ({"offset": "-8"}, "it says '-8'"),
         ({"offset": "8 "}, "it says '8 '"),

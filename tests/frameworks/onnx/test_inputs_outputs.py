@@ -135,7 +135,7 @@ def test_what_is_not_declared_is_left_out_and_noted(tmp_path: Path) -> None:
         (
             signature({"x": ("float32", ["batch", "width"])}, dims={"batch": (1, 8), "width": (1, 9)}),
             None,
-            "dimension 1 of `x` is 4 in the model, and `width` from 1 to 9 is declared",
+            "dimension 1 of `x` is 4 in the model, but `width` from 1 to 9 is declared",
             ("model", "inputs", 0, "shape", 1),
         ),
         (

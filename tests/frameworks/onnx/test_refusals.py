@@ -78,7 +78,7 @@ def test_a_name_that_is_no_utf_8_is_told(tmp_path: Path, name: bytes) -> None:
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    assert "no file model.onnx" in refused("E301", run_inspect, tmp_path / "model.onnx", tmp_path).cause
+    assert "there is no `model.onnx`" in refused("E301", run_inspect, tmp_path / "model.onnx", tmp_path).cause
 
 
 def test_a_graph_that_is_not_connected_is_told_with_the_checkers_words(tmp_path: Path) -> None:

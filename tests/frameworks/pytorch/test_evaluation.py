@@ -35,7 +35,7 @@ def test_dropout_left_on_is_named_with_its_layer_and_line(tmp_path: Path) -> Non
 def test_other_randomness_is_named(tmp_path: Path) -> None:
     error = refused("E330", tmp_path, "Noisy", at=FACTORY)
     assert "randn" in error.cause
-    assert "make it an input" in error.remedy
+    assert "make the random values an input" in error.remedy
 
 
 @pytest.mark.parametrize("name", ["BatchStatisticsOfImages", "BackInTraining"])

@@ -133,7 +133,7 @@ def test_safe_casts_are_made_and_noted(tmp_path: Path, name: str, array: Any) ->
     ("shape", "cause"),
     [
         ((3, 4), "it has 2 dimensions, but 3 are expected"),
-        ((3, 4, 5), "`size` is 5 here and 4 in `image`"),
+        ((3, 4, 5), "`size` is 5 here, but 4 in `image`"),
         ((3, 9, 9), "dimension 1 is 9, but `size` ranges from 2 to 8"),
     ],
 )
@@ -198,7 +198,7 @@ def test_a_case_that_would_be_too_large_is_capped_and_says_so() -> None:
     samples = Samples({"x": np.ones((1, 2**20), np.float32)}, None, real=True)
     largest = edge_cases(samples, wide)[-1]
     assert sum(array.nbytes for array in largest.inputs.values()) <= MAX_CASE_BYTES
-    assert largest.note == "`batch` goes up to 10000; 16 fill 64 MiB"
+    assert largest.note == "`batch` goes up to 10000, but was tried up to 16 only, which fills 64 MiB"
 
 
 def test_samples_that_init_made_at_random_are_not_taken_for_real_ones(tmp_path: Path) -> None:

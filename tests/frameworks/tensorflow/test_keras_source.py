@@ -307,7 +307,7 @@ def test_a_file_of_another_kind_is_told(keras: Open, tmp_path: Path) -> None:
     assert "kind: pytorch" in error.remedy
     (tmp_path / "notes.h5").write_text("hello")
     assert "a text file" in keras(tmp_path / "notes.h5").refused("E301").cause
-    assert "no file gone.keras" in keras(tmp_path / "gone.keras").refused("E301").cause
+    assert "there is no `gone.keras`" in keras(tmp_path / "gone.keras").refused("E301").cause
 
 
 def test_the_users_own_settings_of_keras_count_for_nothing(keras_files: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_links_are_refused(path: Path, name: str) -> None:
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    assert "not there" in Folder(tmp_path / "absent", tmp_path).refused("E301").cause
+    assert "missing" in Folder(tmp_path / "absent", tmp_path).refused("E301").cause
 
 
 def test_a_file_in_place_of_the_folder_is_told(path: Path) -> None:
