@@ -16,7 +16,17 @@ from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
 
-__all__ = ["Ending", "StepContext", "StepError", "StepFunction", "headline", "refuse_as", "refuse_on", "silent"]
+__all__ = [
+    "Ending",
+    "StepContext",
+    "StepError",
+    "StepFunction",
+    "headline",
+    "last_line",
+    "refuse_as",
+    "refuse_on",
+    "silent",
+]
 
 _LONGEST_HEADLINE = 400
 """Characters; some exceptions print a whole model on one line."""
@@ -146,6 +156,12 @@ def headline(error: BaseException, skip: re.Pattern[str] | None = None) -> str:
     lines = (line.strip() for line in str(error).splitlines())
     first = next((line for line in lines if line and not (skip and skip.match(line))), type(error).__name__)
     return first if len(first) <= _LONGEST_HEADLINE else first[: _LONGEST_HEADLINE - 3] + "..."
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an exception's text, where runtimes with a traceback of their own put the reason, or its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 @contextmanager

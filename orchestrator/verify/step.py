@@ -22,7 +22,7 @@ from orchestrator.artifacts.verdict import (
 from orchestrator.frameworks.source.runtime import Runtime, open_runtime
 from orchestrator.measure.statistics import binomial_at_most
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import refuse_on
+from orchestrator.steps import last_line, refuse_on
 from orchestrator.verify.columns import Columns, compare_columns
 from orchestrator.verify.gates import DEFAULT_GATES, gates_for, judge, worst
 from orchestrator.verify.parity import Parity, compare, magnitude
@@ -174,14 +174,8 @@ def _row(arrays: Mapping[str, Array], rows: Any) -> dict[str, Array]:
 
 def _called(runtime: Runtime, inputs: Mapping[str, Array], name: str) -> Mapping[str, Array]:
     # Runtimes raise what their kernels raise.
-    with refuse_on(Exception, "E426", f"the variant does not run on {name}", cause=_last_line):
+    with refuse_on(Exception, "E426", f"the variant does not run on {name}", cause=last_line):
         return runtime.run(inputs)
-
-
-def _last_line(error: Exception) -> str:
-    """The last line of an exception's text, where runtimes put the reason, or its type if it has no text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def _fitting_rows(imported: _Imported) -> int:

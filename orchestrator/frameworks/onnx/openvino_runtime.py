@@ -9,7 +9,7 @@ import numpy as np
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.frameworks.source.runtime import gpu_not_used
-from orchestrator.steps import StepError
+from orchestrator.steps import last_line, refuse_on
 
 # The package `openvino` counts its uses: it writes to the home folder and sends a message when it is imported. Without
 # the package that does so, it uses a stand-in of its own that does nothing.
@@ -64,10 +64,6 @@ def open_onnx(
     """Load `model.onnx` of a variant; see `open_runtime`."""
     if accelerator != "none":
         raise gpu_not_used("OpenVINO", "it does not run on NVIDIA GPUs")
-    try:
+    with refuse_on(RuntimeError, "E420", "OpenVINO does not load the model", cause=last_line):
         compiled = openvino.Core().compile_model(str(directory / "model.onnx"), "CPU", compile_settings(threads))
-    except RuntimeError as error:
-        raise StepError(
-            "E420", "OpenVINO does not load the model", cause=str(error).strip().splitlines()[-1]
-        ) from error
     return OpenVinoRuntime(compiled, signature, threads)

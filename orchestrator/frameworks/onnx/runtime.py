@@ -13,7 +13,7 @@ from orchestrator.frameworks.onnx.file import objection
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.frameworks.source.samples import plain
-from orchestrator.steps import StepError, refuse_as, refuse_on
+from orchestrator.steps import StepError, last_line, refuse_as, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,12 +131,7 @@ def open_session(
 def open_onnx(directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none") -> OrtRuntime:
     """Load `model.onnx` of a variant; see `open_runtime`."""
     # Its exceptions share no base class of their own; whatever it says is the reason.
-    with refuse_on(
-        Exception,
-        "E420",
-        "ONNX Runtime does not load the model",
-        cause=lambda error: str(error).strip().splitlines()[-1],
-    ):
+    with refuse_on(Exception, "E420", "ONNX Runtime does not load the model", cause=last_line):
         session = open_session(str(directory / "model.onnx"), session_options(threads), accelerator)
     inputs, outputs = ({tensor.name: tensor.name for tensor in side} for side in (signature.inputs, signature.outputs))
     return OrtRuntime(session, inputs, outputs, threads)
