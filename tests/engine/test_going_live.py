@@ -276,7 +276,7 @@ def test_a_deployment_that_moved_leaves_nothing_behind_even_if_it_was_killed(pla
         "from orchestrator.events import ignore\n"
         "from orchestrator.targets.folder.target import FolderTarget\n"
         "p = Place(Path(sys.argv[2])); other = FolderTarget(Path(sys.argv[2]) / 'other', 'digits', 2)\n"
-        "GoLive(p.ready('two'), other, p.home, ignore).replace(settle('digits', p.store), 2, 'deploy')\n"
+        "GoLive(p.ready('two'), other, p.store, ignore).replace(settle('digits', p.store), 2, 'deploy')\n"
     )
     arguments = [sys.executable, "-c", script, str(Path(__file__).parents[2]), str(place.root)]
     for point, folders in (("release.switched", {"deployed", "other"}), ("release.remembered", {"deployed", "other"})):
