@@ -76,7 +76,7 @@ def test_a_made_up_target_is_planned_applied_observed_rolled_back_and_destroyed(
         spec.write_text(_SPEC.replace("RELEASE", release), encoding="utf-8")
 
     write("one")
-    assert "deploy" in run("plan", str(spec), code=2)
+    assert "deploy" in run("plan", str(spec))
     told = run("apply", str(spec), "--yes")
     assert "stored: revision 1 (onnx-fp32 on onnxruntime) lies in front" in told
     assert "shelf: board 3" in told
@@ -103,7 +103,7 @@ def test_a_made_up_target_is_planned_applied_observed_rolled_back_and_destroyed(
     (row,) = status["deployments"]
     assert (row["target"], row["health"], row["reason"]) == ("shelf", "degraded", "the label fell off")
     assert "stored is degraded: the label fell off" in run("status", code=1)
-    assert "replaces revision 1" in run("plan", str(spec), code=2)
+    assert "replaces revision 1" in run("plan", str(spec))
 
     assert "stored: cleared away, leaving dust" in run("destroy", "stored", "--yes")
     assert not board.exists()

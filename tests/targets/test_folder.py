@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,6 +113,44 @@ def test_what_mlo_did_not_put_there_is_not_touched(
     assert "deploy: path" in refused.value.diagnostics[0].remedy
 
 
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"format": 1}, "an older mlo wrote its .mlo-deployed.json: it has format 1, and this one reads 2"),
+        ({"format": 3}, "a newer mlo wrote"),
+        ({"format": None}, "it has no format"),
+        ({"more": 1}, "more: extra inputs are not permitted"),
+        ({"revisions": {"1": {"digest": "ab", "backend": "litert", "used": 1}}}, "revisions.1.used: "),
+        ({"revisions": []}, "revisions: "),
+    ],
+)
+def test_a_marker_that_this_version_cannot_read_is_refused_with_the_reason(
+    target: FolderTarget, folder: Path, tmp_path: Path, change: dict[str, Any], cause: str
+) -> None:
+    put(target, tmp_path, 1, "one")
+    marker = json.loads((folder / MARKER).read_text())
+    (folder / MARKER).write_text(json.dumps({**marker, **change}))
+
+    with pytest.raises(DeployFailed) as refused:
+        target.prepare()
+
+    assert refused.value.diagnostics[0].code == "E620"
+    assert cause in refused.value.diagnostics[0].cause
+    observed = target.observe()
+    assert observed.health == "degraded"
+    assert cause in observed.reason
+
+
+def test_what_is_in_use_and_was_changed_is_degraded_with_the_reason(
+    target: FolderTarget, folder: Path, tmp_path: Path
+) -> None:
+    put(target, tmp_path, 1, "one")
+    (folder / "revisions" / "1" / "model.tflite").write_text("changed")
+    observed = target.observe()
+    assert (observed.health, observed.reason) == ("degraded", "files of revision 1 are missing or were changed")
+    assert target.history() == (1,)
+
+
 def test_stopping_removes_what_was_put_there_and_nothing_else(
     target: FolderTarget, folder: Path, tmp_path: Path
 ) -> None:
@@ -118,7 +158,7 @@ def test_stopping_removes_what_was_put_there_and_nothing_else(
     put(target, tmp_path, 2, "two")
     (folder / "notes.txt").write_text("mine")
 
-    target.stop()
+    assert target.stop() == ("except for files that mlo did not write",)
 
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
     assert target.observe().health == "stopped"

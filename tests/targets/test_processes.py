@@ -56,6 +56,7 @@ def test_a_server_that_keeps_crashing_is_degraded_and_says_why(deployment: Deplo
     eventually(lambda: "exited with code 4" in "\n".join(deployment.target.logs(50)))
     observed = deployment.target.observe()
     assert (observed.running, observed.health, observed.revision) == (True, "degraded", 1)
+    assert observed.reason == "revision 1 is restarting: the server exited with code 4"
     status, document = deployment.post("/v2/models/m/infer", {})
     assert status == 503
     assert document["error"] == "revision 1 is restarting: the server exited with code 4"

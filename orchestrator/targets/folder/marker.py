@@ -5,29 +5,32 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy, DeployFailed
+from orchestrator.spec.strict import Strict
 from orchestrator.store.atomic import pretty_json, write_atomic
+from orchestrator.store.record import first_problem
 
-__all__ = ["MARKER", "Marker", "Put", "alone_in", "read_marker", "taken", "write_marker"]
+__all__ = ["MARKER", "CopiedRevision", "Marker", "alone_in", "read_marker", "taken", "write_marker"]
 
 MARKER = ".mlo-deployed.json"
-_FORMAT = 1
+_FORMAT: Literal[2] = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
-    """A revision that was put there.
+class CopiedRevision(Strict):
+    """A revision that was copied into the folder.
 
     Attributes:
         digest: of its tree.
         backend: whose layout it lies in.
-        used: whether it was ever the one in use; others are candidates, and go when they are withdrawn.
+        used: whether it was ever the one in use; others are withdrawn together with the release that brought them.
     """
 
     digest: str
@@ -35,27 +38,32 @@ class Put:
     used: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Marker:
+class Marker(Strict):
     """What the marker says.
 
     Attributes:
+        format: of the file.
         name: the deployment's.
-        backend: whose layout says which revision is in use; empty before the first.
+        backend: whose layout says which revision is in use; None before the first.
         revisions: by number.
     """
 
+    format: Literal[2] = _FORMAT
     name: str
-    backend: str
-    revisions: Mapping[int, Put]
+    backend: str | None
+    revisions: dict[int, CopiedRevision]
 
-    def with_revision(self, revision: int, put: Put) -> Marker:
+    def with_revision(self, revision: int, copied: CopiedRevision) -> Marker:
         """The same with this revision."""
-        return replace(self, revisions={**self.revisions, revision: put})
+        return self.model_copy(update={"revisions": {**self.revisions, revision: copied}})
 
     def only(self, kept: Collection[int]) -> Marker:
         """The same with these revisions alone."""
-        return replace(self, revisions={n: put for n, put in self.revisions.items() if n in kept})
+        return self.model_copy(update={"revisions": {n: copied for n, copied in self.revisions.items() if n in kept}})
+
+    def used_with(self, backend: str) -> Marker:
+        """The same, with this backend's layout saying what is in use."""
+        return self.model_copy(update={"backend": backend})
 
     @staticmethod
     def file(folder: Path) -> Path:
@@ -67,27 +75,26 @@ def read_marker(folder: Path, name: str) -> Marker | None:
     """The marker of `folder`; None where there is none.
 
     Raises:
-        DeployFailed: E620, it is another deployment's, or cannot be read.
+        DeployFailed: E620, it is another deployment's, another version of mlo wrote it, or it cannot be read.
     """
     try:
-        document = json.loads(Marker.file(folder).read_bytes())
+        data = Marker.file(folder).read_bytes()
+        document = json.loads(data)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise taken(folder, f"its {MARKER} cannot be read: {error}") from error
-    try:
-        if document["format"] != _FORMAT:
-            raise taken(folder, f"its {MARKER} has another format")
-        marker = Marker(
-            str(document["name"]),
-            str(document["backend"]),
-            {
-                int(number): Put(str(put["digest"]), str(put["backend"]), used=bool(put["used"]))
-                for number, put in document["revisions"].items()
-            },
+    if not isinstance(document, dict) or type(document.get("format")) is not int:
+        raise taken(folder, f"its {MARKER} is damaged: it has no format")
+    if document["format"] != _FORMAT:
+        age = "a newer" if document["format"] > _FORMAT else "an older"
+        raise taken(
+            folder, f"{age} mlo wrote its {MARKER}: it has format {document['format']}, and this one reads {_FORMAT}"
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise taken(folder, f"its {MARKER} is damaged: {type(error).__name__}: {error}") from error
+    try:
+        marker = Marker.model_validate_json(data)
+    except ValidationError as error:
+        raise taken(folder, f"its {MARKER} is damaged: {first_problem(error)}") from error
     if marker.name != name:
         raise taken(folder, f"it holds the deployment {marker.name}")
     return marker
@@ -99,9 +106,7 @@ def write_marker(folder: Path, marker: Marker) -> None:
     Raises:
         StoreFailed: the folder cannot be written.
     """
-    revisions = {str(number): asdict(put) for number, put in sorted(marker.revisions.items())}
-    document = {"format": _FORMAT, "name": marker.name, "backend": marker.backend, "revisions": revisions}
-    write_atomic(Marker.file(folder), pretty_json(document))
+    write_atomic(Marker.file(folder), pretty_json(marker.model_dump(mode="json")))
 
 
 @contextmanager

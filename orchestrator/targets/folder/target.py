@@ -26,7 +26,7 @@ from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import StatCache, digest_tree
 from orchestrator.store.failures import store_errors
 from orchestrator.store.scratch import remove_tree
-from orchestrator.targets.folder.marker import Marker, Put, alone_in, read_marker, taken, write_marker
+from orchestrator.targets.folder.marker import CopiedRevision, Marker, alone_in, read_marker, taken, write_marker
 from orchestrator.targets.folder.placement import FolderPlacement
 from orchestrator.targets.target import (
     Description,
@@ -178,7 +178,7 @@ class FolderTarget:
         if self._marker() is None:
             with store_errors("write", self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
-            self._write(Marker(self._name, "", {}))
+            self._write(Marker(name=self._name, backend=None, revisions={}))
         return str(self._folder)
 
     def start(self, release: Release, progress: Callable[[str], None] = lambda _: None) -> Started:
@@ -217,7 +217,7 @@ class FolderTarget:
                     )
                 )
             used = there is not None and there.used
-            self._write(marker.with_revision(revision, Put(wanted, backend, used=used)))
+            self._write(marker.with_revision(revision, CopiedRevision(digest=wanted, backend=backend, used=used)))
         self._rendered[revision] = release.serving
         crash_point("folder.started")
         # Nothing serves here: `verify` has proven the variant, and the copy was compared with it.
@@ -231,25 +231,25 @@ class FolderTarget:
         """
         require_whole_share(FolderPlacement.TARGET, share)
         marker = self._ours()
-        put = marker.revisions.get(revision)
-        if put is None or not self._whole(marker, revision):
+        copied = marker.revisions.get(revision)
+        if copied is None or not self._whole(marker, revision):
             raise DeployFailed(
                 Diagnostic("E607", f"revision {revision} is not in {self._folder}", remedy="run `mlo apply` again")
             )
-        layout = self._layout(put.backend)
+        layout = self._layout(copied.backend)
         before = self._layout(marker.backend).in_use() if marker.backend else None
         kept = self._kept(marker, revision, before)
         with store_errors("write", self._folder):
             notes = layout.use(revision, kept, self._rendered.get(revision))
         crash_point("folder.switched")
-        after = marker.with_revision(revision, Put(put.digest, put.backend, used=True)).only(kept)
-        self._write(Marker(after.name, put.backend, after.revisions))
+        used = copied.model_copy(update={"used": True})
+        self._write(marker.with_revision(revision, used).only(kept).used_with(copied.backend))
         crash_point("folder.remembered")
         with store_errors("clean up", self._folder):
             for number, old in marker.revisions.items():
                 if number not in kept:
                     remove_tree(self._layout(old.backend).place(number))
-            if marker.backend and not self._alike(marker.backend, put.backend):
+            if marker.backend and not self._alike(marker.backend, copied.backend):
                 self._layout(marker.backend).retire()
             self._sweep()
         return notes
@@ -257,11 +257,11 @@ class FolderTarget:
     def drop(self, revision: int) -> None:
         """Remove a copy that was never in use; one that was stays for a rollback."""
         marker = self._marker()
-        put = None if marker is None else marker.revisions.get(revision)
-        if marker is None or put is None or put.used:
+        copied = None if marker is None else marker.revisions.get(revision)
+        if marker is None or copied is None or copied.used:
             return
-        layout = self._layout(put.backend)
-        if not (marker.backend and self._alike(marker.backend, put.backend)) and layout.in_use() == revision:
+        layout = self._layout(copied.backend)
+        if not (marker.backend and self._alike(marker.backend, copied.backend)) and layout.in_use() == revision:
             layout.retire()  # a run died between its switch and the marker: what the marker says is in use
         self._write(marker.only([number for number in marker.revisions if number != revision]))
         with store_errors("clean up", self._folder):
@@ -278,10 +278,11 @@ class FolderTarget:
         if marker is None:
             return ()
         with store_errors("clean up", self._folder):
-            for backend in {marker.backend, *(put.backend for put in marker.revisions.values())} - {""}:
+            backends = {copied.backend for copied in marker.revisions.values()}
+            for backend in backends | ({marker.backend} if marker.backend else set()):
                 self._layout(backend).retire()
-            for number, put in marker.revisions.items():
-                remove_tree(self._layout(put.backend).place(number))
+            for number, copied in marker.revisions.items():
+                remove_tree(self._layout(copied.backend).place(number))
             self._sweep()
             marker.file(self._folder).unlink(missing_ok=True)
         with suppress(OSError):  # what somebody else put there stays
@@ -293,8 +294,8 @@ class FolderTarget:
         backend = marker.revisions[revision].backend
         others = [
             number
-            for number, put in marker.revisions.items()
-            if number != revision and put.used and self._alike(put.backend, backend)
+            for number, copied in marker.revisions.items()
+            if number != revision and copied.used and self._alike(copied.backend, backend)
         ]
         order = sorted(others, key=lambda number: (number == before, number), reverse=True)
         return sorted([revision, *order[: self._keep - 1]])
@@ -330,8 +331,8 @@ class FolderTarget:
                 parent.rmdir()
 
     def _whole(self, marker: Marker, revision: int) -> bool:
-        put = marker.revisions[revision]
-        return _digest(self._layout(put.backend).place(revision), self._cache) == put.digest
+        copied = marker.revisions[revision]
+        return _digest(self._layout(copied.backend).place(revision), self._cache) == copied.digest
 
     def _alike(self, one: str, other: str) -> bool:
         """Whether two backends' readers find what is in use in the same way."""

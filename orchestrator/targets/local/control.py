@@ -19,28 +19,20 @@ from typing import Any
 
 __all__ = [
     "CONTROL_SOCKET",
-    "ENDPOINT_FILE",
     "ERROR_FILE",
     "LOCKED_EXIT",
     "LOCK_FILE",
-    "SERVING_FILE",
     "ControlRefusedError",
     "ControlUnreachableError",
     "Launching",
-    "Recipe",
     "ask",
     "is_held",
     "listen",
-    "write_atomically",
 ]
 
 CONTROL_SOCKET = "control.sock"
 LOCK_FILE = "supervisor.lock"
 """Held by the supervisor as long as it lives; holds its process id."""
-ENDPOINT_FILE = "endpoint.json"
-"""{"port": the public port}; a deployment keeps it for life."""
-SERVING_FILE = "serving.json"
-"""The recipe of the revision that takes the traffic."""
 ERROR_FILE = "supervisor.err"
 """What the supervisor prints when it breaks."""
 LOCKED_EXIT = 75
@@ -58,36 +50,6 @@ class ControlRefusedError(Exception):
         super().__init__(str(document.get("error", f"status {status}")))
         self.status = status
         self.document = document
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What is served: enough to start it again after the machine was restarted.
-
-    Attributes:
-        revision: the number of the revision.
-        backend: the backend's name in the table of backends.
-        name: the model's name on the wire.
-        serving: the rendered folder that the backend is started from.
-        threads: threads of one model instance.
-        startup_seconds: how long loading and warming up may take.
-    """
-
-    revision: int
-    backend: str
-    name: str
-    serving: str
-    threads: int
-    startup_seconds: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON; `from_json` reads it back."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(document: dict[str, Any]) -> Recipe:
-        """The recipe that `as_json` wrote."""
-        return Recipe(**document)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +149,3 @@ def is_held(folder: Path) -> bool:
         except BlockingIOError:
             return True
     return False
-
-
-def write_atomically(path: Path, document: dict[str, Any]) -> None:
-    """Replace a small JSON file: after a crash it holds the old or the new content, whole."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(document, indent=1, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

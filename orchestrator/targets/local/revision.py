@@ -19,11 +19,12 @@ import psutil
 
 from orchestrator.process.children import guarded
 from orchestrator.process.environment import passed_on
-from orchestrator.targets.local.control import Launching, Recipe
+from orchestrator.targets.local.control import Launching
 from orchestrator.targets.local.gateway.upstream import Upstreams
 from orchestrator.targets.local.handover import Handover
 from orchestrator.targets.local.journal import Journal, LineSplitter
 from orchestrator.targets.local.ports import LOOPBACK
+from orchestrator.targets.local.records import Recipe
 
 __all__ = ["Revision", "State"]
 

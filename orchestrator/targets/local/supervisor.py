@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import errno
 import fcntl
-import json
 import os
 import resource
 import signal
@@ -28,21 +27,19 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 from aiohttp import web
 
+from orchestrator.errors import DeployFailed, StoreFailed
 from orchestrator.targets.local.control import (
     CONTROL_SOCKET,
-    ENDPOINT_FILE,
     ERROR_FILE,
     LOCK_FILE,
     LOCKED_EXIT,
-    SERVING_FILE,
     Launching,
-    Recipe,
     listen,
-    write_atomically,
 )
 from orchestrator.targets.local.front import Front
 from orchestrator.targets.local.journal import Journal
 from orchestrator.targets.local.ports import reserve
+from orchestrator.targets.local.records import Endpoint, Recipe
 from orchestrator.targets.local.revision import Revision
 
 if TYPE_CHECKING:
@@ -169,15 +166,15 @@ class Supervisor:
 
     def _kept_port(self) -> int | None:
         """The port that the deployment had when it ran last."""
-        with suppress(FileNotFoundError):
-            port: int = json.loads((self._folder / ENDPOINT_FILE).read_text(encoding="utf-8"))["port"]
-            return port
+        with suppress(DeployFailed):  # the command that asks for a port has said so
+            kept = Endpoint.read(self._folder)
+            return None if kept is None else kept.port
         return None
 
     async def _move_to_newest_port(self) -> None:
         """From here on the port that was opened last is the deployment's."""
         if self._front.ports:
-            write_atomically(self._folder / ENDPOINT_FILE, {"port": self._front.ports[-1]})
+            Endpoint(port=self._front.ports[-1]).write(self._folder)
             await self._front.close_former_ports()
 
     async def _reserve_port(self, _: web.Request) -> dict[str, Any]:
@@ -197,7 +194,7 @@ class Supervisor:
         """Start a candidate; the same recipe again returns the one that is there."""
         number = int(request.match_info["number"])
         document = await request.json()
-        recipe, launching = Recipe.from_json(document["recipe"]), Launching.from_json(document["launching"])
+        recipe, launching = Recipe.model_validate(document["recipe"]), Launching.from_json(document["launching"])
         present = self._revisions.get(number)
         if present is not None and present.state == "failed":
             self._discard(number, 0.0)
@@ -231,7 +228,7 @@ class Supervisor:
             if not revision.ready.is_set():
                 reason = revision.ending.text if revision.ending else "it is not ready"
                 raise _RefusedError(409, f"revision {number} cannot take the traffic, it is {revision.state}: {reason}")
-            write_atomically(self._folder / SERVING_FILE, revision.recipe.as_json())
+            revision.recipe.write(self._folder)
             revision.kept = True
             await self._front.serve(revision)
             self._journal.event(f"revision {number} takes the traffic")
@@ -285,7 +282,10 @@ def _answering(
             return web.json_response(await operation(request))
         except _RefusedError as refused:
             return web.json_response({"error": str(refused)}, status=refused.status)
-        except OSError as error:  # the disk is full, no process or handle is left: the state is as before
+        except (
+            OSError,
+            StoreFailed,
+        ) as error:  # the disk is full, no process or handle is left: the state is as before
             return web.json_response({"error": str(error)}, status=500)
 
     return handler

@@ -6,7 +6,6 @@ a process id in a file is never trusted, the supervisor's lock and socket tell.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -18,12 +17,9 @@ from orchestrator.backends.table import serving_backend
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy, DeployFailed
 from orchestrator.targets.local.control import (
-    ENDPOINT_FILE,
-    SERVING_FILE,
     ControlRefusedError,
     ControlUnreachableError,
     Launching,
-    Recipe,
     ask,
     is_held,
 )
@@ -31,6 +27,7 @@ from orchestrator.targets.local.lifetime import alone, is_running, start, stop
 from orchestrator.targets.local.logs import LOG_FILE, read
 from orchestrator.targets.local.placement import LocalPlacement
 from orchestrator.targets.local.ports import LOOPBACK, first_free
+from orchestrator.targets.local.records import Endpoint, Recipe
 from orchestrator.targets.target import Description, Observed, Release, Site, Started, require_whole_share
 
 if TYPE_CHECKING:
@@ -83,7 +80,7 @@ class LocalTarget:
 
     def describe(self) -> Description:
         """A server at a URL."""
-        port = self._wanted_port or self._read(ENDPOINT_FILE).get("port")
+        port = self._wanted_port or self._port()
         where = _url(port) if port else f"a server on this machine (`target: {LocalPlacement.TARGET}`)"
         name = self._folder.name
         return Description(
@@ -101,7 +98,7 @@ class LocalTarget:
         Raises:
             DeployFailed: E619 it was never started.
         """
-        port = self._read(ENDPOINT_FILE).get("port")
+        port = self._port()
         if port is None:
             raise DeployFailed(
                 Diagnostic(
@@ -115,7 +112,11 @@ class LocalTarget:
 
     def observe(self) -> Observed:
         """What is running, asked now; starts nothing."""
-        port = self._read(ENDPOINT_FILE).get("port")
+        try:
+            port = self._port()
+        except DeployFailed as damaged:
+            reason = f"{damaged.diagnostics[0].message}: {damaged.diagnostics[0].cause}"
+            return Observed(running=is_held(self._folder), health="degraded", reason=reason, endpoint=None)
         endpoint = _url(port) if port else None
         if not self._folder.is_dir():
             return Observed(
@@ -178,7 +179,7 @@ class LocalTarget:
             started = not is_running(self._folder)
             if started:
                 start(self._folder)
-            wanted = self._wanted_port or self._read(ENDPOINT_FILE).get("port") or first_free(self._folder.name)
+            wanted = self._wanted_port or self._port() or first_free(self._folder.name)
             try:
                 self._ask("PUT", "/port", {"port": wanted})
             except ControlRefusedError as refused:
@@ -210,12 +211,12 @@ class LocalTarget:
         """
         revision = release.revision
         recipe = Recipe(
-            revision,
-            release.backend,
-            release.model,
-            str(release.serving.absolute()),
-            release.threads,
-            release.startup_seconds,
+            revision=revision,
+            backend=release.backend,
+            name=release.model,
+            serving=str(release.serving.absolute()),
+            threads=release.threads,
+            startup_seconds=release.startup_seconds,
         )
         progress(f"starting {release.backend} for revision {revision}")
         state = self._launch(recipe, takes_over=False)
@@ -284,7 +285,7 @@ class LocalTarget:
         """
         if self._folder.is_dir():
             stop(self._folder)
-            (self._folder / SERVING_FILE).unlink(missing_ok=True)
+            (self._folder / Recipe.FILE).unlink(missing_ok=True)
         return ()
 
     def logs(self, lines: int = 100, *, follow: bool = False) -> Iterator[str]:
@@ -376,10 +377,9 @@ class LocalTarget:
 
     def _restore(self) -> None:
         """Start again what served when the supervisor went away. Requests wait for it; it need not be ready here."""
-        document = self._read(SERVING_FILE)
-        if not document or self._ask("GET", "/status")["serving"] is not None:
+        recipe = Recipe.read(self._folder)
+        if recipe is None or self._ask("GET", "/status")["serving"] is not None:
             return
-        recipe = Recipe.from_json(document)
         # What cannot be started any more stays down, as it is: the successor that is about to be started repairs that.
         with suppress(DeployFailed):
             self._launch(recipe, takes_over=True)
@@ -412,12 +412,10 @@ class LocalTarget:
                 )
             ) from error
 
-    def _read(self, file: str) -> dict[str, Any]:
-        try:
-            document: dict[str, Any] = json.loads((self._folder / file).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        return document
+    def _port(self) -> int | None:
+        """The public port, kept for life; None before the first start."""
+        kept = Endpoint.read(self._folder)
+        return None if kept is None else kept.port
 
     def _notes(self) -> tuple[str, ...]:
         return (f"log: {self._folder / LOG_FILE}",)

@@ -1,0 +1,37 @@
+"""What a local deployment's folder remembers is read strictly, and refused with the way out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import DeployFailed
+from orchestrator.targets.local.records import Endpoint, Recipe
+from orchestrator.targets.local.target import LocalTarget
+
+RECIPE = Recipe(revision=3, backend="onnxruntime", name="m", serving="/srv", threads=2, startup_seconds=30)
+
+
+@pytest.mark.parametrize("record", [RECIPE, Endpoint(port=20001)])
+def test_a_record_is_read_as_it_was_written(record: Endpoint | Recipe, tmp_path: Path) -> None:
+    assert type(record).read(tmp_path) is None
+    record.write(tmp_path)
+    assert type(record).read(tmp_path) == record
+
+
+@pytest.mark.parametrize("change", [{"port": "20001"}, {"port": 0}, {"version": 2}, {"more": 1}])
+def test_a_record_that_cannot_be_read_names_the_file_and_the_way_out(change: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / Endpoint.FILE).write_text(json.dumps({"version": 1, "port": 20001, **change}))
+    with pytest.raises(DeployFailed) as refused:
+        LocalTarget(tmp_path).url()
+    told = refused.value.diagnostics[0]
+    assert told.code == "E617"
+    assert str(tmp_path / "endpoint.json") in told.message
+    assert next(iter(change)) in told.cause
+    assert "remove the file" in told.remedy
+    observed = LocalTarget(tmp_path).observe()
+    assert observed.health == "degraded"
+    assert "endpoint.json" in observed.reason
