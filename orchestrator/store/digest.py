@@ -264,4 +264,4 @@ def _is_utf8(name: str) -> bool:
 
 def _unfit(path: Path, cause: str, remedy: str) -> StoreFailed:
     shown = os.fsencode(path).decode(errors="backslashreplace")
-    return StoreFailed(Diagnostic(code="E706", message=f"cannot keep {shown}", cause=cause, remedy=remedy))
+    return StoreFailed(Diagnostic(code="E706", message=f"cannot store {shown}", cause=cause, remedy=remedy))

@@ -22,7 +22,7 @@ def store_errors(doing: str, path: Path) -> Iterator[None]:
 
     Args:
         doing: what was tried, such as "write"; the message reads "cannot write PATH".
-        path: which file or folder, where the error names none.
+        path: the file or folder, if the error names none.
     """
     try:
         yield
@@ -31,7 +31,7 @@ def store_errors(doing: str, path: Path) -> Iterator[None]:
 
 
 def store_failed(doing: str, path: Path, error: OSError) -> StoreFailed:
-    """The StoreFailed that says why `path` cannot be written or read, and what to do."""
+    """The StoreFailed that explains why `path` cannot be written or read, and what to do."""
     return StoreFailed(
         Diagnostic(
             code="E701",
@@ -60,13 +60,13 @@ def _remedy(path: Path, error: OSError) -> str:
                 "finished steps are kept"
             )
         case errno.EROFS:
-            return f"make the file system of {folder} writable, or name a place that is: MLO_HOME for the store, `deploy: path:` for a folder"
+            return f"make the file system of {folder} writable, or use another location: MLO_HOME for the store, `deploy: path:` for a folder"
         case errno.EACCES | errno.EPERM:
-            return f"give yourself read and write permission for {folder}, or name a place of your own: MLO_HOME for the store, `deploy: path:` for a folder"
+            return f"get read and write permission for {folder}, or use another location: MLO_HOME for the store, `deploy: path:` for a folder"
         case errno.EMFILE | errno.ENFILE:
             return "raise the limit of open files (`ulimit -n`) and run the same command again"
         case errno.EIO:
-            return f"check the disk of {folder}: it reports a fault"
+            return f"check the disk of {folder}, which reports an I/O error"
         case _:
             return f"check {folder}, then run the same command again"
 
@@ -82,7 +82,7 @@ def _existing(path: Path) -> Path:
 def _free(folder: Path) -> str:
     try:
         status = os.statvfs(folder)
-    except OSError:  # the disk itself is in trouble; the error that led here says so
+    except OSError:  # the disk itself fails, which the original error reports
         return "an unknown amount"
     size = float(status.f_bavail * status.f_frsize)
     unit = 0

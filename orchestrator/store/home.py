@@ -150,21 +150,21 @@ class Home:
         else:
             cause = f"it has layout {number}, and mlo {__version__} reads layout {LAYOUT}"
             remedy = (
-                "if something is deployed from it, destroy that with the version that deployed it; then remove the folder "
-                f"(everything in it can be computed again), or {elsewhere}"
+                "if it has deployments, destroy them with the version that created them; then remove the folder "
+                f"(its results can be computed again), or {elsewhere}"
             )
         return Diagnostic(
             "E715",
-            f"the store {self.root} was made by another version of mlo",
+            f"the store {self.root} was created by another version of mlo",
             cause=cause,
             remedy=remedy,
-            notes=("nothing was changed in it",),
+            notes=("the store was not modified",),
         )
 
     def _unusable(self, cause: str) -> Diagnostic:
         return Diagnostic(
             code="E702",
-            message=f"cannot keep anything in {self.root}",
+            message=f"cannot store files in {self.root}",
             cause=cause,
             remedy="set MLO_HOME to a folder that you can write to, or run the command from such a folder",
         )

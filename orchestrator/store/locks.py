@@ -149,9 +149,9 @@ def _busy(path: Path, holder: str, timeout: float) -> Diagnostic:
     return Diagnostic(
         code="E703",
         message=f"{path.stem} is locked by {holder}",
-        cause=f"it was still held after {timeout:g} s" if timeout > 0 else "",
-        remedy="wait until that process has finished, or end it, and run the same command again; "
-        "there is nothing to unlock by hand",
+        cause=f"the lock was still held after {timeout:g} s" if timeout > 0 else "",
+        remedy="wait for that process to finish, or stop it, then run the same command again; "
+        "do not remove the lock file",
         notes=(f"lock: {path}",),
     )
 
@@ -180,7 +180,7 @@ def probe_flock(folder: Path) -> Diagnostic | None:
         code="W708",
         message=f"locks do not work in {folder}",
         cause=reason,
-        remedy="set MLO_HOME to a folder on a local disk, or never run two commands at once here",
+        remedy="set MLO_HOME to a folder on a local disk, or run only one command at a time here",
         severity="warning",
     )
 

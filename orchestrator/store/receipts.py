@@ -213,9 +213,9 @@ def _document(receipt: Receipt) -> bytes:
         raise StoreFailed(
             Diagnostic(
                 code="E709",
-                message=f"the receipt of {receipt.step} is no JSON",
+                message=f"the receipt of {receipt.step} is not JSON",
                 cause=str(error),
-                remedy="this is a fault in the step, whose summary must be plain JSON without NaN: report it",
+                remedy="this is a bug in the step, whose summary must be plain JSON without NaN; please report it",
             )
         ) from error
 

@@ -283,9 +283,9 @@ class StateFile:
             Diagnostic(
                 code="E705",
                 message=f"the state {self._file} was written by an older mlo, {tool}",
-                cause=f"it has format {written}, and this mlo reads format {FORMAT}",
-                remedy="destroy its deployments with the version that made them, then move the file away",
-                notes=("nothing was changed in it",),
+                cause=f"it has format {written}, but this version reads format {FORMAT}",
+                remedy="destroy its deployments with the version that created them, then move the file away",
+                notes=("the file was not modified",),
             )
         )
 
@@ -295,9 +295,9 @@ class StateFile:
                 code="E704",
                 message=f"the state {self._file} cannot be read",
                 cause=cause,
-                remedy="restore it from a backup; or move it away to begin with an empty one, after stopping the "
-                f"servers that were started from {self._file.parent}",
-                notes=("nothing was changed in it",),
+                remedy="restore it from a backup; or stop the servers that were started from "
+                f"{self._file.parent}, then move the file away to start with an empty state",
+                notes=("the file was not modified",),
             )
         )
 
@@ -306,8 +306,8 @@ class StateFile:
             Diagnostic(
                 code="E705",
                 message=f"the state {self._file} was written by {tool}",
-                cause=f"it has format {written}; mlo {__version__} knows formats up to {FORMAT}",
-                remedy=f"use {tool} or a later one here",
-                notes=("nothing was changed in it",),
+                cause=f"it has format {written}, but mlo {__version__} only reads formats up to {FORMAT}",
+                remedy=f"use {tool} or a later version here",
+                notes=("the file was not modified",),
             )
         )

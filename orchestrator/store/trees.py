@@ -220,8 +220,8 @@ def _freeze(folder: Path) -> None:
                 raise StoreFailed(
                     Diagnostic(
                         code="E706",
-                        message=f"cannot keep {file}",
-                        cause="it has a second name elsewhere (a hard link), through which it could be changed later",
+                        message=f"cannot store {file}",
+                        cause="it has a hard link elsewhere, through which it could be modified later",
                         remedy="copy the file instead of linking it",
                     )
                 )

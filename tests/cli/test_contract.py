@@ -238,7 +238,7 @@ def test_gc_of_an_empty_store_frees_nothing(mlo: Mlo) -> None:
 def test_a_home_that_cannot_be_written_is_told(mlo: Mlo, project: Path) -> None:
     (project / "file").write_text("not a folder")
     told = mlo("status", code=1, MLO_HOME=str(project / "file")).stderr
-    assert "cannot keep anything in" in told
+    assert "cannot store files in" in told
     assert "set MLO_HOME" in told
 
 

@@ -53,7 +53,7 @@ def test_a_held_lock_is_busy_and_says_who_holds_it(path: Path, spawn: Spawn) -> 
     diagnostic = caught.value.diagnostics[0]
     assert diagnostic.code == "E703"
     assert f"process {process.pid} (applying digits, since 20" in diagnostic.message
-    assert "nothing to unlock by hand" in diagnostic.remedy
+    assert "do not remove the lock file" in diagnostic.remedy
 
 
 def test_who_waits_is_told_once_for_whom_and_gets_it_then(path: Path, spawn: Spawn) -> None:
