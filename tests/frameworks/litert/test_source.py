@@ -128,7 +128,8 @@ def test_the_baseline_answers_as_recorded_on_the_threads_that_it_is_given(conver
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "operator"), [("noisy", "E330", "RANDOM_UNIFORM draws"), ("counting", "E332", "a call changes")]
+    ("name", "code", "operator"),
+    [("noisy", "E330", "RANDOM_UNIFORM draws"), ("counting", "E332", "one call affects the next")],
 )
 def test_a_model_that_answers_otherwise_when_asked_again_is_refused(
     models_to_convert: Path, tmp_path: Path, name: str, code: str, operator: str

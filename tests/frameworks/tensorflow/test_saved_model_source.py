@@ -243,7 +243,7 @@ def test_links_are_refused(saved: Open, copied: Callable[[str], Path]) -> None:
 
 
 def test_another_kind_of_folder_or_file_is_told(saved: Open, tmp_path: Path) -> None:
-    assert "a directory" in saved(tmp_path).refused("E301").cause
+    assert "a folder" in saved(tmp_path).refused("E301").cause
     (tmp_path / "model.onnx").write_bytes(b"\x08\x07\x12\x04test:\x00")
     assert "kind: saved-model" in saved(tmp_path / "model.onnx").refused("E301").message
     assert "there is no `gone`" in saved(tmp_path / "gone").refused("E301").cause
