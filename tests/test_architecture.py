@@ -144,6 +144,14 @@ def test_no_command_imports_a_framework() -> None:
     assert not loaded_by(code) & set(FRAMEWORKS)
 
 
+def test_locks_and_synchronized_writes_have_one_place_each() -> None:
+    def users(word: str) -> set[str]:
+        return {p.relative_to(PACKAGE).as_posix() for p in modules() if word in p.read_text(encoding="utf-8")}
+
+    assert users("import fcntl") == {"store/locks.py"}
+    assert users("os.fsync(") == {"store/atomic.py"}
+
+
 def test_every_file_says_its_job_first() -> None:
     silent = [
         path.relative_to(PACKAGE).as_posix()

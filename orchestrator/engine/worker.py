@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.executors.job import EXIT_DISK_FULL, WorkerJob, WorkerResult
+from orchestrator.errors import StoreFailed
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.process.apart import keep_apart
 from orchestrator.steps import Ending, StepContext, StepError, silent
@@ -192,8 +193,8 @@ def main(argv: list[str]) -> int:
     result = run(job)
     try:
         result.write(Path(job.result))
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except StoreFailed as error:
+        if _ending(error, Ending.EXCEPTION) is not Ending.DISK:
             raise
         os._exit(EXIT_DISK_FULL)  # at once: an orderly end would try to write to the log once more
     if again:

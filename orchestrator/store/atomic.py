@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import unicodedata
@@ -13,6 +12,7 @@ from uuid import uuid4
 
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.failures import store_errors
+from orchestrator.store.locks import create_held
 
 __all__ = ["TEMPORARY_PREFIX", "canonical_json", "fsync_folder", "fsync_tree", "pretty_json", "write_atomic"]
 
@@ -34,7 +34,8 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """
     with store_errors("write", path):
         crash_point("atomic.before-create")
-        handle, temporary = _locked_temporary(path.parent, mode)
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid4().hex}")
+        handle = create_held(temporary, mode)
         try:
             try:
                 _write_all(handle, data)
@@ -50,22 +51,6 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             crash_point("atomic.after-folder-fsync")
         finally:
             os.close(handle)
-
-
-def _locked_temporary(folder: Path, mode: int) -> tuple[int, Path]:
-    """A new file that this process holds by flock, so that a sweep can tell it from one whose writer is dead."""
-    while True:
-        temporary = folder / f"{TEMPORARY_PREFIX}{uuid4().hex}"
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except BaseException:
-            os.close(handle)
-            temporary.unlink(missing_ok=True)
-            raise
-        if os.fstat(handle).st_nlink:
-            return handle, temporary
-        os.close(handle)  # a sweep was faster than our flock and has removed it
 
 
 def _write_all(handle: int, data: bytes) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 
 from orchestrator.store.atomic import TEMPORARY_PREFIX
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.failures import store_errors
 from orchestrator.store.home import Home
-from orchestrator.store.locks import lock
+from orchestrator.store.locks import lock, unless_held
 from orchestrator.store.scratch import OWNER_SUFFIX, remove_tree
 from orchestrator.store.store import Store
 
@@ -93,7 +91,7 @@ def _drop_lock_files(home: Home) -> int:
     freed = 0
     for file in home.locks.glob("*.lock"):
         if file != home.in_use_lock:
-            with _orphan(file) as free:
+            with unless_held(file) as free:
                 if free:
                     freed += _remove(file)
     return freed
@@ -104,7 +102,7 @@ def _sweep_scratch(scratch: Path) -> int:
     names = {entry.name for entry in os.scandir(scratch)}
     for name in sorted(names):
         if name.endswith(OWNER_SUFFIX):
-            with _orphan(scratch / name) as orphaned:
+            with unless_held(scratch / name) as orphaned:
                 if orphaned:
                     freed += remove_tree(scratch / name.removesuffix(OWNER_SUFFIX))
                     (scratch / name).unlink(missing_ok=True)
@@ -115,31 +113,19 @@ def _sweep_scratch(scratch: Path) -> int:
 
 def _sweep_temporaries(home: Home) -> int:
     freed = 0
-    for folder in (home.root, home.receipts, home.receipts / "latest", home.locks, *home.trees.glob("??")):
+    for folder in (
+        home.root,
+        home.receipts,
+        home.receipts / "latest",
+        home.locks,
+        *home.trees.glob("??"),
+        *home.deployments.iterdir(),
+    ):
         for file in folder.glob(f"{TEMPORARY_PREFIX}*"):
-            with _orphan(file) as orphaned:
+            with unless_held(file) as orphaned:
                 if orphaned:
                     freed += _remove(file)
     return freed
-
-
-@contextmanager
-def _orphan(owned: Path) -> Iterator[bool]:
-    """Whether nobody holds this file by flock; while the block runs nobody else can."""
-    try:
-        handle = os.open(owned, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(handle)
 
 
 def _is_old(path: Path) -> bool:

@@ -18,7 +18,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy
 from orchestrator.store.failures import store_errors
 
-__all__ = ["lock", "probe_flock", "share"]
+__all__ = ["create_held", "is_held", "lock", "probe_flock", "share", "try_lock", "unless_held"]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds
 _LONGEST_TEXT = 4096  # bytes of a lock file that are looked at
@@ -103,12 +103,11 @@ def _try(path: Path, kind: int) -> int | None:
         while True:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(handle, kind | fcntl.LOCK_NB)
+                if not try_lock(handle, shared=kind == fcntl.LOCK_SH):
+                    os.close(handle)
+                    return None
                 if _is_at(path, handle):
                     return handle
-            except BlockingIOError:
-                os.close(handle)
-                return None
             except BaseException:
                 os.close(handle)
                 raise
@@ -156,6 +155,59 @@ def _busy(path: Path, holder: str, timeout: float) -> Diagnostic:
     )
 
 
+def try_lock(handle: int, *, shared: bool = False) -> bool:
+    """Lock an open file or folder, unless somebody else holds it. Closing it, or the end of the process, frees it.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def create_held(path: Path, mode: int) -> int:
+    """A new file that this process holds until it closes it or ends, so that a sweep can tell it from a stray one.
+
+    Raises:
+        OSError: it cannot be created, or is there already.
+    """
+    while True:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(handle)
+            path.unlink(missing_ok=True)
+            raise
+        if os.fstat(handle).st_nlink:
+            return handle
+        os.close(handle)  # a sweep was faster than our flock and has removed it
+
+
+@contextmanager
+def unless_held(path: Path) -> Iterator[bool]:
+    """Whether nobody holds this file; while the block runs nobody else can. A file that is not there counts as held."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        yield try_lock(handle)
+    finally:
+        os.close(handle)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a live process holds the lock at `path`."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        return not try_lock(file.fileno(), shared=True)
+    return False
+
+
 def probe_flock(folder: Path) -> Diagnostic | None:
     """Whether flock excludes in this folder; a warning if it does not, as on some network file systems.
 
@@ -187,11 +239,7 @@ def probe_flock(folder: Path) -> Diagnostic | None:
 
 def _why_not_exclusive(first: int, second: int) -> str:
     try:
-        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try_lock(first)
     except OSError as error:
         return f"flock fails: {error.strerror}"
-    try:
-        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return ""
-    return "two holders got the same lock at once"
+    return "two holders got the same lock at once" if try_lock(second) else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from orchestrator.store.failures import store_errors
+from orchestrator.store.locks import create_held
 
 __all__ = ["OWNER_SUFFIX", "remove_tree", "scratch_folder"]
 
@@ -29,7 +29,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     folder = parent / uuid4().hex
     owner = folder.with_name(folder.name + OWNER_SUFFIX)
     with store_errors("create", folder):
-        handle = _own(owner)
+        handle = create_held(owner, 0o600)
     try:
         with store_errors("create", folder):
             folder.mkdir(mode=0o700)
@@ -40,19 +40,6 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
             remove_tree(folder)
             owner.unlink(missing_ok=True)
         os.close(handle)
-
-
-def _own(owner: Path) -> int:
-    while True:
-        handle = os.open(owner, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except BaseException:
-            os.close(handle)
-            raise
-        if os.fstat(handle).st_nlink:
-            return handle
-        os.close(handle)  # a sweep was faster than our flock and has removed it
 
 
 def remove_tree(path: Path) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.strict import Strict
 from orchestrator.steps import Ending
+from orchestrator.store.atomic import write_atomic
 
 __all__ = ["EXIT_DISK_FULL", "WorkerJob", "WorkerResult"]
 
@@ -63,9 +64,8 @@ class WorkerResult(Strict):
 
     def write(self, path: Path) -> None:
         """Write the result as JSON, at once or not at all."""
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        part.replace(path)
+        text = json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n"  # NaN too: the engine refuses it by name
+        write_atomic(path, text.encode())
 
     @staticmethod
     def read(path: Path) -> WorkerResult | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Collection, Iterator
@@ -17,6 +16,7 @@ from orchestrator.errors import Busy, DeployFailed
 from orchestrator.spec.strict import Strict
 from orchestrator.store.atomic import pretty_json, write_atomic
 from orchestrator.store.record import first_problem
+from orchestrator.store.locks import try_lock
 
 __all__ = ["MARKER", "CopiedRevision", "Marker", "alone_in", "read_marker", "taken", "write_marker"]
 
@@ -122,16 +122,14 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not try_lock(handle):
             raise Busy(
                 Diagnostic(
                     "E605",
                     f"{folder} is being deployed into by another command",
                     remedy="wait until it has ended, then run the command again",
                 )
-            ) from error
+            )
         yield
     finally:
         os.close(handle)

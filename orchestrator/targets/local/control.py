@@ -6,16 +6,17 @@ So both sides go through an open handle of the folder: `/proc/self/fd/N/control.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
+
+from orchestrator.store import locks
 
 __all__ = [
     "CONTROL_SOCKET",
@@ -143,9 +144,4 @@ def ask(folder: Path, method: str, path: str, body: dict[str, Any] | None = None
 
 def is_held(folder: Path) -> bool:
     """Whether a live supervisor holds the lock of `folder`; the kernel frees it when the process ends, however it ends."""
-    with suppress(FileNotFoundError), (folder / LOCK_FILE).open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return locks.is_held(folder / LOCK_FILE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.process.environment import passed_on
+from orchestrator.store.locks import lock
 from orchestrator.targets.local.control import ERROR_FILE, LOCK_FILE, LOCKED_EXIT, ControlUnreachableError, ask, is_held
 from orchestrator.targets.local.logs import LOG_FILE
 
@@ -32,8 +32,7 @@ _ASK_SECONDS = 10.0
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """One command at a time starts the supervisor; the others wait for it."""
-    with (folder / "start.lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock(folder / "start.lock", timeout=2 * _START_SECONDS, info={"what": "starting the supervisor"}):
         yield
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
-import fcntl
 import os
 import resource
 import signal
@@ -28,6 +27,7 @@ import uvloop
 from aiohttp import web
 
 from orchestrator.errors import DeployFailed, StoreFailed
+from orchestrator.store.locks import try_lock
 from orchestrator.targets.local.control import (
     CONTROL_SOCKET,
     ERROR_FILE,
@@ -296,16 +296,13 @@ def _lock(folder: Path) -> int | None:
     handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return None
-            time.sleep(0.05)
-        else:
+        if try_lock(handle):
             os.ftruncate(handle, 0)
             os.write(handle, f"{os.getpid()}\n".encode())
             return handle
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.05)
 
 
 def _serve(folder: Path, ready: Callable[[], None]) -> int:
