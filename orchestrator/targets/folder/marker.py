@@ -15,8 +15,8 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy, DeployFailed
 from orchestrator.spec.strict import Strict
 from orchestrator.store.atomic import pretty_json, write_atomic
-from orchestrator.store.record import first_problem
 from orchestrator.store.locks import try_lock
+from orchestrator.store.record import first_problem
 
 __all__ = ["MARKER", "CopiedRevision", "Marker", "alone_in", "read_marker", "taken", "write_marker"]
 
