@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.artifacts.decision import CandidateFate, DecidedCandidate, Decision
-from orchestrator.artifacts.runtime_report import RuntimeMeasurement
 from orchestrator.cli import console
+
+if TYPE_CHECKING:
+    from orchestrator.artifacts.decision import CandidateFate, DecidedCandidate, Decision
+    from orchestrator.artifacts.runtime_report import RuntimeMeasurement
 
 __all__ = ["candidate_text", "decision_text"]
 

@@ -6,9 +6,8 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.artifacts.decision import Decision
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.inspecting import read_model
 from orchestrator.engine.preview import Preview, preview
@@ -25,6 +24,9 @@ from orchestrator.plan.step import Plan
 from orchestrator.release.live import Live, observe
 from orchestrator.spec.load import LoadedSpec, load_spec
 from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    from orchestrator.artifacts.decision import Decision
 
 __all__ = ["Planned", "make_plan"]
 
@@ -74,6 +76,8 @@ class Planned:
         receipt = store.receipts.read(select.key) if select.key is not None and select.status == "cached" else None
         if receipt is None or receipt.manifest is None:
             return None
+        from orchestrator.artifacts.decision import Decision  # noqa: PLC0415 - a run without changes needs none
+
         return Decision.read(store.trees.path(receipt.manifest.digest))
 
     def explain_step(self, store: Store, step_id: str) -> dict[str, Any]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.artifacts.decision import Decision
 from orchestrator.artifacts.winner import Winner
 from orchestrator.events import Observer, StepEnded, StepStarted
 from orchestrator.plan.resolve import Outcome
@@ -19,6 +18,9 @@ from orchestrator.store.receipts import Receipt
 from orchestrator.store.state import Deployment
 from orchestrator.store.store import Store
 from orchestrator.targets.target import Target
+
+if TYPE_CHECKING:
+    from orchestrator.artifacts.decision import Decision
 
 __all__ = ["PlanRelease", "Released"]
 
@@ -41,6 +43,8 @@ class Released:
     @property
     def decision(self) -> Decision:
         """Why this was deployed; read when it is asked for, since a run without changes has no need of it."""
+        from orchestrator.artifacts.decision import Decision  # noqa: PLC0415 - a run without changes needs none
+
         return Decision.read(self.evidence)
 
     def as_json(self) -> dict[str, Any]:
