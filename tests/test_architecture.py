@@ -26,10 +26,11 @@ LAYERS = [
     {"backends"},
     {"artifacts"},
     {"machine"},
+    {"steps"},
     {"spec"},
     {"store"},
     {"containers", "process"},
-    {"steps", "errors", "diagnostics", "events", "__init__"},
+    {"errors", "diagnostics", "events", "__init__"},
 ]
 FRAMEWORKS = (
     "torch",

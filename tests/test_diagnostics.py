@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.diagnostics import Diagnostic, Span
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 SPAN = Span("spec.yaml", 3, 4, 3, 5, "a: b")
 FULL = Diagnostic("E410", "no", SPAN, "label", "cause", "remedy", ("log: x",), "warning", ("model", "inputs", 0))

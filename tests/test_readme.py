@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from orchestrator.optimize.formats import FORMATS, Refused
+from orchestrator.backends.table import backends_of
+from orchestrator.optimize.formats import FORMATS, Unsupported
 from orchestrator.optimize.sources import SOURCES
 
 README = Path(__file__).parents[1] / "README.md"
@@ -18,6 +19,7 @@ WORDS = {
 }
 SERVERS = {
     "onnxruntime": "mlo's ONNX Runtime server",
+    "openvino": "the same with OpenVINO",
     "torchserve": "TorchServe",
     "tensorflow-serving": "TensorFlow Serving",
     "litert": "a device, from a folder",
@@ -26,12 +28,12 @@ SERVERS = {
 
 def cell(kind: str, name: str) -> str:
     row = FORMATS[name]
-    if isinstance(row.convert[kind], Refused):
+    if isinstance(row.convert[kind], Unsupported):
         return "-"
     made = [
         precision
-        for precision, way in row.precisions.items()
-        if not isinstance(way, Refused) and kind not in way.not_from
+        for precision, recipe in row.precisions.items()
+        if not isinstance(recipe, Unsupported) and kind not in recipe.not_from
     ]
     return ", ".join(made)
 
@@ -42,7 +44,9 @@ def table() -> str:
         "| source | " + " | ".join(WORDS[name] for name in names) + " |",
         "|---" * (len(names) + 1) + "|",
         *(f"| `{kind}` | " + " | ".join(cell(kind, name) for name in names) + " |" for kind in SOURCES),
-        "| served by | " + " | ".join(SERVERS[FORMATS[name].backend] for name in names) + " |",
+        "| served by | "
+        + " | ".join(" or ".join(SERVERS[backend] for backend in backends_of(name)) for name in names)
+        + " |",
     ]
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from orchestrator.steps import StepError, headline, last_line, refuse_as, refuse_on
+from orchestrator.steps.context import StepError, headline, last_line, refuse_as, refuse_on
 
 
 def test_an_exception_becomes_a_refusal_with_its_first_line_as_the_cause() -> None:

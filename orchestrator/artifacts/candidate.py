@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from orchestrator.spec.strict import Strict
+from orchestrator.steps.parameters import CandidateParameters, RefusedParameters
 
 __all__ = ["CandidateRow", "candidate_row"]
 
@@ -28,12 +26,12 @@ class CandidateRow(Strict):
     backend: str
 
 
-def candidate_row(params: Mapping[str, Any]) -> CandidateRow:
-    """The identity of a row of the parameter `candidates`."""
+def candidate_row(each: CandidateParameters | RefusedParameters) -> CandidateRow:
+    """The identity of a candidate that a step was given."""
     return CandidateRow(
-        candidate=params["variant"],
-        variant=params["variant"],
-        format=params["format"],
-        precision=params["precision"],
-        backend=params["backend"],
+        candidate=each.candidate,
+        variant=each.variant,
+        format=each.format,
+        precision=each.precision,
+        backend=each.backend,
     )

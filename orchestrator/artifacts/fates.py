@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from orchestrator.artifacts.document import Document
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.strict import Strict
-from orchestrator.steps import Ending
+from orchestrator.steps.context import Ending
 
 __all__ = ["Fates", "StepFate"]
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 from orchestrator.artifacts.candidate import CandidateRow
 from orchestrator.artifacts.document import Document
 from orchestrator.spec.signature import Signature
+from orchestrator.steps.runtime_options import RuntimeOptions
 
 __all__ = ["Winner"]
 
@@ -16,6 +17,7 @@ class Winner(CandidateRow, Document):
     """The winner, in values that noise does not move: a new measurement with the same winner changes nothing downstream.
 
     Attributes:
+        options: how the backend runs the variant.
         max_batch_size: rows that the server puts together at most.
         max_delay: seconds that a request waits for others at most.
         startup_seconds: a generous bound on starting the server.
@@ -27,6 +29,7 @@ class Winner(CandidateRow, Document):
     VERSION: ClassVar[int] = 1
     FILE: ClassVar[str] = "winner.json"
 
+    options: RuntimeOptions
     signature: Signature
     max_batch_size: int
     max_delay: float

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.backends.layout import Layout, LinkedLayout
 from orchestrator.backends.wire import decode_json, encode_json
 from orchestrator.spec.signature import Signature
+from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, RuntimeOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +42,7 @@ class ServingSettings:
         devices: CUDA devices of one replica, numbered from 0, with an instance of the model on each; 0 serves on CPUs.
         cuda_graphs: whether calls on them are captured as CUDA graphs.
         batch_sizes: rows of the calls that were measured; a server may be warm at them. Empty where that is not told.
+        options: how the variant is run, where that is not as the backend does it by itself.
     """
 
     name: str
@@ -63,11 +65,12 @@ class ServingSettings:
     devices: int = 0
     cuda_graphs: bool = False
     batch_sizes: tuple[int, ...] = ()
+    options: RuntimeOptions = DEFAULT_OPTIONS
 
     @property
     def threads(self) -> int:
-        """Whole threads for one model instance: the CPUs rounded down, at least one."""
-        return max(1, int(self.cpus))
+        """Threads of all instances: what the options say, else the CPUs rounded down, at least one."""
+        return self.options.total_threads(self.cpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +176,8 @@ class Backend(ABC):
 
     runtimes: Mapping[str, InProcess]
     """Format → how a variant of it is opened without a server; one for each format that it takes."""
-
+    options: frozenset[str] = frozenset({"threads", "batching"})
+    """The fields of `RuntimeOptions` that it heeds; a candidate that sets another one is refused."""
     tools: tuple[str, ...]
     """Packages whose versions its behaviour depends on; an image pins them."""
 

@@ -117,7 +117,7 @@ def _server_config(settings: ServingSettings, sha256: str, files: Mapping[str, s
             },
         },
         "threads": max(settings.threads, settings.devices),
-        "instances": 1,
+        "instances": settings.options.instances,
         "max_batch_size": rows,
         **({"batch_sizes": sizes} if sizes else {}),
         "max_delay_us": round(settings.max_delay * 1e6),

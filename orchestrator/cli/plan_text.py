@@ -35,8 +35,8 @@ def plan_text(plan: SavedPlan) -> str:
         console.table(("status", "step", "reason"), rows),
     ]
     if plan.refused:
-        refused = [(r.variant, r.backend, r.reason) for r in plan.refused]
-        parts += ["", "Ruled out:", console.table(("variant", "backend", "reason"), refused)]
+        refused = [(r.candidate, r.backend, r.reason) for r in plan.refused]
+        parts += ["", "Ruled out:", console.table(("candidate", "backend", "reason"), refused)]
     if plan.notes:
         parts += ["", *(f"Note: {shown_line(note)}." for note in plan.notes)]
     parts += ["", _summary(plan), ""]

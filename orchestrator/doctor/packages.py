@@ -79,7 +79,11 @@ def _extra(name: str, needed: list[_Requirement]) -> Finding:
 
 def extra_costs(extra: str) -> str:
     """What an extra is needed for: source kinds, formats and backends whose tools it provides."""
-    from orchestrator.backends.table import BACKENDS, backend  # noqa: PLC0415 - imports numpy, which core() checks first
+    from orchestrator.backends.table import (  # noqa: PLC0415 - imports numpy, which core() checks first
+        BACKENDS,
+        backend,
+        backends_of,
+    )
     from orchestrator.optimize.formats import FORMATS  # noqa: PLC0415
     from orchestrator.optimize.sources import SOURCES  # noqa: PLC0415
 
@@ -89,7 +93,8 @@ def extra_costs(extra: str) -> str:
         )
 
     kinds = lost({kind: source.tools for kind, source in SOURCES.items()})
-    formats = lost({name: form.runtime_tools for name, form in FORMATS.items()})
+    usual = {name: backend(backends_of(name)[0]).runtimes[name] for name in FORMATS}
+    formats = lost({name: opener.tools for name, opener in usual.items()})
     servers = lost({name: backend(name).tools for name in served()})
     parts = [
         f"models of kind {kinds}" if kinds else "",

@@ -18,14 +18,16 @@ from orchestrator.draft.naming import relative_path
 from orchestrator.draft.propose import ProposedModel, proposed_model
 from orchestrator.draft.text import SpecDraft, StateDict
 from orchestrator.engine.inspecting import read_model, run_at_once
+from orchestrator.engine.observing import observe_here
 from orchestrator.errors import SpecInvalid, StepFailed, UsageError
 from orchestrator.events import Observer
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.plan.revisions import INSPECT_TORCH, SAMPLES
-from orchestrator.plan.source_steps import require_source_tools
 from orchestrator.plan.step import FileInput, Step
+from orchestrator.plan.steps.source import require_source_tools, source_parameters
 from orchestrator.spec.load import LoadedSpec, load_spec
 from orchestrator.spec.signature import Signature
+from orchestrator.steps.parameters import InspectParameters, RandomSamplesParameters, SourceParameters, TensorNames
 from orchestrator.store.store import Store
 
 __all__ = ["Wanted", "draft_spec"]
@@ -128,47 +130,49 @@ class _Reader:
     def found(self) -> Inspection:
         """What the model's file says."""
         with self._stand_in() as loaded:
-            document = read_model(loaded, *self._run)
+            here = observe_here(loaded)
+            document = read_model(loaded, here, *self._run)
             if document is not None:
                 return document
-            require_source_tools(loaded)
+            require_source_tools(loaded, here)
             kind = self._model.kind
             step = Step(
                 id="inspect",
                 kind="inspect",
                 function="orchestrator.frameworks.pytorch.source:inspect",
                 revision=INSPECT_TORCH,
-                params={"source": {"kind": kind}},
+                params=InspectParameters(SourceParameters(kind)).as_json(),
                 inputs={"weights": FileInput(self._model.path.absolute(), _AT)},
                 tools=SOURCES[kind].tools,
                 at=_AT,
             )
-            return Inspection.read(run_at_once(loaded, step, *self._run))
+            return Inspection.read(run_at_once(loaded, here, step, *self._run))
 
     def random_samples(self, model: ProposedModel, signature: Signature) -> Path:
         """An .npz file of random inputs, in the store; for a model of texts they are made-up sentences."""
-        params: dict[str, Any] = {"signature": signature.as_json(), "seed": 0}
+        parameters = RandomSamplesParameters(signature, seed=0)
         step = Step(
             id="samples",
             kind="inspect",
             function="orchestrator.frameworks.source.samples:write_random",
             revision=SAMPLES,
-            params=params,
+            params=parameters.as_json(),
             inputs={},
             tools=("numpy",),
             at=("model", "samples"),
         )
-        if self._model.kind == "transformers":
-            names = {each.name: each.own or each.name for each in model.inputs}
-            step = replace(
-                step,
-                function="orchestrator.frameworks.source.samples:write_random_texts",
-                params={**params, "source": dict(self._settings), "names": names},
-                inputs={"weights": FileInput(self._model.path.absolute(), _AT)},
-                tools=SOURCES["transformers"].tools,
-            )
         with self._stand_in() as loaded:
-            return run_at_once(loaded, step, *self._run) / "samples.npz"
+            if self._model.kind == "transformers":
+                names = TensorNames(inputs={each.name: each.own or each.name for each in model.inputs})
+                source = replace(source_parameters(loaded, None), names=names)
+                step = replace(
+                    step,
+                    function="orchestrator.frameworks.source.samples:write_random_texts",
+                    params=replace(parameters, source=source).as_json(),
+                    inputs={"weights": FileInput(self._model.path.absolute(), _AT)},
+                    tools=SOURCES["transformers"].tools,
+                )
+            return run_at_once(loaded, observe_here(loaded), step, *self._run) / "samples.npz"
 
     @contextmanager
     def _stand_in(self) -> Iterator[LoadedSpec]:

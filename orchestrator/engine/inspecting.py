@@ -10,9 +10,10 @@ from orchestrator.engine.step_runner import StepRunner
 from orchestrator.engine.stop import Stop, stop_on_signals
 from orchestrator.errors import Interrupted, StepFailed
 from orchestrator.events import Observer, StepEnded
+from orchestrator.machine.here import Here
 from orchestrator.plan.resolve import Resolver
-from orchestrator.plan.source_steps import inspect_step
 from orchestrator.plan.step import Plan, Step
+from orchestrator.plan.steps.source import inspect_step
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.store.store import Store
 
@@ -29,7 +30,7 @@ class _AtOnce(Stop):
         return super().ask()
 
 
-def read_model(loaded: LoadedSpec, store: Store, observer: Observer) -> Inspection | None:
+def read_model(loaded: LoadedSpec, here: Here, store: Store, observer: Observer) -> Inspection | None:
     """What is found in the spec's model; None for a kind of source whose files do not say their tensors.
 
     It is cached like every step: a model that was read before costs a look at its file's digest.
@@ -38,20 +39,20 @@ def read_model(loaded: LoadedSpec, store: Store, observer: Observer) -> Inspecti
         SpecInvalid: a package is missing, or the file cannot be read; StepFailed: the model is not what it should be.
         Interrupted: Ctrl-C.
     """
-    step = inspect_step(loaded)
+    step = inspect_step(loaded, here)
     if step is None:
         return None
-    folder = run_at_once(loaded, step, store, observer)
+    folder = run_at_once(loaded, here, step, store, observer)
     return Inspection.read(folder)
 
 
-def run_at_once(loaded: LoadedSpec, step: Step, store: Store, observer: Observer) -> Path:
+def run_at_once(loaded: LoadedSpec, here: Here, step: Step, store: Store, observer: Observer) -> Path:
     """The folder that a step leaves whose inputs are all files of the user's; cached like every step.
 
     Raises:
         SpecInvalid: an input cannot be read; StepFailed: the step failed; Interrupted: Ctrl-C.
     """
-    plan = Plan(loaded.spec.metadata.name, (step,), (), loaded.folder)
+    plan = Plan(loaded.spec.metadata.name, (step,), (), loaded.folder, here)
     resolver = Resolver(loaded, plan, store)
     resolved = resolver.resolve(step, {})
     assert resolved is not None, "its inputs are files of the user's"

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.inspecting import read_model
+from orchestrator.engine.observing import observe_here
 from orchestrator.engine.preview import Preview, preview
 from orchestrator.errors import UsageError
 from orchestrator.events import Observer, ignore
-from orchestrator.machine.fingerprint import fingerprint
 from orchestrator.plan.compile import compile_plan
-from orchestrator.plan.cuda import cuda_here
+from orchestrator.plan.cuda import require_devices
 from orchestrator.plan.found import planned_model
 from orchestrator.plan.keys import differences, shortened
 from orchestrator.plan.plan_file import SavedDeployment, SavedPlan
@@ -55,7 +55,7 @@ class Planned:
             environment=self.loaded.environment,
             platform=None if self.loaded.platform is None else str(self.loaded.platform),
             spec_digest=self.loaded.digest,
-            machine=dict(fingerprint()),
+            machine=dict(self.plan.here.fingerprint),
             name=self.plan.name,
             steps=self.preview.steps,
             refused=self.plan.refused,
@@ -153,8 +153,9 @@ def make_plan(
         UsageError: `replaced` names a step that is not in the plan.
     """
     loaded = load_spec(path, platform=platform, environment=environment)
-    cuda = cuda_here(loaded)
-    plan = compile_plan(loaded, planned_model(loaded, read_model(loaded, store, observer)), cuda)
+    here = observe_here(loaded)
+    require_devices(loaded, here)
+    plan = compile_plan(loaded, planned_model(loaded, read_model(loaded, here, store, observer)), here)
     _check_replaced(plan, replaced)
     resolver = Resolver(loaded, plan, store)
     live = observe(loaded, store)

@@ -17,7 +17,7 @@ from orchestrator.events import Observer, StepEnded, Stopping
 from orchestrator.plan.resolve import Outcome, Resolver, blocked_message
 from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec
-from orchestrator.steps import Ending
+from orchestrator.steps.context import Ending
 from orchestrator.store.receipts import Receipts
 from orchestrator.store.store import Store
 

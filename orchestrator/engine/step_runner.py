@@ -24,7 +24,7 @@ from orchestrator.errors import Busy
 from orchestrator.events import Observer, StepProgress, StepStarted, Waiting
 from orchestrator.plan.resolve import Outcome, Resolved, Resolver, fates_document
 from orchestrator.plan.step import FileInput, Plan, Step
-from orchestrator.steps import Ending
+from orchestrator.steps.context import Ending
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.home import Home
 from orchestrator.store.locks import lock, share

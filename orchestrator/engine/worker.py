@@ -28,7 +28,7 @@ from orchestrator.engine.executors.job import EXIT_DISK_FULL, WorkerJob, WorkerR
 from orchestrator.errors import StoreFailed
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.process.apart import keep_apart
-from orchestrator.steps import Ending, StepContext, StepError, silent
+from orchestrator.steps.context import Ending, StepContext, StepError, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TypedDict
 
 from orchestrator.machine.cpus import usable_cpus
-from orchestrator.machine.cuda_devices import cuda_devices
 
-__all__ = ["Fingerprint", "accelerators", "fingerprint"]
+__all__ = ["Fingerprint", "fingerprint"]
 
 
 class Fingerprint(TypedDict):
@@ -48,9 +47,3 @@ def fingerprint() -> Fingerprint:
         "instructions": hashlib.sha256(flags.encode()).hexdigest()[:16],
         "cpus": usable_cpus(),
     }
-
-
-@cache
-def accelerators() -> dict[str, object]:
-    """The GPUs that this process may use, and their driver: a part of the machine for steps that use them."""
-    return cuda_devices().as_json()

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.artifacts.verdict import Verdict
-from orchestrator.steps import StepContext
+from orchestrator.backends.table import backend
+from orchestrator.steps.context import StepContext
+from orchestrator.steps.parameters import CandidateParameters, RuntimeBenchmarkParameters
+from orchestrator.steps.runtime_options import session_options
 
 __all__ = ["BASELINE", "LeftOut", "Participant", "participants"]
 
 BASELINE = "baseline"
-"""The name of the model as given, among the variants' names."""
+"""The name of the model as given, among the candidates' names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class Participant:
     """One thing to measure.
 
     Attributes:
-        name: the variant's name, or `BASELINE`.
+        name: the candidate's name, or `BASELINE`.
         backend: what would serve it; empty for the baseline. Candidates are compared within a backend when dropping.
         opener: `module:function` that opens its runtime.
         arguments: the opener's, as JSON; see `orchestrator.frameworks.source.measure_session`.
@@ -41,41 +44,42 @@ class LeftOut:
 
 
 def participants(
-    context: StepContext, signature: Mapping[str, Any], threads: int
+    context: StepContext, parameters: RuntimeBenchmarkParameters, signature: Mapping[str, Any], threads: int
 ) -> tuple[list[Participant], list[LeftOut]]:
     """The baseline first, then the candidates in the order of the parameters; and those that are left out.
 
     Args:
         context: of the step.
+        parameters: of the step.
         signature: the resolved one, as JSON.
-        threads: for each runtime.
+        threads: of each runtime whose candidate does not say another number.
     """
-    accelerator = {key: value for key, value in context.params.items() if key == "accelerator"}
+    accelerator = {} if parameters.accelerator == "none" else {"accelerator": parameters.accelerator}
     inputs = {role: str(path) for role, path in context.inputs.items() if role == "import" or _is_source(role)}
     arguments = {
-        "params": context.params["baseline"],
+        "params": {"source": parameters.source.as_json()},
         "inputs": inputs,
         "project": str(context.project),
         "signature": signature,
         "threads": threads,
         **accelerator,
     }
-    takes_part = [Participant(BASELINE, "", context.params["open_baseline"], arguments)]
+    takes_part = [Participant(BASELINE, "", parameters.open_baseline, arguments)]
     left_out: list[LeftOut] = []
-    for candidate in context.params["candidates"]:
-        name = candidate["variant"]
-        if reason := _why_not(context, name):
+    for candidate in parameters.candidates:
+        name = candidate.candidate
+        if reason := _why_not(context, candidate):
             left_out.append(LeftOut(name, reason))
             continue
         arguments = {
-            "format_name": candidate["format"],
-            "directory": str(context.inputs[f"variant:{name}"]),
+            "directory": str(context.inputs[f"variant:{candidate.variant}"]),
             "signature": signature,
-            "threads": threads,
+            "threads": candidate.options.threads_of(threads),
             **accelerator,
+            **session_options(candidate.options),
         }
-        opener = "orchestrator.frameworks.source.runtime:open_runtime"
-        takes_part.append(Participant(name, candidate["backend"], opener, arguments))
+        opener = backend(candidate.backend).runtimes[candidate.format].function
+        takes_part.append(Participant(name, candidate.backend, opener, arguments))
     return takes_part, left_out
 
 
@@ -83,8 +87,9 @@ def _is_source(role: str) -> bool:
     return role == "weights" or role.startswith("file:")
 
 
-def _why_not(context: StepContext, name: str) -> str:
-    if f"variant:{name}" not in context.inputs:
+def _why_not(context: StepContext, candidate: CandidateParameters) -> str:
+    name = candidate.candidate
+    if f"variant:{candidate.variant}" not in context.inputs:
         return "not measured: it could not be made"
     if f"verdict:{name}" not in context.inputs:
         return "not measured: it could not be verified"

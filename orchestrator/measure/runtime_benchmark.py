@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.artifacts.candidate import candidate_row
@@ -14,7 +15,8 @@ from orchestrator.measure.participants import LeftOut, participants
 from orchestrator.measure.runtime_report import artifact_bytes, raw_arrays, runtime_result
 from orchestrator.measure.sweep import Measured, SweepSettings, sweep
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError
+from orchestrator.steps.parameters import RuntimeBenchmarkParameters
 
 __all__ = ["benchmark"]
 
@@ -22,28 +24,28 @@ __all__ = ["benchmark"]
 def benchmark(context: StepContext) -> dict[str, Any]:
     """Measure all candidates and the baseline; leaves a `RuntimeReport` and `raw.npz` (docs/measuring.md).
 
-    Params: `candidates`, `baseline`, `batch_sizes`, `cpus`, `memory` (bytes), `time_budget` (seconds). Inputs: `import`,
-    `weights`, and `variant:NAME` and `verdict:NAME` where they were made.
+    Inputs: `import`, `weights`, and `variant:VARIANT` and `verdict:CANDIDATE` where they were made.
 
     Raises:
         StepError: E440, no batch size lies within the model's range.
     """
     import numpy as np  # noqa: PLC0415 - see raw_arrays
 
+    parameters = RuntimeBenchmarkParameters.from_json(context.params)
     imported = Imported.read(context.inputs["import"])
     signature = imported.signature
-    share = cpu_share(context.params["cpus"])
-    takes_part, left_out = participants(context, signature.as_json(), share.threads)
+    share = cpu_share(parameters.cpus)
+    takes_part, left_out = participants(context, parameters, signature.as_json(), share.threads)
     settings = SweepSettings(
-        batch_sizes=_batch_sizes(context.params["batch_sizes"], signature),
+        batch_sizes=_batch_sizes(parameters.batch_sizes, signature),
         batched=signature.batch is not None,
         share=share,
-        memory=context.params["memory"],
+        memory=parameters.memory,
         samples=context.inputs["import"] / SAMPLES_FILE,
-        time_budget=context.params["time_budget"],
+        time_budget=parameters.time_budget,
     )
     everyone = sweep(takes_part, settings, context.scratch, context.progress)
-    devices = cuda_devices() if "accelerator" in context.params else None
+    devices = cuda_devices() if parameters.accelerator == "cuda" else None
     report = RuntimeReport(
         measured_on=MeasuredOn.of(share, devices),
         memory=settings.memory,
@@ -51,7 +53,7 @@ def benchmark(context: StepContext) -> dict[str, Any]:
         samples=imported.samples,
         rounds=settings.rounds,
         baseline=runtime_result(everyone[0], None),
-        candidates=_candidates(context, everyone, left_out),
+        candidates=_candidates(context, parameters, everyone, left_out),
     )
     report.write(context.output)
     # Its types cannot see that the arrays are named by the keys alone.
@@ -59,7 +61,7 @@ def benchmark(context: StepContext) -> dict[str, Any]:
     return _summary(report)
 
 
-def _batch_sizes(wanted: list[int], signature: Signature) -> tuple[int, ...]:
+def _batch_sizes(wanted: Sequence[int], signature: Signature) -> tuple[int, ...]:
     if signature.batch is None:
         return (1,)
     low, high = signature.dims[signature.batch]
@@ -75,18 +77,20 @@ def _batch_sizes(wanted: list[int], signature: Signature) -> tuple[int, ...]:
     return sizes
 
 
-def _candidates(context: StepContext, everyone: list[Measured], left_out: list[LeftOut]) -> tuple[RuntimeRow, ...]:
+def _candidates(
+    context: StepContext, parameters: RuntimeBenchmarkParameters, everyone: list[Measured], left_out: list[LeftOut]
+) -> tuple[RuntimeRow, ...]:
     """All candidates in the order of the parameters, those that were left out too."""
     baseline, *measured = everyone
     results = {m.name: runtime_result(m, baseline) for m in measured}
-    for each in left_out:
-        results[each.name] = RuntimeResult(fate="not measured", reason=each.reason, measured=None)
+    for left in left_out:
+        results[left.name] = RuntimeResult(fate="not measured", reason=left.reason, measured=None)
     rows = []
-    for params in context.params["candidates"]:
-        name = params["variant"]
-        size = artifact_bytes(context.inputs[f"variant:{name}"]) if f"variant:{name}" in context.inputs else None
-        identity, result = candidate_row(params), results[name]
-        rows.append(RuntimeRow(**dict(identity), **dict(result), as_given=params["as_given"], artifact_bytes=size))
+    for each in parameters.candidates:
+        variant = context.inputs.get(f"variant:{each.variant}")
+        size = None if variant is None else artifact_bytes(variant)
+        identity, result = candidate_row(each), results[each.candidate]
+        rows.append(RuntimeRow(**dict(identity), **dict(result), as_given=each.as_given, artifact_bytes=size))
     return tuple(rows)
 
 

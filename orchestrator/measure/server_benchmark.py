@@ -30,7 +30,9 @@ from orchestrator.measure.measured_server import MeasuredServer, ServerError
 from orchestrator.measure.server_report import ServerResult, StartedServer, raw_arrays, server_result
 from orchestrator.measure.server_rounds import LoadedServer, LoadSettings, load_in_rounds, warm_up
 from orchestrator.measure.session import MeasuredProcess
-from orchestrator.steps import StepContext
+from orchestrator.steps.context import StepContext
+from orchestrator.steps.parameters import CandidateParameters, ServerBenchmarkParameters
+from orchestrator.steps.runtime_options import Batching
 
 __all__ = ["benchmark"]
 
@@ -38,6 +40,7 @@ _READY_TIMEOUT = 180.0
 _BODIES = 64
 _NAME = "model"
 _DIGEST = "0" * 64
+_DRAIN_SECONDS = 1
 _CONNECTIONS_AT_MOST = 256
 _REQUEST_TIMEOUT = 10.0
 
@@ -45,18 +48,17 @@ _REQUEST_TIMEOUT = 10.0
 def benchmark(context: StepContext) -> dict[str, Any]:
     """Start the finalists' servers and load them in turns; leaves a `ServerReport` and `raw.npz` (docs/measuring.md).
 
-    Params: `candidates`, `cpus`, `memory` (bytes), `slo`, `batching`, `objective`, `time_budget` (seconds), `present` (which
-    servers planning found), and where there are any `settings` (name, digests). Inputs: `import`, `runtime`, and `variant:NAME` of the finalists.
+    Inputs: `import`, `runtime`, and `variant:VARIANT` where they were made.
     """
     import numpy as np  # noqa: PLC0415 - as in runtime_report
 
     with ExitStack() as stack:
         running = _Benchmark(context, stack)
-        chosen, passed_over = finalists(running.measured, context.params["objective"])
+        chosen, passed_over = finalists(running.measured, running.parameters.objective)
         results: dict[str, ServerResult] = {}
         loaded: dict[str, LoadedServer] = {}
         rate: float | None = None
-        wanted = context.params["slo"]["throughput"]
+        wanted = running.parameters.slo.throughput
         while chosen:
             started = running.start_all(chosen, results)
             while spare := running.substitutes(results, started):
@@ -71,16 +73,16 @@ def benchmark(context: StepContext) -> dict[str, Any]:
             chosen = running.substitutes(results, {}) if time.monotonic() < running.load.deadline else []
         arrays = raw_arrays(loaded)
     ServerReport(
-        measured_on=MeasuredOn.of(running.share, running.devices, context.params.get("devices", 0)),
+        measured_on=MeasuredOn.of(running.share, running.devices, running.parameters.devices),
         load_generator=running.load_generator,
-        memory=context.params["memory"],
-        slo=ServiceLevel(p99_latency=context.params["slo"]["p99_latency"], throughput=wanted),
-        objective=context.params["objective"],
+        memory=running.parameters.memory,
+        slo=ServiceLevel(p99_latency=running.parameters.slo.p99_latency, throughput=wanted),
+        objective=running.parameters.objective,
         rate=rate,
         rate_from="slo.throughput" if wanted else "slowest server",
         candidates=tuple(
-            _row(params, results.get(params["variant"]) or _left_out(params["variant"], passed_over, running.runtime))
-            for params in context.params["candidates"]
+            _row(each, results.get(each.candidate) or _left_out(each.candidate, passed_over, running.runtime))
+            for each in running.parameters.candidates
         ),
     ).write(context.output)
     # As in runtime_benchmark.
@@ -88,9 +90,9 @@ def benchmark(context: StepContext) -> dict[str, Any]:
     return {"servers": sorted(loaded), "rate": rate, "how": running.share.how}
 
 
-def _row(params: Mapping[str, Any], result: ServerResult) -> ServerRow:
+def _row(each: CandidateParameters, result: ServerResult) -> ServerRow:
     return ServerRow(
-        **dict(candidate_row(params)),
+        **dict(candidate_row(each)),
         fate=result.fate,
         reason=result.reason,
         settings=result.settings,
@@ -110,21 +112,22 @@ class _Benchmark:
     """What all servers of one benchmark have in common; what is started is ended by the stack."""
 
     def __init__(self, context: StepContext, stack: ExitStack) -> None:
-        params = context.params
+        self.parameters = parameters = ServerBenchmarkParameters.from_json(context.params)
+        self._candidates = {each.candidate: each for each in parameters.candidates}
         self._context = context
         self._stack = stack
         self.signature = Imported.read(context.inputs["import"]).signature
         self.measured = RuntimeReport.read(context.inputs["runtime"]).candidates
         self.runtime = {row.candidate: row for row in self.measured}
-        self.share = cpu_share(params["cpus"])
-        self.devices = cuda_devices() if "devices" in params else None
+        self.share = cpu_share(parameters.cpus)
+        self.devices = cuda_devices() if parameters.devices else None
         others = other_cpus(self.share)
         self._generator = others or self.share
         self.load_generator = LoadGenerator(cpus=len(self._generator.cpus), shares_cpus=others is None)
         self.load = LoadSettings(
-            rate=params["slo"]["throughput"],
-            p99_limit=params["slo"]["p99_latency"],
-            deadline=time.monotonic() + params["time_budget"],
+            rate=parameters.slo.throughput,
+            p99_limit=parameters.slo.p99_latency,
+            deadline=time.monotonic() + parameters.time_budget,
         )
 
     def start_all(self, names: Sequence[str], results: dict[str, ServerResult]) -> dict[str, _Started]:
@@ -143,21 +146,21 @@ class _Benchmark:
         """What to start in place of those that failed, in `results` or since they were `started`."""
         tried = {name: result.fate for name, result in results.items()}
         tried |= {name: server.fate for name, (server, _) in started.items()}
-        return substitutes(self.measured, self._context.params["objective"], tried)
+        return substitutes(self.measured, self.parameters.objective, tried)
 
     def start(self, name: str) -> _Started | ServerResult:
         """The warmed-up server and how it started; or what became of it."""
-        row = self.runtime[name]
-        settings = self._settings(row)
+        candidate = self._candidates[name]
+        settings = self._settings(candidate)
         chosen = ServerSettings(max_batch_size=settings.max_batch_size, max_delay=settings.max_delay)
-        served_by = backend(row.backend)
+        served_by = backend(candidate.backend)
         if not isinstance(served_by, ServingBackend):
             return ServerResult("no server", "a device runs it, not a server", chosen)
         if reason := served_by.refuses(self.signature):  # what the outputs are is known only since the model was run
             return ServerResult("failed", f"{served_by.name} cannot serve it: {reason}", None)
         if reason := served_by.unavailable(settings.devices):
             return ServerResult("no server", f"{served_by.name} cannot be started here: {reason}", chosen)
-        if not self._context.params["present"].get(served_by.name, True):
+        if not self.parameters.servers[served_by.name]:
             # Its key says that nothing is measured on this server; what is there since then gets another key.
             return ServerResult(
                 "no server", f"{served_by.name} could not be started here when this was planned", chosen
@@ -168,7 +171,7 @@ class _Benchmark:
             server = MeasuredServer(
                 served_by,
                 settings,
-                self._context.inputs[f"variant:{row.variant}"],
+                self._context.inputs[f"variant:{candidate.variant}"],
                 self.share,
                 memory=settings.memory,
                 folder=folder,
@@ -198,36 +201,35 @@ class _Benchmark:
         warm_up(loaded, self.load.connections)
         return loaded, started
 
-    def _settings(self, row: RuntimeRow) -> ServingSettings:
-        params = self._context.params
-        given = params.get("settings", {})
-        batching = params["batching"]
+    def _settings(self, candidate: CandidateParameters) -> ServingSettings:
+        parameters = self.parameters
+        batching = candidate.options.batching or parameters.batching
         if batching == "auto":
-            assert row.measured is not None, "a finalist has been measured in its runtime"
-            max_size, max_delay = auto_batch_size(row.measured, params["slo"]["p99_latency"]), 0.0
-        else:
-            max_size, max_delay = batching["max_size"], float(batching["max_delay"])
+            measured = self.runtime[candidate.candidate].measured
+            assert measured is not None, "a finalist has been measured in its runtime"
+            batching = Batching(auto_batch_size(measured, parameters.slo.p99_latency), 0.0)
         return ServingSettings(
-            name=given.get("name", _NAME),
-            backend=row.backend,
-            variant=row.variant,
-            format=row.format,
-            precision=row.precision,
+            name=_NAME,
+            backend=candidate.backend,
+            variant=candidate.variant,
+            format=candidate.format,
+            precision=candidate.precision,
             signature=self.signature,
-            cpus=min(params["cpus"], float(len(self.share.cpus))),
-            memory=params["memory"],
-            max_batch_size=max_size if self.signature.batch is not None else 1,
-            max_delay=max_delay,
+            cpus=min(parameters.cpus, float(len(self.share.cpus))),
+            memory=parameters.memory,
+            max_batch_size=batching.max_size if self.signature.batch is not None else 1,
+            max_delay=batching.max_delay,
             startup_seconds=int(_READY_TIMEOUT),
-            drain_seconds=given.get("drain_seconds", 1),
-            model_digest=given.get("model_digest", _DIGEST),
-            spec_digest=given.get("spec_digest", _DIGEST),
-            decision_digest=given.get("decision_digest", _DIGEST),
-            tools=given.get("tools", {}),
+            drain_seconds=_DRAIN_SECONDS,
+            model_digest=_DIGEST,
+            spec_digest=_DIGEST,
+            decision_digest=_DIGEST,
+            tools={},
             samples=self._context.inputs["import"] / SAMPLES_FILE,
-            devices=params.get("devices", 0),
-            cuda_graphs=params.get("cuda_graphs", False),
-            batch_sizes=tuple(params.get("batch_sizes", ())),
+            devices=parameters.devices,
+            cuda_graphs=parameters.cuda_graphs,
+            batch_sizes=parameters.batch_sizes,
+            options=candidate.options,
         )
 
     def _requests(self, served_by: ServingBackend, folder: Path) -> tuple[list[Path], dict[str, str]]:

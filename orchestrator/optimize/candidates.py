@@ -1,46 +1,18 @@
-"""Which candidates a spec asks for: every format and precision that its source can become, and why some can't."""
+"""Which candidates a spec asks for: every format, precision and backend that its source can have, and why some can't."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
-from orchestrator.backends.table import BACKENDS, backend
+from orchestrator.backends.table import BACKENDS, backend, backends_of
 from orchestrator.optimize.cuda import refused_on_cuda
-from orchestrator.optimize.formats import FORMATS, Refused, Way, variant_name
-from orchestrator.spec.models import ModelDeployment
+from orchestrator.optimize.formats import FORMATS, Unsupported
+from orchestrator.optimize.variants import Candidate, Pass, RefusedCandidate, Variant
+from orchestrator.spec.models import ModelDeployment, Precision
 from orchestrator.spec.signature import Signature
 
-__all__ = ["Candidate", "RefusedCandidate", "candidates"]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A variant and the backend that would serve it.
-
-    Attributes:
-        convert: how the format is made from the source.
-        make: how the precision is made; its function is None when the converted file is the variant.
-    """
-
-    variant: str
-    format: str
-    precision: str
-    backend: str
-    convert: Way
-    make: Way
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedCandidate:
-    """A variant that is not tried at all, and why."""
-
-    variant: str
-    format: str
-    precision: str
-    backend: str
-    reason: str
+__all__ = ["candidates", "refusal", "wanted_backends"]
 
 
 def candidates(
@@ -54,10 +26,39 @@ def candidates(
         forbidden: backends that may not be used → why.
     """
     return tuple(
-        _candidate(spec, signature, forbidden, name, precision)
-        for name in _formats(spec)
+        _candidate(spec, signature, forbidden, format_name, precision, served_by)
+        for format_name in _formats(spec)
         for precision in _precisions(spec)
+        for served_by in _backends(spec, format_name)
     )
+
+
+def wanted_backends(spec: ModelDeployment) -> frozenset[str]:
+    """The backends that may serve a candidate of this spec."""
+    return frozenset(each for name in _formats(spec) for each in _backends(spec, name))
+
+
+def refusal(
+    candidate: Candidate, spec: ModelDeployment, signature: Signature, forbidden: Mapping[str, str]
+) -> str | None:
+    """Why a candidate whose variant can be made is not tried; None where it is."""
+    variant, name = candidate.variant, candidate.backend
+    if spec.serving.backend not in ("auto", name):
+        served_by = " or ".join(backends_of(variant.format))
+        return f"serving.backend is {spec.serving.backend}, and {variant.format} is served by {served_by}"
+    if (reason := forbidden.get(name)) is not None:
+        return reason
+    if not BACKENDS[name].served and spec.optimize.formats == "auto" and _wants_proof(spec):
+        return (
+            "`slo` is enforced, and no server could prove it for this; `slo: {enforce: false}`, or `optimize.formats` "
+            "that name it, let it be tried"
+        )
+    chosen = backend(name)
+    if unknown := [option for option in candidate.options.changed() if option not in chosen.options]:
+        return f"{name} has no option `{unknown[0]}`"
+    if (reason := chosen.refuses(signature)) is not None:
+        return reason
+    return refused_on_cuda(spec, signature, variant.format, variant.precision, name)
 
 
 def _formats(spec: ModelDeployment) -> tuple[str, ...]:
@@ -68,8 +69,17 @@ def _formats(spec: ModelDeployment) -> tuple[str, ...]:
     return tuple(
         name
         for name, row in FORMATS.items()
-        if (spec.deploy.takes_unserved or BACKENDS[row.backend].served) and not isinstance(row.convert[own], Refused)
+        if (spec.deploy.takes_unserved or any(BACKENDS[each].served for each in backends_of(name)))
+        and not isinstance(row.convert[own], Unsupported)
     )
+
+
+def _backends(spec: ModelDeployment, format_name: str) -> tuple[str, ...]:
+    """What serves the format: where the spec names one of its backends that one alone, else each."""
+    backends = backends_of(format_name)
+    if spec.serving.backend in backends:
+        return (spec.serving.backend,)
+    return backends if spec.serving.backend == "auto" else backends[:1]
 
 
 def _wants_proof(spec: ModelDeployment) -> bool:
@@ -77,7 +87,7 @@ def _wants_proof(spec: ModelDeployment) -> bool:
     return spec.slo.enforce and (spec.slo.p99_latency is not None or spec.slo.throughput is not None)
 
 
-def _precisions(spec: ModelDeployment) -> tuple[str, ...]:
+def _precisions(spec: ModelDeployment) -> tuple[Precision, ...]:
     """What is tried; int8 is calibrated on samples, so `auto` leaves it out where there are none."""
     if spec.optimize.precisions != "auto":
         return tuple(spec.optimize.precisions)
@@ -85,30 +95,26 @@ def _precisions(spec: ModelDeployment) -> tuple[str, ...]:
 
 
 def _candidate(
-    spec: ModelDeployment, signature: Signature, forbidden: Mapping[str, str], name: str, precision: str
+    spec: ModelDeployment,
+    signature: Signature,
+    forbidden: Mapping[str, str],
+    format_name: str,
+    precision: Precision,
+    served_by: str,
 ) -> Candidate | RefusedCandidate:
-    row = FORMATS[name]
-    convert, make = row.convert[spec.model.source.kind], row.precisions[precision]
-    variant = variant_name(name, precision)
-    if isinstance(convert, Refused):
-        return RefusedCandidate(variant, name, precision, row.backend, convert.reason)
-    if isinstance(make, Refused):
-        return RefusedCandidate(variant, name, precision, row.backend, make.reason)
-    if (reason := make.not_from.get(spec.model.source.kind)) is not None:
-        return RefusedCandidate(variant, name, precision, row.backend, reason)
-    if spec.serving.backend not in ("auto", row.backend):
-        reason = f"serving.backend is {spec.serving.backend}, and {name} is served by {row.backend}"
-        return RefusedCandidate(variant, name, precision, row.backend, reason)
-    if (refusal := forbidden.get(row.backend)) is not None:
-        return RefusedCandidate(variant, name, precision, row.backend, refusal)
-    if not BACKENDS[row.backend].served and spec.optimize.formats == "auto" and _wants_proof(spec):
-        reason = (
-            "`slo` is enforced, and no server could prove it for this; `slo: {enforce: false}`, or `optimize.formats` "
-            "that name it, let it be tried"
-        )
-        return RefusedCandidate(variant, name, precision, row.backend, reason)
-    if (refusal := backend(row.backend).refuses(signature)) is not None:
-        return RefusedCandidate(variant, name, precision, row.backend, refusal)
-    if (refusal := refused_on_cuda(spec, signature, name, precision, row.backend)) is not None:
-        return RefusedCandidate(variant, name, precision, row.backend, refusal)
-    return Candidate(variant, name, precision, row.backend, convert, make)
+    row, kind = FORMATS[format_name], spec.model.source.kind
+    conversion, make = row.convert[kind], row.precisions[precision]
+    name = f"{format_name}-{precision}"
+    shown = name if served_by == backends_of(format_name)[0] else f"{name}@{served_by}"
+    for recipe in (conversion, make):
+        if isinstance(recipe, Unsupported):
+            return RefusedCandidate(shown, name, format_name, precision, served_by, recipe.reason)
+        if (reason := recipe.not_from.get(kind)) is not None:
+            return RefusedCandidate(shown, name, format_name, precision, served_by, reason)
+    assert not isinstance(conversion, Unsupported)
+    assert not isinstance(make, Unsupported)
+    passes = () if make.function is None else (Pass(precision, make),)
+    candidate = Candidate(Variant(format_name, conversion, passes, precision), served_by)
+    if (reason := refusal(candidate, spec, signature, forbidden)) is not None:
+        return RefusedCandidate(shown, name, format_name, precision, served_by, reason)
+    return candidate

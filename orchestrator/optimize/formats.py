@@ -1,4 +1,4 @@
-"""The formats a model is converted to: file, converter, precisions, runtime and backend of each. Data only.
+"""The formats a model is converted to: file, converter, precisions and backends of each. Data only.
 
 To add a format, add a row; `tests/optimize/test_formats.py` says what the row must name. Functions are named by
 string, since planning reads this table and imports no framework.
@@ -13,29 +13,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FORMATS", "Format", "Refused", "Way", "variant_name"]
+__all__ = ["FORMATS", "Format", "Recipe", "Unsupported"]
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A combination that is refused when planning, and why, in one sentence without a full stop."""
+class Unsupported:
+    """A combination that is not tried, and why, in one sentence without a full stop."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Recipe:
     """How something is made: a step function by name, and the packages whose versions its result depends on.
 
     Attributes:
         function: `module:function`; takes a StepContext. None: the converted file is the variant already.
         tools: names of packages, as their distributions are called.
-        revision: rises when what the function makes, or refuses, changes; results of an older one are then made anew.
+        revision: rises when what the function makes, or refuses, changes; results of an older one are then made again.
         from_source: the function starts from the source model (inputs `weights` and `import`), not from the converted
             variant (inputs `model` and `import`).
         needs_cpu_features: the result depends on the machine's instruction sets.
-        as_given: what comes out is the model as given: what has to be beaten, and what is served when nothing beats it. The
-            format is the source's own, or stands in for one that no server takes.
+        as_given: the result is the model as given: what has to be beaten, and what is served when nothing beats it. The
+            format is the source's own, or takes the place of one that no server takes.
         not_from: kinds of sources that it is not made from, each with the reason.
     """
 
@@ -55,23 +55,17 @@ class Format:
     Attributes:
         name: as in the spec's `optimize.formats`.
         file: the model file's name inside a variant.
-        runtime: `module:function`, `open_*(directory, signature, threads) -> Runtime`.
-        runtime_tools: the packages that run it.
-        backend: the backend that serves it.
         convert: source kind → how it is converted, or why it is not.
         precisions: precision → how the variant is made, or why it is not.
     """
 
     name: str
     file: str
-    runtime: str
-    runtime_tools: tuple[str, ...]
-    backend: str
-    convert: Mapping[str, Way | Refused]
-    precisions: Mapping[str, Way | Refused]
+    convert: Mapping[str, Recipe | Unsupported]
+    precisions: Mapping[str, Recipe | Unsupported]
 
 
-_AS_CONVERTED = Way(function=None)
+_AS_CONVERTED = Recipe(function=None)
 _TORCH_KINDS = ("pytorch", "torchscript", "exported-program", "transformers")
 _TENSORFLOW_KINDS = ("keras", "saved-model")
 _TF_CONVERT = "orchestrator.frameworks.tensorflow.convert"
@@ -81,31 +75,30 @@ _ONNX_TOOLS = ("onnx", "onnxruntime", "onnxscript", "torch")
 _TF2ONNX_TOOLS = ("onnx", "onnxruntime", "tensorflow", "tf2onnx")
 
 
-def _from(kinds: tuple[str, ...], way: Way | Refused) -> dict[str, Way | Refused]:
-    return dict.fromkeys(kinds, way)
+def _from(kinds: tuple[str, ...], recipe: Recipe | Unsupported) -> dict[str, Recipe | Unsupported]:
+    return dict.fromkeys(kinds, recipe)
 
 
 _ONNX = Format(
     name="onnx",
     file="model.onnx",
-    runtime="orchestrator.frameworks.onnx.runtime:open_onnx",
-    runtime_tools=("onnxruntime",),
-    backend="onnxruntime",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_onnx", _ONNX_TOOLS, revision=3))
-        | _from(_TENSORFLOW_KINDS, Way(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS, revision=3))
+        _from(_TORCH_KINDS, Recipe(f"{_TORCH_CONVERT}:to_onnx", _ONNX_TOOLS, revision=3))
+        | _from(_TENSORFLOW_KINDS, Recipe(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS, revision=3))
         | {
-            "onnx": Way(
+            "onnx": Recipe(
                 "orchestrator.frameworks.onnx.convert:to_onnx", ("onnx", "onnxruntime"), revision=3, as_given=True
             ),
-            "tflite": Way(f"{_TFLITE_CONVERT}:to_onnx", (*_TF2ONNX_TOOLS, "ai-edge-litert"), revision=3, as_given=True),
+            "tflite": Recipe(
+                f"{_TFLITE_CONVERT}:to_onnx", (*_TF2ONNX_TOOLS, "ai-edge-litert"), revision=3, as_given=True
+            ),
         }
     ),
     precisions=MappingProxyType(
         {
             "fp32": _AS_CONVERTED,
-            "bf16": Refused("ONNX Runtime has no bfloat16 kernels for CPUs, and few for GPUs"),
-            "int8": Way(
+            "bf16": Unsupported("ONNX Runtime has no bfloat16 kernels for CPUs, and few for GPUs"),
+            "int8": Recipe(
                 "orchestrator.frameworks.onnx.quantize:to_int8",
                 ("onnx", "onnxruntime"),
                 revision=3,
@@ -115,29 +108,26 @@ _ONNX = Format(
     ),
 )
 
-_NO_TORCH_INT8 = Refused("PyTorch's own int8 quantization is being removed; int8 is made in the onnx format")
+_NO_TORCH_INT8 = Unsupported("PyTorch's own int8 quantization is being removed; int8 is made in the onnx format")
 
 
-def _not_torch(format_name: str) -> dict[str, Way | Refused]:
+def _not_torch(format_name: str) -> dict[str, Recipe | Unsupported]:
     reason = f"only models of PyTorch become {format_name}"
-    return _from((*_TENSORFLOW_KINDS, "onnx", "tflite"), Refused(reason))
+    return _from((*_TENSORFLOW_KINDS, "onnx", "tflite"), Unsupported(reason))
 
 
 _TORCHSCRIPT = Format(
     name="torchscript",
     file="model.pt",
-    runtime="orchestrator.frameworks.pytorch.runtime:open_torchscript",
-    runtime_tools=("torch",),
-    backend="torchserve",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=3))
+        _from(_TORCH_KINDS, Recipe(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=3))
         | _not_torch("TorchScript")
-        | {"torchscript": Way(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=3, as_given=True)}
+        | {"torchscript": Recipe(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=3, as_given=True)}
     ),
     precisions=MappingProxyType(
         {
             "fp32": _AS_CONVERTED,
-            "bf16": Way(
+            "bf16": Recipe(
                 "orchestrator.frameworks.pytorch.convert:torchscript_to_bf16",
                 ("torch",),
                 revision=3,
@@ -151,15 +141,12 @@ _TORCHSCRIPT = Format(
 _EXPORTED_PROGRAM = Format(
     name="exported-program",
     file="model.pt2",
-    runtime="orchestrator.frameworks.pytorch.runtime:open_exported_program",
-    runtime_tools=("torch",),
-    backend="torchserve",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Way(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=3))
+        _from(_TORCH_KINDS, Recipe(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=3))
         | _not_torch("exported programs")
         | {
-            "exported-program": Way(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=3, as_given=True),
-            "torchscript": Refused(
+            "exported-program": Recipe(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=3, as_given=True),
+            "torchscript": Unsupported(
                 "torch.export traces Python code, and a TorchScript archive has none; "
                 "give the weights and the factory as `kind: pytorch`"
             ),
@@ -168,7 +155,7 @@ _EXPORTED_PROGRAM = Format(
     precisions=MappingProxyType(
         {
             "fp32": _AS_CONVERTED,
-            "bf16": Way(
+            "bf16": Recipe(
                 "orchestrator.frameworks.pytorch.convert:exported_program_to_bf16",
                 ("torch",),
                 revision=3,
@@ -180,31 +167,28 @@ _EXPORTED_PROGRAM = Format(
 )
 
 
-def _not_tensorflow(format_name: str) -> dict[str, Way | Refused]:
-    return _from((*_TORCH_KINDS, "onnx"), Refused(f"only models of TensorFlow become {format_name}"))
+def _not_tensorflow(format_name: str) -> dict[str, Recipe | Unsupported]:
+    return _from((*_TORCH_KINDS, "onnx"), Unsupported(f"only models of TensorFlow become {format_name}"))
 
 
-_NO_TF_BF16 = Refused("TensorFlow has bfloat16 kernels for few CPUs, and TensorFlow Serving none that it promises")
+_NO_TF_BF16 = Unsupported("TensorFlow has bfloat16 kernels for few CPUs, and TensorFlow Serving none that it promises")
 
 _SAVED_MODEL = Format(
     name="saved-model",
     file="saved_model",
-    runtime="orchestrator.frameworks.tensorflow.runtime:open_saved_model",
-    runtime_tools=("tensorflow",),
-    backend="tensorflow-serving",
     convert=MappingProxyType(
         _not_tensorflow("SavedModels")
         | {
-            "keras": Way(f"{_TF_CONVERT}:to_saved_model", ("tensorflow", "keras"), revision=3),
-            "saved-model": Way(f"{_TF_CONVERT}:to_saved_model", ("tensorflow",), revision=3, as_given=True),
-            "tflite": Refused("nothing turns a LiteRT model back into a SavedModel"),
+            "keras": Recipe(f"{_TF_CONVERT}:to_saved_model", ("tensorflow", "keras"), revision=3),
+            "saved-model": Recipe(f"{_TF_CONVERT}:to_saved_model", ("tensorflow",), revision=3, as_given=True),
+            "tflite": Unsupported("nothing turns a LiteRT model back into a SavedModel"),
         }
     ),
     precisions=MappingProxyType(
         {
             "fp32": _AS_CONVERTED,
             "bf16": _NO_TF_BF16,
-            "int8": Refused("TensorFlow has no int8 SavedModel; int8 is made in the onnx and tflite formats"),
+            "int8": Unsupported("TensorFlow has no int8 SavedModel; int8 is made in the onnx and tflite formats"),
         }
     ),
 )
@@ -212,19 +196,16 @@ _SAVED_MODEL = Format(
 _TFLITE = Format(
     name="tflite",
     file="model.tflite",
-    runtime="orchestrator.frameworks.litert.runtime:open_tflite",
-    runtime_tools=("ai-edge-litert",),
-    backend="litert",
     convert=MappingProxyType(
         _not_tensorflow("LiteRT models")
-        | _from(_TENSORFLOW_KINDS, Way(f"{_TF_CONVERT}:to_tflite", ("tensorflow", "ai-edge-litert"), revision=3))
-        | {"tflite": Way(f"{_TFLITE_CONVERT}:to_tflite", ("ai-edge-litert",), revision=3, as_given=True)}
+        | _from(_TENSORFLOW_KINDS, Recipe(f"{_TF_CONVERT}:to_tflite", ("tensorflow", "ai-edge-litert"), revision=3))
+        | {"tflite": Recipe(f"{_TFLITE_CONVERT}:to_tflite", ("ai-edge-litert",), revision=3, as_given=True)}
     ),
     precisions=MappingProxyType(
         {
             "fp32": _AS_CONVERTED,
-            "bf16": Refused("LiteRT has no bfloat16 kernels"),
-            "int8": Way(
+            "bf16": Unsupported("LiteRT has no bfloat16 kernels"),
+            "int8": Recipe(
                 "orchestrator.frameworks.litert.convert:to_int8",
                 ("tensorflow", "ai-edge-litert"),
                 revision=3,
@@ -241,8 +222,3 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
     {f.name: f for f in (_ONNX, _TORCHSCRIPT, _EXPORTED_PROGRAM, _SAVED_MODEL, _TFLITE)}
 )
 """Every format by name, in the order in which candidates are tried."""
-
-
-def variant_name(format_name: str, precision: str) -> str:
-    """The name of a variant, such as `onnx-int8`."""
-    return f"{format_name}-{precision}"

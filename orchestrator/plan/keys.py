@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.machine.fingerprint import accelerators, fingerprint
-from orchestrator.machine.packages import version
+from orchestrator.machine.here import Here
 from orchestrator.plan.step import Step
 from orchestrator.store.atomic import canonical_json
 from orchestrator.store.digest import sha256_bytes
@@ -20,13 +19,14 @@ __all__ = ["differences", "key_parts", "shortened", "step_key"]
 _DOMAIN = b"mlo.step.v1\0"
 
 
-def key_parts(step: Step, inputs: Mapping[str, str], code: Mapping[str, str]) -> dict[str, Any]:
+def key_parts(step: Step, inputs: Mapping[str, str], code: Mapping[str, str], here: Here) -> dict[str, Any]:
     """The parts of the key.
 
     Args:
         step: whose key it is.
         inputs: role → sha256 of the file or folder; optional roles that are absent are absent.
         code: the user's files that the step is known to import, path relative to the project → sha256.
+        here: the machine that the step runs on, with the versions of its packages.
     """
     parts: dict[str, Any] = {
         "kind": step.kind,
@@ -34,14 +34,14 @@ def key_parts(step: Step, inputs: Mapping[str, str], code: Mapping[str, str]) ->
         "revision": step.revision,
         "params": dict(step.params),
         "inputs": dict(inputs),
-        "tools": {package: version(package) or "absent" for package in step.tools},
+        "tools": {package: here.packages[package] or "absent" for package in step.tools},
     }
     if code:
         parts["code"] = dict(code)
     if step.machine:
-        parts["machine"] = dict(fingerprint())
-        if "accelerator" in step.params:
-            parts["machine"]["accelerators"] = accelerators()
+        parts["machine"] = dict(here.fingerprint)
+        if here.cuda is not None and step.params.get("accelerator") == "cuda":
+            parts["machine"]["accelerators"] = here.cuda.devices.as_json()
     return parts
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from orchestrator import __version__
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StalePlan, UsageError
-from orchestrator.optimize.candidates import RefusedCandidate
+from orchestrator.optimize.variants import RefusedCandidate
 from orchestrator.spec.strict import Strict
 from orchestrator.store.atomic import pretty_json, write_atomic
 from orchestrator.store.record import first_problem

@@ -15,7 +15,7 @@ from orchestrator.errors import SpecInvalid, StoreFailed
 from orchestrator.plan.keys import differences, key_parts, step_key
 from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput
 from orchestrator.spec.load import LoadedSpec
-from orchestrator.steps import Ending
+from orchestrator.steps.context import Ending
 from orchestrator.store.digest import digest_file, digest_path, sha256_bytes
 from orchestrator.store.receipts import Receipt
 from orchestrator.store.store import Store
@@ -146,7 +146,7 @@ class Resolver:
         if step.gathers_fates:
             inputs["fates"] = sha256_bytes(fates_document(self._plan, outcomes).as_bytes())
         code = {self.relative(file.path): self.file_digest(file) for file in step.code}
-        parts = key_parts(step, inputs, code)
+        parts = key_parts(step, inputs, code, self._plan.here)
         key = step_key(parts)
         if forced:
             return Resolved(key, parts, "forced", "forced by --replace", None)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.optimize.candidates import RefusedCandidate
+from orchestrator.machine.here import Here
+from orchestrator.optimize.variants import RefusedCandidate
 from orchestrator.plan.found import PlannedModel
 
 __all__ = ["FileInput", "Plan", "Step", "StepInput", "StepKind", "StepOutput"]
@@ -48,7 +49,7 @@ class Step:
         code: files of the user's code that the step is known to import.
         tools: packages whose versions the result depends on.
         machine: whether the result depends on the machine, and so its fingerprint is part of the key.
-        candidate: the variant that this step is about; its failure is then a fate, not a failed run.
+        candidate: the candidate, variant or format that this step is about; its failure is then a fate, not a failed run.
         exclusive: nothing else may run meanwhile, since it measures time.
         live: an effect on the world, always observed and never cached.
         network: whether it may use the network, if only the loopback; what loads other people's models may not.
@@ -90,6 +91,7 @@ class Plan:
     Attributes:
         refused: candidates that are not tried, with the reason.
         project: the spec's folder.
+        here: the machine that it was compiled for; the keys of its steps are made from it.
         notes: what whoever reviews the plan should know, a sentence each.
         model: the signature that it was made with; None for a plan that only reads the model.
     """
@@ -98,6 +100,7 @@ class Plan:
     steps: tuple[Step, ...]
     refused: tuple[RefusedCandidate, ...]
     project: Path
+    here: Here
     notes: tuple[str, ...] = ()
     model: PlannedModel | None = None
 

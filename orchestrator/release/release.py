@@ -14,6 +14,7 @@ from orchestrator.plan.step import Plan
 from orchestrator.release.go_live import GoLive, RenderedRelease, deployment_lock, settle
 from orchestrator.release.live import observe, wanted_target
 from orchestrator.spec.load import LoadedSpec
+from orchestrator.steps.parameters import VerifyParameters
 from orchestrator.store.receipts import Receipt
 from orchestrator.store.state import Deployment
 from orchestrator.store.store import Store
@@ -113,17 +114,13 @@ class PlanRelease:
             decision_digest=_file_digest(self._selected, Winner.FILE),
             rendered=_digest(self._rendered),
             imported=_digest(self._imported),
-            gates=self._gates(winner.precision),
-            threads=max(1, int(self._loaded.spec.hardware.cpus)),
+            gates=self._gates(winner.candidate),
+            threads=winner.options.total_threads(self._loaded.spec.hardware.cpus),
         )
 
-    def _gates(self, precision: str) -> Mapping[str, float]:
-        """What the verify step of the same precision was given."""
-        for step in self._plan.steps:
-            if step.kind == "verify" and step.params["precision"] == precision:
-                gates: Mapping[str, float] = step.params["gates"]
-                return gates
-        raise KeyError(precision)
+    def _gates(self, candidate: str) -> Mapping[str, float]:
+        """What the winner's verify step was given."""
+        return VerifyParameters.from_json(self._plan.step(f"verify.{candidate}").params).gates
 
     def _released(self, deployment: Deployment, *, changed: bool) -> Released:
         evidence = self._trees.path(_digest(self._selected))

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.backends.backend import ServingSettings
-    from orchestrator.render.deployment import Deployment
+    from orchestrator.steps.parameters import DeploymentParameters
 
 __all__ = ["render_artifacts"]
 
 
-def render_artifacts(settings: ServingSettings, deployment: Deployment, variant: Path, folder: Path) -> str | None:
+def render_artifacts(
+    settings: ServingSettings, deployment: DeploymentParameters, variant: Path, folder: Path
+) -> str | None:
     """Fill `folder` with `serving/`, `docker/`, `compose.yaml`, `chart/`, `values.yaml` and `README.md`.
 
     What devices run themselves is `serving/` alone. The image's tag is the digest of the finished build context, so what
@@ -77,7 +79,7 @@ def _open_folders(folder: Path) -> None:
             path.chmod(0o755)
 
 
-def _values(chosen: ServingBackend, settings: ServingSettings, deployment: Deployment) -> dict[str, Any]:
+def _values(chosen: ServingBackend, settings: ServingSettings, deployment: DeploymentParameters) -> dict[str, Any]:
     """What the templates may ask for; each use names the filter that checks it."""
     server = chosen.server
     return {

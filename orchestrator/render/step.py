@@ -9,11 +9,12 @@ from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.folder import write_file
 from orchestrator.render.artifacts import render_artifacts
-from orchestrator.render.deployment import Deployment
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
+from orchestrator.steps.parameters import RenderParameters
 
 if TYPE_CHECKING:
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
+    from orchestrator.steps.parameters import ServingParameters
 
 __all__ = ["render"]
 
@@ -21,23 +22,22 @@ __all__ = ["render"]
 def render(context: StepContext) -> dict[str, Any]:
     """Fill the output with what `render_artifacts` writes and a copy of winner.json, whose sha256 the labels name.
 
-    Inputs are `winner`, a winner.json, the folder of the winner's variant, as `variant:NAME` or `variant`, and where there
-    are any `samples`, an npz file that the server is warmed up with.
+    Inputs are `winner`, a winner.json, the folder of the winner's variant as `variant:NAME`, and where there are `samples`, an npz file that the server is warmed up with.
 
     Raises:
         StepError: E451, the variant is missing; E452, a value may not stand in the files.
     """
     winner_bytes = context.inputs["winner"].read_bytes()
     winner = Winner.from_bytes(winner_bytes, Winner.FILE)
-    variant = context.inputs.get(f"variant:{winner.variant}", context.inputs.get("variant"))
+    variant = context.inputs.get(f"variant:{winner.variant}")
     if variant is None:
         raise StepError("E451", f"the picked variant {winner.variant} was not made", remedy="run `mlo apply` again")
     context.progress("writing the artifacts")
     try:
-        settings = _settings(context, winner, hashlib.sha256(winner_bytes).hexdigest())
-        deployment = Deployment.from_params(context.params["deployment"])
+        parameters = RenderParameters.from_json(context.params)
+        settings = _settings(context, parameters.settings, winner, hashlib.sha256(winner_bytes).hexdigest())
         write_file(context.output / Winner.FILE, winner_bytes)
-        image = render_artifacts(settings, deployment, variant, context.output)
+        image = render_artifacts(settings, parameters.deployment, variant, context.output)
     except ValueError as error:
         raise StepError("E452", "the artifacts cannot be written", cause=str(error), at=("image",)) from error
     files = [path for path in context.output.rglob("*") if path.is_file()]
@@ -50,27 +50,29 @@ def render(context: StepContext) -> dict[str, Any]:
     }
 
 
-def _settings(context: StepContext, winner: Winner, decision_digest: str) -> ServingSettings:
-    params = context.params["settings"]
+def _settings(
+    context: StepContext, parameters: ServingParameters, winner: Winner, decision_digest: str
+) -> ServingSettings:
     return ServingSettings(
-        name=params["name"],
+        name=parameters.name,
         backend=winner.backend,
         variant=winner.variant,
         format=winner.format,
         precision=winner.precision,
         signature=winner.signature,
-        cpus=params["cpus"],
-        memory=params["memory"],
+        cpus=parameters.cpus,
+        memory=parameters.memory,
         max_batch_size=winner.max_batch_size,
         max_delay=winner.max_delay,
         startup_seconds=winner.startup_seconds,
-        drain_seconds=params["drain_seconds"],
+        drain_seconds=parameters.drain_seconds,
         model_digest=winner.model_digest,
-        spec_digest=params["spec_digest"],
+        spec_digest=parameters.spec_digest,
         decision_digest=decision_digest,
         tools=winner.tools,
         samples=context.inputs.get("samples"),
-        devices=params.get("devices", 0),
-        cuda_graphs=params.get("cuda_graphs", False),
-        batch_sizes=tuple(params.get("batch_sizes", ())),
+        devices=parameters.devices,
+        cuda_graphs=parameters.cuda_graphs,
+        batch_sizes=parameters.batch_sizes,
+        options=winner.options,
     )

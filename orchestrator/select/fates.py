@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from orchestrator.artifacts.candidate import CandidateRow, candidate_row
 from orchestrator.artifacts.decision import CandidateFate
@@ -15,6 +14,7 @@ from orchestrator.artifacts.server_report import ServerMeasurement, ServerRow
 from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.backends.table import BACKENDS
 from orchestrator.measure.finalists import not_faster, undecided
+from orchestrator.steps.parameters import CandidateParameters
 
 __all__ = ["Candidate", "candidate_before_the_choice"]
 
@@ -32,7 +32,7 @@ class Candidate:
     """
 
     row: CandidateRow
-    as_given: bool
+    as_given: bool = False
     runtime: RuntimeRow | None = None
     server: ServerRow | None = None
     fate: CandidateFate | None = None
@@ -77,8 +77,9 @@ class Candidate:
 
 
 def candidate_before_the_choice(
-    params: Mapping[str, Any],
+    each: CandidateParameters,
     *,
+    own_steps: Sequence[str],
     steps: Mapping[str, StepFate],
     verdict: Verdict | None,
     runtime: RuntimeRow | None,
@@ -89,7 +90,8 @@ def candidate_before_the_choice(
     """A candidate with its fate, if it has one before the choice.
 
     Args:
-        params: its row of the parameter `candidates`.
+        each: a candidate that was tried.
+        own_steps: the ids of the steps that make and verify it.
         steps: step id → how it ended.
         verdict: of its verification; None where there is none.
         runtime: its row of the runtime benchmark's report; None where there is no report.
@@ -97,10 +99,9 @@ def candidate_before_the_choice(
         objective: what is optimized for.
         runtime_level: backends that may be chosen by what their runtimes showed, where there is no server.
     """
-    found = Candidate(candidate_row(params), params["as_given"], runtime, server)
+    found = Candidate(candidate_row(each), each.as_given, runtime, server)
     fate = (
-        _refused(params["refused"])
-        or _failed_step(params["steps"], steps)
+        _failed_step(own_steps, steps)
         or _verified(verdict)
         or _left_at_runtime(runtime, objective)
         or _left_at_server(server, found.backend, runtime_level)
@@ -109,10 +110,6 @@ def candidate_before_the_choice(
 
 
 _Fate = tuple[CandidateFate, str] | None
-
-
-def _refused(reason: str | None) -> _Fate:
-    return None if reason is None else ("refused", reason)
 
 
 def _failed_step(own: Sequence[str], steps: Mapping[str, StepFate]) -> _Fate:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from orchestrator.artifacts.measurement import Objective
 from orchestrator.artifacts.runtime_report import RuntimeReport, RuntimeResult
@@ -14,6 +13,7 @@ from orchestrator.measure.finalists import against_baseline
 from orchestrator.select.fates import Candidate
 from orchestrator.select.ranking import Choice
 from orchestrator.select.service_level import service_level
+from orchestrator.steps.parameters import SelectParameters
 
 __all__ = ["decision_notes"]
 
@@ -22,7 +22,7 @@ _NOISY = 3.0
 
 
 def decision_notes(
-    params: Mapping[str, Any],
+    parameters: SelectParameters,
     variants: Mapping[str, Path],
     reports: tuple[RuntimeReport, ServerReport],
     candidates: Sequence[Candidate],
@@ -33,7 +33,7 @@ def decision_notes(
     """The notes of a decision, a sentence each.
 
     Args:
-        params: of the step `select`.
+        parameters: of the step `select`.
         variants: variant → its folder, of those that were made.
         reports: of the runtime benchmark, and of the server benchmark.
         candidates: all of them, with their fates.
@@ -43,11 +43,11 @@ def decision_notes(
     runtime, server = reports
     return (
         *_of_the_choice(choice, held=held),
-        *_of_the_benchmarks(params, runtime, server),
-        *_of_what_stands_in(params, candidates, choice.winner),
+        *_of_the_benchmarks(parameters, runtime, server),
+        *_of_what_stands_in(parameters, candidates, choice.winner),
         *_of_programs(candidates),
         *_of_variants(variants, candidates),
-        *_of_noise(runtime, candidates, params["objective"]),
+        *_of_noise(runtime, candidates, parameters.objective),
     )
 
 
@@ -60,12 +60,12 @@ def _of_the_choice(choice: Choice, *, held: bool) -> Iterator[str]:
         yield f"chosen by what the runtimes showed: {choice.why_runtimes}"
 
 
-def _of_the_benchmarks(params: Mapping[str, Any], runtime: RuntimeReport, server: ServerReport) -> Iterator[str]:
+def _of_the_benchmarks(parameters: SelectParameters, runtime: RuntimeReport, server: ServerReport) -> Iterator[str]:
     if runtime.samples == "random":
         yield "parity and speed were proven on random inputs only: no real `samples:` are given"
     if runtime.baseline.fate != "measured":
         yield f"nothing could be compared with the baseline: {runtime.baseline.reason}"
-    if server.rate is not None and params["slo"]["throughput"] is None:
+    if server.rate is not None and parameters.slo.throughput is None:
         yield f"the spec gives no slo.throughput: latency was measured at {server.rate:.4g}/s"
     machine = server.measured_on
     if machine.accelerators is not None:
@@ -77,14 +77,16 @@ def _of_the_benchmarks(params: Mapping[str, Any], runtime: RuntimeReport, server
         yield machine.how
 
 
-def _of_what_stands_in(params: Mapping[str, Any], candidates: Sequence[Candidate], winner: Candidate) -> Iterator[str]:
+def _of_what_stands_in(
+    parameters: SelectParameters, candidates: Sequence[Candidate], winner: Candidate
+) -> Iterator[str]:
     """That the winner is the model as given in another format than its own, which no server takes, and what that costs."""
-    source = params["source"]
+    source = parameters.source
     if not winner.as_given or winner.row.format == source or winner.runtime is None:
         return
     if any(c.as_given and c.row.format == source and c.fate == "lost" for c in candidates):
         return  # it was compared as it is
-    comparison = against_baseline(winner.runtime, params["objective"])
+    comparison = against_baseline(winner.runtime, parameters.objective)
     cost = "" if comparison is None else f"; it takes {comparison.ratio:.2f} times as long as that in its own runtime"
     yield f"{winner.name} stands for the model as given, since no server takes {source}{cost}"
 

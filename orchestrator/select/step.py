@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from orchestrator.artifacts.candidate import candidate_row
 from orchestrator.artifacts.decision import DecidedCandidate, DecidedLevel, Decision
 from orchestrator.artifacts.fates import Fates
 from orchestrator.artifacts.imported import Imported
@@ -20,7 +21,8 @@ from orchestrator.select.fates import Candidate, candidate_before_the_choice
 from orchestrator.select.notes import decision_notes
 from orchestrator.select.ranking import Choice, choose, choose_by_runtime, compared
 from orchestrator.select.service_level import distance, distance_text, service_level
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError
+from orchestrator.steps.parameters import SelectParameters
 from orchestrator.store.digest import digest_tree
 
 __all__ = ["select", "startup_bound"]
@@ -39,32 +41,31 @@ _METHOD = {
 def select(context: StepContext) -> dict[str, Any]:
     """Pick the winner; leaves a `Decision`, a `Winner` and `chart.svg`.
 
-    Params: `candidates` (with `refused` and `steps`), `slo` (with `enforce`), `objective`. Inputs: `import`, `fates`, and
-    where they were made `runtime`, `server`, `verdict:NAME`, `variant:NAME`.
+    Inputs: `import`, `fates`, and where they were made `runtime`, `server`, `verdict:CANDIDATE`, `variant:VARIANT`.
 
     Raises:
         StepError: E501 no candidate meets the service level, E502 no candidate is left to choose from.
     """
-    params = context.params
+    parameters = SelectParameters.from_json(context.params)
     runtime = RuntimeReport.read(context.inputs["runtime"]) if "runtime" in context.inputs else None
     server = ServerReport.read(context.inputs["server"]) if "server" in context.inputs else None
-    everyone = _candidates(context, runtime, server)
+    everyone = _candidates(context, parameters, runtime, server)
     left = [c for c in everyone if c.fate is None]
     if not left or runtime is None or server is None:
         raise _nothing_left(everyone)
-    wanted = ServiceLevel(p99_latency=params["slo"]["p99_latency"], throughput=params["slo"]["throughput"])
+    wanted = ServiceLevel(p99_latency=parameters.slo.p99_latency, throughput=parameters.slo.throughput)
     levels = {c.name: _level(c, wanted) for c in left}
     good = [c for c in left if levels[c.name] in {"met", "none"}]
-    if not good and params["slo"]["enforce"]:
+    if not good and parameters.slo.enforce:
         raise _service_level_not_met(left, everyone, levels)
     held = bool(good)
-    objective = params["objective"]
+    objective = parameters.objective
     choice = _choice(good or left, objective)
     decided = [
         c if c.fate is not None else _concluded(c, choice, level=levels[c.name], held=held, objective=objective)
         for c in everyone
     ]
-    winner = _winner(context, choice.winner)
+    winner = _winner(context, parameters, choice.winner)
     variants = {
         role.removeprefix("variant:"): path for role, path in context.inputs.items() if role.startswith("variant:")
     }
@@ -74,7 +75,7 @@ def select(context: StepContext) -> dict[str, Any]:
         compared=choice.compared,
         baseline=runtime.baseline,
         slo=DecidedLevel(
-            **dict(wanted), enforce=params["slo"]["enforce"], met=held and levels[choice.winner.name] == "met"
+            **dict(wanted), enforce=parameters.slo.enforce, met=held and levels[choice.winner.name] == "met"
         ),
         objective=objective,
         rate=server.rate,
@@ -83,7 +84,7 @@ def select(context: StepContext) -> dict[str, Any]:
         measured_on=server.measured_on,
         load_generator=server.load_generator,
         method=_METHOD,
-        notes=decision_notes(params, variants, (runtime, server), decided, choice, held=held),
+        notes=decision_notes(parameters, variants, (runtime, server), decided, choice, held=held),
     )
     decision.write(context.output)
     winner.write(context.output)
@@ -107,27 +108,31 @@ def startup_bound(ready_seconds: float, least: int) -> int:
     return bound
 
 
-def _candidates(context: StepContext, runtime: RuntimeReport | None, server: ServerReport | None) -> list[Candidate]:
+def _candidates(
+    context: StepContext, parameters: SelectParameters, runtime: RuntimeReport | None, server: ServerReport | None
+) -> list[Candidate]:
     """All candidates in the order of the parameters, with the fates that they have before the choice."""
     steps = Fates.read_file(context.inputs["fates"]).steps
     at_runtime = {} if runtime is None else {row.candidate: row for row in runtime.candidates}
     at_server = {} if server is None else {row.candidate: row for row in server.candidates}
     found = []
-    for params in context.params["candidates"]:
-        name = params["variant"]
+    for each in parameters.candidates:
+        name = each.candidate
         verdict = context.inputs.get(f"verdict:{name}")
         found.append(
             candidate_before_the_choice(
-                params,
+                each,
+                own_steps=parameters.steps[name],
                 steps=steps,
                 verdict=None if verdict is None else Verdict.read(verdict),
                 runtime=at_runtime.get(name),
                 server=at_server.get(name),
-                objective=context.params["objective"],
-                runtime_level=context.params["runtime_level"],
+                objective=parameters.objective,
+                runtime_level=parameters.runtime_level,
             )
         )
-    return found
+    refused = (Candidate(candidate_row(each)).ended("refused", each.reason) for each in parameters.refused)
+    return [*found, *refused]
 
 
 _Level = Literal["met", "missed", "inconclusive", "none", "not measured"]
@@ -184,13 +189,14 @@ def _decided(found: Candidate) -> DecidedCandidate:
     )
 
 
-def _winner(context: StepContext, winner: Candidate) -> Winner:
+def _winner(context: StepContext, parameters: SelectParameters, winner: Candidate) -> Winner:
     """What is deployed: everything that was decided, and nothing that only was measured."""
     assert winner.server is not None, "it can win"
     assert winner.server.settings is not None, "its server was to be started"
     wire = winner.over_the_wire
     return Winner(
         **dict(winner.row),
+        options=next(c.options for c in parameters.candidates if c.candidate == winner.name),
         signature=Imported.read(context.inputs["import"]).signature,
         max_batch_size=winner.server.settings.max_batch_size,
         max_delay=winner.server.settings.max_delay,
@@ -199,7 +205,7 @@ def _winner(context: StepContext, winner: Candidate) -> Winner:
             backend(winner.backend).least_startup,
         ),
         model_digest=digest_tree(context.inputs[f"variant:{winner.row.variant}"]).digest,
-        tools=installed_closure(backend(winner.backend).tools, cuda="accelerator" in context.params),
+        tools=installed_closure(backend(winner.backend).tools, cuda=parameters.accelerator == "cuda"),
     )
 
 

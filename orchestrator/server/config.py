@@ -14,11 +14,21 @@ from .datatypes import DATATYPES
 from .errors import BAD_CONFIG, StartError
 from .signature import Signature, Tensor
 
-__all__ = ["CUDA", "LOG_LEVELS", "RUNTIMES", "ModelConfig", "ServerConfig", "TlsConfig", "load_config"]
+__all__ = [
+    "CUDA",
+    "GRAPH_OPTIMIZATION",
+    "LOG_LEVELS",
+    "RUNTIMES",
+    "ModelConfig",
+    "ServerConfig",
+    "TlsConfig",
+    "load_config",
+]
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 RUNTIMES = ("onnxruntime", "openvino")
+GRAPH_OPTIMIZATION = ("all", "extended", "basic", "disabled")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _LABELS = ("variant", "model_digest", "spec_digest", "decision_digest")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -58,6 +68,7 @@ class ServerConfig:
     provider: str
     devices: tuple[int, ...] | None
     cuda_graphs: bool
+    graph_optimization: str
     max_batch_size: int
     batch_sizes: tuple[int, ...] | None
     max_delay_us: int
@@ -182,6 +193,9 @@ def _server(document: Any, folder: Path) -> ServerConfig:
         provider=section.text("provider", re.compile(r"[A-Za-z]+ExecutionProvider")),
         devices=_devices(section) if section.has("devices") else None,
         cuda_graphs=section.flag("cuda_graphs") if section.has("cuda_graphs") else False,
+        graph_optimization=(
+            section.choice("graph_optimization", GRAPH_OPTIMIZATION) if section.has("graph_optimization") else "all"
+        ),
         max_batch_size=section.integer("max_batch_size", 1, 65536),
         batch_sizes=_sizes(section) if section.has("batch_sizes") else None,
         max_delay_us=section.integer("max_delay_us", 0, 10_000_000),

@@ -21,6 +21,12 @@ __all__ = ["OnnxRuntimeSession", "open_session", "provider_options"]
 _FAILURES = (
     ort_errors.Fail, ort_errors.EPFail, ort_errors.RuntimeException, ort_errors.NotImplemented, RuntimeError
 )  # fmt: skip
+_GRAPH_OPTIMIZATION = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
 _NO_LOG = 4  # ONNX Runtime's own lines are not JSON; what it raises is logged by who called it
 
 
@@ -134,6 +140,7 @@ def _options(config: ServerConfig, threads: int) -> ort.SessionOptions:
     options.intra_op_num_threads = max(1, threads // len(config.sessions))
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = _GRAPH_OPTIMIZATION[config.graph_optimization]
     options.log_severity_level = _NO_LOG
     # A thread that spins while it waits takes the CPU from the event loop, which shares the container's limit.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -19,16 +19,19 @@ from orchestrator.artifacts.verdict import (
     VerifiedCase,
     WorstColumns,
 )
-from orchestrator.frameworks.source.runtime import Runtime, open_runtime
+from orchestrator.backends.table import backend
+from orchestrator.frameworks.source.runtime import Runtime, open_with
 from orchestrator.measure.statistics import binomial_at_most
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import last_line, refuse_on
+from orchestrator.steps.context import last_line, refuse_on
+from orchestrator.steps.parameters import VerifyParameters
+from orchestrator.steps.runtime_options import session_options
 from orchestrator.verify.columns import Columns, compare_columns
 from orchestrator.verify.gates import DEFAULT_GATES, gates_for, judge, worst
 from orchestrator.verify.parity import Parity, compare, magnitude
 
 if TYPE_CHECKING:
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
     from orchestrator.verify.parity import Array
 
 __all__ = ["verify"]
@@ -72,23 +75,25 @@ class _Case:
 def verify(context: StepContext) -> dict[str, Any]:
     """Step: run the variant on the samples and the edge inputs and judge its outputs against the baseline's.
 
-    Params: `variant`, `format`, `precision`, `gates` (what the spec sets for this precision), and `accelerator` where it
-    is not the CPU. Inputs: `import` and `variant`. Leaves a `Verdict`: a gate that fails is a result, not an error.
+    It runs in the runtime of the candidate's backend, since that is what will serve. Inputs: `import` and `variant`. Leaves a `Verdict`: a gate that fails is a result, not an error.
 
     Raises:
         StepError: E420 the variant does not load, E426 it does not run, E427 the accelerator is not used.
     """
     imported = _read(context.inputs["import"])
-    precision = context.params["precision"]
-    gates, defaults = gates_for(precision, context.params["gates"]), DEFAULT_GATES[precision]
+    parameters = VerifyParameters.from_json(context.params)
+    candidate = parameters.candidate
+    precision = candidate.precision
+    gates, defaults = gates_for(precision, parameters.gates), DEFAULT_GATES[precision]
     context.progress("loading", 0.0)
     # How many threads share the work changes nothing that a gate would see.
-    runtime = open_runtime(
-        context.params["format"],
+    runtime = open_with(
+        backend(candidate.backend).runtimes[candidate.format].function,
         context.inputs["variant"],
         imported.signature,
         threads=1,
-        accelerator=context.params.get("accelerator", "none"),
+        accelerator=parameters.accelerator,
+        **session_options(candidate.options),
     )
     scales = {name: magnitude(array) for name, array in imported.baseline.items()}
     results: list[GateResult] = []
@@ -113,8 +118,8 @@ def verify(context: StepContext) -> dict[str, Any]:
     gated = worst(results)
     passed = all(result.passed for result in gated)
     Verdict(
-        candidate=context.params["variant"],
-        variant=context.params["variant"],
+        candidate=candidate.candidate,
+        variant=candidate.variant,
         passed=passed,
         gates=tuple(gated),
         cases=tuple(cases),

@@ -13,6 +13,7 @@ from orchestrator.artifacts.variant_facts import VariantFacts, variant_facts
 from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.artifacts.winner import Winner
 from orchestrator.spec.signature import Signature, Tensor
+from orchestrator.steps.runtime_options import DEFAULT_OPTIONS
 
 SIGNATURE = Signature(
     inputs=(Tensor("x", "float32", ("batch", 4)),),
@@ -81,6 +82,7 @@ def winner(variant: str = "onnx-fp32", **changes: Any) -> Winner:
         "format": format_name,
         "precision": precision,
         "backend": "onnxruntime",
+        "options": DEFAULT_OPTIONS,
         "signature": SIGNATURE,
         "max_batch_size": 8,
         "max_delay": 0.0,

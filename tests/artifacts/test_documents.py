@@ -19,7 +19,7 @@ from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.artifacts.winner import Winner
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.select.step import select
-from orchestrator.steps import Ending
+from orchestrator.steps.context import Ending
 from tests.artifacts.made import facts, imported, inspection, verdict, winner
 from tests.optimize.select_case import (
     context,

@@ -15,6 +15,9 @@ from orchestrator.engine.executors.executor import Executor
 from orchestrator.engine.run import run_plan
 from orchestrator.engine.stop import Stop
 from orchestrator.events import Event
+from orchestrator.machine.fingerprint import fingerprint
+from orchestrator.machine.here import Here
+from orchestrator.machine.packages import version
 from orchestrator.plan.resolve import Outcome, Resolver
 from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec, load_spec
@@ -62,7 +65,8 @@ class Project:
         return Step(**{**values, **changes})
 
     def plan(self, *steps: Step) -> Plan:
-        return Plan("small", steps, (), self.folder)
+        names = {name for step in steps for name in step.tools}
+        return Plan("small", steps, (), self.folder, Here(fingerprint(), {name: version(name) for name in names}))
 
     def run(
         self,

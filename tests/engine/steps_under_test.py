@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError
 
 
 def write(context: StepContext) -> dict[str, Any]:

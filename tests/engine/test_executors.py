@@ -14,7 +14,7 @@ from orchestrator.engine.executors.executor import ProjectInput, StepEnd, StepRe
 from orchestrator.engine.executors.local import LocalExecutor
 from orchestrator.engine.stop import Stop
 from orchestrator.plan.step import FileInput, Step, StepOutput
-from orchestrator.steps import Ending
+from orchestrator.steps.context import Ending
 from orchestrator.store.home import Home
 from orchestrator.store.store import Store
 

@@ -22,7 +22,7 @@ from orchestrator.engine.stop import Stop
 from orchestrator.errors import Interrupted, SpecInvalid, StepFailed
 from orchestrator.events import StepEnded
 from orchestrator.plan.step import FileInput, StepOutput
-from orchestrator.steps import Ending
+from orchestrator.steps.context import Ending
 
 if TYPE_CHECKING:
     from conftest import Project

@@ -19,7 +19,7 @@ from orchestrator.frameworks.pytorch.runtime import call
 from orchestrator.frameworks.source.edge_cases import edge_cases
 from orchestrator.frameworks.source.samples import Samples, random_samples, row_shape
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.steps import StepContext
+from orchestrator.steps.context import StepContext
 from tests.artifacts.made import imported as imported_model
 
 PROJECT = Path(__file__).parent / "pytorch" / "project"

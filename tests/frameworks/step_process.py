@@ -24,7 +24,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.frameworks.source.samples import Array
 from orchestrator.process.apart import keep_apart
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError
 
 ROOT = Path(__file__).parents[2]
 _SECONDS = 120

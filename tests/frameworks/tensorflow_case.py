@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 from orchestrator.store.digest import digest_tree
 from tests.frameworks.step_process import Done, StepProcess
 

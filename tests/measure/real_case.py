@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.steps import StepContext
+from orchestrator.steps.context import StepContext
 from tests.artifacts.made import facts, verdict
 from tests.artifacts.made import imported as imported_model
 
@@ -65,10 +65,10 @@ def write_verdict(folder: Path, *, passed: bool) -> Path:
 
 
 def candidate(variant: str, backend: str = "onnxruntime") -> dict[str, Any]:
-    """A row of the parameter `candidates`."""
+    """An item of the parameter `candidates`."""
     format_name, _, precision = variant.rpartition("-")
     return {
-        "variant": variant, "format": format_name, "precision": precision, "backend": backend, "as_given": False
+        "candidate": variant, "variant": variant, "format": format_name, "precision": precision, "backend": backend
     }  # fmt: skip
 
 
@@ -78,21 +78,22 @@ def step_context(
     """The context that the engine would give; `params` override."""
     for name in ("output", "scratch"):
         (folder / name).mkdir(parents=True)
-    source = {"kind": "pytorch", "factory": "digits_model:DigitsNet", "kwargs": {}}
-    values = {
-        "candidates": list(candidates),
-        "baseline": {"source": source},
+    shared = {"candidates": list(candidates), "batch_sizes": [1, 8], "cpus": 2.0, "memory": 2**31, "time_budget": 40.0}
+    runtime = {
+        **shared,
+        "source": {"kind": "pytorch", "factory": "digits_model:DigitsNet"},
         "open_baseline": "orchestrator.frameworks.pytorch.source:open_baseline",
-        "batch_sizes": [1, 8],
+    }
+    server = {
+        **shared,
         "signature": SIGNATURE.as_json(),
-        "cpus": 2.0,
-        "memory": 2**31,
-        "time_budget": 40.0,
         "slo": {"p99_latency": 0.25, "throughput": 200.0},
         "batching": "auto",
         "objective": "latency",
-        "present": {},
+        "assets": "",
+        "servers": {"onnxruntime": True, "openvino": True, "torchserve": True},
     }
+    values = runtime if "runtime" not in inputs else server
     return StepContext(
         params={**values, **params},
         inputs=inputs,

@@ -14,7 +14,7 @@ from orchestrator.artifacts.runtime_report import RuntimeReport
 from orchestrator.artifacts.server_report import ServerReport
 from orchestrator.measure import runtime_benchmark, server_benchmark
 from orchestrator.measure.statistics import percentile
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError
 from tests.measure.real_case import (
     DIGITS,
     candidate,

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 
 from orchestrator.frameworks.source.measure_session import MeasuredRuntime
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.steps import StepContext
+from orchestrator.steps.context import StepContext
+from orchestrator.steps.parameters import CandidateParameters, VerifyParameters
 from orchestrator.verify.step import verify
 from tests.artifacts.made import imported as imported_model
 
@@ -69,7 +70,8 @@ def _verdict(tmp_path: Path, changed: str = "") -> dict[str, Any]:
     np.savez(imported / "edge" / "0.inputs.npz", word=empty)
     np.savez(imported / "edge" / "0.outputs.npz", allow_pickle=False, **_answers(empty))
     imported_model(SIGNATURE, edges=["zeros"]).write(imported)
-    params = {"variant": "onnx-fp32", "format": "onnx", "precision": "fp32", "gates": {}}
+    candidate = CandidateParameters("onnx-fp32", "onnx-fp32", "onnx", "fp32", "onnxruntime")
+    params = VerifyParameters(candidate, SIGNATURE, {}).as_json()
     inputs = {"import": imported, "variant": _variant(tmp_path / "variant")}
     verify(StepContext(params, inputs, output, tmp_path, tmp_path))
     verdict: dict[str, Any] = json.loads((output / "verdict.json").read_text("utf-8"))
@@ -94,13 +96,12 @@ def test_calls_with_texts_are_timed(tmp_path: Path) -> None:
     np.savez(tmp_path / "samples.npz", word=WORDS)
     measured = MeasuredRuntime()
     arguments = {
-        "format_name": "onnx",
         "directory": str(_variant(tmp_path / "variant")),
         "signature": SIGNATURE.as_json(),
         "threads": 1,
     }
     command = {
-        "opener": "orchestrator.frameworks.source.runtime:open_runtime",
+        "opener": "orchestrator.frameworks.onnx.runtime:open_onnx",
         "arguments": arguments,
         "samples": str(tmp_path / "samples.npz"),
         "batched": True,

@@ -13,8 +13,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.artifacts.imported import SamplesKind
+from orchestrator.spec.models import Precision
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError
+from orchestrator.steps.parameters import CandidateParameters, VerifyParameters
 from orchestrator.verify.step import _holds_classes, _Imported, verify
 from tests.artifacts.made import imported as imported_model
 
@@ -64,12 +66,12 @@ def write_variant(folder: Path, weight: Array = WEIGHT, *, batch: int | str = "b
     return folder
 
 
-def run(tmp_path: Path, imported: Path, variant: Path, precision: str = "fp32", **gates: float) -> dict[str, Any]:
+def run(tmp_path: Path, imported: Path, variant: Path, precision: Precision = "fp32", **gates: float) -> dict[str, Any]:
     output = tmp_path / f"output-{len(list(tmp_path.iterdir()))}"
     output.mkdir()
-    params = {"variant": f"onnx-{precision}", "format": "onnx", "precision": precision, "gates": gates,
-              "signature": CLASSES.as_json()}  # fmt: skip
-    context = StepContext(params, {"import": imported, "variant": variant}, output, tmp_path, tmp_path)
+    name = f"onnx-{precision}"
+    parameters = VerifyParameters(CandidateParameters(name, name, "onnx", precision, "onnxruntime"), CLASSES, gates)
+    context = StepContext(parameters.as_json(), {"import": imported, "variant": variant}, output, tmp_path, tmp_path)
     summary = verify(context)
     verdict: dict[str, Any] = json.loads((output / "verdict.json").read_text("utf-8"))
     assert verdict["passed"] == summary["passed"]

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.artifacts.candidate import candidate_row
 from orchestrator.artifacts.fates import Fates, StepFate
 from orchestrator.artifacts.imported import SamplesKind
-from orchestrator.artifacts.measurement import MeasuredOn, Times, WarmUp
+from orchestrator.artifacts.measurement import MeasuredOn, Objective, Times, WarmUp
 from orchestrator.artifacts.runtime_report import (
     AgainstBaseline,
     BatchTimes,
@@ -40,7 +40,9 @@ from orchestrator.artifacts.server_report import (
 )
 from orchestrator.artifacts.verdict import Verdict
 from orchestrator.measure.statistics import slo_verdict
-from orchestrator.steps import StepContext
+from orchestrator.steps.context import StepContext
+from orchestrator.steps.parameters import CandidateParameters, RefusedParameters, SelectParameters
+from orchestrator.steps.parameters import ServiceLevel as AskedLevel
 from tests.artifacts.made import RUNTIME, facts, imported, verdict
 
 LIMIT = 0.02
@@ -54,14 +56,25 @@ def row(variant: str, *, refused: str | None = None, given: bool = False) -> dic
     """A row of the parameter `candidates`; `given`: it is the model as the user gave it."""
     format_name, _, precision = variant.rpartition("-")
     return {
+        "candidate": variant,
         "variant": variant,
         "format": format_name,
-        "precision": precision,
+        "precision": precision if precision in {"fp32", "bf16", "int8"} else "fp32",
         "backend": BACKENDS.get(format_name, "torchserve"),
         "as_given": given,
         "refused": refused,
         "steps": [] if refused else [f"convert.{format_name}", f"verify.{variant}"],
     }
+
+
+def _candidate(each: Mapping[str, Any]) -> CandidateParameters:
+    names = ("candidate", "variant", "format", "precision", "backend", "as_given")
+    return CandidateParameters(**{name: each[name] for name in names})
+
+
+def _refused(each: Mapping[str, Any]) -> RefusedParameters:
+    names = ("candidate", "variant", "format", "precision", "backend")
+    return RefusedParameters(**{name: each[name] for name in names}, reason=each["refused"])
 
 
 def times(p50: float, p99: float, samples: int = 500) -> dict[str, Any]:
@@ -108,7 +121,7 @@ def runtime_row(
     against = AgainstBaseline(latency=paired, throughput=paired)
     measured = runtime_measurement(0.004 * ratio, against, settled=settled)
     return RuntimeRow(
-        **dict(candidate_row(row(variant))),
+        **dict(candidate_row(_candidate(row(variant)))),
         fate=fate,
         reason=reason,
         measured=measured,
@@ -120,7 +133,7 @@ def runtime_row(
 def not_timed(variant: str, fate: RuntimeFate, reason: str) -> RuntimeRow:
     """Of the runtime benchmark: nothing could be measured."""
     return RuntimeRow(
-        **dict(candidate_row(row(variant))),
+        **dict(candidate_row(_candidate(row(variant)))),
         fate=fate,
         reason=reason,
         measured=None,
@@ -184,14 +197,20 @@ def server_row(
         slo=MeasuredLevel(p99=level, throughput=carried),
     )
     return ServerRow(
-        **dict(candidate_row(row(variant))), fate="measured", reason="", settings=SETTINGS, measured=measured
+        **dict(candidate_row(_candidate(row(variant)))),
+        fate="measured",
+        reason="",
+        settings=SETTINGS,
+        measured=measured,
     )
 
 
 def not_served(variant: str, fate: ServerFate, reason: str) -> ServerRow:
     """Of the server benchmark: not measured there."""
     settings = SETTINGS if fate == "no server" else None
-    return ServerRow(**dict(candidate_row(row(variant))), fate=fate, reason=reason, settings=settings, measured=None)
+    return ServerRow(
+        **dict(candidate_row(_candidate(row(variant)))), fate=fate, reason=reason, settings=settings, measured=None
+    )
 
 
 def runtime_report(rows: Sequence[RuntimeRow], samples: SamplesKind = "real") -> RuntimeReport:
@@ -230,7 +249,7 @@ def context(
     *,
     fates: Mapping[str, StepFate] | None = None,
     verdicts: Mapping[str, Verdict] | None = None,
-    objective: str = "latency",
+    objective: Objective = "latency",
     enforce: bool = True,
     samples: SamplesKind = "real",
     measured_on: MeasuredOn = MEASURED_ON,
@@ -250,18 +269,20 @@ def context(
         inputs["server"] = made("server")
         server_report(server, measured_on).write(inputs["server"])
     for one in candidates:
-        name = one["variant"]
+        name = one["candidate"]
         inputs[f"variant:{name}"] = made("variants", name)
         (inputs[f"variant:{name}"] / "model.onnx").write_text(name, encoding="utf-8")
         facts(one["format"], one["precision"]).write(inputs[f"variant:{name}"])
         inputs[f"verdict:{name}"] = made("verdicts", name)
         (verdicts or {}).get(name, verdict(name)).write(inputs[f"verdict:{name}"])
-    params = {
-        "candidates": list(candidates),
-        "slo": {"p99_latency": LIMIT, "throughput": RATE, "enforce": enforce},
-        "objective": objective,
-        "cpus": 2.0,
-        "runtime_level": ["tensorflow-serving"],
-        "source": "pytorch",
-    }
-    return StepContext(params, inputs, made("output"), made("scratch"), folder)
+    parameters = SelectParameters(
+        candidates=tuple(_candidate(each) for each in candidates if each["refused"] is None),
+        steps={each["candidate"]: tuple(each["steps"]) for each in candidates if each["refused"] is None},
+        refused=tuple(_refused(each) for each in candidates if each["refused"] is not None),
+        slo=AskedLevel(LIMIT, RATE, enforce),
+        objective=objective,
+        cpus=2.0,
+        runtime_level=("tensorflow-serving",),
+        source="pytorch",
+    )
+    return StepContext(parameters.as_json(), inputs, made("output"), made("scratch"), folder)

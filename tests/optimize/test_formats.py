@@ -9,21 +9,21 @@ from typing import get_args
 
 import pytest
 
-from orchestrator.backends.table import BACKENDS
+from orchestrator.backends.table import backend, backends_of
 from orchestrator.frameworks.source.runtime import RUNTIMES
-from orchestrator.optimize.formats import FORMATS, Refused, Way, variant_name
+from orchestrator.optimize.formats import FORMATS, Recipe, Unsupported
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.spec.models import Format, Precision
 from orchestrator.spec.source_models import SourceKind
 
 FUNCTIONS = sorted(
     {
-        way.function
+        recipe.function
         for row in FORMATS.values()
-        for way in (*row.convert.values(), *row.precisions.values())
-        if isinstance(way, Way) and way.function is not None
+        for recipe in (*row.convert.values(), *row.precisions.values())
+        if isinstance(recipe, Recipe) and recipe.function is not None
     }
-    | {row.runtime for row in FORMATS.values()}
+    | {backend(each).runtimes[name].function for name in FORMATS for each in backends_of(name)}
     | {function for row in SOURCES.values() for function in (row.inspect, row.check, row.baseline) if function}
 )
 
@@ -43,13 +43,13 @@ def test_a_row_covers_every_source_and_precision(name: str) -> None:
     assert row.name == name
     assert set(row.convert) == set(SOURCES)
     assert set(row.precisions) == set(get_args(Precision))
-    assert row.backend in BACKENDS
-    for way in (*row.convert.values(), *row.precisions.values()):
-        if isinstance(way, Refused):
-            assert way.reason
-            assert not way.reason.endswith(".")
-        elif way.function is not None:
-            assert way.tools
+    assert backends_of(name)
+    for recipe in (*row.convert.values(), *row.precisions.values()):
+        if isinstance(recipe, Unsupported):
+            assert recipe.reason
+            assert not recipe.reason.endswith(".")
+        elif recipe.function is not None:
+            assert recipe.tools
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -64,13 +64,10 @@ def test_every_function_that_is_named_exists(function: str) -> None:
     assert attribute in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def test_workers_open_each_format_with_the_runtime_of_its_row() -> None:
-    assert {row.name: row.runtime for row in FORMATS.values()} == RUNTIMES
+def test_conversions_open_their_result_with_the_runtime_of_the_usual_backend() -> None:
+    usual = {name: backend(backends_of(name)[0]).runtimes[name].function for name in FORMATS}
+    assert usual == RUNTIMES
 
 
 def test_files_of_formats_differ() -> None:
     assert len({row.file for row in FORMATS.values()}) == len(FORMATS)
-
-
-def test_a_variant_is_named_by_format_and_precision() -> None:
-    assert variant_name("onnx", "int8") == "onnx-int8"

@@ -14,7 +14,7 @@ from orchestrator.artifacts.server_report import ServerRow
 from orchestrator.artifacts.verdict import GateResult
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.select.step import select, startup_bound
-from orchestrator.steps import Ending, StepContext, StepError
+from orchestrator.steps.context import Ending, StepContext, StepError
 from orchestrator.store.digest import digest_tree
 from tests.artifacts.made import facts, verdict
 from tests.optimize.select_case import context, not_served, not_timed, row, runtime_row, server_row
@@ -30,11 +30,11 @@ def decide(made: StepContext) -> dict[str, Any]:
 
 
 def fates(decision: dict[str, Any]) -> dict[str, str]:
-    return {candidate["variant"]: candidate["fate"] for candidate in decision["candidates"]}
+    return {candidate["candidate"]: candidate["fate"] for candidate in decision["candidates"]}
 
 
 def reasons(decision: dict[str, Any]) -> dict[str, str]:
-    return {candidate["variant"]: candidate["reason"] for candidate in decision["candidates"]}
+    return {candidate["candidate"]: candidate["reason"] for candidate in decision["candidates"]}
 
 
 def two(folder: Path, first: ServerRow, second: ServerRow, **options: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.artifacts.runtime_report import RuntimeRow
 from orchestrator.artifacts.server_report import MeasuredProgram, ServerRow
 from orchestrator.select.step import select
-from orchestrator.steps import StepContext
+from orchestrator.steps.context import StepContext
 from tests.optimize.select_case import context, not_served, row, runtime_row, server_row
 
 ONNX, LITE, SAVED = "onnx-fp32", "tflite-fp32", "saved-model-fp32"

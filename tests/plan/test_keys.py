@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.machine import packages as tools
-from orchestrator.plan import keys
+from orchestrator.machine.fingerprint import fingerprint
+from orchestrator.machine.here import Here
 from orchestrator.plan.keys import differences, key_parts, step_key
 from orchestrator.plan.step import Step
 
@@ -25,8 +25,11 @@ def step(**changes: Any) -> Step:
     return Step(**{**values, **changes})
 
 
-def key(of: Step, inputs: dict[str, str] | None = None, code: dict[str, str] | None = None) -> str:
-    return step_key(key_parts(of, inputs or {"model": "0" * 64}, code or {}))
+HERE = Here(fingerprint(), {"pydantic": "2.0", "pyyaml": "6.0"})
+
+
+def key(of: Step, inputs: dict[str, str] | None = None, code: dict[str, str] | None = None, here: Here = HERE) -> str:
+    return step_key(key_parts(of, inputs or {"model": "0" * 64}, code or {}, here))
 
 
 BASE = key(step())
@@ -54,10 +57,14 @@ def test_inputs_and_code_change_the_key() -> None:
     assert key(step(), code={"a.py": "0" * 64}) != BASE
 
 
-def test_a_tools_version_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "version", lambda package: "0.0.1")
-    assert key(step()) != BASE
-    assert tools.version("pydantic") != "0.0.1"
+def test_a_tools_version_changes_the_key() -> None:
+    assert key(step(), here=Here(fingerprint(), {"pydantic": "0.0.1"})) != BASE
+    assert key(step(), here=Here(fingerprint(), {"pydantic": None})) != BASE
+
+
+def test_a_tool_that_was_not_observed_is_an_error_and_not_taken_for_absent() -> None:
+    with pytest.raises(KeyError):
+        key(step(tools=("torch",)))
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.engine.observing import observe_here
 from orchestrator.errors import SpecInvalid
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.resolve import Resolver
-from orchestrator.plan.source_steps import import_step, inspect_step
 from orchestrator.plan.step import Plan, Step
+from orchestrator.plan.steps.source import import_step, inspect_step
 from orchestrator.spec.load import load_spec
 from orchestrator.spec.signature import Signature
 from orchestrator.store.digest import digest_tree
@@ -46,11 +47,12 @@ def look(tmp_path: Path) -> Look:
         (project / "spec.yaml").write_text(SPEC % (kind, weights, pin), "utf-8")
         loaded = load_spec(project / "spec.yaml")
         model = PlannedModel(NOTHING, files=tuple(further))
-        inspected = inspect_step(loaded)
+        here = observe_here(loaded)
+        inspected = inspect_step(loaded, here)
         assert inspected is not None
-        plans: list[tuple[Step, PlannedModel | None]] = [(inspected, None), (import_step(loaded, model), model)]
+        plans: list[tuple[Step, PlannedModel | None]] = [(inspected, None), (import_step(loaded, model, here), model)]
         for step, known in plans:
-            plan = replace(Plan("pinned", (step,), (), project), model=known)
+            plan = replace(Plan("pinned", (step,), (), project, here), model=known)
             assert Resolver(loaded, plan, Store.at(home)).resolve(step, {}) is not None
 
     return look

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.report import render_text
+from orchestrator.engine.observing import observe_here
 from orchestrator.errors import SpecInvalid
+from orchestrator.machine.here import Here
 from orchestrator.plan.compile import compile_plan
-from orchestrator.plan.cuda import CudaHere, cuda_here
+from orchestrator.plan.cuda import require_devices
 from orchestrator.plan.found import planned_model
 from orchestrator.plan.keys import key_parts
 from orchestrator.plan.step import Plan, Step
@@ -60,8 +62,12 @@ def site(tmp_path: Path, *, torch: bool = True, onnxruntime: bool = True) -> lis
     return [install(folder, "onnxruntime", cuda=onnxruntime)]
 
 
-def planned(loaded: LoadedSpec, here: CudaHere | None) -> Plan:
+def planned(loaded: LoadedSpec, here: Here) -> Plan:
     return compile_plan(loaded, planned_model(loaded, None), here)
+
+
+def required(loaded: LoadedSpec, root: Path) -> None:
+    require_devices(loaded, observe_here(loaded, root))
 
 
 def step(plan: Plan, step_id: str) -> Step:
@@ -69,7 +75,7 @@ def step(plan: Plan, step_id: str) -> Step:
 
 
 def reasons(plan: Plan) -> dict[str, str]:
-    return {refused.variant: refused.reason for refused in plan.refused}
+    return {refused.candidate: refused.reason for refused in plan.refused}
 
 
 def shown(call: Callable[[], Any]) -> str:
@@ -79,7 +85,7 @@ def shown(call: Callable[[], Any]) -> str:
 
 
 def test_a_machine_without_gpus_says_so_at_the_line_that_asks(load: Load, tmp_path: Path) -> None:
-    assert shown(lambda: cuda_here(load(SPEC), tmp_path)) == (
+    assert shown(lambda: required(load(SPEC), tmp_path)) == (
         "error[E205]: the spec asks for 2 GPUs, which this machine lacks\n"
         " --> spec.yaml:9:34\n"
         "  |\n"
@@ -92,7 +98,7 @@ def test_a_machine_without_gpus_says_so_at_the_line_that_asks(load: Load, tmp_pa
 
 
 def test_a_machine_with_fewer_gpus_says_how_many_it_has(load: Load, tmp_path: Path) -> None:
-    said = shown(lambda: cuda_here(load(SPEC), write_gpus(tmp_path / "machine")))
+    said = shown(lambda: required(load(SPEC), write_gpus(tmp_path / "machine")))
     assert "9 | hardware: {cpus: 4, accelerator: cuda, count: 2}\n" in said
     assert "                                              ^ this machine has 1 NVIDIA GPU\n" in said
     assert "or ask for 1 with `hardware.count`" in said
@@ -100,20 +106,21 @@ def test_a_machine_with_fewer_gpus_says_how_many_it_has(load: Load, tmp_path: Pa
 
 def test_a_spec_for_cpus_does_not_care(load: Load, tmp_path: Path, machine: Path) -> None:
     loaded = load(SPEC.replace(", accelerator: cuda, count: 2", ""))
-    assert cuda_here(loaded, tmp_path) is None
-    assert cuda_here(loaded, machine) is None
+    for root in (tmp_path, machine):
+        assert observe_here(loaded, root).cuda is None
+        required(loaded, root)
 
 
 def test_packages_for_cpus_refuse_what_they_would_run(load: Load, tmp_path: Path, machine: Path) -> None:
     loaded = load(SPEC)
-    plan = planned(loaded, cuda_here(loaded, machine, site(tmp_path, torch=False)))
+    plan = planned(loaded, observe_here(loaded, machine, site(tmp_path, torch=False)))
     assert [step.id for step in plan.steps if step.kind == "verify"] == ["verify.onnx-fp32"]
     assert reasons(plan)["torchscript-fp32"].startswith("the installed torch is a CPU build: ")
 
 
 def test_packages_for_cpus_alone_leave_nothing_to_try(load: Load, tmp_path: Path, machine: Path) -> None:
     loaded = load(SPEC)
-    here = cuda_here(loaded, machine, site(tmp_path, torch=False, onnxruntime=False))
+    here = observe_here(loaded, machine, site(tmp_path, torch=False, onnxruntime=False))
     said = shown(lambda: planned(loaded, here))
     assert "error[E201]: not one candidate can be tried" in said
     assert "onnx-fp32: the installed onnxruntime is a CPU build: pip uninstall onnxruntime" in said
@@ -124,7 +131,7 @@ def test_every_step_that_runs_the_model_runs_it_on_the_gpu_and_what_is_served_ha
     load: Load, tmp_path: Path, machine: Path
 ) -> None:
     loaded = load(SPEC + "serving: {cuda_graphs: true}\n")
-    plan = planned(loaded, cuda_here(loaded, machine, site(tmp_path)))
+    plan = planned(loaded, observe_here(loaded, machine, site(tmp_path)))
     running = {s.id for s in plan.steps if s.params.get("accelerator") == "cuda"}
     assert running == {"verify.onnx-fp32", "benchmark.runtime", "benchmark.server", "select"}
     assert step(plan, "benchmark.server").params["devices"] == 2
@@ -133,26 +140,27 @@ def test_every_step_that_runs_the_model_runs_it_on_the_gpu_and_what_is_served_ha
 
 
 def test_a_plan_for_cpus_has_the_same_keys_whatever_gpus_there_are(load: Load) -> None:
-    plan = planned(load(SPEC.replace(", accelerator: cuda, count: 2", "")), None)
+    loaded = load(SPEC.replace(", accelerator: cuda, count: 2", ""))
+    plan = planned(loaded, observe_here(loaded))
     for each in plan.steps:
-        assert not {"accelerator", "devices", "cuda_graphs"} & set(each.params)
-        assert not {"devices", "cuda_graphs"} & set(each.params.get("settings", {}))
-    assert "accelerators" not in key_parts(step(plan, "benchmark.runtime"), {}, {})["machine"]
+        assert each.params.get("accelerator", "none") == "none"
+        assert each.params.get("devices", 0) == 0
+    assert "accelerators" not in key_parts(step(plan, "benchmark.runtime"), {}, {}, plan.here)["machine"]
 
 
 def test_results_on_gpus_belong_to_these_gpus_and_their_driver(load: Load, tmp_path: Path, machine: Path) -> None:
     loaded = load(SPEC)
-    plan = planned(loaded, cuda_here(loaded, machine, site(tmp_path)))
+    plan = planned(loaded, observe_here(loaded, machine, site(tmp_path)))
     for name in ("verify.onnx-fp32", "benchmark.runtime", "benchmark.server"):
-        assert set(key_parts(step(plan, name), {}, {})["machine"]["accelerators"]) == {"driver", "names"}
-    assert "machine" not in key_parts(step(plan, "convert.onnx"), {}, {})
+        assert set(key_parts(step(plan, name), {}, {}, plan.here)["machine"]["accelerators"]) == {"driver", "names"}
+    assert "machine" not in key_parts(step(plan, "convert.onnx"), {}, {}, plan.here)
 
 
 def test_the_plan_says_on_what_it_is_measured_and_what_does_not_fit(load: Load, tmp_path: Path, machine: Path) -> None:
     loaded = load(
         SPEC.replace("cpus: 4, ", "cpus: 1, ") + "serving: {replicas: {min: 1, max: 3}}\noptimize_for: cost\n"
     )
-    notes = planned(loaded, cuda_here(loaded, machine, site(tmp_path))).notes
+    notes = planned(loaded, observe_here(loaded, machine, site(tmp_path))).notes
     assert f"proven and measured on {H100}, {H100}; other GPUs have other latencies" in notes
     assert "`hardware.cpus: 1` feeds 2 GPUs, each with a thread of its own: give it 2" in notes
     assert any("counts CPU time" in note for note in notes)
@@ -161,7 +169,7 @@ def test_the_plan_says_on_what_it_is_measured_and_what_does_not_fit(load: Load, 
 
 def test_what_gpus_do_not_do_is_refused_with_the_reason(load: Load, tmp_path: Path, machine: Path) -> None:
     loaded = load(SPEC + "serving: {cuda_graphs: true}\noptimize: {precisions: [fp32, int8, bf16]}\n")
-    refused = reasons(planned(loaded, cuda_here(loaded, machine, site(tmp_path))))
+    refused = reasons(planned(loaded, observe_here(loaded, machine, site(tmp_path))))
     assert "int8 is quantized for the kernels of CPUs" in refused["onnx-int8"]
     assert (
         refused["torchscript-fp32"] == "`serving.cuda_graphs` is true, and torchserve captures none; onnxruntime does"

@@ -8,14 +8,16 @@ from types import MappingProxyType
 
 import pytest
 
-from orchestrator.optimize.formats import FORMATS, Refused
+from orchestrator.engine.observing import observe_here
+from orchestrator.optimize.formats import FORMATS, Unsupported
 from orchestrator.optimize.sources import SOURCES
-from orchestrator.plan import compile as compiling
-from orchestrator.plan import variant_steps as variants
 from orchestrator.plan.compile import compile_plan
 from orchestrator.plan.found import planned_model
 from orchestrator.plan.keys import key_parts, step_key
-from orchestrator.plan.source_steps import inspect_step
+from orchestrator.plan.steps import benchmark, release
+from orchestrator.plan.steps import select as selecting
+from orchestrator.plan.steps import verify as verifying
+from orchestrator.plan.steps.source import inspect_step
 from orchestrator.spec.load import LoadedSpec, load_spec
 
 SPEC = """\
@@ -44,8 +46,8 @@ def spec(folder: Path, kind: str) -> LoadedSpec:
 
 def keys(loaded: LoadedSpec) -> dict[str, str]:
     """The part of each step's key that does not depend on what ran before it."""
-    plan = compile_plan(loaded, planned_model(loaded, None), None)
-    return {step.id: step_key(key_parts(step, {}, {})) for step in plan.steps}
+    plan = compile_plan(loaded, planned_model(loaded, None), observe_here(loaded))
+    return {step.id: step_key(key_parts(step, {}, {}, plan.here)) for step in plan.steps}
 
 
 def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -57,9 +59,9 @@ def test_a_new_revision_of_one_converter_leaves_the_others_results(
 ) -> None:
     before = keys(loaded)
     row = FORMATS["onnx"]
-    way = row.convert["torchscript"]
-    assert not isinstance(way, Refused)
-    newer = MappingProxyType({**row.convert, "torchscript": replace(way, revision=way.revision + 1)})
+    recipe = row.convert["torchscript"]
+    assert not isinstance(recipe, Unsupported)
+    newer = MappingProxyType({**row.convert, "torchscript": replace(recipe, revision=recipe.revision + 1)})
     table = {**FORMATS, "onnx": replace(row, convert=newer)}
     monkeypatch.setattr("orchestrator.optimize.candidates.FORMATS", table)
 
@@ -71,9 +73,9 @@ def test_a_new_revision_of_one_precision_leaves_the_others_results(
 ) -> None:
     before = keys(loaded)
     row = FORMATS["onnx"]
-    way = row.precisions["int8"]
-    assert not isinstance(way, Refused)
-    newer = MappingProxyType({**row.precisions, "int8": replace(way, revision=way.revision + 1)})
+    recipe = row.precisions["int8"]
+    assert not isinstance(recipe, Unsupported)
+    newer = MappingProxyType({**row.precisions, "int8": replace(recipe, revision=recipe.revision + 1)})
     table = {**FORMATS, "onnx": replace(row, precisions=newer)}
     monkeypatch.setattr("orchestrator.optimize.candidates.FORMATS", table)
 
@@ -95,7 +97,7 @@ def test_reading_a_source_has_its_own_revision(tmp_path: Path, monkeypatch: pyte
     row = SOURCES["onnx"]
     monkeypatch.setitem(SOURCES, "onnx", replace(row, inspect_revision=row.inspect_revision + 5))
 
-    step = inspect_step(loaded)
+    step = inspect_step(loaded, observe_here(loaded))
 
     assert step is not None
     assert step.revision == row.inspect_revision + 5
@@ -104,11 +106,12 @@ def test_reading_a_source_has_its_own_revision(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("module", "constant", "steps"),
     [
-        (variants, "VERIFY", {"verify.onnx-fp32", "verify.onnx-int8", "verify.torchscript-fp32", "verify.torchscript-bf16"}),
-        (compiling, "BENCHMARK_RUNTIME", {"benchmark.runtime"}),
-        (compiling, "BENCHMARK_SERVER", {"benchmark.server"}),
-        (compiling, "SELECT", {"select"}),
-        (compiling, "RENDER", {"render"}),
+        (verifying, "VERIFY", {"verify.onnx-fp32", "verify.onnx-int8", "verify.torchscript-fp32", "verify.torchscript-bf16",
+                                "verify.onnx-fp32@openvino", "verify.onnx-int8@openvino"}),
+        (benchmark, "BENCHMARK_RUNTIME", {"benchmark.runtime"}),
+        (benchmark, "BENCHMARK_SERVER", {"benchmark.server"}),
+        (selecting, "SELECT", {"select"}),
+        (release, "RENDER", {"render"}),
     ],
 )  # fmt: skip
 def test_steps_of_no_table_have_theirs_too(

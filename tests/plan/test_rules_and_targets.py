@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.engine.observing import observe_here
 from orchestrator.errors import SpecInvalid
 from orchestrator.plan.compile import compile_plan
 from orchestrator.plan.found import planned_model
@@ -47,7 +48,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
         Path("spec.yaml").write_text(text, "utf-8")
         loaded = load_spec("spec.yaml")
         found = None if loaded.spec.model.source.kind == "torchscript" else FOUND
-        return compile_plan(loaded, planned_model(loaded, found), None)
+        return compile_plan(loaded, planned_model(loaded, found), observe_here(loaded))
 
     return planned
 
@@ -60,7 +61,7 @@ def test_backends_that_a_rule_does_not_name_are_not_tried(planned: Planned) -> N
     plan = planned(TORCH, "backends: [onnxruntime, tensorflow-serving]")
 
     assert backends(plan) == {"onnxruntime"}
-    refused = {r.variant: r.reason for r in plan.refused}
+    refused = {r.candidate: r.reason for r in plan.refused}
     assert refused["torchscript-fp32"] == "the platform does not allow torchserve (mlo-platform.yaml:4)"
 
 
@@ -68,7 +69,7 @@ def test_a_rule_that_names_litert_alone_leaves_models_for_devices(planned: Plann
     plan = planned(KERAS + "deploy: {target: folder, path: out}\n", "backends: [litert]")
 
     assert backends(plan) == {"litert"}
-    assert {r.backend for r in plan.refused} == {"onnxruntime", "tensorflow-serving"}
+    assert {r.backend for r in plan.refused} == {"onnxruntime", "openvino", "tensorflow-serving"}
 
 
 def test_a_rule_that_leaves_nothing_says_which_it_is(planned: Planned) -> None:

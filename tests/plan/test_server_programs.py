@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.engine.observing import observe_here
 from orchestrator.plan.compile import compile_plan
 from orchestrator.plan.found import planned_model
 from orchestrator.plan.keys import key_parts
@@ -58,13 +59,13 @@ def planned_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlannedWith
         monkeypatch.setenv("DOCKER_HOST", engine)
         Path("spec.yaml").write_text(SPEC.replace("kind: keras", f"kind: {kind}") + more, "utf-8")
         loaded = load_spec("spec.yaml")
-        return compile_plan(loaded, planned_model(loaded, FOUND if kind == "keras" else None), None)
+        return compile_plan(loaded, planned_model(loaded, FOUND if kind == "keras" else None), observe_here(loaded))
 
     return planned
 
 
 def measuring(plan: Plan) -> dict[str, Any]:
-    return key_parts(plan.step("benchmark.server"), {}, {})
+    return key_parts(plan.step("benchmark.server"), {}, {}, plan.here)
 
 
 @contextmanager
@@ -131,5 +132,5 @@ def test_for_a_folder_auto_tries_models_for_devices_unless_a_service_level_has_t
     assert "tflite" in tried(FOLDER + "slo: {p99_latency: 50ms, enforce: false}\n")
     assert "tflite" in tried(FOLDER + SLO + "optimize: {formats: [onnx, tflite]}\n"), "who names it gets it"
     assert "tflite" not in tried(FOLDER + SLO)
-    reasons = {refused.variant: refused.reason for refused in planned_with(FOLDER + SLO).refused}
+    reasons = {refused.candidate: refused.reason for refused in planned_with(FOLDER + SLO).refused}
     assert "`slo` is enforced, and no server could prove it" in reasons["tflite-fp32"]

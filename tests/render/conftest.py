@@ -15,7 +15,7 @@ import pytest
 from orchestrator.artifacts.variant_facts import variant_facts
 from orchestrator.render.step import render
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.steps import StepContext
+from orchestrator.steps.context import StepContext
 from tests.artifacts.made import winner
 
 Render = Callable[..., Path]
@@ -73,18 +73,26 @@ def render_to(tmp_path: Path) -> Render:
         deployment = {
             "name": "digits",
             "labels": {"team": "vision", "tier": "gold"},
-            "replicas": {"min": 1, "max": 4},
+            "min_replicas": 1,
+            "max_replicas": 4,
             "registry": "registry.example.com/team",
             "base": None,
         }
-        settings = {"name": "digits", "cpus": 2.0, "memory": 2**31, "drain_seconds": 5, "spec_digest": "b" * 64}
+        settings = {
+            "name": "digits",
+            "cpus": 2.0,
+            "memory": 2**31,
+            "drain_seconds": 5,
+            "spec_digest": "b" * 64,
+            "batch_sizes": [],
+        }
         deployment |= {key: value for key, value in changes.items() if key in deployment}
         settings |= {key: value for key, value in changes.items() if key in {*settings, "devices", "cuda_graphs"}}
         output = tmp_path / folder
         output.mkdir()
         render(
             StepContext(
-                params={"deployment": deployment, "settings": settings},
+                params={"deployment": deployment, "settings": settings, "assets": ""},
                 inputs={
                     "winner": work / "winner.json",
                     "samples": work / "samples.npz",

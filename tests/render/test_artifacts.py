@@ -15,7 +15,7 @@ import yaml
 
 from orchestrator.artifacts.variant_facts import OwnNames
 from orchestrator.backends.table import SERVERS, serving_backend
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 from tests.artifacts.made import winner
 
 Render = Callable[..., Path]
@@ -175,8 +175,8 @@ def test_another_base_and_no_registry(render_to: Render) -> None:
         {"name": "digits\nUSER root"},
         {"name": "../digits"},
         {"spec_digest": "b" * 63 + "\n"},
-        {"replicas": {"min": 3, "max": 2}},
-        {"replicas": {"min": "1; x", "max": 2}},
+        {"min_replicas": 3, "max_replicas": 2},
+        {"min_replicas": "1; x"},
     ],
 )
 def test_a_value_that_would_say_more_than_it_should_is_refused(render_to: Render, changes: dict[str, object]) -> None:
@@ -229,7 +229,7 @@ def test_the_readme_tells_how_to_get_pytorch_without_cuda(render_to: Render) -> 
 
 def test_a_winner_whose_variant_was_not_made_is_told(render_to: Render, tmp_path: Path) -> None:
     from orchestrator.render.step import render
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
 
     winner("onnx-int8").write(tmp_path)
     context = StepContext({}, {"winner": tmp_path / "winner.json"}, tmp_path, tmp_path, tmp_path)

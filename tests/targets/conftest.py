@@ -30,6 +30,7 @@ class StandIn(ServingBackend):
 
     name = "stand-in"
     runtimes: Mapping[str, InProcess] = MappingProxyType({})
+    options: frozenset[str] = frozenset()
     tools: tuple[str, ...] = ()
     least_startup = 1
     missing: str | None = None

@@ -24,6 +24,7 @@ class LiteRt(Backend):
     runtimes = MappingProxyType(
         {"tflite": InProcess("orchestrator.frameworks.litert.runtime:open_tflite", ("ai-edge-litert",))}
     )
+    options = frozenset({"threads"})
     tools = ("ai-edge-litert",)
 
     def refuses_on_cuda(self, format_name: str, precision: str, devices: int) -> str:  # noqa: ARG002

@@ -21,6 +21,7 @@ class OnnxRuntime(OwnServer):
 
     name = "onnxruntime"
     runtimes = MappingProxyType({"onnx": InProcess("orchestrator.frameworks.onnx.runtime:open_onnx", ("onnxruntime",))})
+    options = frozenset({"threads", "instances", "graph_optimization", "execution_provider", "batching"})
     tools = ("onnxruntime", *SERVER_TOOLS)
     modules = MappingProxyType(
         dict.fromkeys(("onnxruntime", "uvloop", "httptools", "orjson", "prometheus_client"), "server")
@@ -43,11 +44,14 @@ class OnnxRuntime(OwnServer):
         )
 
     def session_settings(self, settings: ServingSettings) -> Mapping[str, Any]:
-        """The execution provider with its devices."""
+        """The execution provider with its devices, and how far the graph is optimized."""
+        level = settings.options.graph_optimization
+        optimized = {} if level == "all" else {"graph_optimization": level}
         if not settings.devices:
-            return {"provider": "CPUExecutionProvider"}
+            return {"provider": settings.options.execution_provider or "CPUExecutionProvider", **optimized}
         return {
-            "provider": "CUDAExecutionProvider",
+            **optimized,
+            "provider": settings.options.execution_provider or "CUDAExecutionProvider",
             "devices": list(range(settings.devices)),
             "cuda_graphs": settings.cuda_graphs,
         }

@@ -31,6 +31,7 @@ class OpenVino(OwnServer):
     runtimes = MappingProxyType(
         {"onnx": InProcess("orchestrator.frameworks.onnx.openvino_runtime:open_onnx", ("openvino",))}
     )
+    options = frozenset({"threads", "instances", "batching"})
     tools = ("openvino", *SERVER_TOOLS)
     modules = MappingProxyType(
         {"openvino": "openvino", **dict.fromkeys(("uvloop", "httptools", "orjson", "prometheus_client"), "server")}

@@ -10,7 +10,7 @@ from orchestrator.engine.executors.child import WorkerEnd
 from orchestrator.engine.executors.executor import StepRequest
 from orchestrator.process.children import ended_by
 from orchestrator.process.memory import format_bytes
-from orchestrator.steps import Ending
+from orchestrator.steps.context import Ending
 
 __all__ = ["ENDS_THE_RUN", "describe_failure"]
 

@@ -21,7 +21,7 @@ from orchestrator.engine.stop import Stop
 from orchestrator.process.children import guarded
 from orchestrator.process.environment import passed_on
 from orchestrator.process.memory import tree_memory
-from orchestrator.steps import Ending
+from orchestrator.steps.context import Ending
 
 __all__ = ["WorkerEnd", "run_worker", "worker_environment"]
 

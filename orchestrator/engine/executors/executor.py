@@ -11,7 +11,7 @@ from pydantic import Field
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.stop import Stop
 from orchestrator.spec.strict import Strict
-from orchestrator.steps import Ending
+from orchestrator.steps.context import Ending
 from orchestrator.store.digest import Manifest
 
 __all__ = ["Executor", "InlineInput", "ProjectInput", "RequestInput", "StepEnd", "StepRequest", "StoredInput"]

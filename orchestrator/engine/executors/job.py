@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.strict import Strict
-from orchestrator.steps import Ending
+from orchestrator.steps.context import Ending
 from orchestrator.store.atomic import write_atomic
 
 __all__ = ["EXIT_DISK_FULL", "WorkerJob", "WorkerResult"]

@@ -17,7 +17,7 @@ from orchestrator.engine.executors.executor import ProjectInput, RequestInput, S
 from orchestrator.engine.executors.job import WorkerJob
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import StoreFailed
-from orchestrator.steps import Ending
+from orchestrator.steps.context import Ending
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import digest_path
 from orchestrator.store.failures import store_errors

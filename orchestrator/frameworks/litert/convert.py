@@ -15,7 +15,7 @@ from orchestrator.frameworks.source import calibration
 from orchestrator.frameworks.source.comparison import Call, check_sizes
 from orchestrator.frameworks.source.import_step import read_import
 from orchestrator.frameworks.source.runtime import open_runtime
-from orchestrator.steps import StepError, refuse_on
+from orchestrator.steps.context import StepError, refuse_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.litert.file import TfliteTensor
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.spec.signature import Signature, Tensor
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
 
 __all__ = ["check_written", "to_int8", "to_onnx", "to_tflite"]
 

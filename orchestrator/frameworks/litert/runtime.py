@@ -12,7 +12,7 @@ from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.frameworks.litert.file import TfliteFile, TfliteTensor, read
 from orchestrator.frameworks.source.samples import STRING
-from orchestrator.steps import StepError, headline
+from orchestrator.steps.context import StepError, headline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

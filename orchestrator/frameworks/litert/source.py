@@ -18,7 +18,7 @@ from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.source.outputs import failed_call
 from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepContext, StepError, headline, refuse_as, refuse_on
+from orchestrator.steps.context import StepContext, StepError, headline, refuse_as, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

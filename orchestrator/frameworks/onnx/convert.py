@@ -18,7 +18,7 @@ from orchestrator.frameworks.onnx.signature import tensor_names
 from orchestrator.frameworks.source.comparison import check_sizes
 from orchestrator.frameworks.source.import_step import read_import
 from orchestrator.frameworks.source.runtime import open_runtime
-from orchestrator.steps import refuse_on
+from orchestrator.steps.context import refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from orchestrator.frameworks.onnx.file import ExternalData
     from orchestrator.spec.signature import Tensor
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
 
 __all__ = ["to_onnx"]
 

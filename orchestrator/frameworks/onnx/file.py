@@ -23,7 +23,7 @@ from onnx.external_data_helper import uses_external_data
 
 from orchestrator.frameworks.onnx.graph import nodes, tensors, texts
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
-from orchestrator.steps import StepError, refuse_as
+from orchestrator.steps.context import StepError, refuse_as
 
 if TYPE_CHECKING:
     from pathlib import Path

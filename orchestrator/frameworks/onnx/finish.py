@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import onnx
 
 from orchestrator.frameworks.onnx.graph import bodies, graphs
-from orchestrator.steps import StepError, refuse_on
+from orchestrator.steps.context import StepError, refuse_on
 
 if TYPE_CHECKING:
     from pathlib import Path

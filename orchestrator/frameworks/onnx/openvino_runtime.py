@@ -9,7 +9,7 @@ import numpy as np
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.frameworks.source.runtime import gpu_not_used
-from orchestrator.steps import last_line, refuse_on
+from orchestrator.steps.context import last_line, refuse_on
 
 # The package `openvino` counts its uses: it writes to the home folder and sends a message when it is imported. Without
 # the package that does so, it uses a stand-in of its own that does nothing.

@@ -34,11 +34,11 @@ from orchestrator.frameworks.source import calibration
 from orchestrator.frameworks.source.comparison import check_sizes
 from orchestrator.frameworks.source.import_step import read_import
 from orchestrator.frameworks.source.runtime import open_runtime
-from orchestrator.steps import StepError, headline, refuse_on
+from orchestrator.steps.context import StepError, headline, refuse_on
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
 
 __all__ = ["QUANTIZED", "has_float16_weights", "needs_reduced_range", "quantizable", "to_int8"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime
@@ -13,7 +14,7 @@ from orchestrator.frameworks.onnx.file import objection
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.frameworks.source.samples import plain
-from orchestrator.steps import StepError, last_line, refuse_as, refuse_on
+from orchestrator.steps.context import StepError, last_line, refuse_as, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.onnx.signature import Names
     from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.spec.signature import Signature
+    from orchestrator.steps.runtime_options import GraphOptimization
 
 __all__ = [
     "CUDA_OPTIONS",
@@ -45,6 +47,16 @@ CUDA_OPTIONS = {
     "use_tf32": "0",
 }
 """As the server opens it (`orchestrator/server/onnxruntime_session.py`, which says why), since that is what will serve; a test compares."""
+
+
+_GRAPH_OPTIMIZATION: Mapping[GraphOptimization, onnxruntime.GraphOptimizationLevel] = MappingProxyType(
+    {
+        "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+        "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+        "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    }
+)
 
 
 class OrtRuntime:
@@ -100,7 +112,10 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def open_session(
-    model: str | bytes, options: onnxruntime.SessionOptions, accelerator: Accelerator
+    model: str | bytes,
+    options: onnxruntime.SessionOptions,
+    accelerator: Accelerator,
+    provider: str = "CPUExecutionProvider",
 ) -> onnxruntime.InferenceSession:
     """A session on the CPU or on the first GPU; it never falls back from one to the other.
 
@@ -108,13 +123,16 @@ def open_session(
         model: a path, or a serialized model.
         options: of the session.
         accelerator: what computes.
+        provider: ONNX Runtime's execution provider, where no accelerator is asked for.
 
     Raises:
-        StepError: E427, the GPU is not used.
+        StepError: E427, the GPU or the provider is not used.
         Exception: the model does not load; ONNX Runtime's exceptions share no base class of their own.
     """
     if accelerator == "none":
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        if provider not in onnxruntime.get_available_providers():
+            raise StepError("E427", f"the installed onnxruntime has no {provider}", at=("hardware", "accelerator"))
+        return onnxruntime.InferenceSession(model, options, providers=[provider])
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise gpu_not_used("ONNX Runtime", "the installed onnxruntime is a CPU build")
     onnxruntime.preload_dlls()  # the libraries of CUDA and cuDNN from packages
@@ -128,11 +146,21 @@ def open_session(
     return session
 
 
-def open_onnx(directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none") -> OrtRuntime:
-    """Load `model.onnx` of a variant; see `open_runtime`."""
+def open_onnx(
+    directory: Path,
+    signature: Signature,
+    threads: int,
+    accelerator: Accelerator = "none",
+    *,
+    graph_optimization: GraphOptimization = "all",
+    execution_provider: str = "CPUExecutionProvider",
+) -> OrtRuntime:
+    """Load `model.onnx` of a variant; see `open_with`."""
+    options = session_options(threads)
+    options.graph_optimization_level = _GRAPH_OPTIMIZATION[graph_optimization]
     # Its exceptions share no base class of their own; whatever it says is the reason.
     with refuse_on(Exception, "E420", "ONNX Runtime does not load the model", cause=last_line):
-        session = open_session(str(directory / "model.onnx"), session_options(threads), accelerator)
+        session = open_session(str(directory / "model.onnx"), options, accelerator, execution_provider)
     inputs, outputs = ({tensor.name: tensor.name for tensor in side} for side in (signature.inputs, signature.outputs))
     return OrtRuntime(session, inputs, outputs, threads)
 

@@ -10,7 +10,7 @@ import onnx
 
 from orchestrator.artifacts.inspection import FoundTensor
 from orchestrator.frameworks.source.samples import STRING
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.onnx.file import GivenModel

@@ -25,7 +25,7 @@ from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.outputs import Answer
     from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.frameworks.source.samples import Array, Samples
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
 
 __all__ = ["check", "inspect", "open_baseline"]
 

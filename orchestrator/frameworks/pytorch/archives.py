@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from orchestrator.steps import StepError, refuse_on
+from orchestrator.steps.context import StepError, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from orchestrator.frameworks.source.user_code import raised_notes
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
     from pathlib import Path

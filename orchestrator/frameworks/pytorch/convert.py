@@ -22,13 +22,13 @@ from orchestrator.frameworks.pytorch.export import (
     quiet,
     saved_program,
 )
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.frameworks.onnx.finish import OnnxSize
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
 
 __all__ = [
     "Bfloat16",

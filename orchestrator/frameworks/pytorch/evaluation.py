@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from orchestrator.frameworks.pytorch.calls import guarded_call
 from orchestrator.frameworks.source.comparison import with_second_row
 from orchestrator.frameworks.source.edge_cases import call_at, sizes_of
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

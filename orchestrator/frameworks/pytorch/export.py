@@ -23,14 +23,14 @@ from orchestrator.frameworks.source.import_step import read_import
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.frameworks.source.samples import Samples
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepError, headline, refuse_as
+from orchestrator.steps.context import StepError, headline, refuse_as
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.frameworks.transformers.model import Attention
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
 
 __all__ = ["TorchJob", "conversion_failed", "converting", "exported", "innermost", "prepare", "quiet", "saved_program"]
 

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.frameworks.source.runtime import gpu_not_used
-from orchestrator.steps import StepError, refuse_on
+from orchestrator.steps.context import StepError, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

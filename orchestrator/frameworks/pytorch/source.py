@@ -20,7 +20,7 @@ from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.source.outputs import first_call
 from orchestrator.frameworks.source.user_code import AT_FACTORY, build
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepContext, StepError, refuse_as
+from orchestrator.steps.context import StepContext, StepError, refuse_as
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.frameworks.source.samples import Array, Samples
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
 
 __all__ = ["check", "inspect", "load_exported_program", "load_source", "load_torchscript", "open_baseline", "prove"]
 

@@ -11,7 +11,7 @@ import torch
 
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.spec.model_files import file_kind
-from orchestrator.steps import StepError, headline, refuse_on
+from orchestrator.steps.context import StepError, headline, refuse_on
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ import numpy as np
 
 from orchestrator.frameworks.source.edge_cases import EdgeCase, call_at, edge_cases, largest_size, sizes_of
 from orchestrator.frameworks.source.samples import random_samples
-from orchestrator.steps import StepError, headline, refuse_as
+from orchestrator.steps.context import StepError, headline, refuse_as
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.outputs import Answer

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.outputs import Answer
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.spec.signature import Signature
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
 
 __all__ = ["Answered", "given_samples", "read_import", "record", "write_import"]
 

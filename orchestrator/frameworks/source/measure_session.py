@@ -31,7 +31,7 @@ import numpy as np
 import orchestrator.artifacts.document  # noqa: F401
 from orchestrator.process.apart import keep_apart
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

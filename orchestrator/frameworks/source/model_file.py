@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.spec.model_files import describe, file_kind
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from orchestrator.artifacts.imported import RefusedCase
 from orchestrator.frameworks.source.edge_cases import EdgeCase, call_at, edge_cases, largest_size, sizes_of
 from orchestrator.frameworks.source.samples import dtype_name, take_rows
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.steps import StepError, refuse_on
+from orchestrator.steps.context import StepError, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

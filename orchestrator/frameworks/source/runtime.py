@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +25,7 @@ __all__ = [
     "Runtime",
     "gpu_not_used",
     "open_runtime",
+    "open_with",
 ]
 
 Accelerator = Literal["none", "cuda"]
@@ -56,7 +57,7 @@ RUNTIMES: Mapping[str, str] = MappingProxyType(
         "tflite": "orchestrator.frameworks.litert.runtime:open_tflite",
     }
 )
-"""Format → what opens it: the `runtime` column of `optimize/formats.py`, which workers do not import; a test compares."""
+"""Format → what a conversion opens its own result with: the runtime of the format's usual backend."""
 
 
 class Runtime(Protocol):
@@ -80,9 +81,12 @@ class OpenRuntime(Protocol):
     """The shape of the functions that `RUNTIMES` names."""
 
     def __call__(
-        self, directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none"
+        self, directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none", **options: str
     ) -> Runtime:
-        """Load the variant in `directory`, to run on `threads` threads, on a GPU if that is the accelerator."""
+        """Load the variant in `directory`, to run on `threads` threads, on a GPU if that is the accelerator.
+
+        `options`: those of `RuntimeOptions` that the backend declares and the candidate sets.
+        """
 
 
 class OpenBaseline(Protocol):
@@ -124,8 +128,25 @@ def open_runtime(
     Raises:
         StepError: E420, the model file does not load; E427, the accelerator is not used.
     """
-    module, _, function = RUNTIMES[format_name].partition(":")
+    return open_with(RUNTIMES[format_name], directory, signature, threads, accelerator)
+
+
+def open_with(
+    opener: str, directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none", **options: str
+) -> Runtime:
+    """Load the variant in `directory` with the runtime that a backend names.
+
+    Args:
+        opener: `module:function` of the shape of `OpenRuntime`.
+        directory: as for `open_runtime`.
+        signature: as for `open_runtime`.
+        threads: as for `open_runtime`.
+        accelerator: what computes.
+        options: further options of the runtime, such as `graph_optimization`; only those that the backend declares.
+
+    Raises:
+        StepError: as `open_runtime`.
+    """
+    module, _, function = opener.partition(":")
     opened = cast("OpenRuntime", getattr(importlib.import_module(module), function))
-    if accelerator == "none":
-        return opened(directory, signature, threads)
-    return opened(directory, signature, threads, accelerator)
+    return opened(directory, signature, threads, accelerator, **options)

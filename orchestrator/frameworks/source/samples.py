@@ -11,14 +11,15 @@ import numpy as np
 
 from orchestrator.spec.random_mark import RANDOM, is_random
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
+from orchestrator.steps.parameters import RandomSamplesParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from orchestrator.spec.signature import Tensor
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
 
 __all__ = [
     "FLOAT_RANGE",
@@ -353,14 +354,15 @@ def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def write_random(context: StepContext) -> dict[str, Any]:
-    """Leave `samples.npz`. Params: `signature`, without outputs; `seed`."""
-    return _written(context, random_samples(_signature(context), int(context.params["seed"])))
+    """Leave `samples.npz`."""
+    parameters = RandomSamplesParameters.from_json(context.params)
+    return _written(context, random_samples(parameters.signature, parameters.seed))
 
 
 def write_random_texts(context: StepContext) -> dict[str, Any]:
     """As `write_random`, with sentences as the tokenizer of a Transformers folder reads them, where the model takes tokens.
 
-    Params: also `source` (its `task`) and `names`: the spec's name of each input → the model's own. Inputs: `weights`.
+    Inputs: `weights`.
 
     Raises:
         StepError: E370-E379, what the folder says of itself cannot be used.
@@ -369,19 +371,16 @@ def write_random_texts(context: StepContext) -> dict[str, Any]:
     from orchestrator.frameworks.transformers.model import architecture
     from orchestrator.frameworks.transformers.samples import load_tokenizer, text_samples
 
-    task = context.params["source"].get("task", "auto")
+    parameters = RandomSamplesParameters.from_json(context.params)
+    if parameters.source is None:
+        raise ValueError("texts are made by the tokenizer of a source, and the parameters name none")
+    task = parameters.source.task
     folder = read_folder(context.inputs["weights"], task)
     built = architecture(folder, task)
     vocabulary = int(getattr(built.config, "vocab_size", 0))
-    names = context.params["names"]
+    names = parameters.source.names.inputs
     tokenizer = load_tokenizer(folder)
-    return _written(
-        context, text_samples(_signature(context), names, tokenizer, vocabulary, int(context.params["seed"]))
-    )
-
-
-def _signature(context: StepContext) -> Signature:
-    return Signature.from_json(context.params["signature"])
+    return _written(context, text_samples(parameters.signature, names, tokenizer, vocabulary, parameters.seed))
 
 
 def _written(context: StepContext, samples: Samples) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from orchestrator.frameworks.tensorflow.frozen_graph import TensorFlow1Graph, Tr
 from orchestrator.frameworks.tensorflow.library import tf
 from orchestrator.frameworks.tensorflow.model import TfModel, load_source
 from orchestrator.frameworks.tensorflow.runtime import FOLDER
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Samples
     from orchestrator.spec.signature import Signature
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
 
 __all__ = [
     "SIGNATURE",

@@ -8,7 +8,7 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.steps import StepError, headline, refuse_as
+from orchestrator.steps.context import StepError, headline, refuse_as
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -19,11 +19,11 @@ from orchestrator.frameworks.tensorflow.model import dtype_name, load_source
 from orchestrator.frameworks.tensorflow.runtime import TfRuntime
 from orchestrator.frameworks.tensorflow.source import check_model
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepError, refuse_as
+from orchestrator.steps.context import StepError, refuse_as
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.runtime import Accelerator
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
 
 __all__ = [
     "as_function",

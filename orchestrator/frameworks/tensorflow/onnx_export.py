@@ -17,7 +17,7 @@ from orchestrator.frameworks.onnx.graph import graphs, nodes, rename
 from orchestrator.frameworks.source.samples import STRING
 from orchestrator.frameworks.tensorflow.failures import converting, no_counterpart
 from orchestrator.frameworks.tensorflow.frozen_graph import as_declared, trace
-from orchestrator.steps import StepError, refuse_as
+from orchestrator.steps.context import StepError, refuse_as
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of numpy's and protobuf's older ways, which tf2onnx still has

@@ -9,7 +9,7 @@ from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.frameworks.tensorflow.failures import reason
 from orchestrator.frameworks.tensorflow.library import limit_threads, tf, use_accelerator
 from orchestrator.frameworks.tensorflow.model import TfModel, called_by
-from orchestrator.steps import StepError, refuse_on
+from orchestrator.steps.context import StepError, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 __all__ = [
     "ATTRIBUTES",

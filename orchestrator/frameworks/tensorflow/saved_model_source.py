@@ -18,13 +18,13 @@ from orchestrator.frameworks.tensorflow.runtime import TfRuntime
 from orchestrator.frameworks.tensorflow.saved_model_scan import VARIABLES, refuse_effects
 from orchestrator.frameworks.tensorflow.source import check_model
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepError, headline, refuse_on
+from orchestrator.steps.context import StepError, headline, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.frameworks.source.runtime import Accelerator
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
 
 __all__ = [
     "SavedModel",

@@ -20,7 +20,7 @@ from orchestrator.frameworks.transformers.modules import (
     optional_object,
     sentence_modules,
 )
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from orchestrator.frameworks.pytorch.weights import shown
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.transformers.modules import Dense
 from orchestrator.frameworks.transformers.task import EMBEDDING, MASK
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

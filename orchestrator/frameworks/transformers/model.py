@@ -15,7 +15,7 @@ from orchestrator.frameworks.transformers.folder import read_tensors
 from orchestrator.frameworks.transformers.library import configuration_auto, modeling_auto, transformers
 from orchestrator.frameworks.transformers.modules import Dense, SentenceModules
 from orchestrator.frameworks.transformers.task import SentenceHead
-from orchestrator.steps import StepError, headline, refuse_as, refuse_on
+from orchestrator.steps.context import StepError, headline, refuse_as, refuse_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from orchestrator.frameworks.transformers.model import architecture, filled, sen
 from orchestrator.frameworks.transformers.samples import load_tokenizer, text_samples
 from orchestrator.frameworks.transformers.task import TaskModel
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.transformers.folder import ModelFolder
     from orchestrator.frameworks.transformers.model import Attention
     from orchestrator.spec.signature import Tensor
-    from orchestrator.steps import StepContext
+    from orchestrator.steps.context import StepContext
 
 __all__ = ["check", "inspect", "load_task_model", "open_baseline"]
 

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.frameworks.litert.runtime import open_tflite
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 from tests.frameworks.tensorflow_case import Converted
 
 pytestmark = pytest.mark.frameworks

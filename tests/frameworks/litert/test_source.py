@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.frameworks.litert.source import check, inspect, open_baseline
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError
 from tests.frameworks.step_process import ROOT
 from tests.frameworks.tensorflow_case import CASES, Case
 

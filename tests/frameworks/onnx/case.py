@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.frameworks.onnx.convert import to_onnx
 from orchestrator.frameworks.onnx.source import check, inspect
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array

@@ -13,7 +13,7 @@ from orchestrator.frameworks.onnx import finish as onnx_finish
 from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.onnx.runtime import open_onnx
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepContext
+from orchestrator.steps.context import StepContext
 from tests.frameworks.onnx.case import Ran, floats, model, refused, run_convert, saved, signature, stored, value
 
 pytestmark = pytest.mark.frameworks

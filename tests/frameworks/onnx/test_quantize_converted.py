@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from orchestrator.frameworks.onnx.quantize import needs_reduced_range, to_int8
 from orchestrator.frameworks.pytorch.convert import to_onnx
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 from orchestrator.verify.step import verify
 
 if TYPE_CHECKING:

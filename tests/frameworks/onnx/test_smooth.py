@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.onnx.smooth import smooth
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.steps import StepContext
+from orchestrator.steps.context import StepContext
 from tests.artifacts.made import imported as imported_model
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from orchestrator.frameworks.pytorch.source import check
 from orchestrator.frameworks.source.user_code import build
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 from tests.frameworks.pytorch.case import exported, model, refused, run, run_model, signature, traced
 
 pytestmark = pytest.mark.frameworks

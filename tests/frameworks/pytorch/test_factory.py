@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.frameworks.source.user_code import build
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 from tests.frameworks.pytorch.case import PROJECT, run, saved
 
 pytestmark = pytest.mark.frameworks

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from orchestrator.frameworks.pytorch.source import inspect
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError
 
 pytestmark = pytest.mark.frameworks
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from orchestrator.frameworks.pytorch.weights import find_state_dict
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 from tests.frameworks.pytorch.case import model, run, saved
 
 pytestmark = pytest.mark.frameworks

@@ -14,7 +14,7 @@ from orchestrator.frameworks.pytorch.runtime import TorchRuntime
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.optimize.formats import FORMATS
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
     from tests.frameworks.convert_case import BuildCase

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 from tests.frameworks.pytorch.case import ROWS, Imported, exported, model, run, saved, signature, traced
 
 pytestmark = pytest.mark.frameworks

@@ -14,7 +14,7 @@ from orchestrator.artifacts.runtime_report import RuntimeReport
 from orchestrator.artifacts.server_report import ServerReport
 from orchestrator.measure import runtime_benchmark, server_benchmark
 from orchestrator.server.config import load_config
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError
 from orchestrator.verify.step import verify
 from tests.measure.fake_gpus import write_gpus
 from tests.measure.real_case import (
@@ -48,7 +48,7 @@ SCRIPT = """
 import json
 from pathlib import Path
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 {imported}
 signature = Signature.from_json(json.loads({signature!r}))
 folder = Path({folder!r})

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.frameworks.source.edge_cases import MAX_CASE_BYTES, call_at, edge_cases, largest_size
 from orchestrator.frameworks.source.samples import Samples, random_samples, read_samples, write_random
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError
 
 IMAGE = Tensor("image", "float32", ("batch", "size", "size"))
 IDS = Tensor("ids", "int32", ("batch", "seq"))

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.frameworks.source.edge_cases import call_at, edge_cases
 from orchestrator.frameworks.source.samples import Samples, random_samples, read_samples
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 TEXTS = Signature((Tensor("color", "string", ("batch", 2)),), (), {"batch": (1, 8)}, "batch")
 GIVEN = np.array([["red", "blue"], ["", "green"], ["schön", "x"]])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from orchestrator.frameworks.source.samples import Array
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 from tests.frameworks.step_process import Done, StepProcess
 
 Tensors = Mapping[str, tuple[str, list[int | str]]]

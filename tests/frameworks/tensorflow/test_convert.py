@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from orchestrator.frameworks.litert.file import read
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 from tests.frameworks.step_process import StepProcess
 from tests.frameworks.tensorflow_case import Case, Converted, digests_in_two_processes
 

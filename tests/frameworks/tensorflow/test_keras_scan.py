@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.frameworks.tensorflow import keras_scan
 from orchestrator.frameworks.tensorflow.keras_scan import check_keras_file
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 
 pytestmark = pytest.mark.frameworks
 

@@ -227,7 +227,7 @@ def test_refusing_needs_no_tensorflow(keras_files: Path) -> None:
     code = (
         "import sys, pathlib\n"
         "from orchestrator.frameworks.tensorflow.keras_scan import check_keras_file\n"
-        "from orchestrator.steps import StepError\n"
+        "from orchestrator.steps.context import StepError\n"
         "try: check_keras_file(pathlib.Path(sys.argv[1]))\n"
         "except StepError as error: print(error.code)\n"
         "print(sorted({'tensorflow', 'keras', 'torch'} & set(sys.modules)))"

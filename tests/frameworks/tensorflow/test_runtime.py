@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 from tests.frameworks.step_process import StepProcess
 from tests.frameworks.tensorflow.source_steps import Tensors, signature
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from orchestrator.frameworks.source.samples import Array
 from orchestrator.frameworks.transformers.library import transformers
 from orchestrator.frameworks.transformers.source import check, inspect
-from orchestrator.steps import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError
 
 WEIGHTS = ("model", "source", "weights")
 TASK = ("model", "source", "task")

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.pytorch import convert as torch_convert
 from orchestrator.frameworks.source.runtime import open_runtime
-from orchestrator.optimize.formats import FORMATS, Way
+from orchestrator.optimize.formats import FORMATS, Recipe
 from orchestrator.spec.signature import Signature
 from orchestrator.verify.step import verify
 from tests.frameworks.transformers.case import LONGEST, Folder, arrays, saved, sentence_transformer
@@ -55,7 +55,7 @@ def made(name: str, root: Path) -> Folder:
 
 
 def test_the_table_says_what_is_tested() -> None:
-    assert {name for name, row in FORMATS.items() if isinstance(row.convert["transformers"], Way)} == set(CONVERT)
+    assert {name for name, row in FORMATS.items() if isinstance(row.convert["transformers"], Recipe)} == set(CONVERT)
 
 
 @pytest.mark.parametrize("format_name", CONVERT)
@@ -80,7 +80,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from orchestrator.frameworks.pytorch import convert as torch_convert
-from orchestrator.steps import StepContext
+from orchestrator.steps.context import StepContext
 folder, imported, output, scratch = map(Path, sys.argv[1:5])
 inputs = {"weights": folder, "import": imported}
 getattr(torch_convert, sys.argv[5])(StepContext(json.loads(sys.argv[6]), inputs, output, scratch, folder.parent))

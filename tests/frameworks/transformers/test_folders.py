@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 from tests.frameworks.transformers.case import (
     TASK,
     Folder,

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from orchestrator.frameworks.transformers.library import transformers
 from orchestrator.frameworks.transformers.source import open_baseline
 from orchestrator.spec.signature import Signature
-from orchestrator.steps import StepError
+from orchestrator.steps.context import StepError
 from tests.frameworks.transformers.case import (
     LABELS,
     LONGEST,

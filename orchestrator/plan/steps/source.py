@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
-from orchestrator.machine.packages import distributions, install_hint, version
+from orchestrator.machine.here import Here
+from orchestrator.machine.packages import install_hint
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.step import FileInput, Step, StepInput
 from orchestrator.spec.load import LoadedSpec
-from orchestrator.spec.source_models import PytorchSource
+from orchestrator.steps.parameters import ImportParameters, InspectParameters, SourceParameters, TensorNames
 
 __all__ = [
     "code_files",
-    "factory_tools",
     "import_step",
     "inspect_step",
     "joined",
-    "missing",
     "require_source_tools",
     "source_files",
-    "source_params",
+    "source_parameters",
+    "source_tools",
 ]
 
 _AT_WEIGHTS = ("model", "source", "weights")
@@ -35,19 +33,14 @@ def joined(*packages: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({name for group in packages for name in group}))
 
 
-def missing(packages: Iterable[str]) -> tuple[str, ...]:
-    """Those of the packages that are not installed."""
-    return tuple(sorted({p for p in packages if version(p) is None}))
-
-
-def require_source_tools(loaded: LoadedSpec) -> None:
+def require_source_tools(loaded: LoadedSpec, here: Here) -> None:
     """Whether everything is installed that reading this source takes.
 
     Raises:
         SpecInvalid: E202, something is missing.
     """
     kind = loaded.spec.model.source.kind
-    if lacking := missing(SOURCES[kind].tools):
+    if lacking := here.missing(SOURCES[kind].tools):
         raise SpecInvalid(
             Diagnostic(
                 code="E202",
@@ -58,7 +51,7 @@ def require_source_tools(loaded: LoadedSpec) -> None:
         )
 
 
-def inspect_step(loaded: LoadedSpec) -> Step | None:
+def inspect_step(loaded: LoadedSpec, here: Here) -> Step | None:
     """The step that reads the model's tensors; None for kinds whose files do not say them.
 
     Raises:
@@ -67,50 +60,45 @@ def inspect_step(loaded: LoadedSpec) -> Step | None:
     source = SOURCES[loaded.spec.model.source.kind]
     if source.inspect is None:
         return None
-    require_source_tools(loaded)
+    require_source_tools(loaded, here)
     return Step(
         id="inspect",
         kind="inspect",
         function=source.inspect,
         revision=source.inspect_revision,
-        params={"source": _said(loaded)},
+        params=InspectParameters(source_parameters(loaded, None)).as_json(),
         inputs={"weights": _weights(loaded)},
         tools=source.tools,
         at=_AT_WEIGHTS,
     )
 
 
-def import_step(loaded: LoadedSpec, model: PlannedModel) -> Step:
+def import_step(loaded: LoadedSpec, model: PlannedModel, here: Here) -> Step:
     """The step that proves the source, and records how it answers."""
     spec = loaded.spec
     source = SOURCES[spec.model.source.kind]
     inputs: dict[str, StepInput] = {**source_files(loaded, model)}
     if spec.model.samples is not None:
         inputs["samples"] = FileInput(spec.path(spec.model.samples, loaded.folder), ("model", "samples"))
+    parameters = ImportParameters(source_parameters(loaded, model), model.signature, seed=0, max_rows=256)
     return Step(
         id="import",
         kind="import",
         function=source.check,
         revision=source.check_revision,
-        params={
-            "source": source_params(loaded, model),
-            "signature": model.signature.as_json(),
-            "seed": 0,
-            "max_rows": 256,
-        },
+        params=parameters.as_json(),
         inputs=inputs,
-        code=code_files(loaded),
-        tools=joined(source.tools, factory_tools(loaded)),
+        code=code_files(here),
+        tools=source_tools(loaded, here),
         at=("model",),
     )
 
 
-def source_params(loaded: LoadedSpec, model: PlannedModel) -> dict[str, Any]:
-    """The parameter `source` of every step that loads the source."""
-    said = _said(loaded)
-    if not model.names:
-        return said
-    return {**said, "names": {role: dict(names) for role, names in model.names.items()}}
+def source_parameters(loaded: LoadedSpec, model: PlannedModel | None) -> SourceParameters:
+    """How the source is loaded, in the parameters of every step that loads it; without a model before it was read."""
+    fields = loaded.spec.model.source.model_dump(mode="json", exclude={"weights", "sha256"}, exclude_none=True)
+    names = {} if model is None else model.names
+    return SourceParameters(**fields, names=TensorNames(names.get("inputs", {}), names.get("outputs", {})))
 
 
 def source_files(loaded: LoadedSpec, model: PlannedModel) -> dict[str, StepInput]:
@@ -120,28 +108,14 @@ def source_files(loaded: LoadedSpec, model: PlannedModel) -> dict[str, StepInput
     return {"weights": weights, **further}
 
 
-def code_files(loaded: LoadedSpec) -> tuple[FileInput, ...]:
+def code_files(here: Here) -> tuple[FileInput, ...]:
     """The module that the factory names, where it lies beside the spec; an installed one is a tool instead."""
-    source = loaded.spec.model.source
-    if not isinstance(source, PytorchSource):
-        return ()
-    relative = Path(*source.factory.partition(":")[0].split("."))
-    for path in (loaded.folder / relative.with_suffix(".py"), loaded.folder / relative / "__init__.py"):
-        if path.is_file():
-            return (FileInput(path, ("model", "source", "factory")),)
-    return ()
+    return () if here.factory_file is None else (FileInput(here.factory_file, ("model", "source", "factory")),)
 
 
-def factory_tools(loaded: LoadedSpec) -> tuple[str, ...]:
-    """The distribution that brings the factory's module, where it does not lie beside the spec."""
-    source = loaded.spec.model.source
-    if not isinstance(source, PytorchSource) or code_files(loaded):
-        return ()
-    return distributions(source.factory.partition(":")[0].partition(".")[0])
-
-
-def _said(loaded: LoadedSpec) -> dict[str, Any]:
-    return loaded.spec.model.source.model_dump(mode="json", exclude={"weights", "sha256"}, exclude_none=True)
+def source_tools(loaded: LoadedSpec, here: Here) -> tuple[str, ...]:
+    """The packages that load the source, with the distributions that bring the factory's module."""
+    return joined(SOURCES[loaded.spec.model.source.kind].tools, here.factory_packages)
 
 
 def _weights(loaded: LoadedSpec) -> FileInput:

@@ -1,0 +1,95 @@
+"""Observes the machine and the project for a plan: the one place that looks before a spec is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from orchestrator.backends.table import BACKENDS, backend, serving_backend
+from orchestrator.machine.cuda_devices import cuda_devices
+from orchestrator.machine.fingerprint import fingerprint
+from orchestrator.machine.here import CudaHere, Here, ServerHere
+from orchestrator.machine.packages import distributions, version, without_cuda
+from orchestrator.optimize.candidates import wanted_backends
+from orchestrator.optimize.formats import FORMATS, Recipe
+from orchestrator.optimize.sources import SOURCES
+from orchestrator.render.assets import assets_digest
+from orchestrator.spec.load import LoadedSpec
+from orchestrator.spec.models import ModelDeployment
+from orchestrator.spec.random_mark import is_random
+from orchestrator.spec.source_models import PytorchSource
+
+__all__ = ["observe_here"]
+
+_OWN = ("jinja2", "numpy")
+"""Packages that steps use and no table names."""
+
+
+def observe_here(loaded: LoadedSpec, root: Path = Path("/"), path: Sequence[str] | None = None) -> Here:
+    """What there is on this machine and in the spec's folder.
+
+    Args:
+        loaded: the spec.
+        root: what `proc`, `dev` and `sys` lie below.
+        path: where builds for CUDA are looked for; None is where Python looks.
+    """
+    spec = loaded.spec
+    file = _factory_file(loaded)
+    brought = () if file is not None else _factory_packages(loaded)
+    return Here(
+        fingerprint=fingerprint(),
+        packages={**_table_packages(), **{name: version(name) for name in brought}},
+        assets=assets_digest(),
+        servers={
+            name: _server(name, spec.hardware.devices)
+            for name in sorted(wanted_backends(spec))
+            if BACKENDS[name].served
+        },
+        cuda=_cuda(spec, root, path),
+        factory_file=file,
+        factory_packages=brought,
+        random_samples=spec.model.samples is not None and is_random(spec.path(spec.model.samples, loaded.folder)),
+    )
+
+
+@cache
+def _table_packages() -> dict[str, str | None]:
+    """Every package that a source, a format or a backend names."""
+    names = {*_OWN}
+    for source in SOURCES.values():
+        names.update(source.tools)
+    for row in FORMATS.values():
+        for recipe in (*row.convert.values(), *row.precisions.values()):
+            names.update(recipe.tools if isinstance(recipe, Recipe) else ())
+    for name in BACKENDS:
+        names.update(backend(name).tools, *(opener.tools for opener in backend(name).runtimes.values()))
+    return {name: version(name) for name in sorted(names)}
+
+
+def _server(name: str, devices: int) -> ServerHere:
+    chosen = serving_backend(name)
+    return ServerHere(chosen.present(devices), chosen.notes(devices))
+
+
+def _cuda(spec: ModelDeployment, root: Path, path: Sequence[str] | None) -> CudaHere | None:
+    if not spec.hardware.devices:
+        return None
+    builds = {name: build for name in _table_packages() if (build := without_cuda((name,), path)) is not None}
+    return CudaHere(cuda_devices(root), builds)
+
+
+def _factory_file(loaded: LoadedSpec) -> Path | None:
+    source = loaded.spec.model.source
+    if not isinstance(source, PytorchSource):
+        return None
+    relative = Path(*source.factory.partition(":")[0].split("."))
+    candidates = (loaded.folder / relative.with_suffix(".py"), loaded.folder / relative / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _factory_packages(loaded: LoadedSpec) -> tuple[str, ...]:
+    source = loaded.spec.model.source
+    if not isinstance(source, PytorchSource):
+        return ()
+    return distributions(source.factory.partition(":")[0].partition(".")[0])

@@ -1,0 +1,124 @@
+"""The steps `benchmark.runtime` and `benchmark.server`: candidates measured without and with their servers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from orchestrator.backends.table import backend
+from orchestrator.machine.here import Here
+from orchestrator.optimize.sources import SOURCES
+from orchestrator.optimize.variants import Candidate
+from orchestrator.plan.found import PlannedModel
+from orchestrator.plan.revisions import BENCHMARK_RUNTIME, BENCHMARK_SERVER
+from orchestrator.plan.step import Step, StepInput, StepOutput
+from orchestrator.plan.steps.source import code_files, joined, source_files, source_parameters, source_tools
+from orchestrator.plan.steps.variants import variant_output
+from orchestrator.spec.load import LoadedSpec
+from orchestrator.spec.models import ModelDeployment
+from orchestrator.steps.parameters import RuntimeBenchmarkParameters, ServerBenchmarkParameters, ServiceLevel
+from orchestrator.steps.runtime_options import Batching
+
+__all__ = ["batch_sizes", "made", "runtime_benchmark_step", "server_benchmark_step", "service_level"]
+
+_BESIDES_MEASURING = 600.0
+"""Seconds that a benchmark may take for anything but measuring, such as loading models and starting servers."""
+
+
+def runtime_benchmark_step(
+    loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: Sequence[Candidate]
+) -> Step:
+    """The step that measures all candidates and the model as given in their runtimes."""
+    spec = loaded.spec
+    parameters = RuntimeBenchmarkParameters(
+        candidates=tuple(c.parameters() for c in candidates),
+        source=source_parameters(loaded, model),
+        open_baseline=SOURCES[spec.model.source.kind].baseline,
+        batch_sizes=batch_sizes(loaded, model),
+        cpus=spec.hardware.cpus,
+        memory=spec.hardware.memory,
+        time_budget=spec.optimize.time_budget,
+        accelerator=spec.hardware.accelerator,
+    )
+    inputs = made(candidates)
+    runtimes = (backend(c.backend).runtimes[c.variant.format].tools for c in candidates)
+    return Step(
+        id="benchmark.runtime",
+        kind="benchmark",
+        function="orchestrator.measure.runtime_benchmark:benchmark",
+        revision=BENCHMARK_RUNTIME,
+        params=parameters.as_json(),
+        inputs={"import": StepOutput("import"), **inputs, **source_files(loaded, model)},
+        optional=frozenset(inputs),
+        code=code_files(here),
+        tools=joined(source_tools(loaded, here), *runtimes),
+        machine=True,
+        exclusive=True,
+        at=("benchmark",),
+        timeout=spec.optimize.time_budget + _BESIDES_MEASURING,
+    )
+
+
+def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: Sequence[Candidate]) -> Step:
+    """The step that measures the best candidates in their servers."""
+    spec = loaded.spec
+    backends = sorted({c.backend for c in candidates})
+    parameters = ServerBenchmarkParameters(
+        candidates=tuple(c.parameters() for c in candidates),
+        signature=model.signature,
+        cpus=spec.hardware.cpus,
+        memory=spec.hardware.memory,
+        slo=service_level(spec),
+        batching=_batching(spec),
+        batch_sizes=batch_sizes(loaded, model),
+        objective=spec.optimize_for,
+        time_budget=spec.optimize.time_budget,
+        assets=here.assets,
+        servers={name: here.servers[name].present for name in backends if name in here.servers},
+        accelerator=spec.hardware.accelerator,
+        devices=spec.hardware.devices,
+        cuda_graphs=bool(spec.hardware.devices) and spec.serving.cuda_graphs,
+    )
+    inputs = made(candidates)
+    return Step(
+        id="benchmark.server",
+        kind="benchmark",
+        function="orchestrator.measure.server_benchmark:benchmark",
+        revision=BENCHMARK_SERVER,
+        network=True,  # it is a client of the servers that it starts
+        params=parameters.as_json(),
+        inputs={"import": StepOutput("import"), **inputs, "runtime": StepOutput("benchmark.runtime")},
+        optional=frozenset(inputs),
+        tools=joined(*(backend(name).tools for name in backends)),
+        machine=True,
+        exclusive=True,
+        at=("slo",),
+        timeout=spec.optimize.time_budget + _BESIDES_MEASURING,
+    )
+
+
+def made(candidates: Sequence[Candidate]) -> dict[str, StepInput]:
+    """The variants and the verdicts of all candidates by role, `variant:VARIANT` and `verdict:CANDIDATE`."""
+    variants: dict[str, StepInput] = {f"variant:{c.variant.name}": variant_output(c.variant) for c in candidates}
+    return {**variants, **{f"verdict:{c.name}": StepOutput(f"verify.{c.name}") for c in candidates}}
+
+
+def service_level(spec: ModelDeployment) -> ServiceLevel:
+    """What `slo` asks for."""
+    return ServiceLevel(spec.slo.p99_latency, spec.slo.throughput, spec.slo.enforce)
+
+
+def batch_sizes(loaded: LoadedSpec, model: PlannedModel) -> tuple[int, ...]:
+    """What the spec says; where it leaves them out and the model was read, the default brought into its range."""
+    sizes, batch = loaded.spec.benchmark.batch_sizes, model.signature.batch
+    if loaded.spec.model.inputs or loaded.origin(("benchmark", "batch_sizes")) != "default":
+        return tuple(sizes)
+    if batch is None:
+        return (1,)
+    low, high = model.signature.dims[batch]
+    return tuple(sorted({min(max(size, low), high) for size in sizes}))
+
+
+def _batching(spec: ModelDeployment) -> Batching | Literal["auto"]:
+    batching = spec.serving.batching
+    return "auto" if batching == "auto" else Batching(batching.max_size, float(batching.max_delay))

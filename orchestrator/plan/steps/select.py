@@ -1,0 +1,59 @@
+"""The step `select`: every candidate's fate, and the winner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.backends.table import BACKENDS, backend
+from orchestrator.optimize.variants import Candidate, RefusedCandidate
+from orchestrator.plan.revisions import SELECT
+from orchestrator.plan.step import Step, StepOutput
+from orchestrator.plan.steps.benchmark import made, service_level
+from orchestrator.plan.steps.source import joined
+from orchestrator.spec.load import LoadedSpec
+from orchestrator.spec.models import ModelDeployment
+from orchestrator.steps.parameters import RefusedParameters, SelectParameters
+
+__all__ = ["select_step"]
+
+
+def select_step(loaded: LoadedSpec, candidates: Sequence[Candidate], refused: Sequence[RefusedCandidate]) -> Step:
+    """The step that chooses among all candidates."""
+    spec = loaded.spec
+    parameters = SelectParameters(
+        candidates=tuple(c.parameters() for c in candidates),
+        steps={c.name: c.steps for c in candidates},
+        refused=tuple(
+            RefusedParameters(r.candidate, r.variant, r.format, r.precision, r.backend, r.reason) for r in refused
+        ),
+        slo=service_level(spec),
+        objective=spec.optimize_for,
+        source=spec.model.source.kind,
+        cpus=spec.hardware.cpus,
+        runtime_level=_runtime_level(spec),
+        accelerator=spec.hardware.accelerator,
+    )
+    inputs = made(candidates)
+    return Step(
+        id="select",
+        kind="select",
+        function="orchestrator.select.step:select",
+        revision=SELECT,
+        params=parameters.as_json(),
+        inputs={
+            "import": StepOutput("import"),
+            **inputs,
+            "runtime": StepOutput("benchmark.runtime"),
+            "server": StepOutput("benchmark.server"),
+        },
+        optional=frozenset(inputs),
+        at=("slo",),
+        gathers_fates=True,
+        tools=joined(*(backend(name).tools for name in sorted({c.backend for c in candidates}))),
+    )
+
+
+def _runtime_level(spec: ModelDeployment) -> tuple[str, ...]:
+    """Backends that may be chosen by their runtimes' figures where their servers cannot be measured."""
+    served = not spec.deploy.takes_unserved
+    return tuple(name for name in BACKENDS if backend(name).runtime_decides(served=served))

@@ -1,0 +1,85 @@
+"""The steps that make variants: `convert.FORMAT` and `optimize.VARIANT`; what several candidates share stands once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from orchestrator.machine.here import Here
+from orchestrator.optimize.variants import Pass, Variant
+from orchestrator.plan.found import PlannedModel
+from orchestrator.plan.step import Step, StepInput, StepOutput
+from orchestrator.plan.steps.source import code_files, joined, source_files, source_parameters, source_tools
+from orchestrator.spec.load import LoadedSpec
+from orchestrator.steps.parameters import ConvertParameters, OptimizeParameters
+
+__all__ = ["step_timeout", "variant_output", "variant_steps"]
+
+
+def variant_steps(loaded: LoadedSpec, model: PlannedModel, here: Here, variants: Iterable[Variant]) -> list[Step]:
+    """The steps of all variants, each once."""
+    steps: dict[str, Step] = {}
+    for variant in variants:
+        convert, *optimized = variant.steps
+        if convert not in steps:
+            steps[convert] = _convert_step(loaded, model, here, variant)
+        before = convert
+        for step_id, each in zip(optimized, variant.passes, strict=True):
+            if step_id not in steps:
+                steps[step_id] = _pass_step(loaded, model, here, each, step_id, before)
+            before = step_id
+    return list(steps.values())
+
+
+def variant_output(variant: Variant) -> StepOutput:
+    """The folder that holds the variant."""
+    return StepOutput(variant.steps[-1])
+
+
+def step_timeout(loaded: LoadedSpec) -> float:
+    """Seconds that making or verifying one candidate may take."""
+    return max(60.0, loaded.spec.optimize.time_budget)
+
+
+def _convert_step(loaded: LoadedSpec, model: PlannedModel, here: Here, variant: Variant) -> Step:
+    recipe = variant.conversion
+    if recipe.function is None:
+        raise ValueError(f"the table of formats names no converter for {variant.format}")
+    return Step(
+        id=variant.steps[0],
+        kind="convert",
+        function=recipe.function,
+        revision=recipe.revision,
+        params=ConvertParameters(source_parameters(loaded, model), model.signature).as_json(),
+        inputs=_from_source(loaded, model),
+        code=code_files(here),
+        tools=joined(source_tools(loaded, here), recipe.tools),
+        candidate=variant.format,
+        at=("optimize", "formats"),
+        timeout=step_timeout(loaded),
+    )
+
+
+def _pass_step(loaded: LoadedSpec, model: PlannedModel, here: Here, each: Pass, step_id: str, before: str) -> Step:
+    recipe = each.recipe
+    if recipe.function is None:
+        raise ValueError(f"the pass {each.name} names no function")
+    made_from: dict[str, StepInput] = {"import": StepOutput("import"), "model": StepOutput(before)}
+    parameters = OptimizeParameters(source_parameters(loaded, model), model.signature, seed=0, options=each.parameters)
+    return Step(
+        id=step_id,
+        kind="optimize",
+        function=recipe.function,
+        revision=recipe.revision,
+        params=parameters.as_json(),
+        inputs=_from_source(loaded, model) if recipe.from_source else made_from,
+        code=code_files(here) if recipe.from_source else (),
+        tools=joined(source_tools(loaded, here), recipe.tools) if recipe.from_source else recipe.tools,
+        machine=recipe.needs_cpu_features,
+        candidate=step_id.removeprefix("optimize."),
+        at=("optimize", "precisions"),
+        timeout=step_timeout(loaded),
+    )
+
+
+def _from_source(loaded: LoadedSpec, model: PlannedModel) -> dict[str, StepInput]:
+    return {**source_files(loaded, model), "import": StepOutput("import")}

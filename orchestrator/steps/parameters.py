@@ -1,0 +1,344 @@
+"""The parameters of each kind of step: the planner builds them, step functions read them, JSON carries them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from orchestrator.spec.models import Objective, Precision
+from orchestrator.spec.signature import Signature
+from orchestrator.spec.source_models import SourceKind, Task
+from orchestrator.spec.types import ImageRef, LabelKey, LabelValue, Name, RegistryPrefix
+from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, Batching, RuntimeOptions
+
+__all__ = [
+    "Accelerator",
+    "CandidateParameters",
+    "ConvertParameters",
+    "DeploymentParameters",
+    "ImportParameters",
+    "InspectParameters",
+    "OptimizeParameters",
+    "Parameters",
+    "RandomSamplesParameters",
+    "RefusedParameters",
+    "RenderParameters",
+    "RuntimeBenchmarkParameters",
+    "SelectParameters",
+    "ServerBenchmarkParameters",
+    "ServiceLevel",
+    "ServingParameters",
+    "SourceParameters",
+    "TensorNames",
+    "VerifyParameters",
+]
+
+Accelerator = Literal["none", "cuda"]
+"""What computes: the CPU alone, or CUDA devices."""
+
+
+class Parameters:
+    """The base of all parameters: frozen, and read strictly, so that a missing or unknown key is an error at once.
+
+    They are plain dataclasses, since planning builds thousands of them; what reads them in a worker has pydantic check them.
+    """
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON, for keys and worker requests; `from_json` reads it back."""
+        document: dict[str, Any] = _plain(self)
+        return document
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """The parameters that `as_json` wrote.
+
+        Raises:
+            ValueError: a key is missing, unknown or of another type.
+        """
+        from pydantic import TypeAdapter  # noqa: PLC0415 - processes that are measured import this module
+
+        return TypeAdapter(cls).validate_json(json.dumps(dict(document)))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, (tuple, list)) else value
+
+
+@dataclass(frozen=True, slots=True)
+class TensorNames(Parameters):
+    """The spec's name of each tensor → the model's own; empty where tensors are known by their position."""
+
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceParameters(Parameters):
+    """How the source model is loaded.
+
+    Attributes:
+        factory, kwargs, weights_key: of a state dict of PyTorch.
+        signature: which signature of a SavedModel; None for other kinds.
+        task: of a folder of the Transformers library.
+    """
+
+    kind: SourceKind
+    factory: str | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    weights_key: str | None = None
+    signature: str | None = None
+    task: Task = "auto"
+    names: TensorNames = TensorNames()
+
+
+@dataclass(frozen=True, slots=True)
+class InspectParameters(Parameters):
+    """Of the steps that read a model's tensors from its file."""
+
+    source: SourceParameters
+
+
+@dataclass(frozen=True, slots=True)
+class RandomSamplesParameters(Parameters):
+    """Of the step that writes the random samples of `mlo init`.
+
+    Attributes:
+        source: only where samples are texts that the model's tokenizer makes into tensors.
+    """
+
+    signature: Signature
+    seed: int
+    source: SourceParameters | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImportParameters(Parameters):
+    """Of the step that proves a source.
+
+    Attributes:
+        seed: of random samples, where the spec gives none.
+        max_rows: samples that are used at most.
+    """
+
+    source: SourceParameters
+    signature: Signature
+    seed: int
+    max_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertParameters(Parameters):
+    """Of the step that converts a source into a format."""
+
+    source: SourceParameters
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizeParameters(Parameters):
+    """Of one pass over a variant.
+
+    Attributes:
+        seed: of the choice of calibration samples.
+        options: the pass's own parameters.
+    """
+
+    source: SourceParameters
+    signature: Signature
+    seed: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateParameters(Parameters):
+    """A candidate, as steps that verify, measure and choose see it.
+
+    Attributes:
+        candidate: its name, such as `onnx-int8@openvino+instances=2`; no other candidate of the plan has it.
+        variant: name of the variant that it serves; several candidates may serve one.
+        as_given: whether the variant is the model as given: what has to be beaten.
+    """
+
+    candidate: str
+    variant: str
+    format: str
+    precision: Precision
+    backend: str
+    options: RuntimeOptions = DEFAULT_OPTIONS
+    as_given: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyParameters(Parameters):
+    """Of the step that proves a candidate's outputs.
+
+    Attributes:
+        gates: what the spec sets for this precision; the defaults are the step's own.
+    """
+
+    candidate: CandidateParameters
+    signature: Signature
+    gates: Mapping[str, float]
+    accelerator: Accelerator = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeBenchmarkParameters(Parameters):
+    """Of the step that measures candidates in their runtimes.
+
+    Attributes:
+        source: the model as given, which all are compared with.
+        open_baseline: `module:function` that opens it.
+        memory: bytes.
+        time_budget: seconds.
+    """
+
+    candidates: tuple[CandidateParameters, ...]
+    source: SourceParameters
+    open_baseline: str
+    batch_sizes: tuple[int, ...]
+    cpus: float
+    memory: int
+    time_budget: float
+    accelerator: Accelerator = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLevel(Parameters):
+    """What the spec's `slo` asks for: seconds, requests per second, and whether a candidate that misses it may win."""
+
+    p99_latency: float | None
+    throughput: float | None
+    enforce: bool = True
+
+    @property
+    def asked(self) -> bool:
+        """Whether it asks for anything."""
+        return self.p99_latency is not None or self.throughput is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerBenchmarkParameters(Parameters):
+    """Of the step that measures candidates in their servers.
+
+    Attributes:
+        memory: bytes.
+        batching: "auto": as the runtime benchmark says.
+        time_budget: seconds.
+        assets: digest of mlo's own templates and servers; the key depends on it.
+        servers: backend → what planning found of its server; one that is False is not started.
+        devices: CUDA devices of one server.
+        cuda_graphs: whether calls on them are captured as CUDA graphs.
+    """
+
+    candidates: tuple[CandidateParameters, ...]
+    signature: Signature
+    cpus: float
+    memory: int
+    slo: ServiceLevel
+    batching: Batching | Literal["auto"]
+    batch_sizes: tuple[int, ...]
+    objective: Objective
+    time_budget: float
+    assets: str
+    servers: Mapping[str, Mapping[str, Any] | bool]
+    accelerator: Accelerator = "none"
+    devices: int = 0
+    cuda_graphs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedParameters(Parameters):
+    """A candidate that is not tried, and why."""
+
+    candidate: str
+    variant: str
+    format: str
+    precision: Precision
+    backend: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SelectParameters(Parameters):
+    """Of the step that chooses.
+
+    Attributes:
+        candidates: what was tried.
+        steps: candidate → the ids of the steps that make and verify it.
+        refused: what was not tried.
+        runtime_level: backends that may be chosen by their runtime's figures where their server cannot be measured.
+    """
+
+    candidates: tuple[CandidateParameters, ...]
+    steps: Mapping[str, tuple[str, ...]]
+    refused: tuple[RefusedParameters, ...]
+    slo: ServiceLevel
+    objective: Objective
+    source: SourceKind
+    cpus: float
+    runtime_level: tuple[str, ...]
+    accelerator: Accelerator = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentParameters(Parameters):
+    """Who is deployed, how often, from which image; checked once more, since files are rendered from it.
+
+    Attributes:
+        registry: prefix of the image's name, without a slash at the end; None for an image that stays on the engine.
+        base: the image to build on; a Debian with Python 3.11 or later. None for the default.
+    """
+
+    name: Name
+    labels: Mapping[LabelKey, LabelValue]
+    min_replicas: int
+    max_replicas: int
+    registry: RegistryPrefix | None
+    base: ImageRef | None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers of replicas that mean nothing."""
+        if not 1 <= self.min_replicas <= self.max_replicas:
+            raise ValueError(f"replicas: min is {self.min_replicas} and max is {self.max_replicas}")
+
+    @property
+    def repository(self) -> str:
+        """The image's name without a tag."""
+        return self.name if self.registry is None else f"{self.registry}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServingParameters(Parameters):
+    """What a server's configuration is made from, besides what was decided."""
+
+    name: Name
+    cpus: float
+    memory: int
+    drain_seconds: int
+    spec_digest: str
+    batch_sizes: tuple[int, ...]
+    devices: int = 0
+    cuda_graphs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RenderParameters(Parameters):
+    """Of the step that writes the files of a release.
+
+    Attributes:
+        assets: digest of mlo's own templates and servers; the key depends on it.
+    """
+
+    deployment: DeploymentParameters
+    settings: ServingParameters
+    assets: str

@@ -1,0 +1,87 @@
+"""How a backend runs a variant, apart from the variant itself: threads, instances, graph optimization, provider, batching.
+
+Plain dataclasses, since processes that are measured import them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+__all__ = ["DEFAULT_OPTIONS", "Batching", "GraphOptimization", "RuntimeOptions", "session_options"]
+
+GraphOptimization = Literal["all", "extended", "basic", "disabled"]
+"""ONNX Runtime's levels of graph optimization."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How a server puts requests together.
+
+    Attributes:
+        max_size: rows that go together at most; 1 turns batching off.
+        max_delay: seconds that the first request of a batch waits for others.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+    max_size: int
+    max_delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """The options of a runtime. None, and the other defaults, mean what the backend does without being told.
+
+    Attributes:
+        threads: for the operators of one call of one instance; None: `hardware.cpus`, divided among the instances.
+        instances: copies of the model in one server.
+        graph_optimization: how far the runtime rewrites the graph when it loads it.
+        execution_provider: of ONNX Runtime; None: the one of the accelerator.
+        batching: None: as the spec's `serving.batching` says.
+
+    Raises:
+        ValueError: a number is less than 1.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+    threads: int | None = None
+    instances: int = 1
+    graph_optimization: GraphOptimization = "all"
+    execution_provider: str | None = None
+    batching: Batching | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if self.instances < 1 or (self.threads is not None and self.threads < 1):
+            raise ValueError("threads and instances are at least 1")
+
+    def changed(self) -> tuple[str, ...]:
+        """The names of the options that are not the defaults, sorted."""
+        return tuple(sorted(f.name for f in fields(self) if getattr(self, f.name) != getattr(DEFAULT_OPTIONS, f.name)))
+
+    def suffix(self) -> str:
+        """What a candidate's name says of them: `+instances=2+threads=1`; empty for the defaults."""
+        return "".join(f"+{name}={_shown(getattr(self, name))}" for name in self.changed())
+
+    def threads_of(self, cpus: float) -> int:
+        """Threads of one instance of a server that has so many CPUs; at least 1."""
+        return self.threads or max(1, int(cpus) // self.instances)
+
+    def total_threads(self, cpus: float) -> int:
+        """Threads of all instances of a server that has so many CPUs."""
+        return self.threads_of(cpus) * self.instances
+
+
+DEFAULT_OPTIONS = RuntimeOptions()
+
+
+def _shown(value: object) -> str:
+    return f"{value.max_size}:{value.max_delay:g}" if isinstance(value, Batching) else str(value)
+
+
+def session_options(options: RuntimeOptions) -> dict[str, str]:
+    """The options that what opens a variant in a process takes, besides threads: those that are not the defaults."""
+    names = ("graph_optimization", "execution_provider")
+    return {name: getattr(options, name) for name in names if name in options.changed()}
