@@ -131,7 +131,7 @@ def test_the_wait_ends_at_its_timeout(path: Path) -> None:
         with pytest.raises(Busy, match=r"first") as caught, lock(path, timeout=0.3, info={"what": "second"}):
             pass
         assert time.monotonic() - began >= 0.3
-        assert caught.value.diagnostics[0].cause == "it was still held after 0.3 s"
+        assert caught.value.diagnostics[0].cause == "the lock was still held after 0.3 s"
 
 
 def test_a_folder_where_flock_excludes_passes_the_probe(tmp_path: Path) -> None:
