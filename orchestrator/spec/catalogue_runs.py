@@ -131,8 +131,8 @@ E615 no log
     The deployment has never been started on this machine, or it is a folder: whatever reads the folder keeps the log.
 E616 the backend cannot run here
     Something that the backend needs is missing on this machine.
-E617 the backend's folder is damaged
-    The folder that the server is started from is incomplete.
+E617 the deployment's files are damaged
+    The folder that the server is started from is incomplete, or a file in the deployment's own folder cannot be read.
 E618 port in use
     Another process is listening on `deploy.port`.
 E619 not running
