@@ -97,9 +97,7 @@ def _state(state: StateDict) -> list[Line]:
     lines = []
     if state.weights_key is not None:
         lines.append(Line(f"    weights_key: {scalar(state.weights_key)}", "location of the state dict in the file"))
-    such = (
-        f"such as {' or '.join(state.classes)}, beside this file" if state.classes else "module:Class, beside this file"
-    )
+    such = f"such as {' or '.join(state.classes)}" if state.classes else "as module:Class, in a file next to this one"
     lines.append(Line("    factory:", f"fill in the class that builds the architecture, {such}"))
     lines.append(Line("    # kwargs: {classes: 10}", "its arguments, if any"))
     if state.tensors:
@@ -193,6 +191,6 @@ def _service(draft: SpecDraft) -> list[Line]:
             "# slo: {p99_latency: 50ms, throughput: 100/s}",
             "optional service level; apply fails if it is not met",
         ),
-        Line("optimize_for: latency", "or throughput, or cost: what to optimize among candidates that meet the slo"),
+        Line("optimize_for: latency", "or throughput, or cost: the goal among candidates that meet the slo"),
         Line("deploy: {target: local}", "a server on this machine, on loopback"),
     ]

@@ -165,9 +165,9 @@ E714 a document from another version
     A document in the store was written by another version of mlo, or was modified, and cannot be read reliably. Apply
     again.
 E715 the store is from another version
-    The arrangement of files in the store has changed between versions of mlo, and this version cannot read the one that is
-    there. Nothing was changed. Results can be computed again, so the folder may be removed once nothing is deployed from it;
-    destroy deployments with the version that made them. `MLO_HOME` names another folder in the meantime.
+    The layout of the store differs between versions of mlo, and this version cannot read the existing
+    one. The store was not modified. Its results can be computed again: destroy its deployments with the version that created
+    them, then remove the folder. Or set `MLO_HOME` to another folder.
 W601 the deployment is unchanged
     The command failed before it changed the deployment; the previous revision still serves.
 W708 locks do not work here

@@ -104,7 +104,7 @@ def test_keys_are_suggested_from_the_chosen_kind_of_source(shown: Shown) -> None
         ("verify: {max_abs_error: -1}", "`max_abs_error` must be at least 0, not `-1`", ""),
         ("verify: {max_abs_error: {fp17: 1}}", "`fp17` is not one of fp32, bf16, int8", ""),
         ("verify: {max_abs_error: low}", "`max_abs_error` must be a number or a mapping of keys to values, not `low`", ""),
-        ("serving: {backend: torchsrve}", "`torchsrve` is not one of onnxruntime, torchserve, tensorflow-serving, auto", "did you mean `torchserve`?"),
+        ("serving: {backend: torchsrve}", "`torchsrve` is not one of onnxruntime, openvino, torchserve, tensorflow-serving, auto", "did you mean `torchserve`?"),
         ("serving: {batching: {max_size: 0}}", "`max_size` must be at least 1, not `0`", ""),
         ("serving: {batching: {max_size: '8'}}", "`max_size` must be a whole number, not `8`", "a value in quotes is text, not a number"),
         ("benchmark: {batch_sizes: 8}", "`batch_sizes` must be a list, not `8`", "for a list with one entry, write `[8]`"),

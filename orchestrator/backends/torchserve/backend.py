@@ -84,8 +84,8 @@ class TorchServe(ServingBackend):
 
     def notes(self, devices: int = 0) -> tuple[str, ...]:  # noqa: ARG002
         """That it gets no security fixes."""
-        note = "TorchServe is no longer maintained and gets no security fixes; it never wins a tie, and another"
-        return (f"{note} `serving.backend` or a platform rule leaves it out",)
+        note = "TorchServe is no longer maintained and gets no security fixes; it never wins a tie. To exclude it, set another"
+        return (f"{note} `serving.backend` or use a platform rule",)
 
     def devices(self, folder: Path) -> int:
         """`number_of_gpu` of config.properties."""
