@@ -10,6 +10,7 @@ from orchestrator.engine.run import run_plan
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import MloError
 from orchestrator.events import Observer
+from orchestrator.plan.expand import expand
 from orchestrator.plan.plan_file import SavedPlan, moved, refuse_stale
 from orchestrator.plan.resolve import Outcome
 from orchestrator.release.live import observe, wanted_target
@@ -45,7 +46,9 @@ def apply_plan(planned: Planned, store: Store, observer: Observer, stop: Stop, l
         with store.in_use(f"applying {planned.plan.name}"):
             wanted_target(planned.loaded, store).check()
             outcomes = run_steps(planned, store, observer, stop)
-            return PlanRelease(planned.loaded, planned.plan, outcomes, store, observer).deploy(lock_timeout)
+            return PlanRelease(planned.loaded, expand(planned.plan, outcomes), outcomes, store, observer).deploy(
+                lock_timeout
+            )
     except MloError as error:
         live = observe(planned.loaded, store)
         if live.remembered is None or live.observed is None or live.observed.revision is None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.plan.expand import expand
 from orchestrator.plan.plan_file import SavedStep
 from orchestrator.plan.resolve import Outcome, Resolver, blocked_message
-from orchestrator.plan.step import Plan, Step
+from orchestrator.plan.step import Growth, Plan, Step
 from orchestrator.release.live import Live
 
 __all__ = ["Preview", "preview"]
@@ -44,11 +45,28 @@ def preview(plan: Plan, resolver: Resolver, live: Live, *, forced: frozenset[str
     """
     outcomes: dict[str, Outcome] = {}
     parts: dict[str, Mapping[str, Any]] = {}
-    views = [
-        _live_view(step, outcomes, live) if step.live else _view(step, outcomes, parts, resolver, forced=forced)
-        for step in plan.steps
-    ]
-    return Preview(plan, tuple(views), parts)
+    lines: dict[str, tuple[Step, SavedStep]] = {}
+    while (step := next((each for each in plan.steps if each.id not in lines), None)) is not None:
+        line = _live_view(step, outcomes, live) if step.live else _view(step, outcomes, parts, resolver, forced=forced)
+        lines[step.id] = (step, line)
+        grown = expand(plan, outcomes)
+        if grown is not plan:
+            plan = grown
+            resolver.follow(plan)
+            current = {each.id: each for each in plan.steps}
+            lines = {name: known for name, known in lines.items() if current.get(name) == known[0]}
+    planned = [lines[step.id][1] for step in plan.steps]
+    return Preview(plan, (*planned, *map(_growth_line, plan.growths)), parts)
+
+
+def _growth_line(growth: Growth) -> SavedStep:
+    return SavedStep(
+        id=f"after {growth.after}",
+        kind="growth",
+        status="known after run",
+        reason=f"{growth.adds}, once {growth.after} has ended",
+        key=None,
+    )
 
 
 def _line(step: Step, status: str, reason: str, key: str | None = None) -> SavedStep:

@@ -14,6 +14,7 @@ from orchestrator.engine.step_runner import StepRunner
 from orchestrator.engine.stop import Stop, stop_on_signals
 from orchestrator.errors import Busy, Interrupted, StepFailed
 from orchestrator.events import Observer, StepEnded, Stopping
+from orchestrator.plan.expand import expand, held_back
 from orchestrator.plan.resolve import Outcome, Resolver, blocked_message
 from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec
@@ -57,6 +58,7 @@ def run_plan(
     """
     runner = StepRunner(plan, resolver, store, observer, stop, executor or LocalExecutor(store, plan.project))
     run = _Run(loaded, plan, resolver, runner, store.receipts, observer=observer, stop=stop)
+    resolver.follow(plan)  # which a preview may have let grow
     run.forced = forced
     run.jobs = jobs or len(os.sched_getaffinity(0))
     with stop_on_signals(stop):
@@ -89,6 +91,7 @@ class _Run:
         self._running: dict[Future[Outcome], Step] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._told = 0
+        self._expand()
 
     def to_the_end(self) -> dict[str, Outcome]:
         with ThreadPoolExecutor(self.jobs) as pool:
@@ -119,6 +122,17 @@ class _Run:
             )
         return self._outcomes
 
+    def _expand(self) -> None:
+        """Take up what the plan has grown to."""
+        grown = expand(self._plan, self._outcomes)
+        if grown is self._plan:
+            return
+        begun = {*self._outcomes, *(step.id for step in self._running.values())}
+        self._plan = grown
+        self._waiting = [step for step in grown.steps if not step.live and step.id not in begun]
+        self._resolver.follow(grown)
+        self._runner.follow(grown)
+
     def _tell_of_stopping(self) -> None:
         """Say what Ctrl-C brings about, once for each level."""
         while self._told < self._stop.level:
@@ -132,7 +146,7 @@ class _Run:
         while moved:
             moved = False
             for step in list(self._waiting):
-                if not self._is_ready(step):
+                if step not in self._waiting or not self._is_ready(step):  # the plan may have grown meanwhile
                     continue
                 if blocker := self._resolver.blocked_by(step, self._outcomes):
                     self._waiting.remove(step)
@@ -153,6 +167,8 @@ class _Run:
 
     def _is_ready(self, step: Step) -> bool:
         gathered = {s.id for s in self._plan.steps if s.candidate is not None} if step.gathers_fates else set()
+        if step.id in held_back(self._plan):
+            return False
         return all(producer in self._outcomes for producer in {*step.producers, *gathered})
 
     def _has_room_for(self, step: Step) -> bool:
@@ -163,6 +179,7 @@ class _Run:
     def _skip(self, step: Step, blocker: str) -> None:
         message = blocked_message(blocker, self._outcomes[blocker])
         self._outcomes[step.id] = Outcome("skipped", None, Diagnostic("E408", message, at=step.at))
+        self._expand()
         self._observer(StepEnded(step.id, "skipped", 0.0, message))
 
     def _ended(self, step: Step, future: Future[Outcome]) -> None:
@@ -177,6 +194,7 @@ class _Run:
 
     def _settle(self, step: Step, outcome: Outcome, how: Any, seconds: float, detail: str) -> None:
         self._outcomes[step.id] = outcome
+        self._expand()
         if outcome.status == "done":
             self._observer(StepEnded(step.id, how, seconds, detail))
             return

@@ -59,6 +59,10 @@ class StepRunner:
         self._stop = stop
         self._executor = executor
 
+    def follow(self, plan: Plan) -> None:
+        """Go on with what the plan has grown to."""
+        self._plan = plan
+
     def compute(self, step: Step, resolved: Resolved, outcomes: Mapping[str, Outcome]) -> Outcome:
         """Run the step, unless somebody else has computed its key meanwhile.
 

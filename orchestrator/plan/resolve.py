@@ -88,6 +88,10 @@ class Resolver:
         self._trees = store.trees
         self._receipts = store.receipts
 
+    def follow(self, plan: Plan) -> None:
+        """Go on with what the plan has grown to."""
+        self._plan = plan
+
     def file_digest(self, source: FileInput) -> str:
         """The sha256 of a file of the user's.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from orchestrator.machine.here import Here
 from orchestrator.optimize.variants import RefusedCandidate
 from orchestrator.plan.found import PlannedModel
 
-__all__ = ["FileInput", "Plan", "Step", "StepInput", "StepKind", "StepOutput"]
+__all__ = ["FileInput", "Growth", "Plan", "Step", "StepInput", "StepKind", "StepOutput"]
 
 StepKind = Literal[
     "inspect", "import", "convert", "optimize", "verify", "benchmark", "select", "render", "deploy", "check"
@@ -85,6 +85,21 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Growth:
+    """What a plan becomes once it is known how one of its steps ended; see `orchestrator.plan.expand`.
+
+    Attributes:
+        after: id of the step that it waits for. Where that step fails, nothing is added.
+        adds: what it may add, for whoever reviews the plan: "the second round of the search".
+        grow: the plan without this growth and the step's summary → the grown plan; pure. Only steps that come after `after` may change.
+    """
+
+    after: str
+    adds: str
+    grow: Callable[[Plan, Mapping[str, Any]], Plan]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The steps of one deployment, in an order in which they can run.
 
@@ -93,6 +108,7 @@ class Plan:
         project: the spec's folder.
         here: the machine that it was compiled for; the keys of its steps are made from it.
         notes: what whoever reviews the plan should know, a sentence each.
+        growths: what it becomes while it runs, in the order in which it grows.
         model: the signature that it was made with; None for a plan that only reads the model.
     """
 
@@ -103,6 +119,7 @@ class Plan:
     here: Here
     notes: tuple[str, ...] = ()
     model: PlannedModel | None = None
+    growths: tuple[Growth, ...] = ()
 
     def step(self, step_id: str) -> Step:
         """The step of that id.

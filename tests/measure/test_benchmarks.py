@@ -140,7 +140,7 @@ def test_a_server_that_was_not_there_when_this_was_planned_is_not_measured(
     inputs = {**measured.inputs, "runtime": measured.output}
     candidates = measured.params["candidates"][:1]
     server_benchmark.benchmark(
-        context := step_context(tmp_path / "step", inputs, candidates, present={"onnxruntime": None})
+        context := step_context(tmp_path / "step", inputs, candidates, servers={"onnxruntime": False})
     )
     (row,) = _report(context, ServerReport)["candidates"]
     assert (row["fate"], row["reason"]) == (
