@@ -156,9 +156,11 @@ def to_tflite(context: StepContext) -> dict[str, Any]:
     job = prepare(context)
     converter, _ = litert_converter(job)
     operators = write_litert(context, job, converter)
+    facts = variant_facts(format="tflite", exporter="tf.lite", operators=operators)
+    facts.write(context.output)  # the runtime looks there for names of the file's own
     context.progress("checking the LiteRT file", 0.6)
     checked = job.check(open_runtime("tflite", context.output, job.signature, _THREADS).run)
-    facts = variant_facts(format="tflite", exporter="tf.lite", operators=operators, checked=tuple(checked))
+    facts = facts.model_copy(update={"checked": tuple(checked)})
     facts.write(context.output)
     return facts.summary()
 

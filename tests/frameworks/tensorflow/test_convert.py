@@ -150,7 +150,7 @@ def test_the_other_formats_are_made_of_a_model_that_one_format_refuses(converted
 
 
 def test_a_name_that_tensorflow_does_not_take_is_refused(converted: Convert) -> None:
-    with pytest.raises(StepError, match="no input of the name `_x`") as failure:
+    with pytest.raises(StepError, match="does not accept an input named `_x`") as failure:
         converted("underscore").variant("saved-model")
     assert failure.value.at == ("model", "inputs", 0, "name")
 
