@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.backends.backend import ServingSettings
 from orchestrator.spec.signature import Signature, Tensor
 
@@ -64,7 +65,7 @@ def settings_for() -> SettingsFor:
 
 @pytest.fixture
 def placeholder_variant(tmp_path: Path) -> Path:
-    """A folder with a file of each format; nothing loads them."""
+    """A folder with a file of each format, and facts; nothing loads the models."""
     folder = tmp_path / "variant"
     folder.mkdir()
     for name in ("model.onnx", "model.pt", "model.pt2", "model.tflite"):
@@ -72,6 +73,10 @@ def placeholder_variant(tmp_path: Path) -> Path:
     (folder / "saved_model" / "variables").mkdir(parents=True)
     (folder / "saved_model" / "saved_model.pb").write_bytes(b"a model")
     (folder / "saved_model" / "variables" / "variables.index").write_bytes(b"an index")
+    VariantFacts(
+        format="tflite", precision="fp32", exporter="a test", checked=(), opset=None, nodes=None, operators=None,
+        names=None, weights=None, method=None, reduce_range=None, smoothed=None, calibration=None, notes=(),
+    ).write(folder)  # fmt: skip
     return folder
 
 
