@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from orchestrator.artifacts.server_report import ServerReport
 from orchestrator.measure import runtime_benchmark, server_benchmark
 from orchestrator.measure.statistics import percentile
 from orchestrator.steps.context import StepContext, StepError
+from orchestrator.steps.runtime_options import RuntimeOptions
 from tests.measure.real_case import (
     DIGITS,
     candidate,
@@ -157,3 +159,36 @@ def test_a_server_above_its_memory_is_out_of_memory(measured: StepContext, tmp_p
     assert row["fate"] == "out of memory"
     assert row["reason"].startswith("its server ran out of memory: peak ")
     assert row["reason"].endswith("of 40 MiB")
+
+
+def test_one_variant_competes_on_two_backends_and_with_other_options(tmp_path: Path) -> None:
+    """Each candidate is measured by itself, in its runtime and in its server, under its own name."""
+    usual = candidate("onnx-fp32")
+    others = [
+        {**usual, "candidate": "onnx-fp32@openvino", "backend": "openvino"},
+        {**usual, "candidate": "onnx-fp32+instances=2", "options": asdict(RuntimeOptions(instances=2))},
+    ]
+    names = [usual["candidate"], *(each["candidate"] for each in others)]
+    inputs = {
+        "import": write_import(tmp_path / "import"),
+        "weights": DIGITS / "digits.safetensors",
+        "variant:onnx-fp32": write_linear_model(tmp_path / "fp32"),
+        **{
+            f"verdict:{name}": write_verdict(tmp_path / f"verdict-{number}", passed=True)
+            for number, name in enumerate(names)
+        },
+    }
+    context = step_context(tmp_path / "runtime", inputs, [usual, *others])
+    runtime_benchmark.benchmark(context)
+    rows = {row["candidate"]: row for row in _report(context)["candidates"]}
+    assert list(rows) == names
+    ran = {name: row["measured"]["runtime"] for name, row in rows.items()}
+    assert ran["onnx-fp32@openvino"]["runtime"] == "openvino"
+    assert (ran[names[0]]["threads"], ran[names[2]]["threads"]) == (2, 1)
+
+    served = step_context(tmp_path / "server", {**inputs, "runtime": context.output}, [usual, *others])
+    server_benchmark.benchmark(served)
+    fates = {row["candidate"]: row["fate"] for row in _report(served, ServerReport)["candidates"]}
+    assert list(fates) == names
+    assert fates["onnx-fp32@openvino"] == "measured"
+    assert "measured" in {fates[names[0]], fates[names[2]]}
