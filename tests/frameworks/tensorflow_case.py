@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.imported import Imported
+from orchestrator.spec.models import Precision
 from orchestrator.steps.context import StepError
 from orchestrator.store.digest import digest_tree
 from tests.frameworks.step_process import Done, StepProcess
+from tests.frameworks.verify_case import verify_params
 
 SOURCES = {
     "keras": "tensorflow.keras_source",
@@ -162,11 +165,10 @@ class Converted:
             inputs = {"model": self.variant("onnx").folder, "import": self.imported.folder}
         return self._once(f"{format_name}-{precision}", QUANTIZERS[format_name], inputs)
 
-    def verdict(self, format_name: str, precision: str = "fp32") -> Any:
+    def verdict(self, format_name: str, precision: Precision = "fp32") -> Any:
         """What `verdict.json` says of a variant."""
         inputs = {"import": self.imported.folder, "variant": self.variant(format_name, precision).folder}
-        name = f"{format_name}-{precision}"
-        params = {"variant": name, "format": format_name, "precision": precision, "gates": {}}
+        params = verify_params(Imported.read(self.imported.folder).signature, format_name, precision)
         return self._process.step("orchestrator.verify.step:verify", params, inputs).json("verdict.json")
 
     def _once(self, name: str, function: str, inputs: Mapping[str, Path], **params: Any) -> Done:

@@ -11,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.frameworks.litert.file import TfliteFile, TfliteTensor, read
+from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.frameworks.source.samples import STRING
 from orchestrator.steps.context import StepError, headline
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.spec.signature import Signature
 
@@ -124,11 +126,15 @@ def by_spec_name(
     )
 
 
-def open_tflite(directory: Path, signature: Signature, threads: int) -> LitertRuntime:
+def open_tflite(
+    directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none"
+) -> LitertRuntime:
     """Load `model.tflite` of a variant; see `open_runtime`.
 
     A model that was given as LiteRT keeps its own names; `VariantFacts` beside it says which is which.
     """
+    if accelerator != "none":
+        raise gpu_not_used("LiteRT", "mlo runs it on CPUs only")
     own = VariantFacts.read(directory).names
     names = {} if own is None else {"inputs": own.inputs, "outputs": own.outputs}
     try:

@@ -81,7 +81,7 @@ def test_the_file_stays_as_it_is_and_is_called_by_the_specs_names(converted: Con
     case = converted("tflite_cnn")
     variant = case.variant("tflite")
     assert (variant.folder / "model.tflite").read_bytes() == case.weights.read_bytes()
-    assert variant.summary["names"] == {"outputs": {"logits": "output_0"}}
+    assert variant.summary["names"] == {"inputs": {}, "outputs": {"logits": "output_0"}}
     signature = Signature.from_json(case.imported.json("imported.json")["signature"])
     images = case.imported.arrays("samples.npz")["image"][:4]
     answer = open_tflite(variant.folder, signature, 1).run({"image": images})
@@ -98,8 +98,9 @@ def test_an_operator_without_a_counterpart_is_named(converted: Convert) -> None:
 
 def test_a_variant_that_is_damaged_is_refused(converted: Convert, tmp_path: Path) -> None:
     case = converted("tflite_cnn")
-    content = (case.variant("tflite").folder / "model.tflite").read_bytes()
-    (tmp_path / "model.tflite").write_bytes(content[:1000])
+    variant = case.variant("tflite").folder
+    (tmp_path / "facts.json").write_bytes((variant / "facts.json").read_bytes())
+    (tmp_path / "model.tflite").write_bytes((variant / "model.tflite").read_bytes()[:1000])
     with pytest.raises(StepError) as failure:
         open_tflite(tmp_path, Signature.from_json(case.imported.json("imported.json")["signature"]), 1)
     assert failure.value.code == "E420"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from orchestrator.frameworks.onnx.quantize import needs_reduced_range, to_int8
 from orchestrator.frameworks.pytorch.convert import to_onnx
 from orchestrator.steps.context import StepError
 from orchestrator.verify.step import verify
+from tests.frameworks.verify_case import verify_params
 
 if TYPE_CHECKING:
     from conftest import BuildCase, Case
@@ -38,7 +40,7 @@ def test_a_quantized_model_passes_the_gates_of_int8(case: BuildCase, model: str,
 
     assert facts["method"] == method
     inputs = {"import": built.imported, "variant": context.output}
-    check = built.context("verify", inputs, variant="onnx-int8", format="onnx", precision="int8", gates={})
+    check = replace(built.context("verify", inputs), params=verify_params(built.signature, "onnx", "int8"))
     summary = verify(check)
     assert summary["passed"], summary["failed"]
     verdict = json.loads((check.output / "verdict.json").read_text("utf-8"))

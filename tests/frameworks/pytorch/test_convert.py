@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ from orchestrator.frameworks.onnx import finish as onnx_finish
 from orchestrator.frameworks.pytorch import convert as torch_convert
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.optimize.formats import FORMATS, Recipe
+from orchestrator.spec.models import Precision
 from orchestrator.steps.context import StepContext, StepError
 from orchestrator.verify.step import verify
+from tests.frameworks.verify_case import verify_params
 
 if TYPE_CHECKING:
     from tests.frameworks.convert_case import BuildCase, Case
@@ -35,12 +38,9 @@ BF16 = {
 }
 
 
-def verdict_of(case: Case, variant: Path, format_name: str, precision: str, **gates: float) -> dict[str, Any]:
-    context = case.context(
-        f"verify-{format_name}-{precision}",
-        {"import": case.imported, "variant": variant},
-        variant=f"{format_name}-{precision}", format=format_name, precision=precision, gates=gates,
-    )  # fmt: skip
+def verdict_of(case: Case, variant: Path, format_name: str, precision: Precision, **gates: float) -> dict[str, Any]:
+    context = case.context(f"verify-{format_name}-{precision}", {"import": case.imported, "variant": variant})
+    context = replace(context, params=verify_params(case.signature, format_name, precision, gates))
     verify(context)
     document: dict[str, Any] = json.loads((context.output / "verdict.json").read_text("utf-8"))
     return document

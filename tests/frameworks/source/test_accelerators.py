@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from orchestrator.artifacts.imported import Imported
 from orchestrator.artifacts.runtime_report import RuntimeReport
 from orchestrator.artifacts.server_report import ServerReport
 from orchestrator.measure import runtime_benchmark, server_benchmark
 from orchestrator.server.config import load_config
 from orchestrator.steps.context import StepContext, StepError
 from orchestrator.verify.step import verify
+from tests.frameworks.verify_case import verify_params
 from tests.measure.fake_gpus import write_gpus
 from tests.measure.real_case import (
     DIGITS,
@@ -103,7 +105,7 @@ def test_on_a_machine_without_gpus_nothing_is_proven_for_them(tmp_path: Path) ->
     (imported / "baseline.npz").write_bytes((imported / "samples.npz").read_bytes())
     (tmp_path / "output").mkdir()
     context = StepContext(
-        params={"variant": "onnx-fp32", "format": "onnx", "precision": "fp32", "gates": {}, "accelerator": "cuda"},
+        params=verify_params(Imported.read(imported).signature, "onnx", "fp32", accelerator="cuda"),
         inputs={"import": imported, "variant": write_linear_model(tmp_path / "variant")},
         output=tmp_path / "output",
         scratch=tmp_path,

@@ -13,13 +13,16 @@ import numpy as np
 import onnx
 import pytest
 
+from orchestrator.artifacts.imported import Imported
 from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.pytorch import convert as torch_convert
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.optimize.formats import FORMATS, Recipe
+from orchestrator.spec.models import Precision
 from orchestrator.spec.signature import Signature
 from orchestrator.verify.step import verify
 from tests.frameworks.transformers.case import LONGEST, Folder, arrays, saved, sentence_transformer
+from tests.frameworks.verify_case import verify_params
 
 pytestmark = pytest.mark.frameworks
 
@@ -39,8 +42,9 @@ def converted(folder: Folder, imported: Path, step: Any, signature: dict[str, An
     return context.output, step(context)
 
 
-def verdict(folder: Folder, imported: Path, variant: Path, format_name: str, precision: str) -> dict[str, Any]:
-    params = {"variant": "v", "format": format_name, "precision": precision, "gates": {}}
+def verdict(folder: Folder, imported: Path, variant: Path, format_name: str, precision: Precision) -> dict[str, Any]:
+    signature = Imported.read(imported).signature
+    params = verify_params(signature, format_name, precision)
     context = folder.context("verify", params, {"import": imported, "variant": variant})
     verify(context)
     document: dict[str, Any] = json.loads((context.output / "verdict.json").read_text(encoding="utf-8"))
