@@ -1,0 +1,196 @@
+"""Measures what the local target puts between a client and a server; prints the table, writes results.md and the README's table.
+
+python benchmarks/gateway/run.py [--seconds 3] [--rounds 5]
+
+One model, the digits CNN's size, is asked with `wrk` in turns: directly at the server's own port, through the deployment's
+socket that the server was handed, and through the gateway. Only ratios and differences within one run mean anything: the
+client, the gateway and the server share the machine's cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(ROOT), str(HERE.parent / "server")]  # the scripts of these folders are no package
+
+from models import mlp, write_folder  # noqa: E402
+
+from orchestrator.backends.table import backend  # noqa: E402
+from orchestrator.targets.local import target as local  # noqa: E402
+
+SIZES = (64, 32, 10)
+CONNECTIONS = (1, 32)
+MOST_ADDED_MS = 0.3
+LEAST_RATE = 3000
+FROM_DIRECT = 1.1
+"""How far a figure of the handed-over socket may be from the server's own port; they are the same code."""
+SCRIPT = """
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+wrk.body = '%s'
+done = function(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format('{"p50_us": %%d, "requests": %%d, "duration_us": %%d, "failed": %%d}',
+    latency:percentile(50), summary.requests, summary.duration, e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Medians over the rounds."""
+
+    p50_ms: float
+    rate: float
+
+
+class Forwarded:
+    """The backend with a server that takes no sockets over, as TorchServe and TensorFlow Serving are."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
+
+    def launch(self, *arguments: Any, **named: Any) -> Any:
+        return replace(self._server.launch(*arguments, **named), handover=None)
+
+
+@contextmanager
+def deployed(folder: Path, serving: Path, server: Any) -> Iterator[tuple[int, int]]:
+    """A deployment's own port, and the server's private one."""
+    local.backend = lambda _: server
+    deployment = local.LocalTarget(folder)
+    try:
+        public = deployment.prepare()
+        private = deployment.start_candidate(1, serving, "onnxruntime", "m", 1, 60).endpoint
+        deployment.switch(1)
+        yield int(public.rpartition(":")[2]), int(private.rpartition(":")[2])
+    finally:
+        deployment.stop()
+
+
+def wrk(script: Path, port: int, connections: int, seconds: float) -> Measured:
+    """One run of the client; every request must be answered with 200."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script)]
+    done = subprocess.run(
+        [*command, f"http://127.0.0.1:{port}/v2/models/m/infer"], check=True, capture_output=True, text=True
+    )
+    found = json.loads(done.stdout[done.stdout.rindex("{") :])
+    if found["failed"]:
+        sys.exit(f"{found['failed']} requests failed:\n{done.stdout}")
+    return Measured(found["p50_us"] / 1e3, found["requests"] / found["duration_us"] * 1e6)
+
+
+def measure(seconds: float, rounds: int) -> dict[tuple[str, int], Measured]:
+    """Median p50 and requests/s by way and number of connections."""
+    runs: dict[tuple[str, int], list[Measured]] = {}
+    with tempfile.TemporaryDirectory(prefix="mlo-bench-") as name:
+        folder = Path(name)
+        serving = folder / "serving"
+        serving.mkdir()
+        mlp(serving / "model.onnx", SIZES)
+        write_folder(serving, [SIZES[0]], [SIZES[-1]], threads=1, max_batch_size=32)
+        script = folder / "ask.lua"
+        body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, SIZES[0]], "data": [0.5] * SIZES[0]}]}
+        script.write_text(SCRIPT % json.dumps(body), encoding="utf-8")
+        own = backend("onnxruntime")
+        with (
+            deployed(folder / "own", serving, own) as (handed, direct),
+            deployed(folder / "forwarded", serving, Forwarded(own)) as (gateway, _),
+        ):
+            ways = {"direct": direct, "handed over": handed, "gateway": gateway}
+            for way, port in ways.items():  # warm
+                wrk(script, port, 8, 1)
+                print(f"{way}: port {port}", flush=True)
+            for _ in range(rounds):
+                for connections in CONNECTIONS:
+                    for way, port in ways.items():
+                        runs.setdefault((way, connections), []).append(wrk(script, port, connections, seconds))
+    return {
+        key: Measured(statistics.median(m.p50_ms for m in each), statistics.median(m.rate for m in each))
+        for key, each in runs.items()
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--check", action="store_true", help="only fail when a limit is missed; write nothing")
+    options = parser.parse_args()
+    if shutil.which("wrk") is None:
+        sys.exit("wrk is not installed; on Debian: apt-get install wrk")
+    found = measure(options.seconds, options.rounds)
+    one, many = CONNECTIONS
+    added = found["gateway", one].p50_ms - found["direct", one].p50_ms
+    rows = []
+    limits = {
+        "direct": ("", True),
+        "handed over": (
+            f"within {FROM_DIRECT:g} times of direct",
+            found["handed over", one].p50_ms <= FROM_DIRECT * found["direct", one].p50_ms
+            and found["handed over", many].rate * FROM_DIRECT >= found["direct", many].rate,
+        ),
+        "gateway": (
+            f"at most {MOST_ADDED_MS:g} ms added, at least {LEAST_RATE:,} requests/s",
+            added <= MOST_ADDED_MS and found["gateway", many].rate >= LEAST_RATE,
+        ),
+    }
+    for way, (limit, kept) in limits.items():
+        alone, together = found[way, one], found[way, many]
+        base = found["direct", many]
+        rows.append(
+            f"| {way} | {alone.p50_ms:.2f} ms | {alone.p50_ms - found['direct', one].p50_ms:+.2f} ms | {together.p50_ms:.1f} ms"
+            f" | {together.rate:,.0f} | {together.rate / base.rate:.2f} | {limit}{'' if kept else ' (missed)'} |"
+        )
+    table = "\n".join(
+        [
+            f"| way | p50, {one} connection | beside direct | p50, {many} connections | requests/s | of direct | limit |",
+            "|---|---|---|---|---|---|---|",
+            *rows,
+        ]
+    )
+    print("\n" + table)
+    if not options.check:
+        write(table, options)
+    if not all(kept for _, kept in limits.values()):
+        sys.exit("a limit is missed")
+
+
+def write(table: str, options: argparse.Namespace) -> None:
+    """The results file, and the table between the marks in the README."""
+    machine = f"{len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}"
+    how = f"medians of {options.rounds} rounds of {options.seconds:g} s, in turns; wrk with one thread on the same CPUs"
+    (HERE / "results.md").write_text(
+        f"# What stands between a client and a server\n\nWritten by `make gatewaybench` ({machine}; {how}).\n\n{table}\n",
+        encoding="utf-8",
+    )
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    marked = re.sub(
+        r"(<!-- gateway -->\n).*?(<!-- /gateway -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL
+    )
+    readme.write_text(marked, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

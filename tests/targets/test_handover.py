@@ -1,0 +1,279 @@
+"""mlo's own server accepts on the deployment's socket: nothing stands between, and no switch, crash or kill loses a request in vain."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from onnx import helper, numpy_helper
+
+from orchestrator.backends.table import backend
+from orchestrator.errors import DeployFailed
+from orchestrator.targets.local.target import LocalTarget
+from tests.server.conftest import signature, write_server
+from tests.targets.conftest import StandIn
+
+pytestmark = pytest.mark.frameworks
+
+Eventually = Callable[[Callable[[], bool]], None]
+BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}]}).encode()
+POST = b"POST /v2/models/m/infer HTTP/1.%d\r\nHost: h\r\nContent-Length: %d\r\n%b\r\n%b"
+
+
+class Own:
+    """A deployment of y = revision * x on mlo's own server, or on the stand-in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "deployment"
+        self.target = LocalTarget(self.folder)
+        self._servings = folder
+
+    def serving(self, revision: int) -> Path:
+        folder = self._servings / f"r{revision}"
+        folder.mkdir()
+        tensors = [{name: ("float32", ["batch", 1])} for name in ("x", "y")]
+        weight = numpy_helper.from_array(np.array(revision, np.float32), "factor")
+        node = helper.make_node("Mul", ["x", "factor"], ["y"])
+        write_server(folder, [node], signature(tensors[0], tensors[1], {"batch": [1, 8]}), [weight], drain_seconds=20)
+        (folder / "behaviour.json").write_text(json.dumps({"factor": revision}))
+        return folder
+
+    def start(self, revision: int, server: str = "onnxruntime") -> str:
+        return self.target.start_candidate(revision, self.serving(revision), server, "m", 1, 60).endpoint
+
+    def deploy(self, revision: int, server: str = "onnxruntime") -> int:
+        port = int(self.target.prepare().rpartition(":")[2])
+        self.start(revision, server)
+        self.target.switch(revision)
+        return port
+
+    def supervisor(self) -> psutil.Process:
+        return psutil.Process(int((self.folder / "supervisor.lock").read_text()))
+
+    def server(self) -> psutil.Process:
+        pid = self.target.observe().pid
+        assert pid is not None
+        return psutil.Process(pid)
+
+    def is_served_by_itself(self, port: int) -> bool:
+        """Whether a connection to the port ends at the server's process."""
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+            assert ask_over(client)[0] == 200
+            mine = client.getsockname()[1]
+            return any(each.raddr and each.raddr.port == mine for each in self.server().net_connections("tcp"))
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Own]:
+    stand_in = StandIn()
+    choose: Callable[[str], Any] = lambda name: stand_in if name == "stand-in" else backend(name)  # noqa: E731
+    monkeypatch.setattr("orchestrator.targets.local.target.backend", choose)
+    deployment = Own(tmp_path)
+    yield deployment
+    deployment.target.stop()
+
+
+def ask_over(client: socket.socket, version: int = 1, headers: bytes = b"") -> tuple[int, float, bool]:
+    """Status, the model's answer, and whether the server closes the connection; an error if it does not answer."""
+    client.sendall(POST % (version, len(BODY), headers, BODY))
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = client.recv(65536)
+        assert more, "the connection was closed without an answer"
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    while len(body) < length:
+        more = client.recv(65536)
+        assert more, "the answer was cut off"
+        body += more
+    return int(head[9:12]), json.loads(body)["outputs"][0]["data"][0], b"connection: close" in head.lower()
+
+
+def ask(port: int) -> float:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        status, answer, _ = ask_over(client)
+        assert status == 200
+        return answer
+
+
+class Load:
+    """Clients that retry nothing: kept connections, a new one for each request, and HTTP/1.0."""
+
+    def __init__(self, port: int, each: int) -> None:
+        self._port = port
+        self._over = threading.Event()
+        self._pool = ThreadPoolExecutor(3 * each)
+        kinds = (self._kept, self._fresh, self._old)
+        self._clients = [self._pool.submit(kind) for kind in kinds for _ in range(each)]
+
+    def _connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self._port), timeout=60)
+
+    def _kept(self) -> list[float]:
+        answers: list[float] = []
+        client = self._connect()
+        while not self._over.is_set():
+            status, answer, closes = ask_over(client)
+            assert status == 200
+            answers.append(answer)
+            if closes:
+                client.close()
+                client = self._connect()
+        client.close()
+        return answers
+
+    def _fresh(self, version: int = 1, headers: bytes = b"Connection: close\r\n") -> list[float]:
+        answers: list[float] = []
+        while not self._over.is_set():
+            with self._connect() as client:
+                status, answer, closes = ask_over(client, version, headers)
+                assert (status, closes) == (200, True)
+                answers.append(answer)
+        return answers
+
+    def _old(self) -> list[float]:
+        return self._fresh(0, b"")
+
+    def end(self) -> list[list[float]]:
+        """What each client was answered; its error if a request failed."""
+        self._over.set()
+        answers = [client.result(60) for client in self._clients]
+        self._pool.shutdown()
+        return answers
+
+
+def test_nothing_stands_between_the_server_and_its_clients(own: Own) -> None:
+    port = own.deploy(1)
+    assert own.is_served_by_itself(port)
+    assert ask(port) == 1.0
+
+
+def test_switches_under_load_fail_no_request(own: Own) -> None:
+    port = own.deploy(1)
+    load = Load(port, 8)
+    for revision in range(2, 5):
+        own.deploy(revision)
+        assert ask(port) == revision  # once the switch is done, nobody is sent to the former
+    answers = load.end()
+    assert all({2.0, 3.0} <= set(client) for client in answers)
+    assert own.is_served_by_itself(port)
+
+
+def test_switches_between_the_gateway_and_the_server_fail_no_request(own: Own) -> None:
+    port = own.deploy(1, "stand-in")
+    load = Load(port, 3)
+    own.deploy(2)
+    assert own.is_served_by_itself(port)
+    own.deploy(3, "stand-in")
+    assert ask(port) == 3.0
+    assert all({2.0} <= set(client) for client in load.end())
+
+
+def test_a_connection_that_is_kept_gets_one_more_answer_from_the_former(own: Own, eventually: Eventually) -> None:
+    port = own.deploy(1)
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        assert ask_over(client) == (200, 1.0, False)
+        former = own.server()
+        own.deploy(2)
+        assert ask(port) == 2.0
+        assert former.is_running()
+        assert ask_over(client) == (200, 1.0, True)
+        assert client.recv(1) == b""
+    eventually(lambda: not former.is_running())
+    assert "r1 | " in "\n".join(own.target.logs(200))
+
+
+def test_a_candidate_takes_no_traffic_before_the_switch(own: Own) -> None:
+    port = own.deploy(1)
+    private = int(own.start(2).rpartition(":")[2])
+    assert {ask(port) for _ in range(20)} == {1.0}
+    assert ask(private) == 2.0
+    own.target.drop(2)
+    assert ask(port) == 1.0
+
+
+def test_a_successor_that_fails_leaves_the_former_listening(own: Own) -> None:
+    port = own.deploy(1)
+    folder = own.serving(2)
+    (folder / "model.onnx").write_bytes(b"damaged")
+    with pytest.raises(DeployFailed):
+        own.target.start_candidate(2, folder, "onnxruntime", "m", 1, 60)
+    assert own.is_served_by_itself(port)
+
+
+def test_after_a_kill_new_requests_wait_and_the_server_listens_again(own: Own, eventually: Eventually) -> None:
+    port = own.deploy(1)
+    for process in (own.server(), own.supervisor().children()[0]):  # the server, then its guard
+        process.kill()
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(ask, [port] * 8)) == {1.0}
+        eventually(lambda: own.target.observe().health == "healthy" and own.is_served_by_itself(port))
+
+
+def test_a_server_that_does_not_come_back_is_spoken_for(own: Own) -> None:
+    port = own.deploy(1)
+    (own._servings / "r1" / "model.onnx").write_bytes(b"damaged")
+    own.server().kill()
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/v2/models/m/infer", BODY)
+    answer = connection.getresponse()
+    assert answer.status == 503
+    assert "revision 1 is restarting: the server exited with code 66" in json.loads(answer.read())["error"]
+    connection.close()
+
+
+def test_a_killed_supervisor_frees_the_port_and_the_next_one_serves_there(own: Own) -> None:
+    own.deploy(1)
+    port = own.deploy(2)
+    own.supervisor().kill()
+    assert own.target.prepare() == f"http://127.0.0.1:{port}"  # at once: the orphans may not be gone yet
+    assert ask(port) == 2.0
+    assert own.is_served_by_itself(port)
+
+
+def test_another_port_is_served_beside_the_former_one_until_the_switch(own: Own) -> None:
+    former = own.deploy(1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    own.target.prepare(port)
+    assert own.is_served_by_itself(former)
+    assert own.is_served_by_itself(port)
+    own.start(2)
+    own.target.switch(2)
+    assert ask(port) == 2.0
+    with pytest.raises(ConnectionRefusedError):
+        ask(former)
+
+
+def test_stop_frees_the_port_although_connections_are_kept(own: Own) -> None:
+    port = own.deploy(1)
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        assert ask_over(client) == (200, 1.0, False)
+        own.deploy(2)  # the former waits for this client
+        family = own.supervisor().children(recursive=True)
+        own.target.stop()
+        assert client.recv(1) == b""
+    assert not any(process.is_running() for process in family)
+    with pytest.raises(ConnectionRefusedError):
+        ask(port)
+
+
+def test_a_server_that_is_ended_by_hand_is_replaced_without_a_failed_request(own: Own) -> None:
+    port = own.deploy(1)
+    load = Load(port, 2)
+    os.kill(own.server().pid, signal.SIGTERM)
+    answers = load.end()
+    assert all(set(client) <= {1.0} for client in answers)
