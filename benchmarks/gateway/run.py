@@ -31,10 +31,10 @@ sys.path[:0] = [str(ROOT), str(HERE.parent / "server")]  # the scripts of these 
 
 from models import mlp, write_folder  # noqa: E402
 
-from orchestrator.backends.table import backend  # noqa: E402
+from orchestrator.backends.table import serving_backend  # noqa: E402
 from orchestrator.targets.local import target as local  # noqa: E402
 
-SIZES = (64, 32, 10)
+SIZES = (64, 256, 256, 10)
 CONNECTIONS = (1, 32)
 MOST_ADDED_MS = 0.3
 LEAST_RATE = 3000
@@ -76,7 +76,7 @@ class Forwarded:
 @contextmanager
 def deployed(folder: Path, serving: Path, server: Any) -> Iterator[tuple[int, int]]:
     """A deployment's own port, and the server's private one."""
-    local.backend = lambda _: server
+    local.serving_backend = lambda _: server
     deployment = local.LocalTarget(folder)
     try:
         public = deployment.prepare()
@@ -111,7 +111,7 @@ def measure(seconds: float, rounds: int) -> dict[tuple[str, int], Measured]:
         script = folder / "ask.lua"
         body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, SIZES[0]], "data": [0.5] * SIZES[0]}]}
         script.write_text(SCRIPT % json.dumps(body), encoding="utf-8")
-        own = backend("onnxruntime")
+        own = serving_backend("onnxruntime")
         with (
             deployed(folder / "own", serving, own) as (handed, direct),
             deployed(folder / "forwarded", serving, Forwarded(own)) as (gateway, _),

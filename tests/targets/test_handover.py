@@ -18,7 +18,7 @@ import psutil
 import pytest
 from onnx import helper, numpy_helper
 
-from orchestrator.backends.table import backend
+from orchestrator.backends.table import serving_backend
 from orchestrator.errors import DeployFailed
 from orchestrator.targets.local.target import LocalTarget
 from tests.server.conftest import signature, write_server
@@ -77,8 +77,8 @@ class Own:
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Own]:
     stand_in = StandIn()
-    choose: Callable[[str], Any] = lambda name: stand_in if name == "stand-in" else backend(name)  # noqa: E731
-    monkeypatch.setattr("orchestrator.targets.local.target.backend", choose)
+    choose: Callable[[str], Any] = lambda name: stand_in if name == "stand-in" else serving_backend(name)  # noqa: E731
+    monkeypatch.setattr("orchestrator.targets.local.target.serving_backend", choose)
     deployment = Own(tmp_path)
     yield deployment
     deployment.target.stop()
@@ -213,13 +213,16 @@ def test_a_successor_that_fails_leaves_the_former_listening(own: Own) -> None:
     assert own.is_served_by_itself(port)
 
 
-def test_after_a_kill_new_requests_wait_and_the_server_listens_again(own: Own, eventually: Eventually) -> None:
+@pytest.mark.parametrize("guard", [False, True], ids=["server", "guard"])
+def test_after_a_kill_new_requests_wait_and_the_server_listens_again(
+    own: Own, eventually: Eventually, guard: bool
+) -> None:
     port = own.deploy(1)
-    for process in (own.server(), own.supervisor().children()[0]):  # the server, then its guard
-        process.kill()
-        with ThreadPoolExecutor(8) as pool:
-            assert set(pool.map(ask, [port] * 8)) == {1.0}
-        eventually(lambda: own.target.observe().health == "healthy" and own.is_served_by_itself(port))
+    (own.supervisor().children()[0] if guard else own.server()).kill()
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, [port] * 8)) == {1.0}
+    eventually(lambda: own.is_served_by_itself(port))
+    assert own.target.observe().health == "healthy"
 
 
 def test_a_server_that_does_not_come_back_is_spoken_for(own: Own) -> None:
@@ -271,9 +274,10 @@ def test_stop_frees_the_port_although_connections_are_kept(own: Own) -> None:
         ask(port)
 
 
-def test_a_server_that_is_ended_by_hand_is_replaced_without_a_failed_request(own: Own) -> None:
+def test_new_requests_wait_for_a_server_that_is_ended_by_hand(own: Own, eventually: Eventually) -> None:
     port = own.deploy(1)
-    load = Load(port, 2)
-    os.kill(own.server().pid, signal.SIGTERM)
-    answers = load.end()
-    assert all(set(client) <= {1.0} for client in answers)
+    former = own.server()
+    os.kill(former.pid, signal.SIGTERM)
+    assert {ask(port) for _ in range(50)} == {1.0}
+    eventually(lambda: not former.is_running())
+    assert ask(port) == 1.0
