@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 CPUS := $(shell nproc)
 
-.PHONY: help install demo test unit tools e2e lint format bench serverbench wheel clean protos
+.PHONY: help install demo test unit tools e2e lint format bench serverbench gatewaybench wheel clean protos
 
 help:  ## show this list
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ bench: install  ## measure mlo itself and update the table in the README
 
 serverbench: install  ## compare the ONNX Runtime server with others; takes minutes, on a quiet machine
 	$(BIN)/python benchmarks/server/run.py
+
+gatewaybench: install  ## measure what the local target adds to a request, with wrk; a quiet machine, two minutes
+	$(BIN)/python benchmarks/gateway/run.py
 
 wheel: install  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .

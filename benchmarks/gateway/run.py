@@ -33,6 +33,7 @@ from models import mlp, write_folder  # noqa: E402
 
 from orchestrator.backends.table import serving_backend  # noqa: E402
 from orchestrator.targets.local import target as local  # noqa: E402
+from orchestrator.targets.target import Release  # noqa: E402
 
 SIZES = (64, 256, 256, 10)
 CONNECTIONS = (1, 32)
@@ -70,6 +71,7 @@ class Forwarded:
         return getattr(self._server, name)
 
     def launch(self, *arguments: Any, **named: Any) -> Any:
+        """The server's command, without the option."""
         return replace(self._server.launch(*arguments, **named), handover=None)
 
 
@@ -80,7 +82,8 @@ def deployed(folder: Path, serving: Path, server: Any) -> Iterator[tuple[int, in
     deployment = local.LocalTarget(folder)
     try:
         public = deployment.prepare()
-        private = deployment.start_candidate(1, serving, "onnxruntime", "m", 1, 60).endpoint
+        private = deployment.start(Release(1, serving, "onnxruntime", "m", 1, 60)).url
+        assert private is not None
         deployment.switch(1)
         yield int(public.rpartition(":")[2]), int(private.rpartition(":")[2])
     finally:

@@ -21,6 +21,7 @@ from onnx import helper, numpy_helper
 from orchestrator.backends.table import serving_backend
 from orchestrator.errors import DeployFailed
 from orchestrator.targets.local.target import LocalTarget
+from orchestrator.targets.target import Release
 from tests.server.conftest import signature, write_server
 from tests.targets.conftest import StandIn
 
@@ -50,7 +51,9 @@ class Own:
         return folder
 
     def start(self, revision: int, server: str = "onnxruntime") -> str:
-        return self.target.start_candidate(revision, self.serving(revision), server, "m", 1, 60).endpoint
+        started = self.target.start(Release(revision, self.serving(revision), server, "m", 1, 60))
+        assert started.url is not None
+        return started.url
 
     def deploy(self, revision: int, server: str = "onnxruntime") -> int:
         port = int(self.target.prepare().rpartition(":")[2])
@@ -209,7 +212,7 @@ def test_a_successor_that_fails_leaves_the_former_listening(own: Own) -> None:
     folder = own.serving(2)
     (folder / "model.onnx").write_bytes(b"damaged")
     with pytest.raises(DeployFailed):
-        own.target.start_candidate(2, folder, "onnxruntime", "m", 1, 60)
+        own.target.start(Release(2, folder, "onnxruntime", "m", 1, 60))
     assert own.is_served_by_itself(port)
 
 
@@ -251,7 +254,7 @@ def test_another_port_is_served_beside_the_former_one_until_the_switch(own: Own)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    own.target.prepare(port)
+    LocalTarget(own.folder, port).prepare()
     assert own.is_served_by_itself(former)
     assert own.is_served_by_itself(port)
     own.start(2)
