@@ -26,6 +26,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/ready":
             self.answer(503 if self.behaviour.get("never_ready") else 200, {})
+        elif self.path.startswith("/large/"):
+            self.answer(200, {"large": "x" * int(self.path.rpartition("/")[2])})
+        elif self.path in {"/until-closed", "/cut-off"}:
+            self.send_response(200)
+            if self.path == "/cut-off":
+                self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"streamed")
+            self.close_connection = True
         else:
             self.answer(200, {"path": self.path, "headers": self.headers.items()}, {"X-Twice": "kept"})
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-from http.client import HTTPConnection, HTTPResponse
+import time
+from http.client import HTTPConnection, HTTPResponse, IncompleteRead
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -107,3 +108,98 @@ def test_garbage_is_answered_and_the_next_request_served(endpoint: str, deployme
         raw.sendall(b"\x16\x03\x01 not http\r\n\r\n")
         assert b" 400 " in raw.recv(100)
     assert deployment.ask() == 1.0
+
+
+def _raw(endpoint: str, *pieces: bytes, half_close: bool = False) -> bytes:
+    """All that comes back for these bytes until the gateway closes the connection."""
+    with socket.create_connection(tuple_of(endpoint), timeout=30) as raw:
+        for piece in pieces:
+            raw.sendall(piece)
+        if half_close:
+            raw.shutdown(socket.SHUT_WR)
+        with raw.makefile("rb") as stream:
+            return stream.read()
+
+
+def test_a_client_that_has_said_everything_may_still_listen(endpoint: str) -> None:
+    answer = _raw(endpoint, b"GET /half HTTP/1.1\r\nHost: h\r\n\r\n", half_close=True)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"/half" in answer
+
+
+def test_an_old_client_is_answered_and_the_connection_ends(endpoint: str) -> None:
+    answer = _raw(endpoint, b"GET /old HTTP/1.0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer.lower()
+    assert endpoint.rpartition(":")[2].encode() not in answer  # `Host` is the server's own where the client sends none
+
+
+def test_requests_that_come_together_are_answered_in_their_order(endpoint: str) -> None:
+    paths = [b"/%d" % number for number in range(20)]
+    asked = b"".join(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % path for path in paths)
+    answer = _raw(endpoint, asked + b"GET /last HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    found = [answer.index(b'"path": "%b"' % path) for path in [*paths, b"/last"]]
+    assert found == sorted(found)
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n",
+    ],
+)
+def test_upgrades_and_tunnels_are_refused(endpoint: str, request_head: bytes) -> None:
+    answer = _raw(endpoint, request_head)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"the connection cannot be upgraded" in answer
+
+
+def test_a_body_is_asked_for_where_the_client_waits_for_that(endpoint: str) -> None:
+    with socket.create_connection(tuple_of(endpoint), timeout=30) as raw:
+        raw.sendall(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        assert raw.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        raw.sendall(b"abc")
+        assert b'"length": 3' in raw.recv(1000)
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 300000000\r\n\r\n", b"413"),
+        (b"GET /%b HTTP/1.1\r\n" % (b"x" * 70_000), b"431"),
+        (b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", b"501"),
+        (b"POST /echo HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", b"400"),
+    ],
+)
+def test_what_is_too_large_or_ambiguous_is_refused_by_its_head(
+    endpoint: str, deployment: Deployment, request_head: bytes, status: bytes
+) -> None:
+    assert _raw(endpoint, request_head)[9:12] == status
+    assert deployment.ask() == 1.0
+
+
+def test_a_slow_client_gets_all_of_a_large_answer(endpoint: str) -> None:
+    with socket.create_connection(tuple_of(endpoint), timeout=30) as raw:
+        raw.sendall(b"GET /large/20000000 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        time.sleep(0.5)
+        received = 0
+        while data := raw.recv(1 << 20):
+            received += len(data)
+    assert received > 20_000_000
+
+
+@pytest.mark.parametrize(("version", "ending"), [(b"1.1", b"\r\n0\r\n\r\n"), (b"1.0", b"streamed")])
+def test_a_body_that_ends_with_the_connection_arrives_whole(endpoint: str, version: bytes, ending: bytes) -> None:
+    answer = _raw(endpoint, b"GET /until-closed HTTP/%b\r\nHost: h\r\nConnection: close\r\n\r\n" % version)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"streamed" in answer
+    assert answer.endswith(ending)
+
+
+def test_an_answer_that_is_cut_off_is_not_passed_off_as_whole(endpoint: str) -> None:
+    connection = HTTPConnection(endpoint, timeout=30)
+    connection.request("GET", "/cut-off")
+    with pytest.raises((IncompleteRead, ConnectionResetError)):
+        connection.getresponse().read()
+    connection.close()

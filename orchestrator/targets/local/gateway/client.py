@@ -132,9 +132,7 @@ class Client(asyncio.Protocol):
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(400, "the connection cannot be upgraded")
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # an upgrade has been refused by its head
             self._refuse(400, "this is no HTTP/1.1 request")
         if self._in_head and self._head_bytes > _HEAD_BYTES:
             self._refuse(431, f"the head of the request is larger than {_HEAD_BYTES // 1024} KiB")
@@ -167,12 +165,28 @@ class Client(asyncio.Protocol):
         exchange.close = exchange.http_1_0 or not self._parser.should_keep_alive()
         exchange.head = head = end_to_end(exchange.headers)
         self._queue.append(exchange)
-        if head.coded:
+        if self._parser.should_upgrade():
+            self._refuse(400, "the connection cannot be upgraded")
+        elif not self._in_origin_form(exchange):
+            self._refuse(400, "the request's target is no path")
+        elif head.coded:
             self._refuse(501, "no transfer coding but chunked is supported")
         elif (head.length or 0) > BODY_LIMIT:
             self._refuse_large()
         elif head.expects and len(self._queue) == 1 and not exchange.http_1_0:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    @staticmethod
+    def _in_origin_form(exchange: Exchange) -> bool:
+        """Take the form that a proxy is asked in apart (`GET http://host/path`); False if there is no path in it."""
+        if exchange.target.startswith(b"/") or exchange.target == b"*":
+            return True
+        try:
+            url = httptools.parse_url(exchange.target)
+        except httptools.HttpParserInvalidURLError:
+            return False
+        exchange.target = (url.path or b"/") + (b"?" + url.query if url.query else b"")
+        return True
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body."""
@@ -263,14 +277,10 @@ class Client(asyncio.Protocol):
 
     @staticmethod
     def _request_head(exchange: Exchange, port: int) -> bytes:
-        target = exchange.target
-        if not target.startswith(b"/") and target != b"*":  # the form that a proxy is asked in
-            url = httptools.parse_url(target)
-            target = (url.path or b"/") + (b"?" + url.query if url.query else b"")
         head = exchange.head
         host = b"" if head.has_host else b"Host: 127.0.0.1:%d\r\n" % port
         framing = b"Transfer-Encoding: chunked\r\n" if head.chunked else b""
-        return b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (exchange.method, target, host, head.lines, framing)
+        return b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (exchange.method, exchange.target, host, head.lines, framing)
 
     def server_full(self, *, full: bool) -> None:
         """Read no faster than the server does."""
