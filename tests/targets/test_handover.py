@@ -43,10 +43,11 @@ class Own:
     def serving(self, revision: int) -> Path:
         folder = self._servings / f"r{revision}"
         folder.mkdir()
-        tensors = [{name: ("float32", ["batch", 1])} for name in ("x", "y")]
+        tensor: tuple[str, list[int | str]] = ("float32", ["batch", 1])
+        found = signature({"x": tensor}, {"y": tensor}, {"batch": [1, 8]})
         weight = numpy_helper.from_array(np.array(revision, np.float32), "factor")
         node = helper.make_node("Mul", ["x", "factor"], ["y"])
-        write_server(folder, [node], signature(tensors[0], tensors[1], {"batch": [1, 8]}), [weight], drain_seconds=20)
+        write_server(folder, [node], found, [weight], drain_seconds=20)
         (folder / "behaviour.json").write_text(json.dumps({"factor": revision}))
         return folder
 
@@ -74,7 +75,7 @@ class Own:
         with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
             assert ask_over(client)[0] == 200
             mine = client.getsockname()[1]
-            return any(each.raddr and each.raddr.port == mine for each in self.server().net_connections("tcp"))
+            return any(each.raddr[1:] == (mine,) for each in self.server().net_connections("tcp"))
 
 
 @pytest.fixture
