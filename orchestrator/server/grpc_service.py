@@ -174,7 +174,7 @@ class GrpcServer:
             outputs = await future
         except asyncio.CancelledError:
             self._service.cancel(job)
-            gone = RequestError(499, "the client hung up", reason="cancelled")
+            gone = RequestError(499, "the client disconnected", reason="cancelled")
             self._service.count_error("grpc", gone, began, _traceparent(context))
             raise
         encoding = time.monotonic()

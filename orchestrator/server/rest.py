@@ -104,7 +104,7 @@ class RestApp:
     def _take_back(self, request: Request, job: Job) -> None:
         """The client disconnected."""
         self._service.cancel(job)
-        self.refuse(request, RequestError(499, "the client hung up", reason="cancelled"))
+        self.refuse(request, RequestError(499, "the client disconnected", reason="cancelled"))
 
     def _answer(
         self, request: Request, wanted: InferRequest, decoded: float, reply: _Reply, job: Job, outputs: ModelAnswer

@@ -21,7 +21,7 @@ each = pytest.mark.parametrize("backend", SERVERS)
 
 @pytest.fixture
 def template(render_to: Render, run_tool: Callable[..., str]) -> Template:
-    """`template("torchserve", "1.33", "--set", ..., replicas=...)`: the documents that Helm would send."""
+    """`template("torchserve", "1.33", "--set", ..., min_replicas=...)`: the documents that Helm would send."""
     rendered: dict[str, Path] = {}
 
     def run(backend: str, kubernetes: str, *more: str, **changes: Any) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def test_helm_lint_is_content(render_to: Render, run_tool: Callable[..., str], b
 @each
 @pytest.mark.parametrize("kubernetes", ["1.25", "1.29", "1.33", "1.35", "1.37"])
 def test_every_document_fits_the_schema_of_the_cluster(template: Template, backend: str, kubernetes: str) -> None:
-    documents = template(backend, kubernetes, replicas={"min": 2, "max": 4})
+    documents = template(backend, kubernetes, min_replicas=2, max_replicas=4)
     assert len(documents) == 7
     for document in documents:
         kubernetes_validate.validate(document, kubernetes, strict=True)
@@ -82,14 +82,14 @@ def test_every_document_fits_the_schema_of_the_cluster(template: Template, backe
 def test_objects_have_the_version_that_the_cluster_knows(
     template: Template, kubernetes: str, versions: set[str]
 ) -> None:
-    documents = template("onnxruntime", kubernetes, replicas={"min": 2, "max": 4})
+    documents = template("onnxruntime", kubernetes, min_replicas=2, max_replicas=4)
     assert versions == {
         d["apiVersion"] for d in documents if d["kind"] in {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
     }
 
 
 def test_what_a_cluster_does_not_know_yet_is_left_out(template: Template) -> None:
-    documents = template("torchserve", "1.20", replicas={"min": 2, "max": 4})
+    documents = template("torchserve", "1.20", min_replicas=2, max_replicas=4)
     spread = _one(documents, "Deployment")["spec"]["template"]["spec"]["topologySpreadConstraints"]
     assert not [constraint for constraint in spread if "matchLabelKeys" in constraint]
     assert "unhealthyPodEvictionPolicy" not in _one(documents, "PodDisruptionBudget")["spec"]
@@ -149,10 +149,10 @@ def test_resources_are_what_was_measured_under(template: Template) -> None:
 
 
 def test_the_autoscaler_owns_the_number_of_replicas(template: Template) -> None:
-    scaled = template("onnxruntime", "1.37", replicas={"min": 2, "max": 4})
+    scaled = template("onnxruntime", "1.37", min_replicas=2, max_replicas=4)
     assert "replicas" not in _one(scaled, "Deployment")["spec"]
     assert _one(scaled, "HorizontalPodAutoscaler")["spec"]["maxReplicas"] == 4
-    fixed = template("onnxruntime", "1.37", replicas={"min": 1, "max": 1})
+    fixed = template("onnxruntime", "1.37", min_replicas=1, max_replicas=1)
     assert _one(fixed, "Deployment")["spec"]["replicas"] == 1
     assert not {"HorizontalPodAutoscaler", "PodDisruptionBudget"} & {d["kind"] for d in fixed}
 

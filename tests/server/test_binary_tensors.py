@@ -52,14 +52,14 @@ def test_raw_tensors_are_read_wherever_they_begin(padding: int) -> None:
 @pytest.mark.parametrize(
     ("x", "t", "extra", "says"),
     [
-        (FLOATS[:-1], TEXT, b"", "not whole FP32"),
+        (FLOATS[:-1], TEXT, b"", "7 bytes are not a multiple of the size of FP32"),
         (FLOATS[:-4], TEXT, b"", "needs . elements, not"),
         (FLOATS, TEXT + TEXT, b"", "needs . elements, not"),
         (FLOATS, TEXT[:-1], b"", "extends beyond"),
         (FLOATS, TEXT[:2], b"", "extends beyond"),
         (FLOATS, b"\xff\xff\xff\xffa", b"", "extends beyond"),
         (FLOATS, struct.pack("<I", 1) + b"\xff", b"", "not UTF-8"),
-        (FLOATS, TEXT, b"more", "4 bytes behind"),
+        (FLOATS, TEXT, b"more", "4 extra bytes after the tensors"),
     ],
 )
 def test_bytes_that_do_not_fit_are_refused(x: bytes, t: bytes, extra: bytes, says: str) -> None:

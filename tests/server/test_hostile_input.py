@@ -110,7 +110,7 @@ def test_a_body_shorter_than_its_length_is_not_waited_for_longer_than_the_limit(
 
 def test_a_client_that_hangs_up_in_the_middle_of_its_body_is_forgotten(server: Running) -> None:
     send(server, head(100), b"{", finish=True)
-    assert server.wait_for_log("the client hung up while sending")["status"] == 499
+    assert server.wait_for_log("the client disconnected while sending")["status"] == 499
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "1.5", "999999", "9" * 30, ""])

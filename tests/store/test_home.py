@@ -72,7 +72,7 @@ def test_a_home_that_was_begun_and_not_finished_is_a_new_one(tmp_path: Path) -> 
     ("layout", "cause", "remedy"),
     [
         (None, f"it has layout 1, and mlo {__version__} reads layout {LAYOUT}", "then remove the folder"),
-        ("layout 1, made by mlo 0.1.0\n", "it has layout 1", "destroy that with the version that deployed it"),
+        ("layout 1, made by mlo 0.1.0\n", "it has layout 1", "destroy them with the version that created them"),
         ("layout 99, made by mlo 9.0.0\n", "it is layout 99, made by mlo 9.0.0", "use the newer version of mlo"),
         ("", "does not name a layout: ''", "restore"),
         ("layout x", "does not name a layout: 'layout x'", "restore"),
