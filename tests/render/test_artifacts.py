@@ -116,7 +116,10 @@ def test_what_makes_another_image_makes_another_tag(render_to: Render, backend: 
 
 
 def test_what_only_the_chart_says_leaves_the_image_alone(render_to: Render) -> None:
-    before, after = render_to("onnxruntime", "before"), render_to("onnxruntime", "after", min_replicas=2, max_replicas=4)
+    before, after = (
+        render_to("onnxruntime", "before"),
+        render_to("onnxruntime", "after", min_replicas=2, max_replicas=4),
+    )
     assert _tags(before) == _tags(after)
 
 
