@@ -5,10 +5,10 @@ from __future__ import annotations
 from orchestrator.spec.strict import Strict
 from orchestrator.steps.parameters import CandidateParameters, RefusedParameters
 
-__all__ = ["CandidateRow", "candidate_row"]
+__all__ = ["CandidateIdentity", "candidate_identity"]
 
 
-class CandidateRow(Strict):
+class CandidateIdentity(Strict):
     """The base of a row about one candidate.
 
     Attributes:
@@ -26,9 +26,9 @@ class CandidateRow(Strict):
     backend: str
 
 
-def candidate_row(each: CandidateParameters | RefusedParameters) -> CandidateRow:
+def candidate_identity(each: CandidateParameters | RefusedParameters) -> CandidateIdentity:
     """The identity of a candidate that a step was given."""
-    return CandidateRow(
+    return CandidateIdentity(
         candidate=each.candidate,
         variant=each.variant,
         format=each.format,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from orchestrator.artifacts.candidate import CandidateRow
+from orchestrator.artifacts.candidate import CandidateIdentity
 from orchestrator.artifacts.document import Document
 from orchestrator.artifacts.imported import SamplesKind
 from orchestrator.artifacts.measurement import MeasuredOn, Objective
@@ -48,7 +48,7 @@ class Distance(Strict):
     throughput: float | None
 
 
-class DecidedCandidate(CandidateRow):
+class DecidedCandidate(CandidateIdentity):
     """One candidate.
 
     Attributes:
@@ -89,7 +89,7 @@ class Decision(Document):
     VERSION: ClassVar[int] = 1
     FILE: ClassVar[str] = "decision.json"
 
-    winner: CandidateRow
+    winner: CandidateIdentity
     candidates: tuple[DecidedCandidate, ...]
     compared: Literal["servers", "runtimes"]
     baseline: RuntimeResult

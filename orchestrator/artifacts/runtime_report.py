@@ -1,10 +1,10 @@
-"""The document that `benchmark.runtime` leaves: every candidate and the baseline in their runtimes, without a server."""
+"""The document of `benchmark.runtime`: all candidates and the baseline, measured in their runtimes without a server."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from orchestrator.artifacts.candidate import CandidateRow
+from orchestrator.artifacts.candidate import CandidateIdentity
 from orchestrator.artifacts.document import Document
 from orchestrator.artifacts.imported import SamplesKind
 from orchestrator.artifacts.measurement import MeasuredOn, Objective, Times, WarmUp
@@ -14,17 +14,17 @@ from orchestrator.spec.strict import Strict
 __all__ = [
     "AgainstBaseline",
     "BatchTimes",
+    "CandidateRuntimeResult",
     "ColdCalls",
     "PairedTimes",
     "RuntimeFate",
     "RuntimeMeasurement",
     "RuntimeReport",
     "RuntimeResult",
-    "RuntimeRow",
 ]
 
 RuntimeFate = Literal["measured", "dominated", "out of memory", "failed", "not measured"]
-"""How far a model came in the runtime benchmark; `dominated` was dropped after some rounds."""
+"""The outcome of the runtime benchmark for one model; `dominated`: dropped after some rounds, since another is faster."""
 
 
 class ColdCalls(Strict):
@@ -39,10 +39,10 @@ class BatchTimes(Times):
     """Calls with one batch size.
 
     Attributes:
-        rows: in each call.
-        rounds: that it took part in.
-        without_warm_up: its first calls; None where another batch size had warmed the process.
-        warm_up: None where it was measured in a process that had to be started again.
+        rows: per call.
+        rounds: in which it was measured.
+        without_warm_up: the first calls; None if another batch size had warmed up the process.
+        warm_up: None if it was measured in a process that had to be restarted.
     """
 
     rows: int
@@ -53,14 +53,14 @@ class BatchTimes(Times):
 
 
 class PairedTimes(Strict):
-    """Times compared with the baseline's, round by round.
+    """The candidate's times compared with the baseline's, round by round.
 
     Attributes:
         rows: batch size of the candidate.
         baseline_rows: batch size of the baseline.
-        ratio: median of this one's time by the baseline's; below 1 is faster.
-        low, high: confidence interval of that median; no `high` where there were too few rounds to tell.
-        rounds: how many pairs.
+        ratio: median of the candidate's time divided by the baseline's; below 1 is faster.
+        low, high: confidence interval of that median; `high` is None if there were too few rounds.
+        rounds: number of pairs.
     """
 
     rows: int
@@ -85,27 +85,27 @@ class AgainstBaseline(Strict):
     """A candidate compared with the baseline.
 
     Attributes:
-        latency: one call of the smallest batch; None where the two have no round in common.
-        throughput: time for each row, at the best batch size of either.
+        latency: time of a call with the smallest batch; None if the two have no round in common.
+        throughput: time per row, each at its best batch size.
     """
 
     latency: PairedTimes | None
     throughput: PairedTimes | None
 
-    def in_what_matters_for(self, objective: Objective) -> PairedTimes | None:
-        """The comparison that the objective looks at."""
+    def for_objective(self, objective: Objective) -> PairedTimes | None:
+        """The comparison that counts for the objective."""
         return self.latency if objective == "latency" else self.throughput
 
 
 class RuntimeMeasurement(Strict):
-    """The numbers of one model in its runtime.
+    """The measurements of one model in its runtime.
 
     Attributes:
-        peak_rss: largest resident memory, bytes.
-        largest_batch: rows of the largest batch that was measured.
-        limited_by: why larger batches are missing; empty where none is.
+        peak_rss: peak resident memory, bytes.
+        largest_batch: rows of the largest measured batch.
+        limited_by: why larger batches are missing; empty if none is.
         batches: by rows, ascending; at least one.
-        against_baseline: None for the baseline itself, and where it could not be measured.
+        against_baseline: None for the baseline itself, or if the baseline could not be measured.
     """
 
     load_seconds: float
@@ -119,11 +119,11 @@ class RuntimeMeasurement(Strict):
 
 
 class RuntimeResult(Strict):
-    """What became of one model.
+    """The result of one model.
 
     Attributes:
-        reason: a sentence without a full stop; empty where it was measured to the end.
-        measured: None where nothing could be measured.
+        reason: a sentence without a full stop; empty if it was measured to the end.
+        measured: None if nothing could be measured.
     """
 
     fate: RuntimeFate
@@ -131,12 +131,12 @@ class RuntimeResult(Strict):
     measured: RuntimeMeasurement | None
 
 
-class RuntimeRow(CandidateRow, RuntimeResult):
-    """What became of one candidate.
+class CandidateRuntimeResult(CandidateIdentity, RuntimeResult):
+    """The result of one candidate.
 
     Attributes:
-        as_given: whether it is the model as the user gave it, which need not be faster than itself.
-        artifact_bytes: size of the variant; None where it was not made.
+        as_given: whether it is the user's original model, which does not have to be faster than itself.
+        artifact_bytes: size of the variant; None if its conversion failed.
     """
 
     as_given: bool
@@ -148,10 +148,10 @@ class RuntimeReport(Document):
 
     Attributes:
         memory: bytes that each process could use.
-        batch_sizes: that were to be measured.
+        batch_sizes: the requested batch sizes.
         samples: whether the inputs are real.
-        rounds: at most.
-        baseline: the model as given, in its own framework.
+        rounds: the maximum.
+        baseline: the original model in its own framework.
         candidates: all of them, in the order of the plan.
     """
 
@@ -165,4 +165,4 @@ class RuntimeReport(Document):
     samples: SamplesKind
     rounds: int
     baseline: RuntimeResult
-    candidates: tuple[RuntimeRow, ...]
+    candidates: tuple[CandidateRuntimeResult, ...]

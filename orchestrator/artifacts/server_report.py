@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from orchestrator.artifacts.candidate import CandidateRow
+from orchestrator.artifacts.candidate import CandidateIdentity
 from orchestrator.artifacts.document import Document
 from orchestrator.artifacts.measurement import MeasuredOn, Objective, Times, WarmUp
 from orchestrator.spec.strict import Strict
 
 __all__ = [
+    "CandidateServerResult",
     "GeneratorDelay",
     "LoadGenerator",
     "MeasuredLevel",
@@ -21,7 +22,6 @@ __all__ = [
     "ServerFate",
     "ServerMeasurement",
     "ServerReport",
-    "ServerRow",
     "ServerSettings",
     "ServerWarmUp",
     "ServiceLevel",
@@ -172,7 +172,7 @@ class ServerMeasurement(Strict):
     slo: MeasuredLevel
 
 
-class ServerRow(CandidateRow):
+class CandidateServerResult(CandidateIdentity):
     """What became of one candidate.
 
     Attributes:
@@ -227,4 +227,4 @@ class ServerReport(Document):
     objective: Objective
     rate: float | None
     rate_from: Literal["slo.throughput", "slowest server"]
-    candidates: tuple[ServerRow, ...]
+    candidates: tuple[CandidateServerResult, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from orchestrator.artifacts.candidate import CandidateRow
+from orchestrator.artifacts.candidate import CandidateIdentity
 from orchestrator.artifacts.document import Document
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.runtime_options import RuntimeOptions
@@ -13,7 +13,7 @@ from orchestrator.steps.runtime_options import RuntimeOptions
 __all__ = ["Winner"]
 
 
-class Winner(CandidateRow, Document):
+class Winner(CandidateIdentity, Document):
     """The winner, in values that noise does not move: a new measurement with the same winner changes nothing downstream.
 
     Attributes:

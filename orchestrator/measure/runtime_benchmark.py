@@ -1,19 +1,19 @@
-"""The step `benchmark.runtime`: every verified candidate and the baseline, without a server around them."""
+"""The step `benchmark.runtime`: measures every verified candidate and the baseline in their runtimes, without a server."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.artifacts.candidate import candidate_row
+from orchestrator.artifacts.candidate import candidate_identity
 from orchestrator.artifacts.imported import SAMPLES_FILE, Imported
 from orchestrator.artifacts.measurement import MeasuredOn
-from orchestrator.artifacts.runtime_report import RuntimeReport, RuntimeResult, RuntimeRow
+from orchestrator.artifacts.runtime_report import CandidateRuntimeResult, RuntimeReport, RuntimeResult
 from orchestrator.machine.cpus import cpu_share
 from orchestrator.machine.cuda_devices import cuda_devices
-from orchestrator.measure.participants import LeftOut, participants
+from orchestrator.measure.runtime_candidates import LeftOut, runtime_candidates
 from orchestrator.measure.runtime_report import artifact_bytes, raw_arrays, runtime_result
-from orchestrator.measure.sweep import Measured, SweepSettings, sweep
+from orchestrator.measure.sweep import Measurement, SweepSettings, sweep
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepContext, StepError
 from orchestrator.steps.parameters import RuntimeBenchmarkParameters
@@ -22,12 +22,12 @@ __all__ = ["benchmark"]
 
 
 def benchmark(context: StepContext) -> dict[str, Any]:
-    """Measure all candidates and the baseline; leaves a `RuntimeReport` and `raw.npz` (docs/measuring.md).
+    """Measure all candidates and the baseline; writes a `RuntimeReport` and `raw.npz` (docs/measuring.md).
 
-    Inputs: `import`, `weights`, and `variant:VARIANT` and `verdict:CANDIDATE` where they were made.
+    Inputs: `import`, `weights`, and `variant:VARIANT` and `verdict:CANDIDATE` if they exist.
 
     Raises:
-        StepError: E440, no batch size lies within the model's range.
+        StepError: E440, no batch size is within the model's range.
     """
     import numpy as np  # noqa: PLC0415 - see raw_arrays
 
@@ -35,7 +35,7 @@ def benchmark(context: StepContext) -> dict[str, Any]:
     imported = Imported.read(context.inputs["import"])
     signature = imported.signature
     share = cpu_share(parameters.cpus)
-    takes_part, left_out = participants(context, parameters, signature.as_json(), share.threads)
+    candidates, left_out = runtime_candidates(context, parameters, signature.as_json(), share.threads)
     settings = SweepSettings(
         batch_sizes=_batch_sizes(parameters.batch_sizes, signature),
         batched=signature.batch is not None,
@@ -44,7 +44,7 @@ def benchmark(context: StepContext) -> dict[str, Any]:
         samples=context.inputs["import"] / SAMPLES_FILE,
         time_budget=parameters.time_budget,
     )
-    everyone = sweep(takes_part, settings, context.scratch, context.progress)
+    measurements = sweep(candidates, settings, context.scratch, context.progress)
     devices = cuda_devices() if parameters.accelerator == "cuda" else None
     report = RuntimeReport(
         measured_on=MeasuredOn.of(share, devices),
@@ -52,12 +52,12 @@ def benchmark(context: StepContext) -> dict[str, Any]:
         batch_sizes=settings.batch_sizes,
         samples=imported.samples,
         rounds=settings.rounds,
-        baseline=runtime_result(everyone[0], None),
-        candidates=_candidates(context, parameters, everyone, left_out),
+        baseline=runtime_result(measurements[0], None),
+        candidates=_candidates(context, parameters, measurements, left_out),
     )
     report.write(context.output)
-    # Its types cannot see that the arrays are named by the keys alone.
-    np.savez_compressed(context.output / "raw.npz", **raw_arrays(everyone))  # type: ignore[arg-type]
+    # The type stubs do not allow arrays as arbitrary keyword arguments.
+    np.savez_compressed(context.output / "raw.npz", **raw_arrays(measurements))  # type: ignore[arg-type]
     return _summary(report)
 
 
@@ -70,18 +70,21 @@ def _batch_sizes(wanted: Sequence[int], signature: Signature) -> tuple[int, ...]
         raise StepError(
             "E440",
             "no batch size can be measured",
-            cause=f"{signature.batch} lies between {low} and {high}",
-            remedy="give batch sizes within that range",
+            cause=f"the model takes {low} to {high} rows ({signature.batch}), and none of the given sizes is in that range",
+            remedy="set batch sizes within that range",
             at=("benchmark", "batch_sizes"),
         )
     return sizes
 
 
 def _candidates(
-    context: StepContext, parameters: RuntimeBenchmarkParameters, everyone: list[Measured], left_out: list[LeftOut]
-) -> tuple[RuntimeRow, ...]:
-    """All candidates in the order of the parameters, those that were left out too."""
-    baseline, *measured = everyone
+    context: StepContext,
+    parameters: RuntimeBenchmarkParameters,
+    measurements: list[Measurement],
+    left_out: list[LeftOut],
+) -> tuple[CandidateRuntimeResult, ...]:
+    """All candidates in the order of the parameters, including those that were left out."""
+    baseline, *measured = measurements
     results = {m.name: runtime_result(m, baseline) for m in measured}
     for left in left_out:
         results[left.name] = RuntimeResult(fate="not measured", reason=left.reason, measured=None)
@@ -89,8 +92,10 @@ def _candidates(
     for each in parameters.candidates:
         variant = context.inputs.get(f"variant:{each.variant}")
         size = None if variant is None else artifact_bytes(variant)
-        identity, result = candidate_row(each), results[each.candidate]
-        rows.append(RuntimeRow(**dict(identity), **dict(result), as_given=each.as_given, artifact_bytes=size))
+        identity, result = candidate_identity(each), results[each.candidate]
+        rows.append(
+            CandidateRuntimeResult(**dict(identity), **dict(result), as_given=each.as_given, artifact_bytes=size)
+        )
     return tuple(rows)
 
 

@@ -1,4 +1,4 @@
-"""The runtime benchmark's report: what is computed, once, from the raw times. Documented in docs/measuring.md."""
+"""Computes the runtime benchmark's report from the raw times. Documented in docs/measuring.md."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from orchestrator.measure.statistics import Comparison, compare_rounds, summariz
 if TYPE_CHECKING:
     import numpy as np
 
-    from orchestrator.measure.sweep import Measured
+    from orchestrator.measure.sweep import Measurement
 
 __all__ = ["artifact_bytes", "raw_arrays", "runtime_result"]
 
 
-def runtime_result(measured: Measured, baseline: Measured | None) -> RuntimeResult:
-    """What is said of one model.
+def runtime_result(measured: Measurement, baseline: Measurement | None) -> RuntimeResult:
+    """The result of one candidate, or of the baseline.
 
     Args:
-        measured: the model.
-        baseline: what it is compared with; None for the baseline itself.
+        measured: its measurement.
+        baseline: the baseline's measurement; None for the baseline itself.
     """
     return RuntimeResult(fate=measured.fate, reason=measured.reason, measured=_measurement(measured, baseline))
 
 
-def _measurement(measured: Measured, baseline: Measured | None) -> RuntimeMeasurement | None:
+def _measurement(measured: Measurement, baseline: Measurement | None) -> RuntimeMeasurement | None:
     if not measured.samples or measured.load_seconds is None or measured.facts is None:
         return None
     return RuntimeMeasurement(
@@ -54,11 +54,11 @@ def _measurement(measured: Measured, baseline: Measured | None) -> RuntimeMeasur
     )
 
 
-def _batch(measured: Measured, rows: int) -> BatchTimes:
+def _batch(measured: Measurement, rows: int) -> BatchTimes:
     rounds = measured.samples[rows]
     pooled = [seconds for chunk in rounds.values() for seconds in chunk]
     warm_up = measured.warm_up.get(rows)
-    # Only the smallest size is called first in a cold process; its calls have warmed it for the others.
+    # Only the smallest size starts in a cold process; its calls warm up the process for the other sizes.
     cold = warm_up.cold if warm_up is not None and rows == min(measured.warm_up) else None
     return BatchTimes(
         **asdict(summarize(pooled)),
@@ -70,8 +70,8 @@ def _batch(measured: Measured, rows: int) -> BatchTimes:
     )
 
 
-def _against(measured: Measured, baseline: Measured) -> AgainstBaseline | None:
-    """Compared with the baseline, round by round: one call of the smallest batch, and time for each row at the best."""
+def _against(measured: Measurement, baseline: Measurement) -> AgainstBaseline | None:
+    """Compare with the baseline, round by round: a call with the smallest batch, and the time per row at the best size."""
     common = sorted(measured.samples.keys() & baseline.samples.keys())
     if not common:
         return None
@@ -99,8 +99,8 @@ def _paired_times(found: Comparison | None, rows: int, baseline_rows: int) -> Pa
     )
 
 
-def _best_rows(measured: Measured) -> int:
-    """The batch size with the least time for each row."""
+def _best_rows(measured: Measurement) -> int:
+    """The batch size with the lowest time per row."""
     return min(
         measured.samples,
         key=lambda rows: fmean(s for chunk in measured.samples[rows].values() for s in chunk) / rows,
@@ -114,16 +114,16 @@ def _paired(mine: Mapping[int, float], its: Mapping[int, float]) -> Comparison |
     return compare_rounds([mine[number] for number in rounds], [its[number] for number in rounds])
 
 
-def raw_arrays(everyone: list[Measured]) -> dict[str, np.ndarray[Any, Any]]:
-    """Every time that was taken, seconds, for `raw.npz`.
+def raw_arrays(measurements: list[Measurement]) -> dict[str, np.ndarray[Any, Any]]:
+    """All measured times, seconds, for `raw.npz`.
 
-    `VARIANT.bROWS.seconds` and `VARIANT.bROWS.round` (which round each belongs to), and `VARIANT.bROWS.cold`: the first
-    calls, before warming up.
+    `CANDIDATE.bROWS.seconds` and `CANDIDATE.bROWS.round` (the round of each), and `CANDIDATE.bROWS.cold`: the first calls,
+    before warming up.
     """
     import numpy as np  # noqa: PLC0415 - the command line imports what names this package, and must start fast
 
     arrays: dict[str, np.ndarray[Any, Any]] = {}
-    for measured in everyone:
+    for measured in measurements:
         for rows, rounds in sorted(measured.samples.items()):
             key = f"{measured.name}.b{rows}"
             arrays[f"{key}.seconds"] = np.array([s for chunk in rounds.values() for s in chunk], dtype=np.float64)
@@ -134,5 +134,5 @@ def raw_arrays(everyone: list[Measured]) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def artifact_bytes(folder: Path) -> int:
-    """The size of a variant: its model file and what belongs to it, without the facts for people."""
+    """The size of a variant: its model files, without `facts.json`."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.name != VariantFacts.FILE)

@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts.candidate import candidate_row
+from orchestrator.artifacts.candidate import candidate_identity
 from orchestrator.artifacts.imported import SAMPLES_FILE, Imported
 from orchestrator.artifacts.measurement import MeasuredOn
-from orchestrator.artifacts.runtime_report import RuntimeReport, RuntimeRow
+from orchestrator.artifacts.runtime_report import CandidateRuntimeResult, RuntimeReport
 from orchestrator.artifacts.server_report import (
+    CandidateServerResult,
     LoadGenerator,
     MeasuredProgram,
     ServerReport,
-    ServerRow,
     ServerSettings,
     ServiceLevel,
 )
@@ -90,9 +90,9 @@ def benchmark(context: StepContext) -> dict[str, Any]:
     return {"servers": sorted(loaded), "rate": rate, "how": running.share.how}
 
 
-def _row(each: CandidateParameters, result: ServerResult) -> ServerRow:
-    return ServerRow(
-        **dict(candidate_row(each)),
+def _row(each: CandidateParameters, result: ServerResult) -> CandidateServerResult:
+    return CandidateServerResult(
+        **dict(candidate_identity(each)),
         fate=result.fate,
         reason=result.reason,
         settings=result.settings,
@@ -100,7 +100,7 @@ def _row(each: CandidateParameters, result: ServerResult) -> ServerRow:
     )
 
 
-def _left_out(name: str, passed_over: Mapping[str, str], runtime: Mapping[str, RuntimeRow]) -> ServerResult:
+def _left_out(name: str, passed_over: Mapping[str, str], runtime: Mapping[str, CandidateRuntimeResult]) -> ServerResult:
     reason = passed_over.get(name) or f"in the runtime benchmark: {runtime[name].reason}"
     return ServerResult("not a finalist", reason, None)
 

@@ -55,7 +55,7 @@ class StartedServer:
 
 @dataclass(frozen=True, slots=True)
 class ServerResult:
-    """What becomes of one server in the report; see `ServerRow`."""
+    """What becomes of one server in the report; see `CandidateServerResult`."""
 
     fate: ServerFate
     reason: str

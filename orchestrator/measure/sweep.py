@@ -1,7 +1,7 @@
-"""Measures several runtimes in turns: every round a short piece of each, so that drift of the machine hits all alike.
+"""Measures several runtimes in interleaved rounds, so that drift of the machine affects all of them equally.
 
-Each runs in a process of its own. First all are loaded and warmed up, one after the other; then come the rounds. After a
-few of them, what is clearly dominated is dropped and the rest share the time that is left.
+Each runs in its own process. First all are loaded and warmed up, one after the other; then the rounds follow. After a few
+rounds, clearly dominated candidates are dropped, and the others share the remaining time.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.artifacts.runtime_report import RuntimeFate
 from orchestrator.machine.cpus import CpuShare
-from orchestrator.measure.participants import Participant
+from orchestrator.measure.runtime_candidates import RuntimeCandidate
 from orchestrator.measure.session import MeasuredProcess, MeasureError
 from orchestrator.measure.statistics import FEWEST_ROUNDS, settled
 
-__all__ = ["Measured", "SweepSettings", "WarmUp", "sweep"]
+__all__ = ["Measurement", "SweepSettings", "WarmUp", "sweep"]
 
 _SESSION = "orchestrator.frameworks.source.measure_session"
 _ANSWER_TIMEOUT = 180.0
@@ -35,17 +35,17 @@ class SweepSettings:
     """How to measure.
 
     Attributes:
-        batch_sizes: rows for each call, ascending; just (1,) for a model without a batch dimension.
+        batch_sizes: rows per call, ascending; (1,) for a model without a batch dimension.
         batched: whether the inputs have a batch dimension.
         share: the CPUs that the measured processes run on.
         memory: bytes that each of them may use.
-        samples: the npz file of real rows.
-        time_budget: seconds for everything; no round starts that would not end in it.
-        measuring: seconds that the rounds of a fast model take together; a slow one takes what a call takes.
-        rounds: at most; the sign test wants six.
-        screening: rounds before what is dominated is dropped.
-        dominated: how many times slower than the best of its backend, at every batch size, is dominated.
-        warming: seconds of warm-up for each batch size at most.
+        samples: the npz file with the samples.
+        time_budget: seconds for everything; a round only starts if it would end in time.
+        measuring: total seconds of all rounds for fast models; with slow models a round takes at least one call each.
+        rounds: the maximum; the sign test needs six.
+        screening: the number of rounds after which dominated candidates are dropped.
+        dominated: a candidate is dominated if another of its backend is this many times faster at every batch size.
+        warming: maximum seconds of warm-up per batch size.
     """
 
     batch_sizes: tuple[int, ...]
@@ -71,18 +71,18 @@ class WarmUp:
 
 
 @dataclass(slots=True)
-class Measured:
-    """What is known of one participant; filled while measuring.
+class Measurement:
+    """The measurement of one candidate, or of the baseline; filled while measuring.
 
     Attributes:
         fate: `measured`, `dominated`, `out of memory` (not even the smallest batch fits) or `failed`.
-        reason: a sentence, where it is not simply measured.
+        reason: for any other fate than `measured`, a sentence without a full stop.
         rows: the batch sizes that are still measured.
         samples: rows → round → seconds of each call.
         limited_by: why larger batch sizes are missing.
     """
 
-    participant: Participant
+    candidate: RuntimeCandidate
     rows: list[int]
     fate: RuntimeFate = "measured"
     reason: str = ""
@@ -95,30 +95,30 @@ class Measured:
 
     @property
     def name(self) -> str:
-        """The participant's."""
-        return self.participant.name
+        """The candidate's name."""
+        return self.candidate.name
 
 
 def sweep(
-    participants: Sequence[Participant],
+    candidates: Sequence[RuntimeCandidate],
     settings: SweepSettings,
     scratch: Path,
     progress: Callable[..., None],
-) -> list[Measured]:
-    """Measure all participants; none that fails stops the others.
+) -> list[Measurement]:
+    """Measure all candidates; if one fails, the others go on.
 
     Args:
-        participants: what is measured, in this order.
-        settings: how.
-        scratch: working directories and logs of the processes, by participant.
-        progress: is told what is going on, with the fraction that is done.
+        candidates: to measure, in this order.
+        settings: how to measure.
+        scratch: folder for the working directories and logs of the processes, one for each candidate.
+        progress: called with what is being done and the completed fraction.
 
     Returns:
-        One for each participant, in their order.
+        One measurement for each candidate, in their order.
     """
     running = _Sweep(settings, scratch, progress)
     try:
-        return running.run(participants)
+        return running.run(candidates)
     finally:
         running.close()
 
@@ -132,51 +132,51 @@ class _Sweep:
         self._deadline = time.monotonic() + settings.time_budget
         self._longest_call = settings.time_budget
 
-    def run(self, participants: Sequence[Participant]) -> list[Measured]:
-        everyone = [Measured(p, list(self._settings.batch_sizes)) for p in participants]
-        # What a call may take so that warming up and enough rounds of all participants fit into the budget.
-        self._longest_call = self._settings.time_budget / (1 + FEWEST_ROUNDS) / max(1, len(everyone))
-        self._fill_page_cache(everyone)
-        for number, measured in enumerate(everyone):
-            self._progress(f"loading and warming up: {measured.name}", 0.5 * number / len(everyone))
+    def run(self, candidates: Sequence[RuntimeCandidate]) -> list[Measurement]:
+        measurements = [Measurement(candidate, list(self._settings.batch_sizes)) for candidate in candidates]
+        # The longest call with which warming up and enough rounds of all candidates fit into the budget.
+        self._longest_call = self._settings.time_budget / (1 + FEWEST_ROUNDS) / max(1, len(measurements))
+        self._fill_page_cache(measurements)
+        for number, measured in enumerate(measurements):
+            self._progress(f"loading and warming up: {measured.name}", 0.5 * number / len(measurements))
             if self._opened(measured):
                 self._warm(measured)
-        self._take_rounds(everyone)
-        for measured in everyone:
+        self._take_rounds(measurements)
+        for measured in measurements:
             self._note_peak(measured)
-        return everyone
+        return measurements
 
     def close(self) -> None:
         for process in self._processes.values():
             process.close()
 
-    def _fill_page_cache(self, everyone: list[Measured]) -> None:
-        """Load what comes first once without timing it, or it alone would be charged for reading its framework."""
-        if len(everyone) < 2:
+    def _fill_page_cache(self, measurements: list[Measurement]) -> None:
+        """Load the first model once without timing it; otherwise only its load time would include reading files from disk."""
+        if len(measurements) < 2:
             return
-        first = everyone[0]
+        first = measurements[0]
         self._progress(f"reading the files of {first.name}", 0.0)
         with self._process(first) as process:
             try:
                 process.ask(self._open_command(first), _ANSWER_TIMEOUT)
             except MeasureError:
-                return  # it is loaded again, and that is when it fails
+                return  # it is loaded again, and then the failure is recorded
 
-    def _process(self, measured: Measured) -> MeasuredProcess:
+    def _process(self, measured: Measurement) -> MeasuredProcess:
         folder = self._scratch / measured.name
         return MeasuredProcess(_SESSION, self._settings.share, memory=self._settings.memory, folder=folder)
 
-    def _open_command(self, measured: Measured) -> dict[str, Any]:
+    def _open_command(self, measured: Measurement) -> dict[str, Any]:
         return {
             "do": "open",
-            "opener": measured.participant.opener,
-            "arguments": dict(measured.participant.arguments),
+            "opener": measured.candidate.opener,
+            "arguments": dict(measured.candidate.arguments),
             "samples": str(self._settings.samples),
             "batched": self._settings.batched,
         }
 
-    def _opened(self, measured: Measured) -> bool:
-        """Start the process and load the model; the first time is the one that counts."""
+    def _opened(self, measured: Measurement) -> bool:
+        """Start the process and load the model; the load time of the first start is recorded."""
         process = self._process(measured)
         self._processes[measured.name] = process
         try:
@@ -188,7 +188,7 @@ class _Sweep:
             measured.load_seconds, measured.facts = reply["seconds"], RuntimeFacts.from_json(reply["facts"])
         return True
 
-    def _warm(self, measured: Measured) -> None:
+    def _warm(self, measured: Measurement) -> None:
         for rows in list(measured.rows):
             if rows not in measured.rows:
                 return  # a smaller size did not fit
@@ -208,12 +208,12 @@ class _Sweep:
                 windows.append(fmean(times))
             measured.warm_up[rows] = WarmUp(tuple(cold), tuple(windows), settled(windows))
 
-    def _take_rounds(self, everyone: list[Measured]) -> None:
+    def _take_rounds(self, measurements: list[Measurement]) -> None:
         settings = self._settings
-        self._fit(everyone)
+        self._fit(measurements)
         longest = 0.0
         for number in range(settings.rounds):
-            alive = [measured for measured in everyone if measured.fate == "measured"]
+            alive = [measured for measured in measurements if measured.fate == "measured"]
             begun = time.monotonic()
             if not alive or (number and begun + longest > self._deadline):
                 return
@@ -226,9 +226,9 @@ class _Sweep:
             if number + 1 == settings.screening:
                 self._drop_dominated(alive)
 
-    def _fit(self, everyone: list[Measured]) -> None:
-        """Leave out the largest batch sizes until the time that is left holds enough rounds of the others."""
-        alive = [measured for measured in everyone if measured.fate == "measured"]
+    def _fit(self, measurements: list[Measurement]) -> None:
+        """Leave out the largest batch sizes until enough rounds of the others fit into the remaining time."""
+        alive = [measured for measured in measurements if measured.fate == "measured"]
         for largest in sorted(self._settings.batch_sizes, reverse=True)[:-1]:
             chunk = self._chunk(alive)
             one = sum(chunk + _last_call(measured, rows) for measured in alive for rows in measured.rows)
@@ -238,27 +238,27 @@ class _Sweep:
                 if largest in measured.rows[1:]:
                     _leave_out(measured, largest)
 
-    def _chunk(self, alive: list[Measured]) -> float:
+    def _chunk(self, alive: list[Measurement]) -> float:
         cells = sum(len(measured.rows) for measured in alive)
         share = self._settings.measuring / self._settings.rounds / max(1, cells)
         return min(max(share, _SHORTEST_CHUNK), _LONGEST_CHUNK)
 
-    def _take_turn(self, measured: Measured, rows: int, number: int, chunk: float) -> None:
+    def _take_turn(self, measured: Measurement, rows: int, number: int, chunk: float) -> None:
         if measured.fate != "measured" or rows not in measured.rows:
             return
         rounds = self._settings.rounds
         self._progress(f"round {number + 1} of {rounds}, batch {rows}: {measured.name}", 0.5 + 0.5 * number / rounds)
-        # The others have used the caches meanwhile, which a server that is busy does not meet. Where a call is so long
-        # that few fit into a piece, that is not worth another one.
+        # The other models have replaced the contents of the caches meanwhile, which does not happen to a busy server, so one
+        # call is not timed. With long calls, of which few fit into a turn, that would cost more than it gains.
         untimed = int(_last_call(measured, rows) < chunk / 10)
         times = self._times(measured, rows, calls=_CALLS_AT_MOST, seconds=chunk, untimed=untimed)
         if times is not None:
             measured.samples.setdefault(rows, {})[number] = times
 
     def _times(
-        self, measured: Measured, rows: int, *, calls: int, seconds: float, untimed: int = 0
+        self, measured: Measurement, rows: int, *, calls: int, seconds: float, untimed: int = 0
     ) -> list[float] | None:
-        """Seconds of some calls; None if they failed, and then the participant's state says what is left of it."""
+        """Seconds of some calls; None if they failed, and then the measurement's fate or batch sizes are updated."""
         command = {"do": "run", "rows": rows, "calls": calls, "seconds": seconds, "untimed": untimed}
         try:
             times: list[float] = self._processes[measured.name].ask(command, _ANSWER_TIMEOUT)["seconds"]
@@ -270,8 +270,8 @@ class _Sweep:
             return None
         return times
 
-    def _shrink(self, measured: Measured, rows: int, error: MeasureError) -> None:
-        """This many rows do not fit: go on with fewer in a fresh process, or end."""
+    def _shrink(self, measured: Measurement, rows: int, error: MeasureError) -> None:
+        """So many rows do not fit into memory: go on with fewer in a new process, or end."""
         self._note_peak(measured)
         measured.rows = [size for size in measured.rows if size < rows]
         measured.limited_by = _at(f"batch {rows}", error)
@@ -281,45 +281,45 @@ class _Sweep:
             self._end(measured, "out of memory", measured.limited_by)
             return
         self._processes[measured.name].close()
-        # What was killed says nothing of the memory that the sizes which fit need.
+        # The peak of the killed process says nothing about the memory that smaller sizes need.
         measured.peak = 0
         if self._opened(measured):
             for size in tuple(measured.rows):
                 if measured.fate == "measured" and size in measured.rows:
                     self._times(measured, size, calls=_COLD_CALLS, seconds=self._settings.warming)
 
-    def _drop_dominated(self, alive: list[Measured]) -> None:
+    def _drop_dominated(self, alive: list[Measurement]) -> None:
         for measured in alive:
             peers = [
                 other
                 for other in alive
                 if other is not measured
                 and other.fate == "measured"
-                and measured.participant.backend
-                and other.participant.backend == measured.participant.backend
+                and measured.candidate.backend
+                and other.candidate.backend == measured.candidate.backend
             ]
             for other in peers:
                 least = _times_slower(measured, other)
                 if least is not None and least >= self._settings.dominated:
                     reason = (
-                        f"dropped after {self._settings.screening} rounds: at least {least:.1f} times slower than "
+                        f"dropped after {self._settings.screening} rounds: it takes at least {least:.1f} times as long as "
                         f"{other.name} at every batch size"
                     )
                     self._end(measured, "dominated", reason)
                     break
 
-    def _end(self, measured: Measured, fate: RuntimeFate, reason: str) -> None:
+    def _end(self, measured: Measurement, fate: RuntimeFate, reason: str) -> None:
         self._note_peak(measured)
         measured.fate, measured.reason = fate, reason
         self._processes[measured.name].close()
 
-    def _note_peak(self, measured: Measured) -> None:
+    def _note_peak(self, measured: Measurement) -> None:
         measured.peak = max(measured.peak, self._processes[measured.name].peak)
 
 
-def _leave_out(measured: Measured, rows: int) -> None:
+def _leave_out(measured: Measurement, rows: int) -> None:
     measured.rows = [size for size in measured.rows if size < rows]
-    measured.limited_by = f"batch {rows} would have left no time for {FEWEST_ROUNDS} rounds"
+    measured.limited_by = f"batch {rows} was skipped: it would have left no time for {FEWEST_ROUNDS} rounds"
 
 
 def _at(where: str, error: MeasureError) -> str:
@@ -329,16 +329,16 @@ def _at(where: str, error: MeasureError) -> str:
     return f"at {where}: {error.message}"
 
 
-def _last_call(measured: Measured, rows: int) -> float:
-    """About how long a call takes, seconds: the last window's mean, or the last cold call."""
+def _last_call(measured: Measurement, rows: int) -> float:
+    """The approximate duration of a call, seconds: the mean of the last window, or the last cold call."""
     warm_up = measured.warm_up[rows]
     return warm_up.windows[-1] if warm_up.windows else warm_up.cold[-1]
 
 
-def _times_slower(measured: Measured, other: Measured) -> float | None:
-    """How many times slower one is than the other at the batch size that suits it best.
+def _times_slower(measured: Measurement, other: Measurement) -> float | None:
+    """How many times as long it takes as the other, at the batch size where it compares best.
 
-    None if nothing compares, or if it runs a batch size that the other does not.
+    None if there is nothing to compare, or if it was measured at a batch size that the other was not.
     """
     if not measured.samples.keys() <= other.samples.keys():
         return None
@@ -346,5 +346,5 @@ def _times_slower(measured: Measured, other: Measured) -> float | None:
     return min(ratios, default=None)
 
 
-def _pooled(measured: Measured, rows: int) -> list[float]:
+def _pooled(measured: Measurement, rows: int) -> list[float]:
     return [seconds for chunk in measured.samples[rows].values() for seconds in chunk]

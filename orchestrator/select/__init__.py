@@ -1,1 +1,1 @@
-"""The choice: fates, ranking, the decision and its chart."""
+"""Selects the winner: fates, ranking, the decision and its chart."""

@@ -1,7 +1,7 @@
-"""The decision as a chart: latency against throughput of every candidate, as SVG text that any browser shows.
+"""Draws the decision as an SVG chart: latency against throughput of every candidate.
 
-Two panels, since they are two measurements: the runtimes alone with the baseline, and the servers over the wire with the
-service level. Colours follow the reader's light or dark setting, and shapes say the same as colours.
+There are two panels for the two benchmarks: runtimes with the baseline, and servers over the wire with the service level.
+Colours follow the browser's light or dark setting; shapes carry the same information as colours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["chart"]
 _WIDTH, _PANEL, _TOP = 860, 320, 34
 _LEFT, _RIGHT, _BOTTOM = 70, 270, 46
 _LINE = 15
-"""Pixels between two lines of text."""
+"""Line height in pixels."""
 
 _STYLE = """
 svg { color-scheme: light dark; font: 12px system-ui, sans-serif; }
@@ -40,7 +40,7 @@ _Kind = Literal["won", "point", "given"]
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """Rows per second, milliseconds, what it is called, and how it is drawn: `won`, `point` or `given`."""
+    """Rows per second, milliseconds, the label, and how it is drawn: `won`, `point` or `given` (the baseline)."""
 
     x: float
     y: float
@@ -49,14 +49,10 @@ class _Point:
 
 
 def chart(decision: Decision) -> str:
-    """The SVG of a decision; the same decision gives the same text.
-
-    Args:
-        decision: what `select` decided.
-    """
+    """The SVG of a decision; the same decision always gives the same text."""
     limit = decision.slo.p99_latency
     panels = [
-        ("Runtimes alone", "median of one call of the smallest batch, ms", _runtimes(decision), None),
+        ("Runtimes without a server", "median call time with the smallest batch, ms", _runtimes(decision), None),
         ("Servers, over the wire", "p99 at the measured rate, ms", _servers(decision), limit and limit * 1e3),
     ]
     drawn = [panel for panel in panels if panel[2]]
@@ -76,13 +72,13 @@ def chart(decision: Decision) -> str:
 
 
 def _runtimes(decision: Decision) -> list[_Point]:
-    everything: list[tuple[str, _Kind, RuntimeMeasurement | None]] = [
+    results: list[tuple[str, _Kind, RuntimeMeasurement | None]] = [
         (c.candidate, _kind(c), c.runtime) for c in decision.candidates
     ]
-    everything.append(("baseline", "given", decision.baseline.measured))
+    results.append(("baseline", "given", decision.baseline.measured))
     return [
         _Point(max(b.rows_per_second for b in measured.batches), measured.batches[0].p50 * 1e3, name, kind)
-        for name, kind, measured in everything
+        for name, kind, measured in results
         if measured is not None
     ]
 
@@ -124,7 +120,7 @@ def _panel(heading: str, axis: str, points: Sequence[_Point], limit: float | Non
     for tick in x_ticks:
         x = across(tick)
         parts.append(f'<text class="faint" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{tick:,.6g}</text>')
-    parts.append(f'<text class="faint" x="{right}" y="{bottom + 36}" text-anchor="end">rows per second at best</text>')
+    parts.append(f'<text class="faint" x="{right}" y="{bottom + 36}" text-anchor="end">peak rows per second</text>')
     if limit:
         y = down(limit)
         parts.append(f'<line class="limit" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -134,11 +130,11 @@ def _panel(heading: str, axis: str, points: Sequence[_Point], limit: float | Non
 
 
 def _marks(placed: Sequence[tuple[float, float, _Point]], right: float) -> list[str]:
-    """Points, and their labels in a column beside the panel, where none covers another."""
+    """Points, and their labels in a column beside the panel, without overlaps."""
     parts: list[str] = []
     free = float(_TOP)
     ordered = sorted(placed, key=lambda mark: (mark[1], mark[0], mark[2].label))
-    # Labels that would run out of the bottom are all moved up by as much.
+    # If labels would extend below the panel, all of them move up.
     lowest = _PANEL - _BOTTOM - _LINE * (len(ordered) - 1)
     for number, (x, y, point) in enumerate(ordered):
         beside = min(max(y, free), lowest + _LINE * number)
@@ -161,7 +157,7 @@ def _mark(x: float, y: float, kind: _Kind) -> str:
 
 
 def _ticks(largest: float) -> list[float]:
-    """Four to eight round numbers from 0 to beyond the largest."""
+    """Four to eight round numbers, from 0 to at least the largest value."""
     rough = largest / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)

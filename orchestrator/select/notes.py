@@ -1,4 +1,4 @@
-"""What a reader of the decision must know to weigh it: what was not proven, and what was noisy."""
+"""The notes of a decision: what was not proven, and which measurements were noisy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orchestrator.steps.parameters import SelectParameters
 __all__ = ["decision_notes"]
 
 _NOISY = 3.0
-"""An interval whose upper end is this many times its lower one leaves open how much faster something is."""
+"""If the upper end of an interval is this many times the lower end, the comparison counts as noisy."""
 
 
 def decision_notes(
@@ -28,89 +28,89 @@ def decision_notes(
     candidates: Sequence[Candidate],
     choice: Choice,
     *,
-    held: bool,
+    met: bool,
 ) -> tuple[str, ...]:
     """The notes of a decision, a sentence each.
 
     Args:
         parameters: of the step `select`.
-        variants: variant → its folder, of those that were made.
-        reports: of the runtime benchmark, and of the server benchmark.
+        variants: variant → its folder, for converted variants.
+        reports: of the runtime benchmark and of the server benchmark.
         candidates: all of them, with their fates.
         choice: the winner.
-        held: whether the winner holds the service level.
+        met: whether the winner meets the service level.
     """
     runtime, server = reports
     return (
-        *_of_the_choice(choice, held=held),
-        *_of_the_benchmarks(parameters, runtime, server),
-        *_of_what_stands_in(parameters, candidates, choice.winner),
-        *_of_programs(candidates),
-        *_of_variants(variants, candidates),
-        *_of_noise(runtime, candidates, parameters.objective),
+        *_choice_notes(choice, met=met),
+        *_benchmark_notes(parameters, runtime, server),
+        *_original_model_notes(parameters, candidates, choice.winner),
+        *_program_notes(candidates),
+        *_variant_notes(variants, candidates),
+        *_noise_notes(runtime, candidates, parameters.objective),
     )
 
 
-def _of_the_choice(choice: Choice, *, held: bool) -> Iterator[str]:
-    if not held:
+def _choice_notes(choice: Choice, *, met: bool) -> Iterator[str]:
+    if not met:
         wire = choice.winner.over_the_wire
         missed = wire is not None and service_level(wire) == "missed"
         yield f"SLO {'not met' if missed else 'not proven'}; slo.enforce is false, so the best candidate was taken"
     if choice.compared == "runtimes":
-        yield f"chosen by what the runtimes showed: {choice.why_runtimes}"
+        yield f"selected by the runtime benchmark: {choice.why_runtimes}"
 
 
-def _of_the_benchmarks(parameters: SelectParameters, runtime: RuntimeReport, server: ServerReport) -> Iterator[str]:
+def _benchmark_notes(parameters: SelectParameters, runtime: RuntimeReport, server: ServerReport) -> Iterator[str]:
     if runtime.samples == "random":
-        yield "parity and speed were proven on random inputs only: no real `samples:` are given"
+        yield "parity and speed were proven on random inputs only, because the spec has no `samples:`"
     if runtime.baseline.fate != "measured":
-        yield f"nothing could be compared with the baseline: {runtime.baseline.reason}"
+        yield f"the baseline could not be measured, so nothing was compared with it: {runtime.baseline.reason}"
     if server.rate is not None and parameters.slo.throughput is None:
-        yield f"the spec gives no slo.throughput: latency was measured at {server.rate:.4g}/s"
+        yield f"the spec sets no slo.throughput: latency was measured at {server.rate:.4g}/s"
     machine = server.measured_on
     if machine.accelerators is not None:
         gpus = ", ".join(machine.accelerators)
-        yield f"measured on {gpus} with driver {machine.driver}; other GPUs have other latencies"
+        yield f"measured on {gpus} with driver {machine.driver}; latencies differ on other GPUs"
     if server.rate is not None and server.load_generator.shares_cpus:
         yield server.load_generator.note
     if machine.cpus != machine.cpus_wanted:
         yield machine.how
 
 
-def _of_what_stands_in(
+def _original_model_notes(
     parameters: SelectParameters, candidates: Sequence[Candidate], winner: Candidate
 ) -> Iterator[str]:
-    """That the winner is the model as given in another format than its own, which no server takes, and what that costs."""
+    """If the winner is the original model, converted because no server takes its format: this fact, and what it costs."""
     source = parameters.source
-    if not winner.as_given or winner.row.format == source or winner.runtime is None:
+    if not winner.as_given or winner.identity.format == source or winner.runtime is None:
         return
-    if any(c.as_given and c.row.format == source and c.fate == "lost" for c in candidates):
-        return  # it was compared as it is
+    if any(c.as_given and c.identity.format == source and c.fate == "lost" for c in candidates):
+        return  # the original format competed too, and lost
     comparison = against_baseline(winner.runtime, parameters.objective)
-    cost = "" if comparison is None else f"; it takes {comparison.ratio:.2f} times as long as that in its own runtime"
-    yield f"{winner.name} stands for the model as given, since no server takes {source}{cost}"
+    cost = "" if comparison is None else f"; it takes {comparison.ratio:.2f} times as long as the original"
+    yield f"{winner.name} is the original model, converted because no server takes {source}{cost}"
 
 
-def _of_programs(candidates: Sequence[Candidate]) -> Iterator[str]:
-    """What was measured in another version of a server than the one that is rendered."""
+def _program_notes(candidates: Sequence[Candidate]) -> Iterator[str]:
+    """Servers that were measured in another version than the rendered one."""
     for found in candidates:
         wire = found.over_the_wire
         if wire is not None and wire.program is not None and not wire.program.rendered:
             yield (
-                f"the server of {found.name} was measured in {wire.program.name} ({wire.program.version}), which is not "
-                "the version that is rendered"
+                f"the server of {found.name} was measured with {wire.program.name} ({wire.program.version}), which is not "
+                "the rendered version"
             )
 
 
-def _of_variants(variants: Mapping[str, Path], candidates: Sequence[Candidate]) -> Iterator[str]:
-    """What the steps that made the variants say of how far they are proven."""
+def _variant_notes(variants: Mapping[str, Path], candidates: Sequence[Candidate]) -> Iterator[str]:
+    """The notes of the steps that created the variants."""
     for found in candidates:
-        if (folder := variants.get(found.row.variant)) is not None:
+        if (folder := variants.get(found.identity.variant)) is not None:
             yield from (f"{found.name}: {note}" for note in VariantFacts.read(folder).notes)
 
 
-def _of_noise(runtime: RuntimeReport, candidates: Sequence[Candidate], objective: Objective) -> Iterator[str]:
-    """Where the numbers vary too much, or had not settled when they were taken."""
+def _noise_notes(runtime: RuntimeReport, candidates: Sequence[Candidate], objective: Objective) -> Iterator[str]:
+    """Measurements that vary too much, or were taken before warm-up had settled."""
     wide, unsettled = [], []
     results: list[tuple[str, RuntimeResult]] = [("baseline", runtime.baseline)]
     for found in candidates:
@@ -128,7 +128,7 @@ def _of_noise(runtime: RuntimeReport, candidates: Sequence[Candidate], objective
         if sizes:
             unsettled.append(f"{name} at batch {', '.join(sizes)}")
     if wide:
-        what = "latency" if objective == "latency" else "time for each row"
-        yield f"noisy: by how much the {what} differs from the baseline's is uncertain for {', '.join(wide)}"
+        what = "latency" if objective == "latency" else "time per row"
+        yield f"noisy: the ratio of the {what} to the baseline's is uncertain for {', '.join(wide)}"
     if unsettled:
-        yield f"warming up had not settled for {'; '.join(unsettled)}"
+        yield f"warm-up had not settled for {'; '.join(unsettled)}"

@@ -1,4 +1,4 @@
-"""Which of the measured servers is the best for an objective, what counts as a tie, and who wins one."""
+"""Ranks the measured candidates for an objective: what counts as a tie, and who wins one."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from orchestrator.select.service_level import milliseconds
 __all__ = ["Choice", "choose", "choose_by_runtime", "compared"]
 
 _TIE = 0.05
-"""Within 5 % two are equal: what is repeated on the same machine varies by as much. So are two further apart whose
-intervals overlap, since what was measured does not tell them apart."""
+"""Two candidates within 5 % tie, because repeated measurements on the same machine vary by as much. They also tie if their
+confidence intervals overlap."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """One number of a server's row, and whether less or more of it is better."""
+    """One measure of a server, and whether lower or higher is better."""
 
     name: str
     of: Callable[[ServerMeasurement], float]
     text: Callable[[ServerMeasurement], str]
     interval: Callable[[ServerMeasurement], tuple[float, float]]
-    more: bool = False
+    higher_is_better: bool = False
 
     def worse_by(self, server: ServerMeasurement, best: ServerMeasurement) -> float:
-        """How many times worse it is than the best; 1 is equal."""
-        mine, its = self.of(server), self.of(best)
-        if self.more:
-            mine, its = its, mine
-        return mine / its if its > 0 else 1.0
+        """The factor by which it is worse than the best; 1 is equal."""
+        value, best_value = self.of(server), self.of(best)
+        if self.higher_is_better:
+            value, best_value = best_value, value
+        return value / best_value if best_value > 0 else 1.0
 
     def ties(self, server: ServerMeasurement, best: ServerMeasurement) -> bool:
-        """Whether it cannot be told from the best."""
-        (low, high), (its_low, its_high) = self.interval(server), self.interval(best)
-        return self.worse_by(server, best) <= 1 + _TIE or (low <= its_high and its_low <= high)
+        """Whether it ties with the best."""
+        (low, high), (best_low, best_high) = self.interval(server), self.interval(best)
+        return self.worse_by(server, best) <= 1 + _TIE or (low <= best_high and best_low <= high)
 
 
 def _p99_interval(server: ServerMeasurement) -> tuple[float, float]:
@@ -50,7 +50,7 @@ def _p99_interval(server: ServerMeasurement) -> tuple[float, float]:
 
 
 def _range(segments: Sequence[float]) -> tuple[float, float]:
-    """From the least to the most of the segments: those of two equal servers, four each, are apart once in 35 times."""
+    """The range of the segments; with four segments each, the ranges of two equal servers are disjoint once in 35 times."""
     return min(segments), max(segments)
 
 
@@ -69,18 +69,18 @@ _THROUGHPUT = _Measure(
     lambda server: server.saturation.rows_per_second,
     lambda server: f"{server.saturation.rows_per_second:.4g} rows/s saturated",
     lambda server: _range(server.saturation.by_segment),
-    more=True,
+    higher_is_better=True,
 )
 _COST = _Measure(
-    "CPU time for a request",
+    "CPU time per request",
     lambda server: server.saturation.cpu_seconds_per_request,
-    lambda server: f"{milliseconds(server.saturation.cpu_seconds_per_request)} of CPU time a request",
+    lambda server: f"{milliseconds(server.saturation.cpu_seconds_per_request)} of CPU time per request",
     lambda server: _range(server.saturation.cpu_by_segment),
 )
 _MEMORY = _Measure(
     "peak memory",
     lambda server: server.peak_rss,
-    lambda server: f"{server.peak_rss / 2**20:.0f} MiB at most",
+    lambda server: f"peak of {server.peak_rss / 2**20:.0f} MiB",
     _peak,
 )
 
@@ -93,11 +93,11 @@ _ORDER: Mapping[Objective, tuple[_Measure, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The winner, and the sentence that says by what it won.
+    """The winner, and the reason why it won.
 
     Attributes:
-        compared: what was compared: servers over the wire, or runtimes alone.
-        why_runtimes: why it was not the servers; empty where it was.
+        compared: whether servers were compared over the wire, or runtimes.
+        why_runtimes: why runtimes were compared; empty if servers were.
     """
 
     winner: Candidate
@@ -107,10 +107,10 @@ class Choice:
 
 
 def choose(candidates: Sequence[Candidate], objective: Objective) -> Choice:
-    """The best: by the objective's first measure, and where that ties by the next one.
+    """The best candidate by the objective's first measure; if that ties, by the next one.
 
     Args:
-        candidates: measured in their servers; at least one.
+        candidates: with measured servers; at least one.
         objective: `latency`, `throughput` or `cost`.
     """
     left = list(candidates)
@@ -118,16 +118,16 @@ def choose(candidates: Sequence[Candidate], objective: Objective) -> Choice:
     for measure in _ORDER[objective]:
         best = _best(left, measure)
         equals = [c for c in left if measure.ties(c.wire, best.wire)]
-        sound = [c for c in equals if _maintained(c)]
+        maintained = [c for c in equals if _maintained(c)]
         if len(equals) > 1:
             ties.append((measure.name, equals))
-        left = sound or equals
+        left = maintained or equals
         if len(left) == 1:
             winner = left[0]
             tied = ties and winner in ties[-1][1] and ties[-1][0] == measure.name
             lead = measure.text(winner.wire) if tied else f"best {measure.name}: {measure.text(winner.wire)}"
             return Choice(winner, ", ".join([lead, *_ties(ties, winner)]))
-    # Equal in everything that is measured: the order of the spec decides, which noise cannot change.
+    # All measures tie, so the order of the spec decides, which noise cannot change.
     winner = left[0]
     return Choice(winner, ", ".join([_ORDER[objective][0].text(winner.wire), *_ties(ties, winner)]))
 
@@ -137,57 +137,57 @@ def _ties(ties: Sequence[tuple[str, Sequence[Candidate]]], winner: Candidate) ->
     for name, equals in ties:
         others = [c for c in equals if c is not winner]
         barred = sorted({c.backend for c in others if not _maintained(c)}) if _maintained(winner) else []
-        why = f" ({', '.join(barred)} gets no more security fixes, so it wins no tie)" if barred else ""
-        parts.append(f"{name} not told apart from that of {', '.join(c.name for c in others)}{why}")
+        why = f" ({', '.join(barred)} gets no more security fixes, so it never wins a tie)" if barred else ""
+        parts.append(f"{name} ties with {', '.join(c.name for c in others)}{why}")
     return parts
 
 
 def choose_by_runtime(candidates: Sequence[Candidate], objective: Objective) -> Choice:
-    """The best by what the runtimes showed; of those that tie, the first in the order of the spec.
+    """The best candidate in the runtime benchmark; if several tie, the first in the order of the spec.
 
     Args:
-        candidates: measured in their runtimes, in the order of the spec; at least one.
+        candidates: with measured runtimes, in the order of the spec; at least one.
         objective: `latency`, `throughput` or `cost`.
     """
     best = min(decisive_seconds(candidate.in_runtime, objective) for candidate in candidates)
     equals = [c for c in candidates if decisive_seconds(c.in_runtime, objective) <= best * (1 + _TIE)]
     winner = next((c for c in equals if _maintained(c)), equals[0])
     if len(equals) == 1:
-        lead = f"best in its runtime alone: {_runtime_text(winner, objective)}"
+        lead = f"best runtime: {_runtime_text(winner, objective)}"
     else:
-        tie = ", ".join(_ties([("its time", equals)], winner))
-        lead = f"{_runtime_text(winner, objective)} in its runtime alone, {tie}; of those the first in the spec"
+        tie = ", ".join(_ties([("time", equals)], winner))
+        lead = f"runtime: {_runtime_text(winner, objective)}, {tie}; it is first in the spec"
     why = _no_server(candidates, winner)
     return Choice(winner, f"{lead}; {why}", "runtimes", why)
 
 
 def _maintained(candidate: Candidate) -> bool:
-    """What gets no more security fixes must be better to be picked, not as good."""
+    """Whether its backend still gets security fixes; otherwise it must be better than others to win, not just as good."""
     return backend(candidate.backend).maintained
 
 
 def _no_server(candidates: Sequence[Candidate], winner: Candidate) -> str:
-    """Why not all could be compared over the wire: the winner's own reason, or that of another."""
+    """Why not all candidates could be compared over the wire: the winner's reason, or that of another candidate."""
     if not winner.over_the_wire:
         return winner.without_server
     other = next(candidate for candidate in candidates if not candidate.over_the_wire)
-    return f"{other.name} is compared by its runtime alone: {other.without_server}"
+    return f"the server of {other.name} could not be measured: {other.without_server}"
 
 
 def _runtime_text(candidate: Candidate, objective: Objective) -> str:
     seconds = decisive_seconds(candidate.in_runtime, objective)
-    return f"{milliseconds(seconds)} a call" if objective == "latency" else f"{1 / seconds:.4g} rows/s"
+    return f"{milliseconds(seconds)} per call" if objective == "latency" else f"{1 / seconds:.4g} rows/s"
 
 
 def compared(loser: Candidate, choice: Choice, objective: Objective) -> str:
-    """Why another candidate lost, in numbers."""
+    """Why a candidate lost against the winner, with numbers."""
     winner = choice.winner
     if choice.compared == "runtimes":
         times = decisive_seconds(loser.in_runtime, objective) / decisive_seconds(winner.in_runtime, objective)
-        tie = "not measurably better than" if times <= 1 + _TIE else f"{times:.2f} times that of"
-        return f"{_runtime_text(loser, objective)} in its runtime, {tie} {winner.name}"
+        tie = "not measurably better than" if times <= 1 + _TIE else f"{times:.2f} times worse than"
+        return f"runtime: {_runtime_text(loser, objective)}, {tie} {winner.name}"
     if not loser.over_the_wire:
-        return f"what was measured over the wire goes first, and this was not: {loser.without_server}"
+        return f"candidates measured over the wire take precedence, and its server was not measured: {loser.without_server}"
     for measure in _ORDER[objective]:
         times = measure.worse_by(loser.wire, winner.wire)
         if times > 1 and not measure.ties(loser.wire, winner.wire):
@@ -199,4 +199,4 @@ def compared(loser: Candidate, choice: Choice, objective: Objective) -> str:
 
 
 def _best(candidates: Sequence[Candidate], measure: _Measure) -> Candidate:
-    return (max if measure.more else min)(candidates, key=lambda candidate: measure.of(candidate.wire))
+    return (max if measure.higher_is_better else min)(candidates, key=lambda candidate: measure.of(candidate.wire))

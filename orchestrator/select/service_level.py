@@ -1,4 +1,4 @@
-"""Whether a candidate's server holds the service level, and how far it is from it."""
+"""Whether a candidate's server meets the service level, and by how much it misses it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LATE = "the load generator sent its requests late"
 
 
 def service_level(server: ServerMeasurement) -> LevelStatus:
-    """`met` when every part of it is; `none` when the spec asks for nothing."""
+    """`met` if every part is met; `none` if the spec sets no service level."""
     p99, throughput = server.slo.p99, server.slo.throughput
     if p99 is None and throughput is None:
         return "none"
@@ -28,7 +28,7 @@ def _throughput_status(level: ThroughputLevel | None) -> LevelStatus:
 
 
 def distance(server: ServerMeasurement) -> Distance:
-    """How far it is from the service level."""
+    """The distance of a server from the service level."""
     p99, throughput = server.slo.p99, server.slo.throughput
     return Distance(
         p99_seconds=None if p99 is None else server.open_loop.p99 - p99.limit,
@@ -57,16 +57,16 @@ def _p99_text(server: ServerMeasurement, level: P99Level) -> str:
     )
     if server.refused:
         what = ", ".join(f"{count} with {reason}" for reason, count in sorted(server.refused.items()))
-        text += f", and it was too busy for {sum(server.refused.values())} of {level.samples} requests: {what}"
+        text += f"; it refused {sum(server.refused.values())} of {level.samples} requests as too busy: {what}"
     if level.generator_late:
         return f"{text}, not proven: {_LATE}"
     if level.status == "inconclusive":
-        return f"{text}, not proven: it wants at least {level.samples_wanted} more samples"
+        return f"{text}, not proven: at least {level.samples_wanted} more samples are needed"
     if level.status == "missed" and reached <= limit:
-        return f"{text}, yet {level.over} of {level.samples} requests were over it"
+        return f"{text}, but {level.over} of {level.samples} requests exceeded it"
     return text
 
 
 def milliseconds(seconds: float) -> str:
-    """Such as `8.1 ms`; three digits."""
+    """Such as `8.1 ms`; three significant digits."""
     return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"

@@ -1,11 +1,11 @@
-"""The step `select`: the winner, and every candidate's fate with its reason. Rules in docs/measuring.md."""
+"""The step `select`: picks the winner, and gives every candidate a fate with a reason. Rules in docs/measuring.md."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from orchestrator.artifacts.candidate import candidate_row
+from orchestrator.artifacts.candidate import candidate_identity
 from orchestrator.artifacts.decision import DecidedCandidate, DecidedLevel, Decision
 from orchestrator.artifacts.fates import Fates
 from orchestrator.artifacts.imported import Imported
@@ -17,7 +17,7 @@ from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import BACKENDS, backend
 from orchestrator.backends.versions import installed_closure
 from orchestrator.select.chart import chart
-from orchestrator.select.fates import Candidate, candidate_before_the_choice
+from orchestrator.select.fates import Candidate, candidate_before_selection
 from orchestrator.select.notes import decision_notes
 from orchestrator.select.ranking import Choice, choose, choose_by_runtime, compared
 from orchestrator.select.service_level import distance, distance_text, service_level
@@ -31,51 +31,51 @@ CONFIDENCE = 0.99
 
 _METHOD = {
     "percentile": "nearest rank over all samples pooled",
-    "slo": "exact one-sided binomial test; an early end only at 99.99 %; what a busy server refuses is over the limit",
+    "slo": "exact one-sided binomial test; ends early only at 99.99 %; refused requests count as over the limit",
     "tie": "within 5 %, or overlapping 95 % intervals of the p99 (order statistics) or ranges of the saturated segments",
     "against the baseline": "median of ratios over interleaved rounds, 95 % interval of the sign test",
-    "latency": "open loop, Poisson arrivals, counted from the scheduled time",
+    "latency": "open loop with Poisson arrivals, measured from the scheduled time",
 }
 
 
 def select(context: StepContext) -> dict[str, Any]:
-    """Pick the winner; leaves a `Decision`, a `Winner` and `chart.svg`.
+    """Pick the winner; writes a `Decision`, a `Winner` and `chart.svg`.
 
-    Inputs: `import`, `fates`, and where they were made `runtime`, `server`, `verdict:CANDIDATE`, `variant:VARIANT`.
+    Inputs: `import`, `fates`, and if they exist `runtime`, `server`, `verdict:CANDIDATE`, `variant:VARIANT`.
 
     Raises:
-        StepError: E501 no candidate meets the service level, E502 no candidate is left to choose from.
+        StepError: E501 no candidate meets the service level, E502 no candidate is left.
     """
     parameters = SelectParameters.from_json(context.params)
     runtime = RuntimeReport.read(context.inputs["runtime"]) if "runtime" in context.inputs else None
     server = ServerReport.read(context.inputs["server"]) if "server" in context.inputs else None
-    everyone = _candidates(context, parameters, runtime, server)
-    left = [c for c in everyone if c.fate is None]
+    candidates = _candidates(context, parameters, runtime, server)
+    left = [c for c in candidates if c.fate is None]
     if not left or runtime is None or server is None:
-        raise _nothing_left(everyone)
+        raise _no_candidate_left(candidates)
     wanted = ServiceLevel(p99_latency=parameters.slo.p99_latency, throughput=parameters.slo.throughput)
     levels = {c.name: _level(c, wanted) for c in left}
     good = [c for c in left if levels[c.name] in {"met", "none"}]
     if not good and parameters.slo.enforce:
-        raise _service_level_not_met(left, everyone, levels)
-    held = bool(good)
+        raise _service_level_not_met(left, candidates, levels)
+    met = bool(good)
     objective = parameters.objective
     choice = _choice(good or left, objective)
     decided = [
-        c if c.fate is not None else _concluded(c, choice, level=levels[c.name], held=held, objective=objective)
-        for c in everyone
+        c if c.fate is not None else _concluded(c, choice, level=levels[c.name], met=met, objective=objective)
+        for c in candidates
     ]
     winner = _winner(context, parameters, choice.winner)
     variants = {
         role.removeprefix("variant:"): path for role, path in context.inputs.items() if role.startswith("variant:")
     }
     decision = Decision(
-        winner=choice.winner.row,
+        winner=choice.winner.identity,
         candidates=tuple(map(_decided, decided)),
         compared=choice.compared,
         baseline=runtime.baseline,
         slo=DecidedLevel(
-            **dict(wanted), enforce=parameters.slo.enforce, met=held and levels[choice.winner.name] == "met"
+            **dict(wanted), enforce=parameters.slo.enforce, met=met and levels[choice.winner.name] == "met"
         ),
         objective=objective,
         rate=server.rate,
@@ -84,7 +84,7 @@ def select(context: StepContext) -> dict[str, Any]:
         measured_on=server.measured_on,
         load_generator=server.load_generator,
         method=_METHOD,
-        notes=decision_notes(parameters, variants, (runtime, server), decided, choice, held=held),
+        notes=decision_notes(parameters, variants, (runtime, server), decided, choice, met=met),
     )
     decision.write(context.output)
     winner.write(context.output)
@@ -94,9 +94,9 @@ def select(context: StepContext) -> dict[str, Any]:
 
 
 def startup_bound(ready_seconds: float, least: int) -> int:
-    """A generous bound on starting, seconds: three times what it took, rounded up to `least` times 1, 2, 4, 8, ...
+    """A generous limit on the startup time, seconds: three times the measured one, rounded up to `least` times 1, 2, 4, ...
 
-    The steps are coarse so that a new measurement of the same server gives the same deployment.
+    The steps are coarse, so that measuring the same server again gives the same deployment.
 
     Args:
         ready_seconds: from the start to ready, as measured.
@@ -111,7 +111,7 @@ def startup_bound(ready_seconds: float, least: int) -> int:
 def _candidates(
     context: StepContext, parameters: SelectParameters, runtime: RuntimeReport | None, server: ServerReport | None
 ) -> list[Candidate]:
-    """All candidates in the order of the parameters, with the fates that they have before the choice."""
+    """All candidates in the order of the parameters, with the fates that they have before the selection."""
     steps = Fates.read_file(context.inputs["fates"]).steps
     at_runtime = {} if runtime is None else {row.candidate: row for row in runtime.candidates}
     at_server = {} if server is None else {row.candidate: row for row in server.candidates}
@@ -120,7 +120,7 @@ def _candidates(
         name = each.candidate
         verdict = context.inputs.get(f"verdict:{name}")
         found.append(
-            candidate_before_the_choice(
+            candidate_before_selection(
                 each,
                 own_steps=parameters.steps[name],
                 steps=steps,
@@ -131,7 +131,7 @@ def _candidates(
                 runtime_level=parameters.runtime_level,
             )
         )
-    refused = (Candidate(candidate_row(each)).ended("refused", each.reason) for each in parameters.refused)
+    refused = (Candidate(candidate_identity(each)).with_fate("refused", each.reason) for each in parameters.refused)
     return [*found, *refused]
 
 
@@ -139,16 +139,16 @@ _Level = Literal["met", "missed", "inconclusive", "none", "not measured"]
 
 
 def _level(candidate: Candidate, wanted: ServiceLevel) -> _Level:
-    """As `service_level`, and `not measured` where one is asked for and there is no server to show it."""
+    """As `service_level`; and `not measured` if the spec sets one and the server was not measured."""
     if candidate.over_the_wire is not None:
         return service_level(candidate.over_the_wire)
     return "none" if wanted.p99_latency is None and wanted.throughput is None else "not measured"
 
 
 def _choice(candidates: Sequence[Candidate], objective: Objective) -> Choice:
-    """What was measured over the wire goes first: numbers of a runtime alone say nothing of a server.
+    """Candidates measured over the wire take precedence, because a runtime's numbers say nothing about its server.
 
-    What can win without having one is meant for a device, as the whole folder then is: all are compared by their runtimes.
+    If candidates for devices may win, the target is a folder, and all candidates are compared by their runtimes.
     """
     if any(not BACKENDS[candidate.backend].served for candidate in candidates):
         return choose_by_runtime(candidates, objective)
@@ -156,17 +156,17 @@ def _choice(candidates: Sequence[Candidate], objective: Objective) -> Choice:
     return choose(served, objective) if served else choose_by_runtime(candidates, objective)
 
 
-def _concluded(candidate: Candidate, choice: Choice, *, level: _Level, held: bool, objective: Objective) -> Candidate:
-    """A candidate that was measured to the end, with its fate."""
+def _concluded(candidate: Candidate, choice: Choice, *, level: _Level, met: bool, objective: Objective) -> Candidate:
+    """A candidate that was still in the running, with its fate."""
     if candidate is choice.winner:
         short = "not proven" if level in {"not measured", "inconclusive"} else "not met"
-        reason = choice.reason if held else f"{choice.reason}; SLO {short}: {_distance(candidate)}"
-        return candidate.ended("won", reason)
-    if held and level == "missed":
-        return candidate.ended("slo missed", _distance(candidate))
-    if held and level in {"inconclusive", "not measured"}:
-        return candidate.ended("inconclusive", _distance(candidate))
-    return candidate.ended("lost", compared(candidate, choice, objective))
+        reason = choice.reason if met else f"{choice.reason}; SLO {short}: {_distance(candidate)}"
+        return candidate.with_fate("won", reason)
+    if met and level == "missed":
+        return candidate.with_fate("slo missed", _distance(candidate))
+    if met and level in {"inconclusive", "not measured"}:
+        return candidate.with_fate("inconclusive", _distance(candidate))
+    return candidate.with_fate("lost", compared(candidate, choice, objective))
 
 
 def _distance(candidate: Candidate) -> str:
@@ -179,7 +179,7 @@ def _decided(found: Candidate) -> DecidedCandidate:
     assert found.fate is not None, "the choice has been made"
     wire = found.over_the_wire
     return DecidedCandidate(
-        **dict(found.row),
+        **dict(found.identity),
         fate=found.fate,
         reason=found.reason,
         runtime=None if found.runtime is None else found.runtime.measured,
@@ -190,12 +190,12 @@ def _decided(found: Candidate) -> DecidedCandidate:
 
 
 def _winner(context: StepContext, parameters: SelectParameters, winner: Candidate) -> Winner:
-    """What is deployed: everything that was decided, and nothing that only was measured."""
-    assert winner.server is not None, "it can win"
-    assert winner.server.settings is not None, "its server was to be started"
+    """What is deployed: all that was decided, without measurements."""
+    assert winner.server is not None, "the winner has a result in the server benchmark"
+    assert winner.server.settings is not None, "the winner has server settings"
     wire = winner.over_the_wire
     return Winner(
-        **dict(winner.row),
+        **dict(winner.identity),
         options=next(c.options for c in parameters.candidates if c.candidate == winner.name),
         signature=Imported.read(context.inputs["import"]).signature,
         max_batch_size=winner.server.settings.max_batch_size,
@@ -204,55 +204,55 @@ def _winner(context: StepContext, parameters: SelectParameters, winner: Candidat
             winner.in_runtime.load_seconds if wire is None else wire.ready_seconds,
             backend(winner.backend).least_startup,
         ),
-        model_digest=digest_tree(context.inputs[f"variant:{winner.row.variant}"]).digest,
+        model_digest=digest_tree(context.inputs[f"variant:{winner.identity.variant}"]).digest,
         tools=installed_closure(backend(winner.backend).tools, cuda=parameters.accelerator == "cuda"),
     )
 
 
-def _fates(everyone: Sequence[Candidate]) -> tuple[str, ...]:
-    return tuple(f"{c.name}: {c.fate}: {c.reason}" for c in everyone)
+def _fates(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    return tuple(f"{c.name}: {c.fate}: {c.reason}" for c in candidates)
 
 
-def _nothing_left(everyone: Sequence[Candidate]) -> StepError:
-    if any(c.fate == "undecided" for c in everyone):
-        cause = "measuring ended before it could tell whether anything is faster than the model as given"
-        remedy = "give measuring more time with `optimize.time_budget`, or fewer `benchmark.batch_sizes`"
-    elif any(c.fate == "not faster than the baseline" for c in everyone):
-        cause = "nothing that passed verification is faster than the model as given"
+def _no_candidate_left(candidates: Sequence[Candidate]) -> StepError:
+    if any(c.fate == "undecided" for c in candidates):
+        cause = "the time budget ended before any candidate could be shown to be faster than the original model"
+        remedy = "raise `optimize.time_budget`, or set fewer `benchmark.batch_sizes`"
+    elif any(c.fate == "not faster than the baseline" for c in candidates):
+        cause = "no candidate that passed verification is faster than the original model"
         remedy = "allow more formats or precisions under `optimize:`"
     else:
-        cause = "each was refused, failed or could not be measured"
-        remedy = "see what became of each, and what its reason says"
-    fates = "; ".join(_fates(everyone))
+        cause = "each one was refused, failed or could not be measured"
+        remedy = "fix the reason given for one of them"
+    fates = "; ".join(_fates(candidates))
     return StepError(
-        "E502", f"no candidate is left: {fates}", cause=cause, remedy=remedy, at=("optimize",), notes=_fates(everyone)
+        "E502", f"no candidate is left: {fates}", cause=cause, remedy=remedy, at=("optimize",), notes=_fates(candidates)
     )
 
 
 def _service_level_not_met(
-    left: Sequence[Candidate], everyone: Sequence[Candidate], levels: Mapping[str, _Level]
+    left: Sequence[Candidate], candidates: Sequence[Candidate], levels: Mapping[str, _Level]
 ) -> StepError:
     distances = "; ".join(f"{c.name}: {_distance(c)}" for c in left)
-    others = _fates([c for c in everyone if c.fate is not None])
+    others = _fates([c for c in candidates if c.fate is not None])
     if all(c.over_the_wire is None for c in left):
         return StepError(
             "E501",
             f"no candidate meets the SLO: {distances}",
-            cause="a service level is proven over the wire, and no server could be measured",
-            remedy="install what is missing (`mlo doctor` says what), or set `slo: {enforce: false}`",
+            cause="a service level can only be proven over the wire, and no server could be measured",
+            remedy="install what is missing (run `mlo doctor`), or set `slo: {enforce: false}`",
             at=("slo",),
             notes=others,
         )
     again = "if the machine was busy, measure again with `mlo apply SPEC --replace benchmark.server`"
     remedy = (
-        f"{again}; else relax `slo:`, give it more `hardware:`, or take the best one with `slo: {{enforce: false}}`"
+        f"{again}; otherwise relax `slo:`, add `hardware:`, or accept the best candidate with `slo: {{enforce: false}}`"
     )
     if "inconclusive" in levels.values():
-        remedy = f"give measuring more time with `optimize.time_budget`, or {remedy}"
+        remedy = f"raise `optimize.time_budget`, or {remedy}"
     return StepError(
         "E501",
         f"no candidate meets the SLO: {distances}",
-        cause="the 99th percentile must be within the limit at a confidence of 99 %, and every request be answered",
+        cause="the 99th percentile must be within the limit at 99 % confidence, and every request must be answered",
         remedy=remedy,
         at=("slo",),
         notes=others,

@@ -22,14 +22,14 @@ from orchestrator.select.step import select
 from orchestrator.steps.context import Ending
 from tests.artifacts.made import facts, imported, inspection, verdict, winner
 from tests.optimize.select_case import (
+    candidate,
     context,
     not_served,
     not_timed,
-    row,
+    runtime_candidate,
     runtime_report,
-    runtime_row,
+    server_candidate,
     server_report,
-    server_row,
 )
 
 GATE = GateResult("min_cosine", "y", 0.999, 0.5, passed=False, case="all samples")
@@ -43,8 +43,8 @@ EXAMPLES: list[Document] = [
     imported(edges=["zeros"]),
     facts("onnx", "int8", reduce_range=True, method="static", notes=("a note",)),
     verdict(passed=False, gates=[GATE]),
-    runtime_report([runtime_row("onnx-fp32"), not_timed("onnx-int8", "failed", "at load: no such operator")]),
-    server_report([server_row("onnx-fp32"), not_served("onnx-int8", "not a finalist", "it is slow")]),
+    runtime_report([runtime_candidate("onnx-fp32"), not_timed("onnx-int8", "failed", "at load: no such operator")]),
+    server_report([server_candidate("onnx-fp32"), not_served("onnx-int8", "not a finalist", "it is slow")]),
     Fates(steps={"convert.onnx": StepFate.of("failed", Ending.REFUSED, Diagnostic("E422", "it does not convert"))}),
     winner(),
 ]
@@ -72,7 +72,9 @@ def test_the_file_is_as_its_schema_says(document: Document) -> None:
 
 
 def test_a_decision_is_read_as_it_was_written(tmp_path: Path) -> None:
-    made = context(tmp_path, [row("onnx-fp32")], [runtime_row("onnx-fp32")], [server_row("onnx-fp32")])
+    made = context(
+        tmp_path, [candidate("onnx-fp32")], [runtime_candidate("onnx-fp32")], [server_candidate("onnx-fp32")]
+    )
     select(made)
     written = (made.output / Decision.FILE).read_bytes()
     decision = Decision.read(made.output)

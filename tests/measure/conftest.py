@@ -1,4 +1,4 @@
-"""What the tests of measuring share: samples, a signature, participants that sleep."""
+"""Shared by the tests of the benchmarks: samples, a signature, candidates that sleep."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator.machine.cpus import cpu_share
-from orchestrator.measure.participants import Participant
+from orchestrator.measure.runtime_candidates import RuntimeCandidate
 from orchestrator.measure.sweep import SweepSettings
 from orchestrator.spec.signature import Signature, Tensor
 
@@ -60,9 +60,9 @@ def settings(samples: Path) -> Callable[..., SweepSettings]:
 
 
 @pytest.fixture
-def sleeper() -> Callable[..., Participant]:
-    def make(name: str, backend: str = "onnxruntime", **behaviour: Any) -> Participant:
+def sleeper() -> Callable[..., RuntimeCandidate]:
+    def make(name: str, backend: str = "onnxruntime", **behaviour: Any) -> RuntimeCandidate:
         arguments = {"behaviour": {"name": name, **behaviour}, "signature": SIGNATURE.as_json()}
-        return Participant(name, backend, "fake_runtime:open_sleeping", arguments)
+        return RuntimeCandidate(name, backend, "fake_runtime:open_sleeping", arguments)
 
     return make

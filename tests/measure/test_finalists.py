@@ -6,29 +6,29 @@ import pytest
 
 from orchestrator.artifacts.server_report import ServerFate
 from orchestrator.measure.finalists import finalists, substitutes
-from tests.optimize.select_case import runtime_row
+from tests.optimize.select_case import runtime_candidate
 
-EVERYONE = [
-    runtime_row("onnx-fp32", ratio=0.50, spread=0.01),
-    runtime_row("onnx-int8", ratio=0.30, spread=0.01),
-    runtime_row("onnx-bf16", ratio=0.70, spread=0.01),
-    runtime_row("onnx-slow", ratio=1.50, spread=0.01),
-    runtime_row("torchscript-fp32", ratio=0.80, spread=0.01),
-    runtime_row("torchscript-bf16", ratio=0.85, spread=0.01),
+CANDIDATES = [
+    runtime_candidate("onnx-fp32", ratio=0.50, spread=0.01),
+    runtime_candidate("onnx-int8", ratio=0.30, spread=0.01),
+    runtime_candidate("onnx-bf16", ratio=0.70, spread=0.01),
+    runtime_candidate("onnx-slow", ratio=1.50, spread=0.01),
+    runtime_candidate("torchscript-fp32", ratio=0.80, spread=0.01),
+    runtime_candidate("torchscript-bf16", ratio=0.85, spread=0.01),
 ]
 
 
 def test_the_best_of_each_backend_and_a_close_second_are_started() -> None:
-    chosen, passed_over = finalists(EVERYONE, "latency")
+    chosen, passed_over = finalists(CANDIDATES, "latency")
     assert chosen == ["onnx-int8", "torchscript-fp32", "torchscript-bf16"]
-    assert "1.67 times as slow as that of onnx-int8" in passed_over["onnx-fp32"]
+    assert "1.67 times as long as onnx-int8" in passed_over["onnx-fp32"]
     assert "its latency is 1.50 times the baseline's" in passed_over["onnx-slow"]
 
 
 def test_what_is_undecided_is_not_started_and_not_called_slow() -> None:
-    chosen, passed_over = finalists([runtime_row("onnx-fp32", ratio=0.3, rounds=5)], "latency")
+    chosen, passed_over = finalists([runtime_candidate("onnx-fp32", ratio=0.3, rounds=5)], "latency")
     assert chosen == []
-    assert passed_over["onnx-fp32"].startswith("measured for 5 rounds, and it takes 6")
+    assert passed_over["onnx-fp32"].startswith("only measured for 5 rounds; comparing it with the baseline takes 6")
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_what_is_undecided_is_not_started_and_not_called_slow() -> None:
 def test_the_next_of_the_same_backend_takes_the_place_of_what_failed(
     tried: dict[str, ServerFate], next_ones: list[str]
 ) -> None:
-    assert substitutes(EVERYONE, "latency", tried) == next_ones
+    assert substitutes(CANDIDATES, "latency", tried) == next_ones

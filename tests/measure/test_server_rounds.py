@@ -76,11 +76,11 @@ def asked(of: LoadedServer) -> list[dict[str, Any]]:
 @pytest.fixture
 def measured() -> Callable[..., ServerResult]:
     def measure(
-        *everyone: LoadedServer, rate: float = 200.0, limit: float = LIMIT, budget: float = 100.0
+        *servers: LoadedServer, rate: float = 200.0, limit: float = LIMIT, budget: float = 100.0
     ) -> ServerResult:
         settings = LoadSettings(rate=rate, p99_limit=limit, deadline=time.monotonic() + budget)
-        load_in_rounds(everyone, settings, lambda *_: None)
-        return server_result(everyone[0], STARTED, settings, rate, rate)
+        load_in_rounds(servers, settings, lambda *_: None)
+        return server_result(servers[0], STARTED, settings, rate, rate)
 
     return measure
 

@@ -12,22 +12,22 @@ import pytest
 from orchestrator.artifacts.measurement import Objective
 from orchestrator.artifacts.runtime_report import PairedTimes, RuntimeMeasurement
 from orchestrator.machine.cpus import cpu_share
-from orchestrator.measure.participants import Participant
+from orchestrator.measure.runtime_candidates import RuntimeCandidate
 from orchestrator.measure.runtime_report import runtime_result
 from orchestrator.measure.session import MeasuredProcess
-from orchestrator.measure.sweep import Measured, SweepSettings, sweep
+from orchestrator.measure.sweep import Measurement, SweepSettings, sweep
 
 pytestmark = pytest.mark.alone  # it measures time
 
 Settings = Callable[..., SweepSettings]
-Sleeper = Callable[..., Participant]
+Sleeper = Callable[..., RuntimeCandidate]
 
 
 def _silent(message: str, fraction: float | None = None) -> None:
     """Nobody watches."""
 
 
-def numbers(measured: Measured, baseline: Measured | None = None) -> RuntimeMeasurement:
+def numbers(measured: Measurement, baseline: Measurement | None = None) -> RuntimeMeasurement:
     found = runtime_result(measured, baseline).measured
     assert found is not None
     return found
@@ -35,13 +35,13 @@ def numbers(measured: Measured, baseline: Measured | None = None) -> RuntimeMeas
 
 def compared(report: RuntimeMeasurement, objective: Objective) -> PairedTimes:
     assert report.against_baseline is not None
-    found = report.against_baseline.in_what_matters_for(objective)
+    found = report.against_baseline.for_objective(objective)
     assert found is not None
     return found
 
 
-def _run(participants: list[Participant], settings: SweepSettings, scratch: Path) -> dict[str, Measured]:
-    return {measured.name: measured for measured in sweep(participants, settings, scratch, _silent)}
+def _run(candidates: list[RuntimeCandidate], settings: SweepSettings, scratch: Path) -> dict[str, Measurement]:
+    return {measured.name: measured for measured in sweep(candidates, settings, scratch, _silent)}
 
 
 def test_what_is_measured_is_what_was_slept(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
@@ -67,19 +67,19 @@ def test_who_comes_first_is_not_charged_for_reading_files_from_disk(
     sleeper: Sleeper, settings: Settings, tmp_path: Path
 ) -> None:
     marker = str(tmp_path / "in the page cache")
-    everyone = [sleeper("baseline", backend="", slow_once=marker), sleeper("other", slow_once=marker)]
-    found = _run(everyone, settings(batch_sizes=(1,), measuring=0.05, warming=0.05), tmp_path)
+    candidates = [sleeper("baseline", backend="", slow_once=marker), sleeper("other", slow_once=marker)]
+    found = _run(candidates, settings(batch_sizes=(1,), measuring=0.05, warming=0.05), tmp_path)
     assert all(measured.load_seconds is not None and measured.load_seconds < 0.4 for measured in found.values())
 
 
 def test_rounds_take_turns_and_rotate(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
     journal = str(tmp_path / "journal")
     names = ["a", "b", "c"]
-    everyone = [sleeper(name, seconds=0.002, journal=journal) for name in names]
-    _run(everyone, settings(batch_sizes=(1,), measuring=0.1, warming=0.05), tmp_path)
+    candidates = [sleeper(name, seconds=0.002, journal=journal) for name in names]
+    _run(candidates, settings(batch_sizes=(1,), measuring=0.1, warming=0.05), tmp_path)
     calls = [line.split()[0] for line in Path(journal).read_text(encoding="ascii").splitlines()]
     turns = [name for name, _ in groupby(calls)]
-    # Each is warmed up once; then six rounds, each with everyone once and another one first. Where a round ends with
+    # Each is warmed up once; then six rounds, each with every candidate once and another one first. Where a round ends with
     # the one that the next begins with, two turns read as one, which does not happen when the order rotates by one.
     assert turns[:3] == names
     rounds = turns[3:]
@@ -89,13 +89,13 @@ def test_rounds_take_turns_and_rotate(sleeper: Sleeper, settings: Settings, tmp_
 def test_what_is_clearly_dominated_is_dropped_and_that_is_said(
     sleeper: Sleeper, settings: Settings, tmp_path: Path
 ) -> None:
-    everyone = [
+    candidates = [
         sleeper("baseline", backend="", seconds=0.02),
         sleeper("fast", seconds=0.002),
         sleeper("slow", seconds=0.012),
         sleeper("elsewhere", backend="torchserve", seconds=0.012),
     ]
-    found = _run(everyone, settings(), tmp_path)
+    found = _run(candidates, settings(), tmp_path)
     assert found["slow"].fate == "dominated"
     assert "dropped after 2 rounds" in found["slow"].reason
     assert "slower than fast at every batch size" in found["slow"].reason
@@ -103,19 +103,19 @@ def test_what_is_clearly_dominated_is_dropped_and_that_is_said(
 
 
 def test_a_slower_one_that_wins_at_one_batch_size_stays(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
-    everyone = [sleeper("steep", seconds=0.001, per_row=0.004), sleeper("flat", seconds=0.012)]
-    found = _run(everyone, settings(), tmp_path)
+    candidates = [sleeper("steep", seconds=0.001, per_row=0.004), sleeper("flat", seconds=0.012)]
+    found = _run(candidates, settings(), tmp_path)
     assert {measured.fate for measured in found.values()} == {"measured"}
 
 
 def test_what_runs_larger_batches_than_its_peer_is_not_dominated_by_it(
     sleeper: Sleeper, settings: Settings, tmp_path: Path
 ) -> None:
-    everyone = [
+    candidates = [
         sleeper("hungry", seconds=0.002, takes_memory_from=4, mebibytes=400),
         sleeper("slow", seconds=0.012),
     ]
-    found = _run(everyone, settings(memory=2**28), tmp_path)
+    found = _run(candidates, settings(memory=2**28), tmp_path)
     assert found["slow"].fate == "measured"
     assert sorted(found["slow"].samples) == [1, 4]
     assert sorted(found["hungry"].samples) == [1]
@@ -145,13 +145,13 @@ def test_a_model_that_does_not_fit_is_out_of_memory_at_load(
 
 
 def test_a_child_that_crashes_fails_alone(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
-    everyone = [
+    candidates = [
         sleeper("crashing", seconds=0.002, dies_from=4),
         sleeper("refusing", seconds=0.002, raises_from=4),
         sleeper("unloadable", load_error="no such operator"),
         sleeper("good", seconds=0.002),
     ]
-    found = _run(everyone, settings(), tmp_path)
+    found = _run(candidates, settings(), tmp_path)
     assert found["crashing"].fate == "failed"
     assert found["crashing"].reason == "at batch 4: its process was ended by SIGABRT"
     assert found["refusing"].reason == "at batch 4: the kernel does not like this batch"
@@ -169,9 +169,9 @@ def test_the_time_budget_ends_the_rounds(sleeper: Sleeper, settings: Settings, t
 def test_large_batches_make_room_for_the_rounds_that_a_decision_takes(
     sleeper: Sleeper, settings: Settings, tmp_path: Path
 ) -> None:
-    everyone = [sleeper("baseline", backend="", per_row=0.02), sleeper("other", per_row=0.015)]
+    candidates = [sleeper("baseline", backend="", per_row=0.02), sleeper("other", per_row=0.015)]
     sizes = settings(batch_sizes=(1, 4, 16, 64), time_budget=8.0, measuring=0.1, warming=0.1)
-    found = _run(everyone, sizes, tmp_path)
+    found = _run(candidates, sizes, tmp_path)
     for measured in found.values():
         report = numbers(measured, found["baseline"])
         assert compared(report, "latency").rounds == 6
@@ -180,8 +180,8 @@ def test_large_batches_make_room_for_the_rounds_that_a_decision_takes(
 
 
 def test_the_baseline_is_compared_round_by_round(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
-    everyone = [sleeper("baseline", backend="", seconds=0.01), sleeper("fast", seconds=0.002, per_row=0.001)]
-    found = _run(everyone, settings(), tmp_path)
+    candidates = [sleeper("baseline", backend="", seconds=0.01), sleeper("fast", seconds=0.002, per_row=0.001)]
+    found = _run(candidates, settings(), tmp_path)
     report = numbers(found["fast"], found["baseline"])
     latency, throughput = compared(report, "latency"), compared(report, "throughput")
     assert (latency.rows, latency.rounds) == (1, 6)

@@ -7,21 +7,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts.candidate import candidate_row
+from orchestrator.artifacts.candidate import candidate_identity
 from orchestrator.artifacts.fates import Fates, StepFate
 from orchestrator.artifacts.imported import SamplesKind
 from orchestrator.artifacts.measurement import MeasuredOn, Objective, Times, WarmUp
 from orchestrator.artifacts.runtime_report import (
     AgainstBaseline,
     BatchTimes,
+    CandidateRuntimeResult,
     PairedTimes,
     RuntimeFate,
     RuntimeMeasurement,
     RuntimeReport,
     RuntimeResult,
-    RuntimeRow,
 )
 from orchestrator.artifacts.server_report import (
+    CandidateServerResult,
     GeneratorDelay,
     LoadGenerator,
     MeasuredLevel,
@@ -32,7 +33,6 @@ from orchestrator.artifacts.server_report import (
     ServerFate,
     ServerMeasurement,
     ServerReport,
-    ServerRow,
     ServerSettings,
     ServerWarmUp,
     ServiceLevel,
@@ -52,8 +52,8 @@ SETTINGS = ServerSettings(max_batch_size=8, max_delay=0.0)
 MEASURED_ON = MeasuredOn(cpus=2, cpus_wanted=2.0, threads=2, how="measured with 2 CPUs", accelerators=None, driver=None)
 
 
-def row(variant: str, *, refused: str | None = None, given: bool = False) -> dict[str, Any]:
-    """A row of the parameter `candidates`; `given`: it is the model as the user gave it."""
+def candidate(variant: str, *, refused: str | None = None, given: bool = False) -> dict[str, Any]:
+    """An entry of the parameter `candidates`; `given`: it is the original model."""
     format_name, _, precision = variant.rpartition("-")
     return {
         "candidate": variant,
@@ -83,7 +83,7 @@ def times(p50: float, p99: float, samples: int = 500) -> dict[str, Any]:
 
 
 def runtime_measurement(latency: float, against: AgainstBaseline | None, *, settled: bool = True) -> RuntimeMeasurement:
-    """One batch size, `latency` seconds a call."""
+    """One batch size, `latency` seconds per call."""
     batch = BatchTimes(
         **times(latency, latency * 1.5),
         rows=1,
@@ -104,7 +104,7 @@ def runtime_measurement(latency: float, against: AgainstBaseline | None, *, sett
     )
 
 
-def runtime_row(
+def runtime_candidate(
     variant: str,
     *,
     ratio: float = 0.5,
@@ -114,14 +114,14 @@ def runtime_row(
     rounds: int = 12,
     given: bool = False,
     settled: bool = True,
-) -> RuntimeRow:
+) -> CandidateRuntimeResult:
     """Of the runtime benchmark: `ratio` of the baseline's time, give or take `spread`."""
     low, high = (ratio - spread, ratio + spread) if rounds >= 6 else (0.0, None)
     paired = PairedTimes(rows=1, baseline_rows=1, ratio=ratio, low=low, high=high, rounds=rounds)
     against = AgainstBaseline(latency=paired, throughput=paired)
     measured = runtime_measurement(0.004 * ratio, against, settled=settled)
-    return RuntimeRow(
-        **dict(candidate_row(_candidate(row(variant)))),
+    return CandidateRuntimeResult(
+        **dict(candidate_identity(_candidate(candidate(variant)))),
         fate=fate,
         reason=reason,
         measured=measured,
@@ -130,10 +130,10 @@ def runtime_row(
     )
 
 
-def not_timed(variant: str, fate: RuntimeFate, reason: str) -> RuntimeRow:
+def not_timed(variant: str, fate: RuntimeFate, reason: str) -> CandidateRuntimeResult:
     """Of the runtime benchmark: nothing could be measured."""
-    return RuntimeRow(
-        **dict(candidate_row(_candidate(row(variant)))),
+    return CandidateRuntimeResult(
+        **dict(candidate_identity(_candidate(candidate(variant)))),
         fate=fate,
         reason=reason,
         measured=None,
@@ -142,7 +142,7 @@ def not_timed(variant: str, fate: RuntimeFate, reason: str) -> RuntimeRow:
     )
 
 
-def server_row(
+def server_candidate(
     variant: str,
     *,
     p99: float = 0.008,
@@ -159,7 +159,7 @@ def server_row(
     refused: dict[str, int] | None = None,
     program: MeasuredProgram | None = None,
     settled: bool = True,
-) -> ServerRow:
+) -> CandidateServerResult:
     """Of the server benchmark; its verdict follows from `over` of `samples`, `spread` is that of every number."""
     found = slo_verdict([1.0] * over + [0.0] * (samples - over), 0.5)
     level = None
@@ -196,8 +196,8 @@ def server_row(
         ),
         slo=MeasuredLevel(p99=level, throughput=carried),
     )
-    return ServerRow(
-        **dict(candidate_row(_candidate(row(variant)))),
+    return CandidateServerResult(
+        **dict(candidate_identity(_candidate(candidate(variant)))),
         fate="measured",
         reason="",
         settings=SETTINGS,
@@ -205,16 +205,20 @@ def server_row(
     )
 
 
-def not_served(variant: str, fate: ServerFate, reason: str) -> ServerRow:
+def not_served(variant: str, fate: ServerFate, reason: str) -> CandidateServerResult:
     """Of the server benchmark: not measured there."""
     settings = SETTINGS if fate == "no server" else None
-    return ServerRow(
-        **dict(candidate_row(_candidate(row(variant)))), fate=fate, reason=reason, settings=settings, measured=None
+    return CandidateServerResult(
+        **dict(candidate_identity(_candidate(candidate(variant)))),
+        fate=fate,
+        reason=reason,
+        settings=settings,
+        measured=None,
     )
 
 
-def runtime_report(rows: Sequence[RuntimeRow], samples: SamplesKind = "real") -> RuntimeReport:
-    """With a baseline that takes 4 ms a call."""
+def runtime_report(rows: Sequence[CandidateRuntimeResult], samples: SamplesKind = "real") -> RuntimeReport:
+    """With a baseline that takes 4 ms per call."""
     baseline = RuntimeResult(fate="measured", reason="", measured=runtime_measurement(0.004, None))
     return RuntimeReport(
         measured_on=MEASURED_ON,
@@ -227,7 +231,7 @@ def runtime_report(rows: Sequence[RuntimeRow], samples: SamplesKind = "real") ->
     )
 
 
-def server_report(rows: Sequence[ServerRow], measured_on: MeasuredOn = MEASURED_ON) -> ServerReport:
+def server_report(rows: Sequence[CandidateServerResult], measured_on: MeasuredOn = MEASURED_ON) -> ServerReport:
     """With a load generator on the servers' CPUs."""
     return ServerReport(
         measured_on=measured_on,
@@ -244,8 +248,8 @@ def server_report(rows: Sequence[ServerRow], measured_on: MeasuredOn = MEASURED_
 def context(
     folder: Path,
     candidates: Sequence[Mapping[str, Any]],
-    runtime: Sequence[RuntimeRow],
-    server: Sequence[ServerRow] | None,
+    runtime: Sequence[CandidateRuntimeResult],
+    server: Sequence[CandidateServerResult] | None,
     *,
     fates: Mapping[str, StepFate] | None = None,
     verdicts: Mapping[str, Verdict] | None = None,

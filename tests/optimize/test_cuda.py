@@ -15,7 +15,15 @@ from orchestrator.optimize.cuda import refused_on_cuda
 from orchestrator.select.step import select
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.signature import Signature
-from tests.optimize.select_case import MEASURED_ON, context, not_served, not_timed, row, runtime_row, server_row
+from tests.optimize.select_case import (
+    MEASURED_ON,
+    candidate,
+    context,
+    not_served,
+    not_timed,
+    runtime_candidate,
+    server_candidate,
+)
 
 SPEC: dict[str, Any] = {
     "apiVersion": "mlo/v1",
@@ -121,16 +129,16 @@ def test_what_an_image_for_gpus_pins_is_the_build_for_cuda_with_nvidias_librarie
 def test_a_decision_for_gpus_says_what_it_was_measured_on_and_deploys_the_build_for_cuda(tmp_path: Path) -> None:
     made = context(
         tmp_path,
-        [row("onnx-fp32"), row("onnx-int8", refused="it would run on the CPU")],
-        [runtime_row("onnx-fp32"), not_timed("onnx-int8", "not measured", "refused")],
-        [server_row("onnx-fp32"), not_served("onnx-int8", "not a finalist", "refused")],
+        [candidate("onnx-fp32"), candidate("onnx-int8", refused="it would run on the CPU")],
+        [runtime_candidate("onnx-fp32"), not_timed("onnx-int8", "not measured", "refused")],
+        [server_candidate("onnx-fp32"), not_served("onnx-int8", "not a finalist", "refused")],
         measured_on=MEASURED_ON.model_copy(update={"accelerators": ("NVIDIA A10G",) * 2, "driver": "550.54.14"}),
     )
     made = replace(made, params={**made.params, "accelerator": "cuda"})
     select(made)
     decision = json.loads((made.output / "decision.json").read_text())
     assert (
-        "measured on NVIDIA A10G, NVIDIA A10G with driver 550.54.14; other GPUs have other latencies"
+        "measured on NVIDIA A10G, NVIDIA A10G with driver 550.54.14; latencies differ on other GPUs"
         in decision["notes"]
     )
     assert decision["measured_on"]["accelerators"] == ["NVIDIA A10G"] * 2

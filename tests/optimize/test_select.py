@@ -10,14 +10,14 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from orchestrator.artifacts.fates import StepFate
-from orchestrator.artifacts.server_report import ServerRow
+from orchestrator.artifacts.server_report import CandidateServerResult
 from orchestrator.artifacts.verdict import GateResult
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.select.step import select, startup_bound
 from orchestrator.steps.context import Ending, StepContext, StepError
 from orchestrator.store.digest import digest_tree
 from tests.artifacts.made import facts, verdict
-from tests.optimize.select_case import context, not_served, not_timed, row, runtime_row, server_row
+from tests.optimize.select_case import candidate, context, not_served, not_timed, runtime_candidate, server_candidate
 
 INT8, FP32, SCRIPT = "onnx-int8", "onnx-fp32", "torchscript-fp32"
 NO_BINARY = "tensorflow-serving cannot be started here: no binary"
@@ -37,14 +37,18 @@ def reasons(decision: dict[str, Any]) -> dict[str, str]:
     return {candidate["candidate"]: candidate["reason"] for candidate in decision["candidates"]}
 
 
-def two(folder: Path, first: ServerRow, second: ServerRow, **options: Any) -> dict[str, Any]:
+def two(folder: Path, first: CandidateServerResult, second: CandidateServerResult, **options: Any) -> dict[str, Any]:
     """The decision between two measured servers."""
     names = [first.candidate, second.candidate]
-    return decide(context(folder, [row(n) for n in names], [runtime_row(n) for n in names], [first, second], **options))
+    return decide(
+        context(
+            folder, [candidate(n) for n in names], [runtime_candidate(n) for n in names], [first, second], **options
+        )
+    )
 
 
 def test_the_lowest_p99_wins_and_the_loser_says_by_how_much(tmp_path: Path) -> None:
-    decision = two(tmp_path, server_row(FP32, p99=0.012), server_row(INT8, p99=0.008))
+    decision = two(tmp_path, server_candidate(FP32, p99=0.012), server_candidate(INT8, p99=0.008))
     assert decision["winner"] == {
         "candidate": INT8,
         "variant": INT8,
@@ -66,44 +70,52 @@ def test_the_lowest_p99_wins_and_the_loser_says_by_how_much(tmp_path: Path) -> N
 def test_each_objective_looks_at_its_own_number(
     tmp_path: Path, objective: str, better: dict[str, float], worse: dict[str, float]
 ) -> None:
-    decision = two(tmp_path, server_row(FP32, **worse), server_row(INT8, **better), objective=objective)  # type: ignore[arg-type]
+    decision = two(tmp_path, server_candidate(FP32, **worse), server_candidate(INT8, **better), objective=objective)  # type: ignore[arg-type]
     assert decision["winner"]["variant"] == INT8
 
 
 def test_equal_latencies_go_by_throughput_and_then_by_memory(tmp_path: Path) -> None:
-    first, second = server_row(FP32, p99=0.0080), server_row(INT8, p99=0.0082, rows_per_second=1500.0)
+    first, second = server_candidate(FP32, p99=0.0080), server_candidate(INT8, p99=0.0082, rows_per_second=1500.0)
     decision = two(tmp_path / "a", first, second)
     assert decision["winner"]["variant"] == INT8
-    assert "p99 over the wire not told apart from that of onnx-fp32" in reasons(decision)[INT8]
-    first, second = server_row(FP32, p99=0.0080), server_row(INT8, p99=0.0082, peak=50 * 2**20)
+    assert "p99 over the wire ties with onnx-fp32" in reasons(decision)[INT8]
+    first, second = server_candidate(FP32, p99=0.0080), server_candidate(INT8, p99=0.0082, peak=50 * 2**20)
     assert two(tmp_path / "b", first, second)["winner"]["variant"] == INT8
 
 
 def test_torchserve_must_be_better_not_as_good(tmp_path: Path) -> None:
-    tie = two(tmp_path / "a", server_row(SCRIPT, p99=0.0080, rows_per_second=9000.0), server_row(FP32, p99=0.0083))
+    tie = two(
+        tmp_path / "a", server_candidate(SCRIPT, p99=0.0080, rows_per_second=9000.0), server_candidate(FP32, p99=0.0083)
+    )
     assert tie["winner"]["variant"] == FP32
     assert "no more security fixes" in reasons(tie)[SCRIPT]
-    better = two(tmp_path / "b", server_row(SCRIPT, p99=0.0060), server_row(FP32, p99=0.0083))
+    better = two(tmp_path / "b", server_candidate(SCRIPT, p99=0.0060), server_candidate(FP32, p99=0.0083))
     assert better["winner"]["variant"] == SCRIPT
 
 
 def test_what_varies_more_than_it_differs_is_a_tie(tmp_path: Path) -> None:
-    smaller = server_row(FP32, p99=0.0092, spread=0.1, peak=50 * 2**20)
-    other = server_row(INT8, p99=0.0080, spread=0.1)
+    smaller = server_candidate(FP32, p99=0.0092, spread=0.1, peak=50 * 2**20)
+    other = server_candidate(INT8, p99=0.0080, spread=0.1)
     assert two(tmp_path / "a", smaller, other)["winner"]["variant"] == FP32
-    assert two(tmp_path / "b", smaller, server_row(INT8, p99=0.0070, spread=0.1))["winner"]["variant"] == INT8
+    assert two(tmp_path / "b", smaller, server_candidate(INT8, p99=0.0070, spread=0.1))["winner"]["variant"] == INT8
     # Too few samples bound the p99 from below only.
-    smaller = server_row(FP32, p99=0.0092, spread=0.1, peak=50 * 2**20, interval=(0.0081, None))
+    smaller = server_candidate(FP32, p99=0.0092, spread=0.1, peak=50 * 2**20, interval=(0.0081, None))
     assert two(tmp_path / "c", smaller, other)["winner"]["variant"] == FP32
-    tie = two(tmp_path / "d", server_row(SCRIPT, p99=0.0072, spread=0.1), server_row(FP32, p99=0.0083, spread=0.1))
+    tie = two(
+        tmp_path / "d", server_candidate(SCRIPT, p99=0.0072, spread=0.1), server_candidate(FP32, p99=0.0083, spread=0.1)
+    )
     assert tie["winner"]["variant"] == FP32
     assert reasons(tie)[SCRIPT] == "not measurably better than onnx-fp32, and torchserve gets no more security fixes"
 
 
 def test_nothing_slower_than_the_baseline_wins_and_what_cannot_be_told_apart_is_not_faster(tmp_path: Path) -> None:
     names = [FP32, INT8, SCRIPT]
-    runtime = [runtime_row(FP32), runtime_row(INT8, ratio=1.3), runtime_row(SCRIPT, ratio=0.98, spread=0.05)]
-    made = context(tmp_path, [row(n) for n in names], runtime, [server_row(n, p99=0.009) for n in names])
+    runtime = [
+        runtime_candidate(FP32),
+        runtime_candidate(INT8, ratio=1.3),
+        runtime_candidate(SCRIPT, ratio=0.98, spread=0.05),
+    ]
+    made = context(tmp_path, [candidate(n) for n in names], runtime, [server_candidate(n, p99=0.009) for n in names])
     decision = decide(made)
     assert fates(decision) == {
         FP32: "won",
@@ -116,22 +128,25 @@ def test_nothing_slower_than_the_baseline_wins_and_what_cannot_be_told_apart_is_
 
 def test_the_run_fails_when_nothing_is_faster_than_the_baseline(tmp_path: Path) -> None:
     made = context(
-        tmp_path, [row(FP32)], [runtime_row(FP32, ratio=1.1, spread=0.05)], [not_served(FP32, "not a finalist", "")]
+        tmp_path,
+        [candidate(FP32)],
+        [runtime_candidate(FP32, ratio=1.1, spread=0.05)],
+        [not_served(FP32, "not a finalist", "")],
     )
     with pytest.raises(StepError, match="no candidate is left") as caught:
         select(made)
     assert caught.value.code == "E502"
-    assert "nothing that passed verification is faster" in caught.value.cause
+    assert "no candidate that passed verification is faster" in caught.value.cause
 
 
 def test_too_few_rounds_leave_it_undecided_and_more_time_is_the_remedy(tmp_path: Path) -> None:
-    runtime = [runtime_row(FP32, ratio=0.3, rounds=4)]
-    made = context(tmp_path, [row(FP32)], runtime, [not_served(FP32, "not a finalist", "")])
+    runtime = [runtime_candidate(FP32, ratio=0.3, rounds=4)]
+    made = context(tmp_path, [candidate(FP32)], runtime, [not_served(FP32, "not a finalist", "")])
     with pytest.raises(StepError, match="onnx-fp32: undecided: measured for 4 rounds, and it takes 6") as caught:
         select(made)
     assert caught.value.code == "E502"
     assert "optimize.time_budget" in caught.value.remedy
-    assert "measuring ended before" in caught.value.cause
+    assert "the time budget ended before" in caught.value.cause
 
 
 def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
@@ -139,27 +154,29 @@ def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
     failed = Diagnostic("E410", "the exporter fails", cause="aten::foo has no translation")
     gate = GateResult("min_cosine", "y", 0.99, 0.91, passed=False, case="all samples")
     runtime = [
-        runtime_row("onnx-fp32"),
+        runtime_candidate("onnx-fp32"),
         not_timed("onnx-int8", "not measured", "not measured: failed verification"),
-        runtime_row(
-            "onnx-a", fate="dominated", reason="dropped after 3 rounds: at least 2.4 times slower than onnx-fp32"
+        runtime_candidate(
+            "onnx-a",
+            fate="dominated",
+            reason="dropped after 3 rounds: it takes at least 2.4 times as long as onnx-fp32",
         ),
         not_timed("onnx-b", "out of memory", "out of memory at load: peak 2.1 GiB of 2.0 GiB"),
         not_timed("onnx-c", "failed", "at batch 8: its process was ended by SIGSEGV"),
-        runtime_row("onnx-d"),
-        runtime_row("onnx-e"),
-        not_timed("x-f", "not measured", "not measured: it could not be made"),
-        runtime_row("torchscript-fp32"),
+        runtime_candidate("onnx-d"),
+        runtime_candidate("onnx-e"),
+        not_timed("x-f", "not measured", "not measured: its conversion failed"),
+        runtime_candidate("torchscript-fp32"),
     ]
     server = [
-        server_row("onnx-fp32"),
-        not_served(
-            "onnx-d", "not a finalist", "its runtime is 1.70 times as slow as that of onnx-fp32, on the same backend"
-        ),
+        server_candidate("onnx-fp32"),
+        not_served("onnx-d", "not a finalist", "it takes 1.70 times as long as onnx-fp32 on the same backend"),
         not_served("onnx-e", "failed", "3 of 400 requests failed: status 503"),
         not_served("torchscript-fp32", "no server", "torchserve cannot be started here: there is no java on the PATH"),
     ]
-    rows = [row(name) for name in names] + [row("onnx-bf16", refused="the CPU provider has no bfloat16 kernels")]
+    rows = [candidate(name) for name in names] + [
+        candidate("onnx-bf16", refused="the CPU provider has no bfloat16 kernels")
+    ]
     steps = {
         "convert.x": StepFate.of("failed", Ending.REFUSED, failed),
         "verify.x-f": StepFate.of("skipped", None, Diagnostic("E408", "convert.x did not succeed")),
@@ -191,7 +208,7 @@ def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
 
 def test_when_none_meets_the_slo_the_run_fails_and_shows_how_far_each_is(tmp_path: Path) -> None:
     with pytest.raises(StepError) as caught:
-        two(tmp_path, server_row(FP32, p99=0.0312, over=100), server_row(INT8, p99=0.024, over=60))
+        two(tmp_path, server_candidate(FP32, p99=0.0312, over=100), server_candidate(INT8, p99=0.024, over=60))
     error = caught.value
     assert (error.code, error.at) == ("E501", ("slo",))
     assert "onnx-fp32: p99 31.2 ms at 200/s, 11.2 ms over the limit of 20 ms" in error.message
@@ -201,7 +218,10 @@ def test_when_none_meets_the_slo_the_run_fails_and_shows_how_far_each_is(tmp_pat
 
 def test_without_enforcement_the_best_wins_and_the_decision_says_so(tmp_path: Path) -> None:
     decision = two(
-        tmp_path, server_row(FP32, p99=0.0312, over=100), server_row(INT8, p99=0.024, over=60), enforce=False
+        tmp_path,
+        server_candidate(FP32, p99=0.0312, over=100),
+        server_candidate(INT8, p99=0.024, over=60),
+        enforce=False,
     )
     assert decision["winner"]["variant"] == INT8
     assert decision["slo"]["met"] is False
@@ -210,17 +230,17 @@ def test_without_enforcement_the_best_wins_and_the_decision_says_so(tmp_path: Pa
 
 
 def test_a_server_that_was_too_busy_is_chosen_from_and_says_how_often_it_was(tmp_path: Path) -> None:
-    busy = server_row(FP32, p99=10.0, over=40, refused={"status 503": 40})
+    busy = server_candidate(FP32, p99=10.0, over=40, refused={"status 503": 40})
     with pytest.raises(StepError, match="too busy for 40 of 1400 requests: 40 with status 503") as caught:
-        decide(context(tmp_path / "a", [row(FP32)], [runtime_row(FP32)], [busy]))
+        decide(context(tmp_path / "a", [candidate(FP32)], [runtime_candidate(FP32)], [busy]))
     assert caught.value.code == "E501"
-    decision = decide(context(tmp_path / "b", [row(FP32)], [runtime_row(FP32)], [busy], enforce=False))
+    decision = decide(context(tmp_path / "b", [candidate(FP32)], [runtime_candidate(FP32)], [busy], enforce=False))
     assert decision["winner"]["variant"] == FP32
 
 
 def test_one_that_meets_the_slo_wins_over_one_that_does_not(tmp_path: Path) -> None:
     decision = two(
-        tmp_path, server_row(FP32, p99=0.015), server_row(INT8, p99=0.021, over=40, rows_per_second=9000.0),
+        tmp_path, server_candidate(FP32, p99=0.015), server_candidate(INT8, p99=0.021, over=40, rows_per_second=9000.0),
         objective="throughput",
     )  # fmt: skip
     assert fates(decision) == {FP32: "won", INT8: "slo missed"}
@@ -229,28 +249,34 @@ def test_one_that_meets_the_slo_wins_over_one_that_does_not(tmp_path: Path) -> N
 
 def test_an_undecided_verdict_counts_as_not_met_and_says_how_many_samples_it_wants(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="it wants at least 359 more samples") as caught:
-        two(tmp_path / "a", server_row(FP32, samples=100), server_row(INT8, samples=100))
+        two(tmp_path / "a", server_candidate(FP32, samples=100), server_candidate(INT8, samples=100))
     assert "optimize.time_budget" in caught.value.remedy
-    decision = two(tmp_path / "b", server_row(FP32, samples=100), server_row(INT8, p99=0.012))
+    decision = two(tmp_path / "b", server_candidate(FP32, samples=100), server_candidate(INT8, p99=0.012))
     assert fates(decision) == {FP32: "inconclusive", INT8: "won"}
-    decision = two(tmp_path / "c", server_row(FP32, samples=100), server_row(INT8, samples=100), enforce=False)
+    decision = two(
+        tmp_path / "c", server_candidate(FP32, samples=100), server_candidate(INT8, samples=100), enforce=False
+    )
     assert decision["slo"]["met"] is False
 
 
 def test_a_throughput_that_is_not_reached_is_a_missed_slo(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="150/s of 200/s"):
-        two(tmp_path, server_row(FP32, rows_per_second=150.0), server_row(INT8, rows_per_second=150.0))
+        two(tmp_path, server_candidate(FP32, rows_per_second=150.0), server_candidate(INT8, rows_per_second=150.0))
 
 
 def test_a_spec_without_slo_takes_the_best(tmp_path: Path) -> None:
     free: dict[str, Any] = {"limit": None, "wanted": None}
-    decision = two(tmp_path, server_row(FP32, p99=0.5, **free), server_row(INT8, p99=0.6, **free))
+    decision = two(tmp_path, server_candidate(FP32, p99=0.5, **free), server_candidate(INT8, p99=0.6, **free))
     assert decision["winner"]["variant"] == FP32
 
 
 def test_the_winner_names_everything_that_is_deployed_and_nothing_that_noise_moves(tmp_path: Path) -> None:
-    made = context(tmp_path / "a", [row(FP32)], [runtime_row(FP32)], [server_row(FP32, p99=0.008, ready=1.0)])
-    again = context(tmp_path / "b", [row(FP32)], [runtime_row(FP32)], [server_row(FP32, p99=0.0081, ready=1.2)])
+    made = context(
+        tmp_path / "a", [candidate(FP32)], [runtime_candidate(FP32)], [server_candidate(FP32, p99=0.008, ready=1.0)]
+    )
+    again = context(
+        tmp_path / "b", [candidate(FP32)], [runtime_candidate(FP32)], [server_candidate(FP32, p99=0.0081, ready=1.2)]
+    )
     select(made)
     select(again)
     winner = json.loads((made.output / "winner.json").read_bytes())
@@ -268,20 +294,22 @@ def test_startup_bounds_are_coarse(ready: float, bound: int) -> None:
 
 @pytest.mark.parametrize(("variant", "bound"), [(FP32, 60), (SCRIPT, 120)])
 def test_a_fast_start_leaves_time_for_a_slow_one(tmp_path: Path, variant: str, bound: int) -> None:
-    made = context(tmp_path, [row(variant)], [runtime_row(variant)], [server_row(variant, ready=0.3)])
+    made = context(tmp_path, [candidate(variant)], [runtime_candidate(variant)], [server_candidate(variant, ready=0.3)])
     select(made)
     assert json.loads((made.output / "winner.json").read_bytes())["startup_seconds"] == bound
 
 
 def test_random_samples_and_shared_cpus_are_said(tmp_path: Path) -> None:
-    decision = decide(context(tmp_path, [row(FP32)], [runtime_row(FP32)], [server_row(FP32)], samples="random"))
+    decision = decide(
+        context(tmp_path, [candidate(FP32)], [runtime_candidate(FP32)], [server_candidate(FP32)], samples="random")
+    )
     assert any("random inputs only" in note for note in decision["notes"])
     assert any("shared the server's CPUs" in note for note in decision["notes"])
     assert decision["samples"] == "random"
 
 
 def test_what_the_steps_note_of_a_variant_is_said(tmp_path: Path) -> None:
-    made = context(tmp_path, [row(INT8)], [runtime_row(INT8)], [server_row(INT8)])
+    made = context(tmp_path, [candidate(INT8)], [runtime_candidate(INT8)], [server_candidate(INT8)])
     note = "int8 was calibrated on 3 of 5 samples and verified on only 2 others"
     facts("onnx", "int8", notes=(note,)).write(made.inputs[f"variant:{INT8}"])
     assert f"onnx-int8: {note}" in decide(made)["notes"]
@@ -289,26 +317,31 @@ def test_what_the_steps_note_of_a_variant_is_said(tmp_path: Path) -> None:
 
 def test_what_was_noisy_is_said(tmp_path: Path) -> None:
     def decided(folder: str, low: float, *, settled: bool) -> list[str]:
-        one = runtime_row(FP32, ratio=0.3, spread=0.3 - low, settled=settled)
-        wire = server_row(FP32, settled=settled)
-        notes: list[str] = decide(context(tmp_path / folder, [row(FP32)], [one], [wire]))["notes"]
+        one = runtime_candidate(FP32, ratio=0.3, spread=0.3 - low, settled=settled)
+        wire = server_candidate(FP32, settled=settled)
+        notes: list[str] = decide(context(tmp_path / folder, [candidate(FP32)], [one], [wire]))["notes"]
         return [note for note in notes if "noisy" in note or "settled" in note]
 
     assert decided("a", 0.2, settled=True) == []
     assert decided("b", 0.1, settled=False) == [
-        "noisy: by how much the latency differs from the baseline's is uncertain for onnx-fp32 (0.10 to 0.50)",
-        "warming up had not settled for the server of onnx-fp32; onnx-fp32 at batch 1",
+        "noisy: the ratio of the latency to the baseline's is uncertain for onnx-fp32 (0.10 to 0.50)",
+        "warm-up had not settled for the server of onnx-fp32; onnx-fp32 at batch 1",
     ]
 
 
 def test_without_a_server_benchmark_nothing_is_picked(tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="the server benchmark did not take place"):
-        select(context(tmp_path, [row(FP32)], [runtime_row(FP32)], None))
+    with pytest.raises(StepError, match="the server benchmark was not run"):
+        select(context(tmp_path, [candidate(FP32)], [runtime_candidate(FP32)], None))
 
 
 def test_the_chart_shows_each_candidate_the_baseline_and_the_limit(tmp_path: Path) -> None:
     names = [FP32, INT8, SCRIPT]
-    made = context(tmp_path, [row(n) for n in names], [runtime_row(n) for n in names], [server_row(n) for n in names])
+    made = context(
+        tmp_path,
+        [candidate(n) for n in names],
+        [runtime_candidate(n) for n in names],
+        [server_candidate(n) for n in names],
+    )
     decide(made)
     svg = ET.fromstring((made.output / "chart.svg").read_text(encoding="utf-8"))
     texts = [element.text or "" for element in svg.iter("{http://www.w3.org/2000/svg}text")]
@@ -320,18 +353,20 @@ def test_the_chart_shows_each_candidate_the_baseline_and_the_limit(tmp_path: Pat
 
 
 def test_the_model_as_given_need_not_be_faster_than_itself(tmp_path: Path) -> None:
-    given = row("onnx-fp32", given=True)
-    measured = runtime_row("onnx-fp32", ratio=1.0, given=True)
-    slower = runtime_row("onnx-int8", ratio=1.3)
+    given = candidate("onnx-fp32", given=True)
+    measured = runtime_candidate("onnx-fp32", ratio=1.0, given=True)
+    slower = runtime_candidate("onnx-int8", ratio=1.3)
 
-    found = select(context(tmp_path, [given, row("onnx-int8")], [measured, slower], [server_row("onnx-fp32")]))
+    found = select(
+        context(tmp_path, [given, candidate("onnx-int8")], [measured, slower], [server_candidate("onnx-fp32")])
+    )
 
     assert found["winner"] == "onnx-fp32"
 
 
 def test_without_a_server_the_runtime_decides_and_the_decision_says_so(tmp_path: Path) -> None:
-    rows = [row("saved-model-fp32"), row("saved-model-bf16")]
-    runtime = [runtime_row(r["variant"], ratio=ratio) for r, ratio in zip(rows, (0.5, 0.4), strict=True)]
+    rows = [candidate("saved-model-fp32"), candidate("saved-model-bf16")]
+    runtime = [runtime_candidate(r["variant"], ratio=ratio) for r, ratio in zip(rows, (0.5, 0.4), strict=True)]
     server = [not_served(r["variant"], "no server", NO_BINARY) for r in rows]
     case = context(tmp_path, rows, runtime, server)
     case.params["slo"].update(p99_latency=None, throughput=None)
@@ -350,24 +385,24 @@ def test_a_service_level_is_not_claimed_from_a_runtime_alone(tmp_path: Path) -> 
     server = [not_served("saved-model-fp32", "no server", NO_BINARY)]
 
     with pytest.raises(StepError) as refused:
-        select(context(tmp_path, [row("saved-model-fp32")], [runtime_row("saved-model-fp32")], server))
+        select(context(tmp_path, [candidate("saved-model-fp32")], [runtime_candidate("saved-model-fp32")], server))
 
     assert refused.value.code == "E501"
     assert "over the wire" in refused.value.cause
 
 
 def test_what_was_measured_over_the_wire_goes_before_a_faster_runtime(tmp_path: Path) -> None:
-    rows = [row("onnx-fp32"), row("saved-model-fp32")]
-    runtime = [runtime_row("onnx-fp32", ratio=0.6), runtime_row("saved-model-fp32", ratio=0.2)]
-    server = [server_row("onnx-fp32"), not_served("saved-model-fp32", "no server", NO_BINARY)]
+    rows = [candidate("onnx-fp32"), candidate("saved-model-fp32")]
+    runtime = [runtime_candidate("onnx-fp32", ratio=0.6), runtime_candidate("saved-model-fp32", ratio=0.2)]
+    server = [server_candidate("onnx-fp32"), not_served("saved-model-fp32", "no server", NO_BINARY)]
 
     assert select(context(tmp_path, rows, runtime, server))["winner"] == "onnx-fp32"
 
 
 def test_a_model_for_devices_does_not_win_where_a_server_is_wanted(tmp_path: Path) -> None:
-    rows = [row("onnx-fp32"), row("tflite-int8")]
-    runtime = [runtime_row("onnx-fp32"), runtime_row("tflite-int8", ratio=0.1)]
-    server = [server_row("onnx-fp32"), not_served("tflite-int8", "no server", "a device runs it")]
+    rows = [candidate("onnx-fp32"), candidate("tflite-int8")]
+    runtime = [runtime_candidate("onnx-fp32"), runtime_candidate("tflite-int8", ratio=0.1)]
+    server = [server_candidate("onnx-fp32"), not_served("tflite-int8", "no server", "a device runs it")]
     case = context(tmp_path, rows, runtime, server)
 
     assert select(case)["winner"] == "onnx-fp32"

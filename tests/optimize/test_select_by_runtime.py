@@ -1,4 +1,4 @@
-"""The choice where not every contender has a server, and what the decision notes of servers and of what stands in."""
+"""Selection when not every candidate has a server, and the decision's notes on servers and on the original model."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 
-from orchestrator.artifacts.runtime_report import RuntimeRow
-from orchestrator.artifacts.server_report import MeasuredProgram, ServerRow
+from orchestrator.artifacts.runtime_report import CandidateRuntimeResult
+from orchestrator.artifacts.server_report import CandidateServerResult, MeasuredProgram
 from orchestrator.select.step import select
 from orchestrator.steps.context import StepContext
-from tests.optimize.select_case import context, not_served, row, runtime_row, server_row
+from tests.optimize.select_case import candidate, context, not_served, runtime_candidate, server_candidate
 
 ONNX, LITE, SAVED = "onnx-fp32", "tflite-fp32", "saved-model-fp32"
 
 
-def at_runtime(variant: str, ratio: float, *, given: bool = False) -> RuntimeRow:
-    return runtime_row(variant, ratio=ratio, given=given)
+def at_runtime(variant: str, ratio: float, *, given: bool = False) -> CandidateRuntimeResult:
+    return runtime_candidate(variant, ratio=ratio, given=given)
 
 
-def no_server(variant: str, reason: str = "a device runs it, not a server") -> ServerRow:
+def no_server(variant: str, reason: str = "a device runs it, not a server") -> CandidateServerResult:
     return not_served(variant, "no server", reason)
 
 
@@ -41,43 +41,43 @@ def decide(made: StepContext) -> dict[str, Any]:
     return decision
 
 
-def told(decision: dict[str, Any], variant: str) -> tuple[str, str]:
+def fate_and_reason(decision: dict[str, Any], variant: str) -> tuple[str, str]:
     return next((c["fate"], c["reason"]) for c in decision["candidates"] if c["variant"] == variant)
 
 
-def free(variant: str, **numbers: Any) -> ServerRow:
-    return server_row(variant, limit=None, wanted=None, **numbers)
+def free(variant: str, **numbers: Any) -> CandidateServerResult:
+    return server_candidate(variant, limit=None, wanted=None, **numbers)
 
 
 @pytest.mark.parametrize(("onnx", "lite", "wins"), [(0.6, 0.3, LITE), (0.3, 0.6, ONNX)])
-def test_in_a_folder_a_model_for_devices_contends_by_its_runtime_with_what_has_a_server(
+def test_in_a_folder_a_model_for_devices_competes_by_its_runtime_with_candidates_that_have_servers(
     tmp_path: Path, onnx: float, lite: float, wins: str
 ) -> None:
-    rows = [row(ONNX), row(LITE)]
+    rows = [candidate(ONNX), candidate(LITE)]
     runtime = [at_runtime(ONNX, onnx), at_runtime(LITE, lite)]
     decision = decide(in_a_folder(context(tmp_path, rows, runtime, [free(ONNX), no_server(LITE)])))
 
     loser = ONNX if wins == LITE else LITE
     assert decision["winner"]["variant"] == wins
     assert decision["compared"] == "runtimes"
-    assert told(decision, loser) == ("lost", f"2.4 ms a call in its runtime, 2.00 times that of {wins}")
-    assert told(decision, wins)[1].startswith("best in its runtime alone: 1.2 ms a call; ")
+    assert fate_and_reason(decision, loser) == ("lost", f"runtime: 2.4 ms per call, 2.00 times worse than {wins}")
+    assert fate_and_reason(decision, wins)[1].startswith("best runtime: 1.2 ms per call; ")
     assert any("a device runs it, not a server" in note for note in decision["notes"])
 
 
 def test_what_proves_a_service_level_goes_before_a_faster_model_for_devices(tmp_path: Path) -> None:
-    rows = [row(ONNX), row(LITE)]
+    rows = [candidate(ONNX), candidate(LITE)]
     runtime = [at_runtime(ONNX, 0.6), at_runtime(LITE, 0.3)]
-    made = context(tmp_path, rows, runtime, [server_row(ONNX), no_server(LITE)])
+    made = context(tmp_path, rows, runtime, [server_candidate(ONNX), no_server(LITE)])
     decision = decide(in_a_folder(made, p99_latency=0.02, throughput=200.0))
 
     assert decision["winner"]["variant"] == ONNX
     assert decision["compared"] == "servers"
-    assert told(decision, LITE)[0] == "inconclusive"
+    assert fate_and_reason(decision, LITE)[0] == "inconclusive"
 
 
 def test_in_a_folder_where_all_have_servers_these_are_compared(tmp_path: Path) -> None:
-    rows = [row(ONNX), row(SAVED)]
+    rows = [candidate(ONNX), candidate(SAVED)]
     runtime = [at_runtime(ONNX, 0.3), at_runtime(SAVED, 0.6)]
     served = free(SAVED, p99=0.002)
     decision = decide(in_a_folder(context(tmp_path, rows, runtime, [free(ONNX), served])))
@@ -88,45 +88,45 @@ def test_in_a_folder_where_all_have_servers_these_are_compared(tmp_path: Path) -
 
 @pytest.mark.parametrize("ratio", [0.481, 0.5, 0.519])
 def test_runtimes_within_five_percent_tie_and_the_order_of_the_spec_decides(tmp_path: Path, ratio: float) -> None:
-    rows = [row(ONNX), row(LITE)]
+    rows = [candidate(ONNX), candidate(LITE)]
     runtime = [at_runtime(ONNX, 0.5), at_runtime(LITE, ratio)]
     decision = decide(in_a_folder(context(tmp_path, rows, runtime, [free(ONNX), no_server(LITE)])))
 
     assert decision["winner"]["variant"] == ONNX
-    assert "its time not told apart from that of tflite-fp32; of those the first in the spec" in told(decision, ONNX)[1]
-    assert told(decision, LITE) == (
-        "lost", f"{4 * ratio:.3g} ms a call in its runtime, not measurably better than onnx-fp32",
+    assert "time ties with tflite-fp32; it is first in the spec" in fate_and_reason(decision, ONNX)[1]
+    assert fate_and_reason(decision, LITE) == (
+        "lost", f"runtime: {4 * ratio:.3g} ms per call, not measurably better than onnx-fp32",
     )  # fmt: skip
 
 
 def test_more_than_five_percent_is_no_tie(tmp_path: Path) -> None:
-    rows = [row(ONNX), row(LITE)]
+    rows = [candidate(ONNX), candidate(LITE)]
     runtime = [at_runtime(ONNX, 0.5), at_runtime(LITE, 0.47)]
     decision = decide(in_a_folder(context(tmp_path, rows, runtime, [free(ONNX), no_server(LITE)])))
     assert decision["winner"]["variant"] == LITE
 
 
-def test_a_model_that_stands_for_one_that_nothing_serves_says_so_and_what_that_costs(tmp_path: Path) -> None:
-    rows, runtime = [row(ONNX, given=True)], [at_runtime(ONNX, 1.8, given=True)]
-    made = given_as(context(tmp_path, rows, runtime, [server_row(ONNX)]), "tflite")
+def test_a_converted_original_model_is_noted_with_its_cost(tmp_path: Path) -> None:
+    rows, runtime = [candidate(ONNX, given=True)], [at_runtime(ONNX, 1.8, given=True)]
+    made = given_as(context(tmp_path, rows, runtime, [server_candidate(ONNX)]), "tflite")
 
     assert (
-        "onnx-fp32 stands for the model as given, since no server takes tflite; it takes 1.80 times as long as that in its "
-        "own runtime"
+        "onnx-fp32 is the original model, converted because no server takes tflite; it takes 1.80 times as long as the "
+        "original"
     ) in decide(made)["notes"]
 
 
 @pytest.mark.parametrize("source", ["onnx", "tflite"])
-def test_a_model_that_contends_as_it_is_needs_no_such_note(tmp_path: Path, source: str) -> None:
+def test_no_such_note_if_the_original_format_competes(tmp_path: Path, source: str) -> None:
     names = [ONNX] if source == "onnx" else [ONNX, LITE]
     runtime = [at_runtime(name, ratio, given=True) for name, ratio in zip((ONNX, LITE), (0.8, 1.0), strict=True)]
     server = [free(ONNX), no_server(LITE)]
-    made = context(tmp_path, [row(n, given=True) for n in names], runtime[: len(names)], server[: len(names)])
+    made = context(tmp_path, [candidate(n, given=True) for n in names], runtime[: len(names)], server[: len(names)])
 
     decision = decide(in_a_folder(given_as(made, source)))
 
     assert decision["winner"]["variant"] == ONNX
-    assert not any("stands for" in note for note in decision["notes"])
+    assert not any("is the original model" in note for note in decision["notes"])
 
 
 @pytest.mark.parametrize(
@@ -137,15 +137,15 @@ def test_a_model_that_contends_as_it_is_needs_no_such_note(tmp_path: Path, sourc
         (None, False),
     ],
 )
-def test_a_server_of_another_version_than_the_rendered_one_is_told(
+def test_a_server_of_another_version_than_the_rendered_one_is_noted(
     tmp_path: Path, program: MeasuredProgram | None, noted: bool
 ) -> None:
-    served = server_row(SAVED, program=program)
-    decision = decide(context(tmp_path, [row(SAVED)], [at_runtime(SAVED, 0.5)], [served]))
+    served = server_candidate(SAVED, program=program)
+    decision = decide(context(tmp_path, [candidate(SAVED)], [at_runtime(SAVED, 0.5)], [served]))
 
     assert decision["candidates"][0]["server"]["program"] == (None if program is None else program.model_dump())
     note = (
-        "the server of saved-model-fp32 was measured in tensorflow/serving:latest (sha256:12ab), which is not the version "
-        "that is rendered"
+        "the server of saved-model-fp32 was measured with tensorflow/serving:latest (sha256:12ab), which is not the rendered "
+        "version"
     )
     assert (note in decision["notes"]) == noted

@@ -28,7 +28,7 @@ from tests.measure.real_case import (
     write_linear_model,
     write_verdict,
 )
-from tests.optimize.select_case import runtime_report, runtime_row
+from tests.optimize.select_case import runtime_candidate, runtime_report
 from tests.server.conftest import add_model
 
 pytestmark = pytest.mark.frameworks
@@ -143,7 +143,7 @@ def test_a_server_that_gets_no_gpu_is_a_fate_with_its_reason(tmp_path: Path) -> 
         tmp_path / "step", inputs, [candidate("onnx-fp32")], accelerator="cuda", devices=2, cuda_graphs=False
     )
     inputs["runtime"].mkdir()
-    runtime_report([runtime_row("onnx-fp32", ratio=0.5, spread=0.01)]).write(inputs["runtime"])
+    runtime_report([runtime_candidate("onnx-fp32", ratio=0.5, spread=0.01)]).write(inputs["runtime"])
     server_benchmark.benchmark(context)
     (found,) = ServerReport.read(context.output).candidates
     assert found.fate == "failed"

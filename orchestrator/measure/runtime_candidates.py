@@ -1,4 +1,4 @@
-"""Who takes part in the runtime benchmark: the baseline, and the candidates that were made and verified."""
+"""What the runtime benchmark measures: the baseline, and the candidates that were converted and verified."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from orchestrator.steps.context import StepContext
 from orchestrator.steps.parameters import CandidateParameters, RuntimeBenchmarkParameters
 from orchestrator.steps.runtime_options import session_options
 
-__all__ = ["BASELINE", "LeftOut", "Participant", "participants"]
+__all__ = ["BASELINE", "LeftOut", "RuntimeCandidate", "runtime_candidates"]
 
 BASELINE = "baseline"
-"""The name of the model as given, among the candidates' names."""
+"""The name of the original model, among the candidates' names."""
 
 
 @dataclass(frozen=True, slots=True)
-class Participant:
-    """One thing to measure.
+class RuntimeCandidate:
+    """A candidate, or the baseline, as the runtime benchmark opens it.
 
     Attributes:
         name: the candidate's name, or `BASELINE`.
-        backend: what would serve it; empty for the baseline. Candidates are compared within a backend when dropping.
+        backend: what would serve it; empty for the baseline. Only candidates of the same backend can dominate each other.
         opener: `module:function` that opens its runtime.
-        arguments: the opener's, as JSON; see `orchestrator.frameworks.source.measure_session`.
+        arguments: of the opener, as JSON; see `orchestrator.frameworks.source.measure_session`.
     """
 
     name: str
@@ -37,22 +37,22 @@ class Participant:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A candidate that is not measured, and why."""
+    """A candidate that is not measured, and the reason."""
 
     name: str
     reason: str
 
 
-def participants(
+def runtime_candidates(
     context: StepContext, parameters: RuntimeBenchmarkParameters, signature: Mapping[str, Any], threads: int
-) -> tuple[list[Participant], list[LeftOut]]:
-    """The baseline first, then the candidates in the order of the parameters; and those that are left out.
+) -> tuple[list[RuntimeCandidate], list[LeftOut]]:
+    """What is measured: the baseline, then the candidates in the order of the parameters. And what is left out.
 
     Args:
         context: of the step.
         parameters: of the step.
-        signature: the resolved one, as JSON.
-        threads: of each runtime whose candidate does not say another number.
+        signature: the resolved signature, as JSON.
+        threads: for each runtime, unless the candidate's options set another number.
     """
     accelerator = {} if parameters.accelerator == "none" else {"accelerator": parameters.accelerator}
     inputs = {role: str(path) for role, path in context.inputs.items() if role == "import" or _is_source(role)}
@@ -64,11 +64,11 @@ def participants(
         "threads": threads,
         **accelerator,
     }
-    takes_part = [Participant(BASELINE, "", parameters.open_baseline, arguments)]
+    included = [RuntimeCandidate(BASELINE, "", parameters.open_baseline, arguments)]
     left_out: list[LeftOut] = []
     for candidate in parameters.candidates:
         name = candidate.candidate
-        if reason := _why_not(context, candidate):
+        if reason := _exclusion_reason(context, candidate):
             left_out.append(LeftOut(name, reason))
             continue
         arguments = {
@@ -79,18 +79,18 @@ def participants(
             **session_options(candidate.options),
         }
         opener = backend(candidate.backend).runtimes[candidate.format].function
-        takes_part.append(Participant(name, candidate.backend, opener, arguments))
-    return takes_part, left_out
+        included.append(RuntimeCandidate(name, candidate.backend, opener, arguments))
+    return included, left_out
 
 
 def _is_source(role: str) -> bool:
     return role == "weights" or role.startswith("file:")
 
 
-def _why_not(context: StepContext, candidate: CandidateParameters) -> str:
+def _exclusion_reason(context: StepContext, candidate: CandidateParameters) -> str:
     name = candidate.candidate
     if f"variant:{candidate.variant}" not in context.inputs:
-        return "not measured: it could not be made"
+        return "not measured: its conversion failed"
     if f"verdict:{name}" not in context.inputs:
-        return "not measured: it could not be verified"
-    return "" if Verdict.read(context.inputs[f"verdict:{name}"]).passed else "not measured: failed verification"
+        return "not measured: its verification did not finish"
+    return "" if Verdict.read(context.inputs[f"verdict:{name}"]).passed else "not measured: it failed verification"
