@@ -1,20 +1,21 @@
-"""The load generator, a process of its own: `python -m orchestrator.measure.load COMMANDS REPLIES`.
+"""The load generator, a separate process: `python -m orchestrator.measure.load COMMANDS REPLIES`.
 
-Lines of JSON on one descriptor, one reply each on the other; the parent's side is `orchestrator.measure.session`.
+It reads lines of JSON from one descriptor and writes one reply each to the other; the parent's side is
+`orchestrator.measure.session`.
 
     {"do": "open", "url": ..., "headers": {...}, "bodies": [PATH, ...], "limit": 256, "timeout": 10.0}
-        → {"bodies": n}; the requests that are sent, in turn
+        → {"bodies": n}; the request bodies, sent in turn
     {"do": "schedule", "rate": 200.0, "requests": 350, "seed": 1}
-        → open loop: independent arrivals (Poisson) at the rate, whatever becomes of the earlier ones
+        → open loop: Poisson arrivals at the rate, independent of answers
     {"do": "saturate", "connections": 32, "seconds": 1.0}
-        → closed loop: each connection sends its next request when the last one is answered
+        → closed loop: each connection sends its next request when the previous one is answered
 
-Both answer {"latencies": [s, ...], "sent": [s, ...], "delays": [s, ...], "refused": {TEXT: count}, "errors": {TEXT: count},
-"seconds": s, "answered": n}. The latency of a scheduled request counts from the time it was *scheduled* at, not from when
-it was sent: a server that stalls is charged for everything that had to wait ("coordinated omission"; MLPerf's loadgen
-counts in the same way). `delays` are how late the generator itself sent them, and `sent` are the latencies without
-that. `seconds` of a schedule end with the last answer. A request has no latency when the server was too busy for it
-(`refused`: it says so with 429 or 503, or does not answer in time) or when it failed (`errors`: anything else).
+Both reply with {"latencies": [s, ...], "sent": [s, ...], "delays": [s, ...], "refused": {TEXT: count}, "errors": {TEXT: count},
+"seconds": s, "answered": n}. The latency of a scheduled request counts from the time at which it was *scheduled*, not
+from when it was sent: if a server stalls, all waiting requests count (this avoids "coordinated omission"; MLPerf's loadgen
+does the same). `delays` are how late the generator itself sent the requests, and `sent` are the latencies without these
+delays. `seconds` of a schedule end with the last answer. A request has no latency if the server was too busy (`refused`:
+status 429 or 503, or no answer in time) or if it failed (`errors`: anything else).
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ _LEAD = 0.05
 """Seconds between making a schedule and its first request."""
 
 _TOO_BUSY = frozenset({429, 503})
-"""Statuses by which a sound server says that it has more to do than it can."""
+"""Status codes of an overloaded server."""
 
 
 class Target:
-    """Where requests go, and what they hold.
+    """Where requests are sent, and their content.
 
     Args:
         url: of the endpoint.
         headers: of every request.
         bodies: sent in turn.
-        limit: connections at most in an open loop; what waits for one is waiting time like any other.
-        timeout: seconds until a request has failed.
+        limit: maximum connections in an open loop; waiting for one counts as latency.
+        timeout: seconds until a request counts as refused.
     """
 
     def __init__(
@@ -119,11 +120,10 @@ class _Results:
 
 
 def arrivals(rate: float, requests: int, seed: int) -> list[float]:
-    """When requests arrive, seconds from the start: a Poisson process of the rate, the same for the same seed.
+    """When requests arrive, seconds from the start: a Poisson process with the rate, the same for the same seed.
 
-    Independent users do not take turns, so evenly spaced requests would flatter a server. As many arrive as the rate
-    gives on average, so that chance neither raises nor lowers the rate: given their number, the times of a Poisson
-    process are uniform.
+    Independent users do not take turns, so evenly spaced requests would flatter a server. The number of requests is fixed,
+    so that chance does not change the rate: given their number, the arrival times of a Poisson process are uniform.
     """
     draw = random.Random(seed)  # noqa: S311 - a schedule, not a secret
     return sorted(draw.uniform(0, requests / rate) for _ in range(requests))
@@ -141,7 +141,7 @@ async def send_on_schedule(target: Target, schedule: Sequence[float]) -> dict[st
             sent.append(loop.create_task(results.request(session, target, number, scheduled)))
 
         def keep_time() -> None:
-            # The event loop's timers are a millisecond coarse; a sleeping thread is twenty times finer.
+            # The event loop's timers have a resolution of a millisecond; a sleeping thread is twenty times finer.
             for number, offset in enumerate(schedule):
                 scheduled = begin + offset
                 if (ahead := scheduled - time.perf_counter()) > 0:
@@ -149,14 +149,14 @@ async def send_on_schedule(target: Target, schedule: Sequence[float]) -> dict[st
                 loop.call_soon_threadsafe(send, number, scheduled)
 
         await asyncio.to_thread(keep_time)
-        await asyncio.sleep(0)  # the last request of the thread is made into a task before they are gathered
+        await asyncio.sleep(0)  # lets the thread's last request become a task before all are gathered
         await asyncio.gather(*sent)
         seconds = time.perf_counter() - begin
     return results.as_json(seconds)
 
 
 async def saturate(target: Target, connections: int, seconds: float) -> dict[str, Any]:
-    """Keep every connection busy for a while; what is answered after the end is waited for but not counted."""
+    """Keep every connection busy for some seconds; answers after the end are awaited but not counted."""
     results = _Results()
     begin = time.perf_counter()
     ends = begin + seconds
@@ -169,7 +169,7 @@ async def saturate(target: Target, connections: int, seconds: float) -> dict[str
             if await results.request(session, target, number, now):
                 in_time += time.perf_counter() <= ends
             else:
-                await asyncio.sleep(0.01)  # a server that refuses at once must not make this loop a busy one
+                await asyncio.sleep(0.01)  # a server that refuses at once must not turn this into a busy loop
             number += connections
 
     async with target.session(connections) as session:

@@ -1,4 +1,4 @@
-"""A backend's real server, started for measuring: from the folder that is deployed, on given CPUs, watched and stopped."""
+"""A backend's real server for the benchmark: started from the folder that is deployed, on given CPUs, and watched."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _POLL = 0.02
 _REQUEST_TIMEOUT = 60.0
 _LOG_LINES = 3
 _KILLED_INSIDE = 128 + signal.SIGKILL
-"""What a container exits with when the kernel has killed its server."""
+"""The exit code of a container whose server was killed by the kernel."""
 
 
 class ServerError(Exception):
-    """The server did not start, died, or answered wrongly; the message is a sentence for a person.
+    """The server did not start, died, or gave a wrong answer.
 
     Args:
         fate: of the candidate, in the server benchmark.
-        message: why.
+        message: a sentence with the reason.
     """
 
     def __init__(self, fate: Literal["failed", "out of memory"], message: str) -> None:
@@ -51,15 +51,15 @@ class _Answer:
 
 
 class MeasuredServer:
-    """One running server; use it as a context, which stops it.
+    """One running server; a context manager that stops it.
 
     Args:
         backend: whose server it is.
-        settings: what the folder is written from.
+        settings: from which its folder is written.
         variant: the variant's folder.
         share: the CPUs it runs on.
-        memory: bytes for all its processes together; above it is killed.
-        folder: an empty folder for its files, its scratch and its log.
+        memory: bytes for all its processes together; it is killed if it uses more.
+        folder: an empty folder for its files, its scratch folder and its log.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class MeasuredServer:
         self._begun = time.monotonic()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                # SIGTERM, not SIGKILL: a front end ends its workers when it is asked to end.
+                # SIGTERM, not SIGKILL: on SIGTERM a front end stops its workers.
                 confined(launch.argv, share, on_parent_end=signal.SIGTERM),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -102,12 +102,12 @@ class MeasuredServer:
 
     @property
     def url(self) -> str:
-        """Where requests are posted to."""
+        """The URL for inference requests."""
         return f"http://127.0.0.1:{self.port}{self._backend.infer_path(self._name)}"
 
     @property
     def peak(self) -> int:
-        """The largest resident memory of its processes together, bytes."""
+        """The peak resident memory of all its processes together, bytes."""
         return self._watch.peak
 
     def cpu_seconds(self) -> float:
@@ -118,7 +118,7 @@ class MeasuredServer:
         """Seconds from its start until it was ready.
 
         Raises:
-            ServerError: it ended, or was not ready in time, or its processes cannot be seen.
+            ServerError: it exited, was not ready in time, or its processes cannot be observed.
         """
         path = self._backend.ready_path(self._name)
         while True:
@@ -126,48 +126,50 @@ class MeasuredServer:
             try:
                 if self._ask("GET", path).status == http.HTTPStatus.OK:
                     seconds = time.monotonic() - self._begun
-                    self._look_into_the_container()
+                    self._watch_container()
                     return seconds
             except (OSError, http.client.HTTPException):
                 pass
             if time.monotonic() - self._begun > timeout:
-                raise ServerError("failed", f"its server was not ready after {timeout:g} s: {self._last_words()}")
+                raise ServerError("failed", f"its server was not ready after {timeout:g} s: {self._last_output()}")
             time.sleep(_POLL)
 
     def first_request(self, body: bytes, headers: Mapping[str, str]) -> float:
-        """Seconds that one request takes, whose answer is read and must hold every output.
+        """Send one request and check that its answer has every output; returns the seconds it took.
 
         Args:
-            body: the request's.
-            headers: the request's.
+            body: of the request.
+            headers: of the request.
 
         Raises:
-            ServerError: the answer is not good.
+            ServerError: there is no valid answer.
         """
         begun = time.perf_counter()
         try:
             answer = self._ask("POST", self._backend.infer_path(self._name), body, headers)
         except (OSError, http.client.HTTPException) as error:
             self.check()
-            raise ServerError("failed", f"its server does not answer: {error}") from error
+            raise ServerError("failed", f"its server did not answer the first request: {error}") from error
         seconds = time.perf_counter() - begun
         if answer.status != http.HTTPStatus.OK:
-            said = answer.body[:200].decode(errors="replace").strip()
-            raise ServerError("failed", f"its server answers with status {answer.status}: {said}")
+            text = answer.body[:200].decode(errors="replace").strip()
+            raise ServerError("failed", f"its server answered the first request with status {answer.status}: {text}")
         try:
             found = set(self._backend.decode(answer.body, answer.headers, self._signature))
         except ValueError as error:
             raise ServerError("failed", f"its server's answer cannot be read: {error}") from error
         outputs = {tensor.name for tensor in self._signature.outputs}
         if found != outputs:
-            raise ServerError("failed", f"its server answers {sorted(found)} instead of {sorted(outputs)}")
+            raise ServerError(
+                "failed", f"its server answered with outputs {sorted(found)} instead of {sorted(outputs)}"
+            )
         return seconds
 
     def check(self) -> None:
-        """Whether it still runs.
+        """Check that it is still running.
 
         Raises:
-            ServerError: it was killed for its memory, or ended.
+            ServerError: it ran out of memory or exited.
         """
         if self._watch.exceeded:
             peak, limit = format_bytes(self._watch.peak), format_bytes(self._memory)
@@ -175,13 +177,13 @@ class MeasuredServer:
         code = self._process.poll()
         if code == _KILLED_INSIDE and self._in_container():
             limit = format_bytes(self._memory)
-            raise ServerError("out of memory", f"its server ran out of memory: its container has {limit}")
+            raise ServerError("out of memory", f"its server ran out of memory: its container is limited to {limit}")
         if code is not None:
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            raise ServerError("failed", f"its server {how}: {self._last_words()}")
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+            raise ServerError("failed", f"its server {how}: {self._last_output()}")
 
     def stop(self) -> None:
-        """SIGTERM, time to drain, then SIGKILL for whatever of its processes is left; its files are removed."""
+        """Send SIGTERM, wait for it to drain, kill its remaining processes, and remove its files."""
         members = family(self._process.pid)
         if self._process.poll() is None:
             self._process.terminate()
@@ -191,12 +193,14 @@ class MeasuredServer:
                 members += [member for member in family(self._process.pid) if member not in members]
         for member in members:
             try:
-                member.kill()  # psutil checks that the process id still means the same process
+                member.kill()  # psutil checks that the process id was not reused
             except psutil.NoSuchProcess:
                 continue
         self._process.wait()
         self._watch.close()
-        shutil.rmtree(self._serving, ignore_errors=True)  # a copy of the model; the scratch folder goes with the step
+        shutil.rmtree(
+            self._serving, ignore_errors=True
+        )  # a copy of the model; the scratch folder is removed with the step
 
     def __enter__(self) -> Self:
         return self
@@ -209,14 +213,14 @@ class MeasuredServer:
     def _in_container(self) -> bool:
         return self._container is not None and self._container.exists()
 
-    def _look_into_the_container(self) -> None:
-        """Watch its processes from now on; their memory is limited by the engine."""
+    def _watch_container(self) -> None:
+        """Watch the container's processes from now on; the engine limits their memory."""
         if self._container is None or not self._in_container():
             return
         try:
             self._pid = container_process(self._container)
         except OSError as error:
-            raise ServerError("failed", f"its server's memory and CPU time cannot be seen: {error}") from error
+            raise ServerError("failed", f"the memory and CPU time of its server cannot be observed: {error}") from error
         self._watch.close()
         self._watch = MemoryWatch(self._pid, None)
 
@@ -229,7 +233,7 @@ class MeasuredServer:
         finally:
             connection.close()
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         lines = self._log.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()
         return " / ".join(line.strip() for line in lines[-_LOG_LINES:]) or "it printed nothing"
 

@@ -1,4 +1,4 @@
-"""The step `benchmark.server`: the finalists in their real servers, over the wire, from the folders that are deployed."""
+"""The step `benchmark.server`: measures the finalists over the wire, in their real servers, with the deployed folders."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ _REQUEST_TIMEOUT = 10.0
 
 
 def benchmark(context: StepContext) -> dict[str, Any]:
-    """Start the finalists' servers and load them in turns; leaves a `ServerReport` and `raw.npz` (docs/measuring.md).
+    """Start the finalists' servers and load them in turns; writes a `ServerReport` and `raw.npz` (docs/measuring.md).
 
-    Inputs: `import`, `runtime`, and `variant:VARIANT` where they were made.
+    Inputs: `import`, `runtime`, and `variant:VARIANT` if they exist.
     """
     import numpy as np  # noqa: PLC0415 - as in runtime_report
 
@@ -61,15 +61,15 @@ def benchmark(context: StepContext) -> dict[str, Any]:
         wanted = running.parameters.slo.throughput
         while chosen:
             started = running.start_all(chosen, results)
-            while spare := running.substitutes(results, started):
-                started |= running.start_all(spare, results)
+            while substitutes := running.substitutes(results, started):
+                started |= running.start_all(substitutes, results)
             if started:
                 load = running.load if rate is None else replace(running.load, rate=rate)
                 rate = load_in_rounds([server for server, _ in started.values()], load, context.progress)
             for name, (server, start) in started.items():
                 results[name] = server_result(server, start, running.load, rate or 0.0, wanted)
                 loaded[name] = server
-            # What failed in the rounds is replaced too, as long as there is time.
+            # Servers that failed in the rounds are replaced too, while there is time.
             chosen = running.substitutes(results, {}) if time.monotonic() < running.load.deadline else []
         arrays = raw_arrays(loaded)
     ServerReport(
@@ -81,7 +81,7 @@ def benchmark(context: StepContext) -> dict[str, Any]:
         rate=rate,
         rate_from="slo.throughput" if wanted else "slowest server",
         candidates=tuple(
-            _row(each, results.get(each.candidate) or _left_out(each.candidate, passed_over, running.runtime))
+            _candidate(each, results.get(each.candidate) or _left_out(each.candidate, passed_over, running.runtime))
             for each in running.parameters.candidates
         ),
     ).write(context.output)
@@ -90,7 +90,7 @@ def benchmark(context: StepContext) -> dict[str, Any]:
     return {"servers": sorted(loaded), "rate": rate, "how": running.share.how}
 
 
-def _row(each: CandidateParameters, result: ServerResult) -> CandidateServerResult:
+def _candidate(each: CandidateParameters, result: ServerResult) -> CandidateServerResult:
     return CandidateServerResult(
         **dict(candidate_identity(each)),
         fate=result.fate,
@@ -101,7 +101,7 @@ def _row(each: CandidateParameters, result: ServerResult) -> CandidateServerResu
 
 
 def _left_out(name: str, passed_over: Mapping[str, str], runtime: Mapping[str, CandidateRuntimeResult]) -> ServerResult:
-    reason = passed_over.get(name) or f"in the runtime benchmark: {runtime[name].reason}"
+    reason = passed_over.get(name) or f"dropped in the runtime benchmark: {runtime[name].reason}"
     return ServerResult("not a finalist", reason, None)
 
 
@@ -109,7 +109,7 @@ _Started = tuple[LoadedServer, StartedServer]
 
 
 class _Benchmark:
-    """What all servers of one benchmark have in common; what is started is ended by the stack."""
+    """The state shared by all servers of one benchmark; the stack stops what is started."""
 
     def __init__(self, context: StepContext, stack: ExitStack) -> None:
         self.parameters = parameters = ServerBenchmarkParameters.from_json(context.params)
@@ -118,7 +118,7 @@ class _Benchmark:
         self._stack = stack
         self.signature = Imported.read(context.inputs["import"]).signature
         self.measured = RuntimeReport.read(context.inputs["runtime"]).candidates
-        self.runtime = {row.candidate: row for row in self.measured}
+        self.runtime = {result.candidate: result for result in self.measured}
         self.share = cpu_share(parameters.cpus)
         self.devices = cuda_devices() if parameters.devices else None
         others = other_cpus(self.share)
@@ -131,7 +131,7 @@ class _Benchmark:
         )
 
     def start_all(self, names: Sequence[str], results: dict[str, ServerResult]) -> dict[str, _Started]:
-        """Start one server after the other; the answer holds those that run, `results` gets what became of the others."""
+        """Start one server after the other; returns those that run, and adds the fates of the others to `results`."""
         started: dict[str, _Started] = {}
         for number, name in enumerate(names):
             self._context.progress(f"starting the server of {name}", 0.4 * number / len(names))
@@ -143,27 +143,27 @@ class _Benchmark:
         return started
 
     def substitutes(self, results: Mapping[str, ServerResult], started: Mapping[str, _Started]) -> list[str]:
-        """What to start in place of those that failed, in `results` or since they were `started`."""
+        """The candidates to start in place of servers that failed, according to `results` or since they were `started`."""
         tried = {name: result.fate for name, result in results.items()}
         tried |= {name: server.fate for name, (server, _) in started.items()}
         return substitutes(self.measured, self.parameters.objective, tried)
 
     def start(self, name: str) -> _Started | ServerResult:
-        """The warmed-up server and how it started; or what became of it."""
+        """The warmed-up server and how it started; or its fate."""
         candidate = self._candidates[name]
         settings = self._settings(candidate)
         chosen = ServerSettings(max_batch_size=settings.max_batch_size, max_delay=settings.max_delay)
         served_by = backend(candidate.backend)
         if not isinstance(served_by, ServingBackend):
-            return ServerResult("no server", "a device runs it, not a server", chosen)
-        if reason := served_by.refuses(self.signature):  # what the outputs are is known only since the model was run
+            return ServerResult("no server", "it runs on devices, not in a server", chosen)
+        if reason := served_by.refuses(self.signature):  # the dtypes of outputs are only known since the model was run
             return ServerResult("failed", f"{served_by.name} cannot serve it: {reason}", None)
         if reason := served_by.unavailable(settings.devices):
             return ServerResult("no server", f"{served_by.name} cannot be started here: {reason}", chosen)
         if not self.parameters.servers[served_by.name]:
-            # Its key says that nothing is measured on this server; what is there since then gets another key.
+            # The step's key says that this server is not measured; with a server, the step gets another key.
             return ServerResult(
-                "no server", f"{served_by.name} could not be started here when this was planned", chosen
+                "no server", f"{served_by.name} could not be started here when the plan was made; run mlo again", chosen
             )
         program = served_by.program(settings.devices)
         folder = self._context.scratch / name
@@ -206,7 +206,7 @@ class _Benchmark:
         batching = candidate.options.batching or parameters.batching
         if batching == "auto":
             measured = self.runtime[candidate.candidate].measured
-            assert measured is not None, "a finalist has been measured in its runtime"
+            assert measured is not None, "the runtime of a finalist was measured"
             batching = Batching(auto_batch_size(measured, parameters.slo.p99_latency), 0.0)
         return ServingSettings(
             name=_NAME,
@@ -233,7 +233,7 @@ class _Benchmark:
         )
 
     def _requests(self, served_by: ServingBackend, folder: Path) -> tuple[list[Path], dict[str, str]]:
-        """Requests of one row each, made of real samples, and the headers that they share."""
+        """Requests with one sample each, and the headers that they share."""
         import numpy as np  # noqa: PLC0415 - as in runtime_report
 
         with np.load(self._context.inputs["import"] / SAMPLES_FILE, allow_pickle=False) as samples:
@@ -248,7 +248,7 @@ class _Benchmark:
                 row = {name: array[number : number + 1] for name, array in inputs.items()}
             body, headers = served_by.encode(row)
             shared = shared or dict(headers)
-            if dict(headers) == shared:  # a header that depends on the body would be wrong for the others
+            if dict(headers) == shared:  # all requests are sent with the same headers
                 path = folder / f"request-{number}"
                 path.write_bytes(body)
                 bodies.append(path)

@@ -1,4 +1,4 @@
-"""The server benchmark's report: what is computed, once, from the raw latencies. Documented in docs/measuring.md."""
+"""Computes the server benchmark's report from the raw latencies. Documented in docs/measuring.md."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 __all__ = ["ServerResult", "StartedServer", "raw_arrays", "server_result"]
 
 REFUSED_SECONDS = 10.0
-"""What a request counts in the percentiles that the server was too busy for: as long as the generator waits for an answer.
-For the limit it counts as over it, whatever that is."""
+"""The latency in percentiles of a request that the server refused as too busy: as long as the generator waits for an
+answer. In the service level it always counts as over the limit."""
 
-_CARRIED = 0.95
-"""A rate of which this part is answered while it is offered is carried: the last answers come after the last request."""
+_SUSTAINED = 0.95
+"""A rate is sustained if this fraction of it is answered; it is below 1 because the last answers come after the last
+request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class StartedServer:
 
 @dataclass(frozen=True, slots=True)
 class ServerResult:
-    """What becomes of one server in the report; see `CandidateServerResult`."""
+    """The result of one server for the report; see `CandidateServerResult`."""
 
     fate: ServerFate
     reason: str
@@ -66,17 +67,17 @@ class ServerResult:
 def server_result(
     loaded: LoadedServer, started: StartedServer, load: LoadSettings, rate: float, throughput: float | None
 ) -> ServerResult:
-    """What is said of one server.
+    """The result of one server.
 
     Args:
-        loaded: measured, or failed on the way.
+        loaded: the server after the load; it may have failed.
         started: how it started.
-        load: how it was loaded.
+        load: the settings of the load.
         rate: of the open loop, requests per second.
         throughput: of the SLO, requests per second.
     """
     if loaded.fate == "measured" and not any(segment.latencies for segment in loaded.saturated):
-        loaded.fate, loaded.reason = "failed", "its server answers no request under load"
+        loaded.fate, loaded.reason = "failed", "its server answered no request under load"
     if loaded.fate != "measured" or not loaded.scheduled:
         return ServerResult("failed" if loaded.fate == "measured" else loaded.fate, loaded.reason, started.settings)
     late = load.p99_limit is not None and generator_late(loaded, load.p99_limit)
@@ -129,7 +130,7 @@ def _saturation(segments: list[Segment], connections: int) -> Saturation:
         seconds=seconds,
         answered=answered,
         rows_per_second=answered / seconds,
-        # CPU time covers what was in flight at the end too, so it is shared by all that were finished.
+        # CPU time includes requests in flight at the end, so it is divided by all finished requests.
         cpu_seconds_per_request=sum(segment.cpu_seconds for segment in segments) / max(1, finished),
         by_segment=tuple(segment.answered / segment.seconds for segment in segments),
         cpu_by_segment=tuple(segment.cpu_seconds / max(1, len(segment.latencies)) for segment in segments),
@@ -137,7 +138,7 @@ def _saturation(segments: list[Segment], connections: int) -> Saturation:
 
 
 def _p99(loaded: LoadedServer, limit: float, *, late: bool) -> P99Level:
-    """The verdict; a limit that the generator may have missed is not decided."""
+    """The verdict; inconclusive if the limit may have been missed because of the load generator."""
     found = verdict(loaded, limit)
     unproven = late and found.status == "missed"
     return P99Level(
@@ -153,21 +154,21 @@ def _p99(loaded: LoadedServer, limit: float, *, late: bool) -> P99Level:
 
 
 def _throughput(wanted: float, loaded: LoadedServer, saturated: float, *, late: bool) -> ThroughputLevel:
-    """Whether the wanted rate is carried: by what was answered while it was offered, or by saturation."""
-    carried = _carried(loaded.scheduled)
-    met = saturated >= wanted or carried >= _CARRIED * wanted
-    return ThroughputLevel(wanted=wanted, reached=max(saturated, carried), met=met, generator_late=late and not met)
+    """Whether the wanted rate is sustained, by the answers in the open loop or by saturation."""
+    sustained = _answer_rate(loaded.scheduled)
+    met = saturated >= wanted or sustained >= _SUSTAINED * wanted
+    return ThroughputLevel(wanted=wanted, reached=max(saturated, sustained), met=met, generator_late=late and not met)
 
 
-def _carried(segments: list[Segment]) -> float:
-    """Answers a second of the open loop, until the last one came; how long one takes at least is not the rate's fault."""
+def _answer_rate(segments: list[Segment]) -> float:
+    """Answers per second in the open loop, up to the last one; the shortest latency is subtracted from each segment."""
     answered = sum(segment.answered for segment in segments)
     seconds = sum(segment.seconds - min(segment.latencies, default=0.0) for segment in segments)
     return answered / seconds if seconds > 0 else 0.0
 
 
 def raw_arrays(servers: Mapping[str, LoadedServer]) -> dict[str, np.ndarray[Any, Any]]:
-    """Every latency, seconds, for `raw.npz`.
+    """All latencies, seconds, for `raw.npz`.
 
     `CANDIDATE.open.seconds` and `CANDIDATE.open.segment`, `CANDIDATE.saturated.seconds` and `CANDIDATE.saturated.segment`.
     """

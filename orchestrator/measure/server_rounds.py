@@ -1,4 +1,4 @@
-"""Loads several running servers in turns: a scheduled segment and a saturated one each, round after round."""
+"""Loads several running servers in interleaved rounds, each with a scheduled and a saturated segment."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 _CONFIDENCE = 0.99
 _EARLY_CONFIDENCE = 0.9999
-"""A look before the last may end the measurement only at this confidence, which leaves the last look's claim as it is
+"""Before the last round, the measurement may only end at this confidence, which keeps the confidence of the final test
 (Haybittle and Peto's boundary for sequential tests)."""
 
 _WARM_SECONDS, _WARM_WINDOWS = 0.3, 8
@@ -36,11 +36,11 @@ _ANSWERS = 120.0
 _FEWEST = 20
 
 _SHORTEST, _MOST = 2.0, 20_000
-"""An open-loop segment lasts at least so many seconds, since a queue that grows needs time to show; and it holds at most
-so many requests, which is more than the generator can send in that time."""
+"""An open-loop segment lasts at least this many seconds, because a growing queue takes time to show; and it has at most
+this many requests, more than the generator can send in that time."""
 
 _LATE = 0.05
-"""A generator whose own delays take more than this part of the limit may be what misses it."""
+"""If the generator's own delays exceed this fraction of the limit, a missed limit may be the generator's fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +48,14 @@ class LoadSettings:
     """How servers are loaded.
 
     Attributes:
-        rate: requests per second of the open loop; None: half of what the slowest reaches, at most `default_rate`.
-        p99_limit: of the SLO, seconds; None: no verdict is wanted.
-        deadline: of `time.monotonic`, when all must be done.
-        samples: requests of the open loop for each server; enough to tell one over in a hundred from a few.
-        samples_without_limit: the same where no verdict is wanted.
-        rounds: into how many segments they are cut.
+        rate: requests per second of the open loop; None: half of what the slowest server reaches, at most `default_rate`.
+        p99_limit: of the SLO, seconds; None: no verdict.
+        deadline: when everything must be done, as `time.monotonic`.
+        samples: requests of the open loop for each server; enough to prove a 99th percentile.
+        samples_without_limit: the same if there is no limit.
+        rounds: the number of segments that the samples are divided into.
         connections: of the closed loop.
-        saturated_seconds: of the closed loop, all rounds together.
+        saturated_seconds: of the closed loop, for all rounds together.
     """
 
     rate: float | None
@@ -71,7 +71,7 @@ class LoadSettings:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One piece of load, as `orchestrator.measure.load` answers, and the CPU time that the server took for it."""
+    """One segment of load: the reply of `orchestrator.measure.load`, and the CPU time that the server used for it."""
 
     latencies: list[float]
     sent: list[float]
@@ -85,7 +85,7 @@ class Segment:
 
 @dataclass(slots=True)
 class LoadedServer:
-    """A running server and what is known of it; filled while measuring."""
+    """A running server and its measurements; filled while measuring."""
 
     candidate: str
     server: MeasuredServer
@@ -100,12 +100,12 @@ class LoadedServer:
 
     @property
     def latencies(self) -> list[float]:
-        """Of all scheduled requests, seconds; infinite for one that the server was too busy for."""
+        """Of all scheduled requests, seconds; infinite for refused ones."""
         return self._open_loop("latencies")
 
     @property
     def sent(self) -> list[float]:
-        """The same, without what the generator was late."""
+        """The same, without the delays of the generator."""
         return self._open_loop("sent")
 
     @property
@@ -115,12 +115,12 @@ class LoadedServer:
 
     @property
     def refused(self) -> Counter[str]:
-        """Scheduled requests that the server was too busy for."""
+        """Scheduled requests that the server refused as too busy."""
         return sum((Counter(segment.refused) for segment in self.scheduled), Counter[str]())
 
     @property
     def errors(self) -> Counter[str]:
-        """Of all requests after warming up."""
+        """Errors of all requests after warming up."""
         return sum((Counter(s.errors) for s in [*self.scheduled, *self.saturated]), Counter[str]())
 
     def _open_loop(self, name: str) -> list[float]:
@@ -129,7 +129,7 @@ class LoadedServer:
 
 
 def warm_up(loaded: LoadedServer, connections: int) -> None:
-    """Saturate the server until its mean latency settles; leaves the throughput of the last window."""
+    """Saturate the server until its mean latency settles; sets `capacity` to the throughput of the last window."""
     for _ in range(_WARM_WINDOWS):
         segment = _load(loaded, {"do": "saturate", "connections": connections, "seconds": _WARM_SECONDS})
         if segment is None or _failed(loaded, segment):
@@ -141,21 +141,21 @@ def warm_up(loaded: LoadedServer, connections: int) -> None:
         if warm_windows_settled(loaded.warm_windows):
             return
     if not loaded.warm_windows:
-        loaded.fate, loaded.reason = "failed", "its server answers no request under load"
+        loaded.fate, loaded.reason = "failed", "its server answered no request under load"
 
 
 def warm_windows_settled(windows: Sequence[float]) -> bool:
-    """Whether a server's warm-up settled: saturated windows vary more than single calls."""
+    """Whether a server's warm-up settled; saturated windows vary more than single calls, so the tolerance is larger."""
     return settled(windows, tolerance=0.1)
 
 
 def load_in_rounds(servers: Sequence[LoadedServer], settings: LoadSettings, progress: Callable[..., None]) -> float:
-    """Measure all servers in turns; what fails leaves the rounds, and what is decided early does too.
+    """Measure all servers in interleaved rounds; servers that fail or are decided early are not loaded any more.
 
     Args:
         servers: warmed up.
-        settings: how.
-        progress: hears of every segment.
+        settings: of the load.
+        progress: called before every segment.
 
     Returns:
         The rate of the open loop, requests per second.
@@ -165,17 +165,17 @@ def load_in_rounds(servers: Sequence[LoadedServer], settings: LoadSettings, prog
     wanted = settings.samples if settings.p99_limit is not None else settings.samples_without_limit
     for number in range(settings.rounds):
         alive = [loaded for loaded in alive if loaded.fate == "measured" and loaded.level != "missed"]
-        # One that holds the limit goes on while another is undecided: those two will be compared, so both are measured
-        # for as long.
+        # A server that meets the limit is measured on while another is undecided: the two will be compared, so both are
+        # measured for the same time.
         if all(loaded.level == "met" for loaded in alive):
             break
         requests = _requests(wanted, rate, settings, rounds_left=settings.rounds - number, alive=alive)
         for loaded in alive[number % len(alive) :] + alive[: number % len(alive)]:
             progress(
-                f"round {number + 1} of {settings.rounds}, {rate:.0f} requests a second: {loaded.candidate}",
+                f"round {number + 1} of {settings.rounds}, {rate:.0f} requests per second: {loaded.candidate}",
                 0.4 + 0.6 * number / settings.rounds,
             )
-            # The same schedule for all in a round, another one in the next.
+            # The same schedule for all servers in a round, another one in the next.
             command = {"do": "schedule", "rate": rate, "requests": requests, "seed": number}
             segment = _load(loaded, command)
             if segment is None:
@@ -190,22 +190,22 @@ def load_in_rounds(servers: Sequence[LoadedServer], settings: LoadSettings, prog
             loaded.saturated.append(segment)
             if not _failed(loaded, segment) and settings.p99_limit is not None:
                 early = slo_verdict(loaded.latencies, settings.p99_limit, confidence=_EARLY_CONFIDENCE)
-                # A late generator may be better in the next round; a limit that is held in spite of it is held.
+                # A late generator may be better in the next round; a limit that is met in spite of it is met.
                 if early.status == "met" or not generator_late(loaded, settings.p99_limit):
                     loaded.level = early.status
     return rate
 
 
 def verdict(loaded: LoadedServer, limit: float) -> Verdict:
-    """Whether the 99th percentile at the rate lies within the limit, at 99 %."""
+    """Whether the 99th percentile at the rate is within the limit, at 99 % confidence."""
     return slo_verdict(loaded.latencies, limit, confidence=_CONFIDENCE)
 
 
 def generator_late(loaded: LoadedServer, limit: float) -> bool:
-    """Whether a limit that is missed may have been missed by the load generator.
+    """Whether a missed limit may be the load generator's fault.
 
-    Its delays are part of the latencies, so a limit that is held is held in spite of them. What is missed without them
-    too is the server's own doing.
+    Its delays are part of the latencies, so a limit that is met is met in spite of them. If the limit is missed without
+    the delays too, it is the server's fault.
     """
     if not loaded.delays or percentile(loaded.delays, 0.99) <= _LATE * limit:
         return False
@@ -215,17 +215,17 @@ def generator_late(loaded: LoadedServer, limit: float) -> bool:
 def _requests(
     wanted: int, rate: float, settings: LoadSettings, *, rounds_left: int, alive: Sequence[LoadedServer]
 ) -> int:
-    """Requests of one segment: its part of what is wanted, long enough, or what the time that is left allows."""
+    """Requests of one segment: its share of the wanted samples for long enough, or as many as the remaining time allows."""
     left = max(0.0, settings.deadline - time.monotonic()) / (rounds_left * len(alive))
     seconds = left - settings.saturated_seconds / settings.rounds
-    # Above its capacity a server needs longer for the requests than the schedule.
+    # Above its capacity, a server takes longer than the schedule.
     answered = min(rate, *(loaded.capacity for loaded in alive))
     enough = max(-(-wanted // settings.rounds), min(_MOST, math.ceil(_SHORTEST * rate)))
     return max(_FEWEST, min(enough, int(seconds * answered)))
 
 
 def _load(loaded: LoadedServer, command: dict[str, Any]) -> Segment | None:
-    """One segment; None when the server or the generator is gone, and then the loaded says why."""
+    """One segment; None if the server or the generator failed, and then `loaded` has the fate and reason."""
     before = loaded.server.cpu_seconds()
     try:
         reply = loaded.load.ask(command, _ANSWERS + command.get("requests", 0) / command.get("rate", 1.0))
@@ -240,7 +240,7 @@ def _load(loaded: LoadedServer, command: dict[str, Any]) -> Segment | None:
 
 
 def _failed(loaded: LoadedServer, segment: Segment) -> bool:
-    """A server that breaks, or answers wrongly, is no candidate, however fast its other answers are."""
+    """Whether requests failed; then the candidate fails too, no matter how fast its other answers are."""
     if not segment.errors:
         return False
     number = sum(segment.errors.values())

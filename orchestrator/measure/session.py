@@ -1,8 +1,8 @@
-"""The parent's side of a measured process: starts it confined, sends it commands, tells how it ended.
+"""The parent's side of a measured process: starts it on its CPUs, sends it commands, and reports how it ended.
 
-The child is `orchestrator.frameworks.source.measure_session`, or `orchestrator.measure.load`. Commands and replies are lines
-of JSON over two pipes of their own, since libraries print on standard output. Between commands the child sleeps in a
-read and uses no CPU.
+The child is `orchestrator.frameworks.source.measure_session` or `orchestrator.measure.load`. Commands and replies are lines
+of JSON over two separate pipes, because libraries print to standard output. Between commands the child blocks in a read
+and uses no CPU.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from orchestrator.process.memory import MemoryWatch, end_tree, format_bytes
 __all__ = ["MeasureError", "MeasuredProcess"]
 
 _GOODBYE = 5.0
-"""Seconds that a child has to end by itself once its commands end."""
+"""Seconds that a child has to exit after its command pipe is closed."""
 
 _LOG_TAIL = 2000
 
 
 class MeasureError(Exception):
-    """A measured process did not do what it was told.
+    """A command to a measured process failed.
 
     Args:
-        kind: `memory` (it ran out), `died`, `time-out`, or `error` (it says why, and still lives).
-        message: one line for a person.
-        peak: its largest resident memory so far, bytes.
+        kind: `memory` (out of memory), `died`, `time-out`, or `error` (it reported an error and is still running).
+        message: one line.
+        peak: its peak resident memory so far, bytes.
     """
 
     def __init__(self, kind: Literal["memory", "died", "time-out", "error"], message: str, peak: int = 0) -> None:
@@ -50,10 +50,10 @@ class MeasuredProcess:
     """A child that answers commands on some of the machine's CPUs and within a memory limit.
 
     Args:
-        module: what it runs, `python -m module`.
+        module: run with `python -m`.
         share: the CPUs.
         memory: bytes that it may use; None for no limit.
-        folder: its working directory; `log.txt` there gets what it prints.
+        folder: its working directory; its output goes to `log.txt` there.
     """
 
     def __init__(self, module: str, share: CpuShare, *, memory: int | None, folder: Path) -> None:
@@ -86,19 +86,19 @@ class MeasuredProcess:
 
     @property
     def peak(self) -> int:
-        """The largest resident memory that was seen, or that the child said of itself, bytes."""
+        """The peak resident memory, as observed or as reported by the child, bytes."""
         return max(self._watch.peak, self._reported_peak)
 
     def ask(self, command: dict[str, Any], timeout: float) -> dict[str, Any]:
         """Send a command and wait for its reply.
 
         Args:
-            command: JSON; its `do` names it.
-            timeout: seconds; the child is killed when they have passed.
+            command: JSON; `do` is its name.
+            timeout: seconds, after which the child is killed.
 
         Raises:
-            MeasureError: it ran out of memory, died, took too long, or answered with an error. Only after `error` can
-                it be asked again.
+            MeasureError: it ran out of memory, died, took too long, or replied with an error. Further commands are possible
+                only after `error`.
         """
         try:
             os.write(self._commands, json.dumps(command).encode() + b"\n")
@@ -107,7 +107,7 @@ class MeasuredProcess:
         reply: dict[str, Any] = json.loads(self._line(time.monotonic() + timeout, timeout))
         self._reported_peak = max(self._reported_peak, reply.get("peak_rss", 0))
         if self._memory is not None and self._reported_peak > self._memory:
-            # A peak between two looks of the watch: in its container it would have been killed, so it is here.
+            # A peak that the watch missed between two samples: a container would have killed it, so it is killed here.
             end_tree(self._child.pid)
             raise self._out_of_memory()
         if "error" in reply:
@@ -115,7 +115,7 @@ class MeasuredProcess:
         return reply
 
     def close(self) -> None:
-        """End the child: it ends by itself when its commands do; what is left then is killed."""
+        """End the child: closing the pipes makes it exit; if it does not, it is killed."""
         for descriptor in (self._commands, self._replies):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -160,10 +160,10 @@ class MeasuredProcess:
         if self._watch.exceeded:
             return self._out_of_memory()
         if (name := ended_by(code)) is not None:
-            why = ", as the kernel does when the machine runs out of memory" if code == -signal.SIGKILL else ""
-            return MeasureError("died", f"its process was ended by {name}{why}", self.peak)
-        return MeasureError("died", f"its process ended with code {code}: {self._last_words()}", self.peak)
+            why = "; the kernel does this when the machine runs out of memory" if code == -signal.SIGKILL else ""
+            return MeasureError("died", f"its process was killed by {name}{why}", self.peak)
+        return MeasureError("died", f"its process exited with code {code}: {self._last_output()}", self.peak)
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         lines = self._log.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip().splitlines()
         return lines[-1].strip() if lines else "it printed nothing"

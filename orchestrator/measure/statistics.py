@@ -1,7 +1,7 @@
-"""What may be said of measured times: percentiles, whether a limit is held, which of two is faster, what is settled.
+"""Statistics of measured times: percentiles, tests of limits, comparisons, and whether a warm-up has settled.
 
-Exact methods throughout: no normal distribution is assumed, and nothing is averaged twice. Plain Python, since the
-samples are thousands at most.
+All methods are exact: none assumes a normal distribution, and nothing is averaged twice. Plain Python suffices for a few
+thousand samples.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 
 FEWEST_ROUNDS = 6
-"""Pairs of measurements that the sign test needs for an interval at 95 %."""
+"""Pairs of measurements that the sign test needs for a 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a quantile of all latencies lies within a limit, as far as a sample can tell.
+    """Whether a quantile of all latencies is within a limit, according to a sample.
 
     Attributes:
-        status: `met` and `missed` are claimed at the confidence; otherwise `inconclusive`.
-        samples: how many were looked at.
-        over: how many of them were over the limit.
-        samples_wanted: how many more, none of them over the limit, would prove it met; 0 once it is decided.
+        status: `met` or `missed` at the given confidence; otherwise `inconclusive`.
+        samples: the number of samples.
+        over: how many of them exceeded the limit.
+        samples_wanted: how many more samples, all within the limit, would prove it met; 0 if it is decided.
     """
 
     status: Literal["met", "missed", "inconclusive"]
@@ -68,12 +68,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How one measured thing compares with another over paired rounds.
+    """The times of one model relative to another over paired rounds.
 
     Attributes:
-        ratio: median over the rounds of this one's time by the other's; below 1 is faster.
-        low, high: confidence interval of that median; (0, inf) when there are too few rounds to tell.
-        rounds: how many pairs.
+        ratio: median over the rounds of its time divided by the other's; below 1 is faster.
+        low, high: confidence interval of that median; (0, inf) if there are too few rounds.
+        rounds: number of pairs.
     """
 
     ratio: float
@@ -95,7 +95,7 @@ class Comparison:
 def percentile(samples: Sequence[float], quantile: float) -> float:
     """The nearest-rank percentile: the smallest sample that at least `quantile` of all samples do not exceed.
 
-    It is always a value that was measured; with fewer than 1 / (1 - quantile) samples it is the largest.
+    It is always a measured value; with fewer than 1 / (1 - quantile) samples it is the largest.
 
     Args:
         samples: raw values, in any order, all runs pooled.
@@ -105,21 +105,21 @@ def percentile(samples: Sequence[float], quantile: float) -> float:
         ValueError: no samples, or a quantile outside (0, 1].
     """
     if not samples:
-        raise ValueError("no samples have no percentile")
-    # As a decimal fraction: 0.99 * 100 is 99.00000000000001 in floating point, and its ceiling the wrong rank.
+        raise ValueError("a percentile needs at least one sample")
+    # As a decimal fraction: in floating point 0.99 * 100 is 99.00000000000001, and its ceiling is the wrong rank.
     wanted = Fraction(str(quantile))
     if not 0 < wanted <= 1:
-        raise ValueError(f"a quantile lies in (0, 1], not {quantile}")
+        raise ValueError(f"a quantile must be in (0, 1], not {quantile}")
     return sorted(samples)[math.ceil(wanted * len(samples)) - 1]
 
 
 def percentile_interval(
     samples: Sequence[float], quantile: float, confidence: float = 0.95
 ) -> tuple[float, float | None]:
-    """The confidence interval of a percentile: between two of the samples, whatever the distribution.
+    """The distribution-free confidence interval of a percentile; both ends are samples.
 
-    The samples below the true percentile are binomial in number, which gives the ranks (Conover, Practical
-    Nonparametric Statistics, 3.2).
+    The number of samples below the true percentile is binomial, which gives the ranks (Conover, Practical Nonparametric
+    Statistics, 3.2).
 
     Args:
         samples: raw values, in any order.
@@ -127,15 +127,15 @@ def percentile_interval(
         confidence: of the interval.
 
     Returns:
-        Both ends; no upper one when the samples are too few, and 0 for the lower one then.
+        Both ends; with too few samples, 0 and None.
 
     Raises:
         ValueError: no samples.
     """
     if not samples:
-        raise ValueError("no samples have no percentile")
+        raise ValueError("a percentile needs at least one sample")
     ordered, size, risk = sorted(samples), len(samples), (1 - confidence) / 2
-    # Both tails are counted by the samples above, which are few for the percentiles that matter.
+    # Both tails are computed from the samples above, which are few for high percentiles.
     above = 0
     while above < size and binomial_at_most(above, size, 1 - quantile) <= risk:
         above += 1
@@ -157,7 +157,7 @@ def summarize(samples: Sequence[float]) -> Summary:
 
 
 def binomial_at_most(successes: int, trials: int, probability: float) -> float:
-    """P(X <= successes) for X binomial in `trials` and `probability`; exact but for rounding."""
+    """P(X <= successes) for binomial X with `trials` and `probability`; exact up to rounding."""
     if successes >= trials:
         return 1.0
     log_p, log_q = math.log(probability), math.log1p(-probability)
@@ -170,9 +170,9 @@ def binomial_at_most(successes: int, trials: int, probability: float) -> float:
 
 
 def samples_to_meet(over: int, quantile: float = 0.99, confidence: float = 0.99) -> int:
-    """The fewest samples with `over` of them over the limit that prove the quantile within it.
+    """The smallest number of samples that proves the quantile within the limit if `over` of them exceed it.
 
-    The numbers of MLPerf's early stopping: at 99 % and 99 %, 459 with none over, 662 with one, 838 with two.
+    These are the numbers of MLPerf's early stopping: at 99 % and 99 %, 459 with none over, 662 with one, 838 with two.
     """
     low, high = over, over + 1
     while binomial_at_most(over, high, 1 - quantile) > 1 - confidence:
@@ -189,46 +189,46 @@ def samples_to_meet(over: int, quantile: float = 0.99, confidence: float = 0.99)
 def slo_verdict(
     latencies_s: Sequence[float], limit_s: float, quantile: float = 0.99, confidence: float = 0.99
 ) -> Verdict:
-    """Whether the `quantile` of all latencies is at most `limit_s`, by the exact one-sided binomial test either way.
+    """Whether the `quantile` of all latencies is at most `limit_s`, by an exact one-sided binomial test in each direction.
 
-    *Met*: if more than 1 - `quantile` of all requests were over the limit, so few over would be seen with a
-    probability of at most 1 - `confidence`. *Missed*: the same the other way round. For a single look at the
-    samples; who looks several times must ask for more confidence at the looks before the last.
+    *Met*: if more than 1 - `quantile` of all requests exceeded the limit, the probability to observe so few would be at
+    most 1 - `confidence`. *Missed*: the same in the other direction. This holds for a single test of the samples; repeated
+    tests must use a higher confidence before the last one.
 
     Args:
         latencies_s: raw latencies, seconds, in any order.
         limit_s: seconds.
-        quantile: which quantile is to be within the limit.
-        confidence: of the claim.
+        quantile: the quantile that must be within the limit.
+        confidence: of the verdict.
     """
     samples, over = len(latencies_s), sum(latency > limit_s for latency in latencies_s)
     risk = 1 - confidence
     if binomial_at_most(over, samples, 1 - quantile) <= risk:
         return Verdict("met", samples, over, 0)
-    # The chance of `over` or more: one less the chance of fewer.
+    # The probability of `over` or more: one minus the probability of fewer.
     if over and 1 - binomial_at_most(over - 1, samples, 1 - quantile) <= risk:
         return Verdict("missed", samples, over, 0)
     return Verdict("inconclusive", samples, over, samples_to_meet(over, quantile, confidence) - samples)
 
 
 def compare_rounds(times: Sequence[float], other: Sequence[float], confidence: float = 0.95) -> Comparison:
-    """Compare two things that were measured in turns, round by round, so that drift hits both of a pair.
+    """Compare two models that were measured in interleaved rounds, so that drift affects both of a pair.
 
-    The interval is the sign test's: between the k-th smallest and the k-th largest ratio, with the largest k for which
-    that covers the median with at least `confidence` whatever the distribution (Conover, Practical Nonparametric
-    Statistics, 3.2). Fewer than six rounds cannot give 95 %.
+    The interval is that of the sign test: between the k-th smallest and the k-th largest ratio, with the largest k for which
+    it covers the median with at least `confidence`, for any distribution (Conover, Practical Nonparametric Statistics, 3.2).
+    Fewer than six rounds cannot give 95 %.
 
     Args:
         times: one value for each round, seconds.
-        other: the other thing's, of the same rounds in the same order.
+        other: of the other model, for the same rounds in the same order.
         confidence: of the interval.
 
     Raises:
-        ValueError: the rounds are not pairs, or there is none.
+        ValueError: the numbers of rounds differ, or there are none.
     """
-    ratios = sorted(mine / its for mine, its in zip(times, other, strict=True))
+    ratios = sorted(one / another for one, another in zip(times, other, strict=True))
     if not ratios:
-        raise ValueError("no rounds cannot be compared")
+        raise ValueError("a comparison needs at least one round")
     rank = 0
     while 2 * binomial_at_most(rank, len(ratios), 0.5) <= 1 - confidence:
         rank += 1
@@ -238,7 +238,7 @@ def compare_rounds(times: Sequence[float], other: Sequence[float], confidence: f
 
 
 def settled(window_means: Sequence[float], windows: int = 3, tolerance: float = 0.05) -> bool:
-    """Whether warming up is over: each of the last `windows` means lies within `tolerance` of their own mean."""
+    """Whether the warm-up has settled: each of the last `windows` means is within `tolerance` of their overall mean."""
     last = window_means[-windows:]
     if len(last) < windows:
         return False

@@ -107,7 +107,7 @@ def test_a_server_that_takes_more_memory_than_it_may_is_told_as_that(measured: M
     measured.wait_ready(60.0)
     with contextlib.suppress(ServerError):  # the connection breaks before the process is seen to end
         measured.first_request(*_request(-1.0))
-    with pytest.raises(ServerError, match="ran out of memory: its container has 256 MiB") as failure:
+    with pytest.raises(ServerError, match="ran out of memory: its container is limited to 256 MiB") as failure:
         _watch(measured)
     assert failure.value.fate == "out of memory"
 

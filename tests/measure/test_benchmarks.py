@@ -147,7 +147,7 @@ def test_a_server_that_was_not_there_when_this_was_planned_is_not_measured(
     (row,) = _report(context, ServerReport)["candidates"]
     assert (row["fate"], row["reason"]) == (
         "no server",
-        "onnxruntime could not be started here when this was planned",
+        "onnxruntime could not be started here when the plan was made; run mlo again",
     )
 
 

@@ -106,41 +106,41 @@ def throughput(result: ServerResult) -> ThroughputLevel:
 
 
 def test_a_busy_server_is_measured_and_misses_by_a_distance(measured: Measure) -> None:
-    row = measured(loaded(refused=40))
-    assert row.fate == "measured"
-    assert p99(row).status == "missed"
-    assert numbers(row).open_loop.p99 == 10.0
-    assert service_level(numbers(row)) == "missed"
-    assert f"too busy for {p99(row).over} of {p99(row).samples} requests" in distance_text(numbers(row))
+    result = measured(loaded(refused=40))
+    assert result.fate == "measured"
+    assert p99(result).status == "missed"
+    assert numbers(result).open_loop.p99 == 10.0
+    assert service_level(numbers(result)) == "missed"
+    assert f"too busy for {p99(result).over} of {p99(result).samples} requests" in distance_text(numbers(result))
 
 
 def test_one_refusal_among_many_is_one_request_over_the_limit(measured: Measure) -> None:
-    row = measured(loaded(refused=1))
-    assert (row.fate, p99(row).status) == ("measured", "met")
-    assert p99(row).over == sum(numbers(row).refused.values()) > 0
-    assert numbers(row).open_loop.p99 < LIMIT
+    result = measured(loaded(refused=1))
+    assert (result.fate, p99(result).status) == ("measured", "met")
+    assert p99(result).over == sum(numbers(result).refused.values()) > 0
+    assert numbers(result).open_loop.p99 < LIMIT
 
 
 def test_a_broken_server_fails(measured: Measure) -> None:
-    row = measured(loaded(errors={"status 500": 1}))
-    assert row.fate == "failed"
-    assert "requests failed: status 500" in row.reason
+    result = measured(loaded(errors={"status 500": 1}))
+    assert result.fate == "failed"
+    assert "requests failed: status 500" in result.reason
 
 
 def test_a_rate_that_a_short_burst_survives_is_not_carried(measured: Measure) -> None:
-    row = measured(loaded(capacity=3465.0), rate=12_000.0)
-    assert throughput(row).met is False
-    assert throughput(row).reached < 4000
-    assert p99(row).status == "missed"
+    result = measured(loaded(capacity=3465.0), rate=12_000.0)
+    assert throughput(result).met is False
+    assert throughput(result).reached < 4000
+    assert p99(result).status == "missed"
 
 
 @pytest.mark.parametrize("rate", [200.0, 3000.0])
 def test_a_segment_lasts_long_enough_for_a_queue_to_grow(measured: Measure, rate: float) -> None:
     one = loaded(capacity=5000.0)
-    row = measured(one, rate=rate)
+    result = measured(one, rate=rate)
     assert all(command["requests"] / command["rate"] >= 2 for command in asked(one))
-    assert (throughput(row).wanted, throughput(row).met) == (rate, True)
-    assert throughput(row).reached == pytest.approx(5000.0)
+    assert (throughput(result).wanted, throughput(result).met) == (rate, True)
+    assert throughput(result).reached == pytest.approx(5000.0)
 
 
 def test_a_rate_that_is_carried_without_room_to_spare_is_met(measured: Measure) -> None:
@@ -148,14 +148,14 @@ def test_a_rate_that_is_carried_without_room_to_spare_is_met(measured: Measure) 
     one.capacity = 150.0
     settings = LoadSettings(rate=990.0, p99_limit=LIMIT, deadline=time.monotonic() + 1000)
     load_in_rounds([one], settings, lambda *_: None)
-    row = server_result(one, STARTED, settings, 990.0, 1005.0)
-    assert throughput(row).met is True  # 990/s were answered, which is 1005/s but for the ends
+    result = server_result(one, STARTED, settings, 990.0, 1005.0)
+    assert throughput(result).met is True  # 990/s were answered, which is 1005/s but for the ends
 
 
 def test_a_limit_that_the_generator_missed_is_not_the_servers(measured: Measure) -> None:
-    row = measured(loaded(latency=0.004, delay=0.03))
-    assert service_level(numbers(row)) == "inconclusive"
-    assert "the load generator sent its requests late" in distance_text(numbers(row))
+    result = measured(loaded(latency=0.004, delay=0.03))
+    assert service_level(numbers(result)) == "inconclusive"
+    assert "the load generator sent its requests late" in distance_text(numbers(result))
 
 
 def test_a_server_that_misses_by_itself_misses_with_a_late_generator_too(measured: Measure) -> None:
@@ -175,5 +175,5 @@ def test_the_decided_go_on_while_another_that_may_win_is_undecided(measured: Mea
 
 
 def test_what_answers_nothing_under_load_fails(measured: Measure) -> None:
-    row = measured(loaded(capacity=0.5))
-    assert (row.fate, row.reason) == ("failed", "its server answers no request under load")
+    result = measured(loaded(capacity=0.5))
+    assert (result.fate, result.reason) == ("failed", "its server answered no request under load")

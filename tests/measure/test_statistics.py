@@ -35,7 +35,7 @@ def test_p99_of_few_samples_is_the_largest() -> None:
 def test_a_percentile_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="no samples"):
         percentile([], 0.5)
-    with pytest.raises(ValueError, match="a quantile lies in"):
+    with pytest.raises(ValueError, match="a quantile must be in"):
         percentile([1.0], 1.5)
 
 

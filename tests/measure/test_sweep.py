@@ -153,7 +153,7 @@ def test_a_child_that_crashes_fails_alone(sleeper: Sleeper, settings: Settings, 
     ]
     found = _run(candidates, settings(), tmp_path)
     assert found["crashing"].fate == "failed"
-    assert found["crashing"].reason == "at batch 4: its process was ended by SIGABRT"
+    assert found["crashing"].reason == "at batch 4: its process was killed by SIGABRT"
     assert found["refusing"].reason == "at batch 4: the kernel does not like this batch"
     assert (found["unloadable"].fate, found["unloadable"].reason) == ("failed", "at load: no such operator")
     assert found["good"].fate == "measured"

@@ -162,7 +162,7 @@ def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
             reason="dropped after 3 rounds: it takes at least 2.4 times as long as onnx-fp32",
         ),
         not_timed("onnx-b", "out of memory", "out of memory at load: peak 2.1 GiB of 2.0 GiB"),
-        not_timed("onnx-c", "failed", "at batch 8: its process was ended by SIGSEGV"),
+        not_timed("onnx-c", "failed", "at batch 8: its process was killed by SIGSEGV"),
         runtime_candidate("onnx-d"),
         runtime_candidate("onnx-e"),
         not_timed("x-f", "not measured", "not measured: its conversion failed"),

@@ -22,7 +22,7 @@ def at_runtime(variant: str, ratio: float, *, given: bool = False) -> CandidateR
     return runtime_candidate(variant, ratio=ratio, given=given)
 
 
-def no_server(variant: str, reason: str = "a device runs it, not a server") -> CandidateServerResult:
+def no_server(variant: str, reason: str = "it runs on devices, not in a server") -> CandidateServerResult:
     return not_served(variant, "no server", reason)
 
 
@@ -62,7 +62,7 @@ def test_in_a_folder_a_model_for_devices_competes_by_its_runtime_with_candidates
     assert decision["compared"] == "runtimes"
     assert fate_and_reason(decision, loser) == ("lost", f"runtime: 2.4 ms per call, 2.00 times worse than {wins}")
     assert fate_and_reason(decision, wins)[1].startswith("best runtime: 1.2 ms per call; ")
-    assert any("a device runs it, not a server" in note for note in decision["notes"])
+    assert any("it runs on devices, not in a server" in note for note in decision["notes"])
 
 
 def test_what_proves_a_service_level_goes_before_a_faster_model_for_devices(tmp_path: Path) -> None:
