@@ -1,1 +1,1 @@
-"""The documents that steps leave for one another: one file for each, with its writer and its strict reader."""
+"""The documents that steps write for other steps: one file for each, with a writer and a strict reader."""

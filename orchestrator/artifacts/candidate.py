@@ -1,4 +1,4 @@
-"""What identifies a candidate in every document that has a row for each."""
+"""The identity of a candidate, as in every document about candidates."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ __all__ = ["CandidateIdentity", "candidate_identity"]
 
 
 class CandidateIdentity(Strict):
-    """The base of a row about one candidate.
+    """Identifies one candidate.
 
     Attributes:
-        candidate: its name, such as `onnx-int8`; no other candidate of the plan has it.
-        variant: the variant that it serves.
+        candidate: its name, such as `onnx-int8`, unique in the plan.
+        variant: the variant that is served.
         format: of the variant's model file.
         precision: of the variant's arithmetic.
-        backend: what serves it.
+        backend: the backend that serves it.
     """
 
     candidate: str
@@ -27,7 +27,7 @@ class CandidateIdentity(Strict):
 
 
 def candidate_identity(each: CandidateParameters | RefusedParameters) -> CandidateIdentity:
-    """The identity of a candidate that a step was given."""
+    """The identity of a candidate in a step's parameters."""
     return CandidateIdentity(
         candidate=each.candidate,
         variant=each.variant,

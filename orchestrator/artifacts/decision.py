@@ -1,4 +1,4 @@
-"""The document that `select` leaves for people: every candidate with its fate, the reason, and what was measured."""
+"""The document of `select` for people: every candidate with its fate, the reason, and its measurements."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ CandidateFate = Literal[
     "not measured",
     "for devices",
 ]
-"""What became of a candidate; docs/measuring.md explains each."""
+"""The fate of a candidate; docs/measuring.md explains each."""
 
 LevelStatus = Literal["met", "missed", "inconclusive", "none"]
-"""Whether a server holds the service level; `none` where nothing is asked for."""
+"""Whether a server meets the service level; `none` if the spec sets none."""
 
 
 class Distance(Strict):
-    """How far a server is from the service level; negative is room to spare.
+    """The distance of a server from the service level; negative values are margin.
 
     Attributes:
-        p99_seconds: over the limit.
-        throughput: requests per second short of what is wanted.
+        p99_seconds: seconds above the limit.
+        throughput: missing requests per second.
     """
 
     p99_seconds: float | None
@@ -53,9 +53,9 @@ class DecidedCandidate(CandidateIdentity):
 
     Attributes:
         reason: a sentence without a full stop.
-        runtime: what was measured in its runtime, as far as it came.
-        server: what was measured over the wire.
-        slo: whether its server holds the service level; None where none was measured, as `distance` is then.
+        runtime: the measurements of its runtime, as far as it was measured.
+        server: the measurements over the wire.
+        slo: whether its server meets the service level; None, like `distance`, if the server was not measured.
     """
 
     fate: CandidateFate
@@ -77,12 +77,12 @@ class Decision(Document):
     """The decision.
 
     Attributes:
-        compared: what the winner was chosen by: servers over the wire, or runtimes alone.
-        baseline: the model as given.
-        rate: at which latencies were measured, requests per second; None where no server was measured.
-        confidence: of the claims about the service level.
+        compared: whether the winner was chosen by servers over the wire, or by runtimes.
+        baseline: the original model.
+        rate: at which latencies were measured, requests per second; None if no server was measured.
+        confidence: of the verdicts about the service level.
         method: topic → how it was judged.
-        notes: what a reader must know to weigh the decision, a sentence each.
+        notes: limitations that a reader of the decision should know, a sentence each.
     """
 
     NAME: ClassVar[str] = "decision"

@@ -1,4 +1,4 @@
-"""The base of all documents: one JSON file that names its schema and version, and is refused where it is anything else."""
+"""The base of all documents: a JSON file with the name and version of its schema; any other schema is refused."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class DocumentRefused(StoreFailed):
 
 
 class Document(Strict):
-    """What a step leaves, or reads of what another step left.
+    """A document that one step writes and others read.
 
-    The file holds the fields and two more keys, `document` and `version`. Raise VERSION whenever a field is added, removed
-    or changes its meaning: a document of another version is refused, never guessed at.
+    The file has the fields and two more keys, `document` and `version`. Raise VERSION whenever a field is added, removed or
+    changes its meaning: a document of another version is refused.
 
     Attributes:
-        NAME: of the schema, as in `docs/schemas/NAME.schema.json`.
+        NAME: of the schema, as in `docs/schemas/documents/NAME.schema.json`.
         VERSION: of the schema.
-        FILE: name of the file in the folder that the step leaves.
+        FILE: name of the file in the step's output folder.
     """
 
     NAME: ClassVar[str]
@@ -76,7 +76,7 @@ class Document(Strict):
 
         Args:
             data: the content of the file.
-            where: what to call it in a message, such as its path.
+            where: its name in messages, such as its path.
 
         Raises:
             DocumentRefused: E714, it is damaged, or has another schema.
@@ -91,7 +91,7 @@ class Document(Strict):
         if found != (cls.NAME, cls.VERSION):
             raise cls._refused(where, f"it is {_shown(*found)}, and this mlo reads {_shown(cls.NAME, cls.VERSION)}")
         try:
-            # As JSON, where a tuple is an array; Python's lists would be refused as tuples.
+            # Validate as JSON, where arrays become tuples; lists of Python would be refused as tuples.
             return cls.model_validate_json(json.dumps(fields))
         except ValidationError as error:
             raise cls._refused(where, _problems(error)) from error
@@ -112,17 +112,17 @@ class Document(Strict):
                 "E714",
                 f"cannot read {where} as the document `{cls.NAME}`",
                 cause=cause,
-                remedy="run `mlo apply SPEC --replace STEP` with the step that left it, or remove the store's folder",
+                remedy="run `mlo apply SPEC --replace STEP` with the step that wrote it, or remove the store's folder",
             )
         )
 
 
 def _shown(name: object, version: object) -> str:
-    return f"version {version} of `{name}`" if name is not None else "no document of mlo's"
+    return f"version {version} of `{name}`" if name is not None else "not a document of mlo"
 
 
 def _problems(error: ValidationError) -> str:
-    """The first problems, each with the path to the key."""
+    """The first few problems, each with the path of the key."""
     problems = error.errors(include_url=False)
     shown = [f"{'.'.join(map(str, p['loc']))}: {p['msg'].lower()}" for p in problems[:_SHOWN_PROBLEMS]]
     if len(problems) > _SHOWN_PROBLEMS:

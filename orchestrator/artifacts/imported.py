@@ -1,4 +1,4 @@
-"""The document that `import` leaves: the resolved signature, how the model was asked, and where its answers lie."""
+"""The document of `import`: the resolved signature, the samples, and the baseline's outputs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from orchestrator.spec.strict import Strict
 __all__ = ["BASELINE_FILE", "SAMPLES_FILE", "EdgeCase", "Imported", "RefusedCase", "SamplesKind"]
 
 SamplesKind = Literal["real", "random"]
-"""Whether a person gave the samples; random ones prove less."""
+"""Whether the user provided the samples; random ones prove less."""
 
 SAMPLES_FILE = "samples.npz"
-"""The inputs by name, rows in front; and `labels` where they are known."""
+"""The inputs by name, with rows as the first axis; and `labels` if they are known."""
 
 BASELINE_FILE = "baseline.npz"
-"""The model's outputs on the samples, by name, rows in front."""
+"""The model's outputs on the samples, by name, with rows as the first axis."""
 
 
 class EdgeCase(Strict):
-    """A whole call at the edge of the signature, which the model answers.
+    """A call at the edge of the signature that the model answers.
 
     Attributes:
         finite: whether all its outputs are finite.
@@ -34,32 +34,32 @@ class EdgeCase(Strict):
     finite: bool
 
     def inputs_file(self, folder: Path) -> Path:
-        """The inputs by name, an npz file below the folder that the import step left."""
+        """The inputs by name, an npz file below the output folder of the import step."""
         return folder / "edge" / f"{self.number}.inputs.npz"
 
     def outputs_file(self, folder: Path) -> Path:
-        """The model's outputs by name, an npz file as well."""
+        """The model's outputs by name, also an npz file."""
         return folder / "edge" / f"{self.number}.outputs.npz"
 
 
 class RefusedCase(Strict):
-    """A call with edge values that the model refuses, which is its right; it is compared with nothing."""
+    """A call with edge values that the model refuses, which is allowed; it is not compared."""
 
     name: str
     reason: str
 
 
 class Imported(Document):
-    """What every step that follows takes for granted about the model.
+    """The imported model, as all following steps use it.
 
     Attributes:
         signature: with the shapes and dtypes of the outputs resolved.
-        samples: whether a person gave them.
-        rows: how many samples there are.
-        labelled: whether it is known what the model should say for each.
-        parameters: how many numbers the model has learnt.
+        samples: whether the user provided them.
+        rows: number of samples.
+        labelled: whether the samples have labels.
+        parameters: number of the model's parameters.
         framework: package → version that ran it.
-        notes: what a person should know of the model or the samples, a sentence each.
+        notes: what the user should know about the model or the samples, a sentence each.
         infinite_outputs: names of outputs that are infinite for some sample.
     """
 

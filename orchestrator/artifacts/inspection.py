@@ -1,4 +1,4 @@
-"""The document that `inspect` leaves: what a model's file says of its tensors, read without running the model."""
+"""The document of `inspect`: the tensors of a model file, read without running the model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["FoundTensor", "FoundWeights", "Inspection"]
 
 @dataclass(frozen=True, slots=True)
 class FoundTensor:
-    """An input or output as the model file says it.
+    """An input or output according to the model file.
 
     Attributes:
-        tensor: the model's own name of it, whatever characters it has.
-        dtype: as in the spec (`float32`, ..., `string`), what the framework calls one that mlo does not know, or the empty
-            text where the file does not say it.
-        shape: for each dimension a size, the model's own name of it, or None where it is open and has no name; None as a
-            whole where the rank is open too.
+        tensor: its name in the model, with any characters.
+        dtype: as in the spec (`float32`, ..., `string`), the framework's name of a dtype that mlo does not know, or empty if
+            the file does not have it.
+        shape: for each dimension its size, its name in the model, or None if it is dynamic and has no name; None instead of
+            a tuple if the rank is dynamic too.
     """
 
     tensor: str
@@ -30,12 +30,12 @@ class FoundTensor:
 
 @dataclass(frozen=True, slots=True)
 class FoundWeights:
-    """What a file of weights alone says.
+    """The content of a file that only has weights.
 
     Attributes:
-        weights_key: where in the file the state dict lies; None where it is the whole file.
+        weights_key: the key of the state dict in the file; None if it is the whole file.
         tensors: names and shapes of some matrices.
-        more: how many other matrices there are.
+        more: number of other matrices.
     """
 
     weights_key: str | None
@@ -44,14 +44,14 @@ class FoundWeights:
 
 
 class Inspection(Document):
-    """What the step `inspect` finds.
+    """The result of the step `inspect`.
 
     Attributes:
         inputs, outputs: in the model's order.
-        ranges: the model's own name of a dimension → the smallest and largest size that it takes, where the file says so.
-        files: further files that the model is made of, relative to the folder of the model's file.
-        notes: what a person should know of it, a sentence each.
-        weights: of a file that holds weights and no model; None for all others.
+        ranges: the model's name of a dimension → its smallest and largest size, if the file has them.
+        files: further files of the model, relative to the folder of the model file.
+        notes: what the user should know about it, a sentence each.
+        weights: for a file that has weights but no model; None for all others.
     """
 
     NAME: ClassVar[str] = "inspection"

@@ -1,4 +1,4 @@
-"""What both benchmarks' reports are made of: distributions of times, and the machine that they were taken on."""
+"""Common parts of both benchmarks' reports: distributions of times, and the machine that was measured on."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class Times(Strict):
 
 
 class WarmUp(Strict):
-    """Whether warming up settled, and in how many windows."""
+    """Whether the warm-up settled, and after how many windows."""
 
     settled: bool
     windows: int
 
 
 class MeasuredOn(Strict):
-    """The part of a machine that something was measured on.
+    """The part of a machine that was measured on.
 
     Attributes:
-        cpus: how many there were.
-        cpus_wanted: how many the spec asks for.
+        cpus: number of used CPUs.
+        cpus_wanted: number of CPUs in the spec.
         threads: of each runtime or server.
         how: both numbers in words.
-        accelerators: names of the GPUs; None where the CPU computes.
-        driver: the version of the GPUs' driver; None where the CPU computes.
+        accelerators: names of the GPUs; None on CPUs.
+        driver: the version of the GPU driver; None on CPUs.
     """
 
     cpus: int
@@ -54,12 +54,12 @@ class MeasuredOn(Strict):
 
     @classmethod
     def of(cls, share: CpuShare, devices: CudaDevices | None, count: int = 1) -> MeasuredOn:
-        """What a report says of a measurement.
+        """The value for a report.
 
         Args:
             share: the CPUs.
-            devices: the machine's GPUs; None where the CPU computes.
-            count: how many of the GPUs were used, the first ones.
+            devices: the machine's GPUs; None on CPUs.
+            count: how many of the GPUs were used, starting with the first.
         """
         return cls(
             cpus=len(share.cpus),

@@ -1,4 +1,4 @@
-"""What ran a model: the runtime, its packages and its threads. Plain, since measured processes import it."""
+"""The runtime of a model: its name, packages and threads. A plain dataclass, because measured processes import it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["RuntimeFacts"]
 
 @dataclass(frozen=True, slots=True)
 class RuntimeFacts:
-    """What ran a model.
+    """The runtime that ran a model.
 
     Attributes:
         runtime: its name, such as `onnxruntime`.
         versions: package → version.
         threads: for the operators of one call.
         providers: ONNX Runtime's execution providers in their order of preference; None for other runtimes.
-        device: where it computes, such as `cuda:0`; None where that is the CPU or the runtime does not say.
+        device: where it computes, such as `cuda:0`; None for the CPU, or if the runtime does not say.
     """
 
     runtime: str
@@ -33,6 +33,6 @@ class RuntimeFacts:
 
     @staticmethod
     def from_json(document: Mapping[str, Any]) -> RuntimeFacts:
-        """What `as_json` wrote."""
+        """The value that `as_json` wrote."""
         providers = document["providers"]
         return RuntimeFacts(**{**document, "providers": None if providers is None else tuple(providers)})

@@ -29,7 +29,7 @@ DOCUMENTS: tuple[type[Document], ...] = (
     Decision,
     Winner,
 )
-"""In the order in which steps leave them."""
+"""In the order in which steps write them."""
 
 _FOLDER = Path(__file__).parents[2] / "docs" / "schemas" / "documents"
 

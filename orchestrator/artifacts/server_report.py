@@ -1,4 +1,4 @@
-"""The document that `benchmark.server` leaves: the finalists in their real servers, over the wire."""
+"""The document of `benchmark.server`: the finalists, measured over the wire in their real servers."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ __all__ = [
 ]
 
 ServerFate = Literal["measured", "not a finalist", "no server", "out of memory", "failed"]
-"""How far a candidate came in the server benchmark; with `no server` here its runtime is all that can be measured."""
+"""The outcome of the server benchmark for one candidate; `no server`: only its runtime can be measured here."""
 
 
 class ServiceLevel(Strict):
-    """The spec's `slo`: seconds, and requests per second; None where nothing is asked for."""
+    """The spec's `slo`: seconds, and requests per second; None for a part that is not set."""
 
     p99_latency: float | None
     throughput: float | None
 
 
 class ServerSettings(Strict):
-    """What a server is started with.
+    """The settings of a server.
 
     Attributes:
-        max_batch_size: rows that it puts together at most.
-        max_delay: seconds that a request waits for others at most.
+        max_batch_size: the maximum rows per batch.
+        max_delay: the maximum seconds that a request waits for others.
     """
 
     max_batch_size: int
@@ -52,10 +52,10 @@ class ServerSettings(Strict):
 
 
 class MeasuredProgram(Strict):
-    """The program or image that a server ran in, where no Python package brings it.
+    """The program or image of a server that does not come with a Python package.
 
     Attributes:
-        version: as the program says it, or the image's id.
+        version: as printed by the program, or the image's id.
         rendered: whether rendered images have this version.
     """
 
@@ -65,7 +65,7 @@ class MeasuredProgram(Strict):
 
 
 class ServerWarmUp(WarmUp):
-    """How a server's warm-up went, with the throughput of its last window."""
+    """A server's warm-up, with the throughput of its last window."""
 
     requests_per_second: float
 
@@ -78,11 +78,11 @@ class GeneratorDelay(Strict):
 
 
 class OpenLoop(Times):
-    """Requests at a rate, whatever becomes of the earlier ones; latency counts from the time that each was due.
+    """Requests at a fixed rate, independent of answers; latency counts from the scheduled time.
 
     Attributes:
         rate: requests per second.
-        p99_interval: its 95 % confidence interval; no upper end where the samples are too few.
+        p99_interval: the 95 % confidence interval; the upper end is None if there are too few samples.
     """
 
     rate: float
@@ -92,13 +92,13 @@ class OpenLoop(Times):
 
 
 class Saturation(Times):
-    """Connections that send their next request when the last one is answered.
+    """Connections that send their next request when the previous one is answered.
 
     Attributes:
         seconds: of all segments.
-        answered: within that time.
-        by_segment: rows per second of each.
-        cpu_by_segment: CPU seconds for a request of each.
+        answered: requests answered within that time.
+        by_segment: rows per second of each segment.
+        cpu_by_segment: CPU seconds per request of each segment.
     """
 
     connections: int
@@ -111,11 +111,11 @@ class Saturation(Times):
 
 
 class P99Level(Strict):
-    """Whether a quantile of the latencies lies within the limit; see `orchestrator.measure.statistics.Verdict`.
+    """Whether a quantile of the latencies is within the limit; see `orchestrator.measure.statistics.Verdict`.
 
     Attributes:
         limit: seconds.
-        generator_late: a miss is not proven, since the load generator sent its requests late.
+        generator_late: a miss is not proven, because the load generator sent its requests late.
     """
 
     status: Literal["met", "missed", "inconclusive"]
@@ -129,10 +129,10 @@ class P99Level(Strict):
 
 
 class ThroughputLevel(Strict):
-    """Whether the wanted rate is carried, requests per second.
+    """Whether the wanted rate is sustained, requests per second.
 
     Attributes:
-        generator_late: a miss is not proven, since the load generator sent its requests late.
+        generator_late: a miss is not proven, because the load generator sent its requests late.
     """
 
     wanted: float
@@ -142,22 +142,22 @@ class ThroughputLevel(Strict):
 
 
 class MeasuredLevel(Strict):
-    """The service level as measured; None for a part that is not asked for."""
+    """The service level as measured; None for a part that is not set."""
 
     p99: P99Level | None
     throughput: ThroughputLevel | None
 
 
 class ServerMeasurement(Strict):
-    """The numbers of one server, measured to the end.
+    """The measurements of one server.
 
     Attributes:
-        settings: what it was started with.
-        program: None where a Python package is the server.
+        settings: with which it was started.
+        program: None if the server comes with a Python package.
         ready_seconds: from the start to ready.
-        first_request_seconds: of the first request, whose answer was checked.
+        first_request_seconds: duration of the first request, whose answer was checked.
         peak_rss: of all its processes together, bytes.
-        refused: why the server was too busy → how many requests of the open loop.
+        refused: reason of a refusal as too busy → number of requests of the open loop.
     """
 
     settings: ServerSettings
@@ -173,11 +173,11 @@ class ServerMeasurement(Strict):
 
 
 class CandidateServerResult(CandidateIdentity):
-    """What became of one candidate.
+    """The result of one candidate.
 
     Attributes:
-        reason: a sentence without a full stop; empty where it was measured.
-        settings: what its server is started with, whether or not there is one here; None where none is wanted.
+        reason: a sentence without a full stop; empty if it was measured.
+        settings: of its server, even if it cannot be started here; None if it was not to be started.
         measured: None unless that is its fate.
     """
 
@@ -191,8 +191,8 @@ class LoadGenerator(Strict):
     """Where the load generator ran.
 
     Attributes:
-        cpus: how many it had.
-        shares_cpus: with the servers, since the machine has no other CPUs.
+        cpus: number of its CPUs.
+        shares_cpus: whether it shared the servers' CPUs, because the machine has no others.
     """
 
     cpus: int
@@ -202,7 +202,7 @@ class LoadGenerator(Strict):
     def note(self) -> str:
         """The same in words."""
         if self.shares_cpus:
-            return "the load generator shared the server's CPUs: a server alone on them reaches more"
+            return "the load generator shared the server's CPUs; without it, the server would be faster"
         return f"the load generator ran on {self.cpus} other CPUs"
 
 
@@ -211,8 +211,8 @@ class ServerReport(Document):
 
     Attributes:
         memory: bytes that each server could use.
-        rate: of the open loop, requests per second; None where no server was measured.
-        rate_from: where the rate comes from: the spec, or half of what the slowest server reaches, at most 100/s.
+        rate: of the open loop, requests per second; None if no server was measured.
+        rate_from: the origin of the rate: the spec, or half of what the slowest server reaches, at most 100/s.
         candidates: all of them, in the order of the plan.
     """
 

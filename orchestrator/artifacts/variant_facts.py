@@ -1,4 +1,4 @@
-"""The document that every step leaves beside the model file that it made: how it was made, and how far it is proven."""
+"""The document beside every converted or optimized model file: how it was made, and how it was checked."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["Calibration", "OwnNames", "VariantFacts", "variant_facts"]
 
 
 class OwnNames(Strict):
-    """Name in the spec → name in the model file, of tensors that the file calls otherwise."""
+    """Name in the spec → name in the model file, for tensors whose names differ."""
 
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
 
 
 class Calibration(Strict):
-    """The samples that the ranges of int8 activations were found with, every second one of all.
+    """The samples with which the ranges of int8 activations were calibrated, every second one.
 
     Attributes:
-        rows: how many they are.
-        unseen: how many samples the calibration has not seen, which prove it.
-        method: how ranges follow from them.
+        rows: number of calibration samples.
+        unseen: number of samples that were not used for calibration, and can verify it.
+        method: how ranges are computed from them.
     """
 
     rows: int
@@ -35,23 +35,23 @@ class Calibration(Strict):
 
 
 class VariantFacts(Document):
-    """What is known of a variant. What does not apply to it is None.
+    """How a variant was made. Facts that do not apply to it are None.
 
     Attributes:
         format: of the model file.
         precision: of its arithmetic.
-        exporter: what wrote it, such as `torch.export`; `given` where it is the user's file.
+        exporter: the tool that wrote it, such as `torch.export`; `given` for the user's file.
         checked: names of the calls on which it was compared with its source.
         opset: of ONNX.
         nodes: of the ONNX graph.
         operators: of the LiteRT file.
         names: of a LiteRT file that keeps its own names.
-        weights: how the SavedModel holds them.
+        weights: how the SavedModel stores them.
         method: of quantization.
         reduce_range: whether int8 weights use 7 bits, for CPUs without VNNI.
-        smoothed: how many activations were smoothed before quantization.
+        smoothed: number of activations that were smoothed before quantization.
         calibration: of quantization.
-        notes: what a reader of the decision must know, a sentence each.
+        notes: what a reader of the decision should know, a sentence each.
     """
 
     NAME: ClassVar[str] = "variant_facts"
@@ -74,7 +74,7 @@ class VariantFacts(Document):
     notes: tuple[str, ...]
 
     def summary(self) -> dict[str, Any]:
-        """What applies to the variant, for people."""
+        """The facts that apply to the variant, for people."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
@@ -95,7 +95,7 @@ def variant_facts(
     calibration: Calibration | None = None,
     notes: tuple[str, ...] = (),
 ) -> VariantFacts:
-    """Facts of which only those are named that apply."""
+    """The facts of a variant; only those that apply are passed."""
     return VariantFacts(
         format=format,
         precision=precision,

@@ -1,4 +1,4 @@
-"""The document that `verify` leaves: whether a candidate passed its gates, and every measured value beside its limit."""
+"""The document of `verify`: whether a candidate passed its gates, and every measured value with its limit."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ GateName = Literal[
     "min_top1_agreement",
 ]
 FLOORS: frozenset[GateName] = frozenset({"min_cosine", "min_column_cosine", "min_top1_agreement"})
-"""Gates whose limit is the least that passes; of all others it is the most."""
+"""Gates whose limit is a minimum; the limits of all others are maxima."""
 
 CaseKind = Literal["samples", "call", "edge"]
-"""All samples; some of them in one call of another size; an edge input."""
+"""All samples; a call with some of the samples; or an edge input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class GateResult:
 
     Attributes:
         limit: in the units of `measured`; a floor for the gates in `FLOORS`, a ceiling for the others.
-        detail: what was measured, in words; empty where the numbers say it.
+        detail: the result in words; empty if the numbers suffice.
     """
 
     gate: GateName
@@ -72,7 +72,7 @@ class OutputParity(Strict):
     """How one output differs from the baseline's; see `orchestrator.verify.parity.Parity`.
 
     Attributes:
-        mismatch: why nothing could be compared; the numbers are None then, as they are where they mean nothing.
+        mismatch: why the outputs could not be compared; None if they could. Numbers that do not apply are None.
     """
 
     mismatch: str | None
@@ -94,20 +94,20 @@ class VerifiedCase(Strict):
 
 
 class Accuracy(Strict):
-    """The share of samples whose largest class is their label."""
+    """The share of samples whose top class is their label."""
 
     baseline: float
     variant: float
 
 
 class Verdict(Document):
-    """What `verify` found.
+    """The result of `verify`.
 
     Attributes:
-        gates: for each gate and output the result nearest to its limit, or furthest beyond it.
-        samples: whether a person gave the samples.
-        rows: how many samples there are.
-        accuracy: by output, where outputs are known to be classes; never gated.
+        gates: for each gate and output the result closest to its limit, or furthest beyond it.
+        samples: whether the user provided the samples.
+        rows: number of samples.
+        accuracy: by output, for outputs that are known to be classes; never gated.
     """
 
     NAME: ClassVar[str] = "verdict"

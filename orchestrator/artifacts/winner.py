@@ -1,4 +1,4 @@
-"""The document that `select` leaves for all that follows: what is deployed, and nothing that was only measured."""
+"""The document of `select` for the following steps: what is deployed, without measurements."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["Winner"]
 
 
 class Winner(CandidateIdentity, Document):
-    """The winner, in values that noise does not move: a new measurement with the same winner changes nothing downstream.
+    """The winner, without values that depend on noise: measuring again with the same winner changes nothing downstream.
 
     Attributes:
         options: how the backend runs the variant.
-        max_batch_size: rows that the server puts together at most.
-        max_delay: seconds that a request waits for others at most.
-        startup_seconds: a generous bound on starting the server.
+        max_batch_size: the maximum rows per batch of the server.
+        max_delay: the maximum seconds that a request waits for others.
+        startup_seconds: a generous limit on the startup time of the server.
         model_digest: of the variant's folder.
-        tools: package → version, of everything that the backend needs.
+        tools: package → version, for everything that the backend needs.
     """
 
     NAME: ClassVar[str] = "winner"

@@ -1,4 +1,4 @@
-"""Compares outputs column by column: what a large column, or an offset that all rows share, hides from the whole."""
+"""Compares outputs column by column, to find errors that are hidden by a large column or by an offset of all rows."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ if TYPE_CHECKING:
 __all__ = ["Columns", "compare_columns"]
 
 WIDEST = 256
-"""Columns at most; in wider outputs (vocabularies, pixels) a column is no quantity of its own."""
+"""The maximum number of columns; in wider outputs (vocabularies, pixels) a single column has no meaning of its own."""
 
 FEWEST_VALUES = 8
-"""Values that a column must have: the direction of fewer says nothing."""
+"""The minimum number of values in a column; the direction of fewer values means nothing."""
 
 CONSTANT = 1e-3
-"""A column whose values differ by less than this part of themselves is constant, and its noise is not judged."""
+"""A column whose values vary by less than this fraction of their size is constant; its noise is not judged."""
 
 SMALL = 0.05
-"""So is a column that differs by less than this: of the output's magnitude where that is below 1, else absolutely. It
-keeps the rare classes of a softmax, whose values share the scale of the others, from being judged by their own."""
+"""A column that varies by less than this is not judged either: relative to the output's magnitude if that is below 1, else
+absolute. Otherwise rare classes of a softmax, which have the scale of the other classes, would be judged by their own."""
 
 NOISE_ROOM = 100.0
-"""How far a column's values must stand out from the noise of the arithmetic to be judged by their direction."""
+"""A column is only judged if its values vary by this many times the noise of the arithmetic."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The worst columns of an output, each seen from the baseline's mean of that column.
+    """The worst columns of an output, as deviations from the baseline's mean of each column.
 
     Attributes:
-        judged: how many columns were compared.
-        max_error: the largest absolute error (above the arithmetic's noise) as a part of the largest distance that the
-            baseline has from its mean.
-        error_column: whose it is.
-        min_cosine: the smallest cosine of those distances.
-        cosine_column: whose it is.
+        judged: number of compared columns.
+        max_error: the largest absolute error (above the arithmetic's noise), as a fraction of the baseline's largest
+            deviation from its mean.
+        error_column: the column with that error.
+        min_cosine: the smallest cosine of the deviations.
+        cosine_column: the column with that cosine.
     """
 
     judged: int
@@ -50,15 +50,15 @@ class Columns:
 
 
 def compare_columns(expected: Array, actual: Array, *, noise: float = 0.0) -> Columns | None:
-    """Compare each index of the last axis by itself, over all rows and further axes.
+    """Compare each index of the last axis separately, over all rows and other axes.
 
     Args:
-        expected: the baseline's output on the samples, rows in front. One axis alone is one column.
-        actual: the variant's, of the same shape.
-        noise: of the precision's arithmetic, as a part of the output's magnitude.
+        expected: the baseline's output on the samples, rows first. An output with one axis is one column.
+        actual: the variant's output, of the same shape.
+        noise: of the precision's arithmetic, as a fraction of the output's magnitude.
 
     Returns:
-        The worst columns; None where there is nothing to judge: no floats, too many columns, all of them constant.
+        The worst columns; None if there is nothing to judge: no floats, too many columns, or all of them constant.
     """
     width = expected.shape[-1] if expected.ndim > 1 else 1
     if expected.dtype.kind != "f" or expected.shape != actual.shape or not 0 < width <= WIDEST:
@@ -93,7 +93,7 @@ def compare_columns(expected: Array, actual: Array, *, noise: float = 0.0) -> Co
 def _cosines(left: Array, right: Array) -> Array:
     right = right / np.maximum(1.0, np.abs(right).max(axis=0))
     lengths = np.linalg.norm(left, axis=0) * np.linalg.norm(right, axis=0)
-    # No length at all on the variant's side: it says the mean, whatever the row, and has no direction.
+    # Length zero: the variant's values are the mean in every row, and have no direction.
     found = (left * right).sum(axis=0) / np.where(lengths > 0, lengths, 1.0)
     clipped: Array = np.clip(found, -1.0, 1.0)
     return clipped

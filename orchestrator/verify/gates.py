@@ -1,6 +1,6 @@
-"""The gates that a variant has to pass, their default limits with the reasons, and the judging of one comparison.
+"""The gates that a candidate must pass: their default limits with the reasons, and how one comparison is judged.
 
-`docs/verify.md` is the manual.
+Documented in `docs/verify.md`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from orchestrator.verify.parity import Parity
 __all__ = ["DEFAULT_GATES", "Gates", "closeness", "gates_for", "judge", "worst"]
 
 COLUMN_ROOM = 5.0
-"""How many times further off than the whole output one column of it may be, seen from its mean."""
+"""The factor by which the limits of a single column are looser than those of the whole output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    """Limits for one precision. None: measured, not gated.
+    """Limits for one precision. None: measured, but not gated.
 
     Attributes:
-        max_scaled_error: largest absolute error as a part of the output's magnitude; what the default
-            `max_abs_error` is made from.
-        max_abs_error: largest absolute error, in the output's own units; the spec's, in place of `max_scaled_error`.
+        max_scaled_error: largest absolute error as a fraction of the output's magnitude; the default `max_abs_error` is
+            computed from it.
+        max_abs_error: largest absolute error, in the units of the output; set by the spec, instead of `max_scaled_error`.
         max_rel_error: largest relative error, see `Parity`.
         min_cosine: smallest cosine.
         min_agreement: smallest share of rows with the baseline's top class, or of equal integers.
-        agreement_wanted: the spec asks for `min_agreement`; otherwise it holds where outputs are known to be classes.
-        noise: of the arithmetic, as a part of the output's magnitude; it is not counted against a single column.
+        agreement_wanted: the spec sets `min_agreement`; otherwise it only applies to outputs that are known to be classes.
+        noise: of the arithmetic, as a fraction of the output's magnitude; it does not count as an error of a column.
         edges_by_value: whether the values of edge inputs are gated, or only their shapes and finiteness.
     """
 
@@ -52,15 +52,15 @@ DEFAULT_GATES: Mapping[str, Gates] = MappingProxyType(
         "fp32": Gates(max_scaled_error=1e-4, min_cosine=0.99999, min_agreement=0.999, edges_by_value=True, noise=1e-5),
         # Eight bits of mantissa: each rounding is off by up to 0.4 %, and a deep net adds some of them up.
         "bf16": Gates(max_scaled_error=0.05, min_cosine=0.995, min_agreement=0.99, edges_by_value=True),
-        # Eight bits in all. Inputs beyond the calibrated range are clipped by design, so the values of edge inputs
-        # say nothing of what real inputs get.
+        # Eight bits in total. Inputs beyond the calibrated range are clipped by design, so the values of edge inputs
+        # say nothing about real inputs.
         "int8": Gates(max_scaled_error=0.2, min_cosine=0.99, min_agreement=0.98, edges_by_value=False),
     }
 )
 
 
 def gates_for(precision: str, overrides: Mapping[str, float]) -> Gates:
-    """The default gates of `precision` with what the spec's `verify:` sets.
+    """The default gates of `precision`, with the limits set in the spec's `verify:`.
 
     Args:
         precision: a key of `DEFAULT_GATES`.
@@ -94,14 +94,14 @@ def judge(
     Args:
         output: its name.
         case: the call's name.
-        kind: the spec's limits hold on samples; on edge inputs the default limits do, which go with the magnitude, or the
-            spec's where they are looser.
-            Cosine and agreement are statements about many rows, so they are gated on all samples together.
-        parity: what was measured.
+        kind: the spec's limits apply to samples; to edge inputs the default limits, which scale with the magnitude, or the
+            spec's if they are looser. Cosine and agreement are about many rows, so only all samples together are gated by
+            them.
+        parity: the measured differences.
         gates: of the spec.
         defaults: of the precision.
-        classes: whether the output is known to hold a score for each class, so that its largest one matters.
-        columns: the worst columns on all samples, where there are any to judge.
+        classes: whether the output is known to have a score for each class, so that the top class matters.
+        columns: the worst columns on all samples; None if there are none to judge.
     """
     if parity.mismatch is not None:
         return [GateResult("shape", output, 0, 1, passed=False, case=case, detail=parity.mismatch)]
@@ -133,7 +133,7 @@ def judge(
 
 
 def _columns(output: str, case: str, columns: Columns, gates: Gates) -> list[GateResult]:
-    """One column alone, without its offset; an absolute limit of the spec holds for every column as it is."""
+    """Judge single columns, without their offset; an absolute limit of the spec already applies to every column."""
     results = []
     if gates.max_abs_error is None:
         ceiling = COLUMN_ROOM * gates.max_scaled_error
@@ -150,7 +150,7 @@ def _named(result: GateResult, column: int) -> GateResult:
 
 
 def closeness(result: GateResult) -> float:
-    """How near to its limit a result is: 1 at the limit, more beyond it. For comparing results of one gate."""
+    """How close a result is to its limit: 1 at the limit, more beyond it. Only for comparing results of one gate."""
     if not result.passed:
         return 1.0 + abs(result.measured - result.limit)
     if result.gate in FLOORS:
@@ -159,7 +159,7 @@ def closeness(result: GateResult) -> float:
 
 
 def worst(results: Iterable[GateResult]) -> list[GateResult]:
-    """For each gate and output the result nearest to its limit, or furthest beyond it, in order of appearance."""
+    """For each gate and output the result closest to its limit, or furthest beyond it, in order of appearance."""
     chosen: dict[tuple[str, str], GateResult] = {}
     for result in results:
         key = result.gate, result.output

@@ -1,4 +1,4 @@
-"""Compares outputs with the baseline's, in numpy alone: errors, cosine, agreement, and what is not finite."""
+"""Compares outputs with the baseline's: errors, cosine, agreement, and non-finite values."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["NOTHING", "RELATIVE_FLOOR", "TIE", "Array", "Parity", "compare", "ma
 Array = np.ndarray[Any, Any]
 
 RELATIVE_FLOOR = 0.01
-"""Of an output's magnitude: the smallest denominator of a relative error.
+"""The smallest denominator of a relative error, as a fraction of the output's magnitude.
 
-Without a floor one value near zero decides everything, and 0/0 is NaN, which passes every comparison with a limit.
+Without it, a single value near zero would dominate, and 0/0 would be NaN, which passes every comparison with a limit.
 """
 
 NOTHING = 1e-6
-"""The magnitude of an output that is zero wherever it was seen, so that rounding in it is not an infinite error."""
+"""The magnitude of an output that is always zero, so that rounding is not an infinite error."""
 
 TIE = 1e-5
-"""Of an output's magnitude: two classes closer than this are a tie, and either may be the first."""
+"""Two classes closer than this fraction of the output's magnitude tie: either may be the top class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +29,17 @@ class Parity:
     """How one output of one call differs from the baseline's.
 
     Attributes:
-        mismatch: why nothing could be compared (another shape or kind of dtype); the other fields are None then.
-        not_finite: elements that are NaN or infinite on one side only, or infinite with another sign.
+        mismatch: why the outputs could not be compared (another shape or kind of dtype); then the other fields are unset.
+        not_finite: elements that are NaN or infinite on one side only, or infinite with different signs.
         new_not_finite: those of them that are finite in the baseline.
-        magnitude: the largest finite absolute value that the output is known to reach, at least NOTHING; what errors
-            are seen in relation to.
-        max_abs_error: largest |actual - expected| over what is finite on both sides.
+        magnitude: the largest known finite absolute value of the output, at least NOTHING; errors are scaled by it.
+        max_abs_error: largest |actual - expected| over elements that are finite on both sides.
         max_rel_error: largest |actual - expected| / max(|expected|, RELATIVE_FLOOR x magnitude).
         cosine: of both outputs as flat vectors, in [-1, 1]; 1.0 for two zero vectors, 0.0 if only one is zero.
-        agreement: for floats of shape [rows, classes], with two or more classes, the share of rows whose largest class
-            is a largest one of the baseline (ties count); for integers, booleans and texts the share of equal elements;
-            else None. A row that is not finite agrees if it is equal.
-        rows: how many rows or elements `agreement` is the share of.
+        agreement: for floats of shape [rows, classes] with two or more classes, the share of rows whose top class is a top
+            class of the baseline (ties count); for integers, booleans and texts the share of equal elements; else None. A
+            row that is not finite agrees if it is equal.
+        rows: the number of rows or elements in `agreement`.
     """
 
     mismatch: str | None = None
@@ -67,9 +66,9 @@ def compare(expected: Array, actual: Array, *, scale: float = 0.0) -> Parity:
 
     Args:
         expected: the baseline's output.
-        actual: the variant's output; floats may be of another width (compared in float64).
-        scale: a magnitude that the output is known to reach elsewhere, so that an output which happens to be all
-            zero here is not judged by its own noise.
+        actual: the variant's output; floats may have another width (compared in float64).
+        scale: a magnitude that the output reaches in other calls, so that an output that happens to be all zero here is
+            not judged by its own noise.
     """
     if expected.shape != actual.shape:
         return Parity(mismatch=f"shape {list(actual.shape)} instead of {list(expected.shape)}")
@@ -81,7 +80,7 @@ def compare(expected: Array, actual: Array, *, scale: float = 0.0) -> Parity:
     wide, other = expected.astype(np.float64), actual.astype(np.float64)
     reach = max(scale, magnitude(expected), NOTHING)
     both = np.isfinite(wide) & np.isfinite(other)
-    # Equal takes infinities of one sign; two NaNs are the same answer too.
+    # Infinities of the same sign are equal, and so are two NaNs.
     same = (wide == other) | (np.isnan(wide) & np.isnan(other))
     odd = ~both & ~same
     reference, difference = wide[both], np.abs(wide[both] - other[both])

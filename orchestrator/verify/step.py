@@ -1,4 +1,4 @@
-"""The step that proves a variant: it runs on the samples and on the edge inputs, and every gate is judged."""
+"""The step that verifies a candidate: runs it on the samples and the edge inputs, and judges every gate."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
 __all__ = ["verify"]
 
 LARGEST_CALL = 64 * 2**20
-"""Bytes of inputs that one call may have."""
+"""The maximum size of the inputs of one call, bytes."""
 
 BY_CHANCE = 0.001
-"""The probability below which it is no chance that an output's largest values are the labels."""
+"""Below this probability, it is not by chance that an output's largest values match the labels."""
 
 CALLS_OF_ONE = 8
-"""Rows that are also run alone; the rest is covered by the batches."""
+"""The number of rows that are also run individually; batches cover the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Imported:
-    """What the import step left."""
+    """The results of the import step."""
 
     signature: Signature
     inputs: dict[str, Array]
@@ -73,9 +73,10 @@ class _Case:
 
 
 def verify(context: StepContext) -> dict[str, Any]:
-    """Step: run the variant on the samples and the edge inputs and judge its outputs against the baseline's.
+    """Run the variant on the samples and the edge inputs, and judge its outputs against the baseline's.
 
-    It runs in the runtime of the candidate's backend, since that is what will serve. Inputs: `import` and `variant`. Leaves a `Verdict`: a gate that fails is a result, not an error.
+    It runs in the runtime of the candidate's backend, which will serve it. Inputs: `import` and `variant`. Writes a
+    `Verdict`: a failed gate is a result, not an error.
 
     Raises:
         StepError: E420 the variant does not load, E426 it does not run, E427 the accelerator is not used.
@@ -86,7 +87,7 @@ def verify(context: StepContext) -> dict[str, Any]:
     precision = candidate.precision
     gates, defaults = gates_for(precision, parameters.gates), DEFAULT_GATES[precision]
     context.progress("loading", 0.0)
-    # How many threads share the work changes nothing that a gate would see.
+    # The number of threads does not change the outputs in any way that matters to a gate.
     runtime = open_with(
         backend(candidate.backend).runtimes[candidate.format].function,
         context.inputs["variant"],
@@ -152,7 +153,7 @@ def _cases(runtime: Runtime, imported: _Imported, context: StepContext) -> Itera
 
 
 def _all_rows(runtime: Runtime, imported: _Imported) -> dict[str, Array]:
-    """The variant's outputs on all samples, with the row axis in front as the baseline has it."""
+    """The variant's outputs on all samples, with rows as the first axis, like the baseline's."""
     batch, rows = imported.signature.batch, np.arange(imported.rows)
     if batch is None:
         calls = [_called(runtime, _row(imported.inputs, row), f"sample {row}") for row in rows]
@@ -162,7 +163,7 @@ def _all_rows(runtime: Runtime, imported: _Imported) -> dict[str, Array]:
     parts: list[Mapping[str, Array]] = []
     for start in range(0, len(rows), size):
         chosen = rows[start : start + size]
-        # A last call that is smaller than the model allows is filled up, and its surplus cut off.
+        # If the last call is smaller than the model allows, it is padded, and the padding is removed from the outputs.
         padded = np.resize(chosen, max(low, len(chosen)))
         outputs = _called(runtime, _row(imported.inputs, padded), f"samples {chosen[0]} to {chosen[-1]}")
         parts.append({name: array[: len(chosen)] for name, array in outputs.items()})
@@ -178,7 +179,7 @@ def _row(arrays: Mapping[str, Array], rows: Any) -> dict[str, Array]:
 
 
 def _called(runtime: Runtime, inputs: Mapping[str, Array], name: str) -> Mapping[str, Array]:
-    # Runtimes raise what their kernels raise.
+    # Runtimes raise arbitrary exceptions.
     with refuse_on(Exception, "E426", f"the variant does not run on {name}", cause=last_line):
         return runtime.run(inputs)
 
@@ -189,10 +190,10 @@ def _fitting_rows(imported: _Imported) -> int:
 
 
 def _holds_classes(imported: _Imported, output: Array) -> bool:
-    """Whether the rows of `output` are scores of the classes that the samples' labels name.
+    """Whether the rows of `output` are scores of the classes in the samples' labels.
 
-    They are when there is one for each label, or when the largest is the label clearly more often than guessing would
-    have it: an embedding is as wide as many labels, and its largest value means nothing.
+    They are if there is one score for each class, or if the largest is the label clearly more often than by guessing: an
+    embedding has many columns too, but its largest value means nothing.
     """
     labels = imported.labels
     if labels is None or labels.dtype.kind not in "iu" or labels.ndim != 1 or labels.size == 0:
@@ -204,13 +205,13 @@ def _holds_classes(imported: _Imported, output: Array) -> bool:
     if labels.max() + 1 == output.shape[1]:
         return True
     right = int(np.sum(output.argmax(axis=1) == labels))
-    # Who always guesses the commonest label is right as often as that occurs.
+    # Always guessing the most common label is right as often as that label occurs.
     guessed = min(0.999, max(1 / output.shape[1], np.bincount(labels).max() / len(labels)))
     return 1 - binomial_at_most(right - 1, len(labels), guessed) < BY_CHANCE if right else False
 
 
 def _accuracy(imported: _Imported, actual: Mapping[str, Array]) -> dict[str, Accuracy]:
-    """The share of rows whose largest class is their label, of the baseline and of the variant; never gated."""
+    """The share of rows whose top class is their label, for the baseline and the variant; never gated."""
     found = {}
     for name, baseline in imported.baseline.items():
         if _holds_classes(imported, baseline) and actual[name].shape == baseline.shape:

@@ -104,7 +104,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> bytes:
     [
         (b"{", "it is not JSON"),
         (b"[]", "it is not a JSON object"),
-        (b"{}", "it is no document of mlo's, and this mlo reads version 1 of `winner`"),
+        (b"{}", "it is not a document of mlo, and this mlo reads version 1 of `winner`"),
         (
             changed(lambda c: c.update(version=2)),
             "it is version 2 of `winner`, and this mlo reads version 1 of `winner`",
