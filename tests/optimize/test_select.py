@@ -142,7 +142,7 @@ def test_the_run_fails_when_nothing_is_faster_than_the_baseline(tmp_path: Path) 
 def test_too_few_rounds_leave_it_undecided_and_more_time_is_the_remedy(tmp_path: Path) -> None:
     runtime = [runtime_candidate(FP32, ratio=0.3, rounds=4)]
     made = context(tmp_path, [candidate(FP32)], runtime, [not_served(FP32, "not a finalist", "")])
-    with pytest.raises(StepError, match="onnx-fp32: undecided: measured for 4 rounds, and it takes 6") as caught:
+    with pytest.raises(StepError, match="onnx-fp32: undecided: only measured for 4 rounds; comparing it with the baseline takes 6") as caught:
         select(made)
     assert caught.value.code == "E502"
     assert "optimize.time_budget" in caught.value.remedy
@@ -231,7 +231,7 @@ def test_without_enforcement_the_best_wins_and_the_decision_says_so(tmp_path: Pa
 
 def test_a_server_that_was_too_busy_is_chosen_from_and_says_how_often_it_was(tmp_path: Path) -> None:
     busy = server_candidate(FP32, p99=10.0, over=40, refused={"status 503": 40})
-    with pytest.raises(StepError, match="too busy for 40 of 1400 requests: 40 with status 503") as caught:
+    with pytest.raises(StepError, match="it refused 40 of 1400 requests as too busy: 40 with status 503") as caught:
         decide(context(tmp_path / "a", [candidate(FP32)], [runtime_candidate(FP32)], [busy]))
     assert caught.value.code == "E501"
     decision = decide(context(tmp_path / "b", [candidate(FP32)], [runtime_candidate(FP32)], [busy], enforce=False))
@@ -248,7 +248,7 @@ def test_one_that_meets_the_slo_wins_over_one_that_does_not(tmp_path: Path) -> N
 
 
 def test_an_undecided_verdict_counts_as_not_met_and_says_how_many_samples_it_wants(tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="it wants at least 359 more samples") as caught:
+    with pytest.raises(StepError, match="at least 359 more samples are needed") as caught:
         two(tmp_path / "a", server_candidate(FP32, samples=100), server_candidate(INT8, samples=100))
     assert "optimize.time_budget" in caught.value.remedy
     decision = two(tmp_path / "b", server_candidate(FP32, samples=100), server_candidate(INT8, p99=0.012))
@@ -378,7 +378,7 @@ def test_without_a_server_the_runtime_decides_and_the_decision_says_so(tmp_path:
     assert any("no binary" in note for note in decision["notes"])
     lost = next(c for c in decision["candidates"] if c["variant"] == "saved-model-fp32")
     assert lost["fate"] == "lost"
-    assert "1.25 times that of saved-model-bf16" in lost["reason"]
+    assert "1.25 times worse than saved-model-bf16" in lost["reason"]
 
 
 def test_a_service_level_is_not_claimed_from_a_runtime_alone(tmp_path: Path) -> None:
