@@ -111,7 +111,9 @@ def test_a_busy_server_is_measured_and_misses_by_a_distance(measured: Measure) -
     assert p99(result).status == "missed"
     assert numbers(result).open_loop.p99 == 10.0
     assert service_level(numbers(result)) == "missed"
-    assert f"it refused {p99(result).over} of {p99(result).samples} requests as too busy" in distance_text(numbers(result))
+    assert f"it refused {p99(result).over} of {p99(result).samples} requests as too busy" in distance_text(
+        numbers(result)
+    )
 
 
 def test_one_refusal_among_many_is_one_request_over_the_limit(measured: Measure) -> None:

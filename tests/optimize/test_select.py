@@ -142,7 +142,9 @@ def test_the_run_fails_when_nothing_is_faster_than_the_baseline(tmp_path: Path) 
 def test_too_few_rounds_leave_it_undecided_and_more_time_is_the_remedy(tmp_path: Path) -> None:
     runtime = [runtime_candidate(FP32, ratio=0.3, rounds=4)]
     made = context(tmp_path, [candidate(FP32)], runtime, [not_served(FP32, "not a finalist", "")])
-    with pytest.raises(StepError, match="onnx-fp32: undecided: only measured for 4 rounds; comparing it with the baseline takes 6") as caught:
+    with pytest.raises(
+        StepError, match="onnx-fp32: undecided: only measured for 4 rounds; comparing it with the baseline takes 6"
+    ) as caught:
         select(made)
     assert caught.value.code == "E502"
     assert "optimize.time_budget" in caught.value.remedy
