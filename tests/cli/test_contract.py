@@ -19,6 +19,8 @@ from tests.cli.conftest import conforms
 if TYPE_CHECKING:
     from conftest import Mlo
 
+pytestmark = pytest.mark.processes
+
 COMMANDS = [
     "init",
     "validate",

@@ -22,6 +22,8 @@ from tests.fake_engine import NO_ENGINE, fake_engine
 if TYPE_CHECKING:
     from conftest import Mlo
 
+pytestmark = pytest.mark.processes
+
 
 def looked_at(mlo: Mlo, code: int = 0, **env: str) -> dict[tuple[str, str], dict[str, Any]]:
     """(group, name) → the row."""

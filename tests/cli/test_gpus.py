@@ -13,6 +13,8 @@ from tests.cli.conftest import conforms
 if TYPE_CHECKING:
     from conftest import Mlo
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def spec(project: Path) -> str:

@@ -18,6 +18,8 @@ from orchestrator.plan.step import FileInput
 if TYPE_CHECKING:
     from conftest import Project
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.parametrize(
     ("function", "code", "message", "cause"),

@@ -23,6 +23,8 @@ from orchestrator.targets.folder.marker import alone_in
 from orchestrator.targets.folder.target import FolderTarget
 from tests.artifacts.made import winner
 
+pytestmark = pytest.mark.processes
+
 
 class Place:
     """A store and a folder, and what a test does with them."""

@@ -27,6 +27,8 @@ from orchestrator.steps.context import Ending
 if TYPE_CHECKING:
     from conftest import Project
 
+pytestmark = pytest.mark.processes
+
 WaitUntil = Callable[[Callable[[], bool]], None]
 
 

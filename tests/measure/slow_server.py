@@ -19,11 +19,12 @@ async def serve(answer_s: float, stall_at: int, stall_s: float, fail_from: int, 
     async def answer(request: web.Request) -> web.Response:
         nonlocal seen
         seen += 1
+        number = seen  # others arrive while this one waits
         await request.read()
-        if seen == stall_at:
+        if number == stall_at:
             time.sleep(stall_s)  # noqa: ASYNC251 - the stall is the point
         await asyncio.sleep(answer_s)
-        return web.Response(text="good", status=status if 0 < fail_from <= seen else 200)
+        return web.Response(text="good", status=status if 0 < fail_from <= number else 200)
 
     application = web.Application()
     application.router.add_post("/infer", answer)

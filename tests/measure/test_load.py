@@ -17,7 +17,7 @@ from orchestrator.measure.load import arrivals
 from orchestrator.measure.session import MeasuredProcess, MeasureError
 from orchestrator.measure.statistics import percentile, slo_verdict
 
-pytestmark = pytest.mark.alone  # it measures time
+pytestmark = [pytest.mark.alone, pytest.mark.processes]  # it measures time
 
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
 Start = Callable[..., Ask]

@@ -17,7 +17,7 @@ from orchestrator.measure.runtime_report import runtime_result
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.sweep import Measurement, SweepSettings, sweep
 
-pytestmark = pytest.mark.alone  # it measures time
+pytestmark = [pytest.mark.alone, pytest.mark.processes]  # it measures time
 
 Settings = Callable[..., SweepSettings]
 Sleeper = Callable[..., RuntimeCandidate]

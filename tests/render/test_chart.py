@@ -13,6 +13,8 @@ import yaml
 
 from orchestrator.backends.table import SERVERS
 
+pytestmark = pytest.mark.processes
+
 Render = Callable[..., Path]
 Template = Callable[..., list[dict[str, Any]]]
 

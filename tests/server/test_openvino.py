@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.server.conftest import EVERY_TYPE, Start, add_model, signature, write_server
 
+pytestmark = pytest.mark.processes
+
 pytest.importorskip("openvino")
 
 SETTINGS = {"runtime": "openvino"}

@@ -20,6 +20,8 @@ from orchestrator.server.instance import Instance, Run
 from tests.server import asked
 from tests.server.conftest import FOREVER, Running, Start, add_model, signature, spin, spin_model, write_server
 
+pytestmark = pytest.mark.processes
+
 SINGLY = Limits(max_rows=1, max_delay_s=0.0, queue_rows=64)
 
 

@@ -21,6 +21,8 @@ from orchestrator.store.state import StateFile
 from orchestrator.store.store import Store
 from orchestrator.store.trees import TreeStore
 
+pytestmark = pytest.mark.processes
+
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
 # A run in small: two steps, each once; what an earlier spec left is collected; the deployment is remembered.

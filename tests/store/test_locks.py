@@ -14,6 +14,8 @@ import pytest
 from orchestrator.errors import Busy, ExitCode
 from orchestrator.store.locks import lock, probe_flock, share
 
+pytestmark = pytest.mark.processes
+
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
 _HOLD = """

@@ -24,6 +24,8 @@ from orchestrator.targets.local.target import LocalTarget
 if TYPE_CHECKING:
     from tests.targets.conftest import Deployment
 
+pytestmark = pytest.mark.processes
+
 Eventually = Callable[[Callable[[], bool]], None]
 
 

@@ -18,6 +18,8 @@ from orchestrator.targets.target import Release
 if TYPE_CHECKING:
     from tests.targets.conftest import Deployment, StandIn
 
+pytestmark = pytest.mark.processes
+
 Eventually = Callable[[Callable[[], bool]], None]
 
 
