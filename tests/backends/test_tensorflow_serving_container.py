@@ -23,8 +23,6 @@ from orchestrator.measure.measured_server import MeasuredServer, ServerError
 from orchestrator.targets.local.target import LocalTarget
 from orchestrator.targets.target import Release
 
-pytestmark = pytest.mark.processes
-
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 _BASE = "python:3.11-slim-bookworm"

@@ -18,8 +18,6 @@ from orchestrator.backends.onnxruntime.backend import ONNXRUNTIME
 from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
 from orchestrator.backends.versions import installed_closure
 
-pytestmark = pytest.mark.processes
-
 pytestmark = [pytest.mark.frameworks, pytest.mark.e2e, pytest.mark.timeout(900)]
 
 _TAG = "mlo-test/digits:rendered"

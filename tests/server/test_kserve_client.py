@@ -15,8 +15,6 @@ import pytest
 
 from tests.server.conftest import Start, add_model
 
-pytestmark = pytest.mark.processes
-
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "server"
 PYTHON = BENCHMARK / ".peers" / "bin" / "python"
 

@@ -22,8 +22,6 @@ from orchestrator.targets.local.target import LocalTarget
 from orchestrator.targets.target import Release
 from tests.artifacts.made import imported as imported_model
 
-pytestmark = pytest.mark.processes
-
 pytestmark = [pytest.mark.frameworks, pytest.mark.e2e]
 
 Eventually = Callable[[Callable[[], bool]], None]
