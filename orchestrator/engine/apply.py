@@ -54,7 +54,7 @@ def apply_plan(planned: Planned, store: Store, observer: Observer, stop: Stop, l
         if live.remembered is None or live.observed is None or live.observed.revision is None:
             raise
         still = f"revision {live.observed.revision} at {live.observed.endpoint}"
-        kept = Diagnostic("W601", f"{live.remembered.name} is as it was: {still}", severity="warning")
+        kept = Diagnostic("W601", f"{live.remembered.name} is unchanged: {still}", severity="warning")
         raise type(error)(*error.diagnostics, kept) from error
 
 

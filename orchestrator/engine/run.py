@@ -117,7 +117,7 @@ class _Run:
                     code="E407",
                     message="interrupted",
                     cause="Ctrl-C",
-                    remedy="run the same command again: it continues where it was",
+                    remedy="run the same command again: finished steps are kept",
                 )
             )
         return self._outcomes

@@ -166,7 +166,7 @@ def run(job: WorkerJob) -> WorkerResult:
         error = Diagnostic(
             "E405",
             f"{changed} changed while {job.step} was running",
-            cause="the step may have used the code as it was before",
+            cause="the step may have used the old code",
             remedy="run the same command again once the file is complete",
             at=("model", "source", "factory"),
         )
@@ -186,7 +186,7 @@ def main(argv: list[str]) -> int:
     if again:
         job = _elsewhere(job)
     if not job.network and not give_up_network():
-        sys.stderr.write("note: this system does not let mlo take the network away from this step\n")
+        sys.stderr.write("note: on this system mlo cannot cut this step off from the network\n")
     if "accelerator" in job.params:
         # Said outright, for this process and those that it starts: where it is not said, TensorFlow is shown no GPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = cuda_devices().choice

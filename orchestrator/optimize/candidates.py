@@ -45,13 +45,13 @@ def refusal(
     variant, name = candidate.variant, candidate.backend
     if spec.serving.backend not in ("auto", name):
         served_by = " or ".join(backends_of(variant.format))
-        return f"serving.backend is {spec.serving.backend}, and {variant.format} is served by {served_by}"
+        return f"serving.backend is {spec.serving.backend}, but {variant.format} is served by {served_by}"
     if (reason := forbidden.get(name)) is not None:
         return reason
     if not BACKENDS[name].served and spec.optimize.formats == "auto" and _wants_proof(spec):
         return (
-            "`slo` is enforced, and no server could prove it for this; `slo: {enforce: false}`, or `optimize.formats` "
-            "that name it, let it be tried"
+            "`slo` is enforced, and no server can prove it for this format; to try it, set `slo: {enforce: false}` "
+            "or name it in `optimize.formats`"
         )
     chosen = backend(name)
     if unknown := [option for option in candidate.options.changed() if option not in chosen.options]:

@@ -22,7 +22,7 @@ def refused_on_cuda(
         return None
     if not chosen.cuda_graphs:
         others = [name for name in BACKENDS if backend(name).cuda_graphs]
-        return f"`serving.cuda_graphs` is true, and {chosen.name} captures none; {', '.join(others)} does"
+        return f"`serving.cuda_graphs` is true, and but {chosen.name} does not support CUDA graphs; {', '.join(others)} does"
     return _not_fixed(signature)
 
 
@@ -30,9 +30,9 @@ def _not_fixed(signature: Signature) -> str | None:
     """Why calls of one number of rows are not all alike, as a CUDA graph needs them."""
     for tensor in (*signature.inputs, *signature.outputs):
         if tensor.dtype == "string":
-            return f"CUDA graphs take numbers, and `{tensor.name}` is text"
+            return f"CUDA graphs need numbers, but `{tensor.name}` is text"
         for dim in tensor.shape or ():
             low, high = (0, 0) if isinstance(dim, int) or dim == signature.batch else signature.dims.get(dim, (0, 0))
             if low < high:
-                return f"CUDA graphs take fixed sizes, and `{dim}` goes from {low} to {high}"
+                return f"CUDA graphs need fixed sizes, but `{dim}` goes from {low} to {high}"
     return None

@@ -112,7 +112,7 @@ _NO_TORCH_INT8 = Unsupported("PyTorch's own int8 quantization is being removed; 
 
 
 def _not_torch(format_name: str) -> dict[str, Recipe | Unsupported]:
-    reason = f"only models of PyTorch become {format_name}"
+    reason = f"only PyTorch models can be converted to {format_name}"
     return _from((*_TENSORFLOW_KINDS, "onnx", "tflite"), Unsupported(reason))
 
 
@@ -168,10 +168,10 @@ _EXPORTED_PROGRAM = Format(
 
 
 def _not_tensorflow(format_name: str) -> dict[str, Recipe | Unsupported]:
-    return _from((*_TORCH_KINDS, "onnx"), Unsupported(f"only models of TensorFlow become {format_name}"))
+    return _from((*_TORCH_KINDS, "onnx"), Unsupported(f"only TensorFlow models can be converted to {format_name}"))
 
 
-_NO_TF_BF16 = Unsupported("TensorFlow has bfloat16 kernels for few CPUs, and TensorFlow Serving none that it promises")
+_NO_TF_BF16 = Unsupported("TensorFlow has bfloat16 kernels for few CPUs, and TensorFlow Serving guarantees none")
 
 _SAVED_MODEL = Format(
     name="saved-model",
@@ -181,7 +181,7 @@ _SAVED_MODEL = Format(
         | {
             "keras": Recipe(f"{_TF_CONVERT}:to_saved_model", ("tensorflow", "keras"), revision=3),
             "saved-model": Recipe(f"{_TF_CONVERT}:to_saved_model", ("tensorflow",), revision=3, as_given=True),
-            "tflite": Unsupported("nothing turns a LiteRT model back into a SavedModel"),
+            "tflite": Unsupported("a LiteRT model cannot be converted back to a SavedModel"),
         }
     ),
     precisions=MappingProxyType(
@@ -211,7 +211,7 @@ _TFLITE = Format(
                 revision=3,
                 from_source=True,
                 not_from=MappingProxyType(
-                    {"tflite": "LiteRT quantizes while it converts, and this model is converted"}
+                    {"tflite": "LiteRT quantizes during conversion, and this model is already converted"}
                 ),
             ),
         }

@@ -29,7 +29,7 @@ def require_devices(loaded: LoadedSpec, here: Here) -> None:
             f"the spec asks for {'a GPU' if wanted == 1 else f'{wanted} GPUs'}, which this machine lacks",
             loaded.span(("hardware", "count" if names else "accelerator")),
             label=lacking,
-            cause="what is deployed is proven and measured on what it will run on",
+            cause="candidates are verified and measured on the hardware that will serve them",
             remedy=f"plan, apply or render on a machine that has them{fewer}; "
             "what `mlo render` writes there runs on every machine with such GPUs",
         )
@@ -44,10 +44,10 @@ def cuda_notes(spec: ModelDeployment, here: CudaHere | None) -> list[str]:
     notes = [f"proven and measured on {', '.join(here.devices.names[:devices])}; other GPUs have other latencies"]
     if spec.hardware.cpus < devices:
         notes.append(
-            f"`hardware.cpus: {spec.hardware.cpus:g}` feeds {devices} GPUs, each with a thread of its own: give it {devices}"
+            f"`hardware.cpus: {spec.hardware.cpus:g}` feeds {devices} GPUs, each from its own thread; set it to {devices} or more"
         )
     if spec.optimize_for == "cost":
-        notes.append("`optimize_for: cost` counts CPU time, which is the smaller part of what a GPU's replica costs")
+        notes.append("`optimize_for: cost` counts CPU time, which is the smaller part of the cost of a replica with a GPU")
     if spec.serving.replicas.max > spec.serving.replicas.min:
-        notes.append("the rendered autoscaler goes by CPU use, which tells little of how busy a GPU is")
+        notes.append("the rendered autoscaler scales on CPU use, which says little about how busy a GPU is")
     return notes

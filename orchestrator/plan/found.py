@@ -125,9 +125,9 @@ class _Joined:
             self._problems.append(
                 Diagnostic(
                     "E129",
-                    f"the model takes {_listed(missing)} too, which `inputs` does not declare",
+                    f"the model also takes {_listed(missing)}, which `inputs` does not declare",
                     self._loaded.span(("model", "inputs"), key=True),
-                    remedy="declare every input, or leave `inputs` out, and it is read from the model",
+                    remedy="declare every input, or leave out `inputs` to read them from the model",
                 )
             )
         return [Tensor(t.name, t.dtype, tuple(t.shape)) for t in self._spec.inputs], names
@@ -153,13 +153,13 @@ class _Joined:
 
     def _tell_dims_apart(self, dims: DimNames) -> None:
         for first, other in dims.alike:
-            both = f"`{first}` and `{other}` would both" if first else f"`{other}` would, like the rows,"
+            both = f"`{first}` and `{other}` would both" if first else f"`{other}` would, like the batch dimension,"
             self._problems.append(
                 Diagnostic(
                     "E129",
                     f"the model's dimension{'s' if first else ''} {both} be called `{dim_name(other)}`",
                     self._loaded.span(("model",), key=True),
-                    remedy="declare `inputs`, with a name of your own for each",
+                    remedy="declare `inputs` with a name of your own for each dimension",
                 )
             )
 
@@ -230,7 +230,7 @@ class _Joined:
                 f"dimension `{dim}` has no range",
                 self._loaded.span(("model", "dims") if self._spec.dims else ("model",), key=True),
                 cause=f"dimension {axis} of `{tensor.name}` is open in the model, which does not say how large it may be",
-                remedy=f"add `{dim}: {{min: 1, max: 128}}` to `model.dims`, with the sizes that can come",
+                remedy=f"add `{dim}: {{min: 1, max: 128}}` to `model.dims`, with the sizes that requests can have",
             )
         )
 
@@ -251,7 +251,7 @@ class _Joined:
                 self._loaded.span(("model", role, index, key)),
                 label=did_you_mean(wanted, owns),
                 cause=f"its {role} are {_listed(owns)}",
-                remedy=f"write `{{name: {declared.name}, tensor: {owns[0]!r}, ...}}` to give one of them another name"
+                remedy=f"write `{{name: {declared.name}, tensor: {owns[0]!r}, ...}}` to rename one of them"
                 if owns
                 else "",
             )
@@ -266,7 +266,7 @@ class _Joined:
             return
         shown = "[" + ", ".join("?" if size is None else str(size) for size in own.shape) + "]"
         if len(own.shape) != len(declared.shape):
-            self._differs((*at, "shape"), f"`{declared.name}` has the shape {shown} in the model", "another rank")
+            self._differs((*at, "shape"), f"`{declared.name}` has the shape {shown} in the model", "a different rank")
             return
         for axis, (size, wanted) in enumerate(zip(own.shape, declared.shape, strict=True)):
             if not isinstance(size, int):
@@ -285,9 +285,9 @@ class _Joined:
         self._problems.append(
             Diagnostic(
                 "E129",
-                f"{message}, and the spec declares {wanted}",
+                f"{message}, but the spec declares {wanted}",
                 self._loaded.span(at),
-                remedy="correct it, or leave `inputs` out, and it is read from the model",
+                remedy="correct it, or leave out `inputs` to read them from the model",
             )
         )
 

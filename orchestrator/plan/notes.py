@@ -32,8 +32,8 @@ def plan_notes(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: 
     served_here = any(name in here.servers and here.servers[name].present for name in backends)
     if asked and spec.slo.enforce and not served_here:
         notes.append(
-            "nothing is measured over the wire here, so no candidate can prove `slo`, and `apply` ends with E501 after "
-            "measuring; `slo: {enforce: false}` takes the best one without that proof"
+            "no server can be measured on this machine, so no candidate can prove `slo`, and `apply` fails with E501 after "
+            "measuring; `slo: {enforce: false}` deploys the best one without that proof"
         )
     if not any(name in here.servers for name in backends):
         return tuple(notes)  # and there is no image

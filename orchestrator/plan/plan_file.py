@@ -176,8 +176,8 @@ def refuse_stale(path: Path, lines: Sequence[str]) -> None:
             Diagnostic(
                 "E212",
                 f"the plan {path} is stale",
-                cause="what it was made from has moved since",
+                cause="what it was made from has changed since",
                 remedy="plan again and review the new plan",
-                notes=tuple(f"moved: {line}" for line in lines),
+                notes=tuple(f"changed: {line}" for line in lines),
             )
         )

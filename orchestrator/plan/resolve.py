@@ -138,7 +138,7 @@ class Resolver:
                 message=f"{source.path.name} is not the {what} that `sha256` pins",
                 span=self._loaded.span(("model", "source", "sha256")),
                 cause=f"{of} is {found}",
-                remedy=f"restore the {what} that was pinned, or write the new sha256 if the change is meant",
+                remedy=f"restore the {what} that was pinned, or write the new sha256 if the change is intended",
             )
         )
 

@@ -44,7 +44,7 @@ def sort_out(
         raise SpecInvalid(
             Diagnostic(
                 code="E201",
-                message="not one candidate can be tried",
+                message="no candidate can be tried",
                 span=loaded.span(("optimize",)),
                 cause="every format and precision that the spec allows is refused",
                 remedy=install_hint(tuple(sorted(lacking)))

@@ -225,7 +225,7 @@ class GoLive:
                 self._target.stop()
             self._forget_intent(before)
         except MloError as second:
-            error.add_note(f"undoing it failed too: {second}")
+            error.add_note(f"undoing it also failed: {second}")
 
     def _remember_intent(self, before: Deployment | None, intent: Intent) -> None:
         pending = before or self._deployment(None, 0, self._target.describe().where)

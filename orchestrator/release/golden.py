@@ -210,9 +210,9 @@ def _wrong(*reasons: str) -> DeployFailed:
     return DeployFailed(
         Diagnostic(
             "E608",
-            "the server does not answer as the variant was proven to",
+            "the server's answers differ from those of the verified variant",
             cause=reasons[0],
-            remedy="run `mlo apply` again, and report it as a bug of the backend if it stays; "
+            remedy="run `mlo apply` again; if it fails again, report it as a bug of the backend; "
             "the previous revision keeps serving",
             notes=tuple(f"also: {reason}" for reason in reasons[1:]),
         )

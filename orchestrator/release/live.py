@@ -35,7 +35,7 @@ class Live:
         if self.remembered is None or self.observed is None:
             return ("+", "not deployed yet") if rendered is not None else ("known after run", "not deployed yet")
         if self.remembered.revision == 0:
-            return ("+" if rendered is not None else "known after run"), "an earlier deploy was broken off"
+            return ("+" if rendered is not None else "known after run"), "an earlier deploy was interrupted"
         if self.moves and self.change is not None:
             return "~", self.change
         if rendered is None:

@@ -62,9 +62,9 @@ def _check_stored(store: Store, name: str, entry: Revision) -> None:
     for digest in (entry.rendered_digest, entry.imported_digest):
         cause = ""
         if not trees.holds(digest):
-            cause = "what was rendered for it, or what proves it, is no longer in the store"
+            cause = "its rendered files or its golden requests are no longer in the store"
         elif digest_tree(trees.path(digest)).digest != digest:
-            cause = f"{trees.path(digest)} was changed since"
+            cause = f"{trees.path(digest)} has been modified since"
         if cause:
             raise UsageError(
                 Diagnostic(
@@ -96,7 +96,7 @@ def _wanted(deployment: Deployment, revision: int | None) -> Revision:
     raise UsageError(
         Diagnostic(
             "E622",
-            f"{deployment.name} serves revision {revision} already"
+            f"{deployment.name} already serves revision {revision}"
             if revision == deployment.revision
             else f"{deployment.name} has no revision {revision}",
             remedy=f"it can go back to {listed}",

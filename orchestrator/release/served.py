@@ -25,7 +25,7 @@ def served_signature(store: Store, deployment: Deployment) -> Signature:
         raise DeployFailed(
             Diagnostic(
                 "E619",
-                f"{deployment.name} does not serve",
+                f"{deployment.name} is not serving",
                 cause=f"{missing.filename} is missing",
                 remedy="run `mlo apply` with its spec",
             )

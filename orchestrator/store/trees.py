@@ -110,7 +110,7 @@ class TreeStore:
                 if sealed.get(name) != _marks(found[name]):
                     doubtful = True
                     if digest_file(folder / name) != entry.sha256:
-                        return f"{name} has other content"
+                        return f"{name} has different content"
         except OSError as error:
             return f"{error.filename or folder} cannot be read: {error.strerror}"
         if doubtful:
@@ -198,7 +198,7 @@ def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]
 
 def _visible_damage(entry: FileEntry, found: os.stat_result) -> str:
     if not stat.S_ISREG(found.st_mode):
-        return "is no file any more"
+        return "is no longer a regular file"
     if found.st_size != entry.size:
         return f"has {found.st_size} bytes instead of {entry.size}"
     if bool(found.st_mode & stat.S_IXUSR) != entry.executable:

@@ -94,7 +94,7 @@ def _call(
     except (OSError, HTTPException) as error:
         raise _failure(
             "E612",
-            f"the connection to {endpoint} broke before the answer came",
+            f"the connection to {endpoint} broke before the answer arrived",
             str(error) or type(error).__name__,
             f"run `mlo logs {name}`",
         ) from error
@@ -113,9 +113,9 @@ def _call(
     except ValueError as error:
         raise _failure(
             "E612",
-            f"the answer of {endpoint} is not one of {backend.name}",
+            f"the answer from {endpoint} is not a valid answer of {backend.name}",
             str(error),
-            f"run `mlo status {name}`: it may be another server that listens there",
+            f"run `mlo status {name}`: another server may be listening there",
         ) from error
 
 
@@ -130,7 +130,7 @@ def _reason(content: bytes) -> str:
         for key in ("error", "message"):
             if isinstance(document.get(key), str):
                 return str(document[key])
-    return text[:_LONGEST_REASON] or "it does not say why"
+    return text[:_LONGEST_REASON] or "the server gave no reason"
 
 
 def _failure(code: str, message: str, cause: str, remedy: str) -> DeployFailed:

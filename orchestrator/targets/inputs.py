@@ -85,7 +85,7 @@ def _read_npz(path: Path, signature: Signature) -> dict[str, Array]:
 
 def _read_json(path: Path, signature: Signature) -> dict[str, Array]:
     if path.suffix != ".json":
-        raise _UnfitError("the file's name has to end in .json or .npz")
+        raise _UnfitError("the file's name must end in .json or .npz")
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except RecursionError as error:
@@ -97,7 +97,7 @@ def _read_json(path: Path, signature: Signature) -> dict[str, Array]:
     if isinstance(body, list) and isinstance(document, dict):
         return dict(_protocol_tensor(tensor, texts) for tensor in body)
     if not isinstance(body, dict):
-        raise _UnfitError(f"it has to hold {_FORMS}")
+        raise _UnfitError(f"it must hold {_FORMS}")
     return {name: _array(name, value, text=name in texts) for name, value in body.items()}
 
 
@@ -110,7 +110,7 @@ def _protocol_tensor(tensor: Any, texts: set[str]) -> tuple[str, Array]:
     try:
         return name, array.reshape(shape)
     except (TypeError, ValueError) as error:
-        raise _UnfitError(f"input {name}: {array.size} elements do not make the shape {shape}") from error
+        raise _UnfitError(f"input {name}: {array.size} elements do not fit the shape {shape}") from error
 
 
 def _array(name: str, value: Any, *, text: bool) -> Array:
@@ -118,13 +118,13 @@ def _array(name: str, value: Any, *, text: bool) -> Array:
         # numpy would make texts of numbers that stand beside texts.
         array = np.array(value, dtype=object if text else None)
     except (ValueError, OverflowError) as error:
-        raise _UnfitError(f"input {name}: its rows are of different lengths") from error
+        raise _UnfitError(f"input {name}: its rows have different lengths") from error
     if text:
         if not all(isinstance(item, str) for item in array.flat):
-            raise _UnfitError(f"input {name}: it holds something that is not a text")
+            raise _UnfitError(f"input {name}: it holds a value that is not text")
         return array.astype(np.str_)
     if array.dtype.kind not in "biuf" and array.size:
-        raise _UnfitError(f"input {name}: it holds something that is not a number")
+        raise _UnfitError(f"input {name}: it holds a value that is not a number")
     return array
 
 
@@ -133,7 +133,7 @@ def _typed(tensor: Tensor, array: Array) -> Array:
     if tensor.dtype == _TEXT:
         return _texts(tensor.name, array)
     if array.dtype.kind not in "biuf":
-        raise _UnfitError(f"input {tensor.name}: it holds {array.dtype}, and the model takes {tensor.dtype}")
+        raise _UnfitError(f"input {tensor.name}: it holds {array.dtype}, but the model takes {tensor.dtype}")
     wanted = np.dtype(tensor.dtype)
     # A JSON file has no dtypes: 1 may be meant as 1.0, and a whole 1.0 as 1.
     with np.errstate(all="ignore"):
@@ -151,7 +151,7 @@ def _texts(name: str, array: Array) -> Array:
     except UnicodeDecodeError as error:
         raise _UnfitError(f"input {name}: its bytes are not UTF-8: {error}") from error
     if found.dtype.kind != "U":
-        raise _UnfitError(f"input {name}: it holds {array.dtype}, and the model takes texts")
+        raise _UnfitError(f"input {name}: it holds {array.dtype}, but the model takes texts")
     return found
 
 
@@ -168,7 +168,7 @@ def _shaped(arrays: dict[str, Array], signature: Signature) -> dict[str, Array]:
         if shape is None:
             continue
         if array.ndim != len(shape):
-            raise _UnfitError(f"input {name}: its shape is {list(array.shape)}, and the model takes {_spelled(shape)}")
+            raise _UnfitError(f"input {name}: its shape is {list(array.shape)}, but the model takes {_spelled(shape)}")
         for size, dim in zip(array.shape, shape, strict=True):
             if isinstance(dim, str):
                 if sizes.setdefault(dim, size) != size:
@@ -176,7 +176,7 @@ def _shaped(arrays: dict[str, Array], signature: Signature) -> dict[str, Array]:
                 _check_range(name, dim, size, signature)
             elif size != dim:
                 raise _UnfitError(
-                    f"input {name}: its shape is {list(array.shape)}, and the model takes {_spelled(shape)}"
+                    f"input {name}: its shape is {list(array.shape)}, but the model takes {_spelled(shape)}"
                 )
     return arrays
 
@@ -185,7 +185,7 @@ def _check_range(name: str, dim: str, size: int, signature: Signature) -> None:
     low, high = signature.dims[dim]
     # More rows than one call may have are sent in several calls.
     if size < low or (size > high and dim != signature.batch):
-        raise _UnfitError(f"input {name}: {dim} is {size}, and the model takes {low} to {high}")
+        raise _UnfitError(f"input {name}: {dim} is {size}, but the model takes {low} to {high}")
 
 
 def _spelled(shape: tuple[int | str, ...]) -> str:

@@ -45,7 +45,7 @@ class Placement(Strict):
             raise StoreFailed(
                 Diagnostic(
                     "E705",
-                    f"the state keeps a placement of the target `{cls.TARGET}` that {age} mlo wrote",
+                    f"{age} mlo wrote the placement of the target `{cls.TARGET}` in the state",
                     cause=f"it has version {record.version}, and this mlo reads version {cls.VERSION}",
                     remedy="use the version of mlo that deployed it",
                 )
@@ -56,7 +56,7 @@ class Placement(Strict):
             raise StoreFailed(
                 Diagnostic(
                     "E704",
-                    f"the state keeps a placement of the target `{cls.TARGET}` that cannot be read",
+                    f"the placement of the target `{cls.TARGET}` in the state cannot be read",
                     cause=first_problem(error),
                     remedy="restore the state from a backup",
                 )

@@ -237,8 +237,8 @@ def require_whole_share(target: str, share: float) -> None:
         raise DeployFailed(
             Diagnostic(
                 "E623",
-                f"the target `{target}` gives a revision all of the traffic or none",
-                cause=f"a share of {share:g} was asked for, and nothing there can split requests between two revisions",
+                f"the target `{target}` cannot split the traffic",
+                cause=f"a share of {share:g} was requested, but the target sends all requests to one revision",
                 remedy="ask for 1.0, or deploy to a target that splits traffic",
             )
         )

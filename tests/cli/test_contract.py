@@ -153,7 +153,7 @@ def test_a_stale_plan_is_refused_with_75_and_says_what_moved(
     (project / name).write_text((project / name).read_text().replace(old, new))
     told = mlo("apply", "digits.plan.json", code=75).stderr
     assert "is stale" in told
-    assert f"moved: {moved}" in told or moved in told
+    assert f"changed: {moved}" in told or moved in told
 
 
 def test_a_saved_plan_takes_no_further_options(mlo: Mlo) -> None:
@@ -316,5 +316,5 @@ def test_an_interrupt_exits_with_130_and_leaves_no_worker(project: Path) -> None
         process.send_signal(signal.SIGINT)
         told = process.stderr.read()
         assert process.wait(60) == 130
-    assert "it continues where it was" in told
+    assert "finished steps are kept" in told
     assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)

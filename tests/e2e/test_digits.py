@@ -208,7 +208,7 @@ def test_a_failed_apply_leaves_the_last_good_deployment_serving(
     before = status(mlo)
     done = mlo.run("apply", str(changed(spec, old, new)), "--yes", code=1)
     assert told in done.stderr
-    assert f"digits is as it was: revision {before['revision']}" in done.stderr
+    assert f"digits is unchanged: revision {before['revision']}" in done.stderr
     assert status(mlo) == before
     mlo.run("predict", "digits", "--input", "zero.json")
 
@@ -225,7 +225,7 @@ def test_a_release_that_fails_leaves_the_former_one_serving(mlo: Mlo, spec: Path
         wanted = changed(spec, "deploy: {target: local}", f"deploy: {{target: local, port: {port}}}")
         told = mlo.run("apply", str(wanted), "--yes", code=1).stderr
     assert f"port {port} of 127.0.0.1 cannot be used" in told
-    assert f"digits is as it was: revision {before['revision']}" in told
+    assert f"digits is unchanged: revision {before['revision']}" in told
     assert status(mlo) == before
     mlo.run("predict", "digits", "--input", "zero.json")
 

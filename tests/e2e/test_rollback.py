@@ -102,7 +102,7 @@ def test_the_next_apply_takes_a_new_number(mlo: Mlo, spec: Path, two_revisions: 
     assert apply(mlo, spec, "second")["revision"] == 3
 
 
-@pytest.mark.parametrize(("asked", "said"), [("9", "has no revision 9"), ("3", "serves revision 3 already")])
+@pytest.mark.parametrize(("asked", "said"), [("9", "has no revision 9"), ("3", "already serves revision 3")])
 def test_a_revision_that_cannot_be_gone_back_to_is_told_with_those_that_can(
     mlo: Mlo, two_revisions: dict[str, Any], asked: str, said: str
 ) -> None:

@@ -26,9 +26,9 @@ pytestmark = pytest.mark.processes
     [
         ("refuse", "E499", "cannot do it", "it is a test"),
         ("fail", "E401", "RuntimeError: nobody foresaw this", "steps_under_test.py"),
-        ("segfault", "E404", "bad died of SIGSEGV", "a crash in native code"),
-        ("kill_itself", "E404", "bad was killed (SIGKILL)", "somebody killed it"),
-        ("exit_silently", "E404", "bad ended with exit code 3 and left no result", "from within"),
+        ("segfault", "E404", "bad was killed by SIGSEGV", "a crash in native code"),
+        ("kill_itself", "E404", "bad was killed (SIGKILL)", "another process killed it"),
+        ("exit_silently", "E404", "bad ended with exit code 3 without writing a result", "from within"),
         ("run_out_of_memory", "E403", "bad ran out of memory", "Python could not allocate"),
     ],
 )
@@ -110,7 +110,7 @@ def test_a_step_reaches_nobody_unless_it_has_to(project: Project) -> None:
         alone = project.step("phones-home", "connect", params={**params, "alone": True}, candidate="x")
         outcome = project.run(alone)["phones-home"]
     (log,) = project.home.logs.glob("phones-home-*/log.txt")
-    if "does not let mlo take the network away" in log.read_text(encoding="utf-8"):
+    if "mlo cannot cut this step off from the network" in log.read_text(encoding="utf-8"):
         pytest.skip("this system allows no network namespaces")
     assert outcome.error is not None
     assert "Network is unreachable" in outcome.error.message

@@ -85,8 +85,8 @@ def test_tensorflow_serving_has_one_device() -> None:
     [
         ({}, None),
         ({"shape": ["batch", "pixels"]}, None),
-        ({"shape": ["batch", "tokens"]}, "CUDA graphs take fixed sizes, and `tokens` goes from 1 to 16"),
-        ({"dtype": "string"}, "CUDA graphs take numbers, and `x` is text"),
+        ({"shape": ["batch", "tokens"]}, "CUDA graphs need fixed sizes, but `tokens` goes from 1 to 16"),
+        ({"dtype": "string"}, "CUDA graphs need numbers, but `x` is text"),
     ],
 )
 def test_cuda_graphs_need_sizes_that_only_the_batch_changes(tensor: dict[str, Any], reason: str | None) -> None:

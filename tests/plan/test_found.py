@@ -226,6 +226,6 @@ def test_a_dimension_that_is_called_like_the_rows_has_to_be_named(join: Any) -> 
     told = refused(join, found([tensor("x", [None, "Batch"])]))[0]
     assert (told.code, told.message) == (
         "E129",
-        "the model's dimension `Batch` would, like the rows, be called `batch`",
+        "the model's dimension `Batch` would, like the batch dimension, be called `batch`",
     )
     assert join(found([tensor("x", ["Batch", 3])])).signature.inputs[0].shape == ("batch", 3)

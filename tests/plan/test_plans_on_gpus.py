@@ -91,7 +91,7 @@ def test_a_machine_without_gpus_says_so_at_the_line_that_asks(load: Load, tmp_pa
         "  |\n"
         "9 | hardware: {cpus: 4, accelerator: cuda, count: 2}\n"
         "  |                                  ^^^^ this machine has no NVIDIA GPU\n"
-        "  = cause: what is deployed is proven and measured on what it will run on\n"
+        "  = cause: candidates are verified and measured on the hardware that will serve them\n"
         "  = help: plan, apply or render on a machine that has them; what `mlo render` writes there runs on every machine "
         "with such GPUs"
     )
@@ -122,7 +122,7 @@ def test_packages_for_cpus_alone_leave_nothing_to_try(load: Load, tmp_path: Path
     loaded = load(SPEC)
     here = observe_here(loaded, machine, site(tmp_path, torch=False, onnxruntime=False))
     said = shown(lambda: planned(loaded, here))
-    assert "error[E201]: not one candidate can be tried" in said
+    assert "error[E201]: no candidate can be tried" in said
     assert "onnx-fp32: the installed onnxruntime is a CPU build: pip uninstall onnxruntime" in said
     assert "help: install the build of torch for your CUDA version" in said
 
@@ -162,9 +162,9 @@ def test_the_plan_says_on_what_it_is_measured_and_what_does_not_fit(load: Load, 
     )
     notes = planned(loaded, observe_here(loaded, machine, site(tmp_path))).notes
     assert f"proven and measured on {H100}, {H100}; other GPUs have other latencies" in notes
-    assert "`hardware.cpus: 1` feeds 2 GPUs, each with a thread of its own: give it 2" in notes
+    assert "`hardware.cpus: 1` feeds 2 GPUs, each from its own thread; set it to 2 or more" in notes
     assert any("counts CPU time" in note for note in notes)
-    assert any("autoscaler goes by CPU use" in note for note in notes)
+    assert any("autoscaler scales on CPU use" in note for note in notes)
 
 
 def test_what_gpus_do_not_do_is_refused_with_the_reason(load: Load, tmp_path: Path, machine: Path) -> None:
@@ -172,6 +172,6 @@ def test_what_gpus_do_not_do_is_refused_with_the_reason(load: Load, tmp_path: Pa
     refused = reasons(planned(loaded, observe_here(loaded, machine, site(tmp_path))))
     assert "int8 is quantized for the kernels of CPUs" in refused["onnx-int8"]
     assert (
-        refused["torchscript-fp32"] == "`serving.cuda_graphs` is true, and torchserve captures none; onnxruntime does"
+        refused["torchscript-fp32"] == "`serving.cuda_graphs` is true, but torchserve does not support CUDA graphs; onnxruntime does"
     )
     assert refused["onnx-bf16"] == "ONNX Runtime has no bfloat16 kernels for CPUs, and few for GPUs"

@@ -133,4 +133,4 @@ def test_for_a_folder_auto_tries_models_for_devices_unless_a_service_level_has_t
     assert "tflite" in tried(FOLDER + SLO + "optimize: {formats: [onnx, tflite]}\n"), "who names it gets it"
     assert "tflite" not in tried(FOLDER + SLO)
     reasons = {refused.candidate: refused.reason for refused in planned_with(FOLDER + SLO).refused}
-    assert "`slo` is enforced, and no server could prove it" in reasons["tflite-fp32"]
+    assert "`slo` is enforced, and no server can prove it" in reasons["tflite-fp32"]

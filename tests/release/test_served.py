@@ -44,7 +44,7 @@ def _deployment(backend: str, rendered: str) -> Deployment:
 )
 def test_it_is_read_from_the_folder_that_serves(tmp_path: Path, backend: str, file: str, document: Any) -> None:
     store = Store.open(Home(tmp_path))
-    with pytest.raises(DeployFailed, match="digits does not serve"):
+    with pytest.raises(DeployFailed, match="digits is not serving"):
         served_signature(store, _deployment(backend, "05" * 32))
     with store.scratch_folder() as scratch:
         path = scratch / "out" / "serving" / file

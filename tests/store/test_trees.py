@@ -124,7 +124,7 @@ def test_a_user_without_privileges_can_commit_and_discard(spawn: Spawn) -> None:
 def test_a_flipped_byte_is_seen_without_reading_what_was_not_touched(home: Home, store: TreeStore) -> None:
     manifest = _commit(home)
     _overwrite(store.path(manifest.digest) / "inner" / "model.onnx", b"mOdel")
-    assert store.verify(manifest) == "inner/model.onnx has other content"
+    assert store.verify(manifest) == "inner/model.onnx has different content"
 
 
 def test_a_flipped_byte_is_seen_although_the_time_was_set_back(home: Home, store: TreeStore) -> None:
@@ -133,8 +133,8 @@ def test_a_flipped_byte_is_seen_although_the_time_was_set_back(home: Home, store
     times = path.stat()
     _overwrite(path, b"mOdel")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert store.verify(manifest) == "inner/model.onnx has other content"
-    assert store.verify(manifest, deep=True) == "inner/model.onnx has other content"
+    assert store.verify(manifest) == "inner/model.onnx has different content"
+    assert store.verify(manifest, deep=True) == "inner/model.onnx has different content"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_flipped_byte_is_seen_although_the_time_was_set_back(home: Home, store
         ("shorter", "inner/model.onnx has 2 bytes instead of 5"),
         ("missing", "inner/model.onnx is missing"),
         ("strange", "strange does not belong to it"),
-        ("link", "inner/model.onnx is no file any more"),
+        ("link", "inner/model.onnx is no longer a regular file"),
         ("mode", "run.sh is no longer executable"),
         ("gone", "it is gone"),
     ],

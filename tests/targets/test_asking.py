@@ -60,17 +60,17 @@ def test_a_single_row_gets_its_batch_dimension(tmp_path: Path) -> None:
     ("content", "cause"),
     [
         ("{", "it is not JSON: Expecting property name"),
-        ("[1]", "it has to hold"),
+        ("[1]", "it must hold"),
         ('{"y": [[1, 2]]}', "input x is missing; the file holds y"),
         ('{"x": [[1, 2]], "y": 1}', "the model has no input y"),
-        ('{"x": [[1, 2], [3]]}', "input x: its rows are of different lengths"),
-        ('{"x": [["a", "b"]]}', "input x: it holds something that is not a number"),
-        ('{"x": [[null, 1]]}', "input x: it holds something that is not a number"),
-        ('{"x": [[1, 2, 3]]}', "input x: its shape is [1, 3], and the model takes [batch, 2]"),
-        ('{"x": 1}', "input x: its shape is [], and the model takes [batch, 2]"),
+        ('{"x": [[1, 2], [3]]}', "input x: its rows have different lengths"),
+        ('{"x": [["a", "b"]]}', "input x: it holds a value that is not a number"),
+        ('{"x": [[null, 1]]}', "input x: it holds a value that is not a number"),
+        ('{"x": [[1, 2, 3]]}', "input x: its shape is [1, 3], but the model takes [batch, 2]"),
+        ('{"x": 1}', "input x: its shape is [], but the model takes [batch, 2]"),
         ('{"x": [[1e39, 1]]}', "input x: it holds numbers that float32 cannot hold"),
         ('{"inputs": [{"name": "x"}]}', 'every entry of "inputs" needs "name", "shape" and "data"'),
-        ('{"inputs": [{"name": "x", "shape": [3, 2], "data": [1]}]}', "1 elements do not make the shape [3, 2]"),
+        ('{"inputs": [{"name": "x", "shape": [3, 2], "data": [1]}]}', "1 elements do not fit the shape [3, 2]"),
         ("[" * 100000, "nested too deep"),
     ],
 )
@@ -110,7 +110,7 @@ def test_texts_in_npz_are_unicode_or_utf_8(tmp_path: Path, texts: Any) -> None:
 @pytest.mark.parametrize(
     ("array", "cause"),
     [
-        (np.ones((1, 2)), "input t: it holds float64, and the model takes texts"),
+        (np.ones((1, 2)), "input t: it holds float64, but the model takes texts"),
         (np.array([[b"\xff", b"a"]]), "input t: its bytes are not UTF-8"),
     ],
 )
@@ -127,14 +127,14 @@ def test_json_without_texts_is_refused(tmp_path: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(UsageError) as failure:
         read_inputs(file, _TEXTS)
-    assert failure.value.diagnostics[0].cause == "input t: it holds something that is not a text"
+    assert failure.value.diagnostics[0].cause == "input t: it holds a value that is not text"
 
 
 def test_texts_for_a_model_of_numbers_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", x=np.array([["1", "2"]]))
     with pytest.raises(UsageError) as failure:
         read_inputs(tmp_path / "in.npz", _SIGNATURE)
-    assert "and the model takes float32" in failure.value.diagnostics[0].cause
+    assert "but the model takes float32" in failure.value.diagnostics[0].cause
 
 
 @pytest.mark.parametrize(("k", "fits"), [("[1]", True), ("[1.0]", True), ("[1.5]", False), ("[true]", True)])

@@ -33,7 +33,7 @@ def describe_failure(step: StepRequest, end: WorkerEnd, *, disk_full: bool = Fal
         case Ending.DISK:
             return Ending.DISK, _disk_full(step)
         case Ending.MEMORY:
-            how = "it was killed before the machine ran out" if error is None else "Python could not allocate memory"
+            how = "mlo killed it before the machine ran out of memory" if error is None else "Python could not allocate memory"
             return Ending.MEMORY, _out_of_memory(step, end, how)
         case Ending.TIMEOUT:
             return Ending.TIMEOUT, _failure(
@@ -57,7 +57,7 @@ def _disk_full(step: StepRequest) -> Diagnostic:
         "E409",
         f"the disk filled up while {step.step} was running",
         cause="No space left on device",
-        remedy="make room (`mlo gc` frees what no deployment needs), or set MLO_HOME to a folder on another disk",
+        remedy="free disk space (`mlo gc` removes what no deployment needs), or set MLO_HOME to a folder on another disk",
     )
 
 
@@ -65,8 +65,8 @@ def _died(step: StepRequest, end: WorkerEnd) -> tuple[Ending, Diagnostic]:
     name = ended_by(end.returncode)
     if name is None:
         return Ending.DIED, _failure(
-            step, "E404", f"{step.step} ended with exit code {end.returncode} and left no result",
-            cause="the process was ended from within, by a library or by the model's code",
+            step, "E404", f"{step.step} ended with exit code {end.returncode} without writing a result",
+            cause="a library or the model's code ended the process",
             remedy="read the end of its log",
         )  # fmt: skip
     number = -end.returncode
@@ -75,16 +75,16 @@ def _died(step: StepRequest, end: WorkerEnd) -> tuple[Ending, Diagnostic]:
     if number == signal.SIGKILL:
         return Ending.DIED, _failure(
             step, "E404", f"{step.step} was killed (SIGKILL)",
-            cause=f"somebody killed it; its peak was {format_bytes(end.peak)} with {format_bytes(end.available)} left, so it was not "
-            "for want of memory on this machine",
+            cause=f"another process killed it; its peak was {format_bytes(end.peak)} with {format_bytes(end.available)} left, so this "
+            "machine did not run out of memory",
             remedy="look for a memory limit of the container or the session, then run the same command again",
         )  # fmt: skip
-    crash = "a crash in native code; the log ends with the Python line it came from"
+    crash = "a crash in native code; the log ends with the line of Python that led to it"
     return Ending.DIED, _failure(
-        step, "E404", f"{step.step} died of {name}",
+        step, "E404", f"{step.step} was killed by {name}",
         cause=crash if number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
-        else "it was ended by a signal from outside",
-        remedy="run the reproduce script; if it dies again, try another version of the framework",
+        else "another process sent the signal",
+        remedy="run the reproduce script; if it crashes again, try another version of the framework",
     )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def _out_of_memory(step: StepRequest, end: WorkerEnd, how: str) -> Diagnostic:
     return _failure(
         step, "E403", f"{step.step} ran out of memory",
         cause=f"{how}; its peak was {format_bytes(end.peak)}, with {format_bytes(end.available)} left on the machine",
-        remedy="lower the largest sizes under `model.dims`, or run it where there is more memory",
+        remedy="lower the largest sizes under `model.dims`, or run it on a machine with more memory",
     )  # fmt: skip
 
 

@@ -119,7 +119,7 @@ class LocalExecutor:
                 return Diagnostic(
                     "E405",
                     f"{path.name} changed while {request.step} was reading it",
-                    cause="its content is not what it was when the step was started",
+                    cause="its content has changed since the step was started",
                     remedy="run the same command again once the file is complete",
                     at=source.at,
                 )

@@ -126,7 +126,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             raise Busy(
                 Diagnostic(
                     "E605",
-                    f"{folder} is being deployed into by another command",
+                    f"another command is deploying into {folder}",
                     remedy="wait until it has ended, then run the command again",
                 )
             )
@@ -142,6 +142,6 @@ def taken(folder: Path, cause: str) -> DeployFailed:
             "E620",
             f"{folder} cannot be deployed into",
             cause=cause,
-            remedy="name another folder in `deploy: path:`, or move away what is there",
+            remedy="name another folder in `deploy: path:`, or move its contents elsewhere",
         )
     )

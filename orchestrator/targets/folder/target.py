@@ -107,11 +107,11 @@ class FolderTarget:
         except DeployFailed as refused:
             return self._observed("degraded", refused.diagnostics[0].cause)
         if marker is None:
-            return self._observed("stopped", f"mlo has put nothing into {self._folder}")
+            return self._observed("stopped", f"mlo has not deployed anything into {self._folder}")
         if revision is None:
             return self._observed("stopped", f"no revision in {self._folder} is in use")
         if revision not in marker.revisions:
-            reason = f"revision {revision} is in use, and mlo did not put it there"
+            reason = f"revision {revision} is in use, but mlo did not deploy it"
             return self._observed("degraded", reason, revision, marker.backend)
         if not self._whole(marker, revision):
             reason = f"files of revision {revision} are missing or were changed"
@@ -166,7 +166,7 @@ class FolderTarget:
         if self._folder.exists() and not self._folder.is_dir():
             raise taken(self._folder, "it is a file")
         if self._marker() is None and self._folder.is_dir() and any(self._folder.iterdir()):
-            raise taken(self._folder, "it is not empty, and mlo did not fill it")
+            raise taken(self._folder, "it is not empty, and its contents are not from mlo")
 
     def prepare(self) -> str:
         """Make the folder and mark it, unless it holds something that mlo did not put there.
@@ -199,8 +199,8 @@ class FolderTarget:
                 Diagnostic(
                     "E605",
                     f"{self._folder} holds another revision {revision}",
-                    cause="it was deployed into from another store",
-                    remedy="run `mlo apply` again: it takes a number that is free",
+                    cause="another store has deployed into it",
+                    remedy="run `mlo apply` again: it uses the next free number",
                 )
             )
         if there is None or there.digest != wanted or _digest(place, None) != wanted:
@@ -213,7 +213,7 @@ class FolderTarget:
                         "E621",
                         f"revision {revision} in {self._folder} is not what was rendered",
                         cause=f"its digest is {(found or 'unknown')[:12]} instead of {wanted[:12]}",
-                        remedy="see whether something else writes to the folder, then run the command again",
+                        remedy="check whether another program writes to the folder, then run the command again",
                     )
                 )
             used = there is not None and there.used
@@ -221,7 +221,7 @@ class FolderTarget:
         self._rendered[revision] = release.serving
         crash_point("folder.started")
         # Nothing serves here: `verify` has proven the variant, and the copy was compared with it.
-        return Started(revision, None, proof=f"{place} holds what was rendered, by its digest")
+        return Started(revision, None, proof=f"the digest of {place} is that of the rendered folder")
 
     def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
         """Let `revision` be the one in use, at once for whoever reads, and remove what is no longer kept.
@@ -347,7 +347,7 @@ class FolderTarget:
     def _ours(self) -> Marker:
         marker = self._marker()
         if marker is None:
-            raise taken(self._folder, "its marker is gone")
+            raise taken(self._folder, "its marker is missing")
         return marker
 
     def _write(self, marker: Marker) -> None:

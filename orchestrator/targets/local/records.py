@@ -87,7 +87,7 @@ class Recipe(_Kept):
     """
 
     FILE: ClassVar[str] = "serving.json"
-    LOST: ClassVar[str] = "the revision that the spec describes is started anew"
+    LOST: ClassVar[str] = "the revision that the spec describes is started again"
 
     revision: int
     backend: str

@@ -57,7 +57,7 @@ def describe(code: int) -> str:
     if code >= 0:
         return f"the server exited with code {code}"
     name = signal.Signals(-code).name
-    hint = "; if nobody sent it, the machine ran out of memory" if name == "SIGKILL" else ""
+    hint = "; if no other process sent it, the machine ran out of memory" if name == "SIGKILL" else ""
     return f"the server was killed by {name}{hint}"
 
 

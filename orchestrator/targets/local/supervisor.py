@@ -117,7 +117,7 @@ class Supervisor:
             self._stop.set()
         for number, revision in list(self._revisions.items()):
             if not revision.kept and now - self._asked[number] > _LEASE_SECONDS:
-                self._journal.event(f"revision {number} was forgotten before it took the traffic")
+                self._journal.event(f"revision {number} was abandoned before it took the traffic")
                 self._discard(number, _DROP_SECONDS)
 
     def _application(self) -> web.Application:
@@ -242,7 +242,7 @@ class Supervisor:
         """Give up a candidate; answers when its processes are gone."""
         number = self._known(request)
         if self._revisions[number] is self._front.current:
-            raise _RefusedError(409, f"revision {number} takes the traffic and is not dropped")
+            raise _RefusedError(409, f"revision {number} takes the traffic and cannot be dropped")
         await self._discard(number, _DROP_SECONDS)
         await self._front.close_newer_ports()
         return {}

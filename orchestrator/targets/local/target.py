@@ -103,7 +103,7 @@ class LocalTarget:
             raise DeployFailed(
                 Diagnostic(
                     "E619",
-                    f"{self._folder.name} does not serve",
+                    f"{self._folder.name} is not serving",
                     cause="it was never started on this machine",
                     remedy="run `mlo apply` with its spec",
                 )
@@ -142,7 +142,7 @@ class LocalTarget:
             return Observed(
                 running=True,
                 health="stopped",
-                reason="its supervisor runs, and no revision takes the traffic",
+                reason="its supervisor is running, but no revision takes the traffic",
                 endpoint=endpoint,
             )
         healthy = serving["health"] == "healthy" and bool(status["port"])
@@ -327,7 +327,7 @@ class LocalTarget:
                     "E617",
                     f"{recipe.backend} cannot be started from its folder",
                     cause=str(error),
-                    remedy="run `mlo apply` again; a folder that is damaged is rendered anew",
+                    remedy="run `mlo apply` again; it renders a damaged folder again",
                     notes=(f"folder: {recipe.serving}",),
                 )
             ) from error
@@ -407,7 +407,7 @@ class LocalTarget:
                     "E606",
                     f"the supervisor of {self._folder.name} does not answer",
                     cause=str(error),
-                    remedy="run `mlo apply` again; it starts what is not running",
+                    remedy="run `mlo apply` again; it starts the supervisor if it is not running",
                     notes=self._notes(),
                 )
             ) from error
