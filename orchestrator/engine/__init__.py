@@ -1,1 +1,1 @@
-"""Running a plan: scheduling, worker processes, causes of death."""
+"""Running a plan: scheduling, worker processes, and why they failed."""

@@ -1,4 +1,4 @@
-"""Apply: bring a plan's steps to their results, then take the result live."""
+"""Apply: run a plan's steps, then take the result live."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def apply_plan(planned: Planned, store: Store, observer: Observer, stop: Stop, l
 
     Raises:
         StepFailed, Interrupted: as `run_steps`.
-        Busy: somebody else deploys this name.
-        DeployFailed: the release did not come up; the former one serves on, and the error says so.
+        Busy: another command is deploying this name.
+        DeployFailed: the release did not come up; the previous one keeps serving, and the error says so.
     """
     try:
         with store.in_use(f"applying {planned.plan.name}"):
@@ -59,10 +59,10 @@ def apply_plan(planned: Planned, store: Store, observer: Observer, stop: Stop, l
 
 
 def plan_from_file(file: Path, saved: SavedPlan, store: Store) -> Planned:
-    """The plan that a saved one describes, made anew.
+    """Make the plan that a saved one describes again.
 
     Raises:
-        StalePlan: something has moved since, named.
+        StalePlan: something that the plan was made from has changed; the error names it.
     """
     planned = make_plan(
         Path(saved.spec),

@@ -38,15 +38,15 @@ _TENSOR = {"name": "x", "dtype": "float32", "shape": [1]}
 _NEEDED: dict[str, dict[str, Any]] = {
     "pytorch": {"factory": "model:Model"},
 }
-"""What a source must say beside kind and weights; none of it is read here."""
+"""What a spec of the kind needs besides kind and weights; the values are not used here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A spec that is wanted.
+    """What a drafted spec is for.
 
     Attributes:
-        model: of what.
+        model: the model.
         name: of the deployment.
         folder: where the spec will lie; its paths are relative to this.
         samples: real ones, if a person has some.
@@ -65,11 +65,11 @@ class Wanted:
 def draft_spec(wanted: Wanted, store: Store, observer: Observer) -> tuple[SpecDraft, bytes | None]:
     """What the spec says, and the random samples that belong to it, as an .npz file.
 
-    There are none if real ones are given, none are wanted, or the model does not say what goes in.
+    There are none if real ones are given, none are wanted, or the model does not describe its inputs.
 
     Raises:
-        StepFailed: the model is damaged, or not one that is served; its place is the path, no line of a spec.
-        UsageError: E141, its path cannot stand in a spec.
+        StepFailed: the model is damaged or not supported; the error names its path, not a line of a spec.
+        UsageError: E141, its path cannot be written in a spec.
     """
     reader = _Reader(wanted, store, observer)
     weights = _in_a_spec(relative_path(wanted.model.path, wanted.folder))
@@ -119,7 +119,7 @@ def _state_dict(found: FoundWeights, folder: Path) -> StateDict:
 
 
 class _Reader:
-    """Reads one model by steps that are cached as those of a plan are."""
+    """Reads one model with steps that are cached like those of a plan."""
 
     def __init__(self, wanted: Wanted, store: Store, observer: Observer) -> None:
         self._model = wanted.model
@@ -176,14 +176,14 @@ class _Reader:
 
     @contextmanager
     def _stand_in(self) -> Iterator[LoadedSpec]:
-        """The smallest spec that names the model: steps belong to one. What goes wrong blames no line of it."""
+        """The smallest spec that names the model, since steps need a spec. Errors point at no line of it."""
         source = {"kind": self._model.kind, "weights": str(self._model.path.absolute()), **self._settings}
         source |= _NEEDED.get(self._model.kind, {})
         model: dict[str, Any] = {"source": source}
         if SOURCES[self._model.kind].inspect is None:
             model |= {"inputs": [_TENSOR], "outputs": [{"name": "y"}]}
         document = {"apiVersion": "mlo/v1", "kind": "ModelDeployment", "metadata": {"name": self._name}, "model": model}
-        # Outside of every project, so that no platform file has a say.
+        # Outside of every project, so that no platform file applies.
         with tempfile.TemporaryDirectory(prefix="mlo-init-") as folder:
             file = Path(folder) / "spec.yaml"
             file.write_text(json.dumps(document), encoding="utf-8")
@@ -194,6 +194,6 @@ class _Reader:
 
 
 def _of_the_path(diagnostic: Diagnostic) -> Diagnostic:
-    """Without a line of the spec that stood in, and with an option where the remedy names a key."""
+    """Without a line of the temporary spec, and with an option where the remedy names a key."""
     signature = "; `mlo init` takes it as --signature NAME" if diagnostic.code == _NO_SUCH_SIGNATURE else ""
     return replace(diagnostic, span=None, label="", remedy=diagnostic.remedy + signature)

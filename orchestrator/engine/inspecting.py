@@ -21,7 +21,7 @@ __all__ = ["read_model", "run_at_once"]
 
 
 class _AtOnce(Stop):
-    """Ctrl-C ends it the first time: nothing is lost."""
+    """A stop that the first Ctrl-C makes immediate: nothing is lost."""
 
     def ask(self) -> int:
         """See `Stop.ask`."""
@@ -31,9 +31,9 @@ class _AtOnce(Stop):
 
 
 def read_model(loaded: LoadedSpec, here: Here, store: Store, observer: Observer) -> Inspection | None:
-    """What is found in the spec's model; None for a kind of source whose files do not say their tensors.
+    """What is found in the spec's model; None for a kind of source whose files do not describe their tensors.
 
-    It is cached like every step: a model that was read before costs a look at its file's digest.
+    It is cached like every step: for a model that was read before only its file's digest is checked.
 
     Raises:
         SpecInvalid: a package is missing, or the file cannot be read; StepFailed: the model is not what it should be.
@@ -47,7 +47,7 @@ def read_model(loaded: LoadedSpec, here: Here, store: Store, observer: Observer)
 
 
 def run_at_once(loaded: LoadedSpec, here: Here, step: Step, store: Store, observer: Observer) -> Path:
-    """The folder that a step leaves whose inputs are all files of the user's; cached like every step.
+    """The output folder of a step whose inputs are all user files; cached like every step.
 
     Raises:
         SpecInvalid: an input cannot be read; StepFailed: the step failed; Interrupted: Ctrl-C.

@@ -1,4 +1,4 @@
-"""Observes the machine and the project for a plan: the one place that looks before a spec is compiled."""
+"""Observes the machine and the project before a spec is compiled; nothing else in planning looks at them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OWN = ("jinja2", "numpy")
 
 
 def observe_here(loaded: LoadedSpec, root: Path = Path("/"), path: Sequence[str] | None = None) -> Here:
-    """What there is on this machine and in the spec's folder.
+    """What is available on this machine and in the spec's folder.
 
     Args:
         loaded: the spec.

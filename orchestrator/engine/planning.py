@@ -145,7 +145,7 @@ def make_plan(
         platform: the platform file; None looks for it.
         environment: an entry of `environments:`.
         replaced: ids of steps to run although they are cached.
-        observer: hears of the step `inspect`, which runs here where the model was not read before.
+        observer: gets the events of the step `inspect`, which runs here unless the model was read before.
 
     Raises:
         SpecInvalid: the spec is wrong, or asks for what this machine lacks.

@@ -1,4 +1,4 @@
-"""Runs a plan: what is cached is taken, what can run in parallel does, what measures runs alone."""
+"""Runs a plan: cached results are reused, steps run in parallel where they can, and steps that measure run alone."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def run_plan(
     A candidate's step that fails is that candidate's fate; any other failure ends the run.
 
     Args:
-        loaded: the spec, to blame the right line.
+        loaded: the spec, so that errors point at the right line.
         plan: what to run.
         resolver: finds keys and results.
         store: where results and receipts are kept.
-        observer: hears what happens, from several threads.
+        observer: gets the events, from several threads.
         stop: asked by Ctrl-C.
         forced: ids of steps to run although their result is there.
         jobs: how many workers at once; the CPUs of this process by default.
@@ -123,7 +123,7 @@ class _Run:
         return self._outcomes
 
     def _expand(self) -> None:
-        """Take up what the plan has grown to."""
+        """Replace the plan by its expansion."""
         grown = expand(self._plan, self._outcomes)
         if grown is self._plan:
             return
@@ -134,7 +134,7 @@ class _Run:
         self._runner.follow(grown)
 
     def _tell_of_stopping(self) -> None:
-        """Say what Ctrl-C brings about, once for each level."""
+        """Announce the effect of Ctrl-C, once for each level."""
         while self._told < self._stop.level:
             self._told += 1
             self._observer(Stopping(self._told, tuple(step.id for step in self._running.values())))
@@ -187,7 +187,7 @@ class _Run:
             outcome = future.result()
         except Busy:
             if self._stop.level:
-                return  # it gave up waiting for a lock since somebody asked to stop
+                return  # it gave up waiting for a lock because of Ctrl-C
             raise
         seconds = outcome.receipt.seconds if outcome.receipt is not None else 0.0
         self._settle(step, outcome, "done", seconds, "")

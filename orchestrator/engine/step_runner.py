@@ -1,4 +1,4 @@
-"""Brings one step to its outcome: the lock on its key, an executor that runs it, the receipt last."""
+"""Runs one step: takes the lock on its key, has an executor run it, and writes the receipt last."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from orchestrator.store.store import Store
 __all__ = ["StepRunner"]
 
 _TRIFLES = ("select", "render")
-"""Kinds of steps that take a moment of one CPU: they neither wait for a measurement nor hold one up."""
+"""Kinds of steps that need little CPU time: they neither wait for a measurement nor delay one."""
 
 
 class StepRunner:
-    """Runs the steps of one plan, each once however many commands want it.
+    """Runs the steps of one plan, each only once, even if several commands need it.
 
     Args:
         plan: the plan.
         resolver: finds keys, inputs and results.
         store: where results and receipts are kept.
-        observer: hears what happens; called from several threads.
+        observer: gets the events, from several threads.
         stop: whether to stop.
         executor: where steps run.
     """
@@ -60,15 +60,15 @@ class StepRunner:
         self._executor = executor
 
     def follow(self, plan: Plan) -> None:
-        """Go on with what the plan has grown to."""
+        """Use the expanded plan from now on."""
         self._plan = plan
 
     def compute(self, step: Step, resolved: Resolved, outcomes: Mapping[str, Outcome]) -> Outcome:
-        """Run the step, unless somebody else has computed its key meanwhile.
+        """Run the step, unless another command has computed its key meanwhile.
 
         Raises:
             StoreFailed: the result cannot be kept.
-            Busy: it was waiting for somebody else when it was asked to stop.
+            Busy: it was waiting for another command when it was asked to stop.
         """
         with self._locked(step, self._store.home.lock_file(f"key-{resolved.key}"), lock):
             if resolved.status != "forced":
@@ -106,7 +106,7 @@ class StepRunner:
     def _run(self, step: Step, resolved: Resolved, outcomes: Mapping[str, Outcome]) -> Outcome:
         self._observer(StepStarted(step.id, resolved.reason))
         request = self._request(step, resolved, outcomes)
-        # Garbage collection stays out until the receipt is there that the output belongs to.
+        # No garbage collection until the receipt of the output is written.
         with self._store.in_use(f"running {step.id}"):
             started = datetime.now(UTC)
             end = self._executor.run(
@@ -115,7 +115,7 @@ class StepRunner:
                 lambda message, fraction: self._observer(StepProgress(step.id, message, fraction)),
             )
             receipt = None
-            # Of what failed only a refusal will come again with the same key; anything else may have been chance.
+            # Only a refusal is certain to recur with the same key; any other failure may have been chance.
             if end.ending is Ending.DONE or (step.candidate is not None and end.ending is Ending.REFUSED):
                 crash_point("engine.before-receipt")
                 receipt = self._receipt(step, resolved, end, started)

@@ -12,10 +12,10 @@ __all__ = ["Stop", "stop_on_signals"]
 
 
 class Stop:
-    """Whether somebody asked to stop: 0 no, 1 start nothing more, 2 kill what runs.
+    """Whether a stop was requested: 0 no, 1 start nothing more, 2 kill running steps.
 
     Attributes:
-        announced: the level that the user has been told of; what runs is ended only then, so that the reason comes first.
+        announced: the level that was announced to the user; running steps are ended only then, so that the reason is shown first.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """The child process that runs one step: `python -m orchestrator.engine.worker job.json`.
 
-A guard (orchestrator/process/guard.py) takes it along when its parent ends. It writes its result to a file (C++ libraries print on standard output, so nothing is told
+A guard (orchestrator/process/guard.py) takes it along when its parent ends. It writes its result to a file (C++ libraries print on standard output, so the result does not go
 there), and reports progress on a pipe whose descriptor MLO_PROGRESS_FD names.
 """
 
@@ -42,7 +42,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 def give_up_network() -> bool:
     """Move into a network namespace of its own, where there is nothing but a loopback that is down (unshare(2)).
 
-    A model's weights and code come from others, and loading them is not a sandbox: at least they reach nobody. Without
+    A model's weights and code come from others, and loading them is not a sandbox: at least they cannot reach the network. Without
     the privilege to do so, a user namespace brings it where the system allows that.
 
     Returns:
@@ -56,7 +56,7 @@ def give_up_network() -> bool:
     user, group = os.getuid(), os.getgid()
     if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
         return False
-    # As oneself: files are read and written with the same rights as before.
+    # The same user inside: files are read and written with the same rights as before.
     Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
     Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
@@ -112,7 +112,7 @@ def _found_code(project: Path, since: float) -> tuple[dict[str, str], str | None
 
 
 def _ending(error: BaseException, otherwise: Ending) -> Ending:
-    """What is behind an error: a full disk or too little memory, however deep libraries have wrapped it."""
+    """The cause behind an error: a full disk or too little memory, however deep libraries have wrapped it."""
     behind: BaseException | None = error
     while behind is not None:
         if isinstance(behind, MemoryError):
@@ -188,7 +188,7 @@ def main(argv: list[str]) -> int:
     if not job.network and not give_up_network():
         sys.stderr.write("note: on this system mlo cannot cut this step off from the network\n")
     if "accelerator" in job.params:
-        # Said outright, for this process and those that it starts: where it is not said, TensorFlow is shown no GPU.
+        # Set explicitly, for this process and its children: without it TensorFlow sees no GPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = cuda_devices().choice
     result = run(job)
     try:

@@ -1,1 +1,1 @@
-"""Candidates: which variants of a model are made, and which one is picked."""
+"""Candidates: which variants of a model are made, and with which backends they are tried."""

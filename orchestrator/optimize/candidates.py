@@ -18,11 +18,11 @@ __all__ = ["candidates", "refusal", "wanted_backends"]
 def candidates(
     spec: ModelDeployment, signature: Signature, forbidden: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[Candidate | RefusedCandidate, ...]:
-    """Everything that the spec asks for, in a fixed order, the refused ones with their reason.
+    """All candidates that the spec asks for, in a fixed order, the refused ones with their reason.
 
     Args:
         spec: the spec.
-        signature: the model's.
+        signature: of the model.
         forbidden: backends that may not be used → why.
     """
     return tuple(
@@ -62,7 +62,7 @@ def refusal(
 
 
 def _formats(spec: ModelDeployment) -> tuple[str, ...]:
-    """What is tried; `auto` leaves out what has no server where a server is wanted."""
+    """The formats to try; `auto` leaves out those without a server where the target needs one."""
     if spec.optimize.formats != "auto":
         return tuple(spec.optimize.formats)
     own = spec.model.source.kind
@@ -75,7 +75,7 @@ def _formats(spec: ModelDeployment) -> tuple[str, ...]:
 
 
 def _backends(spec: ModelDeployment, format_name: str) -> tuple[str, ...]:
-    """What serves the format: where the spec names one of its backends that one alone, else each."""
+    """The backends to try with the format: only the one that the spec names, else all."""
     backends = backends_of(format_name)
     if spec.serving.backend in backends:
         return (spec.serving.backend,)
@@ -83,12 +83,12 @@ def _backends(spec: ModelDeployment, format_name: str) -> tuple[str, ...]:
 
 
 def _wants_proof(spec: ModelDeployment) -> bool:
-    """Whether nothing may be taken that was not measured in a server."""
+    """Whether only candidates measured in a server may win."""
     return spec.slo.enforce and (spec.slo.p99_latency is not None or spec.slo.throughput is not None)
 
 
 def _precisions(spec: ModelDeployment) -> tuple[Precision, ...]:
-    """What is tried; int8 is calibrated on samples, so `auto` leaves it out where there are none."""
+    """The precisions to try; int8 is calibrated on samples, so `auto` leaves it out where there are none."""
     if spec.optimize.precisions != "auto":
         return tuple(spec.optimize.precisions)
     return ("fp32", "int8") if spec.model.samples is not None else ("fp32",)

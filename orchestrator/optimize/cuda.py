@@ -1,4 +1,4 @@
-"""What is not tried on CUDA devices, and why; whether this machine has such devices is the plan's concern."""
+"""What is not tried on CUDA devices, and why; whether this machine has such devices is checked by the plan."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def refused_on_cuda(
 
 
 def _not_fixed(signature: Signature) -> str | None:
-    """Why calls of one number of rows are not all alike, as a CUDA graph needs them."""
+    """Why calls of one batch size can differ in shape, which a CUDA graph does not allow."""
     for tensor in (*signature.inputs, *signature.outputs):
         if tensor.dtype == "string":
             return f"CUDA graphs need numbers, but `{tensor.name}` is text"

@@ -30,12 +30,12 @@ class Recipe:
     Attributes:
         function: `module:function`; takes a StepContext. None: the converted file is the variant already.
         tools: names of packages, as their distributions are called.
-        revision: rises when what the function makes, or refuses, changes; results of an older one are then made again.
+        revision: rises when what the function makes, or refuses, changes; older results are then computed again.
         from_source: the function starts from the source model (inputs `weights` and `import`), not from the converted
             variant (inputs `model` and `import`).
         needs_cpu_features: the result depends on the machine's instruction sets.
-        as_given: the result is the model as given: what has to be beaten, and what is served when nothing beats it. The
-            format is the source's own, or takes the place of one that no server takes.
+        as_given: the result is the model as given: the baseline, which is served when no candidate is better. The
+            format is the source's own, or replaces one that no server supports.
         not_from: kinds of sources that it is not made from, each with the reason.
     """
 

@@ -17,8 +17,8 @@ class SourceKind:
         check: the import step's function.
         baseline: opens the model as given, in its own framework.
         tools: packages whose versions the check depends on.
-        check_revision: rises when what the check does, or refuses, changes; results of an older one are then made anew.
-        inspect: reads tensors and files from the model without running it; None where the spec must say them.
+        check_revision: rises when what the check does, or refuses, changes; older results are then computed again.
+        inspect: reads tensors and files from the model without running it; None where the spec must declare them.
         inspect_revision: as `check_revision`.
     """
 

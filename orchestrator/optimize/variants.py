@@ -19,7 +19,7 @@ __all__ = ["Candidate", "Pass", "RefusedCandidate", "Variant"]
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One step that makes a variant from a converted model, or from what an earlier pass left.
+    """One step that makes a variant from a converted model, or from an earlier pass's output.
 
     Attributes:
         name: such as `int8`.
@@ -63,7 +63,7 @@ class Variant:
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """The ids of the steps that make it, the last one leaves it."""
+        """The ids of the steps that make it; the last one's output is the variant."""
         optimized = (
             f"optimize.{'-'.join((self.format, *map(str, self.passes[:count])))}"
             for count in range(1, len(self.passes) + 1)
@@ -88,7 +88,7 @@ class Candidate:
 
     @property
     def identity(self) -> str:
-        """The sha256 of what it is, whatever it is called: two candidates of one identity are one."""
+        """The sha256 of its content, without its name: two candidates of one identity are the same."""
         variant = self.variant
         content = {
             "format": variant.format,
@@ -106,7 +106,7 @@ class Candidate:
         return (*self.variant.steps, f"verify.{self.name}")
 
     def parameters(self) -> CandidateParameters:
-        """As the steps see it that verify, measure and choose."""
+        """What the steps that verify, measure and select get."""
         return CandidateParameters(
             candidate=self.name,
             variant=self.variant.name,

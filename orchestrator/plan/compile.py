@@ -1,4 +1,4 @@
-"""A checked spec compiled into a plan: a pure function of the spec, what was read of the model, and what is on the machine."""
+"""Compiles a checked spec into a plan: a pure function of the spec, what was read from the model, and the machine."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, here: Here) -> Plan:
     Args:
         loaded: the spec.
         model: its signature, and what was read from the model.
-        here: what is on this machine; nothing else is looked at.
+        here: what is available on this machine; nothing else is looked at.
 
     Raises:
-        SpecInvalid: a package is missing without which not one candidate could be made, or all are refused.
+        SpecInvalid: a package that every candidate needs is missing, or all candidates are refused.
     """
     candidates, refused = sort_out(loaded, model.signature, here)
     return plan_of(loaded, model, here, candidates, refused)
@@ -48,7 +48,7 @@ def plan_of(
     Args:
         loaded: the spec.
         model: its signature, and what was read from the model.
-        here: what is on this machine.
+        here: what is available on this machine.
         candidates: what is tried; at least one.
         refused: what is not tried, with the reasons.
     """

@@ -47,7 +47,9 @@ def cuda_notes(spec: ModelDeployment, here: CudaHere | None) -> list[str]:
             f"`hardware.cpus: {spec.hardware.cpus:g}` feeds {devices} GPUs, each from its own thread; set it to {devices} or more"
         )
     if spec.optimize_for == "cost":
-        notes.append("`optimize_for: cost` counts CPU time, which is the smaller part of the cost of a replica with a GPU")
+        notes.append(
+            "`optimize_for: cost` counts CPU time, which is the smaller part of the cost of a replica with a GPU"
+        )
     if spec.serving.replicas.max > spec.serving.replicas.min:
         notes.append("the rendered autoscaler scales on CPU use, which says little about how busy a GPU is")
     return notes

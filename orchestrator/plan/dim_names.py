@@ -1,4 +1,4 @@
-"""What the open dimensions of a model that was read are called in a spec, and so the shapes of its inputs and outputs."""
+"""Names a model's open dimensions as a spec does, which gives the shapes of its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.spec.signature import Dim
 __all__ = ["DEFAULT_BATCH", "DimNames", "batch_of", "dim_name"]
 
 DEFAULT_BATCH = (1, 64)
-"""The range of the batch dimension where neither the spec nor the model says one."""
+"""The range of the batch dimension where neither the spec nor the model gives one."""
 
 _BATCH = "batch"
 _DIM_NAME = re.compile(r"[a-z_][a-z0-9_]{0,31}")
@@ -24,7 +24,7 @@ def dim_name(own: str) -> str:
 
 
 def batch_of(inputs: Sequence[FoundTensor]) -> str | None:
-    """What all inputs have as their first dimension, as long as it is open in each of them; None where there is none.
+    """The first dimension of all inputs, if it is the same and open in each of them; else None.
 
     Args:
         inputs: as the step `inspect` found them.
@@ -44,15 +44,15 @@ def _apart(name: str, taken: set[str]) -> str:
 
 
 class DimNames:
-    """The model's own names of its inputs' dimensions → names that a spec can hold, each another one.
+    """Maps the model's own names of its inputs' dimensions to names that a spec can hold, all different.
 
     Args:
         inputs: as the step `inspect` found them.
         batch: the batch dimension.
 
     Attributes:
-        alike: pairs of own names that would be called the same, the first empty for the batch where it has none; the second
-            has a number behind its name here.
+        alike: pairs of own names that would get the same name, the first empty for a batch dimension without one; the second
+            gets a number at the end of its name.
     """
 
     def __init__(self, inputs: Sequence[FoundTensor], batch: str | None) -> None:
@@ -72,11 +72,11 @@ class DimNames:
             self._names[own] = name
 
     def of(self, own: str) -> str:
-        """What a dimension is called that the model calls `own`."""
+        """The spec's name of the dimension that the model calls `own`."""
         return self._names.get(own) or dim_name(own)
 
     def input_shape(self, own: FoundTensor, name: str) -> tuple[Dim, ...] | None:
-        """The shape of an input that the spec calls `name`; None where the model does not say it."""
+        """The shape of the input that the spec calls `name`; None where the model does not give it."""
         if own.shape is None:
             return None
         return tuple(

@@ -12,7 +12,7 @@ __all__ = ["expand", "held_back"]
 
 
 def expand(plan: Plan, outcomes: Mapping[str, Outcome]) -> Plan:
-    """The plan with what its growths add, as far as the steps that they wait for are done.
+    """The plan with the additions of every growth whose step is done.
 
     Pure: it reads outcomes alone, of which the store keeps receipts. So a run that is killed and started again expands to
     the same plan, and finds everything that was computed. Growths are applied in their order, each once, so that it
@@ -43,12 +43,12 @@ def expand(plan: Plan, outcomes: Mapping[str, Outcome]) -> Plan:
 
 
 def held_back(plan: Plan) -> frozenset[str]:
-    """The ids of the steps that a growth may still change, and that must wait for it therefore."""
+    """The ids of the steps that a growth may still change, and that therefore must wait for it."""
     return frozenset(step for growth in plan.growths for step in _after(plan, growth.after))
 
 
 def _after(plan: Plan, step_id: str) -> set[str]:
-    """The ids of the steps that need this one, at once or by way of others."""
+    """The ids of the steps that depend on this one, directly or through others."""
     found = {step_id}
     for step in plan.steps:  # which are in an order in which they can run
         if step.gathers_fates or step.producers & found:

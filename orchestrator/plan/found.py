@@ -26,12 +26,12 @@ _Role = Literal["inputs", "outputs"]
 
 @dataclass(frozen=True, slots=True)
 class PlannedModel:
-    """A model as its plan takes it.
+    """The model that a plan is made for.
 
     Attributes:
         signature: with the spec's names; output shapes may be unknown until the model was run.
-        names: `inputs` and `outputs`: the spec's name of each tensor → the model's own; empty where tensors are known by
-            their place.
+        names: `inputs` and `outputs`: the spec's name of each tensor → the model's own; empty where tensors are identified by
+            their position.
         files: further files of the model, relative to the folder of its file.
         notes: what a reviewer of the plan should know, a sentence each.
         was_read: whether any of it was read from the model.
@@ -45,7 +45,7 @@ class PlannedModel:
 
 
 def planned_model(loaded: LoadedSpec, found: Inspection | None) -> PlannedModel:
-    """The signature that the plan is made with.
+    """The model with its signature, for the plan.
 
     Args:
         loaded: the spec.

@@ -1,4 +1,4 @@
-"""What a reviewer of a plan should know before saying yes."""
+"""What a reviewer of a plan should know before approving it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan as a file: reviewed in a pull request, applied exactly, or refused with what has moved since."""
+"""A plan as a file: reviewed in a pull request, applied exactly, or refused with what has changed since."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def read_plan_file(path: Path) -> tuple[SavedPlan, ...]:
     """The plans of a file.
 
     Raises:
-        UsageError: it is no plan, or one of another version.
+        UsageError: it is not a plan, or has another version.
     """
     try:
         data = path.read_bytes()
@@ -138,10 +138,10 @@ def _no_plan(message: str, cause: str) -> UsageError:
 
 
 def moved(before: SavedPlan, now: SavedPlan) -> list[str]:
-    """What has moved between a saved plan and the same plan made now, one line each.
+    """What has changed between a saved plan and the same plan made now, one line each.
 
-    A step whose result has been computed meanwhile has not moved: its key is the same. One that was to be left alone and
-    would run now has.
+    A step whose result has been computed meanwhile has not changed: its key is the same. One that would not have run and
+    would run now has changed.
     """
     from orchestrator.plan.keys import differences  # noqa: PLC0415 - keys needs the store; reading a plan does not
 
@@ -166,10 +166,10 @@ def moved(before: SavedPlan, now: SavedPlan) -> list[str]:
 
 
 def refuse_stale(path: Path, lines: Sequence[str]) -> None:
-    """Raise if anything has moved.
+    """Raise if anything has changed.
 
     Raises:
-        StalePlan: naming what moved.
+        StalePlan: E212, names what has changed.
     """
     if lines:
         raise StalePlan(

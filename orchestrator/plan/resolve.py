@@ -1,4 +1,4 @@
-"""What is known of a step before it runs: its key, whether its result is there already, and if not, why not."""
+"""What is known of a step before it runs: its key, whether its result is cached, and if not, why."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Status = Literal["cached", "run", "known after run", "forced", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a step ended: done with a receipt, failed with an error, or skipped since what it needs failed.
+    """How a step ended: done with a receipt, failed with an error, or skipped because a step that it needs failed.
 
     Attributes:
         receipt: of a step that is done, or that failed for a reason that is remembered.
-        error: why a step is not done.
+        error: why the step failed or was skipped.
         ending: how the worker ended; None for a step that was skipped.
     """
 
@@ -61,7 +61,7 @@ class Resolved:
 
 
 def blocked_message(producer: str, outcome: Outcome) -> str:
-    """Why a step is skipped that needs `producer`, which ended like this."""
+    """Why a step that needs `producer` is skipped."""
     reason = "failed" if outcome.error is None else outcome.error.message
     return f"{producer} did not succeed: {reason}"
 
@@ -76,7 +76,7 @@ class Resolver:
     """Finds keys and results for one plan in one store.
 
     Args:
-        loaded: the spec, to blame the right line when a file of the user's cannot be read.
+        loaded: the spec, so that errors point at the right line when a user file cannot be read.
         plan: the plan.
         store: where results and receipts are kept.
     """
@@ -89,18 +89,18 @@ class Resolver:
         self._receipts = store.receipts
 
     def follow(self, plan: Plan) -> None:
-        """Go on with what the plan has grown to."""
+        """Use the expanded plan from now on."""
         self._plan = plan
 
     def file_digest(self, source: FileInput) -> str:
-        """The sha256 of a file of the user's.
+        """The sha256 of a user file.
 
         Raises:
             SpecInvalid: it cannot be read, or it is not the file that the spec pins by `sha256`.
         """
         try:
             found = digest_path(source.path, self._cache)
-        except StoreFailed as error:  # a link, a device, a name that is not UTF-8 in a folder
+        except StoreFailed as error:  # a folder with a link, a device or a name that is not UTF-8
             raise SpecInvalid(
                 *(replace(each, code="E203", span=self._loaded.span(source.at)) for each in error.diagnostics)
             ) from error
@@ -118,10 +118,10 @@ class Resolver:
         return found
 
     def _refuse_another(self, source: FileInput, found: str) -> None:
-        """Hold the model against the spec's `sha256`: of its file, of its folder, or of all its files where it has several."""
+        """Check the model against the spec's `sha256`: of its file, of its folder, or of all its files if there are several."""
         spec, model = self._loaded.spec.model.source, self._plan.model
         if spec.sha256 is None or (spec.kind == "onnx" and model is None):
-            return  # the second: which files there are is being read
+            return  # the second case: its list of files is still being read
         further = sorted(model.files) if model is not None else []
         if further:
             paths = {name: FileInput(source.path.parent / name, ("model", "source")) for name in further}
@@ -169,7 +169,7 @@ class Resolver:
         )
 
     def present_inputs(self, step: Step, outcomes: Mapping[str, Outcome]) -> dict[str, StepInput]:
-        """The inputs of a step whose producers have ended, without optional ones whose producer is not done."""
+        """The inputs of a step whose producers have ended, without optional ones whose producer failed."""
         return {
             role: source
             for role, source in self._inputs(step, outcomes).items()
@@ -177,14 +177,14 @@ class Resolver:
         }
 
     def tree_of(self, source: StepOutput, outcomes: Mapping[str, Outcome]) -> str:
-        """The digest of the tree that a step left which is done."""
+        """The digest of a finished step's output tree."""
         receipt = outcomes[source.step].receipt
         assert receipt is not None
         assert receipt.manifest is not None
         return receipt.manifest.digest
 
     def blocked_by(self, step: Step, outcomes: Mapping[str, Outcome]) -> str | None:
-        """The producer that this step needs and that is not done, if there is one."""
+        """The first producer that this step needs and that failed, if any."""
         for role, source in step.inputs.items():
             if isinstance(source, StepOutput) and role not in step.optional:
                 outcome = outcomes.get(source.step)
@@ -205,7 +205,7 @@ class Resolver:
         return digests
 
     def _inputs(self, step: Step, outcomes: Mapping[str, Outcome]) -> dict[str, StepInput]:
-        """The step's inputs; what did not win is no input of a step that takes the winner only."""
+        """The step's inputs; for a step that takes only the winner, without the other variants."""
         if not step.only_winner:
             return dict(step.inputs)
         chosen = step.inputs["winner"]
@@ -230,14 +230,14 @@ class Resolver:
         return True, manifest.files[source.file].sha256 if source.file else manifest.digest
 
     def relative(self, path: Path) -> str:
-        """A file of the user's code as it is named in keys and receipts."""
+        """The name of a user code file in keys and receipts."""
         try:
             return path.relative_to(self._plan.project).as_posix()
         except ValueError:
             return path.name
 
     def _moved_code(self, receipt: Receipt) -> str | None:
-        """The first file of the user's code that the step had imported and that is no longer the same."""
+        """The first user code file that the step imported and that has changed since."""
         for relative, recorded in sorted(receipt.found.items()):
             try:
                 if digest_file(self._plan.project / relative, self._cache) != recorded:

@@ -1,7 +1,7 @@
 """Revisions of the steps that no table names. One rises when what its step does, or refuses, changes.
 
-Those of sources and of what is made from them stand beside their functions, in `optimize/sources.py` and
-`optimize/formats.py`. A result, and a refusal too, is taken from the store only for the revision that left it.
+Those of sources and of what is made from them are beside their functions, in `optimize/sources.py` and
+`optimize/formats.py`. A stored result or refusal is reused only for the revision that produced it.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class FileInput:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What another step left: its whole folder, or one file of it."""
+    """Another step's output: the whole folder, or one file of it."""
 
     step: str
     file: str = ""
@@ -44,12 +44,12 @@ class Step:
     Attributes:
         id: unique in its plan, such as `convert.onnx` or `verify.onnx-int8`.
         function: `module:function`, imported by the worker only; empty for live steps.
-        revision: rises when the step's behaviour changes, so that old results are not taken for new ones.
+        revision: rises when the step's behaviour changes, so that old results are not reused.
         optional: roles whose producer may have failed; they are then simply absent.
         code: files of the user's code that the step is known to import.
         tools: packages whose versions the result depends on.
         machine: whether the result depends on the machine, and so its fingerprint is part of the key.
-        candidate: the candidate, variant or format that this step is about; its failure is then a fate, not a failed run.
+        candidate: the candidate, variant or format that this step is about; its failure then decides that candidate's fate and does not fail the run.
         exclusive: nothing else may run meanwhile, since it measures time.
         live: an effect on the world, always observed and never cached.
         network: whether it may use the network, if only the loopback; what loads other people's models may not.
@@ -86,11 +86,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What a plan becomes once it is known how one of its steps ended; see `orchestrator.plan.expand`.
+    """How a plan grows once one of its steps has ended; see `orchestrator.plan.expand`.
 
     Attributes:
         after: id of the step that it waits for. Where that step fails, nothing is added.
-        adds: what it may add, for whoever reviews the plan: "the second round of the search".
+        adds: what it may add, for reviewers of the plan: "the second round of the search".
         grow: the plan without this growth and the step's summary → the grown plan; pure. Only steps that come after `after` may change.
     """
 
@@ -107,8 +107,8 @@ class Plan:
         refused: candidates that are not tried, with the reason.
         project: the spec's folder.
         here: the machine that it was compiled for; the keys of its steps are made from it.
-        notes: what whoever reviews the plan should know, a sentence each.
-        growths: what it becomes while it runs, in the order in which it grows.
+        notes: what a reviewer of the plan should know, a sentence each.
+        growths: how it grows while it runs, in order.
         model: the signature that it was made with; None for a plan that only reads the model.
     """
 

@@ -1,4 +1,4 @@
-"""Which of the candidates that a spec asks for can be tried on this machine, and why the others can't."""
+"""Which of a spec's candidates can be tried on this machine, and why the others can't."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _running_tools(candidate: Candidate) -> tuple[str, ...]:
 
 
 def _cpu_builds(candidate: Candidate, here: Here) -> list[NoCuda]:
-    """The packages that would run it and that are built for CPUs alone, where the spec asks for CUDA devices."""
+    """The packages needed to run it that are built for CPUs only, where the spec asks for CUDA devices."""
     if here.cuda is None:
         return []
     return [here.cuda.cpu_builds[name] for name in _running_tools(candidate) if name in here.cuda.cpu_builds]

@@ -1,4 +1,4 @@
-"""Takes something rendered live: beside what serves, proven, switched to, remembered; every effect after its intent."""
+"""Takes a rendered release live: starts it beside the current one, proves it, switches, records it; intents come first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["GoLive", "RenderedRelease", "deployment_lock", "settle", "target_of"
 
 @dataclass(frozen=True, slots=True)
 class RenderedRelease:
-    """What was rendered, and what is needed to prove and to remember it.
+    """What was rendered, and what is needed to prove and record it.
 
     Attributes:
         name: the deployment's.
@@ -47,7 +47,7 @@ class RenderedRelease:
 
 
 def deployment_lock(store: Store, name: str, timeout: float, observer: Observer) -> Any:
-    """The lock that whoever changes this deployment holds; raises Busy (exit code 75) after `timeout` seconds."""
+    """The lock for changes of this deployment; raises Busy (exit code 75) after `timeout` seconds."""
     return lock(
         store.home.lock_file(f"deployment-{name}"),
         timeout=timeout,
@@ -57,16 +57,16 @@ def deployment_lock(store: Store, name: str, timeout: float, observer: Observer)
 
 
 def target_of(deployment: Deployment, store: Store) -> Target:
-    """What looks after this deployment."""
+    """The target of this deployment."""
     return target_at(deployment.placement, Site(store, deployment.name))
 
 
 def settle(name: str, store: Store) -> Deployment | None:
-    """Settle what a run that died has left, and return what the state remembers then.
+    """Clean up after a run that died, and return what the state then records.
 
-    Whoever calls it holds the deployment's lock, so nobody is at it any more. If the run died after its switch, its revision
-    was proven and serves: it is remembered as what it is. If before, its revision is withdrawn. What a deployment that moved
-    has left at its former place is stopped.
+    The caller holds the deployment's lock, so no other command is at work. If the run died after its switch, its revision
+    was proven and serves: it is recorded as live. If before, its revision is withdrawn. What a deployment that moved
+    left at its former place is stopped.
     """
     state = store.state
     known = state.read().deployments.get(name)
@@ -81,7 +81,7 @@ def settle(name: str, store: Store) -> Deployment | None:
 
 
 def _after(known: Deployment, begun: Intent, target: Target) -> Deployment:
-    """What a deployment is after a run that died with this intent; its revision is withdrawn unless it had taken over."""
+    """The deployment after a run that died with this intent; its revision is withdrawn unless it had taken over."""
     if target.observe().revision == begun.revision and begun.wanted is not None:
         return begun.wanted
     if begun.revision != known.revision or not target.is_at(known.placement):
@@ -92,7 +92,7 @@ def _after(known: Deployment, begun: Intent, target: Target) -> Deployment:
 
 
 def _left(known: Deployment, store: Store, state: StateFile) -> Deployment:
-    """Stop what is left at the place that the deployment has moved away from."""
+    """Stop what is left at the place that the deployment moved away from."""
     if known.leaving is None:
         return known
     target = target_at(known.leaving, Site(store, known.name))
@@ -108,13 +108,13 @@ def _remember(state: StateFile, deployment: Deployment) -> None:
 
 
 class GoLive:
-    """Takes one release live on its target. Whoever uses it holds the deployment's lock, and has settled what was left.
+    """Takes one release live on its target. The caller holds the deployment's lock and has called `settle`.
 
     Args:
-        release: what.
-        target: where.
+        release: what to start.
+        target: where to start it.
         store: where results and receipts are kept.
-        observer: hears what happens.
+        observer: gets the events.
     """
 
     def __init__(self, release: RenderedRelease, target: Target, store: Store, observer: Observer) -> None:
@@ -127,22 +127,22 @@ class GoLive:
         self._winner = Winner.read(self._rendered())
 
     def replace(self, before: Deployment | None, revision: int, op: Operation) -> Deployment:
-        """Bring `revision` up, prove it, switch to it, remember it.
+        """Start `revision`, prove it, switch to it, record it.
 
         Args:
-            before: what the state remembers; None for the first release.
+            before: what the state records; None for the first release.
             revision: its number; of a rollback the one that served before.
             op: for the intent.
 
         Raises:
-            DeployFailed: it did not come up or did not answer as proven; what served serves on.
+            DeployFailed: it did not come up or did not answer as proven; the previous revision keeps serving.
         """
         endpoint = self._prepared(before, op, revision)
         with self._locked(before):
             try:
                 self._check(self._start(revision))
                 deployment = self._deployment(before, revision, endpoint)
-                # Before the switch: a run that dies right after it leaves behind what it was that it switched to.
+                # Before the switch: if the run dies right after it, the intent says what it switched to.
                 self._remember_intent(before, Intent.now(op, revision, self._target.placement, deployment))
                 notes = self._target.switch(revision)
             except BaseException as error:
@@ -156,7 +156,7 @@ class GoLive:
         return _left(deployment, self._store, self._state)
 
     def _prepared(self, before: Deployment | None, op: Operation, revision: int) -> str:
-        """The endpoint. What fails here has started nothing, so there is nothing to withdraw but the intent."""
+        """Prepare the target; returns the endpoint. Nothing was started yet, so a failure only withdraws the intent."""
         self._remember_intent(before, Intent.now(op, revision, self._target.placement))
         crash_point("release.intent-written")
         try:
@@ -167,7 +167,7 @@ class GoLive:
 
     @contextmanager
     def _locked(self, before: Deployment | None) -> Iterator[None]:
-        """The place to ourselves; who does not get it has started nothing either."""
+        """Lock the place; a failure only withdraws the intent, since nothing was started."""
         with ExitStack() as held:
             try:
                 held.enter_context(self._target.lock())
@@ -213,9 +213,9 @@ class GoLive:
         self._observer(StepEnded("check", "done", (datetime.now(UTC) - began).total_seconds(), proof))
 
     def _withdraw(self, before: Deployment | None, revision: int, error: BaseException) -> None:
-        """Undo a revision that failed: the former one was never touched; without one nothing stays.
+        """Undo a revision that failed. The previous one was never touched; after a failed first release nothing stays.
 
-        What goes wrong on the way is added to the error, and does not take its place.
+        An error while undoing is added to the original one and does not replace it.
         """
         try:
             if self._target.observe().revision == revision:

@@ -1,4 +1,4 @@
-"""Golden requests: the samples, sent as real requests to a server, have to come back within the gates of `verify`."""
+"""Golden requests: the samples, sent as real requests to a server, must be answered within the gates of `verify`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True)
 class GoldenReport:
-    """What came back.
+    """The result of the golden requests.
 
     Attributes:
         requests: how many were sent.
@@ -58,7 +58,7 @@ class GoldenReport:
 
 @dataclass(frozen=True, slots=True)
 class _Golden:
-    """What the import step left that is needed here; arrays by name, rows first."""
+    """The import step's output that is needed here; arrays by name, rows first."""
 
     signature: Signature
     inputs: Mapping[str, Array]
@@ -72,7 +72,7 @@ class _Golden:
 
     @property
     def batches(self) -> Iterator[slice]:
-        """As many samples as fit, in calls as large as the model takes."""
+        """As many samples as fit, in calls of the largest size that the model takes."""
         if self.signature.batch is None:
             return
         row = max(1, sum(array[:1].nbytes for array in self.inputs.values()))
@@ -80,7 +80,7 @@ class _Golden:
         fitting = max(low, _BATCHED_BYTES // row)
         for start in range(0, min(self.rows, fitting), min(high, fitting)):
             stop = min(self.rows, fitting, start + high)
-            # The last call may be smaller than the model takes: it reaches back.
+            # The last call would be smaller than the model takes: it overlaps the one before.
             yield slice(max(0, min(start, stop - low)), stop)
 
     def takes_one_row(self) -> bool:
@@ -107,7 +107,7 @@ def check_golden(
         base_url: `http://HOST:PORT` of the server.
         backend: what serves there.
         name: the model's name on the wire.
-        samples: the folder that the import step left.
+        samples: the output folder of the import step.
         gates: what the spec sets for `precision`; the rest is the precision's default.
         precision: of the variant that is served.
         rows: samples that are sent alone.

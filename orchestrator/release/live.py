@@ -1,4 +1,4 @@
-"""What is deployed now, as the state remembers it and as the target shows it."""
+"""What is deployed now, as the state records it and as the target observes it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Live", "observe", "wanted_target"]
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """A deployment as remembered and as observed.
+    """A deployment as recorded and as observed.
 
     Attributes:
         remembered: None when the name was never deployed, or is destroyed.
         observed: None likewise.
-        change: what the spec asks for that is otherwise now, such as another place; None if it is as wanted.
-        moves: whether that change is another place.
+        change: how the deployment differs from what the spec asks for, such as another place; None if it does not.
+        moves: whether that change is a move to another place.
     """
 
     remembered: Deployment | None

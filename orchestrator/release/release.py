@@ -1,4 +1,4 @@
-"""From the outcomes of a plan to what is live: deploys what was rendered, unless the very same is live already."""
+"""Deploys what a plan rendered, unless the same is already live."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Released:
 
     @property
     def decision(self) -> Decision:
-        """Why this was deployed; read when it is asked for, since a run without changes has no need of it."""
+        """Why this was deployed; read only on demand, since a run without changes does not need it."""
         from orchestrator.artifacts.decision import Decision  # noqa: PLC0415 - a run without changes needs none
 
         return Decision.read(self.evidence)
@@ -63,14 +63,14 @@ class Released:
 
 
 class PlanRelease:
-    """Takes one plan's result live on the target that its spec names.
+    """Takes one plan's result live on the target of its spec.
 
     Args:
         loaded: the spec.
         plan: its plan.
-        outcomes: of all its steps that are not live; all needed ones are done.
+        outcomes: of all its steps that are not live; the needed ones are done.
         store: where results and receipts are kept.
-        observer: hears what happens.
+        observer: gets the events.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class PlanRelease:
         self._imported = _receipt(outcomes, "import")
 
     def deploy(self, lock_timeout: float) -> Released:
-        """Deploy unless the very same is live already.
+        """Deploy unless the same is already live.
 
         Raises:
-            Busy: somebody else deploys this name.
-            DeployFailed: it did not come up or did not answer as proven; the former revision serves on.
+            Busy: another command is deploying this name.
+            DeployFailed: it did not come up or did not answer as proven; the previous revision keeps serving.
         """
         with deployment_lock(self._store, self._plan.name, lock_timeout, self._observer):
             settle(self._plan.name, self._store)
@@ -128,7 +128,7 @@ class PlanRelease:
 
     @staticmethod
     def _next_revision(before: Deployment | None, target: Target) -> int:
-        """One more than any that there ever was, also by a run that died, or at the place that it goes to."""
+        """One more than the highest ever used, also by a run that died, or at the place that it moves to."""
         started = [*target.history()]
         if before is not None:
             started += [before.highest, before.revision, before.intent.revision if before.intent else 0]

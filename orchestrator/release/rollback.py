@@ -1,4 +1,4 @@
-"""Goes back to a revision that served before: the same tree, proven again with the same golden requests."""
+"""Goes back to an earlier revision: the same tree, proven again with the same golden requests."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = ["revisions", "roll_back"]
 
 
 def revisions(deployment: Deployment) -> list[Revision]:
-    """The revisions that the state remembers, the newest first."""
+    """The revisions that the state records, the newest first."""
     return sorted(deployment.history, key=lambda entry: entry.revision, reverse=True)
 
 
 def roll_back(store: Store, name: str, revision: int | None, observer: Observer, lock_timeout: float) -> Deployment:
-    """Let a former revision serve again; where the target still holds it, only the traffic, or the label, moves.
+    """Let an earlier revision serve again; where the target still has it, only the traffic or the label is switched.
 
     Args:
         store: where results and receipts are kept.
         name: the deployment's.
         revision: its number; None for the one that served before this one.
-        observer: hears what happens.
+        observer: gets the events.
         lock_timeout: seconds.
 
     Raises:
         UsageError: E602 there is no such deployment, E622 no such revision, or its artifacts are gone or damaged.
-        Busy: somebody else deploys this name.
-        DeployFailed: it did not come up or did not answer as proven; what served serves on.
+        Busy: another command is deploying this name.
+        DeployFailed: it did not come up or did not answer as proven; the previous revision keeps serving.
     """
     with deployment_lock(store, name, lock_timeout, observer):
         before = settle(name, store)
@@ -51,13 +51,13 @@ def roll_back(store: Store, name: str, revision: int | None, observer: Observer,
             gates=entry.gates,
             threads=entry.threads,
         )
-        # Where it served then: a deployment that has moved since moves back.
+        # The place where it served: a deployment that has moved since moves back.
         target = target_at(entry.placement, Site(store, name))
         return GoLive(release, target, store, observer).replace(before, entry.revision, "rollback")
 
 
 def _check_stored(store: Store, name: str, entry: Revision) -> None:
-    """Read everything that the revision is made of: nobody has looked at it since it served."""
+    """Read everything that the revision is made of: it was not checked since it served."""
     trees = store.trees
     for digest in (entry.rendered_digest, entry.imported_digest):
         cause = ""

@@ -13,7 +13,7 @@ __all__ = ["served_signature"]
 
 
 def served_signature(store: Store, deployment: Deployment) -> Signature:
-    """What goes in and comes out of the revision that serves, or that served last.
+    """The inputs and outputs of the revision that serves, or that served last.
 
     Raises:
         DeployFailed: E619 no revision ever served, or its folder is gone from the store.

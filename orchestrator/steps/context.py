@@ -33,7 +33,7 @@ _LONGEST_HEADLINE = 400
 
 
 def silent(message: str, fraction: float | None = None) -> None:
-    """The progress sink of a step that nobody watches."""
+    """A progress sink that ignores every message."""
     del message, fraction
 
 
@@ -66,7 +66,7 @@ class Ending(StrEnum):
     REFUSED = "refused"
     """It raised a StepError: the same inputs will be refused again."""
     EXCEPTION = "exception"
-    """It raised something that nobody foresaw."""
+    """It raised an exception that mlo did not expect."""
     MEMORY = "memory"
     """It ran out of memory, or was killed before the machine did."""
     DISK = "disk"

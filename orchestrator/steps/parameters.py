@@ -1,4 +1,4 @@
-"""The parameters of each kind of step: the planner builds them, step functions read them, JSON carries them."""
+"""The parameters of each kind of step: built by the planner, read by step functions, passed as JSON."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 Accelerator = Literal["none", "cuda"]
-"""What computes: the CPU alone, or CUDA devices."""
+"""Where models run: on the CPU, or on CUDA devices."""
 
 
 class Parameters:
@@ -75,7 +75,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class TensorNames(Parameters):
-    """The spec's name of each tensor → the model's own; empty where tensors are known by their position."""
+    """The spec's name of each tensor → the model's own; empty where tensors are identified by their position."""
 
     inputs: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
@@ -102,14 +102,14 @@ class SourceParameters(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class InspectParameters(Parameters):
-    """Of the steps that read a model's tensors from its file."""
+    """Parameters of the steps that read a model's tensors from its file."""
 
     source: SourceParameters
 
 
 @dataclass(frozen=True, slots=True)
 class RandomSamplesParameters(Parameters):
-    """Of the step that writes the random samples of `mlo init`.
+    """Parameters of the step that writes the random samples of `mlo init`.
 
     Attributes:
         source: only where samples are texts that the model's tokenizer makes into tensors.
@@ -122,7 +122,7 @@ class RandomSamplesParameters(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class ImportParameters(Parameters):
-    """Of the step that proves a source.
+    """Parameters of the step that proves a source.
 
     Attributes:
         seed: of random samples, where the spec gives none.
@@ -137,7 +137,7 @@ class ImportParameters(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class ConvertParameters(Parameters):
-    """Of the step that converts a source into a format."""
+    """Parameters of the step that converts a source into a format."""
 
     source: SourceParameters
     signature: Signature
@@ -145,7 +145,7 @@ class ConvertParameters(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class OptimizeParameters(Parameters):
-    """Of one pass over a variant.
+    """Parameters of one pass over a variant.
 
     Attributes:
         seed: of the choice of calibration samples.
@@ -160,12 +160,12 @@ class OptimizeParameters(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class CandidateParameters(Parameters):
-    """A candidate, as steps that verify, measure and choose see it.
+    """A candidate, for the steps that verify, measure and select.
 
     Attributes:
         candidate: its name, such as `onnx-int8@openvino+instances=2`; no other candidate of the plan has it.
         variant: name of the variant that it serves; several candidates may serve one.
-        as_given: whether the variant is the model as given: what has to be beaten.
+        as_given: whether the variant is the model as given: the baseline.
     """
 
     candidate: str
@@ -179,7 +179,7 @@ class CandidateParameters(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class VerifyParameters(Parameters):
-    """Of the step that proves a candidate's outputs.
+    """Parameters of the step that proves a candidate's outputs.
 
     Attributes:
         gates: what the spec sets for this precision; the defaults are the step's own.
@@ -193,7 +193,7 @@ class VerifyParameters(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class RuntimeBenchmarkParameters(Parameters):
-    """Of the step that measures candidates in their runtimes.
+    """Parameters of the step that measures candidates in their runtimes.
 
     Attributes:
         source: the model as given, which all are compared with.
@@ -228,14 +228,14 @@ class ServiceLevel(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class ServerBenchmarkParameters(Parameters):
-    """Of the step that measures candidates in their servers.
+    """Parameters of the step that measures candidates in their servers.
 
     Attributes:
         memory: bytes.
         batching: "auto": as the runtime benchmark says.
         time_budget: seconds.
         assets: digest of mlo's own templates and servers; the key depends on it.
-        servers: backend → what planning found of its server; one that is False is not started.
+        servers: backend → what planning found out about its server; one that is False is not started.
         devices: CUDA devices of one server.
         cuda_graphs: whether calls on them are captured as CUDA graphs.
     """
@@ -270,7 +270,7 @@ class RefusedParameters(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class SelectParameters(Parameters):
-    """Of the step that chooses.
+    """Parameters of the step that selects the winner.
 
     Attributes:
         candidates: what was tried.
@@ -292,7 +292,7 @@ class SelectParameters(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class DeploymentParameters(Parameters):
-    """Who is deployed, how often, from which image; checked once more, since files are rendered from it.
+    """The deployment's name, replicas and image; checked again, since files are rendered from them.
 
     Attributes:
         registry: prefix of the image's name, without a slash at the end; None for an image that stays on the engine.
@@ -307,7 +307,7 @@ class DeploymentParameters(Parameters):
     base: ImageRef | None
 
     def __post_init__(self) -> None:
-        """Refuse numbers of replicas that mean nothing."""
+        """Refuse impossible numbers of replicas."""
         if not 1 <= self.min_replicas <= self.max_replicas:
             raise ValueError(f"replicas: min is {self.min_replicas} and max is {self.max_replicas}")
 
@@ -333,7 +333,7 @@ class ServingParameters(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class RenderParameters(Parameters):
-    """Of the step that writes the files of a release.
+    """Parameters of the step that writes the files of a release.
 
     Attributes:
         assets: digest of mlo's own templates and servers; the key depends on it.

@@ -16,10 +16,10 @@ GraphOptimization = Literal["all", "extended", "basic", "disabled"]
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How a server puts requests together.
+    """How a server batches requests.
 
     Attributes:
-        max_size: rows that go together at most; 1 turns batching off.
+        max_size: most rows of a batch; 1 turns batching off.
         max_delay: seconds that the first request of a batch waits for others.
     """
 
@@ -31,7 +31,7 @@ class Batching:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeOptions:
-    """The options of a runtime. None, and the other defaults, mean what the backend does without being told.
+    """The options of a runtime. None and the other defaults keep the backend's own behaviour.
 
     Attributes:
         threads: for the operators of one call of one instance; None: `hardware.cpus`, divided among the instances.
@@ -53,7 +53,7 @@ class RuntimeOptions:
     batching: Batching | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Refuse impossible numbers."""
         if self.instances < 1 or (self.threads is not None and self.threads < 1):
             raise ValueError("threads and instances are at least 1")
 
@@ -62,7 +62,7 @@ class RuntimeOptions:
         return tuple(sorted(f.name for f in fields(self) if getattr(self, f.name) != getattr(DEFAULT_OPTIONS, f.name)))
 
     def suffix(self) -> str:
-        """What a candidate's name says of them: `+instances=2+threads=1`; empty for the defaults."""
+        """The suffix of a candidate's name: `+instances=2+threads=1`; empty for the defaults."""
         return "".join(f"+{name}={_shown(getattr(self, name))}" for name in self.changed())
 
     def threads_of(self, cpus: float) -> int:
@@ -82,6 +82,6 @@ def _shown(value: object) -> str:
 
 
 def session_options(options: RuntimeOptions) -> dict[str, str]:
-    """The options that what opens a variant in a process takes, besides threads: those that are not the defaults."""
+    """The options, besides threads, for opening a variant in a process: those that are not the defaults."""
     names = ("graph_optimization", "execution_provider")
     return {name: getattr(options, name) for name in names if name in options.changed()}

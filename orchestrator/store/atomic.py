@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and JSON that has one form only."""
+"""Files that are written whole or not at all, and JSON in one canonical form."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace the file at `path`: whoever reads it, at any time, finds all of the former or all of the new content.
+    """Replace the file at `path`: a reader, at any time, finds all of the old or all of the new content.
 
-    After the return it stands on the disk, also through a loss of power.
+    After the return it is on the disk, even if power is lost.
 
     Args:
         path: the file; its folder exists.
@@ -30,7 +30,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         mode: permission bits, less the umask.
 
     Raises:
-        StoreFailed: the disk is full, or the folder cannot be written. The former file is untouched.
+        StoreFailed: the disk is full, or the folder cannot be written. The old file is untouched.
     """
     with store_errors("write", path):
         crash_point("atomic.before-create")
@@ -60,7 +60,7 @@ def _write_all(handle: int, data: bytes) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Bring a folder's own entries (what was created, renamed, removed in it) to the disk."""
+    """Flush a folder's own entries (files created, renamed or removed in it) to the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -69,7 +69,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def fsync_tree(path: Path) -> None:
-    """Bring every file and folder under `path`, and `path` itself, to the disk.
+    """Flush every file and folder under `path`, and `path` itself, to the disk.
 
     Raises:
         OSError: the disk refuses.
@@ -89,7 +89,7 @@ def canonical_json(value: Any) -> bytes:
 
     Raises:
         ValueError: NaN, an infinity, a lone surrogate, or two keys that are the same in NFC.
-        TypeError: something that is no JSON, or a key that is no text.
+        TypeError: a value that is not JSON, or a key that is not text.
     """
     text = json.dumps(_canonical(value), sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode()
@@ -120,6 +120,6 @@ def pretty_json(value: Any) -> bytes:
 
     Raises:
         ValueError: NaN or an infinity, which JSON does not have.
-        TypeError: something that is no JSON.
+        TypeError: a value that is not JSON.
     """
     return (json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode()

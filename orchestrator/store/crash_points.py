@@ -1,4 +1,4 @@
-"""Named places where a test can have this process killed, to show that nothing is lost there."""
+"""Named places where a test can kill this process, to show that nothing is lost there."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CRASH_POINTS = frozenset(
         "gc.before-receipts",
         "gc.after-receipts",
         "gc.after-trees",
-        # the engine, around what it does besides the store
+        # the engine, around its effects outside the store
         "engine.before-worker",
         "engine.after-worker",
         "engine.before-receipt",

@@ -67,7 +67,7 @@ class Manifest:
         ordered = {name: files[name] for name in sorted(files)}
         hasher = hashlib.sha256(_DOMAIN)
         for name, entry in ordered.items():
-            # A path holds no NUL, and nothing else here a line end: no two trees give the same bytes.
+            # Paths hold no NUL, and the other fields no line end: different trees give different bytes.
             line = f"{name}\0{'x' if entry.executable else '-'} {entry.size} {entry.sha256}\n"
             hasher.update(line.encode())
         return cls(MappingProxyType(ordered), hasher.hexdigest())
@@ -90,7 +90,7 @@ class Manifest:
         """The manifest of that form.
 
         Raises:
-            ValueError: the digest is not that of the files, or the form is another one.
+            ValueError: the digest is not that of the files, or the document has another form.
         """
         try:
             manifest = cls.of(
@@ -115,7 +115,7 @@ def sha256_bytes(data: bytes) -> str:
 class StatCache:
     """Digests of files by path, size, both times and inode, so that a large file is read once and not for every plan.
 
-    It is safe in concurrent use: the file is replaced as a whole, and who loses the race only reads a file again.
+    It is safe in concurrent use: the file is replaced as a whole, and losing a race only costs reading a file again.
     Losing it costs time and nothing else.
 
     Args:
@@ -145,14 +145,14 @@ class StatCache:
         self._entries[str(path)] = self._new[str(path)] = entry
 
     def save(self) -> None:
-        """Write down what was learnt since the last time; a disk that is full or read-only is no failure."""
+        """Write new entries to the disk; a full or read-only disk is ignored."""
         if not self._new:
             return
         entries = self._load() | self._new
         if len(entries) > _MOST_ENTRIES:
             newest = sorted(entries, key=lambda path: entries[path][4])[-_MOST_ENTRIES:]
             entries = {path: entries[path] for path in newest}
-        # The cache saves time; a command that has done its work does not fail for want of it.
+        # The cache only saves time; a command that has done its work does not fail without it.
         with contextlib.suppress(StoreFailed):
             write_atomic(self._file, json.dumps(entries, separators=(",", ":")).encode())
             self._new.clear()
@@ -185,7 +185,7 @@ def digest_file(path: Path, cache: StatCache | None = None) -> str:
 
     Args:
         path: the file, often one of the user's.
-        cache: asked first, and told.
+        cache: looked up first, and updated.
 
     Raises:
         OSError: it cannot be read, is no regular file, or keeps changing while it is read.

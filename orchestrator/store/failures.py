@@ -1,4 +1,4 @@
-"""Turns what the operating system says about the store into an error that says what to do."""
+"""Turns the operating system's errors about the store into errors that say what to do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def store_errors(doing: str, path: Path) -> Iterator[None]:
     """Raise StoreFailed for every OSError inside: a full disk, a quota, no permission, a broken device.
 
     Args:
-        doing: what was tried, such as "write"; the message reads "cannot write PATH".
+        doing: the attempted action, such as "write"; the message reads "cannot write PATH".
         path: the file or folder, if the error names none.
     """
     try:

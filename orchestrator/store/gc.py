@@ -1,4 +1,4 @@
-"""Clears away what killed processes left, and what no deployment needs any more."""
+"""Removes what killed processes left behind, and what no deployment needs any more."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.store.store import Store
 
 __all__ = ["collect", "sweep"]
 
-# Something in scratch that nobody marked as his own may still be somebody's; not after a day.
+# An entry of scratch without an owner file may still be in use; not after a day.
 _UNOWNED_AGE = 24 * 3600.0  # seconds
 _LOG_AGE = 30 * 24 * 3600.0  # seconds
 
@@ -40,8 +40,8 @@ def collect(store: Store, keep_receipts: Collection[str] = (), *, timeout: float
     """Remove the receipts that no deployment's step had last and the state does not need, then trees without a receipt.
 
     Args:
-        store: whose.
-        keep_receipts: keys to keep besides.
+        store: which one.
+        keep_receipts: further keys to keep.
         timeout: seconds to wait for runs that use the store.
 
     Returns:
@@ -58,7 +58,7 @@ def collect(store: Store, keep_receipts: Collection[str] = (), *, timeout: float
         wanted = receipts.indexed_keys() | set(keep_receipts)
         needed = set(live)
         crash_point("gc.before-receipts")
-        # Receipts go first: a receipt without its tree would be a promise that is not kept.
+        # Receipts go first: a receipt must never exist without its tree.
         for key in receipts.all_keys():
             receipt = receipts.read(key)
             digest = receipt.manifest.digest if receipt is not None and receipt.manifest is not None else None
@@ -86,7 +86,7 @@ def _drop_old_logs(home: Home) -> int:
 def _drop_lock_files(home: Home) -> int:
     """Remove the lock files that nobody holds: there is one for every key that was ever computed.
 
-    Who opened one just before notices, after getting the lock, that it is no longer at its path, and tries again.
+    A process that opened one just before notices, once it has the lock, that it is no longer at its path, and tries again.
     """
     freed = 0
     for file in home.locks.glob("*.lock"):

@@ -1,4 +1,4 @@
-"""Where everything that mlo keeps lies: one folder, `.mlo` beside where the command runs, or MLO_HOME."""
+"""Where mlo keeps everything: one folder, `.mlo` in the current directory, or MLO_HOME."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CACHEDIR_TAG = (
 )
 
 LAYOUT = 2
-"""The arrangement of files and documents in a home. Rises when an older home can no longer be read."""
+"""The arrangement of files and documents in a home. Rises when older homes can no longer be read."""
 
 _FIRST_LAYOUT = "layout 1"
 
@@ -48,7 +48,7 @@ class Home:
 
     @property
     def receipts(self) -> Path:
-        """What is done, by key, and which key each deployment's step had last."""
+        """Receipts by key, and the last key of each deployment's steps."""
         return self.root / "receipts"
 
     @property
@@ -83,7 +83,7 @@ class Home:
 
     @property
     def in_use_lock(self) -> Path:
-        """Shared by whoever uses trees and receipts; held alone by garbage collection."""
+        """Shared by all users of trees and receipts; exclusive for garbage collection."""
         return self.locks / "in-use.lock"
 
     @property
@@ -103,7 +103,7 @@ class Home:
         """
         folders = (self.trees, self.receipts, self.scratch, self.locks, self.logs, self.deployments)
         try:
-            # Parents get the umask's mode, not ours: only what is mlo's own is closed to others.
+            # Parents get the umask's mode: only mlo's own folder is closed to others.
             self.root.parent.mkdir(parents=True, exist_ok=True)
             self.root.mkdir(mode=0o700, exist_ok=True)
             if not self._has_layout():

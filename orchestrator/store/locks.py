@@ -1,4 +1,4 @@
-"""Locks between processes, by flock: the kernel frees them when their holder dies, however it dies."""
+"""Locks between processes, by flock: the kernel frees them when their holder ends, however it ends."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def lock(
     info: Mapping[str, Any],
     on_wait: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
-    """Hold the lock at `path`, alone.
+    """Hold the lock at `path` exclusively.
 
-    The file's text only says to others who holds it. It stays behind after a kill and is never believed: flock decides.
+    The file's text only names the holder for others. It may be left after a kill and is never trusted: flock decides.
 
     Args:
         path: the lock file; its folder exists. It is left in place.
-        timeout: seconds to wait for whoever holds it; 0 tries once.
+        timeout: seconds to wait for the holder; 0 tries once.
         info: for those who wait: "what" is being done; pid, host and time are added.
-        on_wait: called with who holds it when the wait begins, and whenever the holder changes.
+        on_wait: called with the holder when the wait begins, and whenever the holder changes.
 
     Raises:
         Busy: it is still held after `timeout` seconds.
@@ -58,7 +58,7 @@ def share(
     info: Mapping[str, Any],
     on_wait: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
-    """Hold the lock at `path` together with others who share it; who wants it alone (`lock`) waits for all of them.
+    """Hold the lock at `path` together with others who share it; an exclusive holder (`lock`) waits for all of them.
 
     Arguments and errors are those of `lock`.
     """
@@ -98,7 +98,7 @@ def _acquire(path: Path, kind: int, timeout: float, on_wait: Callable[[str], Non
 
 
 def _try(path: Path, kind: int) -> int | None:
-    """An open, locked file, or None while somebody else holds it."""
+    """An open, locked file, or None while another process holds it."""
     with store_errors("lock", path):
         while True:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -111,7 +111,7 @@ def _try(path: Path, kind: int) -> int | None:
             except BaseException:
                 os.close(handle)
                 raise
-            os.close(handle)  # removed before we had the lock: it would exclude nobody
+            os.close(handle)  # removed before we had the lock: it would not exclude anybody
 
 
 def _is_at(path: Path, handle: int) -> bool:
@@ -126,14 +126,14 @@ def _is_at(path: Path, handle: int) -> bool:
 def _tell(handle: int, info: Mapping[str, Any]) -> None:
     since = datetime.now(UTC).isoformat(timespec="seconds")
     text = json.dumps({**info, "pid": os.getpid(), "host": os.uname().nodename, "since": since})
-    # The lock holds without its text: on a full disk those who wait only do not learn who holds it.
+    # The lock works without its text: on a full disk waiting processes just cannot name the holder.
     with contextlib.suppress(OSError):
         os.ftruncate(handle, 0)
         os.pwrite(handle, text.encode(), 0)
 
 
 def _holder(path: Path) -> str:
-    """Who says to hold the lock, in words; it may be a moment old."""
+    """Describes the holder that the file names; it may be a moment old."""
     try:
         with path.open("rb") as file:
             told = json.loads(file.read(_LONGEST_TEXT))
@@ -156,7 +156,7 @@ def _busy(path: Path, holder: str, timeout: float) -> Diagnostic:
 
 
 def try_lock(handle: int, *, shared: bool = False) -> bool:
-    """Lock an open file or folder, unless somebody else holds it. Closing it, or the end of the process, frees it.
+    """Lock an open file or folder, unless another process holds it. Closing it, or the end of the process, frees it.
 
     Raises:
         OSError: the file system has no locks.
@@ -169,7 +169,7 @@ def try_lock(handle: int, *, shared: bool = False) -> bool:
 
 
 def create_held(path: Path, mode: int) -> int:
-    """A new file that this process holds until it closes it or ends, so that a sweep can tell it from a stray one.
+    """Create a file that this process locks until it closes it or ends, so that a sweep can tell it from a stray one.
 
     Raises:
         OSError: it cannot be created, or is there already.
@@ -184,12 +184,12 @@ def create_held(path: Path, mode: int) -> int:
             raise
         if os.fstat(handle).st_nlink:
             return handle
-        os.close(handle)  # a sweep was faster than our flock and has removed it
+        os.close(handle)  # a sweep removed it before our flock
 
 
 @contextmanager
 def unless_held(path: Path) -> Iterator[bool]:
-    """Whether nobody holds this file; while the block runs nobody else can. A file that is not there counts as held."""
+    """Whether no process holds this file; none can while the block runs. A missing file counts as held."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Receipts: a step that has one is done (or failed for good), and need not be computed again."""
+"""Receipts: a step that has one is done (or failed for good) and is not computed again."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Receipt(Record):
         step: its id in the plan that computed it.
         kind: its kind.
         deployment: the name of the deployment that it was computed for.
-        outcome: `failed` only where the same would fail again.
-        parts: all that the key was made from.
-        manifest: what it left; None when it failed.
+        outcome: `failed` only where the same step would fail again.
+        parts: what the key was made from.
+        manifest: of its output; None when it failed.
         summary: facts for people.
         error: why a step failed; only a refusal is kept.
         found: files of the user's code that it imported, path relative to the project → sha256.
@@ -97,7 +97,7 @@ class Receipt(Record):
 
 
 class _Latest(Record):
-    """Which key a step of a deployment had last."""
+    """The last key of a deployment's step."""
 
     deployment: str
     step: str
@@ -116,12 +116,12 @@ class Receipts:
         self._index = home.receipts / "latest"
 
     def read(self, key: str) -> Receipt | None:
-        """The receipt of `key`; None when there is none, or none that can be used (`damage` says which)."""
+        """The receipt of `key`; None when it is missing or unusable (`damage` says which)."""
         found = self._examine(key)
         return found if isinstance(found, Receipt) else None
 
     def damage(self, key: str) -> str:
-        """Why the file that is there for `key` is no receipt; empty when it is one, or when there is no file."""
+        """Why the file for `key` is not a usable receipt; empty when it is one, or when there is no file."""
         found = self._examine(key)
         return found if isinstance(found, str) else ""
 
@@ -133,14 +133,14 @@ class Receipts:
         """
         file, document = self._file(receipt.key), _document(receipt)
         crash_point("receipt.before-latest")
-        # The receipt comes last: once it is there nothing is left to do, and garbage collection knows whose it is.
+        # The receipt is written last: once it exists nothing is left to do, and garbage collection knows its deployment.
         self.remember(receipt.deployment, receipt.step, receipt.key)
         crash_point("receipt.before-write")
         write_atomic(file, document)
         crash_point("receipt.after-write")
 
     def remember(self, deployment: str, step: str, key: str) -> None:
-        """Note that `step` of `deployment` now has this key, computed or found; no write when that is noted already.
+        """Record that `step` of `deployment` now has this key, computed or cached; writes nothing if already recorded.
 
         Raises:
             StoreFailed: the disk is full or cannot be written.

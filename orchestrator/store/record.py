@@ -1,4 +1,4 @@
-"""The base of what the store remembers as JSON: frozen, without unknown keys and without conversions between types."""
+"""The base of the store's JSON documents: frozen, without unknown keys and without conversions between types."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Record", "first_problem"]
 
 
 class Record(BaseModel):
-    """A value that is kept; `model_validate_json` reads what `model_dump_json` wrote, and nothing else."""
+    """A stored value; `model_validate_json` reads what `model_dump_json` wrote, and nothing else."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 

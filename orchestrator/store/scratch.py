@@ -1,4 +1,4 @@
-"""Folders to work in, that go away with their owner, also when the owner was killed."""
+"""Working folders that are removed when their owner ends, even if it was killed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OWNER_SUFFIX = ".owner"
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A new, empty folder under `parent`, removed at the end with all that is left in it.
 
-    Beside it stands `NAME.owner`, held by flock as long as this process lives: so a sweep knows what is stray.
+    `NAME.owner` beside it is locked as long as this process lives, so that a sweep can recognise stray folders.
 
     Raises:
         StoreFailed: it cannot be created.
@@ -35,7 +35,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
             folder.mkdir(mode=0o700)
         yield folder
     finally:
-        # What cannot be removed now is left to the next sweep; it must not hide how the work itself ended.
+        # What cannot be removed now is left to the next sweep; an error here must not hide that of the work itself.
         with contextlib.suppress(OSError):
             remove_tree(folder)
             owner.unlink(missing_ok=True)
@@ -52,7 +52,7 @@ def remove_tree(path: Path) -> int:
         OSError: something cannot be removed. A folder that is not there is no error.
     """
     freed = 0
-    # Somebody else may be removing the same: what is gone already is as good.
+    # Another process may be removing the same entry: already gone is fine.
     with contextlib.suppress(FileNotFoundError):
         path.chmod(0o700)
         with os.scandir(path) as entries:

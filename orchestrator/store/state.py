@@ -25,17 +25,17 @@ __all__ = ["Deployment", "Intent", "Operation", "PlacementRecord", "Revision", "
 
 FORMAT: Literal[3] = 3
 _MOST_REVISIONS = 10
-_LOCK_TIMEOUT = 60.0  # seconds; whoever holds the lock writes one small file
+_LOCK_TIMEOUT = 60.0  # seconds; the holder of the lock only writes one small file
 
 Operation = Literal["deploy", "rollback"]
 
 
 class PlacementRecord(Record):
-    """Where a deployment is, in the words of its target, which alone reads and writes `settings`.
+    """Where a deployment is; only its target reads and writes `settings`.
 
     Attributes:
         target: the target's name in the spec.
-        version: of the form that the target gives to its settings.
+        version: of the settings' fields.
         settings: what it needs to find the place again.
     """
 
@@ -75,7 +75,7 @@ class Revision(Record):
 
 
 class Deployment(Record):
-    """One deployment as mlo left it; what really serves is asked of the target.
+    """One deployment as mlo left it; the target knows what really serves.
 
     Attributes:
         name: from the spec's metadata.
@@ -92,7 +92,7 @@ class Deployment(Record):
         model_digest: of the variant's tree.
         rendered_digest: of the tree that was rendered.
         history: revisions, each once, the one that served last at the end; the last 10.
-        intent: the change that is going on, or that was broken off.
+        intent: the change that is under way, or that was interrupted.
     """
 
     name: str
@@ -122,7 +122,7 @@ class Deployment(Record):
         return self.model_copy(update={"intent": intent})
 
     def without_intent(self) -> Deployment:
-        """The same, with no change going on."""
+        """The same, with no change under way."""
         return self.model_copy(update={"intent": None})
 
     def arrived(self) -> Deployment:
@@ -141,13 +141,13 @@ class Intent(Record):
     """A change that was begun. It is written before the change and cleared after it.
 
     Attributes:
-        op: what.
+        op: the kind of change.
         revision: of the deployment.
         placement: where it goes.
         pid: of the process that began it.
         host: its host.
         started: ISO time, UTC.
-        wanted: the deployment that it is to become; None until the revision is proven.
+        wanted: the deployment after the change; None until the revision is proven.
     """
 
     op: Operation
@@ -179,7 +179,7 @@ class State(Record):
         format: of the file.
         lineage: made with the first write; another one means another history. Empty before that.
         serial: counts the writes.
-        tool: who wrote last, such as "mlo 0.1.0".
+        tool: the version that wrote it last, such as "mlo 0.1.0".
         deployments: by name.
     """
 
@@ -249,17 +249,17 @@ class StateFile:
             raise self._unreadable(first_problem(error)) from error
 
     def update(self, change: Callable[[State], State]) -> State:
-        """Read, change and write as one step; nobody else's update comes in between.
+        """Read, change and write as one step, under a lock.
 
         Args:
             change: the new state from the old one; a state that is equal is not written.
 
         Returns:
-            What stands now, its serial one higher if anything changed.
+            The state now, its serial one higher if anything changed.
 
         Raises:
             StoreFailed: the file cannot be read or written; it is left as it is.
-            Busy: somebody else has been writing for a minute.
+            Busy: another process has been writing for a minute.
         """
         with lock(self._lock, timeout=_LOCK_TIMEOUT, info={"what": "writing the state"}):
             before = self.read()

@@ -1,4 +1,4 @@
-"""All that mlo keeps in one folder, as one object: built once for a command and passed down."""
+"""Everything that mlo keeps in one folder, as one object: built once per command and passed down."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Store"]
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """What a home holds.
+    """The contents of a home.
 
     Attributes:
         home: where it is.
@@ -57,7 +57,7 @@ class Store:
         """Keep garbage collection out while trees and receipts are used; any number of users at once.
 
         Args:
-            what: what is being done, for the message of whoever has to wait.
+            what: what is being done, for the message to waiting commands.
             timeout: seconds to wait for a garbage collection that is running.
 
         Raises:
@@ -70,7 +70,7 @@ class Store:
     def scratch_folder(self) -> Iterator[Path]:
         """A new, empty folder on the same disk as the trees; removed at the end with all that is left in it.
 
-        Garbage collection is kept out meanwhile: a tree that is committed inside has its receipt before it is looked for.
+        Garbage collection is kept out meanwhile, so that a tree that is committed inside gets its receipt first.
 
         Raises:
             StoreFailed: it cannot be created.

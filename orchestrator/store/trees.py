@@ -24,8 +24,8 @@ from orchestrator.store.scratch import remove_tree
 
 __all__ = ["TreeStore"]
 
-# Every file of a tree gets this time of modification (2000-01-01T00:00:00Z). Whoever writes to one later sets another,
-# so a look at the stat tells, also within one tick of the clock. Not 0: zip files know no time before 1980.
+# Every file of a tree gets this modification time (2000-01-01T00:00:00Z). A later write sets another one,
+# so its stat shows the change, even within one tick of the clock. Not 0: zip files have no times before 1980.
 _MODIFIED_NS = 946_684_800_000_000_000
 _RACY_NS = 2_000_000_000  # as for the stat cache: a file changed that recently may change again within the same tick
 _SEAL_SUFFIX = ".seal.json"
@@ -45,9 +45,9 @@ class TreeStore:
         self._home = home
 
     def commit(self, folder: Path) -> Manifest:
-        """Move `folder` into the store. After the return it stands on the disk, also through a loss of power.
+        """Move `folder` into the store. After the return it is on the disk, even if power is lost.
 
-        If the same tree is there already, and whole, `folder` is removed instead. Nobody may write to it meanwhile.
+        If the store already has the same tree, intact, `folder` is removed instead. Nothing may write to it meanwhile.
 
         Args:
             folder: on the same disk as the store, such as one inside `Home.scratch_folder`.
@@ -81,13 +81,13 @@ class TreeStore:
         return self._home.trees / digest[:2] / digest
 
     def holds(self, digest: str) -> bool:
-        """Whether the tree is there; `verify` says whether it is whole."""
+        """Whether the tree is there; `verify` checks whether it is intact."""
         return self.path(digest).is_dir()
 
     def verify(self, manifest: Manifest, *, deep: bool = False) -> str | None:
-        """What is wrong with a stored tree, in words; None when it is whole.
+        """What is wrong with a stored tree, in words; None when it is intact.
 
-        Names, sizes and times are always looked at, the content of a file only where they leave a doubt.
+        Names, sizes and times are always checked, a file's content only where they leave a doubt.
 
         Args:
             manifest: what should be there.
@@ -120,7 +120,7 @@ class TreeStore:
         return None
 
     def discard(self, digest: str) -> int:
-        """Remove a tree, at once for all who look for it.
+        """Remove a tree atomically.
 
         Returns:
             How many bytes that freed; 0 if it was not there.

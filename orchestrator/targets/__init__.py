@@ -1,1 +1,1 @@
-"""Where a release runs."""
+"""Targets: where a release runs."""

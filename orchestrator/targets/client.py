@@ -1,4 +1,4 @@
-"""Asks a deployment: one call over HTTP, every failure explained."""
+"""Sends a request to a deployment: one call over HTTP, every failure explained."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def infer(
 
     Args:
         endpoint: `http://HOST:PORT`.
-        backend: what serves there; it knows the wire format.
+        backend: the backend that serves there; it knows the wire format.
         name: the model's name on the wire.
         inputs: by name, each with its batch dimension if the model has one.
-        signature: the model's; more rows than one call may have are sent in several calls.
+        signature: of the model; more rows than one call may have are sent in several calls.
         timeout: seconds for one call.
 
     Raises:
@@ -120,7 +120,7 @@ def _call(
 
 
 def _reason(content: bytes) -> str:
-    """What an answer says is wrong."""
+    """The error that an answer states."""
     text = content.decode("utf-8", "replace").strip()
     try:
         document = json.loads(text)

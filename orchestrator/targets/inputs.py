@@ -24,7 +24,7 @@ _FORMS = '{"NAME": [[...]]}, {"inputs": {"NAME": [[...]]}} or a request of the O
 
 
 class _UnfitError(Exception):
-    """What is wrong with the file, one line, and where in it."""
+    """What is wrong with the file, and where, in one line."""
 
 
 def read_inputs(path: Path, signature: Signature) -> dict[str, Array]:
@@ -115,7 +115,7 @@ def _protocol_tensor(tensor: Any, texts: set[str]) -> tuple[str, Array]:
 
 def _array(name: str, value: Any, *, text: bool) -> Array:
     try:
-        # numpy would make texts of numbers that stand beside texts.
+        # numpy would convert numbers beside texts to texts.
         array = np.array(value, dtype=object if text else None)
     except (ValueError, OverflowError) as error:
         raise _UnfitError(f"input {name}: its rows have different lengths") from error
@@ -129,7 +129,7 @@ def _array(name: str, value: Any, *, text: bool) -> Array:
 
 
 def _typed(tensor: Tensor, array: Array) -> Array:
-    """The array in the tensor's dtype, if no value changes but by rounding."""
+    """The array in the tensor's dtype, if values change only by rounding."""
     if tensor.dtype == _TEXT:
         return _texts(tensor.name, array)
     if array.dtype.kind not in "biuf":

@@ -1,4 +1,4 @@
-"""The base of every target's placement: the typed value behind what the state keeps as a record."""
+"""The base of every target's placement: the typed value behind the state's record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Placement"]
 
 
 class Placement(Strict):
-    """Where a target keeps a deployment: what it needs to find it again.
+    """Where a target keeps a deployment: all that it needs to find it again.
 
     Attributes:
         TARGET: the target's name in the spec.

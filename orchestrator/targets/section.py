@@ -1,4 +1,4 @@
-"""The base of every target's section of the spec: what stands under `deploy:`, and what the target can take."""
+"""The base of every target's section of the spec: its keys under `deploy:`, and what the target supports."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["DeploySection"]
 
 
 class DeploySection(Strict):
-    """The keys of one target. It is all that code outside of a target's folder may know of it.
+    """The keys of one target: all that code outside the target's folder may know of it.
 
     Attributes:
         target: the target's name, a literal in each target's own section.
-        takes_unserved: whether models that no server takes can go there: whoever reads them brings the runtime.
+        takes_unserved: whether models without a server can be deployed there: their reader brings the runtime.
     """
 
     takes_unserved: ClassVar[bool] = False

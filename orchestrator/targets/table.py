@@ -1,4 +1,4 @@
-"""The targets by name. To add one: write its folder, add its row; `tests/targets/test_table.py` tells what else it needs."""
+"""The targets by name. To add one: write its folder, add its row; `tests/targets/test_table.py` says what else it needs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TargetRow:
     implementation: str
 
     def load(self) -> Any:
-        """The class; its `wanted` and `placed` make what looks after one deployment."""
+        """The class; its `wanted` and `placed` make the target of one deployment."""
         module, _, name = self.implementation.partition(":")
         return getattr(importlib.import_module(module), name)
 
@@ -47,15 +47,15 @@ TARGETS: Mapping[str, TargetRow] = MappingProxyType(
         "folder": TargetRow(FolderDeploy, "orchestrator.targets.folder.target:FolderTarget"),
     }
 )
-"""Name, as in the spec's `deploy.target` → the target. The first one is meant where a spec names none."""
+"""Name, as in the spec's `deploy.target` → the target. The first one is the default."""
 
 
 def target_for(section: DeploySection, base: Path, site: Site) -> Target:
-    """What a spec asks for.
+    """The target that a spec asks for.
 
     Args:
         section: the spec's `deploy:`.
-        base: the folder that the spec lies in.
+        base: the spec's folder.
         site: the deployment.
     """
     target: Target = TARGETS[section.target].load().wanted(section, base, site)
@@ -63,10 +63,10 @@ def target_for(section: DeploySection, base: Path, site: Site) -> Target:
 
 
 def target_at(placement: PlacementRecord, site: Site) -> Target:
-    """What looks after a deployment where the state says that it is.
+    """The target of a deployment at the place that the state records.
 
     Raises:
-        StoreFailed: E705 this mlo does not know the target, or the form in which it wrote that.
+        StoreFailed: E705 this mlo does not know the target, or its version of the placement.
     """
     row = TARGETS.get(placement.target)
     if row is None:

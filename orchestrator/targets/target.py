@@ -1,4 +1,4 @@
-"""What every target does with a deployment: find out what is there, take a new revision beside it, direct traffic, end it."""
+"""The protocol of targets: observe a deployment, start a new revision beside it, direct traffic, stop it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Health = Literal["healthy", "degraded", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Whose place it is: a store, and the name of a deployment."""
+    """A deployment by its store and its name."""
 
     store: Store
     name: str
@@ -54,7 +54,7 @@ class Started:
     """A revision that is ready and takes no traffic yet.
 
     Attributes:
-        url: where golden requests can be sent; None where nothing answers, and the target has proven the revision itself.
+        url: where golden requests can be sent; None where there is no server, and the target has proven the revision itself.
         proof: how it has proven it, in one sentence; empty where there is a `url`.
         pid: the server's process, where there is one on this machine.
     """
@@ -67,10 +67,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What is true now.
+    """A deployment as observed now.
 
     Attributes:
-        running: there is something that serves, or that keeps trying to.
+        running: a revision serves, or is being restarted.
         health: `degraded` when it does not answer, keeps crashing, or is not what was deployed.
         reason: why it is degraded or stopped, for people; empty where it is healthy.
         endpoint: where it is, or will be again if it is stopped; None before its first start.
@@ -95,11 +95,11 @@ class Description:
 
     Attributes:
         where: where it is, such as its URL; before the first start what that will be.
-        label: what stands before `where` in a list, such as `endpoint`.
+        label: the label of `where` in a list, such as `endpoint`.
         in_use: what the revision in use does, such as `serves`; "revision 3 serves", "revision 2 serves again".
         removal: what `mlo destroy` would do: "Stop digits at http://..."; a question mark follows.
         removed: what it has done: "stopped".
-        try_it: a command that shows it at work; empty where nothing answers.
+        try_it: a command that tries it out; empty where there is no server.
     """
 
     where: str
@@ -111,9 +111,9 @@ class Description:
 
 
 class Target(Protocol):
-    """One deployment's place. What is true is observed, never remembered.
+    """One deployment at its place. Its state is observed, never remembered.
 
-    Every number of a revision is used once: 1, 2, 3, ...; the same number again means the same revision.
+    Every revision number is used once: 1, 2, 3, ...; the same number again means the same revision.
     """
 
     @classmethod
@@ -122,7 +122,7 @@ class Target(Protocol):
 
         Args:
             section: the target's own section model.
-            base: the folder that the spec lies in.
+            base: the spec's folder.
             site: the deployment.
         """
 
@@ -136,26 +136,26 @@ class Target(Protocol):
 
     @property
     def placement(self) -> PlacementRecord:
-        """What the state keeps of this place; `placed` reads it back."""
+        """The record of this place for the state; `placed` reads it back."""
 
     def is_at(self, placement: PlacementRecord) -> bool:
-        """Whether that placement, of whichever target, is this very place."""
+        """Whether that placement, of any target, is this place."""
 
     def difference(self, endpoint: str) -> str | None:
-        """What the spec wants otherwise at this very place: "moves from http://... to port 8080"; None if it is as wanted.
+        """How this place differs from the spec: "moves from http://... to port 8080"; None if it does not.
 
         Args:
             endpoint: that the state remembers.
         """
 
     def describe(self) -> Description:
-        """The words for this deployment; changes nothing, and asks nobody."""
+        """The words for this deployment; changes nothing and sends no requests."""
 
     def observe(self) -> Observed:
-        """What is there, looked at now; changes nothing."""
+        """What is there now; changes nothing."""
 
     def history(self) -> tuple[int, ...]:
-        """The revisions that are there, whoever put them there, in ascending order; going back to one brings nothing anew."""
+        """The revisions that are there, in ascending order, from any store; a rollback to one copies nothing."""
 
     def url(self) -> str:
         """Where requests for predictions are sent.
@@ -172,14 +172,14 @@ class Target(Protocol):
         """
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the place against others for the block, once it is prepared; the deployment's lock holds one store only.
+        """Lock the place for the block, once it is prepared; the deployment's lock covers one store only.
 
         Raises:
-            Busy: E605 somebody else holds it.
+            Busy: E605 another command holds it.
         """
 
     def check(self, share: float = 1.0) -> None:
-        """Whether the place can take this deployment at all, looked at before anything is computed; changes nothing.
+        """Check, before anything is computed, whether the place can take this deployment; changes nothing.
 
         Args:
             share: of the traffic that the revision is to get.
@@ -192,25 +192,25 @@ class Target(Protocol):
         """Make the place ready to take a revision; returns the public endpoint.
 
         Raises:
-            DeployFailed: it cannot be had.
+            DeployFailed: the place cannot be used.
         """
 
     def start(self, release: Release, progress: Callable[[str], None] = ...) -> Started:
-        """Bring a revision up beside what serves. One that does not come up is dropped before the error is raised.
+        """Start a revision beside the live one. One that does not come up is dropped before the error is raised.
 
         Args:
-            release: what.
-            progress: hears what is waited for.
+            release: what to start.
+            progress: is called with what it waits for.
 
         Raises:
-            DeployFailed: it did not come up; what serves is not touched.
+            DeployFailed: it did not come up; the live revision is not touched.
         """
 
     def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
         """Give a started revision a share of the traffic, 0 to 1; with 1.0 it takes over from what served.
 
         Returns:
-            What a person should know of it, a sentence each.
+            What the user should know, a sentence each.
 
         Raises:
             DeployFailed: it is not ready any more; E623 the target cannot split the traffic.
@@ -223,7 +223,7 @@ class Target(Protocol):
         """Stop serving, and remove what only this deployment needs. No error if nothing is there.
 
         Returns:
-            What is left although nothing is served any more, a clause each: "except for files that mlo did not write".
+            What is left although nothing serves any more, a clause each: "except for files that mlo did not write".
         """
 
 

@@ -28,7 +28,12 @@ pytestmark = pytest.mark.processes
         ("fail", "E401", "RuntimeError: nobody foresaw this", "steps_under_test.py"),
         ("segfault", "E404", "bad was killed by SIGSEGV", "a crash in native code"),
         ("kill_itself", "E404", "bad was killed (SIGKILL)", "another process killed it"),
-        ("exit_silently", "E404", "bad ended with exit code 3 without writing a result", "from within"),
+        (
+            "exit_silently",
+            "E404",
+            "bad ended with exit code 3 without writing a result",
+            "a library or the model's code",
+        ),
         ("run_out_of_memory", "E403", "bad ran out of memory", "Python could not allocate"),
     ],
 )

@@ -172,6 +172,7 @@ def test_what_gpus_do_not_do_is_refused_with_the_reason(load: Load, tmp_path: Pa
     refused = reasons(planned(loaded, observe_here(loaded, machine, site(tmp_path))))
     assert "int8 is quantized for the kernels of CPUs" in refused["onnx-int8"]
     assert (
-        refused["torchscript-fp32"] == "`serving.cuda_graphs` is true, but torchserve does not support CUDA graphs; onnxruntime does"
+        refused["torchscript-fp32"]
+        == "`serving.cuda_graphs` is true, but torchserve does not support CUDA graphs; onnxruntime does"
     )
     assert refused["onnx-bf16"] == "ONNX Runtime has no bfloat16 kernels for CPUs, and few for GPUs"

@@ -1,4 +1,4 @@
-"""The cause of a step's death in words: a Python error, a signal, a time-out, too little memory."""
+"""Explains why a step failed: a Python error, a signal, a time-out, too little memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from orchestrator.steps.context import Ending
 __all__ = ["ENDS_THE_RUN", "describe_failure"]
 
 ENDS_THE_RUN = frozenset({Ending.CHANGED, Ending.DISK})
-"""What ends a run although a candidate's step failed: with the file at rest, or with room, it may be the best one."""
+"""Failures of a candidate's step that end the run: once the file is stable, or the disk has room, it may be the best one."""
 
 
 def describe_failure(step: StepRequest, end: WorkerEnd, *, disk_full: bool = False) -> tuple[Ending, Diagnostic]:
-    """How the step ended, as far as that can be found out, and why, with what to do.
+    """How the step ended, as far as that can be determined, and a diagnostic with the cause and the remedy.
 
     Args:
         step: which failed.
@@ -33,7 +33,11 @@ def describe_failure(step: StepRequest, end: WorkerEnd, *, disk_full: bool = Fal
         case Ending.DISK:
             return Ending.DISK, _disk_full(step)
         case Ending.MEMORY:
-            how = "mlo killed it before the machine ran out of memory" if error is None else "Python could not allocate memory"
+            how = (
+                "mlo killed it before the machine ran out of memory"
+                if error is None
+                else "Python could not allocate memory"
+            )
             return Ending.MEMORY, _out_of_memory(step, end, how)
         case Ending.TIMEOUT:
             return Ending.TIMEOUT, _failure(

@@ -1,4 +1,4 @@
-"""Starts the child process of one step, watches it, ends it, and says how it ended."""
+"""Starts the child process of one step, watches it, ends it if need be, and reports how it ended."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class WorkerEnd:
     """How a worker ended.
 
     Attributes:
-        ending: how; what the worker wrote goes before what the engine did to it meanwhile.
+        ending: how; what the worker wrote takes precedence over what the engine did to it meanwhile.
         result: what it wrote; None if it died first.
         returncode: as subprocess has it: negative is the signal.
         peak: largest resident memory of its process tree, bytes.
         available: memory the machine had left at the peak, bytes.
-        oom_killed: the kernel killed something in this control group for want of memory meanwhile.
+        oom_killed: the kernel killed a process of this control group meanwhile because memory ran out.
     """
 
     ending: Ending
@@ -63,7 +63,7 @@ def worker_environment() -> dict[str, str]:
         # A model is loaded from files that are there; nothing is fetched behind the user's back.
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
-        # Nor does ONNX Runtime tell its maker what is run.
+        # ONNX Runtime sends no telemetry.
         "ORT_DISABLE_TELEMETRY": "1",
     }
 
@@ -88,7 +88,7 @@ def run_worker(
         stop: level 2 kills it; level 1 ends an exclusive step (half a measurement is worth nothing), and lets any
             other finish.
         exclusive: whether the step measures time.
-        progress: hears what the step says of itself.
+        progress: is called with the step's progress.
     """
     command = [sys.executable, "-P", "-m", "orchestrator.engine.worker", str(job_file)]
     reader, writer = os.pipe()
@@ -191,7 +191,7 @@ def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 
 def _oom_kills() -> int:
-    """How many processes of this control group the kernel has killed for want of memory, ever; 0 where unknown."""
+    """How many processes of this control group the kernel's OOM killer has ever killed; 0 where unknown."""
     for file in (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")):
         try:
             lines = file.read_text(encoding="ascii").splitlines()

@@ -1,4 +1,4 @@
-"""What a place that runs steps is given and gives back. Nothing in it names a path of one machine."""
+"""The executor's protocol, with its requests and results. Nothing in them names a path of one machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Executor", "InlineInput", "ProjectInput", "RequestInput", "StepEnd",
 
 
 class StoredInput(Strict):
-    """What another step left: a tree of the store, or one file of it."""
+    """Another step's output: a tree of the store, or one file of it."""
 
     kind: Literal["stored"] = "stored"
     digest: str
@@ -41,7 +41,7 @@ class ProjectInput(Strict):
 
 
 class InlineInput(Strict):
-    """A small document that the engine itself has written."""
+    """A small document that the engine itself wrote."""
 
     kind: Literal["inline"] = "inline"
     name: str
@@ -52,7 +52,7 @@ RequestInput = StoredInput | ProjectInput | InlineInput
 
 
 class StepRequest(Strict):
-    """A step that is to be run, wherever that is.
+    """A step to run, on whichever machine.
 
     Attributes:
         key: the step's key.
@@ -61,7 +61,7 @@ class StepRequest(Strict):
         inputs: role → input; optional roles may be absent.
         code: files of the user's code that the step is known to import.
         network: whether it keeps its network, if only the loopback.
-        exclusive: it measures time: nothing else may run beside it, and half of it is worth nothing.
+        exclusive: it measures time: nothing else may run beside it, and an unfinished run is useless.
         timeout: seconds.
         at: the place of the spec that asks for the step.
     """
@@ -84,8 +84,8 @@ class StepEnd:
 
     Attributes:
         ending: how.
-        error: why it is not done; None exactly when it is.
-        output: what it left, in the store already; None exactly when it is not done.
+        error: why it failed; None exactly when it is done.
+        output: its output, already in the store; None exactly when it failed.
         summary: facts for people.
         found: files of the user's code that it imported, path relative to the project → sha256.
         seconds: how long it took.
@@ -110,7 +110,7 @@ class Executor(Protocol):
         Args:
             request: what to run.
             stop: level 2 ends the step; level 1 ends one that is exclusive, and lets any other finish.
-            progress: hears the step's messages, each with the fraction that is done, in [0, 1] or None.
+            progress: is called with the step's messages, each with the fraction that is done, in [0, 1] or None.
 
         Raises:
             StoreFailed: the request cannot be written, or the output cannot be kept.

@@ -26,7 +26,7 @@ from orchestrator.store.store import Store
 __all__ = ["LocalExecutor"]
 
 _NO_ROOM = 2**20
-"""Bytes left on the store's disk below which a failure is put down to it: libraries die of it in many ways."""
+"""With fewer bytes left on the store's disk, a failure is attributed to the full disk: libraries fail in many ways then."""
 
 
 class LocalExecutor:
@@ -110,7 +110,7 @@ class LocalExecutor:
         return file
 
     def _changed_input(self, request: StepRequest) -> Diagnostic | None:
-        """A file of the user's that is no longer what the request says: the result would be kept under a false key."""
+        """A user file whose content is no longer what the request says: the result would be stored under a wrong key."""
         for source in (*request.inputs.values(), *request.code):
             if not isinstance(source, ProjectInput):
                 continue
@@ -130,7 +130,7 @@ def _digest_or_none(path: Path) -> str | None:
     try:
         return digest_path(path)
     except (OSError, StoreFailed):
-        return None  # it is gone, or has become what cannot be read
+        return None  # it was removed, or cannot be read any more
 
 
 def _write_reproduce_script(record: Path) -> None:

@@ -22,7 +22,7 @@ from orchestrator.steps.runtime_options import Batching
 __all__ = ["batch_sizes", "made", "runtime_benchmark_step", "server_benchmark_step", "service_level"]
 
 _BESIDES_MEASURING = 600.0
-"""Seconds that a benchmark may take for anything but measuring, such as loading models and starting servers."""
+"""Seconds that a benchmark may take besides measuring, such as loading models and starting servers."""
 
 
 def runtime_benchmark_step(

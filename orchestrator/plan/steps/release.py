@@ -17,7 +17,7 @@ from orchestrator.steps.parameters import DeploymentParameters, RenderParameters
 __all__ = ["DRAIN_SECONDS", "live_steps", "render_step"]
 
 DRAIN_SECONDS = 5
-"""How long a stopping server still answers, while the endpoints that point at it are being taken away."""
+"""How long a stopping server still answers, while its endpoints are being removed."""
 
 
 def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: Sequence[Candidate]) -> Step:

@@ -1,4 +1,4 @@
-"""The steps that read a source: `inspect`, which planning runs by itself, and `import`; and what later steps take from it."""
+"""The steps that read a source: `inspect`, which planning runs itself, and `import`; and what later steps take from it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _AT_WEIGHTS = ("model", "source", "weights")
 
 
 def joined(*packages: Iterable[str]) -> tuple[str, ...]:
-    """Groups of packages as one, sorted, each once."""
+    """The union of groups of packages, sorted."""
     return tuple(sorted({name for group in packages for name in group}))
 
 
 def require_source_tools(loaded: LoadedSpec, here: Here) -> None:
-    """Whether everything is installed that reading this source takes.
+    """Check that the packages for reading this source are installed.
 
     Raises:
         SpecInvalid: E202, something is missing.
@@ -52,7 +52,7 @@ def require_source_tools(loaded: LoadedSpec, here: Here) -> None:
 
 
 def inspect_step(loaded: LoadedSpec, here: Here) -> Step | None:
-    """The step that reads the model's tensors; None for kinds whose files do not say them.
+    """The step that reads the model's tensors; None for kinds whose files do not describe them.
 
     Raises:
         SpecInvalid: E202, a package is missing.
@@ -74,7 +74,7 @@ def inspect_step(loaded: LoadedSpec, here: Here) -> Step | None:
 
 
 def import_step(loaded: LoadedSpec, model: PlannedModel, here: Here) -> Step:
-    """The step that proves the source, and records how it answers."""
+    """The step that proves the source and records its outputs."""
     spec = loaded.spec
     source = SOURCES[spec.model.source.kind]
     inputs: dict[str, StepInput] = {**source_files(loaded, model)}
@@ -95,7 +95,7 @@ def import_step(loaded: LoadedSpec, model: PlannedModel, here: Here) -> Step:
 
 
 def source_parameters(loaded: LoadedSpec, model: PlannedModel | None) -> SourceParameters:
-    """How the source is loaded, in the parameters of every step that loads it; without a model before it was read."""
+    """How the source is loaded, in the parameters of every step that loads it; without a model before it is read."""
     fields = loaded.spec.model.source.model_dump(mode="json", exclude={"weights", "sha256"}, exclude_none=True)
     names = {} if model is None else model.names
     return SourceParameters(**fields, names=TensorNames(names.get("inputs", {}), names.get("outputs", {})))
@@ -109,12 +109,12 @@ def source_files(loaded: LoadedSpec, model: PlannedModel) -> dict[str, StepInput
 
 
 def code_files(here: Here) -> tuple[FileInput, ...]:
-    """The module that the factory names, where it lies beside the spec; an installed one is a tool instead."""
+    """The module that the factory names, if it is beside the spec; an installed one is a tool instead."""
     return () if here.factory_file is None else (FileInput(here.factory_file, ("model", "source", "factory")),)
 
 
 def source_tools(loaded: LoadedSpec, here: Here) -> tuple[str, ...]:
-    """The packages that load the source, with the distributions that bring the factory's module."""
+    """The packages that load the source, with the distributions of the factory's module."""
     return joined(SOURCES[loaded.spec.model.source.kind].tools, here.factory_packages)
 
 

@@ -1,4 +1,4 @@
-"""The steps that make variants: `convert.FORMAT` and `optimize.VARIANT`; what several candidates share stands once."""
+"""The steps that make variants: `convert.FORMAT` and `optimize.VARIANT`; what several candidates share is made once."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A deployment as a folder that something else serves from."""
+"""A deployment as a folder that another program serves from."""

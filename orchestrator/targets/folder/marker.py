@@ -1,4 +1,4 @@
-"""The marker of a folder that is deployed into: whose it is, and what mlo has put there."""
+"""The marker file of a target folder: its deployment, and the revisions that mlo copied there."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class CopiedRevision(Strict):
 
     Attributes:
         digest: of its tree.
-        backend: whose layout it lies in.
-        used: whether it was ever the one in use; others are withdrawn together with the release that brought them.
+        backend: whose layout it has.
+        used: whether it was ever in use; others are removed together with the release that copied them.
     """
 
     digest: str
@@ -39,7 +39,7 @@ class CopiedRevision(Strict):
 
 
 class Marker(Strict):
-    """What the marker says.
+    """The marker's content.
 
     Attributes:
         format: of the file.
@@ -111,7 +111,7 @@ def write_marker(folder: Path, marker: Marker) -> None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a lock on the folder itself for the block; the kernel frees it whatever happens. Nothing holds what is not there.
+    """Hold a lock on the folder itself for the block; the kernel frees it in any case. A missing folder is not locked.
 
     Raises:
         Busy: E605.

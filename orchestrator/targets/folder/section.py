@@ -1,4 +1,4 @@
-"""What stands under `deploy:` for a folder that a device or a server of one's own reads."""
+"""The keys under `deploy:` for a folder that a device or your own server reads."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""A deployment as a folder that a device, or a server of one's own, reads: `deploy: {target: folder, path: ...}`.
+"""A deployment as a folder that a device or your own server reads: `deploy: {target: folder, path: ...}`.
 
     PATH/
-      .mlo-deployed.json       whose folder it is, and which revisions mlo has put here, with their digests
-      current -> revisions/3   what is to be used; the link is replaced at once
+      .mlo-deployed.json       its deployment, and the revisions that mlo copied here, with their digests
+      current -> revisions/3   the revision in use; the link is replaced atomically
       revisions/2, 3           whole serving folders; `deploy.versions` are kept
 
-For TensorFlow Serving, which serves several versions from one folder, see `backends/tensorflow_serving/versions.py`. What is in use is not
-touched until the next revision is whole beside it, also where that is another backend's.
+For TensorFlow Serving, which serves several versions from one folder, see `backends/tensorflow_serving/versions.py`. The revision in use is not
+touched until the next revision is completely copied beside it, even if that has another backend.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FolderTarget:
         folder: absolute; made when the first revision is put there.
         name: the deployment's.
         keep: how many revisions stay, the newest ones and the one in use.
-        cache: digests by stat, so that a look at a large model costs no reading.
+        cache: digests by stat, so that checking a large model needs no reading.
     """
 
     def __init__(self, folder: Path, name: str, keep: int, cache: StatCache | None = None) -> None:
@@ -85,12 +85,12 @@ class FolderTarget:
         return placement.target == FolderPlacement.TARGET and FolderPlacement.of(placement).path == str(self._folder)
 
     def difference(self, endpoint: str) -> str | None:
-        """Nothing: all that the spec says of a folder is which one it is."""
+        """None: a spec only names the folder."""
         del endpoint
         return None
 
     def describe(self) -> Description:
-        """Files that lie somewhere, rather than something that serves."""
+        """The words for files in a folder, rather than for a server."""
         return Description(
             where=str(self._folder),
             label="folder",
@@ -124,7 +124,7 @@ class FolderTarget:
         return () if marker is None else tuple(sorted(marker.revisions))
 
     def url(self) -> str:
-        """None: whoever reads the folder answers."""
+        """There is none: the folder's reader answers requests."""
         raise UsageError(
             Diagnostic(
                 "E619",
@@ -135,7 +135,7 @@ class FolderTarget:
         )
 
     def logs(self, lines: int, *, follow: bool) -> Iterator[str]:
-        """None: whoever reads the folder keeps its own."""
+        """There are none: the folder's reader keeps its own log."""
         del lines, follow
         raise UsageError(
             Diagnostic(
@@ -148,10 +148,10 @@ class FolderTarget:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder against others, also of other stores and users, for the block.
+        """Lock the folder for the block, also against other stores and users.
 
         Raises:
-            Busy: E605, somebody else deploys into it.
+            Busy: E605, another command is deploying into it.
         """
         with alone_in(self._folder):
             yield
@@ -182,13 +182,13 @@ class FolderTarget:
         return str(self._folder)
 
     def start(self, release: Release, progress: Callable[[str], None] = lambda _: None) -> Started:
-        """Copy the serving folder beside what is in use, unless the very same is there.
+        """Copy the serving folder beside the revision in use, unless the same is already there.
 
         Raises:
             DeployFailed: E621 the copy is not what was rendered.
             Busy: E605 a revision of that number, with another content, was in use there.
         """
-        revision, backend = release.revision, release.backend  # whoever reads the folder has settings of its own
+        revision, backend = release.revision, release.backend  # the folder's reader has its own settings for the rest
         marker = self._ours()
         layout = self._layout(backend)
         source, place = layout.source(release.serving), layout.place(revision)
@@ -220,11 +220,11 @@ class FolderTarget:
             self._write(marker.with_revision(revision, CopiedRevision(digest=wanted, backend=backend, used=used)))
         self._rendered[revision] = release.serving
         crash_point("folder.started")
-        # Nothing serves here: `verify` has proven the variant, and the copy was compared with it.
+        # Nothing serves here: `verify` has proven the variant, and the copy has its digest.
         return Started(revision, None, proof=f"the digest of {place} is that of the rendered folder")
 
     def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
-        """Let `revision` be the one in use, at once for whoever reads, and remove what is no longer kept.
+        """Make `revision` the one in use, atomically for readers, and remove what is no longer kept.
 
         Raises:
             DeployFailed: E607, it is not there; E623, for any other share than 1.0.
@@ -255,7 +255,7 @@ class FolderTarget:
         return notes
 
     def drop(self, revision: int) -> None:
-        """Remove a copy that was never in use; one that was stays for a rollback."""
+        """Remove a copy that was never in use; one that was in use stays for a rollback."""
         marker = self._marker()
         copied = None if marker is None else marker.revisions.get(revision)
         if marker is None or copied is None or copied.used:
@@ -285,12 +285,12 @@ class FolderTarget:
                 remove_tree(self._layout(copied.backend).place(number))
             self._sweep()
             marker.file(self._folder).unlink(missing_ok=True)
-        with suppress(OSError):  # what somebody else put there stays
+        with suppress(OSError):  # files of others stay
             self._folder.rmdir()
         return ("except for files that mlo did not write",) if self._folder.exists() else ()
 
     def _kept(self, marker: Marker, revision: int, before: int | None) -> list[int]:
-        """The new one, what was in use before it, and the newest others of the same layout; `keep` in all."""
+        """The new revision, the one in use before it, and the newest others of the same layout; `keep` in all."""
         backend = marker.revisions[revision].backend
         others = [
             number
@@ -301,7 +301,7 @@ class FolderTarget:
         return sorted([revision, *order[: self._keep - 1]])
 
     def _copy(self, source: Path, place: Path) -> None:
-        """A whole copy beside, then renames: what lies there is replaced by it and by nothing less."""
+        """Copy beside it, then rename: an existing copy is only replaced by a complete one."""
         place.parent.mkdir(parents=True, exist_ok=True)
         partial, former = (place.with_name(f"{TEMPORARY_PREFIX}{place.name}{end}") for end in ("", ".former"))
         for left in (partial, former):
@@ -321,7 +321,7 @@ class FolderTarget:
                     remove_tree(left)
 
     def _sweep(self) -> None:
-        """What copies that were killed have left, and folders that are empty now."""
+        """Remove what killed copies left behind, and empty folders."""
         for parent in (self._folder / "revisions", self._folder / "models" / self._name, self._folder / "models"):
             if not parent.is_dir():
                 continue
@@ -335,7 +335,7 @@ class FolderTarget:
         return _digest(self._layout(copied.backend).place(revision), self._cache) == copied.digest
 
     def _alike(self, one: str, other: str) -> bool:
-        """Whether two backends' readers find what is in use in the same way."""
+        """Whether two backends mark the revision in use in the same way."""
         return type(self._layout(one)) is type(self._layout(other))
 
     def _layout(self, backend: str) -> Layout:
@@ -362,7 +362,7 @@ class FolderTarget:
 
 
 def _copy_files(source: Path, target: Path) -> None:
-    """Contents and names alone; the first thing that fails is what is told."""
+    """Copy contents and names only; the first failure is raised."""
     target.mkdir(mode=0o755)
     for path in sorted(source.rglob("*")):
         copy = target / path.relative_to(source)
@@ -374,7 +374,7 @@ def _copy_files(source: Path, target: Path) -> None:
 
 
 def _digest(place: Path, cache: StatCache | None) -> str | None:
-    """The digest of what is there; None where it is gone or holds what a tree cannot."""
+    """The digest of the folder; None where it is missing or holds what a tree cannot."""
     try:
         return digest_tree(place, cache).digest if place.is_dir() else None
     except StoreFailed:

@@ -1,4 +1,4 @@
-"""The control socket of a deployment: where it lies, how to listen on it, how to ask it. JSON over HTTP, standard library.
+"""The control socket of a deployment: its place, how to listen on it, and how to send requests to it. JSON over HTTP, standard library.
 
 The socket lies in the deployment's folder, whose path may be longer than the 107 bytes that the kernel takes for a socket.
 So both sides go through an open handle of the folder: `/proc/self/fd/N/control.sock` is always short.
@@ -35,7 +35,7 @@ CONTROL_SOCKET = "control.sock"
 LOCK_FILE = "supervisor.lock"
 """Held by the supervisor as long as it lives; holds its process id."""
 ERROR_FILE = "supervisor.err"
-"""What the supervisor prints when it breaks."""
+"""What the supervisor prints when it fails."""
 LOCKED_EXIT = 75
 """The supervisor's exit code when another one holds the folder."""
 
@@ -45,7 +45,7 @@ class ControlUnreachableError(Exception):
 
 
 class ControlRefusedError(Exception):
-    """The supervisor says no: HTTP status, reason for people, and what else it tells."""
+    """The supervisor refuses: HTTP status, reason for people, and further facts."""
 
     def __init__(self, status: int, document: dict[str, Any]) -> None:
         super().__init__(str(document.get("error", f"status {status}")))
@@ -55,7 +55,7 @@ class ControlRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Launching:
-    """How a recipe is started on this machine, now: command, port and folder for what it writes.
+    """How a recipe is started on this machine: command, port and folder for its files.
 
     Attributes:
         handover: the option that names the socket over which listening sockets come; None if the server takes none.
@@ -120,10 +120,10 @@ def listen(folder: Path) -> socket.socket:
 
 
 def ask(folder: Path, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 10.0) -> Any:
-    """Ask the supervisor of `folder` and return the JSON that it answers.
+    """Send a request to the supervisor of `folder` and return its JSON answer.
 
     Raises:
-        ControlUnreachableError: nobody answers within `seconds`.
+        ControlUnreachableError: no answer within `seconds`.
         ControlRefusedError: it answers with an error.
     """
     connection = _UnixConnection(folder, seconds)

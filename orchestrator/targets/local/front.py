@@ -1,4 +1,4 @@
-"""The deployment's own sockets, and who accepts on them: the server of the revision that serves, or the gateway in its stead.
+"""The deployment's sockets, and who accepts on them: the server of the live revision, or the gateway instead.
 
 A server that takes sockets over is given them as soon as it is ready, and nothing stands between it and its clients. The
 gateway accepts where the backend cannot do that, where no revision is deployed, and while a server is being started again; it
@@ -51,7 +51,7 @@ class Front:
             OSError: the port is in use or may not be used.
         """
         if port in self._sockets:
-            self._sockets[port] = self._sockets.pop(port)  # the newest again
+            self._sockets[port] = self._sockets.pop(port)  # already the newest
             return
         listener = socket.socket()
         try:
@@ -97,7 +97,7 @@ class Front:
     async def settle(self) -> None:
         """Have the right one accept: called whenever the sockets, the revision or its readiness have changed.
 
-        Whoever takes over accepts before the other one stops, so a new connection always finds somebody.
+        The successor accepts before the other one stops, so a new connection is always accepted.
         """
         async with self._settling:
             listeners = list(self._sockets.values())

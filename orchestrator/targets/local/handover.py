@@ -18,7 +18,7 @@ _ANSWER_SECONDS = 5.0
 
 
 class Handover:
-    """The line to one life of a server process. The process inherits `fd`."""
+    """The connection to one run of a server process. The process inherits `fd`."""
 
     def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -34,7 +34,7 @@ class Handover:
         return self._theirs.fileno()
 
     def started(self) -> None:
-        """The process has its end; from now on nobody but it holds that."""
+        """The process has its end; close ours, so that only the process holds it."""
         self._theirs.close()
 
     def close(self) -> None:
@@ -46,11 +46,11 @@ class Handover:
         self._changed.set()
 
     async def listen_on(self, listeners: Sequence[socket.socket], idle_seconds: float) -> bool:
-        """Have the server accept on exactly these sockets; False if it does not say that it does.
+        """Have the server accept on exactly these sockets; False if it does not confirm.
 
         Args:
             listeners: all of them.
-            idle_seconds: how long connections of sockets that it gives up may still ask something.
+            idle_seconds: how long idle connections of sockets that it gives up stay open.
         """
         order = json.dumps({"idle_seconds": idle_seconds}).encode()
         try:

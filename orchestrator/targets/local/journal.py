@@ -1,4 +1,4 @@
-"""The log of a deployment: what its servers print and what the supervisor does, in order of time, in files of limited size."""
+"""The log of a deployment: its servers' output and the supervisor's actions, in order, in files of limited size."""
 
 from __future__ import annotations
 

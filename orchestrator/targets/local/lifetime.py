@@ -31,13 +31,13 @@ _ASK_SECONDS = 10.0
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """One command at a time starts the supervisor; the others wait for it."""
+    """Let one command at a time start the supervisor; others wait for it."""
     with lock(folder / "start.lock", timeout=2 * _START_SECONDS, info={"what": "starting the supervisor"}):
         yield
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a supervisor answers; waits for the end of one that is just stopping.
+    """Whether a supervisor answers; waits for one that is stopping to end.
 
     Raises:
         DeployFailed: E606 one is there but does not answer.
@@ -64,7 +64,7 @@ def is_running(folder: Path) -> bool:
 
 
 def start(folder: Path) -> None:
-    """Leave a supervisor in the background; returns when its control socket answers.
+    """Start a supervisor in the background; returns when its control socket answers.
 
     Raises:
         DeployFailed: E601 it does not start.

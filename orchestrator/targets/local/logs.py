@@ -1,4 +1,4 @@
-"""Reads the log that a deployment's supervisor writes (`journal.py`): its last lines, and what comes."""
+"""Reads the log that a deployment's supervisor writes (`journal.py`): its last lines, and new ones."""
 
 from __future__ import annotations
 

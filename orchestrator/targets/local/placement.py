@@ -1,4 +1,4 @@
-"""Where a local deployment is: in its store's own folder for that name, so there is nothing else to remember."""
+"""Where a local deployment is: in its store's folder for that name, so nothing else is stored."""
 
 from __future__ import annotations
 

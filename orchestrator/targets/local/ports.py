@@ -40,7 +40,7 @@ def first_free(name: str) -> int:
 
 
 def reserve() -> socket.socket:
-    """A bound socket that does not listen: as long as it is open, the kernel gives its port to nobody who did not ask for it.
+    """A bound socket that does not listen: as long as it is open, the kernel gives its port only to a process that asks for it.
 
     A server that sets SO_REUSEADDR, as servers do, can still bind and listen there. Without this, an outgoing connection
     of any process could take the port between choosing and binding it, or a connection attempt to a server that is just

@@ -1,4 +1,4 @@
-"""What a deployment's folder remembers: its port for life, and what to start again after a reboot."""
+"""The records in a deployment's folder: its permanent port, and what to start again after a reboot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Kept(Strict):
 
     Attributes:
         FILE: its name.
-        LOST: what happens when it is removed, which is the way out where it is damaged.
+        LOST: what happens when it is removed, which is the remedy for a damaged file.
         version: of the fields; another one is refused.
     """
 
@@ -66,7 +66,7 @@ class _Kept(Strict):
 
 
 class Endpoint(_Kept):
-    """Where requests come in; a deployment keeps its port for life."""
+    """The public port; a deployment keeps it permanently."""
 
     FILE: ClassVar[str] = "endpoint.json"
     LOST: ClassVar[str] = "the deployment may get another port"
@@ -75,7 +75,7 @@ class Endpoint(_Kept):
 
 
 class Recipe(_Kept):
-    """What takes the traffic: enough to start it again after the machine was restarted.
+    """The revision that takes the traffic: enough to start it again after a reboot.
 
     Attributes:
         revision: the number of the revision.

@@ -122,7 +122,7 @@ class Revision:
 
     @property
     def degraded(self) -> bool:
-        """It does not answer just now, or it keeps crashing."""
+        """Whether it does not answer now, or keeps crashing."""
         return self.state != "ready" or self._crashes >= _DEGRADED_AFTER
 
     def enter(self) -> None:
@@ -137,7 +137,7 @@ class Revision:
             self._idle.set()
 
     def as_json(self) -> dict[str, Any]:
-        """What the control socket tells."""
+        """The form that the control socket returns."""
         return {
             "recipe": self.recipe.as_json(),
             "state": self.state,
@@ -152,16 +152,16 @@ class Revision:
         }
 
     async def listen_on(self, listeners: Sequence[socket.socket], idle_seconds: float = _IDLE_SECONDS) -> bool:
-        """Have the server accept on exactly these sockets; False if it cannot, or does not say that it does.
+        """Have the server accept on exactly these sockets; False if it cannot, or does not confirm.
 
         Args:
             listeners: all of them.
-            idle_seconds: how long connections of sockets that it gives up may still ask something.
+            idle_seconds: how long idle connections of sockets that it gives up stay open.
         """
         return self._handover is not None and await self._handover.listen_on(listeners, idle_seconds)
 
     async def take_back(self, idle_seconds: float = _IDLE_SECONDS) -> None:
-        """Have the server accept nothing more but on its private port."""
+        """Have the server accept only on its private port."""
         await self.listen_on((), idle_seconds)
 
     async def stop(self, drain_seconds: float) -> None:
@@ -208,7 +208,7 @@ class Revision:
             await asyncio.sleep(min(_LONGEST_PAUSE, 0.05 * 2 ** min(self._crashes, 10)))
 
     async def _run_once(self) -> Ending:
-        """One life of the server process, from its start to its end."""
+        """Run the server process once, from its start to its end."""
         handover = None if self.launching.handover is None else Handover()
         try:
             return await self._run_with(handover)
@@ -246,12 +246,12 @@ class Revision:
                 self._journal.event(f"revision {self.recipe.revision} is ready on port {self.launching.port}")
                 self._changed()
                 await process.wait()
-                self.state = "restarting"  # unless it turns out otherwise below
+                self.state = "restarting"  # unless changed below
                 self.ready.clear()
                 self._changed()
             else:
                 await self._end(process, 0.0)
-            # Everything that the server printed is in the log before anybody is told that it ended.
+            # The log is complete before the end is reported.
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(logging), 2.0)
         finally:
@@ -260,7 +260,7 @@ class Revision:
         return ending or Ending(describe(process.returncode), process.returncode)
 
     async def _until_ready(self, process: asyncio.subprocess.Process) -> Ending | None:
-        """None when the server's ready path answers 200; else why it never will."""
+        """None when the server's ready path answers 200; else why it did not come up."""
         bound = self.recipe.startup_seconds
         deadline = time.monotonic() + bound
         pause = 0.02
@@ -275,7 +275,7 @@ class Revision:
         return Ending(f"the server was not ready after {bound} s", None)
 
     async def answers(self) -> bool:
-        """Whether the server says that it is ready, asked now."""
+        """Ask the server now whether it is ready."""
         with suppress(aiohttp.ClientError, TimeoutError):
             bound = aiohttp.ClientTimeout(total=2.0)
             async with self._session.get(self.url + self.launching.ready_path, timeout=bound) as response:
@@ -296,7 +296,7 @@ class Revision:
             self._journal.write(self._source, line)
 
     async def _end(self, process: asyncio.subprocess.Process, patience: float) -> None:
-        """End the server and everything that it started: politely for `patience` seconds, then not."""
+        """End the server and its child processes: with SIGTERM, then kill after `patience` seconds."""
         attempts = [(signal.SIGUSR1, _KILL_SECONDS)]
         if patience > 0:
             attempts.insert(0, (signal.SIGTERM, patience))

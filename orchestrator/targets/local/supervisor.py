@@ -1,10 +1,10 @@
-"""The process that keeps one deployment alive: holds its port, runs its servers, obeys the control socket.
+"""The process that keeps one deployment alive: holds its port, runs its servers, serves the control socket.
 
     python -m orchestrator.targets.local.supervisor --folder FOLDER
 
 `mlo apply` starts it detached. It holds the lock of its folder for as long as it lives, so there is one at most, and
-neither a stale socket nor a reused process id can be taken for it. It ends when it is told to, when its folder is gone,
-or when it has had nothing to run for a minute.
+neither a stale socket nor a reused process id can be taken for it. It ends on request, when its folder is removed,
+or when it had nothing to run for a minute.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _DRAIN_SECONDS = 30.0
 _DROP_SECONDS = 5.0
 _IDLE_SECONDS = 60.0
 _LEASE_SECONDS = 900.0
-"""A candidate that nobody asks about for this long was forgotten by an `apply` that was killed."""
+"""After this long without a request about it, a candidate was abandoned by an `apply` that was killed."""
 _WATCH_SECONDS = 1.0
 _ORPHAN_SECONDS = 2.0
 
@@ -81,7 +81,7 @@ class Supervisor:
         self._stop = asyncio.Event()
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Serve until told to stop; `ready` is called once the control socket answers."""
+        """Serve until stopped; `ready` is called once the control socket answers."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -96,7 +96,7 @@ class Supervisor:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), _WATCH_SECONDS)
             self._watch(inode)
-        # From here on nobody is obeyed any more: a command that wants to start a supervisor waits for the lock.
+        # No more requests are accepted: a command that wants to start a supervisor waits for the lock.
         await runner.cleanup()
         await self._front.close()
         for former in self._leaving.values():
@@ -105,7 +105,7 @@ class Supervisor:
         self._journal.event(f"supervisor {os.getpid()} has stopped")
 
     def _watch(self, inode: int) -> None:
-        """Stop when there is nothing to live for; drop candidates that nobody asks about."""
+        """Stop when there is nothing to run; drop abandoned candidates."""
         now = time.monotonic()
         try:
             orphaned = (self._folder / CONTROL_SOCKET).stat().st_ino != inode
@@ -166,7 +166,7 @@ class Supervisor:
 
     def _kept_port(self) -> int | None:
         """The port that the deployment had when it ran last."""
-        with suppress(DeployFailed):  # the command that asks for a port has said so
+        with suppress(DeployFailed):  # the command that asks for a port reports it
             kept = Endpoint.read(self._folder)
             return None if kept is None else kept.port
         return None
@@ -266,7 +266,7 @@ class Supervisor:
         return number
 
     def _told(self, number: int) -> dict[str, Any]:
-        """What a client is told about a revision; that it asked is remembered."""
+        """A revision's document for a client; notes that the client asked for it."""
         self._asked[number] = time.monotonic()
         revision = self._revisions[number]
         return {**revision.as_json(), "serving": revision is self._front.current}
@@ -292,7 +292,7 @@ def _answering(
 
 
 def _lock(folder: Path) -> int | None:
-    """The folder's lock, or None where another process keeps it. Somebody who only looks holds it for an instant."""
+    """The folder's lock, or None where another process keeps it. Checking it holds it for an instant."""
     handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
@@ -306,7 +306,7 @@ def _lock(folder: Path) -> int | None:
 
 
 def _serve(folder: Path, ready: Callable[[], None]) -> int:
-    """Be the supervisor of `folder`; `ready` is called once the control socket answers."""
+    """Run the supervisor of `folder`; `ready` is called once the control socket answers."""
     if _lock(folder) is None:
         return LOCKED_EXIT
     os.chdir(folder)
@@ -323,7 +323,7 @@ def _serve(folder: Path, ready: Callable[[], None]) -> int:
 
 
 def main() -> int:
-    """Leave a supervisor in the background; returns 0 as soon as its control socket answers."""
+    """Start a supervisor in the background; returns 0 as soon as its control socket answers."""
     parser = argparse.ArgumentParser(description="Keep one local deployment alive. Started by mlo.")
     parser.add_argument("--folder", type=Path, required=True)
     folder: Path = parser.parse_args().folder.resolve()

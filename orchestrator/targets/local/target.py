@@ -1,7 +1,7 @@
 """A deployment on this machine, seen from the command line: observe it, start a revision, switch to it, stop it.
 
-Everything is asked of the deployment's supervisor (`supervisor.py`) over its control socket. What is true is observed:
-a process id in a file is never trusted, the supervisor's lock and socket tell.
+All requests go to the deployment's supervisor (`supervisor.py`) over its control socket. The state is observed:
+a process id in a file is never trusted, only the supervisor's lock and socket are.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class LocalTarget:
         return _url(port)
 
     def observe(self) -> Observed:
-        """What is running, asked now; starts nothing."""
+        """What is running now; starts nothing."""
         try:
             port = self._port()
         except DeployFailed as damaged:
@@ -231,7 +231,7 @@ class LocalTarget:
         return Started(revision, state["endpoint"], pid=state["pid"])
 
     def check(self, share: float = 1.0) -> None:
-        """Whether the share is a whole one; what else could be in the way, such as a port in use, can change until then.
+        """Check the share only: other obstacles, such as a port in use, can change until the start.
 
         Raises:
             DeployFailed: E623.
@@ -308,7 +308,7 @@ class LocalTarget:
 
     @contextmanager
     def _dropped_on_failure(self, state: dict[str, Any]) -> Iterator[None]:
-        """Leave no server behind that nobody will switch to, also after Ctrl-C."""
+        """Drop the server on a failure or Ctrl-C, since nothing will switch to it."""
         try:
             yield
         except BaseException:
@@ -318,7 +318,7 @@ class LocalTarget:
 
     @contextmanager
     def _damaged(self, recipe: Recipe) -> Iterator[None]:
-        """What a backend says of a folder that is not as it was written, as E617."""
+        """Turn a backend's error about a damaged folder into E617."""
         try:
             yield
         except (OSError, ValueError) as error:
@@ -333,7 +333,7 @@ class LocalTarget:
             ) from error
 
     def _launch(self, recipe: Recipe, *, takes_over: bool) -> dict[str, Any]:
-        """Have the supervisor start the recipe; what it says about the revision."""
+        """Have the supervisor start the recipe; returns the revision's document."""
         server, serving = serving_backend(recipe.backend), Path(recipe.serving)
         with self._damaged(recipe):
             devices = server.devices(serving)
@@ -376,11 +376,11 @@ class LocalTarget:
         return state
 
     def _restore(self) -> None:
-        """Start again what served when the supervisor went away. Requests wait for it; it need not be ready here."""
+        """Restart the revision that served when the supervisor ended. Requests wait for it; this does not."""
         recipe = Recipe.read(self._folder)
         if recipe is None or self._ask("GET", "/status")["serving"] is not None:
             return
-        # What cannot be started any more stays down, as it is: the successor that is about to be started repairs that.
+        # A revision that cannot be started any more stays down: the one that is about to be started replaces it.
         with suppress(DeployFailed):
             self._launch(recipe, takes_over=True)
 
@@ -413,7 +413,7 @@ class LocalTarget:
             ) from error
 
     def _port(self) -> int | None:
-        """The public port, kept for life; None before the first start."""
+        """The permanent public port; None before the first start."""
         kept = Endpoint.read(self._folder)
         return None if kept is None else kept.port
 

@@ -72,7 +72,7 @@ class Exchange:
 
 
 class Client(asyncio.Protocol):
-    """See the module.
+    """A client's connection; see the module's docstring.
 
     Attributes:
         port: the one that it came through.
@@ -98,7 +98,7 @@ class Client(asyncio.Protocol):
         self._server_full = False
         self._client_full = False
 
-    # What comes from the client
+    # From the client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Give the client a while to send its first head."""
@@ -107,7 +107,7 @@ class Client(asyncio.Protocol):
         self.deadline = time.monotonic() + _HEAD_SECONDS
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why it is lost makes no difference
-        """Give up what it asked: a server that notices does not work for nobody."""
+        """Cancel its request: a server that notices stops the work."""
         self._gateway.went(self)
         self._ending = True
         self._queue.clear()
@@ -119,16 +119,16 @@ class Client(asyncio.Protocol):
             reached.revision.leave()
 
     def eof_received(self) -> bool:
-        """A client that has said everything may still listen."""
+        """A client that has finished sending may still read."""
         if self._ending or not self._queue or self._arriving is not None:
             return False
         self._queue[-1].close = True
         return True
 
     def data_received(self, data: bytes) -> None:
-        """Parse, and do what can be done."""
+        """Parse the data, and process what is complete."""
         if self._ending:
-            return  # what comes behind a refused request is nobody's
+            return  # data after a refused request is ignored
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -144,7 +144,7 @@ class Client(asyncio.Protocol):
         self._in_head = True
 
     def on_url(self, url: bytes) -> None:
-        """A piece of what is asked for."""
+        """A piece of the request's target."""
         assert self._arriving is not None
         self._arriving.target += url
 
@@ -227,7 +227,7 @@ class Client(asyncio.Protocol):
     # On to a server
 
     def _advance(self) -> None:
-        """Send what can be sent; then say until when what must have happened."""
+        """Send what can be sent, then set the next deadline."""
         if self._queue and not self._ending:
             exchange = self._queue[0]
             if exchange.refusal is not None:
@@ -283,12 +283,12 @@ class Client(asyncio.Protocol):
         return b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (exchange.method, exchange.target, host, head.lines, framing)
 
     def server_full(self, *, full: bool) -> None:
-        """Read no faster than the server does."""
+        """Read no faster than the server reads."""
         self._server_full = full
         self._control_reading()
 
     def _control_reading(self) -> None:
-        """A client that sends ahead, or faster than it can be passed on, is read no further meanwhile."""
+        """Pause reading from a client that sends ahead, or faster than its data can be passed on."""
         full = self._server_full or len(self._queue) > 1
         if self._reached is None and self._queue and self._queue[0].held > _AHEAD:
             full = True
@@ -296,7 +296,7 @@ class Client(asyncio.Protocol):
             self._reading = not full
             (self._transport.pause_reading if full else self._transport.resume_reading)()
 
-    # Back to the client
+    # To the client
 
     def answer_head(self, status: int, reason: bytes, head: Head, *, bodiless: bool) -> tuple[bytes, bool]:
         """The head for the client, and whether the body goes to it in chunks."""
@@ -325,7 +325,7 @@ class Client(asyncio.Protocol):
             self._advance()
 
     def _expect_body(self) -> None:
-        """Ask for the body of a request that came behind another one and waits for the word."""
+        """Send "100 Continue" for a pipelined request that waits for it."""
         if self._queue and self._queue[0] is self._arriving and self._arriving.head.expects:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -420,7 +420,7 @@ class Client(asyncio.Protocol):
     def expire(self) -> None:
         """The deadline has passed."""
         if self._client_full or self._ending or self._in_head or not self._queue:
-            # Without an answer: most of these are connections opened ahead of need, whose clients did not ask anything.
+            # Close without an answer: most of these connections were opened in advance and sent no request.
             self._transport.abort()
             return
         exchange = self._queue[0]
@@ -434,7 +434,7 @@ class Client(asyncio.Protocol):
         self._advance()
 
     def let_go(self, idle_seconds: float) -> None:
-        """Close after the next answer, or when nothing has been asked for so long."""
+        """Close after the next answer, or after being idle for so long."""
         self._leave_at = min(self._leave_at, time.monotonic() + idle_seconds)
         if not self._queue and not self._in_head and not self._ending:
             if idle_seconds == 0:

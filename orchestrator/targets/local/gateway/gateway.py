@@ -29,7 +29,7 @@ _CONNECTIONS = 16384
 _TICK_SECONDS = 0.5
 _CLOSE_SECONDS = 30.0
 _IDLE_SECONDS = 30.0
-"""How long idle connections are kept once others listen on the socket that they came through."""
+"""How long idle connections are kept once another process listens on the socket that they came through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Gateway:
         self._ticks: asyncio.TimerHandle | None = None
 
     async def listen_on(self, listeners: Sequence[socket.socket]) -> None:
-        """Accept on exactly these sockets, which stay the caller's. What came through others ends with its next answer."""
+        """Accept on exactly these sockets, which stay the caller's. Connections of other sockets end with their next answer."""
         loop = asyncio.get_running_loop()
         if self._ticks is None:
             self._ticks = loop.call_later(_TICK_SECONDS, self._tick, loop)
@@ -85,7 +85,7 @@ class Gateway:
             self._ticks.cancel()
 
     def at_hand(self) -> Reached | None:
-        """A connection to the server that is open and has nothing to do."""
+        """An idle, open connection to the server."""
         revision = self.current
         if revision is None or not revision.ready.is_set():
             return None

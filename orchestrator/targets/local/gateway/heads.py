@@ -1,4 +1,4 @@
-"""Heads of HTTP messages on their way through: what is about one connection is left out, the rest stays as it came."""
+"""Heads of forwarded HTTP messages: what concerns one connection is removed, the rest is unchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 __all__ = ["Head", "Headers", "chunk", "end_to_end", "error_answer"]
 
 Headers = list[tuple[bytes, bytes]]
-"""Names and values as they came, in their order."""
+"""Names and values, unchanged and in order."""
 
 _HOP_BY_HOP = frozenset(
     {
@@ -26,11 +26,11 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-"""RFC 9110, section 7.6.1: these are about one connection, not about the message."""
+"""RFC 9110, section 7.6.1: these concern one connection, not the message."""
 
 
 class Head(NamedTuple):
-    """What is passed on of a head.
+    """The part of a head that is forwarded.
 
     Attributes:
         lines: the headers from end to end, each with its line end.
@@ -50,7 +50,7 @@ class Head(NamedTuple):
 
 
 def end_to_end(headers: Headers) -> Head:
-    """The headers without those that are about one connection only, and what these say about the body."""
+    """The headers without those that concern one connection, and what these say about the body."""
     length: int | None = None
     chunked = coded = has_host = expects = False
     dropped: Iterable[bytes] = _HOP_BY_HOP

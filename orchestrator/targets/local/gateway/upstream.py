@@ -22,7 +22,7 @@ _HEAD_BYTES = 256 * 1024
 
 
 class Asker(Protocol):
-    """Whose request a connection carries."""
+    """The owner of the request that a connection carries."""
 
     def answer_head(self, status: int, reason: bytes, head: Head, *, bodiless: bool) -> tuple[bytes, bool]:
         """The answer's head has come: the head for the client, and whether the body goes to it in chunks."""
@@ -48,7 +48,7 @@ class Upstreams:
         self._idle: list[Upstream] = []
 
     def idle(self) -> Upstream | None:
-        """A connection that is open and has nothing to do, the one that was used last."""
+        """An idle, open connection: the one that was used last."""
         return self._idle.pop() if self._idle else None
 
     async def connect(self) -> Upstream:
@@ -74,7 +74,7 @@ class Upstreams:
             self._idle.remove(upstream)
 
     def close_idle(self, seconds: float = _IDLE_SECONDS) -> None:
-        """Close what has had nothing to do for so long."""
+        """Close connections that were idle for so long."""
         limit = time.monotonic() - seconds
         for upstream in [each for each in self._idle if each.idle_since <= limit]:
             self._idle.remove(upstream)
@@ -146,7 +146,7 @@ class Upstream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse, and pass on."""
         asker = self._asker
-        if asker is None:  # nobody asked anything
+        if asker is None:  # there was no request
             self._transport.abort()
             return
         self._head_bytes += len(data)
