@@ -18,7 +18,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.draft.detect import find_model
 from orchestrator.draft.naming import deployment_name
 from orchestrator.draft.text import SpecDraft, spec_text
-from orchestrator.engine.drafting import Wanted, draft_spec
+from orchestrator.engine.drafting import DraftRequest, draft_spec
 from orchestrator.errors import SpecInvalid, UsageError
 from orchestrator.spec.load import load_spec
 from orchestrator.spec.random_mark import is_random
@@ -88,7 +88,9 @@ def init(
     _refuse_inside(model.path, folder, home.root)
     if model.remark:
         console.tell(f"using {model.path}: {model.remark}")
-    wanted = Wanted(model, name, folder, samples, random_file, {} if signature is None else {"signature": signature})
+    wanted = DraftRequest(
+        model, name, folder, samples, random_file, {} if signature is None else {"signature": signature}
+    )
     store = Store.open(home)
     with watch(show_cached=False) as observer:
         draft, made = draft_spec(wanted, store, observer)

@@ -11,7 +11,7 @@ from orchestrator.engine.stop import Stop
 from orchestrator.errors import MloError
 from orchestrator.events import Observer
 from orchestrator.plan.expand import expand
-from orchestrator.plan.plan_file import SavedPlan, moved, refuse_stale
+from orchestrator.plan.plan_file import SavedPlan, changes, refuse_stale
 from orchestrator.plan.resolve import Outcome
 from orchestrator.release.live import observe, wanted_target
 from orchestrator.release.release import PlanRelease, Released
@@ -71,5 +71,5 @@ def plan_from_file(file: Path, saved: SavedPlan, store: Store) -> Planned:
         environment=saved.environment,
         replaced=saved.forced,
     )
-    refuse_stale(file, moved(saved, planned.document()))
+    refuse_stale(file, changes(saved, planned.document()))
     return planned

@@ -30,7 +30,7 @@ from orchestrator.spec.signature import Signature
 from orchestrator.steps.parameters import InspectParameters, RandomSamplesParameters, SourceParameters, TensorNames
 from orchestrator.store.store import Store
 
-__all__ = ["Wanted", "draft_spec"]
+__all__ = ["DraftRequest", "draft_spec"]
 
 _AT = ("model", "source", "weights")
 _NO_SUCH_SIGNATURE = "E350"
@@ -42,7 +42,7 @@ _NEEDED: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DraftRequest:
     """What a drafted spec is for.
 
     Attributes:
@@ -62,7 +62,7 @@ class Wanted:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def draft_spec(wanted: Wanted, store: Store, observer: Observer) -> tuple[SpecDraft, bytes | None]:
+def draft_spec(wanted: DraftRequest, store: Store, observer: Observer) -> tuple[SpecDraft, bytes | None]:
     """What the spec says, and the random samples that belong to it, as an .npz file.
 
     There are none if real ones are given, none are wanted, or the model does not describe its inputs.
@@ -121,7 +121,7 @@ def _state_dict(found: FoundWeights, folder: Path) -> StateDict:
 class _Reader:
     """Reads one model with steps that are cached like those of a plan."""
 
-    def __init__(self, wanted: Wanted, store: Store, observer: Observer) -> None:
+    def __init__(self, wanted: DraftRequest, store: Store, observer: Observer) -> None:
         self._model = wanted.model
         self._name = wanted.name
         self._settings = wanted.settings

@@ -90,14 +90,14 @@ class _Run:
         self._waiting = [step for step in plan.steps if not step.live]
         self._running: dict[Future[Outcome], Step] = {}
         self._outcomes: dict[str, Outcome] = {}
-        self._told = 0
+        self._announced = 0
         self._expand()
 
     def to_the_end(self) -> dict[str, Outcome]:
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 while self._waiting or self._running:
-                    self._tell_of_stopping()
+                    self._announce_stop()
                     if self._stop.level == 0:
                         self._advance(pool)
                     if not self._running:
@@ -110,7 +110,7 @@ class _Run:
                 self._stop.ask()
                 self._stop.ask()
                 raise
-        self._tell_of_stopping()
+        self._announce_stop()
         if self._stop.level:
             raise Interrupted(
                 Diagnostic(
@@ -133,25 +133,25 @@ class _Run:
         self._resolver.follow(grown)
         self._runner.follow(grown)
 
-    def _tell_of_stopping(self) -> None:
+    def _announce_stop(self) -> None:
         """Announce the effect of Ctrl-C, once for each level."""
-        while self._told < self._stop.level:
-            self._told += 1
-            self._observer(Stopping(self._told, tuple(step.id for step in self._running.values())))
-            self._stop.announced = self._told
+        while self._announced < self._stop.level:
+            self._announced += 1
+            self._observer(Stopping(self._announced, tuple(step.id for step in self._running.values())))
+            self._stop.announced = self._announced
 
     def _advance(self, pool: ThreadPoolExecutor) -> None:
         """Settle what needs no work, and start what can run now."""
-        moved = True
-        while moved:
-            moved = False
+        progressed = True
+        while progressed:
+            progressed = False
             for step in list(self._waiting):
                 if step not in self._waiting or not self._is_ready(step):  # the plan may have grown meanwhile
                     continue
                 if blocker := self._resolver.blocked_by(step, self._outcomes):
                     self._waiting.remove(step)
                     self._skip(step, blocker)
-                    moved = True
+                    progressed = True
                     continue
                 resolved = self._resolver.resolve(step, self._outcomes, forced=step.id in self.forced)
                 if resolved is None:
@@ -160,7 +160,7 @@ class _Run:
                     self._waiting.remove(step)
                     self._receipts.remember(self._plan.name, step.id, resolved.key)
                     self._settle(step, resolved.outcome, "cached", 0.0, resolved.reason)
-                    moved = True
+                    progressed = True
                 elif self._has_room_for(step):
                     self._waiting.remove(step)
                     self._running[pool.submit(self._runner.compute, step, resolved, dict(self._outcomes))] = step

@@ -85,12 +85,12 @@ class StepRunner:
     @contextmanager
     def _locked(self, step: Step, path: Path, kind: Callable[..., AbstractContextManager[None]]) -> Iterator[None]:
         """Hold a lock. Its holder lives, or the kernel would have freed it, so there is no time-out but Ctrl-C."""
-        told = ""
+        shown = ""
 
         def waiting(holder: str) -> None:
-            nonlocal told
-            if holder != told:
-                told = holder
+            nonlocal shown
+            if holder != shown:
+                shown = holder
                 self._observer(Waiting(step.id, holder))
 
         with ExitStack() as held:

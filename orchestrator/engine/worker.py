@@ -95,7 +95,7 @@ def _found_code(project: Path, since: float) -> tuple[dict[str, str], str | None
     root = project.resolve()
     own = Path(__file__).resolve().parents[1]
     found: dict[str, str] = {}
-    moved = None
+    changed = None
     for module in list(sys.modules.values()):
         name = getattr(module, "__file__", None)
         if not isinstance(name, str):
@@ -107,8 +107,8 @@ def _found_code(project: Path, since: float) -> tuple[dict[str, str], str | None
             relative = path.relative_to(root).as_posix()
             found[relative] = hashlib.sha256(path.read_bytes()).hexdigest()
             if path.stat().st_ctime > since:
-                moved = relative
-    return found, moved
+                changed = relative
+    return found, changed
 
 
 def _ending(error: BaseException, otherwise: Ending) -> Ending:

@@ -15,7 +15,7 @@ from orchestrator.plan.steps.select import select_step
 from orchestrator.plan.steps.source import import_step, inspect_step
 from orchestrator.plan.steps.variants import variant_steps
 from orchestrator.plan.steps.verify import verify_step
-from orchestrator.plan.tried import sort_out
+from orchestrator.plan.tried import tried_and_refused
 from orchestrator.spec.load import LoadedSpec
 
 __all__ = ["compile_plan", "plan_of"]
@@ -32,7 +32,7 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, here: Here) -> Plan:
     Raises:
         SpecInvalid: a package that every candidate needs is missing, or all candidates are refused.
     """
-    candidates, refused = sort_out(loaded, model.signature, here)
+    candidates, refused = tried_and_refused(loaded, model.signature, here)
     return plan_of(loaded, model, here, candidates, refused)
 
 

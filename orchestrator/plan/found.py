@@ -108,7 +108,7 @@ class _Joined:
             names: dict[str, str] = {}
             tensors = []
             dims = DimNames(everything, batch_of(everything))
-            self._tell_dims_apart(dims)
+            self._check_dim_names(dims)
             for own in everything:
                 name = spec_name(own.tensor, names)
                 names[name] = own.tensor
@@ -151,7 +151,7 @@ class _Joined:
             tensors.append(Tensor(name, "", dims.output_shape(own, known)))
         return tensors, names
 
-    def _tell_dims_apart(self, dims: DimNames) -> None:
+    def _check_dim_names(self, dims: DimNames) -> None:
         for first, other in dims.alike:
             both = f"`{first}` and `{other}` would both" if first else f"`{other}` would, like the batch dimension,"
             self._problems.append(

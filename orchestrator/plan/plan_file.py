@@ -22,7 +22,7 @@ __all__ = [
     "SavedDeployment",
     "SavedPlan",
     "SavedStep",
-    "moved",
+    "changes",
     "read_plan_file",
     "refuse_stale",
     "write_plan_file",
@@ -137,7 +137,7 @@ def _no_plan(message: str, cause: str) -> UsageError:
     return UsageError(Diagnostic("E210", message, cause=cause, remedy="write one with `mlo plan SPEC --out FILE`"))
 
 
-def moved(before: SavedPlan, now: SavedPlan) -> list[str]:
+def changes(before: SavedPlan, now: SavedPlan) -> list[str]:
     """What has changed between a saved plan and the same plan made now, one line each.
 
     A step whose result has been computed meanwhile has not changed: its key is the same. One that would not have run and

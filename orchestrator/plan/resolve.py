@@ -114,10 +114,10 @@ class Resolver:
                 )
             ) from error
         if source.at == ("model", "source", "weights"):
-            self._refuse_another(source, found)
+            self._check_pinned(source, found)
         return found
 
-    def _refuse_another(self, source: FileInput, found: str) -> None:
+    def _check_pinned(self, source: FileInput, found: str) -> None:
         """Check the model against the spec's `sha256`: of its file, of its folder, or of all its files if there are several."""
         spec, model = self._loaded.spec.model.source, self._plan.model
         if spec.sha256 is None or (spec.kind == "onnx" and model is None):
@@ -156,9 +156,9 @@ class Resolver:
             return Resolved(key, parts, "forced", "forced by --replace", None)
         receipt = self._receipts.read(key)
         if receipt is None:
-            return Resolved(key, parts, "run", self._why(step, parts), None)
-        if moved := self._moved_code(receipt):
-            return Resolved(key, parts, "run", f"{moved} changed", None)
+            return Resolved(key, parts, "run", self._reason(step, parts), None)
+        if file := self._changed_code(receipt):
+            return Resolved(key, parts, "run", f"{file} changed", None)
         if receipt.outcome == "failed":
             outcome = Outcome("failed", receipt, receipt.error, Ending.REFUSED)
             return Resolved(key, parts, "cached", "failed before, for a reason that has not changed", outcome)
@@ -236,7 +236,7 @@ class Resolver:
         except ValueError:
             return path.name
 
-    def _moved_code(self, receipt: Receipt) -> str | None:
+    def _changed_code(self, receipt: Receipt) -> str | None:
         """The first user code file that the step imported and that has changed since."""
         for relative, recorded in sorted(receipt.found.items()):
             try:
@@ -246,7 +246,7 @@ class Resolver:
                 return relative
         return None
 
-    def _why(self, step: Step, parts: Mapping[str, Any]) -> str:
+    def _reason(self, step: Step, parts: Mapping[str, Any]) -> str:
         last = self._receipts.latest(step.id, self._plan.name)
         if last is None:
             return "never run"

@@ -13,10 +13,10 @@ from orchestrator.plan.steps.source import joined, require_source_tools
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.signature import Signature
 
-__all__ = ["forbidden_backends", "sort_out"]
+__all__ = ["forbidden_backends", "tried_and_refused"]
 
 
-def sort_out(
+def tried_and_refused(
     loaded: LoadedSpec, signature: Signature, here: Here
 ) -> tuple[tuple[Candidate, ...], tuple[RefusedCandidate, ...]]:
     """The candidates to try, and those refused; a missing package refuses a candidate.

@@ -123,12 +123,12 @@ def check_golden(
         try:
             answer = infer(base_url, backend, name, inputs, signature=golden.signature, timeout=timeout)
         except DeployFailed as failed:
-            told = failed.diagnostics[0]
+            error = failed.diagnostics[0]
             raise DeployFailed(
                 Diagnostic(
                     "E609",
                     f"the server failed on a golden request ({_named(chosen)})",
-                    cause=f"{told.message}: {told.cause}",
+                    cause=f"{error.message}: {error.cause}",
                     remedy="read the log; the previous revision keeps serving",
                 )
             ) from failed
@@ -155,7 +155,7 @@ def check_golden(
     gated = worst(results)
     failed = [result for result in gated if not result.passed]
     if failed:
-        raise _wrong(*(_told(result) for result in failed))
+        raise _wrong(*(_describe(result) for result in failed))
     seen = {row for chosen in requests for row in np.atleast_1d(np.arange(golden.rows)[chosen]).tolist()}
     return GoldenReport(len(requests), len(seen), golden.samples, tuple(gated))
 
@@ -196,7 +196,7 @@ def _named(chosen: slice | int) -> str:
     return f"samples {chosen.start} to {chosen.stop - 1} in one call"
 
 
-def _told(result: GateResult) -> str:
+def _describe(result: GateResult) -> str:
     if result.detail:
         return f"output {result.output} has the {result.detail} ({result.case})"
     side = "below" if result.gate in FLOORS else "above"

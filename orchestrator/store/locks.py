@@ -72,7 +72,7 @@ def _held(
 ) -> Iterator[None]:
     handle = _acquire(path, kind, timeout, on_wait)
     try:
-        _tell(handle, info)
+        _write_holder(handle, info)
         yield
     finally:
         os.close(handle)
@@ -81,7 +81,7 @@ def _held(
 def _acquire(path: Path, kind: int, timeout: float, on_wait: Callable[[str], None] | None) -> int:
     until = time.monotonic() + timeout
     pause = _FIRST_PAUSE
-    told = ""
+    reported = ""
     while True:
         handle = _try(path, kind)
         if handle is not None:
@@ -90,8 +90,8 @@ def _acquire(path: Path, kind: int, timeout: float, on_wait: Callable[[str], Non
         holder = _holder(path)
         if left <= 0:
             raise Busy(_busy(path, holder, timeout))
-        if on_wait is not None and holder != told:
-            told = holder
+        if on_wait is not None and holder != reported:
+            reported = holder
             on_wait(holder)
         time.sleep(min(pause, left))
         pause = min(pause * 2, _LONGEST_PAUSE)
@@ -123,7 +123,7 @@ def _is_at(path: Path, handle: int) -> bool:
     return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
 
-def _tell(handle: int, info: Mapping[str, Any]) -> None:
+def _write_holder(handle: int, info: Mapping[str, Any]) -> None:
     since = datetime.now(UTC).isoformat(timespec="seconds")
     text = json.dumps({**info, "pid": os.getpid(), "host": os.uname().nodename, "since": since})
     # The lock works without its text: on a full disk waiting processes just cannot name the holder.
@@ -136,8 +136,8 @@ def _holder(path: Path) -> str:
     """Describes the holder that the file names; it may be a moment old."""
     try:
         with path.open("rb") as file:
-            told = json.loads(file.read(_LONGEST_TEXT))
-        what, pid, host, since = (str(told[name]) for name in ("what", "pid", "host", "since"))
+            document = json.loads(file.read(_LONGEST_TEXT))
+        what, pid, host, since = (str(document[name]) for name in ("what", "pid", "host", "since"))
     except (OSError, ValueError, LookupError, TypeError, RecursionError):  # being rewritten just now, or not ours
         return "another process"
     where = "" if host == os.uname().nodename else f" on {host}"

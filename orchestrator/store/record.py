@@ -17,5 +17,5 @@ def first_problem(error: ValidationError) -> str:
     """What is wrong first, and where: `deployments.digits.revision: input should be a valid integer`."""
     problem = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(map(str, problem["loc"]))
-    said = problem["msg"][:1].lower() + problem["msg"][1:]
-    return f"{where}: {said}" if where else said
+    message = problem["msg"][:1].lower() + problem["msg"][1:]
+    return f"{where}: {message}" if where else message

@@ -19,7 +19,7 @@ from orchestrator.release.rollback import roll_back
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment
 from orchestrator.store.store import Store
-from orchestrator.targets.folder.marker import alone_in
+from orchestrator.targets.folder.marker import lock_folder
 from orchestrator.targets.folder.target import FolderTarget
 from tests.artifacts.made import winner
 
@@ -178,7 +178,7 @@ def test_another_store_takes_new_numbers_in_the_same_folder(place: Place) -> Non
 
 def test_two_stores_do_not_deploy_into_one_folder_at_once(place: Place) -> None:
     place.deploy("one")
-    with alone_in(place.folder), pytest.raises(Busy) as busy:
+    with lock_folder(place.folder), pytest.raises(Busy) as busy:
         place.deploy("two")
     assert busy.value.diagnostics[0].code == "E605"
     assert place.used == "one"

@@ -146,7 +146,7 @@ def _watch(
             if selector.select(_TICK):
                 chunk = pipe.read(65536)
                 if chunk:
-                    buffered = _tell(buffered + chunk, progress)
+                    buffered = _report_progress(buffered + chunk, progress)
                 elif chunk == b"":  # the child closed it: nothing more will come, so do not spin
                     selector.unregister(pipe)
             resident = tree_memory(child.pid)
@@ -161,11 +161,11 @@ def _watch(
             if stop.announced >= 2 or (stop.announced == 1 and exclusive):
                 _end(child)
                 return Ending.STOPPED, peak, left
-    _tell(buffered + (pipe.read(65536) or b""), progress)
+    _report_progress(buffered + (pipe.read(65536) or b""), progress)
     return None, peak, left
 
 
-def _tell(buffered: bytes, progress: Callable[[str, float | None], None]) -> bytes:
+def _report_progress(buffered: bytes, progress: Callable[[str, float | None], None]) -> bytes:
     *lines, rest = buffered.split(b"\n")
     for line in lines:
         event = json.loads(line)

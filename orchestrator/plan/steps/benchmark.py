@@ -19,7 +19,7 @@ from orchestrator.spec.models import ModelDeployment
 from orchestrator.steps.parameters import RuntimeBenchmarkParameters, ServerBenchmarkParameters, ServiceLevel
 from orchestrator.steps.runtime_options import Batching
 
-__all__ = ["batch_sizes", "made", "runtime_benchmark_step", "server_benchmark_step", "service_level"]
+__all__ = ["batch_sizes", "candidate_outputs", "runtime_benchmark_step", "server_benchmark_step", "service_level"]
 
 _BESIDES_MEASURING = 600.0
 """Seconds that a benchmark may take besides measuring, such as loading models and starting servers."""
@@ -40,7 +40,7 @@ def runtime_benchmark_step(
         time_budget=spec.optimize.time_budget,
         accelerator=spec.hardware.accelerator,
     )
-    inputs = made(candidates)
+    inputs = candidate_outputs(candidates)
     runtimes = (backend(c.backend).runtimes[c.variant.format].tools for c in candidates)
     return Step(
         id="benchmark.runtime",
@@ -79,7 +79,7 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
         devices=spec.hardware.devices,
         cuda_graphs=bool(spec.hardware.devices) and spec.serving.cuda_graphs,
     )
-    inputs = made(candidates)
+    inputs = candidate_outputs(candidates)
     return Step(
         id="benchmark.server",
         kind="benchmark",
@@ -97,7 +97,7 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
     )
 
 
-def made(candidates: Sequence[Candidate]) -> dict[str, StepInput]:
+def candidate_outputs(candidates: Sequence[Candidate]) -> dict[str, StepInput]:
     """The variants and the verdicts of all candidates by role, `variant:VARIANT` and `verdict:CANDIDATE`."""
     variants: dict[str, StepInput] = {f"variant:{c.variant.name}": variant_output(c.variant) for c in candidates}
     return {**variants, **{f"verdict:{c.name}": StepOutput(f"verify.{c.name}") for c in candidates}}

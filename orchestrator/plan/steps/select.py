@@ -8,7 +8,7 @@ from orchestrator.backends.table import BACKENDS, backend
 from orchestrator.optimize.variants import Candidate, RefusedCandidate
 from orchestrator.plan.revisions import SELECT
 from orchestrator.plan.step import Step, StepOutput
-from orchestrator.plan.steps.benchmark import made, service_level
+from orchestrator.plan.steps.benchmark import candidate_outputs, service_level
 from orchestrator.plan.steps.source import joined
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
@@ -33,7 +33,7 @@ def select_step(loaded: LoadedSpec, candidates: Sequence[Candidate], refused: Se
         runtime_level=_runtime_level(spec),
         accelerator=spec.hardware.accelerator,
     )
-    inputs = made(candidates)
+    inputs = candidate_outputs(candidates)
     return Step(
         id="select",
         kind="select",

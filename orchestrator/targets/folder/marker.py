@@ -18,7 +18,7 @@ from orchestrator.store.atomic import pretty_json, write_atomic
 from orchestrator.store.locks import try_lock
 from orchestrator.store.record import first_problem
 
-__all__ = ["MARKER", "CopiedRevision", "Marker", "alone_in", "read_marker", "taken", "write_marker"]
+__all__ = ["MARKER", "CopiedRevision", "Marker", "folder_unusable", "lock_folder", "read_marker", "write_marker"]
 
 MARKER = ".mlo-deployed.json"
 _FORMAT: Literal[2] = 2
@@ -83,20 +83,20 @@ def read_marker(folder: Path, name: str) -> Marker | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise taken(folder, f"its {MARKER} cannot be read: {error}") from error
+        raise folder_unusable(folder, f"its {MARKER} cannot be read: {error}") from error
     if not isinstance(document, dict) or type(document.get("format")) is not int:
-        raise taken(folder, f"its {MARKER} is damaged: it has no format")
+        raise folder_unusable(folder, f"its {MARKER} is damaged: it has no format")
     if document["format"] != _FORMAT:
         age = "a newer" if document["format"] > _FORMAT else "an older"
-        raise taken(
+        raise folder_unusable(
             folder, f"{age} mlo wrote its {MARKER}: it has format {document['format']}, and this one reads {_FORMAT}"
         )
     try:
         marker = Marker.model_validate_json(data)
     except ValidationError as error:
-        raise taken(folder, f"its {MARKER} is damaged: {first_problem(error)}") from error
+        raise folder_unusable(folder, f"its {MARKER} is damaged: {first_problem(error)}") from error
     if marker.name != name:
-        raise taken(folder, f"it holds the deployment {marker.name}")
+        raise folder_unusable(folder, f"it holds the deployment {marker.name}")
     return marker
 
 
@@ -110,7 +110,7 @@ def write_marker(folder: Path, marker: Marker) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a lock on the folder itself for the block; the kernel frees it in any case. A missing folder is not locked.
 
     Raises:
@@ -135,7 +135,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def taken(folder: Path, cause: str) -> DeployFailed:
+def folder_unusable(folder: Path, cause: str) -> DeployFailed:
     """Why this folder cannot be deployed into."""
     return DeployFailed(
         Diagnostic(

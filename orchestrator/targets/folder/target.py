@@ -26,7 +26,14 @@ from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import StatCache, digest_tree
 from orchestrator.store.failures import store_errors
 from orchestrator.store.scratch import remove_tree
-from orchestrator.targets.folder.marker import CopiedRevision, Marker, alone_in, read_marker, taken, write_marker
+from orchestrator.targets.folder.marker import (
+    CopiedRevision,
+    Marker,
+    folder_unusable,
+    lock_folder,
+    read_marker,
+    write_marker,
+)
 from orchestrator.targets.folder.placement import FolderPlacement
 from orchestrator.targets.target import (
     Description,
@@ -113,7 +120,7 @@ class FolderTarget:
         if revision not in marker.revisions:
             reason = f"revision {revision} is in use, but mlo did not deploy it"
             return self._observed("degraded", reason, revision, marker.backend)
-        if not self._whole(marker, revision):
+        if not self._is_intact(marker, revision):
             reason = f"files of revision {revision} are missing or were changed"
             return self._observed("degraded", reason, revision, marker.backend)
         return self._observed("healthy", "", revision, marker.backend)
@@ -153,7 +160,7 @@ class FolderTarget:
         Raises:
             Busy: E605, another command is deploying into it.
         """
-        with alone_in(self._folder):
+        with lock_folder(self._folder):
             yield
 
     def check(self, share: float = 1.0) -> None:
@@ -164,9 +171,9 @@ class FolderTarget:
         """
         require_whole_share(FolderPlacement.TARGET, share)
         if self._folder.exists() and not self._folder.is_dir():
-            raise taken(self._folder, "it is a file")
+            raise folder_unusable(self._folder, "it is a file")
         if self._marker() is None and self._folder.is_dir() and any(self._folder.iterdir()):
-            raise taken(self._folder, "it is not empty, and its contents are not from mlo")
+            raise folder_unusable(self._folder, "it is not empty, and its contents are not from mlo")
 
     def prepare(self) -> str:
         """Make the folder and mark it, unless it holds something that mlo did not put there.
@@ -189,7 +196,7 @@ class FolderTarget:
             Busy: E605 a revision of that number, with another content, was in use there.
         """
         revision, backend = release.revision, release.backend  # the folder's reader has its own settings for the rest
-        marker = self._ours()
+        marker = self._own_marker()
         layout = self._layout(backend)
         source, place = layout.source(release.serving), layout.place(revision)
         wanted = digest_tree(source).digest
@@ -230,9 +237,9 @@ class FolderTarget:
             DeployFailed: E607, it is not there; E623, for any other share than 1.0.
         """
         require_whole_share(FolderPlacement.TARGET, share)
-        marker = self._ours()
+        marker = self._own_marker()
         copied = marker.revisions.get(revision)
-        if copied is None or not self._whole(marker, revision):
+        if copied is None or not self._is_intact(marker, revision):
             raise DeployFailed(
                 Diagnostic("E607", f"revision {revision} is not in {self._folder}", remedy="run `mlo apply` again")
             )
@@ -249,7 +256,7 @@ class FolderTarget:
             for number, old in marker.revisions.items():
                 if number not in kept:
                     remove_tree(self._layout(old.backend).place(number))
-            if marker.backend and not self._alike(marker.backend, copied.backend):
+            if marker.backend and not self._same_layout(marker.backend, copied.backend):
                 self._layout(marker.backend).retire()
             self._sweep()
         return notes
@@ -261,7 +268,7 @@ class FolderTarget:
         if marker is None or copied is None or copied.used:
             return
         layout = self._layout(copied.backend)
-        if not (marker.backend and self._alike(marker.backend, copied.backend)) and layout.in_use() == revision:
+        if not (marker.backend and self._same_layout(marker.backend, copied.backend)) and layout.in_use() == revision:
             layout.retire()  # a run died between its switch and the marker: what the marker says is in use
         self._write(marker.only([number for number in marker.revisions if number != revision]))
         with store_errors("clean up", self._folder):
@@ -295,7 +302,7 @@ class FolderTarget:
         others = [
             number
             for number, copied in marker.revisions.items()
-            if number != revision and copied.used and self._alike(copied.backend, backend)
+            if number != revision and copied.used and self._same_layout(copied.backend, backend)
         ]
         order = sorted(others, key=lambda number: (number == before, number), reverse=True)
         return sorted([revision, *order[: self._keep - 1]])
@@ -330,11 +337,11 @@ class FolderTarget:
             if not any(parent.iterdir()):
                 parent.rmdir()
 
-    def _whole(self, marker: Marker, revision: int) -> bool:
+    def _is_intact(self, marker: Marker, revision: int) -> bool:
         copied = marker.revisions[revision]
         return _digest(self._layout(copied.backend).place(revision), self._cache) == copied.digest
 
-    def _alike(self, one: str, other: str) -> bool:
+    def _same_layout(self, one: str, other: str) -> bool:
         """Whether two backends mark the revision in use in the same way."""
         return type(self._layout(one)) is type(self._layout(other))
 
@@ -344,10 +351,10 @@ class FolderTarget:
     def _marker(self) -> Marker | None:
         return read_marker(self._folder, self._name)
 
-    def _ours(self) -> Marker:
+    def _own_marker(self) -> Marker:
         marker = self._marker()
         if marker is None:
-            raise taken(self._folder, "its marker is missing")
+            raise folder_unusable(self._folder, "its marker is missing")
         return marker
 
     def _write(self, marker: Marker) -> None:

@@ -18,7 +18,7 @@ from orchestrator.store.locks import lock
 from orchestrator.targets.local.control import ERROR_FILE, LOCK_FILE, LOCKED_EXIT, ControlUnreachableError, ask, is_held
 from orchestrator.targets.local.logs import LOG_FILE
 
-__all__ = ["alone", "is_running", "start", "stop"]
+__all__ = ["is_running", "start", "starting", "stop"]
 
 _PACKAGES = Path(__file__).parents[3]
 """The folder that `orchestrator` is imported from; it need not be installed."""
@@ -30,7 +30,7 @@ _ASK_SECONDS = 10.0
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def starting(folder: Path) -> Iterator[None]:
     """Let one command at a time start the supervisor; others wait for it."""
     with lock(folder / "start.lock", timeout=2 * _START_SECONDS, info={"what": "starting the supervisor"}):
         yield

@@ -201,7 +201,7 @@ class Supervisor:
         elif present is not None:
             self._release(launching.port)
             if present.recipe == recipe:
-                return self._told(number)
+                return self._document(number)
             raise _RefusedError(
                 409, f"revision {number} is {present.state} already, started from {present.recipe.serving}"
             )
@@ -214,11 +214,11 @@ class Supervisor:
         self._journal.event(f"revision {number} is started from {recipe.serving} with {recipe.backend}")
         if takes_over:
             await self._front.serve(revision)
-        return self._told(number)
+        return self._document(number)
 
     async def _show(self, request: web.Request) -> dict[str, Any]:
         number = self._known(request)
-        return self._told(number)
+        return self._document(number)
 
     async def _serve(self, request: web.Request) -> dict[str, Any]:
         """Switch the traffic; the former revision stops when it has answered everything."""
@@ -236,7 +236,7 @@ class Supervisor:
                 await former.take_back()
                 self._discard(former.recipe.revision, _DRAIN_SECONDS)
         await self._move_to_newest_port()
-        return self._told(number)
+        return self._document(number)
 
     async def _drop(self, request: web.Request) -> dict[str, Any]:
         """Give up a candidate; answers when its processes are gone."""
@@ -265,7 +265,7 @@ class Supervisor:
             raise _RefusedError(404, f"there is no revision {number} here")
         return number
 
-    def _told(self, number: int) -> dict[str, Any]:
+    def _document(self, number: int) -> dict[str, Any]:
         """A revision's document for a client; notes that the client asked for it."""
         self._asked[number] = time.monotonic()
         revision = self._revisions[number]

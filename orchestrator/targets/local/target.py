@@ -23,7 +23,7 @@ from orchestrator.targets.local.control import (
     ask,
     is_held,
 )
-from orchestrator.targets.local.lifetime import alone, is_running, start, stop
+from orchestrator.targets.local.lifetime import is_running, start, starting, stop
 from orchestrator.targets.local.logs import LOG_FILE, read
 from orchestrator.targets.local.placement import LocalPlacement
 from orchestrator.targets.local.ports import LOOPBACK, first_free
@@ -175,7 +175,7 @@ class LocalTarget:
             DeployFailed: E601 the supervisor does not start, E618 the port is in use.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        with alone(self._folder):
+        with starting(self._folder):
             started = not is_running(self._folder)
             if started:
                 start(self._folder)

@@ -103,12 +103,12 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Give the client a while to send its first head."""
         self._transport = cast("asyncio.Transport", transport)
-        self._gateway.came(self)
+        self._gateway.connected(self)
         self.deadline = time.monotonic() + _HEAD_SECONDS
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why it is lost makes no difference
         """Cancel its request: a server that notices stops the work."""
-        self._gateway.went(self)
+        self._gateway.disconnected(self)
         self._ending = True
         self._queue.clear()
         if self._reaching is not None:
@@ -236,7 +236,7 @@ class Client(asyncio.Protocol):
             if self._reached is not None:
                 self._send(exchange)
             elif self._reaching is None:
-                reached = None if exchange.retried else self._gateway.at_hand()
+                reached = None if exchange.retried else self._gateway.idle()
                 if reached is None:
                     self._reaching = asyncio.create_task(self._reach(exchange))
                 else:

@@ -84,7 +84,7 @@ class Gateway:
         if self._ticks is not None:
             self._ticks.cancel()
 
-    def at_hand(self) -> Reached | None:
+    def idle(self) -> Reached | None:
         """An idle, open connection to the server."""
         revision = self.current
         if revision is None or not revision.ready.is_set():
@@ -115,13 +115,13 @@ class Gateway:
             await asyncio.sleep(0.02)
         raise ConnectionError(reason)
 
-    def came(self, client: Client) -> None:
+    def connected(self, client: Client) -> None:
         """A client has connected."""
         self._clients.add(client)
         if len(self._clients) > _CONNECTIONS:
             client.abort()
 
-    def went(self, client: Client) -> None:
+    def disconnected(self, client: Client) -> None:
         """A client is gone."""
         self._clients.discard(client)
 
