@@ -36,10 +36,10 @@ def observe_here(loaded: LoadedSpec, root: Path = Path("/"), path: Sequence[str]
     """
     spec = loaded.spec
     file = _factory_file(loaded)
-    brought = () if file is not None else _factory_packages(loaded)
+    factory_packages = () if file is not None else _factory_packages(loaded)
     return Here(
         fingerprint=fingerprint(),
-        packages={**_table_packages(), **{name: version(name) for name in brought}},
+        packages={**_table_packages(), **{name: version(name) for name in factory_packages}},
         assets=assets_digest(),
         servers={
             name: _server(name, spec.hardware.devices)
@@ -48,7 +48,7 @@ def observe_here(loaded: LoadedSpec, root: Path = Path("/"), path: Sequence[str]
         },
         cuda=_cuda(spec, root, path),
         factory_file=file,
-        factory_packages=brought,
+        factory_packages=factory_packages,
         random_samples=spec.model.samples is not None and is_random(spec.path(spec.model.samples, loaded.folder)),
     )
 

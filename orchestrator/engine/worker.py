@@ -43,7 +43,7 @@ def give_up_network() -> bool:
     """Move into a network namespace of its own, where there is nothing but a loopback that is down (unshare(2)).
 
     A model's weights and code come from others, and loading them is not a sandbox: at least they cannot reach the network. Without
-    the privilege to do so, a user namespace brings it where the system allows that.
+    the privilege to do so, a user namespace gives it where the system allows that.
 
     Returns:
         Whether it is done; some containers allow neither.

@@ -84,7 +84,7 @@ def _drop_old_logs(home: Home) -> int:
 
 
 def _drop_lock_files(home: Home) -> int:
-    """Remove the lock files that nobody holds: there is one for every key that was ever computed.
+    """Remove lock files without a holder: there is one for every key that was ever computed.
 
     A process that opened one just before notices, once it has the lock, that it is no longer at its path, and tries again.
     """

@@ -109,7 +109,7 @@ def service_level(spec: ModelDeployment) -> ServiceLevel:
 
 
 def batch_sizes(loaded: LoadedSpec, model: PlannedModel) -> tuple[int, ...]:
-    """What the spec says; where it leaves them out and the model was read, the default brought into its range."""
+    """The spec's batch sizes; without them, and if the model was read, the default ones clamped to its range."""
     sizes, batch = loaded.spec.benchmark.batch_sizes, model.signature.batch
     if loaded.spec.model.inputs or loaded.origin(("benchmark", "batch_sizes")) != "default":
         return tuple(sizes)

@@ -1,4 +1,4 @@
-"""What stands under `deploy:` for a server on this machine."""
+"""The keys under `deploy:` for a server on this machine."""
 
 from __future__ import annotations
 
