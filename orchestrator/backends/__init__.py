@@ -1,1 +1,1 @@
-"""Serving backends: what each serves, its configuration, its command, its protocol."""
+"""Serving backends: formats, configuration, command and protocol of each."""

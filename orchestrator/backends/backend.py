@@ -1,4 +1,4 @@
-"""What every backend is: a folder that it writes, and where it has a server a command, paths to ask, a wire format."""
+"""The interface of backends: a serving folder, and for servers a command, paths and a wire format."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ __all__ = ["Backend", "InProcess", "Launch", "Program", "Server", "ServingBacken
 
 @dataclass(frozen=True, slots=True)
 class ServingSettings:
-    """Everything a backend's configuration is made from; two equal settings with equal samples give the same bytes.
+    """Everything that a backend's configuration is made from; equal settings and samples give the same bytes.
 
     Attributes:
         name: the deployment's name; the model's name on the wire.
         backend: its name in `backends/table.py`.
-        variant, format, precision: what is served, such as `onnx-int8`, `onnx`, `int8`.
-        cpus: CPUs of `hardware:`; thread counts come from here, never from the machine's cores.
+        variant, format, precision: of the served model, such as `onnx-int8`, `onnx`, `int8`.
+        cpus: CPUs of `hardware:`; thread counts are derived from it, never from the machine's cores.
         memory: bytes of `hardware:`.
-        max_batch_size: rows that go together at most; 1 turns batching off.
-        max_delay: seconds the first request of a batch waits for company.
-        startup_seconds: a generous bound on loading and warming up, from the measured load time.
+        max_batch_size: maximum rows per batch; 1 turns batching off.
+        max_delay: maximum seconds that the first request of a batch waits for others.
+        startup_seconds: a generous limit on loading and warming up, from the measured startup time.
         drain_seconds: how long a stopping server still answers.
         model_digest: of the variant's folder, in hex.
         spec_digest: of the spec with its defaults, in hex.
-        decision_digest: sha256 of winner.json, which is what was decided without what was measured, in hex.
+        decision_digest: sha256 of winner.json, which has the decision without measurements, in hex.
         tools: package → version, as measured; images pin these.
-        samples: an npz file of inputs, one row for each sample, that a server may be warmed up with.
+        samples: an npz file of inputs, one row per sample, to warm up the server.
         devices: CUDA devices of one replica, numbered from 0, with an instance of the model on each; 0 serves on CPUs.
-        cuda_graphs: whether calls on them are captured as CUDA graphs.
-        batch_sizes: rows of the calls that were measured; a server may be warm at them. Empty where that is not told.
-        options: how the variant is run, where that is not as the backend does it by itself.
+        cuda_graphs: whether calls on GPUs are captured as CUDA graphs.
+        batch_sizes: the measured batch sizes, which a server may warm up; empty if unknown.
+        options: runtime options that differ from the backend's defaults.
     """
 
     name: str
@@ -75,12 +75,12 @@ class ServingSettings:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How to start a server: an argument list, what is added to the environment, and the working directory.
+    """How to start a server: an argument list, additional environment variables, and the working directory.
 
     Attributes:
-        container_file: where the id of a container is written if one serves; its processes are no children of the command.
-        handover: the option that names an inherited socket over which the server takes listening sockets over, as
-            `orchestrator/server/handover.py` describes it; None where it can listen on its own port only.
+        container_file: the file to which the id of a container is written; its processes are not children of the command.
+        handover: the option for an inherited socket through which the server takes over listening sockets, as described in
+            `orchestrator/server/handover.py`; None if it can only listen on its own port.
     """
 
     argv: tuple[str, ...]
@@ -92,12 +92,12 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What a server is that no Python package brings: what was measured on it, was measured on this one.
+    """The program of a server that does not come with a Python package, as it was measured.
 
     Attributes:
-        name: of the program, or of the image that it is in.
-        version: as the program says it, or the image's id.
-        rendered: whether it is the version that the rendered images have.
+        name: of the program or its image.
+        version: as printed by the program, or the image's id.
+        rendered: whether rendered images have this version.
     """
 
     name: str
@@ -111,11 +111,11 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class InProcess:
-    """How a variant is opened without a server, to be verified and measured in the runtime that will serve it.
+    """How a variant is opened without a server, to verify and measure it in the runtime that will serve it.
 
     Attributes:
-        function: `module:function`, of the shape of `orchestrator.frameworks.source.runtime.OpenRuntime`.
-        tools: the packages that run it, as their distributions are called.
+        function: `module:function` with the signature of `orchestrator.frameworks.source.runtime.OpenRuntime`.
+        tools: the distributions that run it.
     """
 
     function: str
@@ -124,25 +124,26 @@ class InProcess:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One backend's server in its container: what the Dockerfile, the compose file and the chart are made from.
+    """One backend's server in its container: values for the Dockerfile, the compose file and the chart.
 
     Attributes:
         dockerfile: the template, below `templates/docker/`.
-        base, gpu_base: the image to build on for CPUs and for GPUs, where the spec names none. CUDA comes with the packages,
-            the driver from outside.
-        port: where requests go.
-        metrics_port, metrics_path: where Prometheus reads.
-        live_path: answers as long as a restart would not help, and is cheap; empty where only the port can tell.
-        protocol: what a request's JSON is called.
-        request_seconds: how long it lets requests finish at its end.
-        answers_after_sigterm: whether it goes on while traffic is led away; else that has to happen before the signal.
-        ready_failures: how often in a row its ready path refuses before requests go elsewhere; five seconds apart.
-        packaged: whether it runs on Python packages, which the image installs.
+        base, gpu_base: the base images for CPUs and GPUs, unless the spec sets one. CUDA comes with the packages, the driver
+            with the machine.
+        port: for requests.
+        metrics_port, metrics_path: for Prometheus.
+        live_path: a cheap path that fails if a restart would help; empty if only the port can be checked.
+        protocol: the name of the request format.
+        request_seconds: how long running requests may take when it stops.
+        answers_after_sigterm: whether it keeps answering while traffic is routed away; otherwise that must happen before the
+            signal.
+        ready_failures: consecutive failures of the ready path, five seconds apart, until requests are routed elsewhere.
+        packaged: whether it consists of Python packages, which the image installs.
         code: folder of the Docker context → folder with the server's own Python files, which are copied there.
-        processes: how many processes and threads it may have.
+        processes: maximum number of processes and threads.
         runs_from_tmp: whether it unpacks programs or libraries into /tmp and runs them there.
-        readme: the template of what is said to whoever builds the image, below `templates/readme/`.
-        notice: what whoever installs it should know; empty for nothing.
+        readme: the template of the README for the image, below `templates/readme/`.
+        notice: shown after installation; may be empty.
     """
 
     dockerfile: str
@@ -165,55 +166,55 @@ class Server:
 
 
 class Backend(ABC):
-    """One way of handing a variant over: a folder that a server, or a device, reads. Stateless.
+    """Serves variants: writes a folder that a server or a device reads. Stateless.
 
-    What has no server of its own (a device runs what it hands over) is a `Backend`; what has one is a `ServingBackend`.
-    The instances stand in `backends/table.py`.
+    A backend with a server is a `ServingBackend`; one without, whose folder is run by a device, is a plain `Backend`. The
+    instances are listed in `backends/table.py`.
     """
 
     name: str
     """As in the spec's `serving.backend` and in `backends/table.py`."""
 
     runtimes: Mapping[str, InProcess]
-    """Format → how a variant of it is opened without a server; one for each format that it takes."""
+    """Format → how a variant of it is opened without a server; one for each supported format."""
     options: frozenset[str] = frozenset({"threads", "batching"})
-    """The fields of `RuntimeOptions` that it heeds; a candidate that sets another one is refused."""
+    """The supported fields of `RuntimeOptions`; a candidate that sets another one is refused."""
     tools: tuple[str, ...]
     """Packages whose versions its behaviour depends on; an image pins them."""
 
     least_startup: int = 60
-    """Seconds that a start is given however fast it was measured: elsewhere the disk is cold and the node is busy."""
+    """The minimum startup limit, seconds; a fast start here says little about a busy node with a cold disk."""
 
     maintained: bool = True
-    """Whether it still gets security fixes. What does not has to be better than another to be picked, not as good."""
+    """Whether it still gets security fixes; if not, it must be better than others to win, not just as good."""
 
     sources: tuple[Path, ...] = ()
-    """Files and folders beside its own folder that end up in what it writes, or write it: part of a result's key."""
+    """Files and folders outside its own folder that determine what it writes; part of the keys of results."""
 
     extras: Mapping[str, str] = MappingProxyType({})
-    """Optional extra of mlo → what it lacks without that one, for `mlo doctor`."""
+    """Optional extra of mlo → the feature that is missing without it, for `mlo doctor`."""
 
     cuda_graphs: bool = False
     """Whether it can capture calls on a GPU as CUDA graphs."""
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """The formats whose variants it takes."""
+        """The supported formats."""
         return tuple(self.runtimes)
 
     def refuses(self, signature: Signature) -> str | None:  # noqa: ARG002
-        """Why it cannot take a model with this signature ("it takes no strings"), or None; in one sentence, no full stop."""
+        """Why it does not support a model with this signature, in a sentence without a full stop; None if it does."""
         return None
 
     def refuses_on_cuda(self, format_name: str, precision: str, devices: int) -> str | None:  # noqa: ARG002
-        """Why it does not run such a variant on so many CUDA devices, or None; as `refuses`."""
+        """Why it does not run such a variant on this number of CUDA devices; see `refuses`."""
         return None
 
     def runtime_decides(self, *, served: bool) -> bool:
-        """Whether a variant may be chosen by what its runtime showed, where no server of it was measured.
+        """Whether a candidate may win by its runtime measurements if its server was not measured.
 
         Args:
-            served: whether a server is wanted; otherwise a folder is.
+            served: whether the target runs a server; otherwise it is a folder.
         """
         return not served
 
@@ -226,73 +227,73 @@ class Backend(ABC):
         """
 
     def layout(self, folder: Path, name: str) -> Layout:  # noqa: ARG002
-        """How several revisions lie in one folder that is deployed into, for the model `name`."""
+        """The layout of several revisions in one deployment folder, for the model `name`."""
         return LinkedLayout(folder)
 
 
 class ServingBackend(Backend):
-    """A backend with a server. What is not overridden is that of a server of the Open Inference Protocol v2."""
+    """A backend with a server. The defaults are those of a server with the Open Inference Protocol v2."""
 
     server: Server
 
     def runtime_decides(self, *, served: bool) -> bool:  # noqa: ARG002
-        """Not by default: what is served has to be measured in its server."""
+        """Not by default: a served model must be measured in its server."""
         return False
 
     @abstractmethod
     def unavailable(self, devices: int = 0) -> str | None:
-        """Why it cannot be started on this machine, with so many CUDA devices ("no Java 17 on the PATH"), or None."""
+        """Why it cannot be started on this machine with this number of CUDA devices; None if it can."""
 
     def present(self, devices: int = 0) -> Mapping[str, Any] | bool:  # noqa: ARG002
-        """What no package's version says of the server on this machine, as JSON; part of a measurement's key.
+        """The identity of the server on this machine beyond package versions, as JSON; part of a measurement's key.
 
-        False: it cannot be started. True: the packages in `tools` say all. It is asked for every plan, so it is quick.
+        False: it cannot be started. True: the versions of `tools` suffice. It is called for every plan, so it must be fast.
         """
         return True
 
     def program(self, devices: int = 0) -> Program | None:  # noqa: ARG002
-        """What would be started on this machine; None where that is Python packages alone, or nothing."""
+        """The program that would be started on this machine; None if it consists of Python packages, or there is none."""
         return None
 
     def notes(self, devices: int = 0) -> tuple[str, ...]:  # noqa: ARG002
-        """What a reviewer of a plan should know of it and of how it is started here, each without a full stop."""
+        """What a reviewer of a plan should know about it and its start on this machine, each without a full stop."""
         return ()
 
     def image_values(self, settings: ServingSettings) -> Mapping[str, Any]:  # noqa: ARG002
-        """What its Dockerfile's template asks for besides what every template gets; each use names the filter that checks it."""
+        """Additional values for its Dockerfile's template; each use in the template has a filter that checks it."""
         return {}
 
     @abstractmethod
     def devices(self, folder: Path) -> int:
-        """How many CUDA devices a folder that it has written is served with; 0 for CPUs.
+        """The number of CUDA devices that a folder written by it is served on; 0 for CPUs.
 
         Raises:
-            OSError: the folder lacks the file that says it.
-            ValueError: that file is not as it was written.
+            OSError: the folder lacks the file with the number.
+            ValueError: that file was changed.
         """
 
     @abstractmethod
     def signature(self, folder: Path, name: str) -> Signature:
-        """Of the model with this name on the wire, from a folder that it has written.
+        """The signature of the model with this name on the wire, from a folder written by it.
 
         Raises:
-            OSError: the folder lacks the file that says it.
-            ValueError: that file is not as it was written.
+            OSError: the folder lacks the file with the signature.
+            ValueError: that file was changed.
         """
 
     @abstractmethod
     def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
-        """The command that serves `folder` at 127.0.0.1:`port` on this machine; only `scratch` is written to.
+        """The command that serves `folder` at 127.0.0.1:`port` on this machine; it only writes to `scratch`.
 
-        It listens on loopback alone where the server can be told an address; `notes` says where it cannot.
+        It only listens on loopback if the server has a setting for the address; otherwise `notes` mentions it.
         """
 
     @abstractmethod
     def ready_path(self, name: str) -> str:
-        """The path that answers 200 when, and only when, requests can be answered."""
+        """The path that answers 200 if and only if requests can be answered."""
 
     def infer_path(self, name: str) -> str:
-        """The path that requests are posted to."""
+        """The path of inference requests."""
         return f"/v2/models/{name}/infer"
 
     def encode(self, inputs: Mapping[str, np.ndarray]) -> tuple[bytes, Mapping[str, str]]:
@@ -305,14 +306,14 @@ class ServingBackend(Backend):
         headers: Mapping[str, str],  # noqa: ARG002
         signature: Signature,  # noqa: ARG002
     ) -> dict[str, np.ndarray]:
-        """The outputs by name that a 200 answer's body holds.
+        """The outputs by name in the body of a 200 response.
 
         Args:
-            body: of the answer.
-            headers: of the answer.
-            signature: of the model; not every protocol says names and dtypes.
+            body: of the response.
+            headers: of the response.
+            signature: of the model; not every protocol has names and dtypes.
 
         Raises:
-            ValueError: the body is not what this backend answers.
+            ValueError: the body is not a valid response.
         """
         return decode_json(body)

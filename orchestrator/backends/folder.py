@@ -1,4 +1,4 @@
-"""Files of a serving folder: the same bytes and modes on every machine."""
+"""Writes the files of a serving folder with the same bytes and modes on every machine."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ MODEL_FILES = {
     "saved-model": "saved_model",
     "tflite": "model.tflite",
 }
-"""Format → the file, or the folder, that a variant of it holds."""
+"""Format → the model file or folder of a variant."""
 
 _BYTES_PER_NUMBER = 28
 """A float64 in JSON with its sign, exponent, comma and space."""
 
 _BYTES_PER_TEXT = 4096
-"""A text has no largest size; so much on average are a page or two."""
+"""Texts have no maximum size; this assumed average is a page or two."""
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file that everybody may read; folders above it come into being."""
+    """Write a file that everybody may read; missing parent folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     path.chmod(0o644)
@@ -48,28 +48,28 @@ def copy_file(source: Path, target: Path) -> str:
 
 
 def json_text(document: Any) -> str:
-    """JSON as every file of the project has it: sorted, indented by one, a newline at the end."""
+    """JSON in the style of all files of mlo: sorted keys, indented by one, a newline at the end."""
     return json.dumps(document, sort_keys=True, indent=1) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file that `json_text` wrote.
+    """The object in a file written with `json_text`.
 
     Raises:
-        OSError: it is not there.
-        ValueError: it holds something else.
+        OSError: the file cannot be read.
+        ValueError: it is not a JSON object.
     """
     document = json.loads(path.read_bytes())
     if not isinstance(document, dict):
-        raise ValueError(f"{path.name} holds no object")  # noqa: TRY004 - what a file holds is a value
+        raise ValueError(f"{path.name} is not a JSON object")  # noqa: TRY004 - the content of a file is a value
     return document
 
 
 def model_file(format_name: str, variant: Path) -> Path:
-    """The model file of a variant; of a SavedModel its folder.
+    """The model file of a variant, or the folder of a SavedModel.
 
     Raises:
-        FileNotFoundError: the variant lacks it.
+        FileNotFoundError: it is missing.
     """
     path = variant / MODEL_FILES[format_name]
     if not path.exists():
@@ -78,12 +78,12 @@ def model_file(format_name: str, variant: Path) -> Path:
 
 
 def largest_batch(signature: Signature, wanted: int) -> int:
-    """`wanted` rows, or fewer where the signature allows fewer; 1 for a model without a batch dimension."""
+    """`wanted` rows, or the signature's maximum if that is less; 1 for a model without a batch dimension."""
     return 1 if signature.batch is None else max(1, min(wanted, signature.dims[signature.batch][1]))
 
 
 def body_limit(signature: Signature) -> int:
-    """Bytes that the largest legal call needs as JSON, with room to spare; between 1 MiB and 1 GiB."""
+    """A generous limit for the JSON body of the largest valid request, bytes; between 1 MiB and 1 GiB."""
 
     def needed(tensor: Tensor) -> int:
         largest = {name: bounds[1] for name, bounds in signature.dims.items()}

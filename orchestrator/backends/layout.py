@@ -1,4 +1,4 @@
-"""How revisions lie in a folder that is deployed into, and what says which one is in use."""
+"""The layout of revisions in a deployment folder, and which of them is in use."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ class Layout(Protocol):
     """One way of keeping several revisions in one folder."""
 
     def source(self, serving: Path) -> Path:
-        """The part of a rendered serving folder that is copied for each revision."""
+        """The part of a rendered serving folder to copy for each revision."""
 
     def place(self, revision: int) -> Path:
-        """Where that part of a revision lies."""
+        """The path of that part of a revision."""
 
     def in_use(self) -> int | None:
-        """The revision that readers use; None where there is none."""
+        """The revision that readers use; None if there is none."""
 
     def use(self, revision: int, kept: Sequence[int], serving: Path | None) -> tuple[str, ...]:
-        """Let readers use this one from now on, at once.
+        """Switch readers to this revision, atomically.
 
         Args:
-            revision: which; it is whole.
-            kept: those that stay.
-            serving: the rendered folder that it came from, for what stands outside of its place; None leaves that.
+            revision: a complete revision.
+            kept: the revisions that are kept.
+            serving: its rendered folder, for files outside of its place; None leaves those unchanged.
 
         Returns:
-            What a person should know of it, a sentence each.
+            What the user should know, a sentence each.
         """
 
     def retire(self) -> None:
-        """Remove what says which revision is in use; the revisions themselves are the caller's."""
+        """Remove the record of the revision in use; the caller removes the revisions."""
 
 
 class LinkedLayout:
@@ -57,7 +57,7 @@ class LinkedLayout:
         return self._folder / "revisions" / str(revision)
 
     def in_use(self) -> int | None:
-        """Where the link leads."""
+        """The target of the link."""
         try:
             match = re.fullmatch(r"revisions/([0-9]{1,9})", os.fspath(self._link.readlink()))
         except OSError:  # there is none, or something else has its name
@@ -65,7 +65,7 @@ class LinkedLayout:
         return int(match[1]) if match else None
 
     def use(self, revision: int, kept: Sequence[int], serving: Path | None) -> tuple[str, ...]:
-        """Replace the link, which a reader sees as it was or as it is."""
+        """Replace the link atomically."""
         del kept, serving
         new = self._folder / f"{TEMPORARY_PREFIX}current"
         new.unlink(missing_ok=True)
@@ -75,5 +75,5 @@ class LinkedLayout:
         return ()
 
     def retire(self) -> None:
-        """The link."""
+        """Remove the link."""
         self._link.unlink(missing_ok=True)

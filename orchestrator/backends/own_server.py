@@ -1,4 +1,4 @@
-"""What the backends of mlo's own server have in common: ONNX models by the Open Inference Protocol v2 (`orchestrator/server`)."""
+"""Base of the backends with mlo's own server (`orchestrator/server`): ONNX models with the Open Inference Protocol v2."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 __all__ = ["SERVER_TOOLS", "OwnServer"]
 
 SERVER_TOOLS = ("uvloop", "httptools", "orjson", "prometheus-client", "numpy")
-"""The packages that the server runs on beside what runs the model."""
+"""The packages that the server needs in addition to the runtime."""
 
 _CODE = Path(__file__).parents[1] / "server"
 _BASE = "python:3.11-slim-bookworm"
 _QUEUE_BATCHES = 32
-"""Full batches that wait at most; what comes beyond is refused at once rather than answered too late."""
+"""The maximum number of full batches in the queue; further requests are refused at once instead of answered too late."""
 
 
 class OwnServer(ServingBackend):
-    """mlo's own server; a backend adds what runs the model in it."""
+    """mlo's own server; a backend adds the runtime."""
 
     modules: Mapping[str, str]
     """Module that the server imports → the extra of mlo that installs it."""
@@ -59,9 +59,9 @@ class OwnServer(ServingBackend):
 
     @abstractmethod
     def session_settings(self, settings: ServingSettings) -> Mapping[str, Any]:
-        """The settings of `server.json` that say what runs the model, and on which devices."""
+        """The settings of `server.json` for the runtime and its devices."""
 
-    def unavailable(self, devices: int = 0) -> str | None:  # noqa: ARG002 - the server says itself what it lacks
+    def unavailable(self, devices: int = 0) -> str | None:  # noqa: ARG002 - the server reports missing devices itself
         """A package of the server that is missing, with the command that installs it."""
         for module, extra in self.modules.items():
             if importlib.util.find_spec(module) is None:
@@ -69,15 +69,15 @@ class OwnServer(ServingBackend):
         return None
 
     def devices(self, folder: Path) -> int:
-        """As many as `server.json` names."""
+        """The number of devices in `server.json`."""
         return len(read_json(folder / "server.json").get("devices", ()))
 
     def signature(self, folder: Path, name: str) -> Signature:  # noqa: ARG002 - the server serves one model
-        """What `server.json` says."""
+        """The signature in `server.json`."""
         return Signature.from_json(read_json(folder / "server.json")["model"]["signature"])
 
     def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
-        """Leave `model.onnx` (with `model.onnx.data` where the variant has it) and `server.json`."""
+        """Write `model.onnx` (with `model.onnx.data` if the variant has it) and `server.json`."""
         source = model_file(settings.format, variant)
         sha256 = copy_file(source, folder / "model.onnx")
         external = source.with_name("model.onnx.data")

@@ -17,12 +17,12 @@ __all__ = ["BACKENDS", "SERVERS", "Row", "backend", "backends_of", "serving_back
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What must be known of a backend before it is imported.
+    """The facts about a backend that are needed before it is imported.
 
     Attributes:
         where: `module:ATTRIBUTE`.
-        formats: those whose variants it takes, as in the spec's `optimize.formats`.
-        served: whether it has a server; otherwise a device runs what it hands over.
+        formats: the supported formats, as in the spec's `optimize.formats`.
+        served: whether it has a server; otherwise its files run on a device.
     """
 
     where: str
@@ -37,14 +37,14 @@ BACKENDS: dict[str, Row] = {
     "tensorflow-serving": Row("orchestrator.backends.tensorflow_serving.backend:TENSORFLOW_SERVING", ("saved-model",)),
     "litert": Row("orchestrator.backends.litert.backend:LITERT", ("tflite",), served=False),
 }
-"""Name → row. Of several backends that take a format, the first is the usual one."""
+"""Name → row. If several backends support a format, the first is the default."""
 
 SERVERS: tuple[str, ...] = tuple(name for name, row in BACKENDS.items() if row.served)
 """The names of the backends that have a server."""
 
 
 def backends_of(format_name: str) -> tuple[str, ...]:
-    """The names of the backends that take variants of a format, the usual one first."""
+    """The names of the backends that support a format, the default first."""
     return tuple(name for name, row in BACKENDS.items() if format_name in row.formats)
 
 
@@ -59,7 +59,7 @@ def backend(name: str) -> Backend:
 
 
 def serving_backend(name: str) -> ServingBackend:
-    """The backend with this name, which has a server.
+    """The backend with this name, which must have a server.
 
     Raises:
         KeyError: there is none, or it has no server.

@@ -1,4 +1,4 @@
-"""Which packages a backend's server runs on, with everything they need in turn: what an image pins."""
+"""The packages of a backend's server with all their dependencies, which an image pins."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _EXTRA = re.compile(r";.*\bextra\s*==")
 
 
 def installed_closure(packages: tuple[str, ...], *, cuda: bool = False) -> dict[str, str]:
-    """Package → installed version, for these and what they require; names normalised as in PEP 503.
+    """Package → installed version, for these packages and their dependencies; names normalised as in PEP 503.
 
-    What is required but not installed here (another platform's dependency) is left out, and so are extras.
+    Dependencies that are not installed here (of another platform) are left out, and so are extras.
 
     Args:
-        packages: where to begin.
-        cuda: for builds for CUDA, with NVIDIA's libraries, which some of them require as extras.
+        packages: the direct packages.
+        cuda: for CUDA builds, with NVIDIA's libraries, which some of them require as extras.
     """
     found: dict[str, str] = {}
     waiting = [*packages]
@@ -42,6 +42,6 @@ def installed_closure(packages: tuple[str, ...], *, cuda: bool = False) -> dict[
 
 
 def for_cuda(package: str) -> str:
-    """What is installed for CUDA in place of a package, with extras: some builds are distributions of another name."""
+    """The requirement that replaces a package for CUDA, with extras: some CUDA builds are distributions of another name."""
     row = PACKAGES.get(package)
     return package if row is None or row.cuda is None else row.cuda.requirement or package

@@ -1,7 +1,7 @@
-"""Tensors as JSON of the Open Inference Protocol v2, which both backends speak.
+"""Tensors as JSON of the Open Inference Protocol v2.
 
-JSON has no infinities and no NaN. An infinity is written `1e999`, a legal number that every reader of IEEE doubles
-rounds to infinity; NaN is written `null`.
+JSON has no infinities and no NaN. An infinity is written as `1e999`, a valid number that every reader of IEEE doubles
+rounds to infinity; NaN is written as `null`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()} | {"BF16": 
 
 
 def encode_json(inputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, dict[str, str]]:
-    """An inference request's body and headers; data lie flat, in row-major order.
+    """The body and headers of an inference request; data is flat, in row-major order.
 
-    Texts (numpy's unicode) go as BYTES.
+    Texts (numpy's unicode) are sent as BYTES.
 
     Raises:
-        ValueError: a dtype that the protocol does not know.
+        ValueError: the protocol has no datatype for a dtype.
     """
     tensors = []
     for name, array in inputs.items():
@@ -55,16 +55,16 @@ def encode_json(inputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, dict
 
 
 def decode_json(body: bytes) -> dict[str, np.ndarray[Any, Any]]:
-    """The outputs by name of an inference answer's body.
+    """The outputs by name in the body of an inference response.
 
     Raises:
-        ValueError: the body is no such answer.
+        ValueError: the body is not such a response.
     """
     try:
         outputs = json.loads(body)["outputs"]
         return {tensor["name"]: _array(tensor).reshape(tensor["shape"]) for tensor in outputs}
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"not an inference answer: {type(error).__name__}: {error}") from error
+        raise ValueError(f"not an inference response: {type(error).__name__}: {error}") from error
 
 
 def _array(tensor: Mapping[str, Any]) -> np.ndarray[Any, Any]:
@@ -73,11 +73,11 @@ def _array(tensor: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     if tensor["datatype"] != _TEXT:
         return np.array(tensor["data"], dtype=_DTYPES[tensor["datatype"]])
     if not all(isinstance(item, str) for item in tensor["data"]):
-        raise TypeError(f"{tensor['name']} has an element that is no text")
+        raise TypeError(f"{tensor['name']} has an element that is not a text")
     return np.array(tensor["data"], dtype=np.str_)
 
 
 def _elements(array: np.ndarray[Any, Any]) -> str:
     text = json.dumps(array.ravel().tolist())
-    # Only numbers stand in this text, so the two words can be nothing but the values that JSON lacks.
+    # The text only has numbers, so both words are values that JSON lacks.
     return text.replace("NaN", "null").replace("Infinity", "1e999") if array.dtype.kind == "f" else text

@@ -174,10 +174,10 @@ def test_the_handler_refuses_to_start_without_the_gpu_that_it_is_to_use(handler:
 @pytest.mark.parametrize(
     ("visible", "reason"),
     [
-        (None, "there is no nvidia-smi on the PATH, by which TorchServe counts GPUs; NVIDIA's driver brings it"),
-        ("GPU-1fb3", "TorchServe reads CUDA_VISIBLE_DEVICES as numbers, and it is 'GPU-1fb3'"),
-        ("-1", "TorchServe reads CUDA_VISIBLE_DEVICES as numbers, and it is '-1'"),
-        ("0,2", "there is no java on the PATH; install a Java runtime, version 17 or later"),
+        (None, "nvidia-smi, with which TorchServe counts GPUs, is not on the PATH; install it with NVIDIA's driver"),
+        ("GPU-1fb3", "TorchServe only accepts numbers in CUDA_VISIBLE_DEVICES, but it is 'GPU-1fb3'; set GPU numbers"),
+        ("-1", "TorchServe only accepts numbers in CUDA_VISIBLE_DEVICES, but it is '-1'; set GPU numbers"),
+        ("0,2", "java is not on the PATH; install a Java runtime, version 17 or later"),
     ],
 )
 def test_where_torchserve_cannot_count_gpus_it_is_not_started(

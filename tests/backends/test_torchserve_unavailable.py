@@ -18,7 +18,7 @@ def _java(folder: Path, answer: str) -> None:
 
 def test_without_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert TORCHSERVE.unavailable() == "there is no java on the PATH; install a Java runtime, version 17 or later"
+    assert TORCHSERVE.unavailable() == "java is not on the PATH; install a Java runtime, version 17 or later"
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_without_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ('openjdk version "11.0.2" 2019-01-15', "is Java 11; install a Java runtime, version 17 or later"),
         ('java version "1.8.0_291"', "is Java 8; install"),
-        ("nothing of use", "does not say its version"),
+        ("nothing of use", "does not print its version"),
     ],
 )
 def test_with_a_java_that_will_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, told: str) -> None:

@@ -74,5 +74,5 @@ def test_a_dtype_that_the_protocol_lacks_is_refused() -> None:
     ],
 )
 def test_an_answer_that_is_none_is_a_value_error(body: bytes) -> None:
-    with pytest.raises(ValueError, match="not an inference answer"):
+    with pytest.raises(ValueError, match="not an inference response"):
         decode_json(body)

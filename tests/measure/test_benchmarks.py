@@ -60,7 +60,7 @@ def test_every_candidate_has_a_fate_and_the_failures_their_reason(measured: Step
     report = _report(measured)
     fates = {row["variant"]: (row["fate"], row["reason"]) for row in report["candidates"]}
     assert fates["onnx-fp32"] == ("measured", "")
-    assert fates["onnx-int8"] == ("not measured", "not measured: failed verification")
+    assert fates["onnx-int8"] == ("not measured", "not measured: it failed verification")
     assert fates["torchscript-fp32"] == ("not measured", "not measured: its conversion failed")
     assert fates["onnx-bf16"][0] == "failed"
     assert "ONNX Runtime does not load the model" in fates["onnx-bf16"][1]

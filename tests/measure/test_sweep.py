@@ -98,7 +98,7 @@ def test_what_is_clearly_dominated_is_dropped_and_that_is_said(
     found = _run(candidates, settings(), tmp_path)
     assert found["slow"].fate == "dominated"
     assert "dropped after 2 rounds" in found["slow"].reason
-    assert "slower than fast at every batch size" in found["slow"].reason
+    assert "times as long as fast at every batch size" in found["slow"].reason
     assert [len(found[name].samples[1]) for name in ("baseline", "fast", "slow", "elsewhere")] == [6, 6, 2, 6]
 
 

@@ -157,7 +157,7 @@ def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
     gate = GateResult("min_cosine", "y", 0.99, 0.91, passed=False, case="all samples")
     runtime = [
         runtime_candidate("onnx-fp32"),
-        not_timed("onnx-int8", "not measured", "not measured: failed verification"),
+        not_timed("onnx-int8", "not measured", "not measured: it failed verification"),
         runtime_candidate(
             "onnx-a",
             fate="dominated",
@@ -174,7 +174,7 @@ def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
         server_candidate("onnx-fp32"),
         not_served("onnx-d", "not a finalist", "it takes 1.70 times as long as onnx-fp32 on the same backend"),
         not_served("onnx-e", "failed", "3 of 400 requests failed: status 503"),
-        not_served("torchscript-fp32", "no server", "torchserve cannot be started here: there is no java on the PATH"),
+        not_served("torchscript-fp32", "no server", "torchserve cannot be started here: java is not on the PATH"),
     ]
     rows = [candidate(name) for name in names] + [
         candidate("onnx-bf16", refused="the CPU provider has no bfloat16 kernels")
@@ -204,7 +204,7 @@ def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
     assert said["onnx-int8"] == "min_cosine of y is 0.91, the limit is 0.99"
     assert said["x-f"] == "convert.x: the exporter fails: aten::foo has no translation"
     assert said["onnx-bf16"] == "the CPU provider has no bfloat16 kernels"
-    assert "no java" in said["torchscript-fp32"]
+    assert "java is not" in said["torchscript-fp32"]
     assert all(said.values())
 
 

@@ -170,7 +170,7 @@ def test_the_plan_says_on_what_it_is_measured_and_what_does_not_fit(load: Load, 
 def test_what_gpus_do_not_do_is_refused_with_the_reason(load: Load, tmp_path: Path, machine: Path) -> None:
     loaded = load(SPEC + "serving: {cuda_graphs: true}\noptimize: {precisions: [fp32, int8, bf16]}\n")
     refused = reasons(planned(loaded, observe_here(loaded, machine, site(tmp_path))))
-    assert "int8 is quantized for the kernels of CPUs" in refused["onnx-int8"]
+    assert "int8 is quantized for CPU kernels" in refused["onnx-int8"]
     assert (
         refused["torchscript-fp32"]
         == "`serving.cuda_graphs` is true, but torchserve does not support CUDA graphs; onnxruntime does"

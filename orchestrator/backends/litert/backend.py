@@ -1,4 +1,4 @@
-"""LiteRT models for devices: a folder with the model and what it takes. There is no server; the device runs it."""
+"""LiteRT models for devices: a folder with the model and its signature. There is no server; the device runs it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["LITERT", "LiteRt"]
 
 
 class LiteRt(Backend):
-    """See `orchestrator.backends.backend.Backend`. It takes every signature: a device takes what LiteRT takes, texts too."""
+    """See `orchestrator.backends.backend.Backend`. It supports every signature, including texts."""
 
     name = "litert"
     runtimes = MappingProxyType(
@@ -28,11 +28,11 @@ class LiteRt(Backend):
     tools = ("ai-edge-litert",)
 
     def refuses_on_cuda(self, format_name: str, precision: str, devices: int) -> str:  # noqa: ARG002
-        """Everything."""
-        return "LiteRT runs on CPUs here"
+        """Always: it only runs on CPUs."""
+        return "LiteRT only runs on CPUs here"
 
     def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
-        """Leave `model.tflite`, and `model.json` with its signature, its digest and what it was measured with."""
+        """Write `model.tflite`, and `model.json` with its signature, its digest and the measured package versions."""
         sha256 = copy_file(model_file(settings.format, variant), folder / "model.tflite")
         document = {
             "name": settings.name,
@@ -51,7 +51,7 @@ class LiteRt(Backend):
 
 
 def _own_names(variant: Path) -> dict[str, dict[str, str]]:
-    """What the file calls its tensors where the spec calls them otherwise: a model that was given as LiteRT stays as it is."""
+    """The names of tensors in the file if they differ from the spec's: the user's own LiteRT file is not changed."""
     names = VariantFacts.read(variant).names
     if names is None:
         return {}

@@ -28,23 +28,23 @@ class OnnxRuntime(OwnServer):
     )
     extras = MappingProxyType(
         {
-            "grpc": "gRPC of the onnxruntime backend, which answers over REST alone",
-            "traces": "traces of the onnxruntime backend, whose server does not start where they are asked for",
+            "grpc": "gRPC of the onnxruntime backend, which only has REST without it",
+            "traces": "traces of the onnxruntime backend, whose server does not start without it if they are enabled",
         }
     )
     cuda_graphs = True
 
     def refuses_on_cuda(self, format_name: str, precision: str, devices: int) -> str | None:  # noqa: ARG002
-        """int8, whose kernels are those of CPUs."""
+        """int8, because it is quantized for CPU kernels."""
         if precision != "int8":
             return None
         return (
-            "int8 is quantized for the kernels of CPUs, which ONNX Runtime's CUDA provider does not have: "
+            "int8 is quantized for CPU kernels, which ONNX Runtime's CUDA provider does not have: "
             "it would run on the CPU, or slower than fp32"
         )
 
     def session_settings(self, settings: ServingSettings) -> Mapping[str, Any]:
-        """The execution provider with its devices, and how far the graph is optimized."""
+        """The execution provider with its devices, and the level of graph optimization."""
         level = settings.options.graph_optimization
         optimized = {} if level == "all" else {"graph_optimization": level}
         if not settings.devices:

@@ -21,7 +21,7 @@ _INEXACT = {
     "uint64": "computes uint64 with 32 bits",
     "string": "has no operators for strings",
 }
-"""dtype → what OpenVINO does with it on CPUs; the server refuses the same (`orchestrator/server/openvino_session.py`)."""
+"""dtype → what OpenVINO does with it on CPUs; the server refuses these too (`orchestrator/server/openvino_session.py`)."""
 
 
 class OpenVino(OwnServer):
@@ -38,7 +38,7 @@ class OpenVino(OwnServer):
     )
 
     def refuses(self, signature: Signature) -> str | None:
-        """A dtype that OpenVINO does not compute as it is. What outputs are is known once the model was run, and asked again."""
+        """A dtype that OpenVINO does not compute exactly. Called again once the model was run and output dtypes are known."""
         for what, tensors in (("input", signature.inputs), ("output", signature.outputs)):
             for tensor in tensors:
                 if tensor.dtype in _INEXACT:
@@ -46,7 +46,7 @@ class OpenVino(OwnServer):
         return None
 
     def refuses_on_cuda(self, format_name: str, precision: str, devices: int) -> str:  # noqa: ARG002
-        """Everything."""
+        """Always: it does not run on NVIDIA GPUs."""
         return "OpenVINO does not run on NVIDIA GPUs"
 
     def session_settings(self, settings: ServingSettings) -> Mapping[str, Any]:  # noqa: ARG002

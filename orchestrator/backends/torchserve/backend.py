@@ -1,6 +1,6 @@
-"""TorchScript and exported programs on TorchServe 0.12, with every default that bites set to what holds.
+"""TorchScript and exported programs on TorchServe 0.12, with safe settings instead of harmful defaults.
 
-The settings and their reasons stand in `config.py`, the handler in `frameworks/pytorch/torchserve_handler.py`.
+The settings and their reasons are in `config.py`, the handler in `frameworks/pytorch/torchserve_handler.py`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TorchServe(ServingBackend):
         port=8080,
         metrics_port=8082,
         metrics_path="/metrics",
-        live_path="/ping",  # turns to 500 when the worker does not come back
+        live_path="/ping",  # fails with 500 if the worker does not restart
         protocol="JSON of the Open Inference Protocol v2",
         request_seconds=30,
         answers_after_sigterm=False,
@@ -62,24 +62,24 @@ class TorchServe(ServingBackend):
     )
 
     def unavailable(self, devices: int = 0) -> str | None:
-        """No Java, a Java that is too old, no package `torchserve`, or no way to count GPUs, each with what to do."""
+        """No Java or too old a Java, no package `torchserve`, or no way to count GPUs; each with what to do."""
         if importlib.util.find_spec("ts") is None:
             return "the package torchserve is not installed; run: pip install 'mlo[torchserve]'"
-        if devices and (reason := _no_count(os.environ.get("CUDA_VISIBLE_DEVICES"))):
+        if devices and (reason := _cannot_count_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))):
             return reason
         java = shutil.which("java")
         if java is None:
-            return f"there is no java on the PATH; install a Java runtime, version {_JAVA} or later"
+            return f"java is not on the PATH; install a Java runtime, version {_JAVA} or later"
         answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)
         found = re.search(r'version "(?:1\.)?(\d+)', answer.stderr + answer.stdout)
         if found is None:
-            return f"{java} does not say its version; install a Java runtime, version {_JAVA} or later"
+            return f"{java} does not print its version; install a Java runtime, version {_JAVA} or later"
         if int(found[1]) < _JAVA:
             return f"{java} is Java {found[1]}; install a Java runtime, version {_JAVA} or later"
         return None
 
     def present(self, devices: int = 0) -> bool:  # noqa: ARG002
-        """Whether there is a Java: the server comes in a package, and whichever Java there is runs it."""
+        """Whether there is a Java; the server itself comes with a package."""
         return shutil.which("java") is not None
 
     def notes(self, devices: int = 0) -> tuple[str, ...]:  # noqa: ARG002
@@ -92,16 +92,16 @@ class TorchServe(ServingBackend):
         return config.number_of_gpu((folder / "config.properties").read_text(encoding="utf-8"))
 
     def signature(self, folder: Path, name: str) -> Signature:
-        """What `signature.json` says, against which the handler checks requests."""
+        """The signature in `signature.json`, with which the handler checks requests."""
         return Signature.from_json(read_json(folder / "model-store" / name / "signature.json"))
 
     def refuses(self, signature: Signature) -> str | None:
-        """Strings, since tensors of PyTorch hold numbers only."""
+        """Strings, because tensors of PyTorch only hold numbers."""
         texts = [tensor.name for tensor in signature.inputs if tensor.dtype == "string"]
-        return f"the input {texts[0]} is a string, and PyTorch has no tensors of strings" if texts else None
+        return f"the input {texts[0]} is a string, but PyTorch has no string tensors" if texts else None
 
     def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
-        """Leave the configuration and `model-store/NAME/`, a model that needs no unpacking when it starts."""
+        """Write the configuration and `model-store/NAME/`, an unpacked model archive."""
         source = model_file(settings.format, variant)
         model = folder / "model-store" / settings.name
         copy_file(source, model / source.name)
@@ -114,27 +114,27 @@ class TorchServe(ServingBackend):
         write_file(folder / "jvm.options", config.jvm_options(settings))
 
     def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
-        """Java itself, without TorchServe's own launcher, which neither forwards SIGTERM nor waits.
+        """Java itself, without TorchServe's launcher, which neither forwards SIGTERM nor waits.
 
-        Only inference listens on a port that is known; management and metrics listen on sockets inside `scratch`.
+        Only inference listens on a known port; management and metrics listen on sockets inside `scratch`.
         """
         argv = [sys.executable, "-m", "orchestrator.backends.torchserve.start"]
         argv += [str(folder), str(scratch), str(port)]
         return Launch(argv=tuple(argv), env={"MLO_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}, cwd=scratch)
 
     def ready_path(self, name: str) -> str:
-        """A request that goes through the worker: `/ping` is "Healthy" long before a model is loaded."""
+        """A request that goes through the worker, because `/ping` is "Healthy" long before a model is loaded."""
         return f"/predictions/{name}/1/ready"
 
 
-def _no_count(visible: str | None) -> str | None:
-    """Why TorchServe cannot count GPUs; `visible` is `CUDA_VISIBLE_DEVICES`, which it reads as numbers where it is set."""
+def _cannot_count_gpus(visible: str | None) -> str | None:
+    """Why TorchServe cannot count GPUs; `visible` is `CUDA_VISIBLE_DEVICES`, which it parses as numbers if it is set."""
     if visible:
         if all(number.isdecimal() for number in visible.split(",")):
             return None
-        return f"TorchServe reads CUDA_VISIBLE_DEVICES as numbers, and it is {visible!r}"
+        return f"TorchServe only accepts numbers in CUDA_VISIBLE_DEVICES, but it is {visible!r}; set GPU numbers"
     if shutil.which("nvidia-smi") is None:
-        return "there is no nvidia-smi on the PATH, by which TorchServe counts GPUs; NVIDIA's driver brings it"
+        return "nvidia-smi, with which TorchServe counts GPUs, is not on the PATH; install it with NVIDIA's driver"
     return None
 
 

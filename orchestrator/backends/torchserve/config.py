@@ -1,4 +1,4 @@
-"""What stands in TorchServe's files, and why. Facts are those of TorchServe 0.12.0's source, its last release."""
+"""The content of TorchServe's configuration files, with reasons from the source of TorchServe 0.12.0, its last release."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MODEL_CONFIG_TYPES: dict[str, type] = {
     "deviceIds": list,
     "mlo": dict,
 }
-"""TorchServe logs a value of the wrong type and goes on with its default, and ignores an unknown key without a word."""
+"""With a value of the wrong type, TorchServe logs it and uses the default; it silently ignores unknown keys."""
 
 LOG4J = """\
 <?xml version="1.0" encoding="UTF-8"?>
@@ -120,7 +120,7 @@ def number_of_gpu(text: str) -> int:
     """
     found = re.search(r"^number_of_gpu=([0-9]+)$", text, re.MULTILINE)
     if found is None:
-        raise ValueError("config.properties does not say number_of_gpu")
+        raise ValueError("config.properties has no number_of_gpu")
     return int(found[1])
 
 
@@ -147,7 +147,7 @@ def model_config(settings: ServingSettings, file: str) -> str:
     """model-config.yaml: one worker that gets whole batches, or one for each device.
 
     Workers get the devices in the order of `deviceIds`; without it the first would get the second. Where TorchServe does not
-    find as many devices, it takes the CPU without a word, so the handler is told what it has to get.
+    find as many devices, it silently uses the CPU, so the configuration tells the handler which device it must get.
 
     `batchSize` counts requests, not rows; the handler keeps the number of rows that go together within `max_rows`.
     """
@@ -194,7 +194,7 @@ def checked_yaml(document: Mapping[str, Any]) -> str:
     for key, value in document.items():
         expected = _MODEL_CONFIG_TYPES.get(key)
         if expected is None:
-            raise ValueError(f"model-config.yaml: TorchServe knows no {key}")
+            raise ValueError(f"model-config.yaml: TorchServe has no key {key}")
         if type(value) is not expected or (isinstance(value, int) and value < 1):
             raise ValueError(f"model-config.yaml: {key} must be a positive {expected.__name__}, not {value!r}")
     text: str = yaml.safe_dump(dict(document), sort_keys=False)

@@ -65,7 +65,7 @@ def command(folder: Path, scratch: str, port: int, *, java: str) -> tuple[list[s
 def _main(folder: str, scratch: str, port: str) -> None:
     java = shutil.which("java")
     if java is None:
-        sys.exit("torchserve: there is no java on the PATH")
+        sys.exit("torchserve: java is not on the PATH")
     os.chdir(scratch)
     argv, env = command(Path(folder), f"/proc/{os.getpid()}/cwd", int(port), java=java)
     os.execve(java, argv, {**os.environ, **env})  # noqa: S606 - no shell is wanted
