@@ -19,11 +19,11 @@ _PROCESSES = Path("/proc")
 
 
 class EngineError(ConnectionError):
-    """The Docker Engine does not do what it was asked; the message is a reason without a full stop."""
+    """A request to the Docker Engine failed; the message is a reason without a full stop."""
 
 
 class NoEngine(EngineError):
-    """There is no Docker Engine here, or nothing to talk to one with."""
+    """There is no Docker Engine here, or the package `docker` is missing."""
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def image_ids(repository: str, seconds: float = _SECONDS) -> Mapping[str, str]:
 
 
 def container_process(file: Path) -> int:
-    """The id of a container's first process, as this machine counts: it is no child of who started the container.
+    """The id of a container's first process on this machine; it is not a child of the process that started the container.
 
     Args:
         file: holds the container's id.
@@ -92,7 +92,7 @@ def container_process(file: Path) -> int:
     with connected() as client:
         process = int(client.api.inspect_container(container)["State"]["Pid"])
     groups = _PROCESSES / str(process) / "cgroup"
-    # An engine in a virtual machine counts its own processes: the same number is another's here, or nobody's.
+    # An engine in a virtual machine has its own process ids, which mean other processes here, or none.
     if not groups.exists() or container not in groups.read_text(encoding="ascii", errors="replace"):
         raise ProcessLookupError("the Docker Engine runs its containers on another machine")
     return process
@@ -113,13 +113,13 @@ def _host() -> str:
 
 
 def _reason(error: Exception, host: str, seconds: float) -> str:
-    """What went wrong, in the words of whoever knows it best."""
+    """The reason, from the most informative message."""
     cause = error.__cause__ or error  # what failed when the client asked for the version
     text = str(getattr(cause, "explanation", None) or error)
     if "timed out" in text.lower() or "timeout" in type(error).__name__.lower():
         return f"no answer within {seconds:g} s"
     if "Permission denied" in text:
-        return f"permission denied at {host}; membership of the group `docker` gives it"
+        return f"permission denied at {host}; add your user to the group `docker`"
     if "Connection refused" in text or "No such file" in text:
         return f"nothing listens at {host}; start the Docker Engine"
     return text.strip().splitlines()[-1] if text.strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""What a plan needs to know of the machine and the project it is made on, as one value that is observed before compiling."""
+"""The facts about the machine and the project that a plan depends on, as one value that is observed before compiling."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class ServerHere:
     """Whether the server of one backend can be started on this machine.
 
     Attributes:
-        present: what no package's version says of it, as JSON and as a part of keys; False: it cannot be started; True:
-            the backend's packages say all.
-        notes: what a reviewer of a plan should know of it and of how it is started, a sentence each.
+        present: its identity beyond package versions, as JSON and part of keys; False: it cannot be started; True: the
+            versions of the backend's packages suffice.
+        notes: what a reviewer of a plan should know about it and its start, a sentence each.
     """
 
     present: Mapping[str, Any] | bool

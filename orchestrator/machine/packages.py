@@ -1,6 +1,6 @@
-"""The packages that mlo runs on: which extra installs each, its builds, and what is installed. Nothing is imported.
+"""The packages that mlo uses: their extras and builds, and which are installed. No package is imported.
 
-To add a package, add a row; what has one build and no extra needs none.
+To add a package, add a row; a package with one build and no extra needs none.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ PACKAGES = {
     "prometheus-client": Package("server"),
     "orjson": Package("server"),
 }
-"""Distribution → what is to be known of it."""
+"""Distribution → its extra and builds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What is the same for every child process: the guard that stands before it, and words for how it ended."""
+"""Common to all child processes: the guard that starts them, and the name of the signal that ended them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GUARD = str(Path(__file__).with_name("guard.py"))
 
 
 def guarded(command: Sequence[str]) -> list[str]:
-    """The command behind a guard, which kills all that the command started when this process ends, however it ends."""
+    """The command with a guard, which kills all processes of the command when this process ends for any reason."""
     return [sys.executable, "-I", "-S", _GUARD, str(os.getpid()), *command]
 
 

@@ -1,4 +1,4 @@
-"""What of this process's environment its children see, a short list since secrets live there, and what all of them are told."""
+"""The environment of child processes: a short list of this process's variables, which may hold secrets, and fixed ones."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _NAMES = (
 
 
 _ALWAYS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-"""GPUs are numbered as the bus has them, which is how mlo names and counts them; CUDA itself would put the fastest first."""
+"""Number GPUs by bus id, as mlo does; by default CUDA lists the fastest first."""
 
 
 def passed_on() -> dict[str, str]:
-    """The environment of a worker, a supervisor or a server: models and their code come from others."""
+    """The environment of a worker, a supervisor or a server, which run models and code of others."""
     return {name: os.environ[name] for name in _NAMES if name in os.environ} | _ALWAYS

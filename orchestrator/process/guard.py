@@ -1,10 +1,10 @@
-"""Runs one program as its child and takes every process of that program along when it ends, whoever ends it.
+"""Runs a program as its child, and kills all processes of that program when it or the parent ends.
 
     python -I -S guard.py PARENT_PID COMMAND [ARGUMENT...]
 
-It stands between the engine and a step, and between the supervisor and a server, because both may have processes of
-their own (measured runtimes, TorchServe's workers) that the kernel's parent-death signal does not reach. It is started by file path, isolated, and imports the standard library
-only: it costs a few milliseconds and cannot be broken by what the program's environment holds.
+It runs between the engine and a step, and between the supervisor and a server, because both may have child processes
+(measured runtimes, TorchServe's workers) that the kernel's parent-death signal does not reach. It is started by its path, in
+isolated mode, and only imports the standard library, so it takes a few milliseconds and does not depend on the environment.
 
 Signals: SIGTERM and SIGINT are passed on to the program; SIGUSR1 (sent by the kernel when the parent dies, or by the
 parent) kills. It ends as the program ended: with its exit code, or by the same signal.

@@ -1,4 +1,4 @@
-"""Resident memory of a process and all its descendants: its peak, and the end of what takes more than it may."""
+"""Watches the resident memory of a process and all its descendants: records the peak, and kills them above a limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psutil
 __all__ = ["MemoryWatch", "end_tree", "family", "format_bytes", "tree_cpu_seconds", "tree_memory"]
 
 _TICK = 0.02
-"""Seconds between two looks at the known processes; what comes and goes in between is not seen."""
+"""Seconds between two samples of the known processes; shorter peaks are missed."""
 
 _FAMILY_TICK = 0.5
 """Seconds between two searches for new descendants, which reads the whole process table."""

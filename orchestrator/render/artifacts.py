@@ -1,4 +1,4 @@
-"""Everything a release needs, from one decision: serving folder, Docker context, compose file, chart and values.
+"""Renders a release from one decision: serving folder, Docker context, compose file, chart and values.
 
 The same arguments give the same bytes: no times, no paths, fixed modes, sorted names.
 """
@@ -32,20 +32,20 @@ def render_artifacts(
 ) -> str | None:
     """Fill `folder` with `serving/`, `docker/`, `compose.yaml`, `chart/`, `values.yaml` and `README.md`.
 
-    What devices run themselves is `serving/` alone. The image's tag is the digest of the finished build context, so what
-    would be another image has another tag.
+    For devices there is only `serving/`. The image's tag is the digest of the build context, so a different image has a
+    different tag.
 
     Args:
-        settings: how it is served.
-        deployment: who, how many, on which image.
+        settings: of the server.
+        deployment: labels, replicas and image.
         variant: the winner's folder.
-        folder: where to.
+        folder: the folder to fill.
 
     Returns:
-        The image's name and tag; None where there is no server, and so no image.
+        The image's name and tag; None if there is no server, and so no image.
 
     Raises:
-        ValueError: a value that may not stand in one of the files.
+        ValueError: a value is not allowed in one of the files.
         FileNotFoundError: the variant lacks its model file.
         DocumentRefused: an int8 variant lacks its facts.
     """
@@ -73,14 +73,14 @@ def render_artifacts(
 
 
 def _open_folders(folder: Path) -> None:
-    """Whatever the mask of who renders: a server or a device runs as somebody else."""
+    """Let everybody read the folders, whatever the umask: the server or device runs as another user."""
     for path in sorted(folder.rglob("*")):
         if path.is_dir():
             path.chmod(0o755)
 
 
 def _values(chosen: ServingBackend, settings: ServingSettings, deployment: DeploymentParameters) -> dict[str, Any]:
-    """What the templates may ask for; each use names the filter that checks it."""
+    """The values for the templates; each use in a template has a filter that checks it."""
     server = chosen.server
     return {
         "answers_after_sigterm": server.answers_after_sigterm,
@@ -123,7 +123,7 @@ def _values(chosen: ServingBackend, settings: ServingSettings, deployment: Deplo
 
 
 def _needs_vnni(settings: ServingSettings, variant: Path) -> bool:
-    """Whether int8 weights use all 8 bits, which is right on x86 CPUs with VNNI alone: others add products in 16 bits.
+    """Whether int8 weights use all 8 bits, which is only correct on x86 CPUs with VNNI: others add products in 16 bits.
 
     Source: ONNX Runtime's manual, "Quantize ONNX models", on `reduce_range`.
     """
@@ -144,7 +144,7 @@ def _memory_quantity(size: int) -> str:
 
 
 def _copy_tree(source: Path, target: Path, suffix: str = "") -> None:
-    """Copy the files below `source` whose names end so, without what Python or an editor left there."""
+    """Copy the files below `source` that end with `suffix`, without caches of Python."""
     for path in sorted(source.rglob(f"*{suffix}")):
         relative = path.relative_to(source)
         if path.is_file() and "__pycache__" not in relative.parts:

@@ -1,4 +1,4 @@
-"""Where templates and charts lie: beside the package in a checkout, inside it where a wheel is installed."""
+"""Finds templates and charts: beside the package in a checkout, inside it in an installed wheel."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def assets_dir(kind: AssetKind) -> Path:
     """The folder of `kind`.
 
     Raises:
-        FileNotFoundError: neither place has it: the installation is broken.
+        FileNotFoundError: it is in neither place; the installation is broken.
     """
     package = Path(orchestrator.__file__).parent
     for folder in (package / "_assets" / kind, package.parent / kind):
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(f"the installation lacks its {kind}; install mlo again")
+    raise FileNotFoundError(f"the installation of mlo has no {kind}; install it again")
 
 
 @cache
 def assets_digest() -> str:
-    """A digest over everything of mlo's own that ends up in what is rendered, or writes it.
+    """A digest of all of mlo's own files that determine what is rendered.
 
-    It is part of the keys of `benchmark.server` and `render`: a changed template, chart or server is not served from
-    what an earlier one left.
+    It is part of the keys of `benchmark.server` and `render`, so that these run again after a template, chart or server has
+    changed.
     """
     package = Path(orchestrator.__file__).parent
     roots = {
@@ -43,10 +43,10 @@ def assets_digest() -> str:
         "templates": assets_dir("templates"),
         **{f"{name}-{place}": source for name in BACKENDS for place, source in enumerate(backend(name).sources)},
     }
-    told = hashlib.sha256()
+    content = hashlib.sha256()
     for name, root in roots.items():
         for path in [root] if root.is_file() else sorted(root.rglob("*")):
             if path.is_file() and path.suffix != ".pyc":
-                told.update(f"{name}/{path.relative_to(root).as_posix()}\0".encode())
-                told.update(hashlib.sha256(path.read_bytes()).digest())
-    return told.hexdigest()
+                content.update(f"{name}/{path.relative_to(root).as_posix()}\0".encode())
+                content.update(hashlib.sha256(path.read_bytes()).digest())
+    return content.hexdigest()

@@ -1,4 +1,4 @@
-"""Filling templates. Nothing enters one as free text: each value passes a filter that knows what it may look like."""
+"""Fills templates. No value is inserted as free text: each passes a filter that checks its form."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Checked(str):
 
 
 class _Pattern:
-    """A filter that lets a text through as it is, if it matches."""
+    """A filter that accepts a matching text without changing it."""
 
     def __init__(self, name: str, pattern: str) -> None:
         self._name = name
@@ -32,28 +32,28 @@ class _Pattern:
 
     def __call__(self, value: object) -> _Checked:
         if not isinstance(value, str) or not self._pattern.fullmatch(value):
-            raise ValueError(f"{value!r} is no {self._name}")
+            raise ValueError(f"{value!r} is not a valid {self._name}")
         return _Checked(value)
 
 
 def _quoted(value: object) -> _Checked:
-    """In double quotes, for YAML, JSON and Dockerfiles alike: what one of them would interpret is refused."""
+    """In double quotes for YAML, JSON and Dockerfiles; characters that any of them would interpret are refused."""
     if not isinstance(value, str) or not re.fullmatch(r"[ !#%-\[\]-_a-~]*", value):
         raise ValueError(
-            f"{value!r} cannot stand in quotes: printable ASCII without quotes, backslash, dollar, backtick"
+            f"{value!r} cannot be quoted: only printable ASCII without quotes, backslash, dollar and backtick is allowed"
         )
     return _Checked(f'"{value}"')
 
 
 def _whole(value: object) -> _Checked:
     if type(value) is not int:
-        raise ValueError(f"{value!r} is no whole number")
+        raise ValueError(f"{value!r} is not a whole number")
     return _Checked(str(value))
 
 
 def _number(value: object) -> _Checked:
     if type(value) not in {int, float}:
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{value!r} is not a number")
     return _Checked(f"{value:g}")
 
 
@@ -65,7 +65,7 @@ def _flag(value: object) -> _Checked:
 
 def _refuse_unchecked(value: object) -> object:
     if not isinstance(value, _Checked):
-        raise ValueError(f"{value!r} enters a template without a filter")  # noqa: TRY004 - one kind of error
+        raise ValueError(f"{value!r} is inserted into a template without a filter")  # noqa: TRY004 - one kind of error
     return value
 
 
@@ -73,8 +73,8 @@ def fill(template: str, values: dict[str, Any]) -> str:
     """The text of `templates/TEMPLATE` with these values.
 
     Raises:
-        ValueError: a value is not what its filter lets through, or has no filter.
-        jinja2.UndefinedError: the template asks for a value that is not there.
+        ValueError: a filter refuses a value, or a value has no filter.
+        jinja2.UndefinedError: the template needs a value that is missing.
     """
     environment = Environment(
         loader=FileSystemLoader(assets_dir("templates")),

@@ -1,4 +1,4 @@
-"""The packages of an image, at exactly the versions that were measured."""
+"""The packages of an image, at exactly the measured versions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def requirements(settings: ServingSettings) -> str:
         name = re.sub(r"[-_.]+", "-", package).lower()
         public = version.partition("+")[0]
         if not _NAME.fullmatch(name) or not _VERSION.fullmatch(public):
-            raise ValueError(f"{package} {version!r} is no package and version")
+            raise ValueError(f"{package} {version!r} is not a valid package and version")
         pins[name] = f"=={public}"
     for package in [*pins] if settings.devices else ():
         if (requirement := for_cuda(package)) != package:

@@ -1,4 +1,4 @@
-"""The render step: the decision's winner into the files of a release."""
+"""The render step: writes the files of a release for the decision's winner."""
 
 from __future__ import annotations
 
@@ -31,7 +31,12 @@ def render(context: StepContext) -> dict[str, Any]:
     winner = Winner.from_bytes(winner_bytes, Winner.FILE)
     variant = context.inputs.get(f"variant:{winner.variant}")
     if variant is None:
-        raise StepError("E451", f"the picked variant {winner.variant} was not made", remedy="run `mlo apply` again")
+        raise StepError(
+            "E451",
+            f"the winner's variant {winner.variant} is missing",
+            cause="the step that makes it left no result",
+            remedy="run `mlo apply` again",
+        )
     context.progress("writing the artifacts")
     try:
         parameters = RenderParameters.from_json(context.params)

@@ -314,9 +314,9 @@ def test_a_dtype_that_rest_does_not_speak_is_refused(
     signature = settings.signature
     wrong = (Tensor("z", dtype, ("batch", 3)),)
     signature = replace(signature, inputs=wrong) if what == "input" else replace(signature, outputs=wrong)
-    told = f"the {what} z is {dtype}, which TensorFlow Serving's REST API does not speak"
-    assert TENSORFLOW_SERVING.refuses(signature) == told
-    with pytest.raises(ValueError, match="does not speak"):
+    refusal_text = f"the {what} z is {dtype}, which TensorFlow Serving's REST API does not support"
+    assert TENSORFLOW_SERVING.refuses(signature) == refusal_text
+    with pytest.raises(ValueError, match="does not support"):
         TENSORFLOW_SERVING.write_folder(
             replace(settings, signature=signature), placeholder_variant, tmp_path / "serving"
         )

@@ -56,7 +56,7 @@ def test_the_program_on_the_path_is_enough(put: Put) -> None:
 @pytest.mark.usefixtures("put")
 def test_without_program_and_engine_both_are_named() -> None:
     assert TENSORFLOW_SERVING.unavailable() == (
-        "there is no tensorflow_model_server on the PATH, and no Docker Engine that could run its image "
+        "tensorflow_model_server is not on the PATH, and there is no Docker Engine to run its image "
         f"(there is no Docker Engine at {NO_ENGINE}); install one of them"
     )
 
@@ -66,7 +66,7 @@ def test_an_engine_that_does_not_answer_is_told(engine: FakeEngine) -> None:
     engine.refuses = "the daemon is shutting down"
     told = TENSORFLOW_SERVING.unavailable()
     assert told is not None
-    assert told.endswith("does not say which images it has: the daemon is shutting down")
+    assert told.endswith("did not list its images: the daemon is shutting down")
 
 
 @pytest.mark.usefixtures("put")
@@ -118,7 +118,7 @@ def test_the_engine_is_asked_once_and_for_a_short_time(engine: FakeEngine) -> No
     for _ in range(3):
         told = TENSORFLOW_SERVING.unavailable()
         assert told is not None
-        assert told.endswith("does not say which images it has: no answer within 2 s")
+        assert told.endswith("did not list its images: no answer within 2 s")
         assert TENSORFLOW_SERVING.program() is None
     assert time.monotonic() - began < 5
     assert len(engine.asked) == 1
@@ -131,7 +131,7 @@ def test_a_program_that_listens_on_all_interfaces_is_told_and_a_container_is_not
     assert TENSORFLOW_SERVING.notes() == ()
     put("tensorflow_model_server", "exit 1")
     (note,) = TENSORFLOW_SERVING.notes()
-    assert "listens on all interfaces, past the gateway" in note
+    assert "listens on all interfaces and can be reached past the gateway" in note
 
 
 def test_the_program_gets_the_folder_where_it_lies(

@@ -47,7 +47,7 @@ def test_each_tensor_is_sent_whole_by_its_name() -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "uint16", "complex64"])
 def test_what_cannot_be_sent_is_refused(dtype: str) -> None:
-    with pytest.raises(ValueError, match=f"input x: .* does not speak {dtype}"):
+    with pytest.raises(ValueError, match=f"input x: .* does not support {dtype}"):
         TENSORFLOW_SERVING.encode({"x": np.zeros(2, dtype)})
 
 

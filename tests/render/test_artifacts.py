@@ -236,7 +236,7 @@ def test_a_winner_whose_variant_was_not_made_is_told(render_to: Render, tmp_path
 
     winner("onnx-int8").write(tmp_path)
     context = StepContext({}, {"winner": tmp_path / "winner.json"}, tmp_path, tmp_path, tmp_path)
-    with pytest.raises(StepError, match="onnx-int8 was not made"):
+    with pytest.raises(StepError, match="the winner's variant onnx-int8 is missing"):
         render(context)
 
 

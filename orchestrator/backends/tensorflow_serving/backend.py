@@ -1,4 +1,4 @@
-"""SavedModels on TensorFlow Serving 2.20, with every default that bites set to what holds.
+"""SavedModels on TensorFlow Serving 2.20, with safe settings instead of harmful defaults.
 
 The settings and their reasons are in `config.py`, the start on this machine in `local.py`, folders with several versions in
 `versions.py`.
@@ -19,7 +19,7 @@ from orchestrator.backends.tensorflow_serving.local import (
     GPU_ENVIRONMENT,
     IMAGE,
     PROGRAM,
-    engine_silence,
+    engine_failure,
     found_program,
     missing,
 )
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["TENSORFLOW_SERVING", "TensorFlowServing"]
 
 _VERSION = 1
-"""The one version that a rendered folder holds."""
+"""The only version in a rendered folder."""
 
 
 class TensorFlowServing(ServingBackend):
@@ -50,7 +50,7 @@ class TensorFlowServing(ServingBackend):
         {"saved-model": InProcess("orchestrator.frameworks.tensorflow.runtime:open_saved_model", ("tensorflow",))}
     )
     tools = ("tensorflow", "numpy")
-    extras = MappingProxyType({"docker": "TensorFlow Serving from its image, where its program is not on the PATH"})
+    extras = MappingProxyType({"docker": "TensorFlow Serving from its image, if its program is not on the PATH"})
     server = Server(
         dockerfile="tensorflow-serving.Dockerfile.jinja",
         base=IMAGE,
@@ -58,7 +58,7 @@ class TensorFlowServing(ServingBackend):
         port=config.REST_PORT,
         metrics_port=config.REST_PORT,
         metrics_path=config.METRICS_PATH,
-        live_path="",  # every path waits behind requests, so an overload would look like a death
+        live_path="",  # every path waits behind requests, so an overloaded server would be restarted
         protocol="JSON of TensorFlow Serving's REST API",
         request_seconds=0,  # SIGTERM ends it at once
         answers_after_sigterm=False,
@@ -68,7 +68,7 @@ class TensorFlowServing(ServingBackend):
     )
 
     def runtime_decides(self, *, served: bool) -> bool:  # noqa: ARG002
-        """Yes: its server comes in no package, so it is often not there."""
+        """Yes: its server does not come with a package, so it is often not available."""
         return True
 
     def refuses_on_cuda(self, format_name: str, precision: str, devices: int) -> str | None:  # noqa: ARG002
@@ -76,8 +76,8 @@ class TensorFlowServing(ServingBackend):
         if devices == 1:
             return None
         return (
-            "TensorFlow Serving runs a model on its first device alone; with `hardware.count: 1`, "
-            "`serving.replicas` use more"
+            "TensorFlow Serving only runs a model on its first device; set `hardware.count: 1`, and use more devices with "
+            "`serving.replicas`"
         )
 
     def unavailable(self, devices: int = 0) -> str | None:
@@ -94,29 +94,27 @@ class TensorFlowServing(ServingBackend):
         return found_program(devices)
 
     def notes(self, devices: int = 0) -> tuple[str, ...]:
-        """That the program listens on all interfaces, which no flag changes; or that the Docker Engine keeps silent."""
-        if (silence := engine_silence()) is not None:
-            said = f"the Docker Engine does not say whether it has TensorFlow Serving ({silence})"
-            return (f"{said}, so saved-model is measured in its runtime alone",)
+        """That the program listens on all interfaces, which no flag changes; or that the Docker Engine does not respond."""
+        if (failure := engine_failure()) is not None:
+            note = f"the Docker Engine could not be asked for an image of TensorFlow Serving ({failure})"
+            return (f"{note}, so saved-model is only measured in its runtime",)
         found = found_program(devices)
         if found is None or found.name != PROGRAM:
             return ()
-        said = (
-            f"{PROGRAM} has no flag for an address: while it is measured or serves here, it listens on all interfaces"
-        )
+        note = f"{PROGRAM} has no flag for an address, so while it is measured or serves here, it listens on all interfaces"
         return (
-            f"{said}, past the gateway; a firewall keeps others out, and a container of its image is on loopback alone",
+            f"{note} and can be reached past the gateway; use a firewall, or its image, which only listens on loopback",
         )
 
     def devices(self, folder: Path) -> int:
-        """As many as `server.json` says."""
+        """The number of devices in `server.json`."""
         devices = read_json(folder / "server.json").get("devices")
         if type(devices) is not int:
-            raise ValueError("server.json does not say how many devices there are")
+            raise ValueError("server.json has no number of devices")
         return devices
 
     def signature(self, folder: Path, name: str) -> Signature:  # noqa: ARG002 - it serves one model
-        """What `server.json` says."""
+        """The signature in `server.json`."""
         return Signature.from_json(read_json(folder / "server.json")["model"]["signature"])
 
     def image_values(self, settings: ServingSettings) -> Mapping[str, Any]:
@@ -124,19 +122,19 @@ class TensorFlowServing(ServingBackend):
         return {"flags": config.flags(settings)}
 
     def layout(self, folder: Path, name: str) -> Layout:
-        """Versions of one model, which it serves together."""
+        """Several versions of one model, served together."""
         return VersionedLayout(folder, name)
 
     def refuses(self, signature: Signature) -> str | None:
-        """A dtype that its REST API does not speak, such as float16."""
+        """A dtype that its REST API does not support, such as float16."""
         return refusal(signature)
 
     def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
-        """Leave `models/NAME/1/` with its warm-up records, the three configuration files, `flags.txt` and `server.json`.
+        """Write `models/NAME/1/` with its warm-up records, the three configuration files, `flags.txt` and `server.json`.
 
         Raises:
-            FileNotFoundError: the variant holds no SavedModel.
-            ValueError: a tensor whose dtype the REST API does not speak.
+            FileNotFoundError: the variant has no SavedModel.
+            ValueError: the REST API does not support the dtype of a tensor.
         """
         if reason := refusal(settings.signature):
             raise ValueError(reason)
@@ -146,7 +144,7 @@ class TensorFlowServing(ServingBackend):
         version = folder / "models" / settings.name / str(_VERSION)
         for path in sorted(source.rglob("*")):
             relative = path.relative_to(source)
-            # Records that came with the model name its own signature; one that fails, fails the load.
+            # Records of the original model are for its own signature, and a failing record would fail the load.
             if path.is_file() and relative.as_posix() != WARMUP_FILE:
                 copy_file(path, version / relative)
         if settings.samples is not None:
@@ -162,7 +160,7 @@ class TensorFlowServing(ServingBackend):
         write_file(folder / "server.json", json_text(_server(settings)))
 
     def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
-        """The server itself where its program is on the PATH, else a container of its image."""
+        """The program itself if it is on the PATH, else a container of its image."""
         module = "orchestrator.backends.tensorflow_serving.local"
         argv = (sys.executable, "-m", module, str(folder), str(scratch), str(port), str(threads))
         return Launch(
@@ -170,15 +168,15 @@ class TensorFlowServing(ServingBackend):
         )
 
     def ready_path(self, name: str) -> str:
-        """Found once the version that requests go to is loaded and warm; `/v1/models/NAME` answers 200 long before."""
+        """Exists once the version that gets requests is loaded and warm; `/v1/models/NAME` answers 200 long before."""
         return f"/v1/models/{name}/labels/{config.LIVE}/metadata"
 
     def infer_path(self, name: str) -> str:
-        """By label, which moves; without one the highest version answers, also after a rollback."""
+        """By label, which moves; without a label the highest version answers, even after a rollback."""
         return f"/v1/models/{name}/labels/{config.LIVE}:predict"
 
     def encode(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, Mapping[str, str]]:
-        """A call as JSON, each tensor whole."""
+        """A request as JSON, in columnar format."""
         return encode(inputs)
 
     def decode(
@@ -187,7 +185,7 @@ class TensorFlowServing(ServingBackend):
         headers: Mapping[str, str],  # noqa: ARG002
         signature: Signature,
     ) -> dict[str, np.ndarray[Any, Any]]:
-        """The outputs; the answer names them only where there are several, and no dtypes."""
+        """The outputs; the response only has names if there are several, and no dtypes."""
         return decode(body, signature)
 
 
@@ -200,7 +198,7 @@ def _warmup(settings: ServingSettings, path: Path) -> bytes:
 
 
 def _server(settings: ServingSettings) -> dict[str, Any]:
-    """What the server's own files do not say: what it serves, and what it may use."""
+    """What is not in the server's own files: the model's signature, and the server's resources."""
     return {
         "model": {
             "name": settings.name,

@@ -1,13 +1,13 @@
-"""TensorFlow Serving on this machine: which one there is, and its start.
+"""Finds and starts TensorFlow Serving on this machine.
 
-`tensorflow_model_server` on the PATH comes first, then an image of the Docker Engine. Both are asked once in a process and for
-a short time, since every plan with a SavedModel asks; nothing is pulled.
+`tensorflow_model_server` on the PATH takes precedence over an image of the Docker Engine. Both are looked up once per process,
+with a short timeout, because every plan with a SavedModel does so; nothing is pulled.
 
 `python -m orchestrator.backends.tensorflow_serving.local FOLDER SCRATCH PORT THREADS` starts it. The program replaces that
-process, so that a signal reaches it; a container runs for as long as that process does, which passes signals on.
+process, so that it gets signals; a container runs as long as that process, which forwards signals.
 
-The server has no handler for SIGTERM. As a child it is ended by the signal itself; as the first process of a container the
-kernel would keep the signal from it, so there a shell stands before it (`_IN_CONTAINER`).
+The server has no handler for SIGTERM. As a normal process it is ended by the signal itself; as the first process of a
+container it would not get the signal from the kernel, so a shell starts it there (`_IN_CONTAINER`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
     "PROGRAM",
     "VERSION",
     "container_options",
-    "engine_silence",
+    "engine_failure",
     "found_program",
     "local_image",
     "missing",
@@ -54,12 +54,12 @@ __all__ = [
 ]
 
 VERSION = "2.20.0"
-"""What is rendered is made for this one."""
+"""The version that rendered folders are made for."""
 
 PROGRAM = "tensorflow_model_server"
 IMAGE = f"tensorflow/serving:{VERSION}"
 _GPU = "-gpu"
-"""What the name of the image for GPUs ends with."""
+"""The suffix of the image for GPUs."""
 
 _SECONDS = 2.0
 _UNKNOWN = "of an unknown version"
@@ -68,36 +68,36 @@ _NOT_SERVERS = ("<none>", "-devel", "-devel-gpu", "mkl")
 
 @dataclass(frozen=True, slots=True)
 class _Engine:
-    """What the Docker Engine says.
+    """The state of the Docker Engine.
 
     Attributes:
         images: name → id, of TensorFlow Serving.
-        absence: why there is none; None where there is one.
-        silence: why it does not say which images it has; None where it does.
+        absence: why there is no engine; None if there is one.
+        failure: why it did not list its images; None if it did.
     """
 
     images: Mapping[str, str] = field(default_factory=dict)
     absence: str | None = None
-    silence: str | None = None
+    failure: str | None = None
 
 
 def missing(devices: int = 0) -> str | None:
-    """Why no server can be started on this machine, with so many GPUs, with what to do; None if one can."""
+    """Why no server can be started on this machine with this number of GPUs, and what to do; None if one can."""
     if shutil.which(PROGRAM) is not None:
         return None
-    lacking = f"there is no {PROGRAM} on the PATH"
+    lacking = f"{PROGRAM} is not on the PATH"
     engine = _engine(_host(), _SECONDS)
     if engine.absence is not None:
-        return f"{lacking}, and no Docker Engine that could run its image ({engine.absence}); install one of them"
-    if engine.silence is not None:
-        return f"{lacking}, and the Docker Engine does not say which images it has: {engine.silence}"
+        return f"{lacking}, and there is no Docker Engine to run its image ({engine.absence}); install one of them"
+    if engine.failure is not None:
+        return f"{lacking}, and the Docker Engine did not list its images: {engine.failure}"
     if local_image(devices) is None:
         return f"{lacking}, and the Docker Engine has no image of it; run: docker pull {_rendered(devices)}"
     return None
 
 
 def found_program(devices: int = 0) -> Program | None:
-    """What is started on this machine, with so many GPUs; None where nothing can be."""
+    """The program or image that is started on this machine with this number of GPUs; None if there is none."""
     program = shutil.which(PROGRAM)
     if program is not None:
         version = _program_version(program)
@@ -106,27 +106,27 @@ def found_program(devices: int = 0) -> Program | None:
     if missing(devices) is not None:
         return None
     image = local_image(devices)
-    assert image is not None, "it is not missing"
+    assert image is not None, "nothing is missing"
     return Program(image, _engine(_host(), _SECONDS).images[image], rendered=image == _rendered(devices))
 
 
-def engine_silence() -> str | None:
-    """Why the Docker Engine, where there is one and it would be asked, does not say which images it has."""
-    return None if shutil.which(PROGRAM) is not None else _engine(_host(), _SECONDS).silence
+def engine_failure() -> str | None:
+    """Why the Docker Engine did not list its images; None if it did, or if it is not needed or not there."""
+    return None if shutil.which(PROGRAM) is not None else _engine(_host(), _SECONDS).failure
 
 
 def local_image(devices: int = 0, seconds: float = _SECONDS) -> str | None:
-    """The image of TensorFlow Serving, for CPUs or GPUs, that the Docker Engine has; the version that mlo renders comes first.
+    """The image of TensorFlow Serving in the Docker Engine, for CPUs or GPUs; the rendered version takes precedence.
 
     Args:
-        devices: how many GPUs it is for.
-        seconds: how long the engine may take to answer.
+        devices: the number of GPUs.
+        seconds: the timeout for the engine.
 
     Raises:
         EngineError: the engine does not respond.
     """
     engine = _engine(_host(), seconds)
-    if reason := engine.absence or engine.silence:
+    if reason := engine.absence or engine.failure:
         raise EngineError(reason)
     usable = [name for name in engine.images if name.endswith(_GPU) == bool(devices)]
     return _rendered(devices) if _rendered(devices) in usable else next(iter(usable), None)
@@ -137,30 +137,30 @@ def _rendered(devices: int) -> str:
 
 
 def _host() -> str:
-    """What tells one engine from another: answers are remembered for a process."""
+    """Identifies the engine, because results are cached in the process."""
     return os.environ.get("DOCKER_HOST", "")
 
 
 @cache
-def _engine(host: str, seconds: float) -> _Engine:  # noqa: ARG001 - the key of what is remembered
+def _engine(host: str, seconds: float) -> _Engine:  # noqa: ARG001 - a key of the cache
     try:
         images = image_ids("tensorflow/serving", seconds)
     except NoEngine as error:
         return _Engine(absence=str(error))
     except EngineError as error:
-        return _Engine(silence=str(error))
+        return _Engine(failure=str(error))
     return _Engine({name: known for name, known in images.items() if not name.endswith(_NOT_SERVERS)})
 
 
 @cache
 def _program_version(program: str) -> str:
-    """As the program says it: `TensorFlow ModelServer: 2.20.0+dev.sha.1234567`."""
+    """As printed by the program: `TensorFlow ModelServer: 2.20.0+dev.sha.1234567`."""
     try:
         done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return _UNKNOWN
-    told = re.search(r"ModelServer: *(\S+)", done.stdout + done.stderr)
-    return told[1] if told else _UNKNOWN
+    found = re.search(r"ModelServer: *(\S+)", done.stdout + done.stderr)
+    return found[1] if found else _UNKNOWN
 
 
 GPU_ENVIRONMENT = {
@@ -168,14 +168,14 @@ GPU_ENVIRONMENT = {
     "NVIDIA_TF32_OVERRIDE": "0",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
 }
-"""GPUs are numbered by the bus, as mlo names them. Their memory grows by what is needed, or it would take all there is; and
-float32 is computed as float32, not as TF32."""
+"""Number GPUs by bus id, as mlo does; allocate their memory as needed instead of all of it; compute float32 as float32, not
+as TF32."""
 
 CONTAINER_FILE = "container"
-"""In the scratch folder: the id of the container, where one serves."""
+"""The file in the scratch folder with the container's id, if it runs in one."""
 
 _ENGINE_SECONDS = 30.0
-"""How long the Docker Engine may take to say which image it has: one is known to be there, and the machine may be busy."""
+"""The timeout for listing images at the start: the image is known to exist, and the machine may be busy."""
 
 _IN_CONTAINER = """\
 exec 3<&0
@@ -187,15 +187,15 @@ kill $server 2>/dev/null
 wait $server
 exit $code
 """
-"""Ends the server on SIGTERM, and when the standard input ends, which it does when nobody is attached any more: a container
-is no child of whoever runs it, and would outlive a `docker run` that is killed."""
+"""Ends the server on SIGTERM, and when standard input ends because nobody is attached any more: a container is not a child
+of the process that runs it, and would survive if that process is killed."""
 
 
 def program_command(program: str, folder: Path, port: int, threads: int) -> list[str]:
-    """The argument list of the program itself, run in the current folder, which is the scratch.
+    """The argument list of the program, run in the current folder, which is the scratch folder.
 
-    A folder that was rendered for a container says where it lies there. Its models.config is written anew then, with the
-    place where it lies here; a folder of this machine is served as it is, so that the server sees it change.
+    If the folder was rendered for a container, its models.config has the path in the container, and is rewritten with the
+    path on this machine. Otherwise the folder is served directly, so that the server notices changes.
     """
     given = (folder / FLAGS_FILE).read_text(encoding="utf-8").splitlines()
     changes: dict[str, object] = {
@@ -213,8 +213,8 @@ def program_command(program: str, folder: Path, port: int, threads: int) -> list
 
 
 def container_options(folder: Path, port: int, threads: int) -> dict[str, Any]:
-    """How the container is created: REST on loopback, nothing to write but /tmp, the CPUs that this process may use."""
-    from docker.types import DeviceRequest, Mount  # noqa: PLC0415 - an extra, which is there where an engine is asked
+    """The options of the container: REST on loopback, only /tmp is writable, and the CPUs that this process may use."""
+    from docker.types import DeviceRequest, Mount  # noqa: PLC0415 - an extra, which is installed if there is an engine
 
     given = (folder / FLAGS_FILE).read_text(encoding="utf-8").splitlines()
     seen_at = str(PurePosixPath(flag_values(given)["model_config_file"]).parent)
@@ -229,7 +229,7 @@ def container_options(folder: Path, port: int, threads: int) -> dict[str, Any]:
         "mounts": [Mount(seen_at, str(folder), type="bind", read_only=True)],
         "read_only": True,
         "tmpfs": {"/tmp": "size=64m,mode=1777"},  # noqa: S108 - in the container
-        # As root it would read what it must not; as oneself it can read what one has made.
+        # Never as root; as the current user, it can read the user's files.
         "user": f"{os.getuid()}:{os.getgid()}" if os.getuid() else "65532:65532",
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
@@ -280,7 +280,7 @@ def _main(folder: str, scratch: str, port: str, threads: str) -> None:
             sys.exit(f"{PROGRAM}: {missing(devices)}")
         sys.exit(_run_container(image, container_options(Path(folder), int(port), int(threads))))
     except EngineError as error:
-        sys.exit(f"{PROGRAM}: the Docker Engine does not run it: {error}")
+        sys.exit(f"{PROGRAM}: the Docker Engine cannot run it: {error}")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 FORMER = "previous"
-"""The label of the version that was live before."""
+"""The label of the previously live version."""
 
 _WATCHED = {"file_system_poll_wait_seconds": 1, "model_config_file_poll_wait_seconds": 2}
 _READ_AT_START = ("batching.config", "monitoring.config")
@@ -54,16 +54,16 @@ _NUMBER = re.compile(r"[1-9][0-9]*")
 
 
 class VersionError(ValueError):
-    """A folder, or a version, with which this cannot be done; the message is a sentence for a person."""
+    """The folder or version cannot be used; the message is a sentence with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedVersions:
-    """What a folder serves.
+    """The versions served from a folder.
 
     Attributes:
         name: of the model on the wire.
-        versions: whose folders are there, in ascending order.
+        versions: those with a folder, in ascending order.
         labels: label → version.
     """
 
@@ -73,15 +73,15 @@ class ServedVersions:
 
     @property
     def live(self) -> int | None:
-        """The version that requests go to; None before the first `move_label`."""
+        """The version that gets requests; None before the first `move_label`."""
         return self.labels.get(LIVE)
 
 
 def version_folder(folder: Path, name: str, version: int) -> Path:
-    """Where a version of the model lies.
+    """The folder of a version of the model.
 
-    It has to appear there whole, by a rename: a server loads it as soon as it sees it. Names that are no number are not
-    looked at.
+    It must be moved there complete, by a rename, because a server loads it as soon as it appears. Names that are not numbers
+    are ignored.
     """
     return folder / "models" / name / str(version)
 
@@ -94,7 +94,7 @@ def rendered_version(rendered: Path) -> Path:
     """
     models = _read(rendered)
     if len(models.versions) != 1:
-        raise VersionError(f"{rendered} is no rendered folder: its {MODELS_FILE} does not name one version")
+        raise VersionError(f"{rendered} is not a rendered folder: its {MODELS_FILE} does not name exactly one version")
     return version_folder(rendered, models.name, models.versions[0])
 
 
@@ -111,15 +111,15 @@ def served_versions(folder: Path) -> ServedVersions | None:
 
 
 def settle(folder: Path, rendered: Path, *, seen_at: PurePosixPath | None = None) -> bool:
-    """Take over how a rendered folder wants to be served, all but its version; labels stay as they are.
+    """Apply the settings of a rendered folder, except for its version; labels do not change.
 
     Args:
-        folder: what a server reads; it exists.
-        rendered: what `TensorFlowServing.write_folder` left.
-        seen_at: where the server sees `folder`, if that is not its own path.
+        folder: an existing folder that a server reads.
+        rendered: a folder written by `TensorFlowServing.write_folder`.
+        seen_at: the path of `folder` as seen by the server, if it differs.
 
     Returns:
-        Whether a server that runs on the folder has to be started again: it reads flags and batching at its start alone.
+        Whether servers that run on the folder must be restarted: they only read flags and batching at the start.
 
     Raises:
         VersionError: the folder serves another model, or is not as mlo wrote it.
@@ -131,7 +131,7 @@ def settle(folder: Path, rendered: Path, *, seen_at: PurePosixPath | None = None
     former = Models(name, "") if new else _read(folder)
     if former.name != name:
         raise VersionError(f"{folder} serves the model {former.name}, not {name}")
-    # The socket of a server outside a container, where others have theirs in the same folder.
+    # The socket needs a unique name outside a container, where several servers share /tmp.
     changes = {**_WATCHED, "grpc_socket_path": f"/tmp/mlo-{name}.sock"}  # noqa: S108 - any folder would do
     flags = changed_flags((rendered / FLAGS_FILE).read_text(encoding="utf-8").splitlines(), root, **changes)
     wanted: dict[str, bytes | None] = {FLAGS_FILE: "".join(f"{flag}\n" for flag in flags).encode()}
@@ -144,17 +144,17 @@ def settle(folder: Path, rendered: Path, *, seen_at: PurePosixPath | None = None
 
 
 def move_label(folder: Path, version: int, *, kept: Collection[int] | None = None) -> ServedVersions:
-    """Make a version the live one: `stable` moves to it, and `previous` to the one that was live.
+    """Make a version live: `stable` moves to it, and `previous` to the version that was live.
 
-    A server that runs on the folder follows within seconds if it has loaded the version, else as soon as it has.
+    A server that runs on the folder follows within seconds if it has loaded the version, otherwise as soon as it has.
 
     Args:
-        folder: what `settle` left, with the folder of the version.
-        version: which.
-        kept: the versions that stay; a label of another goes. None for all.
+        folder: a folder written by `settle`, with the folder of the version.
+        version: the new live version.
+        kept: the versions that are kept; labels of others are removed. None for all.
 
     Raises:
-        VersionError: the folder is not as mlo wrote it, or the version is not there or not kept.
+        VersionError: mlo did not write the folder, or the version is missing or not kept.
         StoreFailed: the folder cannot be written.
     """
     models = _read(folder)
@@ -191,7 +191,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def _replace(path: Path, content: bytes | None) -> bool:
-    """Let the file hold this, or be gone; whether it was otherwise. A reader sees it as it was or as it is."""
+    """Atomically write the file, or remove it if there is no content; returns whether it changed."""
     if content == _content(path):
         return False
     if content is None:
@@ -219,7 +219,7 @@ class VersionedLayout:
 
     def source(self, serving: Path) -> Path:
         """The one version that a rendered folder holds."""
-        return _told(lambda: rendered_version(serving))
+        return _or_refuse(lambda: rendered_version(serving))
 
     def place(self, revision: int) -> Path:
         """`models/NAME/N`: a server that runs on the folder loads it as soon as it is there."""
@@ -227,26 +227,22 @@ class VersionedLayout:
 
     def in_use(self) -> int | None:
         """The version with the label `stable`."""
-        served = _told(lambda: served_versions(self._folder))
+        served = _or_refuse(lambda: served_versions(self._folder))
         return None if served is None else served.live
 
     def use(self, revision: int, kept: Sequence[int], serving: Path | None) -> tuple[str, ...]:
         """Take over flags, batching and the list of models, then move the labels."""
-        again = serving is not None and _told(lambda: settle(self._folder, serving))
-        _told(lambda: move_label(self._folder, revision, kept=kept))
-        return (
-            ("a server that runs on the folder has to be started again: its flags or batching changed",)
-            if again
-            else ()
-        )
+        restart = serving is not None and _or_refuse(lambda: settle(self._folder, serving))
+        _or_refuse(lambda: move_label(self._folder, revision, kept=kept))
+        return ("restart servers that run on the folder, because flags or batching changed",) if restart else ()
 
     def retire(self) -> None:
-        """The configuration."""
+        """Remove the configuration."""
         for file in _FILES:
             (self._folder / file).unlink(missing_ok=True)
 
 
-def _told(change: Callable[[], _T]) -> _T:
+def _or_refuse(change: Callable[[], _T]) -> _T:
     try:
         return change()
     except VersionError as error:

@@ -1,7 +1,7 @@
-"""Calls and answers of TensorFlow Serving's REST API, columnar: each tensor whole, by its name.
+"""Requests and responses of TensorFlow Serving's REST API, in the columnar format: each tensor as a whole, by name.
 
-Source: `tensorflow_serving/util/json_tensor.cc`. NaN and infinities are written as `NaN`, `Infinity` and `-Infinity`, in both
-directions. Texts whose output is named `..._bytes` come in base64; those of other names come as they are.
+Source: `tensorflow_serving/util/json_tensor.cc`. NaN and infinities are written as `NaN`, `Infinity` and `-Infinity` in both
+directions. Texts of outputs named `..._bytes` are in base64; others are plain.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ __all__ = ["decode", "encode", "refusal"]
 
 
 def refusal(signature: Signature) -> str | None:
-    """A tensor whose dtype the REST API can neither read nor write, in one sentence; None if there is none.
+    """A sentence about a tensor whose dtype the REST API does not support; None if there is none.
 
-    Outputs have no dtype before the model was run; those are asked again when the folder is written.
+    Outputs have no dtype before the model was run; they are checked again when the folder is written.
     """
     for what, tensors in (("input", signature.inputs), ("output", signature.outputs)):
         for tensor in tensors:
             if tensor.dtype and tensor.dtype not in DATA_TYPES:
-                return f"the {what} {tensor.name} is {tensor.dtype}, which TensorFlow Serving's REST API does not speak"
+                return (
+                    f"the {what} {tensor.name} is {tensor.dtype}, which TensorFlow Serving's REST API does not support"
+                )
     return None
 
 
@@ -39,7 +41,7 @@ def encode(inputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, dict[str,
     """A request's body and headers.
 
     Raises:
-        ValueError: a dtype that the REST API does not speak.
+        ValueError: the REST API does not support a dtype.
     """
     document = {"signature_name": "serving_default", "inputs": {name: _values(name, a) for name, a in inputs.items()}}
     return json.dumps(document).encode(), {"Content-Type": "application/json"}
@@ -50,7 +52,7 @@ def _values(name: str, array: np.ndarray[Any, Any]) -> Any:
         # A lone text could be taken for base64 itself, if its input is called b64.
         return array.tolist() if array.ndim else {"b64": base64.b64encode(str(array).encode()).decode()}
     if array.dtype.name not in DATA_TYPES:
-        raise ValueError(f"input {name}: TensorFlow Serving's REST API does not speak {array.dtype.name}")
+        raise ValueError(f"input {name}: TensorFlow Serving's REST API does not support {array.dtype.name}")
     return array.tolist()
 
 
@@ -58,7 +60,7 @@ def decode(body: bytes, signature: Signature) -> dict[str, np.ndarray[Any, Any]]
     """The outputs by name, in the dtypes of the signature.
 
     Raises:
-        ValueError: the body is no answer, or not one to this signature.
+        ValueError: the body is not a response, or does not match the signature.
     """
     try:
         outputs = json.loads(body.decode())["outputs"]
@@ -100,4 +102,4 @@ def _texts(value: Any) -> Any:
             return base64.b64decode(value["b64"], validate=True).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
             raise ValueError(f"its bytes are not text in UTF-8: {error}") from error
-    raise ValueError(f"{value!r} is no text")
+    raise ValueError(f"{value!r} is not a text")
