@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 _ROOT = Path(__file__).parents[2]
 _PROTO = "orchestrator/backends/tensorflow_serving/messages.proto"
 

@@ -51,6 +51,7 @@ def test_its_row_says_what_it_says_itself(name: str) -> None:
     assert row.served == isinstance(chosen, ServingBackend)
 
 
+@pytest.mark.processes
 def test_the_table_imports_no_backend() -> None:
     """The spec takes the names from it, so every command would."""
     script = (

@@ -272,6 +272,7 @@ def test_records_of_every_dtype_and_of_texts_can_be_read(parse: Parse) -> None:
     assert record["inputs"]["a.b_"]["shape"] == []
 
 
+@pytest.mark.processes
 def test_records_are_few_and_small_but_one_is_always_there() -> None:
     signature = _signature("batch", MOST_BYTES // 8)
     samples = {"x": np.zeros((1, MOST_BYTES // 8), np.float32)}

@@ -68,6 +68,7 @@ def steps(project: Project) -> tuple[Step, ...]:
     )
 
 
+@pytest.mark.processes
 def test_another_machine_gets_the_same_results_from_the_same_requests(project: Project, tmp_path: Path) -> None:
     here = project.run(*steps(project))
     project.home = Home(tmp_path / "other home")

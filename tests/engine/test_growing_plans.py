@@ -19,6 +19,8 @@ from orchestrator.plan.step import Growth, Plan, StepOutput
 from orchestrator.release.live import Live
 from tests.engine.conftest import Project
 
+pytestmark = pytest.mark.processes
+
 ROUNDS = ["round-1", "round-2", "round-3"]
 
 

@@ -113,6 +113,7 @@ def test_what_has_no_columns_to_judge_is_left_to_the_other_gates(array: Array) -
 SOME = arrays(np.float32, array_shapes(max_dims=3, min_side=4, max_side=10), elements=st.floats(width=32))
 
 
+@pytest.mark.processes
 @given(SOME, st.data())
 def test_no_measure_is_ever_nan_and_equal_outputs_are_equal(array: Array, data: st.DataObject) -> None:
     other = data.draw(arrays(np.float32, array.shape, elements=st.floats(width=32)))

@@ -33,6 +33,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.processes
 def test_no_child_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", _PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=package_environment()
@@ -99,6 +100,7 @@ def test_a_measurement_under_a_quota_takes_no_more_cpus_than_it_allows(monkeypat
     assert rest.cpus == (1,)
 
 
+@pytest.mark.processes
 def test_memory_above_the_limit_kills_the_whole_tree() -> None:
     hungry = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'x = bytearray(3 * 10**8); input()'])"
     with (

@@ -76,6 +76,7 @@ def with_image(name: str, known: str) -> Iterator[str]:
         yield engine.host
 
 
+@pytest.mark.processes
 def test_each_image_and_each_version_of_the_program_is_measured_anew(planned_with: PlannedWith) -> None:
     with (
         with_image("tensorflow/serving:2.20.0", "sha256:12ab") as one,

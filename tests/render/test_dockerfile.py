@@ -42,6 +42,7 @@ def answering() -> Iterator[Callable[[int], int]]:
         server.server_close()
 
 
+@pytest.mark.processes
 @each
 def test_hadolint_has_nothing_to_say(render_to: Render, run_tool: Callable[..., str], backend: str) -> None:
     dockerfile = render_to(backend) / "docker" / "Dockerfile"
@@ -97,6 +98,7 @@ def test_tensorflow_serving_is_started_itself_with_the_flags_of_its_folder(rende
     assert "\nEXPOSE 8501\n" in text
 
 
+@pytest.mark.processes
 def test_the_health_check_of_tensorflow_serving_asks_with_bash_alone(
     render_to: Render, answering: Callable[[int], int]
 ) -> None:

@@ -35,6 +35,7 @@ def deployment(run_tool: Run, folder: Path, *more: str, kubernetes: str = "1.35"
     return spec
 
 
+@pytest.mark.processes
 @each
 def test_linters_have_nothing_to_say(render_to: Render, run_tool: Run, backend: str, devices: int) -> None:
     folder = render_to(backend, devices=devices)
@@ -43,6 +44,7 @@ def test_linters_have_nothing_to_say(render_to: Render, run_tool: Run, backend: 
     assert run_tool("hadolint", "--failure-threshold", "style", "--no-color", str(dockerfile)) == ""
 
 
+@pytest.mark.processes
 @each
 @pytest.mark.parametrize("kubernetes", ["1.25", "1.37"])
 def test_a_pod_asks_for_its_gpus_and_tolerates_their_nodes(
@@ -57,6 +59,7 @@ def test_a_pod_asks_for_its_gpus_and_tolerates_their_nodes(
     assert pod["securityContext"]["runAsNonRoot"] is True
 
 
+@pytest.mark.processes
 def test_where_no_gpu_is_spare_a_pod_goes_before_the_next_one_comes(render_to: Render, run_tool: Run) -> None:
     folder = render_to("onnxruntime", devices=2)
     assert deployment(run_tool, folder)["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
@@ -66,6 +69,7 @@ def test_where_no_gpu_is_spare_a_pod_goes_before_the_next_one_comes(render_to: R
         deployment(run_tool, folder, "--set", "rollout.maxSurge=0")
 
 
+@pytest.mark.processes
 def test_a_cluster_names_its_kind_of_device_and_its_runtime(render_to: Render, run_tool: Run) -> None:
     more = ("--set", "accelerators.resource=nvidia.com/mig-1g.10gb", "--set", "runtimeClassName=nvidia")
     pod = deployment(run_tool, render_to("onnxruntime", devices=1), *more)["template"]["spec"]
@@ -73,6 +77,7 @@ def test_a_cluster_names_its_kind_of_device_and_its_runtime(render_to: Render, r
     assert pod["runtimeClassName"] == "nvidia"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("wrong", ["accelerators.count=-1", "accelerators.resource=gpu", "runtimeClassName=A B"])
 def test_values_that_are_wrong_are_refused(render_to: Render, run_tool: Run, wrong: str) -> None:
     with pytest.raises(AssertionError, match="values don't meet the specifications"):

@@ -12,6 +12,8 @@ import pytest
 from orchestrator.spec.load import load_spec
 from tests.spec.conftest import BASE
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.alone
 def test_a_thousand_specs_load_within_five_seconds_of_cpu_time(folder: Path) -> None:

@@ -75,6 +75,7 @@ def test_bad_content_is_named(shown: Shown, content: bytes, expected: str) -> No
     assert len(text) < 10_000
 
 
+@pytest.mark.processes
 def test_a_file_with_thousands_of_wrong_keys_costs_no_more_for_each_than_a_shorter_one(shown: Shown) -> None:
     seconds = {}
     for keys in (1_900, 19_000):
@@ -204,6 +205,7 @@ YAMLISH = st.lists(
 ).map("".join)  # fmt: skip
 
 
+@pytest.mark.processes
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.one_of(st.binary(max_size=200), st.text(max_size=100).map(lambda t: t.encode("utf-8", "surrogatepass")),
                          YAMLISH.map(str.encode), YAMLISH.map(lambda t: (BASE + t).encode())))  # fmt: skip

@@ -44,6 +44,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.processes
 def test_sixty_kills_at_random_times_leave_only_whole_files(home: Home, spawn: Spawn) -> None:
     path = home.root / "written.json"
     dice = random.Random(7)

@@ -147,6 +147,7 @@ except StoreFailed as error:
 """
 
 
+@pytest.mark.processes
 def test_a_limit_on_file_sizes_is_told_likewise(tmp_path: Path, spawn: Spawn) -> None:
     out, err = spawn(_LIMITED, tmp_path / "file").communicate(timeout=60)
     cause, remedy = out.splitlines()

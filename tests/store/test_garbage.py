@@ -85,6 +85,7 @@ def _deployment(rendered: str, history: tuple[Revision, ...] = ()) -> Deployment
     )
 
 
+@pytest.mark.processes
 def test_scratch_folders_go_with_their_owner_and_not_before(home: Home, spawn: Spawn) -> None:
     killed, alive = spawn(_WORK, home.root), spawn(_WORK, home.root)
     for process in (killed, alive):
@@ -164,6 +165,7 @@ def test_a_receipt_that_cannot_be_read_and_a_tree_without_one_are_collected(home
     assert list(Receipts(home).all_keys()) == []
 
 
+@pytest.mark.processes
 def test_nothing_is_collected_while_a_run_uses_the_store(home: Home, spawn: Spawn) -> None:
     _done(home, "convert", "1")
     _done(home, "convert", "2")

@@ -104,6 +104,7 @@ def test_a_state_alone_makes_a_home_an_old_one(tmp_path: Path) -> None:
         home.prepare()
 
 
+@pytest.mark.processes
 def test_the_store_imports_the_standard_library_and_pydantic_only() -> None:
     script = (
         "import sys\n"

@@ -126,6 +126,7 @@ def test_the_history_keeps_the_last_ten_revisions() -> None:
     assert f"{14:064x}" in deployment.digests()
 
 
+@pytest.mark.processes
 def test_two_processes_that_update_fifty_times_each_lose_nothing(home: Home, file: StateFile, spawn: Spawn) -> None:
     file.update(lambda state: state.with_deployment(DIGITS))
     processes = [spawn(_UPDATE, home.root) for _ in range(2)]

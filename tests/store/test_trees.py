@@ -92,6 +92,7 @@ def test_the_same_tree_is_kept_once(home: Home, store: TreeStore) -> None:
     assert list(home.scratch.iterdir()) == []
 
 
+@pytest.mark.processes
 def test_eight_processes_committing_the_same_trees_agree(home: Home, spawn: Spawn) -> None:
     processes = [spawn(_COMMIT, home.root) for _ in range(8)]
     for process in processes:
@@ -111,6 +112,7 @@ def test_eight_processes_committing_the_same_trees_agree(home: Home, spawn: Spaw
     assert list(home.scratch.iterdir()) == []
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.getuid() != 0, reason="the other tests run without privileges already")
 def test_a_user_without_privileges_can_commit_and_discard(spawn: Spawn) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -195,6 +195,7 @@ def test_nothing_listens(stand_in: StandIn) -> None:
     assert "mlo apply" in diagnostic.remedy
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("status", "code"), [(400, "E611"), (429, "E611"), (503, "E612")])
 def test_the_servers_reason_is_told(deployment: Deployment, stand_in: StandIn, status: int, code: str) -> None:
     diagnostic = _ask(deployment.deploy(1, fails=status), stand_in).diagnostics[0]
@@ -202,6 +203,7 @@ def test_the_servers_reason_is_told(deployment: Deployment, stand_in: StandIn, s
     assert str(status) in diagnostic.message
 
 
+@pytest.mark.processes
 def test_no_answer_in_time(deployment: Deployment, stand_in: StandIn) -> None:
     diagnostic = _ask(deployment.deploy(1, delay=5), stand_in, timeout=0.2).diagnostics[0]
     assert diagnostic.code == "E613"

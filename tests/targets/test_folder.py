@@ -198,6 +198,7 @@ target.switch(2)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("point", ["folder.started", "folder.switched", "atomic.after-rename"])
 def test_a_run_killed_at_any_point_leaves_a_whole_revision_in_use(
     target: FolderTarget, folder: Path, tmp_path: Path, point: str

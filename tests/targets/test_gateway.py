@@ -32,6 +32,7 @@ def _get(
     return answer, json.loads(content) if content else None
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("path", ["/v2/a%2Fb/%20x?q=1&q=%2B2", "/", "/double//slash", "/a/../b"])
 def test_path_and_query_arrive_as_they_were_sent(endpoint: str, path: str) -> None:
     with socket.create_connection(tuple_of(endpoint)) as raw:
@@ -46,6 +47,7 @@ def tuple_of(endpoint: str) -> tuple[str, int]:
     return host, int(port)
 
 
+@pytest.mark.processes
 def test_headers_arrive_as_they_were_sent_without_those_of_the_connection(endpoint: str) -> None:
     sent = {
         "X-Trace": "7",
@@ -65,12 +67,14 @@ def test_headers_arrive_as_they_were_sent_without_those_of_the_connection(endpoi
     }
 
 
+@pytest.mark.processes
 def test_answers_come_back_with_the_servers_headers_only(endpoint: str) -> None:
     answer, _ = _get(endpoint, "/anything")
     assert {name.lower() for name, _ in answer.getheaders()} == {"server", "date", "content-length", "x-twice"}
     assert answer.getheader("Server", "").startswith("BaseHTTP")
 
 
+@pytest.mark.processes
 def test_head_tells_the_length_of_what_get_would_bring(endpoint: str) -> None:
     answer, document = _get(endpoint, "/anything", method="HEAD")
     assert answer.status == 200
