@@ -132,10 +132,12 @@ def loaded_by(code: str) -> set[str]:
     )
 
 
+@pytest.mark.processes
 def test_the_help_imports_nothing_heavy_and_no_spec() -> None:
     assert not loaded_by("import orchestrator.cli.main") & {*HEAVY, "pydantic", "yaml"}
 
 
+@pytest.mark.processes
 def test_no_command_imports_a_framework() -> None:
     code = (
         "import importlib\n"
@@ -153,6 +155,7 @@ def test_locks_and_synchronized_writes_have_one_place_each() -> None:
     assert users("os.fsync(") == {"store/atomic.py"}
 
 
+@pytest.mark.processes
 def test_every_file_says_its_job_first() -> None:
     silent = [
         path.relative_to(PACKAGE).as_posix()

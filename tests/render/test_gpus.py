@@ -91,6 +91,7 @@ def test_compose_reserves_them_for_the_one_service(render_to: Render, backend: s
     assert reserved == {"driver": "nvidia", "count": devices, "capabilities": ["gpu"]}
 
 
+@pytest.mark.processes
 @each
 def test_without_gpus_nothing_speaks_of_them(render_to: Render, run_tool: Run, backend: str, devices: int) -> None:
     folder = render_to(backend)

@@ -13,6 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.targets.conftest import Deployment
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def endpoint(deployment: Deployment) -> str:

@@ -18,6 +18,8 @@ from tests.artifacts.made import imported as imported_model
 if TYPE_CHECKING:
     from tests.targets.conftest import Deployment, StandIn
 
+pytestmark = pytest.mark.processes
+
 _SIGNATURE = Signature(
     (Tensor("x", "float64", ("batch", 3)),), (Tensor("y", "float64", ("batch", 3)),), {"batch": (1, 8)}, "batch"
 )
