@@ -187,7 +187,7 @@ def main(argv: list[str]) -> int:
         job = _elsewhere(job)
     if not job.network and not give_up_network():
         sys.stderr.write("note: on this system mlo cannot cut this step off from the network\n")
-    if "accelerator" in job.params:
+    if job.accelerator == "cuda":
         # Set explicitly, for this process and its children: without it TensorFlow sees no GPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = cuda_devices().choice
     result = run(job)

@@ -57,7 +57,7 @@ def runtime_candidates(
     accelerator = {} if parameters.accelerator == "none" else {"accelerator": parameters.accelerator}
     inputs = {role: str(path) for role, path in context.inputs.items() if role == "import" or _is_source(role)}
     arguments = {
-        "params": {"source": parameters.source.as_json()},
+        "source": parameters.source.as_json(),
         "inputs": inputs,
         "project": str(context.project),
         "signature": signature,

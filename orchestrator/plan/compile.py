@@ -62,7 +62,7 @@ def plan_of(
         server_benchmark_step(loaded, model, here, candidates),
         select_step(loaded, candidates, refused),
         render_step(loaded, model, here, candidates),
-        *live_steps(loaded),
+        *live_steps(),
     ]
     return Plan(
         name=loaded.spec.metadata.name,

@@ -40,7 +40,7 @@ def key_parts(step: Step, inputs: Mapping[str, str], code: Mapping[str, str], he
         parts["code"] = dict(code)
     if step.machine:
         parts["machine"] = dict(here.fingerprint)
-        if here.cuda is not None and step.params.get("accelerator") == "cuda":
+        if here.cuda is not None and step.accelerator == "cuda":
             parts["machine"]["accelerators"] = here.cuda.devices.as_json()
     return parts
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from orchestrator.machine.here import Here
 from orchestrator.optimize.variants import RefusedCandidate
 from orchestrator.plan.found import PlannedModel
+from orchestrator.steps.parameters import Accelerator
 
 __all__ = ["FileInput", "Growth", "Plan", "Step", "StepInput", "StepKind", "StepOutput"]
 
@@ -50,6 +51,7 @@ class Step:
         tools: packages whose versions the result depends on.
         machine: whether the result depends on the machine, and so its fingerprint is part of the key.
         candidate: the candidate, variant or format that this step is about; its failure then decides that candidate's fate and does not fail the run.
+        accelerator: what the models that it runs compute on.
         exclusive: nothing else may run meanwhile, since it measures time.
         live: an effect on the world, always observed and never cached.
         network: whether it may use the network, if only the loopback; what loads other people's models may not.
@@ -70,6 +72,7 @@ class Step:
     tools: tuple[str, ...] = ()
     machine: bool = False
     candidate: str | None = None
+    accelerator: Accelerator = "none"
     exclusive: bool = False
     live: bool = False
     network: bool = False

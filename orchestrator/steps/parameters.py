@@ -80,6 +80,10 @@ class TensorNames(Parameters):
     inputs: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
 
+    def of(self, role: Literal["inputs", "outputs"]) -> Mapping[str, str]:
+        """Those of the inputs or of the outputs."""
+        return self.inputs if role == "inputs" else self.outputs
+
 
 @dataclass(frozen=True, slots=True)
 class SourceParameters(Parameters):
@@ -87,7 +91,7 @@ class SourceParameters(Parameters):
 
     Attributes:
         factory, kwargs, weights_key: of a state dict of PyTorch.
-        signature: which signature of a SavedModel; None for other kinds.
+        signature: which signature of a SavedModel; None for the default one, and for other kinds.
         task: of a folder of the Transformers library.
     """
 
@@ -140,7 +144,6 @@ class ConvertParameters(Parameters):
     """Parameters of the step that converts a source into a format."""
 
     source: SourceParameters
-    signature: Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,6 @@ class OptimizeParameters(Parameters):
     """
 
     source: SourceParameters
-    signature: Signature
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -77,7 +77,7 @@ class Case:
         for folder in folders.values():
             folder.mkdir(parents=True)
         return StepContext(
-            params={"source": self.source, "signature": self.signature.as_json(), "seed": 0, **params},
+            params={"source": self.source, **params},
             inputs=inputs or {"weights": self.weights, "import": self.imported},
             output=folders["output"],
             scratch=folders["scratch"],

@@ -25,6 +25,7 @@ from orchestrator.frameworks.source.samples import Array
 from orchestrator.process.apart import keep_apart
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepContext, StepError
+from orchestrator.steps.parameters import SourceParameters
 
 ROOT = Path(__file__).parents[2]
 _SECONDS = 120
@@ -129,6 +130,7 @@ _FROM_JSON: dict[str, Callable[[Any], Any]] = {
     "directory": Path,
     "project": Path,
     "signature": Signature.from_json,
+    "source": SourceParameters.from_json,
     "inputs": lambda paths: {role: Path(path) for role, path in paths.items()},
 }
 

@@ -150,7 +150,8 @@ class Converted:
         """
         samples = {} if self._samples is None else {"samples": self._samples}
         inputs = {"weights": self.weights, **samples}
-        return self._once("import", f"{SOURCES[self.case.kind]}:check", inputs, max_rows=256)
+        asked = {"signature": self.case.signature, "seed": 0, "max_rows": 256}
+        return self._once("import", f"{SOURCES[self.case.kind]}:check", inputs, **asked)
 
     def variant(self, format_name: str, precision: str = "fp32") -> Done:
         """The model in a format and a precision.
@@ -163,7 +164,7 @@ class Converted:
             return self._once(format_name, CONVERSIONS[self.case.kind][format_name], inputs)
         if format_name == "onnx":
             inputs = {"model": self.variant("onnx").folder, "import": self.imported.folder}
-        return self._once(f"{format_name}-{precision}", QUANTIZERS[format_name], inputs)
+        return self._once(f"{format_name}-{precision}", QUANTIZERS[format_name], inputs, seed=0)
 
     def verdict(self, format_name: str, precision: Precision = "fp32") -> Any:
         """What `verdict.json` says of a variant."""
@@ -173,9 +174,8 @@ class Converted:
 
     def _once(self, name: str, function: str, inputs: Mapping[str, Path], **params: Any) -> Done:
         if name not in self._done:
-            said = {"source": self.source, "signature": self.case.signature, "seed": 0, **params}
             try:
-                self._done[name] = self._process.step(function, said, inputs)
+                self._done[name] = self._process.step(function, {"source": self.source, **params}, inputs)
             except StepError as error:
                 self._done[name] = error
         done = self._done[name]

@@ -132,8 +132,9 @@ def test_every_step_that_runs_the_model_runs_it_on_the_gpu_and_what_is_served_ha
 ) -> None:
     loaded = load(SPEC + "serving: {cuda_graphs: true}\n")
     plan = planned(loaded, observe_here(loaded, machine, site(tmp_path)))
-    running = {s.id for s in plan.steps if s.params.get("accelerator") == "cuda"}
-    assert running == {"verify.onnx-fp32", "benchmark.runtime", "benchmark.server", "select"}
+    running = {s.id for s in plan.steps if s.accelerator == "cuda"}
+    assert running == {"verify.onnx-fp32", "benchmark.runtime", "benchmark.server"}
+    assert {s.id for s in plan.steps if s.params.get("accelerator") == "cuda"} == {*running, "select"}
     assert step(plan, "benchmark.server").params["devices"] == 2
     assert step(plan, "render").params["settings"]["devices"] == 2
     assert step(plan, "render").params["settings"]["cuda_graphs"] is True
@@ -143,7 +144,7 @@ def test_a_plan_for_cpus_has_the_same_keys_whatever_gpus_there_are(load: Load) -
     loaded = load(SPEC.replace(", accelerator: cuda, count: 2", ""))
     plan = planned(loaded, observe_here(loaded))
     for each in plan.steps:
-        assert each.params.get("accelerator", "none") == "none"
+        assert {each.accelerator, each.params.get("accelerator", "none")} == {"none"}
         assert each.params.get("devices", 0) == 0
     assert "accelerators" not in key_parts(step(plan, "benchmark.runtime"), {}, {}, plan.here)["machine"]
 

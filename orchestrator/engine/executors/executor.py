@@ -12,6 +12,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.stop import Stop
 from orchestrator.spec.strict import Strict
 from orchestrator.steps.context import Ending
+from orchestrator.steps.parameters import Accelerator
 from orchestrator.store.digest import Manifest
 
 __all__ = ["Executor", "InlineInput", "ProjectInput", "RequestInput", "StepEnd", "StepRequest", "StoredInput"]
@@ -61,6 +62,7 @@ class StepRequest(Strict):
         inputs: role → input; optional roles may be absent.
         code: files of the user's code that the step is known to import.
         network: whether it keeps its network, if only the loopback.
+        accelerator: what the models that it runs compute on.
         exclusive: it measures time: nothing else may run beside it, and an unfinished run is useless.
         timeout: seconds.
         at: the place of the spec that asks for the step.
@@ -73,6 +75,7 @@ class StepRequest(Strict):
     inputs: Mapping[str, Annotated[RequestInput, Field(discriminator="kind")]]
     code: tuple[ProjectInput, ...] = ()
     network: bool = False
+    accelerator: Accelerator = "none"
     exclusive: bool = False
     timeout: float
     at: tuple[str | int, ...] = ()

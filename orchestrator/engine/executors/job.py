@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.strict import Strict
 from orchestrator.steps.context import Ending
+from orchestrator.steps.parameters import Accelerator
 from orchestrator.store.atomic import write_atomic
 
 __all__ = ["EXIT_DISK_FULL", "WorkerJob", "WorkerResult"]
@@ -26,6 +27,7 @@ class WorkerJob:
 
     Attributes:
         network: whether the worker keeps its network; otherwise it gives it up before it loads anything.
+        accelerator: what the models that it runs compute on.
     """
 
     step: str
@@ -37,6 +39,7 @@ class WorkerJob:
     project: str
     result: str
     network: bool
+    accelerator: Accelerator
 
     def write(self, path: Path) -> None:
         """Write the job as JSON."""

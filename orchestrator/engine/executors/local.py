@@ -97,6 +97,7 @@ class LocalExecutor:
             project=str(self._project),
             result=str(scratch / "result.json"),
             network=request.network,
+            accelerator=request.accelerator,
         )
 
     def _path(self, source: RequestInput, record: Path) -> Path:

@@ -16,6 +16,7 @@ from orchestrator.frameworks.source.comparison import Call, check_sizes
 from orchestrator.frameworks.source.import_step import read_import
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.steps.context import StepError, refuse_on
+from orchestrator.steps.parameters import ConvertParameters, OptimizeParameters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,11 +82,12 @@ def to_tflite(context: StepContext) -> dict[str, Any]:
     Raises:
         StepError: as `open_source`; E423 it does not work at every declared size.
     """
+    parameters = ConvertParameters.from_json(context.params)
     signature, samples = read_import(context.inputs["import"])
-    source, file = open_source(context.params, context.inputs, signature, _THREADS)
+    source, file = open_source(parameters.source, context.inputs, signature, _THREADS)
     shutil.copyfile(context.inputs["weights"], context.output / FILE)
-    given = context.params["source"].get("names", {})
-    names = OwnNames(inputs=given.get("inputs", {}), outputs=given.get("outputs", {}))
+    given = parameters.source.names
+    names = OwnNames(inputs=given.inputs, outputs=given.outputs)
     operators = tuple(sorted(file.operators))
     facts = variant_facts(format="tflite", exporter="given", names=names, operators=operators)
     facts.write(context.output)  # the runtime reads the names there
@@ -106,16 +108,17 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
     # TensorFlow, which tf2onnx needs, takes seconds to load, and the other conversion does without it.
     from orchestrator.frameworks.tensorflow import onnx_export
 
+    parameters = ConvertParameters.from_json(context.params)
     context.progress("loading the model", 0.0)
     signature, samples = read_import(context.inputs["import"])
-    source, file = open_source(context.params, context.inputs, signature, _THREADS)
+    source, file = open_source(parameters.source, context.inputs, signature, _THREADS)
     context.progress("converting to ONNX", 0.2)
     model = onnx_export.from_tflite(context.inputs["weights"], signature)
-    names = context.params["source"].get("names", {})
+    names = parameters.source.names
     size = onnx_export.finish(
         model,
-        _own_tensors(file.inputs, names.get("inputs", {}), [t.name for t in signature.inputs]),
-        _own_tensors(file.outputs, names.get("outputs", {}), [t.name for t in signature.outputs]),
+        _own_tensors(file.inputs, names.inputs, [t.name for t in signature.inputs]),
+        _own_tensors(file.outputs, names.outputs, [t.name for t in signature.outputs]),
         signature,
         context.output / "model.onnx",
     )
@@ -123,7 +126,7 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
     converted = open_runtime("onnx", context.output, signature, _THREADS)
     meanings = {
         name: tensor
-        for name, own in _own(names.get("outputs", {}), [t.name for t in signature.outputs]).items()
+        for name, own in _own(names.outputs, [t.name for t in signature.outputs]).items()
         for tensor in file.outputs
         if tensor.name == own
     }
@@ -176,7 +179,8 @@ def to_int8(context: StepContext) -> dict[str, Any]:
     Raises:
         StepError: as that step; E425, the model cannot be quantized or has nothing to quantize.
     """
-    if context.params["source"]["kind"] == "tflite":
+    parameters = OptimizeParameters.from_json(context.params)
+    if parameters.source.kind == "tflite":
         raise StepError(
             "E425",
             "a LiteRT model cannot be quantized",
@@ -188,13 +192,13 @@ def to_int8(context: StepContext) -> dict[str, Any]:
     from orchestrator.frameworks.tensorflow.library import tf
 
     context.progress("loading the model", 0.0)
-    job = tf_convert.prepare(context)
+    job = tf_convert.prepare(context, parameters.source)
 
     converter, traced = tf_convert.litert_converter(job)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     chosen = None
     if traced.operators() & _CONVOLUTIONS:
-        chosen = calibration.choose(context.inputs["import"], context.params["seed"])
+        chosen = calibration.choose(context.inputs["import"], parameters.seed)
         converter.representative_dataset = chosen.calls
     context.progress("quantizing", 0.3)
     operators = tf_convert.write_litert(context, job, converter)

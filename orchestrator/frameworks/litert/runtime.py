@@ -14,6 +14,7 @@ from orchestrator.frameworks.litert.file import TfliteFile, TfliteTensor, read
 from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.frameworks.source.samples import STRING
 from orchestrator.steps.context import StepError, headline
+from orchestrator.steps.parameters import TensorNames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,7 +102,7 @@ def open_interpreter(path: Path, threads: int) -> tuple[Interpreter, TfliteFile]
 def by_spec_name(
     interpreter: Interpreter,
     file: TfliteFile,
-    names: Mapping[str, Mapping[str, str]],
+    names: TensorNames,
     signature: Signature,
     threads: int,
 ) -> LitertRuntime:
@@ -110,7 +111,7 @@ def by_spec_name(
     Args:
         interpreter: of the model.
         file: what the model says.
-        names: `{"inputs": {name in the spec: name in the model}, "outputs": {...}}`; names that are left out are the same.
+        names: those that are left out are the same.
         signature: names the outputs that are wanted.
         threads: that the interpreter was opened with.
 
@@ -119,8 +120,8 @@ def by_spec_name(
     """
     return LitertRuntime(
         interpreter,
-        _renamed(file.inputs, names.get("inputs", {}), [tensor.name for tensor in signature.inputs]),
-        _renamed(file.outputs, names.get("outputs", {}), [tensor.name for tensor in signature.outputs]),
+        _renamed(file.inputs, names.inputs, [tensor.name for tensor in signature.inputs]),
+        _renamed(file.outputs, names.outputs, [tensor.name for tensor in signature.outputs]),
         threads,
         keeps_state=file.keeps_state,
     )
@@ -136,7 +137,7 @@ def open_tflite(
     if accelerator != "none":
         raise gpu_not_used("LiteRT", "mlo runs it on CPUs only")
     own = VariantFacts.read(directory).names
-    names = {} if own is None else {"inputs": own.inputs, "outputs": own.outputs}
+    names = TensorNames() if own is None else TensorNames(own.inputs, own.outputs)
     try:
         interpreter, file = open_interpreter(directory / FILE, threads)
         interpreter.allocate_tensors()

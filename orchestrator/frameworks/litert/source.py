@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.artifacts.inspection import FoundTensor, Inspection
 from orchestrator.frameworks.litert.runtime import LitertRuntime, by_spec_name, open_interpreter
@@ -17,8 +17,8 @@ from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.source.outputs import failed_call
 from orchestrator.frameworks.source.runtime import gpu_not_used
-from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepContext, StepError, headline, refuse_as, refuse_on
+from orchestrator.steps.parameters import ImportParameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.outputs import Answer
     from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.frameworks.source.samples import Array, Samples
+    from orchestrator.spec.signature import Signature
+    from orchestrator.steps.parameters import SourceParameters, TensorNames
 
 __all__ = ["check", "inspect", "open_baseline", "open_source"]
 
@@ -61,16 +63,17 @@ def inspect(context: StepContext) -> dict[str, Any]:
 def check(context: StepContext) -> dict[str, Any]:
     """The import step: loads the model, checks it against the spec, and records its outputs.
 
-    Params: `source` (`kind`, `names`), `signature`, `seed` of random samples, `max_rows` of given ones. Inputs: `weights`, and
+    Params: `ImportParameters`. Inputs: `weights`, and
     `samples` if given. Writes what `write_import` says.
 
     Raises:
         StepError: E301, E302, E366, E367 the model, E320-E332 inputs, outputs and how it answers, E340-E345 the samples.
     """
-    signature = Signature.from_json(context.params["signature"])
+    parameters = ImportParameters.from_json(context.params)
+    signature = parameters.signature
     context.progress("loading the model")
-    runtime, file = open_source(context.params, context.inputs, signature, threads=len(os.sched_getaffinity(0)))
-    samples = given_samples(context, signature)
+    runtime, file = open_source(parameters.source, context.inputs, signature, threads=len(os.sched_getaffinity(0)))
+    samples = given_samples(context, parameters)
     answer = _guarded(runtime.run, signature)
     context.progress("checking that outputs repeat")
     _prove_repeatable(answer, signature, samples, file)
@@ -86,7 +89,7 @@ def check(context: StepContext) -> dict[str, Any]:
 
 
 def open_baseline(
-    params: Mapping[str, Any],
+    source: SourceParameters,
     inputs: Mapping[str, Path],
     project: Path,
     signature: Signature,
@@ -103,16 +106,16 @@ def open_baseline(
     del project
     if accelerator != "none":
         raise gpu_not_used("LiteRT", "mlo runs it on CPUs only")
-    return open_source(params, inputs, signature, threads)[0]
+    return open_source(source, inputs, signature, threads)[0]
 
 
 def open_source(
-    params: Mapping[str, Any], inputs: Mapping[str, Path], signature: Signature, threads: int
+    source: SourceParameters, inputs: Mapping[str, Path], signature: Signature, threads: int
 ) -> tuple[LitertRuntime, TfliteFile]:
     """The source model, called by the spec's names, and what was read from its file.
 
     Args:
-        params: `source` with its `names`.
+        source: with its `names`.
         inputs: with the role `weights`.
         signature: the inputs and outputs by the spec's names.
         threads: for the operators of one call.
@@ -122,7 +125,7 @@ def open_source(
             that LiteRT does not have, E367 LiteRT cannot prepare it.
     """
     interpreter, file = _opened(inputs["weights"], threads)
-    names = params["source"].get("names", {})
+    names = source.names
     _compare("inputs", "E320", file.inputs, names, [tensor.name for tensor in signature.inputs])
     _compare("outputs", "E324", file.outputs, names, [tensor.name for tensor in signature.outputs])
     with refuse_as((ValueError, RuntimeError), lambda error: _unprepared(error, file)):
@@ -191,14 +194,14 @@ def _unprepared(error: Exception, file: TfliteFile) -> StepError:
 
 
 def _compare(
-    role: str,
+    role: Literal["inputs", "outputs"],
     code: str,
     tensors: tuple[TfliteTensor, ...],
-    names: Mapping[str, Mapping[str, str]],
+    names: TensorNames,
     wanted: list[str],
 ) -> None:
     owns = [tensor.name for tensor in tensors]
-    own_names = {name: names.get(role, {}).get(name, name) for name in wanted}
+    own_names = {name: names.of(role).get(name, name) for name in wanted}
     listed = f"its {role} are {', '.join(f'`{own}`' for own in owns)}"
     for index, (name, own) in enumerate(own_names.items()):
         if own not in owns:

@@ -19,6 +19,7 @@ from orchestrator.frameworks.source.comparison import check_sizes
 from orchestrator.frameworks.source.import_step import read_import
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.steps.context import refuse_on
+from orchestrator.steps.parameters import ConvertParameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,7 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
 
     Its weights go into the file itself; where they are too many for one, into `model.onnx.data` beside it.
 
-    Params: `source` (with `names`). Inputs: `weights`, the files beside it, `import`.
+    Params: `ConvertParameters`. Inputs: `weights`, the files beside it, `import`.
 
     Raises:
         StepError: as `read_onnx`; E422 it cannot be written, E423 it differs from its source, E424 it is not what was
@@ -53,7 +54,7 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
     """
     context.progress("reading the model", 0.0)
     signature, samples = read_import(context.inputs["import"])
-    names = tensor_names(context.params["source"], signature)
+    names = tensor_names(ConvertParameters.from_json(context.params).source.names, signature)
     model = read_onnx(context.inputs["weights"])
     threads = len(os.sched_getaffinity(0))
     source = open_given(model, names, threads)

@@ -35,6 +35,7 @@ from orchestrator.frameworks.source.comparison import check_sizes
 from orchestrator.frameworks.source.import_step import read_import
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.steps.context import StepError, headline, refuse_on
+from orchestrator.steps.parameters import OptimizeParameters
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
@@ -130,12 +131,13 @@ def to_int8(context: StepContext) -> dict[str, Any]:
     Raises:
         StepError: E425, the model cannot be quantized, is quantized already, or has nothing to quantize.
     """
+    parameters = OptimizeParameters.from_json(context.params)
     context.progress("looking at the graph", 0.0)
     source = quantizable(context.inputs["model"], context.inputs["import"], context.scratch)
     large = source.with_name("model.onnx.data").is_file()
     prepared, target = context.scratch / "prepared.onnx", context.output / "model.onnx"
     reduced = needs_reduced_range(Path("/proc/cpuinfo"))
-    chosen = calibration.choose(context.inputs["import"], context.params["seed"])
+    chosen = calibration.choose(context.inputs["import"], parameters.seed)
     smoothed = None
     # The quantizer raises what its operator handlers raise.
     with refuse_on(Exception, "E425", "the model cannot be quantized to int8"), _quiet():

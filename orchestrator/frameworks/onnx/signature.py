@@ -15,6 +15,7 @@ from orchestrator.steps.context import StepError
 if TYPE_CHECKING:
     from orchestrator.frameworks.onnx.file import GivenModel
     from orchestrator.spec.signature import Signature, Tensor
+    from orchestrator.steps.parameters import TensorNames
 
 __all__ = ["SERVED", "Names", "about_output", "check_declared", "found_tensor", "served_input", "tensor_names"]
 
@@ -82,12 +83,11 @@ Names = Mapping[Role, dict[str, str]]
 """By role the spec's name of each tensor → the model's own, in the signature's order."""
 
 
-def tensor_names(source: Mapping[str, Any], signature: Signature) -> Names:
-    """The model's own names where the parameter `source` gives them, otherwise the spec's."""
-    named: Mapping[str, Mapping[str, str]] = source.get("names", {})
+def tensor_names(named: TensorNames, signature: Signature) -> Names:
+    """The model's own names where `named` gives them, otherwise the spec's."""
     return {
-        "inputs": {t.name: named.get("inputs", {}).get(t.name, t.name) for t in signature.inputs},
-        "outputs": {t.name: named.get("outputs", {}).get(t.name, t.name) for t in signature.outputs},
+        "inputs": {t.name: named.inputs.get(t.name, t.name) for t in signature.inputs},
+        "outputs": {t.name: named.outputs.get(t.name, t.name) for t in signature.outputs},
     }
 
 

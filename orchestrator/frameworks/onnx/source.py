@@ -24,8 +24,8 @@ from orchestrator.frameworks.source.comparison import changing_output, row_mixin
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call
-from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepError
+from orchestrator.steps.parameters import ImportParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.outputs import Answer
     from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.frameworks.source.samples import Array, Samples
+    from orchestrator.spec.signature import Signature
     from orchestrator.steps.context import StepContext
+    from orchestrator.steps.parameters import SourceParameters
 
 __all__ = ["check", "inspect", "open_baseline"]
 
@@ -64,22 +66,23 @@ def inspect(context: StepContext) -> dict[str, Any]:
 def check(context: StepContext) -> dict[str, Any]:
     """The import step: proves everything that later steps rely on.
 
-    Params: `source` (with `names`), `signature`, `seed` of random samples, `max_rows` of given ones. Inputs: `weights`,
+    Params: `ImportParameters`. Inputs: `weights`,
     the files beside it, and `samples` if given. Writes what `write_import` says.
 
     Raises:
         StepError: as `read_onnx`; E302 and E364 it does not load, E321-E328 inputs and outputs, E330 and E331 it does not
             answer the same, E340-E345 the samples, E362 and E363 tensors that are not what is declared.
     """
-    signature = Signature.from_json(context.params["signature"])
-    names = tensor_names(context.params["source"], signature)
+    parameters = ImportParameters.from_json(context.params)
+    signature = parameters.signature
+    names = tensor_names(parameters.source.names, signature)
     context.progress("loading the model")
     model = read_onnx(context.inputs["weights"])
     notes = check_declared(model, signature, names)
     runtime = open_given(model, names, len(os.sched_getaffinity(0)))
     if against := objection(model):
         notes.append(f"source: ONNX's checker rejects the model, but ONNX Runtime loads it: {against}")
-    samples = given_samples(context, signature)
+    samples = given_samples(context, parameters)
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
         try:
@@ -104,7 +107,7 @@ def check(context: StepContext) -> dict[str, Any]:
 
 
 def open_baseline(
-    params: Mapping[str, Any],
+    source: SourceParameters,
     inputs: Mapping[str, Path],
     project: Path,  # noqa: ARG001 - an ONNX model brings no code
     signature: Signature,
@@ -118,7 +121,7 @@ def open_baseline(
     Raises:
         StepError: E302, E364 it does not load; E427 the GPU is not used.
     """
-    return open_checked_file(inputs["weights"], tensor_names(params["source"], signature), threads, accelerator)
+    return open_checked_file(inputs["weights"], tensor_names(source.names, signature), threads, accelerator)
 
 
 def _prove_repeatable(answer: Answer, model: GivenModel, signature: Signature, samples: Samples) -> None:

@@ -23,6 +23,7 @@ from orchestrator.frameworks.pytorch.export import (
     saved_program,
 )
 from orchestrator.steps.context import StepError
+from orchestrator.steps.parameters import ConvertParameters, OptimizeParameters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,12 +54,11 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
         StepError: E422 it does not convert, E423 it differs from its source, E424 the file is not what was declared.
     """
     context.progress("loading the model", 0.0)
-    job = prepare(context, attention="plain")
+    job = prepare(context, ConvertParameters.from_json(context.params).source, attention="plain")
     path = context.output / "model.onnx"
     options = {
         "input_names": [tensor.name for tensor in job.signature.inputs],
         "output_names": [tensor.name for tensor in job.signature.outputs],
-        "opset_version": context.params.get("opset"),
     }
 
     def made(export: Callable[..., None]) -> tuple[OnnxSize, list[str]]:
@@ -85,7 +85,7 @@ def to_torchscript(context: StepContext) -> dict[str, Any]:
         StepError: E422 it does not convert, E423 it differs from its source.
     """
     context.progress("loading the model", 0.0)
-    job = prepare(context)
+    job = prepare(context, ConvertParameters.from_json(context.params).source)
     context.progress("tracing", 0.2)
     how, checked = script_of(job, context.output / "model.pt", context.progress)
     facts = variant_facts(format="torchscript", exporter=how, checked=tuple(checked))
@@ -100,7 +100,7 @@ def to_exported_program(context: StepContext) -> dict[str, Any]:
         StepError: E422 it does not convert, E423 it differs from its source.
     """
     context.progress("loading the model", 0.0)
-    job = prepare(context)
+    job = prepare(context, ConvertParameters.from_json(context.params).source)
     context.progress("exporting", 0.2)
     saved_program(exported(job, "an exported program"), context.output / "model.pt2")
     context.progress("checking the exported program", 0.6)
@@ -231,7 +231,7 @@ def torchscript_to_bf16(context: StepContext) -> dict[str, Any]:
         StepError: E422 it does not convert, E423 it differs from the bfloat16 model that it was made of.
     """
     context.progress("loading the model", 0.0)
-    job = _narrowed(prepare(context))
+    job = _narrowed(prepare(context, OptimizeParameters.from_json(context.params).source))
     context.progress("tracing", 0.2)
     how, checked = script_of(job, context.output / "model.pt", context.progress)
     facts = variant_facts(format="torchscript", precision="bf16", exporter=how, checked=tuple(checked))
@@ -246,7 +246,7 @@ def exported_program_to_bf16(context: StepContext) -> dict[str, Any]:
         StepError: E422 it does not convert, E423 it differs from the bfloat16 model that it was made of.
     """
     context.progress("loading the model", 0.0)
-    job = _narrowed(prepare(context))
+    job = _narrowed(prepare(context, OptimizeParameters.from_json(context.params).source))
     context.progress("exporting", 0.2)
     saved_program(exported(job, "a bfloat16 program"), context.output / "model.pt2")
     context.progress("checking the exported program", 0.6)

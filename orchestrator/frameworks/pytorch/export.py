@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.frameworks.transformers.model import Attention
     from orchestrator.steps.context import StepContext
+    from orchestrator.steps.parameters import SourceParameters
 
 __all__ = ["TorchJob", "conversion_failed", "converting", "exported", "innermost", "prepare", "quiet", "saved_program"]
 
@@ -136,11 +137,12 @@ class TorchJob:
         return call(self.module, self.signature, inputs)
 
 
-def prepare(context: StepContext, attention: Attention = "fused") -> TorchJob:
+def prepare(context: StepContext, source: SourceParameters, attention: Attention = "fused") -> TorchJob:
     """Load the source model and what `import` left about it.
 
     Args:
         context: of the step that converts.
+        source: how the model is loaded.
         attention: how models of the Transformers library compute it; ONNX has no fused operator for it before opset 23.
 
     Raises:
@@ -148,19 +150,21 @@ def prepare(context: StepContext, attention: Attention = "fused") -> TorchJob:
     """
     signature, samples = read_import(context.inputs["import"])
     with quiet():
-        module = _module(context, signature, attention)
+        module = _module(context, source, signature, attention)
     first = call_at(samples, signature, trace_sizes(samples, signature))
     args = tuple(torch.from_numpy(first[tensor.name].copy()) for tensor in signature.inputs)
     return TorchJob(module, signature, samples, args)
 
 
-def _module(context: StepContext, signature: Signature, attention: Attention) -> torch.nn.Module:
-    if context.params["source"]["kind"] == "transformers":
+def _module(
+    context: StepContext, source: SourceParameters, signature: Signature, attention: Attention
+) -> torch.nn.Module:
+    if source.kind == "transformers":
         # Imported here, since it brings in a library that other models do without.
         from orchestrator.frameworks.transformers.source import load_task_model
 
-        return load_task_model(context.params, context.inputs, signature, attention)
-    return load_source(context.params, context.inputs, context.project)
+        return load_task_model(source, context.inputs, signature, attention)
+    return load_source(source, context.inputs, context.project)
 
 
 @contextmanager

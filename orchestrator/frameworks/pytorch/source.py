@@ -19,8 +19,8 @@ from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.source.outputs import first_call
 from orchestrator.frameworks.source.user_code import AT_FACTORY, build
-from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepContext, StepError, refuse_as
+from orchestrator.steps.parameters import ImportParameters, InspectParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.frameworks.source.samples import Array, Samples
+    from orchestrator.spec.signature import Signature
     from orchestrator.steps.context import StepContext
+    from orchestrator.steps.parameters import SourceParameters
 
 __all__ = ["check", "inspect", "load_exported_program", "load_source", "load_torchscript", "open_baseline", "prove"]
 
@@ -36,19 +38,19 @@ __all__ = ["check", "inspect", "load_exported_program", "load_source", "load_tor
 def check(context: StepContext) -> dict[str, Any]:
     """The import step: proves everything that later steps rely on.
 
-    Params: `source` (`kind`, and for `pytorch` `factory`, `kwargs`, `weights_key`), `signature` (as declared),
-    `seed` of random samples, `max_rows` of given ones. Inputs: `weights`, and `samples` if given. Writes what
+    Params: `ImportParameters`. Inputs: `weights`, and `samples` if given. Writes what
     `write_import` says.
 
     Raises:
         StepError: E301-E308 the weights, E310-E315 the factory, E320-E328 inputs and outputs, E330-E332 evaluation
             mode, E340-E345 the samples.
     """
-    signature = Signature.from_json(context.params["signature"])
+    parameters = ImportParameters.from_json(context.params)
+    signature = parameters.signature
     context.progress("loading the model")
-    model, notes = _load(context.params, context.inputs, context.project)
+    model, notes = _load(parameters.source, context.inputs, context.project)
     check_inputs(model, signature)
-    samples = given_samples(context, signature)
+    samples = given_samples(context, parameters)
     return prove(context, model, signature, samples, notes)
 
 
@@ -97,22 +99,22 @@ def prove(
     )
 
 
-def load_source(params: Mapping[str, Any], inputs: Mapping[str, Path], project: Path) -> torch.nn.Module:
+def load_source(source: SourceParameters, inputs: Mapping[str, Path], project: Path) -> torch.nn.Module:
     """The source model on the CPU, in evaluation mode, no gradients wanted.
 
     Args:
-        params: with `source`, as the import step has it.
+        source: how it is loaded.
         inputs: with the role `weights`.
         project: the spec's folder, where the factory is imported from.
 
     Raises:
         StepError: E301-E308 the weights, E310-E315 the factory.
     """
-    return _load(params, inputs, project)[0]
+    return _load(source, inputs, project)[0]
 
 
 def open_baseline(
-    params: Mapping[str, Any],
+    source: SourceParameters,
     inputs: Mapping[str, Path],
     project: Path,
     signature: Signature,
@@ -127,7 +129,7 @@ def open_baseline(
         StepError: as `load_source`; E427 the GPU is not used.
     """
     device = device_for(accelerator)
-    model = load_source(params, inputs, project)
+    model = load_source(source, inputs, project)
     return TorchRuntime(model if device == CPU else model.to(device), signature, threads, "pytorch", device)
 
 
@@ -135,16 +137,18 @@ _SAVED_IN_TRAINING = "source: the TorchScript archive was saved in training mode
 
 
 def _load(
-    params: Mapping[str, Any], inputs: Mapping[str, Path], project: Path
+    source: SourceParameters, inputs: Mapping[str, Path], project: Path
 ) -> tuple[torch.nn.Module, tuple[str, ...]]:
-    source, weights = params["source"], inputs["weights"]
+    weights = inputs["weights"]
     notes: list[str] = []
-    kind = source["kind"]
+    kind = source.kind
     if kind == "pytorch":
+        if source.factory is None:
+            raise ValueError("a state dict needs a factory")
         # The file first: it fails quickly, while the user's code may take long.
-        state = read_state_dict(weights, source.get("weights_key"))
-        model = _built(source["factory"], source.get("kwargs") or {}, project)
-        notes += load_weights(model, state, source.get("weights_key"))
+        state = read_state_dict(weights, source.weights_key)
+        model = _built(source.factory, source.kwargs, project)
+        notes += load_weights(model, state, source.weights_key)
     elif kind == "torchscript":
         model = load_torchscript(weights)
         if getattr(model, "training", False):
@@ -233,7 +237,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
         StepError: E301-E304, E308 the file.
     """
     weights = context.inputs["weights"]
-    kind = context.params["source"]["kind"]
+    kind = InspectParameters.from_json(context.params).source.kind
     context.progress("reading the model")
     found = {"exported-program": _exported_program, "torchscript": _torchscript, "pytorch": _state_dict}[kind](weights)
     found.write(context.output)

@@ -19,23 +19,24 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.spec.signature import Signature
     from orchestrator.steps.context import StepContext
+    from orchestrator.steps.parameters import ImportParameters
 
 __all__ = ["Answered", "given_samples", "read_import", "record", "write_import"]
 
 
-def given_samples(context: StepContext, signature: Signature) -> Samples:
+def given_samples(context: StepContext, parameters: ImportParameters) -> Samples:
     """The samples that the spec gives, or random ones.
 
     Args:
-        context: with the input `samples` if given, and the parameters `max_rows` and `seed`.
-        signature: as declared.
+        context: with the input `samples` if given.
+        parameters: of the import step.
 
     Raises:
         StepError: E340-E345.
     """
     if "samples" in context.inputs:
-        return read_samples(context.inputs["samples"], signature, int(context.params.get("max_rows", 256)))
-    return random_samples(signature, int(context.params.get("seed", 0)))
+        return read_samples(context.inputs["samples"], parameters.signature, parameters.max_rows)
+    return random_samples(parameters.signature, parameters.seed)
 
 
 def record(

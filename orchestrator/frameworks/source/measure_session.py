@@ -32,6 +32,7 @@ import orchestrator.artifacts.document  # noqa: F401
 from orchestrator.process.apart import keep_apart
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepError
+from orchestrator.steps.parameters import SourceParameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,6 +45,7 @@ _FROM_JSON: Mapping[str, Callable[[Any], Any]] = {
     "directory": Path,
     "project": Path,
     "signature": Signature.from_json,
+    "source": SourceParameters.from_json,
     "inputs": lambda paths: {role: Path(path) for role, path in paths.items()},
 }
 """The arguments of an opener that are not plain JSON, by name."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from orchestrator.artifacts.runtime_facts import RuntimeFacts
     from orchestrator.spec.signature import Signature
+    from orchestrator.steps.parameters import SourceParameters
 
 __all__ = [
     "RUNTIMES",
@@ -94,7 +95,7 @@ class OpenBaseline(Protocol):
 
     def __call__(
         self,
-        params: Mapping[str, Any],
+        source: SourceParameters,
         inputs: Mapping[str, Path],
         project: Path,
         signature: Signature,
@@ -104,7 +105,7 @@ class OpenBaseline(Protocol):
         """Load the source.
 
         Args:
-            params: with `source`, as the import step has it.
+            source: how it is loaded, as the import step has it.
             inputs: with the role `weights`.
             project: the spec's folder, for sources that import the user's code.
             signature: as the import step left it, with the outputs in the model's order.

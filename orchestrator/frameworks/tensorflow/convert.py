@@ -17,11 +17,13 @@ from orchestrator.frameworks.tensorflow.library import tf
 from orchestrator.frameworks.tensorflow.model import TfModel, load_source
 from orchestrator.frameworks.tensorflow.runtime import FOLDER
 from orchestrator.steps.context import StepError
+from orchestrator.steps.parameters import ConvertParameters
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Samples
     from orchestrator.spec.signature import Signature
     from orchestrator.steps.context import StepContext
+    from orchestrator.steps.parameters import SourceParameters
 
 __all__ = [
     "SIGNATURE",
@@ -65,8 +67,12 @@ class TfJob:
         return check_sizes(self.signature, self.samples, self.model.call, converted)
 
 
-def prepare(context: StepContext) -> TfJob:
+def prepare(context: StepContext, source: SourceParameters) -> TfJob:
     """Load the source model and what `import` left about it.
+
+    Args:
+        context: of the step that converts.
+        source: how the model is loaded.
 
     Raises:
         StepError: as `load_source`; E422 an input has a name that TensorFlow does not take.
@@ -80,10 +86,10 @@ def prepare(context: StepContext) -> TfJob:
                 remedy="give it another `name`, with the model's own name as `tensor:`",
                 at=("model", "inputs", index, "name"),
             )
-    model = load_source(context.params, context.inputs, signature)
+    model = load_source(source, context.inputs, signature)
     old = None
     if model.saved_model_dir is not None:
-        old = TensorFlow1Graph.of(model.saved_model_dir, context.params["source"])
+        old = TensorFlow1Graph.of(model.saved_model_dir, source)
     if old is None or old.has_tables:
         return TfJob(model, model, old, signature, samples)
     with converting("a graph of constants", model.signature, traced_anew=model.keras_model is not None):
@@ -100,7 +106,7 @@ def to_saved_model(context: StepContext) -> dict[str, Any]:
         StepError: as `load_source`; E422 it does not convert, E423 it differs from its source.
     """
     context.progress("loading the model", 0.0)
-    job = prepare(context)
+    job = prepare(context, ConvertParameters.from_json(context.params).source)
     path = context.output / FOLDER
     context.progress("saving", 0.2)
     weights: Literal["constants", "variables"] = "variables"
@@ -130,7 +136,7 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
     from orchestrator.frameworks.tensorflow import onnx_export
 
     context.progress("loading the model", 0.0)
-    job = prepare(context)
+    job = prepare(context, ConvertParameters.from_json(context.params).source)
     context.progress("converting to ONNX", 0.2)
     model = onnx_export.from_function(job.graph, job.signature)
     inputs = {tensor.name: own.name for tensor, own in zip(job.signature.inputs, model.graph.input, strict=True)}
@@ -153,7 +159,7 @@ def to_tflite(context: StepContext) -> dict[str, Any]:
             declared.
     """
     context.progress("loading the model", 0.0)
-    job = prepare(context)
+    job = prepare(context, ConvertParameters.from_json(context.params).source)
     converter, _ = litert_converter(job)
     operators = write_litert(context, job, converter)
     facts = variant_facts(format="tflite", exporter="tf.lite", operators=operators)

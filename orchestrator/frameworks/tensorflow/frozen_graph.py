@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.frameworks.tensorflow.library import tf  # isort: skip - it has to come first
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from orchestrator.frameworks.tensorflow.model import TfModel, called_by, spec_of
-from orchestrator.frameworks.tensorflow.saved_model_source import read_saved_model
+from orchestrator.frameworks.tensorflow.saved_model_source import read_saved_model, served_signature
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from orchestrator.frameworks.tensorflow.saved_model_source import SavedModel
     from orchestrator.spec.signature import Signature, Tensor
+    from orchestrator.steps.parameters import SourceParameters
 
 __all__ = ["LARGEST_GRAPH", "TensorFlow1Graph", "Traced", "as_declared", "input_specs", "trace"]
 
@@ -133,16 +134,16 @@ class TensorFlow1Graph:
 
     Args:
         read: the folder.
-        source: the parameter `source`, with `signature` and `names`.
+        source: with `signature` and `names`.
     """
 
-    def __init__(self, read: SavedModel, source: Mapping[str, Any]) -> None:
+    def __init__(self, read: SavedModel, source: SourceParameters) -> None:
         self._read = read
-        self._declared = read.signature(source.get("signature", "serving_default"))
-        self._names = source.get("names", {})
+        self._declared = read.signature(served_signature(source))
+        self._names = source.names
 
     @staticmethod
-    def of(folder: Path, source: Mapping[str, Any]) -> TensorFlow1Graph | None:
+    def of(folder: Path, source: SourceParameters) -> TensorFlow1Graph | None:
         """The graph in the folder; None where TensorFlow 2 wrote it.
 
         Raises:
@@ -197,8 +198,10 @@ class TensorFlow1Graph:
             del graph.signature_def[name]
         renamed = graph.signature_def["serving_default"]
         renamed.method_name = self._declared.method_name
-        for role, tensors in (("inputs", signature.inputs), ("outputs", signature.outputs)):
-            own = self._names.get(role, {})
+        roles: tuple[tuple[Literal["inputs", "outputs"], tuple[Tensor, ...]], ...]
+        roles = (("inputs", signature.inputs), ("outputs", signature.outputs))
+        for role, tensors in roles:
+            own = self._names.of(role)
             for tensor in tensors:
                 getattr(renamed, role)[tensor.name].CopyFrom(
                     getattr(self._declared, role)[own.get(tensor.name, tensor.name)]

@@ -18,12 +18,14 @@ from orchestrator.frameworks.tensorflow.library import keras, limit_threads, tf,
 from orchestrator.frameworks.tensorflow.model import dtype_name, load_source
 from orchestrator.frameworks.tensorflow.runtime import TfRuntime
 from orchestrator.frameworks.tensorflow.source import check_model
-from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepError, refuse_as
+from orchestrator.steps.parameters import ImportParameters
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.runtime import Accelerator
+    from orchestrator.spec.signature import Signature
     from orchestrator.steps.context import StepContext
+    from orchestrator.steps.parameters import SourceParameters
 
 __all__ = [
     "as_function",
@@ -195,22 +197,23 @@ def inspect(context: StepContext) -> dict[str, Any]:
 def check(context: StepContext) -> dict[str, Any]:
     """The import step: loads the model, checks it against the spec, and records its outputs.
 
-    Params: `source` (`kind`, `names`), `signature`, `seed` of random samples, `max_rows` of given ones. Inputs: `weights`, and
+    Params: `ImportParameters`. Inputs: `weights`, and
     `samples` if given. Writes what `write_import` says.
 
     Raises:
         StepError: as `load_source` and `check_model`.
     """
-    signature = Signature.from_json(context.params["signature"])
+    parameters = ImportParameters.from_json(context.params)
+    signature = parameters.signature
     context.progress("loading the model")
-    model = load_source(context.params, context.inputs, signature)
+    model = load_source(parameters.source, context.inputs, signature)
     return check_model(
-        context, model, framework=_VERSIONS, notes=_notes_on(context.inputs["weights"], model.keras_model)
+        context, parameters, model, framework=_VERSIONS, notes=_notes_on(context.inputs["weights"], model.keras_model)
     )
 
 
 def open_baseline(
-    params: Mapping[str, Any],
+    source: SourceParameters,
     inputs: Mapping[str, Path],
     project: Path,
     signature: Signature,
@@ -227,7 +230,7 @@ def open_baseline(
     del project
     threads = limit_threads(threads)
     use_accelerator(accelerator)
-    return TfRuntime(load_source(params, inputs, signature), threads, "keras", _VERSIONS)
+    return TfRuntime(load_source(source, inputs, signature), threads, "keras", _VERSIONS)
 
 
 def _found_in(names: list[str], tensors: list[Any]) -> tuple[FoundTensor, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from orchestrator.steps.context import StepError
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.spec.signature import Signature, Tensor
+    from orchestrator.steps.parameters import SourceParameters, TensorNames
 
 __all__ = ["STRING", "TfModel", "called_by", "dtype_name", "from_tf", "load_source", "spec_of", "to_tf"]
 
@@ -101,33 +102,32 @@ class TfModel:
         return {tensor.name: from_tf(answer[tensor.name]) for tensor in self.signature.outputs}
 
 
-def load_source(params: Mapping[str, Any], inputs: Mapping[str, Path], signature: Signature) -> TfModel:
+def load_source(source: SourceParameters, inputs: Mapping[str, Path], signature: Signature) -> TfModel:
     """The source model, called by the spec's names.
 
     Args:
-        params: `source` (`kind`, `names`, and for a SavedModel `signature`).
+        source: how it is loaded.
         inputs: the source's `weights`.
         signature: the inputs and outputs by the spec's names.
 
     Raises:
         StepError: E301-E303, E350-E358 the model, E320, E324 it has no tensor of such a name.
     """
-    source, path = params["source"], inputs["weights"]
-    names = source.get("names", {})
-    if source["kind"] == "keras":
+    path, names = inputs["weights"], source.names
+    if source.kind == "keras":
         from orchestrator.frameworks.tensorflow.keras_source import as_function, input_names, load_keras, output_names
 
         model = load_keras(path)
         owns = {"inputs": input_names(model), "outputs": output_names(model)}
         return called_by(names, as_function(model), owns, model, signature, keras_model=model)
-    from orchestrator.frameworks.tensorflow.saved_model_source import load_signature
+    from orchestrator.frameworks.tensorflow.saved_model_source import load_signature, served_signature
 
-    loaded, called, owns = load_signature(path, source.get("signature", "serving_default"))
+    loaded, called, owns = load_signature(path, served_signature(source))
     return called_by(names, called, owns, loaded, signature, saved_model_dir=path)
 
 
 def called_by(
-    names: Mapping[str, Mapping[str, str]],
+    names: TensorNames,
     called: Callable[..., Mapping[str, Any]],
     owns: Mapping[str, Sequence[str]],
     owner: Any,
@@ -139,7 +139,7 @@ def called_by(
     """A model that is called by the spec's names.
 
     Args:
-        names: `{"inputs": {name in the spec: name in the model}, "outputs": {...}}`; names that are left out are the same.
+        names: those that are left out are the same.
         called: takes tensors by the model's own names, returns a dictionary by the model's own names.
         owns: the model's own names of its `inputs` and `outputs`.
         owner: holds the variables that `called` uses.
@@ -173,14 +173,14 @@ def called_by(
 
 
 def _own_names(
-    role: str,
+    role: Literal["inputs", "outputs"],
     code: str,
     owns: Mapping[str, Sequence[str]],
-    names: Mapping[str, Mapping[str, str]],
+    names: TensorNames,
     wanted: Sequence[str],
 ) -> dict[str, str]:
     """Name in the spec → the model's own."""
-    found = {name: names.get(role, {}).get(name, name) for name in wanted}
+    found = {name: names.of(role).get(name, name) for name in wanted}
     for index, (name, own) in enumerate(found.items()):
         if own not in owns[role]:
             raise StepError(

@@ -10,6 +10,7 @@ from orchestrator.frameworks.tensorflow.failures import reason
 from orchestrator.frameworks.tensorflow.library import limit_threads, tf, use_accelerator
 from orchestrator.frameworks.tensorflow.model import TfModel, called_by
 from orchestrator.steps.context import StepError, refuse_on
+from orchestrator.steps.parameters import TensorNames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +65,7 @@ def open_saved_model(
         "outputs": list(called.structured_outputs),
     }
     try:
-        model = called_by({}, called, owns, loaded, signature)
+        model = called_by(TensorNames(), called, owns, loaded, signature)
     except StepError as error:
         raise StepError(
             "E420", "the SavedModel does not have the tensors of its signature", cause=error.message

@@ -17,14 +17,16 @@ from orchestrator.frameworks.tensorflow.model import dtype_name, load_source
 from orchestrator.frameworks.tensorflow.runtime import TfRuntime
 from orchestrator.frameworks.tensorflow.saved_model_scan import VARIABLES, refuse_effects
 from orchestrator.frameworks.tensorflow.source import check_model
-from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepError, headline, refuse_on
+from orchestrator.steps.parameters import ImportParameters, InspectParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.frameworks.source.runtime import Accelerator
+    from orchestrator.spec.signature import Signature
     from orchestrator.steps.context import StepContext
+    from orchestrator.steps.parameters import SourceParameters
 
 __all__ = [
     "SavedModel",
@@ -34,6 +36,7 @@ __all__ = [
     "load_signature",
     "open_baseline",
     "read_saved_model",
+    "served_signature",
     "tensor_infos",
 ]
 
@@ -274,16 +277,21 @@ _DEFAULT = "serving_default"
 _VERSIONS = {"tensorflow": tf.__version__}
 
 
+def served_signature(source: SourceParameters) -> str:
+    """The name of the signature that is served."""
+    return source.signature or _DEFAULT
+
+
 def inspect(context: StepContext) -> dict[str, Any]:
     """Step: the tensors of the signature that is served, by the model's own names, without running it.
 
-    Params: `source` with `signature`. Inputs: `weights`, the folder. Leaves an `Inspection`.
+    Params: `InspectParameters`. Inputs: `weights`, the folder. Leaves an `Inspection`.
 
     Raises:
         StepError: as `read_saved_model`; E350, E351 there is no such signature, E358 it takes or returns other things than
             plain tensors.
     """
-    name = context.params["source"].get("signature", _DEFAULT)
+    name = served_signature(InspectParameters.from_json(context.params).source)
     read = read_saved_model(context.inputs["weights"])
     signature = read.signature(name)
     found = Inspection(
@@ -301,22 +309,23 @@ def inspect(context: StepContext) -> dict[str, Any]:
 def check(context: StepContext) -> dict[str, Any]:
     """The import step: loads the model, checks it against the spec, and records its outputs.
 
-    Params: `source` (`kind`, `names`, `signature`), `signature`, `seed` of random samples, `max_rows` of given ones. Inputs:
+    Params: `ImportParameters`. Inputs:
     `weights`, the folder, and `samples` if given. Writes what `write_import` says.
 
     Raises:
         StepError: as `load_source` and `check_model`.
     """
-    signature = Signature.from_json(context.params["signature"])
+    parameters = ImportParameters.from_json(context.params)
+    signature = parameters.signature
     context.progress("loading the model")
-    model = load_source(context.params, context.inputs, signature)
+    model = load_source(parameters.source, context.inputs, signature)
     read = read_saved_model(context.inputs["weights"])
-    notes = _notes_on(read, context.params["source"].get("signature", _DEFAULT))
-    return check_model(context, model, framework=_VERSIONS, notes=notes)
+    notes = _notes_on(read, served_signature(parameters.source))
+    return check_model(context, parameters, model, framework=_VERSIONS, notes=notes)
 
 
 def open_baseline(
-    params: Mapping[str, Any],
+    source: SourceParameters,
     inputs: Mapping[str, Path],
     project: Path,
     signature: Signature,
@@ -333,7 +342,7 @@ def open_baseline(
     del project
     threads = limit_threads(threads)
     use_accelerator(accelerator)
-    return TfRuntime(load_source(params, inputs, signature), threads, "saved-model", _VERSIONS)
+    return TfRuntime(load_source(source, inputs, signature), threads, "saved-model", _VERSIONS)
 
 
 def _found_in(infos: Mapping[str, Any]) -> tuple[FoundTensor, ...]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.outputs import Answer
     from orchestrator.frameworks.source.samples import Array, Samples
     from orchestrator.frameworks.tensorflow.model import TfModel
+    from orchestrator.steps.parameters import ImportParameters
 
 __all__ = ["check_model"]
 
@@ -28,12 +29,18 @@ _SEEDED = ("StatelessRandomGetAlg", "StatelessRandomGetKeyCounter", "RandomGamma
 
 
 def check_model(
-    context: StepContext, model: TfModel, *, framework: Mapping[str, str], notes: Sequence[str]
+    context: StepContext,
+    parameters: ImportParameters,
+    model: TfModel,
+    *,
+    framework: Mapping[str, str],
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     """Check a loaded model against the spec, and record its outputs.
 
     Args:
         context: of the import step.
+        parameters: of the import step.
         model: the source.
         framework: package → version that ran it.
         notes: what a person should know of it, a sentence each.
@@ -42,7 +49,7 @@ def check_model(
         StepError: E321, E322, E326-E328 inputs and outputs, E330-E332 it does not repeat itself, E340-E345 the samples, E359
             its layers go wrong where sizes are open.
     """
-    samples = given_samples(context, model.signature)
+    samples = given_samples(context, parameters)
     answer = _guarded(model)
     context.progress("checking that outputs repeat")
     _prove_repeatable(answer, model, samples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.frameworks.pytorch.runtime import CPU, TorchRuntime, device_for
 from orchestrator.frameworks.pytorch.source import prove
@@ -13,8 +13,8 @@ from orchestrator.frameworks.transformers.library import transformers
 from orchestrator.frameworks.transformers.model import architecture, filled, sentence_head, skeleton
 from orchestrator.frameworks.transformers.samples import load_tokenizer, text_samples
 from orchestrator.frameworks.transformers.task import TaskModel
-from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepError
+from orchestrator.steps.parameters import ImportParameters, InspectParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.frameworks.transformers.folder import ModelFolder
     from orchestrator.frameworks.transformers.model import Attention
-    from orchestrator.spec.signature import Tensor
+    from orchestrator.spec.signature import Signature, Tensor
     from orchestrator.steps.context import StepContext
+    from orchestrator.steps.parameters import SourceParameters, TensorNames
 
 __all__ = ["check", "inspect", "load_task_model", "open_baseline"]
 
@@ -32,12 +33,12 @@ __all__ = ["check", "inspect", "load_task_model", "open_baseline"]
 def inspect(context: StepContext) -> dict[str, Any]:
     """Step: the tensors that the model takes and returns for its task, from its configuration; no weights are read.
 
-    Params: `source` with `task`. Inputs: `weights`, the folder.
+    Params: `InspectParameters`. Inputs: `weights`, the folder.
 
     Raises:
         StepError: as `read_folder`, `architecture`, `skeleton` and `interface`.
     """
-    task = context.params["source"].get("task", "auto")
+    task = InspectParameters.from_json(context.params).source.task
     folder = read_folder(context.inputs["weights"], task)
     context.progress("building the model without its weights")
     built = architecture(folder, task)
@@ -54,32 +55,33 @@ def inspect(context: StepContext) -> dict[str, Any]:
 def check(context: StepContext) -> dict[str, Any]:
     """The import step: proves everything that later steps rely on.
 
-    Params: `source` (with `task` and `names`), `signature`, `seed` of made-up samples, `max_rows` of given ones. Inputs:
+    Params: `ImportParameters`. Inputs:
     `weights`, and `samples` if given. Writes what `write_import` says.
 
     Raises:
         StepError: as `read_folder`, `architecture` and `filled`; E321-E328 inputs and outputs, E330-E332 evaluation mode,
             E340-E345 the samples, E375 tensors that the task does not have.
     """
-    signature = Signature.from_json(context.params["signature"])
+    parameters = ImportParameters.from_json(context.params)
+    signature = parameters.signature
     context.progress("loading the model")
-    model, folder, notes = _loaded(context.params, context.inputs, signature, "fused")
+    model, folder, notes = _loaded(parameters.source, context.inputs, signature, "fused")
     if "samples" in context.inputs:
-        samples = read_samples(context.inputs["samples"], signature, int(context.params.get("max_rows", 256)))
+        samples = read_samples(context.inputs["samples"], signature, parameters.max_rows)
     else:
         own = dict(zip((tensor.name for tensor in signature.inputs), model.takes, strict=True))
         vocabulary = int(getattr(model.model.config, "vocab_size", 0))
-        samples = text_samples(signature, own, load_tokenizer(folder), vocabulary, int(context.params.get("seed", 0)))
+        samples = text_samples(signature, own, load_tokenizer(folder), vocabulary, parameters.seed)
     return prove(context, model, signature, samples, notes, {"transformers": transformers.__version__})
 
 
 def load_task_model(
-    params: Mapping[str, Any], inputs: Mapping[str, Path], signature: Signature, attention: Attention
+    source: SourceParameters, inputs: Mapping[str, Path], signature: Signature, attention: Attention
 ) -> TaskModel:
     """The model for its task, on the CPU, in evaluation mode, without gradients.
 
     Args:
-        params: with `source`, as the import step has it.
+        source: how it is loaded.
         inputs: with the role `weights`.
         signature: says which inputs and outputs, in which order.
         attention: how it is computed.
@@ -87,11 +89,11 @@ def load_task_model(
     Raises:
         StepError: as `read_folder`, `architecture` and `filled`; E375 tensors that the task does not have.
     """
-    return _loaded(params, inputs, signature, attention)[0]
+    return _loaded(source, inputs, signature, attention)[0]
 
 
 def open_baseline(
-    params: Mapping[str, Any],
+    source: SourceParameters,
     inputs: Mapping[str, Path],
     project: Path,  # noqa: ARG001 - code that lies in a folder is never run
     signature: Signature,
@@ -106,21 +108,20 @@ def open_baseline(
         StepError: as `load_task_model`; E427 the GPU is not used.
     """
     device = device_for(accelerator)
-    model = load_task_model(params, inputs, signature, "fused")
+    model = load_task_model(source, inputs, signature, "fused")
     return TorchRuntime(model if device == CPU else model.to(device), signature, threads, "transformers", device)
 
 
 def _loaded(
-    params: Mapping[str, Any], inputs: Mapping[str, Path], signature: Signature, attention: Attention
+    source: SourceParameters, inputs: Mapping[str, Path], signature: Signature, attention: Attention
 ) -> tuple[TaskModel, ModelFolder, tuple[str, ...]]:
     """The model, the folder that it lies in, and notes on it."""
-    source = params["source"]
-    asked = source.get("task", "auto")
+    asked = source.task
     folder = read_folder(inputs["weights"], asked)
     built = architecture(folder, asked)
     known = takes_by_name(built)
-    takes = _own_names(source, "inputs", signature.inputs, known)
-    returns = _own_names(source, "outputs", signature.outputs, [tensor.tensor for tensor in outputs(built)])
+    takes = _own_names(source.names, "inputs", signature.inputs, known)
+    returns = _own_names(source.names, "outputs", signature.outputs, [tensor.tensor for tensor in outputs(built)])
     if known[0] not in takes.values():
         raise _strange("inputs", 0, f"the model needs `{known[0]}`, which is not declared", known)
     model, notes = filled(folder, built, attention)
@@ -132,19 +133,19 @@ def _loaded(
 
 
 def _own_names(
-    source: Mapping[str, Any], role: str, declared: Sequence[Tensor], known: Sequence[str]
+    names: TensorNames, role: Literal["inputs", "outputs"], declared: Sequence[Tensor], known: Sequence[str]
 ) -> dict[str, str]:
     """The spec's name of each tensor → the model's own, in the signature's order.
 
     Raises:
         StepError: E375, the model has none of that name.
     """
-    said = source.get("names", {}).get(role, {})
-    names = {tensor.name: said.get(tensor.name, tensor.name) for tensor in declared}
-    for index, (name, own) in enumerate(names.items()):
+    given = names.of(role)
+    owns = {tensor.name: given.get(tensor.name, tensor.name) for tensor in declared}
+    for index, (name, own) in enumerate(owns.items()):
         if own not in known:
             raise _strange(role, index, f"the model has no {role.removesuffix('s')} `{own}` for `{name}`", known)
-    return names
+    return owns
 
 
 def _strange(role: str, index: int, message: str, known: Sequence[str]) -> StepError:

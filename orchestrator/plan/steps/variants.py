@@ -49,7 +49,7 @@ def _convert_step(loaded: LoadedSpec, model: PlannedModel, here: Here, variant: 
         kind="convert",
         function=recipe.function,
         revision=recipe.revision,
-        params=ConvertParameters(source_parameters(loaded, model), model.signature).as_json(),
+        params=ConvertParameters(source_parameters(loaded, model)).as_json(),
         inputs=_from_source(loaded, model),
         code=code_files(here),
         tools=joined(source_tools(loaded, here), recipe.tools),
@@ -64,7 +64,7 @@ def _pass_step(loaded: LoadedSpec, model: PlannedModel, here: Here, each: Pass, 
     if recipe.function is None:
         raise ValueError(f"the pass {each.name} names no function")
     made_from: dict[str, StepInput] = {"import": StepOutput("import"), "model": StepOutput(before)}
-    parameters = OptimizeParameters(source_parameters(loaded, model), model.signature, seed=0, options=each.parameters)
+    parameters = OptimizeParameters(source_parameters(loaded, model), seed=0, options=each.parameters)
     return Step(
         id=step_id,
         kind="optimize",

@@ -33,6 +33,7 @@ def verify_step(loaded: LoadedSpec, model: PlannedModel, candidate: Candidate) -
         inputs={"import": StepOutput("import"), "variant": variant_output(candidate.variant)},
         tools=backend(candidate.backend).runtimes[candidate.variant.format].tools,
         machine=True,
+        accelerator=parameters.accelerator,
         candidate=candidate.name,
         at=("verify",),
         timeout=step_timeout(loaded),

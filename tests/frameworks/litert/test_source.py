@@ -15,6 +15,7 @@ import pytest
 from orchestrator.frameworks.litert.source import check, inspect, open_baseline
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepContext, StepError
+from orchestrator.steps.parameters import SourceParameters
 from tests.frameworks.step_process import ROOT
 from tests.frameworks.tensorflow_case import CASES, Case
 
@@ -119,7 +120,7 @@ def test_the_baseline_answers_as_recorded_on_the_threads_that_it_is_given(conver
     case = converted("tflite_cnn")
     imported = case.imported
     resolved = Signature.from_json(imported.json("imported.json")["signature"])
-    runtime = open_baseline({"source": case.source}, {"weights": case.weights}, tmp_path, resolved, 1)
+    runtime = open_baseline(SourceParameters.from_json(case.source), {"weights": case.weights}, tmp_path, resolved, 1)
     images = imported.arrays("samples.npz")["image"]
     for rows in (3, 8, 3):  # of another size, and of one that was there before
         answer = runtime.run({"image": images[:rows]})["logits"]

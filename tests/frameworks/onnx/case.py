@@ -15,7 +15,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.frameworks.onnx.convert import to_onnx
 from orchestrator.frameworks.onnx.source import check, inspect
+from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepContext, StepError
+from orchestrator.steps.parameters import (
+    ConvertParameters,
+    ImportParameters,
+    InspectParameters,
+    Parameters,
+    SourceParameters,
+    TensorNames,
+)
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
@@ -135,7 +144,7 @@ LINEAR = signature({"x": ("float32", ["batch", 4])})
 
 def run_inspect(path: Path, root: Path) -> Ran:
     """The step `inspect` on this file."""
-    return _run(inspect, root / "inspect", {"source": {"kind": "onnx"}}, {"weights": path})
+    return _run(inspect, root / "inspect", InspectParameters(SourceParameters("onnx")), {"weights": path})
 
 
 def run_check(
@@ -151,7 +160,12 @@ def run_check(
     if samples is not None:
         inputs["samples"] = root / "samples.npz"
         np.savez(inputs["samples"], **dict(samples))  # type: ignore[arg-type]  # the stub takes the names for options
-    return _run(check, root / "import", {**_params(declared, names), "max_rows": 256}, inputs)
+    return _run(
+        check,
+        root / "import",
+        ImportParameters(_source(names), Signature.from_json(declared), seed=0, max_rows=256),
+        inputs,
+    )
 
 
 def run_convert(
@@ -164,17 +178,17 @@ def run_convert(
     """The import step and then the conversion."""
     imported = run_check(path, root, declared, names, samples)
     inputs = {"weights": path, "import": imported.folder}
-    return _run(to_onnx, root / "convert", _params(declared, names), inputs)
+    return _run(to_onnx, root / "convert", ConvertParameters(_source(names)), inputs)
 
 
-def _params(declared: Mapping[str, Any], names: Mapping[str, Mapping[str, str]] | None) -> dict[str, Any]:
-    return {"source": {"kind": "onnx", "names": dict(names or {})}, "signature": dict(declared), "seed": 0}
+def _source(names: Mapping[str, Mapping[str, str]] | None) -> SourceParameters:
+    return SourceParameters("onnx", names=TensorNames(**(names or {})))
 
 
-def _run(step: Any, folder: Path, params: Mapping[str, Any], inputs: Mapping[str, Path]) -> Ran:
+def _run(step: Any, folder: Path, parameters: Parameters, inputs: Mapping[str, Path]) -> Ran:
     for name in ("output", "scratch"):
         (folder / name).mkdir(parents=True)
-    facts = step(StepContext(params, inputs, folder / "output", folder / "scratch", folder))
+    facts = step(StepContext(parameters.as_json(), inputs, folder / "output", folder / "scratch", folder))
     return Ran(folder / "output", facts)
 
 

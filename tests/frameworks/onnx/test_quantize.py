@@ -14,6 +14,7 @@ from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.onnx.runtime import open_onnx
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepContext
+from orchestrator.steps.parameters import OptimizeParameters, SourceParameters
 from tests.frameworks.onnx.case import Ran, floats, model, refused, run_convert, saved, signature, stored, value
 
 pytestmark = pytest.mark.frameworks
@@ -54,7 +55,13 @@ def _quantize(root: Path, converted: Ran) -> Ran:
     for folder in folders.values():
         folder.mkdir(parents=True)
     inputs = {"model": converted.folder, "import": root / "import" / "output"}
-    context = StepContext({"seed": 0}, inputs, folders["output"], folders["scratch"], root)
+    context = StepContext(
+        OptimizeParameters(SourceParameters("onnx"), seed=0).as_json(),
+        inputs,
+        folders["output"],
+        folders["scratch"],
+        root,
+    )
     return Ran(context.output, to_int8(context))
 
 

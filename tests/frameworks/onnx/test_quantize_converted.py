@@ -34,7 +34,7 @@ def converted(built: Case) -> dict[str, Path]:
 @pytest.mark.parametrize(("model", "method"), [("Cnn", "static"), ("Attention", "dynamic")])
 def test_a_quantized_model_passes_the_gates_of_int8(case: BuildCase, model: str, method: str) -> None:
     built = case(model)
-    context = built.context("quantize", converted(built))
+    context = built.context("quantize", converted(built), seed=0)
 
     facts = to_int8(context)
 
@@ -53,7 +53,7 @@ def test_a_quantized_model_passes_the_gates_of_int8(case: BuildCase, model: str,
 
 def test_weights_are_signed_per_channel_and_activations_unsigned(case: BuildCase) -> None:
     built = case("Cnn")
-    context = built.context("quantize", converted(built))
+    context = built.context("quantize", converted(built), seed=0)
     to_int8(context)
 
     graph = onnx.load(str(context.output / "model.onnx")).graph
@@ -68,7 +68,7 @@ def test_weights_are_signed_per_channel_and_activations_unsigned(case: BuildCase
 def test_the_same_model_gives_the_same_bytes(case: BuildCase) -> None:
     built = case("Cnn")
     inputs = converted(built)
-    first, second = built.context("first", inputs), built.context("second", inputs)
+    first, second = (built.context(name, inputs, seed=0) for name in ("first", "second"))
 
     to_int8(first)
     to_int8(second)
@@ -83,7 +83,7 @@ def test_the_converted_model_is_left_alone(case: BuildCase) -> None:
     inputs = converted(built)
     before = {path.name: path.read_bytes() for path in inputs["model"].iterdir()}
 
-    to_int8(built.context("quantize", inputs))
+    to_int8(built.context("quantize", inputs, seed=0))
 
     assert {path.name: path.read_bytes() for path in inputs["model"].iterdir()} == before
 
@@ -105,7 +105,7 @@ def test_a_model_with_nothing_to_quantize_is_refused(case: BuildCase) -> None:
     )
 
     with pytest.raises(StepError, match="nothing to quantize") as failure:
-        to_int8(built.context("quantize", {"model": model, "import": built.imported}))
+        to_int8(built.context("quantize", {"model": model, "import": built.imported}, seed=0))
 
     assert failure.value.code == "E425"
 

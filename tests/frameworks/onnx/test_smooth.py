@@ -16,6 +16,7 @@ from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.onnx.smooth import smooth
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps.context import StepContext
+from orchestrator.steps.parameters import OptimizeParameters, SourceParameters
 from tests.artifacts.made import imported as imported_model
 
 if TYPE_CHECKING:
@@ -144,7 +145,11 @@ def quantized(root: Path, name: str, source: Path, imported: Path) -> tuple[Path
     for part in ("output", "scratch"):
         (root / name / part).mkdir(parents=True)
     context = StepContext(
-        {"seed": 0}, {"model": source.parent, "import": imported}, root / name / "output", root / name / "scratch", root
+        OptimizeParameters(SourceParameters("onnx"), seed=0).as_json(),
+        {"model": source.parent, "import": imported},
+        root / name / "output",
+        root / name / "scratch",
+        root,
     )
     return context.output / "model.onnx", to_int8(context)
 

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from orchestrator.frameworks.onnx.source import open_baseline
 from orchestrator.spec.signature import Signature
+from orchestrator.steps.parameters import SourceParameters, TensorNames
 from tests.frameworks.onnx.case import (
     WEIGHTS,
     X,
@@ -76,12 +77,12 @@ def test_a_model_of_any_opset_answers_as_it_should(tmp_path: Path, opset: int) -
 
 
 def test_the_baseline_is_the_model_called_by_the_specs_names(tmp_path: Path) -> None:
-    names = {"inputs": {"image": "x:0"}, "outputs": {"logits": "y:0"}}
+    inputs, outputs = {"image": "x:0"}, {"logits": "y:0"}
     declared = signature({"image": ("float32", ["batch", 4])}, ["logits"])
     path = saved(linear(inputs="x:0", outputs="y:0"), tmp_path)
-    ran = run_check(path, tmp_path, declared, names, {"image": X})
+    ran = run_check(path, tmp_path, declared, {"inputs": inputs, "outputs": outputs}, {"image": X})
     runtime = open_baseline(
-        {"source": {"kind": "onnx", "names": names}},
+        SourceParameters("onnx", names=TensorNames(inputs, outputs)),
         {"weights": path},
         tmp_path,
         Signature.from_json(ran.json("imported.json")["signature"]),

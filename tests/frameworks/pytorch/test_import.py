@@ -10,6 +10,7 @@ import torch
 
 from orchestrator.frameworks.pytorch.source import load_source, open_baseline
 from orchestrator.spec.signature import Signature
+from orchestrator.steps.parameters import SourceParameters
 from tests.frameworks.pytorch.case import Imported, run, run_model, signature
 
 pytestmark = pytest.mark.frameworks
@@ -72,7 +73,7 @@ def test_the_baseline_answers_as_recorded(tmp_path: Path) -> None:
     imported = _digits(tmp_path / "a")
     resolved = Signature.from_json(imported.json("imported.json")["signature"])
     weights = {"weights": DIGITS / "digits.safetensors"}
-    runtime = open_baseline({"source": SOURCE}, weights, DIGITS, resolved, 1)
+    runtime = open_baseline(SourceParameters.from_json(SOURCE), weights, DIGITS, resolved, 1)
     rows = imported.arrays("samples.npz")["image"][:8]
     answer = runtime.run({"image": rows})["logits"]
     np.testing.assert_allclose(answer, imported.arrays("baseline.npz")["logits"][:8], atol=1e-4)
@@ -80,7 +81,7 @@ def test_the_baseline_answers_as_recorded(tmp_path: Path) -> None:
 
 
 def test_the_source_is_loaded_for_inference_on_the_cpu() -> None:
-    model = load_source({"source": SOURCE}, {"weights": DIGITS / "digits.safetensors"}, DIGITS)
+    model = load_source(SourceParameters.from_json(SOURCE), {"weights": DIGITS / "digits.safetensors"}, DIGITS)
     assert not any(module.training for module in model.modules())
     assert not any(weight.requires_grad for weight in model.parameters())
     assert {weight.device.type for weight in model.parameters()} == {"cpu"}

@@ -65,6 +65,7 @@ def _in_a_worker(function: str, folder: Path, environment: dict[str, str]) -> Wo
         project=str(folder / "output"),
         result=str(folder / "result.json"),
         network=False,
+        accelerator="none",
     )
     job.write(folder / "job.json")
     command = [sys.executable, "-P", "-m", "orchestrator.engine.worker", str(folder / "job.json")]

@@ -47,12 +47,12 @@ class Source:
         rooms = {"keras": "tensorflow.keras_source", "saved-model": "tensorflow.saved_model_source"}
         return rooms[self.kind]
 
-    def params(self, names: Mapping[str, Mapping[str, str]] | None = None) -> dict[str, Any]:
-        return {"source": {"kind": self.kind, "names": dict(names or {}), **self.said}}
+    def source(self, names: Mapping[str, Mapping[str, str]] | None = None) -> dict[str, Any]:
+        return {"kind": self.kind, "names": dict(names or {}), **self.said}
 
     def inspect(self) -> Any:
         """What `inspection.json` holds."""
-        done = self.process.step(f"{self.module}:inspect", self.params(), {"weights": self.weights})
+        done = self.process.step(f"{self.module}:inspect", {"source": self.source()}, {"weights": self.weights})
         return done.json("inspection.json")
 
     def check(
@@ -68,7 +68,7 @@ class Source:
         elif samples is not None:
             inputs["samples"] = self.weights.with_name(f"{self.weights.name}.samples.npz")
             np.savez(inputs["samples"], **dict(samples))  # type: ignore[arg-type]  # the stub takes names for options
-        params = {**self.params(names), "signature": dict(declared), "seed": 0, "max_rows": 256}
+        params = {"source": self.source(names), "signature": dict(declared), "seed": 0, "max_rows": 256}
         return self.process.step(f"{self.module}:check", params, inputs)
 
     def baseline(
@@ -79,7 +79,7 @@ class Source:
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         """The answers and the facts of the model as given."""
         arguments = {
-            "params": self.params(names),
+            "source": self.source(names),
             "inputs": {"weights": self.weights},
             "project": self.weights.parent,
             "signature": resolved,

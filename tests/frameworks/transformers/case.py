@@ -165,9 +165,9 @@ class Folder:
             "batch": "batch",
         }
 
-    def params(self, signature: Mapping[str, Any], names: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        source = {**self.source, **({} if names is None else {"names": dict(names)})}
-        return {"source": source, "signature": dict(signature), "seed": 0, "max_rows": 256}
+    def params(self, names: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Of a conversion; an import and a pass take more."""
+        return {"source": {**self.source, **({} if names is None else {"names": dict(names)})}}
 
     def imported(
         self,
@@ -180,7 +180,9 @@ class Folder:
         if samples is not None:
             inputs["samples"] = self.root / "samples.npz"
             np.savez(inputs["samples"], **dict(samples))  # type: ignore[arg-type]  # the stub takes names for options
-        context = self.context("import", self.params(signature or self.signature(), names), inputs)
+        asked = {"signature": dict(signature or self.signature()), "seed": 0, "max_rows": 256}
+        params = {**self.params(names), **asked}
+        context = self.context("import", params, inputs)
         return context.output, check(context)
 
     def refused(self, code: str, at: tuple[str | int, ...] = WEIGHTS) -> StepError:

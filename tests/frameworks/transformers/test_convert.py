@@ -37,8 +37,8 @@ BF16 = {
 }
 
 
-def converted(folder: Folder, imported: Path, step: Any, signature: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    context = folder.context("convert", folder.params(signature), {"weights": folder.path, "import": imported})
+def converted(folder: Folder, imported: Path, step: Any, **params: Any) -> tuple[Path, dict[str, Any]]:
+    context = folder.context("convert", {**folder.params(), **params}, {"weights": folder.path, "import": imported})
     return context.output, step(context)
 
 
@@ -69,7 +69,7 @@ def test_a_model_converts_at_every_size(tmp_path: Path, name: str, format_name: 
     signature = folder.signature()
     imported, _ = folder.imported(signature)
 
-    variant, facts = converted(folder, imported, CONVERT[format_name], signature)
+    variant, facts = converted(folder, imported, CONVERT[format_name])
 
     sizes = {"batch of 1", "batch of 8"}
     if name != "images":
@@ -94,8 +94,8 @@ getattr(torch_convert, sys.argv[5])(StepContext(json.loads(sys.argv[6]), inputs,
 @pytest.mark.parametrize("step", ["to_onnx", "to_torchscript", "to_exported_program"])
 def test_the_same_folder_gives_the_same_bytes(tmp_path: Path, step: str) -> None:
     folder = made("sentences", tmp_path)
-    params = folder.params(folder.signature())
-    imported, _ = folder.imported(params["signature"])
+    params = folder.params()
+    imported, _ = folder.imported()
 
     models = []
     for seed in ("1", "2"):  # in processes of their own, as the engine runs them
@@ -125,7 +125,7 @@ def test_onnx_has_the_specs_names(tmp_path: Path) -> None:
     names = {"inputs": own, "outputs": {"classes": "logits"}}
     imported, _ = folder.imported(signature, names=names)
 
-    context = folder.context("convert", folder.params(signature, names), {"weights": folder.path, "import": imported})
+    context = folder.context("convert", folder.params(names), {"weights": folder.path, "import": imported})
     torch_convert.to_onnx(context)
 
     graph = onnx.load(context.output / "model.onnx").graph
@@ -141,7 +141,7 @@ def test_bfloat16_keeps_the_interface(tmp_path: Path, name: str, format_name: st
     signature = folder.signature()
     imported, _ = folder.imported(signature)
 
-    variant, facts = converted(folder, imported, BF16[format_name], signature)
+    variant, facts = converted(folder, imported, BF16[format_name], seed=0)
 
     assert facts["precision"] == "bf16"
     resolved = Signature.from_json(json.loads((imported / "imported.json").read_text(encoding="utf-8"))["signature"])
@@ -158,9 +158,9 @@ def test_int8_is_made_of_the_onnx_file(tmp_path: Path) -> None:
     folder = made("sentences", tmp_path)
     signature = folder.signature()
     imported, _ = folder.imported(signature)
-    variant, _ = converted(folder, imported, torch_convert.to_onnx, signature)
+    variant, _ = converted(folder, imported, torch_convert.to_onnx)
 
-    context = folder.context("int8", folder.params(signature), {"model": variant, "import": imported})
+    context = folder.context("int8", {**folder.params(), "seed": 0}, {"model": variant, "import": imported})
     facts = to_int8(context)
 
     assert facts["method"] == "dynamic"

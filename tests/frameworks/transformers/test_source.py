@@ -16,6 +16,7 @@ from orchestrator.frameworks.transformers.library import transformers
 from orchestrator.frameworks.transformers.source import open_baseline
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepError
+from orchestrator.steps.parameters import SourceParameters
 from tests.frameworks.transformers.case import (
     LABELS,
     LONGEST,
@@ -115,7 +116,11 @@ def test_the_baseline_runs_as_a_runtime(tmp_path: Path) -> None:
     samples = arrays(imported / "samples.npz")
 
     runtime = open_baseline(
-        folder.params(signature), {"weights": folder.path}, tmp_path, Signature.from_json(signature), threads=1
+        SourceParameters.from_json(folder.source),
+        {"weights": folder.path},
+        tmp_path,
+        Signature.from_json(signature),
+        threads=1,
     )
 
     np.testing.assert_allclose(
