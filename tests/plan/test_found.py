@@ -148,7 +148,7 @@ def test_what_the_model_has_otherwise_is_told_at_the_specs_line(join: Any, decla
 def test_every_input_has_to_be_declared_if_one_is(join: Any) -> None:
     document = found([tensor("a", [None, 3]), tensor("b", [None, 3])])
     declared = "  inputs: [{name: a, dtype: float32, shape: [batch, 3]}]\n  dims: {batch: {max: 8}}\n"
-    assert "takes `b` too" in refused(join, document, declared)[0].message
+    assert "also takes `b`" in refused(join, document, declared)[0].message
 
 
 def test_a_range_for_a_dimension_that_the_model_lacks_is_told(join: Any) -> None:
