@@ -22,7 +22,9 @@ def refused_on_cuda(
         return None
     if not chosen.cuda_graphs:
         others = [name for name in BACKENDS if backend(name).cuda_graphs]
-        return f"`serving.cuda_graphs` is true, but {chosen.name} does not support CUDA graphs; {', '.join(others)} does"
+        return (
+            f"`serving.cuda_graphs` is true, but {chosen.name} does not support CUDA graphs; {', '.join(others)} does"
+        )
     return _not_fixed(signature)
 
 
