@@ -76,7 +76,7 @@ def test_what_would_run_on_the_cpu_is_not_tried(variant: str) -> None:
 
 
 def test_tensorflow_serving_has_one_device() -> None:
-    assert "first device alone" in (refused(TWO, "saved-model-fp32", "tensorflow-serving") or "")
+    assert "only runs a model on its first device" in (refused(TWO, "saved-model-fp32", "tensorflow-serving") or "")
     assert refused(TWO, "torchscript-fp32", "torchserve") is None
 
 
