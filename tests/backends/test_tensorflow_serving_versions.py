@@ -130,7 +130,7 @@ def test_only_what_was_rendered_is_taken_for_a_rendered_folder(
 ) -> None:
     good = rendered()
     assert rendered_version(good) == good / "models" / "tiny-model" / "1"
-    with pytest.raises(VersionError, match="does not name one version"):
+    with pytest.raises(VersionError, match="does not name exactly one version"):
         rendered_version(folder)
     with pytest.raises(VersionError, match=r"has no models\.config"):
         rendered_version(tmp_path)
