@@ -1,10 +1,11 @@
 """Listening sockets that another process hands over: a supervisor, to this server and later to its successor.
 
 `--handover FD` names an inherited Unix socket (SOCK_SEQPACKET). Each message that arrives on it is JSON,
-`{"idle_seconds": 30}`, with all the sockets that the server shall listen on from now on attached (SCM_RIGHTS), besides the
-port of its own. The server answers `{"listening": [PORT, ...], "connections": N}` as soon as that is so, and says it again
-when the last connection of sockets that it has given up is gone. The sender keeps the sockets open, so the kernel's queue of
-connections outlives every server: whoever listens next finds them there.
+`{"order": 1, "idle_seconds": 30}`, with all the sockets that the server shall listen on from now on attached (SCM_RIGHTS),
+besides the port of its own. The server answers `{"order": 1, "listening": [PORT, ...], "connections": N}`, with the number of
+the order that it obeys, as soon as that is so, and says it again when the last connection of sockets that it has given up is
+gone. The sender keeps the sockets open, so the kernel's queue of connections outlives every server: whoever listens next
+finds them there.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Handover:
             raise StartError(UNAVAILABLE, f"--handover {fd}: {error.strerror}") from error
         self._channel.settimeout(0)
         self._http = http
-        self._orders: asyncio.Queue[tuple[list[socket.socket], float]] = asyncio.Queue()
+        self._orders: asyncio.Queue[tuple[int, list[socket.socket], float]] = asyncio.Queue()
         self._obeying: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -69,29 +70,30 @@ class Handover:
             return
         listeners = [socket.socket(fileno=handle) for handle in handles]
         if data:
-            self._orders.put_nowait((listeners, float(orjson.loads(data)["idle_seconds"])))
+            order = orjson.loads(data)
+            self._orders.put_nowait((int(order["order"]), listeners, float(order["idle_seconds"])))
         else:  # nobody holds the other end any more
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
 
     async def _obey(self) -> None:
         while True:
-            listeners, idle_s = await self._orders.get()
+            order, listeners, idle_s = await self._orders.get()
             try:
                 await self._http.listen_on(listeners)
-            except OSError as error:  # it is no listening socket; the answer tells which are listened on
-                _log.error("a socket that was handed over cannot be listened on: %s", error.strerror)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the answer tells what is listened on
+                _log.error("a socket that was handed over cannot be listened on: %s", error)
             ports = self._http.handed_over
             _log.info("listening", extra=fields(handed_over=ports))
             left = self._http.end_given_up(idle_s)
-            self._tell(ports, left)
+            self._tell(order, ports, left)
             while left and self._orders.empty():
                 await asyncio.sleep(_LOOK_S)
                 left = self._http.end_given_up(idle_s)
                 if not left:
-                    self._tell(ports, 0)
+                    self._tell(order, ports, 0)
 
-    def _tell(self, ports: list[int], connections: int) -> None:
+    def _tell(self, order: int, ports: list[int], connections: int) -> None:
         try:
-            self._channel.send(orjson.dumps({"listening": ports, "connections": connections}))
+            self._channel.send(orjson.dumps({"order": order, "listening": ports, "connections": connections}))
         except OSError as error:
             _log.warning("nobody hears which sockets are listened on", extra=fields(error=error.strerror))

@@ -68,13 +68,20 @@ class HttpServer:
         )
 
     async def listen_on(self, listeners: Sequence[socket.socket]) -> None:
-        """Accept on exactly these sockets, which others hold as well, besides the one of `start`."""
-        wanted = {int(listener.getsockname()[1]): listener for listener in listeners}
-        for port, listener in wanted.items():
-            if port in self._handed_over:
+        """Accept on exactly these sockets, which others hold as well, besides the one of `start`.
+
+        Those that are not needed, because their port is listened on already or one of them fails, are closed.
+        """
+        unused = set(listeners)
+        try:
+            wanted = {int(listener.getsockname()[1]): listener for listener in listeners}
+            for port, listener in wanted.items():
+                if port not in self._handed_over:
+                    self._handed_over[port] = await self._accept(listener, port)
+                    unused.discard(listener)
+        finally:
+            for listener in unused:
                 listener.close()
-            else:
-                self._handed_over[port] = await self._accept(listener, port)
         for port in self._handed_over.keys() - wanted.keys():
             self._handed_over.pop(port).close()
         # What was accepted already gets its `Connection` in the next turn of the loop.

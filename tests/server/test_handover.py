@@ -24,6 +24,7 @@ class Holder:
     def __init__(self, config: Path) -> None:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel.settimeout(30)
+        self._orders = 0
         argv = [
             sys.executable,
             "-m",
@@ -38,12 +39,16 @@ class Holder:
         self.server.wait_ready()
 
     def order(self, *listeners: socket.socket, idle_seconds: float = 30.0) -> Any:
-        message = json.dumps({"idle_seconds": idle_seconds}).encode()
+        """Send an order; its answer without the number, which is the order's."""
+        self._orders += 1
+        message = json.dumps({"order": self._orders, "idle_seconds": idle_seconds}).encode()
         socket.send_fds(self.channel, [message], [listener.fileno() for listener in listeners])
         return self.hear()
 
     def hear(self) -> Any:
-        return json.loads(self.channel.recv(65536))
+        answer = json.loads(self.channel.recv(65536))
+        assert answer.pop("order") == self._orders
+        return answer
 
 
 @pytest.fixture
@@ -120,6 +125,21 @@ def test_each_order_names_all_sockets(holder: Holder, listener: socket.socket) -
         connection = _connect(other)
         _get(connection)
         connection.close()
+
+
+def test_one_that_cannot_be_listened_on_costs_that_order_only(holder: Holder, listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wrong, socket.create_server(("127.0.0.1", 0)) as other:
+        wrong.bind(("127.0.0.1", 0))
+        assert holder.order(wrong, other) == {"listening": [], "connections": 0}
+        address = other.getsockname()
+        other.close()
+        with pytest.raises(ConnectionRefusedError):  # the server has not kept it open either
+            socket.create_connection(address, timeout=30)
+    assert holder.order(listener) == {"listening": [port], "connections": 0}
+    connection = _connect(listener)
+    assert _get(connection) is None
+    connection.close()
 
 
 def test_on_sigterm_it_does_not_wait_for_others_to_route_around_it(holder: Holder, listener: socket.socket) -> None:

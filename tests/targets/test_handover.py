@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -20,6 +21,9 @@ from onnx import helper, numpy_helper
 
 from orchestrator.backends.table import serving_backend
 from orchestrator.errors import DeployFailed
+from orchestrator.targets.local.front import Front
+from orchestrator.targets.local.handover import Handover
+from orchestrator.targets.local.journal import Journal
 from orchestrator.targets.local.target import LocalTarget
 from orchestrator.targets.target import Release
 from tests.server.conftest import signature, write_server
@@ -285,3 +289,88 @@ def test_new_requests_wait_for_a_server_that_is_ended_by_hand(own: Own, eventual
     assert {ask(port) for _ in range(50)} == {1.0}
     eventually(lambda: not former.is_running())
     assert ask(port) == 1.0
+
+
+def test_a_server_that_confirms_late_is_asked_again(own: Own, eventually: Eventually) -> None:
+    port = own.deploy(1)
+    first = own.server()
+    own.start(2)
+    (second,) = {each for guard in own.supervisor().children() for each in guard.children()} - {first}
+    second.suspend()
+    try:
+        own.target.switch(2)
+        assert "revision 2 does not confirm that it listens" in "\n".join(own.target.logs(200))
+    finally:
+        second.resume()
+    eventually(lambda: "the listening sockets are where they belong again" in "\n".join(own.target.logs(200)))
+    assert all(own.is_served_by_itself(port) for _ in range(10))
+
+
+def test_an_answer_to_an_older_order_does_not_count() -> None:
+    async def check(listener: socket.socket) -> None:
+        handover = Handover()
+        with socket.socket(fileno=os.dup(handover.fd)) as server:
+            handover.started()
+
+            def answer(order: int, listening: list[int], connections: int) -> None:
+                server.send(json.dumps({"order": order, "listening": listening, "connections": connections}).encode())
+
+            async def order(*listeners: socket.socket) -> tuple[asyncio.Task[bool], int]:
+                ordered = asyncio.create_task(handover.listen_on(listeners, 30.0))
+                await asyncio.sleep(0)
+                message, handles, _, _ = socket.recv_fds(server, 4096, 16)
+                for handle in handles:
+                    os.close(handle)
+                return ordered, json.loads(message)["order"]
+
+            given, number = await order(listener)
+            answer(number, [listener.getsockname()[1]], 0)
+            assert await given
+            taken_back, later = await order()
+            assert later == number + 1
+            gone = asyncio.create_task(handover.until_gone(60.0))
+            answer(number, [], 0)
+            await asyncio.sleep(0.05)
+            assert not taken_back.done()
+            assert not gone.done()
+            answer(later, [], 1)
+            assert await taken_back
+            assert not gone.done()
+            answer(later, [], 0)
+            await gone
+            unanswered, _ = await order()
+            await handover.until_gone(0.05)  # at most
+            handover.close()
+            await unanswered
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asyncio.run(check(listener))
+
+
+def test_an_error_in_the_background_is_in_the_journal_and_the_handover_is_tried_again(tmp_path: Path) -> None:
+    class Failing(Front):
+        attempts = 0
+
+        async def settle(self) -> None:
+            self.attempts += 1
+            if self.attempts == 1:
+                raise OSError(24, "Too many open files")
+            await super().settle()
+
+    async def check() -> None:
+        front = Failing(Journal(tmp_path))
+        front.retry()  # nothing has failed
+        front.settle_soon()
+        await asyncio.sleep(0.05)
+        assert front.attempts == 1
+        front.retry()
+        await asyncio.sleep(0.05)
+        front.retry()
+        await asyncio.sleep(0.05)
+        assert front.attempts == 2
+        await front.close()
+
+    asyncio.run(check())
+    failed, mended = (tmp_path / "serving.log").read_text().splitlines()
+    assert "the listening sockets cannot be handed over: OSError(24, 'Too many open files')" in failed
+    assert "the listening sockets are where they belong again" in mended

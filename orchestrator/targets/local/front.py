@@ -12,6 +12,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from orchestrator.targets.local.gateway.gateway import BACKLOG, Gateway
+from orchestrator.targets.local.journal import Journal
 from orchestrator.targets.local.ports import LOOPBACK
 
 if TYPE_CHECKING:
@@ -23,11 +24,13 @@ __all__ = ["Front"]
 class Front:
     """Holds the sockets for as long as the deployment lives."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
         self._gateway = Gateway()
         self._sockets: dict[int, socket.socket] = {}
         self._settling = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._problem: str | None = None
 
     @property
     def current(self) -> Revision | None:
@@ -92,7 +95,25 @@ class Front:
         """`settle`, in the background."""
         task = asyncio.create_task(self.settle())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._settled)
+
+    def retry(self) -> None:
+        """`settle_soon` if the last attempt has failed and none is under way."""
+        if self._problem is not None and not self._settling.locked():
+            self.settle_soon()
+
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._note(f"the listening sockets cannot be handed over: {error!r}; this is tried again")
+
+    def _note(self, problem: str | None) -> None:
+        """Remember what `retry` has to mend; the journal says it once, however often it is tried."""
+        if problem is not None and problem != self._problem:
+            self._journal.event(problem)
+        elif problem is None and self._problem is not None:
+            self._journal.event("the listening sockets are where they belong again")
+        self._problem = problem
 
     async def settle(self) -> None:
         """Have the right one accept: called whenever the sockets, the revision or its readiness have changed.
@@ -104,5 +125,14 @@ class Front:
             revision = self._gateway.current
             if revision is not None and revision.ready.is_set() and await revision.listen_on(listeners):
                 await self._gateway.listen_on([])
+                self._note(None)
+                return
+            await self._gateway.listen_on(listeners)
+            if revision is not None and revision.ready.is_set() and revision.takes_sockets:
+                number = revision.recipe.revision
+                self._note(
+                    f"revision {number} does not confirm that it listens; the gateway accepts too until it does, and "
+                    "this is tried again"
+                )
             else:
-                await self._gateway.listen_on(listeners)
+                self._note(None)

@@ -23,8 +23,10 @@ class Handover:
     def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.settimeout(0)
+        self._order = 0
+        self._answered = 0
         self._listening: list[int] = []
-        self._connections = 0
+        self._connections: int | None = 0  # None: unknown, the last order is not answered yet
         self._changed = asyncio.Event()
         asyncio.get_running_loop().add_reader(self._ours.fileno(), self._receive)
 
@@ -42,8 +44,7 @@ class Handover:
         asyncio.get_running_loop().remove_reader(self._ours.fileno())
         self._theirs.close()
         self._ours.close()
-        self._listening, self._connections = [], 0
-        self._changed.set()
+        self._take(self._order, [], 0)
 
     async def listen_on(self, listeners: Sequence[socket.socket], idle_seconds: float) -> bool:
         """Have the server accept on exactly these sockets; False if it does not confirm.
@@ -52,16 +53,22 @@ class Handover:
             listeners: all of them.
             idle_seconds: how long idle connections of sockets that it gives up stay open.
         """
-        order = json.dumps({"idle_seconds": idle_seconds}).encode()
+        ports = sorted(int(listener.getsockname()[1]) for listener in listeners)
+        order = self._order + 1
+        message = json.dumps({"order": order, "idle_seconds": idle_seconds}).encode()
         try:
-            socket.send_fds(self._ours, [order], [listener.fileno() for listener in listeners])
+            socket.send_fds(self._ours, [message], [listener.fileno() for listener in listeners])
         except OSError:
             return False
-        ports = sorted(int(listener.getsockname()[1]) for listener in listeners)
-        return await self._until(lambda: self._listening == ports, _ANSWER_SECONDS)
+        self._order, self._connections = order, None
+        await self._until(lambda: self._answered >= order, _ANSWER_SECONDS)
+        return self._answered == order and self._listening == ports
 
     async def until_gone(self, seconds: float) -> None:
-        """Wait until no connection of sockets that were taken back is left, for `seconds` at most."""
+        """Wait until no connection of sockets that were taken back is left, for `seconds` at most.
+
+        While an order is not answered, nobody knows how many there are, and the answer is waited for.
+        """
         await self._until(lambda: self._connections == 0, seconds)
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
@@ -83,8 +90,12 @@ class Handover:
             data = b""
         if data:
             state = json.loads(data)
-            self._listening, self._connections = state["listening"], state["connections"]
+            if state["order"] == self._order:  # an answer to an older order says nothing about this one
+                self._take(state["order"], state["listening"], state["connections"])
         else:  # the process has ended
             asyncio.get_running_loop().remove_reader(self._ours.fileno())
-            self._listening, self._connections = [], 0
+            self._take(self._order, [], 0)
+
+    def _take(self, answered: int, listening: list[int], connections: int) -> None:
+        self._answered, self._listening, self._connections = answered, listening, connections
         self._changed.set()

@@ -151,6 +151,11 @@ class Revision:
             "in_flight": self.in_flight,
         }
 
+    @property
+    def takes_sockets(self) -> bool:
+        """Whether its server runs and is one that takes sockets over."""
+        return self._handover is not None
+
     async def listen_on(self, listeners: Sequence[socket.socket], idle_seconds: float = _IDLE_SECONDS) -> bool:
         """Have the server accept on exactly these sockets; False if it cannot, or does not confirm.
 

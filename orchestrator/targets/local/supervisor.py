@@ -71,7 +71,7 @@ class Supervisor:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._journal = Journal(folder)
-        self._front = Front()
+        self._front = Front(self._journal)
         self._revisions: dict[int, Revision] = {}
         self._asked: dict[int, float] = {}
         self._reserved: dict[int, socket.socket] = {}
@@ -105,7 +105,7 @@ class Supervisor:
         self._journal.event(f"supervisor {os.getpid()} has stopped")
 
     def _watch(self, inode: int) -> None:
-        """Stop when there is nothing to run; drop abandoned candidates."""
+        """Stop when there is nothing to run; drop abandoned candidates; retry a failed handover."""
         now = time.monotonic()
         try:
             orphaned = (self._folder / CONTROL_SOCKET).stat().st_ino != inode
@@ -119,6 +119,8 @@ class Supervisor:
             if not revision.kept and now - self._asked[number] > _LEASE_SECONDS:
                 self._journal.event(f"revision {number} was abandoned before it took the traffic")
                 self._discard(number, _DROP_SECONDS)
+        if not self._stop.is_set():
+            self._front.retry()
 
     def _application(self) -> web.Application:
         application = web.Application()
@@ -243,7 +245,9 @@ class Supervisor:
         number = self._known(request)
         if self._revisions[number] is self._front.current:
             raise _RefusedError(409, f"revision {number} takes the traffic and cannot be dropped")
-        await self._discard(number, _DROP_SECONDS)
+        stopping = self._discard(number, _DROP_SECONDS)
+        if stopping is not None:
+            await stopping
         await self._front.close_newer_ports()
         return {}
 
@@ -251,9 +255,11 @@ class Supervisor:
         self._stop.set()
         return {}
 
-    def _discard(self, number: int, drain_seconds: float) -> asyncio.Task[None]:
-        """Stop a revision in the background."""
-        revision = self._revisions.pop(number)
+    def _discard(self, number: int, drain_seconds: float) -> asyncio.Task[None] | None:
+        """Stop a revision in the background; None if another request has discarded it meanwhile."""
+        revision = self._revisions.pop(number, None)
+        if revision is None:
+            return None
         task = asyncio.create_task(revision.stop(drain_seconds))
         self._leaving[task] = revision
         task.add_done_callback(self._leaving.pop)
