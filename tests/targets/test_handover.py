@@ -358,7 +358,8 @@ def test_an_error_in_the_background_is_in_the_journal_and_the_handover_is_tried_
             await super().settle()
 
     async def check() -> None:
-        front = Failing(Journal(tmp_path))
+        journal = Journal(tmp_path)
+        front = Failing(journal)
         front.retry()  # nothing has failed
         front.settle_soon()
         await asyncio.sleep(0.05)
@@ -369,6 +370,7 @@ def test_an_error_in_the_background_is_in_the_journal_and_the_handover_is_tried_
         await asyncio.sleep(0.05)
         assert front.attempts == 2
         await front.close()
+        journal._file.close()
 
     asyncio.run(check())
     failed, mended = (tmp_path / "serving.log").read_text().splitlines()
