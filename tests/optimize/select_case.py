@@ -43,6 +43,7 @@ from orchestrator.measure.statistics import slo_verdict
 from orchestrator.steps.context import StepContext
 from orchestrator.steps.parameters import CandidateParameters, RefusedParameters, SelectParameters
 from orchestrator.steps.parameters import ServiceLevel as AskedLevel
+from orchestrator.steps.runtime_options import RuntimeOptions
 from tests.artifacts.made import RUNTIME, facts, imported, verdict
 
 LIMIT = 0.02
@@ -52,23 +53,31 @@ SETTINGS = ServerSettings(max_batch_size=8, max_delay=0.0)
 MEASURED_ON = MeasuredOn(cpus=2, cpus_wanted=2.0, threads=2, how="measured with 2 CPUs", accelerators=None, driver=None)
 
 
-def candidate(variant: str, *, refused: str | None = None, given: bool = False) -> dict[str, Any]:
-    """An entry of the parameter `candidates`; `given`: it is the original model."""
+def candidate(name: str, *, refused: str | None = None, given: bool = False) -> dict[str, Any]:
+    """An entry of the parameter `candidates`; `given`: it is the original model.
+
+    Args:
+        name: backend and options follow from it, as in `onnx-int8@openvino+instances=2`.
+    """
+    served, *options = name.split("+")
+    variant, _, backend = served.partition("@")
     format_name, _, precision = variant.rpartition("-")
+    changed: dict[str, Any] = {option: int(value) for option, _, value in (each.partition("=") for each in options)}
     return {
-        "candidate": variant,
+        "candidate": name,
         "variant": variant,
         "format": format_name,
         "precision": precision if precision in {"fp32", "bf16", "int8"} else "fp32",
-        "backend": BACKENDS.get(format_name, "torchserve"),
+        "backend": backend or BACKENDS.get(format_name, "torchserve"),
+        "options": RuntimeOptions(**changed),
         "as_given": given,
         "refused": refused,
-        "steps": [] if refused else [f"convert.{format_name}", f"verify.{variant}"],
+        "steps": [] if refused else [f"convert.{format_name}", f"verify.{name}"],
     }
 
 
 def _candidate(each: Mapping[str, Any]) -> CandidateParameters:
-    names = ("candidate", "variant", "format", "precision", "backend", "as_given")
+    names = ("candidate", "variant", "format", "precision", "backend", "options", "as_given")
     return CandidateParameters(**{name: each[name] for name in names})
 
 
@@ -274,9 +283,11 @@ def context(
         server_report(server, measured_on).write(inputs["server"])
     for one in candidates:
         name = one["candidate"]
-        inputs[f"variant:{name}"] = made("variants", name)
-        (inputs[f"variant:{name}"] / "model.onnx").write_text(name, encoding="utf-8")
-        facts(one["format"], one["precision"]).write(inputs[f"variant:{name}"])
+        role = f"variant:{one['variant']}"
+        if role not in inputs:
+            inputs[role] = made("variants", one["variant"])
+            (inputs[role] / "model.onnx").write_text(one["variant"], encoding="utf-8")
+            facts(one["format"], one["precision"]).write(inputs[role])
         inputs[f"verdict:{name}"] = made("verdicts", name)
         (verdicts or {}).get(name, verdict(name)).write(inputs[f"verdict:{name}"])
     parameters = SelectParameters(

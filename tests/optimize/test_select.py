@@ -12,6 +12,7 @@ import pytest
 from orchestrator.artifacts.fates import StepFate
 from orchestrator.artifacts.server_report import CandidateServerResult
 from orchestrator.artifacts.verdict import GateResult
+from orchestrator.artifacts.winner import Winner
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.select.step import select, startup_bound
 from orchestrator.steps.context import Ending, StepContext, StepError
@@ -60,6 +61,29 @@ def test_the_lowest_p99_wins_and_the_loser_says_by_how_much(tmp_path: Path) -> N
     assert reasons(decision)[INT8] == "best p99 over the wire: p99 8 ms at 200/s"
     assert reasons(decision)[FP32] == "p99 over the wire: p99 12 ms at 200/s, 1.50 times worse than onnx-int8"
     assert decision["slo"]["met"] is True
+
+
+@pytest.mark.parametrize("other", [f"{FP32}@openvino", f"{FP32}+instances=2+threads=1"])
+def test_candidates_of_one_variant_have_rows_and_fates_of_their_own(tmp_path: Path, other: str) -> None:
+    names = [FP32, other, f"{other}+threads=3" if "@" in other else f"{FP32}+instances=4"]
+    failed = StepFate(status="failed", ending=Ending.REFUSED, error=Diagnostic("E420", "does not load"))
+    runtime = [runtime_candidate(FP32), runtime_candidate(other, ratio=0.3)]
+    server = [server_candidate(FP32, p99=0.012), server_candidate(other, p99=0.008)]
+    made = context(tmp_path, [candidate(n) for n in names], runtime, server, fates={f"verify.{names[2]}": failed})
+    decision = decide(made)
+    winner = Winner.read(made.output)
+    asked = candidate(other)
+    assert {each["variant"] for each in decision["candidates"]} == {FP32}
+    assert fates(decision) == {FP32: "lost", other: "won", names[2]: "verification failed"}
+    assert reasons(decision)[FP32].endswith(f"1.50 times worse than {other}")
+    measured = {
+        each["candidate"]: each["server"] and each["server"]["open_loop"]["p99"] for each in decision["candidates"]
+    }
+    assert measured == {FP32: 0.012, other: 0.008, names[2]: None}
+    for found in (decision["winner"]["candidate"], winner.candidate):
+        assert found == other
+    assert (winner.variant, winner.backend, winner.options) == (FP32, asked["backend"], asked["options"])
+    assert winner.model_digest == digest_tree(tmp_path / "variants" / FP32).digest
 
 
 @pytest.mark.parametrize(("objective", "better", "worse"), [

@@ -51,6 +51,7 @@ import json
 from pathlib import Path
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepError
+from orchestrator.steps.parameters import SourceParameters
 {imported}
 signature = Signature.from_json(json.loads({signature!r}))
 folder = Path({folder!r})
@@ -86,7 +87,7 @@ def test_a_variant_is_not_opened_on_the_cpu_where_a_gpu_is_asked_for(tmp_path: P
 @pytest.mark.parametrize("kind", BASELINES)
 def test_nor_is_the_model_as_given(tmp_path: Path, kind: str) -> None:
     model = write_linear_model(tmp_path / "variant") / "model.onnx"
-    arguments = f"{{'source': {{'kind': {kind!r}}}}}, {{'weights': Path({str(model)!r})}}, folder, signature, 1"
+    arguments = f"SourceParameters({kind!r}), {{'weights': Path({str(model)!r})}}, folder, signature, 1"
     assert refusal(BASELINES[kind], arguments, tmp_path)[0] == "E427"
 
 
