@@ -79,8 +79,8 @@ def processes_of(mlo: Mlo, module: str = "") -> list[psutil.Process]:
 
 
 def test_the_decision_holds_every_candidate_with_its_fate(applied: dict[str, Any]) -> None:
-    fates = {c["variant"]: c["fate"] for c in applied["decision"]["candidates"]}
-    assert set(fates) == {"onnx-fp32", "onnx-int8"}
+    fates = {c["candidate"]: c["fate"] for c in applied["decision"]["candidates"]}
+    assert set(fates) == {"onnx-fp32", "onnx-fp32@openvino", "onnx-int8", "onnx-int8@openvino"}
     assert list(fates.values()).count("won") == 1
     assert all(c["reason"] for c in applied["decision"]["candidates"])
     assert applied["decision"]["winner"]["variant"] == applied["variant"]
