@@ -35,7 +35,7 @@ def test_the_archive_is_served(mlo: Mlo, archives: Path, kind: str, name: str) -
 
     (deployment,) = mlo.json("apply", str(path), "--yes", "--json")["deployments"]
 
-    fates = {candidate["variant"]: candidate["fate"] for candidate in deployment["decision"]["candidates"]}
+    fates = {candidate["candidate"]: candidate["fate"] for candidate in deployment["decision"]["candidates"]}
     assert not [fate for fate in fates.values() if "failed" in fate]
     samples = mlo.folder / "digits" / "digits.npz"
     answer = mlo.json("predict", name, "--input", str(samples), "--json")

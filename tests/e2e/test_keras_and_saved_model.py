@@ -35,12 +35,18 @@ def applied(mlo: Mlo, path: Path) -> dict[str, Any]:
 
 
 def fates(deployment: dict[str, Any]) -> dict[str, str]:
-    return {candidate["variant"]: candidate["fate"] for candidate in deployment["decision"]["candidates"]}
+    return {candidate["candidate"]: candidate["fate"] for candidate in deployment["decision"]["candidates"]}
 
 
 def test_a_keras_model_is_served(mlo: Mlo) -> None:
     deployment = applied(mlo, spec(mlo, "keras"))
-    assert set(fates(deployment)) >= {"onnx-fp32", "onnx-int8", "saved-model-fp32"}
+    assert set(fates(deployment)) >= {
+        "onnx-fp32",
+        "onnx-fp32@openvino",
+        "onnx-int8",
+        "onnx-int8@openvino",
+        "saved-model-fp32",
+    }
     assert not [fate for fate in fates(deployment).values() if "failed" in fate or fate == "not measured"]
     samples = mlo.folder / "keras" / "samples.npz"
     answer = mlo.json("predict", "keras-digits", "--input", str(samples), "--json")
@@ -53,7 +59,7 @@ def test_a_saved_model_is_served_by_the_names_of_its_signature(mlo: Mlo) -> None
     path = spec(mlo, "saved-model")
     assert "measurements  float32  [batch, 9]" in mlo.run("plan", str(path)).stdout
     deployment = applied(mlo, path)
-    assert set(fates(deployment)) == {"onnx-fp32", "saved-model-fp32"}
+    assert set(fates(deployment)) == {"onnx-fp32", "onnx-fp32@openvino", "saved-model-fp32"}
     assert not [fate for fate in fates(deployment).values() if "failed" in fate or fate == "not measured"]
     patients = {"measurements": [[59, 32.1, 101, 157, 93.2, 38, 4, 4.8598, 87]], "sex": [2]}
     (mlo.folder / "patient.json").write_text(json.dumps(patients))

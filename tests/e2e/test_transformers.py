@@ -83,8 +83,8 @@ def applied(mlo: Mlo, minilm: Path) -> dict[str, Any]:
 
 
 def test_both_precisions_pass_their_gates(applied: dict[str, Any]) -> None:
-    candidates = {each["variant"]: each for each in applied["decision"]["candidates"]}
-    assert set(candidates) == {"onnx-fp32", "onnx-int8"}
+    candidates = {each["candidate"]: each for each in applied["decision"]["candidates"]}
+    assert set(candidates) == {"onnx-fp32", "onnx-fp32@openvino", "onnx-int8", "onnx-int8@openvino"}
     failed = {"refused", "conversion failed", "verification failed", "out of memory"}
     assert not failed & {each["fate"] for each in candidates.values()}, candidates
 
