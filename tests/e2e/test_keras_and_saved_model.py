@@ -95,5 +95,6 @@ def test_two_versions_are_kept_for_tensorflow_serving_and_a_rollback_moves_the_l
 
 def labels(folder: Path) -> dict[str, int]:
     """Label → version, from models.config; that the whole file is TensorFlow Serving's is shown in tests/backends."""
-    found = re.findall(r'version_labels { key: "(\w+)" value: (\d+) }', (folder / "models.config").read_text("utf-8"))
+    text = (folder / "models.config").read_text("utf-8")
+    found = re.findall(r'version_labels\s*{\s*key: "(\w+)"\s*value: (\d+)\s*}', text)
     return {label: int(version) for label, version in found}
