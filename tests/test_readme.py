@@ -32,8 +32,8 @@ def cell(kind: str, name: str) -> str:
         return "-"
     made = [
         precision
-        for precision, recipe in row.precisions.items()
-        if not isinstance(recipe, Unsupported) and kind not in recipe.not_from
+        for precision, transform in row.precisions.items()
+        if not isinstance(transform, Unsupported) and kind not in transform.not_from
     ]
     return ", ".join(made)
 

@@ -111,7 +111,7 @@ class Saturation(Times):
 
 
 class P99Level(Strict):
-    """Whether a quantile of the latencies is within the limit; see `orchestrator.measure.statistics.Verdict`.
+    """Whether a quantile of the latencies is within the limit; see `orchestrator.measure.statistics.QuantileTest`.
 
     Attributes:
         limit: seconds.

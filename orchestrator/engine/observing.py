@@ -12,7 +12,7 @@ from orchestrator.machine.fingerprint import fingerprint
 from orchestrator.machine.here import CudaHere, Here, ServerHere
 from orchestrator.machine.packages import distributions, version, without_cuda
 from orchestrator.optimize.candidates import wanted_backends
-from orchestrator.optimize.formats import FORMATS, Recipe
+from orchestrator.optimize.formats import FORMATS, Transform
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.render.assets import assets_digest
 from orchestrator.spec.load import LoadedSpec
@@ -60,8 +60,8 @@ def _table_packages() -> dict[str, str | None]:
     for source in SOURCES.values():
         names.update(source.tools)
     for row in FORMATS.values():
-        for recipe in (*row.convert.values(), *row.precisions.values()):
-            names.update(recipe.tools if isinstance(recipe, Recipe) else ())
+        for transform in (*row.convert.values(), *row.precisions.values()):
+            names.update(transform.tools if isinstance(transform, Transform) else ())
     for name in BACKENDS:
         names.update(backend(name).tools, *(opener.tools for opener in backend(name).runtimes.values()))
     return {name: version(name) for name in sorted(names)}

@@ -25,7 +25,7 @@ from orchestrator.measure.server_rounds import (
     LoadSettings,
     Segment,
     generator_late,
-    verdict,
+    p99_test,
     warm_windows_settled,
 )
 from orchestrator.measure.statistics import percentile_interval, summarize
@@ -138,8 +138,8 @@ def _saturation(segments: list[Segment], connections: int) -> Saturation:
 
 
 def _p99(loaded: LoadedServer, limit: float, *, late: bool) -> P99Level:
-    """The verdict; inconclusive if the limit may have been missed because of the load generator."""
-    found = verdict(loaded, limit)
+    """The test of the limit; inconclusive if the limit may have been missed because of the load generator."""
+    found = p99_test(loaded, limit)
     unproven = late and found.status == "missed"
     return P99Level(
         status="inconclusive" if unproven else found.status,

@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.artifacts.server_report import ServerFate
 from orchestrator.measure.measured_server import MeasuredServer, ServerError
 from orchestrator.measure.session import MeasuredProcess, MeasureError
-from orchestrator.measure.statistics import Verdict, percentile, settled, slo_verdict
+from orchestrator.measure.statistics import QuantileTest, percentile, quantile_test, settled
 
 __all__ = [
     "LoadSettings",
@@ -21,7 +21,7 @@ __all__ = [
     "Segment",
     "generator_late",
     "load_in_rounds",
-    "verdict",
+    "p99_test",
     "warm_up",
     "warm_windows_settled",
 ]
@@ -189,16 +189,16 @@ def load_in_rounds(servers: Sequence[LoadedServer], settings: LoadSettings, prog
                 continue
             loaded.saturated.append(segment)
             if not _failed(loaded, segment) and settings.p99_limit is not None:
-                early = slo_verdict(loaded.latencies, settings.p99_limit, confidence=_EARLY_CONFIDENCE)
+                early = quantile_test(loaded.latencies, settings.p99_limit, confidence=_EARLY_CONFIDENCE)
                 # A late generator may be better in the next round; a limit that is met in spite of it is met.
                 if early.status == "met" or not generator_late(loaded, settings.p99_limit):
                     loaded.level = early.status
     return rate
 
 
-def verdict(loaded: LoadedServer, limit: float) -> Verdict:
+def p99_test(loaded: LoadedServer, limit: float) -> QuantileTest:
     """Whether the 99th percentile at the rate is within the limit, at 99 % confidence."""
-    return slo_verdict(loaded.latencies, limit, confidence=_CONFIDENCE)
+    return quantile_test(loaded.latencies, limit, confidence=_CONFIDENCE)
 
 
 def generator_late(loaded: LoadedServer, limit: float) -> bool:
@@ -209,7 +209,7 @@ def generator_late(loaded: LoadedServer, limit: float) -> bool:
     """
     if not loaded.delays or percentile(loaded.delays, 0.99) <= _LATE * limit:
         return False
-    return slo_verdict(loaded.sent, limit, confidence=_CONFIDENCE).status != "missed"
+    return quantile_test(loaded.sent, limit, confidence=_CONFIDENCE).status != "missed"
 
 
 def _requests(

@@ -16,15 +16,15 @@ from typing import Literal
 __all__ = [
     "FEWEST_ROUNDS",
     "Comparison",
+    "QuantileTest",
     "Summary",
-    "Verdict",
     "binomial_at_most",
     "compare_rounds",
     "percentile",
     "percentile_interval",
+    "quantile_test",
     "samples_to_meet",
     "settled",
-    "slo_verdict",
     "summarize",
 ]
 
@@ -50,7 +50,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class QuantileTest:
     """Whether a quantile of all latencies is within a limit, according to a sample.
 
     Attributes:
@@ -186,9 +186,9 @@ def samples_to_meet(over: int, quantile: float = 0.99, confidence: float = 0.99)
     return high
 
 
-def slo_verdict(
+def quantile_test(
     latencies_s: Sequence[float], limit_s: float, quantile: float = 0.99, confidence: float = 0.99
-) -> Verdict:
+) -> QuantileTest:
     """Whether the `quantile` of all latencies is at most `limit_s`, by an exact one-sided binomial test in each direction.
 
     *Met*: if more than 1 - `quantile` of all requests exceeded the limit, the probability to observe so few would be at
@@ -199,16 +199,16 @@ def slo_verdict(
         latencies_s: raw latencies, seconds, in any order.
         limit_s: seconds.
         quantile: the quantile that must be within the limit.
-        confidence: of the verdict.
+        confidence: of the test.
     """
     samples, over = len(latencies_s), sum(latency > limit_s for latency in latencies_s)
     risk = 1 - confidence
     if binomial_at_most(over, samples, 1 - quantile) <= risk:
-        return Verdict("met", samples, over, 0)
+        return QuantileTest("met", samples, over, 0)
     # The probability of `over` or more: one minus the probability of fewer.
     if over and 1 - binomial_at_most(over - 1, samples, 1 - quantile) <= risk:
-        return Verdict("missed", samples, over, 0)
-    return Verdict("inconclusive", samples, over, samples_to_meet(over, quantile, confidence) - samples)
+        return QuantileTest("missed", samples, over, 0)
+    return QuantileTest("inconclusive", samples, over, samples_to_meet(over, quantile, confidence) - samples)
 
 
 def compare_rounds(times: Sequence[float], other: Sequence[float], confidence: float = 0.95) -> Comparison:

@@ -106,10 +106,10 @@ def _candidate(
     conversion, make = row.convert[kind], row.precisions[precision]
     name = f"{format_name}-{precision}"
     shown = name if served_by == backends_of(format_name)[0] else f"{name}@{served_by}"
-    for recipe in (conversion, make):
-        if isinstance(recipe, Unsupported):
-            return RefusedCandidate(shown, name, format_name, precision, served_by, recipe.reason)
-        if (reason := recipe.not_from.get(kind)) is not None:
+    for transform in (conversion, make):
+        if isinstance(transform, Unsupported):
+            return RefusedCandidate(shown, name, format_name, precision, served_by, transform.reason)
+        if (reason := transform.not_from.get(kind)) is not None:
             return RefusedCandidate(shown, name, format_name, precision, served_by, reason)
     assert not isinstance(conversion, Unsupported)
     assert not isinstance(make, Unsupported)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FORMATS", "Format", "Recipe", "Unsupported"]
+__all__ = ["FORMATS", "Format", "Transform", "Unsupported"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Unsupported:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Transform:
     """How something is made: a step function by name, and the packages whose versions its result depends on.
 
     Attributes:
@@ -61,11 +61,11 @@ class Format:
 
     name: str
     file: str
-    convert: Mapping[str, Recipe | Unsupported]
-    precisions: Mapping[str, Recipe | Unsupported]
+    convert: Mapping[str, Transform | Unsupported]
+    precisions: Mapping[str, Transform | Unsupported]
 
 
-_AS_CONVERTED = Recipe(function=None)
+_AS_CONVERTED = Transform(function=None)
 _TORCH_KINDS = ("pytorch", "torchscript", "exported-program", "transformers")
 _TENSORFLOW_KINDS = ("keras", "saved-model")
 _TF_CONVERT = "orchestrator.frameworks.tensorflow.convert"
@@ -75,21 +75,21 @@ _ONNX_TOOLS = ("onnx", "onnxruntime", "onnxscript", "torch")
 _TF2ONNX_TOOLS = ("onnx", "onnxruntime", "tensorflow", "tf2onnx")
 
 
-def _from(kinds: tuple[str, ...], recipe: Recipe | Unsupported) -> dict[str, Recipe | Unsupported]:
-    return dict.fromkeys(kinds, recipe)
+def _from(kinds: tuple[str, ...], transform: Transform | Unsupported) -> dict[str, Transform | Unsupported]:
+    return dict.fromkeys(kinds, transform)
 
 
 _ONNX = Format(
     name="onnx",
     file="model.onnx",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Recipe(f"{_TORCH_CONVERT}:to_onnx", _ONNX_TOOLS, revision=3))
-        | _from(_TENSORFLOW_KINDS, Recipe(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS, revision=3))
+        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_onnx", _ONNX_TOOLS, revision=3))
+        | _from(_TENSORFLOW_KINDS, Transform(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS, revision=3))
         | {
-            "onnx": Recipe(
+            "onnx": Transform(
                 "orchestrator.frameworks.onnx.convert:to_onnx", ("onnx", "onnxruntime"), revision=3, as_given=True
             ),
-            "tflite": Recipe(
+            "tflite": Transform(
                 f"{_TFLITE_CONVERT}:to_onnx", (*_TF2ONNX_TOOLS, "ai-edge-litert"), revision=3, as_given=True
             ),
         }
@@ -98,7 +98,7 @@ _ONNX = Format(
         {
             "fp32": _AS_CONVERTED,
             "bf16": Unsupported("ONNX Runtime has no bfloat16 kernels for CPUs, and few for GPUs"),
-            "int8": Recipe(
+            "int8": Transform(
                 "orchestrator.frameworks.onnx.quantize:to_int8",
                 ("onnx", "onnxruntime"),
                 revision=3,
@@ -111,7 +111,7 @@ _ONNX = Format(
 _NO_TORCH_INT8 = Unsupported("PyTorch's own int8 quantization is being removed; int8 is made in the onnx format")
 
 
-def _not_torch(format_name: str) -> dict[str, Recipe | Unsupported]:
+def _not_torch(format_name: str) -> dict[str, Transform | Unsupported]:
     reason = f"only PyTorch models can be converted to {format_name}"
     return _from((*_TENSORFLOW_KINDS, "onnx", "tflite"), Unsupported(reason))
 
@@ -120,14 +120,14 @@ _TORCHSCRIPT = Format(
     name="torchscript",
     file="model.pt",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Recipe(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=3))
+        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=3))
         | _not_torch("TorchScript")
-        | {"torchscript": Recipe(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=3, as_given=True)}
+        | {"torchscript": Transform(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=3, as_given=True)}
     ),
     precisions=MappingProxyType(
         {
             "fp32": _AS_CONVERTED,
-            "bf16": Recipe(
+            "bf16": Transform(
                 "orchestrator.frameworks.pytorch.convert:torchscript_to_bf16",
                 ("torch",),
                 revision=3,
@@ -142,10 +142,12 @@ _EXPORTED_PROGRAM = Format(
     name="exported-program",
     file="model.pt2",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Recipe(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=3))
+        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=3))
         | _not_torch("exported programs")
         | {
-            "exported-program": Recipe(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=3, as_given=True),
+            "exported-program": Transform(
+                f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=3, as_given=True
+            ),
             "torchscript": Unsupported(
                 "torch.export traces Python code, and a TorchScript archive has none; "
                 "give the weights and the factory as `kind: pytorch`"
@@ -155,7 +157,7 @@ _EXPORTED_PROGRAM = Format(
     precisions=MappingProxyType(
         {
             "fp32": _AS_CONVERTED,
-            "bf16": Recipe(
+            "bf16": Transform(
                 "orchestrator.frameworks.pytorch.convert:exported_program_to_bf16",
                 ("torch",),
                 revision=3,
@@ -167,7 +169,7 @@ _EXPORTED_PROGRAM = Format(
 )
 
 
-def _not_tensorflow(format_name: str) -> dict[str, Recipe | Unsupported]:
+def _not_tensorflow(format_name: str) -> dict[str, Transform | Unsupported]:
     return _from((*_TORCH_KINDS, "onnx"), Unsupported(f"only TensorFlow models can be converted to {format_name}"))
 
 
@@ -179,8 +181,8 @@ _SAVED_MODEL = Format(
     convert=MappingProxyType(
         _not_tensorflow("SavedModels")
         | {
-            "keras": Recipe(f"{_TF_CONVERT}:to_saved_model", ("tensorflow", "keras"), revision=3),
-            "saved-model": Recipe(f"{_TF_CONVERT}:to_saved_model", ("tensorflow",), revision=3, as_given=True),
+            "keras": Transform(f"{_TF_CONVERT}:to_saved_model", ("tensorflow", "keras"), revision=3),
+            "saved-model": Transform(f"{_TF_CONVERT}:to_saved_model", ("tensorflow",), revision=3, as_given=True),
             "tflite": Unsupported("a LiteRT model cannot be converted back to a SavedModel"),
         }
     ),
@@ -198,14 +200,14 @@ _TFLITE = Format(
     file="model.tflite",
     convert=MappingProxyType(
         _not_tensorflow("LiteRT models")
-        | _from(_TENSORFLOW_KINDS, Recipe(f"{_TF_CONVERT}:to_tflite", ("tensorflow", "ai-edge-litert"), revision=3))
-        | {"tflite": Recipe(f"{_TFLITE_CONVERT}:to_tflite", ("ai-edge-litert",), revision=3, as_given=True)}
+        | _from(_TENSORFLOW_KINDS, Transform(f"{_TF_CONVERT}:to_tflite", ("tensorflow", "ai-edge-litert"), revision=3))
+        | {"tflite": Transform(f"{_TFLITE_CONVERT}:to_tflite", ("ai-edge-litert",), revision=3, as_given=True)}
     ),
     precisions=MappingProxyType(
         {
             "fp32": _AS_CONVERTED,
             "bf16": Unsupported("LiteRT has no bfloat16 kernels"),
-            "int8": Recipe(
+            "int8": Transform(
                 "orchestrator.frameworks.litert.convert:to_int8",
                 ("tensorflow", "ai-edge-litert"),
                 revision=3,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.backends.table import backends_of
-from orchestrator.optimize.formats import Recipe
+from orchestrator.optimize.formats import Transform
 from orchestrator.spec.models import Precision
 from orchestrator.steps.parameters import CandidateParameters
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, RuntimeOptions
@@ -23,12 +23,12 @@ class Pass:
 
     Attributes:
         name: such as `int8`.
-        recipe: what makes it.
+        transform: what makes it.
         parameters: the pass's own, plain JSON.
     """
 
     name: str
-    recipe: Recipe
+    transform: Transform
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ class Variant:
     """
 
     format: str
-    conversion: Recipe
+    conversion: Transform
     passes: tuple[Pass, ...] = ()
     precision: Precision = "fp32"
 
@@ -93,7 +93,7 @@ class Candidate:
         content = {
             "format": variant.format,
             "conversion": _made_by(variant.conversion),
-            "passes": [{**_made_by(each.recipe), "parameters": dict(each.parameters)} for each in variant.passes],
+            "passes": [{**_made_by(each.transform), "parameters": dict(each.parameters)} for each in variant.passes],
             "precision": variant.precision,
             "backend": self.backend,
             "options": self.parameters().as_json()["options"],
@@ -130,5 +130,5 @@ class RefusedCandidate:
     reason: str
 
 
-def _made_by(recipe: Recipe) -> dict[str, Any]:
-    return {"function": recipe.function, "revision": recipe.revision}
+def _made_by(transform: Transform) -> dict[str, Any]:
+    return {"function": transform.function, "revision": transform.revision}

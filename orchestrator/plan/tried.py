@@ -75,7 +75,9 @@ def _refuse(candidate: Candidate, reason: str) -> RefusedCandidate:
 
 def _tools(candidate: Candidate) -> tuple[str, ...]:
     variant = candidate.variant
-    return joined(variant.conversion.tools, *(each.recipe.tools for each in variant.passes), _running_tools(candidate))
+    return joined(
+        variant.conversion.tools, *(each.transform.tools for each in variant.passes), _running_tools(candidate)
+    )
 
 
 def _running_tools(candidate: Candidate) -> tuple[str, ...]:

@@ -16,11 +16,11 @@ from orchestrator.backends.table import BACKENDS
 from orchestrator.measure.finalists import not_faster, undecided
 from orchestrator.steps.parameters import CandidateParameters
 
-__all__ = ["Candidate", "candidate_before_selection"]
+__all__ = ["ConsideredCandidate", "candidate_before_selection"]
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ConsideredCandidate:
     """One candidate and its results.
 
     Attributes:
@@ -71,7 +71,7 @@ class Candidate:
         """The reason why its server was not measured."""
         return "" if self.server is None else self.server.reason
 
-    def with_fate(self, fate: CandidateFate, reason: str) -> Candidate:
+    def with_fate(self, fate: CandidateFate, reason: str) -> ConsideredCandidate:
         """A copy with this fate."""
         return replace(self, fate=fate, reason=reason)
 
@@ -86,7 +86,7 @@ def candidate_before_selection(
     server: CandidateServerResult | None,
     objective: Objective,
     runtime_level: Collection[str],
-) -> Candidate:
+) -> ConsideredCandidate:
     """A candidate; with a fate if it already dropped out before the selection.
 
     Args:
@@ -99,7 +99,7 @@ def candidate_before_selection(
         objective: what is optimized for.
         runtime_level: backends whose candidates may win by their runtime results if they have no server.
     """
-    found = Candidate(candidate_identity(each), each.as_given, runtime, server)
+    found = ConsideredCandidate(candidate_identity(each), each.as_given, runtime, server)
     fate = (
         _step_fate(own_steps, steps)
         or _verification_fate(verdict)

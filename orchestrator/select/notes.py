@@ -10,7 +10,7 @@ from orchestrator.artifacts.runtime_report import RuntimeReport, RuntimeResult
 from orchestrator.artifacts.server_report import ServerReport
 from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.measure.finalists import against_baseline
-from orchestrator.select.fates import Candidate
+from orchestrator.select.fates import ConsideredCandidate
 from orchestrator.select.ranking import Choice
 from orchestrator.select.service_level import service_level
 from orchestrator.steps.parameters import SelectParameters
@@ -25,7 +25,7 @@ def decision_notes(
     parameters: SelectParameters,
     variants: Mapping[str, Path],
     reports: tuple[RuntimeReport, ServerReport],
-    candidates: Sequence[Candidate],
+    candidates: Sequence[ConsideredCandidate],
     choice: Choice,
     *,
     met: bool,
@@ -78,7 +78,7 @@ def _benchmark_notes(parameters: SelectParameters, runtime: RuntimeReport, serve
 
 
 def _original_model_notes(
-    parameters: SelectParameters, candidates: Sequence[Candidate], winner: Candidate
+    parameters: SelectParameters, candidates: Sequence[ConsideredCandidate], winner: ConsideredCandidate
 ) -> Iterator[str]:
     """If the winner is the original model, converted because no server takes its format: this fact, and what it costs."""
     source = parameters.source
@@ -91,7 +91,7 @@ def _original_model_notes(
     yield f"{winner.name} is the original model, converted because no server takes {source}{cost}"
 
 
-def _program_notes(candidates: Sequence[Candidate]) -> Iterator[str]:
+def _program_notes(candidates: Sequence[ConsideredCandidate]) -> Iterator[str]:
     """Servers that were measured in another version than the rendered one."""
     for found in candidates:
         wire = found.over_the_wire
@@ -102,14 +102,16 @@ def _program_notes(candidates: Sequence[Candidate]) -> Iterator[str]:
             )
 
 
-def _variant_notes(variants: Mapping[str, Path], candidates: Sequence[Candidate]) -> Iterator[str]:
+def _variant_notes(variants: Mapping[str, Path], candidates: Sequence[ConsideredCandidate]) -> Iterator[str]:
     """The notes of the steps that created the variants."""
     for found in candidates:
         if (folder := variants.get(found.identity.variant)) is not None:
             yield from (f"{found.name}: {note}" for note in VariantFacts.read(folder).notes)
 
 
-def _noise_notes(runtime: RuntimeReport, candidates: Sequence[Candidate], objective: Objective) -> Iterator[str]:
+def _noise_notes(
+    runtime: RuntimeReport, candidates: Sequence[ConsideredCandidate], objective: Objective
+) -> Iterator[str]:
     """Measurements that vary too much, or were taken before warm-up had settled."""
     wide, unsettled = [], []
     results: list[tuple[str, RuntimeResult]] = [("baseline", runtime.baseline)]

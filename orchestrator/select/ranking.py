@@ -11,7 +11,7 @@ from orchestrator.artifacts.measurement import Objective
 from orchestrator.artifacts.server_report import ServerMeasurement
 from orchestrator.backends.table import backend
 from orchestrator.measure.finalists import decisive_seconds
-from orchestrator.select.fates import Candidate
+from orchestrator.select.fates import ConsideredCandidate
 from orchestrator.select.service_level import milliseconds
 
 __all__ = ["Choice", "choose", "choose_by_runtime", "compared"]
@@ -100,13 +100,13 @@ class Choice:
         why_runtimes: why runtimes were compared; empty if servers were.
     """
 
-    winner: Candidate
+    winner: ConsideredCandidate
     reason: str
     compared: Literal["servers", "runtimes"] = "servers"
     why_runtimes: str = ""
 
 
-def choose(candidates: Sequence[Candidate], objective: Objective) -> Choice:
+def choose(candidates: Sequence[ConsideredCandidate], objective: Objective) -> Choice:
     """The best candidate by the objective's first measure; if that ties, by the next one.
 
     Args:
@@ -114,7 +114,7 @@ def choose(candidates: Sequence[Candidate], objective: Objective) -> Choice:
         objective: `latency`, `throughput` or `cost`.
     """
     left = list(candidates)
-    ties: list[tuple[str, list[Candidate]]] = []
+    ties: list[tuple[str, list[ConsideredCandidate]]] = []
     for measure in _ORDER[objective]:
         best = _best(left, measure)
         equals = [c for c in left if measure.ties(c.wire, best.wire)]
@@ -132,7 +132,7 @@ def choose(candidates: Sequence[Candidate], objective: Objective) -> Choice:
     return Choice(winner, ", ".join([_ORDER[objective][0].text(winner.wire), *_ties(ties, winner)]))
 
 
-def _ties(ties: Sequence[tuple[str, Sequence[Candidate]]], winner: Candidate) -> list[str]:
+def _ties(ties: Sequence[tuple[str, Sequence[ConsideredCandidate]]], winner: ConsideredCandidate) -> list[str]:
     parts = []
     for name, equals in ties:
         others = [c for c in equals if c is not winner]
@@ -142,7 +142,7 @@ def _ties(ties: Sequence[tuple[str, Sequence[Candidate]]], winner: Candidate) ->
     return parts
 
 
-def choose_by_runtime(candidates: Sequence[Candidate], objective: Objective) -> Choice:
+def choose_by_runtime(candidates: Sequence[ConsideredCandidate], objective: Objective) -> Choice:
     """The best candidate in the runtime benchmark; if several tie, the first in the order of the spec.
 
     Args:
@@ -161,12 +161,12 @@ def choose_by_runtime(candidates: Sequence[Candidate], objective: Objective) -> 
     return Choice(winner, f"{lead}; {why}", "runtimes", why)
 
 
-def _maintained(candidate: Candidate) -> bool:
+def _maintained(candidate: ConsideredCandidate) -> bool:
     """Whether its backend still gets security fixes; otherwise it must be better than others to win, not just as good."""
     return backend(candidate.backend).maintained
 
 
-def _no_server(candidates: Sequence[Candidate], winner: Candidate) -> str:
+def _no_server(candidates: Sequence[ConsideredCandidate], winner: ConsideredCandidate) -> str:
     """Why not all candidates could be compared over the wire: the winner's reason, or that of another candidate."""
     if not winner.over_the_wire:
         return winner.without_server
@@ -174,12 +174,12 @@ def _no_server(candidates: Sequence[Candidate], winner: Candidate) -> str:
     return f"the server of {other.name} could not be measured: {other.without_server}"
 
 
-def _runtime_text(candidate: Candidate, objective: Objective) -> str:
+def _runtime_text(candidate: ConsideredCandidate, objective: Objective) -> str:
     seconds = decisive_seconds(candidate.in_runtime, objective)
     return f"{milliseconds(seconds)} per call" if objective == "latency" else f"{1 / seconds:.4g} rows/s"
 
 
-def compared(loser: Candidate, choice: Choice, objective: Objective) -> str:
+def compared(loser: ConsideredCandidate, choice: Choice, objective: Objective) -> str:
     """Why a candidate lost against the winner, with numbers."""
     winner = choice.winner
     if choice.compared == "runtimes":
@@ -198,5 +198,5 @@ def compared(loser: Candidate, choice: Choice, objective: Objective) -> str:
     return f"not measurably better than {winner.name}: {first.text(loser.wire)}"
 
 
-def _best(candidates: Sequence[Candidate], measure: _Measure) -> Candidate:
+def _best(candidates: Sequence[ConsideredCandidate], measure: _Measure) -> ConsideredCandidate:
     return (max if measure.higher_is_better else min)(candidates, key=lambda candidate: measure.of(candidate.wire))

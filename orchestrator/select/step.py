@@ -17,7 +17,7 @@ from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import BACKENDS, backend
 from orchestrator.backends.versions import installed_closure
 from orchestrator.select.chart import chart
-from orchestrator.select.fates import Candidate, candidate_before_selection
+from orchestrator.select.fates import ConsideredCandidate, candidate_before_selection
 from orchestrator.select.notes import decision_notes
 from orchestrator.select.ranking import Choice, choose, choose_by_runtime, compared
 from orchestrator.select.service_level import distance, distance_text, service_level
@@ -110,7 +110,7 @@ def startup_bound(ready_seconds: float, least: int) -> int:
 
 def _candidates(
     context: StepContext, parameters: SelectParameters, runtime: RuntimeReport | None, server: ServerReport | None
-) -> list[Candidate]:
+) -> list[ConsideredCandidate]:
     """All candidates in the order of the parameters, with the fates that they have before the selection."""
     steps = Fates.read_file(context.inputs["fates"]).steps
     at_runtime = {} if runtime is None else {row.candidate: row for row in runtime.candidates}
@@ -131,21 +131,23 @@ def _candidates(
                 runtime_level=parameters.runtime_level,
             )
         )
-    refused = (Candidate(candidate_identity(each)).with_fate("refused", each.reason) for each in parameters.refused)
+    refused = (
+        ConsideredCandidate(candidate_identity(each)).with_fate("refused", each.reason) for each in parameters.refused
+    )
     return [*found, *refused]
 
 
 _Level = Literal["met", "missed", "inconclusive", "none", "not measured"]
 
 
-def _level(candidate: Candidate, wanted: ServiceLevel) -> _Level:
+def _level(candidate: ConsideredCandidate, wanted: ServiceLevel) -> _Level:
     """As `service_level`; and `not measured` if the spec sets one and the server was not measured."""
     if candidate.over_the_wire is not None:
         return service_level(candidate.over_the_wire)
     return "none" if wanted.p99_latency is None and wanted.throughput is None else "not measured"
 
 
-def _choice(candidates: Sequence[Candidate], objective: Objective) -> Choice:
+def _choice(candidates: Sequence[ConsideredCandidate], objective: Objective) -> Choice:
     """Candidates measured over the wire take precedence, because a runtime's numbers say nothing about its server.
 
     If candidates for devices may win, the target is a folder, and all candidates are compared by their runtimes.
@@ -156,7 +158,9 @@ def _choice(candidates: Sequence[Candidate], objective: Objective) -> Choice:
     return choose(served, objective) if served else choose_by_runtime(candidates, objective)
 
 
-def _concluded(candidate: Candidate, choice: Choice, *, level: _Level, met: bool, objective: Objective) -> Candidate:
+def _concluded(
+    candidate: ConsideredCandidate, choice: Choice, *, level: _Level, met: bool, objective: Objective
+) -> ConsideredCandidate:
     """A candidate that was still in the running, with its fate."""
     if candidate is choice.winner:
         short = "not proven" if level in {"not measured", "inconclusive"} else "not met"
@@ -169,13 +173,13 @@ def _concluded(candidate: Candidate, choice: Choice, *, level: _Level, met: bool
     return candidate.with_fate("lost", compared(candidate, choice, objective))
 
 
-def _distance(candidate: Candidate) -> str:
+def _distance(candidate: ConsideredCandidate) -> str:
     if candidate.over_the_wire is None:
         return f"not measured over the wire: {candidate.without_server}"
     return distance_text(candidate.over_the_wire)
 
 
-def _decided(found: Candidate) -> DecidedCandidate:
+def _decided(found: ConsideredCandidate) -> DecidedCandidate:
     assert found.fate is not None, "the choice has been made"
     wire = found.over_the_wire
     return DecidedCandidate(
@@ -189,7 +193,7 @@ def _decided(found: Candidate) -> DecidedCandidate:
     )
 
 
-def _winner(context: StepContext, parameters: SelectParameters, winner: Candidate) -> Winner:
+def _winner(context: StepContext, parameters: SelectParameters, winner: ConsideredCandidate) -> Winner:
     """What is deployed: all that was decided, without measurements."""
     assert winner.server is not None, "the winner has a result in the server benchmark"
     assert winner.server.settings is not None, "the winner has server settings"
@@ -209,11 +213,11 @@ def _winner(context: StepContext, parameters: SelectParameters, winner: Candidat
     )
 
 
-def _fates(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+def _fates(candidates: Sequence[ConsideredCandidate]) -> tuple[str, ...]:
     return tuple(f"{c.name}: {c.fate}: {c.reason}" for c in candidates)
 
 
-def _no_candidate_left(candidates: Sequence[Candidate]) -> StepError:
+def _no_candidate_left(candidates: Sequence[ConsideredCandidate]) -> StepError:
     if any(c.fate == "undecided" for c in candidates):
         cause = "the time budget ended before any candidate could be shown to be faster than the original model"
         remedy = "raise `optimize.time_budget`, or set fewer `benchmark.batch_sizes`"
@@ -230,7 +234,7 @@ def _no_candidate_left(candidates: Sequence[Candidate]) -> StepError:
 
 
 def _service_level_not_met(
-    left: Sequence[Candidate], candidates: Sequence[Candidate], levels: Mapping[str, _Level]
+    left: Sequence[ConsideredCandidate], candidates: Sequence[ConsideredCandidate], levels: Mapping[str, _Level]
 ) -> StepError:
     distances = "; ".join(f"{c.name}: {_distance(c)}" for c in left)
     others = _fates([c for c in candidates if c.fate is not None])

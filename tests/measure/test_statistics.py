@@ -14,9 +14,9 @@ from orchestrator.measure.statistics import (
     compare_rounds,
     percentile,
     percentile_interval,
+    quantile_test,
     samples_to_meet,
     settled,
-    slo_verdict,
     summarize,
 )
 
@@ -73,25 +73,25 @@ def test_a_smaller_quantile_wants_fewer_samples() -> None:
     (0, 1, "missed"),
 ])  # fmt: skip
 def test_a_limit_is_met_or_missed_only_when_that_is_proven(good: int, bad: int, status: str) -> None:
-    verdict = slo_verdict([0.01] * good + [0.03] * bad, 0.02)
-    assert (verdict.status, verdict.samples, verdict.over) == (status, good + bad, bad)
+    found = quantile_test([0.01] * good + [0.03] * bad, 0.02)
+    assert (found.status, found.samples, found.over) == (status, good + bad, bad)
 
 
 def test_an_open_verdict_says_how_many_more_samples_it_wants() -> None:
-    assert slo_verdict([], 0.02).samples_wanted == 459
-    assert slo_verdict([0.01] * 100, 0.02).samples_wanted == 359
-    assert slo_verdict([0.01] * 500 + [0.1], 0.02).samples_wanted == 662 - 501
-    assert slo_verdict([0.01] * 459, 0.02).samples_wanted == 0
+    assert quantile_test([], 0.02).samples_wanted == 459
+    assert quantile_test([0.01] * 100, 0.02).samples_wanted == 359
+    assert quantile_test([0.01] * 500 + [0.1], 0.02).samples_wanted == 662 - 501
+    assert quantile_test([0.01] * 459, 0.02).samples_wanted == 0
 
 
 def test_a_latency_at_the_limit_is_within_it() -> None:
-    assert slo_verdict([0.02] * 459, 0.02).status == "met"
+    assert quantile_test([0.02] * 459, 0.02).status == "met"
 
 
 def test_a_service_that_breaks_its_limit_twice_as_often_as_allowed_is_hardly_ever_called_good() -> None:
     draw = random.Random(1)
     called_good = sum(
-        slo_verdict([0.03 if draw.random() < 0.02 else 0.01 for _ in range(1400)], 0.02).status == "met"
+        quantile_test([0.03 if draw.random() < 0.02 else 0.01 for _ in range(1400)], 0.02).status == "met"
         for _ in range(100)
     )
     assert called_good == 0

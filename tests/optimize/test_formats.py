@@ -11,17 +11,17 @@ import pytest
 
 from orchestrator.backends.table import backend, backends_of
 from orchestrator.frameworks.source.runtime import RUNTIMES
-from orchestrator.optimize.formats import FORMATS, Recipe, Unsupported
+from orchestrator.optimize.formats import FORMATS, Transform, Unsupported
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.spec.models import Format, Precision
 from orchestrator.spec.source_models import SourceKind
 
 FUNCTIONS = sorted(
     {
-        recipe.function
+        transform.function
         for row in FORMATS.values()
-        for recipe in (*row.convert.values(), *row.precisions.values())
-        if isinstance(recipe, Recipe) and recipe.function is not None
+        for transform in (*row.convert.values(), *row.precisions.values())
+        if isinstance(transform, Transform) and transform.function is not None
     }
     | {backend(each).runtimes[name].function for name in FORMATS for each in backends_of(name)}
     | {function for row in SOURCES.values() for function in (row.inspect, row.check, row.baseline) if function}
@@ -44,12 +44,12 @@ def test_a_row_covers_every_source_and_precision(name: str) -> None:
     assert set(row.convert) == set(SOURCES)
     assert set(row.precisions) == set(get_args(Precision))
     assert backends_of(name)
-    for recipe in (*row.convert.values(), *row.precisions.values()):
-        if isinstance(recipe, Unsupported):
-            assert recipe.reason
-            assert not recipe.reason.endswith(".")
-        elif recipe.function is not None:
-            assert recipe.tools
+    for transform in (*row.convert.values(), *row.precisions.values()):
+        if isinstance(transform, Unsupported):
+            assert transform.reason
+            assert not transform.reason.endswith(".")
+        elif transform.function is not None:
+            assert transform.tools
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -67,8 +67,8 @@ def test_names_say_what_is_not_usual(found: list[Candidate]) -> None:
 def test_identity_is_of_the_content(found: list[Candidate]) -> None:
     assert len({each.identity for each in found}) == len(found)
     assert replace(found[0], options=RuntimeOptions()).identity == found[0].identity
-    recipe = replace(found[0].variant.conversion, revision=99)
-    assert replace(found[0], variant=replace(found[0].variant, conversion=recipe)).identity != found[0].identity
+    transform = replace(found[0].variant.conversion, revision=99)
+    assert replace(found[0], variant=replace(found[0].variant, conversion=transform)).identity != found[0].identity
 
 
 def test_the_variant_is_made_once_and_each_candidate_is_proven_in_its_runtime(plan: Plan) -> None:

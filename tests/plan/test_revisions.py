@@ -59,9 +59,9 @@ def test_a_new_revision_of_one_converter_leaves_the_others_results(
 ) -> None:
     before = keys(loaded)
     row = FORMATS["onnx"]
-    recipe = row.convert["torchscript"]
-    assert not isinstance(recipe, Unsupported)
-    newer = MappingProxyType({**row.convert, "torchscript": replace(recipe, revision=recipe.revision + 1)})
+    transform = row.convert["torchscript"]
+    assert not isinstance(transform, Unsupported)
+    newer = MappingProxyType({**row.convert, "torchscript": replace(transform, revision=transform.revision + 1)})
     table = {**FORMATS, "onnx": replace(row, convert=newer)}
     monkeypatch.setattr("orchestrator.optimize.candidates.FORMATS", table)
 
@@ -73,9 +73,9 @@ def test_a_new_revision_of_one_precision_leaves_the_others_results(
 ) -> None:
     before = keys(loaded)
     row = FORMATS["onnx"]
-    recipe = row.precisions["int8"]
-    assert not isinstance(recipe, Unsupported)
-    newer = MappingProxyType({**row.precisions, "int8": replace(recipe, revision=recipe.revision + 1)})
+    transform = row.precisions["int8"]
+    assert not isinstance(transform, Unsupported)
+    newer = MappingProxyType({**row.precisions, "int8": replace(transform, revision=transform.revision + 1)})
     table = {**FORMATS, "onnx": replace(row, precisions=newer)}
     monkeypatch.setattr("orchestrator.optimize.candidates.FORMATS", table)
 

@@ -41,18 +41,18 @@ def step_timeout(loaded: LoadedSpec) -> float:
 
 
 def _convert_step(loaded: LoadedSpec, model: PlannedModel, here: Here, variant: Variant) -> Step:
-    recipe = variant.conversion
-    if recipe.function is None:
+    transform = variant.conversion
+    if transform.function is None:
         raise ValueError(f"the table of formats names no converter for {variant.format}")
     return Step(
         id=variant.steps[0],
         kind="convert",
-        function=recipe.function,
-        revision=recipe.revision,
+        function=transform.function,
+        revision=transform.revision,
         params=ConvertParameters(source_parameters(loaded, model)).as_json(),
         inputs=_from_source(loaded, model),
         code=code_files(here),
-        tools=joined(source_tools(loaded, here), recipe.tools),
+        tools=joined(source_tools(loaded, here), transform.tools),
         candidate=variant.format,
         at=("optimize", "formats"),
         timeout=step_timeout(loaded),
@@ -60,21 +60,21 @@ def _convert_step(loaded: LoadedSpec, model: PlannedModel, here: Here, variant: 
 
 
 def _pass_step(loaded: LoadedSpec, model: PlannedModel, here: Here, each: Pass, step_id: str, before: str) -> Step:
-    recipe = each.recipe
-    if recipe.function is None:
+    transform = each.transform
+    if transform.function is None:
         raise ValueError(f"the pass {each.name} names no function")
     made_from: dict[str, StepInput] = {"import": StepOutput("import"), "model": StepOutput(before)}
     parameters = OptimizeParameters(source_parameters(loaded, model), seed=0, options=each.parameters)
     return Step(
         id=step_id,
         kind="optimize",
-        function=recipe.function,
-        revision=recipe.revision,
+        function=transform.function,
+        revision=transform.revision,
         params=parameters.as_json(),
-        inputs=_from_source(loaded, model) if recipe.from_source else made_from,
-        code=code_files(here) if recipe.from_source else (),
-        tools=joined(source_tools(loaded, here), recipe.tools) if recipe.from_source else recipe.tools,
-        machine=recipe.needs_cpu_features,
+        inputs=_from_source(loaded, model) if transform.from_source else made_from,
+        code=code_files(here) if transform.from_source else (),
+        tools=joined(source_tools(loaded, here), transform.tools) if transform.from_source else transform.tools,
+        machine=transform.needs_cpu_features,
         candidate=step_id.removeprefix("optimize."),
         at=("optimize", "precisions"),
         timeout=step_timeout(loaded),

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.frameworks.onnx import finish as onnx_finish
 from orchestrator.frameworks.pytorch import convert as torch_convert
 from orchestrator.frameworks.source.runtime import open_runtime
-from orchestrator.optimize.formats import FORMATS, Recipe
+from orchestrator.optimize.formats import FORMATS, Transform
 from orchestrator.spec.models import Precision
 from orchestrator.steps.context import StepContext, StepError
 from orchestrator.verify.step import verify
@@ -64,8 +64,8 @@ def test_a_model_converts_and_passes_verification(case: BuildCase, model: str, f
 @pytest.mark.parametrize("format_name", CONVERT)
 @pytest.mark.parametrize("kind", ["torchscript", "exported-program"])
 def test_every_source_kind_converts_as_the_table_says(case: BuildCase, kind: str, format_name: str) -> None:
-    recipe = FORMATS[format_name].convert[kind]
-    if not isinstance(recipe, Recipe):
+    transform = FORMATS[format_name].convert[kind]
+    if not isinstance(transform, Transform):
         return
     built = case("Cnn", kind)
     context = built.context("convert")
@@ -96,7 +96,7 @@ def test_bfloat16_passes_its_gates_and_keeps_the_interface(case: BuildCase, mode
 @pytest.mark.parametrize("format_name", BF16)
 @pytest.mark.parametrize("kind", ["torchscript", "exported-program"])
 def test_bfloat16_is_made_of_every_source_kind(case: BuildCase, kind: str, format_name: str) -> None:
-    if not isinstance(FORMATS[format_name].convert[kind], Recipe):
+    if not isinstance(FORMATS[format_name].convert[kind], Transform):
         return
     built = case("Cnn", kind)
     context = built.context("convert", seed=0)

@@ -17,7 +17,7 @@ from orchestrator.artifacts.imported import Imported
 from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.pytorch import convert as torch_convert
 from orchestrator.frameworks.source.runtime import open_runtime
-from orchestrator.optimize.formats import FORMATS, Recipe
+from orchestrator.optimize.formats import FORMATS, Transform
 from orchestrator.spec.models import Precision
 from orchestrator.spec.signature import Signature
 from orchestrator.verify.step import verify
@@ -59,7 +59,7 @@ def made(name: str, root: Path) -> Folder:
 
 
 def test_the_table_says_what_is_tested() -> None:
-    assert {name for name, row in FORMATS.items() if isinstance(row.convert["transformers"], Recipe)} == set(CONVERT)
+    assert {name for name, row in FORMATS.items() if isinstance(row.convert["transformers"], Transform)} == set(CONVERT)
 
 
 @pytest.mark.parametrize("format_name", CONVERT)
