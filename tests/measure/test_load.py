@@ -15,7 +15,7 @@ import pytest
 from orchestrator.machine.cpus import cpu_share
 from orchestrator.measure.load import arrivals
 from orchestrator.measure.session import MeasuredProcess, MeasureError
-from orchestrator.measure.statistics import percentile, slo_verdict
+from orchestrator.measure.statistics import percentile, quantile_test
 
 pytestmark = [pytest.mark.alone, pytest.mark.processes]  # it measures time
 
@@ -64,7 +64,7 @@ def test_a_stall_is_charged_to_every_request_that_had_to_wait(load_on: Start) ->
     # About fifty requests were due while nothing answered; a generator that waits for the answer would see one.
     assert sum(latency > 0.02 for latency in latencies) > 25
     assert percentile(latencies, 0.99) > 0.15
-    assert slo_verdict(latencies, 0.02).status == "missed"
+    assert quantile_test(latencies, 0.02).status == "missed"
 
 
 def test_latency_counts_from_the_schedule_and_the_generator_is_in_time(load_on: Start) -> None:

@@ -39,7 +39,7 @@ from orchestrator.artifacts.server_report import (
     ThroughputLevel,
 )
 from orchestrator.artifacts.verdict import Verdict
-from orchestrator.measure.statistics import slo_verdict
+from orchestrator.measure.statistics import quantile_test
 from orchestrator.steps.context import StepContext
 from orchestrator.steps.parameters import CandidateParameters, RefusedParameters, SelectParameters
 from orchestrator.steps.parameters import ServiceLevel as AskedLevel
@@ -170,7 +170,7 @@ def server_candidate(
     settled: bool = True,
 ) -> CandidateServerResult:
     """Of the server benchmark; its verdict follows from `over` of `samples`, `spread` is that of every number."""
-    found = slo_verdict([1.0] * over + [0.0] * (samples - over), 0.5)
+    found = quantile_test([1.0] * over + [0.0] * (samples - over), 0.5)
     level = None
     if limit is not None:
         level = P99Level(**asdict(found), limit=limit, quantile=0.99, confidence=0.99, generator_late=False)
