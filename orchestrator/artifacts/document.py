@@ -89,7 +89,9 @@ class Document(Strict):
             raise cls._refused(where, "it is not a JSON object")
         found = fields.pop("document", None), fields.pop("version", None)
         if found != (cls.NAME, cls.VERSION):
-            raise cls._refused(where, f"it is {_shown(*found)}, and this mlo reads {_shown(cls.NAME, cls.VERSION)}")
+            raise cls._refused(
+                where, f"it is {_shown(*found)}, but this version of mlo reads {_shown(cls.NAME, cls.VERSION)}"
+            )
         try:
             # Validate as JSON, where arrays become tuples; lists of Python would be refused as tuples.
             return cls.model_validate_json(json.dumps(fields))

@@ -73,7 +73,7 @@ def _array(tensor: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     if tensor["datatype"] != _TEXT:
         return np.array(tensor["data"], dtype=_DTYPES[tensor["datatype"]])
     if not all(isinstance(item, str) for item in tensor["data"]):
-        raise TypeError(f"{tensor['name']} has an element that is not a text")
+        raise TypeError(f"{tensor['name']} has an element that is not a string")
     return np.array(tensor["data"], dtype=np.str_)
 
 

@@ -90,7 +90,7 @@ def _runtime_cells(runtime: RuntimeMeasurement, given: float | None) -> tuple[st
 def _legend(decision: Decision) -> str:
     rate = "" if decision.rate is None else f" p99 is over the wire at {decision.rate:.4g} requests/s;"
     return click.style(
-        f"run p50 is the time of one call with the smallest batch in the runtime alone, speed-up is relative to the baseline;"
+        f"run p50 is the time of one call with the smallest batch, without a server; speed-up is relative to the baseline;"
         f"{rate} rows/s is at saturation.",
         dim=True,
     )

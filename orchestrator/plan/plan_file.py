@@ -120,7 +120,7 @@ def read_plan_file(path: Path) -> tuple[SavedPlan, ...]:
         raise UsageError(
             Diagnostic(
                 "E211",
-                f"{path} is a plan of format {document.get('format')}, and this mlo applies format {FORMAT}",
+                f"{path} is a plan of format {document.get('format')}, but this version of mlo reads format {FORMAT}",
                 remedy="plan again with this version",
             )
         )
@@ -176,7 +176,7 @@ def refuse_stale(path: Path, lines: Sequence[str]) -> None:
             Diagnostic(
                 "E212",
                 f"the plan {path} is stale",
-                cause="what it was made from has changed since",
+                cause="something that it was made from has changed since it was saved",
                 remedy="plan again and review the new plan",
                 notes=tuple(f"changed: {line}" for line in lines),
             )

@@ -34,7 +34,7 @@ def render(context: StepContext) -> dict[str, Any]:
         raise StepError(
             "E451",
             f"the winner's variant {winner.variant} is missing",
-            cause="the step that makes it left no result",
+            cause="the step that makes it has no result",
             remedy="run `mlo apply` again",
         )
     context.progress("writing the artifacts")

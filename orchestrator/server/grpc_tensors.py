@@ -57,7 +57,7 @@ def decode_message(message: Any, signature: Signature) -> InferRequest:
     for item in message.outputs:
         check_parameters(_parameters(item), f"output {item.name!r}"[:80])
     if len({output.tensor.name for output in wanted}) != len(wanted):
-        raise RequestError(400, "an output is asked for twice")
+        raise RequestError(400, "an output is requested twice")
     if not wanted:
         wanted = [wanted_output(signature, name, binary=True) for name in signature.outputs]
     return InferRequest(message.id, reader.arrays, rows, wanted, timeout_seconds(parameters))

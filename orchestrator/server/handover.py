@@ -96,4 +96,4 @@ class Handover:
         try:
             self._channel.send(orjson.dumps({"order": order, "listening": ports, "connections": connections}))
         except OSError as error:
-            _log.warning("nobody hears which sockets are listened on", extra=fields(error=error.strerror))
+            _log.warning("cannot confirm which sockets it listens on", extra=fields(error=error.strerror))

@@ -35,14 +35,14 @@ _OUTPUT = {
 }
 _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 _STOPS = {
-    "400": "The request is wrong.",
-    "408": "Too slow.",
-    "413": "Too large.",
-    "415": "Compressed.",
-    "429": "Too much waits; try again.",
+    "400": "The request is invalid.",
+    "408": "The body arrived too slowly.",
+    "413": "The body is too large.",
+    "415": "The body is compressed, which is not supported.",
+    "429": "Too many requests are waiting; try again.",
     "500": "The model failed.",
-    "503": "Loading or stopping.",
-    "504": "Took longer than it may.",
+    "503": "The server is loading or stopping.",
+    "504": "The request timed out.",
 }
 
 
@@ -107,7 +107,7 @@ def _infer(signature: Signature) -> dict[str, Any]:
         "properties": {
             "id": {"type": "string"},
             "parameters": {
-                "description": "`timeout`: microseconds after which the client does not want the answer any more.",
+                "description": "`timeout`: microseconds after which the client no longer needs the answer.",
                 **_parameters({"binary_data_output": {"type": "boolean"}}),
             },
             "inputs": _each_once(
@@ -128,8 +128,8 @@ def _infer(signature: Signature) -> dict[str, Any]:
     }
     responses: dict[str, Any] = {
         "200": {
-            "description": "The outputs; in binary where that is asked for, behind as many bytes of JSON as the header "
-            "Inference-Header-Content-Length says.",
+            "description": "The outputs. In a binary response, they follow the JSON, whose length in bytes is in the header "
+            "Inference-Header-Content-Length.",
             "content": {
                 "application/json": {"schema": answer},
                 "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},

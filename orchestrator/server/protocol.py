@@ -92,7 +92,7 @@ def request_from(
     """
     request_id = document.get("id", "")
     if not isinstance(request_id, str):
-        raise RequestError(400, "id must be a text")
+        raise RequestError(400, "id must be a string")
     parameters = check_parameters(document.get("parameters"), "the request")
     items = document.get("inputs")
     if not isinstance(items, list):

@@ -45,8 +45,8 @@ class Placement(Strict):
             raise StoreFailed(
                 Diagnostic(
                     "E705",
-                    f"{age} mlo wrote the placement of the target `{cls.TARGET}` in the state",
-                    cause=f"it has version {record.version}, and this mlo reads version {cls.VERSION}",
+                    f"{age} version of mlo wrote the placement of the target `{cls.TARGET}` in the state",
+                    cause=f"it has version {record.version}, but this version of mlo reads version {cls.VERSION}",
                     remedy="use the version of mlo that deployed it",
                 )
             )

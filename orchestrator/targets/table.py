@@ -66,14 +66,14 @@ def target_at(placement: PlacementRecord, site: Site) -> Target:
     """The target of a deployment at the place that the state records.
 
     Raises:
-        StoreFailed: E705 this mlo does not know the target, or its version of the placement.
+        StoreFailed: E705 this version of mlo does not know the target, or cannot read the placement.
     """
     row = TARGETS.get(placement.target)
     if row is None:
         raise StoreFailed(
             Diagnostic(
                 "E705",
-                f"{site.name} is deployed to the target `{placement.target}`, which this mlo does not have",
+                f"{site.name} is deployed to the target `{placement.target}`, which this version of mlo does not have",
                 remedy="use the version of mlo that deployed it",
             )
         )

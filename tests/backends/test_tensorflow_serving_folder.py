@@ -154,7 +154,7 @@ def test_what_would_say_more_than_it_should_is_refused(models: Models) -> None:
 
 @pytest.mark.parametrize("text", ["", "model_config_list {}", models_config(Models("m", "/m")) + "#", 'name: "m"'])
 def test_a_configuration_of_somebody_else_is_not_taken_for_ones_own(text: str) -> None:
-    with pytest.raises(ValueError, match="not as mlo wrote it"):
+    with pytest.raises(ValueError, match="not a file that mlo writes"):
         read_models_config(text)
 
 

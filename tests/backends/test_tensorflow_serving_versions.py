@@ -120,7 +120,7 @@ def test_another_models_folder_is_left_alone(folder: Path, rendered: Rendered) -
 def test_a_configuration_of_somebody_else_is_not_overwritten(folder: Path, rendered: Rendered) -> None:
     (folder / "models.config").write_text("model_config_list {}\n")
     for call in (lambda: settle(folder, rendered()), lambda: move_label(folder, 1), lambda: served_versions(folder)):
-        with pytest.raises(VersionError, match=r"models.config cannot be used: it is not as mlo wrote it"):
+        with pytest.raises(VersionError, match=r"models.config cannot be used: it is not a file that mlo writes"):
             call()
     assert (folder / "models.config").read_text() == "model_config_list {}\n"
 

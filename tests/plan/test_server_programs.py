@@ -104,7 +104,7 @@ def test_an_engine_that_keeps_silent_is_told_and_one_without_images_is_not(plann
     with fake_engine() as engine:
         engine.refuses = "it is shutting down"
         (note,) = of_engine(planned_with(engine=engine.host))
-    assert note.endswith("TensorFlow Serving (it is shutting down), so saved-model is only measured in its runtime")
+    assert note.endswith("TensorFlow Serving (it is shutting down), so saved-model is only measured without a server")
 
 
 def test_without_java_the_plan_says_that_torchserve_proves_no_service_level(planned_with: PlannedWith) -> None:

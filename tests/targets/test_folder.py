@@ -116,7 +116,7 @@ def test_what_mlo_did_not_put_there_is_not_touched(
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({"format": 1}, "an older mlo wrote its .mlo-deployed.json: it has format 1, and this one reads 2"),
+        ({"format": 1}, "an older version of mlo wrote its .mlo-deployed.json: it has format 1, and this one reads 2"),
         ({"format": 3}, "a newer mlo wrote"),
         ({"format": None}, "it has no format"),
         ({"more": 1}, "more: extra inputs are not permitted"),

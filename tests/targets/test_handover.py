@@ -302,7 +302,7 @@ def test_a_server_that_confirms_late_is_asked_again(own: Own, eventually: Eventu
         assert "revision 2 does not confirm that it listens" in "\n".join(own.target.logs(200))
     finally:
         second.resume()
-    eventually(lambda: "the listening sockets are where they belong again" in "\n".join(own.target.logs(200)))
+    eventually(lambda: "the listening sockets are handed over correctly again" in "\n".join(own.target.logs(200)))
     assert all(own.is_served_by_itself(port) for _ in range(10))
 
 
@@ -375,4 +375,4 @@ def test_an_error_in_the_background_is_in_the_journal_and_the_handover_is_tried_
     asyncio.run(check())
     failed, mended = (tmp_path / "serving.log").read_text().splitlines()
     assert "the listening sockets cannot be handed over: OSError(24, 'Too many open files')" in failed
-    assert "the listening sockets are where they belong again" in mended
+    assert "the listening sockets are handed over correctly again" in mended

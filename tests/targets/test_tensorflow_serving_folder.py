@@ -121,5 +121,5 @@ def test_a_configuration_that_somebody_changed_is_not_overwritten(
         _put(target, tmp_path, 2, "two")
     (told,) = failure.value.diagnostics
     assert told.code == "E620"
-    assert "models.config cannot be used: it is not as mlo wrote it" in told.cause
+    assert "models.config cannot be used: it is not a file that mlo writes" in told.cause
     assert (folder / "models.config").read_text() == "model_config_list {}"

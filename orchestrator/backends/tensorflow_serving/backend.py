@@ -97,7 +97,7 @@ class TensorFlowServing(ServingBackend):
         """That the program listens on all interfaces, which no flag changes; or that the Docker Engine does not respond."""
         if (failure := engine_failure()) is not None:
             note = f"the Docker Engine could not be asked for an image of TensorFlow Serving ({failure})"
-            return (f"{note}, so saved-model is only measured in its runtime",)
+            return (f"{note}, so saved-model is only measured without a server",)
         found = found_program(devices)
         if found is None or found.name != PROGRAM:
             return ()

@@ -1,7 +1,7 @@
-"""What stands in TensorFlow Serving's files and flags, and why. Facts are those of TensorFlow Serving 2.20's source.
+"""TensorFlow Serving's configuration files and flags, with reasons from the source of TensorFlow Serving 2.20.
 
-Its configuration files are text protos, made with the generated classes of `messages.proto`. These are imported where they
-are used: protobuf comes with the extra `tensorflow`.
+The configuration files are text protos, written with the generated classes of `messages.proto`. These are imported where
+they are used, because protobuf comes with the extra `tensorflow`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 ROOT = PurePosixPath("/opt/mlo/serving")
-"""Where the serving folder lies in a container; model paths have to be absolute."""
+"""The serving folder in a container; model paths must be absolute."""
 
 REST_PORT = 8501
 METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -53,14 +53,14 @@ LIVE = "stable"
 _PLATFORM = "tensorflow"
 _TIMEOUT_MS = 30_000
 _QUEUE_BATCHES = 32
-"""Full batches that wait at most; what comes beyond is refused at once (503) rather than answered too late."""
+"""The maximum number of full batches in the queue; further requests are refused at once (503) instead of answered late."""
 
 _WAITING = 256
-"""Rows that wait at most, whatever the size of a batch."""
+"""The maximum number of rows in the queue, regardless of the batch size."""
 
 _MOST_THREADS = 512
 _SPARE_THREADS = 16
-"""Of the REST port: one runs its event loop, the others answer probes and metrics while all batches are full."""
+"""Additional threads of the REST port: one for the event loop, the others for probes and metrics while all batches are full."""
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9_]{1,63}")
@@ -69,12 +69,12 @@ _LARGEST_VERSION = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What models.config says of the one model that it serves.
+    """The content of models.config, which serves one model.
 
     Attributes:
         name: of the model on the wire.
-        base: the folder of the version folders, as the server sees it; absolute.
-        versions: those that are loaded, in ascending order; empty for every one whose folder is there.
+        base: the folder with the version folders, as seen by the server; absolute.
+        versions: the versions to load, in ascending order; empty for all that have a folder.
         labels: label → version.
     """
 
@@ -85,23 +85,23 @@ class Models:
 
 
 def models_config(models: Models) -> str:
-    """models.config.
+    """The text of models.config.
 
     Raises:
-        ValueError: a name, label, version or path that may not stand in it.
+        ValueError: a name, label, version or path is not valid.
     """
     from orchestrator.backends.tensorflow_serving import messages_pb2 as pb  # noqa: PLC0415 - the core lacks protobuf
 
     if not _NAME.fullmatch(models.name):
-        raise ValueError(f"{models.name!r} is no model name")
+        raise ValueError(f"{models.name!r} is not a valid model name")
     if not PurePosixPath(models.base).is_absolute():
-        raise ValueError(f"the models' folder {models.base!r} is not absolute, and TensorFlow Serving takes no other")
+        raise ValueError(f"the models' folder {models.base!r} is not absolute, as TensorFlow Serving requires")
     for label in models.labels:
         if not _LABEL.fullmatch(label):
-            raise ValueError(f"{label!r} is no version label")
+            raise ValueError(f"{label!r} is not a valid version label")
     for version in (*models.versions, *models.labels.values()):
         if type(version) is not int or not 0 < version <= _LARGEST_VERSION:
-            raise ValueError(f"{version!r} is no version")
+            raise ValueError(f"{version!r} is not a valid version")
     config = pb.ModelConfig(
         name=models.name,
         base_path=models.base.encode("utf-8", "surrogateescape"),
@@ -116,10 +116,10 @@ def models_config(models: Models) -> str:
 
 
 def read_models_config(text: str) -> Models:
-    """What `models_config` wrote.
+    """Parse a text that `models_config` returned.
 
     Raises:
-        ValueError: the text is another's.
+        ValueError: it is any other text.
     """
     from google.protobuf import text_format  # noqa: PLC0415 - as in `models_config`
 
@@ -135,14 +135,14 @@ def read_models_config(text: str) -> Models:
         )
         same = models_config(models) == text
     except (text_format.ParseError, ValueError) as error:
-        raise ValueError("it is not as mlo wrote it") from error
-    if not same:  # it says something that `Models` does not hold
-        raise ValueError("it is not as mlo wrote it")
+        raise ValueError("it is not a file that mlo writes") from error
+    if not same:  # it contains something that `Models` cannot represent
+        raise ValueError("it is not a file that mlo writes")
     return models
 
 
 def monitoring() -> str:
-    """monitoring.config. The path is served on the REST port, so it takes that port to be on."""
+    """The text of monitoring.config. Metrics are served on the REST port, which must therefore be enabled."""
     from orchestrator.backends.tensorflow_serving import messages_pb2 as pb  # noqa: PLC0415 - as in `models_config`
 
     return _text(pb.MonitoringConfig(prometheus_config=pb.PrometheusConfig(enable=True, path=METRICS_PATH)))
@@ -155,10 +155,11 @@ def _text(message: Message) -> str:
 
 
 def rows_together(settings: ServingSettings) -> int:
-    """How many rows TensorFlow Serving puts into one batch; 1 turns its batching off.
+    """The maximum rows that TensorFlow Serving puts into one batch; 1 turns its batching off.
 
-    Requests of different inner shapes must not meet: it fails all of a batch when one is longer than the others, and what
-    would pad them changes what the model sees. Nor can it give an answer back in parts that has no rows.
+    Batching is off if requests can have different inner shapes, because the server fails a whole batch if one request is
+    longer than the others, and padding would change the model's inputs. It is also off if an output has no rows, because
+    such an output cannot be split into the answers of the requests.
     """
     if not _has_rows(settings.signature):
         return 1
@@ -175,14 +176,14 @@ def _has_rows(signature: Signature) -> bool:
 
 
 def _least(signature: Signature) -> int:
-    """The fewest rows that the model takes."""
+    """The minimum number of rows that the model accepts."""
     return 1 if signature.batch is None else signature.dims[signature.batch][0]
 
 
 def batch_sizes(settings: ServingSettings) -> tuple[int, ...]:
-    """The sizes that batches are filled up to: powers of two from the smallest that the model takes, and the largest.
+    """The sizes that batches are padded to: powers of two from the minimum that the model accepts, and the maximum.
 
-    Each is warmed up. Without them TensorFlow would prepare its kernels anew for each size that is seen for the first time.
+    Each is warmed up. Without fixed sizes, TensorFlow would prepare its kernels again for every new batch size.
     """
     rows = rows_together(settings)
     sizes = [_least(settings.signature)]
@@ -192,10 +193,10 @@ def batch_sizes(settings: ServingSettings) -> tuple[int, ...]:
 
 
 def batching(settings: ServingSettings) -> str | None:
-    """batching.config, or None where requests run one by one.
+    """The text of batching.config, or None if requests are not batched.
 
-    One call may have more rows than go together, up to what the signature allows: it is cut into batches. The last of the
-    allowed sizes has to equal `max_batch_size`, which is then that larger number; no batch is ever filled up to it.
+    One request may have more rows than a batch, up to the signature's maximum; it is split into several batches. The last
+    of the allowed sizes must equal `max_batch_size`, which is then that maximum; no batch is ever padded to it.
     """
     from google.protobuf.wrappers_pb2 import BoolValue, Int64Value, StringValue  # noqa: PLC0415 - as in `models_config`
 
@@ -204,7 +205,7 @@ def batching(settings: ServingSettings) -> str | None:
     rows = rows_together(settings)
     if rows == 1:
         return None
-    assert settings.signature.batch is not None, "rows go together only along a batch dimension"
+    assert settings.signature.batch is not None, "only a model with a batch dimension is batched"
     longest = settings.signature.dims[settings.signature.batch][1]
     sizes = [*batch_sizes(settings), *([longest] if longest > rows else [])]
     parameters = pb.BatchingParameters(
@@ -221,16 +222,17 @@ def batching(settings: ServingSettings) -> str | None:
 
 
 def _enqueued(settings: ServingSettings, rows: int) -> int:
-    """Batches that wait: some hundred rows, and two of the longest calls at least, since one that does not fit is refused."""
+    """The queue's length in batches: a few hundred rows, and at least two of the largest requests, which must fit whole."""
     assert settings.signature.batch is not None, "as above"
     longest = settings.signature.dims[settings.signature.batch][1]
     return max(2 * -(-longest // rows), min(_QUEUE_BATCHES, _WAITING // rows))
 
 
 def _rest_threads(settings: ServingSettings) -> int:
-    """Enough to fill the batches that run and the queue behind them, so that the queue is what refuses.
+    """Enough threads to fill the running batches and the queue behind them.
 
-    Each request holds one while it waits; what finds none waits before the queue, where nothing is refused.
+    Each request holds a thread while it waits. Without a free thread it waits in front of the queue, where requests are
+    never refused.
     """
     rows = rows_together(settings)
     if rows == 1:
@@ -239,29 +241,29 @@ def _rest_threads(settings: ServingSettings) -> int:
 
 
 def flags(settings: ServingSettings, root: PurePosixPath = ROOT) -> tuple[str, ...]:
-    """How the server is started on a folder that lies at `root`."""
+    """The flags for a server whose serving folder is `root`."""
     values = {
-        # gRPC has to be somewhere. On its port it also takes HandleReloadConfigRequest, which loads any path and asks
-        # nobody who they are, and it listens on all interfaces; so it gets a socket instead.
+        # gRPC cannot be turned off. Its port listens on all interfaces and accepts HandleReloadConfigRequest, which loads
+        # a model from any path without authentication; so it gets a Unix socket instead.
         "port": 0,
         "grpc_socket_path": "/tmp/grpc.sock",  # noqa: S108 - in a container of its own
         "rest_api_port": REST_PORT,
         "rest_api_num_threads": _rest_threads(settings),
         "rest_api_timeout_in_ms": _TIMEOUT_MS,
         "model_config_file": root / MODELS_FILE,
-        # Nothing changes in an image. `tensorflow_serving_versions` raises both where versions come and go.
+        # An image never changes. `versions.py` sets both for folders whose versions change.
         "model_config_file_poll_wait_seconds": 0,
         "file_system_poll_wait_seconds": 0,
-        # Labels are read before the first model is loaded, so without this no server with labels starts at all. A label
-        # that is in use still moves only to a version that is loaded.
+        # Labels are read before the first model is loaded, so without this flag no server with labels would start. A label
+        # that is in use still only moves to a loaded version.
         "allow_version_labels_for_unavailable_models": "true",
-        # The default tries again five times, a minute apart; what lies in an image does not get better.
+        # The default is five retries, a minute apart; they are pointless, because the files do not change.
         "max_num_load_retries": 0,
         "monitoring_config_file": root / "monitoring.config",
-        # The default of both is the number of the host's cores, whatever the container may use.
+        # The default of both is the number of the host's cores, even if the container may use fewer.
         "tensorflow_intra_op_parallelism": settings.threads,
         "tensorflow_inter_op_parallelism": settings.threads,
-        # On by default: anybody who reaches the gRPC port may trace the server.
+        # On by default, and lets every gRPC client profile the server.
         "enable_profiler": "false",
         "enable_batching": "false",
     }
@@ -270,28 +272,28 @@ def flags(settings: ServingSettings, root: PurePosixPath = ROOT) -> tuple[str, .
     return tuple(f"--{name}={value}" for name, value in values.items())
 
 
-def flag_values(given: Iterable[str]) -> dict[str, str]:
-    """Flag → value; the last one counts, as for the server.
+def flag_values(arguments: Iterable[str]) -> dict[str, str]:
+    """Flag → value; the last one takes precedence, as in the server.
 
     Raises:
-        ValueError: an argument is no flag.
+        ValueError: an argument is not a flag.
     """
     values = {}
-    for argument in given:
+    for argument in arguments:
         name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or not equals:
-            raise ValueError(f"{argument!r} is no flag of the form --name=value")
+            raise ValueError(f"{argument!r} is not a flag of the form --name=value")
         values[name] = value
     return values
 
 
-def changed_flags(given: Iterable[str], root: PurePosixPath, **changes: object) -> tuple[str, ...]:
-    """The same flags for a folder that lies at `root`, with other values for some.
+def changed_flags(arguments: Iterable[str], root: PurePosixPath, **changes: object) -> tuple[str, ...]:
+    """The same flags for the folder `root`, with some values replaced.
 
     Raises:
-        ValueError: an argument is no flag.
+        ValueError: an argument is not a flag.
     """
-    values = flag_values(given)
+    values = flag_values(arguments)
     files = {
         name: root / PurePosixPath(value).name
         for name, value in values.items()

@@ -1,15 +1,15 @@
 """A folder from which TensorFlow Serving serves several versions of one model at once, with labels that move.
 
     FOLDER/
-      models/NAME/3, models/NAME/4    the versions; whoever fills the folder copies them and removes them
-      models.config                   labels: `stable` is the version that requests go to, `previous` the one before it
+      models/NAME/3, models/NAME/4    the versions; the deployment copies and removes them
+      models.config                   labels: `stable` is the version that gets requests, `previous` the one before it
       flags.txt, batching.config, monitoring.config, server.json
 
-A server that runs on the folder follows without a restart, and nobody has to wait for it. It loads every version whose
-folder appears (`all {}`), and reads models.config again every few seconds. A label that is in use moves only to a version
-that is loaded: until then the server keeps all of its former configuration and tries again. So a policy that names its
-versions (`specific {}`) would never get there: the new version is loaded by the very configuration that is turned down for
-its label. Source: `ServerCore::ReloadConfig`, `FileSystemStoragePathSource`.
+A server that runs on the folder picks up changes without a restart. It loads every version whose folder appears (`all {}`),
+and reads models.config again every few seconds. A label that is in use only moves to a loaded version: until then the server
+keeps its entire previous configuration and tries again. A policy that lists versions (`specific {}`) would therefore never
+take effect, because the new version would be loaded by the same configuration that is rejected because of its label.
+Source: `ServerCore::ReloadConfig`, `FileSystemStoragePathSource`.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ def version_folder(folder: Path, name: str, version: int) -> Path:
 
 
 def rendered_version(rendered: Path) -> Path:
-    """The one version of a folder that `TensorFlowServing.write_folder` left.
+    """The one version in a folder that `TensorFlowServing.write_folder` wrote.
 
     Raises:
-        VersionError: it left no such folder.
+        VersionError: it is another folder.
     """
     models = _read(rendered)
     if len(models.versions) != 1:
@@ -99,10 +99,10 @@ def rendered_version(rendered: Path) -> Path:
 
 
 def served_versions(folder: Path) -> ServedVersions | None:
-    """What the folder serves now; None where there is nothing to serve yet.
+    """The versions that the folder serves now; None if it does not serve anything yet.
 
     Raises:
-        VersionError: its models.config is not as mlo wrote it.
+        VersionError: mlo did not write its models.config.
     """
     if not (folder / MODELS_FILE).exists():
         return None
@@ -122,7 +122,7 @@ def settle(folder: Path, rendered: Path, *, seen_at: PurePosixPath | None = None
         Whether servers that run on the folder must be restarted: they only read flags and batching at the start.
 
     Raises:
-        VersionError: the folder serves another model, or is not as mlo wrote it.
+        VersionError: the folder serves another model, or mlo did not write it.
         StoreFailed: the folder cannot be written.
     """
     root = seen_at or PurePosixPath(folder.absolute())
@@ -209,7 +209,7 @@ class VersionedLayout:
     """`models/NAME/N` and the labels of `models.config`; see `orchestrator.backends.layout.Layout`.
 
     Args:
-        folder: what is deployed into.
+        folder: the deployment folder.
         name: the model's, on the wire.
     """
 
@@ -218,11 +218,11 @@ class VersionedLayout:
         self._name = name
 
     def source(self, serving: Path) -> Path:
-        """The one version that a rendered folder holds."""
+        """The one version in a rendered folder."""
         return _or_refuse(lambda: rendered_version(serving))
 
     def place(self, revision: int) -> Path:
-        """`models/NAME/N`: a server that runs on the folder loads it as soon as it is there."""
+        """`models/NAME/N`; a server that runs on the folder loads it as soon as it exists."""
         return version_folder(self._folder, self._name, revision)
 
     def in_use(self) -> int | None:

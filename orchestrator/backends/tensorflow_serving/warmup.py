@@ -1,8 +1,8 @@
 """Warm-up records for TensorFlow Serving: a TFRecord file of PredictionLog messages, written without TensorFlow.
 
-The server runs each record once before a version counts as loaded, so that no request pays for what TensorFlow prepares
-at the first run of a shape. The messages are generated classes (`messages.proto`); the file's framing is that of
-`tensorflow/core/lib/io/record_writer.h`.
+The server runs each record once before a version counts as loaded, so that no request has to wait for what TensorFlow
+prepares when it first sees a shape. The messages are generated classes (`messages.proto`); the framing of the file is
+defined in `tensorflow/core/lib/io/record_writer.h`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["WARMUP_FILE", "crc32c", "warmup_records"]
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
-"""Inside a version's folder."""
+"""Path of the file in a version's folder."""
 
 MOST_BYTES = 16 * 2**20
-"""Of all records together, but that one of a single call is always written."""
+"""The maximum size of all records together; the first record is always written."""
 
 DATA_TYPES = {
     "float32": "DT_FLOAT",
@@ -39,7 +39,7 @@ DATA_TYPES = {
     "uint32": "DT_UINT32",
     "uint64": "DT_UINT64",
 }
-"""dtype → TensorFlow's DataType, for every dtype that the REST port speaks."""
+"""dtype → TensorFlow's DataType, for every dtype that the REST API supports."""
 
 _CASTAGNOLI = 0x82F63B78
 """The polynomial of CRC-32C with its bits reversed."""
@@ -48,13 +48,13 @@ _CASTAGNOLI = 0x82F63B78
 def warmup_records(
     samples: Mapping[str, np.ndarray[Any, Any]], signature: Signature, name: str, sizes: Sequence[int]
 ) -> bytes:
-    """The file's content: one record for each batch size, the smallest and the largest first, made of real samples.
+    """The content of the file: one record of real samples for each batch size, the smallest and the largest first.
 
     Args:
-        samples: by input name, the first axis counting samples; rows are repeated where there are fewer than needed.
+        samples: the inputs by name, with rows as the first axis; rows are repeated if there are too few.
         signature: of the model.
         name: of the model on the wire.
-        sizes: rows of each record; without meaning for a model without a batch dimension, which gets a single record.
+        sizes: rows of each record; ignored for a model without a batch dimension, which gets a single record.
     """
     import numpy as np  # noqa: PLC0415 - the command line starts without numpy
 
@@ -72,7 +72,7 @@ def warmup_records(
 
 
 def _record(inputs: Mapping[str, np.ndarray[Any, Any]], signature: Signature, name: str) -> bytes:
-    """A PredictionLog of one request."""
+    """A serialized PredictionLog with one request."""
     from orchestrator.backends.tensorflow_serving import messages_pb2 as pb  # noqa: PLC0415 - the core lacks protobuf
 
     request = pb.PredictRequest(model_spec=pb.ModelSpec(name=name, signature_name="serving_default"))
@@ -95,7 +95,7 @@ def _framed(record: bytes) -> bytes:
 
 
 def _masked(data: bytes) -> int:
-    """A checksum of data that holds checksums: rotated, and a constant added, as TFRecord files have it."""
+    """The masked checksum of TFRecord files: rotated, plus a constant, because the data may itself contain checksums."""
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -103,8 +103,8 @@ def _masked(data: bytes) -> int:
 def crc32c(data: bytes) -> int:
     """CRC-32C (Castagnoli).
 
-    The register is linear in the data. So a long message is cut into as many pieces as each has bytes; numpy takes a step
-    of all of them at once, and their registers are joined: shifted by the length of a piece, and added.
+    The register is linear in the data. So a message of n bytes is split into √n pieces of √n bytes; numpy processes one
+    byte of every piece per step, and the registers are combined: each is shifted by the length of a piece, then xored.
     """
     table = _table()
     if len(data) < 64:
@@ -119,10 +119,11 @@ def crc32c(data: bytes) -> int:
     padded = np.zeros(pieces * steps, np.uint8)
     message = padded[len(padded) - len(data) :]
     message[:] = np.frombuffer(data, np.uint8)
-    # To start from ones is to start from zero with the first four bytes inverted; zeros in front then change nothing.
+    # Starting from ones is the same as starting from zero with the first four bytes inverted, and then leading zeros
+    # have no effect.
     message[:4] ^= 0xFF
     lookup = np.array(table, np.uint32)
-    # The last 32 registers hold one bit each and get zeros: what a shift by the length of a piece makes of every bit.
+    # The last 32 registers start with one bit each and read zeros: they show where a shift by a piece's length moves it.
     registers = np.concatenate([np.zeros(pieces, np.uint32), np.uint32(1) << np.arange(32, dtype=np.uint32)])
     columns = np.zeros((steps, pieces + 32), np.uint8)
     columns[:, :pieces] = padded.reshape(pieces, steps).T
@@ -144,7 +145,7 @@ def _shift(register: int, shifted: Sequence[int]) -> int:
 
 
 def _table() -> list[int]:
-    """What eight shifts make of each byte."""
+    """The register after eight shifts, for each byte."""
     table = []
     for byte in range(256):
         crc = byte

@@ -102,4 +102,4 @@ def _texts(value: Any) -> Any:
             return base64.b64decode(value["b64"], validate=True).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
             raise ValueError(f"its bytes are not text in UTF-8: {error}") from error
-    raise ValueError(f"{value!r} is not a text")
+    raise ValueError(f"{value!r} is not a string")

@@ -37,7 +37,7 @@ _MODEL_CONFIG_TYPES: dict[str, type] = {
 
 LOG4J = """\
 <?xml version="1.0" encoding="UTF-8"?>
-<!-- Everything to standard output: the default also fills files of up to 500 MB each beside the process. -->
+<!-- Everything goes to standard output; the default also writes files of up to 500 MB each to the working directory. -->
 <Configuration>
   <Appenders>
     <Console name="STDOUT" target="SYSTEM_OUT">
@@ -48,7 +48,7 @@ LOG4J = """\
     <Logger name="io.netty" level="error"/>
     <Logger name="org.apache" level="off"/>
     <Logger name="ACCESS_LOG" level="off"/>
-    <!-- Otherwise five lines for every batch. -->
+    <!-- Otherwise it logs five lines for every batch. -->
     <Logger name="org.pytorch.serve.wlm" level="warn"/>
     <!-- Metrics are scraped, not logged. -->
     <Logger name="MODEL_METRICS" level="off"/>
@@ -61,24 +61,24 @@ LOG4J = """\
 """
 
 _PROPERTIES = """\
-# Inference for everybody; management on loopback whatever happens, since it can run any code.
+# Inference listens on all interfaces; management only on loopback, because it can run arbitrary code.
 inference_address=http://0.0.0.0:8080
 management_address=http://127.0.0.1:8081
 metrics_address=http://0.0.0.0:8082
 grpc_inference_address=127.0.0.1
 grpc_management_address=127.0.0.1
-# Key files are made anew at each start and expire after an hour, and /ping is behind them too, so a probe and a client
-# that lives long cannot hold one. What protects instead: management on loopback, the model API off, the network policy.
+# Key files are generated at each start, expire after an hour and are required for /ping too, so probes and long-lived
+# clients cannot use them. Instead: management on loopback, the model API turned off, and a network policy.
 disable_token_authorization=true
 enable_model_api=false
-# Models come from this folder alone, never from a URL (CVE-2023-43654), and install nothing.
+# Models are only loaded from files, never from a URL (CVE-2023-43654), and do not install packages.
 allowed_urls=file://.*
 use_env_allowed_urls=false
 enable_envvars_config=false
 install_py_dep_per_model=false
-# What a worker has no business to know.
+# Secrets in the environment are not passed on to workers.
 blacklist_env_vars=(?i)(AWS|AZURE|GOOGLE|GCP|KUBERNETES)_.*|.*(TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE).*
-# The default is one worker for each core of the host; model-config.yaml says how many, and with which threads.
+# The default is one worker for each core of the host; model-config.yaml sets their number and threads.
 default_workers_per_model={workers}
 number_of_gpu={devices}
 load_models={name}
@@ -87,9 +87,9 @@ default_startup_timeout={startup}
 job_queue_size={queue}
 max_request_size={body}
 max_response_size={body}
-# The handler reads the body itself; otherwise bad JSON is logged with all its bytes.
+# The handler parses the body itself; otherwise invalid JSON is logged with all its bytes.
 decode_input_request=false
-# In the mode `log`, /metrics is empty. System metrics start a Python process every minute.
+# With the mode `log`, /metrics is empty. System metrics start a Python process every minute.
 metrics_mode=prometheus
 disable_system_metrics=true
 model_metrics_auto_detect=false
@@ -100,7 +100,7 @@ _QUEUE_BATCHES = 32
 
 
 def properties(settings: ServingSettings) -> str:
-    """config.properties as it serves in a container, on ports 8080 (inference), 8081 (loopback) and 8082 (metrics)."""
+    """config.properties for a container: ports 8080 (inference), 8081 (management, on loopback) and 8082 (metrics)."""
     return _PROPERTIES.format(
         name=settings.name,
         response=_RESPONSE_SECONDS,
@@ -113,10 +113,10 @@ def properties(settings: ServingSettings) -> str:
 
 
 def number_of_gpu(text: str) -> int:
-    """How many GPUs a config.properties that `properties` wrote is for.
+    """The number of GPUs in a config.properties that `properties` returned.
 
     Raises:
-        ValueError: it does not say so.
+        ValueError: it is not there.
     """
     found = re.search(r"^number_of_gpu=([0-9]+)$", text, re.MULTILINE)
     if found is None:
@@ -128,7 +128,7 @@ def local_properties(text: str, port: int, sockets: str) -> str:
     """config.properties for this machine: one port on loopback, management and metrics on sockets.
 
     Args:
-        text: what `properties` wrote.
+        text: a config.properties that `properties` returned.
         port: of inference.
         sockets: the folder of the sockets.
     """
@@ -137,7 +137,7 @@ def local_properties(text: str, port: int, sockets: str) -> str:
         "management_address": f"unix:{sockets}/management.sock",
         "metrics_address": f"unix:{sockets}/metrics.sock",
     }
-    # gRPC cannot be switched off; the kernel gives it ports that are free.
+    # gRPC cannot be turned off; port 0 lets the kernel choose free ports.
     lines = [line for line in text.splitlines() if line.partition("=")[0] not in local]
     lines += [f"{key}={value}" for key, value in local.items()]
     return "\n".join([*lines, "grpc_inference_port=0", "grpc_management_port=0"]) + "\n"
@@ -146,10 +146,10 @@ def local_properties(text: str, port: int, sockets: str) -> str:
 def model_config(settings: ServingSettings, file: str) -> str:
     """model-config.yaml: one worker that gets whole batches, or one for each device.
 
-    Workers get the devices in the order of `deviceIds`; without it the first would get the second. Where TorchServe does not
-    find as many devices, it silently uses the CPU, so the configuration tells the handler which device it must get.
+    Workers get the devices in the order of `deviceIds`; without it, the first worker would get the second device. If
+    TorchServe finds fewer devices, it silently uses the CPU, so the configuration tells the handler which device to expect.
 
-    `batchSize` counts requests, not rows; the handler keeps the number of rows that go together within `max_rows`.
+    `batchSize` counts requests, not rows; the handler limits the rows of one call to `max_rows`.
     """
     rows = largest_batch(settings.signature, settings.max_batch_size)
     return checked_yaml(
@@ -157,11 +157,11 @@ def model_config(settings: ServingSettings, file: str) -> str:
             "minWorkers": _workers(settings),
             "maxWorkers": _workers(settings),
             "batchSize": rows,
-            # Zero means the default of 100 ms to TorchServe, so the least is 1.
+            # TorchServe replaces 0 by its default of 100 ms, so the minimum is 1.
             "maxBatchDelay": max(1, math.ceil(settings.max_delay * 1000)),
             "responseTimeout": _RESPONSE_SECONDS,
             "startupTimeout": settings.startup_seconds,
-            # For so long a worker that dies again and again counts as healthy in /ping; the default is 5 minutes.
+            # A worker that crashes repeatedly counts as healthy in /ping for this long; the default is 5 minutes.
             "maxRetryTimeoutInSec": 30,
             "clientTimeoutInMills": _RESPONSE_SECONDS * 1000,
             "jobQueueSize": _queue(settings),
@@ -186,10 +186,10 @@ def _workers(settings: ServingSettings) -> int:
 
 
 def checked_yaml(document: Mapping[str, Any]) -> str:
-    """YAML of a model configuration whose keys and types TorchServe takes.
+    """A model configuration as YAML, with only keys and types that TorchServe accepts.
 
     Raises:
-        ValueError: a key that is unknown, or a value of another type or below one.
+        ValueError: a key is unknown, or a value has another type or is below one.
     """
     for key, value in document.items():
         expected = _MODEL_CONFIG_TYPES.get(key)
@@ -202,7 +202,7 @@ def checked_yaml(document: Mapping[str, Any]) -> str:
 
 
 def manifest(settings: ServingSettings) -> dict[str, Any]:
-    """MAR-INF/MANIFEST.json without the time that the archiver would put in."""
+    """MAR-INF/MANIFEST.json, without the time that TorchServe's archiver would write."""
     return {
         "archiverVersion": "0.12.0",
         "createdOn": "-",
@@ -217,13 +217,13 @@ def manifest(settings: ServingSettings) -> dict[str, Any]:
 
 
 def jvm_options(settings: ServingSettings) -> str:
-    """Java's options, as a file that `java @jvm.options` reads: the front end takes an eighth of the memory at most."""
+    """The options file for `java @jvm.options`: the front end gets at most an eighth of the memory."""
     heap = min(max(settings.memory // 8, _HEAP[0]), _HEAP[1]) // 2**20
     options = [
         f"-Xmx{heap}m",
         f"-XX:ActiveProcessorCount={settings.threads}",
         "-XX:+ExitOnOutOfMemoryError",
-        "-XX:-UsePerfData",  # otherwise a file in /tmp, wherever the temporary folder is
+        "-XX:-UsePerfData",  # otherwise Java writes a file to /tmp, wherever the temporary folder is
     ]
     return "\n".join(options) + "\n"
 

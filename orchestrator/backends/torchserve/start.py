@@ -1,9 +1,9 @@
-"""Becomes TorchServe on this machine: `python -m orchestrator.backends.torchserve.start FOLDER SCRATCH PORT`.
+"""Starts TorchServe on this machine: `python -m orchestrator.backends.torchserve.start FOLDER SCRATCH PORT`.
 
-Java replaces this process, so that a signal reaches it and the process that was started is the server.
+Java replaces this process, so that signals to this process reach the server.
 
-The path of a Unix socket ends after 107 bytes, and `SCRATCH` may be longer than that. `/proc/PID/cwd` is another name of
-it that is always short, and holds for as long as the server runs.
+The path of a Unix socket is limited to 107 bytes, and `SCRATCH` may be longer than that. `/proc/PID/cwd` is an alias that
+is always short and valid as long as the server runs.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _TEMPORARY = "tmp"
 
 
 def command(folder: Path, scratch: str, port: int, *, java: str) -> tuple[list[str], dict[str, str]]:
-    """Write `config.properties` into the current folder, which is the scratch; returns the command and what it needs.
+    """Write `config.properties` into the current folder, which is the scratch folder; returns the command to run there.
 
     Args:
-        folder: what `TorchServe.write_folder` left.
-        scratch: a short name of the current folder.
+        folder: the folder that `TorchServe.write_folder` wrote.
+        scratch: a short path of the current folder.
         port: of inference, on 127.0.0.1.
-        java: the program.
+        java: path of the program.
 
     Returns:
-        The argument list, and what is added to the environment.
+        The argument list, and additional environment variables.
 
     Raises:
         RuntimeError: the package `torchserve` is missing.
@@ -49,14 +49,14 @@ def command(folder: Path, scratch: str, port: int, *, java: str) -> tuple[list[s
     argv += [f"-Dmodel_server_home={package.parent}", f"-Djava.io.tmpdir={temporary}"]
     argv += [f"-Dlog4j.configurationFile={(folder / 'log4j2.xml').as_uri()}"]
     argv += ["-cp", f"{package / 'frontend'}/*", "org.pytorch.serve.ModelServer", "--python", sys.executable]
-    # -ncs: without snapshots of the configuration, the last of which would win over the file at the next start.
+    # -ncs: no snapshots of the configuration, the last of which would override the file at the next start.
     argv += ["-f", f"{scratch}/config.properties", "-s", str(folder / "model-store"), "-ncs"]
     env = {
         "TEMP": temporary,
         "TMPDIR": temporary,
         "LOG_LOCATION": f"{scratch}/logs",
         "METRICS_LOCATION": f"{scratch}/logs",
-        "TS_CONFIG_FILE": f"{scratch}/config.properties",  # wins over -f, so another's must not
+        "TS_CONFIG_FILE": f"{scratch}/config.properties",  # overrides -f, so an inherited value must not stay
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return argv, env

@@ -71,7 +71,7 @@ def device_for(accelerator: Accelerator) -> torch.device:
         raise gpu_not_used("PyTorch", "the installed torch is a CPU build")
     if not torch.cuda.is_available():
         raise gpu_not_used(
-            "PyTorch", f"it finds none; it is built for CUDA {torch.version.cuda}, which takes a driver as new"
+            "PyTorch", f"it finds none; it is built for CUDA {torch.version.cuda}, which needs a driver at least as new"
         )
     for kernels in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
         kernels.fp32_precision = "ieee"

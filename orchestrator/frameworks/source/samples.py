@@ -168,9 +168,7 @@ def random_samples(signature: Signature, seed: int) -> Samples:
         shape = rows, *shapes[tensor.name]
         if tensor.dtype == STRING:
             inputs[tensor.name] = _words(random, shape)
-            notes.append(
-                f"samples: the content of the text input `{tensor.name}` say is unknown; random words are used"
-            )
+            notes.append(f"samples: what the text input `{tensor.name}` contains is unknown; random words are used")
             continue
         dtype = np.dtype(tensor.dtype)
         if dtype.kind == "f":

@@ -241,7 +241,7 @@ def _shards(path: Path) -> tuple[Path, ...]:
             raise StepError(
                 "E303",
                 "the weights are pickled, and unpickling runs whatever code the file names",
-                cause=f"{_INDEX} names {name}, which is no safetensors file",
+                cause=f"{_INDEX} names {name}, which is not a safetensors file",
                 remedy=_SAVE_AGAIN,
                 at=AT_WEIGHTS,
             )

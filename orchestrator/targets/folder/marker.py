@@ -89,7 +89,8 @@ def read_marker(folder: Path, name: str) -> Marker | None:
     if document["format"] != _FORMAT:
         age = "a newer" if document["format"] > _FORMAT else "an older"
         raise folder_unusable(
-            folder, f"{age} mlo wrote its {MARKER}: it has format {document['format']}, and this one reads {_FORMAT}"
+            folder,
+            f"{age} version of mlo wrote its {MARKER}: it has format {document['format']}, and this one reads {_FORMAT}",
         )
     try:
         marker = Marker.model_validate_json(data)

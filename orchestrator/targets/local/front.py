@@ -105,14 +105,14 @@ class Front:
     def _settled(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._note(f"the listening sockets cannot be handed over: {error!r}; this is tried again")
+            self._note(f"the listening sockets cannot be handed over: {error!r}; mlo keeps trying")
 
     def _note(self, problem: str | None) -> None:
         """Remember what `retry` has to mend; the journal says it once, however often it is tried."""
         if problem is not None and problem != self._problem:
             self._journal.event(problem)
         elif problem is None and self._problem is not None:
-            self._journal.event("the listening sockets are where they belong again")
+            self._journal.event("the listening sockets are handed over correctly again")
         self._problem = problem
 
     async def settle(self) -> None:
@@ -131,8 +131,8 @@ class Front:
             if revision is not None and revision.ready.is_set() and revision.takes_sockets:
                 number = revision.recipe.revision
                 self._note(
-                    f"revision {number} does not confirm that it listens; the gateway accepts too until it does, and "
-                    "this is tried again"
+                    f"revision {number} does not confirm that it listens; until it does, the gateway accepts connections "
+                    "as well, and mlo keeps trying"
                 )
             else:
                 self._note(None)

@@ -133,7 +133,7 @@ class Client(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # an upgrade has been refused by its head
-            self._refuse(400, "this is no HTTP/1.1 request")
+            self._refuse(400, "not an HTTP/1.1 request")
         if self._in_head and self._head_bytes > _HEAD_BYTES:
             self._refuse(431, f"the head of the request is larger than {_HEAD_BYTES // 1024} KiB")
         self._advance()
@@ -168,7 +168,7 @@ class Client(asyncio.Protocol):
         if self._parser.should_upgrade():
             self._refuse(400, "the connection cannot be upgraded")
         elif not self._in_origin_form(exchange):
-            self._refuse(400, "the request's target is no path")
+            self._refuse(400, "the request's target is not a path")
         elif head.coded:
             self._refuse(501, "no transfer coding but chunked is supported")
         elif (head.length or 0) > BODY_LIMIT:
@@ -427,7 +427,7 @@ class Client(asyncio.Protocol):
         if exchange.whole:
             exchange.refusal = (504, f"the server did not answer within {ANSWER_SECONDS:.0f} s")
         else:
-            exchange.refusal = (408, f"the body did not go on for {_BODY_SECONDS:.0f} s")
+            exchange.refusal = (408, f"no more of the request's body arrived for {_BODY_SECONDS:.0f} s")
         if self._reaching is not None:
             self._reaching.cancel()
             self._reaching = None
