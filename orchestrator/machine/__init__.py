@@ -1,1 +1,1 @@
-"""What this machine is: CPUs, GPUs, packages, and the fingerprint that goes into keys."""
+"""Describes this machine: CPUs, GPUs, packages, and the fingerprint for keys."""

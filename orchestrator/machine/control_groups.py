@@ -1,4 +1,4 @@
-"""The control groups that this process is in, from its own to the root: each may limit its CPUs and its memory."""
+"""The control groups of this process, from its own up to the root; each may limit its CPUs and memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ CGROUPS = Path("/proc/self/cgroup")
 MOUNTED = Path("/sys/fs/cgroup")
 
 _NO_LIMIT = 2**60
-"""Version 1 of control groups says "no limit" by a number of bytes that is near 2^63."""
+"""Version 1 of control groups represents "no limit" by a number of bytes close to 2^63."""
 
 
 def group_folders(controller: str, cgroups: Path = CGROUPS, mounted: Path = MOUNTED) -> Iterator[Path]:
-    """The folders of this process's groups that may hold a limit of `controller`, in versions 1 and 2.
+    """The folders of this process's groups that may contain a limit of `controller`, in versions 1 and 2.
 
     Args:
-        controller: as version 1 calls it: `cpu`, `memory`.
-        cgroups: which groups this process is in.
-        mounted: where their files are.
+        controller: its name in version 1: `cpu`, `memory`.
+        cgroups: the file that lists this process's groups.
+        mounted: the folder with the files of all groups.
     """
     for line in lines_of(cgroups):
         _, controllers, path = line.split(":", 2)
@@ -29,12 +29,13 @@ def group_folders(controller: str, cgroups: Path = CGROUPS, mounted: Path = MOUN
         root = mounted / controllers if controllers and (mounted / controllers).exists() else mounted
         root = root / controller if controllers and root == mounted else root
         group = root / path.strip("/")
-        # In a container the path may be the host's, which is not there: its own files are those of the root then.
+        # In a container the path may be that of the host, which does not exist here; then the container's files are at the
+        # root.
         yield from (folder for folder in (group, *group.parents) if folder == root or root in folder.parents)
 
 
 def memory_limit(cgroups: Path = CGROUPS, mounted: Path = MOUNTED) -> int | None:
-    """The bytes that this process's control groups let it use, by the smallest of their limits; None without one."""
+    """The smallest memory limit of this process's control groups, bytes; None without a limit."""
     limits = []
     for folder in group_folders("memory", cgroups, mounted):
         for file in ("memory.max", "memory.limit_in_bytes"):
@@ -43,7 +44,7 @@ def memory_limit(cgroups: Path = CGROUPS, mounted: Path = MOUNTED) -> int | None
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a small file of the kernel's; none where it is not there (another version, or no control groups)."""
+    """The lines of a small file of the kernel; none if it does not exist (another version, or no control groups)."""
     try:
         return path.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

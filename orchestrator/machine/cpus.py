@@ -1,4 +1,4 @@
-"""The CPUs that a measurement runs on: as many whole ones as `hardware:` gives, or as there are."""
+"""The CPUs that a measurement runs on: as many whole CPUs as `hardware:` sets, or as this process may use."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class CpuShare:
-    """What `hardware.cpus` became on this machine.
+    """The CPUs of this machine that stand for `hardware.cpus`.
 
     Attributes:
-        wanted: as the spec says; may be a fraction.
-        cpus: the numbers of the CPUs that are used.
+        wanted: the number in the spec; may be a fraction.
+        cpus: the numbers of the used CPUs.
         threads: for one model; the CPUs of the spec rounded down, at least one, at most the CPUs that are used.
     """
 
@@ -37,7 +37,7 @@ class CpuShare:
 
     @property
     def how(self) -> str:
-        """In words, for a person: `measured with 2 of 4 CPUs`."""
+        """In words, such as `measured with 2 of 4 CPUs`."""
         whole = max(1, int(self.wanted))
         if len(self.cpus) < whole:
             return f"measured with {len(self.cpus)} of {self.wanted:g} CPUs: this machine has no more"
@@ -51,24 +51,24 @@ def _count(cpus: int) -> str:
 
 
 def cpu_share(wanted: float) -> CpuShare:
-    """The first CPUs of those that this process may use, `wanted` of them (whole, at least one) or all there are."""
+    """The first `wanted` (rounded down, at least one) of the CPUs that this process may use, or all of them."""
     cpus = _usable()[: max(1, int(min(wanted, usable_cpus())))]
     return CpuShare(wanted, cpus, len(cpus))
 
 
 def other_cpus(share: CpuShare) -> CpuShare | None:
-    """The CPUs that a share leaves, for the load generator; None when it leaves none."""
-    # A quota is one for all: what the server may use of it, the generator must not.
+    """The CPUs that a share leaves for the load generator; None if it leaves none."""
+    # A quota applies to all processes together: the generator must not use what the server may use.
     number = max(0, int(usable_cpus()) - len(share.cpus))
     left = tuple(cpu for cpu in _usable() if cpu not in share.cpus)[:number]
     return CpuShare(len(left), left, len(left)) if left else None
 
 
 def usable_cpus(cgroups: Path = CGROUPS, mounted: Path = MOUNTED) -> float:
-    """How many CPUs this process may keep busy: those of its affinity, or the quota of its control group if that is less.
+    """The number of CPUs that this process may keep busy: its affinity, or the quota of its control group if that is lower.
 
-    A container's limit is such a quota, and may be a fraction. Groups are read from this process's own to the root, since
-    each may have one: `cpu.max` in version 2, `cpu.cfs_quota_us` and `cpu.cfs_period_us` in version 1.
+    The limit of a container is such a quota, and may be a fraction. All groups from this process's own up to the root are read,
+    because each may have a quota: `cpu.max` in version 2, `cpu.cfs_quota_us` and `cpu.cfs_period_us` in version 1.
 
     Args:
         cgroups: which groups this process is in.
@@ -79,7 +79,7 @@ def usable_cpus(cgroups: Path = CGROUPS, mounted: Path = MOUNTED) -> float:
 
 
 def _quota(group: Path) -> float | None:
-    """The CPUs that one control group allows; None for no limit."""
+    """The number of CPUs that one control group allows; None without a limit."""
     limit = lines_of(group / "cpu.max")
     quota, period = limit[0].split() if limit else ("max", "0")
     if not limit:
@@ -95,9 +95,9 @@ def _usable() -> tuple[int, ...]:
 
 
 def confined(command: tuple[str, ...], share: CpuShare, *, on_parent_end: signal.Signals) -> list[str]:
-    """The argument list that runs `command` on the share's CPUs and ends it with this process.
+    """The argument list that runs `command` on the share's CPUs, and ends it when this process ends.
 
-    The kernel sends the signal when the *thread* that started the process ends, so start it from one that stays.
+    The kernel sends the signal when the *thread* that started the process ends, so start it from a long-lived thread.
     """
     script = str(Path(__file__).parents[1] / "process" / "confine.py")
     cpus = ",".join(str(cpu) for cpu in share.cpus)
@@ -105,10 +105,10 @@ def confined(command: tuple[str, ...], share: CpuShare, *, on_parent_end: signal
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """What tells OpenMP, MKL and OpenBLAS how many threads to use; they would count the machine's cores.
+    """Environment variables for the number of threads of OpenMP, MKL and OpenBLAS; by default they count all cores.
 
-    Threads that wait sleep, as those of ONNX Runtime do here (`ort_runtime.session_options`): spinning ones would be
-    faster in a lone process only, and one framework must not spin while it is compared with another that does not.
+    Waiting threads sleep, like those of ONNX Runtime (`frameworks.onnx.runtime.session_options`): spinning is only faster if a
+    process has the machine to itself, and a framework that spins must not be compared with one that does not.
     """
     count = str(threads)
     counts = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}
@@ -116,7 +116,7 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def package_environment() -> dict[str, str]:
-    """This process's environment with the package importable, wherever the child is started."""
+    """This process's environment, in which the package can be imported from any working directory."""
     root = str(Path(__file__).resolve().parents[2])
     known = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{known}" if known else root}

@@ -1,7 +1,7 @@
-"""The CUDA devices of this machine, read from files in a millisecond: no framework, no `nvidia-smi`.
+"""The CUDA devices of this machine, read from files within a millisecond, without a framework or `nvidia-smi`.
 
-NVIDIA's kernel driver lists what it drives in `/proc/driver/nvidia`, and a process reaches a device through its file in
-`/dev`, which a container has only for the devices that it was given. Linux on PCI alone: neither WSL nor Jetson has these.
+NVIDIA's kernel driver lists its devices in `/proc/driver/nvidia`. A process accesses a device through a file in `/dev`, which a
+container only has for its own devices. Only for Linux with PCI: WSL and Jetson have no such files.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _UNNAMED = "NVIDIA GPU"
 
 @dataclass(frozen=True, slots=True)
 class CudaDevices:
-    """What there is.
+    """The CUDA devices, and what is missing if there are none.
 
     Attributes:
-        driver: the kernel driver's version, "unknown" where it does not say; None where none is loaded.
-        names: the devices that this process may use, such as `NVIDIA H100 80GB HBM3`, in the order of the bus.
-        driven: how many devices the driver knows.
-        reachable: how many of them have a file in `/dev`.
-        on_bus: how many NVIDIA display or compute controllers are on the PCI bus.
-        visible: `CUDA_VISIBLE_DEVICES`, which chooses among the reachable ones; None where it is not set.
+        driver: the kernel driver's version, or "unknown" if it is not stated; None if no driver is loaded.
+        names: of the devices that this process may use, such as `NVIDIA H100 80GB HBM3`, by bus id.
+        driven: the number of devices that the driver lists.
+        reachable: the number of those that have a file in `/dev`.
+        on_bus: the number of NVIDIA display or compute controllers on the PCI bus.
+        visible: `CUDA_VISIBLE_DEVICES`, which selects from the reachable devices; None if it is not set.
     """
 
     driver: str | None
@@ -41,7 +41,7 @@ class CudaDevices:
     visible: str | None
 
     def lacking(self, count: int) -> str | None:
-        """Why there are not `count` of them, as a clause for a person; None where there are."""
+        """Why there are fewer than `count` devices, as a clause for a message; None if there are enough."""
         if len(self.names) >= count:
             return None
         if self.driver is None and not self.on_bus:
@@ -59,11 +59,11 @@ class CudaDevices:
 
     @property
     def choice(self) -> str:
-        """What `CUDA_VISIBLE_DEVICES` says, or would say if it named every device that this process may use."""
+        """The value of `CUDA_VISIBLE_DEVICES`, or a value that names every device that this process may use."""
         return ",".join(map(str, range(len(self.names)))) if self.visible is None else self.visible
 
     def as_json(self) -> dict[str, object]:
-        """Plain JSON for fingerprints: what a measurement depends on."""
+        """Plain JSON for the fingerprint, with what measurements depend on."""
         return {"driver": self.driver, "names": list(self.names)}
 
 
@@ -72,11 +72,11 @@ def _gpus(count: int) -> str:
 
 
 def cuda_devices(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> CudaDevices:
-    """Look for them.
+    """Read the devices from the kernel's files.
 
     Args:
-        root: what `proc`, `dev` and `sys` lie below.
-        environment: where `CUDA_VISIBLE_DEVICES` may stand.
+        root: the folder with `proc`, `dev` and `sys`.
+        environment: may contain `CUDA_VISIBLE_DEVICES`.
     """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     known = _known(root / "proc/driver/nvidia/gpus")
@@ -106,7 +106,7 @@ def _driver(root: Path) -> str | None:
 
 
 def _known(folder: Path) -> list[tuple[int, str, str]]:
-    """Minor number, name and UUID of every device that the driver lists, in the order of the bus."""
+    """Minor number, name and UUID of every device that the driver lists, by bus id."""
     devices = []
     for path in sorted(folder.glob("*/information")):
         facts = {}
@@ -120,7 +120,7 @@ def _known(folder: Path) -> list[tuple[int, str, str]]:
 
 
 def _chosen(devices: list[tuple[str, str]], visible: str | None) -> list[str]:
-    """The names that `CUDA_VISIBLE_DEVICES` leaves: numbers or UUIDs; the first that is none ends the list.
+    """The names of the devices that `CUDA_VISIBLE_DEVICES` selects by number or UUID; the first invalid entry ends the list.
 
     Source: CUDA C++ Programming Guide, "CUDA Environment Variables".
     """

@@ -1,4 +1,4 @@
-"""The machine's fingerprint: what a measurement depends on, and nothing that changes by itself."""
+"""The machine's fingerprint: everything that measurements depend on, except what changes from day to day."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Fingerprint", "fingerprint"]
 
 
 class Fingerprint(TypedDict):
-    """What identifies a machine for measurements."""
+    """The identity of a machine for measurements."""
 
     architecture: str
     processor: str
@@ -24,10 +24,10 @@ class Fingerprint(TypedDict):
 
 @cache
 def fingerprint() -> Fingerprint:
-    """Processor, its instruction sets (digest), and how many CPUs this process may use, by affinity and quota.
+    """The processor, a digest of its instruction sets, and the number of CPUs that this process may use by affinity and quota.
 
-    The kernel, the load and the free memory are left out: they change from day to day, and a measurement that was
-    made yesterday on the same processor still holds.
+    The kernel, the load and the free memory are left out: they change from day to day, and yesterday's measurement on the same
+    processor is still valid.
     """
     model, flags = platform.processor() or platform.machine(), ""
     try:

@@ -33,7 +33,7 @@ class CudaHere:
     """The CUDA devices of this machine, and the installed packages that cannot use them.
 
     Attributes:
-        cpu_builds: package → what is known of it, for packages that are installed as a build for CPUs.
+        cpu_builds: package → its row in the table, for packages that are installed as a build for CPUs.
     """
 
     devices: CudaDevices
@@ -42,17 +42,17 @@ class CudaHere:
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """The machine and the project. Compiling a plan and making keys read this value and look at nothing else.
+    """The machine and the project. Compiling a plan and computing keys use this value only.
 
     Attributes:
         fingerprint: what measurements depend on.
-        packages: every package that a plan may ask for → its version; None where it is not installed.
+        packages: package → version, for all packages that a plan may need; None for those that are not installed.
         assets: digest of mlo's own templates, charts and servers.
         servers: backend → its server; only backends that the spec may use.
-        cuda: None for a spec that asks for no CUDA devices.
-        factory_file: the module of the user's that `model.source.factory` names; None where there is none.
-        factory_packages: the distributions that bring that module where it is no file of the user's.
-        random_samples: whether the file of samples is the random one of `mlo init`.
+        cuda: None for a spec without CUDA devices.
+        factory_file: the user's module in `model.source.factory`; None if there is none.
+        factory_packages: the distributions that install that module if it is not one of the user's files.
+        random_samples: whether the samples are the random ones that `mlo init` generated.
     """
 
     fingerprint: Fingerprint

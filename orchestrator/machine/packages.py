@@ -1,4 +1,4 @@
-"""The packages that mlo uses: their extras and builds, and which are installed. No package is imported.
+"""The packages that mlo uses: their extras and builds, and which are installed. Imports none of them.
 
 To add a package, add a row; a package with one build and no extra needs none.
 """
@@ -17,13 +17,13 @@ __all__ = ["PACKAGES", "CudaBuild", "NoCuda", "Package", "distributions", "insta
 
 @dataclass(frozen=True, slots=True)
 class CudaBuild:
-    """How an installed build for CUDA is recognised, since a build for CPUs has the same name and version.
+    """How to recognise an installed build for CUDA; builds for CPUs may have the same name and version.
 
     Attributes:
-        file: of the package.
-        holds: what stands in the file; empty where it is enough that the file is there.
+        file: a file of the package.
+        holds: a text that the file contains; empty if the file's existence is enough.
         remedy: the command that installs the build.
-        requirement: what an image installs instead of the package; empty where it is the package itself.
+        requirement: what an image installs instead of the package; empty for the package itself.
     """
 
     file: str
@@ -37,9 +37,9 @@ class Package:
     """One distribution.
 
     Attributes:
-        extra: the extra of mlo that installs it; empty for none.
-        builds: the distributions that install the same modules, the package among them; empty where there is one.
-        cuda: its build for CUDA; None where one build does for all.
+        extra: the extra of mlo that installs it; empty if none does.
+        builds: all distributions that install the same modules, including this one; empty if there are no others.
+        cuda: its build for CUDA; None if one build supports all devices.
     """
 
     extra: str = ""
@@ -93,14 +93,14 @@ PACKAGES = {
 
 @dataclass(frozen=True, slots=True)
 class NoCuda:
-    """An installed package that is built for CPUs alone, and the command that installs the other build."""
+    """An installed package that is only built for CPUs, and the command that installs the build for CUDA."""
 
     package: str
     remedy: str
 
     @property
     def reason(self) -> str:
-        """Why a candidate that it runs is refused."""
+        """Why candidates that need it are refused."""
         return f"the installed {self.package} is a CPU build: {self.remedy}"
 
 
@@ -117,10 +117,10 @@ def version(package: str) -> str | None:
 
 @cache
 def distributions(module: str) -> tuple[str, ...]:
-    """The distributions that install a top-level module; none for the standard library and what is not installed.
+    """The distributions that install a top-level module; none for the standard library and modules that are not installed.
 
-    Reads the file lists of everything that is installed, a tenth of a second: asked only for a module that is the user's
-    model and lies in no file of the user's.
+    It reads the file lists of all installed packages, which takes 0.1 s, so it is only called if the user's model is in an
+    installed package.
     """
     return tuple(sorted(set(metadata.packages_distributions().get(module, ()))))
 
@@ -133,11 +133,11 @@ def install_hint(packages: tuple[str, ...]) -> str:
 
 
 def without_cuda(packages: Iterable[str], path: Sequence[str] | None = None) -> NoCuda | None:
-    """The first of these packages that is installed as a build for CPUs; None where there is none.
+    """The first of these packages that is installed as a build for CPUs; None if there is none.
 
     Args:
-        packages: as their distributions are called.
-        path: where they are looked for; None is where Python looks.
+        packages: names of distributions.
+        path: folders to search; None for Python's own path.
     """
     for package in sorted(packages):
         build = PACKAGES.get(package, Package()).cuda
@@ -145,7 +145,7 @@ def without_cuda(packages: Iterable[str], path: Sequence[str] | None = None) -> 
             continue
         found = PathFinder.find_spec(package, path)
         if found is None or found.origin is None:
-            continue  # whoever needs the package reports that it is not installed
+            continue  # reported by the code that needs the package
         file = Path(found.origin).parent / build.file
         if not file.is_file() or build.holds not in (file.read_text("utf-8", "replace") if build.holds else ""):
             return NoCuda(package, build.remedy)

@@ -1,7 +1,8 @@
-"""Keeps PyTorch and TensorFlow out of each other's process: once one is imported, importing the other fails.
+"""Keeps PyTorch and TensorFlow in separate processes: once one is imported, importing the other fails.
 
-Both bring their own OpenMP, protobuf and allocator, and take threads and memory from each other; what is measured beside
-the other is not what will serve. Workers and measured processes install this before they import anything of a model's.
+Each comes with its own OpenMP, protobuf and allocator, and they compete for threads and memory, so a measurement with both in
+one process is not valid for a server that has only one. Workers and measured processes install this before they import anything
+for a model.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _NAMES: Mapping[str, str] = MappingProxyType({"torch": "PyTorch", "tensorflow": 
 
 
 class _Refusing(Loader):
-    """Fails when the module is imported; that the module can be found is not disputed."""
+    """Fails when the module is imported; the module can still be found."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """Refuse.
@@ -37,25 +38,25 @@ class _Refusing(Loader):
         )
 
     def exec_module(self, module: ModuleType) -> None:
-        """Never reached: there is no module."""
+        """Never called, because no module is created."""
 
 
 class _Apart(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module's own spec, with a loader that refuses, where the other of the two is imported."""
+        """The module's own spec, with a loader that refuses if the other framework is imported."""
         if fullname not in _OTHER or _OTHER[fullname] not in sys.modules:
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next((s for finder in others if (s := finder.find_spec(fullname, path, target)) is not None), None)
         if spec is not None:
-            # Libraries that only ask whether the other is installed get the answer that they would get anyway.
+            # Libraries that only check whether the other framework is installed get the usual answer.
             spec.loader = _Refusing()
         return spec
 
 
 def keep_apart() -> None:
-    """From now on whichever of the two is imported first is the only one in this process."""
+    """From now on, only the framework that is imported first can be imported in this process."""
     if not any(isinstance(finder, _Apart) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Apart())

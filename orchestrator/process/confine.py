@@ -1,8 +1,8 @@
 """Runs a command on given CPUs and ends it with its parent: `python -I -S confine.py PARENT SIGNAL CPUS COMMAND...`.
 
-A file that is run by its path and needs the standard library alone, so that it costs milliseconds. It replaces itself by
-the command (execve), which keeps both settings: they are made here, in the child, because code that runs between fork and
-exec (`preexec_fn`) can deadlock in a parent with threads.
+It is run by its path and only uses the standard library, so it takes milliseconds. It replaces itself by the command (execve),
+which inherits both settings. They are made here, in the child, because code that runs between fork and exec (`preexec_fn`) can
+deadlock in a parent with threads.
 
 Linux only; elsewhere the command runs unconfined.
 """
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     """Confine this process and become the command; never returns.
 
     Args:
-        argv: the parent's process id, the signal's number that its end sends, CPU numbers with commas, the command.
+        argv: the parent's process id, the number of the signal to get when it ends, comma-separated CPU numbers, the command.
     """
     parent, number, cpus, *command = argv
     if sys.platform == "linux":

@@ -31,5 +31,5 @@ _ALWAYS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def passed_on() -> dict[str, str]:
-    """The environment of a worker, a supervisor or a server, which run models and code of others."""
+    """The environment of a worker, a supervisor or a server, which run other people's models and code."""
     return {name: os.environ[name] for name in _NAMES if name in os.environ} | _ALWAYS

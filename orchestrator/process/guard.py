@@ -33,7 +33,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _children() -> list[int]:
-    """The processes whose parent is this one; orphaned descendants become that, since this is their subreaper."""
+    """The children of this process, including orphaned descendants, because this process is their subreaper."""
     mine = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -42,7 +42,7 @@ def _children() -> list[int]:
             stat = (entry / "stat").read_text(encoding="utf-8", errors="replace")
         except OSError:  # it ended meanwhile
             continue
-        # The command's name stands in parentheses and may hold anything: the fields begin after the last one.
+        # The command's name is in parentheses and may contain any character; the fields start after the last parenthesis.
         parent = int(stat.rpartition(")")[2].split()[1])
         if parent == os.getpid():
             mine.append(int(entry.name))
@@ -50,10 +50,10 @@ def _children() -> list[int]:
 
 
 def _sweep() -> None:
-    """Kill every descendant that is left, generation by generation."""
+    """Kill all remaining descendants, generation by generation."""
     while True:
         for pid in _children():
-            os.kill(pid, signal.SIGKILL)  # cannot be gone: only this process reaps it
+            os.kill(pid, signal.SIGKILL)  # it still exists: only this process reaps it
         try:
             os.waitpid(-1, 0)
         except ChildProcessError:
@@ -61,7 +61,7 @@ def _sweep() -> None:
 
 
 def _reaped(program: int) -> int | None:
-    """Reap what has ended; the program's wait status if it is among them."""
+    """Reap ended processes; returns the program's wait status if it is one of them."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -101,7 +101,7 @@ def _end_like(status: int) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Start the command, wait for its end, sweep. The first argument is the process that must stay alive."""
+    """Start the command, wait for its end, kill its descendants. The first argument is the process that must stay alive."""
     parent, command = int(arguments[0]), arguments[1:]
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)

@@ -21,12 +21,12 @@ _FAMILY_TICK = 0.5
 class MemoryWatch:
     """Samples the resident memory of a process tree from a thread, and kills the tree above a limit.
 
-    The number is the sum of the resident sizes: pages that several processes share count for each, so it is an upper
-    bound of what a container's limit would see of them. For a single process it is what the container sees.
+    The memory is the sum of the resident sizes. Pages that several processes share are counted for each of them, so the sum is
+    an upper bound of the memory that a container's limit counts; for a single process it is exact.
 
     Args:
-        pid: the process at the root.
-        limit: bytes; None only watches.
+        pid: the root of the process tree.
+        limit: bytes; None to only record the peak.
     """
 
     def __init__(self, pid: int, limit: int | None) -> None:
@@ -40,12 +40,12 @@ class MemoryWatch:
 
     @property
     def peak(self) -> int:
-        """The largest sum that was seen so far, bytes."""
+        """The largest sum so far, bytes."""
         return self._peak
 
     @property
     def exceeded(self) -> bool:
-        """Whether the tree was killed for going above the limit."""
+        """Whether the tree was killed because it exceeded the limit."""
         return self._exceeded
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ def tree_memory(pid: int) -> int:
 
 
 def tree_cpu_seconds(pid: int) -> float:
-    """CPU time, user and system, that a process and its living descendants have used so far, seconds."""
+    """CPU time, user and system, of a process and its living descendants so far, seconds."""
     total = 0.0
     for process in family(pid):
         try:
@@ -109,7 +109,7 @@ def tree_cpu_seconds(pid: int) -> float:
 
 
 def end_tree(pid: int) -> None:
-    """Kill a process and all its descendants (SIGKILL); those that have ended are no error."""
+    """Kill a process and all its descendants (SIGKILL); processes that have already ended are ignored."""
     for process in family(pid):
         try:
             process.kill()
@@ -118,7 +118,7 @@ def end_tree(pid: int) -> None:
 
 
 def format_bytes(count: int) -> str:
-    """Such as `512 MiB` or `1.9 GiB`."""
+    """The size in words, such as `512 MiB` or `1.9 GiB`."""
     if count < 2**30:
         return f"{count / 2**20:.0f} MiB"
     return f"{count / 2**30:.1f} GiB"

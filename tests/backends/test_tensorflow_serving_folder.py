@@ -245,7 +245,7 @@ def test_flags_move_with_the_folder() -> None:
         "--model_config_file_poll_wait_seconds=2",
     )
     for wrong in ("port=0", "--port", "models.config"):
-        with pytest.raises(ValueError, match="is no flag"):
+        with pytest.raises(ValueError, match="is not a flag"):
             flag_values([wrong])
 
 

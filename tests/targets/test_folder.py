@@ -117,7 +117,7 @@ def test_what_mlo_did_not_put_there_is_not_touched(
     ("change", "cause"),
     [
         ({"format": 1}, "an older version of mlo wrote its .mlo-deployed.json: it has format 1, and this one reads 2"),
-        ({"format": 3}, "a newer mlo wrote"),
+        ({"format": 3}, "a newer version of mlo wrote"),
         ({"format": None}, "it has no format"),
         ({"more": 1}, "more: extra inputs are not permitted"),
         ({"revisions": {"1": {"digest": "ab", "backend": "litert", "used": 1}}}, "revisions.1.used: "),
