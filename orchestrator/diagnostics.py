@@ -53,6 +53,11 @@ class Diagnostic:
     severity: Literal["error", "warning"] = "error"
     at: tuple[str | int, ...] = ()
 
+    @property
+    def sentence(self) -> str:
+        """What is wrong and why, on one line and without a full stop."""
+        return f"{self.message}: {self.cause}" if self.cause else self.message
+
     def as_json(self) -> dict[str, Any]:
         """The form that `--json` prints, and that results, receipts and fates hold; `from_json` reads it back."""
         return asdict(self)

@@ -11,6 +11,7 @@ from orchestrator.artifacts.imported import SamplesKind
 from orchestrator.artifacts.measurement import MeasuredOn, Objective
 from orchestrator.artifacts.runtime_report import RuntimeMeasurement, RuntimeResult
 from orchestrator.artifacts.server_report import LoadGenerator, ServerMeasurement, ServiceLevel
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.strict import Strict
 
 __all__ = ["CandidateFate", "DecidedCandidate", "DecidedLevel", "Decision", "Distance", "LevelStatus"]
@@ -53,6 +54,7 @@ class DecidedCandidate(CandidateIdentity):
 
     Attributes:
         reason: a sentence without a full stop.
+        error: what failed, with the remedy, if that is why it has its fate.
         runtime: the measurements of its runtime, as far as it was measured.
         server: the measurements over the wire.
         slo: whether its server meets the service level; None, like `distance`, if the server was not measured.
@@ -60,6 +62,7 @@ class DecidedCandidate(CandidateIdentity):
 
     fate: CandidateFate
     reason: str
+    error: Diagnostic | None
     runtime: RuntimeMeasurement | None
     server: ServerMeasurement | None
     slo: LevelStatus | None
@@ -86,7 +89,7 @@ class Decision(Document):
     """
 
     NAME: ClassVar[str] = "decision"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     FILE: ClassVar[str] = "decision.json"
 
     winner: CandidateIdentity

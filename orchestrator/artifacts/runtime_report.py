@@ -9,6 +9,7 @@ from orchestrator.artifacts.document import Document
 from orchestrator.artifacts.imported import SamplesKind
 from orchestrator.artifacts.measurement import MeasuredOn, Objective, Times, WarmUp
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.strict import Strict
 
 __all__ = [
@@ -123,11 +124,13 @@ class RuntimeResult(Strict):
 
     Attributes:
         reason: a sentence without a full stop; empty if it was measured to the end.
+        error: what failed, if its fate is `out of memory` or `failed`.
         measured: None if nothing could be measured.
     """
 
     fate: RuntimeFate
     reason: str
+    error: Diagnostic | None
     measured: RuntimeMeasurement | None
 
 
@@ -156,7 +159,7 @@ class RuntimeReport(Document):
     """
 
     NAME: ClassVar[str] = "runtime_report"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     FILE: ClassVar[str] = "runtime_report.json"
 
     measured_on: MeasuredOn

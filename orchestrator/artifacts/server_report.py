@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from orchestrator.artifacts.candidate import CandidateIdentity
 from orchestrator.artifacts.document import Document
 from orchestrator.artifacts.measurement import MeasuredOn, Objective, Times, WarmUp
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.strict import Strict
 
 __all__ = [
@@ -177,12 +178,14 @@ class CandidateServerResult(CandidateIdentity):
 
     Attributes:
         reason: a sentence without a full stop; empty if it was measured.
+        error: what failed, if its fate is `out of memory` or `failed`.
         settings: of its server, even if it cannot be started here; None if it was not to be started.
         measured: None unless that is its fate.
     """
 
     fate: ServerFate
     reason: str
+    error: Diagnostic | None
     settings: ServerSettings | None
     measured: ServerMeasurement | None
 
@@ -217,7 +220,7 @@ class ServerReport(Document):
     """
 
     NAME: ClassVar[str] = "server_report"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     FILE: ClassVar[str] = "server_report.json"
 
     measured_on: MeasuredOn

@@ -34,7 +34,7 @@ def decision_text(decision: Decision) -> str:
         _legend(decision),
         "",
         *_wrapped(f"{winner.candidate} on {winner.backend} won", winner.reason),
-        *(line for c in order if c is not winner for line in _wrapped(f"{c.candidate}: {c.fate}", c.reason)),
+        *(line for c in order if c is not winner for line in _reason(f"{c.candidate}: {c.fate}", c)),
     ]
     lines += [line for note in decision.notes for line in _wrapped("note", note)]
     return "\n".join(lines)
@@ -42,7 +42,7 @@ def decision_text(decision: Decision) -> str:
 
 def candidate_text(candidate: DecidedCandidate) -> str:
     """One candidate: its fate, the reason, and its measurements."""
-    lines = _wrapped(f"{candidate.candidate} on {candidate.backend}: {candidate.fate}", candidate.reason)
+    lines = _reason(f"{candidate.candidate} on {candidate.backend}: {candidate.fate}", candidate)
     runtime, server = candidate.runtime, candidate.server
     if runtime is not None:
         cells = [
@@ -94,6 +94,15 @@ def _legend(decision: Decision) -> str:
         f"{rate} rows/s is at saturation.",
         dim=True,
     )
+
+
+def _reason(head: str, candidate: DecidedCandidate) -> list[str]:
+    """The reason for its fate; for a failure, with the code, and what to do on a line of its own."""
+    error = candidate.error
+    if error is None:
+        return _wrapped(head, candidate.reason)
+    lines = _wrapped(f"{head} [{error.code}]", candidate.reason)
+    return [*lines, *(f"    {line}" for line in _wrapped("help", error.remedy))] if error.remedy else lines
 
 
 def _wrapped(head: str, reason: str) -> list[str]:

@@ -29,6 +29,7 @@ from orchestrator.errors import StoreFailed
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.process.apart import keep_apart
 from orchestrator.steps.context import Ending, StepContext, StepError, silent
+from orchestrator.steps.failures import causes_of, is_out_of_memory, unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,24 +114,9 @@ def _found_code(project: Path, since: float) -> tuple[dict[str, str], str | None
 
 def _ending(error: BaseException, otherwise: Ending) -> Ending:
     """The cause behind an error: a full disk or too little memory, however deep libraries have wrapped it."""
-    behind: BaseException | None = error
-    while behind is not None:
-        if isinstance(behind, MemoryError):
-            return Ending.MEMORY
-        if isinstance(behind, OSError) and behind.errno in DISK_FULL:
-            return Ending.DISK
-        behind = behind.__cause__ or behind.__context__
-    return otherwise
-
-
-def _unforeseen(error: Exception) -> Diagnostic:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    message = (str(error).strip().splitlines() or [""])[0]
-    return Diagnostic(
-        "E401",
-        f"{type(error).__name__}: {message}" if message else type(error).__name__,
-        cause=f"raised at {last.filename}:{last.lineno} in {last.name}",
-    )
+    if any(isinstance(each, OSError) and each.errno in DISK_FULL for each in causes_of(error)):
+        return Ending.DISK
+    return Ending.MEMORY if is_out_of_memory(error) else otherwise
 
 
 def _log_traceback() -> None:
@@ -159,7 +145,7 @@ def run(job: WorkerJob) -> WorkerResult:
         ending, error = _ending(refusal, Ending.REFUSED), refusal.diagnostic
     except Exception as unforeseen:  # noqa: BLE001 - the parent gets it in the result; the log has the traceback
         _log_traceback()
-        ending, error = _ending(unforeseen, Ending.EXCEPTION), _unforeseen(unforeseen)
+        ending, error = _ending(unforeseen, Ending.EXCEPTION), unexpected(unforeseen)
     found, changed = _found_code(context.project, began)
     if changed is not None:
         ending = Ending.CHANGED

@@ -33,6 +33,10 @@ from typing import Any
 
 import aiohttp
 
+from orchestrator.measure.failure import MeasureError
+from orchestrator.steps.context import Ending
+from orchestrator.steps.failures import unexpected
+
 __all__ = ["Target", "arrivals", "main", "saturate", "send_on_schedule"]
 
 _LEAD = 0.05
@@ -190,7 +194,7 @@ def main(argv: Sequence[str]) -> int:
                 target = _target(command) if command["do"] == "open" else target
                 reply = _answer(command, target)
             except (OSError, ValueError) as error:
-                reply = {"error": {"kind": "error", "message": str(error)}}
+                reply = {"error": MeasureError(Ending.EXCEPTION, unexpected(error)).as_json()}
             replies.write(json.dumps(reply) + "\n")
             replies.flush()
     return 0

@@ -12,35 +12,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import psutil
 
 from orchestrator.backends.backend import ServingBackend, ServingSettings
 from orchestrator.containers.engine import container_process
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import CpuShare, confined, package_environment
+from orchestrator.measure.failure import MeasureError, out_of_memory
+from orchestrator.process.children import ended_by
 from orchestrator.process.memory import MemoryWatch, family, format_bytes, tree_cpu_seconds
+from orchestrator.steps.context import Ending
 
-__all__ = ["MeasuredServer", "ServerError"]
+__all__ = ["MeasuredServer"]
 
 _POLL = 0.02
 _REQUEST_TIMEOUT = 60.0
 _LOG_LINES = 3
+_OUT_OF_MEMORY = "its server ran out of memory"
 _KILLED_INSIDE = 128 + signal.SIGKILL
 """The exit code of a container whose server was killed by the kernel."""
-
-
-class ServerError(Exception):
-    """The server did not start, died, or gave a wrong answer.
-
-    Args:
-        fate: of the candidate, in the server benchmark.
-        message: a sentence with the reason.
-    """
-
-    def __init__(self, fate: Literal["failed", "out of memory"], message: str) -> None:
-        super().__init__(message)
-        self.fate = fate
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +110,7 @@ class MeasuredServer:
         """Seconds from its start until it was ready.
 
         Raises:
-            ServerError: it exited, was not ready in time, or its processes cannot be observed.
+            MeasureError: it exited, was not ready in time, or its processes cannot be observed.
         """
         path = self._backend.ready_path(self._name)
         while True:
@@ -131,7 +123,8 @@ class MeasuredServer:
             except (OSError, http.client.HTTPException):
                 pass
             if time.monotonic() - self._begun > timeout:
-                raise ServerError("failed", f"its server was not ready after {timeout:g} s: {self._last_output()}")
+                late = Diagnostic("E604", f"its server was not ready after {timeout:g} s", cause=self._last_output())
+                raise MeasureError(Ending.TIMEOUT, late)
             time.sleep(_POLL)
 
     def first_request(self, body: bytes, headers: Mapping[str, str]) -> float:
@@ -142,45 +135,43 @@ class MeasuredServer:
             headers: of the request.
 
         Raises:
-            ServerError: there is no valid answer.
+            MeasureError: there is no valid answer.
         """
         begun = time.perf_counter()
         try:
             answer = self._ask("POST", self._backend.infer_path(self._name), body, headers)
         except (OSError, http.client.HTTPException) as error:
             self.check()
-            raise ServerError("failed", f"its server did not answer the first request: {error}") from error
+            raise _wrong_answer("its server did not answer the first request", str(error)) from error
         seconds = time.perf_counter() - begun
         if answer.status != http.HTTPStatus.OK:
             text = answer.body[:200].decode(errors="replace").strip()
-            raise ServerError("failed", f"its server answered the first request with status {answer.status}: {text}")
+            raise _wrong_answer(f"its server answered the first request with status {answer.status}", text)
         try:
             found = set(self._backend.decode(answer.body, answer.headers, self._signature))
         except ValueError as error:
-            raise ServerError("failed", f"its server's answer cannot be read: {error}") from error
+            raise _wrong_answer("its server's answer cannot be read", str(error)) from error
         outputs = {tensor.name for tensor in self._signature.outputs}
         if found != outputs:
-            raise ServerError(
-                "failed", f"its server answered with outputs {sorted(found)} instead of {sorted(outputs)}"
-            )
+            raise _wrong_answer(f"its server answered with outputs {sorted(found)} instead of {sorted(outputs)}", "")
         return seconds
 
     def check(self) -> None:
         """Check that it is still running.
 
         Raises:
-            ServerError: it ran out of memory or exited.
+            MeasureError: it ran out of memory or exited.
         """
         if self._watch.exceeded:
             peak, limit = format_bytes(self._watch.peak), format_bytes(self._memory)
-            raise ServerError("out of memory", f"its server ran out of memory: peak {peak} of {limit}")
+            raise out_of_memory(f"peak {peak} of {limit}", _OUT_OF_MEMORY)
         code = self._process.poll()
         if code == _KILLED_INSIDE and self._in_container():
-            limit = format_bytes(self._memory)
-            raise ServerError("out of memory", f"its server ran out of memory: its container is limited to {limit}")
+            raise out_of_memory(f"its container is limited to {format_bytes(self._memory)}", _OUT_OF_MEMORY)
         if code is not None:
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-            raise ServerError("failed", f"its server {how}: {self._last_output()}")
+            killed = ended_by(code)
+            how = f"exited with code {code}" if killed is None else f"was killed by {killed}"
+            raise MeasureError(Ending.DIED, Diagnostic("E404", f"its server {how}", cause=self._last_output()))
 
     def stop(self) -> None:
         """Send SIGTERM, wait for it to drain, kill its remaining processes, and remove its files."""
@@ -220,7 +211,8 @@ class MeasuredServer:
         try:
             self._pid = container_process(self._container)
         except OSError as error:
-            raise ServerError("failed", f"the memory and CPU time of its server cannot be observed: {error}") from error
+            message = "the memory and CPU time of its server cannot be observed"
+            raise MeasureError(Ending.EXCEPTION, Diagnostic("E616", message, cause=str(error))) from error
         self._watch.close()
         self._watch = MemoryWatch(self._pid, None)
 
@@ -236,6 +228,10 @@ class MeasuredServer:
     def _last_output(self) -> str:
         lines = self._log.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()
         return " / ".join(line.strip() for line in lines[-_LOG_LINES:]) or "it printed nothing"
+
+
+def _wrong_answer(message: str, cause: str) -> MeasureError:
+    return MeasureError(Ending.EXCEPTION, Diagnostic("E612", message, cause=cause))
 
 
 def _free_port() -> int:

@@ -87,7 +87,7 @@ def _candidates(
     baseline, *measured = measurements
     results = {m.name: runtime_result(m, baseline) for m in measured}
     for left in left_out:
-        results[left.name] = RuntimeResult(fate="not measured", reason=left.reason, measured=None)
+        results[left.name] = RuntimeResult(fate="not measured", reason=left.reason, error=None, measured=None)
     rows = []
     for each in parameters.candidates:
         variant = context.inputs.get(f"variant:{each.variant}")

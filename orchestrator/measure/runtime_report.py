@@ -36,7 +36,8 @@ def runtime_result(measured: Measurement, baseline: Measurement | None) -> Runti
         measured: its measurement.
         baseline: the baseline's measurement; None for the baseline itself.
     """
-    return RuntimeResult(fate=measured.fate, reason=measured.reason, measured=_measurement(measured, baseline))
+    found = _measurement(measured, baseline)
+    return RuntimeResult(fate=measured.fate, reason=measured.reason, error=measured.error, measured=found)
 
 
 def _measurement(measured: Measurement, baseline: Measurement | None) -> RuntimeMeasurement | None:

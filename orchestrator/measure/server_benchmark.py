@@ -25,10 +25,11 @@ from orchestrator.backends.backend import ServingBackend, ServingSettings
 from orchestrator.backends.table import backend
 from orchestrator.machine.cpus import cpu_share, other_cpus
 from orchestrator.machine.cuda_devices import cuda_devices
+from orchestrator.measure.failure import MeasureError
 from orchestrator.measure.finalists import auto_batch_size, finalists, substitutes
-from orchestrator.measure.measured_server import MeasuredServer, ServerError
+from orchestrator.measure.measured_server import MeasuredServer
 from orchestrator.measure.server_report import ServerResult, StartedServer, raw_arrays, server_result
-from orchestrator.measure.server_rounds import LoadedServer, LoadSettings, load_in_rounds, warm_up
+from orchestrator.measure.server_rounds import LoadedServer, LoadSettings, generator_failed, load_in_rounds, warm_up
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.steps.context import StepContext
 from orchestrator.steps.parameters import CandidateParameters, ServerBenchmarkParameters
@@ -95,6 +96,7 @@ def _candidate(each: CandidateParameters, result: ServerResult) -> CandidateServ
         **dict(candidate_identity(each)),
         fate=result.fate,
         reason=result.reason,
+        error=result.error,
         settings=result.settings,
         measured=result.measured,
     )
@@ -184,8 +186,8 @@ class _Benchmark:
                 ready_seconds=server.wait_ready(_READY_TIMEOUT),
                 first_request_seconds=server.first_request(bodies[0].read_bytes(), headers),
             )
-        except ServerError as error:
-            return ServerResult(error.fate, str(error), chosen)
+        except MeasureError as error:
+            return ServerResult.failed(error, chosen)
         generator = MeasuredProcess("orchestrator.measure.load", self._generator, memory=None, folder=folder / "load")
         self._stack.enter_context(generator)
         command = {
@@ -196,7 +198,10 @@ class _Benchmark:
             "limit": _CONNECTIONS_AT_MOST,
             "timeout": _REQUEST_TIMEOUT,
         }
-        generator.ask(command, _READY_TIMEOUT)
+        try:
+            generator.ask(command, _READY_TIMEOUT)
+        except MeasureError as error:
+            return ServerResult.failed(generator_failed(error), chosen)
         loaded = LoadedServer(name, server, generator)
         warm_up(loaded, self.load.connections)
         return loaded, started

@@ -20,11 +20,14 @@ from orchestrator.artifacts.server_report import (
     ServerWarmUp,
     ThroughputLevel,
 )
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.measure.failure import MeasureError
 from orchestrator.measure.server_rounds import (
     LoadedServer,
     LoadSettings,
     Segment,
     generator_late,
+    no_answer,
     p99_test,
     warm_windows_settled,
 )
@@ -62,6 +65,12 @@ class ServerResult:
     reason: str
     settings: ServerSettings | None
     measured: ServerMeasurement | None = None
+    error: Diagnostic | None = None
+
+    @classmethod
+    def failed(cls, error: MeasureError, settings: ServerSettings) -> ServerResult:
+        """The result of a server that failed."""
+        return cls(error.fate, error.diagnostic.sentence, settings, error=error.diagnostic)
 
 
 def server_result(
@@ -76,10 +85,10 @@ def server_result(
         rate: of the open loop, requests per second.
         throughput: of the SLO, requests per second.
     """
-    if loaded.fate == "measured" and not any(segment.latencies for segment in loaded.saturated):
-        loaded.fate, loaded.reason = "failed", "its server answered no request under load"
-    if loaded.fate != "measured" or not loaded.scheduled:
-        return ServerResult("failed" if loaded.fate == "measured" else loaded.fate, loaded.reason, started.settings)
+    if loaded.failure is not None:
+        return ServerResult.failed(loaded.failure, started.settings)
+    if not loaded.scheduled or not any(segment.latencies for segment in loaded.saturated):
+        return ServerResult.failed(no_answer(), started.settings)
     late = load.p99_limit is not None and generator_late(loaded, load.p99_limit)
     saturation = _saturation(loaded.saturated, load.connections)
     measured = ServerMeasurement(
@@ -103,7 +112,7 @@ def server_result(
             else _throughput(throughput, loaded, saturation.rows_per_second, late=late),
         ),
     )
-    return ServerResult("measured", loaded.reason, started.settings, measured)
+    return ServerResult("measured", "", started.settings, measured)
 
 
 def _open_loop(loaded: LoadedServer, rate: float) -> OpenLoop:

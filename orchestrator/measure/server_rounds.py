@@ -6,21 +6,26 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
 from orchestrator.artifacts.server_report import ServerFate
-from orchestrator.measure.measured_server import MeasuredServer, ServerError
-from orchestrator.measure.session import MeasuredProcess, MeasureError
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.measure.failure import MeasureError
+from orchestrator.measure.measured_server import MeasuredServer
+from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.statistics import QuantileTest, percentile, quantile_test, settled
+from orchestrator.steps.context import Ending
 
 __all__ = [
     "LoadSettings",
     "LoadedServer",
     "Segment",
+    "generator_failed",
     "generator_late",
     "load_in_rounds",
+    "no_answer",
     "p99_test",
     "warm_up",
     "warm_windows_settled",
@@ -94,9 +99,13 @@ class LoadedServer:
     warm_windows: list[float] = field(default_factory=list)
     scheduled: list[Segment] = field(default_factory=list)
     saturated: list[Segment] = field(default_factory=list)
-    fate: ServerFate = "measured"
-    reason: str = ""
+    failure: MeasureError | None = None
     level: str = "inconclusive"
+
+    @property
+    def fate(self) -> ServerFate:
+        """Of its candidate."""
+        return "measured" if self.failure is None else self.failure.fate
 
     @property
     def latencies(self) -> list[float]:
@@ -141,7 +150,7 @@ def warm_up(loaded: LoadedServer, connections: int) -> None:
         if warm_windows_settled(loaded.warm_windows):
             return
     if not loaded.warm_windows:
-        loaded.fate, loaded.reason = "failed", "its server answered no request under load"
+        loaded.failure = no_answer()
 
 
 def warm_windows_settled(windows: Sequence[float]) -> bool:
@@ -225,16 +234,17 @@ def _requests(
 
 
 def _load(loaded: LoadedServer, command: dict[str, Any]) -> Segment | None:
-    """One segment; None if the server or the generator failed, and then `loaded` has the fate and reason."""
+    """One segment; None if the server or the generator failed, and then `loaded` has the failure."""
     before = loaded.server.cpu_seconds()
     try:
         reply = loaded.load.ask(command, _ANSWERS + command.get("requests", 0) / command.get("rate", 1.0))
-        loaded.server.check()
-    except ServerError as error:
-        loaded.fate, loaded.reason = error.fate, str(error)
-        return None
     except MeasureError as error:
-        loaded.fate, loaded.reason = "failed", f"the load generator failed: {error.message}"
+        loaded.failure = generator_failed(error)
+        return None
+    try:
+        loaded.server.check()
+    except MeasureError as error:
+        loaded.failure = error
         return None
     return Segment(**reply, cpu_seconds=loaded.server.cpu_seconds() - before)
 
@@ -245,7 +255,18 @@ def _failed(loaded: LoadedServer, segment: Segment) -> bool:
         return False
     number = sum(segment.errors.values())
     commonest = max(segment.errors, key=lambda text: segment.errors[text])
-    loaded.fate = "failed"
     requests = number + len(segment.latencies) + sum(segment.refused.values())
-    loaded.reason = f"{number} of {requests} requests failed: {commonest}"
+    error = Diagnostic("E612", f"{number} of {requests} requests failed", cause=commonest)
+    loaded.failure = MeasureError(Ending.EXCEPTION, error)
     return True
+
+
+def no_answer() -> MeasureError:
+    """The failure of a server that answers nothing."""
+    return MeasureError(Ending.EXCEPTION, Diagnostic("E612", "its server answered no request under load"))
+
+
+def generator_failed(error: MeasureError) -> MeasureError:
+    """The failure of the load generator, which is not that of the server: whatever it was, the candidate only failed."""
+    told = replace(error.diagnostic, message=f"the load generator failed: {error.diagnostic.message}")
+    return MeasureError(Ending.EXCEPTION, told)

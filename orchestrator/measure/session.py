@@ -16,34 +16,21 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import CpuShare, confined, package_environment, thread_environment
+from orchestrator.measure.failure import MeasureError, out_of_memory
 from orchestrator.process.children import ended_by
 from orchestrator.process.memory import MemoryWatch, end_tree, format_bytes
+from orchestrator.steps.context import Ending
 
-__all__ = ["MeasureError", "MeasuredProcess"]
+__all__ = ["MeasuredProcess"]
 
 _GOODBYE = 5.0
 """Seconds that a child has to exit after its command pipe is closed."""
 
 _LOG_TAIL = 2000
-
-
-class MeasureError(Exception):
-    """A command to a measured process failed.
-
-    Args:
-        kind: `memory` (out of memory), `died`, `time-out`, or `error` (it reported an error and is still running).
-        message: one line.
-        peak: its peak resident memory so far, bytes.
-    """
-
-    def __init__(self, kind: Literal["memory", "died", "time-out", "error"], message: str, peak: int = 0) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.message = message
-        self.peak = peak
 
 
 class MeasuredProcess:
@@ -97,8 +84,7 @@ class MeasuredProcess:
             timeout: seconds, after which the child is killed.
 
         Raises:
-            MeasureError: it ran out of memory, died, took too long, or replied with an error. Further commands are possible
-                only after `error`.
+            MeasureError: it ran out of memory, died, took too long, or replied with an error.
         """
         try:
             os.write(self._commands, json.dumps(command).encode() + b"\n")
@@ -111,7 +97,7 @@ class MeasuredProcess:
             end_tree(self._child.pid)
             raise self._out_of_memory()
         if "error" in reply:
-            raise MeasureError(reply["error"]["kind"], reply["error"]["message"], self.peak)
+            raise MeasureError.from_json(reply["error"])
         return reply
 
     def close(self) -> None:
@@ -141,7 +127,7 @@ class MeasuredProcess:
             if not ready:
                 end_tree(self._child.pid)
                 self._child.wait()
-                raise MeasureError("time-out", f"no answer within {timeout:g} s", self.peak)
+                raise MeasureError(Ending.TIMEOUT, Diagnostic("E402", f"no answer within {timeout:g} s"))
             chunk = os.read(self._replies, 1 << 20)
             if not chunk:
                 raise self._ended()
@@ -151,8 +137,7 @@ class MeasuredProcess:
 
     def _out_of_memory(self) -> MeasureError:
         assert self._memory is not None
-        message = f"out of memory: peak {format_bytes(self.peak)} of {format_bytes(self._memory)}"
-        return MeasureError("memory", message, self.peak)
+        return out_of_memory(f"peak {format_bytes(self.peak)} of {format_bytes(self._memory)}")
 
     def _ended(self) -> MeasureError:
         code = self._child.wait()
@@ -160,9 +145,10 @@ class MeasuredProcess:
         if self._watch.exceeded:
             return self._out_of_memory()
         if (name := ended_by(code)) is not None:
-            why = "; the kernel does this when the machine runs out of memory" if code == -signal.SIGKILL else ""
-            return MeasureError("died", f"its process was killed by {name}{why}", self.peak)
-        return MeasureError("died", f"its process exited with code {code}: {self._last_output()}", self.peak)
+            why = "the kernel does this when the machine runs out of memory" if code == -signal.SIGKILL else ""
+            return MeasureError(Ending.DIED, Diagnostic("E404", f"its process was killed by {name}", cause=why))
+        exited = Diagnostic("E404", f"its process exited with code {code}", cause=self._last_output())
+        return MeasureError(Ending.DIED, exited)
 
     def _last_output(self) -> str:
         lines = self._log.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip().splitlines()

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.artifacts.runtime_report import RuntimeFate
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import CpuShare
+from orchestrator.measure.failure import MeasureError
 from orchestrator.measure.runtime_candidates import RuntimeCandidate
-from orchestrator.measure.session import MeasuredProcess, MeasureError
+from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.statistics import FEWEST_ROUNDS, settled
+from orchestrator.steps.context import Ending
 
 __all__ = ["Measurement", "SweepSettings", "WarmUp", "sweep"]
 
@@ -77,6 +80,7 @@ class Measurement:
     Attributes:
         fate: `measured`, `dominated`, `out of memory` (not even the smallest batch fits) or `failed`.
         reason: for any other fate than `measured`, a sentence without a full stop.
+        error: what failed, for the fates `out of memory` and `failed`.
         rows: the batch sizes that are still measured.
         samples: rows → round → seconds of each call.
         limited_by: why larger batch sizes are missing.
@@ -86,6 +90,7 @@ class Measurement:
     rows: list[int]
     fate: RuntimeFate = "measured"
     reason: str = ""
+    error: Diagnostic | None = None
     load_seconds: float | None = None
     facts: RuntimeFacts | None = None
     warm_up: dict[int, WarmUp] = field(default_factory=dict)
@@ -182,7 +187,7 @@ class _Sweep:
         try:
             reply = process.ask(self._open_command(measured), _ANSWER_TIMEOUT)
         except MeasureError as error:
-            self._end(measured, "out of memory" if error.kind == "memory" else "failed", _at("load", error))
+            self._fail(measured, "load", error)
             return False
         if measured.load_seconds is None:
             measured.load_seconds, measured.facts = reply["seconds"], RuntimeFacts.from_json(reply["facts"])
@@ -263,10 +268,10 @@ class _Sweep:
         try:
             times: list[float] = self._processes[measured.name].ask(command, _ANSWER_TIMEOUT)["seconds"]
         except MeasureError as error:
-            if error.kind == "memory":
+            if error.ending is Ending.MEMORY:
                 self._shrink(measured, rows, error)
             else:
-                self._end(measured, "failed", _at(f"batch {rows}", error))
+                self._fail(measured, f"batch {rows}", error)
             return None
         return times
 
@@ -274,11 +279,12 @@ class _Sweep:
         """So many rows do not fit into memory: go on with fewer in a new process, or end."""
         self._note_peak(measured)
         measured.rows = [size for size in measured.rows if size < rows]
-        measured.limited_by = _at(f"batch {rows}", error)
+        where = f"batch {rows}"
+        measured.limited_by = _at(where, error.diagnostic).sentence
         for size in [size for size in measured.samples if size >= rows]:
             del measured.samples[size]
         if not measured.rows:
-            self._end(measured, "out of memory", measured.limited_by)
+            self._fail(measured, where, error)
             return
         self._processes[measured.name].close()
         # The peak of the killed process says nothing about the memory that smaller sizes need.
@@ -308,6 +314,10 @@ class _Sweep:
                     self._end(measured, "dominated", reason)
                     break
 
+    def _fail(self, measured: Measurement, where: str, error: MeasureError) -> None:
+        measured.error = _at(where, error.diagnostic)
+        self._end(measured, error.fate, measured.error.sentence)
+
     def _end(self, measured: Measurement, fate: RuntimeFate, reason: str) -> None:
         self._note_peak(measured)
         measured.fate, measured.reason = fate, reason
@@ -322,11 +332,9 @@ def _leave_out(measured: Measurement, rows: int) -> None:
     measured.limited_by = f"batch {rows} was skipped: it would have left no time for {FEWEST_ROUNDS} rounds"
 
 
-def _at(where: str, error: MeasureError) -> str:
-    if error.kind == "memory" and ": " in error.message:
-        what, _, numbers = error.message.partition(": ")
-        return f"{what} at {where}: {numbers}"
-    return f"at {where}: {error.message}"
+def _at(where: str, error: Diagnostic) -> Diagnostic:
+    """The failure with what was being done: `out of memory at batch 4`."""
+    return replace(error, message=f"{error.message} at {where}")
 
 
 def _last_call(measured: Measurement, rows: int) -> float:

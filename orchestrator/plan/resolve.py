@@ -68,8 +68,8 @@ def blocked_message(producer: str, outcome: Outcome) -> str:
 
 def fates_document(plan: Plan, outcomes: Mapping[str, Outcome]) -> Fates:
     """The fates of all candidates' steps, as `select` reads them."""
-    ended = {s.id: outcomes[s.id] for s in plan.steps if s.candidate is not None and s.id in outcomes}
-    return Fates(steps={step: StepFate.of(each.status, each.ending, each.error) for step, each in ended.items()})
+    ended = [(step, outcomes[step.id]) for step in plan.steps if step.candidate is not None and step.id in outcomes]
+    return Fates(steps={step.id: StepFate.of(step.kind, o.status, o.ending, o.error) for step, o in ended})
 
 
 class Resolver:

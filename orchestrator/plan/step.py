@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from orchestrator.machine.here import Here
 from orchestrator.optimize.variants import RefusedCandidate
 from orchestrator.plan.found import PlannedModel
+from orchestrator.steps.context import StepKind
 from orchestrator.steps.parameters import Accelerator
 
-__all__ = ["FileInput", "Growth", "Plan", "Step", "StepInput", "StepKind", "StepOutput"]
-
-StepKind = Literal[
-    "inspect", "import", "convert", "optimize", "verify", "benchmark", "select", "render", "deploy", "check"
-]
+__all__ = ["FileInput", "Growth", "Plan", "Step", "StepInput", "StepOutput"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from orchestrator.artifacts.runtime_report import CandidateRuntimeResult, Runtim
 from orchestrator.artifacts.server_report import CandidateServerResult, ServerMeasurement
 from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.backends.table import BACKENDS
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.measure.finalists import not_faster, undecided
 from orchestrator.steps.parameters import CandidateParameters
 
@@ -29,6 +30,7 @@ class ConsideredCandidate:
         runtime, server: its results in the two reports; None if that benchmark was not run.
         fate: None while it can still win.
         reason: of its fate, a sentence without a full stop.
+        error: what failed, if that is why it has its fate.
     """
 
     identity: CandidateIdentity
@@ -37,6 +39,7 @@ class ConsideredCandidate:
     server: CandidateServerResult | None = None
     fate: CandidateFate | None = None
     reason: str = ""
+    error: Diagnostic | None = None
 
     @property
     def name(self) -> str:
@@ -71,9 +74,9 @@ class ConsideredCandidate:
         """The reason why its server was not measured."""
         return "" if self.server is None else self.server.reason
 
-    def with_fate(self, fate: CandidateFate, reason: str) -> ConsideredCandidate:
+    def with_fate(self, fate: CandidateFate, reason: str, error: Diagnostic | None = None) -> ConsideredCandidate:
         """A copy with this fate."""
-        return replace(self, fate=fate, reason=reason)
+        return replace(self, fate=fate, reason=reason, error=error)
 
 
 def candidate_before_selection(
@@ -109,7 +112,7 @@ def candidate_before_selection(
     return found if fate is None else found.with_fate(*fate)
 
 
-_Fate = tuple[CandidateFate, str] | None
+_Fate = tuple[CandidateFate, str] | tuple[CandidateFate, str, Diagnostic | None] | None
 
 
 def _step_fate(own: Sequence[str], steps: Mapping[str, StepFate]) -> _Fate:
@@ -120,9 +123,8 @@ def _step_fate(own: Sequence[str], steps: Mapping[str, StepFate]) -> _Fate:
     step, outcome = next(((s, o) for s, o in ended if o.status == "failed"), ended[0])
     error = outcome.error
     assert error is not None, "a step that is not done has an error"
-    reason = f"{error.message}: {error.cause}" if error.cause else error.message
-    fate: CandidateFate = "verification failed" if step.startswith("verify.") else "conversion failed"
-    return fate, f"{step}: {reason}"
+    fate: CandidateFate = "verification failed" if outcome.kind == "verify" else "conversion failed"
+    return fate, f"{step}: {error.sentence}", error
 
 
 def _verification_fate(verdict: Verdict | None) -> _Fate:
@@ -145,9 +147,9 @@ def _runtime_fate(result: CandidateRuntimeResult | None, objective: Objective) -
         return "not measured", "the runtime benchmark was not run"
     match result.fate:
         case "dominated" | "out of memory":
-            return result.fate, result.reason
+            return result.fate, result.reason, result.error
         case "failed" | "not measured":
-            return "not measured", result.reason
+            return "not measured", result.reason, result.error
         case "measured":
             if reason := undecided(result, objective):
                 return "undecided", reason
@@ -164,9 +166,9 @@ def _server_fate(result: CandidateServerResult | None, backend: str, runtime_lev
         case "not a finalist":
             return "dominated", result.reason
         case "out of memory":
-            return "out of memory", result.reason
+            return "out of memory", result.reason, result.error
         case "failed":
-            return "not measured", result.reason
+            return "not measured", result.reason, result.error
         case "no server":
             if backend in runtime_level:
                 return None

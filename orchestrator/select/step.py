@@ -186,6 +186,7 @@ def _decided(found: ConsideredCandidate) -> DecidedCandidate:
         **dict(found.identity),
         fate=found.fate,
         reason=found.reason,
+        error=found.error,
         runtime=None if found.runtime is None else found.runtime.measured,
         server=wire,
         slo=None if wire is None else service_level(wire),

@@ -12,15 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.steps.failures import is_out_of_memory
 
 __all__ = [
     "Ending",
     "StepContext",
     "StepError",
     "StepFunction",
+    "StepKind",
     "headline",
     "last_line",
     "refuse_as",
@@ -57,6 +59,11 @@ class StepContext:
     scratch: Path
     project: Path
     progress: Callable[..., None] = field(default=silent)
+
+
+StepKind = Literal[
+    "inspect", "import", "convert", "optimize", "verify", "benchmark", "select", "render", "deploy", "check"
+]
 
 
 class Ending(StrEnum):
@@ -170,7 +177,8 @@ def refuse_as(
 ) -> Iterator[None]:
     """Turn a library's exception into what `refusal` makes of it; the exception stays as its `__cause__`.
 
-    A `StepError` passes unchanged, and so does a `MemoryError`: a machine with more memory may do what this one cannot.
+    A `StepError` passes unchanged. Where memory ran out, a `MemoryError` is raised instead of the refusal, which would be
+    remembered: a machine with more memory may do what this one cannot.
 
     Args:
         exceptions: what the library raises.
@@ -181,6 +189,8 @@ def refuse_as(
     except (StepError, MemoryError):
         raise
     except exceptions as error:
+        if is_out_of_memory(error):
+            raise MemoryError(headline(error)) from error
         raise refusal(error) from error
 
 
@@ -206,6 +216,7 @@ def refuse_on(
 
     Raises:
         StepError: with this code, if one of `exceptions` is raised.
+        MemoryError: memory ran out.
     """
 
     def refusal(error: Exception) -> StepError:

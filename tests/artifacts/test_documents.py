@@ -43,9 +43,18 @@ EXAMPLES: list[Document] = [
     imported(edges=["zeros"]),
     facts("onnx", "int8", reduce_range=True, method="static", notes=("a note",)),
     verdict(passed=False, gates=[GATE]),
-    runtime_report([runtime_candidate("onnx-fp32"), not_timed("onnx-int8", "failed", "at load: no such operator")]),
+    runtime_report(
+        [
+            runtime_candidate("onnx-fp32"),
+            not_timed("onnx-int8", "failed", error=Diagnostic("E420", "no such operator at load")),
+        ]
+    ),
     server_report([server_candidate("onnx-fp32"), not_served("onnx-int8", "not a finalist", "it is slow")]),
-    Fates(steps={"convert.onnx": StepFate.of("failed", Ending.REFUSED, Diagnostic("E422", "it does not convert"))}),
+    Fates(
+        steps={
+            "convert.onnx": StepFate.of("convert", "failed", Ending.REFUSED, Diagnostic("E422", "it does not convert"))
+        }
+    ),
     winner(),
 ]
 each = pytest.mark.parametrize("document", EXAMPLES, ids=lambda document: document.NAME)

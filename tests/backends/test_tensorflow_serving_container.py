@@ -19,7 +19,8 @@ import pytest
 from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
 from orchestrator.machine.cpus import cpu_share
-from orchestrator.measure.measured_server import MeasuredServer, ServerError
+from orchestrator.measure.failure import MeasureError
+from orchestrator.measure.measured_server import MeasuredServer
 from orchestrator.targets.local.target import LocalTarget
 from orchestrator.targets.target import Release
 
@@ -105,9 +106,9 @@ def test_an_image_that_the_engine_has_is_measured_like_any_server(measured: Meas
 
 def test_a_server_that_takes_more_memory_than_it_may_is_told_as_that(measured: MeasuredServer) -> None:
     measured.wait_ready(60.0)
-    with contextlib.suppress(ServerError):  # the connection breaks before the process is seen to end
+    with contextlib.suppress(MeasureError):  # the connection breaks before the process is seen to end
         measured.first_request(*_request(-1.0))
-    with pytest.raises(ServerError, match="ran out of memory: its container is limited to 256 MiB") as failure:
+    with pytest.raises(MeasureError, match="ran out of memory: its container is limited to 256 MiB") as failure:
         _watch(measured)
     assert failure.value.fate == "out of memory"
 

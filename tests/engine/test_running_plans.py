@@ -86,6 +86,7 @@ def test_a_candidate_that_refuses_is_a_fate_and_is_not_tried_again(project: Proj
     }
     fates = Fates.from_bytes(project.text(outcomes, "select").encode(), "fates")
     assert fates.steps["convert.a"] == StepFate(
+        kind="convert",
         status="failed",
         ending=Ending.REFUSED,
         error=Diagnostic("E499", "cannot do it", cause="it is a test", remedy="do not ask", at=("metadata", "name")),

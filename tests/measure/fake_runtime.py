@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
+from orchestrator.steps.context import StepError
 
 
 class SleepingRuntime:
@@ -48,8 +49,11 @@ def open_sleeping(behaviour: Mapping[str, Any], signature: object) -> SleepingRu
     if (marker := behaviour.get("slow_once")) and not Path(marker).exists():
         Path(marker).touch()
         time.sleep(0.5)
-    if error := behaviour.get("load_error"):
-        raise ValueError(error)
+    if refusal := behaviour.get("refuses_to_load"):
+        code, message, cause, remedy = refusal
+        raise StepError(code, message, cause=cause, remedy=remedy)
+    if behaviour.get("fails_to_allocate"):
+        raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc")
     runtime = SleepingRuntime(behaviour)
     if size := behaviour.get("load_mebibytes"):
         runtime._kept.append(bytearray(os.urandom(1024) * 1024 * size))

@@ -159,6 +159,8 @@ def test_a_server_above_its_memory_is_out_of_memory(measured: StepContext, tmp_p
     assert row["fate"] == "out of memory"
     assert row["reason"].startswith("its server ran out of memory: peak ")
     assert row["reason"].endswith("of 40 MiB")
+    assert row["error"]["code"] == "E403"
+    assert "hardware.memory" in row["error"]["remedy"]
 
 
 def test_one_variant_competes_on_two_backends_and_with_other_options(tmp_path: Path) -> None:

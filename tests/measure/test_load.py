@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from orchestrator.machine.cpus import cpu_share
+from orchestrator.measure.failure import MeasureError
 from orchestrator.measure.load import arrivals
-from orchestrator.measure.session import MeasuredProcess, MeasureError
+from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.statistics import percentile, quantile_test
 
 pytestmark = [pytest.mark.alone, pytest.mark.processes]  # it measures time

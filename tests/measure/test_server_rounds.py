@@ -127,6 +127,8 @@ def test_a_broken_server_fails(measured: Measure) -> None:
     result = measured(loaded(errors={"status 500": 1}))
     assert result.fate == "failed"
     assert "requests failed: status 500" in result.reason
+    assert result.error is not None
+    assert (result.error.code, result.error.cause) == ("E612", "status 500")
 
 
 def test_a_rate_that_a_short_burst_survives_is_not_carried(measured: Measure) -> None:

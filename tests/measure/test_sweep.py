@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from orchestrator.measure.runtime_candidates import RuntimeCandidate
 from orchestrator.measure.runtime_report import runtime_result
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.sweep import Measurement, SweepSettings, sweep
+from orchestrator.steps.context import StepError
 
 pytestmark = [pytest.mark.alone, pytest.mark.processes]  # it measures time
 
@@ -144,18 +146,40 @@ def test_a_model_that_does_not_fit_is_out_of_memory_at_load(
     assert found["huge"].reason.startswith("out of memory at load: peak ")
 
 
+def test_a_model_that_a_library_cannot_load_for_lack_of_memory_is_out_of_memory_too(
+    sleeper: Sleeper, settings: Settings, tmp_path: Path
+) -> None:
+    found = _run([sleeper("huge", fails_to_allocate=True)], settings(), tmp_path)["huge"]
+    assert found.fate == "out of memory"
+    assert found.reason == "out of memory at load: [ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"
+    assert found.error is not None
+    assert (found.error.code, found.error.remedy[:22]) == ("E403", "raise `hardware.memory")
+
+
 def test_a_child_that_crashes_fails_alone(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
     candidates = [
         sleeper("crashing", seconds=0.002, dies_from=4),
         sleeper("refusing", seconds=0.002, raises_from=4),
-        sleeper("unloadable", load_error="no such operator"),
+        sleeper("unloadable", refuses_to_load=("E420", "no such operator", "this runtime is old", "take a newer one")),
         sleeper("good", seconds=0.002),
     ]
     found = _run(candidates, settings(), tmp_path)
     assert found["crashing"].fate == "failed"
-    assert found["crashing"].reason == "at batch 4: its process was killed by SIGABRT"
-    assert found["refusing"].reason == "at batch 4: the kernel does not like this batch"
-    assert (found["unloadable"].fate, found["unloadable"].reason) == ("failed", "at load: no such operator")
+    assert found["crashing"].reason == "its process was killed by SIGABRT at batch 4"
+    assert found["refusing"].reason.startswith(
+        "RuntimeError: the kernel does not like this batch at batch 4: raised at "
+    )
+    assert {name: found[name].fate for name in ("refusing", "unloadable")} == dict.fromkeys(
+        ("refusing", "unloadable"), "failed"
+    )
+    assert {name: each.error and each.error.code for name, each in found.items()} == {
+        "crashing": "E404",
+        "refusing": "E401",
+        "unloadable": "E420",
+        "good": None,
+    }
+    refused = StepError("E420", "no such operator", cause="this runtime is old", remedy="take a newer one")
+    assert found["unloadable"].error == replace(refused.diagnostic, message="no such operator at load")
     assert found["good"].fate == "measured"
     assert len(found["good"].samples[4]) == 6
 

@@ -39,6 +39,7 @@ from orchestrator.artifacts.server_report import (
     ThroughputLevel,
 )
 from orchestrator.artifacts.verdict import Verdict
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.measure.statistics import quantile_test
 from orchestrator.steps.context import StepContext
 from orchestrator.steps.parameters import CandidateParameters, RefusedParameters, SelectParameters
@@ -133,18 +134,22 @@ def runtime_candidate(
         **dict(candidate_identity(_candidate(candidate(variant)))),
         fate=fate,
         reason=reason,
+        error=None,
         measured=measured,
         as_given=given,
         artifact_bytes=1000,
     )
 
 
-def not_timed(variant: str, fate: RuntimeFate, reason: str) -> CandidateRuntimeResult:
-    """Of the runtime benchmark: nothing could be measured."""
+def not_timed(
+    variant: str, fate: RuntimeFate, reason: str = "", error: Diagnostic | None = None
+) -> CandidateRuntimeResult:
+    """Of the runtime benchmark: nothing could be measured, for a reason or because of an error."""
     return CandidateRuntimeResult(
         **dict(candidate_identity(_candidate(candidate(variant)))),
         fate=fate,
-        reason=reason,
+        reason=error.sentence if error else reason,
+        error=error,
         measured=None,
         as_given=False,
         artifact_bytes=None,
@@ -209,18 +214,22 @@ def server_candidate(
         **dict(candidate_identity(_candidate(candidate(variant)))),
         fate="measured",
         reason="",
+        error=None,
         settings=SETTINGS,
         measured=measured,
     )
 
 
-def not_served(variant: str, fate: ServerFate, reason: str) -> CandidateServerResult:
-    """Of the server benchmark: not measured there."""
+def not_served(
+    variant: str, fate: ServerFate, reason: str = "", error: Diagnostic | None = None
+) -> CandidateServerResult:
+    """Of the server benchmark: not measured there, for a reason or because of an error."""
     settings = SETTINGS if fate == "no server" else None
     return CandidateServerResult(
         **dict(candidate_identity(_candidate(candidate(variant)))),
         fate=fate,
-        reason=reason,
+        reason=error.sentence if error else reason,
+        error=error,
         settings=settings,
         measured=None,
     )
@@ -228,7 +237,7 @@ def not_served(variant: str, fate: ServerFate, reason: str) -> CandidateServerRe
 
 def runtime_report(rows: Sequence[CandidateRuntimeResult], samples: SamplesKind = "real") -> RuntimeReport:
     """With a baseline that takes 4 ms per call."""
-    baseline = RuntimeResult(fate="measured", reason="", measured=runtime_measurement(0.004, None))
+    baseline = RuntimeResult(fate="measured", reason="", error=None, measured=runtime_measurement(0.004, None))
     return RuntimeReport(
         measured_on=MEASURED_ON,
         memory=2**31,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
+from orchestrator.artifacts.decision import Decision
 from orchestrator.artifacts.fates import StepFate
 from orchestrator.artifacts.server_report import CandidateServerResult
 from orchestrator.artifacts.verdict import GateResult
 from orchestrator.artifacts.winner import Winner
+from orchestrator.cli.decision_text import decision_text
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.select.step import select, startup_bound
 from orchestrator.steps.context import Ending, StepContext, StepError
@@ -66,7 +69,7 @@ def test_the_lowest_p99_wins_and_the_loser_says_by_how_much(tmp_path: Path) -> N
 @pytest.mark.parametrize("other", [f"{FP32}@openvino", f"{FP32}+instances=2+threads=1"])
 def test_candidates_of_one_variant_have_rows_and_fates_of_their_own(tmp_path: Path, other: str) -> None:
     names = [FP32, other, f"{other}+threads=3" if "@" in other else f"{FP32}+instances=4"]
-    failed = StepFate(status="failed", ending=Ending.REFUSED, error=Diagnostic("E420", "does not load"))
+    failed = StepFate(kind="verify", status="failed", ending=Ending.REFUSED, error=Diagnostic("E420", "does not load"))
     runtime = [runtime_candidate(FP32), runtime_candidate(other, ratio=0.3)]
     server = [server_candidate(FP32, p99=0.012), server_candidate(other, p99=0.008)]
     made = context(tmp_path, [candidate(n) for n in names], runtime, server, fates={f"verify.{names[2]}": failed})
@@ -177,7 +180,10 @@ def test_too_few_rounds_leave_it_undecided_and_more_time_is_the_remedy(tmp_path:
 
 def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
     names = ["onnx-fp32", "onnx-int8", "onnx-a", "onnx-b", "onnx-c", "onnx-d", "onnx-e", "torchscript-fp32", "x-f"]
-    failed = Diagnostic("E410", "the exporter fails", cause="aten::foo has no translation")
+    failed = Diagnostic("E422", "the exporter fails", cause="aten::foo has no translation", remedy="do without foo")
+    too_large = Diagnostic("E403", "out of memory at load", cause="peak 2.1 GiB of 2.0 GiB", remedy="raise it")
+    killed = Diagnostic("E404", "its process was killed by SIGSEGV at batch 8")
+    unanswered = Diagnostic("E612", "3 of 400 requests failed", cause="status 503")
     gate = GateResult("min_cosine", "y", 0.99, 0.91, passed=False, case="all samples")
     runtime = [
         runtime_candidate("onnx-fp32"),
@@ -187,8 +193,8 @@ def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
             fate="dominated",
             reason="dropped after 3 rounds: it takes at least 2.4 times as long as onnx-fp32",
         ),
-        not_timed("onnx-b", "out of memory", "out of memory at load: peak 2.1 GiB of 2.0 GiB"),
-        not_timed("onnx-c", "failed", "at batch 8: its process was killed by SIGSEGV"),
+        not_timed("onnx-b", "out of memory", error=too_large),
+        not_timed("onnx-c", "failed", error=killed),
         runtime_candidate("onnx-d"),
         runtime_candidate("onnx-e"),
         not_timed("x-f", "not measured", "not measured: its conversion failed"),
@@ -197,16 +203,16 @@ def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
     server = [
         server_candidate("onnx-fp32"),
         not_served("onnx-d", "not a finalist", "it takes 1.70 times as long as onnx-fp32 on the same backend"),
-        not_served("onnx-e", "failed", "3 of 400 requests failed: status 503"),
+        not_served("onnx-e", "failed", error=unanswered),
         not_served("torchscript-fp32", "no server", "torchserve cannot be started here: java is not on the PATH"),
     ]
     rows = [candidate(name) for name in names] + [
         candidate("onnx-bf16", refused="the CPU provider has no bfloat16 kernels")
     ]
     steps = {
-        "convert.x": StepFate.of("failed", Ending.REFUSED, failed),
-        "verify.x-f": StepFate.of("skipped", None, Diagnostic("E408", "convert.x did not succeed")),
-        "convert.onnx": StepFate.of("done", Ending.DONE, None),
+        "convert.x": StepFate.of("convert", "failed", Ending.REFUSED, failed),
+        "verify.x-f": StepFate.of("verify", "skipped", None, Diagnostic("E408", "convert.x did not succeed")),
+        "convert.onnx": StepFate.of("convert", "done", Ending.DONE, None),
     }
     made = context(
         tmp_path, rows, runtime, server, fates=steps, verdicts={INT8: verdict(INT8, passed=False, gates=[gate])}
@@ -230,6 +236,29 @@ def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
     assert said["onnx-bf16"] == "the CPU provider has no bfloat16 kernels"
     assert "java is not" in said["torchscript-fp32"]
     assert all(said.values())
+    read = Decision.read(made.output)
+    errors = {each.candidate: each.error for each in read.candidates if each.error is not None}
+    assert errors == {
+        "x-f": failed,
+        "onnx-b": too_large,
+        "onnx-c": killed,
+        "onnx-e": unanswered,
+    }
+    assert said["onnx-b"] == "out of memory at load: peak 2.1 GiB of 2.0 GiB"
+    text = re.sub(r"\s+", " ", decision_text(read))
+    assert "onnx-b: out of memory [E403]: out of memory at load: peak 2.1 GiB of 2.0 GiB. help: raise it." in text
+    assert "x-f: conversion failed [E422]: convert.x: the exporter fails: aten::foo has no translation." in text
+
+
+def test_the_kind_of_a_step_and_not_its_name_says_what_failed(tmp_path: Path) -> None:
+    made = context(
+        tmp_path,
+        [candidate(FP32), candidate(INT8)],
+        [runtime_candidate(FP32)],
+        [server_candidate(FP32)],
+        fates={f"verify.{INT8}": StepFate.of("convert", "failed", Ending.REFUSED, Diagnostic("E422", "no"))},
+    )
+    assert fates(decide(made))[INT8] == "conversion failed"
 
 
 def test_when_none_meets_the_slo_the_run_fails_and_shows_how_far_each_is(tmp_path: Path) -> None:

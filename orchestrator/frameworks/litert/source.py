@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["check", "inspect", "open_baseline", "open_source"]
 
 _RANDOM = {"MULTINOMIAL", "RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM"}
-_NO_MEMORY = ("Failed to allocate", "failed to allocate", "bad_alloc")
 
 
 def inspect(context: StepContext) -> dict[str, Any]:
@@ -142,12 +141,8 @@ def _guarded(run: Callable[[Mapping[str, Array]], dict[str, Array]], signature: 
     """
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
-        try:
+        with refuse_as((ValueError, RuntimeError), lambda error: failed_call(_cause(error), signature, inputs, dim)):
             return run(inputs)
-        except (ValueError, RuntimeError) as error:
-            if any(words in str(error) for words in _NO_MEMORY):
-                raise MemoryError(headline(error)) from error
-            raise failed_call(_cause(error), signature, inputs, dim) from error
 
     return answer
 

@@ -35,7 +35,6 @@ __all__ = [
     "open_given",
     "open_onnx",
     "open_session",
-    "out_of_memory",
     "runtime_message",
     "session_options",
 ]
@@ -174,7 +173,6 @@ _NO_OPERATOR = re.compile(
 _TOO_NEW = re.compile(
     r"Unsupported model IR version: \d+, max supported IR version: \d+|Opset \d+ is under development"
 )
-_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "not enough memory")
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _SOURCE_LINE = re.compile(r"/\S+\.(?:cc|h):\d+ \S.*?\) (?=\S)")
 
@@ -233,15 +231,8 @@ def _given_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed; ONNX Runtime has no type of its own for it."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
-
-
-def _not_loaded(error: Exception, model: GivenModel | None) -> StepError | MemoryError:
+def _not_loaded(error: Exception, model: GivenModel | None) -> StepError:
     text = runtime_message(error)
-    if out_of_memory(error):
-        return MemoryError(text)
     if match := _NO_OPERATOR.search(text):
         name = match["unknown"] or match["unnamed"] or f"{match['op']} of version {match['version']}"
         return StepError(

@@ -11,7 +11,7 @@ import onnxruntime
 from orchestrator.artifacts.inspection import Inspection
 from orchestrator.frameworks.onnx.file import objection, read_onnx
 from orchestrator.frameworks.onnx.graph import nodes
-from orchestrator.frameworks.onnx.runtime import open_checked_file, open_given, out_of_memory, runtime_message
+from orchestrator.frameworks.onnx.runtime import open_checked_file, open_given, runtime_message
 from orchestrator.frameworks.onnx.signature import (
     SERVED,
     about_output,
@@ -24,7 +24,7 @@ from orchestrator.frameworks.source.comparison import changing_output, row_mixin
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call
-from orchestrator.steps.context import StepError
+from orchestrator.steps.context import StepError, refuse_as
 from orchestrator.steps.parameters import ImportParameters
 
 if TYPE_CHECKING:
@@ -85,13 +85,9 @@ def check(context: StepContext) -> dict[str, Any]:
     samples = given_samples(context, parameters)
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
-        try:
-            return runtime.run(inputs)
         # Its exceptions share no base class of their own; its message is reported with the shapes of the inputs.
-        except Exception as error:
-            if out_of_memory(error):
-                raise MemoryError(runtime_message(error)) from error
-            raise failed_call(runtime_message(error), signature, inputs, dim) from error
+        with refuse_as(Exception, lambda error: failed_call(runtime_message(error), signature, inputs, dim)):
+            return runtime.run(inputs)
 
     context.progress("checking that outputs repeat")
     _prove_repeatable(answer, model, signature, samples)

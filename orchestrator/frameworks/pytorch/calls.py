@@ -12,7 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from orchestrator.frameworks.source.user_code import raised_notes
-from orchestrator.steps.context import StepError
+from orchestrator.steps.context import StepError, refuse_as
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,16 +145,12 @@ def guarded_call(
     """
     # Copies, since a model may write into its inputs.
     tensors = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in signature.inputs]
-    try:
-        with torch.inference_mode():
-            return model(*tensors)
-    except MemoryError:
-        raise
     # It is the user's model: whatever it raises is reported with the shapes of its inputs.
-    except Exception as error:
-        if "DefaultCPUAllocator" in str(error):  # PyTorch's way to say that memory is short
-            raise MemoryError(str(error).strip().splitlines()[0]) from error
-        raise _failed_call(error, signature, inputs, project, dim) from error
+    with (
+        refuse_as(Exception, lambda error: _failed_call(error, signature, inputs, project, dim)),
+        torch.inference_mode(),
+    ):
+        return model(*tensors)
 
 
 def answer_whole(

@@ -10,6 +10,7 @@ import numpy as np
 from orchestrator.frameworks.source.edge_cases import EdgeCase, call_at, edge_cases, largest_size, sizes_of
 from orchestrator.frameworks.source.samples import random_samples
 from orchestrator.steps.context import StepError, headline, refuse_as
+from orchestrator.steps.failures import is_out_of_memory
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.outputs import Answer
@@ -48,7 +49,7 @@ def check_sizes(signature: Signature, samples: Samples, source: Call, converted:
             expected = source(case.inputs)
         # A model may refuse extreme values in any way, and `import` has reported it; there is nothing to compare then.
         except Exception as error:
-            if case.dim is None:
+            if case.dim is None and not is_out_of_memory(error):
                 continue
             raise _failed(f"the source model fails with {case.name}", case, headline(error)) from error
         actual = _called(converted, case)

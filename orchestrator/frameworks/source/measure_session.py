@@ -9,8 +9,8 @@ one line to the other for each. The parent's side is `orchestrator.measure.sessi
         → {"seconds": [...]}, one number for each call: at most `calls` of them, none started after `seconds`; before
         them `untimed` calls that fill the caches which another process has used meanwhile
 
-Every reply holds `peak_rss`, bytes. A command that fails is answered with {"error": {"kind", "message"}}, where the kind
-is `memory` or `error`.
+Every reply holds `peak_rss`, bytes. A command that fails is answered with {"error": {"ending", "diagnostic"}}: an `Ending`,
+and a `Diagnostic` as JSON.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ import numpy as np
 
 # Some openers read documents and others do not: loaded here, the reading costs all of them the same, and no time is counted.
 import orchestrator.artifacts.document  # noqa: F401
+from orchestrator.measure.failure import MeasureError, out_of_memory
 from orchestrator.process.apart import keep_apart
 from orchestrator.spec.signature import Signature
-from orchestrator.steps.context import StepError
+from orchestrator.steps.context import Ending, StepError, headline
+from orchestrator.steps.failures import is_out_of_memory, unexpected
 from orchestrator.steps.parameters import SourceParameters
 
 if TYPE_CHECKING:
@@ -49,9 +51,6 @@ _FROM_JSON: Mapping[str, Callable[[Any], Any]] = {
     "inputs": lambda paths: {role: Path(path) for role, path in paths.items()},
 }
 """The arguments of an opener that are not plain JSON, by name."""
-
-_MEMORY_WORDS = ("bad_alloc", "out of memory", "not enough memory", "failed to allocate", "can't allocate")
-"""What the runtimes say when an allocation fails; each raises an error type of its own."""
 
 
 class MeasuredRuntime:
@@ -125,12 +124,12 @@ def _peak_rss() -> int:
     return 0
 
 
-def _error(error: Exception) -> dict[str, str]:
-    message = f"{error.message}: {error.cause}" if isinstance(error, StepError) and error.cause else str(error)
-    lines = message.strip().splitlines()
-    said = lines[0] if lines else type(error).__name__
-    memory = isinstance(error, MemoryError) or any(words in message.lower() for words in _MEMORY_WORDS)
-    return {"kind": "memory" if memory else "error", "message": said}
+def _failure(error: Exception) -> MeasureError:
+    if is_out_of_memory(error):
+        return out_of_memory(headline(error))
+    if isinstance(error, StepError):
+        return MeasureError(Ending.REFUSED, error.diagnostic)
+    return MeasureError(Ending.EXCEPTION, unexpected(error))
 
 
 def main(argv: list[str]) -> int:
@@ -147,7 +146,7 @@ def main(argv: list[str]) -> int:
                 reply = measured.open(command) if command["do"] == "open" else measured.run(command)
             except Exception as error:  # noqa: BLE001 - reported to the parent; the log has the traceback
                 traceback.print_exc()
-                reply = {"error": _error(error)}
+                reply = {"error": _failure(error).as_json()}
             replies.write(json.dumps({**reply, "peak_rss": _peak_rss()}) + "\n")
             replies.flush()
     return 0

@@ -14,7 +14,7 @@ from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call, first_call
 from orchestrator.frameworks.tensorflow.failures import reason
 from orchestrator.frameworks.tensorflow.library import tf
-from orchestrator.steps.context import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError, refuse_as
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.outputs import Answer
@@ -70,15 +70,12 @@ def _guarded(model: TfModel) -> Answer:
     """The model as the import step calls a source (`orchestrator.frameworks.source.outputs.Answer`)."""
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
-        try:
-            return model.call(inputs)
-        except MemoryError:
-            raise
-        except tf.errors.ResourceExhaustedError as error:
-            raise MemoryError(reason(error)) from error
+        def failed(error: Exception) -> StepError:
+            return failed_call(f"{type(error).__name__}: {reason(error)}", model.signature, inputs, dim)
+
         # Layers and operators raise errors of many kinds; whatever it is, it is reported with the inputs of the call.
-        except Exception as error:
-            raise failed_call(f"{type(error).__name__}: {reason(error)}", model.signature, inputs, dim) from error
+        with refuse_as(Exception, failed):
+            return model.call(inputs)
 
     return answer
 

@@ -1,0 +1,62 @@
+"""What libraries raise where memory ran out is recognised, with the messages as they raised them."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.steps.context import StepError, refuse_on
+from orchestrator.steps.failures import is_out_of_memory, unexpected
+
+RAISED = {
+    "PyTorch": "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+    "allocate 140737488355328 bytes. Error code 12 (Cannot allocate memory)",
+    "TorchScript": "The following operation failed in the TorchScript interpreter.\nTraceback of TorchScript (most recent "
+    "call last):\nRuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
+    "you tried to allocate 70368744177664 bytes. Error code 12 (Cannot allocate memory)",
+    "ONNX Runtime's arena": "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Expand node. Name:'' "
+    "Status Message: /onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:360 void* "
+    "onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) Failed to allocate memory for requested "
+    "buffer of size 70368744177664\n",
+    "ONNX Runtime without an arena": "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while "
+    "running Expand node. Name:'' Status Message: std::bad_alloc",
+    "TensorFlow": "{{function_node __inference_<lambda>_10}} OOM when allocating tensor with shape[17592186044416] and type "
+    "float on /job:localhost/replica:0/task:0/device:CPU:0 by allocator mklcpu\n\t [[{{node Fill}}]]",
+}
+OTHERS = (
+    "no kernel for `allocate`",
+    "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions for input: x",
+    "the memory of the network is too small for 12 steps",
+)
+
+
+@pytest.mark.parametrize("message", RAISED.values(), ids=RAISED.keys())
+def test_a_failed_allocation_is_recognised_whatever_its_type(message: str) -> None:
+    assert is_out_of_memory(RuntimeError(message))
+
+
+@pytest.mark.parametrize("message", OTHERS)
+def test_other_failures_are_not_taken_for_it(message: str) -> None:
+    assert not is_out_of_memory(RuntimeError(message))
+
+
+def test_it_is_recognised_behind_what_wraps_it() -> None:
+    wrapped = StepError("E321", "the model fails")
+    wrapped.__cause__ = RuntimeError(RAISED["TorchScript"])
+    assert is_out_of_memory(wrapped)
+
+
+def test_it_is_no_refusal_since_another_machine_may_have_more() -> None:
+    with pytest.raises(MemoryError, match="OOM when"), refuse_on(Exception, "E420", "it does not load"):
+        raise RuntimeError(RAISED["TensorFlow"])
+
+
+def test_what_nobody_expected_says_where_it_was_raised() -> None:
+    with pytest.raises(ValueError, match="invalid literal") as caught:
+        int("first\nsecond")
+    found = unexpected(caught.value)
+    assert (found.code, found.message) == (
+        "E401",
+        "ValueError: invalid literal for int() with base 10: 'first\\nsecond'",
+    )
+    assert "test_failures.py" in found.cause
+    assert unexpected(KeyError()).message == "KeyError"
