@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,8 +45,7 @@ def connected(seconds: float = _SECONDS) -> Iterator[DockerClient]:
     except ImportError as error:
         raise NoEngine("the package docker is not installed; run: pip install 'mlo[docker]'") from error
     host = _host()
-    if (socket := host.removeprefix("unix://")) != host and not Path(socket).exists():
-        raise NoEngine(f"there is no Docker Engine at {host}")
+    _knock(host, seconds)
     try:
         client = docker.from_env(timeout=math.ceil(seconds), environment={**os.environ, "DOCKER_HOST": host})
     except (DockerException, RequestException) as error:
@@ -110,6 +110,26 @@ def _host() -> str:
     except (DockerException, OSError, ValueError):
         context = None
     return (context.Host if context is not None else None) or "unix:///var/run/docker.sock"
+
+
+def _knock(host: str, seconds: float) -> None:
+    """Connect once if the engine listens on a Unix socket: where that fails, `docker` leaves its own socket open.
+
+    Raises:
+        NoEngine: there is no such socket.
+        EngineError: nobody listens there, or this user may not connect.
+    """
+    path = host.removeprefix("unix://")
+    if path == host:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+        door.settimeout(seconds)
+        try:
+            door.connect(path)
+        except FileNotFoundError as error:
+            raise NoEngine(f"there is no Docker Engine at {host}") from error
+        except OSError as error:
+            raise EngineError(_reason(error, host, seconds)) from error
 
 
 def _reason(error: Exception, host: str, seconds: float) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import socket
 import time
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +47,19 @@ def test_none_at_all_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", NO_ENGINE)
     with pytest.raises(NoEngine, match="there is no Docker Engine at unix:///nonexistent"):
         engine_version()
+
+
+def test_one_that_has_ended_is_told_from_one_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    with socket.socket(socket.AF_UNIX) as ended:
+        ended.bind("docker.sock")
+    monkeypatch.setenv("DOCKER_HOST", "unix://docker.sock")
+    gc.collect()  # what other tests left
+    with warnings.catch_warnings(record=True) as left:
+        warnings.simplefilter("always", ResourceWarning)
+        with pytest.raises(EngineError, match=r"nothing listens at .*; start the Docker Engine") as caught:
+            engine_version()
+        assert not isinstance(caught.value, NoEngine)
+        del caught
+        gc.collect()
+    assert not [str(each.message) for each in left], "no connection is left open"
