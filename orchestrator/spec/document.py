@@ -1,4 +1,4 @@
-"""A YAML file and its tree: plain data, digest, and the place of every path in it."""
+"""A YAML file and its tree: plain data, and the place of every path in it."""
 
 from __future__ import annotations
 
@@ -98,11 +98,6 @@ class SpecDocument:
         """Plain Python values; treat them as read-only."""
         data: dict[str, Any] = self.root.data
         return data
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the file's bytes, in hex."""
-        return self.source.digest
 
     def span(self, path: SpecPath, *, key: bool = False) -> Span:
         """The place of the deepest existing node on `path`; of its key where `key` is set."""

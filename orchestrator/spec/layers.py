@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.spec.yaml_tree import Entry, Node
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.spec.yaml_tree import Entry, Node, quoted
 
-__all__ = ["SPEC", "overlaid", "relabelled", "with_entry", "without"]
+__all__ = ["FIXED_SECTIONS", "SPEC", "fixed_keys", "overlaid", "relabelled", "with_entry", "without"]
 
 SPEC = "spec"
+
+FIXED_SECTIONS = frozenset({"apiVersion", "kind", "model", "environments"})
+"""Sections that environments and platform defaults cannot change: the model is the same everywhere."""
 
 # A section with a discriminator is replaced as a whole when the kind changes: keys of another kind have no meaning.
 _KIND_KEYS = ("kind", "target")
@@ -63,3 +67,17 @@ def with_entry(node: Node, entry: Entry) -> Node:
 
 def _mapping(at: Node, entries: dict[str, Entry]) -> Node:
     return replace(at, entries=entries, data={key: entry.value.data for key, entry in entries.items()})
+
+
+def fixed_keys(overlay: Node, where: str) -> list[Diagnostic]:
+    """Errors for keys of an overlay or of defaults that only the spec may set."""
+    entries: list[tuple[str, Entry]] = [
+        (key, entry) for key, entry in (overlay.entries or {}).items() if key in FIXED_SECTIONS
+    ]
+    metadata = overlay.child("metadata")
+    if metadata is not None and metadata.entries is not None and "name" in metadata.entries:
+        entries.append(("metadata.name", metadata.entries["name"]))
+    return [
+        Diagnostic("E135", f"{quoted(key)} cannot be set in {where}", entry.span, remedy="set it in the spec itself")
+        for key, entry in entries
+    ]

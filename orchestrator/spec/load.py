@@ -8,24 +8,27 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.diagnostics import Diagnostic, Span
 from orchestrator.errors import SpecInvalid
 from orchestrator.spec.checks import checked
 from orchestrator.spec.document import SpecDocument, SpecPath, find, read_document, span_of
-from orchestrator.spec.layers import SPEC, overlaid, relabelled, without
+from orchestrator.spec.layers import SPEC, fixed_keys, overlaid, relabelled, without
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.places import did_you_mean
-from orchestrator.spec.platform import Platform, Rules, find_platform, fixed_keys, load_platform
-from orchestrator.spec.platform_rules import narrowed, violations
 from orchestrator.spec.schema import json_schema
 from orchestrator.spec.signature import batch_dimension
 from orchestrator.spec.types import ENVIRONMENT_NAME, EXPECTS
 from orchestrator.spec.validation import in_order, validated
 from orchestrator.spec.yaml_tree import Node, quoted
 
+if TYPE_CHECKING:
+    from orchestrator.spec.platform import Platform, Rules
+
 __all__ = ["LoadedSpec", "load_spec"]
 
+_PLATFORM_FILE = "mlo-platform.yaml"
 _MOST_ENVIRONMENTS = 16
 
 
@@ -138,6 +141,8 @@ def load_spec(path: str | Path, *, platform: Path | None = None, environment: st
 def _refuse_platform_file(document: SpecDocument, path: str | Path) -> None:
     kind = document.root.child("kind")
     if kind is not None and kind.data == "Platform":
+        from orchestrator.spec.platform import load_platform  # noqa: PLC0415 - most specs have no platform file
+
         load_platform(path)  # its own problems come first
         message = f"{document.file} is a platform file, not a spec"
         remedy = "the platform file is valid; pass it as `--platform`, or validate a spec in this folder or below"
@@ -145,13 +150,20 @@ def _refuse_platform_file(document: SpecDocument, path: str | Path) -> None:
 
 
 def _platform(given: Path | None, folder: Path) -> Platform | None:
-    if given is not None:
-        return load_platform(given)
-    found = find_platform(folder)
+    found = given or _nearest_platform_file(folder)
     if found is None:
         return None
+    from orchestrator.spec.platform import load_platform  # noqa: PLC0415 - most specs have no platform file
+
     here = Path.cwd()
-    return load_platform(found, str(found.relative_to(here) if found.is_relative_to(here) else found))
+    shown = found.relative_to(here) if given is None and found.is_relative_to(here) else found
+    return load_platform(found, str(shown))
+
+
+def _nearest_platform_file(folder: Path) -> Path | None:
+    """The platform file in `folder` or the nearest above it."""
+    above = (each / _PLATFORM_FILE for each in (folder, *folder.parents))
+    return next((file for file in above if file.is_file()), None)
 
 
 def _environments(root: Node) -> tuple[dict[str, Node], list[Diagnostic]]:
@@ -206,12 +218,15 @@ def _evaluated(
     tree: Node, bounds: Platform | None, folder: Path
 ) -> tuple[Node, ModelDeployment | None, list[Diagnostic]]:
     """The effective tree and its spec, or its problems."""
-    if bounds is not None:
-        tree = narrowed(tree, bounds)
+    if bounds is None:
+        spec, found = validated(tree, ModelDeployment, json_schema)
+        return tree, spec, found if spec is None else checked(spec, tree, folder)
+    from orchestrator.spec.platform_rules import narrowed, violations  # noqa: PLC0415 - most specs have no platform file
+
+    tree = narrowed(tree, bounds)
     spec, found = validated(tree, ModelDeployment, json_schema)
     if spec is not None:
-        found = checked(spec, tree, folder)
-        found += [] if bounds is None else violations(spec, tree, bounds)
+        found = checked(spec, tree, folder) + violations(spec, tree, bounds)
     return tree, spec, found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,8 @@ def nearest(word: object, options: Iterable[str]) -> str | None:
     """The option that `word` is most likely a misspelling of."""
     if not isinstance(word, str) or len(word) > 100:
         return None
+    import difflib  # noqa: PLC0415 - only for a mistake
+
     folded = word.lower().replace("_", "-")
     best, best_ratio = None, 0.6  # difflib's own cut-off for a close match
     for option in options:

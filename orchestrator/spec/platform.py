@@ -12,28 +12,23 @@ from pydantic import Field
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
 from orchestrator.spec.document import read_document
-from orchestrator.spec.layers import SPEC, overlaid, without
+from orchestrator.spec.layers import SPEC, fixed_keys, overlaid, without
 from orchestrator.spec.models import BackendName, DeployTarget, Format, ModelDeployment
-from orchestrator.spec.schema import FIXED_SECTIONS, closed, json_schema, partial
+from orchestrator.spec.schema import closed, json_schema, partial
 from orchestrator.spec.source_models import SourceKind
 from orchestrator.spec.source_text import SourceText
 from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import Cpus, ImageRef, LabelKey, Name, RegistryPrefix, Size
 from orchestrator.spec.validation import in_order, validated
-from orchestrator.spec.yaml_tree import Entry, Node, parse_tree, quoted
+from orchestrator.spec.yaml_tree import Node, parse_tree
 
 __all__ = [
-    "FILE_NAME",
     "Limits",
     "Platform",
     "Rules",
-    "find_platform",
-    "fixed_keys",
     "load_platform",
     "platform_schema",
 ]
-
-FILE_NAME = "mlo-platform.yaml"
 
 GateName = Literal["max_abs_error", "max_rel_error", "min_cosine", "min_top1_agreement"]
 _SKELETON = """
@@ -115,29 +110,6 @@ def platform_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "mlo platform"}
 
 
-def find_platform(folder: Path) -> Path | None:
-    """The nearest `mlo-platform.yaml` in `folder` or above it."""
-    for each in (folder, *folder.parents):
-        candidate = each / FILE_NAME
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-def fixed_keys(overlay: Node, where: str) -> list[Diagnostic]:
-    """Errors for keys of an overlay or of defaults that only the spec may set."""
-    entries: list[tuple[str, Entry]] = [
-        (key, entry) for key, entry in (overlay.entries or {}).items() if key in FIXED_SECTIONS
-    ]
-    metadata = overlay.child("metadata")
-    if metadata is not None and metadata.entries is not None and "name" in metadata.entries:
-        entries.append(("metadata.name", metadata.entries["name"]))
-    return [
-        Diagnostic("E135", f"{quoted(key)} cannot be set in {where}", entry.span, remedy="set it in the spec itself")
-        for key, entry in entries
-    ]
-
-
 def load_platform(path: str | Path, shown: str | None = None) -> Platform:
     """Read and check a platform file.
 
@@ -160,7 +132,7 @@ def load_platform(path: str | Path, shown: str | None = None) -> Platform:
         problems.append(Diagnostic("E104", message, defaults.span, remedy="add sections of a spec to it, or remove it"))
     elif defaults is not None:
         problems += fixed_keys(defaults, "a platform's defaults")
-        skeleton, _ = parse_tree(SourceText("", _SKELETON, ""), SPEC)
+        skeleton, _ = parse_tree(SourceText("", _SKELETON), SPEC)
         _, found = validated(overlaid(defaults, skeleton), ModelDeployment, json_schema)
         problems += [each for each in found if each.span is not None and each.span.file == shown]
     if problems or file is None:

@@ -7,15 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from orchestrator.spec.layers import FIXED_SECTIONS
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.types import ENVIRONMENT_NAME
 
-__all__ = ["FIXED_SECTIONS", "closed", "json_schema", "partial"]
+__all__ = ["closed", "json_schema", "partial"]
 
 _FILE = Path(__file__).parents[2] / "docs" / "spec.schema.json"
-
-FIXED_SECTIONS = frozenset({"apiVersion", "kind", "model", "environments"})
-"""Sections that environments and platform defaults cannot change: the model is the same everywhere."""
 
 
 @cache

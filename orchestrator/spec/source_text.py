@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import stat
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic, Span
@@ -39,12 +37,10 @@ class SourceText:
     Attributes:
         file: the name as given by the user.
         text: decoded, without a byte order mark, with the original line ends.
-        digest: sha256 of the file's bytes, in hex.
     """
 
     file: str
     text: str
-    digest: str
 
     @cached_property
     def _line_starts(self) -> list[int]:
@@ -117,6 +113,8 @@ def similar_file(path: Path) -> Path | None:
         names = [entry.name for entry in os.scandir(path.parent) if entry.is_file()]
     except (OSError, ValueError):
         return None
+    import difflib  # noqa: PLC0415 - only for a mistake
+
     near = difflib.get_close_matches(path.name, sorted(names)[:2000], n=1)
     return path.with_name(near[0]) if near else None
 
@@ -142,7 +140,7 @@ def source_from_bytes(file: str, content: bytes) -> SourceText:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SpecInvalid(_not_utf8(file, content, error.start)) from None
-    source = SourceText(file, text, sha256(content).hexdigest())
+    source = SourceText(file, text)
     if (bad := _first_unprintable(text)) is not None:
         raise SpecInvalid(_unprintable(source, bad))
     return source
@@ -151,7 +149,7 @@ def source_from_bytes(file: str, content: bytes) -> SourceText:
 def _not_utf8(file: str, content: bytes, offset: int) -> Diagnostic:
     if b"\x00" in content:
         return Diagnostic("E110", f"{file} is a binary file, not text", remedy="give the path of a YAML file")
-    before = SourceText(file, content[:offset].decode("utf-8-sig"), "")
+    before = SourceText(file, content[:offset].decode("utf-8-sig"))
     place = before.span(len(before.text), len(before.text))
     return Diagnostic(
         "E110",

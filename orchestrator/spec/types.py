@@ -165,6 +165,11 @@ def _text(pattern: str, expected: str, max_length: int | None = None) -> StringC
     return StringConstraints(pattern=pattern, max_length=max_length)
 
 
+# Pydantic compiles a pattern for each field that has it, and a bound of hundreds of Unicode characters as long as all others
+# together; such a bound is a `max_length`.
+_ONE_LINE = r"^[^\x00-\x1f\x7f]+$"
+_LONGEST_PATH = 1024
+
 NAME = r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"
 Name = Annotated[
     str,
@@ -190,7 +195,7 @@ TensorName = Annotated[
         "letters, digits, `_` and `.`, not starting with a digit, at most 64 characters",
     ),
 ]
-OwnName = Annotated[str, _text(r"^[^\x00-\x1f\x7f]{1,256}$", "the model's own name for it, at most 256 characters")]
+OwnName = Annotated[str, _text(_ONE_LINE, "text without control characters", 256)]
 """A model's own name for a tensor; never written to rendered files."""
 
 SignatureName = Annotated[
@@ -233,13 +238,18 @@ FactoryRef = Annotated[
 KeyPath = Annotated[str, _text(r"^[^\x00-\x1f.]+(\.[^\x00-\x1f.]+)*$", "keys separated by dots, such as `a.b`", 256)]
 """A path into nested dicts."""
 
-_PATH_PATTERN = r"^[^\x00-\x1f\x7f]{1,1024}$"
 RelPath = Annotated[
     str,
-    _text(_PATH_PATTERN, "a path without control characters"),
+    _text(_ONE_LINE, "text without control characters", _LONGEST_PATH),
     AfterValidator(_local_path),
     WithJsonSchema(
-        {"type": "string", "pattern": _PATH_PATTERN, "not": {"pattern": "^(?!file:///)[^/]*://"}}, mode="validation"
+        {
+            "type": "string",
+            "pattern": _ONE_LINE,
+            "maxLength": _LONGEST_PATH,
+            "not": {"pattern": "^(?!file:///)[^/]*://"},
+        },
+        mode="validation",
     ),
 ]
 """A path, relative to the spec's file unless absolute; `file:///a/b` is read as `/a/b`; other URLs are refused."""

@@ -112,6 +112,7 @@ def test_keys_are_suggested_from_the_chosen_kind_of_source(shown: Shown) -> None
         ("deploy: {port: 80}", "`port` must be at least 1024, not `80`", ""),
         ("image: {base: 'a\\nRUN x'}", "`a\\nRUN x` is not a valid value for `base`", ""),
         ('image: {base: "a\\nRUN x"}', "`a\\nRUN x` is not a valid value for `base`", ""),
+        (f"deploy: {{target: folder, path: {'a' * 1025}}}", f"`{'a' * 57}...` is not a valid value for `path`", "expected at most 1024 characters"),
         ("image: {registry: 'https://x'}", "`https://x` is not a valid value for `registry`", ""),
     ],
 )  # fmt: skip
