@@ -1,1 +1,1 @@
-"""LiteRT: reading, making and running .tflite files."""
+"""LiteRT: reading, converting and running .tflite files."""

@@ -1,4 +1,4 @@
-"""Converts LiteRT models to ONNX or keeps them as they are, makes int8 LiteRT models, and checks what converters wrote."""
+"""Converts LiteRT models to ONNX or copies them unchanged, quantizes LiteRT models to int8, and checks the results."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _compare_tensors(
                 "E424", f"the {role} {tensor.name} is {own.dtype} in the LiteRT file, but {tensor.dtype} in the model"
             )
         if role == "output":
-            continue  # the sizes of outputs are what running shows
+            continue  # output sizes are checked by running the model
         for size, dim in zip(own.shape, tensor.shape or (), strict=True):
             if size is not None and isinstance(dim, str) and signature.dims[dim] != (size, size):
                 raise StepError(
@@ -76,8 +76,8 @@ _THREADS = 1
 def to_tflite(context: StepContext) -> dict[str, Any]:
     """Step: the source as `model.tflite`, byte for byte.
 
-    The file keeps its own names, since it is somebody's model as they made it; where the spec has others, `VariantFacts.names`
-    says which is which.
+    The file keeps its own names, because the user's model is not changed; `VariantFacts.names` maps the spec's names to
+    them.
 
     Raises:
         StepError: as `open_source`; E423 it does not work at every declared size.
@@ -90,7 +90,7 @@ def to_tflite(context: StepContext) -> dict[str, Any]:
     names = OwnNames(inputs=given.inputs, outputs=given.outputs)
     operators = tuple(sorted(file.operators))
     facts = variant_facts(format="tflite", exporter="given", names=names, operators=operators)
-    facts.write(context.output)  # the runtime reads the names there
+    facts.write(context.output)  # the runtime reads the names from it
     context.progress("checking the copy", 0.5)
     copy = open_tflite(context.output, signature, _THREADS)
     facts = facts.model_copy(update={"checked": tuple(check_sizes(signature, samples, source.run, copy.run))})
@@ -102,10 +102,10 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
     """Step: the source as `model.onnx` with the signature's names and dynamic axes.
 
     Raises:
-        StepError: as `open_source`; E422 it does not convert, E423 it differs from its source, E424 the file is not what was
-            declared.
+        StepError: as `open_source`; E422 it does not convert, E423 it differs from its source, E424 the file's inputs or
+            outputs are not the declared ones.
     """
-    # TensorFlow, which tf2onnx needs, takes seconds to load, and the other conversion does without it.
+    # tf2onnx needs TensorFlow, which takes seconds to load; the other conversion does not need it.
     from orchestrator.frameworks.tensorflow import onnx_export
 
     parameters = ConvertParameters.from_json(context.params)
@@ -141,13 +141,13 @@ def _own(names: Mapping[str, str], wanted: list[str]) -> dict[str, str]:
 
 
 def _own_tensors(tensors: tuple[TfliteTensor, ...], names: Mapping[str, str], wanted: list[str]) -> dict[str, str]:
-    """Name in the spec → the name of the tensor itself, which tf2onnx takes over."""
+    """Name in the spec → the tensor's name in the file, which tf2onnx keeps."""
     by_name = {tensor.name: tensor.tensor for tensor in tensors}
     return {name: by_name[own] for name, own in _own(names, wanted).items()}
 
 
 def _dequantized(call: Call, outputs: Mapping[str, TfliteTensor]) -> Call:
-    """Quantized outputs as the numbers they stand for, so that two runtimes that round a half differently still agree."""
+    """Dequantized outputs, so that two runtimes that round halves differently still agree."""
 
     def meant(inputs: Mapping[str, Array]) -> dict[str, Array]:
         return {name: _value(array, outputs[name]) for name, array in call(inputs).items()}
@@ -167,14 +167,15 @@ _CONVOLUTIONS = {"Conv1D", "Conv2D", "Conv3D", "Conv2DBackpropInput", "Conv3DBac
 def to_int8(context: StepContext) -> dict[str, Any]:
     """Step: the source as `model.tflite` in int8, calibrated on the samples of `import`.
 
-    The rule is the same as for ONNX (`frameworks/onnx/quantize.py`): the activations of convolutional models keep to ranges
-    that some samples show, while those of transformers and recurrent models vary too much from call to call. With dynamic
-    ranges the weights are int8, and LiteRT quantizes the activations at every call. Inputs and outputs stay floats, so that
-    a variant is called like every other; an operator without an int8 kernel stays float too.
+    The rule is the same as for ONNX (`frameworks/onnx/quantize.py`): samples show the ranges of a convolutional model's
+    activations, while those of transformers and recurrent models vary too much from call to call. With dynamic ranges, the
+    weights are int8 and LiteRT quantizes the activations in every call. Inputs and outputs stay float, so that the variant
+    is called like all others; operators without an int8 kernel stay float too.
 
     Calibration uses at most every second row, so that `verify` also compares rows that did not set the ranges.
 
-    Params: as `orchestrator.frameworks.tensorflow.convert:to_tflite`; `seed` chooses among the rows where there are more than `calibration.LARGEST`.
+    Params: as `orchestrator.frameworks.tensorflow.convert:to_tflite`; `seed` selects rows if there are more than
+        `calibration.LARGEST`.
 
     Raises:
         StepError: as that step; E425, the model cannot be quantized or has nothing to quantize.
@@ -187,7 +188,7 @@ def to_int8(context: StepContext) -> dict[str, Any]:
             cause="TensorFlow's converter quantizes a model while it converts it, and cannot read a converted one",
             remedy="quantize it during its conversion, or give the model that it was converted from: `kind: keras` or `kind: saved-model`",
         )
-    # TensorFlow is loaded only now: a LiteRT model is refused without it.
+    # TensorFlow is only loaded now, because refusing a LiteRT model does not need it.
     from orchestrator.frameworks.tensorflow import convert as tf_convert
     from orchestrator.frameworks.tensorflow.library import tf
 

@@ -19,7 +19,7 @@ DEFAULT_SIGNATURE = "serving_default"
 _DTYPES = {number: name.lower() for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
 _OPERATORS = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
 _FLEX = "Flex"
-"""What the name of an operator begins with that is TensorFlow's own: "Select TF ops", which take another runtime."""
+"""The prefix of TensorFlow's own operators ("Select TF ops"), which need another runtime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,12 @@ class TfliteTensor:
     """An input or output of the model's first graph.
 
     Attributes:
-        name: in the model's signature; in a model without signatures as `tensor`.
-        tensor: the name of the tensor itself, as converters from LiteRT know it.
-        index: the tensor's number, as the interpreter takes it.
-        dtype: as a spec says it (`float32`, `int8`, `string`), or what LiteRT calls one that a spec cannot say.
+        name: in the model's signature; the same as `tensor` in a model without signatures.
+        tensor: the tensor's own name, which converters from LiteRT use.
+        index: the tensor's number in the interpreter.
+        dtype: as in a spec (`float32`, `int8`, `string`), or LiteRT's name of a type that specs do not have.
         shape: None for an open dimension.
-        scale, zero_point: a quantized tensor stands for (value - zero_point) x scale; scale None: it is not quantized.
+        scale, zero_point: a quantized value means (value - zero_point) x scale; scale is None if it is not quantized.
     """
 
     name: str
@@ -46,16 +46,16 @@ class TfliteTensor:
 
 @dataclass(frozen=True, slots=True)
 class TfliteFile:
-    """What is in the file.
+    """The content of the file.
 
     Attributes:
-        inputs, outputs: in the order of the first graph, which is what runs.
-        other_signatures: names of signatures that stand for other graphs.
-        operators: names of LiteRT's own operators that are used, such as `CONV_2D`.
+        inputs, outputs: in the order of the first graph, which is the one that is run.
+        other_signatures: names of the signatures of other graphs.
+        operators: names of the used operators of LiteRT itself, such as `CONV_2D`.
         custom_operators: names of operators that are neither LiteRT's nor TensorFlow's.
-        tensorflow_operators: names of operators that are TensorFlow's own and need its kernels ("Select TF ops").
-        parameters: how many numbers are stored in the file's tensors.
-        keeps_state: whether there are tensors that live on from one call to the next.
+        tensorflow_operators: names of TensorFlow's operators, which need its kernels ("Select TF ops").
+        parameters: the number of values stored in the file's tensors.
+        keeps_state: whether some tensors keep their values from one call to the next.
         quantized: whether weights are stored as integers with a scale.
     """
 
@@ -71,17 +71,17 @@ class TfliteFile:
 
 
 def read(path: Path) -> TfliteFile:
-    """Read the model at `path`, which LiteRT has opened: a flatbuffer is only safe to read once it was verified.
+    """Read the model at `path`, which LiteRT must have opened before: only a verified flatbuffer is safe to read.
 
     Raises:
-        ValueError: the graph's inputs or outputs are tensors that it does not have, which LiteRT leaves open.
+        ValueError: an input or output of the graph is a tensor that it does not have; LiteRT does not verify this.
     """
     model = schema.Model.GetRootAs(path.read_bytes(), 0)
     graph = model.Subgraphs(0)
     inputs, outputs, others = _signatures(model)
     codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
     custom = sorted({_text(code.CustomCode()) for code in codes if code.CustomCode()})
-    # Graphs may share what is stored, so it is counted by its place.
+    # Graphs may share stored values, so they are counted by their offset.
     stored = {tensor.Buffer(): tensor for tensor in _all_tensors(model) if _is_stored(model, tensor)}
     return TfliteFile(
         inputs=_tensors(graph, [graph.Inputs(i) for i in range(graph.InputsLength())], inputs, every=True),
@@ -97,11 +97,11 @@ def read(path: Path) -> TfliteFile:
 
 
 _Names = dict[int, list[str]]
-"""A tensor's number → what the signature calls it; it may have several names."""
+"""A tensor's number → its names in the signature; it may have several."""
 
 
 def _signatures(model: Any) -> tuple[_Names, _Names, tuple[str, ...]]:
-    """The names of the first graph's inputs and outputs, and the signatures of other graphs."""
+    """The names of the first graph's inputs and outputs, and of the signatures of other graphs."""
     found = [model.SignatureDefs(i) for i in range(model.SignatureDefsLength())]
     first = [each for each in found if each.SubgraphIndex() == 0]
     first.sort(key=lambda each: _text(each.SignatureKey()) != DEFAULT_SIGNATURE)
@@ -129,10 +129,10 @@ def _tensors(
     """The graph's tensors at `indexes`.
 
     Args:
-        graph: which holds them.
-        indexes: may name one twice.
+        graph: the graph with these tensors.
+        indexes: their numbers, possibly with duplicates.
         names: from the signature.
-        every: also those that the signature does not name, by the names of the tensors.
+        every: whether to include tensors that the signature does not name, under their own names.
     """
     if any(not 0 <= index < graph.TensorsLength() for index in indexes):
         raise ValueError(
@@ -168,7 +168,7 @@ def _tensor(tensor: Any, name: str, index: int) -> TfliteTensor:
 
 
 def _builtin(code: Any) -> int:
-    """The number of an operator; older files keep numbers below 127 in a one-byte field."""
+    """The number of an operator; older files store numbers below 127 in a one-byte field."""
     return max(int(code.BuiltinCode()), int(code.DeprecatedBuiltinCode()))
 
 
@@ -180,7 +180,7 @@ def _all_tensors(model: Any) -> Iterator[Any]:
 
 
 def _is_stored(model: Any, tensor: Any) -> bool:
-    """Whether the file holds the tensor's values, in the flatbuffer or, in a file of more than 2 GiB, behind it."""
+    """Whether the file contains the tensor's values: in the flatbuffer or, in files above 2 GiB, after it."""
     buffer = model.Buffers(tensor.Buffer())
     return bool(buffer.DataLength() or buffer.Size())
 

@@ -33,8 +33,8 @@ FILE = "model.tflite"
 class LitertRuntime:
     """One interpreter; see `orchestrator.frameworks.source.runtime.Runtime`.
 
-    Tensors are laid out anew only when a call has other shapes than the one before. What the model keeps from call to
-    call is forgotten before each, so that a call answers the same whatever came before it.
+    Tensors are only allocated again if a call has other shapes than the previous one. The model's state is reset before
+    each call, so that the result does not depend on previous calls.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class LitertRuntime:
         """One call; see `Runtime.run`.
 
         Raises:
-            ValueError: an input is not of the type or the shape that the model takes.
-            RuntimeError: an operator cannot work on these shapes or values.
+            ValueError: an input does not have the model's type or shape.
+            RuntimeError: an operator cannot process these shapes or values.
         """
         given = {name: _to_litert(inputs[name]) for name in self._inputs}
         self._lay_out({name: array.shape for name, array in given.items()})
@@ -79,7 +79,7 @@ class LitertRuntime:
     def _lay_out(self, shapes: dict[str, tuple[int, ...]]) -> None:
         if shapes == self._shapes:
             return
-        self._shapes = {}  # should one of the next lines fail, nothing is laid out
+        self._shapes = {}  # if one of the next lines fails, nothing is allocated
         for name, tensor in self._inputs.items():
             _check_shape(name, tensor, shapes[name])
             if None in tensor.shape:
@@ -89,10 +89,10 @@ class LitertRuntime:
 
 
 def open_interpreter(path: Path, threads: int) -> tuple[Interpreter, TfliteFile]:
-    """Open the model; LiteRT verifies the file, and only then it is read.
+    """Open the model: LiteRT verifies the file before it is read.
 
     Raises:
-        ValueError: the file is damaged, or holds what this LiteRT does not know.
+        ValueError: the file is damaged, or uses something that this version of LiteRT does not support.
         RuntimeError: the model's graph is inconsistent.
     """
     interpreter = Interpreter(str(path), num_threads=threads)
@@ -106,17 +106,17 @@ def by_spec_name(
     signature: Signature,
     threads: int,
 ) -> LitertRuntime:
-    """A runtime that takes and returns tensors by the spec's names.
+    """A runtime that is called with the spec's names.
 
     Args:
         interpreter: of the model.
-        file: what the model says.
-        names: those that are left out are the same.
-        signature: names the outputs that are wanted.
-        threads: that the interpreter was opened with.
+        file: the content of the model's file.
+        names: name in the spec → the model's own, where they differ.
+        signature: determines the requested outputs.
+        threads: of the interpreter.
 
     Raises:
-        KeyError: the model has no tensor of such a name.
+        KeyError: the model has no tensor with one of the names.
     """
     return LitertRuntime(
         interpreter,
@@ -132,7 +132,7 @@ def open_tflite(
 ) -> LitertRuntime:
     """Load `model.tflite` of a variant; see `open_runtime`.
 
-    A model that was given as LiteRT keeps its own names; `VariantFacts` beside it says which is which.
+    The user's own LiteRT file keeps its names; `VariantFacts` beside it maps the spec's names to them.
     """
     if accelerator != "none":
         raise gpu_not_used("LiteRT", "mlo runs it on CPUs only")
@@ -154,7 +154,7 @@ def _renamed(tensors: tuple[TfliteTensor, ...], names: Mapping[str, str], wanted
 
 
 def _check_shape(name: str, tensor: TfliteTensor, shape: tuple[int, ...]) -> None:
-    """Refuse other sizes where the model's are fixed: LiteRT would resize, but some operators would compute with the old size.
+    """Refuse other sizes than the model's fixed ones: LiteRT would resize, but some operators would use the old size.
 
     Raises:
         ValueError: the shape is not the model's.
@@ -168,7 +168,7 @@ def _check_shape(name: str, tensor: TfliteTensor, shape: tuple[int, ...]) -> Non
 
 
 def _to_litert(array: Array) -> Array:
-    """Texts as UTF-8; arrays that are not contiguous are copied."""
+    """The array as LiteRT needs it: texts as UTF-8, and contiguous."""
     return np.char.encode(array, "utf-8") if array.dtype.kind == "U" else np.ascontiguousarray(array)
 
 

@@ -1,7 +1,7 @@
 """LiteRT (TFLite) models as sources: inspection, the import step, and the model as the baseline.
 
-A dimension that the model leaves open may have any size. One that it fixes, often a batch of 1, stays as it is: the model's
-operators may compute with that size, and a model that is resized against its will can answer nonsense without a word.
+A dimension that is open in the model may have any size. A fixed one, often a batch of 1, stays fixed: operators may compute
+with that size, and a resized model can silently return wrong results.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
     Inputs: `weights`. Leaves an `Inspection`.
 
     Raises:
-        StepError: E301 no LiteRT model, E302 damaged, E366 it needs operators that LiteRT does not have.
+        StepError: E301 not a LiteRT model, E302 damaged, E366 it needs operators that LiteRT does not have.
     """
     _, file = _opened(context.inputs["weights"], 1)
     found = Inspection(
@@ -63,10 +63,10 @@ def check(context: StepContext) -> dict[str, Any]:
     """The import step: loads the model, checks it against the spec, and records its outputs.
 
     Params: `ImportParameters`. Inputs: `weights`, and
-    `samples` if given. Writes what `write_import` says.
+    `samples` if given. Writes the files that `write_import` lists.
 
     Raises:
-        StepError: E301, E302, E366, E367 the model, E320-E332 inputs, outputs and how it answers, E340-E345 the samples.
+        StepError: E301, E302, E366, E367 the model, E320-E332 inputs, outputs and repeatability, E340-E345 the samples.
     """
     parameters = ImportParameters.from_json(context.params)
     signature = parameters.signature
@@ -100,7 +100,7 @@ def open_baseline(
     Called as an `OpenBaseline`.
 
     Raises:
-        StepError: as `open_source`; E427 a GPU is asked for.
+        StepError: as `open_source`; E427 a GPU is requested.
     """
     del project
     if accelerator != "none":
@@ -111,17 +111,17 @@ def open_baseline(
 def open_source(
     source: SourceParameters, inputs: Mapping[str, Path], signature: Signature, threads: int
 ) -> tuple[LitertRuntime, TfliteFile]:
-    """The source model, called by the spec's names, and what was read from its file.
+    """The source model, called by the spec's names, and the content of its file.
 
     Args:
-        source: with its `names`.
+        source: the parameters of the source, with `names`.
         inputs: with the role `weights`.
         signature: the inputs and outputs by the spec's names.
         threads: for the operators of one call.
 
     Raises:
-        StepError: E301 no LiteRT model, E302 damaged, E320 and E324 it has no tensor of such a name, E366 it needs operators
-            that LiteRT does not have, E367 LiteRT cannot prepare it.
+        StepError: E301 not a LiteRT model, E302 damaged, E320 and E324 it has no tensor with one of the names, E366 it
+            needs operators that LiteRT does not have, E367 LiteRT cannot prepare it.
     """
     interpreter, file = _opened(inputs["weights"], threads)
     names = source.names
@@ -133,11 +133,11 @@ def open_source(
 
 
 def _guarded(run: Callable[[Mapping[str, Array]], dict[str, Array]], signature: Signature) -> Answer:
-    """`run` as the import step calls a source (`orchestrator.frameworks.source.outputs.Answer`).
+    """`run` in the form that the import step needs (`orchestrator.frameworks.source.outputs.Answer`).
 
     Args:
         run: one call of the model.
-        signature: to say what the model was given when it fails.
+        signature: for messages about failing calls.
     """
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
@@ -218,7 +218,7 @@ def _compare(
 
 
 def _cause(error: Exception) -> str:
-    """LiteRT's reason: it puts its source location and the condition first, the operator last, with no space between."""
+    """LiteRT's reason, without the source location and condition before it and the operator after it."""
     return (
         headline(error).replace("Node number", "; node number", 1) if "Node number" in str(error) else headline(error)
     )
@@ -228,7 +228,7 @@ def _prove_repeatable(answer: Answer, signature: Signature, samples: Samples, fi
     """Check that outputs repeat, and that a row does not depend on the other rows of its batch.
 
     Raises:
-        StepError: E330 it draws random numbers, E331 rows change each other's answers, E332 a call changes the next.
+        StepError: E330 it draws random numbers, E331 rows influence each other, E332 a call affects the next.
     """
     if name := changing_output(answer, signature, samples):
         drawn = sorted(file.operators & _RANDOM)

@@ -1,4 +1,4 @@
-"""Turns the ONNX model that was given into the variant that is served: the spec's names, one file, nothing that is not run."""
+"""Converts the user's ONNX model to the served variant: the spec's names, one file, only nodes that are run."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ __all__ = ["to_onnx"]
 
 _DATA_FILE = "model.onnx.data"
 _SMALLEST_OUTSIDE = 1024
-"""Bytes of a tensor above which it goes into the file of weights, where there is one."""
+"""Tensors with more bytes than this go into the file of weights, if there is one."""
 _ALIGNMENT = 4096
-"""Where tensors begin in that file: ONNX Runtime maps it into memory page by page."""
+"""The alignment of tensors in that file, because ONNX Runtime maps it into memory by pages."""
 _FIRST_WITHOUT_STORED_INPUTS = 4
-"""The IR version from which on an initializer need not be an input."""
+"""The first IR version in which initializers do not have to be inputs."""
 _OPSET_OF_IDENTITY = 13
 
 
 def to_onnx(context: StepContext) -> dict[str, Any]:
     """Step: the source as `model.onnx` with the signature's names, order and dimensions.
 
-    Its weights go into the file itself; where they are too many for one, into `model.onnx.data` beside it.
+    The weights go into the file itself or, if they are too large for that, into `model.onnx.data` beside it.
 
     Params: `ConvertParameters`. Inputs: `weights`, the files beside it, `import`.
 
     Raises:
-        StepError: as `read_onnx`; E422 it cannot be written, E423 it differs from its source, E424 it is not what was
-            declared.
+        StepError: as `read_onnx`; E422 it cannot be written, E423 it differs from its source, E424 its inputs or outputs
+            are not the declared ones.
     """
     context.progress("reading the model", 0.0)
     signature, samples = read_import(context.inputs["import"])
@@ -90,13 +90,13 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
 
 
 def _normalize(model: Any) -> None:
-    """Drop what is not run or no longer holds, and bring what old versions wrote up to date."""
+    """Drop what is not run or is no longer true, and update what old versions wrote."""
     model.ir_version = max(model.ir_version, _FIRST_WITHOUT_STORED_INPUTS)
     if not any(entry.domain in {"", "ai.onnx"} for entry in model.opset_import):
         model.opset_import.add(domain="", version=_OPSET_OF_IDENTITY)
     del model.configuration[:]
     for body in bodies(model):
-        # Whoever loads the model infers the inner shapes; these have the old names of its dimensions.
+        # Runtimes infer inner shapes; the stored ones have the old names of dimensions.
         del body.value_info[:]
         for node in body.node:
             del node.device_configurations[:]
@@ -120,7 +120,7 @@ def _set_shapes(values: Any, tensors: Sequence[Tensor]) -> None:
 
 
 def _move_out(graph: Any, data: ExternalData, path: Path) -> None:
-    """Write the graph's initializers one after the other to `path`, and keep only their places in the model."""
+    """Write the graph's initializers to `path`, one after the other, and only keep their positions in the model."""
     with path.open("wb") as file:
         for tensor in graph.initializer:
             if tensor.data_type == onnx.TensorProto.STRING:
@@ -141,7 +141,7 @@ def _move_out(graph: Any, data: ExternalData, path: Path) -> None:
 
 
 def _raw(tensor: Any) -> bytes:
-    """A tensor's bytes, whichever of its fields holds them."""
+    """A tensor's bytes, from whichever field contains them."""
     if tensor.HasField("raw_data"):
         return bytes(tensor.raw_data)
     return bytes(numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data)

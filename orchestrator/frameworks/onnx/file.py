@@ -1,9 +1,9 @@
-"""Reads ONNX models given by others, and the files beside them that hold their tensors; everything is checked first.
+"""Reads untrusted ONNX models and the files with their tensors; everything is checked first.
 
-A model names the files that hold its tensors, and whoever made the model may name any file. So a path must lead downwards
-from the model's folder, step by step, through no link. Each file is checked after it was opened and read through the same
-descriptor, so nothing can take its place in between. A hard link is refused as well, since unpacking an archive can make one
-to a private file. (CVE-2022-25882, CVE-2024-27318, CVE-2026-27489, CVE-2026-34446, CVE-2026-34447, GHSA-q56x-g2fj-4rj6.)
+A model names the files with its tensors, and its author can name any file. So a path must stay below the model's folder and
+contain no links. Each file is checked after it was opened and read through the same descriptor, so that it cannot be
+replaced in between. Hard links are refused too, because unpacking an archive can create one to a private file.
+(CVE-2022-25882, CVE-2024-27318, CVE-2026-27489, CVE-2026-34446, CVE-2026-34447, GHSA-q56x-g2fj-4rj6.)
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _BITS = {
     onnx.TensorProto.INT2: 2,
     onnx.TensorProto.UINT2: 2,
 }
-"""Bits of the types of which several share a byte."""
+"""Bits per element of the types with several elements per byte."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExternalData:
-    """The files of one model that hold tensors, mapped into memory.
+    """The files with the tensors of one model, mapped into memory.
 
     Attributes:
         files: their paths relative to the model's folder, in the order in which the model names them.
@@ -66,7 +66,7 @@ class ExternalData:
         return self._contents[place.file][place.offset : place.offset + place.size]
 
     def array(self, tensor: Any) -> np.ndarray[Any, Any] | None:
-        """The same as an array; None where numpy lacks the type, or the tensor is not aligned."""
+        """The same as an array; None if numpy lacks the type or the tensor is not aligned."""
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         content = self.of(tensor)
         if dtype.kind not in "biuf" or tensor.data_type in _BITS or not content:
@@ -76,14 +76,14 @@ class ExternalData:
 
 
 def open_external_data(model: Any, folder: Path) -> ExternalData:
-    """Open every file that holds a tensor of the model, and check that the tensors are there.
+    """Open all files with tensors of the model, and check that they contain them.
 
     Args:
-        model: as parsed, its external data not loaded.
-        folder: where the model's file lies.
+        model: as parsed, without its external data.
+        folder: the folder of the model's file.
 
     Raises:
-        StepError: E360 a path that leads out of the folder, or through a link; E361 no such file, or one that is too short.
+        StepError: E360 a path leads out of the folder or through a link; E361 a file is missing or too short.
     """
     contents: dict[str, memoryview] = {}
     for tensor in tensors(model):
@@ -103,7 +103,7 @@ def open_external_data(model: Any, folder: Path) -> ExternalData:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a tensor is: a file, the first byte, and how many."""
+    """The position of a tensor: file, first byte and number of bytes."""
 
     file: str
     offset: int
@@ -123,7 +123,7 @@ class _Place:
 
 
 def _size(tensor: Any) -> int:
-    """The bytes of a tensor by its type and shape."""
+    """The number of bytes of a tensor, from its type and shape."""
     kind = tensor.data_type
     if kind in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING) or any(size < 0 for size in tensor.dims):
         raise _wrong(
@@ -147,7 +147,7 @@ def _number(tensor: Any, entries: dict[str, str], key: str, default: int) -> int
 
 
 def _inside(tensor: Any, location: str) -> str:
-    """The path relative to the model's folder, without detours."""
+    """The path relative to the model's folder, normalized."""
     path = PurePosixPath(location)
     if "\0" in location or not path.parts:
         raise _wrong(f"the model names no file for the tensor `{tensor.name}`", f"it says {location[:80]!r}")
@@ -187,7 +187,7 @@ def _opened(file: str, folder: Path) -> int:
             below = _step(part, file, above, os.O_DIRECTORY)
             os.close(above)
             above = below
-        # O_NONBLOCK: a named pipe must not hold up the open.
+        # O_NONBLOCK: opening a named pipe must not block.
         descriptor = _step(name, file, above, os.O_NONBLOCK)
     finally:
         os.close(above)
@@ -218,7 +218,7 @@ def _is_link(name: str, above: int) -> bool:
     try:
         return stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
     except OSError:
-        return False  # whoever opened it has reported the problem
+        return False  # the code that opens it reports the problem
 
 
 def _link(file: str, cause: str) -> StepError:
@@ -236,13 +236,13 @@ def _wrong(message: str, cause: str, remedy: str = "copy or export the model wit
 
 
 LARGEST_FILE = 2**31 - 1
-"""Bytes of the largest protobuf message; what is larger keeps its weights in files of their own."""
+"""The maximum size of a protobuf message; larger models keep their weights in other files."""
 
 _LARGEST_CHECKED = 2**30
-"""Bytes of a model that is still given to the checker, which copies it several times."""
+"""The maximum size of a model that the checker gets, because it makes several copies."""
 
 _SMALL = 4096
-"""Bytes of a tensor below which it is copied into the model."""
+"""Tensors with fewer bytes than this are copied into the model."""
 
 _LISTED = 8
 _KNOWN_DOMAINS = frozenset(
@@ -259,7 +259,7 @@ _KNOWN_DOMAINS = frozenset(
         "org.pytorch.aten",
     }
 )
-"""Domains that ONNX Runtime itself registers operators of."""
+"""Domains whose operators ONNX Runtime itself registers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +267,8 @@ class GivenModel:
     """A model as given.
 
     Attributes:
-        proto: the ModelProto. Large weights, initializers of the graph itself, may lie in other files and are not loaded.
-        data: those files.
+        proto: the ModelProto. Large weights (initializers of the main graph) may be in other files and are not loaded.
+        data: these files.
     """
 
     proto: Any
@@ -276,7 +276,7 @@ class GivenModel:
 
     @property
     def inputs(self) -> list[Any]:
-        """The inputs of a call, without initializers that are inputs too (before IR version 4 all are)."""
+        """The inputs of a call, without initializers that are also inputs (before IR version 4, all are)."""
         graph = self.proto.graph
         stored = {tensor.name for tensor in graph.initializer}
         stored |= {sparse.values.name for sparse in graph.sparse_initializer}
@@ -284,7 +284,7 @@ class GivenModel:
 
     @property
     def opset(self) -> int:
-        """The version of the standard operators; 0 where the model uses none."""
+        """The version of the standard operators; 0 if the model uses none."""
         versions = [entry.version for entry in self.proto.opset_import if entry.domain in {"", "ai.onnx"}]
         return max(versions, default=0)
 
@@ -293,8 +293,8 @@ def read_onnx(path: Path) -> GivenModel:
     """The model at `path`.
 
     Raises:
-        StepError: E301 no ONNX file, E302 cut off or damaged, E360 and E361 the files beside it, E364 operators that ONNX
-            Runtime does not have, E365 nothing to run.
+        StepError: E301 not an ONNX file, E302 truncated or damaged, E360 and E361 other files of the model, E364 operators
+            that ONNX Runtime does not have, E365 nothing to run.
     """
     expect_kind(path, "onnx", "onnx")
     size = path.stat().st_size
@@ -313,7 +313,7 @@ def read_onnx(path: Path) -> GivenModel:
         proto = onnx.ModelProto.FromString(path.read_bytes())
     if any(isinstance(text, bytes) for text in texts(proto)):
         raise _damaged("the ONNX file cannot be read", "a name in it is not UTF-8", "copy or export it again")
-    # How the model was trained is no part of what is run, and may name files of its own.
+    # Training information is not run, and may refer to further files.
     del proto.training_info[:]
     data = open_external_data(proto, path.parent)
     _embed_small(proto, data)
@@ -334,29 +334,29 @@ def embed(model: Any, data: ExternalData) -> None:
 
 
 def _embed_small(model: Any, data: ExternalData) -> None:
-    """Move everything but large weights into the model itself: ONNX Runtime takes only initializers separately."""
+    """Move everything but large weights into the model itself: ONNX Runtime only accepts initializers separately."""
     large = [
         tensor
         for tensor in model.graph.initializer
         if uses_external_data(tensor) and len(data.of(tensor)) >= _SMALL and data.array(tensor) is not None
     ]
     for tensor in large:
-        tensor.data_location = onnx.TensorProto.DEFAULT  # so that it is passed over
+        tensor.data_location = onnx.TensorProto.DEFAULT  # so that it is skipped
     embed(model, data)
     for tensor in large:
         tensor.data_location = onnx.TensorProto.EXTERNAL
 
 
 def stored_bytes(model: GivenModel) -> int:
-    """Bytes that the model takes as one file."""
+    """The size of the model as one file, bytes."""
     outside = sum(len(model.data.of(t)) for t in tensors(model.proto) if uses_external_data(t))
     return int(model.proto.ByteSize()) + outside
 
 
 def objection(model: GivenModel) -> str:
-    """What ONNX's own checker objects to; empty if it accepts the model.
+    """The objection of ONNX's own checker; empty if it accepts the model.
 
-    Runtimes take some models that the checker does not, such as those of producers that name operators otherwise.
+    Runtimes accept some models that the checker rejects, such as those with a producer's own operator names.
     """
     if stored_bytes(model) > _LARGEST_CHECKED:
         return ""
@@ -365,8 +365,8 @@ def objection(model: GivenModel) -> str:
     embed(whole, model.data)
     try:
         onnx.checker.check_model(whole, full_check=True)
-    # Beside its own errors come those of C++, when what it meets is damaged.
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the checker's objection
+    # On damaged models it also raises errors from its C++ code.
+    except Exception as error:  # noqa: BLE001 - every error counts as an objection
         return (str(error).strip().splitlines() or ["it does not say what"])[0]
     return ""
 

@@ -1,7 +1,7 @@
-"""Finishes ONNX files that a converter wrote: canonical order and names, declared dimensions, no traces of the machine.
+"""Finishes ONNX files from converters: canonical order and names, declared dimensions, no traces of this machine.
 
-tf2onnx iterates over sets of objects, so the order of its nodes, the numbers in its names, and which of two equal tensors is
-computed and which is copied differ from process to process. `canonical` makes them depend on the graph alone.
+tf2onnx iterates over sets of objects, so that the order of its nodes, the numbers in its names, and which of two equal
+tensors is computed and which is copied, differ between processes. After `canonical`, they only depend on the graph.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["LARGEST_ONNX_FILE", "OnnxSize", "canonical", "finish"]
 
 
 def canonical(model: Any) -> None:
-    """Put nodes and stored tensors in the order in which the outputs lead to them, and number them by kind, in place.
+    """Order nodes and stored tensors by a traversal from the outputs, and number them by kind, in place.
 
-    What no output leads to goes. The graph's inputs and outputs keep their names; all others get a `/`, which no name of a
-    spec has.
+    Unreachable nodes are removed. The graph's inputs and outputs keep their names; all others get a `/`, which names in
+    specs cannot contain.
     """
     graph = model.graph
     kept = {value.name: value.name for value in (*graph.input, *graph.output)}
@@ -40,7 +40,7 @@ def canonical(model: Any) -> None:
 
 
 def _arrange(graph: Any, prefix: str, outer: dict[str, str]) -> None:
-    """Arrange one graph; `outer` holds the new names of what it sees, by their old ones."""
+    """Arrange one graph; `outer` maps old to new names of the outer graph's tensors."""
     _copy_once(graph)
     names = dict(outer)
     producers = {name: node for node in graph.node for name in node.output if name}
@@ -74,7 +74,7 @@ def _arrange(graph: Any, prefix: str, outer: dict[str, str]) -> None:
 
 
 def _copy_once(graph: Any) -> None:
-    """Remove copies (Identity); an output that equals an input or another output is copied from the first of them."""
+    """Remove copies (Identity nodes); an output that equals an input or another output is copied from the first of these."""
     roots: dict[str, str] = {}
     copies = [node for node in graph.node if node.op_type == "Identity" and not node.domain]
     sources = {node.output[0]: node.input[0] for node in copies}
@@ -100,7 +100,7 @@ def _copy_once(graph: Any) -> None:
 
 
 def _rename_seen(node: Any, renamed: dict[str, str]) -> None:
-    """Rename in the node and in the graphs inside it, which see the names of the outer graph."""
+    """Rename in the node and in its inner graphs, which can use names of the outer graph."""
     node.input[:] = [renamed.get(name, name) for name in node.input]
     node.output[:] = [renamed.get(name, name) for name in node.output]
     for graph in _inner(node):
@@ -111,7 +111,7 @@ def _rename_seen(node: Any, renamed: dict[str, str]) -> None:
 
 
 def _in_order(outputs: list[str], producers: dict[str, Any]) -> Iterator[Any]:
-    """The nodes that the outputs need, in topological order; without recursion, since graphs are deep."""
+    """The nodes that the outputs need, in topological order; without recursion, because graphs are deep."""
     done: set[int] = set()
     stack = [(producers[name], False) for name in reversed(outputs) if name in producers]
     while stack:
@@ -127,7 +127,7 @@ def _in_order(outputs: list[str], producers: dict[str, Any]) -> Iterator[Any]:
 
 
 def _needed(node: Any) -> Iterator[str]:
-    """What the node reads, and what the graphs inside it read from the outer graph, in the order of their outputs."""
+    """The tensors that the node and its inner graphs read from the outer graph, in the order of their outputs."""
     yield from (name for name in node.input if name)
     for graph in _inner(node):
         inside = {name for each in graph.node for name in each.output}
@@ -160,37 +160,37 @@ def _rename_tensors(node: Any, names: dict[str, str]) -> None:
 
 
 def _replace(field: Any, values: list[Any]) -> None:
-    # Copies, since what a repeated field holds goes with it.
+    # Copies, because the elements are deleted together with the repeated field.
     copies = [type(value).FromString(value.SerializeToString()) for value in values]
     del field[:]
     field.extend(copies)
 
 
 LARGEST_ONNX_FILE = 1900 * 2**20
-"""Bytes of weights above which they go into a file of their own: a protobuf message ends at 2 GiB."""
+"""Weights with more bytes than this go into a separate file: a protobuf message is limited to 2 GiB."""
 
 
 class OnnxSize(TypedDict):
-    """The opset of a model, and how many nodes its graph has."""
+    """The opset of a model, and the number of nodes in its graph."""
 
     opset: int
     nodes: int
 
 
 def finish(path: Path, signature: Signature, *, checked: bool = True) -> OnnxSize:
-    """Strip, rename and check the model at `path` in place; weights in a second file are left where they are.
+    """Strip, rename and check the model at `path` in place; weights in a second file are not touched.
 
-    Node names, stack traces, documentation strings and the exporter's notes go (they hold paths of this machine), the
-    dimensions get the names of the spec, and inputs and outputs are compared with the signature.
+    Node names, stack traces, documentation strings and the exporter's notes are removed, because they contain paths of this
+    machine; dimensions get the spec's names; inputs and outputs are compared with the signature.
 
     Args:
         path: the file.
-        signature: what it has to be.
-        checked: whether ONNX's own checker has to take it; it refuses some models that ONNX Runtime runs, and such a
-            source stays what it is.
+        signature: the declared inputs and outputs.
+        checked: whether ONNX's own checker must accept it. It rejects some models that ONNX Runtime runs, and such sources
+            are kept.
 
     Returns:
-        How large it is.
+        The opset and the number of nodes.
 
     Raises:
         StepError: E424, the file is not valid ONNX, or its inputs or outputs are not the declared ones.

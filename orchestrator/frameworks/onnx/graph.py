@@ -1,4 +1,4 @@
-"""Walks through ONNX graphs, renames their inputs and outputs, and prunes what no output needs."""
+"""Traverses ONNX graphs, renames their inputs and outputs, and prunes nodes that no output needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def inner_graphs(node: Any) -> Iterator[Any]:
 
 
 def bodies(model: Any) -> Iterator[Any]:
-    """Everything that holds nodes: the graph, the model's functions, and every graph inside them."""
+    """Everything that contains nodes: the graph, the model's functions, and all their inner graphs."""
     yield from graphs(model.graph)
     for function in model.functions:
         yield function
@@ -35,13 +35,13 @@ def bodies(model: Any) -> Iterator[Any]:
 
 
 def nodes(model: Any) -> Iterator[Any]:
-    """Every node, wherever it stands."""
+    """Every node of the model, including functions and inner graphs."""
     for body in bodies(model):
         yield from body.node
 
 
 def tensors(model: Any) -> Iterator[Any]:
-    """Every tensor that is stored in the model: initializers and attributes, those of sparse tensors too."""
+    """Every tensor that is stored in the model: initializers and attributes, including those of sparse tensors."""
     for body in bodies(model):
         yield from getattr(body, "initializer", ())
         for sparse in getattr(body, "sparse_initializer", ()):
@@ -54,7 +54,7 @@ def tensors(model: Any) -> Iterator[Any]:
 
 
 def texts(model: Any) -> Iterator[str | bytes]:
-    """Every name in the model; protobuf gives bytes for what is not UTF-8."""
+    """Every name in the model; names that are not UTF-8 are bytes."""
     for opset in model.opset_import:
         yield opset.domain
     for function in model.functions:
@@ -94,9 +94,9 @@ def rename(model: Any, inputs: Mapping[str, str], outputs: Mapping[str, str]) ->
     """Rename inputs and outputs in place, and put them in the order of the mappings.
 
     Args:
-        model: the ModelProto; an output that `outputs` does not name goes.
-        inputs: new name → the model's own, all of them.
-        outputs: new name → the model's own; two may be the same tensor.
+        model: the ModelProto; outputs that `outputs` does not list are removed.
+        inputs: new name → the model's own, for all inputs.
+        outputs: new name → the model's own; two of them may be the same tensor.
 
     Raises:
         KeyError: the model has no such input or output.
@@ -110,7 +110,7 @@ def rename(model: Any, inputs: Mapping[str, str], outputs: Mapping[str, str]) ->
     wanted = {own: name for name, own in inputs.items()}
     aside = []
     for name, own in outputs.items():
-        # What comes straight from an input or from the file, or is an output already, gets its second name from a node.
+        # An output that is an input, a stored tensor or another output gets its second name from a node.
         if own in made and own not in wanted:
             wanted[own] = name
         else:
@@ -141,7 +141,7 @@ def _replace_values(field: Any, names: Mapping[str, str], values: list[Any]) -> 
 
 
 def _names(graph: Any) -> set[str]:
-    """The names of all tensors, those of the graphs inside it too: they see the names of the outer graph."""
+    """The names of all tensors, including those of inner graphs, which can use names of the outer graph."""
     found: set[str] = set()
     for each in graphs(graph):
         found.update(value.name for value in (*each.input, *each.output, *each.initializer))
@@ -196,7 +196,7 @@ def prune(graph: Any) -> None:
 
 
 def _names_read(node: Any) -> Iterator[str]:
-    """The names that a node reads, and those that graphs inside it read or return; some belong to the outer graph."""
+    """The names that a node reads, and that its inner graphs read or return; some belong to the outer graph."""
     yield from node.input
     for inner in inner_graphs(node):
         yield from (value.name for value in inner.output)

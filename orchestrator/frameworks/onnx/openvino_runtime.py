@@ -11,11 +11,11 @@ from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.steps.context import last_line, refuse_on
 
-# The package `openvino` counts its uses: it writes to the home folder and sends a message when it is imported. Without
-# the package that does so, it uses a stand-in of its own that does nothing.
+# The package `openvino` collects telemetry: when it is imported, it writes to the home folder and sends a message. If its
+# telemetry package is missing, it uses a stub of its own that does nothing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
-import openvino  # noqa: E402 - only now
+import openvino  # noqa: E402 - only after that
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +47,7 @@ class OpenVinoRuntime:
 
 
 def compile_settings(threads: int) -> dict[str, Any]:
-    """As the server compiles it, since that is what will serve; a test compares."""
+    """The same settings as the server's, which a test compares."""
     return {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,

@@ -1,8 +1,8 @@
 """Makes int8 variants of ONNX models: static quantization for convolutional models, dynamic for all others.
 
-The rule is that of ONNX Runtime's manual: convolutions gain only when their activations are quantized with ranges known
-beforehand, while the activations of transformers and recurrent models vary too much from call to call for fixed ranges.
-Activations are QUInt8 and weights QInt8, per channel: on x86 this is the pair with the fast kernels.
+The rule is that of ONNX Runtime's manual: convolutions only get faster if the ranges of their activations are known in
+advance, while the activations of transformers and recurrent models vary too much between calls for fixed ranges.
+Activations are QUInt8 and weights QInt8, per channel: on x86, this combination has the fast kernels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["QUANTIZED", "has_float16_weights", "needs_reduced_range", "quantizable", "to_int8"]
 
 OPSET = 13
-"""The first version whose QuantizeLinear has a scale for each channel."""
+"""The first opset whose QuantizeLinear has a scale per channel."""
 
 QUANTIZED = frozenset(
     {
@@ -62,19 +62,19 @@ QUANTIZED = frozenset(
         *("GatherBlockQuantized", "QMoE"),
     }
 )
-"""Operators of quantized models, the standard's and ONNX Runtime's own."""
+"""Operators of quantized models, both standard ones and ONNX Runtime's own."""
 
 
 def quantizable(directory: Path, imported: Path, scratch: Path) -> Path:
-    """The file to quantize: the variant's own, or one of a later opset.
+    """The file to quantize: the variant's own, or a copy with a later opset.
 
     Args:
-        directory: the variant, which holds `model.onnx`.
-        imported: what the import step left.
-        scratch: where another file may be written.
+        directory: the variant, with `model.onnx`.
+        imported: the output of the import step.
+        scratch: a folder for the copy.
 
     Raises:
-        StepError: E425, it is quantized already, or of an opset that cannot be raised.
+        StepError: E425, it is already quantized, or its opset cannot be raised.
     """
     path = directory / "model.onnx"
     model = onnx.load(str(path), load_external_data=False)
@@ -90,13 +90,13 @@ def quantizable(directory: Path, imported: Path, scratch: Path) -> Path:
 
 
 def has_float16_weights(path: Path) -> bool:
-    """Whether weights of the model are float16, which the quantizer skips."""
+    """Whether the model has float16 weights, which the quantizer skips."""
     graph = onnx.load(str(path), load_external_data=False).graph
     return any(tensor.data_type == onnx.TensorProto.FLOAT16 and len(tensor.dims) > 1 for tensor in graph.initializer)
 
 
 def _raised(directory: Path, imported: Path, scratch: Path, opset: int) -> Path:
-    """The model upgraded to the opset that is needed, with the same outputs."""
+    """The model upgraded to the required opset, with the same outputs."""
     raised = scratch / "raised"
     raised.mkdir()
     try:
@@ -105,7 +105,7 @@ def _raised(directory: Path, imported: Path, scratch: Path, opset: int) -> Path:
         signature, samples = read_import(imported)
         before, after = (open_runtime("onnx", folder, signature, threads=1) for folder in (directory, raised))
         check_sizes(signature, samples, before.run, after.run)
-    # The converter raises whatever its adapters raise, and what it makes may not load, or be another model.
+    # The converter raises whatever its adapters raise, and its result may not load or may differ.
     except Exception as error:
         cause = error.cause or error.message if isinstance(error, StepError) else headline(error)
         raise StepError(
@@ -122,11 +122,11 @@ _DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"}
 
 
 def to_int8(context: StepContext) -> dict[str, Any]:
-    """Step: `model` (a variant that holds `model.onnx` in fp32) as int8, calibrated on the samples of `import`.
+    """Step: quantize `model` (an fp32 variant with `model.onnx`) to int8, calibrated on the samples of `import`.
 
-    Calibrated on every second row at most, so that `verify` compares rows too that the ranges were not made for.
+    At most every second row is used for calibration, so that `verify` also compares rows that did not set the ranges.
 
-    Params: `seed` chooses among those where there are more than `calibration.LARGEST`.
+    Params: `seed` selects rows if there are more than `calibration.LARGEST`.
 
     Raises:
         StepError: E425, the model cannot be quantized, is quantized already, or has nothing to quantize.
@@ -139,10 +139,10 @@ def to_int8(context: StepContext) -> dict[str, Any]:
     reduced = needs_reduced_range(Path("/proc/cpuinfo"))
     chosen = calibration.choose(context.inputs["import"], parameters.seed)
     smoothed = None
-    # The quantizer raises what its operator handlers raise.
+    # The quantizer raises whatever its operator handlers raise.
     with refuse_on(Exception, "E425", "the model cannot be quantized to int8"), _quiet():
         context.progress("preparing the graph", 0.1)
-        # Symbolic shape inference is left out: the exporter has written the shapes already.
+        # No symbolic shape inference: the exporter has already written the shapes.
         quant_pre_process(
             str(source),
             str(prepared),
@@ -185,7 +185,7 @@ def to_int8(context: StepContext) -> dict[str, Any]:
 
 
 def needs_reduced_range(cpuinfo: Path) -> bool:
-    """Whether weights must be kept to 7 bits: x86 CPUs without VNNI add pairs of 8-bit products in 16 bits and saturate.
+    """Whether weights must be limited to 7 bits: x86 CPUs without VNNI add pairs of 8-bit products in 16 bits and saturate.
 
     Args:
         cpuinfo: `/proc/cpuinfo`.
@@ -202,13 +202,13 @@ def needs_reduced_range(cpuinfo: Path) -> bool:
 
 
 class _Rows(CalibrationDataReader):  # type: ignore[misc]
-    """Hands the calibrator one call after the other."""
+    """Gives the calibrator one call after the other."""
 
     def __init__(self, calls: Iterator[dict[str, Array]]) -> None:
         self._calls = calls
 
     def get_next(self) -> dict[str, Array] | None:
-        """The next call's inputs, None after the last."""
+        """The inputs of the next call; None after the last."""
         return next(self._calls, None)
 
 
@@ -228,14 +228,14 @@ def _static(chosen: calibration.CalibrationRows, prepared: Path, target: Path, *
 
 
 def _forget_shapes(path: Path) -> None:
-    """Drop the inner shapes, which the quantizer infers again: it transposes weights and keeps their old shapes."""
+    """Drop the inner shapes, which the quantizer infers again: it transposes weights but keeps their old shapes."""
     model = onnx.load(str(path), load_external_data=False)
     del model.graph.value_info[:]
     onnx.save(model, str(path))
 
 
 def _quantized_operators(path: Path) -> list[str]:
-    """The operators to quantize; the quantizer mistakes the standard's `Attention` (opset 23) for ONNX Runtime's own."""
+    """The operators to quantize; the quantizer confuses the standard `Attention` (opset 23) with ONNX Runtime's own."""
     graph = onnx.load(str(path), load_external_data=False).graph
     standard = any(node.op_type == "Attention" and node.domain in {"", "ai.onnx"} for node in graph.node)
     return [name for name in IntegerOpsRegistry if name != "Attention" or not standard]

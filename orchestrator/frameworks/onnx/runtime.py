@@ -45,7 +45,7 @@ CUDA_OPTIONS = {
     "cudnn_conv_algo_search": "HEURISTIC",
     "use_tf32": "0",
 }
-"""As the server opens it (`orchestrator/server/onnxruntime_session.py`, which says why), since that is what will serve; a test compares."""
+"""The same settings as the server's (`orchestrator/server/onnxruntime_session.py` gives the reasons); a test compares them."""
 
 
 _GRAPH_OPTIMIZATION: Mapping[GraphOptimization, onnxruntime.GraphOptimizationLevel] = MappingProxyType(
@@ -63,10 +63,10 @@ class OrtRuntime:
 
     Args:
         session: the loaded model.
-        inputs: the spec's name of every input → the model's own.
-        outputs: the same of the outputs that are wanted.
-        threads: that the session was opened with.
-        held: what must live as long as the session.
+        inputs: name in the spec → the model's own, for all inputs.
+        outputs: the same for the requested outputs.
+        threads: of the session.
+        held: objects that must live as long as the session.
     """
 
     def __init__(
@@ -96,9 +96,10 @@ class OrtRuntime:
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """Options for exactly `threads` threads, none of which spins while it waits.
+    """Session options for exactly `threads` threads, which do not spin while waiting.
 
-    Spinning threads win a little latency in a lone process and lose a lot where CPUs are limited or shared.
+    Spinning reduces the latency a little if a process has the machine to itself, and increases it a lot if CPUs are limited
+    or shared.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -106,7 +107,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors only: its warnings speak of nodes, not of what a user can change
+    options.log_severity_level = 3  # errors only: its warnings are about nodes, not about anything that a user can change
     return options
 
 
@@ -116,17 +117,17 @@ def open_session(
     accelerator: Accelerator,
     provider: str = "CPUExecutionProvider",
 ) -> onnxruntime.InferenceSession:
-    """A session on the CPU or on the first GPU; it never falls back from one to the other.
+    """A session on the CPU or on the first GPU, without a fallback from one to the other.
 
     Args:
         model: a path, or a serialized model.
         options: of the session.
-        accelerator: what computes.
-        provider: ONNX Runtime's execution provider, where no accelerator is asked for.
+        accelerator: the device that runs the model.
+        provider: ONNX Runtime's execution provider, if no accelerator is requested.
 
     Raises:
-        StepError: E427, the GPU or the provider is not used.
-        Exception: the model does not load; ONNX Runtime's exceptions share no base class of their own.
+        StepError: E427, the GPU or the provider cannot be used.
+        Exception: the model cannot be loaded; ONNX Runtime's exceptions have no common base class.
     """
     if accelerator == "none":
         if provider not in onnxruntime.get_available_providers():
@@ -134,7 +135,7 @@ def open_session(
         return onnxruntime.InferenceSession(model, options, providers=[provider])
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise gpu_not_used("ONNX Runtime", "the installed onnxruntime is a CPU build")
-    onnxruntime.preload_dlls()  # the libraries of CUDA and cuDNN from packages
+    onnxruntime.preload_dlls()  # the CUDA and cuDNN libraries from Python packages
     session = onnxruntime.InferenceSession(
         model, options, providers=[("CUDAExecutionProvider", CUDA_OPTIONS)], enable_fallback=0
     )
@@ -157,7 +158,7 @@ def open_onnx(
     """Load `model.onnx` of a variant; see `open_with`."""
     options = session_options(threads)
     options.graph_optimization_level = _GRAPH_OPTIMIZATION[graph_optimization]
-    # Its exceptions share no base class of their own; whatever it says is the reason.
+    # Its exceptions have no common base class; every message is taken as the reason.
     with refuse_on(Exception, "E420", "ONNX Runtime does not load the model", cause=last_line):
         session = open_session(str(directory / "model.onnx"), options, accelerator, execution_provider)
     inputs, outputs = ({tensor.name: tensor.name for tensor in side} for side in (signature.inputs, signature.outputs))
@@ -178,31 +179,31 @@ _SOURCE_LINE = re.compile(r"/\S+\.(?:cc|h):\d+ \S.*?\) (?=\S)")
 
 
 def open_given(model: GivenModel, names: Names, threads: int) -> OrtRuntime:
-    """The model on the CPU with ONNX Runtime's default optimizations, called by the names of the spec.
+    """The model on the CPU with ONNX Runtime's default optimizations, called by the spec's names.
 
-    The files that hold the weights are not opened again: what was checked is what is run.
+    The files with weights are not opened again, so that exactly the checked content is run.
 
     Args:
-        model: as read.
+        model: as `read_onnx` returns it.
         names: the spec's name of each tensor → the model's own.
         threads: for the operators of one call.
 
     Raises:
-        StepError: E302 ONNX Runtime does not load the model, E364 it lacks an operator.
+        StepError: E302 ONNX Runtime cannot load the model, E364 it lacks an operator.
     """
     options = _given_options(threads)
     outside = [tensor for tensor in model.proto.graph.initializer if uses_external_data(tensor)]
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(model.data.array(tensor)) for tensor in outside]
     if outside:
         options.add_external_initializers([tensor.name for tensor in outside], values)
-    # Its exceptions share no base class of their own; whatever it says is the reason.
+    # Its exceptions have no common base class; every message is taken as the reason.
     with refuse_as(Exception, lambda error: _not_loaded(error, model)):
         session = onnxruntime.InferenceSession(model.proto.SerializeToString(), options, providers=_PROVIDERS)
     return OrtRuntime(session, names["inputs"], names["outputs"], threads, held=values)
 
 
 def runtime_message(error: Exception) -> str:
-    """The message of ONNX Runtime's exception in one line, without its prefixes and source locations."""
+    """The message of ONNX Runtime's exception in one line, without prefixes and source locations."""
     return " ".join(_SOURCE_LINE.sub("", _PREFIX.sub("", str(error))).split()) or type(error).__name__
 
 
@@ -210,13 +211,13 @@ def open_checked_file(path: Path, names: Names, threads: int, accelerator: Accel
     """The checked model at `path`, loaded by ONNX Runtime from the file.
 
     Args:
-        path: the file; ONNX Runtime reads no file for it that lies outside of its folder.
+        path: the file; ONNX Runtime does not read files outside its folder.
         names: the spec's name of each tensor → the model's own.
         threads: for the operators of one call.
-        accelerator: what computes.
+        accelerator: the device that runs the model.
 
     Raises:
-        StepError: E302 ONNX Runtime does not load the model, E364 it lacks an operator, E427 the GPU is not used.
+        StepError: E302 ONNX Runtime cannot load the model, E364 it lacks an operator, E427 the GPU cannot be used.
     """
     # As above.
     with refuse_as(Exception, lambda error: _not_loaded(error, None)):
@@ -226,7 +227,7 @@ def open_checked_file(path: Path, names: Names, threads: int, accelerator: Accel
 
 def _given_options(threads: int) -> onnxruntime.SessionOptions:
     options = session_options(threads)
-    # Whatever the file's name ends with, it is no file of ONNX Runtime's own format.
+    # Whatever its name is, the file is not in ONNX Runtime's own format.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     return options
 

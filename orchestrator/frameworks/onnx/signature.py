@@ -1,4 +1,4 @@
-"""An ONNX model's inputs and outputs, and their comparison with what the spec declares."""
+"""The inputs and outputs of an ONNX model, and their comparison with the declared ones."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SERVED = frozenset(
         *("uint8", "uint16", "uint32", "uint64", "bool", STRING),
     }
 )
-"""Element types that ONNX Runtime's Python interface and the servers' protocols have."""
+"""Element types that both ONNX Runtime's Python interface and the servers' protocols support."""
 
 
 def found_tensor(value: Any) -> FoundTensor:
     """An input or output (a ValueInfoProto) as the model declares it.
 
-    What is no dense tensor has a type such as `seq(map(int64, float32))`, and no shape.
+    Anything but a dense tensor has a type such as `seq(map(int64, float32))`, and no shape.
     """
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
@@ -80,11 +80,11 @@ def _element(kind: int) -> str:
 
 Role = Literal["inputs", "outputs"]
 Names = Mapping[Role, dict[str, str]]
-"""By role the spec's name of each tensor → the model's own, in the signature's order."""
+"""By role: name in the spec → the model's own, in the signature's order."""
 
 
 def tensor_names(named: TensorNames, signature: Signature) -> Names:
-    """The model's own names where `named` gives them, otherwise the spec's."""
+    """The model's own names if `named` has them, otherwise the spec's."""
     return {
         "inputs": {t.name: named.inputs.get(t.name, t.name) for t in signature.inputs},
         "outputs": {t.name: named.outputs.get(t.name, t.name) for t in signature.outputs},
@@ -92,7 +92,7 @@ def tensor_names(named: TensorNames, signature: Signature) -> Names:
 
 
 def served_input(tensor: FoundTensor) -> FoundTensor:
-    """An input that requests can carry.
+    """Refuse an input that requests cannot carry.
 
     Raises:
         StepError: E362.
@@ -109,7 +109,7 @@ def served_input(tensor: FoundTensor) -> FoundTensor:
 
 
 def about_output(tensor: FoundTensor) -> str:
-    """How to change an output that no response can carry into one that can."""
+    """How to change an output that responses cannot carry."""
     if tensor.dtype.startswith("seq(map("):
         return (
             f"`{tensor.tensor}` is a list of dictionaries, which scikit-learn's ZipMap makes: convert the model with "
@@ -121,13 +121,13 @@ def about_output(tensor: FoundTensor) -> str:
 
 
 def check_declared(model: GivenModel, signature: Signature, names: Names) -> list[str]:
-    """Check that the model has what is declared and needs nothing else.
+    """Check that the model has the declared tensors and needs no other inputs.
 
     Returns:
-        Notes on outputs that the model has and the signature has not.
+        Notes on outputs of the model that are not declared.
 
     Raises:
-        StepError: E362 a tensor that cannot be served, E363 one that the model has not, or has otherwise.
+        StepError: E362 a tensor cannot be served, E363 the model does not have it or defines it differently.
     """
     inputs = {value.name: served_input(found_tensor(value)) for value in model.inputs}
     outputs = {value.name: found_tensor(value) for value in model.proto.graph.output}

@@ -1,10 +1,9 @@
-"""Moves outliers of activations into the weights that they meet, before a model is quantized with dynamic ranges.
+"""Moves outliers of activations into the weights they are multiplied with, before quantization with dynamic ranges.
 
-A dynamic range is one for a whole tensor. Where one channel is twenty times as large as the others, as in the hidden states
-of most transformers, these are left with three or four of eight bits. Divided by a factor for each channel, which the rows of
-the weights are multiplied with, all channels have their bits, and the product stays what it was.
-
-The factors are those of SmoothQuant (Xiao et al., ICML 2023, equation 4).
+A dynamic range covers a whole tensor. If one channel is twenty times as large as the others, as in the hidden states of
+most transformers, only three or four of eight bits are left for the others. So each channel is divided by a factor, and the
+corresponding row of the weights is multiplied by it, which leaves the product unchanged. The factors are those of
+SmoothQuant (Xiao et al., ICML 2023, equation 4).
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ if TYPE_CHECKING:
 __all__ = ["smooth"]
 
 STRENGTH = 0.7
-"""How much of an outlier moves: 0 leaves it where it is, 1 leaves activations without any.
+"""How much of the outliers is moved: 0 leaves them in the activations, 1 moves them to the weights entirely.
 
 Measured on MiniLM: the error of the embedding, 1 - cosine, is 0.0082 without, 0.0088 at 0.5, 0.0038 at 0.6, 0.0033 at 0.7,
 0.0051 at 0.8.
 """
 
 OUTLIER = 4.0
-"""How many times larger than the median channel the largest one is where a multiplication is worth its time."""
+"""The minimum ratio of the largest channel to the median one; below it, the additional multiplication does not pay off."""
 
-_AXES_ARE_INPUTS = 18  # the opset from which ReduceMax takes them so
+_AXES_ARE_INPUTS = 18  # the first opset in which ReduceMax takes axes as an input
 
 
 def smooth(path: Path, scratch: Path, calls: Iterable[Mapping[str, Array]], *, large: bool) -> int:
@@ -46,12 +45,12 @@ def smooth(path: Path, scratch: Path, calls: Iterable[Mapping[str, Array]], *, l
 
     Args:
         path: a model in float32.
-        scratch: where a copy that tells the channels' magnitudes may lie.
-        calls: inputs to see them with.
-        large: whether its weights lie in a file of their own.
+        scratch: a folder for a copy that measures the channels.
+        calls: the inputs to measure them with.
+        large: whether the weights are in a separate file.
 
     Returns:
-        How many activations have been smoothed.
+        The number of smoothed activations.
     """
     model = onnx.load(str(path))
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -78,13 +77,13 @@ def smooth(path: Path, scratch: Path, calls: Iterable[Mapping[str, Array]], *, l
     copies = [type(node).FromString(node.SerializeToString()) for node in ordered]
     del model.graph.node[:]
     model.graph.node.extend(copies)
-    path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # the library would append to it
+    path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # an existing file would be appended to
     onnx.save(model, str(path), save_as_external_data=large, location=f"{path.name}.data")
     return len(before)
 
 
 def _products(model: Any, weights: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Activation → the matrix products with weights of their own that it goes into, all in the main graph."""
+    """Activation → its matrix products with constant weights in the main graph."""
     used = Counter(name for node in nodes(model) for name in node.input)
     found: dict[str, list[Any]] = defaultdict(list)
     for node in model.graph.node:
@@ -111,7 +110,7 @@ def _magnitudes(
     *,
     large: bool,
 ) -> dict[str, Array]:
-    """The largest absolute value in every channel of every activation, computed inside the graph since activations are large."""
+    """The maximum absolute value of every channel of every activation, computed in the graph because activations are large."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     graph = watched.graph
@@ -145,7 +144,7 @@ def _magnitudes(
 
 
 def _rows_first(node: Any, weights: Mapping[str, Any]) -> Array:
-    """The weights with a row for each channel of the activation; a view, where the array is one."""
+    """The weights with one row for each channel of the activation, as a view if possible."""
     array: Array = numpy_helper.to_array(weights[node.input[1]])
     return array.T if _flag(node, "transB") else array
 
@@ -156,7 +155,7 @@ def _by_channel(node: Any, weights: Mapping[str, Any]) -> Array:
 
 
 def _factors(channels: Array, rows: list[Array]) -> Array:
-    """What each channel is divided by; 1 where its activation or its weights are all zero."""
+    """The divisor of each channel; 1 if its activations or its weights are all zero."""
     weights = np.max(rows, axis=0)
     used = (channels > 0) & (weights > 0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -48,10 +48,10 @@ _TRAINED = {"BatchNormalization", "Dropout"}
 
 
 def inspect(context: StepContext) -> dict[str, Any]:
-    """Step: the tensors and the further files of the model at `weights`, without running it.
+    """Step: read the tensors and further files of the model at `weights`, without running it.
 
     Raises:
-        StepError: as `read_onnx`; E362 an input that cannot be given.
+        StepError: as `read_onnx`; E362 an input cannot be served.
     """
     model = read_onnx(context.inputs["weights"])
     inputs = tuple(served_input(found_tensor(value)) for value in model.inputs)
@@ -64,14 +64,14 @@ def inspect(context: StepContext) -> dict[str, Any]:
 
 
 def check(context: StepContext) -> dict[str, Any]:
-    """The import step: proves everything that later steps rely on.
+    """The import step: verifies everything that later steps rely on.
 
     Params: `ImportParameters`. Inputs: `weights`,
-    the files beside it, and `samples` if given. Writes what `write_import` says.
+    the files beside it, and `samples` if given. Writes the files that `write_import` lists.
 
     Raises:
-        StepError: as `read_onnx`; E302 and E364 it does not load, E321-E328 inputs and outputs, E330 and E331 it does not
-            answer the same, E340-E345 the samples, E362 and E363 tensors that are not what is declared.
+        StepError: as `read_onnx`; E302 and E364 it cannot be loaded, E321-E328 inputs and outputs, E330 and E331 its
+            outputs do not repeat, E340-E345 the samples, E362 and E363 tensors differ from the declared ones.
     """
     parameters = ImportParameters.from_json(context.params)
     signature = parameters.signature
@@ -105,7 +105,7 @@ def check(context: StepContext) -> dict[str, Any]:
 def open_baseline(
     source: SourceParameters,
     inputs: Mapping[str, Path],
-    project: Path,  # noqa: ARG001 - an ONNX model brings no code
+    project: Path,  # noqa: ARG001 - an ONNX model has no code
     signature: Signature,
     threads: int,
     accelerator: Accelerator = "none",
@@ -115,7 +115,7 @@ def open_baseline(
     Called as an `OpenBaseline`.
 
     Raises:
-        StepError: E302, E364 it does not load; E427 the GPU is not used.
+        StepError: E302, E364 it cannot be loaded; E427 the GPU cannot be used.
     """
     return open_checked_file(inputs["weights"], tensor_names(source.names, signature), threads, accelerator)
 
@@ -124,7 +124,7 @@ def _prove_repeatable(answer: Answer, model: GivenModel, signature: Signature, s
     """Check that outputs repeat, and that a row does not depend on the other rows of its batch.
 
     Raises:
-        StepError: E330 random numbers are drawn, E331 rows change each other's answers.
+        StepError: E330 random numbers are drawn, E331 rows influence each other.
     """
     if output := changing_output(answer, signature, samples):
         raise StepError(
@@ -154,6 +154,6 @@ def _prove_repeatable(answer: Answer, model: GivenModel, signature: Signature, s
 
 
 def _used(model: GivenModel, operators: set[str]) -> str:
-    """Those of these operators that the model uses, or a phrase for an unknown one."""
+    """The operators among these that the model uses, or a phrase if it uses none of them."""
     used = sorted({node.op_type for node in nodes(model.proto)} & operators)
     return " or ".join(f"`{name}`" for name in used) or "an operator"
