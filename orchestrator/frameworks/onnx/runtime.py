@@ -107,7 +107,9 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors only: its warnings are about nodes, not about anything that a user can change
+    options.log_severity_level = (
+        3  # errors only: its warnings are about nodes, not about anything that a user can change
+    )
     return options
 
 

@@ -92,7 +92,7 @@ def tensor_names(named: TensorNames, signature: Signature) -> Names:
 
 
 def served_input(tensor: FoundTensor) -> FoundTensor:
-    """Refuse an input that requests cannot carry.
+    """The tensor, if requests can carry it.
 
     Raises:
         StepError: E362.

@@ -1,8 +1,8 @@
 """PyTorch's archives: exported programs are checked for code before they are loaded, TorchScript loses its debug files.
 
 `torch.export.load` (PyTorch 2.13) unpickles some entries without `weights_only`, opens compiled libraries, evaluates
-symbolic expressions and guards that the archive holds as text, and looks operators up by dotted name from `torch`. A model
-exported from tensors and operators needs little of this; everything else is refused before the archive is loaded.
+symbolic expressions and guards that are stored as text, and looks up operators by dotted name in `torch`. A model exported
+from tensors and operators needs little of this; everything else is refused before the archive is loaded.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _SYNTAX = (
 
 
 def check_archive(path: Path) -> None:
-    """Refuse an archive of `torch.export.save` that holds more than tensors, operators and arithmetic on sizes.
+    """Refuse an archive of `torch.export.save` with more than tensors, operators and arithmetic on sizes.
 
     Raises:
-        StepError: E302 the archive is damaged, E303 it holds something that loading it would run.
+        StepError: E302 the archive is damaged, E303 it contains something that loading would run.
     """
     with (
         refuse_on(
@@ -89,8 +89,8 @@ def _problems(archive: zipfile.ZipFile) -> Iterator[str]:
 def _is_data(content: bytes) -> bool:
     try:
         torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    # Whatever the unpickler stumbles over, the entry is then not plain data.
-    except Exception:  # noqa: BLE001 - the caller says what was found
+    # Whatever error the unpickler raises, the entry is not plain data.
+    except Exception:  # noqa: BLE001 - the caller reports it
         return False
     return True
 
@@ -129,7 +129,7 @@ def _is_arithmetic(text: str) -> bool:
 
 def _is_harmless(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        # The strings are names of symbols and inputs, and numbers; sympy would evaluate any other.
+        # Strings are numbers and names of symbols and inputs; sympy would evaluate all others.
         return _WORD.fullmatch(node.value) is not None and "__" not in node.value
     if isinstance(node, ast.Name):
         return "__" not in node.id
@@ -149,7 +149,7 @@ _ALIGNMENT = 64  # PyTorch aligns tensors so that an archive can be mapped into 
 def without_debug_files(path: Path) -> None:
     """Drop the `.debug_pkl` entries of a TorchScript archive, which map its code to source files, in place.
 
-    Entries stay uncompressed and aligned, in their order; they carry no time.
+    Entries stay uncompressed, aligned and in their order; they have no time.
     """
     smaller = path.with_name(path.name + ".new")
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(smaller, "w", zipfile.ZIP_STORED) as new:

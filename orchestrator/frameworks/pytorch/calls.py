@@ -1,4 +1,4 @@
-"""The first calls of a PyTorch source: are its inputs and outputs those that the spec declares?"""
+"""The first calls of a PyTorch source, which check its inputs and outputs against the spec."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DTYPE_WORDS = ("dtype", "scalar type", "data type", "should be the same", "IntT
 
 
 def check_inputs(model: torch.nn.Module, signature: Signature) -> None:
-    """Compare `inputs:` with what the model's `forward` takes by position.
+    """Compare `inputs:` with the positional parameters of the model's `forward`.
 
     Raises:
         StepError: E320.
@@ -77,12 +77,12 @@ def check_inputs(model: torch.nn.Module, signature: Signature) -> None:
 def declared_outputs(
     model: torch.nn.Module, signature: Signature, inputs: Mapping[str, Array], project: Path
 ) -> Signature:
-    """The signature with its outputs in the order in which the model returns them, after one call that shows it.
+    """The signature with its outputs in the order in which the model returns them, found by one call.
 
     A dictionary's values are matched to `outputs:` by name; everything else by position, nested values leaf by leaf.
 
     Raises:
-        StepError: E321 the model raises on these inputs, E323 another number of outputs, E324 other names, E325 an
+        StepError: E321 the model fails on these inputs, E323 the number of outputs differs, E324 the names differ, E325 an
             output is not a tensor.
     """
     returned = guarded_call(model, signature, inputs, project)
@@ -130,18 +130,18 @@ def guarded_call(
     project: Path,
     dim: str | None = None,
 ) -> Any:
-    """One call in inference mode; returns what the model returns, unchanged.
+    """One call in inference mode; returns the model's result unchanged.
 
     Args:
         model: in evaluation mode, on the CPU.
-        signature: gives the inputs their order.
-        inputs: one whole call.
-        project: where the user's code lies.
-        dim: the dimension whose range the call is about, if it is about one.
+        signature: with the order of the inputs.
+        inputs: of one call.
+        project: the folder with the user's code.
+        dim: the dimension whose range the call tests, if any.
 
     Raises:
-        StepError: E321 the model raises, or E322 where the call is about a dimension's range.
-        MemoryError: memory does not suffice for the call.
+        StepError: E321 the model fails, or E322 if the call tests a dimension's range.
+        MemoryError: there is not enough memory for the call.
     """
     # Copies, since a model may write into its inputs.
     tensors = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in signature.inputs]
@@ -156,10 +156,7 @@ def guarded_call(
 def answer_whole(
     model: torch.nn.Module, signature: Signature, inputs: Mapping[str, Array], project: Path, dim: str | None = None
 ) -> dict[str, Array]:
-    """The outputs of one whole call by name; see `guarded_call`.
-
-    bfloat16 comes as float32, which numpy knows.
-    """
+    """The outputs of one call by name; see `guarded_call`. bfloat16 is returned as float32, because numpy lacks it."""
     leaves = pytree.tree_leaves(guarded_call(model, signature, inputs, project, dim))
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     if len(tensors) != len(signature.outputs):
@@ -209,14 +206,14 @@ def _failed_call(
 
 
 def _parameters(model: torch.nn.Module) -> tuple[list[str], int, list[str], bool] | None:
-    """Names by position, how many of them are needed, needed names by keyword only, whether any number is taken."""
+    """Positional names, the number of required ones, required keyword-only names, and whether any number is accepted."""
     if isinstance(model, torch.jit.ScriptModule):
-        arguments = model.forward.schema.arguments[1:]  # the first is the module
+        arguments = model.forward.schema.arguments[1:]  # the first parameter is the module
         names = [argument.name for argument in arguments]
         return names, sum(not argument.has_default_value() for argument in arguments), [], False
     try:
         parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):  # written in C: the first call tells
+    except (TypeError, ValueError):  # written in C: only a call shows it
         return None
     positional = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
     keyword_only = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
@@ -225,7 +222,7 @@ def _parameters(model: torch.nn.Module) -> tuple[list[str], int, list[str], bool
 
 
 def _keys(returned: Any) -> list[str]:
-    """The names of a flat dictionary of tensors, in the order in which its leaves come; else nothing."""
+    """The names in a flat dictionary of tensors, in the order of its leaves; None for anything else."""
     if not isinstance(returned, Mapping):
         return []
     keys = [key for key, value in returned.items() if value is not None]

@@ -47,11 +47,12 @@ T = TypeVar("T")
 def to_onnx(context: StepContext) -> dict[str, Any]:
     """Step: the source as `model.onnx` with the signature's names and dynamic axes.
 
-    The exporter of `torch.export` comes first. What it refuses (a TorchScript archive, an LSTM of dynamic length) goes
-    through PyTorch's older exporter, and the check at other sizes and values finds out whether that got it right.
+    The exporter of `torch.export` is tried first. If it fails (a TorchScript archive, an LSTM of dynamic length), PyTorch's
+    older exporter is used, and the check at other sizes and values shows whether its result is correct.
 
     Raises:
-        StepError: E422 it does not convert, E423 it differs from its source, E424 the file is not what was declared.
+        StepError: E422 it does not convert, E423 it differs from its source, E424 the file's inputs or outputs are not the
+            declared ones.
     """
     context.progress("loading the model", 0.0)
     job = prepare(context, ConvertParameters.from_json(context.params).source, attention="plain")
@@ -79,7 +80,7 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
 def to_torchscript(context: StepContext) -> dict[str, Any]:
     """Step: the source as `model.pt`, frozen.
 
-    Tracing comes first, since it takes any Python code; scripting takes over where the trace fixed a branch or a size.
+    Tracing is tried first, because it accepts any Python code; if the trace fixed a branch or a size, scripting is used.
 
     Raises:
         StepError: E422 it does not convert, E423 it differs from its source.
@@ -111,13 +112,13 @@ def to_exported_program(context: StepContext) -> dict[str, Any]:
 
 
 def script_of(job: TorchJob, path: Path, progress: Callable[..., None]) -> tuple[str, list[str]]:
-    """Write the job's module as TorchScript to `path` and check it.
+    """Write the module as TorchScript to `path` and check it.
 
     Returns:
-        How it was made (`given`, `trace` or `script`), and the names of the calls it was checked with.
+        The method (`given`, `trace` or `script`), and the names of the calls that it was checked with.
 
     Raises:
-        StepError: E422 or E423, the failure of the first way, with that of the second in its notes.
+        StepError: E422 or E423, the failure of the first method, with that of the second in its notes.
     """
 
     def made(make: Callable[[TorchJob], Any]) -> list[str]:
@@ -134,7 +135,7 @@ def _first_that_works(ways: Sequence[tuple[str, Callable[[], T]]], output: Path)
     """The name and the result of the first method that raises no StepError; the files of failed ones are removed.
 
     Raises:
-        StepError: that of the first way, with the causes of the others in its notes.
+        StepError: that of the first method, with the causes of the others in its notes.
     """
     failures: list[tuple[str, StepError]] = []
     for name, make in ways:
@@ -153,7 +154,7 @@ def _first_that_works(ways: Sequence[tuple[str, Callable[[], T]]], output: Path)
 def _onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> None:
     program = exported(job, "ONNX")
     weights = sum(tensor.nbytes for tensor in (*job.module.parameters(), *job.module.buffers()))
-    # It raises what its hundreds of operator translations raise.
+    # It raises whatever its hundreds of operator translations raise.
     with converting(job, "ONNX"):
         torch.onnx.export(
             program,
@@ -173,30 +174,30 @@ def _legacy_onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> None:
         for tensor in (*job.signature.inputs, *job.signature.outputs)
     }
     module = job.module if isinstance(job.module, torch.jit.ScriptModule) else _traced(job)
-    # It raises what its operator translations raise.
+    # It raises whatever its operator translations raise.
     with converting(job, "ONNX"):
         torch.onnx.export(module, job.args, str(path), dynamo=False, dynamic_axes=axes, **options)
 
 
 def _traced(job: TorchJob) -> Any:
-    # Tracing runs the model's code and raises what that raises.
+    # Tracing runs the model's code, which may raise anything.
     with converting(job, "TorchScript"), warnings.catch_warnings(), torch.no_grad():
-        # The tracer warns of each branch and size that it may have fixed; the check at other sizes and values
-        # finds out whether it has.
+        # The tracer warns about each branch and size that it may have fixed; the check at other sizes and values shows
+        # whether it has.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         return torch.jit.trace(job.module, job.args, check_trace=False, strict=False)
 
 
 def _scripted(job: TorchJob) -> Any:
-    # The compiler's errors share no base class.
+    # The compiler's errors have no common base class.
     with converting(job, "TorchScript"):
         return torch.jit.script(job.module)
 
 
 def _save_script(module: Any, path: Path) -> None:
     with quiet():
-        # A frozen module has lost its `training` flag and cannot be frozen again. What an exported program becomes
-        # carries the flag as set, although the program has no modes.
+        # A frozen module has no `training` flag and cannot be frozen again. In the module of an exported program the flag
+        # is set, although a program has no modes.
         frozen = torch.jit.freeze(module.eval()) if hasattr(module, "training") else module
         frozen.save(str(path))
     without_debug_files(path)
@@ -206,15 +207,15 @@ class Bfloat16(torch.nn.Module):  # type: ignore[misc]
     """A module in bfloat16 behind an unchanged interface: numpy and the serving protocols have no bfloat16.
 
     Args:
-        module: turned into bfloat16 in place.
-        outputs: the dtypes that the model's outputs have.
+        module: converted to bfloat16 in place.
+        outputs: the dtypes of the model's outputs.
     """
 
     def __init__(self, module: torch.nn.Module, outputs: tuple[torch.dtype, ...]) -> None:
         super().__init__()
         self.model = module.to(torch.bfloat16)
         self._outputs = outputs
-        # Not eval(): what is inside has its mode already, and a loaded exported program refuses to be given one.
+        # Not eval(): the inner module already has its mode, and a loaded exported program raises if it is set.
         self.training = False
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -228,7 +229,7 @@ def torchscript_to_bf16(context: StepContext) -> dict[str, Any]:
     """Step: the source as `model.pt` in bfloat16; inputs and parameters as in `to_torchscript`.
 
     Raises:
-        StepError: E422 it does not convert, E423 it differs from the bfloat16 model that it was made of.
+        StepError: E422 it does not convert, E423 it differs from the bfloat16 model that it was converted from.
     """
     context.progress("loading the model", 0.0)
     job = _narrowed(prepare(context, OptimizeParameters.from_json(context.params).source))
@@ -243,7 +244,7 @@ def exported_program_to_bf16(context: StepContext) -> dict[str, Any]:
     """Step: the source as `model.pt2` in bfloat16; inputs and parameters as in `to_exported_program`.
 
     Raises:
-        StepError: E422 it does not convert, E423 it differs from the bfloat16 model that it was made of.
+        StepError: E422 it does not convert, E423 it differs from the bfloat16 model that it was converted from.
     """
     context.progress("loading the model", 0.0)
     job = _narrowed(prepare(context, OptimizeParameters.from_json(context.params).source))
@@ -257,7 +258,7 @@ def exported_program_to_bf16(context: StepContext) -> dict[str, Any]:
 
 
 def _narrowed(job: TorchJob) -> TorchJob:
-    """The job with its module in bfloat16, called once."""
+    """The conversion with its module in bfloat16, after one call."""
     try:
         with torch.inference_mode():
             dtypes = tuple(
@@ -265,7 +266,7 @@ def _narrowed(job: TorchJob) -> TorchJob:
             )
             module = Bfloat16(job.module, dtypes)
             module(*job.args)
-    # The model's code may mix dtypes in any way; what it raises then is the reason.
+    # The model's code may mix dtypes and then raise anything; that is the reason.
     except Exception as error:
         failure = conversion_failed("bfloat16", error, frozenset(job.signature.dims))
         remedy = "let the model's code take dtypes from its weights instead of naming float32, or leave bf16 out of `optimize.precisions`"

@@ -1,7 +1,7 @@
-"""Proves that a PyTorch source is in evaluation mode: its outputs repeat, and a row does not depend on its batch.
+"""Verifies that a PyTorch source is in evaluation mode: outputs repeat, and rows do not depend on their batch.
 
-When it is not so, the model is run again under a watch on every operation, and the first one that answers differently
-to the same tensors is named, with the layer and the line of the user's code that it stands in.
+If that fails, the model is run again with every operation recorded. The error names the first operation that returns
+different results for the same tensors, with its layer and its line in the user's code.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 __all__ = ["TOLERANCE", "prove_evaluation"]
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""How far two answers to the same row may lie apart: this, and this times the output's largest value."""
+"""The tolerance between two results for the same row: this, plus this times the output's largest value."""
 
 _ROWS = 8
 _AT = ("model", "source", "weights")
 _AT_CODE = ("model", "source", "factory")
 _RANDOM = ("bernoulli", "dropout", "multinomial", "normal", "poisson", "rand", "exponential", "uniform", "rrelu")
-_GENERATED = (torch.jit.ScriptModule, torch.fx.GraphModule)  # their classes say nothing to the user
+_GENERATED = (torch.jit.ScriptModule, torch.fx.GraphModule)  # their classes mean nothing to the user
 _SAVED = "save it again after model.eval()"
 
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
-    """One call of an operator: its inputs, its results, and where the code calls it."""
+    """One call of an operator: its inputs, its results, and its position in the code."""
 
     name: str
     given: list[Any]
@@ -67,7 +67,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]  # torch is not typed her
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        # Weights stay as they are and may be large; all else could be written to later on.
+        # Weights do not change and may be large; anything else could be overwritten later.
         given = [
             leaf.clone() if isinstance(leaf, torch.Tensor) and id(leaf) not in self._weights else leaf
             for leaf in pytree.tree_leaves((args, kwargs or {}))
@@ -79,7 +79,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]  # torch is not typed her
 
     def _place(self) -> str:
         layer = line = ""
-        frame = sys._getframe(2)  # noqa: SLF001 - the interpreter's way to the caller's line
+        frame = sys._getframe(2)  # noqa: SLF001 - the only way to the caller's line
         while frame is not None:
             owner = frame.f_locals.get("self")
             if not layer and id(owner) in self._names and not isinstance(owner, _GENERATED):
@@ -100,14 +100,14 @@ def prove_evaluation(
     """Run some rows twice and in different batches, and compare.
 
     Args:
-        model: on the CPU, asked to be in evaluation mode.
+        model: on the CPU, put into evaluation mode.
         signature: as declared.
         samples: at least one row.
         project: where the user's code lies.
-        saved_in_training: whether the file itself says that it was saved in training mode.
+        saved_in_training: whether the file states that it was saved in training mode.
 
     Raises:
-        StepError: E330 random numbers are drawn, E331 rows change each other's answers, E332 a call changes the next.
+        StepError: E330 random numbers are drawn, E331 rows influence each other, E332 a call affects the next.
     """
     sizes = sizes_of(samples, signature)
     dim = signature.batch
@@ -123,7 +123,7 @@ def prove_evaluation(
     once, twice = (_leaves(model, signature, inputs, project) for _ in range(2))
     _compare(once, twice, None, _Failure(model, signature, inputs, inputs, project, saved_in_training))
     for first in range(min(4, samples.rows)):
-        # The smallest batch that begins with this row; if that is as large as before, at least the other rows differ.
+        # The smallest batch that begins with this row; if it has the same size as before, at least its other rows differ.
         few = call_at(samples, signature, {**sizes, dim: low}, first)
         many = call_at(samples, signature, {**sizes, dim: rows}, first)
         if low == rows:
@@ -140,7 +140,7 @@ def prove_evaluation(
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Two calls that should agree and do not, with everything needed to find out why."""
+    """Two calls that should agree but do not, with everything needed to find the reason."""
 
     model: torch.nn.Module
     signature: Signature
@@ -199,7 +199,7 @@ class _Failure:
             if one.name != other.name:
                 break
             if any(word in one.name for word in ("empty", "new_")):
-                continue  # what is not initialized yet
+                continue  # uninitialized memory
             by_row = self.many is not self.few
             same_given = _agree(one.given, other.given, by_row=by_row)
             if not by_row and not same_given:
@@ -215,8 +215,8 @@ class _Failure:
         try:
             with torch.inference_mode(), watch:
                 self.model(*tensors)
-        # The call may fail, as batch statistics of one row do; then it ends with the operation before.
-        except Exception:  # noqa: BLE001 - what is known by then is reported
+        # The call may fail, for instance in batch statistics of one row; then the recording ends with the operation before.
+        except Exception:  # noqa: BLE001 - what was recorded until then is reported
             return watch.operations
         return watch.operations
 
@@ -241,12 +241,12 @@ def _compare(many: list[torch.Tensor], few: list[torch.Tensor], dim: str | None,
 
 
 def _agree(few: list[Any], many: list[Any], *, by_row: bool) -> bool:
-    """Whether two lists of values are the same; `by_row`, as far as their tensors' first rows tell."""
+    """Whether two lists of values are the same; with `by_row`, only the first rows of tensors are compared."""
     for one, other in zip(few, many, strict=False):
         if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
             continue
         left, right = (one[:1], other[:1]) if by_row and one.ndim and other.ndim else (one, other)
-        # Laid out in another way they cannot be compared, and nothing is said of them.
+        # Tensors of different layouts cannot be compared, and count as equal.
         if left.shape == right.shape and not _close(left, right):
             return False
     return True

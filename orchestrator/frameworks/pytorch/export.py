@@ -1,4 +1,4 @@
-"""What every conversion of a PyTorch model starts from, and what an exporter's exception means."""
+"""The common start of all conversions of PyTorch models, and the meaning of exporters' exceptions."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ _BOILERPLATE = re.compile(
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The exception that started the chain: exporters wrap it several times."""
+    """The original exception, which exporters wrap several times."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def conversion_failed(target: str, error: Exception, dims: frozenset[str]) -> StepError:
-    """The refusal for a conversion that raised; the whole traceback goes to the log (standard error).
+    """The error for a failed conversion; the whole traceback goes to the log (standard error).
 
     Args:
-        target: what was to be made, such as "ONNX".
-        error: what the converter raised.
-        dims: the declared dimensions, so that the spec's line can be named.
+        target: the format, such as "ONNX".
+        error: the converter's exception.
+        dims: the declared dimensions, to find the line in the spec.
 
     Returns:
-        E422 with the reason as its cause and, where a dimension is to blame, its place in the spec.
+        E422 with the reason as its cause and, if a dimension is the reason, its place in the spec.
     """
     traceback.print_exception(error, file=sys.stderr)
     message = f"the model does not convert to {target}"
@@ -114,8 +114,8 @@ class TorchJob:
 
     Attributes:
         module: in evaluation mode, on the CPU.
-        samples: the rows that `import` left.
-        args: one call's inputs in the signature's order, with sizes that an exporter does not take for constants.
+        samples: the rows from the import step.
+        args: the inputs of one call in the signature's order, with sizes that exporters do not treat as constants.
     """
 
     module: Any
@@ -124,10 +124,10 @@ class TorchJob:
     args: tuple[torch.Tensor, ...]
 
     def check(self, format_name: str, directory: Path) -> list[str]:
-        """Run the variant in `directory` beside the module; see `check_sizes`.
+        """Compare the variant in `directory` with the module; see `check_sizes`.
 
         Raises:
-            StepError: E420 it does not load, E423 it differs.
+            StepError: E420 it cannot be loaded, E423 it differs.
         """
         runtime = open_runtime(format_name, directory, self.signature, torch.get_num_threads())
         return check_sizes(self.signature, self.samples, self.call, runtime.run)
@@ -138,12 +138,12 @@ class TorchJob:
 
 
 def prepare(context: StepContext, source: SourceParameters, attention: Attention = "fused") -> TorchJob:
-    """Load the source model and what `import` left about it.
+    """Load the source model and the output of the import step.
 
     Args:
         context: of the step that converts.
-        source: how the model is loaded.
-        attention: how models of the Transformers library compute it; ONNX has no fused operator for it before opset 23.
+        source: the parameters of the source.
+        attention: its implementation in models of the Transformers library; ONNX has no fused operator before opset 23.
 
     Raises:
         StepError: as `load_source` or `load_task_model`.
@@ -160,7 +160,7 @@ def _module(
     context: StepContext, source: SourceParameters, signature: Signature, attention: Attention
 ) -> torch.nn.Module:
     if source.kind == "transformers":
-        # Imported here, since it brings in a library that other models do without.
+        # Imported here, because it needs a library that other models do not need.
         from orchestrator.frameworks.transformers.source import load_task_model
 
         return load_task_model(source, context.inputs, signature, attention)
@@ -169,7 +169,7 @@ def _module(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what PyTorch and its exporters warn about their own code; nothing in it speaks of the user's model."""
+    """Silence warnings of PyTorch and its exporters about their own code; none of them is about the user's model."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is (deprecated|not supported)")
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -183,11 +183,11 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def converting(job: TorchJob, target: str) -> Iterator[None]:
-    """Make a refusal of whatever an exporter raises: its own errors share no base class, and it runs the model's code.
+    """Turn any exception of an exporter into E422: its errors have no common base class, and it runs the model's code.
 
     Args:
-        job: what is converted.
-        target: what is made, such as "ONNX".
+        job: the conversion.
+        target: the format, such as "ONNX".
 
     Raises:
         StepError: E422.
@@ -197,11 +197,11 @@ def converting(job: TorchJob, target: str) -> Iterator[None]:
 
 
 def exported(job: TorchJob, target: str) -> torch.export.ExportedProgram:
-    """The model as an exported program whose dynamic axes are those of the signature.
+    """The model as an exported program with the dynamic axes of the signature.
 
     Args:
-        job: what to export.
-        target: what the program is for, to say it when it fails.
+        job: the conversion.
+        target: the format that the program is for, for the error message.
 
     Raises:
         StepError: E422.
@@ -211,7 +211,7 @@ def exported(job: TorchJob, target: str) -> torch.export.ExportedProgram:
 
 
 def saved_program(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write a `.pt2` archive without the stack traces of its nodes, which hold this machine's paths."""
+    """Write a `.pt2` archive without the stack traces of its nodes, which contain paths of this machine."""
     for graph_module in program.graph_module.modules():
         if isinstance(graph_module, torch.fx.GraphModule):
             for node in graph_module.graph.nodes:
@@ -221,7 +221,7 @@ def saved_program(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def _dynamic_shapes(job: TorchJob) -> tuple[Any, ...]:
-    """What `torch.export.export` takes: for every positional argument a map of its dynamic axes, or None."""
+    """The argument of `torch.export.export`: for every positional argument a map of its dynamic axes, or None."""
     dims = {
         name: torch.export.Dim(name, min=low, max=high)
         for name, (low, high) in job.signature.dims.items()
@@ -238,5 +238,5 @@ def _dynamic_shapes(job: TorchJob) -> tuple[Any, ...]:
     ]
     if len(named) >= len(shapes):
         return tuple(shapes)
-    # `def forward(self, *inputs)`: what is left over is one argument, a tuple.
+    # `def forward(self, *inputs)`: the remaining inputs are one argument, a tuple.
     return (*shapes[: len(named)], tuple(shapes[len(named) :]))

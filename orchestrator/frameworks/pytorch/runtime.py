@@ -1,4 +1,4 @@
-"""Runs TorchScript and exported-program variants in PyTorch, and any module the way they are run, on the CPU or a GPU."""
+"""Runs TorchScript and exported-program variants, and any module in the same way, in PyTorch on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class TorchRuntime:
         module: on its device.
         signature: with the inputs and outputs in the module's order.
         threads: for the operators of one call.
-        name: of the runtime, for a report.
-        device: where the module is.
+        name: of the runtime, for reports.
+        device: the module's device.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class TorchRuntime:
 
 
 def device_for(accelerator: Accelerator) -> torch.device:
-    """The CPU, or the first GPU, set so that float32 is computed as float32.
+    """The CPU or the first GPU, with float32 computed as float32.
 
-    PyTorch would let convolutions use TF32 with its 10 bits, which is not what was proven against the model as given.
+    By default PyTorch uses TF32 with its 10 bits for convolutions, which is less precise than what was verified.
 
     Raises:
         StepError: E427, PyTorch cannot use a GPU.
@@ -86,11 +86,11 @@ def call(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """One call of `module` in inference mode, its inputs given by position in the signature's order.
 
-    Outputs that are nested (a tuple, a dict, a dataclass that PyTorch knows) are taken leaf by leaf. On a GPU the copies
-    there and back are a part of the call, as they are of a request.
+    Nested outputs (a tuple, a dict, a dataclass registered with PyTorch) are flattened. On a GPU, the copies to and from it
+    are a part of the call, as in a request.
 
     Raises:
-        StepError: E421, the model returns another number of tensors than the signature says.
+        StepError: E421, the number of tensors that the model returns differs from the signature.
     """
     tensors = [_tensor(inputs[tensor.name]) for tensor in signature.inputs]
     if device != CPU:
@@ -113,7 +113,7 @@ def open_torchscript(
     """Load `model.pt` of a variant; see `open_runtime`."""
     device = device_for(accelerator)
     with warnings.catch_warnings():
-        # Every function of torch.jit says that it is deprecated; the plan says so once, in words of its own.
+        # Every function of torch.jit warns that it is deprecated; the plan mentions it once.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
         with refuse_on(RuntimeError, "E420", "PyTorch does not load the TorchScript archive"):
             module = torch.jit.load(str(directory / "model.pt"), map_location=device)
@@ -125,17 +125,17 @@ def open_exported_program(
 ) -> TorchRuntime:
     """Load `model.pt2` of a variant; see `open_runtime`."""
     device = device_for(accelerator)
-    # What it raises depends on which part of the archive is wrong (ValueError, KeyError, RuntimeError, ...).
+    # The exception depends on which part of the archive is damaged (ValueError, KeyError, RuntimeError, ...).
     with refuse_on(Exception, "E420", "PyTorch does not load the exported program"):
         program = torch.export.load(str(directory / "model.pt2"))
-        if device != CPU:  # also where the graph itself names the CPU, which `to` does not change
+        if device != CPU:  # also constants on the CPU in the graph, which `to` does not move
             program = move_to_device_pass(program, device)
         module = program.module()
     return TorchRuntime(module, signature, threads, "exported-program", device)
 
 
 def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
-    # PyTorch shares memory with numpy and has no read-only tensors: what must not be written to is copied.
+    # PyTorch shares memory with numpy and has no read-only tensors, so read-only arrays are copied.
     usable = array.flags.writeable and array.flags.c_contiguous
     return torch.from_numpy(array if usable else np.array(array, order="C"))
 

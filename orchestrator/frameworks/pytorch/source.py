@@ -36,10 +36,9 @@ __all__ = ["check", "inspect", "load_exported_program", "load_source", "load_tor
 
 
 def check(context: StepContext) -> dict[str, Any]:
-    """The import step: proves everything that later steps rely on.
+    """The import step: verifies everything that later steps rely on.
 
-    Params: `ImportParameters`. Inputs: `weights`, and `samples` if given. Writes what
-    `write_import` says.
+    Params: `ImportParameters`. Inputs: `weights`, and `samples` if given. Writes the files that `write_import` lists.
 
     Raises:
         StepError: E301-E308 the weights, E310-E315 the factory, E320-E328 inputs and outputs, E330-E332 evaluation
@@ -62,15 +61,15 @@ def prove(
     notes: Sequence[str],
     framework: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The part of the import step that runs the model: its outputs, its evaluation mode, its answers.
+    """The part of the import step that runs the model: outputs, evaluation mode, and results on the samples.
 
     Args:
         context: of the import step.
-        model: on the CPU, asked to be in evaluation mode.
+        model: on the CPU, put into evaluation mode.
         signature: as declared.
-        samples: what it is asked.
-        notes: what a person should know of the source.
-        framework: package → version of what builds the model, besides PyTorch.
+        samples: the inputs to run it on.
+        notes: what the user should know about the source.
+        framework: package → version, for packages other than PyTorch that build the model.
 
     Raises:
         StepError: E321-E328 inputs and outputs, E330-E332 evaluation mode.
@@ -100,12 +99,12 @@ def prove(
 
 
 def load_source(source: SourceParameters, inputs: Mapping[str, Path], project: Path) -> torch.nn.Module:
-    """The source model on the CPU, in evaluation mode, no gradients wanted.
+    """The source model on the CPU, in evaluation mode, without gradients.
 
     Args:
-        source: how it is loaded.
+        source: the parameters of the source.
         inputs: with the role `weights`.
-        project: the spec's folder, where the factory is imported from.
+        project: the spec's folder, from which the factory is imported.
 
     Raises:
         StepError: E301-E308 the weights, E310-E315 the factory.
@@ -126,7 +125,7 @@ def open_baseline(
     Called as an `OpenBaseline`.
 
     Raises:
-        StepError: as `load_source`; E427 the GPU is not used.
+        StepError: as `load_source`; E427 the GPU cannot be used.
     """
     device = device_for(accelerator)
     model = load_source(source, inputs, project)
@@ -145,7 +144,7 @@ def _load(
     if kind == "pytorch":
         if source.factory is None:
             raise ValueError("a state dict needs a factory")
-        # The file first: it fails quickly, while the user's code may take long.
+        # The file first, because it fails quickly, while the user's code may take long.
         state = read_state_dict(weights, source.weights_key)
         model = _built(source.factory, source.kwargs, project)
         notes += load_weights(model, state, source.weights_key)
@@ -158,7 +157,7 @@ def _load(
         model = program.to("cpu")
     else:
         raise ValueError(f"not a source kind of PyTorch: {kind}")
-    if kind != "exported-program":  # which has no modes: it is as it was exported
+    if kind != "exported-program":  # it has no modes and stays as exported
         model.eval()
     for weight in model.parameters():
         weight.requires_grad_(requires_grad=False)
@@ -179,14 +178,14 @@ def _built(factory: str, kwargs: Mapping[str, Any], project: Path) -> torch.nn.M
 
 
 def load_torchscript(path: Path) -> Any:
-    """The TorchScript archive as it was saved, on the CPU.
+    """The TorchScript archive as saved, on the CPU.
 
     Raises:
         StepError: E301, E302.
     """
     expect_kind(path, "torchscript", "torchscript")
     with warnings.catch_warnings():
-        # Every function of torch.jit says that it is deprecated; the plan says so once, in words of its own.
+        # Every function of torch.jit warns that it is deprecated; the plan mentions it once.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
         with refuse_as(
             (RuntimeError, ValueError), lambda error: _damaged("the TorchScript archive cannot be loaded", error)
@@ -195,15 +194,15 @@ def load_torchscript(path: Path) -> Any:
 
 
 def load_exported_program(path: Path) -> Any:
-    """The exported program, after a check that loading it runs nothing.
+    """The exported program, after a check that loading it runs no code.
 
     Raises:
         StepError: E301, E302, E303.
     """
     expect_kind(path, "exported-program", "exported-program")
     check_archive(path)
-    # What it raises depends on which part of the archive is wrong (ValueError, KeyError, RuntimeError, ...).
-    # By its name the archive would have to end in .pt2.
+    # The exception depends on which part of the archive is damaged (ValueError, KeyError, RuntimeError, ...).
+    # Given by name, the archive would have to end in .pt2.
     with (
         refuse_as(Exception, lambda error: _damaged("the exported program cannot be loaded", error)),
         path.open("rb") as file,
@@ -224,14 +223,14 @@ def _damaged(message: str, error: Exception) -> StepError:
 _SHOWN = 4
 
 _UNBOUNDED = 2**31
-"""What a range ends at whose end the exporter did not know; the largest size that a spec can hold."""
+"""The maximum of a range that is open in the exported program: the largest size that a spec allows."""
 
 
 def inspect(context: StepContext) -> dict[str, Any]:
-    """The step `inspect` for the source kinds of PyTorch, whose specs have to say inputs and outputs by themselves.
+    """The step `inspect` for PyTorch's source kinds, whose specs must declare inputs and outputs.
 
-    An exported program says them exactly. A TorchScript archive says how many there are and what its code calls them,
-    with no type or shape (`dtype` is the empty text then). A state dict says neither: `weights` has what it does say.
+    An exported program describes them completely. A TorchScript archive only has their number and their names in the code,
+    without types or shapes (`dtype` is then empty). A state dict has neither; `weights` describes its tensors.
 
     Raises:
         StepError: E301-E304, E308 the file.
@@ -265,7 +264,7 @@ def _exported_program(weights: Path) -> Inspection:
 
 
 def _output_names(program: Any) -> list[str]:
-    """The keys of the dictionary that the model returns, or the graph's names without their numbers."""
+    """The keys of the returned dictionary, or the names in the graph without their numbers."""
     names = [str(name) for name in program.graph_signature.user_outputs]
     spec = program.call_spec.out_spec
     if spec is not None and spec.type is dict and spec.num_leaves == len(names):
@@ -277,7 +276,7 @@ def _output_names(program: Any) -> list[str]:
 
 
 class _Dimensions:
-    """Gives the symbols of an exported program names that say something: `batch`, or an input's name and the axis."""
+    """Gives the symbols of an exported program meaningful names: `batch`, or an input's name and the axis."""
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
@@ -296,7 +295,7 @@ class _Dimensions:
         symbol = str(size)
         if symbol in self.names:
             return self.names[symbol]
-        if not symbol.isidentifier():  # such as 2*s0: a spec's dimensions are free of each other
+        if not symbol.isidentifier():  # such as 2*s0: dimensions in a spec are independent
             if self.name_the_rest:
                 self.notes.append(f"dimension {axis} of `{name}` is {symbol}, which a spec cannot express")
             return None
@@ -330,7 +329,7 @@ def _argument(name: str, kind: Any) -> FoundTensor:
 
 def _state_dict(weights: Path) -> Inspection:
     key, tensors = find_state_dict(weights)
-    # Files keep them by name or by size; 2 before 10 is the order in which layers are usually numbered.
+    # Files sort them by name or by size; layers are usually numbered, so 2 comes before 10.
     matrices = sorted((name for name, tensor in tensors.items() if tensor.ndim > 1), key=_natural)
     shown = tuple((name, tuple(tensors[name].shape)) for name in matrices[:_SHOWN])
     found = FoundWeights(key, shown, max(0, len(matrices) - _SHOWN))

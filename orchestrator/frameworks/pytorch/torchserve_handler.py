@@ -1,7 +1,7 @@
-"""TorchServe's handler: Open Inference Protocol v2 in JSON, requests joined along the batch dimension.
+"""TorchServe's handler: Open Inference Protocol v2 in JSON, requests batched along the batch dimension.
 
-This file is copied as it is into the model's folder, where TorchServe imports it; so it imports nothing of this
-project, and it defines exactly one class, since TorchServe refuses a module with several.
+This file is copied unchanged to the model's folder, where TorchServe imports it. So it imports nothing from this project,
+and defines exactly one class, because TorchServe refuses a module with several.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Handler:
 
     def initialize(self, context: Any) -> None:
         """Load the model that `model-config.yaml` names under `mlo:`, and warm it up."""
-        # A line for every batch, through a pipe that the server reads, costs more than a small model.
+        # Logging a line for every batch costs more time than a small model.
         logging.getLogger("root").setLevel(logging.WARNING)
         folder = Path(context.system_properties["model_dir"])
         config = context.model_yaml_config["mlo"]
@@ -59,13 +59,13 @@ class Handler:
         self.max_rows = int(config["max_rows"])
         self.signature = json.loads((folder / "signature.json").read_text(encoding="utf-8"))
         batch = self.signature["batch"]
-        # Answers can be taken apart again only if every output has its row of every request.
+        # Results can only be split again if every output has one row for each input row.
         self.joins = batch is not None and all((t["shape"] or [None])[0] == batch for t in self.signature["outputs"])
-        # The threads are for all workers together.
+        # The threads are shared by all workers.
         torch.set_num_threads(max(1, int(os.environ.get("MLO_THREADS", config["threads"])) // int(config["workers"])))
         self.device = _device(config["accelerator"], context.system_properties.get("gpu_id"))
         path = str(folder / config["file"])
-        # weights and graphs only: neither loader runs Python code from the file.
+        # Only weights and graphs: neither loader runs Python code from the file.
         self.model = (
             torch.jit.load(path, map_location=self.device) if path.endswith(".pt") else _exported(path, self.device)
         )
@@ -73,7 +73,7 @@ class Handler:
             self._run(_zeros(self.signature, rows))
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
-        """One answer for each request, in order; a bad request is answered 400 and its neighbours are not touched."""
+        """One answer for each request, in order; an invalid request gets a 400 without affecting the others in its batch."""
         answers = [b""] * len(data)
         ids: dict[int, str] = {}
         waiting: dict[tuple[Any, ...], list[tuple[int, Tensors]]] = {}
@@ -91,7 +91,7 @@ class Handler:
                 continue
             if isinstance(document.get("id"), str):
                 ids[index] = document["id"]
-            # What goes together has the same inner shapes; what cannot be joined is a group of its own.
+            # Requests in a group have the same inner shapes; a request that cannot be batched is a group by itself.
             key = tuple(tuple(t.shape[1:]) for t in tensors.values()) if self.joins else (index,)
             waiting.setdefault(key, []).append((index, tensors))
         for group in waiting.values():
@@ -101,7 +101,7 @@ class Handler:
         return answers
 
     def _chunks(self, group: list[tuple[int, Tensors]]) -> list[list[tuple[int, Tensors]]]:
-        """Requests in order, in chunks of at most `max_rows` rows; a larger request stays whole and alone."""
+        """Requests in order, in chunks of at most `max_rows` rows; a larger request is a chunk by itself."""
         chunks: list[list[tuple[int, Tensors]]] = []
         rows = self.max_rows
         for index, tensors in group:
@@ -116,15 +116,15 @@ class Handler:
     def _results(
         self, chunk: list[tuple[int, Tensors]], answers: list[bytes], context: Any
     ) -> list[tuple[int, Tensors]]:
-        """The outputs of those requests that the model did not fail on; the others are answered 500 here."""
+        """The outputs of the requests on which the model did not fail; the others are answered with 500 here."""
         try:
             if len(chunk) == 1:
                 return [(chunk[0][0], self._run(chunk[0][1]))]
             joined = {name: torch.cat([tensors[name] for _, tensors in chunk]) for name in chunk[0][1]}
             results = _split(self._run(joined), [_rows(tensors) for _, tensors in chunk])
             return [(index, outputs) for (index, _), outputs in zip(chunk, results, strict=True)]
-        except Exception as error:  # noqa: BLE001 - a model raises what it likes
-            if len(chunk) > 1:  # one request may be to blame: each gets its own try
+        except Exception as error:  # noqa: BLE001 - a model may raise anything
+            if len(chunk) > 1:  # one request may be the cause: each is tried separately
                 return [result for request in chunk for result in self._results([request], answers, context)]
             _LOG.exception("the model failed on a request")
             index = chunk[0][0]
@@ -142,16 +142,17 @@ class Handler:
 
 
 def _device(accelerator: str, gpu: int | None) -> torch.device:
-    """Where this worker's model is: the CPU, or the GPU that TorchServe gave the worker.
+    """The device of this worker's model: the CPU, or the GPU that TorchServe assigned to the worker.
 
     Raises:
-        RuntimeError: a GPU is wanted and none was given: TorchServe counts with `nvidia-smi`, and takes the CPU otherwise.
+        RuntimeError: a GPU is required, but none was assigned: TorchServe counts GPUs with `nvidia-smi`, and otherwise uses
+            the CPU.
     """
     if accelerator == "none":
         return torch.device("cpu")
     if gpu is None:
         raise RuntimeError("TorchServe gave this worker no GPU: it found fewer than configured, or no nvidia-smi")
-    # float32 is computed as float32, which is what was proven; PyTorch would let convolutions use TF32.
+    # Compute float32 as float32, as verified; by default PyTorch uses TF32 for convolutions.
     for kernels in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
         kernels.fp32_precision = "ieee"
     return torch.device("cuda", gpu)
@@ -159,7 +160,7 @@ def _device(accelerator: str, gpu: int | None) -> torch.device:
 
 def _exported(path: str, device: torch.device) -> Any:
     program = torch.export.load(path)
-    if device.type != "cpu":  # also where the graph itself names the CPU, which `to` does not change
+    if device.type != "cpu":  # also constants on the CPU in the graph, which `to` does not move
         program = move_to_device_pass(program, device)
     return program.module()
 
@@ -169,7 +170,7 @@ def _rows(tensors: Tensors) -> int:
 
 
 def _split(outputs: Tensors, sizes: list[int]) -> list[Tensors]:
-    """The rows of each request; raises where an output has another number of rows than went in."""
+    """The rows of each request; raises if an output has a different number of rows than the input."""
     parts = {name: torch.split(tensor, sizes) for name, tensor in outputs.items()}
     return [{name: part[i] for name, part in parts.items()} for i in range(len(sizes))]
 
@@ -186,7 +187,7 @@ def _document(body: Any) -> dict[str, Any]:
     """The request's JSON object.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is something else.
     """
     if not isinstance(body, bytes | bytearray):
         raise ValueError("expected a JSON body")  # noqa: TRY004 - the caller answers ValueError
@@ -255,7 +256,7 @@ def _shape(shape: Any, wanted: dict[str, Any], dims: dict[str, Any], sizes: dict
 
 
 def _flat(data: Any) -> list[Any]:
-    """Values in row-major order; data come flat or nested."""
+    """Values in row-major order, from flat or nested data."""
     if not isinstance(data, list):
         raise ValueError("data must be a list")  # noqa: TRY004 - the caller answers ValueError
     values: list[Any] = data
@@ -273,7 +274,7 @@ def _write(name: str, identity: str | None, outputs: Tensors) -> bytes:
         head = json.dumps({"name": output, "shape": list(tensor.shape), "datatype": _DATATYPES[tensor.dtype]})
         data = json.dumps(tensor.flatten().tolist())
         if tensor.is_floating_point():
-            # JSON has neither: an infinity is written as a number that every reader rounds to infinity.
+            # JSON has neither; infinity is written as a number that every reader rounds to infinity.
             data = data.replace("NaN", "null").replace("Infinity", "1e999")
         tensors.append(f'{head[:-1]}, "data": {data}}}')
     answer = {"model_name": name, "model_version": "1"} | ({} if identity is None else {"id": identity})

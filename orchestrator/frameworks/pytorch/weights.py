@@ -1,4 +1,4 @@
-"""State dicts: read as data only from safetensors files and checkpoints, and put into a model."""
+"""State dicts: read from safetensors files and checkpoints without running code, and loaded into a model."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ _SAVE_STATE = (
 
 
 def read_state_dict(path: Path, weights_key: str | None) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file or of a checkpoint, by name, on the CPU. No code in the file is run.
+    """The tensors of a safetensors file or a checkpoint, by name, on the CPU. No code in the file is run.
 
     Args:
         path: the file.
-        weights_key: the keys, joined by dots, that lead to the state dict inside a training checkpoint, and on to a part of
-            it: `state_dict.model` leads to the tensors whose names begin with `model.`, and takes that off.
+        weights_key: the dotted path to the state dict in a training checkpoint or to a part of it: `state_dict.model`
+            selects the tensors whose names begin with `model.`, and removes that prefix.
 
     Raises:
-        StepError: E301 another kind of file, E302 damaged, E303 holds Python objects, E304 `weights_key` is wrong or
-            missing, E308 holds more than tensors.
+        StepError: E301 another kind of file, E302 damaged, E303 Python objects, E304 `weights_key` is wrong or missing,
+            E308 more than tensors.
     """
     expect_kind(path, "pytorch", "safetensors", "checkpoint")
     content = read_safetensors(path) if file_kind(path) == "safetensors" else _read_checkpoint(path)
     if isinstance(content, dict) and not content and weights_key is None and file_kind(path) == "safetensors":
-        return {}  # of a model without parameters, such as a fixed transformation
+        return {}  # for a model without parameters, such as a fixed transformation
     if weights_key is not None:
         content = _dig(content, weights_key)
     return _only_tensors(content, weights_key)
 
 
 def find_state_dict(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
-    """The `weights_key` that a file needs, if it needs one, and the tensors that it leads to.
+    """The `weights_key` that a file needs, if any, and the tensors at that key.
 
-    Of several state dicts in a training checkpoint it is the one with a usual name, or else the first.
+    If a training checkpoint has several state dicts, it is the one with a common name, or else the first.
 
     Raises:
         StepError: as `read_state_dict`.
@@ -69,22 +69,22 @@ def find_state_dict(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
 
 
 class PythonObject:
-    """Stands where a checkpoint holds a Python object, whose class is then neither looked for nor made."""
+    """A placeholder for a Python object in a checkpoint, whose class is neither imported nor instantiated."""
 
     def __new__(cls, *_arguments: object, **_keywords: object) -> Self:
         return super().__new__(cls)
 
     def __init__(self, *_arguments: object, **_keywords: object) -> None:
-        """Take what the object was made of, and forget it."""
+        """Accept and discard the arguments of the constructor."""
 
     def __setstate__(self, state: object) -> None:
-        """Take the object's attributes, and forget them."""
+        """Accept and discard the object's attributes."""
 
 
 def _read_checkpoint(path: Path) -> Any:
-    """What a checkpoint holds; Python objects beside a state dict are placeholders.
+    """The content of a checkpoint, with placeholders for Python objects beside a state dict.
 
-    PyTorch Lightning keeps hyperparameters, callbacks and loops there, which may be objects of any class.
+    PyTorch Lightning stores hyperparameters, callbacks and loops there, which may be of any class.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -98,12 +98,12 @@ def _read_checkpoint(path: Path) -> Any:
 
 
 def _around_objects(path: Path) -> Any:
-    """The content with placeholders; None where there is no state dict in it, or it cannot be read even so."""
+    """The content with placeholders; None if it has no state dict, or still cannot be read."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
         with torch.serialization.safe_globals([(PythonObject, name) for name in names]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    # Whatever it stumbles over: the first refusal is reported.
+    # Any exception: the first error is reported.
     except Exception:  # noqa: BLE001 - as above
         return None
     return content if _state_dicts(content) else None
@@ -113,7 +113,7 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file by name, on the CPU.
 
     Raises:
-        StepError: E302, it is damaged or cut off.
+        StepError: E302, it is damaged or truncated.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -160,7 +160,7 @@ def _dig(content: Any, weights_key: str) -> Any:
     rest, walked = weights_key, ""
     while rest:
         keys = [key for key in content if isinstance(key, str)] if isinstance(content, Mapping) else []
-        # The longest first, since a key may itself hold dots.
+        # The longest first, because a key may itself contain dots.
         step = next((key for key in sorted(keys, key=len, reverse=True) if f"{rest}.".startswith(f"{key}.")), None)
         if step is None:
             if part := {key.removeprefix(f"{rest}."): content[key] for key in keys if key.startswith(f"{rest}.")}:
@@ -228,7 +228,7 @@ def _joined(prefix: str | None, key: str) -> str:
 
 
 def shown(lines: list[str], separator: str = ", ") -> str:
-    """The first eight lines, and how many more there are."""
+    """The first eight lines, and the number of further ones."""
     more = f"{separator}and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
     return separator.join(lines[:_SHOWN]) + more
 
@@ -238,7 +238,7 @@ def _listed(keys: list[str]) -> str:
 
 
 _WRAPPERS = {"module.": "torch.nn.DataParallel", "_orig_mod.": "torch.compile"}
-"""Prefix of names → what is known to put it there."""
+"""Prefix of names → what is known to add it."""
 
 
 def load_weights(
@@ -247,21 +247,21 @@ def load_weights(
     """Copy `state` into `model`.
 
     Args:
-        model: as the factory builds it.
-        state: as it was read.
-        weights_key: what led to it.
+        model: as built by the factory.
+        state: as read from the file.
+        weights_key: its path in the file.
 
     Returns:
-        Notes on what a person should know, such as weights stored in another precision than the model's.
+        Notes for the user, for instance that weights are stored in another precision than the model's.
 
     Raises:
-        StepError: E305 missing or unexpected keys, E306 a shape differs, E307 a type differs in kind.
+        StepError: E305 missing or unexpected keys, E306 a shape differs, E307 a type is of another kind.
     """
     own = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     notes = _check_tensors(own, state)
     with refuse_on(RuntimeError, "E306", "the weights do not fit the model", at=AT_WEIGHTS):
         result = model.load_state_dict(dict(state), strict=False)
-    # A tensor that the model uses under two names may be stored under one of them, as safetensors does.
+    # A tensor with two names in the model may be stored under one of them only, as safetensors does.
     loaded = {own[name].data_ptr() for name in own if name in state and own[name].numel()}
     missing = [name for name in result.missing_keys if name not in own or own[name].data_ptr() not in loaded]
     if missing or result.unexpected_keys:
