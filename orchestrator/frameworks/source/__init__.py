@@ -1,1 +1,1 @@
-"""What every framework's sources share: samples, edge inputs, checks, and what the import step leaves."""
+"""Shared by the sources of all frameworks: samples, edge cases, checks, and the output of the import step."""

@@ -1,4 +1,4 @@
-"""Chooses the samples that the ranges of int8 activations are found with: half of them at most, so that others prove them."""
+"""Selects the samples for calibrating int8 activations: at most half of them, so that the others can verify the result."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 __all__ = ["CalibrationRows", "choose"]
 
 LARGEST = 128
-"""Rows. Ranges settle within some hundred; more only take longer."""
+"""The maximum number of rows. Ranges settle within about a hundred; more only take longer."""
 
 FEWEST_UNSEEN = 16
-"""With fewer rows left that the calibration has not seen, their parity says little, and a note says so."""
+"""With fewer rows left that calibration has not used, verification proves little, and a note says so."""
 
 BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRows:
-    """What to calibrate with.
+    """The rows for calibration.
 
     Attributes:
         facts: for the variant's facts.
-        notes: where little is left to prove the ranges with.
+        notes: a warning if few rows are left for verification.
     """
 
     facts: Calibration
@@ -44,14 +44,14 @@ class CalibrationRows:
     _rows: Array
 
     def calls(self) -> Iterator[dict[str, Array]]:
-        """The inputs of one whole call after the other, by name."""
+        """The inputs of one call after the other, by name."""
         if self._signature.batch is None:
             for row in self._rows:
                 yield {name: array[row] for name, array in self._inputs.items()}
             return
         low, high = self._signature.dims[self._signature.batch]
         size = min(max(low, BATCH), high)
-        # The last call is filled up from the start, so that it is no smaller than the model allows.
+        # The last call is filled up with the first rows, so that it is not smaller than the model allows.
         for start in range(0, len(self._rows), size):
             chosen = self._rows[start : start + size]
             if low > 1:
@@ -60,11 +60,11 @@ class CalibrationRows:
 
 
 def choose(imported: Path, seed: int) -> CalibrationRows:
-    """Every second row of the samples, `LARGEST` of them at most.
+    """Every second row of the samples, at most `LARGEST`.
 
     Args:
-        imported: what the import step left.
-        seed: chooses among the rows where there are more.
+        imported: the output of the import step.
+        seed: selects rows if there are more.
     """
     signature, samples = read_import(imported)
     rows = np.arange(0, samples.rows, 2)

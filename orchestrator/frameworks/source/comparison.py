@@ -1,4 +1,4 @@
-"""Compares a model's outputs: with those of its conversion at every size, and with its own when it is called again."""
+"""Compares a model's outputs with those of its conversion at every size, and with its own in a repeated call."""
 
 from __future__ import annotations
 
@@ -20,34 +20,35 @@ if TYPE_CHECKING:
 __all__ = ["Call", "changing_output", "check_sizes", "row_mixing_output", "trace_sizes", "with_second_row"]
 
 _LOOSE = 0.02
-"""Of an output's largest magnitude; for integers, of the share of elements."""
+"""The tolerance, relative to the output's largest magnitude; for integers, the fraction of elements that may differ."""
 
 Call = Callable[[Mapping[str, "Array"]], Mapping[str, "Array"]]
 
 
 def trace_sizes(samples: Samples, signature: Signature) -> dict[str, int]:
-    """A size for every dimension to trace with: the samples' own, but at least 2 where the range allows it.
+    """A size of every dimension for tracing: that of the samples, but at least 2 if the range allows it.
 
-    Exporters take a size of 0 or 1 for a constant.
+    Exporters treat a size of 0 or 1 as a constant.
     """
     sizes = sizes_of(samples, signature)
     return {dim: min(max(size, 2), signature.dims[dim][1]) for dim, size in sorted(sizes.items())}
 
 
 def check_sizes(signature: Signature, samples: Samples, source: Call, converted: Call) -> list[str]:
-    """Call both on zeros, on extreme values and at the smallest and largest size of every dimension and of all together.
+    """Call both with zeros, extreme values, and the smallest and largest size of every dimension, separately and together.
 
     Returns:
-        The names of the calls that were made.
+        The names of the calls.
 
     Raises:
-        StepError: E423, naming the dimension and the size, when shapes or values are off or one of the two raises.
+        StepError: E423, with the dimension and the size, if shapes or values differ or one of the two fails.
     """
     done = []
     for case in _cases(samples, signature):
         try:
             expected = source(case.inputs)
-        # A model may refuse extreme values in any way, and `import` has reported it; there is nothing to compare then.
+        # A model may refuse extreme values with any exception, which `import` has reported; then there is nothing to
+        # compare.
         except Exception as error:
             if case.dim is None and not is_out_of_memory(error):
                 continue
@@ -70,13 +71,13 @@ def _cases(samples: Samples, signature: Signature) -> Iterator[EdgeCase]:
         for dim in signature.dims:
             largest = {**largest, dim: largest_size(signature, largest, dim)}
         yield EdgeCase("every dimension at its largest", call_at(samples, signature, largest))
-    # Other values in the same shapes find a branch that was fixed by the values of the trace.
+    # Other values in the same shapes detect branches that tracing has fixed.
     for row in range(1, min(samples.rows, 4)):
         yield EdgeCase(f"sample {row}", call_at(samples, signature, sizes_of(samples, signature), row))
 
 
 def _called(converted: Call, case: EdgeCase) -> Mapping[str, Array]:
-    # Runtimes raise what their kernels raise.
+    # Runtimes raise whatever their kernels raise.
     message = f"the converted model fails with {case.name}, but its source does not"
     with refuse_as(Exception, lambda error: _failed(message, case, headline(error))):
         return converted(case.inputs)
@@ -116,7 +117,7 @@ def _difference(expected: Array, actual: Array) -> str | None:
 
 
 _TOLERANCE = {"float16": 1e-2}
-"""How far two answers to the same row may lie apart: this, and this times the output's largest value."""
+"""The tolerance between two results for the same row: this, plus this times the output's largest value."""
 _FULL_TOLERANCE = 1e-5
 
 _ROWS = 8
@@ -124,7 +125,7 @@ _ROWS_ALONE = 4
 
 
 def changing_output(answer: Answer, signature: Signature, samples: Samples) -> str | None:
-    """The first output that is another when the same inputs are given again; None where there is none.
+    """The first output that changes when the call is repeated; None if there is none.
 
     Raises:
         StepError: as `answer`.
@@ -135,7 +136,7 @@ def changing_output(answer: Answer, signature: Signature, samples: Samples) -> s
 
 
 def row_mixing_output(answer: Answer, signature: Signature, samples: Samples) -> str | None:
-    """The first output whose row depends on the other rows of its batch; None where there is none.
+    """The first output with a row that depends on the other rows of its batch; None if there is none.
 
     Raises:
         StepError: as `answer`.
@@ -147,7 +148,7 @@ def row_mixing_output(answer: Answer, signature: Signature, samples: Samples) ->
     sizes = _sizes(samples, signature)
     low = signature.dims[dim][0]
     for first in range(min(_ROWS_ALONE, samples.rows)):
-        # The smallest batch that begins with this row; if that is as large as before, at least the other rows differ.
+        # The smallest batch that begins with this row; if it has the same size as before, at least its other rows differ.
         few = call_at(samples, signature, {**sizes, dim: low}, first)
         many = call_at(samples, signature, sizes, first)
         if low == sizes[dim]:
@@ -163,7 +164,7 @@ def row_mixing_output(answer: Answer, signature: Signature, samples: Samples) ->
 
 
 def with_second_row(samples: Samples, signature: Signature) -> Samples:
-    """The samples with a random row beside them where there is but one, which cannot show that rows mix."""
+    """The samples, with an additional random row if there is only one, which could not show that rows influence each other."""
     if samples.rows > 1:
         return samples
     other = random_samples(signature, seed=1)
@@ -174,7 +175,7 @@ def with_second_row(samples: Samples, signature: Signature) -> Samples:
 
 
 def _sizes(samples: Samples, signature: Signature) -> dict[str, int]:
-    """The samples' sizes, and some rows."""
+    """The dimensions of the samples, and a few rows."""
     sizes = sizes_of(samples, signature)
     if signature.batch is not None:
         low, high = signature.dims[signature.batch]

@@ -1,4 +1,4 @@
-"""The calls at the edges of a signature: zeros, extreme values, smallest and largest sizes."""
+"""The edge cases of a signature: zeros, extreme values, smallest and largest sizes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MAX_CASE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class EdgeCase:
-    """One whole call.
+    """One call.
 
     Attributes:
-        dim: the dimension whose size this is about; None where it is about values.
-        note: what a person should know of it, such as a size that was capped.
+        dim: the dimension whose size is tested; None if values are tested.
+        note: what the user should know, for instance that a size was capped.
     """
 
     name: str
@@ -37,7 +37,7 @@ class EdgeCase:
 
 
 def sizes_of(samples: Samples, signature: Signature) -> dict[str, int]:
-    """The size that each named dimension has in the samples; the batch dimension has its smallest."""
+    """The size of each named dimension in the samples; the batch dimension has its minimum."""
     sizes = {name: low for name, (low, _) in signature.dims.items()}
     for tensor in signature.inputs:
         array = samples.inputs[tensor.name]
@@ -49,8 +49,7 @@ def sizes_of(samples: Samples, signature: Signature) -> dict[str, int]:
 def call_at(samples: Samples, signature: Signature, sizes: Mapping[str, int], first: int = 0) -> dict[str, Array]:
     """The inputs of one call at these sizes, filled with the samples' own values, repeated or cut as needed.
 
-    So the values stay what the model is made for: token ids stay ids, masks stay masks. The call starts from the
-    row `first` of the samples.
+    So the values stay plausible: token ids stay ids, masks stay masks. The call starts with the row `first` of the samples.
     """
     call: dict[str, Array] = {}
     for tensor in signature.inputs:
@@ -64,9 +63,9 @@ def call_at(samples: Samples, signature: Signature, sizes: Mapping[str, int], fi
 
 
 def largest_size(signature: Signature, sizes: Mapping[str, int], dim: str) -> int:
-    """The largest size of `dim`, the others as given, with which a call's inputs stay below 64 MiB.
+    """The largest size of `dim` with which the inputs of a call stay below 64 MiB, with the other sizes as given.
 
-    At least the dimension's smallest, whatever that takes.
+    It is at least the dimension's minimum.
     """
     low, high = signature.dims[dim]
 
@@ -83,7 +82,7 @@ def largest_size(signature: Signature, sizes: Mapping[str, int], dim: str) -> in
 def edge_cases(samples: Samples, signature: Signature) -> list[EdgeCase]:
     """Zeros, the samples' extreme values, and the smallest and largest size of every dimension, in a fixed order.
 
-    The zero of a text is the empty one, its extreme values are the longest and the shortest of the samples.
+    For texts, zero is the empty text, and the extreme values are the longest and the shortest text of the samples.
     """
     sizes = sizes_of(samples, signature)
     used = [dim for dim in sizes if any(dim in (tensor.shape or ()) for tensor in signature.inputs)]

@@ -1,4 +1,4 @@
-"""The end of every import step, and what it leaves: signature, samples, the source's outputs on them, and facts."""
+"""The last part of every import step, and its output: signature, samples, the source's outputs on them, and facts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Answered", "given_samples", "read_import", "record", "write_import"]
 
 
 def given_samples(context: StepContext, parameters: ImportParameters) -> Samples:
-    """The samples that the spec gives, or random ones.
+    """The samples in the spec, or random ones.
 
     Args:
         context: with the input `samples` if given.
@@ -49,19 +49,19 @@ def record(
     framework: Mapping[str, str],
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Find the outputs' shapes, answer the samples and the edge cases, and write what `write_import` says.
+    """Find the shapes of the outputs, run the samples and the edge cases, and write the results with `write_import`.
 
     Args:
         context: of the import step.
         answer: calls the source model.
         signature: with the outputs in the model's order.
-        samples: what it is asked.
+        samples: the inputs to run it on.
         parameters: the number of the model's parameters.
         framework: package → version that ran it.
-        notes: what a person should know of the source, each beginning with `source: `.
+        notes: what the user should know about the source, each beginning with `source: `.
 
     Returns:
-        The facts, which are the step's summary too.
+        The facts, which are also the step's summary.
 
     Raises:
         StepError: E321, E322, E326, E327, E328.
@@ -105,11 +105,11 @@ def _finite(array: Array) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """How the source model answers.
+    """The results of the source model.
 
     Attributes:
         outputs: on the samples, by name, with the samples' row axis.
-        edges: inputs and outputs of every edge case by name, whole calls, in the order of `Imported.edge_cases`.
+        edges: inputs and outputs of every edge case by name, in the order of `Imported.edge_cases`.
     """
 
     outputs: Mapping[str, Array]
@@ -117,7 +117,7 @@ class Answered:
 
 
 def write_import(folder: Path, imported: Imported, samples: Samples, answered: Answered) -> None:
-    """Write the document, the samples, the baseline's answers and the edge cases, the same bytes each time."""
+    """Write the document, the samples, the baseline's outputs and the edge cases; reproducible byte for byte."""
     imported.write(folder)
     labels = {} if samples.labels is None else {LABELS: samples.labels}
     write_npz(folder / SAMPLES_FILE, {**samples.inputs, **labels})

@@ -6,8 +6,8 @@ one line to the other for each. The parent's side is `orchestrator.measure.sessi
     {"do": "open", "opener": "module:function", "arguments": {...}, "samples": PATH, "batched": true}
         → {"seconds": load time, "facts": {...}}
     {"do": "run", "rows": 8, "calls": 1000, "seconds": 0.05, "untimed": 1}
-        → {"seconds": [...]}, one number for each call: at most `calls` of them, none started after `seconds`; before
-        them `untimed` calls that fill the caches which another process has used meanwhile
+        → {"seconds": [...]}, one number for each call: at most `calls` of them, none started after `seconds`; preceded by
+        `untimed` calls, because another process has used the caches meanwhile
 
 Every reply holds `peak_rss`, bytes. A command that fails is answered with {"error": {"ending", "diagnostic"}}: an `Ending`,
 and a `Diagnostic` as JSON.
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-# Some openers read documents and others do not: loaded here, the reading costs all of them the same, and no time is counted.
+# Only some openers read documents; imported here, this costs all of them the same and is not timed.
 import orchestrator.artifacts.document  # noqa: F401
 from orchestrator.measure.failure import MeasureError, out_of_memory
 from orchestrator.process.apart import keep_apart
@@ -75,17 +75,17 @@ class MeasuredRuntime:
         self._batched = command["batched"]
         self._runtime = runtime
         gc.collect()
-        gc.freeze()  # a framework's modules are a hundred thousand objects that no later collection need look at
+        gc.freeze()  # a framework's modules are a hundred thousand objects, which later collections would traverse
         return {"seconds": seconds, "facts": runtime.facts().as_json()}
 
     def run(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        """Call the model again and again with the same rows."""
+        """Call the model repeatedly with the same rows."""
         runtime, inputs = self._runtime, self._inputs(command["rows"])
         if runtime is None:
             raise ValueError("nothing is open")
         calls, limit = command["calls"], command["seconds"]
         times: list[float] = []
-        gc.disable()  # a collection in the middle of a call would be counted as the model's
+        gc.disable()  # a collection during a call would count as the model's time
         try:
             for _ in range(command["untimed"]):
                 runtime.run(inputs)
@@ -104,7 +104,7 @@ class MeasuredRuntime:
         if not self._batched:
             return {name: array[0] for name, array in self._samples.items()}
         if rows not in self._calls:
-            # Real rows, again from the first when there are not enough of them.
+            # Rows of the samples, repeated if there are too few.
             self._calls[rows] = {name: array[np.arange(rows) % len(array)] for name, array in self._samples.items()}
         return self._calls[rows]
 
@@ -114,9 +114,9 @@ def _as_is(value: Any) -> Any:
 
 
 def _peak_rss() -> int:
-    """The largest resident size of this process so far, bytes.
+    """The peak resident size of this process, bytes.
 
-    From /proc, since getrusage's ru_maxrss starts with the parent's size.
+    From /proc, because getrusage's ru_maxrss starts with the parent's size.
     """
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith("VmHWM:"):

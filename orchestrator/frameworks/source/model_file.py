@@ -1,4 +1,4 @@
-"""Refuses a model file that is not of the kind that the spec says, whatever the framework."""
+"""Refuses a model file that is not of the kind in the spec, for all frameworks."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _FILES: dict[FileKind, str] = {
 
 
 def expect_kind(path: Path, kind: str, *wanted: FileKind) -> None:
-    """Refuse a file or folder that is not what `kind:` says.
+    """Refuse a file or folder that is not of the kind in `kind:`.
 
     Args:
-        path: what `weights:` names.
+        path: the path in `weights:`.
         kind: as in the spec, for the message.
-        wanted: what it may be.
+        wanted: the accepted kinds of files.
 
     Raises:
         StepError: E301.

@@ -24,29 +24,29 @@ _CHUNK = 32
 
 
 class Answer(Protocol):
-    """One whole call of the source model: inputs by name, outputs by name."""
+    """One call of the source model: inputs by name, outputs by name."""
 
     def __call__(self, inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
-        """The outputs; bfloat16 comes as float32, which numpy knows.
+        """The outputs; bfloat16 is returned as float32, because numpy lacks it.
 
         Args:
             inputs: every input by name.
-            dim: the dimension whose range the call is about, if it is about one.
+            dim: the dimension whose range the call tests, if any.
 
         Raises:
-            StepError: E321 the model does not take these inputs, or E322 where the call is about a dimension's range.
-            MemoryError: memory does not suffice.
+            StepError: E321 the model does not accept these inputs, or E322 if the call tests a dimension's range.
+            MemoryError: there is not enough memory.
         """
 
 
 def failed_call(cause: str, signature: Signature, inputs: Mapping[str, Array], dim: str | None) -> StepError:
-    """What an `Answer` raises for a call that its framework has refused.
+    """The error that an `Answer` raises if the framework fails on a call.
 
     Args:
-        cause: what the framework said, in one line.
+        cause: the framework's message, in one line.
         signature: the model's.
         inputs: of the call.
-        dim: the dimension whose range the call is about, if it is about one.
+        dim: the dimension whose range the call tests, if any.
     """
     given = ", ".join(f"{t.name} {inputs[t.name].dtype} {list(inputs[t.name].shape)}" for t in signature.inputs)
     if dim is None:
@@ -70,7 +70,7 @@ def failed_call(cause: str, signature: Signature, inputs: Mapping[str, Array], d
 
 
 def first_call(samples: Samples, signature: Signature) -> dict[str, Array]:
-    """One call with a few of the samples, which shows what the model returns."""
+    """One call with a few samples, to see what the model returns."""
     sizes = sizes_of(samples, signature)
     if signature.batch is not None:
         low, high = signature.dims[signature.batch]
@@ -79,7 +79,7 @@ def first_call(samples: Samples, signature: Signature) -> dict[str, Array]:
 
 
 def answer_rows(answer: Answer, signature: Signature, samples: Samples) -> dict[str, Array]:
-    """The outputs on all samples by name, with their row axis; batch by batch where the model has a batch dimension."""
+    """The outputs on all samples by name, with rows as the first axis; batch by batch if the model has a batch dimension."""
     parts: list[dict[str, Array]] = []
     if signature.batch is None:
         sizes = sizes_of(samples, signature)
@@ -91,7 +91,7 @@ def answer_rows(answer: Answer, signature: Signature, samples: Samples) -> dict[
         size = min(high, max(low, _CHUNK))
         for start in range(0, samples.rows, size):
             count = min(size, samples.rows - start)
-            # A rest smaller than the smallest batch is filled up with rows that are cut off again.
+            # A remainder below the smallest batch is padded with rows that are removed from the outputs.
             rows = np.arange(start, start + max(count, low)) % samples.rows
             outputs = answer(take_rows(samples, rows))
             parts.append({name: array[:count] for name, array in outputs.items()})
@@ -107,13 +107,13 @@ def answer_rows(answer: Answer, signature: Signature, samples: Samples) -> dict[
 
 
 def resolve_outputs(answer: Answer, signature: Signature, samples: Samples) -> Signature:
-    """The signature with every output's dtype and shape, found by running at the ends of every dimension's range.
+    """The signature with the dtype and shape of every output, found by running the model at both ends of every range.
 
-    A size that follows no single dimension (half of one, say) gets a name of its own, `out0_1` for the second
-    dimension of the first output, with the range that was seen.
+    A size that does not equal a dimension (half of one, for instance) gets a name of its own, such as `out0_1` for the
+    second dimension of the first output, with the observed range.
 
     Raises:
-        StepError: E321, E322 the model raises, E326 a declared shape is not what the model returns, E327 an output has
+        StepError: E321, E322 the model fails, E326 an output does not have its declared shape, E327 an output has
             no batch dimension.
     """
     base = sizes_of(samples, signature)
@@ -156,12 +156,12 @@ def _dimension(
     found: Sequence[tuple[Mapping[str, int], int]],
     dims: dict[str, tuple[int, int]],
 ) -> int | str:
-    """The number or the name of one dimension of an output; a new name is put into `dims`."""
+    """The size or the name of one dimension of an output; a new name is added to `dims`."""
     declared = signature.outputs[number]
     wanted = None if declared.shape is None else declared.shape[axis]
     sizes = [size for _, size in found]
     named = [dim for dim in found[0][0] if all(at[dim] == size for at, size in found)]
-    # A dimension whose range is a single size looks like a number; the batch is known by its place.
+    # A dimension whose range is a single size looks like a fixed size; the batch is recognized by its position.
     varying = [dim for dim in named if len({at[dim] for at, _ in found}) > 1 or (axis == 0 and dim == signature.batch)]
     constant = len(set(sizes)) == 1
     if isinstance(wanted, int):
@@ -217,10 +217,10 @@ def _no_batch(declared: Tensor, number: int, shapes: Sequence[Sequence[int]], ba
 
 
 def refuse_nan(outputs: Mapping[str, Array], samples: Samples) -> None:
-    """Whether the model's answers on the samples can be compared with anything.
+    """Check that the model's outputs on the samples can be compared.
 
     Raises:
-        StepError: E328, it answers NaN.
+        StepError: E328, they contain NaN.
     """
     for number, (name, array) in enumerate(outputs.items()):
         if array.dtype.kind != "f" or not np.isnan(array).any():
@@ -239,7 +239,7 @@ def refuse_nan(outputs: Mapping[str, Array], samples: Samples) -> None:
 def answer_edges(
     answer: Answer, signature: Signature, samples: Samples
 ) -> tuple[list[tuple[EdgeCase, dict[str, Array]]], list[RefusedCase]]:
-    """Every edge case with its answer; and those about values that the model refuses, which is its right."""
+    """Every edge case with its outputs; and those with values that the model refuses, which is allowed."""
     answered, left_out = [], []
     for case in edge_cases(samples, signature):
         try:

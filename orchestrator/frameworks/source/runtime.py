@@ -1,4 +1,4 @@
-"""The protocol of a runtime, and the opening of one by its format."""
+"""The protocol of runtimes, and how to open one for a format."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ Accelerator = Literal["none", "cuda"]
 
 
 def gpu_not_used(runtime: str, cause: str) -> StepError:
-    """What is raised instead of computing on the CPU without a word.
+    """The error that is raised instead of silently computing on the CPU.
 
     Args:
-        runtime: whose concern it is, such as `ONNX Runtime`.
-        cause: why, in a clause.
+        runtime: its name, such as `ONNX Runtime`.
+        cause: the reason, a clause.
     """
     return StepError(
         "E427",
@@ -58,11 +58,11 @@ RUNTIMES: Mapping[str, str] = MappingProxyType(
         "tflite": "orchestrator.frameworks.litert.runtime:open_tflite",
     }
 )
-"""Format → what a conversion opens its own result with: the runtime of the format's usual backend."""
+"""Format → the runtime with which a conversion checks its result: that of the format's default backend."""
 
 
 class Runtime(Protocol):
-    """A loaded model, ready to be called; it holds the threads that it was opened with."""
+    """A loaded model, ready to be called, with a fixed number of threads."""
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """One call in inference mode.
@@ -71,27 +71,27 @@ class Runtime(Protocol):
             inputs: every input of the signature by name, in its dtype and shape.
 
         Returns:
-            Every output of the signature by name; bfloat16 comes as float32, which numpy knows.
+            Every output of the signature by name; bfloat16 is returned as float32, because numpy lacks it.
         """
 
     def facts(self) -> RuntimeFacts:
-        """What runs it."""
+        """The runtime's name, packages and threads."""
 
 
 class OpenRuntime(Protocol):
-    """The shape of the functions that `RUNTIMES` names."""
+    """The signature of the functions in `RUNTIMES`."""
 
     def __call__(
         self, directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none", **options: str
     ) -> Runtime:
-        """Load the variant in `directory`, to run on `threads` threads, on a GPU if that is the accelerator.
+        """Load the variant in `directory` to run on `threads` threads, or on a GPU if `accelerator` says so.
 
         `options`: those of `RuntimeOptions` that the backend declares and the candidate sets.
         """
 
 
 class OpenBaseline(Protocol):
-    """The shape of every source's `open_baseline`, which opens the model as given: the baseline of every variant."""
+    """The signature of every source's `open_baseline`, which opens the original model: the baseline of all variants."""
 
     def __call__(
         self,
@@ -105,12 +105,12 @@ class OpenBaseline(Protocol):
         """Load the source.
 
         Args:
-            source: how it is loaded, as the import step has it.
+            source: the parameters of the source, as in the import step.
             inputs: with the role `weights`.
             project: the spec's folder, for sources that import the user's code.
-            signature: as the import step left it, with the outputs in the model's order.
+            signature: as resolved by the import step, with the outputs in the model's order.
             threads: for the operators of one call.
-            accelerator: what computes.
+            accelerator: the device that runs the model.
         """
 
 
@@ -121,13 +121,13 @@ def open_runtime(
 
     Args:
         format_name: a key of `RUNTIMES`.
-        directory: the variant: one model file.
-        signature: with output shapes and dtypes resolved, as `import` leaves it.
+        directory: the folder of the variant.
+        signature: as resolved by the import step.
         threads: for the operators of one call; at least 1.
-        accelerator: what computes.
+        accelerator: the device that runs the model.
 
     Raises:
-        StepError: E420, the model file does not load; E427, the accelerator is not used.
+        StepError: E420, the model file cannot be loaded; E427, the accelerator cannot be used.
     """
     return open_with(RUNTIMES[format_name], directory, signature, threads, accelerator)
 
@@ -135,14 +135,14 @@ def open_runtime(
 def open_with(
     opener: str, directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none", **options: str
 ) -> Runtime:
-    """Load the variant in `directory` with the runtime that a backend names.
+    """Load the variant in `directory` with the runtime of a backend.
 
     Args:
-        opener: `module:function` of the shape of `OpenRuntime`.
+        opener: `module:function` with the signature of `OpenRuntime`.
         directory: as for `open_runtime`.
         signature: as for `open_runtime`.
         threads: as for `open_runtime`.
-        accelerator: what computes.
+        accelerator: the device that runs the model.
         options: further options of the runtime, such as `graph_optimization`; only those that the backend declares.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Samples of a model: read from an npz file, made up within the signature, and written."""
+"""Samples of a model: read from an npz file, or generated from the signature; and written."""
 
 from __future__ import annotations
 
@@ -39,37 +39,37 @@ __all__ = [
 ]
 
 STRING = "string"
-"""Arrays of it are unicode (kind `U`), which an npz file holds without pickling; its zero is the empty text."""
+"""Its arrays are unicode (kind `U`), which npz files store without pickling; its zero is the empty text."""
 
 _TEXT_BYTES = 64
-"""What a text is taken to need where nothing is known of it: a word or two, four bytes for a character."""
+"""The assumed size of a text: a word or two, with four bytes per character."""
 
 
 def dtype_name(array: np.ndarray[Any, Any]) -> str:
-    """How a spec spells the element type of `array`."""
+    """The element type of `array` as in a spec."""
     return STRING if array.dtype.kind in "UO" else array.dtype.name
 
 
 def element_bytes(dtype: str) -> int:
-    """Bytes that an element of this type takes; an estimate for texts."""
+    """The size of an element of this type, bytes; an estimate for texts."""
     return _TEXT_BYTES if dtype == STRING else np.dtype(dtype).itemsize
 
 
 def plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Texts that are Python objects, as runtimes return them, as an array of unicode; all else as it is."""
+    """Arrays of Python objects, in which runtimes return texts, as arrays of unicode; all others unchanged."""
     return array.astype(np.str_) if array.dtype.kind == "O" else array
 
 
 Array = np.ndarray[Any, Any]
 
 LABELS = "labels"
-"""The array of an npz file that holds what the model should say; not an input."""
+"""The array of an npz file with the expected classes; not an input."""
 
 FLOAT_RANGE = 3.0
-"""Random floats lie in [-3, 3]."""
+"""Random floats are in [-3, 3]."""
 
 LONGEST_WORD = 8
-"""Random texts are words of lower-case letters, at most so long."""
+"""Random texts are words of lower-case letters, at most this long."""
 
 RANDOM_ROWS = 32
 RANDOM_INNER_SIZE = 32
@@ -82,11 +82,11 @@ class Samples:
     """Rows of inputs.
 
     Attributes:
-        inputs: by name, in the signature's dtypes, each with a leading row axis; for a model with a batch dimension
-            that axis is the batch dimension, for others it stands before the input's own shape.
-        labels: what the model should say for each row, if that is known.
-        real: whether a person gave them; random ones prove less.
-        notes: what was done to them that a person should know.
+        inputs: by name, in the signature's dtypes, each with a leading row axis; for a model with a batch dimension, this
+            axis is the batch; for others, it is added before the input's shape.
+        labels: the expected class of each row, if known.
+        real: whether the user provided them; random ones prove less.
+        notes: changes to them that the user should know about.
     """
 
     inputs: Mapping[str, Array]
@@ -96,7 +96,7 @@ class Samples:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return len(next(iter(self.inputs.values())))
 
 
@@ -112,7 +112,7 @@ def read_samples(path: Path, signature: Signature, max_rows: int) -> Samples:
 
     Raises:
         StepError: E340 not an npz file, E341 an input is missing, E342 wrong dtype, E343 wrong shape, E344 wrong number
-            of rows, E345 labels that are not one for each row.
+            of rows, E345 not exactly one label for each row.
     """
     arrays = _load(path)
     notes: list[str] = []
@@ -151,11 +151,10 @@ def read_samples(path: Path, signature: Signature, max_rows: int) -> Samples:
 
 
 def random_samples(signature: Signature, seed: int) -> Samples:
-    """Random rows within the signature, the same for the same seed.
+    """Random rows that match the signature; the same for the same seed.
 
-    Floats are normal with standard deviation 1, cut at 3; integers are 0 or 1, since their range is not known; texts are
-    words that mean nothing.
-    Named dimensions other than the batch are 32, or as near to it as their range allows.
+    Floats are normal with standard deviation 1, cut at 3; integers are 0 or 1, because their range is unknown; texts are
+    meaningless words. Named dimensions other than the batch are 32, or as close to it as their range allows.
     """
     random = np.random.default_rng(seed)
     notes = ["samples: none are given, so the inputs are random"]
@@ -182,7 +181,7 @@ def random_samples(signature: Signature, seed: int) -> Samples:
 
 def _words(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
     letters = random.integers(ord("a"), ord("z") + 1, (*shape, LONGEST_WORD), dtype=np.uint32)
-    # A character of numpy's unicode is a 32-bit code; zeros at the end are no characters.
+    # A character in numpy's unicode is a 32-bit code; trailing zeros are padding.
     letters[np.arange(LONGEST_WORD) >= random.integers(2, LONGEST_WORD + 1, (*shape, 1))] = 0
     return letters.view(f"U{LONGEST_WORD}").reshape(shape)
 
@@ -200,7 +199,7 @@ def _load(path: Path) -> dict[str, Array]:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise StepError("E340", "the samples are a single array, not an npz file", remedy=remedy, at=_AT)
             return {name: _array(file, name, remedy) for name in file.files}
-    # A file that is no zip is taken for a pickle by numpy and refused with a ValueError; a cut one ends early.
+    # numpy treats a file that is not a zip as a pickle and refuses it with a ValueError; a truncated file ends early.
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         empty = path.is_file() and path.stat().st_size == 0
         cause = "the file is empty" if empty else _headline(error)
@@ -233,7 +232,7 @@ def _cast(tensor: Tensor, array: Array, notes: list[str]) -> Array:
     if array.dtype.kind in "iub" or (array.dtype.kind == "f" and wanted.kind == "f"):
         with np.errstate(over="ignore"):
             cast = array.astype(wanted)
-        # Integers must survive as they are; floats may lose digits, but none may overflow.
+        # Integers must not change; floats may lose precision, but must not overflow.
         same = np.isfinite(cast) == np.isfinite(array) if wanted.kind == "f" == array.dtype.kind else cast == array
         if not same.all():
             cast = None
@@ -342,28 +341,28 @@ def _headline(error: Exception) -> str:
 
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write arrays by name, the same bytes each time."""
-    # numpy.savez takes the names as keyword arguments, beside its own: a tensor may be called `file`.
+    """Write arrays by name, reproducible byte for byte."""
+    # numpy.savez takes names as keyword arguments beside its own, but a tensor may be called `file`.
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         for name, array in arrays.items():
-            # Without a time of its own the entry carries that of 1980, and the same arrays give the same bytes.
+            # Without an explicit time, the entry has that of 1980, so the same arrays give the same bytes.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
 
 
 def write_random(context: StepContext) -> dict[str, Any]:
-    """Leave `samples.npz`."""
+    """Step: write random samples to `samples.npz`."""
     parameters = RandomSamplesParameters.from_json(context.params)
     return _written(context, random_samples(parameters.signature, parameters.seed))
 
 
 def write_random_texts(context: StepContext) -> dict[str, Any]:
-    """As `write_random`, with sentences as the tokenizer of a Transformers folder reads them, where the model takes tokens.
+    """Like `write_random`, but with sentences as tokens of a Transformers folder if the model takes tokens.
 
     Inputs: `weights`.
 
     Raises:
-        StepError: E370-E379, what the folder says of itself cannot be used.
+        StepError: E370-E379, the folder's configuration cannot be used.
     """
     from orchestrator.frameworks.transformers.folder import read_folder
     from orchestrator.frameworks.transformers.model import architecture

@@ -1,4 +1,4 @@
-"""Imports what `factory:` names from the spec's folder, calls it, and says where in the user's code something failed."""
+"""Imports and calls the factory from the spec's folder, and locates failures in the user's code."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ AT_FACTORY = ("model", "source", "factory")
 
 
 def build(reference: str, kwargs: Mapping[str, Any], project: Path) -> Any:
-    """What `module:attribute`, imported with `project` first on the path, returns when called with `kwargs`.
+    """Import `module:attribute`, with `project` first on the path, and call it with `kwargs`; returns the result.
 
     Raises:
-        StepError: E310 the module cannot be imported, E311 it has no such attribute, E312 that cannot be called,
-            E313 it takes other arguments, E314 it raises.
+        StepError: E310 the module cannot be imported, E311 it has no such attribute, E312 it is not callable, E313 it does
+            not accept the arguments, E314 it raised an error.
     """
     factory = _find(reference, project)
     try:
         signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # callables written in C may not tell
+    except (TypeError, ValueError):  # callables written in C may have no signature
         pass
     else:
         try:
@@ -45,7 +45,7 @@ def build(reference: str, kwargs: Mapping[str, Any], project: Path) -> Any:
             ) from error
     try:
         return factory(**kwargs)
-    # It is the user's code: whatever it raises is reported with its place and ends the step.
+    # The user's code may raise anything; it is reported with its position and ends the step.
     except (Exception, SystemExit) as error:
         raise StepError(
             "E314",
@@ -57,7 +57,7 @@ def build(reference: str, kwargs: Mapping[str, Any], project: Path) -> Any:
 
 
 def raised_at(error: BaseException, project: Path) -> str:
-    """Where: the innermost line of the user's code, or else the innermost line of all, as `file:line in function`."""
+    """The innermost line of the user's code, or else the innermost line, as `file:line in function`."""
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_relative(error.filename, project)}:{error.lineno}"
@@ -69,7 +69,7 @@ def raised_at(error: BaseException, project: Path) -> str:
 
 
 def raised_notes(error: BaseException, project: Path) -> tuple[str, ...]:
-    """A note with the line of the user's code that raised; none if there is no such line."""
+    """A note with the line of the user's code that raised the error; none if there is no such line."""
     frames = traceback.extract_tb(error.__traceback__)
     return (f"raised at: {raised_at(error, project)}",) if any(_is_in(f.filename, project) for f in frames) else ()
 
