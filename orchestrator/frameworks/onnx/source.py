@@ -85,7 +85,7 @@ def check(context: StepContext) -> dict[str, Any]:
     samples = given_samples(context, parameters)
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
-        # Its exceptions share no base class of their own; its message is reported with the shapes of the inputs.
+        # Its exceptions have no common base class; the message is reported with the shapes of the inputs.
         with refuse_as(Exception, lambda error: failed_call(runtime_message(error), signature, inputs, dim)):
             return runtime.run(inputs)
 
