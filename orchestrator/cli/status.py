@@ -10,13 +10,16 @@ from orchestrator.cli import console
 from orchestrator.cli.deployments import find_deployment
 from orchestrator.cli.options import json_option, lock_timeout_option, open_store
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.errors import ExitCode, UsageError
+from orchestrator.errors import ExitCode, MloError, UsageError
 from orchestrator.events import Event, Waiting
-from orchestrator.release.go_live import deployment_lock, settle, target_of
+from orchestrator.release.go_live import target_of
+from orchestrator.release.removal import remove
+from orchestrator.store.state import Deployment
+from orchestrator.store.store import Store
 
 __all__ = ["destroy", "logs", "status"]
 
-_COLOURS = {"healthy": "green", "degraded": "yellow", "stopped": "red"}
+_COLOURS = {"healthy": "green", "degraded": "yellow", "stopped": "red", "unknown": "yellow"}
 
 
 @click.command(
@@ -38,21 +41,7 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     store = open_store()
     known = store.state.read().deployments
     wanted = [find_deployment(store, name) for name in names] if names else [known[name] for name in sorted(known)]
-    rows = []
-    for deployment in wanted:
-        observed = target_of(deployment, store).observe()
-        rows.append(
-            {
-                "name": deployment.name,
-                "target": deployment.placement.target,
-                "health": observed.health,
-                "reason": observed.reason or None,
-                "revision": observed.revision if observed.revision is not None else deployment.revision,
-                "endpoint": deployment.endpoint,
-                "backend": deployment.backend,
-                "variant": deployment.variant,
-            }
-        )
+    rows = [_row(deployment, store) for deployment in wanted]
     if as_json:
         console.print_json({"deployments": rows})
     elif not rows:
@@ -66,9 +55,33 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         console.say(console.table(header, cells, right=frozenset({3})))
         for row in rows:
             if row["reason"]:
-                console.say(f"{row['name']} is {row['health']}: {row['reason']}")
+                what = "cannot be observed" if row["health"] == "unknown" else f"is {row['health']}"
+                console.say(f"{row['name']} {what}: {row['reason']}")
     if any(row["health"] != "healthy" for row in rows):
         ctx.exit(int(ExitCode.FAILED))
+
+
+def _row(deployment: Deployment, store: Store) -> dict[str, str | int | None]:
+    """One deployment; if its place cannot be looked at, the row says why, and the others are not affected."""
+    revision = deployment.revision
+    try:
+        observed = target_of(deployment, store).observe()
+    except MloError as error:
+        told = error.diagnostics[0]
+        health, reason = "unknown", "; ".join(filter(None, (told.message, told.cause, told.remedy)))
+    else:
+        health, reason = observed.health, observed.reason
+        revision = revision if observed.revision is None else observed.revision
+    return {
+        "name": deployment.name,
+        "target": deployment.placement.target,
+        "health": health,
+        "reason": reason or None,
+        "revision": revision,
+        "endpoint": deployment.endpoint,
+        "backend": deployment.backend,
+        "variant": deployment.variant,
+    }
 
 
 @click.command(
@@ -125,13 +138,6 @@ def destroy(name: str, yes: bool, lock_timeout: float) -> None:
                 Diagnostic("E215", "destroy needs confirmation, but there is no terminal to ask on", remedy="add --yes")
             )
         console.confirm(f"{target_of(deployment, store).describe().removal}?")
-    done, left = "forgotten", ""
-    with deployment_lock(store, name, lock_timeout, _tell_waiting):
-        now = settle(name, store)
-        if now is not None:
-            target = target_of(now, store)
-            with target.lock():
-                left = "".join(f", {clause}" for clause in target.stop())
-            done = target.describe().removed
-        store.state.update(lambda state: state.without_deployment(name))
-    console.say(f"{name}: {done}{left}; its artifacts stay in the store until `mlo gc`")
+    removed = remove(store, name, _tell_waiting, lock_timeout)
+    notes = "".join(f", {clause}" for clause in removed.notes)
+    console.say(f"{name}: {removed.done}{notes}; its artifacts stay in the store until `mlo gc`")

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from orchestrator.artifacts.document import DocumentRefused
 from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import serving_backend
 from orchestrator.errors import MloError
@@ -82,8 +83,8 @@ def settle(name: str, store: Store) -> Deployment | None:
 
 def _after(known: Deployment, begun: Intent, target: Target) -> Deployment:
     """The deployment after a run that died with this intent; its revision is withdrawn unless it had taken over."""
-    if target.observe().revision == begun.revision and begun.wanted is not None:
-        return begun.wanted
+    if target.observe().revision == begun.revision:
+        return begun.wanted or known.without_intent()
     if begun.revision != known.revision or not target.is_at(known.placement):
         target.drop(begun.revision)
     if known.revision == 0 and target.observe().revision is None:
@@ -160,10 +161,28 @@ class GoLive:
         self._remember_intent(before, Intent.now(op, revision, self._target.placement))
         crash_point("release.intent-written")
         try:
-            return self._target.prepare()
+            return self._target.prepare(self._live(before))
         except BaseException:
             self._forget_intent(before)
             raise
+
+    def _serves_here(self, before: Deployment | None) -> bool:
+        """Whether the state records a revision at this place, which may be down at the moment."""
+        return before is not None and before.revision != 0 and self._target.is_at(before.placement)
+
+    def _live(self, before: Deployment | None) -> Release | None:
+        """The revision that the state records at this place; None if there is none, or the store has lost it."""
+        if before is None or not self._serves_here(before):
+            return None
+        entry = before.history[-1]
+        rendered = self._trees.path(entry.rendered_digest)
+        try:
+            winner = Winner.read(rendered)
+        except (FileNotFoundError, DocumentRefused) as error:
+            lost = f"revision {entry.revision} cannot be started again, the store has lost it: {error}"
+            self._observer(StepProgress("deploy", lost, None))
+            return None
+        return _release(entry.revision, rendered, winner, self._release.name, entry.threads)
 
     @contextmanager
     def _locked(self, before: Deployment | None) -> Iterator[None]:
@@ -179,14 +198,7 @@ class GoLive:
     def _start(self, revision: int) -> Started:
         began = datetime.now(UTC)
         started = self._target.start(
-            Release(
-                revision=revision,
-                serving=self._rendered() / "serving",
-                backend=self._winner.backend,
-                model=self._release.name,
-                threads=self._release.threads,
-                startup_seconds=self._winner.startup_seconds,
-            ),
+            _release(revision, self._rendered(), self._winner, self._release.name, self._release.threads),
             lambda message: self._observer(StepProgress("deploy", message, None)),
         )
         crash_point("release.started")
@@ -221,7 +233,7 @@ class GoLive:
             if self._target.observe().revision == revision:
                 return  # the switch had happened: the next run adopts it
             self._target.drop(revision)
-            if self._target.observe().revision is None:
+            if not self._serves_here(before) and self._target.observe().revision is None:
                 self._target.stop()
             self._forget_intent(before)
         except MloError as second:
@@ -272,3 +284,14 @@ class GoLive:
 
     def _rendered(self) -> Path:
         return self._trees.path(self._release.rendered)
+
+
+def _release(revision: int, rendered: Path, winner: Winner, name: str, threads: int) -> Release:
+    return Release(
+        revision=revision,
+        serving=rendered / "serving",
+        backend=winner.backend,
+        model=name,
+        threads=threads,
+        startup_seconds=winner.startup_seconds,
+    )

@@ -109,7 +109,8 @@ E604 the server was not ready in time
 E605 another command is deploying
     Another command is deploying the same name right now.
 E606 the supervisor does not respond
-    The deployment's supervisor process has exited or hangs.
+    The deployment's supervisor process has exited or hangs, or another version of mlo started it and the two cannot talk to
+    each other. The message says how to end it; the next apply starts the live revision again.
 E607 traffic could not be switched
     The new revision was ready, but requests could not be routed to it. The previous revision keeps serving.
 E608 wrong answers from the server

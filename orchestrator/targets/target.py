@@ -188,8 +188,11 @@ class Target(Protocol):
             DeployFailed: it cannot; E623 it cannot split the traffic.
         """
 
-    def prepare(self) -> str:
+    def prepare(self, live: Release | None = None) -> str:
         """Make the place ready to take a revision; returns the public endpoint.
+
+        Args:
+            live: what the state records as live here; it is started again if it has ended, and if the target can do so.
 
         Raises:
             DeployFailed: the place cannot be used.

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from orchestrator.store.home import Home
+from orchestrator.store.state import Deployment, PlacementRecord, StateFile
+from orchestrator.targets.local.placement import LocalPlacement
 from tests.cli.conftest import conforms
 
 if TYPE_CHECKING:
@@ -113,6 +116,37 @@ def test_status_of_nothing_is_empty(mlo: Mlo) -> None:
     document = json.loads(mlo("status", "--json").stdout)
     conforms(document, "status")
     assert document == {"deployments": []}
+
+
+def test_a_deployment_of_an_unknown_target_does_not_hide_the_others(mlo: Mlo, project: Path) -> None:
+    home = Home(project / "home")
+    home.prepare()
+    known = Deployment(
+        name="here",
+        placement=LocalPlacement().record(),
+        revision=1,
+        highest=1,
+        backend="onnxruntime",
+        variant="onnx-fp32",
+        endpoint="http://127.0.0.1:20001",
+        spec_file="/spec.yaml",
+        spec_digest="",
+        decision_digest="",
+        model_digest="",
+        rendered_digest="",
+    )
+    moon = PlacementRecord(target="moon", version=1, settings={})
+    there = known.model_copy(update={"name": "there", "placement": moon})
+    StateFile(home).update(lambda state: state.with_deployment(known).with_deployment(there))
+    document = json.loads(mlo("status", "--json", code=1).stdout)
+    conforms(document, "status")
+    assert [(row["name"], row["health"]) for row in document["deployments"]] == [
+        ("here", "stopped"),
+        ("there", "unknown"),
+    ]
+    shown = mlo("status", code=1).stdout
+    assert "there cannot be observed: there is deployed to the target `moon`, which this mlo does not have" in shown
+    assert "use the version of mlo that deployed it" in shown
 
 
 def test_pending_changes_are_2_only_when_asked_for(mlo: Mlo) -> None:

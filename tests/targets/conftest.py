@@ -16,6 +16,7 @@ import pytest
 
 from orchestrator.backends.backend import InProcess, Launch, ServingBackend, ServingSettings
 from orchestrator.targets.local.control import ask
+from orchestrator.targets.local.messages import Status
 from orchestrator.targets.local.target import LocalTarget
 from orchestrator.targets.target import Release
 
@@ -66,6 +67,7 @@ class Deployment:
     def __init__(self, folder: Path, servings: Path) -> None:
         self.folder = folder
         self.target = LocalTarget(folder)
+        self.live: Release | None = None
         self._servings = servings
 
     def serving(self, revision: int, **behaviour: Any) -> Path:
@@ -75,15 +77,18 @@ class Deployment:
         return folder
 
     def start(self, revision: int, *, startup_seconds: int = 30, **behaviour: Any) -> str:
-        folder = self.serving(revision, **behaviour)
-        started = self.target.start(Release(revision, folder, "stand-in", "m", 1, startup_seconds))
+        started = self.target.start(self.release(revision, startup_seconds, **behaviour))
         assert started.url is not None
         return started.url
 
+    def release(self, revision: int, startup_seconds: int = 30, **behaviour: Any) -> Release:
+        return Release(revision, self.serving(revision, **behaviour), "stand-in", "m", 1, startup_seconds)
+
     def deploy(self, revision: int, **behaviour: Any) -> str:
-        endpoint = self.target.prepare()
+        endpoint = self.target.prepare(self.live)
         self.start(revision, **behaviour)
         self.target.switch(revision)
+        self.live = self.release(revision, **behaviour)
         return endpoint
 
     def ask(self, x: float = 1.0, endpoint: str | None = None) -> float:
@@ -105,8 +110,9 @@ class Deployment:
 
     def in_flight(self) -> int:
         """Requests that the server has not answered yet."""
-        count: int = ask(self.folder, "GET", "/status")["serving"]["in_flight"]
-        return count
+        serving = ask(self.folder, "GET", "/status", Status).serving
+        assert serving is not None
+        return serving.in_flight
 
     def supervisor(self) -> psutil.Process:
         return psutil.Process(int((self.folder / "supervisor.lock").read_text()))

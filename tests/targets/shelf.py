@@ -102,7 +102,8 @@ class ShelfTarget:
         if self._board > 9:
             raise self._failed("E620", f"the shelf has no board {self._board}")
 
-    def prepare(self) -> str:
+    def prepare(self, live: Release | None = None) -> str:
+        del live
         self._place.mkdir(parents=True, exist_ok=True)
         return self.describe().where
 

@@ -42,6 +42,7 @@ class Own:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "deployment"
         self.target = LocalTarget(self.folder)
+        self.live: Release | None = None
         self._servings = folder
 
     def serving(self, revision: int) -> Path:
@@ -56,14 +57,16 @@ class Own:
         return folder
 
     def start(self, revision: int, server: str = "onnxruntime") -> str:
-        started = self.target.start(Release(revision, self.serving(revision), server, "m", 1, 60))
+        self._started = Release(revision, self.serving(revision), server, "m", 1, 60)
+        started = self.target.start(self._started)
         assert started.url is not None
         return started.url
 
     def deploy(self, revision: int, server: str = "onnxruntime") -> int:
-        port = int(self.target.prepare().rpartition(":")[2])
+        port = int(self.target.prepare(self.live).rpartition(":")[2])
         self.start(revision, server)
         self.target.switch(revision)
+        self.live = self._started
         return port
 
     def supervisor(self) -> psutil.Process:
@@ -249,7 +252,7 @@ def test_a_killed_supervisor_frees_the_port_and_the_next_one_serves_there(own: O
     own.deploy(1)
     port = own.deploy(2)
     own.supervisor().kill()
-    assert own.target.prepare() == f"http://127.0.0.1:{port}"  # at once: the orphans may not be gone yet
+    assert own.target.prepare(own.live) == f"http://127.0.0.1:{port}"  # at once: the orphans may not be gone yet
     assert ask(port) == 2.0
     assert own.is_served_by_itself(port)
 

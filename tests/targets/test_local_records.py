@@ -9,17 +9,14 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import DeployFailed
-from orchestrator.targets.local.records import Endpoint, Recipe
+from orchestrator.targets.local.records import Endpoint
 from orchestrator.targets.local.target import LocalTarget
 
-RECIPE = Recipe(revision=3, backend="onnxruntime", name="m", serving="/srv", threads=2, startup_seconds=30)
 
-
-@pytest.mark.parametrize("record", [RECIPE, Endpoint(port=20001)])
-def test_a_record_is_read_as_it_was_written(record: Endpoint | Recipe, tmp_path: Path) -> None:
-    assert type(record).read(tmp_path) is None
-    record.write(tmp_path)
-    assert type(record).read(tmp_path) == record
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert Endpoint.read(tmp_path) is None
+    Endpoint(port=20001).write(tmp_path)
+    assert Endpoint.read(tmp_path) == Endpoint(port=20001)
 
 
 @pytest.mark.parametrize("change", [{"port": "20001"}, {"port": 0}, {"version": 2}, {"more": 1}])
@@ -35,3 +32,7 @@ def test_a_record_that_cannot_be_read_names_the_file_and_the_way_out(change: dic
     observed = LocalTarget(tmp_path).observe()
     assert observed.health == "degraded"
     assert "endpoint.json" in observed.reason
+    assert LocalTarget(tmp_path).describe().removal.startswith("Stop ")
+    (left,) = LocalTarget(tmp_path).stop()
+    assert "endpoint.json cannot be read, and is removed" in left
+    assert LocalTarget(tmp_path).stop() == ()

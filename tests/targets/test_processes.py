@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from orchestrator.errors import DeployFailed
-from orchestrator.targets.local.control import CONTROL_SOCKET
+from orchestrator.targets.local.control import CONTROL_SOCKET, ControlRefusedError, ControlVersionError, ask
+from orchestrator.targets.local.messages import PROTOCOL, Done, Status
 from orchestrator.targets.local.target import LocalTarget
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def test_after_the_supervisor_was_killed_the_next_start_serves_the_same_revision
     supervisor.kill()
     eventually(lambda: not deployment.target.observe().running)
     assert deployment.target.observe().endpoint == endpoint
-    assert deployment.target.prepare() == endpoint
+    assert deployment.target.prepare(deployment.live) == endpoint
     assert deployment.ask(1.0, endpoint) == 2.0
     eventually(lambda: deployment.target.observe().health == "healthy")
     assert deployment.target.observe().revision == 2
@@ -146,6 +147,35 @@ def test_a_supervisor_that_hangs_is_killed_by_stop(deployment: Deployment, monke
     assert not _alive(supervisor)
     psutil.wait_procs(family, timeout=10)
     assert not any(_alive(process) for process in family)
+
+
+def test_a_supervisor_of_another_version_is_named_with_the_way_out_and_can_be_stopped(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.deploy(1)
+    supervisor = deployment.supervisor()
+    monkeypatch.setattr("orchestrator.targets.local.control.PROTOCOL", PROTOCOL + 1)
+    with pytest.raises(DeployFailed) as failure:
+        deployment.target.prepare()
+    told = failure.value.diagnostics[0]
+    assert told.code == "E606"
+    assert f"speaks protocol {PROTOCOL} on its control socket, this version protocol {PROTOCOL + 1}" in told.cause
+    assert f"`kill {supervisor.pid}`" in told.remedy
+    observed = deployment.target.observe()
+    assert (observed.running, observed.health) == (True, "degraded")
+    assert f"protocol {PROTOCOL}" in observed.reason
+    deployment.target.stop()
+    assert not _alive(supervisor)
+
+
+def test_a_supervisor_refuses_what_it_cannot_read(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment.target.prepare()
+    with pytest.raises(ControlRefusedError, match="this is no OpenPort") as refused:
+        ask(deployment.folder, "PUT", "/port", Done, Done())
+    assert refused.value.status == 400
+    monkeypatch.setattr("orchestrator.targets.local.control.PROTOCOL_HEADER", "Something-Else")
+    with pytest.raises(ControlVersionError, match="no numbered protocol"):
+        ask(deployment.folder, "GET", "/status", Status)
 
 
 def test_a_supervisor_whose_folder_is_removed_ends(deployment: Deployment, eventually: Eventually) -> None:

@@ -111,9 +111,11 @@ def test_a_real_server_is_deployed_proven_and_replaced(
         pytest.skip(missing)
     endpoint = target.prepare()
     x = np.ones((1, 3), np.float32)
+    live = None
     for revision, factor in ((1, 2.0), (2, 3.0)):
         serving = _serving(tmp_path, name, form, factor)
-        started = target.start(Release(revision, serving, name, "times", 1, 120))
+        live = Release(revision, serving, name, "times", 1, 120)
+        started = target.start(live)
         assert started.url is not None
         report = check_golden(
             started.url,
@@ -136,7 +138,7 @@ def test_a_real_server_is_deployed_proven_and_replaced(
     _, left = psutil.wait_procs([supervisor, *family], timeout=30)
     assert left == []
     assert target.observe().health == "stopped"
-    assert target.prepare() == endpoint
+    assert target.prepare(live) == endpoint
     np.testing.assert_allclose(
         infer(endpoint, server, "times", {"x": x}, signature=_SIGNATURE, timeout=60)["y"], x * 3.0
     )

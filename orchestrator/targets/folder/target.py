@@ -175,12 +175,13 @@ class FolderTarget:
         if self._marker() is None and self._folder.is_dir() and any(self._folder.iterdir()):
             raise folder_unusable(self._folder, "it is not empty, and its contents are not from mlo")
 
-    def prepare(self) -> str:
+    def prepare(self, live: Release | None = None) -> str:
         """Make the folder and mark it, unless it holds something that mlo did not put there.
 
         Raises:
             DeployFailed: E620.
         """
+        del live  # files do not end
         self.check()
         if self._marker() is None:
             with store_errors("write", self._folder):

@@ -1,4 +1,4 @@
-"""The control socket of a deployment: its place, how to listen on it, and how to send requests to it. JSON over HTTP, standard library.
+"""The control socket of a deployment: its place, how to listen on it, and how to send requests to it: JSON over HTTP (`messages.py`).
 
 The socket lies in the deployment's folder, whose path may be longer than the 107 bytes that the kernel takes for a socket.
 So both sides go through an open handle of the folder: `/proc/self/fd/N/control.sock` is always short.
@@ -6,29 +6,35 @@ So both sides go through an open handle of the folder: `/proc/self/fd/N/control.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
 
+from pydantic import ValidationError
+
+from orchestrator.spec.strict import Strict
 from orchestrator.store import locks
+from orchestrator.store.record import first_problem
+from orchestrator.targets.local.messages import PROTOCOL, AnyMessage, Refusal
 
 __all__ = [
     "CONTROL_SOCKET",
     "ERROR_FILE",
     "LOCKED_EXIT",
     "LOCK_FILE",
+    "PROTOCOL_HEADER",
+    "STOP_PATH",
     "ControlRefusedError",
     "ControlUnreachableError",
-    "Launching",
+    "ControlVersionError",
     "ask",
+    "holder",
     "is_held",
     "listen",
+    "order_stop",
 ]
 
 CONTROL_SOCKET = "control.sock"
@@ -36,6 +42,9 @@ LOCK_FILE = "supervisor.lock"
 """Held by the supervisor as long as it lives; holds its process id."""
 ERROR_FILE = "supervisor.err"
 """What the supervisor prints when it fails."""
+PROTOCOL_HEADER = "Mlo-Protocol"
+"""Holds the number of the protocol, in requests and answers."""
+STOP_PATH = "/stop"
 LOCKED_EXIT = 75
 """The supervisor's exit code when another one holds the folder."""
 
@@ -45,38 +54,15 @@ class ControlUnreachableError(Exception):
 
 
 class ControlRefusedError(Exception):
-    """The supervisor refuses: HTTP status, reason for people, and further facts."""
+    """The supervisor refuses: HTTP status, and the reason for people."""
 
-    def __init__(self, status: int, document: dict[str, Any]) -> None:
-        super().__init__(str(document.get("error", f"status {status}")))
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
         self.status = status
-        self.document = document
 
 
-@dataclass(frozen=True, slots=True)
-class Launching:
-    """How a recipe is started on this machine: command, port and folder for its files.
-
-    Attributes:
-        handover: the option that names the socket over which listening sockets come; None if the server takes none.
-    """
-
-    argv: tuple[str, ...]
-    env: dict[str, str]
-    cwd: str
-    port: int
-    scratch: str
-    ready_path: str
-    handover: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON; `from_json` reads it back."""
-        return {**asdict(self), "argv": list(self.argv)}
-
-    @staticmethod
-    def from_json(document: dict[str, Any]) -> Launching:
-        """What `as_json` wrote."""
-        return Launching(**{**document, "argv": tuple(document["argv"])})
+class ControlVersionError(ControlUnreachableError):
+    """The supervisor was started by another version of mlo, which speaks another protocol."""
 
 
 @contextmanager
@@ -119,29 +105,73 @@ def listen(folder: Path) -> socket.socket:
     return listening
 
 
-def ask(folder: Path, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 10.0) -> Any:
-    """Send a request to the supervisor of `folder` and return its JSON answer.
+def ask(
+    folder: Path,
+    method: str,
+    path: str,
+    answer: type[AnyMessage],
+    order: Strict | None = None,
+    *,
+    seconds: float = 10.0,
+) -> AnyMessage:
+    """Send a request to the supervisor of `folder` and return its answer.
+
+    Raises:
+        ControlUnreachableError: no answer within `seconds`, or none that can be read.
+        ControlVersionError: it speaks another version of the protocol.
+        ControlRefusedError: it answers with an error.
+    """
+    headers = {"Content-Type": "application/json", PROTOCOL_HEADER: str(PROTOCOL)}
+    status, theirs, body = _exchange(
+        folder, method, path, b"" if order is None else order.model_dump_json().encode(), headers, seconds
+    )
+    if theirs != str(PROTOCOL):
+        spoken = "no numbered protocol" if theirs is None else f"protocol {theirs}"
+        raise ControlVersionError(
+            f"another version of mlo started it: it speaks {spoken} on its control socket, this version protocol {PROTOCOL}"
+        )
+    try:
+        if status >= 400:
+            raise ControlRefusedError(status, Refusal.model_validate_json(body).error)
+        return answer.model_validate_json(body)
+    except ValidationError as error:
+        raise ControlUnreachableError(f"its answer cannot be read: {first_problem(error)}") from error
+
+
+def order_stop(folder: Path, seconds: float) -> None:
+    """Ask the supervisor of `folder` to end, whichever version of mlo started it.
 
     Raises:
         ControlUnreachableError: no answer within `seconds`.
-        ControlRefusedError: it answers with an error.
     """
+    _exchange(folder, "POST", STOP_PATH, b"", {}, seconds)
+
+
+def _exchange(
+    folder: Path, method: str, path: str, body: bytes, headers: dict[str, str], seconds: float
+) -> tuple[int, str | None, bytes]:
+    """Status, protocol and body of the answer."""
     connection = _UnixConnection(folder, seconds)
     try:
-        connection.request(
-            method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"}
-        )
+        connection.request(method, path, body, headers)
         response = connection.getresponse()
-        document = json.loads(response.read())
-    except (OSError, HTTPException, json.JSONDecodeError) as error:
+        return response.status, response.getheader(PROTOCOL_HEADER), response.read()
+    except (OSError, HTTPException) as error:
         raise ControlUnreachableError(str(error)) from error
     finally:
         connection.close()
-    if response.status >= 400:
-        raise ControlRefusedError(response.status, document)
-    return document
 
 
 def is_held(folder: Path) -> bool:
     """Whether a live supervisor holds the lock of `folder`; the kernel frees it when the process ends, however it ends."""
     return locks.is_held(folder / LOCK_FILE)
+
+
+def holder(folder: Path) -> int | None:
+    """The process id that the supervisor of `folder` wrote into its lock; None if it cannot be read.
+
+    It names a live process only while `is_held`.
+    """
+    with suppress(OSError, ValueError):
+        return int((folder / LOCK_FILE).read_text(encoding="utf-8"))
+    return None

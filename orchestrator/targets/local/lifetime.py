@@ -15,10 +15,21 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.process.environment import passed_on
 from orchestrator.store.locks import lock
-from orchestrator.targets.local.control import ERROR_FILE, LOCK_FILE, LOCKED_EXIT, ControlUnreachableError, ask, is_held
+from orchestrator.targets.local.control import (
+    ERROR_FILE,
+    LOCK_FILE,
+    LOCKED_EXIT,
+    ControlUnreachableError,
+    ControlVersionError,
+    ask,
+    holder,
+    is_held,
+    order_stop,
+)
 from orchestrator.targets.local.logs import LOG_FILE
+from orchestrator.targets.local.messages import Status
 
-__all__ = ["is_running", "start", "starting", "stop"]
+__all__ = ["is_running", "start", "starting", "stop", "unanswered"]
 
 _PACKAGES = Path(__file__).parents[3]
 """The folder that `orchestrator` is imported from; it need not be installed."""
@@ -40,27 +51,39 @@ def is_running(folder: Path) -> bool:
     """Whether a supervisor answers; waits for one that is stopping to end.
 
     Raises:
-        DeployFailed: E606 one is there but does not answer.
+        DeployFailed: E606 one is there but does not answer, or speaks another protocol.
     """
     deadline = time.monotonic() + _STOP_SECONDS
     while is_held(folder):
         try:
-            ask(folder, "GET", "/status", seconds=_ASK_SECONDS)
+            ask(folder, "GET", "/status", Status, seconds=_ASK_SECONDS)
+        except ControlVersionError as error:
+            raise unanswered(folder, error) from error
         except ControlUnreachableError as error:
             if time.monotonic() > deadline:
-                raise DeployFailed(
-                    Diagnostic(
-                        "E606",
-                        f"the supervisor of {folder.name} does not answer",
-                        cause=str(error),
-                        remedy=f"run `mlo destroy {folder.name}`, which ends it, then `mlo apply`",
-                        notes=(f"log: {folder / LOG_FILE}",),
-                    )
-                ) from error
+                raise unanswered(folder, error) from error
             time.sleep(_POLL_SECONDS)
         else:
             return True
     return False
+
+
+def unanswered(folder: Path, error: ControlUnreachableError) -> DeployFailed:
+    """E606: what a command says that cannot talk to the supervisor, and the way out."""
+    process = holder(folder) if is_held(folder) else None
+    if isinstance(error, ControlVersionError) and process is not None:
+        what = f"this version of mlo cannot talk to the supervisor of {folder.name}"
+        remedy = (
+            f"use the version of mlo that started it; or end it with `kill {process}`, which lets it answer the requests that "
+            "it has, then run `mlo apply`, which starts the live revision again with this version"
+        )
+    elif process is not None:
+        what = f"the supervisor of {folder.name} does not answer"
+        remedy = f"end it with `kill -9 {process}`, then run `mlo apply`, which starts the live revision again"
+    else:
+        what = f"the supervisor of {folder.name} does not answer"
+        remedy = "run `mlo apply` again; it starts the supervisor if it is not running"
+    return DeployFailed(Diagnostic("E606", what, cause=str(error), remedy=remedy, notes=(f"log: {folder / LOG_FILE}",)))
 
 
 def start(folder: Path) -> None:
@@ -102,7 +125,7 @@ def stop(folder: Path) -> None:
         DeployFailed: E601 it cannot be ended.
     """
     try:
-        ask(folder, "POST", "/stop", seconds=_ASK_SECONDS)
+        order_stop(folder, _ASK_SECONDS)
         deadline = time.monotonic() + _STOP_SECONDS
     except ControlUnreachableError:
         deadline = time.monotonic()
@@ -110,14 +133,19 @@ def stop(folder: Path) -> None:
         time.sleep(_POLL_SECONDS)
     if not is_held(folder):
         return
-    # The lock is held at this moment, so the process that wrote its id into it lives.
-    os.kill(int((folder / LOCK_FILE).read_text(encoding="utf-8")), signal.SIGKILL)
+    process = holder(folder)  # the lock is held at this moment, so the process that wrote its id into it lives
+    if process is not None:
+        os.kill(process, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while is_held(folder):
-        if time.monotonic() > deadline:
+        if process is None or time.monotonic() > deadline:
             raise DeployFailed(
                 Diagnostic(
-                    "E601", f"the supervisor of {folder.name} cannot be ended", notes=(f"log: {folder / LOG_FILE}",)
+                    "E601",
+                    f"the supervisor of {folder.name} cannot be ended",
+                    cause="" if process is not None else f"{folder / LOCK_FILE} does not hold its process id",
+                    remedy=f"end the process that holds {folder / LOCK_FILE} (`fuser` shows it), then try again",
+                    notes=(f"log: {folder / LOG_FILE}",),
                 )
             )
         time.sleep(_POLL_SECONDS)

@@ -1,9 +1,9 @@
-"""The records in a deployment's folder: its permanent port, and what to start again after a reboot."""
+"""The record in a deployment's folder: its permanent port."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError
 
@@ -13,22 +13,20 @@ from orchestrator.spec.strict import Strict
 from orchestrator.store.atomic import pretty_json, write_atomic
 from orchestrator.store.record import first_problem
 
-__all__ = ["Endpoint", "Recipe"]
+__all__ = ["Endpoint"]
 
 
-class _Kept(Strict):
-    """A small JSON file in the deployment's folder.
+class Endpoint(Strict):
+    """The public port, in a small JSON file; a deployment keeps it permanently.
 
     Attributes:
-        FILE: its name.
-        LOST: what happens when it is removed, which is the remedy for a damaged file.
         version: of the fields; another one is refused.
     """
 
-    FILE: ClassVar[str]
-    LOST: ClassVar[str]
+    FILE: ClassVar[str] = "endpoint.json"
 
     version: Literal[1] = 1
+    port: Annotated[int, Field(ge=1, le=65535)]
 
     def write(self, folder: Path) -> None:
         """Replace the file: after a crash it holds the old or the new content, whole.
@@ -36,11 +34,7 @@ class _Kept(Strict):
         Raises:
             StoreFailed: the folder cannot be written.
         """
-        write_atomic(folder / self.FILE, pretty_json(self.as_json()))
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return self.model_dump(mode="json")
+        write_atomic(folder / self.FILE, pretty_json(self.model_dump(mode="json")))
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -60,38 +54,6 @@ class _Kept(Strict):
                     "E617",
                     f"{file} cannot be read",
                     cause=f"it is damaged, or another version of mlo wrote it: {first_problem(error)}",
-                    remedy=f"remove the file and run `mlo apply` again; {cls.LOST}",
+                    remedy="remove the file and run `mlo apply` again; the deployment may get another port",
                 )
             ) from error
-
-
-class Endpoint(_Kept):
-    """The public port; a deployment keeps it permanently."""
-
-    FILE: ClassVar[str] = "endpoint.json"
-    LOST: ClassVar[str] = "the deployment may get another port"
-
-    port: Annotated[int, Field(ge=1, le=65535)]
-
-
-class Recipe(_Kept):
-    """The revision that takes the traffic: enough to start it again after a reboot.
-
-    Attributes:
-        revision: the number of the revision.
-        backend: the backend's name in the table of backends.
-        name: the model's name on the wire.
-        serving: the rendered folder that the backend is started from.
-        threads: threads of one model instance.
-        startup_seconds: how long loading and warming up may take.
-    """
-
-    FILE: ClassVar[str] = "serving.json"
-    LOST: ClassVar[str] = "the revision that the spec describes is started again"
-
-    revision: int
-    backend: str
-    name: str
-    serving: str
-    threads: int
-    startup_seconds: int

@@ -12,23 +12,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import aiohttp
 import psutil
 
 from orchestrator.process.children import guarded
 from orchestrator.process.environment import passed_on
-from orchestrator.targets.local.control import Launching
 from orchestrator.targets.local.gateway.upstream import Upstreams
 from orchestrator.targets.local.handover import Handover
 from orchestrator.targets.local.journal import Journal, LineSplitter
+from orchestrator.targets.local.messages import Launching, Recipe, RevisionState, RevisionStatus
 from orchestrator.targets.local.ports import LOOPBACK
-from orchestrator.targets.local.records import Recipe
 
-__all__ = ["Revision", "State"]
-
-State = Literal["starting", "ready", "restarting", "failed", "stopped"]
+__all__ = ["Revision"]
 
 _TAIL_LINES = 20
 _IDLE_SECONDS = 30.0
@@ -95,7 +91,7 @@ class Revision:
         self.launching = launching
         self.ready = asyncio.Event()
         self.kept = kept
-        self.state: State = "starting"
+        self.state: RevisionState = "starting"
         self.ending: Ending | None = None
         self.since: float | None = None
         self.in_flight = 0
@@ -136,20 +132,22 @@ class Revision:
         if self.in_flight == 0:
             self._idle.set()
 
-    def as_json(self) -> dict[str, Any]:
+    def status(self, *, serving: bool, healthy: bool | None = None) -> RevisionStatus:
         """The form that the control socket returns."""
-        return {
-            "recipe": self.recipe.as_json(),
-            "state": self.state,
-            "reason": self.ending.text if self.ending else None,
-            "code": self.ending.code if self.ending else None,
-            "tail": list(self._tail),
-            "endpoint": self.url,
-            "pid": self._pid(),
-            "since": self.since,
-            "crashes": self._crashes,
-            "in_flight": self.in_flight,
-        }
+        return RevisionStatus(
+            recipe=self.recipe,
+            state=self.state,
+            reason=self.ending.text if self.ending else None,
+            code=self.ending.code if self.ending else None,
+            tail=tuple(self._tail),
+            endpoint=self.url,
+            pid=self._pid(),
+            since=self.since,
+            crashes=self._crashes,
+            in_flight=self.in_flight,
+            serving=serving,
+            healthy=healthy,
+        )
 
     @property
     def takes_sockets(self) -> bool:

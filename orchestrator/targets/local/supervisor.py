@@ -25,21 +25,36 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 from aiohttp import web
+from pydantic import ValidationError
 
 from orchestrator.errors import DeployFailed, StoreFailed
+from orchestrator.spec.strict import Strict
 from orchestrator.store.locks import try_lock
+from orchestrator.store.record import first_problem
 from orchestrator.targets.local.control import (
     CONTROL_SOCKET,
     ERROR_FILE,
     LOCK_FILE,
     LOCKED_EXIT,
-    Launching,
+    PROTOCOL_HEADER,
+    STOP_PATH,
     listen,
 )
 from orchestrator.targets.local.front import Front
 from orchestrator.targets.local.journal import Journal
+from orchestrator.targets.local.messages import (
+    PROTOCOL,
+    AnyMessage,
+    Done,
+    OpenPort,
+    Refusal,
+    ReservedPorts,
+    RevisionStatus,
+    StartRevision,
+    Status,
+)
 from orchestrator.targets.local.ports import reserve
-from orchestrator.targets.local.records import Endpoint, Recipe
+from orchestrator.targets.local.records import Endpoint
 from orchestrator.targets.local.revision import Revision
 
 if TYPE_CHECKING:
@@ -131,27 +146,27 @@ class Supervisor:
         application.router.add_get("/revisions/{number}", _answering(self._show))
         application.router.add_delete("/revisions/{number}", _answering(self._drop))
         application.router.add_post("/revisions/{number}/serve", _answering(self._serve))
-        application.router.add_post("/stop", _answering(self._order_stop))
+        application.router.add_post(STOP_PATH, _answering(self._order_stop, for_all=True))
         return application
 
-    async def _status(self, _: web.Request) -> dict[str, Any]:
+    async def _status(self, _: web.Request) -> Status:
         """Everything; the server is asked now whether it is ready."""
         current = self._front.current
         serving = None
         if current is not None:
             healthy = not current.degraded and await current.answers()
-            serving = {**current.as_json(), "health": "healthy" if healthy else "degraded"}
-        return {
-            "pid": os.getpid(),
-            "since": self._since,
-            "port": self._front.ports[0] if self._front.ports else None,
-            "serving": serving,
-            "revisions": {str(number): revision.state for number, revision in sorted(self._revisions.items())},
-        }
+            serving = current.status(serving=True, healthy=healthy)
+        return Status(
+            pid=os.getpid(),
+            since=self._since,
+            port=self._front.ports[0] if self._front.ports else None,
+            serving=serving,
+            revisions={number: revision.state for number, revision in sorted(self._revisions.items())},
+        )
 
-    async def _open_port(self, request: web.Request) -> dict[str, Any]:
+    async def _open_port(self, request: web.Request) -> Done:
         """Listen on a public port; beside a former one, until a switch moves there or a dropped candidate stays here."""
-        port = int((await request.json())["port"])
+        port = (await _order(request, OpenPort)).port
         # A server whose supervisor was killed holds the port for some more milliseconds, until its guard has ended it.
         deadline = time.monotonic() + (_ORPHAN_SECONDS if port == self._kept_port() else 0.0)
         while True:
@@ -164,7 +179,7 @@ class Supervisor:
             await asyncio.sleep(0.05)
         if self._front.current is None:
             await self._move_to_newest_port()
-        return {"port": port}
+        return Done()
 
     def _kept_port(self) -> int | None:
         """The port that the deployment had when it ran last."""
@@ -179,50 +194,50 @@ class Supervisor:
             Endpoint(port=self._front.ports[-1]).write(self._folder)
             await self._front.close_former_ports()
 
-    async def _reserve_port(self, _: web.Request) -> dict[str, Any]:
+    async def _reserve_port(self, _: web.Request) -> ReservedPorts:
         """A private port for a server that is about to be started."""
         held = reserve()
         port = int(held.getsockname()[1])
         self._reserved[port] = held
         asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._release, port)
-        return {"port": port}
+        return ReservedPorts(port=port)
 
     def _release(self, port: int) -> None:
         held = self._reserved.pop(port, None)
         if held is not None:
             held.close()
 
-    async def _start(self, request: web.Request) -> dict[str, Any]:
+    async def _start(self, request: web.Request) -> RevisionStatus:
         """Start a candidate; the same recipe again returns the one that is there."""
         number = int(request.match_info["number"])
-        document = await request.json()
-        recipe, launching = Recipe.model_validate(document["recipe"]), Launching.from_json(document["launching"])
+        order = await _order(request, StartRevision)
+        recipe, launching = order.recipe, order.launching
         present = self._revisions.get(number)
         if present is not None and present.state == "failed":
             self._discard(number, 0.0)
         elif present is not None:
             self._release(launching.port)
             if present.recipe == recipe:
-                return self._document(number)
+                return self._revision_status(number)
             raise _RefusedError(
                 409, f"revision {number} is {present.state} already, started from {present.recipe.serving}"
             )
         reserved = self._reserved.pop(launching.port, None)
         if reserved is None:
             raise _RefusedError(409, f"port {launching.port} is not reserved")
-        takes_over = bool(document["takes_over"]) and self._front.current is None
+        takes_over = order.takes_over and self._front.current is None
         revision = Revision(recipe, launching, reserved, self._journal, self._front.settle_soon, kept=takes_over)
         self._revisions[number] = revision
         self._journal.event(f"revision {number} is started from {recipe.serving} with {recipe.backend}")
         if takes_over:
             await self._front.serve(revision)
-        return self._document(number)
+        return self._revision_status(number)
 
-    async def _show(self, request: web.Request) -> dict[str, Any]:
+    async def _show(self, request: web.Request) -> RevisionStatus:
         number = self._known(request)
-        return self._document(number)
+        return self._revision_status(number)
 
-    async def _serve(self, request: web.Request) -> dict[str, Any]:
+    async def _serve(self, request: web.Request) -> RevisionStatus:
         """Switch the traffic; the former revision stops when it has answered everything."""
         number = self._known(request)
         revision, former = self._revisions[number], self._front.current
@@ -230,7 +245,6 @@ class Supervisor:
             if not revision.ready.is_set():
                 reason = revision.ending.text if revision.ending else "it is not ready"
                 raise _RefusedError(409, f"revision {number} cannot take the traffic, it is {revision.state}: {reason}")
-            revision.recipe.write(self._folder)
             revision.kept = True
             await self._front.serve(revision)
             self._journal.event(f"revision {number} takes the traffic")
@@ -238,9 +252,9 @@ class Supervisor:
                 await former.take_back()
                 self._discard(former.recipe.revision, _DRAIN_SECONDS)
         await self._move_to_newest_port()
-        return self._document(number)
+        return self._revision_status(number)
 
-    async def _drop(self, request: web.Request) -> dict[str, Any]:
+    async def _drop(self, request: web.Request) -> Done:
         """Give up a candidate; answers when its processes are gone."""
         number = self._known(request)
         if self._revisions[number] is self._front.current:
@@ -249,11 +263,11 @@ class Supervisor:
         if stopping is not None:
             await stopping
         await self._front.close_newer_ports()
-        return {}
+        return Done()
 
-    async def _order_stop(self, _: web.Request) -> dict[str, Any]:
+    async def _order_stop(self, _: web.Request) -> Done:
         self._stop.set()
-        return {}
+        return Done()
 
     def _discard(self, number: int, drain_seconds: float) -> asyncio.Task[None] | None:
         """Stop a revision in the background; None if another request has discarded it meanwhile."""
@@ -271,30 +285,55 @@ class Supervisor:
             raise _RefusedError(404, f"there is no revision {number} here")
         return number
 
-    def _document(self, number: int) -> dict[str, Any]:
-        """A revision's document for a client; notes that the client asked for it."""
+    def _revision_status(self, number: int) -> RevisionStatus:
+        """A revision's status for a client; notes that the client asked for it."""
         self._asked[number] = time.monotonic()
         revision = self._revisions[number]
-        return {**revision.as_json(), "serving": revision is self._front.current}
+        return revision.status(serving=revision is self._front.current)
+
+
+async def _order(request: web.Request, kind: type[AnyMessage]) -> AnyMessage:
+    try:
+        return kind.model_validate_json(await request.read())
+    except ValidationError as error:
+        raise _RefusedError(400, f"this is no {kind.__name__}: {first_problem(error)}") from error
 
 
 def _answering(
-    operation: Callable[[web.Request], Coroutine[Any, Any, dict[str, Any]]],
+    operation: Callable[[web.Request], Coroutine[Any, Any, Strict]], *, for_all: bool = False
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """The operation as a handler: its document as JSON, a refusal as a status with the reason."""
+    """The operation as a handler: its answer as JSON, a refusal as a status with the reason.
+
+    Args:
+        operation: what is done.
+        for_all: whether requests of every version of the protocol are obeyed.
+    """
 
     async def handler(request: web.Request) -> web.Response:
+        theirs = request.headers.get(PROTOCOL_HEADER)
+        if not for_all and theirs != str(PROTOCOL):
+            spoken = "no numbered protocol" if theirs is None else f"protocol {theirs}"
+            return _response(426, Refusal(error=f"this supervisor speaks protocol {PROTOCOL}, the request {spoken}"))
         try:
-            return web.json_response(await operation(request))
+            return _response(200, await operation(request))
         except _RefusedError as refused:
-            return web.json_response({"error": str(refused)}, status=refused.status)
+            return _response(refused.status, Refusal(error=str(refused)))
         except (
             OSError,
             StoreFailed,
         ) as error:  # the disk is full, no process or handle is left: the state is as before
-            return web.json_response({"error": str(error)}, status=500)
+            return _response(500, Refusal(error=str(error)))
 
     return handler
+
+
+def _response(status: int, message: Strict) -> web.Response:
+    return web.Response(
+        status=status,
+        body=message.model_dump_json(),
+        content_type="application/json",
+        headers={PROTOCOL_HEADER: str(PROTOCOL)},
+    )
 
 
 def _lock(folder: Path) -> int | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from orchestrator.backends.table import serving_backend
 from orchestrator.diagnostics import Diagnostic
@@ -19,18 +19,30 @@ from orchestrator.errors import Busy, DeployFailed
 from orchestrator.targets.local.control import (
     ControlRefusedError,
     ControlUnreachableError,
-    Launching,
+    ControlVersionError,
     ask,
     is_held,
 )
-from orchestrator.targets.local.lifetime import is_running, start, starting, stop
+from orchestrator.targets.local.lifetime import is_running, start, starting, stop, unanswered
 from orchestrator.targets.local.logs import LOG_FILE, read
+from orchestrator.targets.local.messages import (
+    AnyMessage,
+    Done,
+    Launching,
+    OpenPort,
+    Recipe,
+    ReservedPorts,
+    RevisionStatus,
+    StartRevision,
+    Status,
+)
 from orchestrator.targets.local.placement import LocalPlacement
 from orchestrator.targets.local.ports import LOOPBACK, first_free
-from orchestrator.targets.local.records import Endpoint, Recipe
+from orchestrator.targets.local.records import Endpoint
 from orchestrator.targets.target import Description, Observed, Release, Site, Started, require_whole_share
 
 if TYPE_CHECKING:
+    from orchestrator.spec.strict import Strict
     from orchestrator.store.state import PlacementRecord
     from orchestrator.targets.local.section import LocalDeploy
 
@@ -80,7 +92,10 @@ class LocalTarget:
 
     def describe(self) -> Description:
         """A server at a URL."""
-        port = self._wanted_port or self._port()
+        port = self._wanted_port
+        if port is None:
+            with suppress(DeployFailed):  # a damaged file is no reason not to name the deployment; `observe` reports it
+                port = self._port()
         where = _url(port) if port else f"a server on this machine (`target: {LocalPlacement.TARGET}`)"
         name = self._folder.name
         return Description(
@@ -123,7 +138,9 @@ class LocalTarget:
                 running=False, health="stopped", reason="it was never started on this machine", endpoint=None
             )
         try:
-            status = ask(self._folder, "GET", "/status")
+            status = ask(self._folder, "GET", "/status", Status)
+        except ControlVersionError as other:
+            return Observed(running=True, health="degraded", reason=str(other), endpoint=endpoint)
         except ControlUnreachableError:
             if is_held(self._folder):
                 return Observed(
@@ -135,9 +152,9 @@ class LocalTarget:
                 reason="no supervisor is running; `mlo apply` starts it",
                 endpoint=endpoint,
             )
-        serving = status["serving"]
-        if status["port"]:
-            endpoint = _url(status["port"])
+        serving = status.serving
+        if status.port:
+            endpoint = _url(status.port)
         if serving is None:
             return Observed(
                 running=True,
@@ -145,31 +162,34 @@ class LocalTarget:
                 reason="its supervisor is running, but no revision takes the traffic",
                 endpoint=endpoint,
             )
-        healthy = serving["health"] == "healthy" and bool(status["port"])
-        since = serving["since"]
+        healthy = bool(serving.healthy) and status.port is not None
+        since = serving.since
         return Observed(
             running=True,
             health="healthy" if healthy else "degraded",
-            reason="" if healthy else _why_degraded(serving, listening=bool(status["port"])),
+            reason="" if healthy else _why_degraded(serving, listening=status.port is not None),
             endpoint=endpoint,
-            revision=serving["recipe"]["revision"],
-            backend=serving["recipe"]["backend"],
-            pid=serving["pid"],
+            revision=serving.recipe.revision,
+            backend=serving.recipe.backend,
+            pid=serving.pid,
             since=None if since is None else datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
         )
 
     def history(self) -> tuple[int, ...]:
         """The revision that serves, and those that are starting or stopping beside it."""
         try:
-            return tuple(sorted(map(int, ask(self._folder, "GET", "/status")["revisions"])))
+            return tuple(sorted(ask(self._folder, "GET", "/status", Status).revisions))
         except ControlUnreachableError:
             return ()
 
-    def prepare(self) -> str:
+    def prepare(self, live: Release | None = None) -> str:
         """Start the deployment's supervisor unless it runs, and return the public endpoint.
 
         A deployment keeps its port for life unless the spec asks for another; then the former one stays open until the
-        next switch. What served before the supervisor went away (a reboot, `kill -9`) is started again.
+        next switch. The live revision is started again if its supervisor went away (a reboot, `kill -9`).
+
+        Args:
+            live: the revision that the state records as live.
 
         Raises:
             DeployFailed: E601 the supervisor does not start, E618 the port is in use.
@@ -181,7 +201,7 @@ class LocalTarget:
                 start(self._folder)
             wanted = self._wanted_port or self._port() or first_free(self._folder.name)
             try:
-                self._ask("PUT", "/port", {"port": wanted})
+                self._ask("PUT", "/port", Done, OpenPort(port=wanted))
             except ControlRefusedError as refused:
                 if started:
                     stop(self._folder)
@@ -195,7 +215,8 @@ class LocalTarget:
                         notes=self._notes(),
                     )
                 ) from refused
-            self._restore()
+            if live is not None:
+                self._restore(live)
         return _url(wanted)
 
     def start(self, release: Release, progress: Callable[[str], None] = lambda _: None) -> Started:
@@ -210,25 +231,17 @@ class LocalTarget:
             Busy: E605 another command has started this revision from something else.
         """
         revision = release.revision
-        recipe = Recipe(
-            revision=revision,
-            backend=release.backend,
-            name=release.model,
-            serving=str(release.serving.absolute()),
-            threads=release.threads,
-            startup_seconds=release.startup_seconds,
-        )
         progress(f"starting {release.backend} for revision {revision}")
-        state = self._launch(recipe, takes_over=False)
+        state = self._launch(release, takes_over=False)
         with self._dropped_on_failure(state):
             deadline = time.monotonic() + release.startup_seconds + 15
-            while state["state"] in ("starting", "restarting") and time.monotonic() < deadline:
+            while state.state in ("starting", "restarting") and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
-                state = self._ask("GET", f"/revisions/{revision}")
-            if state["state"] != "ready":
+                state = self._ask("GET", f"/revisions/{revision}", RevisionStatus)
+            if state.state != "ready":
                 raise self._not_up(revision, state)
         progress(f"revision {revision} is ready")
-        return Started(revision, state["endpoint"], pid=state["pid"])
+        return Started(revision, state.endpoint, pid=state.pid)
 
     def check(self, share: float = 1.0) -> None:
         """Check the share only: other obstacles, such as a port in use, can change until the start.
@@ -250,7 +263,7 @@ class LocalTarget:
         """
         require_whole_share(LocalPlacement.TARGET, share)
         try:
-            self._ask("POST", f"/revisions/{revision}/serve")
+            self._ask("POST", f"/revisions/{revision}/serve", RevisionStatus)
         except ControlRefusedError as refused:
             raise DeployFailed(
                 Diagnostic(
@@ -268,7 +281,7 @@ class LocalTarget:
         if not is_held(self._folder):
             return
         try:
-            self._ask("DELETE", f"/revisions/{revision}", seconds=30.0)
+            self._ask("DELETE", f"/revisions/{revision}", Done, seconds=30.0)
         except ControlRefusedError as refused:
             if refused.status != 404:
                 raise DeployFailed(
@@ -280,12 +293,19 @@ class LocalTarget:
     def stop(self) -> tuple[str, ...]:
         """Stop serving: take no more connections, answer what is under way, end every process. No error if none runs.
 
+        A damaged record of the port is removed, since nothing needs it any more.
+
         Raises:
             DeployFailed: E601 the processes cannot be ended.
         """
-        if self._folder.is_dir():
-            stop(self._folder)
-            (self._folder / Recipe.FILE).unlink(missing_ok=True)
+        if not self._folder.is_dir():
+            return ()
+        stop(self._folder)
+        try:
+            self._port()
+        except DeployFailed as damaged:
+            (self._folder / Endpoint.FILE).unlink()
+            return (f"although {damaged.diagnostics[0].message}, and is removed: {damaged.diagnostics[0].cause}",)
         return ()
 
     def logs(self, lines: int = 100, *, follow: bool = False) -> Iterator[str]:
@@ -307,13 +327,13 @@ class LocalTarget:
             ) from missing
 
     @contextmanager
-    def _dropped_on_failure(self, state: dict[str, Any]) -> Iterator[None]:
+    def _dropped_on_failure(self, state: RevisionStatus) -> Iterator[None]:
         """Drop the server on a failure or Ctrl-C, since nothing will switch to it."""
         try:
             yield
         except BaseException:
-            if not state["serving"]:
-                self.drop(state["recipe"]["revision"])
+            if not state.serving:
+                self.drop(state.recipe.revision)
             raise
 
     @contextmanager
@@ -332,8 +352,16 @@ class LocalTarget:
                 )
             ) from error
 
-    def _launch(self, recipe: Recipe, *, takes_over: bool) -> dict[str, Any]:
-        """Have the supervisor start the recipe; returns the revision's document."""
+    def _launch(self, release: Release, *, takes_over: bool) -> RevisionStatus:
+        """Have the supervisor start a release."""
+        recipe = Recipe(
+            revision=release.revision,
+            backend=release.backend,
+            name=release.model,
+            serving=str(release.serving.absolute()),
+            threads=release.threads,
+            startup_seconds=release.startup_seconds,
+        )
         server, serving = serving_backend(recipe.backend), Path(recipe.serving)
         with self._damaged(recipe):
             devices = server.devices(serving)
@@ -347,7 +375,7 @@ class LocalTarget:
                     remedy="install what is missing, or choose another `serving: backend:`",
                 )
             )
-        port: int = self._ask("POST", "/ports")["port"]
+        port = self._ask("POST", "/ports", ReservedPorts).port
         scratch = self._folder / "scratch" / f"r{recipe.revision}-{port}"
         scratch.mkdir(parents=True, exist_ok=True)
         with self._damaged(recipe):
@@ -361,9 +389,9 @@ class LocalTarget:
             ready_path=server.ready_path(recipe.name),
             handover=launch.handover,
         )
-        body = {"recipe": recipe.as_json(), "launching": launching.as_json(), "takes_over": takes_over}
+        order = StartRevision(recipe=recipe, launching=launching, takes_over=takes_over)
         try:
-            state: dict[str, Any] = self._ask("PUT", f"/revisions/{recipe.revision}", body)
+            return self._ask("PUT", f"/revisions/{recipe.revision}", RevisionStatus, order)
         except ControlRefusedError as refused:
             raise Busy(
                 Diagnostic(
@@ -373,21 +401,19 @@ class LocalTarget:
                     remedy="wait until it has ended, then run the command again",
                 )
             ) from refused
-        return state
 
-    def _restore(self) -> None:
-        """Restart the revision that served when the supervisor ended. Requests wait for it; this does not."""
-        recipe = Recipe.read(self._folder)
-        if recipe is None or self._ask("GET", "/status")["serving"] is not None:
+    def _restore(self, live: Release) -> None:
+        """Restart the live revision unless one serves. Requests wait for it; this does not."""
+        if self._ask("GET", "/status", Status).serving is not None:
             return
         # A revision that cannot be started any more stays down: the one that is about to be started replaces it.
         with suppress(DeployFailed):
-            self._launch(recipe, takes_over=True)
+            self._launch(live, takes_over=True)
 
-    def _not_up(self, revision: int, state: dict[str, Any]) -> DeployFailed:
-        reason = state["reason"] or f"the server is still {state['state']}"
-        tail = "".join(f"\n  {line}" for line in state["tail"][-10:])
-        ended = state["code"] is not None
+    def _not_up(self, revision: int, state: RevisionStatus) -> DeployFailed:
+        reason = state.reason or f"the server is still {state.state}"
+        tail = "".join(f"\n  {line}" for line in state.tail[-10:])
+        ended = state.code is not None
         return DeployFailed(
             Diagnostic(
                 "E603" if ended else "E604",
@@ -398,19 +424,13 @@ class LocalTarget:
             )
         )
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 10.0) -> Any:
+    def _ask(
+        self, method: str, path: str, answer: type[AnyMessage], order: Strict | None = None, *, seconds: float = 10.0
+    ) -> AnyMessage:
         try:
-            return ask(self._folder, method, path, body, seconds=seconds)
+            return ask(self._folder, method, path, answer, order, seconds=seconds)
         except ControlUnreachableError as error:
-            raise DeployFailed(
-                Diagnostic(
-                    "E606",
-                    f"the supervisor of {self._folder.name} does not answer",
-                    cause=str(error),
-                    remedy="run `mlo apply` again; it starts the supervisor if it is not running",
-                    notes=self._notes(),
-                )
-            ) from error
+            raise unanswered(self._folder, error) from error
 
     def _port(self) -> int | None:
         """The permanent public port; None before the first start."""
@@ -421,16 +441,16 @@ class LocalTarget:
         return (f"log: {self._folder / LOG_FILE}",)
 
 
-def _why_degraded(serving: dict[str, Any], *, listening: bool) -> str:
+def _why_degraded(serving: RevisionStatus, *, listening: bool) -> str:
     """The supervisor's account of the revision that serves, in one clause."""
-    number, crashes = serving["recipe"]["revision"], serving["crashes"]
+    number = serving.recipe.revision
     if not listening:
         return "its supervisor does not listen on the public port"
-    ending = f": {serving['reason']}" if serving["reason"] else ""
-    if serving["state"] != "ready":
-        return f"revision {number} is {serving['state']}{ending}"
-    if crashes > 1:
-        return f"revision {number} has crashed {crashes} times in a row{ending}"
+    ending = f": {serving.reason}" if serving.reason else ""
+    if serving.state != "ready":
+        return f"revision {number} is {serving.state}{ending}"
+    if serving.crashes > 1:
+        return f"revision {number} has crashed {serving.crashes} times in a row{ending}"
     return f"the server of revision {number} does not answer its readiness check"
 
 

@@ -1,0 +1,75 @@
+"""Ends a deployment at every place where something of it may be, and forgets it; damage on the way is reported, not in the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.errors import DeployFailed, MloError
+from orchestrator.events import Observer
+from orchestrator.release.go_live import deployment_lock, settle
+from orchestrator.store.state import Deployment, PlacementRecord
+from orchestrator.store.store import Store
+from orchestrator.targets.table import target_at
+from orchestrator.targets.target import Site
+
+__all__ = ["Removed", "remove"]
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What was done.
+
+    Attributes:
+        done: a word or two: "stopped"; "forgotten" if another command had removed it meanwhile.
+        notes: what is left, or was damaged, a clause each.
+    """
+
+    done: str
+    notes: tuple[str, ...]
+
+
+def remove(store: Store, name: str, observer: Observer, lock_timeout: float) -> Removed:
+    """Stop the deployment and delete its record; its artifacts stay in the store.
+
+    Raises:
+        Busy: another command is changing it.
+        DeployFailed: its processes cannot be ended, or the place is not this deployment's; the record stays.
+        StoreFailed: E705 this mlo does not know its target.
+    """
+    with deployment_lock(store, name, lock_timeout, observer):
+        known = store.state.read().deployments.get(name)
+        if known is None:
+            return Removed("forgotten", ())
+        notes: list[str] = []
+        try:
+            known = settle(name, store) or known
+        except MloError as unsettled:
+            # What a run left that died is stopped below; that it cannot be settled must not keep the rest alive.
+            notes.append(f"although its last run cannot be settled: {_reason(unsettled)}")
+        for placement in _other_places(known):
+            try:
+                notes += _stop(store, name, placement)[1]
+            except DeployFailed as held:
+                notes.append(f"except for what it began at another place: {_reason(held)}")
+        done, left = _stop(store, name, known.placement)
+        store.state.update(lambda state: state.without_deployment(name))
+        return Removed(done, (*notes, *left))
+
+
+def _other_places(known: Deployment) -> list[PlacementRecord]:
+    """Where it was before, and where it was about to go."""
+    places = [known.leaving, None if known.intent is None else known.intent.placement]
+    return [place for place in places if place is not None and place != known.placement]
+
+
+def _stop(store: Store, name: str, placement: PlacementRecord) -> tuple[str, tuple[str, ...]]:
+    """What was done there, and what is to be said about it."""
+    target = target_at(placement, Site(store, name))
+    with target.lock():
+        left = target.stop()
+    return target.describe().removed, left
+
+
+def _reason(error: MloError) -> str:
+    told = error.diagnostics[0]
+    return f"{told.message}: {told.cause}" if told.cause else told.message
