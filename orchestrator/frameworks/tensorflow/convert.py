@@ -44,12 +44,12 @@ _THREADS = 1
 
 @dataclass(frozen=True, slots=True)
 class TfJob:
-    """A model to convert, and the samples that `import` left.
+    """A model to convert, and the samples from the import step.
 
     Attributes:
-        model: as given.
-        graph: the same in the form that converters take; another than `model` where TensorFlow 1 wrote it.
-        old: the folder that TensorFlow 1 wrote, if it is one whose tables no converter takes.
+        model: the source.
+        graph: the same in the form that converters accept; differs from `model` if TensorFlow 1 wrote it.
+        old: a folder from TensorFlow 1 with tables that no converter accepts, if it is one.
     """
 
     model: TfModel
@@ -59,7 +59,7 @@ class TfJob:
     samples: Samples
 
     def check(self, converted: Call) -> list[str]:
-        """Run what was converted beside the model; see `check_sizes`.
+        """Compare the conversion with the model; see `check_sizes`.
 
         Raises:
             StepError: E423 it differs.
@@ -68,14 +68,14 @@ class TfJob:
 
 
 def prepare(context: StepContext, source: SourceParameters) -> TfJob:
-    """Load the source model and what `import` left about it.
+    """Load the source model and the output of the import step.
 
     Args:
         context: of the step that converts.
-        source: how the model is loaded.
+        source: the parameters of the source.
 
     Raises:
-        StepError: as `load_source`; E422 an input has a name that TensorFlow does not take.
+        StepError: as `load_source`; E422 an input has a name that TensorFlow does not accept.
     """
     signature, samples = read_import(context.inputs["import"])
     for index, tensor in enumerate(signature.inputs):
@@ -99,8 +99,8 @@ def prepare(context: StepContext, source: SourceParameters) -> TfJob:
 def to_saved_model(context: StepContext) -> dict[str, Any]:
     """Step: the source as `saved_model/` with the signature `serving_default` and the spec's names.
 
-    Its weights are constants where that is possible, since TensorFlow then folds them into the operators before it runs; a
-    model with tables of words or other resources keeps its variables. See `tf_frozen.py`.
+    Weights are constants if possible, because TensorFlow then folds them into operators before it runs; a model with lookup
+    tables or other resources keeps its variables. See `frozen_graph.py`.
 
     Raises:
         StepError: as `load_source`; E422 it does not convert, E423 it differs from its source.
@@ -116,7 +116,7 @@ def to_saved_model(context: StepContext) -> dict[str, Any]:
         with converting("a SavedModel", job.model.signature, traced_anew=job.model.keras_model is not None):
             traced = trace(job.graph)
             tf.saved_model.save(traced.module, str(path), signatures={SIGNATURE: traced.concrete})
-        # It carries a random number, and TensorFlow does without it.
+        # It contains a random number, and TensorFlow does not need it.
         (path / "fingerprint.pb").unlink()
         weights = "constants" if traced.constant else "variables"
     context.progress("checking the SavedModel", 0.6)
@@ -127,11 +127,11 @@ def to_saved_model(context: StepContext) -> dict[str, Any]:
 
 
 def to_onnx(context: StepContext) -> dict[str, Any]:
-    """Step: the source as `model.onnx` with the signature's names and dynamic axes; channels stay where they are.
+    """Step: the source as `model.onnx` with the signature's names and dynamic axes; the order of channels does not change.
 
     Raises:
-        StepError: as `load_source`; E422 it does not convert, E423 it differs from its source, E424 the file is not what was
-            declared.
+        StepError: as `load_source`; E422 it does not convert, E423 it differs from its source, E424 the file's inputs or
+            outputs are not the declared ones.
     """
     from orchestrator.frameworks.tensorflow import onnx_export
 
@@ -152,18 +152,18 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
 def to_tflite(context: StepContext) -> dict[str, Any]:
     """Step: the source as `model.tflite` with the signature `serving_default` and the spec's names.
 
-    Made of LiteRT's own operators alone: devices have no others as a rule, nor has the runtime that measures here.
+    Only LiteRT's own operators are used: most devices have no others, and neither has the runtime that measures here.
 
     Raises:
-        StepError: as `load_source`; E422 it does not convert, E423 it differs from its source, E424 the file is not what was
-            declared.
+        StepError: as `load_source`; E422 it does not convert, E423 it differs from its source, E424 the file's inputs or
+            outputs are not the declared ones.
     """
     context.progress("loading the model", 0.0)
     job = prepare(context, ConvertParameters.from_json(context.params).source)
     converter, _ = litert_converter(job)
     operators = write_litert(context, job, converter)
     facts = variant_facts(format="tflite", exporter="tf.lite", operators=operators)
-    facts.write(context.output)  # the runtime looks there for names of the file's own
+    facts.write(context.output)  # the runtime reads the names from it
     context.progress("checking the LiteRT file", 0.6)
     checked = job.check(open_runtime("tflite", context.output, job.signature, _THREADS).run)
     facts = facts.model_copy(update={"checked": tuple(checked)})
@@ -172,7 +172,7 @@ def to_tflite(context: StepContext) -> dict[str, Any]:
 
 
 def litert_converter(job: TfJob) -> tuple[Any, Traced]:
-    """TensorFlow's converter to LiteRT, set to the job's model, and the graph that it converts.
+    """TensorFlow's converter to LiteRT for this model, and the graph that it converts.
 
     Raises:
         StepError: E422, the model cannot be traced.
@@ -183,13 +183,13 @@ def litert_converter(job: TfJob) -> tuple[Any, Traced]:
 
 
 def write_litert(context: StepContext, job: TfJob, converter: Any) -> tuple[str, ...]:
-    """Write what the converter makes as `model.tflite`, and compare its inputs and outputs with the signature.
+    """Run the converter, write `model.tflite`, and compare its inputs and outputs with the signature.
 
     Returns:
         The names of its operators.
 
     Raises:
-        StepError: E422 it does not convert, E424 the file is not what was declared.
+        StepError: E422 it does not convert, E424 the file's inputs or outputs are not the declared ones.
     """
     with converting("LiteRT", job.model.signature, traced_anew=job.model.keras_model is not None):
         converted = converter.convert()

@@ -1,4 +1,4 @@
-"""What TensorFlow, Keras and their converters raise, in one line that a model's author can act on."""
+"""Turns exceptions of TensorFlow, Keras and their converters into one line that a model's author can act on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ABOUT_THE_WAY = (
 
 
 def reason(error: Exception) -> str:
-    """The line of an exception's text that gives the reason, or its type if it has no text."""
+    """The line with the reason in an exception's text, or the exception's type if it has no text."""
     lines = [_NODE.sub("", line).strip() for line in _COLOUR.sub("", str(error)).splitlines()]
     telling = [line for line in lines if line and not line.startswith(_ABOUT_THE_WAY)]
     return (telling or [line for line in lines if line] or [type(error).__name__])[0]
@@ -38,11 +38,11 @@ _PLACES = re.compile(r"^(?:loc\(|<unknown>:\d+: |(?:/\S+|\S+\.py):\d+:\d+: )?(?:
 
 
 def no_counterpart(target: str, names: Collection[str]) -> StepError:
-    """E422: the target has nothing that computes what these operators of TensorFlow compute.
+    """E422: the target has no counterpart for these operators of TensorFlow.
 
     Args:
-        target: what was to be made, such as "ONNX".
-        names: of the operators, as TensorFlow calls them.
+        target: the format, such as "ONNX".
+        names: TensorFlow's names of the operators.
     """
     listed = ", ".join(sorted(names))
     return StepError(
@@ -54,14 +54,14 @@ def no_counterpart(target: str, names: Collection[str]) -> StepError:
 
 
 def conversion_failed(target: str, error: Exception, signature: Signature, *, traced_anew: bool) -> StepError:
-    """The refusal for a conversion that raised; the whole traceback goes to the log (standard error).
+    """The error for a failed conversion; the whole traceback goes to the log (standard error).
 
     Args:
-        target: what was to be made, such as "LiteRT".
-        error: what the converter raised.
-        signature: to name the spec's line.
-        traced_anew: whether the model's graph is made for the declared sizes, as that of a Keras model is; a graph that was
-            saved stays made for the sizes that it was saved with.
+        target: the format, such as "LiteRT".
+        error: the converter's exception.
+        signature: to find the line in the spec.
+        traced_anew: whether the graph is traced with the declared sizes, as for Keras models; a saved graph keeps the sizes
+            that it was saved with.
     """
     traceback.print_exception(error, file=sys.stderr)
     text = str(error)
@@ -93,7 +93,7 @@ def _loop_over_open_batch(target: str, signature: Signature, *, traced_anew: boo
 
 @contextmanager
 def converting(target: str, signature: Signature, *, traced_anew: bool) -> Iterator[None]:
-    """Make a refusal of whatever a converter raises: TensorFlow and the converters raise errors of every kind.
+    """Turn any exception of a converter into E422: TensorFlow and the converters raise all kinds of errors.
 
     Args:
         target: as in `conversion_failed`.

@@ -1,4 +1,4 @@
-"""TensorFlow graphs with constants for variables, as converters take them, also of folders that TensorFlow 1 wrote.
+"""TensorFlow graphs with constants for variables, as converters need them; including folders from TensorFlow 1.
 
 A SavedModel with constants runs faster (a convolution and the normalization after it become one operator) and loads faster
 than one with variables, and LiteRT runs loops only if the weights inside them are constants.
@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.frameworks.tensorflow.library import tf  # isort: skip - it has to come first
+from orchestrator.frameworks.tensorflow.library import tf  # isort: skip - it must be imported first
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from orchestrator.frameworks.tensorflow.model import TfModel, called_by, spec_of
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["LARGEST_GRAPH", "TensorFlow1Graph", "Traced", "as_declared", "input_specs", "trace"]
 
 LARGEST_GRAPH = 1900 * 2**20
-"""Bytes of weights that a graph can hold as constants: a protobuf message ends at 2 GiB."""
+"""The maximum size of weights as constants in a graph: a protobuf message is limited to 2 GiB."""
 
 
 def input_specs(signature: Signature) -> list[Any]:
-    """The inputs in the signature's order; a dimension whose range is a single size has it, others are open."""
+    """The inputs in the signature's order; a dimension whose range is a single size is fixed, others are open."""
 
     def fixed(tensor: Tensor) -> Any:
         spec = spec_of(tensor)
@@ -45,9 +45,9 @@ def input_specs(signature: Signature) -> list[Any]:
 
 
 def as_declared(model: TfModel) -> Any:
-    """The model as a tf.function whose inputs are `input_specs` and whose outputs are of the types that `import` found.
+    """The model as a tf.function with the inputs `input_specs` and the output dtypes from the import step.
 
-    Those are numpy's, which has no bfloat16: such an output is a float32 then.
+    These are numpy's, which lacks bfloat16: such an output becomes float32.
     """
     dtypes = {tensor.name: tf.as_dtype(tensor.dtype) for tensor in model.signature.outputs}
 
@@ -63,11 +63,11 @@ def as_declared(model: TfModel) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A model as one graph, by the spec's names.
+    """A model as one graph with the spec's names.
 
     Attributes:
-        concrete: a ConcreteFunction whose inputs are `input_specs`, so that what is fixed is known everywhere in it.
-        module: holds what `concrete` uses.
+        concrete: a ConcreteFunction with the inputs `input_specs`, so that fixed sizes are known in the whole graph.
+        module: owns everything that `concrete` uses.
         constant: whether the weights are constants; otherwise they are variables of the module.
     """
 
@@ -76,15 +76,15 @@ class Traced:
     constant: bool
 
     def operators(self) -> set[str]:
-        """The names of all operators, as TensorFlow calls them."""
+        """TensorFlow's names of all operators."""
         return set(_operators(self.concrete))
 
 
 def trace(model: TfModel) -> Traced:
-    """The model as one graph, with constants for its weights where that is possible.
+    """The model as one graph, with constants for its weights if possible.
 
-    They stay variables where they are too large for a graph, or where the model holds more than variables that are only
-    read: tables of words, state.
+    They stay variables if they are too large for a graph, or if the model has more than read-only variables: lookup tables,
+    state.
 
     Raises:
         Exception: whatever TensorFlow or the model's layers raise.
@@ -94,12 +94,12 @@ def trace(model: TfModel) -> Traced:
     weights = sum(variable.dtype.size * variable.shape.num_elements() for variable in concrete.variables)
     if weights > LARGEST_GRAPH or not _only_reads_variables(concrete):
         return Traced(concrete, model.module, constant=False)
-    # Loops and branches stay what they are; LiteRT and ONNX have both.
+    # Loops and branches are kept; LiteRT and ONNX have both.
     frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
     names = sorted(concrete.structured_outputs)
 
     def call(*tensors: Any) -> dict[str, Any]:
-        # What is frozen returns a list, in the order in which TensorFlow flattens a dictionary: by its sorted keys.
+        # A frozen function returns a list in the order in which TensorFlow flattens a dictionary: by its sorted keys.
         return dict(zip(names, tf.nest.flatten(frozen(*tensors)), strict=True))
 
     module = tf.Module()
@@ -127,10 +127,10 @@ _INTERNAL = "__saved_model_"
 
 
 class TensorFlow1Graph:
-    """The served graph of a folder that TensorFlow 1 wrote, whose variables and tables live in a session.
+    """The served graph of a folder from TensorFlow 1, whose variables and tables belong to a session.
 
-    Such a graph is made constant inside a session of its own. One with tables, which are no constants, is copied instead,
-    with the new names in its signature: TensorFlow reads a graph of this kind by the names in that signature alone.
+    Such a graph is frozen in a session of its own. One with tables, which cannot be constants, is copied instead, with the
+    new names in its signature, which is all that TensorFlow uses to call such a graph.
 
     Args:
         read: the folder.
@@ -144,7 +144,7 @@ class TensorFlow1Graph:
 
     @staticmethod
     def of(folder: Path, source: SourceParameters) -> TensorFlow1Graph | None:
-        """The graph in the folder; None where TensorFlow 2 wrote it.
+        """The graph in the folder; None if TensorFlow 2 wrote it.
 
         Raises:
             StepError: as `read_saved_model`.
@@ -154,7 +154,7 @@ class TensorFlow1Graph:
 
     @property
     def has_tables(self) -> bool:
-        """Whether words are looked up in tables."""
+        """Whether the graph has lookup tables."""
         definition = self._read.graph.graph_def
         bodies = (definition.node, *(function.node_def for function in definition.library.function))
         return any(node.op.startswith(_TABLES) for nodes in bodies for node in nodes)
@@ -192,7 +192,7 @@ class TensorFlow1Graph:
         content = Message(saved_model_schema_version=1)
         graph = content.meta_graphs.add()
         graph.CopyFrom(self._read.graph)
-        if _SERVE not in graph.meta_info_def.tags:  # TensorFlow Serving takes no other
+        if _SERVE not in graph.meta_info_def.tags:  # TensorFlow Serving requires this tag
             graph.meta_info_def.tags.append(_SERVE)
         for name in [name for name in graph.signature_def if not name.startswith(_INTERNAL)]:
             del graph.signature_def[name]

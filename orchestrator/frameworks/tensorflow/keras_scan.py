@@ -1,8 +1,8 @@
-"""Reads a Keras file as data, before TensorFlow is imported, and refuses code and references to other files.
+"""Scans a Keras file before TensorFlow is imported, and refuses code and references to other files.
 
-Keras' own safe mode refuses bytecode and not much else: TFSMLayer went past it (CVE-2026-1462), vocabularies were read from
-any path or URL (CVE-2025-12058), HDF5 files may lead to other files (CVE-2026-1669). What a model of Keras' own layers needs
-is known, and the rest is refused here by the layer's name.
+Keras' own safe mode refuses little more than bytecode: TFSMLayer bypassed it (CVE-2026-1462), vocabularies were read from
+any path or URL (CVE-2025-12058), HDF5 files can refer to other files (CVE-2026-1669). Only what models of Keras' own layers
+need is accepted; everything else is refused with the layer's name.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _CONFIG = "config.json"
 _WEIGHTS = "model.weights.h5"
 _LARGEST_CONFIG = 256 * 2**20
 _EXPANDS_TO = 100
-"""Keras stores its entries uncompressed; deflate makes at most 1032 of 1."""
+"""The maximum compression ratio. Keras stores entries uncompressed; deflate compresses by at most 1032."""
 
 _MOST_OBJECTS = 100_000
-"""Groups and arrays of an HDF5 file; a large model of Keras has some thousands."""
+"""The maximum number of groups and arrays in an HDF5 file; a large Keras model has a few thousand."""
 
 _KERAS_EXPORT = "export the model where it was made, model.export('folder'), and write `kind: saved-model`"
 _CODE = {
@@ -43,17 +43,17 @@ _CODE = {
     "SlicingOpLambda": "names a Python function to call",
     "TensorFlowOpLayer": "holds an operation of TensorFlow 1",
 }
-"""Class → what it brings along, whatever its configuration says."""
+"""Class → why it is refused, whatever its configuration."""
 
 _READ_FROM = frozenset({"vocabulary", "idf_weights", "filepath", "file_path", "filename", "path", "url", "directory"})
-"""Settings that hold values, or the name of a file that holds them; as a text they are the latter."""
+"""Settings with values or with the name of a file; a text is the name of a file."""
 
 _FUNCTION_PARTS = "activations|constraints|initializers|losses|metrics|nn|ops|optimizers|quantizers|random|regularizers"
 _FUNCTIONS = re.compile(rf"builtins|keras(\.src)?\.({_FUNCTION_PARTS})(\.\w+)*")
 _CLASSES = re.compile(
     rf"keras(\.src)?(\.(_legacy|applications|dtype_policies|engine|layers|models|{_FUNCTION_PARTS})(\.\w+)*)?"
 )
-"""Modules of Keras whose functions and classes make up models; others load, download, save and show."""
+"""Modules of Keras whose functions and classes are parts of models; others load, download, save and display."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +64,20 @@ class _Problem:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether the file is what Keras writes with the ending `.h5`, rather than a `.keras` archive."""
+    """Whether the file is in Keras' HDF5 format (`.h5`), rather than a `.keras` archive."""
     with path.open("rb") as file:
         return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 def check_keras_file(path: Path) -> None:
-    """Refuse a file that is not a whole Keras model of Keras' own parts.
+    """Refuse a file that is not a whole Keras model made of Keras' own parts.
 
     Raises:
-        StepError: E301 another kind of file, E302 damaged, E303 it carries code or custom objects, E354 it reads files
-            beside it, E355 it holds weights only.
+        StepError: E301 another kind of file, E302 damaged, E303 it contains code or custom objects, E354 it reads other
+            files, E355 it only has weights.
     """
     expect_kind(path, "keras", "keras")
-    # A damaged file makes the zip, HDF5 and JSON readers each raise their own errors.
+    # On a damaged file, the zip, HDF5 and JSON readers each raise their own errors.
     with refuse_as(
         (OSError, zipfile.BadZipFile, KeyError, ValueError, RuntimeError, EOFError, RecursionError),
         lambda error: _damaged(headline(error)),
@@ -124,7 +124,7 @@ def _hdf5_config(path: Path) -> Any:
 def _refuse_links(file: Path | IO[bytes]) -> None:
     with h5py.File(file, "r") as opened:
         waiting = [opened["/"]]
-        # Hard links may lead back to where they stand: without this a tiny file would be looked at without an end.
+        # Hard links may form cycles: without this check, scanning a tiny file might never end.
         seen = {_address(opened["/"])}
         while waiting:
             group = waiting.pop()
@@ -133,7 +133,7 @@ def _refuse_links(file: Path | IO[bytes]) -> None:
                 if isinstance(link, h5py.ExternalLink):
                     raise _elsewhere(f"`{group.name}/{name}` is a link to another file")
                 if not isinstance(link, h5py.HardLink):
-                    continue  # a link inside the file leads to what is looked at anyway
+                    continue  # a link inside the file leads to an object that is scanned anyway
                 member = group[name]
                 if _address(member) in seen:
                     continue
@@ -147,7 +147,7 @@ def _refuse_links(file: Path | IO[bytes]) -> None:
 
 
 def _address(member: h5py.Group | h5py.Dataset) -> int:
-    """The object's address in the file, the same for every name that leads to it."""
+    """The object's address in the file, which is the same for all its names."""
     return int(h5py.h5o.get_info(member.id).addr)
 
 
@@ -187,7 +187,7 @@ def _problems(config: Any) -> Iterator[_Problem]:
                 layer = name
             yield from _about_object(value, layer)
             if value["class_name"] in _CODE:
-                continue  # all that is in it is what is refused
+                continue  # it is refused as a whole
         if isinstance(settings, Mapping):
             for key in sorted(_READ_FROM & settings.keys()):
                 if isinstance(settings[key], str) and settings[key]:
@@ -196,7 +196,7 @@ def _problems(config: Any) -> Iterator[_Problem]:
                         f"its `{key}` is the path or URL `{settings[key][:80]}`",
                         _INLINE,
                     )
-        # What training needs is not loaded.
+        # What only training needs is not loaded.
         parts = [(key, part) for key, part in value.items() if not (value is config and key == "compile_config")]
         waiting.extend((part, layer) for _, part in reversed(parts))
 

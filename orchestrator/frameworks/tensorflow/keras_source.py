@@ -48,11 +48,12 @@ def load_keras(path: Path) -> Any:
     """The model in the file, without its optimizer.
 
     Raises:
-        StepError: E301 another kind of file, E302 damaged, E303 it carries code or needs some, E354 it reads files beside
-            it, E355 it holds weights only, E357 it does not say what its inputs are, E358 they are no plain tensors.
+        StepError: E301 another kind of file, E302 damaged, E303 it contains or needs code, E354 it reads other files, E355
+            it only has weights, E357 its inputs are unknown, E358 they are not plain tensors.
     """
     check_keras_file(path)
-    # By another name, since Keras goes by the ending; and elsewhere, since it unpacks beside the file when memory is short.
+    # Under another name, because Keras depends on the suffix; and in another folder, because it unpacks files next to the
+    # model if memory is short.
     with tempfile.TemporaryDirectory() as folder:
         named = Path(folder, "model.h5" if is_hdf5(path) else "model.keras")
         named.symlink_to(path.resolve())
@@ -87,7 +88,7 @@ def output_names(model: Any) -> list[str]:
 
 
 def as_function(model: Any) -> Callable[..., dict[str, Any]]:
-    """The model in inference mode: tensors by its own names in, a dictionary by its own names out."""
+    """The model in inference mode; takes tensors and returns a dictionary by the model's own names."""
     inputs, outputs, structure = input_names(model), output_names(model), _structure(model, "inputs")
 
     def call(**tensors: Any) -> dict[str, Any]:
@@ -99,8 +100,8 @@ def as_function(model: Any) -> Callable[..., dict[str, Any]]:
 
 
 def _structure(model: Any, role: Literal["inputs", "outputs"]) -> Any:
-    """The tensors as the model takes or returns them: one, a list, a dictionary, or nested."""
-    if isinstance(model, keras.Sequential):  # which forgets the structure once it is loaded
+    """The tensors in the model's own structure: one, a list, a dictionary, or nested."""
+    if isinstance(model, keras.Sequential):  # which loses the structure when it is loaded
         tensors = getattr(model, role)
         return tensors[0] if len(tensors) == 1 else tensors
     return model.input if role == "inputs" else model.output
@@ -175,7 +176,7 @@ _VERSIONS = {"keras": keras.__version__, "tensorflow": tf.__version__}
 def inspect(context: StepContext) -> dict[str, Any]:
     """Step: the model's inputs and outputs, by its own names, without running it.
 
-    Inputs: `weights`. Leaves an `Inspection`.
+    Inputs: `weights`. Writes an `Inspection`.
 
     Raises:
         StepError: as `load_keras`.
@@ -198,7 +199,7 @@ def check(context: StepContext) -> dict[str, Any]:
     """The import step: loads the model, checks it against the spec, and records its outputs.
 
     Params: `ImportParameters`. Inputs: `weights`, and
-    `samples` if given. Writes what `write_import` says.
+    `samples` if given. Writes the files that `write_import` lists.
 
     Raises:
         StepError: as `load_source` and `check_model`.
@@ -220,12 +221,12 @@ def open_baseline(
     threads: int,
     accelerator: Accelerator = "none",
 ) -> TfRuntime:
-    """The model as given: called in inference mode inside a tf.function, which is what `predict` does for each batch.
+    """The model as given, called in inference mode inside a tf.function, as `predict` does for each batch.
 
     Called as an `OpenBaseline`.
 
     Raises:
-        StepError: as `load_source`; E427 the GPU is not used.
+        StepError: as `load_source`; E427 the GPU cannot be used.
     """
     del project
     threads = limit_threads(threads)

@@ -1,6 +1,6 @@
-"""Imports TensorFlow and Keras as mlo runs them: on the CPU unless a GPU is asked for, without the user's settings.
+"""Imports TensorFlow and Keras with mlo's settings: on the CPU unless a GPU is requested, without the user's settings.
 
-Every other file takes `tf` and `keras` from here, since some settings count only before the first import.
+All other files import `tf` and `keras` from here, because some settings only take effect before the first import.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import os
 import warnings
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
-# Keras reads settings (image_data_format, floatx, ...) from a file in this folder, and writes one where there is none.
-os.environ["KERAS_HOME"] = os.path.join(os.devnull, "keras")  # noqa: PTH118 - a path that can neither be read nor made
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a step that uses GPUs is started with a list of them
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only: its notes speak of how TensorFlow was built
+# Keras reads settings (image_data_format, floatx, ...) from a file in this folder, and writes one if there is none.
+os.environ["KERAS_HOME"] = os.path.join(os.devnull, "keras")  # noqa: PTH118 - a path that can neither be read nor created
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a step that uses GPUs is started with this variable set
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only: its messages are about how TensorFlow was built
 
 import keras
 import tensorflow as tf
@@ -23,8 +23,8 @@ from orchestrator.frameworks.source.runtime import Accelerator, gpu_not_used
 __all__ = ["keras", "limit_threads", "tf", "use_accelerator"]
 
 tf.config.set_visible_devices([], "GPU")
-# TensorFlow warns of how a model was written (names of inputs, variables of TensorFlow 1), again at
-# every call; errors come as exceptions.
+# TensorFlow warns about how a model was written (names of inputs, variables of TensorFlow 1) in every call; errors are
+# raised as exceptions.
 tf.get_logger().setLevel(logging.ERROR)
 logging.getLogger("absl").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module=r"(keras|tensorflow)\.")
@@ -36,7 +36,7 @@ def limit_threads(threads: int) -> int:
     Applies to the whole process, and only before TensorFlow has run anything.
 
     Returns:
-        How many threads hold: `threads`, or what held already; 0 for as many as the machine has CPUs.
+        The number of threads in effect: `threads`, or an earlier setting; 0 for the machine's number of CPUs.
     """
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -49,10 +49,10 @@ def limit_threads(threads: int) -> int:
 def use_accelerator(accelerator: Accelerator) -> None:
     """Let TensorFlow use the first GPU if that is the accelerator; call it before TensorFlow has run anything.
 
-    Its memory grows by what is needed, or it would take all there is. float32 is computed as float32, not as TF32.
+    Its memory grows as needed; by default TensorFlow allocates all of it. float32 is computed as float32, not as TF32.
 
     Raises:
-        StepError: E427, it finds no GPU.
+        StepError: E427, TensorFlow finds no GPU.
     """
     if accelerator == "none":
         return

@@ -1,4 +1,4 @@
-"""A TensorFlow model, whatever file it came from, called by the spec's names."""
+"""A TensorFlow model from any kind of file, called by the spec's names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def to_tf(array: Array) -> Any:
 
 
 def from_tf(tensor: Any) -> Array:
-    """A new array with these values; bfloat16 becomes float32, which numpy knows, and strings become unicode."""
+    """A new array with these values; bfloat16 becomes float32, because numpy lacks it, and strings become unicode."""
     if tensor.dtype == tf.bfloat16:
         tensor = tf.cast(tensor, tf.float32)
     array: Array = np.asarray(tensor.numpy())
@@ -48,20 +48,20 @@ def spec_of(tensor: Tensor) -> Any:
 
 
 def dtype_name(dtype: Any) -> str:
-    """A dtype of TensorFlow or Keras as a spec writes it, or by its own name if a spec cannot."""
+    """A dtype of TensorFlow or Keras as in a spec, or by its own name if specs do not have it."""
     name: str = tf.as_dtype(dtype).name
     return name
 
 
 @dataclass(frozen=True)
 class TfModel:
-    """A model of TensorFlow, whatever file it came from, in inference mode.
+    """A TensorFlow model from any kind of file, in inference mode.
 
     Attributes:
         signature: the inputs and outputs by the spec's names.
         function: a tf.function; takes the inputs by position in the signature's order, each a tensor by the spec's name
             with every named dimension open; returns a dictionary of the outputs by the spec's names.
-        module: holds `function` and everything it uses: `tf.saved_model.save(module, path, signatures=function)`.
+        module: owns `function` and everything it uses: `tf.saved_model.save(module, path, signatures=function)`.
         keras_model: the Keras model if it is one.
         saved_model_dir: the SavedModel's folder if it is one.
     """
@@ -77,12 +77,12 @@ class TfModel:
         """`function` traced once, as a ConcreteFunction.
 
         Raises:
-            Exception: whatever TensorFlow or the model's layers raise when they do not take such inputs.
+            Exception: whatever TensorFlow or the model's layers raise if they do not accept such inputs.
         """
         return self.function.get_concrete_function()
 
     def call(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """One call: every input by name, every output by name; bfloat16 comes as float32.
+        """One call: every input by name, every output by name; bfloat16 is returned as float32.
 
         Raises:
             Exception: whatever TensorFlow or the model's layers raise.
@@ -90,7 +90,7 @@ class TfModel:
         return self._called(self.concrete, inputs)
 
     def call_step_by_step(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """As `call`, without a graph: every operation sees the actual sizes of these inputs. Slow.
+        """Like `call`, but without a graph: every operation sees the actual sizes of the inputs. Slow.
 
         Raises:
             Exception: as `call`.
@@ -106,12 +106,12 @@ def load_source(source: SourceParameters, inputs: Mapping[str, Path], signature:
     """The source model, called by the spec's names.
 
     Args:
-        source: how it is loaded.
+        source: the parameters of the source.
         inputs: the source's `weights`.
         signature: the inputs and outputs by the spec's names.
 
     Raises:
-        StepError: E301-E303, E350-E358 the model, E320, E324 it has no tensor of such a name.
+        StepError: E301-E303, E350-E358 the model, E320, E324 it has no tensor with one of the names.
     """
     path, names = inputs["weights"], source.names
     if source.kind == "keras":
@@ -139,10 +139,10 @@ def called_by(
     """A model that is called by the spec's names.
 
     Args:
-        names: those that are left out are the same.
-        called: takes tensors by the model's own names, returns a dictionary by the model's own names.
+        names: name in the spec → the model's own, where they differ.
+        called: takes tensors and returns a dictionary by the model's own names.
         owns: the model's own names of its `inputs` and `outputs`.
-        owner: holds the variables that `called` uses.
+        owner: owns the variables that `called` uses.
         signature: the inputs and outputs by the spec's names.
         keras_model: as in `TfModel`.
         saved_model_dir: as in `TfModel`.
@@ -163,7 +163,7 @@ def called_by(
 
     def call(*tensors: Any) -> dict[str, Any]:
         answer = called(**dict(zip(inputs.values(), tensors, strict=True)))
-        # Two outputs may be one tensor, or an input; a graph needs a node for each.
+        # Two outputs may be the same tensor, or an input; a graph needs a node for each.
         return {name: tf.identity(answer[own]) for name, own in outputs.items()}
 
     module = tf.Module()

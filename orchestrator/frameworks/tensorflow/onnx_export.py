@@ -20,7 +20,7 @@ from orchestrator.frameworks.tensorflow.frozen_graph import as_declared, trace
 from orchestrator.steps.context import StepError, refuse_as
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of numpy's and protobuf's older ways, which tf2onnx still has
+    warnings.simplefilter("ignore")  # deprecated uses of numpy and protobuf in tf2onnx
     import tf2onnx
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["finish", "from_function", "from_tflite"]
 
 OPSET = 17
-"""One below the newest that tf2onnx knows, with which it writes global pooling as a reduction between two transpositions."""
+"""One below tf2onnx's newest opset, with which it writes global pooling as a reduction between two transpositions."""
 
 
 def from_tflite(path: Path, signature: Signature) -> Any:
-    """The ModelProto of a LiteRT model; its inputs and outputs are called as the tensors of the file.
+    """The ModelProto of a LiteRT model; its inputs and outputs have the names of the file's tensors.
 
     Raises:
         StepError: E422.
@@ -48,20 +48,20 @@ def from_tflite(path: Path, signature: Signature) -> Any:
 
 
 def from_function(model: TfModel, signature: Signature) -> Any:
-    """The ModelProto of a model of TensorFlow; its inputs in the signature's order, its outputs by the signature's names.
+    """The ModelProto of a TensorFlow model; inputs in the signature's order, outputs by the signature's names.
 
     Raises:
         StepError: E422.
     """
     with converting("ONNX", signature, traced_anew=model.keras_model is not None):
         traced = trace(model)
-        # tf2onnx makes constants of variables itself, but an input of every other tensor that the model holds.
+        # tf2onnx turns variables into constants itself, but every other tensor of the model into an input.
         function = traced.module.call if traced.constant else as_declared(model)
         specs = function.input_signature
         with _quiet():
             proto, _ = tf2onnx.convert.from_function(function, specs, opset=OPSET, custom_op_handlers=_HANDLERS)
     if len(proto.graph.input) > len(specs):
-        # tf2onnx turns what is no number into an input.
+        # tf2onnx turns constants that are not numbers into inputs.
         raise StepError(
             "E422",
             "the model does not convert to ONNX",
@@ -81,18 +81,18 @@ def finish(
         inputs: name in the spec → tf2onnx's name, in the signature's order.
         outputs: name in the spec → tf2onnx's name, in the signature's order.
         signature: with the outputs resolved.
-        path: where it goes.
+        path: of the file to write.
 
     Returns:
-        How large it is.
+        The opset and the number of nodes.
 
     Raises:
-        StepError: E422 operators are left that ONNX does not have, E424 the file is not what was declared.
+        StepError: E422 it contains operators that ONNX lacks, E424 its inputs or outputs are not the declared ones.
     """
     versions = {entry.domain: entry.version for entry in model.opset_import}
-    # tf2onnx leaves what it cannot convert as it is, among ONNX's own operators.
+    # tf2onnx keeps operators that it cannot convert, among those of ONNX.
     unknown = {
-        node.op_type.removeprefix("TFL_")  # which is LiteRT's own name with tf2onnx's mark
+        node.op_type.removeprefix("TFL_")  # LiteRT's own name with tf2onnx's prefix
         for node in nodes(model)
         if not onnx.defs.has(node.op_type, versions.get(node.domain, 1), node.domain)
     }
@@ -111,7 +111,7 @@ def finish(
 
 
 def _erfc(graph: Any, node: Any, name: str, args: Any) -> None:
-    """1 - erf(x), which Keras' GELU is made of and tf2onnx does not know."""
+    """1 - erf(x), which Keras' GELU uses and tf2onnx does not support."""
     del name, args
     shapes, dtypes, outputs = node.output_shapes, node.output_dtypes, list(node.output)
     graph.remove_node(node.name)
@@ -130,7 +130,7 @@ _HANDLERS: dict[str, tuple[Any, list[Any]]] = {"Erfc": (_erfc, [])}
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence tf2onnx's log; what it could not convert is found in its result."""
+    """Silence tf2onnx's log; operators that it could not convert are found in its result."""
     logger = logging.getLogger("tf2onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -143,7 +143,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _forget_inner_sizes(graph: Any) -> None:
-    """Drop the sizes that have numbers for names; runtimes infer what they need."""
+    """Drop sizes whose names are numbers; runtimes infer what they need."""
     for each in graphs(graph):
         del each.value_info[:]
         for value in (*each.input, *each.output):
@@ -156,7 +156,7 @@ def _declare(role: str, value: Any, tensor: Tensor, signature: Signature) -> Non
     """Name the open dimensions, and fix those with a single size.
 
     Raises:
-        StepError: E424, the element type is another.
+        StepError: E424, an element type differs.
     """
     kind = value.type.tensor_type
     found = (
@@ -175,7 +175,7 @@ def _declare(role: str, value: Any, tensor: Tensor, signature: Signature) -> Non
             kind.shape.dim.add()
     for dim, declared in zip(kind.shape.dim, shape, strict=True):
         if dim.dim_value > 0:
-            continue  # fixed; whether it may be is judged when the file is compared with the signature
+            continue  # fixed; the comparison with the signature decides whether that is allowed
         low, high = signature.dims[declared] if isinstance(declared, str) else (declared, declared)
         dim.Clear()
         if low == high:

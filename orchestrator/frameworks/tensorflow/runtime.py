@@ -1,4 +1,4 @@
-"""Runs models of TensorFlow, on the CPU or a GPU: SavedModels that mlo converted, and sources as they were given."""
+"""Runs TensorFlow models on the CPU or a GPU: SavedModel variants, and sources as given."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def open_saved_model(
     """Load `saved_model/` of a variant, whose tensors have the spec's names; see `open_runtime`.
 
     Raises:
-        StepError: E420, TensorFlow does not load it, or it has not the signature's tensors; E427, the GPU is not used.
+        StepError: E420, TensorFlow cannot load it, or it lacks the signature's tensors; E427, the GPU cannot be used.
     """
     threads = limit_threads(threads)
     use_accelerator(accelerator)
-    # What it raises depends on which part of the folder is wrong.
+    # The exception depends on which part of the folder is damaged.
     with refuse_on(Exception, "E420", "TensorFlow does not load the SavedModel", cause=reason):
         loaded = tf.saved_model.load(str(directory / FOLDER))
         called = loaded.signatures[_SIGNATURE]

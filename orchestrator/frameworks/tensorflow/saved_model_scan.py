@@ -1,8 +1,8 @@
-"""Refuses SavedModels whose graph does more than compute: every node of every graph and function is checked.
+"""Refuses SavedModels whose graph does more than compute; checks every node of every graph and function.
 
-An operator without state computes, by TensorFlow's own registration, except for the few in `REFUSED`. An operator with state
-is refused unless it stands in `MEMORY`. Whether those in `SAVER_*` and `TABLE_FILES` are allowed depends on where they
-stand. Checked against the 1,910 operators that TensorFlow 2.21 registers.
+Operators that TensorFlow registers as stateless only compute, except for the few in `REFUSED`. A stateful operator is
+refused unless it is in `MEMORY`. Whether those in `SAVER_*` and `TABLE_FILES` are allowed depends on their position.
+Checked against the 1,910 operators that TensorFlow 2.21 registers.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ __all__ = [
 VARIABLES = frozenset({"VarHandleOp", "Variable", "VariableV2"})
 
 TABLE_FILES = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
-"""Read a table from a file: allowed where that is an asset of the model's own folder."""
+"""Operators that read a table from a file: allowed if it is an asset in the model's own folder."""
 
 SAVER_READS = frozenset({"Restore", "RestoreSlice", "RestoreV2"})
 SAVER_WRITES = frozenset({"MergeV2Checkpoints", "Save", "SaveSlices", "SaveV2"})
-"""Allowed where only the saver reaches them, which serving never runs; reads, from the model's own variables."""
+"""Allowed if only the saver uses them, which serving never runs; reading is allowed from the model's own variables."""
 
 _PYTHON = "calls a function of the Python process that made the model"
 _READS = "reads files"
@@ -93,7 +93,7 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "SleepIdentityOp": "waits",
     }
 )  # fmt: skip
-"""Operator → what it does besides computing."""
+"""Operator → its effect besides computing."""
 
 ATTRIBUTES: Mapping[str, tuple[str, str, str]] = MappingProxyType(
     {
@@ -103,7 +103,7 @@ ATTRIBUTES: Mapping[str, tuple[str, str, str]] = MappingProxyType(
         "PrintV2": ("output_stream", r"stderr|stdout|log\(\w+\)", _WRITES),
     }
 )
-"""Operator → attribute that decides, what it may be (a regular expression), and what the operator does otherwise."""
+"""Operator → the attribute that decides, its allowed values (a regular expression), and the effect of all others."""
 
 MEMORY = re.compile(
     r"""
@@ -133,16 +133,16 @@ MEMORY = re.compile(
     """,
     re.VERBOSE,
 )
-"""Operators with state that stays inside the process."""
+"""Operators whose state stays inside the process."""
 
 
 def why_refused(op: str, *, stateful: bool, attribute: str | None = None) -> str | None:
-    """What a TensorFlow operator does besides computing; None if a served graph may hold it.
+    """The effect of a TensorFlow operator besides computing; None if a served graph may contain it.
 
     Args:
         op: its name.
-        stateful: whether TensorFlow registers it as one with state.
-        attribute: of an operator in `ATTRIBUTES`, that attribute, if it is not left at its harmless default.
+        stateful: whether TensorFlow registers it as stateful.
+        attribute: for an operator in `ATTRIBUTES`, the attribute's value, unless it is the harmless default.
     """
     if op in REFUSED:
         return REFUSED[op]
@@ -156,12 +156,12 @@ def why_refused(op: str, *, stateful: bool, attribute: str | None = None) -> str
 _PASSES_ON = frozenset({"Identity", "PlaceholderWithDefault"})
 _USES_OF_A_VARIABLE = frozenset({"AssignVariableOp", "ReadVariableOp", "VarIsInitializedOp"})
 _FIRST_ARGUMENT = {"PartitionedCall": 0, "StatefulPartitionedCall": 0, "If": 1, "StatelessIf": 1, "Case": 1, "While": 0}
-"""Operator that calls functions → its first input that becomes an argument of theirs."""
+"""Operator that calls functions → the index of the first input that is passed to them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A node of the graph, or of one of its functions."""
+    """A node in the graph or in one of its functions."""
 
     function: str
     node: str
@@ -195,7 +195,7 @@ class Graphs:
                 self._callers[called].append((place, node))
 
     def nodes(self) -> Iterator[tuple[Place, Any]]:
-        """Every node, those of the graph itself first."""
+        """Every node, starting with those of the graph itself."""
         for function, nodes in self._nodes.items():
             for name, node in nodes.items():
                 yield Place(function, name), node
@@ -216,7 +216,7 @@ class Graphs:
         return frozenset(Place("", name) for name in seen) | self.reached_functions(called)
 
     def reached_functions(self, names: Iterable[str]) -> frozenset[Place]:
-        """Every node of these functions and of those that they call."""
+        """Every node of these functions and of the functions that they call."""
         waiting = list(names)
         seen: set[str] = set()
         while waiting:
@@ -229,15 +229,15 @@ class Graphs:
         return frozenset(Place(name, node) for name in seen for node in self._nodes[name])
 
     def origins(self, place: Place, reference: str, fed: frozenset[str]) -> frozenset[str]:
-        """Where an input of a node comes from, past nodes that only pass it on.
+        """The origins of a node's input, beyond nodes that only pass it on.
 
         Args:
             place: the node.
-            reference: its input, as the graph names it.
-            fed: tensors of the graph itself that are fed, and so are the end of the way.
+            reference: its input, by the graph's name.
+            fed: tensors of the graph itself that are fed, which are origins.
 
         Returns:
-            Names out of `fed`, `asset` for a file of the loaded object, and `elsewhere` for all else.
+            Names in `fed`; `asset` for a file of the loaded object; `elsewhere` for everything else.
         """
         found: set[str] = set()
         seen: set[tuple[str, str]] = set()
@@ -261,12 +261,12 @@ class Graphs:
         return frozenset(found)
 
     def _sources(self, function: str, node: Any) -> list[str]:
-        """The inputs whose value this node passes on unchanged; none where that is not known."""
+        """The inputs whose value this node passes on unchanged; none if that is unknown."""
         if node.op in _PASSES_ON:
             return [node.input[0]]
         if node.op != "ReadVariableOp" or function:
             return []
-        # TensorFlow 2 puts the path of an asset into a variable first, which nothing else may write to.
+        # TensorFlow 2 stores the path of an asset in a variable, which nothing else may write to.
         handle = self._nodes[""].get(_node_name(node.input[0]))
         if handle is None or handle.op != "VarHandleOp":
             return []
@@ -277,7 +277,7 @@ class Graphs:
         return [user.input[1] for user in users if user.op == "AssignVariableOp"]
 
     def _given(self, function: str, argument: str, waiting: list[tuple[str, str]]) -> set[str]:
-        """What the loaded object gives for an argument of a function; what other functions give is put into `waiting`."""
+        """The origin of an argument that the loaded object passes; arguments from other functions are added to `waiting`."""
         if function not in self.functions:
             return {"elsewhere"}
         arguments = [given.name for given in self.functions[function].signature.input_arg]
@@ -323,10 +323,10 @@ _ASSETS = ("saved_model_assets", "asset_filepaths")
 
 
 def refuse_effects(meta_graph: Any, folder: Path) -> None:
-    """Refuse a graph that runs Python, touches files other than its own, or talks to others when it is loaded or called.
+    """Refuse a graph that runs Python, accesses files of others, or uses the network when it is loaded or called.
 
     Raises:
-        StepError: E353 an operator does so, E354 an asset lies outside the folder, E356 an operator is not TensorFlow's own.
+        StepError: E353 an operator does so, E354 an asset is outside the folder, E356 an operator is not TensorFlow's own.
     """
     assets = _assets(meta_graph, folder)
     graphs = Graphs(meta_graph)
@@ -337,7 +337,7 @@ def refuse_effects(meta_graph: Any, folder: Path) -> None:
     for place, node in graphs.nodes():
         operator = _registered(node.op)
         if operator is None:
-            if node.op not in graphs.functions:  # TensorFlow 1 calls a function by its name
+            if node.op not in graphs.functions:  # TensorFlow 1 calls functions by name
                 unknown[node.op].append(place)
             continue
         effect = _effect(node, place, operator, graphs, saver, assets)
@@ -373,17 +373,17 @@ def _effect(
         origins = graphs.origins(place, node.input[0], fed=frozenset({saver.file}))
         return None if place not in saver.restores or origins == {saver.file} else "reads files"
     attribute = None
-    if node.op in ATTRIBUTES and ATTRIBUTES[node.op][0] in node.attr:  # else it has its default, which is harmless
+    if node.op in ATTRIBUTES and ATTRIBUTES[node.op][0] in node.attr:  # otherwise it has its default, which is harmless
         attribute = node.attr[ATTRIBUTES[node.op][0]].s.decode("utf-8", errors="replace")
     return why_refused(node.op, stateful=operator.is_stateful, attribute=attribute)
 
 
 @dataclass(frozen=True, slots=True)
 class _Saver:
-    """What the saver's two operations reach, and what serving reaches.
+    """The nodes that the saver's two operations use, and those that serving uses.
 
     Attributes:
-        file: the tensor that is fed with the path of the variables.
+        file: the tensor that gets the path of the variables.
     """
 
     saves: frozenset[Place]
@@ -410,13 +410,13 @@ class _Saver:
 
 
 def _initializers(meta_graph: Any) -> Iterator[str]:
-    """What runs once when the graph is loaded."""
+    """The operations that run once when the graph is loaded."""
     for name in ("saved_model_main_op", "legacy_init_op", "table_initializer", "saved_model_init_op"):
         yield from meta_graph.collection_def[name].node_list.value if name in meta_graph.collection_def else ()
 
 
 def _assets(meta_graph: Any, folder: Path) -> frozenset[str]:
-    """The tensors that receive the paths of the model's own files, which all exist."""
+    """The tensors that get the paths of the model's own files, all of which exist."""
     from tensorflow.core.protobuf.meta_graph_pb2 import AssetFileDef
 
     definitions = list(meta_graph.asset_file_def)

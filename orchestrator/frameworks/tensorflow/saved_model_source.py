@@ -48,7 +48,7 @@ _HUB_MODULE = "tfhub_module.pb"
 
 @dataclass(frozen=True, slots=True)
 class SavedModel:
-    """A complete SavedModel folder whose graph does no more than compute.
+    """A complete SavedModel folder whose graph only computes.
 
     Attributes:
         graph: the MetaGraphDef that is served.
@@ -60,10 +60,10 @@ class SavedModel:
     signatures: Mapping[str, Any]
 
     def signature(self, name: str) -> Any:
-        """The signature of this name.
+        """The signature with this name.
 
         Raises:
-            StepError: E350 there is none of this name, E351 there is none at all.
+            StepError: E350 there is none with this name, E351 there is none at all.
         """
         if name in self.signatures:
             return self.signatures[name]
@@ -91,11 +91,11 @@ class SavedModel:
 
 
 def read_saved_model(folder: Path) -> SavedModel:
-    """What the folder holds, without running any of it.
+    """Read the folder without running any of it.
 
     Raises:
         StepError: E301 not a SavedModel, E302 damaged, E352 its variables are missing, E353 its graph does more than
-            compute, E354 links or files outside the folder, E356 operators that are not TensorFlow's.
+            compute, E354 links or files outside the folder, E356 operators that are not part of TensorFlow.
     """
     expect_kind(folder, "saved-model", "saved-model")
     _refuse_links(folder)
@@ -109,7 +109,7 @@ def read_saved_model(folder: Path) -> SavedModel:
 
 
 def tensor_infos(infos: Mapping[str, Any], role: str) -> dict[str, Any]:
-    """The tensors of a signature by name, sorted, since a SavedModel keeps no order.
+    """The tensors of a signature by name, sorted, because a SavedModel has no order.
 
     Raises:
         StepError: E358, one is not a plain tensor.
@@ -131,11 +131,12 @@ def load_signature(folder: Path, name: str) -> tuple[Any, Callable[..., Mapping[
     """One signature of the folder, ready to be called.
 
     Returns:
-        What owns the variables; the signature, called by the model's own names; and these, of its `inputs` and `outputs`.
+        The owner of the variables; the signature, called by the model's own names; and these names, of `inputs` and
+        `outputs`.
 
     Raises:
-        StepError: as `read_saved_model` and `SavedModel.signature`; E302 TensorFlow does not load it; E358 its tensors are
-            not all plain.
+        StepError: as `read_saved_model` and `SavedModel.signature`; E302 TensorFlow cannot load it; E358 a tensor is not
+            plain.
     """
     read = read_saved_model(folder)
     declared = read.signature(name)
@@ -143,7 +144,7 @@ def load_signature(folder: Path, name: str) -> tuple[Any, Callable[..., Mapping[
         "inputs": list(tensor_infos(declared.inputs, "input")),
         "outputs": list(tensor_infos(declared.outputs, "output")),
     }
-    # A damaged part raises what the reader of that part raises: NotFoundError, DataLossError, ValueError, ...
+    # The exception depends on the damaged part: NotFoundError, DataLossError, ValueError, ...
     with refuse_on(
         Exception,
         "E302",
@@ -195,11 +196,11 @@ def _parsed(path: Path) -> Any:
 
 
 def _served(content: Any) -> Any:
-    """The graph with the tag `serve`, as TensorFlow Serving takes it; or the only one there is."""
+    """The graph with the tag `serve`, which TensorFlow Serving uses; or the only graph."""
     graphs = list(content.meta_graphs)
     if len(graphs) == 1:
         return graphs[0]
-    for wanted in ({_SERVE}, set()):  # modules for TensorFlow Hub of version 1 have a graph without tags
+    for wanted in ({_SERVE}, set()):  # modules for version 1 of TensorFlow Hub have a graph without tags
         for graph in graphs:
             if set(graph.meta_info_def.tags) == wanted:
                 return graph
@@ -240,10 +241,10 @@ _FILE = "fingerprint.pb"
 
 
 def fingerprint_notes(folder: Path) -> list[str]:
-    """What in the folder does not match its fingerprint, a sentence each; empty without a fingerprint, as before TensorFlow 2.11.
+    """Parts of the folder that do not match its fingerprint, a sentence each; empty without one, as before TensorFlow 2.11.
 
-    It is no proof of anything, since it can be written by anybody, and TensorFlow loads the model in any case: a folder that
-    was edited, or put together from two, is something to know and not an error.
+    The fingerprint proves nothing, because anybody can write it, and TensorFlow ignores it. So a folder that was edited, or
+    assembled from two, is worth a note but not an error.
     """
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
@@ -258,7 +259,7 @@ def fingerprint_notes(folder: Path) -> list[str]:
         now.ParseFromString(fingerprinting.CreateFingerprintDef(str(folder)))
     except (DecodeError, fingerprinting.FingerprintException) as error:
         return [f"its {_FILE} cannot be read: {type(error).__name__}"]
-    if written.version.producer != now.version.producer:  # another TensorFlow counts in another way
+    if written.version.producer != now.version.producer:  # other versions of TensorFlow compute it differently
         return []
     parts = {
         "the graph": written.graph_def_program_hash != now.graph_def_program_hash,
@@ -278,18 +279,18 @@ _VERSIONS = {"tensorflow": tf.__version__}
 
 
 def served_signature(source: SourceParameters) -> str:
-    """The name of the signature that is served."""
+    """The name of the served signature."""
     return source.signature or _DEFAULT
 
 
 def inspect(context: StepContext) -> dict[str, Any]:
-    """Step: the tensors of the signature that is served, by the model's own names, without running it.
+    """Step: read the tensors of the served signature, by the model's own names, without running it.
 
-    Params: `InspectParameters`. Inputs: `weights`, the folder. Leaves an `Inspection`.
+    Params: `InspectParameters`. Inputs: `weights`, the folder. Writes an `Inspection`.
 
     Raises:
-        StepError: as `read_saved_model`; E350, E351 there is no such signature, E358 it takes or returns other things than
-            plain tensors.
+        StepError: as `read_saved_model`; E350, E351 there is no such signature, E358 it takes or returns something other
+            than plain tensors.
     """
     name = served_signature(InspectParameters.from_json(context.params).source)
     read = read_saved_model(context.inputs["weights"])
@@ -310,7 +311,7 @@ def check(context: StepContext) -> dict[str, Any]:
     """The import step: loads the model, checks it against the spec, and records its outputs.
 
     Params: `ImportParameters`. Inputs:
-    `weights`, the folder, and `samples` if given. Writes what `write_import` says.
+    `weights`, the folder, and `samples` if given. Writes the files that `write_import` lists.
 
     Raises:
         StepError: as `load_source` and `check_model`.
@@ -337,7 +338,7 @@ def open_baseline(
     Called as an `OpenBaseline`.
 
     Raises:
-        StepError: as `load_source`; E427 the GPU is not used.
+        StepError: as `load_source`; E427 the GPU cannot be used.
     """
     del project
     threads = limit_threads(threads)
@@ -371,7 +372,7 @@ def _notes_on(read: SavedModel, name: str) -> list[str]:
 
 
 def _tensors(signature: Any) -> Any:
-    """A signature's inputs and outputs, whatever its name: Keras writes the same one under two names."""
+    """A signature's inputs and outputs without its name: Keras writes the same signature under two names."""
     return [
         [(name, infos[name].dtype, str(infos[name].tensor_shape)) for name in sorted(infos)]
         for infos in (signature.inputs, signature.outputs)

@@ -1,4 +1,4 @@
-"""The import step of every TensorFlow model: calls it, proves that its outputs repeat, and counts its parameters."""
+"""The import step of all TensorFlow models: runs the model, verifies that outputs repeat, and counts parameters."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def check_model(
         parameters: of the import step.
         model: the source.
         framework: package → version that ran it.
-        notes: what a person should know of it, a sentence each.
+        notes: what the user should know about it, a sentence each.
 
     Raises:
-        StepError: E321, E322, E326-E328 inputs and outputs, E330-E332 it does not repeat itself, E340-E345 the samples, E359
-            its layers go wrong where sizes are open.
+        StepError: E321, E322, E326-E328 inputs and outputs, E330-E332 outputs do not repeat, E340-E345 the samples, E359
+            its layers are wrong if sizes are open.
     """
     samples = given_samples(context, parameters)
     answer = _guarded(model)
@@ -67,13 +67,13 @@ def check_model(
 
 
 def _guarded(model: TfModel) -> Answer:
-    """The model as the import step calls a source (`orchestrator.frameworks.source.outputs.Answer`)."""
+    """The model in the form that the import step needs (`orchestrator.frameworks.source.outputs.Answer`)."""
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
         def failed(error: Exception) -> StepError:
             return failed_call(f"{type(error).__name__}: {reason(error)}", model.signature, inputs, dim)
 
-        # Layers and operators raise errors of many kinds; whatever it is, it is reported with the inputs of the call.
+        # Layers and operators raise errors of many kinds, all of which are reported with the inputs of the call.
         with refuse_as(Exception, failed):
             return model.call(inputs)
 
@@ -84,7 +84,7 @@ def _prove_repeatable(answer: Answer, model: TfModel, samples: Samples) -> None:
     """Check that outputs repeat, and that a row does not depend on the other rows of its batch.
 
     Raises:
-        StepError: E330 it draws random numbers, E331 rows change each other's answers, E332 a call changes the next.
+        StepError: E330 it draws random numbers, E331 rows influence each other, E332 a call affects the next.
     """
     if name := changing_output(answer, model.signature, samples):
         drawn = [node for node in _nodes(model) if node.op.startswith(_RANDOM) and node.op not in _SEEDED]
@@ -121,7 +121,7 @@ def _prove_repeatable(answer: Answer, model: TfModel, samples: Samples) -> None:
 def _prove_open_sizes(answer: Answer, model: TfModel, samples: Samples) -> None:
     """Check that the graph with open sizes, which is served, gives the same outputs as the layers called one by one.
 
-    TimeDistributed of Keras 3.15, for one, takes the size of the batch for the number of steps where that is open.
+    TimeDistributed in Keras 3.15, for instance, uses the batch size as the number of steps if the latter is open.
 
     Raises:
         StepError: E359.
@@ -133,7 +133,7 @@ def _prove_open_sizes(answer: Answer, model: TfModel, samples: Samples) -> None:
         if one.shape == other.shape and (
             np.allclose(one, other, rtol=1e-2, atol=1e-3, equal_nan=True)
             if one.dtype.kind == "f"
-            else np.mean(one != other) < 0.01  # a tie may be decided otherwise
+            else np.mean(one != other) < 0.01  # a tie may be resolved differently
         ):
             continue
         inner = [dim for dim in model.signature.dims if dim != model.signature.batch]
@@ -151,13 +151,13 @@ def _prove_open_sizes(answer: Answer, model: TfModel, samples: Samples) -> None:
 
 
 def _nodes(model: TfModel) -> list[Any]:
-    """Every node of the graph that a call runs, and of the functions in it."""
+    """Every node of the graph that a call runs, including its functions."""
     graph = model.concrete.graph.as_graph_def()
     return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
 
 
 def _parameters(model: TfModel) -> int:
-    """The number of parameters: its variables, or where it has none, the constants of a frozen graph."""
+    """The number of parameters: the size of its variables or, if it has none, of the constants of its frozen graph."""
     variables = {id(v): math.prod(v.shape) for v in model.concrete.variables if v.dtype.is_floating}
     if variables:
         return sum(variables.values())

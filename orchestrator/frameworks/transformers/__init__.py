@@ -1,1 +1,1 @@
-"""Folders of Hugging Face Transformers, read without the library's own loader."""
+"""Hugging Face Transformers folders, read without the library's own loader."""

@@ -1,7 +1,7 @@
-"""Reads a Transformers folder's files as data, and refuses what must not be loaded, before anything is built.
+"""Reads the files of a Transformers folder as data, and refuses unsafe ones before a model is built.
 
-The library is given the configuration and the tensors that are read here, never the folder itself. So it cannot do what a
-folder could make it do: import code, unpickle weights, follow adapters to other models.
+The library gets the configuration and the tensors that are read here, never the folder itself. So a folder cannot make it
+import code, unpickle weights or load adapters of other models.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ _OTHER_WEIGHTS = {
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A folder that was checked by its file names: complete, and without anything harmful.
+    """A folder whose files were checked: complete and safe.
 
     Attributes:
-        root: what `weights:` names.
-        path: where the model itself lies: the root, or a folder in it.
+        root: the path in `weights:`.
+        path: the folder of the model itself: the root, or a folder in it.
         config: of the model, `config.json`.
-        tokenizer: `tokenizer_config.json`; empty where there is none.
-        image: `preprocessor_config.json`; empty where there is none.
+        tokenizer: `tokenizer_config.json`; empty if there is none.
+        image: `preprocessor_config.json`; empty if there is none.
         weights: the safetensors files.
-        modules: what a sentence-transformer does with the model's outputs; None for other models.
+        modules: the modules of a sentence-transformer after the model; None for other models.
     """
 
     root: Path
@@ -72,12 +72,12 @@ def read_folder(root: Path, task: str) -> ModelFolder:
     """Read everything but the tensors.
 
     Args:
-        root: what `weights:` names.
-        task: of the spec; what a sentence-transformer does beside its model counts where that may be meant.
+        root: the path in `weights:`.
+        task: of the spec; the modules of a sentence-transformer are only read if the task may be sentence embedding.
 
     Raises:
         StepError: E301 no such model, E302 a file that is damaged, E303 code, E354 links or files elsewhere, E373 quantized
-            weights, E374 a module of a sentence-transformer that mlo does not have, E376 an adapter.
+            weights, E374 an unsupported module of a sentence-transformer, E376 an adapter.
     """
     if not root.is_dir():
         raise StepError(
@@ -101,10 +101,10 @@ def read_folder(root: Path, task: str) -> ModelFolder:
 
 
 def read_tensors(folder: ModelFolder) -> dict[str, torch.Tensor]:
-    """Every tensor of the folder's safetensors by its stored name, on the CPU.
+    """All tensors in the folder's safetensors files by stored name, on the CPU.
 
     Raises:
-        StepError: E302, a file is damaged or cut off.
+        StepError: E302, a file is damaged or truncated.
     """
     tensors: dict[str, torch.Tensor] = {}
     for file in folder.weights:

@@ -1,4 +1,4 @@
-"""Which tensors a model of the Transformers library takes and returns for a task, from its configuration."""
+"""Derives the inputs and outputs of a Transformers model for a task from its configuration."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ IDS, TYPES, PIXELS = "input_ids", "token_type_ids", "pixel_values"
 BATCH, SEQUENCE = "batch", "sequence"
 
 LONGEST_UNASKED = 512
-"""Tokens. Attention takes memory and time with the square of them, so that a longer range is proven only if it is declared."""
+"""The default maximum of tokens. Time and memory of attention grow with its square, so longer ranges must be declared."""
 
 _USUAL_SIDE = 224  # pixels
-_NO_LIMIT = 10**6  # the library writes 10**30 where a tokenizer has none
+_NO_LIMIT = 10**6  # the library writes 10**30 if a tokenizer has no limit
 
 
 def interface(folder: ModelFolder, built: Architecture, model: nn.Module, tokenizer: Any) -> Inspection:
@@ -37,12 +37,12 @@ def interface(folder: ModelFolder, built: Architecture, model: nn.Module, tokeni
 
     Args:
         folder: of the model.
-        built: what the model is, and for which task.
+        built: the model's class and task.
         model: its modules; their values do not matter.
-        tokenizer: of the folder; None where there is none.
+        tokenizer: of the folder; None if there is none.
 
     Raises:
-        StepError: E375, it takes what is neither text nor an image, or both.
+        StepError: E375, it takes neither text nor images, or both.
     """
     takes = takes_by_name(built)
     notes = [f"the task is {built.task}", *built.notes]
@@ -73,7 +73,7 @@ def takes_by_name(built: Architecture) -> list[str]:
     """The inputs that a spec may declare, by the model's own names; the first is required.
 
     Raises:
-        StepError: E375, it takes what is neither text nor an image, or both.
+        StepError: E375, it takes neither text nor images, or both.
     """
     takes = [name for name in inspect.signature(built.cls.forward).parameters if name not in {"self", "kwargs"}]
     if (IDS in takes) == (PIXELS in takes):
@@ -88,7 +88,7 @@ def takes_by_name(built: Architecture) -> list[str]:
 
 
 def _has_types(built: Architecture, tokenizer: Any) -> bool:
-    """Whether the model distinguishes two segments of a text: it has an embedding for them, and the tokenizer sets them."""
+    """Whether the model distinguishes two segments of a text: it has embeddings for them, and the tokenizer sets them."""
     kinds = getattr(built.config, "type_vocab_size", None)
     if tokenizer is None:
         return kinds is not None and kinds > 1
@@ -96,11 +96,11 @@ def _has_types(built: Architecture, tokenizer: Any) -> bool:
 
 
 def _longest(folder: ModelFolder, built: Architecture, model: nn.Module) -> int | None:
-    """The most tokens that the model has positions for or that its tokenizer truncates to; None if neither is stated."""
+    """The maximum number of tokens, from the model's positions or its tokenizer's truncation; None if neither is stated."""
     limits = [getattr(built.config, "max_position_embeddings", None), folder.tokenizer.get("model_max_length")]
     limits += [folder.modules.longest if folder.modules is not None else None]
     for name, module in model.named_modules():
-        # Models after RoBERTa's begin to count places behind that of the padding.
+        # Models like RoBERTa count positions from the one after the padding's.
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             limits.append(module.num_embeddings - module.padding_idx - 1)
     known = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < _NO_LIMIT]
@@ -128,7 +128,7 @@ def _sides(size: Any) -> tuple[int | None, int | None]:
 
 
 def outputs(built: Architecture) -> list[FoundTensor]:
-    """What the model returns for its task."""
+    """The outputs of the model for its task."""
     config = built.config
     width = getattr(config, "hidden_size", None)
     labels = int(getattr(config, "num_labels", 0)) or None
@@ -144,7 +144,7 @@ def outputs(built: Architecture) -> list[FoundTensor]:
     }
     if built.task in shapes:
         return [FoundTensor("logits", "float32", shapes[built.task])]
-    # The places of an image's parts are counted in each architecture's own way.
+    # The number of an image's patches depends on the architecture.
     return [
         FoundTensor("last_hidden_state", "float32", (BATCH, SEQUENCE, width) if IDS in takes_by_name(built) else None)
     ]

@@ -13,7 +13,7 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
-import transformers  # it reads its environment while it is imported
+import transformers  # the library reads its environment when it is imported
 from transformers.models.auto import configuration_auto, modeling_auto
 
 __all__ = ["configuration_auto", "modeling_auto", "transformers"]

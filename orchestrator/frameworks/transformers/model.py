@@ -1,4 +1,4 @@
-"""Builds a model of the Transformers library from its configuration, and fills it with its folder's tensors."""
+"""Builds a Transformers model from its configuration, and loads the tensors of its folder into it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Architecture", "Attention", "architecture", "filled", "sentence_head", "skeleton"]
 
 Attention = Literal["fused", "plain"]
-"""How attention is computed: by PyTorch's fused operator, or by matrix products and softmax, which ONNX has."""
+"""The implementation of attention: PyTorch's fused operator, or matrix products and softmax, which ONNX has."""
 
 _AT_TASK = ("model", "source", "task")
 _FEATURES, _SENTENCE = "feature-extraction", "sentence-embedding"
@@ -38,23 +38,23 @@ _CLASSES = {
     "question-answering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
     "image-classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
 }
-"""Task → the library's table of the class that each type of model has for it."""
+"""Task → the library's table of classes by type of model."""
 
 _OURS = {"use_cache": False, "output_attentions": False, "output_hidden_states": False, "return_dict": True}
 _NOT_ASKED = ("_attn_implementation", "attn_implementation", "fusion_config", "distributed_config", "kernel_config")
-"""Settings that choose code to run with; what is served is the model, computed in mlo's way."""
+"""Settings that select implementations, which are left to mlo."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What is built.
+    """The model to build.
 
     Attributes:
         cls: the class of the Transformers library.
         config: its configuration.
         task: one of the spec's tasks, never `auto`.
-        modules: what makes the embedding, for sentence embeddings.
-        notes: what a person should know of the choice.
+        modules: those that compute the embedding, for sentence embeddings.
+        notes: what the user should know about the choice.
     """
 
     cls: Any
@@ -68,7 +68,7 @@ def architecture(folder: ModelFolder, task: str) -> Architecture:
     """The class and the configuration for a task.
 
     Raises:
-        StepError: E370 this version of the library does not build it, E371 the task does not fit the model.
+        StepError: E370 this version of the library cannot build it, E371 the task does not fit the model.
     """
     kind = folder.config.get("model_type")
     names = [name for name in folder.config.get("architectures") or [] if isinstance(name, str)]
@@ -84,19 +84,19 @@ def architecture(folder: ModelFolder, task: str) -> Architecture:
     elif modules is None:
         modules = SentenceModules(PurePosixPath(), ("mean",))
         notes = ("source: there is no modules.json, so sentences are embedded by the mean of their tokens",)
-    # Classes are imported when they are asked for, with whatever packages they need.
+    # Classes are imported on demand, with the packages that they need.
     with refuse_as(Exception, lambda error: _not_built(name, error)):
         cls = getattr(transformers, name)
     return Architecture(cls, config, chosen, modules, notes)
 
 
 def skeleton(built: Architecture) -> torch.nn.Module:
-    """The model without weights, which costs nothing.
+    """The model without weights, which takes neither time nor memory.
 
     Raises:
         StepError: E370, it cannot be built.
     """
-    # The library's classes raise what their configuration leads them to.
+    # The library's classes may raise anything, depending on their configuration.
     with refuse_as(Exception, lambda error: _not_built(built.cls.__name__, error)), torch.device("meta"):
         model: torch.nn.Module = built.cls(built.config, **_options(built))
     return model
@@ -106,11 +106,11 @@ def filled(folder: ModelFolder, built: Architecture, attention: Attention) -> tu
     """The model with its weights, on the CPU, in float32 and evaluation mode; and notes on them.
 
     Raises:
-        StepError: E302 a damaged file, E370 the model cannot be built, E372 weights are missing or of another shape.
+        StepError: E302 a damaged file, E370 the model cannot be built, E372 weights are missing or have another shape.
     """
     tensors = read_tensors(folder)
     fused = attention == "fused" and getattr(built.cls, "_supports_sdpa", False)
-    # As in `skeleton`, and what the conversion of old names of weights raises.
+    # As in `skeleton`, and exceptions from the conversion of old names of weights.
     with refuse_as(Exception, lambda error: _not_built(built.cls.__name__, error)):
         model, info = built.cls.from_pretrained(
             None,
@@ -137,7 +137,7 @@ def filled(folder: ModelFolder, built: Architecture, attention: Attention) -> tu
 
 
 def sentence_head(modules: SentenceModules) -> SentenceHead:
-    """Pooling and what follows, with the weights of its dense layers.
+    """Pooling and the modules after it, with the weights of the dense layers.
 
     Raises:
         StepError: E302 a damaged file, E372 missing weights.
@@ -209,7 +209,7 @@ def _class_name(kind: str, names: list[str], task: str, *, encoder: bool) -> str
 
 def _config(folder: ModelFolder, kind: str) -> Any:
     asked = {key: value for key, value in folder.config.items() if key not in _NOT_ASKED}
-    # The library's classes check what they are given, each in its way.
+    # The library's classes check their arguments, each with its own exceptions.
     with refuse_on(
         Exception,
         "E370",
@@ -224,7 +224,7 @@ def _config(folder: ModelFolder, kind: str) -> Any:
 
 
 def _options(built: Architecture) -> dict[str, Any]:
-    """Leave out the model's own pooling layer where the output does not need it: it may have no weights."""
+    """Leave out the model's own pooling layer if the output does not need it, because it may have no weights."""
     takes = "add_pooling_layer" in inspect.signature(built.cls.__init__).parameters
     return {"add_pooling_layer": False} if takes and built.task in {_FEATURES, _SENTENCE} else {}
 

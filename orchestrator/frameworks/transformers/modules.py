@@ -33,7 +33,7 @@ def json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        StepError: E302, it holds none.
+        StepError: E302, it does not contain one.
     """
     document = _read(path)
     if not isinstance(document, dict):
@@ -42,19 +42,19 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def optional_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where there is no file.
+    """The object in a JSON file; an empty one if there is no file.
 
     Raises:
-        StepError: E302, it holds none.
+        StepError: E302, it does not contain one.
     """
     return json_object(path) if path.is_file() else {}
 
 
 def json_list(path: Path) -> list[dict[str, Any]]:
-    """The objects in the list that a JSON file holds.
+    """The list of objects in a JSON file.
 
     Raises:
-        StepError: E302, it holds no such list.
+        StepError: E302, it does not contain one.
     """
     document = _read(path)
     if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
@@ -76,7 +76,7 @@ def _damaged(path: Path, cause: str) -> StepError:
 MODULES = "modules.json"
 
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-"""How the library pools, in the order in which it joins what several modes give."""
+"""The library's pooling modes, in the order in which it concatenates their results."""
 
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 """Classes of torch.nn."""
@@ -101,7 +101,7 @@ class Dense:
     """A linear layer on the embedding.
 
     Attributes:
-        folder: holds its `model.safetensors` with `linear.weight`, and `linear.bias` if it has one.
+        folder: with `model.safetensors`, which contains `linear.weight` and optionally `linear.bias`.
         activation: one of `ACTIVATIONS`.
     """
 
@@ -114,14 +114,14 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class SentenceModules:
-    """What turns the model's hidden states into the embedding.
+    """The modules that compute the embedding from the model's hidden states.
 
     Attributes:
         model: the folder of the model, relative to the whole.
-        pooling: some of `POOLING_MODES`; what they give is joined.
-        after: what follows, in order; the word is `normalize`.
-        longest: the number of tokens that texts are cut to, where it is said.
-        lowers: whether texts are put into lower case before the tokenizer sees them.
+        pooling: some of `POOLING_MODES`, whose results are concatenated.
+        after: the modules after pooling, in order; `normalize` stands for normalization.
+        longest: the number of tokens to which texts are truncated; None if it is not stated.
+        lowers: whether texts are lowercased before they are tokenized.
     """
 
     model: PurePosixPath
@@ -132,14 +132,14 @@ class SentenceModules:
 
 
 def sentence_modules(root: Path) -> SentenceModules | None:
-    """The modules in `modules.json`; None where it names only the model, as for a cross-encoder.
+    """The modules in `modules.json`; None if it only has the model, as for a cross-encoder.
 
     Args:
-        root: the folder that holds it.
+        root: the folder with the file.
 
     Raises:
-        StepError: E302 it is damaged, E303 a class of somebody's own, E354 a path outside, E374 a module or a setting that
-            mlo does not have.
+        StepError: E302 it is damaged, E303 a custom class, E354 a path outside the folder, E374 an unsupported module or
+            setting.
     """
     entries = _entries(root)
     kinds = [kind for kind, _ in entries]
@@ -170,7 +170,7 @@ def sentence_modules(root: Path) -> SentenceModules | None:
 
 
 def _entries(root: Path) -> list[tuple[str, PurePosixPath]]:
-    """The kind and the relative folder of every module, in order."""
+    """Kind and relative folder of every module, in order."""
     entries = [
         (str(entry.get("type", "")), PurePosixPath(str(entry.get("path", "")))) for entry in json_list(root / MODULES)
     ]
@@ -212,7 +212,7 @@ def _unknown(cause: str, remedy: str) -> StepError:
 
 
 def _text_settings(folder: Path) -> Mapping[str, Any]:
-    """The settings for reading texts, in a file whose name depends on the library's version and the model."""
+    """The settings for texts, from a file whose name depends on the library's version and the model."""
     settings = next((json_object(folder / name) for name in _TEXT_SETTINGS if (folder / name).is_file()), {})
     ways = settings.get("modality_config") or {"text": {}}
     if set(ways) != {"text"} or ways["text"].get("method_output_name", _HIDDEN) != _HIDDEN:

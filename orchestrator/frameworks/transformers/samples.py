@@ -1,4 +1,4 @@
-"""Samples of text for a Transformers model: the folder's tokenizer, and sentences that it has tokenized."""
+"""Generates samples for a Transformers text model: sentences, tokenized by the folder's tokenizer."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ __all__ = ["load_tokenizer", "text_samples"]
 
 
 def load_tokenizer(folder: ModelFolder) -> Any:
-    """The tokenizer; None where there is none that loads without code of its own."""
+    """The tokenizer; None if there is none that can be loaded without custom code."""
     if not folder.tokenizer or "auto_map" in folder.tokenizer:
         return None
     try:
         return transformers.AutoTokenizer.from_pretrained(
             str(folder.path), local_files_only=True, trust_remote_code=False
         )
-    # Its files come from others, and each class reads them in its way; the model does not need it.
-    except Exception:  # noqa: BLE001 - the log has it, and what is done without it is noted
+    # Untrusted files, which each class reads differently, may raise anything; the model does not need the tokenizer.
+    except Exception:  # noqa: BLE001 - logged, and a note mentions the consequence
         traceback.print_exc(file=sys.stderr)
         return None
 
@@ -53,14 +53,14 @@ _SENTENCES = (
 def text_samples(
     signature: Signature, own_names: Mapping[str, str], tokenizer: Any, vocabulary: int, seed: int
 ) -> Samples:
-    """Rows within the signature; they count as random, since they are not the user's texts.
+    """Rows that match the signature; they count as random, because they are not the user's texts.
 
     Args:
         signature: as declared.
         own_names: the spec's name of each input → the model's own.
-        tokenizer: the model's own; None where there is none.
-        vocabulary: how many tokens there are.
-        seed: of what is random.
+        tokenizer: the model's own; None if there is none.
+        vocabulary: the number of tokens.
+        seed: for random choices.
     """
     random = random_samples(signature, seed)
     texts = {name: own_names[name] for name in random.inputs if own_names[name] in {IDS, MASK, TYPES}}
@@ -75,7 +75,7 @@ def text_samples(
         note = "samples: none are given and the folder has no tokenizer that loads, so the token ids are random"
     inputs = dict(random.inputs)
     for name, own in texts.items():
-        # Without a batch dimension of the model's own the shape may be another than [rows, length].
+        # If the model has no batch dimension, the shape may differ from [rows, length].
         inputs[name] = made[own].astype(inputs[name].dtype).reshape(inputs[name].shape)
     return replace(random, inputs=inputs, notes=(note,))
 
@@ -83,8 +83,8 @@ def text_samples(
 def _tokenized(tokenizer: Any, rows: int, length: int) -> dict[str, Array] | None:
     try:
         found = tokenizer(_texts(rows), padding="max_length", truncation=True, max_length=length, return_tensors="np")
-    # A tokenizer may lack a token for padding, and raises what its own code raises; numbers do without it.
-    except Exception:  # noqa: BLE001 - the log has it, and a note says what was done instead
+    # A tokenizer may lack a padding token, and may raise anything; random ids do not need it.
+    except Exception:  # noqa: BLE001 - logged, and a note mentions the consequence
         traceback.print_exc(file=sys.stderr)
         return None
     ids = np.asarray(found[IDS])
@@ -96,7 +96,7 @@ def _tokenized(tokenizer: Any, rows: int, length: int) -> dict[str, Array] | Non
 
 
 def _texts(rows: int) -> list[str]:
-    """Each sentence alone, then each followed by another, a different one in every round."""
+    """Each sentence alone, then each followed by another one, which differs in every round."""
     count = len(_SENTENCES)
     alone = list(_SENTENCES[:rows])
     return alone + [
@@ -105,7 +105,7 @@ def _texts(rows: int) -> list[str]:
 
 
 def _numbered(vocabulary: int, rows: int, length: int, seed: int) -> dict[str, Array]:
-    """Random token ids other than 0, with up to half of each row left empty at its end."""
+    """Random token ids other than 0, with up to half of each row padded at the end."""
     random = np.random.default_rng(seed)
     ids = random.integers(1, max(vocabulary, 2), (rows, length))
     used = random.integers((length + 1) // 2, length + 1, (rows, 1))

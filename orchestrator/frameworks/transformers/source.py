@@ -31,7 +31,7 @@ __all__ = ["check", "inspect", "load_task_model", "open_baseline"]
 
 
 def inspect(context: StepContext) -> dict[str, Any]:
-    """Step: the tensors that the model takes and returns for its task, from its configuration; no weights are read.
+    """Step: derive the model's inputs and outputs for its task from its configuration; no weights are read.
 
     Params: `InspectParameters`. Inputs: `weights`, the folder.
 
@@ -53,10 +53,10 @@ def inspect(context: StepContext) -> dict[str, Any]:
 
 
 def check(context: StepContext) -> dict[str, Any]:
-    """The import step: proves everything that later steps rely on.
+    """The import step: verifies everything that later steps rely on.
 
     Params: `ImportParameters`. Inputs:
-    `weights`, and `samples` if given. Writes what `write_import` says.
+    `weights`, and `samples` if given. Writes the files that `write_import` lists.
 
     Raises:
         StepError: as `read_folder`, `architecture` and `filled`; E321-E328 inputs and outputs, E330-E332 evaluation mode,
@@ -81,10 +81,10 @@ def load_task_model(
     """The model for its task, on the CPU, in evaluation mode, without gradients.
 
     Args:
-        source: how it is loaded.
+        source: the parameters of the source.
         inputs: with the role `weights`.
-        signature: says which inputs and outputs, in which order.
-        attention: how it is computed.
+        signature: the inputs and outputs, in this order.
+        attention: its implementation.
 
     Raises:
         StepError: as `read_folder`, `architecture` and `filled`; E375 tensors that the task does not have.
@@ -95,7 +95,7 @@ def load_task_model(
 def open_baseline(
     source: SourceParameters,
     inputs: Mapping[str, Path],
-    project: Path,  # noqa: ARG001 - code that lies in a folder is never run
+    project: Path,  # noqa: ARG001 - code in the folder is never run
     signature: Signature,
     threads: int,
     accelerator: Accelerator = "none",
@@ -105,7 +105,7 @@ def open_baseline(
     Called as an `OpenBaseline`.
 
     Raises:
-        StepError: as `load_task_model`; E427 the GPU is not used.
+        StepError: as `load_task_model`; E427 the GPU cannot be used.
     """
     device = device_for(accelerator)
     model = load_task_model(source, inputs, signature, "fused")
@@ -115,7 +115,7 @@ def open_baseline(
 def _loaded(
     source: SourceParameters, inputs: Mapping[str, Path], signature: Signature, attention: Attention
 ) -> tuple[TaskModel, ModelFolder, tuple[str, ...]]:
-    """The model, the folder that it lies in, and notes on it."""
+    """The model, its folder, and notes on it."""
     asked = source.task
     folder = read_folder(inputs["weights"], asked)
     built = architecture(folder, asked)
@@ -135,10 +135,10 @@ def _loaded(
 def _own_names(
     names: TensorNames, role: Literal["inputs", "outputs"], declared: Sequence[Tensor], known: Sequence[str]
 ) -> dict[str, str]:
-    """The spec's name of each tensor → the model's own, in the signature's order.
+    """Name in the spec → the model's own, in the signature's order.
 
     Raises:
-        StepError: E375, the model has none of that name.
+        StepError: E375, the model has no tensor with that name.
     """
     given = names.of(role)
     owns = {tensor.name: given.get(tensor.name, tensor.name) for tensor in declared}

@@ -1,4 +1,4 @@
-"""A model of the Transformers library as a module that takes tensors by position and returns tensors: what is served."""
+"""A Transformers model as a module with positional tensors in and tensors out, as it is served."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SentenceHead", "TaskModel"]
 
 MASK = "attention_mask"
 EMBEDDING = "sentence_embedding"
-_LEAST = 1e-9  # tokens; a row without any is divided by this
+_LEAST = 1e-9  # tokens; the divisor for a row without any
 
 
 class TaskModel(nn.Module):  # type: ignore[misc]  # torch is not typed here
@@ -25,9 +25,9 @@ class TaskModel(nn.Module):  # type: ignore[misc]  # torch is not typed here
 
     Args:
         model: of the Transformers library.
-        takes: the names by which it takes what it is given, in order.
-        returns: the names of what it returns, in order.
-        head: makes the sentence embedding of its last hidden state; None for other tasks.
+        takes: its names of the inputs, in order.
+        returns: its names of the outputs, in order.
+        head: computes the sentence embedding from the last hidden state; None for other tasks.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class TaskModel(nn.Module):  # type: ignore[misc]  # torch is not typed here
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The outputs in order.
 
-        A row whose mask has no token is read as one that is all tokens: the library's ways to compute attention give
-        other answers there, and no text leads to it.
+        A row with an empty mask is treated as if all positions were tokens: the library's implementations of attention
+        differ for such rows, which no text produces.
         """
         named = dict(zip(self.takes, inputs, strict=True))
         if MASK in named:
@@ -60,10 +60,10 @@ class TaskModel(nn.Module):  # type: ignore[misc]  # torch is not typed here
 
 
 class SentenceHead(nn.Module):  # type: ignore[misc]  # torch is not typed here
-    """Pooling and what follows, as the sentence-transformers library computes it.
+    """Pooling and the modules after it, as the sentence-transformers library computes them.
 
     Args:
-        modules: as they stand in the folder.
+        modules: as in the folder.
         weights: the tensors of each dense layer, in order.
     """
 
@@ -113,7 +113,7 @@ def _by_mean_sqrt(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _by_weighted_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Later tokens weigh more: the first one 1, the next 2, wherever the padding is."""
+    """Later tokens get more weight: the first token 1, the next 2, independent of the padding."""
     places = torch.arange(1, hidden.shape[1] + 1, device=hidden.device) - _first(mask)
     return _mean(hidden, _weights(hidden, mask) * places.unsqueeze(-1).to(hidden.dtype))
 
@@ -131,7 +131,7 @@ def _by_last(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _first(mask: torch.Tensor) -> torch.Tensor:
-    """The place [batch, 1] of the first token; ONNX Runtime finds no largest value of int64."""
+    """The position [batch, 1] of the first token; ONNX Runtime has no maximum of int64."""
     return (mask != 0).to(torch.int32).argmax(dim=1, keepdim=True)
 
 
