@@ -46,9 +46,9 @@ def apply_plan(planned: Planned, store: Store, observer: Observer, stop: Stop, l
         with store.in_use(f"applying {planned.plan.name}"):
             wanted_target(planned.loaded, store).check()
             outcomes = run_steps(planned, store, observer, stop)
-            return PlanRelease(planned.loaded, expand(planned.plan, outcomes), outcomes, store, observer).deploy(
-                lock_timeout
-            )
+            return PlanRelease(
+                planned.loaded, expand(planned.plan, outcomes, store.trees), outcomes, store, observer
+            ).deploy(lock_timeout)
     except MloError as error:
         live = observe(planned.loaded, store)
         if live.remembered is None or live.observed is None or live.observed.revision is None:

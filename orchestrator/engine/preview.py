@@ -49,7 +49,7 @@ def preview(plan: Plan, resolver: Resolver, live: Live, *, forced: frozenset[str
     while (step := next((each for each in plan.steps if each.id not in lines), None)) is not None:
         line = _live_view(step, outcomes, live) if step.live else _view(step, outcomes, parts, resolver, forced=forced)
         lines[step.id] = (step, line)
-        grown = expand(plan, outcomes)
+        grown = expand(plan, outcomes, resolver.trees)
         if grown is not plan:
             plan = grown
             resolver.follow(plan)
@@ -60,11 +60,12 @@ def preview(plan: Plan, resolver: Resolver, live: Live, *, forced: frozenset[str
 
 
 def _growth_line(growth: Growth) -> SavedStep:
+    waited = ", ".join(growth.after)
     return SavedStep(
-        id=f"after {growth.after}",
+        id=f"after {waited}",
         kind="growth",
         status="known after run",
-        reason=f"{growth.adds}, once {growth.after} has ended",
+        reason=f"{growth.adds}, once {waited} {'has' if len(growth.after) == 1 else 'have'} ended",
         key=None,
     )
 

@@ -19,7 +19,6 @@ from orchestrator.plan.resolve import Outcome, Resolver, blocked_message
 from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.steps.context import Ending
-from orchestrator.store.receipts import Receipts
 from orchestrator.store.store import Store
 
 __all__ = ["run_plan"]
@@ -57,7 +56,7 @@ def run_plan(
         Interrupted: Ctrl-C.
     """
     runner = StepRunner(plan, resolver, store, observer, stop, executor or LocalExecutor(store, plan.project))
-    run = _Run(loaded, plan, resolver, runner, store.receipts, observer=observer, stop=stop)
+    run = _Run(loaded, plan, resolver, runner, store, observer=observer, stop=stop)
     resolver.follow(plan)  # which a preview may have let grow
     run.forced = forced
     run.jobs = jobs or len(os.sched_getaffinity(0))
@@ -75,7 +74,7 @@ class _Run:
         plan: Plan,
         resolver: Resolver,
         runner: StepRunner,
-        receipts: Receipts,
+        store: Store,
         *,
         observer: Observer,
         stop: Stop,
@@ -84,7 +83,8 @@ class _Run:
         self._plan = plan
         self._resolver = resolver
         self._runner = runner
-        self._receipts = receipts
+        self._receipts = store.receipts
+        self._trees = store.trees
         self._observer = observer
         self._stop = stop
         self._waiting = [step for step in plan.steps if not step.live]
@@ -124,7 +124,7 @@ class _Run:
 
     def _expand(self) -> None:
         """Replace the plan by its expansion."""
-        grown = expand(self._plan, self._outcomes)
+        grown = expand(self._plan, self._outcomes, self._trees)
         if grown is self._plan:
             return
         begun = {*self._outcomes, *(step.id for step in self._running.values())}
@@ -194,13 +194,16 @@ class _Run:
 
     def _settle(self, step: Step, outcome: Outcome, how: Any, seconds: float, detail: str) -> None:
         self._outcomes[step.id] = outcome
-        self._expand()
         if outcome.status == "done":
+            self._expand()
             self._observer(StepEnded(step.id, how, seconds, detail))
             return
         assert outcome.error is not None, "a step that is not done says why"
         stopped = outcome.ending is Ending.STOPPED
         reason = "Ctrl-C" if stopped else outcome.error.message
         self._observer(StepEnded(step.id, "stopped" if stopped else "failed", seconds, reason))
-        if self._stop.level == 0 and (step.candidate is None or outcome.ending in ENDS_THE_RUN):
+        if self._stop.level:
+            return  # nothing is started any more, and a step that was stopped says nothing about its candidate
+        if step.candidate is None or outcome.ending in ENDS_THE_RUN:
             raise StepFailed(self._loaded.located(outcome.error))
+        self._expand()

@@ -11,7 +11,11 @@ from orchestrator.machine.cuda_devices import CudaDevices
 from orchestrator.machine.fingerprint import Fingerprint
 from orchestrator.machine.packages import NoCuda
 
-__all__ = ["CudaHere", "Here", "ServerHere"]
+__all__ = ["CudaHere", "Here", "NotObserved", "ServerHere"]
+
+
+class NotObserved(LookupError):
+    """A plan asks for something of the machine that was not looked at before it was compiled: a bug in what asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class Here:
         fingerprint: what measurements depend on.
         packages: package → version, for all packages that a plan may need; None for those that are not installed.
         assets: digest of mlo's own templates, charts and servers.
-        servers: backend → its server; only backends that the spec may use.
+        servers: backend → its server; only backends that the spec may use, since looking for a server may take seconds.
         cuda: None for a spec without CUDA devices.
         factory_file: the user's module in `model.source.factory`; None if there is none.
         factory_packages: the distributions that install that module if it is not one of the user's files.
@@ -64,10 +68,37 @@ class Here:
     factory_packages: tuple[str, ...] = ()
     random_samples: bool = False
 
+    def version(self, package: str) -> str | None:
+        """The version of a package; None where it is not installed.
+
+        Raises:
+            NotObserved: no table of sources, formats or backends names it.
+        """
+        if package not in self.packages:
+            raise NotObserved(
+                f"a step needs the package {package}, and whether it is installed was not observed; only packages in the "
+                "tables of sources, formats and backends are"
+            )
+        return self.packages[package]
+
     def missing(self, *groups: tuple[str, ...]) -> tuple[str, ...]:
         """The packages of these groups that are not installed, sorted.
 
         Raises:
-            KeyError: whether one of them is installed was not observed.
+            NotObserved: as `version`.
         """
-        return tuple(sorted({name for group in groups for name in group if self.packages[name] is None}))
+        return tuple(sorted({name for group in groups for name in group if self.version(name) is None}))
+
+    def server(self, backend: str) -> ServerHere:
+        """The server of a backend that has one.
+
+        Raises:
+            NotObserved: the spec rules this backend out, so no candidate of it can be added to its plan.
+        """
+        if backend not in self.servers:
+            raise NotObserved(
+                f"a candidate of the backend {backend} cannot be added to this plan: `optimize.formats` or "
+                f"`serving.backend` of the spec rules it out, so its server was not looked for (observed: "
+                f"{', '.join(sorted(self.servers)) or 'none'})"
+            )
+        return self.servers[backend]

@@ -34,7 +34,7 @@ def key_parts(step: Step, inputs: Mapping[str, str], code: Mapping[str, str], he
         "revision": step.revision,
         "params": dict(step.params),
         "inputs": dict(inputs),
-        "tools": {package: here.packages[package] or "absent" for package in step.tools},
+        "tools": {package: here.version(package) or "absent" for package in step.tools},
     }
     if code:
         parts["code"] = dict(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.backends.table import BACKENDS
 from orchestrator.machine.here import Here
 from orchestrator.optimize.variants import Candidate
 from orchestrator.plan.cuda import cuda_notes
@@ -16,11 +17,11 @@ __all__ = ["plan_notes"]
 def plan_notes(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: Sequence[Candidate]) -> tuple[str, ...]:
     """A sentence each, without a full stop."""
     spec = loaded.spec
-    backends = sorted({c.backend for c in candidates})
+    servers = [here.server(name) for name in sorted({c.backend for c in candidates}) if BACKENDS[name].served]
     notes = [*model.notes, *cuda_notes(spec, here.cuda)]
     asked = spec.slo.p99_latency is not None or spec.slo.throughput is not None
-    for name in backends:
-        notes += here.servers[name].notes if name in here.servers else ()
+    for server in servers:
+        notes += server.notes
     if spec.model.samples is None:
         notes.append("no `samples:` are given, so parity is proven on random inputs only")
     elif here.random_samples:
@@ -29,13 +30,12 @@ def plan_notes(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: 
         notes.append(
             f"this machine has {present:g} CPUs, so `hardware.cpus: {spec.hardware.cpus:g}` is measured on fewer"
         )
-    served_here = any(name in here.servers and here.servers[name].present for name in backends)
-    if asked and spec.slo.enforce and not served_here:
+    if asked and spec.slo.enforce and not any(server.present for server in servers):
         notes.append(
             "no server can be measured on this machine, so no candidate can prove `slo`, and `apply` fails with E501 after "
             "measuring; `slo: {enforce: false}` deploys the best one without that proof"
         )
-    if not any(name in here.servers for name in backends):
+    if not servers:
         return tuple(notes)  # and there is no image
     if spec.image.base is None or "@sha256:" not in spec.image.base:
         notes.append("the base image is named by tag; pin it with `image: {base: NAME@sha256:DIGEST}`")

@@ -79,13 +79,16 @@ class Resolver:
         loaded: the spec, so that errors point at the right line when a user file cannot be read.
         plan: the plan.
         store: where results and receipts are kept.
+
+    Attributes:
+        trees: the store's, with the outputs of steps.
     """
 
     def __init__(self, loaded: LoadedSpec, plan: Plan, store: Store) -> None:
         self._loaded = loaded
         self._plan = plan
         self._cache = store.stat_cache
-        self._trees = store.trees
+        self.trees = store.trees
         self._receipts = store.receipts
 
     def follow(self, plan: Plan) -> None:
@@ -162,7 +165,7 @@ class Resolver:
         if receipt.outcome == "failed":
             outcome = Outcome("failed", receipt, receipt.error, Ending.REFUSED)
             return Resolved(key, parts, "cached", "failed before, for a reason that has not changed", outcome)
-        if receipt.manifest is not None and (damage := self._trees.verify(receipt.manifest)):
+        if receipt.manifest is not None and (damage := self.trees.verify(receipt.manifest)):
             return Resolved(key, parts, "run", f"its stored result is damaged: {damage}", None)
         return Resolved(
             key, parts, "cached", f"computed {receipt.started}", Outcome("done", receipt, ending=Ending.DONE)
@@ -212,7 +215,7 @@ class Resolver:
         winner = outcomes.get(chosen.step) if isinstance(chosen, StepOutput) else None
         if winner is None or winner.receipt is None or winner.receipt.manifest is None:
             return dict(step.inputs)
-        wanted = f"variant:{Winner.read(self._trees.path(winner.receipt.manifest.digest)).variant}"
+        wanted = f"variant:{Winner.read(self.trees.path(winner.receipt.manifest.digest)).variant}"
         return {
             role: source for role, source in step.inputs.items() if role == wanted or not role.startswith("variant:")
         }

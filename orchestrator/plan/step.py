@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from orchestrator.artifacts.document import Document
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.here import Here
 from orchestrator.optimize.variants import RefusedCandidate
 from orchestrator.plan.found import PlannedModel
 from orchestrator.steps.context import StepKind
 from orchestrator.steps.parameters import Accelerator
 
-__all__ = ["FileInput", "Growth", "Plan", "Step", "StepInput", "StepOutput"]
+__all__ = ["Failed", "FileInput", "Growth", "Plan", "Step", "StepInput", "StepOutput", "Succeeded"]
+
+_AnyDocument = TypeVar("_AnyDocument", bound=Document)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +89,45 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Growth:
-    """How a plan grows once one of its steps has ended; see `orchestrator.plan.expand`.
+class Succeeded:
+    """A step that is done, as a growth sees it.
 
     Attributes:
-        after: id of the step that it waits for. Where that step fails, nothing is added.
-        adds: what it may add, for reviewers of the plan: "the second round of the search".
-        grow: the plan without this growth and the step's summary → the grown plan; pure. Only steps that come after `after` may change.
+        folder: its output, in the store; equal results lie in one folder, so reading it is as pure as the outcome.
     """
 
-    after: str
+    folder: Path
+
+    def read(self, document: type[_AnyDocument]) -> _AnyDocument:
+        """The document of that type that the step left: `result.read(Verdict).passed`.
+
+        Raises:
+            DocumentRefused: E714, the step left no such document, or another version of it.
+        """
+        return document.read(self.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A step that failed, or was skipped because a step that it needs failed, as a growth sees it."""
+
+    error: Diagnostic
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How a plan grows once some of its steps have ended; see `orchestrator.plan.expand`.
+
+    Attributes:
+        after: ids of the steps that it waits for, however they end.
+        adds: what it may add, for reviewers of the plan: "the second round of the search".
+        grow: the plan without this growth and how steps ended → the grown plan; pure. It sees the steps in `after` and all
+            that these need. Only steps that come after `after` may change.
+    """
+
+    after: tuple[str, ...]
     adds: str
-    grow: Callable[[Plan, Mapping[str, Any]], Plan]
+    grow: Callable[[Plan, Mapping[str, Succeeded | Failed]], Plan]
 
 
 @dataclass(frozen=True, slots=True)

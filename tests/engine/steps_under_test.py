@@ -11,17 +11,36 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
+from orchestrator.artifacts.document import Document
 from orchestrator.steps.context import StepContext, StepError
+from tests.artifacts import made
+
+
+class Length(Document):
+    """How long the text of `write` is."""
+
+    NAME: ClassVar[str] = "length"
+    VERSION: ClassVar[int] = 1
+    FILE: ClassVar[str] = "length.json"
+
+    length: int
 
 
 def write(context: StepContext) -> dict[str, Any]:
-    """Writes its parameter, and notes in a file outside that it ran."""
+    """Writes its parameter and its length, and notes in a file outside that it ran."""
+    Length(length=len(context.params["text"])).write(context.output)
     (context.output / "text.txt").write_text(str(context.params["text"]), encoding="utf-8")
     with Path(context.params["runs"]).open("a", encoding="utf-8") as runs:
         runs.write("x")
-    return {"length": len(str(context.params["text"]))}
+    return {}
+
+
+def judge(context: StepContext) -> dict[str, Any]:
+    """Writes a verdict: failed where the text is short."""
+    made.verdict(passed=len((context.inputs["text"] / "text.txt").read_text("utf-8")) > 1).write(context.output)
+    return {}
 
 
 def join(context: StepContext) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from orchestrator.backends.table import backend
+from orchestrator.backends.table import BACKENDS, backend
 from orchestrator.machine.here import Here
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.optimize.variants import Candidate
@@ -75,7 +75,7 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
         objective=spec.optimize_for,
         time_budget=spec.optimize.time_budget,
         assets=here.assets,
-        servers={name: here.servers[name].present for name in backends if name in here.servers},
+        servers={name: here.server(name).present for name in backends if BACKENDS[name].served},
         accelerator=spec.hardware.accelerator,
         devices=spec.hardware.devices,
         cuda_graphs=bool(spec.hardware.devices) and spec.serving.cuda_graphs,
