@@ -31,7 +31,7 @@ class Calibration(Strict):
     rows: int
     unseen: int
     samples: SamplesKind
-    method: Literal["min-max"]
+    method: Literal["min-max", "percentile"]
 
 
 class VariantFacts(Document):

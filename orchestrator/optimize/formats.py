@@ -10,8 +10,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from orchestrator.steps.pass_options import OnnxInt8Options
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from orchestrator.steps.pass_options import AnyPassOptions
 
 __all__ = ["FORMATS", "Format", "Transform", "Unsupported"]
 
@@ -37,6 +41,7 @@ class Transform:
         as_given: the result is the model as given: the baseline, which is served when no candidate is better. The
             format is the source's own, or replaces one that no server supports.
         not_from: kinds of sources that it is not made from, each with the reason.
+        options: the class of what it can vary; None for one that has no options.
     """
 
     function: str | None
@@ -46,6 +51,7 @@ class Transform:
     needs_cpu_features: bool = False
     as_given: bool = False
     not_from: Mapping[str, str] = field(default_factory=dict)
+    options: type[AnyPassOptions] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,7 @@ _ONNX = Format(
                 ("onnx", "onnxruntime"),
                 revision=3,
                 needs_cpu_features=True,
+                options=OnnxInt8Options,
             ),
         }
     ),

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.backends.table import backends_of
 from orchestrator.optimize.formats import Transform
 from orchestrator.spec.models import Precision
 from orchestrator.steps.parameters import CandidateParameters
+from orchestrator.steps.pass_options import AnyPassOptions
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, RuntimeOptions
 from orchestrator.store.atomic import canonical_json
 from orchestrator.store.digest import sha256_bytes
 
-__all__ = ["Candidate", "Pass", "RefusedCandidate", "Variant"]
+__all__ = ["Candidate", "Pass", "RefusedCandidate", "Variant", "distinct"]
+
+_PASS_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,23}")
+_LONGEST_NAME = 120
+"""Characters; a file's name may have 255 bytes, and names of steps and logs have some more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +28,32 @@ class Pass:
     """One step that makes a variant from a converted model, or from an earlier pass's output.
 
     Attributes:
-        name: such as `int8`.
+        name: such as `int8`: lower-case letters, digits and hyphens, at most 24.
         transform: what makes it.
-        parameters: the pass's own, plain JSON.
+        options: of the class that the transform names; without them its defaults, and None where it has none.
+
+    Raises:
+        ValueError: the name has other characters, or the options are not those of the transform.
     """
 
     name: str
     transform: Transform
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    options: AnyPassOptions | None = None
+
+    def __post_init__(self) -> None:
+        """Complete and check the options."""
+        if not _PASS_NAME.fullmatch(self.name):
+            raise ValueError(f"a pass cannot be called {self.name!r}: use a-z, 0-9 and hyphens, at most 24")
+        wanted = self.transform.options
+        if self.options is None and wanted is not None:
+            object.__setattr__(self, "options", wanted())
+        if type(self.options) is not (wanted or type(None)):
+            takes = "has no options" if wanted is None else f"takes {wanted.__name__}"
+            raise ValueError(f"the pass {self.name} {takes}, not {type(self.options).__name__}")
 
     def __str__(self) -> str:
-        """Its name, with the parameters where there are any: `int8:percentile=99.9`."""
-        return self.name + "".join(f":{name}={value}" for name, value in sorted(self.parameters.items()))
+        """Its name, with the options that are not the defaults: `int8:percentile=99.9`."""
+        return self.name + ("" if self.options is None else self.options.suffix())
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +73,13 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Readable and unique in a plan: `onnx-fp32`, `onnx-int8`."""
-        return "-".join((self.format, *map(str, self.passes))) if self.passes else f"{self.format}-{self.precision}"
+        """Readable and unique in a plan: `onnx-fp32`, `onnx-int8`, `onnx-int8:percentile=99.9`."""
+        return _made_name(self.format, self.passes) if self.passes else f"{self.format}-{self.precision}"
+
+    @property
+    def identity(self) -> str:
+        """The sha256 of how it is made, without its name."""
+        return sha256_bytes(canonical_json(self._content()))
 
     @property
     def as_given(self) -> bool:
@@ -64,11 +89,19 @@ class Variant:
     @property
     def steps(self) -> tuple[str, ...]:
         """The ids of the steps that make it; the last one's output is the variant."""
-        optimized = (
-            f"optimize.{'-'.join((self.format, *map(str, self.passes[:count])))}"
-            for count in range(1, len(self.passes) + 1)
-        )
-        return (f"convert.{self.format}", *optimized)
+        counts = range(1, len(self.passes) + 1)
+        return (f"convert.{self.format}", *(f"optimize.{_made_name(self.format, self.passes[:n])}" for n in counts))
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "format": self.format,
+            "conversion": _made_by(self.conversion),
+            "passes": [
+                {**_made_by(each.transform), "options": None if each.options is None else each.options.as_json()}
+                for each in self.passes
+            ],
+            "precision": self.precision,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +117,13 @@ class Candidate:
         """The variant's name, `@backend` where that is not the usual one, and the options that are not the defaults."""
         usual = backends_of(self.variant.format)[0]
         at = "" if self.backend == usual else f"@{self.backend}"
-        return f"{self.variant.name}{at}{self.options.suffix()}"
+        return _bounded(f"{self.variant.name}{at}{self.options.suffix()}")
 
     @property
     def identity(self) -> str:
         """The sha256 of its content, without its name: two candidates of one identity are the same."""
-        variant = self.variant
-        content = {
-            "format": variant.format,
-            "conversion": _made_by(variant.conversion),
-            "passes": [{**_made_by(each.transform), "parameters": dict(each.parameters)} for each in variant.passes],
-            "precision": variant.precision,
-            "backend": self.backend,
-            "options": self.parameters().as_json()["options"],
-        }
+        options = self.parameters().as_json()["options"]
+        content = {"variant": self.variant.identity, "backend": self.backend, "options": options}
         return sha256_bytes(canonical_json(content))
 
     @property
@@ -128,6 +154,31 @@ class RefusedCandidate:
     precision: Precision
     backend: str
     reason: str
+
+
+def distinct(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """The candidates in their order, equal ones once.
+
+    Raises:
+        ValueError: two that differ, or two variants that differ, have one name. Their steps and rows could not be told apart.
+    """
+    found: dict[str, Candidate] = {}
+    variants: dict[str, Variant] = {}
+    for each in candidates:
+        known, variant = found.setdefault(each.name, each), variants.setdefault(each.variant.name, each.variant)
+        if known.identity != each.identity or variant.identity != each.variant.identity:
+            other = known if known.identity != each.identity else variant
+            raise ValueError(f"two different candidates have the name {each.name}: {other} and {each}")
+    return tuple(found.values())
+
+
+def _made_name(format_name: str, passes: Iterable[Pass]) -> str:
+    return _bounded("-".join((format_name, *map(str, passes))))
+
+
+def _bounded(name: str) -> str:
+    """The name; a long one ends in a digest of the whole, since names become those of files."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 13]}-{sha256_bytes(name.encode())[:12]}"
 
 
 def _made_by(transform: Transform) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.machine.here import Here
-from orchestrator.optimize.variants import Candidate, RefusedCandidate
+from orchestrator.optimize.variants import Candidate, RefusedCandidate, distinct
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.notes import plan_notes
 from orchestrator.plan.step import Plan, Step
@@ -49,9 +49,14 @@ def plan_of(
         loaded: the spec.
         model: its signature, and what was read from the model.
         here: what is available on this machine.
-        candidates: what is tried; at least one.
+        candidates: what is tried; at least one. Equal ones count once.
         refused: what is not tried, with the reasons.
+
+    Raises:
+        ValueError: two different candidates have one name.
+        NotObserved: `here` lacks a server or a package that a candidate needs.
     """
+    candidates = distinct(candidates)
     inspect = inspect_step(loaded, here)
     steps: list[Step] = [
         *(() if inspect is None else (inspect,)),

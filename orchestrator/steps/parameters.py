@@ -11,6 +11,7 @@ from orchestrator.spec.models import Objective, Precision
 from orchestrator.spec.signature import Signature
 from orchestrator.spec.source_models import SourceKind, Task
 from orchestrator.spec.types import ImageRef, LabelKey, LabelValue, Name, RegistryPrefix
+from orchestrator.steps.pass_options import AnyPassOptions
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, Batching, RuntimeOptions
 
 __all__ = [
@@ -152,12 +153,12 @@ class OptimizeParameters(Parameters):
 
     Attributes:
         seed: of the choice of calibration samples.
-        options: the pass's own parameters.
+        options: of the pass; None for one that has none.
     """
 
     source: SourceParameters
     seed: int
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: AnyPassOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)

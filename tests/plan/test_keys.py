@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.machine.fingerprint import fingerprint
-from orchestrator.machine.here import Here
+from orchestrator.machine.here import Here, NotObserved
 from orchestrator.plan.keys import differences, key_parts, step_key
 from orchestrator.plan.step import Step
 
@@ -63,7 +63,7 @@ def test_a_tools_version_changes_the_key() -> None:
 
 
 def test_a_tool_that_was_not_observed_is_an_error_and_not_taken_for_absent() -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(NotObserved, match="the package torch, and whether it is installed was not observed"):
         key(step(tools=("torch",)))
 
 

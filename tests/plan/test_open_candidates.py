@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.engine.observing import observe_here
+from orchestrator.machine.here import Here, NotObserved
 from orchestrator.optimize.candidates import candidates, refusal
-from orchestrator.optimize.variants import Candidate
+from orchestrator.optimize.formats import FORMATS, Unsupported
+from orchestrator.optimize.variants import Candidate, Pass
 from orchestrator.plan.compile import plan_of
 from orchestrator.plan.found import planned_model
 from orchestrator.plan.step import Plan
 from orchestrator.spec.load import LoadedSpec, load_spec
 from orchestrator.steps.parameters import (
+    OptimizeParameters,
     RuntimeBenchmarkParameters,
     SelectParameters,
     ServerBenchmarkParameters,
     VerifyParameters,
 )
+from orchestrator.steps.pass_options import OnnxInt8Options
 from orchestrator.steps.runtime_options import Batching, RuntimeOptions
 
 SPEC = """\
@@ -53,8 +59,14 @@ def found(loaded: LoadedSpec) -> list[Candidate]:
 
 
 @pytest.fixture
-def plan(loaded: LoadedSpec, found: list[Candidate]) -> Plan:
-    here = replace(observe_here(loaded), packages=dict.fromkeys(observe_here(loaded).packages, "1.0"))
+def here(loaded: LoadedSpec) -> Here:
+    """This machine, with every package."""
+    observed = observe_here(loaded)
+    return replace(observed, packages=dict.fromkeys(observed.packages, "1.0"))
+
+
+@pytest.fixture
+def plan(loaded: LoadedSpec, here: Here, found: list[Candidate]) -> Plan:
     return plan_of(loaded, planned_model(loaded, None), here, found, ())
 
 
@@ -95,6 +107,91 @@ def test_an_option_that_a_backend_does_not_heed_is_refused(loaded: LoadedSpec, f
     asked = replace(found[1], options=RuntimeOptions(graph_optimization="basic"))
     reason = refusal(asked, loaded.spec, planned_model(loaded, None).signature, {})
     assert reason == "openvino has no option `graph_optimization`"
+
+
+INT8 = FORMATS["onnx"].precisions["int8"]
+
+
+def int8(candidate: Candidate, options: OnnxInt8Options | None = None) -> Candidate:
+    """A candidate like that one, quantized."""
+    assert not isinstance(INT8, Unsupported)
+    return replace(
+        candidate, variant=replace(candidate.variant, passes=(Pass("int8", INT8, options),), precision="int8")
+    )
+
+
+def test_options_of_a_pass_are_in_the_name_and_reach_the_step(
+    loaded: LoadedSpec, here: Here, found: list[Candidate]
+) -> None:
+    changed = int8(found[0], OnnxInt8Options(percentile=99.9, smoothing=0.25))
+    assert int8(found[0]).name == "onnx-int8"
+    assert changed.name == "onnx-int8:percentile=99.9:smoothing=0.25"
+    assert changed.identity != int8(found[0]).identity
+    plan = plan_of(loaded, planned_model(loaded, None), here, [int8(found[0]), changed], ())
+    options = [OptimizeParameters.from_json(step.params).options for step in plan.steps if step.kind == "optimize"]
+    assert options == [OnnxInt8Options(), OnnxInt8Options(percentile=99.9, smoothing=0.25)]
+
+
+def test_a_pass_takes_its_own_options_and_a_name_that_a_folder_can_have(found: list[Candidate]) -> None:
+    assert not isinstance(INT8, Unsupported)
+    for name in ("in/t8", "in t8", "INT8", "", "i" * 25):
+        with pytest.raises(ValueError, match="a pass cannot be called"):
+            Pass(name, INT8)
+    with pytest.raises(ValueError, match="the pass plain has no options, not OnnxInt8Options"):
+        Pass("plain", found[0].variant.conversion, OnnxInt8Options())
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"method": "the/best"}, "cannot be 'the/best'"),
+        ({"method": "best"}, "method of int8 is one of auto, static, dynamic, not 'best'"),
+        ({"percentile": 50.0}, "percentile of int8 is from 90 to 100, not 50.0"),
+        ({"smoothing": 1.5}, "smoothing of int8 is from 0 to 1, not 1.5"),
+        ({"smoothing": float("nan")}, "smoothing of int8 is from 0 to 1, not nan"),
+        ({"weight_bits": 4}, "weight_bits of int8 is one of auto, 7, 8, not 4"),
+    ],
+)
+def test_options_of_a_pass_are_checked_when_they_are_made(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        OnnxInt8Options(**options)
+
+
+def test_a_long_name_stays_short_enough_for_a_file_and_of_its_own(found: list[Candidate]) -> None:
+    assert not isinstance(INT8, Unsupported)
+    every = OnnxInt8Options("static", 99.9999, 0.123456, 8)
+    several = [replace(found[0].variant, passes=(*(Pass("int8", INT8, every),) * count,)) for count in (2, 3, 4)]
+    names = [replace(found[0], variant=variant).name for variant in several]
+    assert len(set(names)) == 3
+    assert max(len(step) for variant in several for step in variant.steps) < 140
+    assert re.fullmatch(r"[a-z0-9:=.@+-]+", names[-1])
+
+
+def test_equal_candidates_are_tried_once(loaded: LoadedSpec, here: Here, found: list[Candidate]) -> None:
+    twice = [*found, replace(found[0], options=RuntimeOptions())]
+    model = planned_model(loaded, None)
+    assert plan_of(loaded, model, here, twice, ()).steps == plan_of(loaded, model, here, found, ()).steps
+
+
+def test_different_candidates_of_one_name_are_an_error_that_shows_both(
+    loaded: LoadedSpec, here: Here, found: list[Candidate]
+) -> None:
+    other = replace(found[0].variant.conversion, function="somewhere:else")
+    for each in (found[0], found[1]):  # on the same backend, and one variant on two backends
+        changed = replace(each, variant=replace(each.variant, conversion=other))
+        with pytest.raises(ValueError, match=f"two different .* the name {each.name}: .*to_onnx.*somewhere:else"):
+            plan_of(loaded, planned_model(loaded, None), here, [found[0], changed], ())
+    changed = int8(replace(found[0], variant=replace(found[0].variant, conversion=other)))
+    with pytest.raises(ValueError, match=r"two different steps have the id convert\.onnx: .*to_onnx.*somewhere:else"):
+        plan_of(loaded, planned_model(loaded, None), here, [found[0], changed], ())
+
+
+def test_a_growth_cannot_add_a_backend_whose_server_was_not_looked_for(
+    loaded: LoadedSpec, here: Here, found: list[Candidate]
+) -> None:
+    blind = replace(here, servers={"onnxruntime": here.servers["onnxruntime"]})
+    with pytest.raises(NotObserved, match=r"a candidate of the backend openvino .* \(observed: onnxruntime\)"):
+        plan_of(loaded, planned_model(loaded, None), blind, found, ())
 
 
 def test_options_that_mean_nothing_are_refused() -> None:

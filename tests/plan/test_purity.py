@@ -79,6 +79,7 @@ def here(loaded: LoadedSpec) -> Here:
         assets="a" * 64,
         servers={
             "onnxruntime": ServerHere(present=True),
+            "openvino": ServerHere(present=True),
             "torchserve": ServerHere(present=False, notes=("TorchServe is elsewhere",)),
         },
         factory_file=loaded.folder / "digits_model.py",

@@ -216,7 +216,7 @@ def to_int8(context: StepContext) -> dict[str, Any]:
         exporter="tf.lite",
         operators=operators,
         method="dynamic" if chosen is None else "static",
-        calibration=None if chosen is None else chosen.facts,
+        calibration=None if chosen is None else chosen.facts(),
         notes=() if chosen is None else chosen.notes,
     )
     facts.write(context.output)

@@ -36,10 +36,12 @@ from orchestrator.frameworks.source.import_step import read_import
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.steps.context import StepError, headline, refuse_on
 from orchestrator.steps.parameters import OptimizeParameters
+from orchestrator.steps.pass_options import OnnxInt8Options
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.steps.context import StepContext
+    from orchestrator.steps.pass_options import QuantizationMethod
 
 __all__ = ["QUANTIZED", "has_float16_weights", "needs_reduced_range", "quantizable", "to_int8"]
 
@@ -126,17 +128,19 @@ def to_int8(context: StepContext) -> dict[str, Any]:
 
     At most every second row is used for calibration, so that `verify` also compares rows that did not set the ranges.
 
-    Params: `seed` selects rows if there are more than `calibration.LARGEST`.
+    Params: `seed` selects rows if there are more than `calibration.LARGEST`; `options` changes the rule.
 
     Raises:
-        StepError: E425, the model cannot be quantized, is quantized already, or has nothing to quantize.
+        StepError: E425, the model cannot be quantized, is quantized already, has nothing to quantize, or an option would
+            change nothing.
     """
     parameters = OptimizeParameters.from_json(context.params)
+    options = parameters.options or OnnxInt8Options()
     context.progress("looking at the graph", 0.0)
     source = quantizable(context.inputs["model"], context.inputs["import"], context.scratch)
     large = source.with_name("model.onnx.data").is_file()
     prepared, target = context.scratch / "prepared.onnx", context.output / "model.onnx"
-    reduced = needs_reduced_range(Path("/proc/cpuinfo"))
+    reduced = options.weight_bits == 7 or (options.weight_bits == "auto" and needs_reduced_range(Path("/proc/cpuinfo")))
     chosen = calibration.choose(context.inputs["import"], parameters.seed)
     smoothed = None
     # The quantizer raises whatever its operator handlers raise.
@@ -152,10 +156,11 @@ def to_int8(context: StepContext) -> dict[str, Any]:
         )
         _forget_shapes(prepared)
         context.progress("quantizing", 0.3)
-        if _operators(prepared) & _CONVOLUTIONS:
-            _static(chosen, prepared, target, reduced=reduced, large=large)
+        static = _is_static(options, prepared)
+        if static:
+            _static(chosen, prepared, target, options.percentile, reduced=reduced, large=large)
         else:
-            smoothed = smooth(prepared, context.scratch, chosen.calls(), large=large)
+            smoothed = _smoothed(options, prepared, context.scratch, chosen, large=large)
             quantize_dynamic(
                 str(prepared),
                 str(target),
@@ -177,11 +182,45 @@ def to_int8(context: StepContext) -> dict[str, Any]:
         reduce_range=reduced,
         method="static" if smoothed is None else "dynamic",
         smoothed=smoothed,
-        calibration=chosen.facts if calibrated else None,
+        calibration=chosen.facts(options.percentile) if calibrated else None,
         notes=chosen.notes if calibrated else (),
     )
     facts.write(context.output)
     return facts.summary()
+
+
+def _is_static(options: OnnxInt8Options, prepared: Path) -> bool:
+    """Whether activations get calibrated ranges.
+
+    Raises:
+        StepError: E425, an option is set that is for the other method, so that the variant would be that of another name.
+    """
+    usual: QuantizationMethod = "static" if _operators(prepared) & _CONVOLUTIONS else "dynamic"
+    method = usual if options.method == "auto" else options.method
+    if options.method == usual:
+        raise _changes_nothing("method", f"{usual} is what `auto` chooses for this model")
+    unread = "smoothing" if method == "static" else "percentile"
+    if unread in options.changed():
+        raise _changes_nothing(unread, f"activations have {method} ranges")
+    return method == "static"
+
+
+def _smoothed(
+    options: OnnxInt8Options, prepared: Path, scratch: Path, chosen: calibration.CalibrationRows, *, large: bool
+) -> int:
+    """Smooth the model in place; returns how many activations were.
+
+    Raises:
+        StepError: E425, the option is set and there is nothing to smooth.
+    """
+    outliers = smooth(prepared, scratch, chosen.calls(), strength=options.smoothing, large=large)
+    if "smoothing" in options.changed() and not outliers:
+        raise _changes_nothing("smoothing", "no activation of the model has outliers that smoothing moves")
+    return outliers if options.smoothing else 0
+
+
+def _changes_nothing(option: str, cause: str) -> StepError:
+    return StepError("E425", f"the option {option} changes nothing here", cause=cause, remedy="leave this variant out")
 
 
 def needs_reduced_range(cpuinfo: Path) -> bool:
@@ -212,18 +251,28 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]
         return next(self._calls, None)
 
 
-def _static(chosen: calibration.CalibrationRows, prepared: Path, target: Path, *, reduced: bool, large: bool) -> None:
+def _static(
+    chosen: calibration.CalibrationRows,
+    prepared: Path,
+    target: Path,
+    percentile: float,
+    *,
+    reduced: bool,
+    large: bool,
+) -> None:
     quantize_static(
         str(prepared),
         str(target),
-        _Rows(chosen.calls()),
+        # Histograms are only collected from calls of one size.
+        _Rows(chosen.calls(equal=percentile < 100.0)),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         reduce_range=reduced,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
+        calibrate_method=CalibrationMethod.MinMax if percentile == 100.0 else CalibrationMethod.Percentile,
         use_external_data_format=large,
+        extra_options={"CalibPercentile": percentile} if percentile < 100.0 else None,
     )
 
 

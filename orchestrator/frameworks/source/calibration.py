@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from orchestrator.frameworks.source.import_step import read_import
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from orchestrator.artifacts.imported import SamplesKind
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.spec.signature import Signature
 
@@ -33,18 +34,31 @@ class CalibrationRows:
     """The rows for calibration.
 
     Attributes:
-        facts: for the variant's facts.
+        rows: the number of calibration rows.
+        unseen: the number of other samples.
+        samples: whether they are real.
         notes: a warning if few rows are left for verification.
     """
 
-    facts: Calibration
+    rows: int
+    unseen: int
+    samples: SamplesKind
     notes: tuple[str, ...]
     _signature: Signature
     _inputs: Mapping[str, Array]
     _rows: Array
 
-    def calls(self) -> Iterator[dict[str, Array]]:
-        """The inputs of one call after the other, by name."""
+    def facts(self, percentile: float = 100.0) -> Calibration:
+        """For the variant's facts: with these rows, and ranges that cover so many per cent of the values."""
+        method: Literal["min-max", "percentile"] = "min-max" if percentile == 100.0 else "percentile"
+        return Calibration(rows=self.rows, unseen=self.unseen, samples=self.samples, method=method)
+
+    def calls(self, *, equal: bool = False) -> Iterator[dict[str, Array]]:
+        """The inputs of one call after the other, by name.
+
+        Args:
+            equal: whether all calls need the same number of rows.
+        """
         if self._signature.batch is None:
             for row in self._rows:
                 yield {name: array[row] for name, array in self._inputs.items()}
@@ -54,7 +68,7 @@ class CalibrationRows:
         # The last call is filled up with the first rows, so that it is not smaller than the model allows.
         for start in range(0, len(self._rows), size):
             chosen = self._rows[start : start + size]
-            if low > 1:
+            if low > 1 or equal:
                 chosen = self._rows.take(np.arange(start, start + size), mode="wrap")
             yield {name: array[chosen] for name, array in self._inputs.items()}
 
@@ -71,7 +85,7 @@ def choose(imported: Path, seed: int) -> CalibrationRows:
     if len(rows) > LARGEST:
         rows = np.sort(np.random.default_rng(seed).choice(rows, LARGEST, replace=False))
     unseen = samples.rows - len(rows)
-    facts = Calibration(rows=len(rows), unseen=unseen, samples="real" if samples.real else "random", method="min-max")
+    kind: SamplesKind = "real" if samples.real else "random"
     few = f"int8 was calibrated on {len(rows)} of {samples.rows} samples and verified on only {unseen} others"
     notes = (few,) if unseen < FEWEST_UNSEEN else ()
-    return CalibrationRows(facts, notes, signature, samples.inputs, rows)
+    return CalibrationRows(len(rows), unseen, kind, notes, signature, samples.inputs, rows)

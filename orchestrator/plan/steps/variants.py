@@ -16,17 +16,21 @@ __all__ = ["step_timeout", "variant_output", "variant_steps"]
 
 
 def variant_steps(loaded: LoadedSpec, model: PlannedModel, here: Here, variants: Iterable[Variant]) -> list[Step]:
-    """The steps of all variants, each once."""
+    """The steps of all variants, each once.
+
+    Raises:
+        ValueError: two variants are made by different steps of one id.
+    """
     steps: dict[str, Step] = {}
     for variant in variants:
-        convert, *optimized = variant.steps
-        if convert not in steps:
-            steps[convert] = _convert_step(loaded, model, here, variant)
-        before = convert
+        before, *optimized = variant.steps
+        made = [_convert_step(loaded, model, here, variant)]
         for step_id, each in zip(optimized, variant.passes, strict=True):
-            if step_id not in steps:
-                steps[step_id] = _pass_step(loaded, model, here, each, step_id, before)
+            made.append(_pass_step(loaded, model, here, each, step_id, before))
             before = step_id
+        for step in made:
+            if (known := steps.setdefault(step.id, step)) != step:
+                raise ValueError(f"two different steps have the id {step.id}: {known} and {step}")
     return list(steps.values())
 
 
@@ -64,7 +68,7 @@ def _pass_step(loaded: LoadedSpec, model: PlannedModel, here: Here, each: Pass, 
     if transform.function is None:
         raise ValueError(f"the pass {each.name} names no function")
     made_from: dict[str, StepInput] = {"import": StepOutput("import"), "model": StepOutput(before)}
-    parameters = OptimizeParameters(source_parameters(loaded, model), seed=0, options=each.parameters)
+    parameters = OptimizeParameters(source_parameters(loaded, model), seed=0, options=each.options)
     return Step(
         id=step_id,
         kind="optimize",

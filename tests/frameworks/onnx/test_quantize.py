@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.frameworks.onnx import finish as onnx_finish
 from orchestrator.frameworks.onnx.quantize import to_int8
@@ -15,6 +16,7 @@ from orchestrator.frameworks.onnx.runtime import open_onnx
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepContext
 from orchestrator.steps.parameters import OptimizeParameters, SourceParameters
+from orchestrator.steps.pass_options import OnnxInt8Options
 from tests.frameworks.onnx.case import Ran, floats, model, refused, run_convert, saved, signature, stored, value
 
 pytestmark = pytest.mark.frameworks
@@ -38,7 +40,7 @@ def _products(opset: int = 17, dtype: Any = np.float32) -> Any:
     return model(nodes, [value("x", kind, ["N", 64])], [value("y", kind, ["N", 10])], weights, opset=opset)
 
 
-def _convolution(opset: int = 17) -> Any:
+def _convolution(opset: int = 17, size: int = 8) -> Any:
     weights = np.random.default_rng(1).normal(size=(16, 3, 3, 3)).astype(np.float32)
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["h"]),
@@ -46,17 +48,17 @@ def _convolution(opset: int = 17) -> Any:
         helper.make_node("GlobalAveragePool", ["r"], ["y"]),
     ]
     return model(
-        nodes, [floats("x", ["N", 3, 8, 8])], [floats("y", ["N", 16, 1, 1])], [stored("w", weights)], opset=opset
+        nodes, [floats("x", ["N", 3, size, size])], [floats("y", ["N", 16, 1, 1])], [stored("w", weights)], opset=opset
     )
 
 
-def _quantize(root: Path, converted: Ran) -> Ran:
-    folders = {name: root / "int8" / name for name in ("output", "scratch")}
+def _quantize(root: Path, converted: Ran, options: OnnxInt8Options | None = None, name: str = "int8") -> Ran:
+    folders = {part: root / name / part for part in ("output", "scratch")}
     for folder in folders.values():
         folder.mkdir(parents=True)
     inputs = {"model": converted.folder, "import": root / "import" / "output"}
     context = StepContext(
-        OptimizeParameters(SourceParameters("onnx"), seed=0).as_json(),
+        OptimizeParameters(SourceParameters("onnx"), seed=0, options=options).as_json(),
         inputs,
         folders["output"],
         folders["scratch"],
@@ -99,6 +101,75 @@ def test_weights_in_a_second_file_are_quantized(
     quantized = _quantize(tmp_path, converted)
     assert {file.name for file in quantized.folder.iterdir()} <= {"model.onnx", "model.onnx.data", "facts.json"}
     assert 0 < _differs_by(converted.folder, quantized.folder, declared, x) < 0.05
+
+
+def _activation_scales(ran: Ran) -> dict[str, float]:
+    """The scales of quantized activations, which are single numbers; those of weights have one for each channel."""
+    return {
+        tensor.name: float(numpy_helper.to_array(tensor))
+        for tensor in onnx.load(ran.folder / "model.onnx").graph.initializer
+        if tensor.name.endswith("_scale") and tensor.data_type == TensorProto.FLOAT and not tensor.dims
+    }
+
+
+def test_the_percentile_decides_the_ranges_of_activations(tmp_path: Path) -> None:
+    images = np.random.default_rng(3).normal(size=(40, 3, 64, 64)).astype(np.float32)
+    images[0, 0, 0, 0] = 100.0  # one value that all others pay for
+    declared = signature({"x": ("float32", ["batch", 3, 64, 64])})
+    converted = run_convert(saved(_convolution(size=64), tmp_path), tmp_path, declared, samples={"x": images})
+
+    ranges = {}
+    for percentile, method in ((100.0, "min-max"), (99.9, "percentile"), (99.0, "percentile")):
+        ran = _quantize(tmp_path, converted, OnnxInt8Options(percentile=percentile), str(percentile))
+        assert (ran.facts["method"], ran.facts["calibration"]["method"]) == ("static", method)
+        ranges[percentile] = _activation_scales(ran)["x_scale"]
+    assert ranges[99.0] < ranges[99.9] < ranges[100.0] / 2
+
+
+def test_the_method_can_be_chosen_against_the_rule(tmp_path: Path) -> None:
+    converted = run_convert(saved(_products(), tmp_path), tmp_path, FLAT, samples={"x": ROWS})
+
+    ran = _quantize(tmp_path, converted, OnnxInt8Options(method="static"))
+
+    assert ran.facts["method"] == "static"
+    assert 0 < _differs_by(converted.folder, ran.folder, FLAT, ROWS) < 0.1
+
+
+@pytest.mark.parametrize(("bits", "largest"), [(7, 64), (8, 127)])
+def test_weights_have_the_bits_that_are_asked_for_whatever_the_cpu(
+    tmp_path: Path, bits: Literal[7, 8], largest: int
+) -> None:
+    converted = run_convert(saved(_products(), tmp_path), tmp_path, FLAT, samples={"x": ROWS})
+
+    ran = _quantize(tmp_path, converted, OnnxInt8Options(weight_bits=bits))
+
+    weights = [numpy_helper.to_array(t) for t in onnx.load(ran.folder / "model.onnx").graph.initializer]
+    assert ran.facts["reduce_range"] is (bits == 7)
+    assert (
+        max(np.abs(array.astype(int)).max() for array in weights if array.dtype == np.int8 and array.ndim == 2)
+        == largest
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "option", "cause"),
+    [
+        (OnnxInt8Options(percentile=99.9), "percentile", "activations have dynamic ranges"),
+        (OnnxInt8Options(method="dynamic"), "method", "dynamic is what `auto` chooses for this model"),
+        (OnnxInt8Options(method="static", smoothing=0.5), "smoothing", "activations have static ranges"),
+        (OnnxInt8Options(smoothing=0.5), "smoothing", "no activation of the model has outliers that smoothing moves"),
+        (OnnxInt8Options(smoothing=0.0), "smoothing", "no activation of the model has outliers that smoothing moves"),
+    ],
+    ids=str,
+)
+def test_an_option_that_changes_nothing_is_refused(
+    tmp_path: Path, options: OnnxInt8Options, option: str, cause: str
+) -> None:
+    converted = run_convert(saved(_products(), tmp_path), tmp_path, FLAT, samples={"x": ROWS})
+
+    error = refused("E425", _quantize, tmp_path, converted, options)
+
+    assert (error.message, error.cause) == (f"the option {option} changes nothing here", cause)
 
 
 def test_an_opset_that_cannot_be_raised_is_told(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from orchestrator.frameworks.onnx.smooth import smooth
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps.context import StepContext
 from orchestrator.steps.parameters import OptimizeParameters, SourceParameters
+from orchestrator.steps.pass_options import OnnxInt8Options
 from tests.artifacts.made import imported as imported_model
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def test_a_model_answers_as_before(tmp_path: Path, make: Any, opset: int) -> Non
     x = rows(8, 50)
     before = run(path, x)
 
-    assert smooth(path, tmp_path, [{"x": x[:5]}, {"x": x[5:]}], large=False) == 1
+    assert smooth(path, tmp_path, [{"x": x[:5]}, {"x": x[5:]}], strength=0.7, large=False) == 1
 
     np.testing.assert_allclose(run(path, x), before, rtol=1e-4, atol=1e-4)
 
@@ -84,7 +85,7 @@ def test_weights_in_a_second_file_stay_there(tmp_path: Path) -> None:
     x = rows(8, 50)
     before = run(path, x)
 
-    assert smooth(path, tmp_path, [{"x": x}], large=True) == 1
+    assert smooth(path, tmp_path, [{"x": x}], strength=0.7, large=True) == 1
 
     assert {file.name for file in path.parent.iterdir()} == {"model.onnx", "model.onnx.data"}
     assert (path.parent / "model.onnx.data").stat().st_size < 2 * WEIGHTS.nbytes
@@ -95,7 +96,7 @@ def test_channels_of_like_size_are_left_alone(tmp_path: Path) -> None:
     path = matmul(tmp_path / "model")
     before = path.read_bytes()
 
-    assert smooth(path, tmp_path, [{"x": rows(8, 1)}], large=False) == 0
+    assert smooth(path, tmp_path, [{"x": rows(8, 1)}], strength=0.7, large=False) == 0
 
     assert path.read_bytes() == before
 
@@ -109,7 +110,7 @@ def test_weights_that_several_products_share_are_left_alone(tmp_path: Path) -> N
     ]
     path = model(tmp_path / "model", nodes, {"w": WEIGHTS})
 
-    assert smooth(path, tmp_path, [{"x": rows(8, 50)}], large=False) == 0
+    assert smooth(path, tmp_path, [{"x": rows(8, 50)}], strength=0.7, large=False) == 0
 
 
 def test_channels_that_are_zero_stay_finite(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_channels_that_are_zero_stay_finite(tmp_path: Path) -> None:
     x[:, 7] = 0
     before = run(path, x)
 
-    assert smooth(path, tmp_path, [{"x": x}], large=False) == 1
+    assert smooth(path, tmp_path, [{"x": x}], strength=0.7, large=False) == 1
 
     np.testing.assert_allclose(run(path, x), before, rtol=1e-4, atol=1e-4)
 
@@ -141,11 +142,13 @@ def imported(tmp_path: Path) -> Path:
     return folder
 
 
-def quantized(root: Path, name: str, source: Path, imported: Path) -> tuple[Path, dict[str, Any]]:
+def quantized(
+    root: Path, name: str, source: Path, imported: Path, options: OnnxInt8Options | None = None
+) -> tuple[Path, dict[str, Any]]:
     for part in ("output", "scratch"):
         (root / name / part).mkdir(parents=True)
     context = StepContext(
-        OptimizeParameters(SourceParameters("onnx"), seed=0).as_json(),
+        OptimizeParameters(SourceParameters("onnx"), seed=0, options=options).as_json(),
         {"model": source.parent, "import": imported},
         root / name / "output",
         root / name / "scratch",
@@ -170,10 +173,10 @@ def test_int8_is_nearer_to_the_model_where_a_channel_stands_out(
     x[0, 3] = 100
     expected = evaluated(source, x)
     smoothed, facts = quantized(tmp_path, "smoothed", source, imported)
-    monkeypatch.setattr("orchestrator.frameworks.onnx.quantize.smooth", lambda *_, **__: 0)
-    plain, _ = quantized(tmp_path, "plain", source, imported)
+    plain, without = quantized(tmp_path, "plain", source, imported, OnnxInt8Options(smoothing=0.0))
 
     assert (facts["smoothed"], facts["reduce_range"]) == (1, reduced)
+    assert (without["smoothed"], "calibration" in without) == (0, False)
     assert facts["calibration"]["rows"] == 32
     error, before = (np.abs(evaluated(path, x) - expected)[1:].max() for path in (smoothed, plain))
     assert error < before / times
