@@ -236,6 +236,9 @@ class ServingBackend(Backend):
 
     server: Server
 
+    containers: bool = False
+    """Whether it may start a container of the Docker Engine on this machine; its `launch` then says where the engine is."""
+
     def runtime_decides(self, *, served: bool) -> bool:  # noqa: ARG002
         """Not by default: a served model must be measured in its server."""
         return False

@@ -142,6 +142,7 @@ class StepRunner:
             inputs=inputs,
             code=tuple(self._user_file(file, code[self._resolver.relative(file.path)]) for file in step.code),
             network=step.network,
+            containers=step.containers,
             accelerator=step.accelerator,
             exclusive=step.exclusive,
             timeout=step.timeout,

@@ -22,6 +22,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import CpuShare, confined, package_environment
 from orchestrator.measure.failure import MeasureError, out_of_memory
 from orchestrator.process.children import ended_by
+from orchestrator.process.environment import ENGINE_NAMES
 from orchestrator.process.memory import MemoryWatch, family, format_bytes, tree_cpu_seconds
 from orchestrator.steps.context import Ending
 
@@ -84,7 +85,7 @@ class MeasuredServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**package_environment(), **launch.env},
+                env=_without_engine(package_environment()) | dict(launch.env),
                 cwd=launch.cwd,
             )
         self._pid = self._process.pid
@@ -232,6 +233,11 @@ class MeasuredServer:
 
 def _wrong_answer(message: str, cause: str) -> MeasureError:
     return MeasureError(Ending.EXCEPTION, Diagnostic("E612", message, cause=cause))
+
+
+def _without_engine(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what says where the Docker Engine is: a backend that starts containers adds it itself."""
+    return {name: value for name, value in environment.items() if name not in ENGINE_NAMES}
 
 
 def _free_port() -> int:

@@ -56,6 +56,7 @@ class Step:
         exclusive: nothing else may run meanwhile, since it measures time.
         live: an effect on the world, always observed and never cached.
         network: whether it may use the network, if only the loopback; what loads other people's models may not.
+        containers: whether it starts containers of the Docker Engine; only such a step learns where the engine is.
         at: the place of the spec that asks for it.
         timeout: seconds.
         gathers_fates: gets the fates of all candidates' steps as an input with the role `fates`.
@@ -77,6 +78,7 @@ class Step:
     exclusive: bool = False
     live: bool = False
     network: bool = False
+    containers: bool = False
     at: tuple[str | int, ...] = ()
     timeout: float = 600.0
     gathers_fates: bool = False

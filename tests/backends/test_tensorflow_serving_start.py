@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from orchestrator.backends.backend import Program, ServingSettings
+from orchestrator.backends.tensorflow_serving import local
 from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
 from orchestrator.backends.tensorflow_serving.config import read_models_config
 from orchestrator.backends.tensorflow_serving.local import container_options, local_image, program_command
+from orchestrator.process.environment import passed_on
 from tests.fake_engine import NO_ENGINE, FakeEngine, fake_engine
+
+if TYPE_CHECKING:
+    from docker import DockerClient
 
 Put = Callable[[str, str], None]
 
@@ -148,6 +156,97 @@ def test_the_program_gets_the_folder_where_it_lies(
     assert "--grpc_socket_path=grpc.sock" in flags, "a short path, whatever the folder is called"
     assert read_models_config((scratch / "models.config").read_text()).base == f"{folder}/models/tiny-model"
     assert not any("/opt/mlo" in flag for flag in flags)
+
+
+def test_the_server_learns_where_the_engine_is_and_others_do_not(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://engine:2376")
+    monkeypatch.setenv("DOCKER_CONFIG", "/config")
+    launch = TENSORFLOW_SERVING.launch(folder, port=18501, scratch=tmp_path, threads=1)
+    assert (launch.env["DOCKER_HOST"], launch.env["DOCKER_CONFIG"]) == ("tcp://engine:2376", "/config")
+    assert "DOCKER_HOST" not in passed_on()
+
+
+class FakeContainer:
+    """A container as the engine's client shows it, which notes what is done with it."""
+
+    def __init__(self, told: list[str], label: str = "") -> None:
+        self.id = "c1"
+        self.labels = {"mlo.started-by": label}
+        self.told = told
+
+    def attach_socket(self, params: dict[str, int]) -> None:
+        del params
+
+    def wait(self, **_: Any) -> dict[str, int]:
+        return {"StatusCode": 143}
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: self.told.append(name)
+
+
+class FakeClient:
+    """Creates one container; `interrupts` says at which call SIGTERM comes."""
+
+    def __init__(self, interrupts: str) -> None:
+        self.containers = self
+        self.told: list[str] = []
+        self.interrupts = interrupts
+        self.left: list[FakeContainer] = []
+
+    def create(self, _image: str, **options: Any) -> FakeContainer:
+        self.told.append("create")
+        if self.interrupts == "create":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return FakeContainer(self.told, options["labels"]["mlo.started-by"])
+
+    def list(self, **_: Any) -> list[FakeContainer]:
+        return self.left
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """What this process does on signals is as it was afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize(
+    ("moment", "code", "told"),
+    [("create", 143, ["create", "remove"]), ("output", 143, ["create", "start", "kill", "remove"])],
+)
+def test_a_container_is_removed_whenever_the_signal_comes(
+    moment: str, code: int, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = FakeClient(moment)
+
+    def frames(*_: Any, **__: Any) -> Iterator[tuple[int, bytes]]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from ()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local, "connected", lambda _: nullcontext(client))
+    monkeypatch.setattr("docker.utils.socket.frames_iter", frames)
+    assert local._run_container("image", {}) == code
+    assert client.told == told
+
+
+def test_what_a_killed_process_created_and_never_started_is_removed_by_the_next() -> None:
+    client = FakeClient("")
+    mine: list[str] = []
+    elsewhere: list[str] = []
+    dead: list[str] = []
+    client.left = [
+        FakeContainer(mine, local._this_process()),
+        FakeContainer(elsewhere, "another-machine 1/0.00"),
+        FakeContainer(dead, f"{os.uname().nodename} {os.getpid()}/0.00"),  # the process id was used again
+    ]
+    local.sweep_containers(cast("DockerClient", client))
+    assert (mine, elsewhere, dead) == ([], [], ["remove"])
 
 
 def test_a_container_may_write_nothing_and_is_reached_on_loopback_alone(folder: Path) -> None:

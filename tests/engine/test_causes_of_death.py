@@ -107,6 +107,27 @@ def test_secrets_of_the_environment_do_not_reach_a_worker(project: Project, monk
     assert "PATH" in names
 
 
+def test_only_a_step_that_starts_containers_learns_where_the_engine_is(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {
+        "DOCKER_CERT_PATH": "/certs",
+        "DOCKER_CONFIG": "/config",
+        "DOCKER_CONTEXT": "far",
+        "DOCKER_HOST": "tcp://engine:2376",
+        "DOCKER_TLS_VERIFY": "1",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    for containers in (False, True):
+        step = project.step(
+            f"env-{containers}", "show_environment", params={"containers": containers}, containers=containers
+        )
+        lines = project.text(project.run(step), step.id).splitlines()
+        found = dict(line.split("=", 1) for line in lines if line.startswith("DOCKER_"))
+        assert found == (given if containers else {})
+
+
 def test_a_step_reaches_nobody_unless_it_has_to(project: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         params = {"port": server.getsockname()[1]}

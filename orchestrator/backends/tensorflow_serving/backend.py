@@ -26,6 +26,7 @@ from orchestrator.backends.tensorflow_serving.local import (
 from orchestrator.backends.tensorflow_serving.versions import VersionedLayout
 from orchestrator.backends.tensorflow_serving.warmup import WARMUP_FILE, warmup_records
 from orchestrator.backends.tensorflow_serving.wire import decode, encode, refusal
+from orchestrator.process.environment import engine_environment
 from orchestrator.spec.signature import Signature
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class TensorFlowServing(ServingBackend):
         {"saved-model": InProcess("orchestrator.frameworks.tensorflow.runtime:open_saved_model", ("tensorflow",))}
     )
     tools = ("tensorflow", "numpy")
+    containers = True
     extras = MappingProxyType({"docker": "TensorFlow Serving from its image, if its program is not on the PATH"})
     server = Server(
         dockerfile="tensorflow-serving.Dockerfile.jinja",
@@ -163,9 +165,8 @@ class TensorFlowServing(ServingBackend):
         """The program itself if it is on the PATH, else a container of its image."""
         module = "orchestrator.backends.tensorflow_serving.local"
         argv = (sys.executable, "-m", module, str(folder), str(scratch), str(port), str(threads))
-        return Launch(
-            argv, {"PYTHONDONTWRITEBYTECODE": "1", **GPU_ENVIRONMENT}, scratch, container_file=scratch / CONTAINER_FILE
-        )
+        env = {"PYTHONDONTWRITEBYTECODE": "1", **GPU_ENVIRONMENT, **engine_environment()}
+        return Launch(argv, env, scratch, container_file=scratch / CONTAINER_FILE)
 
     def ready_path(self, name: str) -> str:
         """Exists once the version that gets requests is loaded and warm; `/v1/models/NAME` answers 200 long before."""

@@ -20,11 +20,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from orchestrator.backends.backend import Program
 from orchestrator.backends.folder import write_file
@@ -39,6 +41,9 @@ from orchestrator.backends.tensorflow_serving.config import (
 )
 from orchestrator.containers.engine import EngineError, NoEngine, connected, image_ids
 
+if TYPE_CHECKING:
+    from docker import DockerClient
+
 __all__ = [
     "CONTAINER_FILE",
     "GPU_ENVIRONMENT",
@@ -51,6 +56,7 @@ __all__ = [
     "local_image",
     "missing",
     "program_command",
+    "sweep_containers",
 ]
 
 VERSION = "2.20.0"
@@ -174,6 +180,9 @@ as TF32."""
 CONTAINER_FILE = "container"
 """The file in the scratch folder with the container's id, if it runs in one."""
 
+_LABEL = "mlo.started-by"
+"""The label of its containers: the machine and the process that created it."""
+
 _ENGINE_SECONDS = 30.0
 """The timeout for listing images at the start: the image is known to exist, and the machine may be busy."""
 
@@ -246,25 +255,88 @@ def container_options(folder: Path, port: int, threads: int) -> dict[str, Any]:
 
 
 def _run_container(image: str, options: Mapping[str, Any]) -> int:
-    """Run a container to its end with this process's output and signals; returns its exit code."""
+    """Run a container to its end with this process's output and signals; returns its exit code.
+
+    The container is removed whenever this returns, also if a signal comes before it is started: `auto_remove` only removes
+    what has run. One that was created by a process that was killed before it could start it is removed by the next one.
+    """
     from docker.utils.socket import frames_iter  # noqa: PLC0415 - as above
 
+    told = _Told()
     with connected(_ENGINE_SECONDS) as client:
-        container = client.containers.create(image, **options)
-        Path(CONTAINER_FILE).write_text(str(container.id), encoding="ascii")
-        ended: list[int] = []
-        waiting = threading.Thread(
-            target=lambda: ended.append(container.wait(timeout=None, condition="next-exit")["StatusCode"]), daemon=True
-        )
-        attached = container.attach_socket(params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
-        waiting.start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: container.kill(signal.SIGTERM))
-        container.start()
-        for stream, frame in frames_iter(attached, tty=False):  # type: ignore[no-untyped-call]
-            os.write(stream, frame)
-        waiting.join(_ENGINE_SECONDS)
+        sweep_containers(client)
+        container = client.containers.create(image, labels={_LABEL: _this_process()}, **options)
+        try:
+            Path(CONTAINER_FILE).write_text(str(container.id), encoding="ascii")
+            ended: list[int] = []
+            waiting = threading.Thread(
+                target=lambda: ended.append(container.wait(timeout=None, condition="next-exit")["StatusCode"]),
+                daemon=True,
+            )
+            attached = container.attach_socket(params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+            if told.signal is not None:
+                return 128 + told.signal
+            waiting.start()
+            container.start()
+            told.pass_on(lambda: _unless_gone(lambda: container.kill(signal.SIGTERM)))
+            for stream, frame in frames_iter(attached, tty=False):  # type: ignore[no-untyped-call]
+                os.write(stream, frame)
+            waiting.join(_ENGINE_SECONDS)
+        finally:
+            _unless_gone(lambda: container.remove(force=True))
     return ended[0] if ended else 1
+
+
+class _Told:
+    """SIGTERM and SIGINT from now on: remembered, and passed on once there is a way to do so."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._pass_on: Callable[[], None] | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def pass_on(self, way: Callable[[], None]) -> None:
+        """Pass signals on by this way, also one that has come already."""
+        self._pass_on = way
+        if self.signal is not None:
+            way()
+
+    def _receive(self, number: int, _: object) -> None:
+        self.signal = number
+        if self._pass_on is not None:
+            self._pass_on()
+
+
+def sweep_containers(client: DockerClient) -> None:
+    """Remove the containers that were created but never started by processes of this machine that are gone."""
+    for container in client.containers.list(all=True, filters={"label": _LABEL, "status": "created"}):
+        host, _, process = container.labels[_LABEL].rpartition(" ")
+        if host == os.uname().nodename and not _lives(process):
+            _unless_gone(container.remove)
+
+
+def _this_process() -> str:
+    return f"{os.uname().nodename} {os.getpid()}/{psutil.Process().create_time():.2f}"
+
+
+def _lives(process: str) -> bool:
+    pid, _, created = process.partition("/")
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _unless_gone(request: Callable[[], object]) -> None:
+    """Send a request about a container, which may have ended or be removed just now."""
+    from docker.errors import APIError  # noqa: PLC0415 - as above
+
+    try:
+        request()
+    except APIError as error:
+        if error.status_code not in (404, 409):
+            raise
 
 
 def _main(folder: str, scratch: str, port: str, threads: str) -> None:

@@ -19,7 +19,7 @@ import psutil
 from orchestrator.engine.executors.job import EXIT_DISK_FULL, WorkerJob, WorkerResult
 from orchestrator.engine.stop import Stop
 from orchestrator.process.children import guarded
-from orchestrator.process.environment import passed_on
+from orchestrator.process.environment import engine_environment, passed_on
 from orchestrator.process.memory import tree_memory
 from orchestrator.steps.context import Ending
 
@@ -54,18 +54,26 @@ class WorkerEnd:
     oom_killed: bool
 
 
-def worker_environment() -> dict[str, str]:
-    """The environment of a worker: what is passed on, and what keeps it quiet and repeatable."""
-    return passed_on() | {
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONHASHSEED": "0",
-        "PYTHONUNBUFFERED": "1",
-        # A model is loaded from files that are there; nothing is fetched behind the user's back.
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        # ONNX Runtime sends no telemetry.
-        "ORT_DISABLE_TELEMETRY": "1",
-    }
+def worker_environment(*, containers: bool = False) -> dict[str, str]:
+    """The environment of a worker: what is passed on, and what keeps it quiet and repeatable.
+
+    Args:
+        containers: whether it starts containers, and so has to find the engine.
+    """
+    return (
+        passed_on()
+        | (engine_environment() if containers else {})
+        | {
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONHASHSEED": "0",
+            "PYTHONUNBUFFERED": "1",
+            # A model is loaded from files that are there; nothing is fetched behind the user's back.
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            # ONNX Runtime sends no telemetry.
+            "ORT_DISABLE_TELEMETRY": "1",
+        }
+    )
 
 
 def run_worker(
@@ -99,7 +107,7 @@ def run_worker(
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env={**worker_environment(), "MLO_PROGRESS_FD": str(writer)},
+            env={**worker_environment(containers=job.containers), "MLO_PROGRESS_FD": str(writer)},
             cwd=job.scratch,
             pass_fds=(writer,),
             start_new_session=True,  # so that Ctrl-C reaches only the parent, and the whole tree can be killed

@@ -62,6 +62,7 @@ class StepRequest(Strict):
         inputs: role → input; optional roles may be absent.
         code: files of the user's code that the step is known to import.
         network: whether it keeps its network, if only the loopback.
+        containers: whether it starts containers of the Docker Engine.
         accelerator: what the models that it runs compute on.
         exclusive: it measures time: nothing else may run beside it, and an unfinished run is useless.
         timeout: seconds.
@@ -75,6 +76,7 @@ class StepRequest(Strict):
     inputs: Mapping[str, Annotated[RequestInput, Field(discriminator="kind")]]
     code: tuple[ProjectInput, ...] = ()
     network: bool = False
+    containers: bool = False
     accelerator: Accelerator = "none"
     exclusive: bool = False
     timeout: float

@@ -27,6 +27,7 @@ class WorkerJob:
 
     Attributes:
         network: whether the worker keeps its network; otherwise it gives it up before it loads anything.
+        containers: whether it starts containers of the Docker Engine.
         accelerator: what the models that it runs compute on.
     """
 
@@ -39,6 +40,7 @@ class WorkerJob:
     project: str
     result: str
     network: bool
+    containers: bool
     accelerator: Accelerator
 
     def write(self, path: Path) -> None:

@@ -97,6 +97,7 @@ class LocalExecutor:
             project=str(self._project),
             result=str(scratch / "result.json"),
             network=request.network,
+            containers=request.containers,
             accelerator=request.accelerator,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from orchestrator.backends.table import BACKENDS, backend
+from orchestrator.backends.table import BACKENDS, backend, serving_backend
 from orchestrator.machine.here import Here
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.optimize.variants import Candidate
@@ -87,6 +87,7 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
         function="orchestrator.measure.server_benchmark:benchmark",
         revision=BENCHMARK_SERVER,
         network=True,  # it is a client of the servers that it starts
+        containers=any(serving_backend(name).containers for name in backends if BACKENDS[name].served),
         params=parameters.as_json(),
         inputs={"import": StepOutput("import"), **inputs, "runtime": StepOutput("benchmark.runtime")},
         optional=frozenset(inputs),

@@ -65,6 +65,7 @@ def _in_a_worker(function: str, folder: Path, environment: dict[str, str]) -> Wo
         project=str(folder / "output"),
         result=str(folder / "result.json"),
         network=False,
+        containers=False,
         accelerator="none",
     )
     job.write(folder / "job.json")
