@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Twice quiet: errors alone. Warnings about a machine's own settings of pip say nothing of mlo.
+# Quiet twice: errors only. Warnings about pip's settings on this machine do not concern mlo.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 CPUS := $(shell nproc)
 
@@ -59,14 +59,14 @@ protos: install  ## generate the Python classes of TensorFlow Serving's messages
 bench: install  ## measure mlo itself and update the table in the README
 	$(BIN)/python benchmarks/run.py
 
-serverbench: install  ## compare the ONNX Runtime server with others; takes minutes, on a quiet machine
+serverbench: install  ## compare the ONNX Runtime server with others; takes minutes, needs an idle machine
 	$(BIN)/python benchmarks/server/run.py
 
-gatewaybench: install  ## measure what the local target adds to a request, with wrk; a quiet machine, two minutes
+gatewaybench: install  ## measure with wrk how much the local target adds to a request; takes two minutes, needs an idle machine
 	$(BIN)/python benchmarks/gateway/run.py
 
 wheel: install  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
-clean:  ## remove everything that make created (not your .mlo)
+clean:  ## remove everything that make created (but not your .mlo)
 	rm -rf $(VENV) benchmarks/server/.peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,7 @@
 """Measures mlo itself: whole processes, several runs, the median. `make bench` writes benchmarks/results.md and the README's table.
 
-A cold apply is run once; everything else nine times after one warm-up. Every figure is that of the whole process as the
-operating system accounts for it. Seconds differ from machine to machine; the ratios, of two processes in turns, hardly do.
+A cold apply is run once; everything else nine times after one warm-up. All figures are for whole processes, as accounted
+for by the operating system. Seconds differ between machines; the ratios between two alternating processes hardly do.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MLO = Path(sys.executable).with_name("mlo")
 DIGITS = ROOT / "specs" / "digits" / "digits.yaml"
 IMPORTS = "import pydantic, yaml, click"
-"""What any command that reads a spec has to import; `import pydantic` alone loads little of it until a model is made."""
+"""The imports of every command that reads a spec; `import pydantic` alone loads little until a model is defined."""
 RUNS = 9
 SPECS = 1000
 
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One line of the table: how many times as long as something else in the same run."""
+    """One line of the table: the time as a multiple of another one in the same run."""
 
     what: str
     median: float
@@ -93,14 +93,14 @@ def measure(what: str, arguments: list[str], cwd: Path, home: Path, limit: float
 
 
 def ratio(arguments: list[str], cwd: Path, home: Path, limit: float) -> Ratio:
-    """The time of a command as a multiple of that of importing what it is built on, in turns."""
+    """The time of a command as a multiple of the time for its imports, measured alternately."""
     pairs = []
     for _ in range(RUNS + 1):
         began = time.perf_counter()
         subprocess.run([sys.executable, "-c", IMPORTS], check=True)
         imports = time.perf_counter() - began
         pairs.append(timed(arguments, cwd, home)[0] / imports)
-    pairs = pairs[1:]  # the first warms up
+    pairs = pairs[1:]  # the first one warms up
     median = statistics.median(pairs)
     what = f"`mlo {arguments[0]}` of one spec, against `{IMPORTS}`"
     print(f"{what}: {median:.2f} times (limit {limit:g}){'' if median <= limit else '  MISSED'}", flush=True)
@@ -163,7 +163,7 @@ def main() -> None:
 
 
 def write(table: str) -> None:
-    """The results file, and the table between the marks in the README."""
+    """Write the results file, and the table between the marks in the README."""
     machine = f"{len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}"
     (ROOT / "benchmarks" / "results.md").write_text(
         f"# mlo's own speed\n\nWritten by `make bench` ({machine}).\n\n{table}\n", encoding="utf-8"

@@ -1,10 +1,10 @@
-"""Measures what the local target puts between a client and a server; prints the table, writes results.md and the README's table.
+"""Measures how much the local target adds to a request; prints the table, writes results.md and the README's table.
 
 python benchmarks/gateway/run.py [--seconds 3] [--rounds 5]
 
-One model, the digits CNN's size, is asked with `wrk` in turns: directly at the server's own port, through the deployment's
-socket that the server was handed, and through the gateway. Only ratios and differences within one run mean anything: the
-client, the gateway and the server share the machine's cores.
+`wrk` sends requests to one model, of the size of the digits CNN, alternately to the server's own port, to the deployment's
+socket that was handed over to the server, and through the gateway. Only ratios and differences within a run are meaningful:
+the client, the gateway and the server share the machine's cores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT), str(HERE.parent / "server")]  # the scripts of these folders are no package
+sys.path[:0] = [str(ROOT), str(HERE.parent / "server")]  # the scripts in these folders are not a package
 
 from models import mlp, write_folder  # noqa: E402
 
@@ -60,7 +60,7 @@ class Measured:
 
 
 class Forwarded:
-    """The backend with a server that takes no sockets over, as TorchServe and TensorFlow Serving are."""
+    """The backend with a server that cannot take over sockets, like TorchServe and TensorFlow Serving."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
@@ -101,7 +101,7 @@ def wrk(script: Path, port: int, connections: int, seconds: float) -> Measured:
 
 
 def measure(seconds: float, rounds: int) -> dict[tuple[str, int], Measured]:
-    """Median p50 and requests/s by way and number of connections."""
+    """Median p50 and requests/s by path and number of connections."""
     runs: dict[tuple[str, int], list[Measured]] = {}
     with tempfile.TemporaryDirectory(prefix="mlo-bench-") as name:
         folder = Path(name)
@@ -123,7 +123,7 @@ def measure(seconds: float, rounds: int) -> dict[tuple[str, int], Measured]:
                 print(f"{way}: port {port}", flush=True)
             order = list(ways.items())
             for _ in range(rounds):
-                order.append(order.pop(0))  # nobody always comes after the same one
+                order.append(order.pop(0))  # rotate the order, so that no path always follows the same one
                 for connections in CONNECTIONS:
                     for way, port in order:
                         runs.setdefault((way, connections), []).append(wrk(script, port, connections, seconds))
@@ -177,7 +177,7 @@ def main() -> None:
 
 
 def write(table: str, options: argparse.Namespace, load: float) -> None:
-    """The results file, and the table between the marks in the README."""
+    """Write the results file, and the table between the marks in the README."""
     machine = f"{len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}, load average {load:.1f} before, niceness {os.nice(0)}"
     how = f"medians of {options.rounds} rounds of {options.seconds:g} s, in turns; wrk with one thread on the same CPUs"
     (HERE / "results.md").write_text(

@@ -20,7 +20,7 @@ def main() -> None:
     options.intra_op_num_threads = int(threads)
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    # As the server sets them: the same work, called in a loop.
+    # The same options as the server's: the same work, called in a loop.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_mem_pattern = False
     before = psutil.Process().memory_info().rss

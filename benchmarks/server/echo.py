@@ -1,4 +1,4 @@
-"""Answers every request with the same bytes, through three HTTP layers: what they cost by themselves.
+"""Answers every request with the same bytes through three HTTP layers, to measure the layers by themselves.
 
 python echo.py PORT     the server's own; `echo:rsgi` and `echo:asgi` are for granian and uvicorn
 """

@@ -1,8 +1,8 @@
-"""A client that costs little: keeps requests in flight over some connections, and prints what it measured as JSON.
+"""A lightweight client: keeps requests in flight on several connections, and prints its measurements as JSON.
 
 python load.py PORT CONNECTIONS SECONDS REQUEST_FILE SERVER_PID
 
-REQUEST_FILE holds one whole HTTP request. The first second is not counted.
+REQUEST_FILE contains one complete HTTP request. The first second is not counted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
         if not began and now >= counting_from:
             latencies.clear()
             began, server_cpu, own_cpu = now, cpu_seconds(int(pid)), time.process_time()
-        # One connection needs no looking which has something to read.
+        # With one connection, no selector is needed.
         ready = sockets if len(sockets) == 1 else [key.fileobj for key, _ in selector.select(30)]
         for connection in ready:
             data = connection.recv(262144)

@@ -1,4 +1,4 @@
-"""Builds the models that are served, with random weights, and the folders to start servers from."""
+"""Builds models with random weights, and the folders from which servers are started."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["mlp", "resnet50", "write_folder"]
 
 
 class _Graph:
-    """Nodes and weights of a network that is written from its input to its output."""
+    """Nodes and weights of a network, built from input to output."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -39,7 +39,7 @@ class _Graph:
         return self.node("Gemm", x, self.weight(outputs, inputs), self.weight(outputs), transB=1)
 
     def conv(self, x: str, inputs: int, outputs: int, kernel: int, stride: int = 1) -> str:
-        """A convolution with its batch normalization folded in, as an optimizer leaves it."""
+        """A convolution with its batch normalization folded in, as after optimization."""
         weight, bias, pad = self.weight(outputs, inputs, kernel, kernel), self.weight(outputs), kernel // 2
         return self.node("Conv", x, weight, bias, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4)
 

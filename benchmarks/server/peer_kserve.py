@@ -24,7 +24,7 @@ class Mlp(kserve.Model):  # type: ignore[misc]  # kserve is not installed where 
         self.ready = True
 
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:  # noqa: ARG002
-        """Run it; answer in binary where the request came in binary."""
+        """Run the model; the answer is binary if the request is."""
         binary = bool((payload.parameters or {}).get("binary_data_output"))
         y = self.session.run(None, {"x": payload.inputs[0].as_numpy()})[0]
         output = kserve.InferOutput("y", list(y.shape), "FP32")
@@ -33,6 +33,6 @@ class Mlp(kserve.Model):  # type: ignore[misc]  # kserve is not installed where 
 
 
 if __name__ == "__main__":
-    logging.disable(logging.INFO)  # a line for each request would be to its disadvantage
+    logging.disable(logging.INFO)  # a log line for each request would slow it down
     server = kserve.ModelServer(http_port=int(sys.argv[2]), enable_grpc=False, workers=1, enable_latency_logging=False)
     server.start([Mlp(sys.argv[1])])

@@ -25,11 +25,11 @@ class Mlp(litserve.LitAPI):  # type: ignore[misc]  # litserve is not installed w
         self.session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 
     def decode_request(self, request):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201 - it reads annotations
-        """The row in the same JSON that the others get."""
+        """The row, from the same JSON that the other servers get."""
         return np.asarray(request["inputs"][0]["data"], np.float32)
 
     def batch(self, inputs: list[Any]) -> Any:
-        """Rows together."""
+        """Batch the rows."""
         return np.stack(inputs)
 
     def predict(self, x: Any) -> Any:
@@ -37,11 +37,11 @@ class Mlp(litserve.LitAPI):  # type: ignore[misc]  # litserve is not installed w
         return self.session.run(None, {"x": x})[0]
 
     def unbatch(self, output: Any) -> Any:
-        """Rows apart."""
+        """Split the rows."""
         return list(output)
 
     def encode_response(self, output: Any) -> Any:
-        """As the others answer."""
+        """The answer in the same form as the other servers'."""
         return {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 16], "data": output.tolist()}]}
 
 

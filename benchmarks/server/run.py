@@ -2,8 +2,8 @@
 
 python benchmarks/server/run.py [--seconds 5] [--rounds 3] [--only NAME] [--install-peers]
 
-Everything that is compared is measured in one run, in turns, on the same cores, with the client on the same machine.
-Only ratios and differences within one run mean anything. The peers live in `.peers`, an environment of their own.
+Everything that is compared is measured alternately in one run, on the same cores, with the client on the same machine. Only
+ratios and differences within a run are meaningful. The peers are installed in `.peers`, a separate environment.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 import psutil
-from models import mlp, resnet50, write_folder  # the scripts of this folder are no package
+from models import mlp, resnet50, write_folder  # the scripts in this folder are not a package
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as the server does itself
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as in the server itself
 PEERS = HERE / ".peers"
 PEER_PACKAGES = ("kserve==0.21.*", "litserve==0.2.19", "granian==2.*")
 MLP_SIZES = (256, 1024, 1024, 16)
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Served:
-    """A server that answers."""
+    """A running server."""
 
     port: int
     pid: int
@@ -59,7 +59,7 @@ class Served:
 
 
 def install_peers() -> None:
-    """Make the peers' environment, with the ONNX Runtime and numpy that this one has."""
+    """Create the peers' environment, with the same versions of ONNX Runtime and numpy as here."""
     if not (PEERS / "bin" / "python").exists():
         subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
     pip = [str(PEERS / "bin" / "python"), "-m", "pip", "install", "--quiet"]
@@ -67,7 +67,7 @@ def install_peers() -> None:
 
 
 def version(package: str) -> str:
-    import importlib.metadata  # noqa: PLC0415 - beside its only use
+    import importlib.metadata  # noqa: PLC0415 - next to its only use
 
     return importlib.metadata.version(package)
 
@@ -93,7 +93,7 @@ def load(server: Served, request: bytes, connections: int, seconds: float) -> An
 
 @contextlib.contextmanager
 def serving(command: list[str], ready: str, path: str, port: int | None = None) -> Iterator[Served]:
-    """Start a server and wait until `ready` answers 200. Without `port`, its log tells the one that it took."""
+    """Start a server and wait until `ready` answers 200. Without `port`, the port is read from its log."""
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
         try:
@@ -116,7 +116,7 @@ def serving(command: list[str], ready: str, path: str, port: int | None = None) 
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            # LitServe's workers outlive it.
+            # LitServe's workers survive it.
             for child in children:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
@@ -151,7 +151,7 @@ def litserve(model: Path, *, fast: bool) -> contextlib.AbstractContextManager[Se
 
 
 def request(path: str, shape: tuple[int, ...], *, binary: bool) -> bytes:
-    """A whole HTTP request of one row."""
+    """A complete HTTP request with one row."""
     x = np.random.default_rng(0).standard_normal((1, *shape), np.float32)
     tensor: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": list(x.shape)}
     extra, raw = "", b""
@@ -277,7 +277,7 @@ def batch_rows(server: Served) -> float:
 
 
 def metrics(server: Served) -> dict[str, float]:
-    """Every line of the server's page."""
+    """All lines of the results."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
     connection.request("GET", "/metrics")
     lines = connection.getresponse().read().decode().splitlines()
@@ -286,7 +286,7 @@ def metrics(server: Served) -> dict[str, float]:
 
 
 def stage_means(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
-    """Microseconds of each stage, of the requests between two looks."""
+    """Microseconds of each stage, for the requests between two scrapes of the metrics."""
 
     def more(what: str, stage: str) -> float:
         name = f'mlo_request_seconds_{what}{{stage="{stage}"}}'
@@ -296,7 +296,7 @@ def stage_means(before: dict[str, float], after: dict[str, float]) -> dict[str, 
 
 
 def start_and_memory(folder: Path, rounds: int) -> list[Row]:
-    """A model of 100 MB: from start to ready, and resident memory, besides the session's own."""
+    """A model of 100 MB: time from start to ready, and resident memory, in addition to those of the bare session."""
     model = folder / "model.onnx"
     mlp(model, (1024, 4096, 5120, 16))
     write_folder(folder, [1024], [16], threads=2, max_batch_size=8)
@@ -338,7 +338,7 @@ def table(rows: list[Row]) -> str:
 
 
 def write(rows: list[Row], rounds: int, seconds: float) -> None:
-    """The results file, and what has a limit between the marks in the README."""
+    """Write the results file, and the results that have a limit between the marks in the README."""
     versions = ", ".join(
         f"{package} {version(package)}" for package in ("onnxruntime", "uvloop", "httptools", "orjson")
     )

@@ -1,10 +1,10 @@
-"""Measures what the server is made of against what it could be made of; prints the table and writes tried.md.
+"""Compares the server's building blocks with alternatives; prints the table and writes tried.md.
 
 python benchmarks/server/tried.py
 
-Each pair is measured in one process, in turns; the figure is the shortest of many, which other programs disturb least. HTTP
-layers are measured over sockets with the client of run.py, in front of a handler that does nothing. granian lives in the
-environment of the peers.
+Each pair is measured alternately in one process; the result is the shortest of many runs, which other programs affect
+least. HTTP layers are measured over sockets with the client of run.py, in front of a handler that does nothing. granian is
+installed in the peers' environment.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def heads() -> dict[str, float]:
 
 
 def numbers() -> dict[str, float]:
-    """256 numbers in JSON to a float32 array."""
+    """Convert 256 numbers in JSON to a float32 array."""
     body = request("/", (256,), binary=False).split(b"\r\n\r\n", 1)[1]
     tensor = Tensor("x", "float32", ("batch", 256))
 
@@ -94,7 +94,7 @@ def numbers() -> dict[str, float]:
 
 
 def binary_heads() -> dict[str, float]:
-    """A request with 256 raw numbers, from its body to the array."""
+    """Parse a request with 256 raw numbers into an array."""
     data = request("/", (256,), binary=True)
     body, length = data.split(b"\r\n\r\n", 1)[1], int(data.split(b"-Length: ")[1].split(b"\r")[0])
     tensors = [{name: Tensor(name, "float32", ("batch", size))} for name, size in (("x", 256), ("y", 16))]
@@ -110,7 +110,7 @@ def binary_heads() -> dict[str, float]:
 
 
 def raw() -> dict[str, float]:
-    """The raw tensor of one image of 224 by 224 to an array."""
+    """Convert the raw tensor of one image of 224 by 224 pixels to an array."""
     body = bytes(3 * 224 * 224 * 4)
     return shortest(
         [
@@ -144,7 +144,7 @@ def calls() -> dict[str, float]:
 
 
 def placed() -> dict[str, Any]:
-    """The server with short calls on the event loop, as it is, and with all calls in the instance's thread."""
+    """The server with short calls on the event loop, its default, and with all calls in the instance's thread."""
     start = "import sys, orchestrator.server.inline_calls as inline_calls; {}; from orchestrator.server.__main__ import main; sys.exit(main())"
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:

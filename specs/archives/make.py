@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 DIGITS = HERE.parent / "digits"
 sys.path.insert(0, str(DIGITS))
 
-from digits_model import DigitsNet  # noqa: E402 - it lies beside the other example
+from digits_model import DigitsNet  # noqa: E402 - it is in the folder of the other example
 
 
 def main() -> None:

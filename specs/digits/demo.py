@@ -1,4 +1,4 @@
-"""The demo: applies digits.yaml, then sends images from the data set to the server that it started."""
+"""The demo: applies digits.yaml, then sends images from the data set to its server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main() -> None:
     """Apply, predict, show."""
     spec = str(HERE / "digits.yaml")
     told = mlo("apply", spec, "--yes")
-    if "nothing to deploy" in told:  # it was decided before: show that decision again
+    if "nothing to deploy" in told:  # show the earlier decision again
         print(mlo("explain", spec))
     print(told, end="")
 

@@ -1,4 +1,4 @@
-"""The architecture of the digits classifier; its weights lie in digits.safetensors."""
+"""The architecture of the digits classifier; its weights are in digits.safetensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["DigitsNet"]
 
 
 class DigitsNet(nn.Module):
-    """A small CNN that reads handwritten digits.
+    """A small CNN that classifies handwritten digits.
 
     Args:
         channels: feature maps of the first convolution; the second has twice as many.

@@ -1,8 +1,8 @@
-"""Train the digits classifier on scikit-learn's digits, in seconds, and write its weights and its samples.
+"""Train the digits classifier on scikit-learn's digits within seconds, and write its weights and samples.
 
     python specs/digits/train.py
 
-writes digits.safetensors (the weights) and digits.npz (held-out images that no training step saw, with their labels).
+writes digits.safetensors (the weights) and digits.npz (held-out images with their labels).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LEAST_ACCURACY = 0.97
 
 
 def train(images: torch.Tensor, labels: torch.Tensor) -> DigitsNet:
-    """A model fitted to images float32 [n, 1, 8, 8] and labels int64 [n], in evaluation mode."""
+    """A model that was fitted to images float32 [n, 1, 8, 8] and labels int64 [n], in evaluation mode."""
     model = DigitsNet()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
@@ -43,7 +43,7 @@ def train(images: torch.Tensor, labels: torch.Tensor) -> DigitsNet:
 
 
 def main() -> int:
-    """Train, say how good the model is, and write both files unless it is not good enough."""
+    """Train, print the quality of the model, and write both files if it is good enough."""
     torch.manual_seed(SEED)
     torch.use_deterministic_algorithms(mode=True)
     digits = load_digits()

@@ -1,8 +1,8 @@
-"""Train a Keras model on scikit-learn's digits, in seconds, and write its file and its samples.
+"""Train a Keras model on scikit-learn's digits within seconds, and write its file and its samples.
 
     python specs/keras/train.py
 
-writes digits.keras (the model) and samples.npz (held-out images that no training step saw, with their labels).
+writes digits.keras (the model) and samples.npz (held-out images with their labels).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LEAST_ACCURACY = 0.97
 
 
 def architecture() -> keras.Model:
-    """Images float32 [batch, 8, 8, 1], channels last, with grey values in [0, 1], to logits float32 [batch, 10]."""
+    """From images float32 [batch, 8, 8, 1], channels last, with grey values in [0, 1], to logits float32 [batch, 10]."""
     image = keras.Input((8, 8, 1), name="image")
     x = image
     for filters in (24, 48):
@@ -43,7 +43,7 @@ def architecture() -> keras.Model:
 
 
 def main() -> int:
-    """Train, say how good the model is, and write both files unless it is not good enough."""
+    """Train, print the quality of the model, and write both files if it is good enough."""
     keras.utils.set_random_seed(SEED)
     tf.config.experimental.enable_op_determinism()
     digits = load_digits()
@@ -66,7 +66,7 @@ def main() -> int:
         print(f"expected at least {LEAST_ACCURACY}; nothing written", file=sys.stderr)
         return 1
 
-    # Without its optimizer, which would be two thirds of the file.
+    # Without the optimizer, which would be two thirds of the file.
     keras.Model(model.inputs, model.outputs, name="digits").save(HERE / "digits.keras")
     np.savez_compressed(HERE / "samples.npz", image=test_images, labels=test_labels)
     return 0

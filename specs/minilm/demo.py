@@ -1,4 +1,4 @@
-"""The demo: applies minilm.yaml, embeds the lines of sentences.txt, and prints which of them mean the same."""
+"""The demo: applies minilm.yaml, embeds the lines of sentences.txt, and prints lines with similar meanings."""
 
 from __future__ import annotations
 

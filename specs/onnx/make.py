@@ -2,8 +2,7 @@
 
     python specs/onnx/make.py
 
-writes tumours.onnx with its weights in tumours.onnx.data beside it, and samples.npz (held-out rows that no training step
-saw, with their labels).
+writes tumours.onnx with its weights in tumours.onnx.data beside it, and samples.npz (held-out rows with their labels).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ LEAST_ACCURACY = 0.94
 
 
 class Tumours(nn.Module):
-    """From 30 measures of a cell's nuclei, in their own units, to the probabilities of malignant and benign."""
+    """From 30 measures of cell nuclei, in their own units, to the probabilities of malignant and benign."""
 
     def __init__(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
         super().__init__()
@@ -40,7 +39,7 @@ class Tumours(nn.Module):
 
 
 class Probabilities(nn.Module):
-    """A model's logits as probabilities, which is what is exported."""
+    """The exported model: a classifier's logits as probabilities."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -52,7 +51,7 @@ class Probabilities(nn.Module):
 
 
 def train(measures: torch.Tensor, labels: torch.Tensor) -> Tumours:
-    """A model fitted to all rows at once."""
+    """A model that was fitted to all rows."""
     model = Tumours(measures.mean(0), measures.std(0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.1)
     loss_of = nn.CrossEntropyLoss()
@@ -76,12 +75,12 @@ def export(model: nn.Module, measures: torch.Tensor) -> None:
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces with the paths of this machine
     data = HERE / "tumours.onnx.data"
-    data.unlink(missing_ok=True)  # it would be appended to
+    data.unlink(missing_ok=True)  # an existing file would be appended to
     onnx.save(proto, HERE / "tumours.onnx", save_as_external_data=True, location=data.name, size_threshold=1024)
 
 
 def main() -> int:
-    """Train, say how good the model is, and write the files unless it is not good enough."""
+    """Train, print the quality of the model, and write the files if it is good enough."""
     torch.manual_seed(SEED)
     torch.use_deterministic_algorithms(mode=True)
     data = load_breast_cancer()

@@ -1,8 +1,8 @@
-"""Train a model of TensorFlow on scikit-learn's diabetes data, in seconds, and write a SavedModel and its samples.
+"""Train a TensorFlow model on scikit-learn's diabetes data within seconds, and write a SavedModel and its samples.
 
     python specs/saved-model/make.py
 
-writes model/ (the SavedModel) and samples.npz (patients that no training step saw).
+writes model/ (the SavedModel) and samples.npz (held-out patients).
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from sklearn.model_selection import train_test_split
 
 HERE = Path(__file__).parent
 SEED = 0
-STEPS = 60  # more would fit the few patients there are too closely
+STEPS = 60  # more would overfit the few patients
 HELD_OUT = 128
 LEAST_R2 = 0.4
-GRADES = (90.0, 150.0, 220.0)  # where the grades 1, 2 and 3 begin
+GRADES = (90.0, 150.0, 220.0)  # the lower bounds of the grades 1, 2 and 3
 SEX = 1  # the column of the data that is a category, 1 or 2; the other nine are measurements
 
 
 class Diabetes(tf.Module):
-    """Tells how diabetes will have progressed after a year."""
+    """Predicts the progression of diabetes after one year."""
 
     def __init__(self, mean: np.ndarray, scale: np.ndarray) -> None:
-        """Take the measurements' mean and standard deviation, float32 [9], which become part of the model."""
+        """Build the model; the measurements' mean and standard deviation, float32 [9], become part of it."""
         super().__init__()
         random = tf.random.Generator.from_seed(SEED)
         self.mean, self.scale = tf.constant(mean), tf.constant(scale)
@@ -43,7 +43,7 @@ class Diabetes(tf.Module):
         self.offset = tf.Variable(0.0)
 
     def progression(self, measurements: tf.Tensor, sex: tf.Tensor) -> tf.Tensor:
-        """Measurements float32 [batch, 9] and sex int64 [batch], 1 or 2, to a number for each row, 25 to 346 as a rule."""
+        """From measurements float32 [batch, 9] and sex int64 [batch], 1 or 2, to a number for each row, usually 25 to 346."""
         known = tf.concat([(measurements - self.mean) / self.scale, tf.gather(self.by_sex, sex - 1)], axis=1)
         hidden = tf.nn.relu(known @ self.hidden + self.bias)
         return 150 + 75 * (tf.linalg.matvec(hidden, self.last) + self.offset)
@@ -55,14 +55,14 @@ class Diabetes(tf.Module):
         ]
     )
     def serve(self, measurements: tf.Tensor, sex: tf.Tensor) -> dict[str, tf.Tensor]:
-        """What the SavedModel's signature `serving_default` answers."""
+        """The SavedModel's signature `serving_default`."""
         progression = self.progression(measurements, sex)
         above = progression[:, None] > tf.constant(GRADES)
         return {"progression": progression, "grade": tf.reduce_sum(tf.cast(above, tf.int64), axis=1)}
 
 
 def main() -> int:
-    """Train, say how good the model is, and write both unless it is not good enough."""
+    """Train, print the quality of the model, and write both files if it is good enough."""
     tf.config.experimental.enable_op_determinism()
     data = load_diabetes(scaled=False)
     measurements = np.delete(data.data, SEX, axis=1).astype(np.float32)

@@ -2,7 +2,7 @@
 
     python specs/tflite/train.py
 
-writes wine.tflite and samples.npz (held-out rows that no training step saw, with their labels).
+writes wine.tflite and samples.npz (held-out rows with their labels).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LEAST_ACCURACY = 0.95
 
 
 def architecture(rows: np.ndarray) -> keras.Model:
-    """From 13 measures of a wine, in their own units, to the probabilities of its three makers."""
+    """From 13 measures of a wine, in their own units, to the probabilities of three producers."""
     measures = keras.Input((13,), name="measures")
     normalized = layers.Normalization()
     normalized.adapt(rows)
@@ -40,14 +40,14 @@ def architecture(rows: np.ndarray) -> keras.Model:
 
 
 def convert(model: keras.Model) -> bytes:
-    """The model as LiteRT, for batches of any size, by way of a SavedModel."""
+    """The model in LiteRT, for batches of any size, converted from a SavedModel."""
     with tempfile.TemporaryDirectory() as folder:
         model.export(folder, verbose=False)
         return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
 
 
 def main() -> int:
-    """Train, say how good the model is, and write both files unless it is not good enough."""
+    """Train, print the quality of the model, and write both files if it is good enough."""
     keras.utils.set_random_seed(SEED)
     tf.config.experimental.enable_op_determinism()
     data = load_wine()

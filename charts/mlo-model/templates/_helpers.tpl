@@ -4,7 +4,7 @@
 {{- .Values.model.name | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{- /* The release's name, with the model's where it is another. */ -}}
+{{- /* The release's name, followed by the model's name if that differs. */ -}}
 {{- define "mlo-model.fullname" -}}
 {{- $name := .Release.Name }}
 {{- if not (contains .Values.model.name $name) }}
@@ -17,13 +17,13 @@
 {{- $name }}
 {{- end }}
 
-{{- /* What selects pods never changes over the life of a release, so nothing of the decision is in it. */ -}}
+{{- /* Selectors never change during the life of a release, so they contain nothing from the decision. */ -}}
 {{- define "mlo-model.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "mlo-model.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{- /* The chart's own labels win over those of the values: selectors depend on some. */ -}}
+{{- /* The chart's own labels take precedence over those in the values, because selectors depend on some. */ -}}
 {{- define "mlo-model.labels" -}}
 {{- toYaml (merge (include "mlo-model.ownLabels" . | fromYaml) (deepCopy .Values.labels)) }}
 {{- end }}
@@ -45,14 +45,14 @@ mlo/model-digest: {{ .Values.model.modelDigest | quote }}
 mlo/decision-digest: {{ .Values.model.decisionDigest | quote }}
 {{- end }}
 
-{{- /* The chart's own annotations win; settings lie in the image, so the checksum covers what only the values say. */ -}}
+{{- /* The chart's own annotations take precedence. Settings are in the image, so the checksum only covers values that are not. */ -}}
 {{- define "mlo-model.podAnnotations" -}}
 {{- $own := include "mlo-model.annotations" . | fromYaml }}
 {{- $_ := set $own "checksum/server" (.Values.server | toJson | sha256sum) }}
 {{- toYaml (merge $own (deepCopy .Values.podAnnotations)) }}
 {{- end }}
 
-{{- /* What the schema of the values cannot say. */ -}}
+{{- /* Checks that the schema of the values cannot express. */ -}}
 {{- define "mlo-model.checked" -}}
 {{- if lt (int .Values.replicas.max) (int .Values.replicas.min) }}
 {{- fail (printf "replicas: min is %v and max is %v; max must not be less" .Values.replicas.min .Values.replicas.max) }}
