@@ -38,19 +38,19 @@ _TENSOR = {"name": "x", "dtype": "float32", "shape": [1]}
 _NEEDED: dict[str, dict[str, Any]] = {
     "pytorch": {"factory": "model:Model"},
 }
-"""What a spec of the kind needs besides kind and weights; the values are not used here."""
+"""Keys that a spec of the kind requires besides kind and weights; their values do not matter here."""
 
 
 @dataclass(frozen=True, slots=True)
 class DraftRequest:
-    """What a drafted spec is for.
+    """The input for a first spec.
 
     Attributes:
         model: the model.
         name: of the deployment.
-        folder: where the spec will lie; its paths are relative to this.
-        samples: real ones, if a person has some.
-        random_file: where random ones will lie; None if none are wanted.
+        folder: the spec's folder; paths in the spec are relative to it.
+        samples: the user's real samples, if any.
+        random_file: the file for random samples; None for no samples.
         settings: further keys of the source, such as `signature` of a SavedModel.
     """
 
@@ -63,9 +63,9 @@ class DraftRequest:
 
 
 def draft_spec(wanted: DraftRequest, store: Store, observer: Observer) -> tuple[SpecDraft, bytes | None]:
-    """What the spec says, and the random samples that belong to it, as an .npz file.
+    """The content of the spec, and its random samples as an .npz file.
 
-    There are none if real ones are given, none are wanted, or the model does not describe its inputs.
+    There are no random samples if there are real ones, none are requested, or the model does not describe its inputs.
 
     Raises:
         StepFailed: the model is damaged or not supported; the error names its path, not a line of a spec.
@@ -108,7 +108,7 @@ def _in_a_spec(path: str) -> str:
 
 
 def _size(model: Path, further: Sequence[str]) -> int:
-    """Bytes of a model, with the files beside it that belong to it."""
+    """The size of a model with all its files, bytes."""
     beside = [model, *(model.parent / name for name in further)]
     files = (path for path in model.rglob("*") if path.is_file()) if model.is_dir() else beside
     return sum(path.stat().st_size for path in files)
@@ -119,7 +119,7 @@ def _state_dict(found: FoundWeights, folder: Path) -> StateDict:
 
 
 class _Reader:
-    """Reads one model with steps that are cached like those of a plan."""
+    """Reads a model with steps that are cached like those of a plan."""
 
     def __init__(self, wanted: DraftRequest, store: Store, observer: Observer) -> None:
         self._model = wanted.model
@@ -128,7 +128,7 @@ class _Reader:
         self._run = store, observer
 
     def found(self) -> Inspection:
-        """What the model's file says."""
+        """The content of the model's file."""
         with self._stand_in() as loaded:
             here = observe_here(loaded)
             document = read_model(loaded, here, *self._run)
@@ -176,14 +176,14 @@ class _Reader:
 
     @contextmanager
     def _stand_in(self) -> Iterator[LoadedSpec]:
-        """The smallest spec that names the model, since steps need a spec. Errors point at no line of it."""
+        """A minimal spec for the model, because steps need a spec. Errors do not refer to its lines."""
         source = {"kind": self._model.kind, "weights": str(self._model.path.absolute()), **self._settings}
         source |= _NEEDED.get(self._model.kind, {})
         model: dict[str, Any] = {"source": source}
         if SOURCES[self._model.kind].inspect is None:
             model |= {"inputs": [_TENSOR], "outputs": [{"name": "y"}]}
         document = {"apiVersion": "mlo/v1", "kind": "ModelDeployment", "metadata": {"name": self._name}, "model": model}
-        # Outside of every project, so that no platform file applies.
+        # Outside any project, so that no platform file applies.
         with tempfile.TemporaryDirectory(prefix="mlo-init-") as folder:
             file = Path(folder) / "spec.yaml"
             file.write_text(json.dumps(document), encoding="utf-8")
@@ -194,6 +194,6 @@ class _Reader:
 
 
 def _of_the_path(diagnostic: Diagnostic) -> Diagnostic:
-    """Without a line of the temporary spec, and with an option where the remedy names a key."""
+    """The error without the temporary spec's line, and with an option instead of a key in the remedy."""
     signature = "; `mlo init` takes it as --signature NAME" if diagnostic.code == _NO_SUCH_SIGNATURE else ""
     return replace(diagnostic, span=None, label="", remedy=diagnostic.remedy + signature)

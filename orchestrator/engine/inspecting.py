@@ -1,4 +1,4 @@
-"""Runs a step by itself, for what has to be known before there is a plan: the tensors of a model."""
+"""Runs the step that reads a model's tensors, which must be known before there is a plan."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["read_model", "run_at_once"]
 
 
 class _AtOnce(Stop):
-    """A stop that the first Ctrl-C makes immediate: nothing is lost."""
+    """A stop that is immediate at the first Ctrl-C, because nothing is lost."""
 
     def ask(self) -> int:
         """See `Stop.ask`."""
@@ -31,12 +31,12 @@ class _AtOnce(Stop):
 
 
 def read_model(loaded: LoadedSpec, here: Here, store: Store, observer: Observer) -> Inspection | None:
-    """What is found in the spec's model; None for a kind of source whose files do not describe their tensors.
+    """The tensors of the spec's model; None for source kinds whose files do not describe them.
 
-    It is cached like every step: for a model that was read before only its file's digest is checked.
+    It is cached like every step: for a model that was read before, only the file's digest is checked.
 
     Raises:
-        SpecInvalid: a package is missing, or the file cannot be read; StepFailed: the model is not what it should be.
+        SpecInvalid: a package is missing, or the file cannot be read; StepFailed: the model is not valid.
         Interrupted: Ctrl-C.
     """
     step = inspect_step(loaded, here)

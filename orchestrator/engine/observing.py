@@ -23,7 +23,7 @@ from orchestrator.spec.source_models import PytorchSource
 __all__ = ["observe_here"]
 
 _OWN = ("jinja2", "numpy")
-"""Packages that steps use and no table names."""
+"""Packages that steps use but that are in no table."""
 
 
 def observe_here(loaded: LoadedSpec, root: Path = Path("/"), path: Sequence[str] | None = None) -> Here:
@@ -31,8 +31,8 @@ def observe_here(loaded: LoadedSpec, root: Path = Path("/"), path: Sequence[str]
 
     Args:
         loaded: the spec.
-        root: what `proc`, `dev` and `sys` lie below.
-        path: where builds for CUDA are looked for; None is where Python looks.
+        root: the folder with `proc`, `dev` and `sys`.
+        path: folders to search for builds for CUDA; None for Python's own path.
     """
     spec = loaded.spec
     file = _factory_file(loaded)
@@ -55,7 +55,7 @@ def observe_here(loaded: LoadedSpec, root: Path = Path("/"), path: Sequence[str]
 
 @cache
 def _table_packages() -> dict[str, str | None]:
-    """Every package that a source, a format or a backend names."""
+    """All packages of sources, formats and backends."""
     names = {*_OWN}
     for source in SOURCES.values():
         names.update(source.tools)

@@ -33,7 +33,7 @@ __all__ = ["Planned", "make_plan"]
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A spec with its plan and what is known of every step."""
+    """A spec with its plan, and the status of every step."""
 
     loaded: LoadedSpec
     plan: Plan
@@ -71,7 +71,7 @@ class Planned:
         return {**model.signature.as_json(), "names": model.names} if model is not None and model.was_read else None
 
     def decision(self, store: Store) -> Decision | None:
-        """The decision, when select's result is there."""
+        """The decision, if the result of `select` exists."""
         select = next(step for step in self.preview.steps if step.id == "select")
         receipt = store.receipts.read(select.key) if select.key is not None and select.status == "cached" else None
         if receipt is None or receipt.manifest is None:
@@ -81,7 +81,7 @@ class Planned:
         return Decision.read(store.trees.path(receipt.manifest.digest))
 
     def explain_step(self, store: Store, step_id: str) -> dict[str, Any]:
-        """Everything that is known of one step, for `mlo explain`."""
+        """All information about a step, for `mlo explain`."""
         view = next(step for step in self.preview.steps if step.id == step_id)
         facts: dict[str, Any] = {"id": view.id, "status": view.status, "reason": view.reason, "key": view.key}
         parts = self.preview.parts.get(step_id)
@@ -104,7 +104,7 @@ class Planned:
         }
 
     def value_and_origin(self, key: str) -> tuple[Any, str] | None:
-        """A value of the effective spec by its dotted path, and where it comes from; None when there is no such key."""
+        """A value of the effective spec by its dotted path, and its origin; None if there is no such key."""
         value: Any = self.loaded.spec.model_dump(mode="json")
         path: list[str | int] = []
         for part in key.split("."):
@@ -144,11 +144,11 @@ def make_plan(
         store: where results and receipts are kept.
         platform: the platform file; None looks for it.
         environment: an entry of `environments:`.
-        replaced: ids of steps to run although they are cached.
-        observer: gets the events of the step `inspect`, which runs here unless the model was read before.
+        replaced: ids of steps to run even if they are cached.
+        observer: gets the events of the step `inspect`, which is run here unless the model was read before.
 
     Raises:
-        SpecInvalid: the spec is wrong, or asks for what this machine lacks.
+        SpecInvalid: the spec is not valid, or requires something that this machine lacks.
         StepFailed: the model cannot be read.
         UsageError: `replaced` names a step that is not in the plan.
     """

@@ -35,13 +35,13 @@ class Preview:
 
 
 def preview(plan: Plan, resolver: Resolver, live: Live, *, forced: frozenset[str] = frozenset()) -> Preview:
-    """Find out the status of every step.
+    """Determine the status of every step.
 
     Args:
         plan: the plan.
         resolver: finds keys and results.
         live: what is deployed now.
-        forced: ids of steps to run although their result is there.
+        forced: ids of steps to run even if they are cached.
     """
     outcomes: dict[str, Outcome] = {}
     parts: dict[str, Mapping[str, Any]] = {}

@@ -36,9 +36,9 @@ def run_plan(
     jobs: int | None = None,
     executor: Executor | None = None,
 ) -> dict[str, Outcome]:
-    """Bring every step of the plan that is not live to its outcome.
+    """Run all steps of the plan that are not live.
 
-    A candidate's step that fails is that candidate's fate; any other failure ends the run.
+    If a candidate's step fails, that is the candidate's fate; any other failure ends the run.
 
     Args:
         loaded: the spec, so that errors point at the right line.
@@ -47,8 +47,8 @@ def run_plan(
         store: where results and receipts are kept.
         observer: gets the events, from several threads.
         stop: asked by Ctrl-C.
-        forced: ids of steps to run although their result is there.
-        jobs: how many workers at once; the CPUs of this process by default.
+        forced: ids of steps to run even if they are cached.
+        jobs: the maximum number of concurrent workers; by default the number of CPUs of this process.
         executor: where steps run; child processes on this machine by default.
 
     Raises:
@@ -141,7 +141,7 @@ class _Run:
             self._stop.announced = self._announced
 
     def _advance(self, pool: ThreadPoolExecutor) -> None:
-        """Settle what needs no work, and start what can run now."""
+        """Finish steps that need no work, and start those that can run now."""
         progressed = True
         while progressed:
             progressed = False
@@ -187,7 +187,7 @@ class _Run:
             outcome = future.result()
         except Busy:
             if self._stop.level:
-                return  # it gave up waiting for a lock because of Ctrl-C
+                return  # it stopped waiting for a lock because of Ctrl-C
             raise
         seconds = outcome.receipt.seconds if outcome.receipt is not None else 0.0
         self._settle(step, outcome, "done", seconds, "")

@@ -75,8 +75,8 @@ class StepRunner:
                 again = self._resolver.resolve(step, outcomes)
                 if again is not None and again.outcome is not None:
                     return again.outcome
-            # Whatever runs beside a measurement is measured too: a step that measures holds this lock alone, any other
-            # shares it, in all stores of this user.
+            # Anything that runs at the same time affects a measurement: steps that measure hold this lock exclusively, all
+            # others share it, across all stores of this user.
             if step.kind in _TRIFLES:
                 return self._run(step, resolved, outcomes)
             with self._locked(step, _measuring_lock(self._store.home), lock if step.exclusive else share):
@@ -84,7 +84,7 @@ class StepRunner:
 
     @contextmanager
     def _locked(self, step: Step, path: Path, kind: Callable[..., AbstractContextManager[None]]) -> Iterator[None]:
-        """Hold a lock. Its holder lives, or the kernel would have freed it, so there is no time-out but Ctrl-C."""
+        """Hold a lock. Its holder is alive, or the kernel would have released it, so only Ctrl-C ends the wait."""
         shown = ""
 
         def waiting(holder: str) -> None:
@@ -173,7 +173,7 @@ class StepRunner:
 
 
 def _measuring_lock(home: Home) -> Path:
-    """One lock for all stores of a user, or this store's own where the user has no cache folder to write to."""
+    """One lock for all stores of a user, or this store's own if the user has no writable cache folder."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlo"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -35,10 +35,10 @@ class Stop:
 
 @contextmanager
 def stop_on_signals(stop: Stop) -> Iterator[None]:
-    """Within the block SIGINT asks `stop`, and SIGTERM asks it to kill at once.
+    """Within the block, SIGINT calls `stop.ask`, and SIGTERM requests an immediate kill.
 
-    The handler does nothing else: it runs between any two instructions of the main thread, which may hold a lock or be
-    printing. Only the main thread can set handlers; elsewhere the block changes nothing.
+    The handler does nothing else, because it runs between any two instructions of the main thread, which may hold a lock or
+    be printing. Only the main thread can set handlers; elsewhere the block changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

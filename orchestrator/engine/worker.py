@@ -1,7 +1,7 @@
 """The child process that runs one step: `python -m orchestrator.engine.worker job.json`.
 
-A guard (orchestrator/process/guard.py) takes it along when its parent ends. It writes its result to a file (C++ libraries print on standard output, so the result does not go
-there), and reports progress on a pipe whose descriptor MLO_PROGRESS_FD names.
+A guard (orchestrator/process/guard.py) kills it when its parent ends. It writes its result to a file, because C++ libraries
+print to standard output, and reports progress on the pipe with the descriptor MLO_PROGRESS_FD.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def give_up_network() -> bool:
-    """Move into a network namespace of its own, where there is nothing but a loopback that is down (unshare(2)).
+    """Move this process into its own network namespace, which only has a loopback interface that is down (unshare(2)).
 
-    A model's weights and code come from others, and loading them is not a sandbox: at least they cannot reach the network. Without
-    the privilege to do so, a user namespace gives it where the system allows that.
+    A model's weights and code are untrusted, and loading them is not sandboxed, but at least they cannot access the
+    network. An unprivileged process needs a user namespace for this, if the system allows that.
 
     Returns:
-        Whether it is done; some containers allow neither.
+        Whether it succeeded; some containers allow neither.
     """
     if sys.platform != "linux":
         return False
@@ -57,7 +57,7 @@ def give_up_network() -> bool:
     user, group = os.getuid(), os.getgid()
     if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
         return False
-    # The same user inside: files are read and written with the same rights as before.
+    # The same user inside, so files are accessed with the same permissions as before.
     Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
     Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
@@ -87,11 +87,11 @@ def _load(function: str) -> Callable[[StepContext], dict[str, Any]]:
 
 
 def _found_code(project: Path, since: float) -> tuple[dict[str, str], str | None]:
-    """The files below the project that were imported, with their digests, and one that has changed since it may have been.
+    """The imported files below the project with their digests, and one of them that may have changed since it was imported.
 
     Args:
         project: the spec's folder.
-        since: when this process began, seconds since the epoch.
+        since: the start of this process, seconds since the epoch.
     """
     root = project.resolve()
     own = Path(__file__).resolve().parents[1]
@@ -113,14 +113,14 @@ def _found_code(project: Path, since: float) -> tuple[dict[str, str], str | None
 
 
 def _ending(error: BaseException, otherwise: Ending) -> Ending:
-    """The cause behind an error: a full disk or too little memory, however deep libraries have wrapped it."""
+    """Whether a full disk or too little memory is behind an error, however deep libraries have wrapped it."""
     if any(isinstance(each, OSError) and each.errno in DISK_FULL for each in causes_of(error)):
         return Ending.DISK
     return Ending.MEMORY if is_out_of_memory(error) else otherwise
 
 
 def _log_traceback() -> None:
-    """To the log, unless its disk is full: the result says what happened all the same."""
+    """Write to the log, unless its disk is full; the result contains the error in any case."""
     with contextlib.suppress(OSError):
         traceback.print_exc()
 
@@ -160,13 +160,13 @@ def run(job: WorkerJob) -> WorkerResult:
 
 
 def main(argv: list[str]) -> int:
-    """Run the job file that `argv` names; 0 when the step is done, 1 when it is not.
+    """Run the job file in `argv`; returns 0 if the step is done, otherwise 1.
 
-    `--again FILE` runs it in a new folder: what the reproduce script does.
+    With `--again FILE` it runs in a new folder, as in the reproduce script.
     """
     faulthandler.enable()
     keep_apart()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends workers by SIGTERM
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends workers with SIGTERM
     again = argv[0] == "--again"
     job = WorkerJob.read(Path(argv[-1]))
     if again:
@@ -182,14 +182,14 @@ def main(argv: list[str]) -> int:
     except StoreFailed as error:
         if _ending(error, Ending.EXCEPTION) is not Ending.DISK:
             raise
-        os._exit(EXIT_DISK_FULL)  # at once: an orderly end would try to write to the log once more
+        os._exit(EXIT_DISK_FULL)  # exit at once: an orderly exit would try to write to the log again
     if again:
         sys.stdout.write(f"result: {job.result}\noutput: {job.output}\n")
     return 0 if result.error is None else 1
 
 
 def _elsewhere(job: WorkerJob) -> WorkerJob:
-    """The same job with its output in a new folder, which stays."""
+    """The same job, with its output in a new folder that is kept."""
     folder = Path(tempfile.mkdtemp(prefix=f"mlo-{job.step}-"))
     for name in ("output", "scratch"):
         (folder / name).mkdir()

@@ -1,4 +1,4 @@
-"""Which candidates a spec asks for: every format, precision and backend that its source can have, and why some can't."""
+"""Combines formats, precisions and backends into candidates, and refuses impossible combinations with a reason."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["candidates", "refusal", "wanted_backends"]
 def candidates(
     spec: ModelDeployment, signature: Signature, forbidden: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[Candidate | RefusedCandidate, ...]:
-    """All candidates that the spec asks for, in a fixed order, the refused ones with their reason.
+    """All candidates that the spec requests, in a fixed order; and the refused ones with the reason.
 
     Args:
         spec: the spec.
         signature: of the model.
-        forbidden: backends that may not be used → why.
+        forbidden: backends that may not be used → the reason.
     """
     return tuple(
         _candidate(spec, signature, forbidden, format_name, precision, served_by)
@@ -41,7 +41,7 @@ def wanted_backends(spec: ModelDeployment) -> frozenset[str]:
 def refusal(
     candidate: Candidate, spec: ModelDeployment, signature: Signature, forbidden: Mapping[str, str]
 ) -> str | None:
-    """Why a candidate whose variant can be made is not tried; None where it is."""
+    """Why a candidate whose variant can be made is not tried; None if it is."""
     variant, name = candidate.variant, candidate.backend
     if spec.serving.backend not in ("auto", name):
         served_by = " or ".join(backends_of(variant.format))
@@ -62,7 +62,7 @@ def refusal(
 
 
 def _formats(spec: ModelDeployment) -> tuple[str, ...]:
-    """The formats to try; `auto` leaves out those without a server where the target needs one."""
+    """The formats to try; `auto` omits those without a server if the target needs one."""
     if spec.optimize.formats != "auto":
         return tuple(spec.optimize.formats)
     own = spec.model.source.kind
@@ -75,7 +75,7 @@ def _formats(spec: ModelDeployment) -> tuple[str, ...]:
 
 
 def _backends(spec: ModelDeployment, format_name: str) -> tuple[str, ...]:
-    """The backends to try with the format: only the one that the spec names, else all."""
+    """The backends to try with the format: the one in the spec, otherwise all."""
     backends = backends_of(format_name)
     if spec.serving.backend in backends:
         return (spec.serving.backend,)
@@ -88,7 +88,7 @@ def _wants_proof(spec: ModelDeployment) -> bool:
 
 
 def _precisions(spec: ModelDeployment) -> tuple[Precision, ...]:
-    """The precisions to try; int8 is calibrated on samples, so `auto` leaves it out where there are none."""
+    """The precisions to try; int8 is calibrated on samples, so `auto` omits it if there are none."""
     if spec.optimize.precisions != "auto":
         return tuple(spec.optimize.precisions)
     return ("fp32", "int8") if spec.model.samples is not None else ("fp32",)

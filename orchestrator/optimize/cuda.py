@@ -1,4 +1,4 @@
-"""What is not tried on CUDA devices, and why; whether this machine has such devices is checked by the plan."""
+"""Refuses variants that are not tried on CUDA devices; whether this machine has such devices is checked by the plan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["refused_on_cuda"]
 def refused_on_cuda(
     spec: ModelDeployment, signature: Signature, format_name: str, precision: str, backend_name: str
 ) -> str | None:
-    """Why a variant is not tried on the devices that the spec asks for; None where it is, or none are asked for."""
+    """Why a variant is not tried on the requested devices; None if it is, or if no devices are requested."""
     if not spec.hardware.devices:
         return None
     chosen = backend(backend_name)
@@ -29,7 +29,7 @@ def refused_on_cuda(
 
 
 def _not_fixed(signature: Signature) -> str | None:
-    """Why calls of one batch size can differ in shape, which a CUDA graph does not allow."""
+    """Why calls with the same batch size can differ in shape, which CUDA graphs do not allow."""
     for tensor in (*signature.inputs, *signature.outputs):
         if tensor.dtype == "string":
             return f"CUDA graphs need numbers, but `{tensor.name}` is text"

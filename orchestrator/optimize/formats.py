@@ -1,7 +1,7 @@
 """The formats a model is converted to: file, converter, precisions and backends of each. Data only.
 
-To add a format, add a row; `tests/optimize/test_formats.py` says what the row must name. Functions are named by
-string, since planning reads this table and imports no framework.
+To add a format, add a row; `tests/optimize/test_formats.py` shows what it needs. Functions are named by string, because
+planning reads this table and imports no framework.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Transform:
     """How something is made: a step function by name, and the packages whose versions its result depends on.
 
     Attributes:
-        function: `module:function`; takes a StepContext. None: the converted file is the variant already.
-        tools: names of packages, as their distributions are called.
-        revision: rises when what the function makes, or refuses, changes; older results are then computed again.
+        function: `module:function`; takes a StepContext. None if the converted file is already the variant.
+        tools: names of distributions.
+        revision: increased when the function's results or refusals change, so that older results are computed again.
         from_source: the function starts from the source model (inputs `weights` and `import`), not from the converted
             variant (inputs `model` and `import`).
-        needs_cpu_features: the result depends on the machine's instruction sets.
-        as_given: the result is the model as given: the baseline, which is served when no candidate is better. The
+        needs_cpu_features: whether the result depends on the machine's instruction sets.
+        as_given: whether the result is the original model, the baseline, which is served if no candidate is better. The
             format is the source's own, or replaces one that no server supports.
         not_from: kinds of sources that it is not made from, each with the reason.
         options: the class of what it can vary; None for one that has no options.
@@ -60,9 +60,9 @@ class Format:
 
     Attributes:
         name: as in the spec's `optimize.formats`.
-        file: the model file's name inside a variant.
-        convert: source kind → how it is converted, or why it is not.
-        precisions: precision → how the variant is made, or why it is not.
+        file: name of the model file in a variant.
+        convert: source kind → the conversion, or the reason why there is none.
+        precisions: precision → the transformation of the converted model, or the reason why there is none.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Source kinds: how each is read and checked, what runs it as given, and which packages that needs. One row for each."""
+"""The source kinds, one row each: the functions that read, check and run it, and the packages that these need."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["SOURCES", "SourceKind"]
 
 @dataclass(frozen=True, slots=True)
 class SourceKind:
-    """One kind of source model. Functions are named by string: they run in workers, and planning imports no framework.
+    """One kind of source model. Functions are named by string, because they run in workers, and planning imports no framework.
 
     Attributes:
         check: the import step's function.
         baseline: opens the model as given, in its own framework.
         tools: packages whose versions the check depends on.
-        check_revision: rises when what the check does, or refuses, changes; older results are then computed again.
-        inspect: reads tensors and files from the model without running it; None where the spec must declare them.
+        check_revision: increased when the check's results or refusals change, so that older results are computed again.
+        inspect: reads tensors and files from the model without running it; None if the spec must declare them.
         inspect_revision: as `check_revision`.
     """
 
@@ -31,7 +31,7 @@ class SourceKind:
 
 
 def _row(kind: str, module: str, *tools: str, check: int, inspect: int = 1) -> tuple[str, SourceKind]:
-    """A row by its module and the revisions of its functions."""
+    """The row of a source kind, from its module and the revisions of its functions."""
     where = f"orchestrator.frameworks.{module}"
     return kind, SourceKind(
         check=f"{where}:check",

@@ -15,16 +15,16 @@ from orchestrator.steps.context import Ending
 __all__ = ["ENDS_THE_RUN", "describe_failure"]
 
 ENDS_THE_RUN = frozenset({Ending.CHANGED, Ending.DISK})
-"""Failures of a candidate's step that end the run: once the file is stable, or the disk has room, it may be the best one."""
+"""Failures of a candidate's step that end the run: after the file or the disk has been fixed, the candidate may win."""
 
 
 def describe_failure(step: StepRequest, end: WorkerEnd, *, disk_full: bool = False) -> tuple[Ending, Diagnostic]:
     """How the step ended, as far as that can be determined, and a diagnostic with the cause and the remedy.
 
     Args:
-        step: which failed.
-        end: how its worker ended.
-        disk_full: there is no room left where it wrote.
+        step: the failed step.
+        end: the end of its worker.
+        disk_full: whether the disk that it wrote to is full.
     """
     error = end.result.error if end.result is not None else None
     if disk_full and end.ending is not Ending.MEMORY:

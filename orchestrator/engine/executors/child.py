@@ -1,4 +1,4 @@
-"""Starts the child process of one step, watches it, ends it if need be, and reports how it ended."""
+"""Starts the child process of a step, watches it, kills it if necessary, and reports how it ended."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class WorkerEnd:
     """How a worker ended.
 
     Attributes:
-        ending: how; what the worker wrote takes precedence over what the engine did to it meanwhile.
-        result: what it wrote; None if it died first.
+        ending: how it ended; what the worker wrote takes precedence over a signal from the engine.
+        result: what it wrote; None if it died before.
         returncode: as subprocess has it: negative is the signal.
         peak: largest resident memory of its process tree, bytes.
-        available: memory the machine had left at the peak, bytes.
-        oom_killed: the kernel killed a process of this control group meanwhile because memory ran out.
+        available: the machine's available memory at the peak, bytes.
+        oom_killed: whether the kernel's OOM killer killed a process of this control group meanwhile.
     """
 
     ending: Ending
@@ -90,11 +90,11 @@ def run_worker(
 
     Args:
         job: what to run.
-        job_file: where it has been written.
-        log: gets everything the child prints.
+        job_file: the file with the job.
+        log: the file for the child's output.
         timeout: seconds until it is killed.
-        stop: level 2 kills it; level 1 ends an exclusive step (half a measurement is worth nothing), and lets any
-            other finish.
+        stop: level 2 kills it; level 1 ends an exclusive step, because half a measurement is useless, and lets any other
+            step finish.
         exclusive: whether the step measures time.
         progress: is called with the step's progress.
     """
@@ -142,9 +142,9 @@ def _watch(
     exclusive: bool,
     progress: Callable[[str, float | None], None],
 ) -> tuple[Ending | None, int, int]:
-    """Wait for the child; returns why it was killed, if it was, with its memory peak and what was left then."""
+    """Wait for the child; returns why it was killed, if it was, its memory peak, and the available memory at that time."""
     peak, left = 0, psutil.virtual_memory().available
-    # One child must not take the machine down: what is left after it started, less a reserve, is its limit.
+    # A child must not exhaust the machine's memory: its limit is the available memory at its start, minus a reserve.
     limit = int(left * 0.95)
     buffered = b""
     os.set_blocking(pipe.fileno(), False)
@@ -155,7 +155,7 @@ def _watch(
                 chunk = pipe.read(65536)
                 if chunk:
                     buffered = _report_progress(buffered + chunk, progress)
-                elif chunk == b"":  # the child closed it: nothing more will come, so do not spin
+                elif chunk == b"":  # the child closed it, so do not poll it any more
                     selector.unregister(pipe)
             resident = tree_memory(child.pid)
             if resident > peak:
@@ -182,7 +182,7 @@ def _report_progress(buffered: bytes, progress: Callable[[str, float | None], No
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ask the step to end, and after the grace have its guard kill it with all that it started."""
+    """Ask the step to end; after the grace period, its guard kills it with all its descendants."""
     _signal(child, signal.SIGTERM)
     try:
         child.wait(_GRACE)
@@ -195,11 +195,11 @@ def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
     try:
         os.kill(child.pid, number)
     except ProcessLookupError:
-        return  # it has ended, and its guard has seen to the rest
+        return  # it has ended, and its guard has killed its descendants
 
 
 def _oom_kills() -> int:
-    """How many processes of this control group the kernel's OOM killer has ever killed; 0 where unknown."""
+    """The number of processes of this control group that the kernel's OOM killer has killed so far; 0 if unknown."""
     for file in (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")):
         try:
             lines = file.read_text(encoding="ascii").splitlines()

@@ -27,12 +27,12 @@ class StoredInput(Strict):
 
 
 class ProjectInput(Strict):
-    """A file or a folder of the user's.
+    """One of the user's files or folders.
 
     Attributes:
-        path: POSIX, relative to the project; it may lead out of it (`../models/x.pt`).
-        sha256: of its content, or of the tree where it is a folder.
-        at: where the spec names it.
+        path: POSIX, relative to the project; it may be outside (`../models/x.pt`).
+        sha256: of its content, or of the tree if it is a folder.
+        at: its key in the spec.
     """
 
     kind: Literal["project"] = "project"
@@ -42,7 +42,7 @@ class ProjectInput(Strict):
 
 
 class InlineInput(Strict):
-    """A small document that the engine itself wrote."""
+    """A small document from the engine itself."""
 
     kind: Literal["inline"] = "inline"
     name: str
@@ -53,7 +53,7 @@ RequestInput = StoredInput | ProjectInput | InlineInput
 
 
 class StepRequest(Strict):
-    """A step to run, on whichever machine.
+    """A step to run, on any machine.
 
     Attributes:
         key: the step's key.
@@ -66,7 +66,7 @@ class StepRequest(Strict):
         accelerator: what the models that it runs compute on.
         exclusive: it measures time: nothing else may run beside it, and an unfinished run is useless.
         timeout: seconds.
-        at: the place of the spec that asks for the step.
+        at: the key in the spec that requires the step.
     """
 
     key: str
@@ -89,11 +89,11 @@ class StepEnd:
 
     Attributes:
         ending: how.
-        error: why it failed; None exactly when it is done.
-        output: its output, already in the store; None exactly when it failed.
+        error: why it failed; None if and only if it is done.
+        output: its output, already in the store; None if and only if it failed.
         summary: facts for people.
-        found: files of the user's code that it imported, path relative to the project → sha256.
-        seconds: how long it took.
+        found: the user's code files that it imported: path relative to the project → sha256.
+        seconds: its duration.
         peak_bytes: its largest resident memory.
     """
 
@@ -114,8 +114,8 @@ class Executor(Protocol):
 
         Args:
             request: what to run.
-            stop: level 2 ends the step; level 1 ends one that is exclusive, and lets any other finish.
-            progress: is called with the step's messages, each with the fraction that is done, in [0, 1] or None.
+            stop: level 2 ends the step; level 1 ends an exclusive step, and lets any other finish.
+            progress: called with the step's messages, each with the completed fraction in [0, 1], or None.
 
         Raises:
             StoreFailed: the request cannot be written, or the output cannot be kept.

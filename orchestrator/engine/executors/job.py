@@ -23,7 +23,7 @@ EXIT_DISK_FULL = 74
 
 @dataclass(frozen=True, slots=True)
 class WorkerJob:
-    """A step with every path of this machine that it needs. The worker reads it from `job.json`.
+    """A step with all paths on this machine that it needs. The worker reads it from `job.json`.
 
     Attributes:
         network: whether the worker keeps its network; otherwise it gives it up before it loads anything.
@@ -54,11 +54,11 @@ class WorkerJob:
 
 
 class WorkerResult(Strict):
-    """What a worker leaves: a summary, or an error; and which files of the user's code it imported.
+    """The result of a worker: a summary or an error, and the user's code files that it imported.
 
     Attributes:
-        ending: how the step ended, as far as the worker itself can say.
-        error: why the step is not done; None exactly when it is.
+        ending: how the step ended, as far as the worker itself knows.
+        error: why the step is not done; None if and only if it is.
         found: path relative to the project → sha256.
     """
 
@@ -68,13 +68,13 @@ class WorkerResult(Strict):
     found: Mapping[str, str]
 
     def write(self, path: Path) -> None:
-        """Write the result as JSON, at once or not at all."""
-        text = json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n"  # NaN too: the engine refuses it by name
+        """Write the result as JSON, atomically."""
+        text = json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n"  # NaN too: the engine refuses it
         write_atomic(path, text.encode())
 
     @staticmethod
     def read(path: Path) -> WorkerResult | None:
-        """The result, or None when the worker died before it wrote one."""
+        """The result, or None if the worker died before it wrote one."""
         try:
             return WorkerResult.model_validate_json(path.read_bytes())
         except FileNotFoundError:

@@ -112,7 +112,7 @@ class LocalExecutor:
         return file
 
     def _changed_input(self, request: StepRequest) -> Diagnostic | None:
-        """A user file whose content is no longer what the request says: the result would be stored under a wrong key."""
+        """A user file whose content has changed since the request, so that the result would be stored under a wrong key."""
         for source in (*request.inputs.values(), *request.code):
             if not isinstance(source, ProjectInput):
                 continue
@@ -132,7 +132,7 @@ def _digest_or_none(path: Path) -> str | None:
     try:
         return digest_path(path)
     except (OSError, StoreFailed):
-        return None  # it was removed, or cannot be read any more
+        return None  # it was removed, or can no longer be read
 
 
 def _write_reproduce_script(record: Path) -> None:
