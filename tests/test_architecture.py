@@ -156,7 +156,7 @@ def test_locks_and_synchronized_writes_have_one_place_each() -> None:
 
 
 @pytest.mark.processes
-def test_every_file_says_its_job_first() -> None:
+def test_every_file_states_its_job_first() -> None:
     silent = [
         path.relative_to(PACKAGE).as_posix()
         for path in modules()

@@ -39,7 +39,7 @@ def test_anything_else_is_refused(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("document", [None, [], "E401", {}, {"code": "E401"}])
-def test_what_is_no_diagnostic_is_refused(document: object) -> None:
+def test_a_value_that_is_not_a_diagnostic_is_refused(document: object) -> None:
     with pytest.raises(ValueError, match="a diagnostic has the members"):
         Diagnostic.from_json(document)
 

@@ -28,7 +28,7 @@ def _contents(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 @every_backend
-def test_it_says_who_it_is_and_which_formats_it_serves(name: str) -> None:
+def test_it_states_its_name_and_its_formats(name: str) -> None:
     chosen = backend(name)
     assert chosen.name == name
     assert chosen.formats
@@ -37,7 +37,7 @@ def test_it_says_who_it_is_and_which_formats_it_serves(name: str) -> None:
     assert chosen.least_startup >= 60, "a fast start here says little about a node with a cold disk"
 
 
-def test_each_format_is_taken_by_some_backend_and_has_a_usual_one() -> None:
+def test_each_format_has_a_backend_and_a_default_one() -> None:
     for format_name in MODEL_FILES:
         assert backends_of(format_name), format_name
         assert all(format_name in backend(name).formats for name in backends_of(format_name))
@@ -45,7 +45,7 @@ def test_each_format_is_taken_by_some_backend_and_has_a_usual_one() -> None:
 
 
 @every_backend
-def test_its_row_says_what_it_says_itself(name: str) -> None:
+def test_its_row_agrees_with_its_attributes(name: str) -> None:
     row, chosen = BACKENDS[name], backend(name)
     assert row.formats == chosen.formats
     assert row.served == isinstance(chosen, ServingBackend)
@@ -142,11 +142,11 @@ def test_a_damaged_folder_is_refused_before_it_is_started(name: str, tmp_path: P
 
 
 @every_backend
-def test_a_name_that_is_none_is_a_key_error(name: str) -> None:
+def test_an_unknown_name_is_a_key_error(name: str) -> None:
     with pytest.raises(KeyError):
         backend(name + "-2")
 
 
-def test_what_has_no_server_is_no_backend() -> None:
+def test_a_backend_without_a_server_is_not_a_serving_backend() -> None:
     with pytest.raises(KeyError):
         serving_backend("litert")

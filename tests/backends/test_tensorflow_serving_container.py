@@ -104,7 +104,7 @@ def test_an_image_that_the_engine_has_is_measured_like_any_server(measured: Meas
     assert _gone(container)
 
 
-def test_a_server_that_takes_more_memory_than_it_may_is_told_as_that(measured: MeasuredServer) -> None:
+def test_a_server_above_its_memory_limit_is_reported_as_such(measured: MeasuredServer) -> None:
     measured.wait_ready(60.0)
     with contextlib.suppress(MeasureError):  # the connection breaks before the process is seen to end
         measured.first_request(*_request(-1.0))
@@ -113,7 +113,7 @@ def test_a_server_that_takes_more_memory_than_it_may_is_told_as_that(measured: M
     assert failure.value.fate == "out of memory"
 
 
-def test_a_container_does_not_outlive_who_started_it(
+def test_a_container_does_not_outlive_its_parent(
     image: str, settings: ServingSettings, placeholder_variant: Path, tmp_path: Path
 ) -> None:
     folder, scratch = tmp_path / 'a, "b"', tmp_path / "scratch"

@@ -82,7 +82,7 @@ def test_the_model_lies_in_a_numbered_folder_beside_its_configuration(folder: Pa
 
 
 @pytest.mark.frameworks
-def test_the_servers_own_messages_hold_what_was_written(folder: Path, parse: Parse) -> None:
+def test_the_servers_own_messages_contain_what_was_written(folder: Path, parse: Parse) -> None:
     models, batch, monitoring, warmup = parse(
         *((name, (folder / f"{name}.config").read_bytes()) for name in ("models", "batching", "monitoring")),
         ("warmup", (folder / _WARMUP).read_bytes()),
@@ -118,7 +118,7 @@ def test_the_servers_own_messages_hold_what_was_written(folder: Path, parse: Par
 
 
 @pytest.mark.frameworks
-def test_every_path_and_label_comes_back_as_it_was(parse: Parse) -> None:
+def test_every_path_and_label_survives_a_round_trip(parse: Parse) -> None:
     written = [Models("m", path, (3, 12), {"stable": 12, "Previous_1": 3}) for path in _ODD]
     texts = [models_config(models) for models in written]
     assert [read_models_config(text) for text in texts] == written
@@ -147,18 +147,18 @@ def test_every_path_and_label_comes_back_as_it_was(parse: Parse) -> None:
         Models("m", "/m", labels={"stable": -1}),
     ],
 )
-def test_what_would_say_more_than_it_should_is_refused(models: Models) -> None:
+def test_values_that_could_inject_text_are_refused(models: Models) -> None:
     with pytest.raises(ValueError, match=r"is no|not absolute"):
         models_config(models)
 
 
 @pytest.mark.parametrize("text", ["", "model_config_list {}", models_config(Models("m", "/m")) + "#", 'name: "m"'])
-def test_a_configuration_of_somebody_else_is_not_taken_for_ones_own(text: str) -> None:
+def test_a_foreign_configuration_is_recognized(text: str) -> None:
     with pytest.raises(ValueError, match="not a file that mlo writes"):
         read_models_config(text)
 
 
-def test_threads_are_those_of_the_spec_and_what_is_dangerous_is_off(settings: ServingSettings) -> None:
+def test_threads_are_those_of_the_spec_and_dangerous_features_are_off(settings: ServingSettings) -> None:
     values = flag_values(flags(replace(settings, cpus=3.7)))
     assert values["tensorflow_intra_op_parallelism"] == values["tensorflow_inter_op_parallelism"] == "3"
     assert "tensorflow_session_parallelism" not in values, "the server refuses to start with all three"
@@ -181,7 +181,7 @@ def test_threads_are_those_of_the_spec_and_what_is_dangerous_is_off(settings: Se
         (replace(_signature("batch", 3), dims={"batch": (16, 32)}), "eight rows are fewer than it takes"),
     ],
 )
-def test_rows_that_must_not_meet_are_not_batched(settings: ServingSettings, signature: Signature, why: str) -> None:
+def test_rows_that_must_not_be_batched_are_not(settings: ServingSettings, signature: Signature, why: str) -> None:
     alone = replace(settings, signature=signature)
     assert rows_together(alone) == 1, why
     assert batching(alone) is None
@@ -295,7 +295,7 @@ def test_the_checksum_is_that_of_its_definition(length: int) -> None:
     assert crc32c(b"123456789") == 0xE3069283  # the check value of the catalogues
 
 
-def test_records_that_came_with_the_model_are_not_taken_over(
+def test_records_that_came_with_the_model_are_removed(
     settings: ServingSettings, placeholder_variant: Path, tmp_path: Path
 ) -> None:
     extra = placeholder_variant / "saved_model" / "assets.extra"
@@ -309,7 +309,7 @@ def test_records_that_came_with_the_model_are_not_taken_over(
 
 @pytest.mark.parametrize("dtype", ["float16", "uint16"])
 @pytest.mark.parametrize("what", ["input", "output"])
-def test_a_dtype_that_rest_does_not_speak_is_refused(
+def test_a_dtype_that_rest_does_not_support_is_refused(
     settings: ServingSettings, placeholder_variant: Path, tmp_path: Path, dtype: str, what: str
 ) -> None:
     signature = settings.signature
@@ -323,7 +323,7 @@ def test_a_dtype_that_rest_does_not_speak_is_refused(
         )
 
 
-def test_what_rest_speaks_is_taken_and_outputs_that_nobody_knows_yet_too(settings: ServingSettings) -> None:
+def test_supported_dtypes_are_accepted_and_unknown_outputs_too(settings: ServingSettings) -> None:
     unknown = replace(settings.signature, outputs=(Tensor("y", "", ("batch", 3)),))
     text = replace(settings.signature, inputs=(Tensor("x", "string", ("batch",)),))
     assert TENSORFLOW_SERVING.refuses(unknown) is None

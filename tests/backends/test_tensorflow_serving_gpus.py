@@ -26,7 +26,7 @@ def folder(settings_for: SettingsFor, variant: Path, made: Path, devices: int) -
     return made
 
 
-def test_its_container_gets_the_gpu_and_takes_its_memory_as_it_needs_it(
+def test_its_container_gets_the_gpu_and_allocates_memory_as_needed(
     settings_for: SettingsFor, placeholder_variant: Path, tmp_path: Path
 ) -> None:
     given = container_options(folder(settings_for, placeholder_variant, tmp_path / "serving", 1), 18501, 3)
@@ -41,7 +41,7 @@ def test_a_container_for_cpus_gets_none(settings_for: SettingsFor, placeholder_v
     assert given["environment"] == {}
 
 
-def test_the_program_itself_takes_memory_as_it_needs_it(tmp_path: Path) -> None:
+def test_the_program_allocates_memory_as_needed(tmp_path: Path) -> None:
     launch = TENSORFLOW_SERVING.launch(tmp_path, port=18501, scratch=tmp_path, threads=1)
     assert launch.env.items() >= ENVIRONMENT.items()
 
@@ -54,7 +54,7 @@ def test_the_program_itself_takes_memory_as_it_needs_it(tmp_path: Path) -> None:
         (["tensorflow/serving:2.20.0", "tensorflow/serving:latest-gpu"], "tensorflow/serving:latest-gpu"),
     ],
 )
-def test_for_a_gpu_an_image_for_gpus_is_taken(
+def test_for_a_gpu_an_image_for_gpus_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: list[str], chosen: str | None
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -195,7 +195,7 @@ def test_a_rendered_folder_is_served_warm_and_ends_at_sigterm(
     assert sorted(folder.rglob("*")) == before, "it writes to its scratch folder alone"
 
 
-def test_every_kind_of_number_and_text_comes_back_as_the_model_said_it(
+def test_every_kind_of_number_and_text_comes_back_as_the_model_returns_it(
     rendered: Callable[..., Path], start: Callable[[Path], Server]
 ) -> None:
     server = start(rendered("wide"))
@@ -218,7 +218,7 @@ def test_every_kind_of_number_and_text_comes_back_as_the_model_said_it(
     assert outputs["raw_bytes"].tolist() == ["grüße", 'q"\\\n']
 
 
-def test_a_model_that_fails_on_its_samples_is_told_at_its_start(
+def test_a_model_that_fails_on_its_samples_is_reported_at_its_start(
     rendered: Callable[..., Path], start: Callable[[Path], Server]
 ) -> None:
     server = start(rendered("failing"))
@@ -244,7 +244,7 @@ class _Versions:
         subprocess.run(["rm", "-r", str(version_folder(self.folder, _NAME, version))], check=True)
 
 
-def test_a_new_version_is_served_and_gone_back_from_without_a_restart(
+def test_a_new_version_is_served_and_rolled_back_without_a_restart(
     rendered: Callable[..., Path], start: Callable[[Path], Server], tmp_path: Path
 ) -> None:
     versions = _Versions(tmp_path / "a folder, of 'versions'")
@@ -278,7 +278,7 @@ def test_a_new_version_is_served_and_gone_back_from_without_a_restart(
     assert (found.versions, found.live) == ((3, 5), 5)
 
 
-def test_a_version_that_cannot_be_loaded_changes_nothing_for_who_asks(
+def test_a_version_that_cannot_be_loaded_changes_nothing_for_clients(
     rendered: Callable[..., Path], start: Callable[[Path], Server], tmp_path: Path
 ) -> None:
     versions = _Versions(tmp_path / "versions")
@@ -292,7 +292,7 @@ def test_a_version_that_cannot_be_loaded_changes_nothing_for_who_asks(
     assert server.times() == 2.0
 
 
-def test_the_local_target_deploys_it_proves_it_and_replaces_it(
+def test_the_local_target_deploys_verifies_and_replaces_it(
     rendered: Callable[..., Path], path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", path)

@@ -70,7 +70,7 @@ def test_without_program_and_engine_both_are_named() -> None:
 
 
 @pytest.mark.usefixtures("put")
-def test_an_engine_that_does_not_answer_is_told(engine: FakeEngine) -> None:
+def test_an_engine_that_does_not_respond_is_reported(engine: FakeEngine) -> None:
     engine.refuses = "the daemon is shutting down"
     told = TENSORFLOW_SERVING.unavailable()
     assert told is not None
@@ -87,7 +87,7 @@ def test_an_engine_that_does_not_answer_is_told(engine: FakeEngine) -> None:
         (["tensorflow/serving:latest-devel", "tensorflow/serving:2.19.1"], "tensorflow/serving:2.19.1"),
     ],
 )
-def test_an_image_that_the_engine_has_is_taken_and_none_is_pulled(
+def test_an_image_in_the_engine_is_used_and_none_is_pulled(
     engine: FakeEngine, images: list[str], chosen: str | None
 ) -> None:
     engine.images = dict.fromkeys(images, "sha256:12ab")
@@ -97,7 +97,7 @@ def test_an_image_that_the_engine_has_is_taken_and_none_is_pulled(
     assert told is None or told.endswith("has no image of it; run: docker pull tensorflow/serving:2.20.0")
 
 
-def test_the_version_of_the_program_is_what_it_says(put: Put) -> None:
+def test_the_version_of_the_program_is_the_one_it_prints(put: Put) -> None:
     put("tensorflow_model_server", "echo 'TensorFlow ModelServer: 2.19.1-rc0+dev.sha.12ab'; echo 'Library: 2.19.1'")
     assert TENSORFLOW_SERVING.program() == Program("tensorflow_model_server", "2.19.1-rc0+dev.sha.12ab", rendered=False)
 
@@ -106,7 +106,7 @@ def test_the_version_of_the_program_is_what_it_says(put: Put) -> None:
     ("said", "rendered"),
     [("2.20.0", True), ("2.20.0-rc1+dev.sha.12ab", True), ("2.20.01", False), ("2.2", False), ("", False)],
 )
-def test_a_program_is_the_rendered_one_by_its_number(put: Put, said: str, rendered: bool) -> None:
+def test_a_program_is_the_rendered_one_if_its_version_matches(put: Put, said: str, rendered: bool) -> None:
     put("tensorflow_model_server", f"echo 'TensorFlow ModelServer: {said}'")
     found = TENSORFLOW_SERVING.program()
     assert found is not None
@@ -114,13 +114,13 @@ def test_a_program_is_the_rendered_one_by_its_number(put: Put, said: str, render
 
 
 @pytest.mark.usefixtures("put")
-def test_an_image_is_known_by_its_id(engine: FakeEngine) -> None:
+def test_an_image_is_identified_by_its_id(engine: FakeEngine) -> None:
     engine.images = {"tensorflow/serving:latest": "sha256:12ab"}
     assert TENSORFLOW_SERVING.program() == Program("tensorflow/serving:latest", "sha256:12ab", rendered=False)
 
 
 @pytest.mark.usefixtures("put")
-def test_the_engine_is_asked_once_and_for_a_short_time(engine: FakeEngine) -> None:
+def test_the_engine_is_queried_once_with_a_short_timeout(engine: FakeEngine) -> None:
     engine.silent = True
     began = time.monotonic()
     for _ in range(3):
@@ -134,7 +134,7 @@ def test_the_engine_is_asked_once_and_for_a_short_time(engine: FakeEngine) -> No
     assert "no answer within 2 s" in note
 
 
-def test_a_program_that_listens_on_all_interfaces_is_told_and_a_container_is_not(put: Put, engine: FakeEngine) -> None:
+def test_a_program_that_listens_on_all_interfaces_is_noted_and_a_container_is_not(put: Put, engine: FakeEngine) -> None:
     engine.images = {"tensorflow/serving:2.20.0": "sha256:12ab"}
     assert TENSORFLOW_SERVING.notes() == ()
     put("tensorflow_model_server", "exit 1")
@@ -249,7 +249,7 @@ def test_what_a_killed_process_created_and_never_started_is_removed_by_the_next(
     assert (mine, elsewhere, dead) == ([], [], ["remove"])
 
 
-def test_a_container_may_write_nothing_and_is_reached_on_loopback_alone(folder: Path) -> None:
+def test_a_container_is_read_only_and_published_on_loopback_only(folder: Path) -> None:
     options = container_options(folder, 18501, 3)
     assert options["ports"] == {"8501/tcp": ("127.0.0.1", 18501)}
     assert options["read_only"] is True

@@ -53,7 +53,7 @@ def _labels(folder: Path) -> dict[str, int]:
     return dict(found.labels)
 
 
-def test_a_folder_serves_whatever_version_is_there_and_is_watched(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_serves_every_version_in_it_and_is_watched(folder: Path, tmp_path: Path) -> None:
     found = served_versions(folder)
     assert found is not None
     assert (found.name, found.versions, found.live) == ("tiny-model", (1, 2, 12), None)
@@ -84,9 +84,7 @@ def test_labels_name_the_live_version_and_the_one_before(folder: Path) -> None:
     assert move_label(folder, 1, kept=(1, 12)).labels == {"stable": 1}, "a version that goes keeps no label"
 
 
-def test_settling_leaves_labels_alone_and_says_when_a_server_has_to_be_restarted(
-    folder: Path, rendered: Rendered
-) -> None:
+def test_settling_keeps_labels_and_says_when_a_server_has_to_be_restarted(folder: Path, rendered: Rendered) -> None:
     move_label(folder, 12)
     assert settle(folder, rendered()) is False
     assert settle(folder, rendered(max_batch_size=4)) is True
@@ -110,14 +108,14 @@ def test_a_version_that_is_about_to_go_gets_no_label(folder: Path) -> None:
         move_label(folder, 2, kept=(1, 12))
 
 
-def test_another_models_folder_is_left_alone(folder: Path, rendered: Rendered) -> None:
+def test_another_models_folder_is_not_changed(folder: Path, rendered: Rendered) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(VersionError, match="serves the model tiny-model, not other"):
         settle(folder, rendered(name="other"))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_configuration_of_somebody_else_is_not_overwritten(folder: Path, rendered: Rendered) -> None:
+def test_a_foreign_configuration_is_not_overwritten(folder: Path, rendered: Rendered) -> None:
     (folder / "models.config").write_text("model_config_list {}\n")
     for call in (lambda: settle(folder, rendered()), lambda: move_label(folder, 1), lambda: served_versions(folder)):
         with pytest.raises(VersionError, match=r"models.config cannot be used: it is not a file that mlo writes"):
@@ -125,9 +123,7 @@ def test_a_configuration_of_somebody_else_is_not_overwritten(folder: Path, rende
     assert (folder / "models.config").read_text() == "model_config_list {}\n"
 
 
-def test_only_what_was_rendered_is_taken_for_a_rendered_folder(
-    folder: Path, rendered: Rendered, tmp_path: Path
-) -> None:
+def test_only_a_rendered_folder_is_accepted_as_one(folder: Path, rendered: Rendered, tmp_path: Path) -> None:
     good = rendered()
     assert rendered_version(good) == good / "models" / "tiny-model" / "1"
     with pytest.raises(VersionError, match="does not name exactly one version"):

@@ -46,7 +46,7 @@ def test_each_tensor_is_sent_whole_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "uint16", "complex64"])
-def test_what_cannot_be_sent_is_refused(dtype: str) -> None:
+def test_values_that_cannot_be_sent_are_refused(dtype: str) -> None:
     with pytest.raises(ValueError, match=f"input x: .* does not support {dtype}"):
         TENSORFLOW_SERVING.encode({"x": np.zeros(2, dtype)})
 
@@ -58,7 +58,7 @@ def test_floats_arrive_as_they_were() -> None:
     np.testing.assert_array_equal(np.array(json.loads(body)["inputs"]["x"], np.float32), x)
 
 
-def test_a_lone_output_comes_without_its_name() -> None:
+def test_a_single_output_comes_without_its_name() -> None:
     (y,) = _decode([[1.0, 2.0]], Tensor("y", "float32", ("batch", 2))).values()
     assert y.dtype == np.float32
     assert y.tolist() == [[1.0, 2.0]]
@@ -99,7 +99,7 @@ def test_an_answer_without_rows_keeps_its_shape() -> None:
     assert outputs["n"].shape == (0,)
 
 
-def test_a_dtype_that_nobody_has_found_yet_is_guessed() -> None:
+def test_an_unknown_dtype_is_guessed() -> None:
     assert _decode([[1, 2]], Tensor("y", "", None))["y"].dtype.kind == "i"
 
 
@@ -117,18 +117,18 @@ def test_a_dtype_that_nobody_has_found_yet_is_guessed() -> None:
         (b'{"outputs": "\xff"}', "not UTF-8; only outputs named ..._bytes may"),
     ],
 )
-def test_what_is_no_answer_is_told(body: bytes, told: str) -> None:
+def test_an_invalid_answer_is_reported(body: bytes, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         _decode(body, Tensor("y", "float32", ("batch", 2)))
 
 
 @pytest.mark.parametrize("outputs", [[[1.0]], {"y": [1.0]}, {"y": [1.0], "z": [1.0], "more": [1.0]}])
-def test_outputs_that_are_not_those_of_the_model_are_told(outputs: Any) -> None:
+def test_unexpected_outputs_are_reported(outputs: Any) -> None:
     with pytest.raises(ValueError, match=r"instead of \['y', 'z'\]"):
         _decode(outputs, Tensor("y", "float32", ("batch",)), Tensor("z", "float32", ("batch",)))
 
 
 @pytest.mark.parametrize("value", [{"b64": "not base64!"}, {"b64": "/w=="}, {"b64": 1}, 5, None])
-def test_texts_that_are_none_are_told(value: Any) -> None:
+def test_invalid_texts_are_reported(value: Any) -> None:
     with pytest.raises(ValueError, match="output raw_bytes: "):
         _decode([value], Tensor("raw_bytes", "string", ("batch",)))

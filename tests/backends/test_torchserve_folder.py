@@ -42,7 +42,7 @@ def _model_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def test_management_is_never_reached_from_outside(properties: dict[str, str]) -> None:
+def test_management_cannot_be_reached_from_outside(properties: dict[str, str]) -> None:
     assert properties["management_address"] == "http://127.0.0.1:8081"
     assert properties["grpc_management_address"] == "127.0.0.1"
     assert properties["grpc_inference_address"] == "127.0.0.1"
@@ -55,7 +55,7 @@ def test_probes_and_clients_need_no_key_that_expires(properties: dict[str, str],
     assert "expire after an hour" in reasons
 
 
-def test_models_come_from_the_folder_alone(properties: dict[str, str]) -> None:
+def test_models_only_come_from_the_folder(properties: dict[str, str]) -> None:
     assert properties["allowed_urls"] == "file://.*"
     assert properties["use_env_allowed_urls"] == "false"
     assert properties["enable_envvars_config"] == "false"
@@ -63,7 +63,7 @@ def test_models_come_from_the_folder_alone(properties: dict[str, str]) -> None:
     assert properties["load_models"] == "tiny-model"
 
 
-def test_there_is_one_worker_whatever_the_host_has(properties: dict[str, str], folder: Path) -> None:
+def test_there_is_one_worker_on_every_host(properties: dict[str, str], folder: Path) -> None:
     config = _model_config(folder)
     assert properties["default_workers_per_model"] == "1"
     assert (config["minWorkers"], config["maxWorkers"]) == (1, 1)
@@ -88,7 +88,7 @@ def test_workers_see_what_they_need(properties: dict[str, str], name: str) -> No
     assert not re.fullmatch(properties["blacklist_env_vars"], name)
 
 
-def test_a_worker_that_dies_again_and_again_is_soon_unhealthy(folder: Path) -> None:
+def test_a_worker_that_crashes_repeatedly_is_soon_unhealthy(folder: Path) -> None:
     assert _model_config(folder)["maxRetryTimeoutInSec"] == 30
 
 
@@ -103,7 +103,7 @@ def test_no_delay_becomes_the_default_of_100_ms(
 @pytest.mark.parametrize(
     ("key", "value"), [("batchSize", 0), ("batchSize", "8"), ("batchSize", True), ("batchsize", 8), ("deviceType", 1)]
 )
-def test_what_torchserve_would_ignore_is_refused(key: str, value: object) -> None:
+def test_settings_that_torchserve_would_ignore_are_refused(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"model-config\.yaml: .*{key}"):
         checked_yaml({key: value})
 
@@ -118,7 +118,7 @@ def test_the_model_needs_no_unpacking_and_has_no_time_in_it(folder: Path) -> Non
     assert (model / _model_config(folder)["mlo"]["file"]).read_bytes() == b"a model"
 
 
-def test_the_handler_needs_nothing_of_this_project(folder: Path) -> None:
+def test_the_handler_imports_nothing_from_this_project(folder: Path) -> None:
     source = (folder / "model-store/tiny-model/handler.py").read_text()
     assert not re.search(r"^\s*(from|import) orchestrator", source, re.MULTILINE)
 
@@ -129,7 +129,7 @@ def test_logs_go_to_standard_output_and_not_to_files(folder: Path) -> None:
     assert [appender.tag for appender in appenders] == ["Console"]
 
 
-def test_java_takes_the_cpus_of_the_spec_and_a_part_of_the_memory(folder: Path) -> None:
+def test_java_uses_the_cpus_of_the_spec_and_a_part_of_the_memory(folder: Path) -> None:
     options = (folder / "jvm.options").read_text().split()
     assert "-XX:ActiveProcessorCount=2" in options
     assert "-Xmx256m" in options

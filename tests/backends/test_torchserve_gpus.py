@@ -144,7 +144,7 @@ class TestTheRealTorchServe:
         assert all(len(processes) == 1 for processes in told.values())
         assert told[0] != told[1]
 
-    def test_without_gpus_takes_the_cpu_without_a_word_and_our_handler_does_not(self, start: Start) -> None:
+    def test_without_gpus_silently_uses_the_cpu_and_our_handler_does_not(self, start: Start) -> None:
         server = start(None, None)
         until(lambda: "TorchServe gave this worker no GPU" in server.log(), server)
         assert server.ask(self.ready)[0] != 200
@@ -165,7 +165,7 @@ def handler(
 
 
 @pytest.mark.frameworks
-def test_the_handler_refuses_to_start_without_the_gpu_that_it_is_to_use(handler: Callable[..., Any]) -> None:
+def test_the_handler_refuses_to_start_without_its_gpu(handler: Callable[..., Any]) -> None:
     module, context = handler(2)
     with pytest.raises(RuntimeError, match="TorchServe gave this worker no GPU"):
         module.Handler().initialize(context)
@@ -180,7 +180,7 @@ def test_the_handler_refuses_to_start_without_the_gpu_that_it_is_to_use(handler:
         ("0,2", "java is not on the PATH; install a Java runtime, version 17 or later"),
     ],
 )
-def test_where_torchserve_cannot_count_gpus_it_is_not_started(
+def test_torchserve_is_not_started_if_it_cannot_count_gpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, reason: str
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -117,7 +117,7 @@ def test_the_module_has_the_one_class_that_torchserve_accepts() -> None:
     assert not hasattr(module, "handle")
 
 
-def test_requests_are_joined_and_each_gets_its_own_rows(served: Served) -> None:
+def test_requests_are_batched_and_each_gets_its_own_rows(served: Served) -> None:
     codes, answers = served(_request([1, 2, 3]), _request([4, 5, 6], [7, 8, 9]))
     assert codes == [200, 200]
     assert served.batches == [3]
@@ -133,7 +133,7 @@ def test_rows_are_counted_and_not_requests(served: Served) -> None:
     assert served.batches == [3, 4, 6]
 
 
-def test_a_bad_request_does_not_touch_its_neighbours(served: Served) -> None:
+def test_a_bad_request_does_not_affect_others_in_its_batch(served: Served) -> None:
     codes, answers = served(_request([1, 2, 3]), b"{nope", _request([4, 5, 6]))
     assert codes == [200, 400, 200]
     assert "error" in answers[1]
@@ -171,20 +171,20 @@ def test_a_request_that_the_model_fails_on_fails_alone(served: Served) -> None:
         (b'{"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [NaN, 1, 2]}]}', "NaN is not JSON"),
     ],
 )
-def test_what_is_wrong_is_told(served: Served, body: bytes, told: str) -> None:
+def test_mistakes_in_a_request_are_reported(served: Served, body: bytes, told: str) -> None:
     codes, answers = served(body)
     assert codes == [400]
     assert told in answers[0]["error"]
     assert served.batches == []
 
 
-def test_a_form_is_no_request(served: Served) -> None:
+def test_a_form_is_not_a_request(served: Served) -> None:
     context = Context(served.folder, 1)
     assert b"expected a JSON body" in served.handler.handle([{"x": "1"}], context)[0]
     assert context.codes == [400]
 
 
-def test_nested_data_null_for_nan_and_the_id_are_understood(served: Served) -> None:
+def test_nested_data_null_for_nan_and_the_id_are_supported(served: Served) -> None:
     document = json.loads(_request([1, 2, 3], data=[[1, None, 1e39]])) | {"id": "seven"}
     codes, answers = served(json.dumps(document).encode().replace(b"1e+39", b"1e999"))
     assert codes == [200]

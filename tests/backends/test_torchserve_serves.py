@@ -126,7 +126,7 @@ def _infer(server: Server, value: float) -> tuple[int, np.ndarray]:
     return status, TORCHSERVE.decode(answer, {}, _settings().signature)["y"]
 
 
-def test_concurrent_requests_go_together_and_a_bad_one_fails_alone(server: tuple[Server, Path]) -> None:
+def test_concurrent_requests_are_batched_and_a_bad_one_fails_alone(server: tuple[Server, Path]) -> None:
     running, _ = server
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         good = [pool.submit(_infer, running, float(i)) for i in range(7)]

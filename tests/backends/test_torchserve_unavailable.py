@@ -29,7 +29,7 @@ def test_without_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("nothing of use", "does not print its version"),
     ],
 )
-def test_with_a_java_that_will_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, told: str) -> None:
+def test_with_an_unsuitable_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, told: str) -> None:
     _java(tmp_path, answer)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     reason = TORCHSERVE.unavailable()
@@ -38,7 +38,7 @@ def test_with_a_java_that_will_not_do(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("answer", ['openjdk version "17.0.15" 2025-04-15', 'openjdk version "21" 2023-09-19'])
-def test_with_all_that_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+def test_with_everything_that_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     _java(tmp_path, answer)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert TORCHSERVE.unavailable() is None

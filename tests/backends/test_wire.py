@@ -17,7 +17,7 @@ def _echo(body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("dtype", sorted(DATATYPES))
-def test_every_dtype_survives_the_way_there_and_back(dtype: str) -> None:
+def test_every_dtype_survives_a_round_trip(dtype: str) -> None:
     array = np.arange(6).reshape(2, 3).astype(dtype)
     body, headers = encode_json({"a": array})
     assert headers["Content-Type"] == "application/json"
@@ -26,7 +26,7 @@ def test_every_dtype_survives_the_way_there_and_back(dtype: str) -> None:
     np.testing.assert_array_equal(back, array)
 
 
-def test_texts_survive_the_way_there_and_back() -> None:
+def test_texts_survive_a_round_trip() -> None:
     array = np.array([["NaN", "", 'say "no"'], ["Infinity", "schön", "\x01\n\U0001f680"]])
     body, _ = encode_json({"a": array, "none": np.zeros((0, 2), np.str_)})
     assert json.loads(body)["inputs"][0]["datatype"] == "BYTES"
@@ -35,7 +35,7 @@ def test_texts_survive_the_way_there_and_back() -> None:
     assert (back["none"].shape, back["none"].dtype.kind) == ((0, 2), "U")
 
 
-def test_what_json_lacks_travels_in_legal_json() -> None:
+def test_values_that_json_lacks_are_sent_in_valid_json() -> None:
     array = np.array([np.nan, np.inf, -np.inf, 1.5, 3e38], dtype=np.float32)
     body, _ = encode_json({"NaN": array, "Infinity": np.array([1], dtype=np.int64)})
 
@@ -73,6 +73,6 @@ def test_a_dtype_that_the_protocol_lacks_is_refused() -> None:
         b'{"outputs": [{"name": "a", "shape": [1], "datatype": "BYTES", "data": [999]}]}',
     ],
 )
-def test_an_answer_that_is_none_is_a_value_error(body: bytes) -> None:
+def test_an_invalid_answer_is_a_value_error(body: bytes) -> None:
     with pytest.raises(ValueError, match="not an inference response"):
         decode_json(body)

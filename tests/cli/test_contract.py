@@ -179,7 +179,7 @@ def test_the_plan_warns_of_what_a_reviewer_should_know(mlo: Mlo) -> None:
         (("digits_model.py", "class DigitsNet", "# changed\nclass DigitsNet"), "code.digits_model.py"),
     ],
 )
-def test_a_stale_plan_is_refused_with_75_and_says_what_moved(
+def test_a_stale_plan_is_refused_with_75_and_says_what_changed(
     mlo: Mlo, project: Path, change: tuple[str, str, str], moved: str
 ) -> None:
     mlo("plan", "digits.yaml", "--out", "digits.plan.json")
@@ -199,7 +199,7 @@ def test_a_saved_plan_takes_no_further_options(mlo: Mlo) -> None:
     "content",
     ["[]", '{"plans": 5}', '{"format": 3, "plans": []}', '{"format": 3, "plans": [{}]}', "[" * 100_000, "\x00"],
 )
-def test_a_damaged_plan_file_is_told(mlo: Mlo, project: Path, content: str) -> None:
+def test_a_damaged_plan_file_is_reported(mlo: Mlo, project: Path, content: str) -> None:
     (project / "damaged.json").write_text(content)
     told = mlo("apply", "damaged.json", code=64).stderr
     assert "damaged.json" in told
@@ -233,18 +233,18 @@ def test_pinned_weights_that_differ_are_refused_at_their_line(mlo: Mlo, project:
     assert "sha256: 0000" in told
 
 
-def test_where_a_value_comes_from_can_be_asked(mlo: Mlo) -> None:
+def test_the_origin_of_a_value_can_be_explained(mlo: Mlo) -> None:
     assert "line" in mlo("explain", "digits.yaml", "hardware.cpus").stdout
     assert "default" in mlo("explain", "digits.yaml", "serving.backend").stdout
 
 
-def test_why_a_step_would_run_can_be_asked(mlo: Mlo) -> None:
+def test_why_a_step_would_run_can_be_explained(mlo: Mlo) -> None:
     said = mlo("explain", "digits.yaml", "import").stdout
     assert "import: run (never run)" in said
     assert "tools.torch = " in said
 
 
-def test_an_error_code_can_be_asked(mlo: Mlo) -> None:
+def test_an_error_code_can_be_explained(mlo: Mlo) -> None:
     assert "E101" in mlo("explain", "E101").stdout
     assert "E798" in mlo("explain", "E798", code=64).stderr
 
@@ -271,14 +271,14 @@ def test_gc_of_an_empty_store_frees_nothing(mlo: Mlo) -> None:
     assert "freed 0.0 MiB" in mlo("gc").stdout
 
 
-def test_a_home_that_cannot_be_written_is_told(mlo: Mlo, project: Path) -> None:
+def test_a_home_that_cannot_be_written_is_reported(mlo: Mlo, project: Path) -> None:
     (project / "file").write_text("not a folder")
     told = mlo("status", code=1, MLO_HOME=str(project / "file")).stderr
     assert "cannot store files in" in told
     assert "set MLO_HOME" in told
 
 
-def test_a_damaged_state_is_told_and_left_alone(mlo: Mlo, project: Path) -> None:
+def test_a_damaged_state_is_reported_and_not_changed(mlo: Mlo, project: Path) -> None:
     mlo("status")
     state = project / "home" / "state.json"
     state.write_text("{")
@@ -286,7 +286,7 @@ def test_a_damaged_state_is_told_and_left_alone(mlo: Mlo, project: Path) -> None
     assert state.read_text() == "{"
 
 
-def test_a_reader_that_goes_away_is_no_error(project: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(project: Path) -> None:
     done = subprocess.run(
         f"{sys.executable} -P -m orchestrator.cli schema | head -1",
         shell=True,
@@ -326,7 +326,7 @@ def test_colour_is_for_terminals_and_not_with_no_color(mlo: Mlo, project: Path) 
     assert "\x1b[" not in on_a_terminal(project, "plan", "digits.yaml", NO_COLOR="1")[1]
 
 
-def test_on_a_terminal_apply_shows_the_plan_and_takes_no_for_an_answer(project: Path) -> None:
+def test_on_a_terminal_apply_shows_the_plan_and_accepts_a_no(project: Path) -> None:
     code, shown = on_a_terminal(project, "apply", "digits.yaml", answer=b"n\n")
     assert code == 1
     assert "Apply this? [y/N]" in shown

@@ -53,12 +53,12 @@ def test_every_extra_and_backend_has_a_row(mlo: Mlo) -> None:
     assert "safetensors" in rows["packages", "torch"]["found"]
 
 
-def test_every_extra_says_what_is_lost_without_it() -> None:
+def test_every_extra_says_what_is_missing_without_it() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert [extra for extra in declared if extra not in {"all", "dev"} and not extra_costs(extra)] == []
 
 
-def test_what_is_not_ok_says_what_it_costs_and_what_to_do(mlo: Mlo, only: Path) -> None:
+def test_a_finding_that_is_not_ok_says_what_is_affected_and_what_to_do(mlo: Mlo, only: Path) -> None:
     for row in looked_at(mlo, PATH=str(only)).values():
         assert (row["status"] == "ok") == (not row["costs"]) == (not row["remedy"]), row
 
@@ -80,7 +80,7 @@ def test_nothing_is_changed(mlo: Mlo, project: Path) -> None:
     assert sorted(project.rglob("*")) == before
 
 
-def test_an_engine_and_a_cluster_that_answer_are_told_with_their_version(mlo: Mlo, only: Path) -> None:
+def test_a_responding_engine_and_cluster_are_shown_with_their_versions(mlo: Mlo, only: Path) -> None:
     versions = '{"clientVersion": {"gitVersion": "v1.32.4"}, "serverVersion": {"gitVersion": "v1.31.0"}}'
     program(only, "kubectl", f"echo '{versions}'")
     program(only, "helm", "echo v4.0.1")
@@ -99,14 +99,14 @@ def test_an_engine_that_refuses_says_why(mlo: Mlo, only: Path) -> None:
     assert row["found"] == "the daemon is shutting down"
 
 
-def test_a_cluster_that_never_answers_does_not_hold_the_others_up(mlo: Mlo, only: Path) -> None:
+def test_a_cluster_that_never_answers_does_not_delay_other_checks(mlo: Mlo, only: Path) -> None:
     program(only, "kubectl", "exec /bin/sleep 60")
     rows = looked_at(mlo, PATH=str(only))
     assert rows["deployment", "cluster"]["found"] == "no answer within 4 s"
     assert rows["machine", "cpus"]["found"]
 
 
-def test_a_look_that_hangs_is_a_row_that_says_so() -> None:
+def test_a_check_that_hangs_is_a_row_that_says_so() -> None:
     from threading import Event
 
     found = in_time(
@@ -117,7 +117,7 @@ def test_a_look_that_hangs_is_a_row_that_says_so() -> None:
 
 
 @pytest.mark.parametrize("look", [checkup_machine.pinning, checkup_machine.isolation])
-def test_a_look_whose_process_is_too_slow_is_a_row_that_says_so(look: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_whose_process_is_too_slow_is_a_row_that_says_so(look: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkup_machine, "_SECONDS", 0.001)
     ((found,),) = in_time({"machine": {"look": look}}, 10.0).values()
     assert (found.name, found.status, found.found) == ("look", "limited", "no answer within 0.001 s")

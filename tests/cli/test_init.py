@@ -62,7 +62,7 @@ def drafted(mlo: Mlo, project: Path, model: Path, *options: str, **env: str) -> 
         ("onnx/odd names.onnx", "onnx", [("serving_default_x_0", "float32", ["n", 4])], {"n": (1, 64)}),
     ],
 )
-def test_a_model_that_says_what_goes_in_gets_a_spec_that_is_valid_and_plans(
+def test_a_model_that_describes_its_inputs_gets_a_valid_spec_that_plans(
     mlo: Mlo,
     project: Path,
     zoo: Path,
@@ -106,7 +106,7 @@ def test_a_drafted_spec_applies(mlo: Mlo, project: Path, zoo: Path) -> None:
         ("torch/traced.pt", ["    - {name: input, dtype: float32, shape: }"]),
     ],
 )
-def test_validate_points_at_just_the_lines_that_a_person_must_fill(
+def test_validate_points_exactly_at_the_lines_to_fill_in(
     mlo: Mlo, project: Path, zoo: Path, file: str, lines: list[str]
 ) -> None:
     told = mlo("init", str(zoo / file), "--output", "spec.yaml").stderr
@@ -116,14 +116,14 @@ def test_validate_points_at_just_the_lines_that_a_person_must_fill(
     assert not list(project.glob("*-samples.npz"))
 
 
-def test_what_was_filled_in_plans(mlo: Mlo, project: Path, zoo: Path) -> None:
+def test_a_completed_spec_plans(mlo: Mlo, project: Path, zoo: Path) -> None:
     drafted(mlo, project, zoo / "torch" / "traced.pt")
     spec = project / "spec.yaml"
     spec.write_text(spec.read_text().replace("shape: }", "shape: [batch, 1, 8, 8]}"))
     assert "import" in mlo("plan", "spec.yaml").stdout
 
 
-def test_a_checkpoint_says_where_its_state_dict_lies_and_what_it_holds(mlo: Mlo, project: Path, zoo: Path) -> None:
+def test_a_checkpoint_shows_the_location_and_content_of_its_state_dict(mlo: Mlo, project: Path, zoo: Path) -> None:
     drafted(mlo, project, zoo / "torch" / "lightning.ckpt")
     text = (project / "spec.yaml").read_text()
     assert "weights_key: state_dict" in text
@@ -135,7 +135,7 @@ def test_the_classes_beside_the_spec_are_proposed_as_the_factory(mlo: Mlo, proje
     assert "such as digits_model:DigitsNet" in (project / "spec.yaml").read_text()
 
 
-def test_a_name_that_a_spec_cannot_hold_is_kept_beside_one_that_it_can(mlo: Mlo, project: Path, zoo: Path) -> None:
+def test_an_invalid_name_is_kept_beside_a_valid_one(mlo: Mlo, project: Path, zoo: Path) -> None:
     spec = drafted(mlo, project, zoo / "onnx" / "odd names.onnx")
     assert spec["metadata"]["name"] == "odd-names"
     assert spec["model"]["inputs"][0]["tensor"] == "serving_default_x:0"
@@ -161,7 +161,7 @@ def test_random_samples_fit_the_model_and_are_called_random_everywhere(mlo: Mlo,
     assert "the random ones of `mlo init`" in mlo("plan", "two.yaml").stdout
 
 
-def test_samples_that_are_given_are_named_and_no_others_are_made(mlo: Mlo, project: Path, zoo: Path) -> None:
+def test_given_samples_are_used_and_no_others_are_made(mlo: Mlo, project: Path, zoo: Path) -> None:
     np.savez(project / "real.npz", image=np.zeros((2, 8, 8, 1), np.float32))
     spec = drafted(mlo, project, zoo / "tensorflow" / "whole.keras", "--samples", "real.npz")
     assert spec["model"]["samples"] == "real.npz"
@@ -187,7 +187,7 @@ def test_nothing_is_written_into_a_models_folder(mlo: Mlo, project: Path, zoo: P
     assert sorted(model.rglob("*")) == before
 
 
-def test_standard_output_gets_the_spec_alone(mlo: Mlo, project: Path, zoo: Path) -> None:
+def test_standard_output_only_gets_the_spec(mlo: Mlo, project: Path, zoo: Path) -> None:
     before = {path.name for path in project.iterdir()}
     done = mlo("init", str(zoo / "tensorflow" / "lite.tflite"), "--output", "-")
     assert yaml.safe_load(done.stdout)["metadata"]["name"] == "lite"
@@ -252,7 +252,7 @@ def cut(file: Path, to: Path) -> Path:
         ("onnx/odd names.onnx", "E302"),
     ],
 )
-def test_a_model_that_is_cut_off_is_damaged_and_leaves_nothing(
+def test_a_truncated_model_is_refused_and_nothing_is_written(
     mlo: Mlo, project: Path, zoo: Path, file: str, code: str
 ) -> None:
     damaged = cut(zoo / file, project / Path(file).name)
@@ -263,7 +263,9 @@ def test_a_model_that_is_cut_off_is_damaged_and_leaves_nothing(
     assert not list(project.glob(f"{damaged.stem}*.yaml"))
 
 
-def test_a_framework_that_is_missing_is_told_with_its_extra(mlo: Mlo, project: Path, tmp_path: Path, zoo: Path) -> None:
+def test_a_framework_that_is_missing_is_reported_with_its_extra(
+    mlo: Mlo, project: Path, tmp_path: Path, zoo: Path
+) -> None:
     # Python with mlo and without site-packages finds no framework.
     site = tmp_path / "site"
     site.mkdir()

@@ -34,7 +34,9 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("say", [console.say, console.tell])
-def test_names_from_a_model_are_letters_on_a_terminal(printed: Callable[[], str], say: Callable[[str], None]) -> None:
+def test_control_characters_in_a_models_names_are_escaped(
+    printed: Callable[[], str], say: Callable[[str], None]
+) -> None:
     say(f"input {HOSTILE}: read")
 
     text = printed()
@@ -42,7 +44,7 @@ def test_names_from_a_model_are_letters_on_a_terminal(printed: Callable[[], str]
     assert "\\u001b]0;owned" in text
 
 
-def test_mlos_own_styles_stay(printed: Callable[[], str]) -> None:
+def test_mlos_own_styles_are_kept(printed: Callable[[], str]) -> None:
     styled = click.style("done", fg="green") + " " + click.style("name", bold=True) + "\n\tnext line"
     console.say(styled)
     assert printed() == styled + "\n"
@@ -56,7 +58,7 @@ def test_a_cell_keeps_to_its_line_and_its_column() -> None:
     assert click.unstyle(head).index("kind") == first.index("first") == click.unstyle(second).index("second")
 
 
-def test_a_plan_shows_a_models_own_names_as_letters() -> None:
+def test_a_plan_escapes_control_characters_in_a_models_names() -> None:
     tensor = {"name": "x", "dtype": "float32", "shape": ["batch"]}
     plan = SavedPlan(
         name="digits",
@@ -92,7 +94,7 @@ def _without_styles(text: str) -> str:
     return text
 
 
-def test_json_is_the_same_document_without_what_a_terminal_obeys(printed: Callable[[], str]) -> None:
+def test_json_is_the_same_document_without_control_characters(printed: Callable[[], str]) -> None:
     console.print_json({"name": HOSTILE, "word": "größe"})
 
     text = printed()
@@ -101,7 +103,7 @@ def test_json_is_the_same_document_without_what_a_terminal_obeys(printed: Callab
     assert "größe" in text
 
 
-def test_letters_of_every_script_stay() -> None:
+def test_letters_of_every_script_are_kept() -> None:
     for word in ("größe", "日本語", "नमस्ते", "👩\u200d💻"):
         assert shown_line(word) == word
 

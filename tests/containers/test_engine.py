@@ -29,13 +29,13 @@ def test_it_says_its_version_and_its_images(engine: FakeEngine) -> None:
     assert any("reference" in path or "tensorflow" in path for path in engine.asked), "no other images are listed"
 
 
-def test_what_it_says_when_it_refuses_is_the_reason(engine: FakeEngine) -> None:
+def test_the_reason_of_a_refusal_is_shown(engine: FakeEngine) -> None:
     engine.refuses = "the daemon is shutting down"
     with pytest.raises(EngineError, match="the daemon is shutting down"):
         engine_version()
 
 
-def test_one_that_keeps_silent_is_not_waited_for(engine: FakeEngine) -> None:
+def test_one_that_does_not_respond_is_not_waited_for(engine: FakeEngine) -> None:
     engine.silent = True
     began = time.monotonic()
     with pytest.raises(EngineError, match="no answer within 1 s"):
@@ -43,13 +43,13 @@ def test_one_that_keeps_silent_is_not_waited_for(engine: FakeEngine) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_none_at_all_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_engine_is_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", NO_ENGINE)
     with pytest.raises(NoEngine, match="there is no Docker Engine at unix:///nonexistent"):
         engine_version()
 
 
-def test_one_that_has_ended_is_told_from_one_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_engine_is_distinguished_from_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # the path of a socket must be short
     with socket.socket(socket.AF_UNIX) as ended:
         ended.bind("docker.sock")

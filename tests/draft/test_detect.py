@@ -59,7 +59,7 @@ def test_a_model_is_found(tmp_path: Path, files: dict[str, bytes], asked: str, k
     assert bool(found.remark) == (asked != weights)
 
 
-def test_a_person_may_say_what_it_is(tmp_path: Path) -> None:
+def test_the_kind_can_be_given(tmp_path: Path) -> None:
     lay(tmp_path, {**TRANSFORMERS, "odd.bin": b"\x00\x01"})
     alone = find_model(tmp_path / "model.safetensors", "pytorch")
     assert (alone.kind, alone.path) == ("pytorch", tmp_path / "model.safetensors")
@@ -76,7 +76,7 @@ def refused(path: Path, kind: SourceKind | None = None) -> tuple[str, str, str, 
     return told.code, told.message, told.cause, told.remedy
 
 
-def test_a_path_that_leads_nowhere_suggests_the_file_that_was_meant(tmp_path: Path) -> None:
+def test_a_wrong_path_suggests_a_similar_file(tmp_path: Path) -> None:
     lay(tmp_path, {"digits.keras": b"x"})
     code, _, _, remedy = refused(tmp_path / "digit.keras")
     assert code == "E140"
@@ -94,14 +94,16 @@ def test_a_path_that_leads_nowhere_suggests_the_file_that_was_meant(tmp_path: Pa
         (b"GGUF\x03\x00\x00\x00", "E141", "a GGUF file"),
     ],
 )
-def test_what_is_no_model_is_told_for_what_it_is(tmp_path: Path, content: bytes, code: str, cause: str) -> None:
+def test_a_path_that_is_not_a_model_is_refused_with_its_kind(
+    tmp_path: Path, content: bytes, code: str, cause: str
+) -> None:
     lay(tmp_path, {"model": content})
     told = refused(tmp_path / "model")
     assert told[0] == code
     assert cause in told[2]
 
 
-def test_a_pointer_inside_a_folder_is_told(tmp_path: Path) -> None:
+def test_a_pointer_inside_a_folder_is_reported(tmp_path: Path) -> None:
     lay(tmp_path, {"config.json": TRANSFORMERS["config.json"], "model.safetensors": POINTER})
     code, message, _, remedy = refused(tmp_path)
     assert code == "E142"
@@ -118,7 +120,7 @@ def test_several_models_are_listed(tmp_path: Path) -> None:
     assert find_model(tmp_path, "pytorch").path == tmp_path / "b.safetensors"
 
 
-def test_a_folder_without_a_model_says_what_it_holds(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused_with_its_content(tmp_path: Path) -> None:
     assert refused(tmp_path)[2] == "it is empty"
     lay(tmp_path, {"notes.txt": b"text"})
     assert refused(tmp_path)[:1] == ("E141",)
@@ -133,12 +135,12 @@ def test_a_transformers_folder_of_pickles_says_how_to_save_it_again(tmp_path: Pa
     assert "save_pretrained" in remedy
 
 
-def test_a_pipe_is_no_model_and_does_not_hang(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_hanging(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert refused(tmp_path / "pipe")[0] == "E141"
 
 
-def test_archives_are_told_apart(tmp_path: Path) -> None:
+def test_archives_are_distinguished(tmp_path: Path) -> None:
     archive(tmp_path / "m.keras", "config.json", "metadata.json", "model.weights.h5")
     archive(tmp_path / "m.pt", "m/data.pkl", "m/constants.pkl")
     archive(tmp_path / "m.pt2", "m/archive_format", "m/models/model.json")

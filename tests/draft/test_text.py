@@ -53,7 +53,7 @@ def test_open_dimensions_get_names_and_ranges() -> None:
     }
 
 
-def test_dimensions_that_a_spec_would_write_alike_get_names_of_their_own() -> None:
+def test_dimensions_whose_names_would_be_the_same_in_a_spec_get_different_names() -> None:
     document = found(
         [("a", "float32", ["N", "n", "n_2"]), ("b", "float32", ["N", "N", None])], [("y", "float32", ["N", "n"])],
         n=(3, 9),
@@ -74,7 +74,7 @@ def test_a_model_of_fixed_sizes_has_no_batch_and_says_so() -> None:
     assert "All sizes are fixed" in text
 
 
-def test_a_rank_that_is_not_known_is_left_to_a_person() -> None:
+def test_an_unknown_rank_is_left_to_the_user() -> None:
     model = proposed_model(found([("x", "float32", None)], [("y", "float32", None)]), named=True)
     assert model.signature() is None
     text = text_of(model)
@@ -88,7 +88,7 @@ def test_a_type_that_is_not_served_is_refused() -> None:
     assert caught.value.diagnostics[0].code == "E128"
 
 
-def test_comments_stand_in_one_column_and_lines_stay_readable() -> None:
+def test_comments_are_in_one_column_and_lines_stay_readable() -> None:
     text = aligned([Line("a: 1", "one"), Line("long: 12", "two"), Line("none: 3"), Line(f"key: {'x' * 80}", "three")])
     assert text.splitlines() == ["a: 1       # one", "long: 12   # two", "none: 3", "# Three", f"key: {'x' * 80}"]
 
@@ -99,7 +99,7 @@ def test_comments_stand_in_one_column_and_lines_stay_readable() -> None:
      "back\\slash", "0x1f", "12:30", "{x}", "a\u2028b", "a\u2029b", "a\x85b", "\x1b[2J\x7f", "a\nb\tc", "\u202ex\xa0",
      "\U000e0041", "\U0001f600"],
 )  # fmt: skip
-def test_every_text_is_read_back_as_itself(tmp_path: Path, value: str) -> None:
+def test_every_text_survives_a_round_trip(tmp_path: Path, value: str) -> None:
     written = f"key: {scalar(value)}\nflow: {{a: {scalar(value)}}}\n"
     assert yaml.safe_load(written) == {"key": value, "flow": {"a": value}}
     (tmp_path / "x.yaml").write_text(written)
@@ -107,7 +107,7 @@ def test_every_text_is_read_back_as_itself(tmp_path: Path, value: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\x85", "\u2028", "\u2029", "\x0b", "\x1b"])
-def test_nothing_that_a_model_says_becomes_a_key_of_the_spec(tmp_path: Path, end: str) -> None:
+def test_no_text_from_a_model_becomes_a_key_of_the_spec(tmp_path: Path, end: str) -> None:
     name = f"x{end}evil: 1{end}#"
     document = found([(name, "float32", [None, 4])], [(name, "float32", [None, 2])])
     notes = (f"`{name}` is read as it is",)
@@ -137,7 +137,7 @@ def test_nothing_that_a_model_says_becomes_a_key_of_the_spec(tmp_path: Path, end
         ("été.onnx", "t"),
     ],
 )
-def test_names_are_ones_that_a_spec_can_hold(tmp_path: Path, path: str, name: str) -> None:
+def test_derived_names_are_valid_in_a_spec(tmp_path: Path, path: str, name: str) -> None:
     model = tmp_path / path
     model.parent.mkdir(exist_ok=True)
     if model.suffix:

@@ -121,7 +121,7 @@ def test_applying_again_does_nothing_and_is_quick(mlo: Mlo, spec: Path, applied:
     assert "Plan: nothing to do." in mlo.run("plan", str(spec)).stdout
 
 
-def test_why_can_be_asked(mlo: Mlo, spec: Path, applied: dict[str, Any]) -> None:
+def test_reasons_can_be_explained(mlo: Mlo, spec: Path, applied: dict[str, Any]) -> None:
     assert f"{applied['variant']} on onnxruntime won" in mlo.run("explain", str(spec)).stdout
     assert "In the runtime:" in mlo.run("explain", str(spec), "onnx-fp32").stdout
     assert "tools.onnx = " in mlo.run("explain", str(spec), "convert.onnx").stdout
@@ -247,7 +247,7 @@ def test_a_first_release_that_died_after_its_switch_survives_a_second_that_fails
     mlo.run("destroy", "first", "--yes")
 
 
-def test_drift_is_seen_and_mended(mlo: Mlo, spec: Path, applied: dict[str, Any]) -> None:
+def test_drift_is_detected_and_repaired(mlo: Mlo, spec: Path, applied: dict[str, Any]) -> None:
     (supervisor,) = processes_of(mlo, "orchestrator.targets.local.supervisor")
     supervisor.kill()
     supervisor.wait(30)

@@ -103,7 +103,7 @@ def test_the_next_apply_takes_a_new_number(mlo: Mlo, spec: Path, two_revisions: 
 
 
 @pytest.mark.parametrize(("asked", "said"), [("9", "has no revision 9"), ("3", "already serves revision 3")])
-def test_a_revision_that_cannot_be_gone_back_to_is_told_with_those_that_can(
+def test_an_impossible_rollback_is_refused_with_the_possible_revisions(
     mlo: Mlo, two_revisions: dict[str, Any], asked: str, said: str
 ) -> None:
     told = mlo.run("rollback", "back", asked, "--yes", code=64).stderr

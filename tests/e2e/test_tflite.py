@@ -35,7 +35,7 @@ def apply(mlo: Mlo, spec: Path, *more: str) -> dict[str, Any]:
     return dict(deployment)
 
 
-def test_what_the_file_says_is_shown_by_the_plan(mlo: Mlo, spec: Path) -> None:
+def test_the_plan_shows_the_content_of_the_file(mlo: Mlo, spec: Path) -> None:
     shown = mlo.run("plan", str(spec)).stdout
     assert "measures       float32  [batch, 13]" in shown
     assert "probabilities" in shown

@@ -155,7 +155,7 @@ def test_a_classifier_without_samples_is_served(mlo: Mlo) -> None:
         ("(folder / 'model.safetensors').unlink()", "E301"),
     ],
 )
-def test_a_bad_folder_is_told_with_the_specs_line(mlo: Mlo, change: str, code: str, tmp_path: Path) -> None:
+def test_a_bad_folder_is_reported_with_the_specs_line(mlo: Mlo, change: str, code: str, tmp_path: Path) -> None:
     folder = mlo.folder / f"bad-{tmp_path.name}"
     python(CLASSIFIER, str(folder), str(tmp_path / "logits.pt"))
     python(f"import sys\nfrom pathlib import Path\nfolder = Path(sys.argv[1])\n{change}", str(folder))

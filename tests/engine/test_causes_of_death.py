@@ -37,7 +37,7 @@ pytestmark = pytest.mark.processes
         ("run_out_of_memory", "E403", "bad ran out of memory", "Python could not allocate"),
     ],
 )
-def test_each_death_is_told_by_its_cause(project: Project, function: str, code: str, message: str, cause: str) -> None:
+def test_each_cause_of_death_is_reported(project: Project, function: str, code: str, message: str, cause: str) -> None:
     with pytest.raises(StepFailed) as caught:
         project.run(project.step("bad", function))
     (told,) = caught.value.diagnostics
@@ -128,7 +128,7 @@ def test_only_a_step_that_starts_containers_learns_where_the_engine_is(
         assert found == (given if containers else {})
 
 
-def test_a_step_reaches_nobody_unless_it_has_to(project: Project) -> None:
+def test_a_step_has_no_network_unless_it_needs_it(project: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         params = {"port": server.getsockname()[1]}
         allowed = project.run(project.step("asks", "connect", params=params, network=True))
@@ -142,7 +142,7 @@ def test_a_step_reaches_nobody_unless_it_has_to(project: Project) -> None:
     assert "Network is unreachable" in outcome.error.message
 
 
-def test_a_refusal_that_hides_a_full_disk_is_told_as_one_and_not_remembered(project: Project) -> None:
+def test_a_refusal_caused_by_a_full_disk_is_reported_as_such_and_not_cached(project: Project) -> None:
     step = project.step("convert.a", "refuse_for_want_of_room", candidate="a")
     with pytest.raises(StepFailed) as caught:
         project.run(step)
@@ -150,7 +150,7 @@ def test_a_refusal_that_hides_a_full_disk_is_told_as_one_and_not_remembered(proj
     assert not list(project.home.receipts.glob("*.json"))
 
 
-def test_a_candidate_that_refuses_files_that_changed_meanwhile_is_not_remembered(project: Project) -> None:
+def test_a_refusal_of_files_that_changed_meanwhile_is_not_cached(project: Project) -> None:
     weights = FileInput(project.folder / "weights.pt", ("model", "source", "weights"))
     step = project.step("convert.a", "change_the_weights_and_refuse", inputs={"weights": weights}, candidate="a")
     with pytest.raises(StepFailed) as caught:

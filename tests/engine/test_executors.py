@@ -87,7 +87,7 @@ def test_another_machine_gets_the_same_results_from_the_same_requests(project: P
     assert not [wire for wire in elsewhere.wires if str(tmp_path) in wire], "a path of this machine"
 
 
-def test_a_request_that_says_more_than_it_may_is_refused() -> None:
+def test_a_request_with_an_unknown_key_is_refused() -> None:
     request = StepRequest(key="00", step="a", function="m:f", params={}, inputs={}, timeout=1.0)
     assert StepRequest.model_validate_json(request.model_dump_json()) == request
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):

@@ -109,7 +109,9 @@ def test_a_first_release_that_is_killed_can_be_done_again(place: Place, point: s
 
 @pytest.mark.parametrize("backend", ["litert", "onnxruntime"])
 @pytest.mark.parametrize("point", POINTS)
-def test_what_is_in_use_is_whole_whenever_the_next_is_killed(place: Place, point: str, backend: str) -> None:
+def test_the_revision_in_use_is_complete_whenever_the_next_one_is_killed(
+    place: Place, point: str, backend: str
+) -> None:
     place.deploy("one")
     killed(place, point, "two", backend)
     assert place.used in {"one", "two"}

@@ -101,13 +101,13 @@ def run(project: Project, plan: Plan, stop: Stop | None = None, observer: Any = 
     )
 
 
-def test_a_search_goes_on_for_as_many_rounds_as_its_results_ask_for(project: Project) -> None:
+def test_a_search_runs_as_many_rounds_as_its_results_require(project: Project) -> None:
     outcomes = run(project, Search(project).plan())
     assert sorted(outcomes) == ["last", *ROUNDS]
     assert project.text(outcomes, "last") == "x+xx+xxx"
 
 
-def test_it_stops_early_where_a_round_was_good_enough(project: Project) -> None:
+def test_a_search_stops_early_after_a_round_that_was_good_enough(project: Project) -> None:
     outcomes = run(project, Search(project, enough=2).plan())
     assert project.text(outcomes, "last") == "x+xx"
 
@@ -139,7 +139,7 @@ def test_a_run_that_is_killed_in_a_round_goes_on_in_that_round(project: Project)
     assert project.runs() <= before + 1, "the rounds that had ended were not computed again"
 
 
-def test_what_a_plan_grows_to_follows_from_outcomes_alone(project: Project) -> None:
+def test_a_plan_grows_depending_on_outcomes_only(project: Project) -> None:
     plan, trees = Search(project).plan(), project.store.trees
     outcomes = run(project, plan)
     grown = expand(plan, outcomes, trees)
@@ -191,7 +191,7 @@ def test_a_growth_waits_for_all_its_steps_and_sees_only_those_and_what_they_need
     assert expand(plan, {name: outcomes[name] for name in ("a", "b", "c")}, trees) is plan, "it waits for `judged`"
 
 
-def test_a_step_that_was_stopped_is_no_outcome_to_grow_by(project: Project) -> None:
+def test_a_plan_does_not_grow_after_a_stopped_step(project: Project) -> None:
     repair, stop = Repair(project, "x", []), Stop()
 
     def kill(event: Event) -> None:

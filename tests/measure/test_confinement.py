@@ -53,11 +53,11 @@ def test_no_child_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
     (4.0, (0, 1), "measured with 2 of 4 CPUs: this machine has no more"),
     (0.5, (0,), "measured with 1 CPU instead of 0.5: a fraction of a CPU cannot be measured"),
 ])  # fmt: skip
-def test_what_became_of_the_cpus_is_said(wanted: float, cpus: tuple[int, ...], how: str) -> None:
+def test_the_used_cpus_are_described(wanted: float, cpus: tuple[int, ...], how: str) -> None:
     assert CpuShare(wanted, cpus, len(cpus)).how == how
 
 
-def test_a_share_is_never_more_than_there_is() -> None:
+def test_a_share_never_exceeds_the_usable_cpus() -> None:
     assert cpu_share(0.25).threads == 1
     assert cpu_share(10_000).threads == max(1, int(usable_cpus()))
     assert usable_cpus() <= len(psutil.Process().cpu_affinity() or [])
@@ -78,7 +78,7 @@ def test_a_share_is_never_more_than_there_is() -> None:
         ("", {}, 4.0),
     ],
 )  # fmt: skip
-def test_a_quota_of_the_control_group_is_all_the_cpus_there_are(
+def test_a_quota_of_the_control_group_limits_the_usable_cpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, files: dict[str, str], cpus: float
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})

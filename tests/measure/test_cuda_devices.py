@@ -39,17 +39,17 @@ def test_devices_are_named_with_the_drivers_version(tmp_path: Path) -> None:
         ("NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  580.65  Release Build\n", "580.65"),
     ],
 )
-def test_both_kinds_of_driver_tell_their_version(tmp_path: Path, text: str, version: str) -> None:
+def test_both_kinds_of_driver_state_their_version(tmp_path: Path, text: str, version: str) -> None:
     assert found(write_gpus(tmp_path, driver=text)).driver == version
 
 
-def test_a_card_without_a_driver_is_told_from_no_card(tmp_path: Path) -> None:
+def test_a_card_without_a_driver_is_distinguished_from_no_card(tmp_path: Path) -> None:
     devices = found(write_gpus(tmp_path, (H100, H100), driver=""))
     assert devices.names == ()
     assert devices.lacking(1) == "no NVIDIA driver is loaded for the 2 NVIDIA GPUs of this machine"
 
 
-def test_a_container_has_the_devices_that_it_was_given(tmp_path: Path) -> None:
+def test_a_container_only_has_its_own_devices(tmp_path: Path) -> None:
     devices = found(write_gpus(tmp_path, (H100, H100, A10), given=[2]))
     assert devices.names == (A10,)
     assert devices.lacking(2) == (
@@ -77,20 +77,20 @@ def test_a_sandbox_that_hides_the_drivers_list_still_has_device_files(tmp_path: 
         ("MIG-2b6c", (f"{H100} (MIG-2b6c)",)),
     ],
 )
-def test_cuda_visible_devices_chooses_as_cuda_does(tmp_path: Path, visible: str, names: tuple[str, ...]) -> None:
+def test_cuda_visible_devices_selects_devices_as_in_cuda(tmp_path: Path, visible: str, names: tuple[str, ...]) -> None:
     devices = found(write_gpus(tmp_path, (H100, A10)), visible)
     assert devices.names == names
     if len(names) < 2:
         assert devices.lacking(2) == f"CUDA_VISIBLE_DEVICES={visible!r} leaves {len(names)} of 2 NVIDIA GPUs"
 
 
-def test_another_vendors_card_is_none(tmp_path: Path) -> None:
+def test_another_vendors_card_is_not_counted(tmp_path: Path) -> None:
     bus = write_gpus(tmp_path, driver="") / "sys/bus/pci/devices/0000:00:00.0"
     (bus / "vendor").write_text("0x1002\n")
     assert found(tmp_path).on_bus == 0
 
 
-def test_looking_costs_milliseconds(tmp_path: Path) -> None:
+def test_detecting_devices_takes_milliseconds(tmp_path: Path) -> None:
     write_gpus(tmp_path, [H100] * 16)
     began = time.perf_counter()
     assert len(found(tmp_path).names) == 16

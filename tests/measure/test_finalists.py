@@ -25,7 +25,7 @@ def test_the_best_of_each_backend_and_a_close_second_are_started() -> None:
     assert "its latency is 1.50 times the baseline's" in passed_over["onnx-slow"]
 
 
-def test_what_is_undecided_is_not_started_and_not_called_slow() -> None:
+def test_undecided_candidates_are_not_started_and_not_called_slow() -> None:
     chosen, passed_over = finalists([runtime_candidate("onnx-fp32", ratio=0.3, rounds=5)], "latency")
     assert chosen == []
     assert passed_over["onnx-fp32"].startswith("only measured for 5 rounds; comparing it with the baseline takes 6")
@@ -42,7 +42,7 @@ def test_what_is_undecided_is_not_started_and_not_called_slow() -> None:
         ({"torchscript-fp32": "no server"}, []),
     ],
 )
-def test_the_next_of_the_same_backend_takes_the_place_of_what_failed(
+def test_the_next_candidate_of_the_same_backend_replaces_a_failed_one(
     tried: dict[str, ServerFate], next_ones: list[str]
 ) -> None:
     assert substitutes(CANDIDATES, "latency", tried) == next_ones

@@ -82,7 +82,9 @@ def test_saturation_counts_what_is_answered_in_time(load_on: Start) -> None:
 
 
 @pytest.mark.parametrize(("status", "told"), [(503, "refused"), (429, "refused"), (500, "errors"), (404, "errors")])
-def test_too_busy_is_told_from_broken_and_neither_has_a_latency(load_on: Start, status: int, told: str) -> None:
+def test_refusals_are_distinguished_from_errors_and_neither_has_a_latency(
+    load_on: Start, status: int, told: str
+) -> None:
     reply = load_on(fail_from=11, status=status)({"do": "schedule", "rate": 500.0, "requests": 30, "seed": 3})
     assert {name: reply[name] for name in ("refused", "errors") if reply[name]} == {told: {f"status {status}": 20}}
     assert len(reply["latencies"]) == 10
@@ -106,7 +108,7 @@ def test_a_server_that_is_gone_is_an_error_for_each_request(load_on: Start) -> N
     assert reply["answered"] == 0
 
 
-def test_arrivals_are_independent_repeatable_and_of_the_wanted_rate() -> None:
+def test_arrivals_are_independent_repeatable_and_have_the_requested_rate() -> None:
     schedule = arrivals(200.0, 5000, seed=4)
     assert schedule == arrivals(200.0, 5000, seed=4)
     assert schedule != arrivals(200.0, 5000, seed=5)

@@ -64,7 +64,7 @@ def test_an_output_that_is_zero_here_is_seen_at_its_scale_elsewhere() -> None:
         (math.inf, math.nan, 1, 0),
     ],
 )
-def test_what_is_not_finite_must_be_so_on_both_sides(expected: float, actual: float, odd: int, new: int) -> None:
+def test_nan_and_infinity_must_be_on_both_sides(expected: float, actual: float, odd: int, new: int) -> None:
     parity = compare(f32(2.0, expected), f32(2.0, actual))
 
     assert (parity.not_finite, parity.new_not_finite) == (odd, new)
@@ -125,7 +125,7 @@ def test_texts_are_compared_for_equality() -> None:
     assert (result.passed, result.measured) == (False, 0.75)
 
 
-def test_texts_are_no_numbers() -> None:
+def test_texts_are_not_numbers() -> None:
     assert compare(np.array(["1"]), np.array([1])).mismatch == "int64 instead of <U1"
 
 

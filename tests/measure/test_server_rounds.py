@@ -131,7 +131,7 @@ def test_a_broken_server_fails(measured: Measure) -> None:
     assert (result.error.code, result.error.cause) == ("E612", "status 500")
 
 
-def test_a_rate_that_a_short_burst_survives_is_not_carried(measured: Measure) -> None:
+def test_a_rate_that_is_only_sustained_for_a_short_burst_is_not_met(measured: Measure) -> None:
     result = measured(loaded(capacity=3465.0), rate=12_000.0)
     assert throughput(result).met is False
     assert throughput(result).reached < 4000
@@ -147,7 +147,7 @@ def test_a_segment_lasts_long_enough_for_a_queue_to_grow(measured: Measure, rate
     assert throughput(result).reached == pytest.approx(5000.0)
 
 
-def test_a_rate_that_is_carried_without_room_to_spare_is_met(measured: Measure) -> None:
+def test_a_rate_that_is_just_sustained_is_met(measured: Measure) -> None:
     one = loaded(capacity=1000.0, latency=0.004)
     one.capacity = 150.0
     settings = LoadSettings(rate=990.0, p99_limit=LIMIT, deadline=time.monotonic() + 1000)
@@ -170,7 +170,7 @@ def test_a_limit_that_is_held_in_spite_of_a_late_generator_is_held(measured: Mea
     assert service_level(numbers(measured(loaded(latency=0.004, delay=0.01)))) == "met"
 
 
-def test_the_decided_go_on_while_another_that_may_win_is_undecided(measured: Measure) -> None:
+def test_decided_candidates_continue_while_a_possible_winner_is_undecided(measured: Measure) -> None:
     sure, unsure, slow = loaded("a"), loaded("b", refused=5), loaded("c", latency=0.5)
     measured(sure, unsure, slow)
     assert unsure.level == "inconclusive"
@@ -178,6 +178,6 @@ def test_the_decided_go_on_while_another_that_may_win_is_undecided(measured: Mea
     assert len(sure.latencies) == len(unsure.latencies)
 
 
-def test_what_answers_nothing_under_load_fails(measured: Measure) -> None:
+def test_a_server_that_answers_nothing_under_load_fails(measured: Measure) -> None:
     result = measured(loaded(capacity=0.5))
     assert (result.fate, result.reason) == ("failed", "its server answered no request under load")

@@ -58,7 +58,7 @@ def test_the_numbers_of_samples_are_those_of_mlperf(over: int, samples: int) -> 
     assert samples_to_meet(over) == samples
 
 
-def test_a_smaller_quantile_wants_fewer_samples() -> None:
+def test_a_smaller_quantile_needs_fewer_samples() -> None:
     assert samples_to_meet(1, 0.9) == 64
     assert binomial_at_most(1, 64, 0.1) <= 0.01 < binomial_at_most(1, 63, 0.1)
 
@@ -77,7 +77,7 @@ def test_a_limit_is_met_or_missed_only_when_that_is_proven(good: int, bad: int, 
     assert (found.status, found.samples, found.over) == (status, good + bad, bad)
 
 
-def test_an_open_verdict_says_how_many_more_samples_it_wants() -> None:
+def test_an_inconclusive_verdict_says_how_many_more_samples_it_needs() -> None:
     assert quantile_test([], 0.02).samples_wanted == 459
     assert quantile_test([0.01] * 100, 0.02).samples_wanted == 359
     assert quantile_test([0.01] * 500 + [0.1], 0.02).samples_wanted == 662 - 501
@@ -88,7 +88,7 @@ def test_a_latency_at_the_limit_is_within_it() -> None:
     assert quantile_test([0.02] * 459, 0.02).status == "met"
 
 
-def test_a_service_that_breaks_its_limit_twice_as_often_as_allowed_is_hardly_ever_called_good() -> None:
+def test_a_service_that_exceeds_its_limit_twice_as_often_as_allowed_hardly_ever_passes() -> None:
     draw = random.Random(1)
     called_good = sum(
         quantile_test([0.03 if draw.random() < 0.02 else 0.01 for _ in range(1400)], 0.02).status == "met"

@@ -46,7 +46,7 @@ def _run(candidates: list[RuntimeCandidate], settings: SweepSettings, scratch: P
     return {measured.name: measured for measured in sweep(candidates, settings, scratch, _silent)}
 
 
-def test_what_is_measured_is_what_was_slept(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
+def test_measured_times_are_those_slept(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
     one = sleeper("one", seconds=0.004, per_row=0.001, load=0.1, first_call=0.05)
     measured = _run([one], settings(), tmp_path)["one"]
     assert measured.fate == "measured"
@@ -65,7 +65,7 @@ def test_what_is_measured_is_what_was_slept(sleeper: Sleeper, settings: Settings
     assert report.peak_rss > 2**20
 
 
-def test_who_comes_first_is_not_charged_for_reading_files_from_disk(
+def test_the_first_candidate_is_not_charged_for_reading_files_from_disk(
     sleeper: Sleeper, settings: Settings, tmp_path: Path
 ) -> None:
     marker = str(tmp_path / "in the page cache")
@@ -88,7 +88,7 @@ def test_rounds_take_turns_and_rotate(sleeper: Sleeper, settings: Settings, tmp_
     assert "".join(rounds) == "abcbcacababcbcacab"
 
 
-def test_what_is_clearly_dominated_is_dropped_and_that_is_said(
+def test_clearly_dominated_candidates_are_dropped_with_a_reason(
     sleeper: Sleeper, settings: Settings, tmp_path: Path
 ) -> None:
     candidates = [
@@ -110,7 +110,7 @@ def test_a_slower_one_that_wins_at_one_batch_size_stays(sleeper: Sleeper, settin
     assert {measured.fate for measured in found.values()} == {"measured"}
 
 
-def test_what_runs_larger_batches_than_its_peer_is_not_dominated_by_it(
+def test_a_candidate_that_runs_larger_batches_is_not_dominated(
     sleeper: Sleeper, settings: Settings, tmp_path: Path
 ) -> None:
     candidates = [

@@ -70,7 +70,7 @@ def test_floating_point_runs_on_a_gpu_in_every_format_that_has_a_server(variant:
 
 
 @pytest.mark.parametrize("variant", ["onnx-int8", "tflite-fp32", "tflite-int8"])
-def test_what_would_run_on_the_cpu_is_not_tried(variant: str) -> None:
+def test_variants_that_would_run_on_the_cpu_are_not_tried(variant: str) -> None:
     assert "CPU" in (refused(ONE, variant, backends_of(variant.rpartition("-")[0])[0]) or "")
     assert refused({}, variant, backends_of(variant.rpartition("-")[0])[0]) is None
 
@@ -89,7 +89,7 @@ def test_tensorflow_serving_has_one_device() -> None:
         ({"dtype": "string"}, "CUDA graphs need numbers, but `x` is text"),
     ],
 )
-def test_cuda_graphs_need_sizes_that_only_the_batch_changes(tensor: dict[str, Any], reason: str | None) -> None:
+def test_cuda_graphs_require_that_only_the_batch_size_varies(tensor: dict[str, Any], reason: str | None) -> None:
     assert refused(ONE, "onnx-fp32", "onnxruntime", graphs=True, **tensor) == reason
 
 

@@ -135,7 +135,7 @@ def test_what_varies_more_than_it_differs_is_a_tie(tmp_path: Path) -> None:
     assert reasons(tie)[SCRIPT] == "not measurably better than onnx-fp32, and torchserve gets no more security fixes"
 
 
-def test_nothing_slower_than_the_baseline_wins_and_what_cannot_be_told_apart_is_not_faster(tmp_path: Path) -> None:
+def test_a_candidate_only_wins_if_it_is_measurably_faster_than_the_baseline(tmp_path: Path) -> None:
     names = [FP32, INT8, SCRIPT]
     runtime = [
         runtime_candidate(FP32),
@@ -178,7 +178,7 @@ def test_too_few_rounds_leave_it_undecided_and_more_time_is_the_remedy(tmp_path:
     assert "the time budget ended before" in caught.value.cause
 
 
-def test_every_way_of_leaving_has_its_fate_and_reason(tmp_path: Path) -> None:
+def test_every_way_of_dropping_out_has_its_fate_and_reason(tmp_path: Path) -> None:
     names = ["onnx-fp32", "onnx-int8", "onnx-a", "onnx-b", "onnx-c", "onnx-d", "onnx-e", "torchscript-fp32", "x-f"]
     failed = Diagnostic("E422", "the exporter fails", cause="aten::foo has no translation", remedy="do without foo")
     too_large = Diagnostic("E403", "out of memory at load", cause="peak 2.1 GiB of 2.0 GiB", remedy="raise it")
@@ -284,7 +284,7 @@ def test_without_enforcement_the_best_wins_and_the_decision_says_so(tmp_path: Pa
     assert any("SLO not met" in note for note in decision["notes"])
 
 
-def test_a_server_that_was_too_busy_is_chosen_from_and_says_how_often_it_was(tmp_path: Path) -> None:
+def test_a_server_that_refused_requests_can_win_and_says_how_often_it_refused(tmp_path: Path) -> None:
     busy = server_candidate(FP32, p99=10.0, over=40, refused={"status 503": 40})
     with pytest.raises(StepError, match="it refused 40 of 1400 requests as too busy: 40 with status 503") as caught:
         decide(context(tmp_path / "a", [candidate(FP32)], [runtime_candidate(FP32)], [busy]))
@@ -302,7 +302,7 @@ def test_one_that_meets_the_slo_wins_over_one_that_does_not(tmp_path: Path) -> N
     assert decision["candidates"][1]["distance"]["p99_seconds"] == pytest.approx(0.001)
 
 
-def test_an_undecided_verdict_counts_as_not_met_and_says_how_many_samples_it_wants(tmp_path: Path) -> None:
+def test_an_inconclusive_verdict_counts_as_not_met_and_says_how_many_samples_it_needs(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="at least 359 more samples are needed") as caught:
         two(tmp_path / "a", server_candidate(FP32, samples=100), server_candidate(INT8, samples=100))
     assert "optimize.time_budget" in caught.value.remedy
@@ -325,7 +325,7 @@ def test_a_spec_without_slo_takes_the_best(tmp_path: Path) -> None:
     assert decision["winner"]["variant"] == FP32
 
 
-def test_the_winner_names_everything_that_is_deployed_and_nothing_that_noise_moves(tmp_path: Path) -> None:
+def test_the_winner_has_everything_that_is_deployed_and_nothing_that_noise_changes(tmp_path: Path) -> None:
     made = context(
         tmp_path / "a", [candidate(FP32)], [runtime_candidate(FP32)], [server_candidate(FP32, p99=0.008, ready=1.0)]
     )
@@ -354,7 +354,7 @@ def test_a_fast_start_leaves_time_for_a_slow_one(tmp_path: Path, variant: str, b
     assert json.loads((made.output / "winner.json").read_bytes())["startup_seconds"] == bound
 
 
-def test_random_samples_and_shared_cpus_are_said(tmp_path: Path) -> None:
+def test_random_samples_and_shared_cpus_are_noted(tmp_path: Path) -> None:
     decision = decide(
         context(tmp_path, [candidate(FP32)], [runtime_candidate(FP32)], [server_candidate(FP32)], samples="random")
     )
@@ -363,14 +363,14 @@ def test_random_samples_and_shared_cpus_are_said(tmp_path: Path) -> None:
     assert decision["samples"] == "random"
 
 
-def test_what_the_steps_note_of_a_variant_is_said(tmp_path: Path) -> None:
+def test_the_steps_notes_on_a_variant_are_in_the_decision(tmp_path: Path) -> None:
     made = context(tmp_path, [candidate(INT8)], [runtime_candidate(INT8)], [server_candidate(INT8)])
     note = "int8 was calibrated on 3 of 5 samples and verified on only 2 others"
     facts("onnx", "int8", notes=(note,)).write(made.inputs[f"variant:{INT8}"])
     assert f"onnx-int8: {note}" in decide(made)["notes"]
 
 
-def test_what_was_noisy_is_said(tmp_path: Path) -> None:
+def test_noisy_measurements_are_noted(tmp_path: Path) -> None:
     def decided(folder: str, low: float, *, settled: bool) -> list[str]:
         one = runtime_candidate(FP32, ratio=0.3, spread=0.3 - low, settled=settled)
         wire = server_candidate(FP32, settled=settled)
@@ -446,7 +446,7 @@ def test_a_service_level_is_not_claimed_from_a_runtime_alone(tmp_path: Path) -> 
     assert "over the wire" in refused.value.cause
 
 
-def test_what_was_measured_over_the_wire_goes_before_a_faster_runtime(tmp_path: Path) -> None:
+def test_servers_measured_over_the_wire_take_precedence_over_a_faster_runtime(tmp_path: Path) -> None:
     rows = [candidate("onnx-fp32"), candidate("saved-model-fp32")]
     runtime = [runtime_candidate("onnx-fp32", ratio=0.6), runtime_candidate("saved-model-fp32", ratio=0.2)]
     server = [server_candidate("onnx-fp32"), not_served("saved-model-fp32", "no server", NO_BINARY)]
@@ -454,7 +454,7 @@ def test_what_was_measured_over_the_wire_goes_before_a_faster_runtime(tmp_path: 
     assert select(context(tmp_path, rows, runtime, server))["winner"] == "onnx-fp32"
 
 
-def test_a_model_for_devices_does_not_win_where_a_server_is_wanted(tmp_path: Path) -> None:
+def test_a_model_for_devices_does_not_win_if_a_server_is_required(tmp_path: Path) -> None:
     rows = [candidate("onnx-fp32"), candidate("tflite-int8")]
     runtime = [runtime_candidate("onnx-fp32"), runtime_candidate("tflite-int8", ratio=0.1)]
     server = [server_candidate("onnx-fp32"), not_served("tflite-int8", "no server", "a device runs it")]

@@ -65,7 +65,7 @@ def test_in_a_folder_a_model_for_devices_competes_by_its_runtime_with_candidates
     assert any("it runs on devices, not in a server" in note for note in decision["notes"])
 
 
-def test_what_proves_a_service_level_goes_before_a_faster_model_for_devices(tmp_path: Path) -> None:
+def test_a_proven_service_level_takes_precedence_over_a_faster_model_for_devices(tmp_path: Path) -> None:
     rows = [candidate(ONNX), candidate(LITE)]
     runtime = [at_runtime(ONNX, 0.6), at_runtime(LITE, 0.3)]
     made = context(tmp_path, rows, runtime, [server_candidate(ONNX), no_server(LITE)])
@@ -99,7 +99,7 @@ def test_runtimes_within_five_percent_tie_and_the_order_of_the_spec_decides(tmp_
     )  # fmt: skip
 
 
-def test_more_than_five_percent_is_no_tie(tmp_path: Path) -> None:
+def test_more_than_five_percent_is_not_a_tie(tmp_path: Path) -> None:
     rows = [candidate(ONNX), candidate(LITE)]
     runtime = [at_runtime(ONNX, 0.5), at_runtime(LITE, 0.47)]
     decision = decide(in_a_folder(context(tmp_path, rows, runtime, [free(ONNX), no_server(LITE)])))

@@ -12,7 +12,7 @@ from tests.plan.fake_site import FILES, install
 
 
 @pytest.mark.parametrize("package", FILES)
-def test_a_build_for_cpus_is_told_from_one_for_cuda(tmp_path: Path, package: str) -> None:
+def test_a_build_for_cpus_is_distinguished_from_one_for_cuda(tmp_path: Path, package: str) -> None:
     assert without_cuda([package], [install(tmp_path / "gpu", package, cuda=True)]) is None
     lacking = without_cuda([package], [install(tmp_path / "cpu", package, cuda=False)])
     assert lacking is not None
@@ -26,7 +26,7 @@ def test_the_first_on_the_path_counts(tmp_path: Path) -> None:
     assert isinstance(without_cuda(["torch"], [cpu, gpu]), NoCuda)
 
 
-def test_what_has_one_build_for_all_or_is_not_installed_is_no_obstacle(tmp_path: Path) -> None:
+def test_packages_with_one_build_or_not_installed_are_accepted(tmp_path: Path) -> None:
     assert without_cuda(["numpy", "onnx", "torch"], [str(tmp_path)]) is None
 
 

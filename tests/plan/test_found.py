@@ -41,7 +41,7 @@ def refused(join: Any, document: Inspection, model: str = "") -> list[Any]:
     return list(caught.value.diagnostics)
 
 
-def test_a_common_open_first_dimension_is_the_batch_and_its_assumed_range_is_told(join: Any) -> None:
+def test_a_common_open_first_dimension_is_the_batch_and_its_assumed_range_is_noted(join: Any) -> None:
     model = join(found([tensor("serving_default_x:0", [None, 8, 8, 1])]))
 
     assert model.signature.inputs[0].name == "serving_default_x_0"
@@ -104,7 +104,7 @@ def test_a_type_that_is_not_served_is_named(join: Any, role: str) -> None:
     assert "complex64" in told.message
 
 
-def test_what_the_reader_knows_of_such_an_output_is_told_with_it(join: Any) -> None:
+def test_notes_on_such_an_output_are_part_of_the_error(join: Any) -> None:
     outputs = [tensor("label", [None], "int64"), tensor("scores", None, "seq(map(int64, float32))")]
     notes = ["`scores` is a list of dictionaries: convert the model without ZipMap", "`label` is a class"]
     (told,) = refused(join, found([tensor("x", [None, 3])], outputs, notes=notes))
@@ -134,7 +134,7 @@ def test_a_declared_name_is_matched_by_the_models_own_or_by_how_a_spec_writes_it
         ("{name: image, dtype: float32, shape: [batch, batch]}", "dimension 1 of `image` is 3"),
     ],
 )
-def test_what_the_model_has_otherwise_is_told_at_the_specs_line(join: Any, declared: str, said: str) -> None:
+def test_a_difference_from_the_model_is_reported_at_the_specs_line(join: Any, declared: str, said: str) -> None:
     document = found([tensor("image", [None, 3])])
 
     told = refused(join, document, f"  inputs: [{declared}]\n  dims: {{batch: {{max: 8}}}}\n")[0]
@@ -151,7 +151,7 @@ def test_every_input_has_to_be_declared_if_one_is(join: Any) -> None:
     assert "also takes `b`" in refused(join, document, declared)[0].message
 
 
-def test_a_range_for_a_dimension_that_the_model_lacks_is_told(join: Any) -> None:
+def test_a_range_for_a_dimension_that_the_model_lacks_is_reported(join: Any) -> None:
     told = refused(join, found([tensor("x", [None, 3])]), "  dims: {bach: {max: 8}}\n")[0]
     assert told.code == "E129"
     assert "did you mean `batch`?" in told.label
@@ -222,7 +222,7 @@ def test_batches_that_the_model_takes_are_fine(join: Any) -> None:
     assert join(found([tensor("x", [None, 3])]), sections).signature.batch == "batch"
 
 
-def test_a_dimension_that_is_called_like_the_rows_has_to_be_named(join: Any) -> None:
+def test_a_dimension_with_the_name_of_the_batch_has_to_be_renamed(join: Any) -> None:
     told = refused(join, found([tensor("x", [None, "Batch"])]))[0]
     assert (told.code, told.message) == (
         "E129",

@@ -103,7 +103,7 @@ def test_each_candidate_has_its_own_row_and_fate(plan: Plan) -> None:
     assert {f"verdict:{name}" for name in NAMES} <= set(plan.step("select").inputs)
 
 
-def test_an_option_that_a_backend_does_not_heed_is_refused(loaded: LoadedSpec, found: list[Candidate]) -> None:
+def test_an_option_that_a_backend_does_not_support_is_refused(loaded: LoadedSpec, found: list[Candidate]) -> None:
     asked = replace(found[1], options=RuntimeOptions(graph_optimization="basic"))
     reason = refusal(asked, loaded.spec, planned_model(loaded, None).signature, {})
     assert reason == "openvino has no option `graph_optimization`"

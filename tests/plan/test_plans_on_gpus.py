@@ -104,7 +104,7 @@ def test_a_machine_with_fewer_gpus_says_how_many_it_has(load: Load, tmp_path: Pa
     assert "or ask for 1 with `hardware.count`" in said
 
 
-def test_a_spec_for_cpus_does_not_care(load: Load, tmp_path: Path, machine: Path) -> None:
+def test_gpus_do_not_matter_for_a_spec_for_cpus(load: Load, tmp_path: Path, machine: Path) -> None:
     loaded = load(SPEC.replace(", accelerator: cuda, count: 2", ""))
     for root in (tmp_path, machine):
         assert observe_here(loaded, root).cuda is None
@@ -118,7 +118,7 @@ def test_packages_for_cpus_refuse_what_they_would_run(load: Load, tmp_path: Path
     assert reasons(plan)["torchscript-fp32"].startswith("the installed torch is a CPU build: ")
 
 
-def test_packages_for_cpus_alone_leave_nothing_to_try(load: Load, tmp_path: Path, machine: Path) -> None:
+def test_with_packages_for_cpus_only_no_candidate_is_left(load: Load, tmp_path: Path, machine: Path) -> None:
     loaded = load(SPEC)
     here = observe_here(loaded, machine, site(tmp_path, torch=False, onnxruntime=False))
     said = shown(lambda: planned(loaded, here))
@@ -168,7 +168,9 @@ def test_the_plan_says_on_what_it_is_measured_and_what_does_not_fit(load: Load, 
     assert any("autoscaler scales on CPU use" in note for note in notes)
 
 
-def test_what_gpus_do_not_do_is_refused_with_the_reason(load: Load, tmp_path: Path, machine: Path) -> None:
+def test_variants_that_gpus_do_not_support_are_refused_with_the_reason(
+    load: Load, tmp_path: Path, machine: Path
+) -> None:
     loaded = load(SPEC + "serving: {cuda_graphs: true}\noptimize: {precisions: [fp32, int8, bf16]}\n")
     refused = reasons(planned(loaded, observe_here(loaded, machine, site(tmp_path))))
     assert "int8 is quantized for CPU kernels" in refused["onnx-int8"]

@@ -99,7 +99,7 @@ def blind(monkeypatch: pytest.MonkeyPatch, look: Callable[[], Any]) -> Any:
         return look()
 
 
-def test_compiling_and_making_keys_look_at_nothing(
+def test_compiling_and_computing_keys_do_not_look_at_the_machine(
     loaded: LoadedSpec, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = planned_model(loaded, None)
@@ -122,7 +122,7 @@ def test_the_same_spec_on_the_same_machine_is_the_same_plan(loaded: LoadedSpec, 
     assert compile_plan(loaded, model, here) == compile_plan(loaded, model, here)
 
 
-def test_what_is_not_installed_there_refuses_a_candidate(loaded: LoadedSpec, here: Here) -> None:
+def test_a_package_that_is_not_installed_refuses_a_candidate(loaded: LoadedSpec, here: Here) -> None:
     without = replace(here, packages={**here.packages, "torchserve": None})
     plan = compile_plan(loaded, planned_model(loaded, None), without)
     reasons = {refused.candidate: refused.reason for refused in plan.refused}

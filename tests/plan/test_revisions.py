@@ -82,9 +82,7 @@ def test_a_new_revision_of_one_precision_leaves_the_others_results(
     assert moved(before, keys(loaded)) == {"optimize.onnx-int8"}
 
 
-def test_a_new_revision_of_one_source_makes_its_import_anew(
-    loaded: LoadedSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_revision_of_one_source_repeats_its_import(loaded: LoadedSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys(loaded)
     row = SOURCES["torchscript"]
     monkeypatch.setitem(SOURCES, "torchscript", replace(row, check_revision=row.check_revision + 1))

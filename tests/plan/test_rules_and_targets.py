@@ -97,7 +97,7 @@ def test_a_plan_for_devices_says_nothing_of_images(planned: Planned) -> None:
         ("", False),
     ],
 )
-def test_a_service_level_that_nothing_can_prove_is_told_before_anything_runs(
+def test_a_service_level_that_nothing_can_prove_is_reported_before_anything_runs(
     planned: Planned, slo: str, told: bool
 ) -> None:
     plan = planned(KERAS + DEVICES + slo)

@@ -77,7 +77,7 @@ def with_image(name: str, known: str) -> Iterator[str]:
 
 
 @pytest.mark.processes
-def test_each_image_and_each_version_of_the_program_is_measured_anew(planned_with: PlannedWith) -> None:
+def test_each_image_and_each_version_of_the_program_is_measured_separately(planned_with: PlannedWith) -> None:
     with (
         with_image("tensorflow/serving:2.20.0", "sha256:12ab") as one,
         with_image("tensorflow/serving:2.20.0", "sha256:34cd") as other,
@@ -94,7 +94,7 @@ def test_each_image_and_each_version_of_the_program_is_measured_anew(planned_wit
     assert found[0] == measuring(planned_with()), "and nothing else makes them differ"
 
 
-def test_an_engine_that_keeps_silent_is_told_and_one_without_images_is_not(planned_with: PlannedWith) -> None:
+def test_an_engine_that_does_not_respond_is_noted_and_one_without_images_is_not(planned_with: PlannedWith) -> None:
     def of_engine(plan: Plan) -> list[str]:
         return [note for note in plan.notes if "Docker Engine" in note]
 

@@ -107,7 +107,7 @@ def test_it_can_be_destroyed_at_once(machine: Machine) -> None:
     assert not machine.target.observe().running
 
 
-def test_a_supervisor_that_dies_during_the_switch_takes_nothing_good_along(
+def test_a_supervisor_that_dies_during_the_switch_does_not_affect_the_good_revision(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.deploy(1)
@@ -142,7 +142,7 @@ def test_a_revision_that_serves_unrecorded_is_replaced_and_not_in_the_way(machin
     assert machine.served.ask() == 3.0
 
 
-def test_a_deployment_with_a_damaged_record_is_freed_and_the_damage_told(machine: Machine) -> None:
+def test_a_deployment_with_a_damaged_record_is_destroyed_and_the_damage_reported(machine: Machine) -> None:
     machine.deploy(1)
     (machine.folder / "endpoint.json").write_text("{")
     removed = remove(machine.store, "digits", ignore, 5)
@@ -152,7 +152,7 @@ def test_a_deployment_with_a_damaged_record_is_freed_and_the_damage_told(machine
     assert not machine.target.observe().running
 
 
-def test_what_a_dead_run_left_does_not_keep_a_deployment_alive(
+def test_remains_of_a_dead_run_do_not_keep_a_deployment_alive(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = machine.deploy(1)

@@ -53,7 +53,7 @@ def test_everything_that_a_release_needs_is_there(render_to: Render, backend: st
     assert _tree(folder / "serving") == _tree(folder / "docker" / "serving")
 
 
-def test_what_a_device_runs_is_the_model_and_what_it_takes(render_to: Render) -> None:
+def test_a_device_gets_the_model_and_its_signature(render_to: Render) -> None:
     names = OwnNames(inputs={"x": "serving_default_x:0"}, outputs={"y": "y"})
     folder = render_to("litert", facts={"names": names})
     assert sorted(path.name for path in folder.iterdir()) == ["serving", "winner.json"]
@@ -74,7 +74,7 @@ def test_no_path_of_this_machine_gets_in(render_to: Render, backend: str, tmp_pa
 
 
 @each
-def test_the_digests_stand_in_image_and_chart(render_to: Render, backend: str, tmp_path: Path) -> None:
+def test_the_digests_are_in_image_and_chart(render_to: Render, backend: str, tmp_path: Path) -> None:
     folder = render_to(backend)
     assert (folder / "winner.json").read_bytes() == (tmp_path / "work-rendered" / "winner.json").read_bytes()
     decision = hashlib.sha256((folder / "winner.json").read_bytes()).hexdigest()
@@ -106,7 +106,7 @@ def _tags(folder: Path) -> set[str]:
         {"model": b"another model"},
     ],
 )
-def test_what_makes_another_image_makes_another_tag(render_to: Render, backend: str, change: dict[str, object]) -> None:
+def test_a_different_image_has_a_different_tag(render_to: Render, backend: str, change: dict[str, object]) -> None:
     (tag,) = _tags(render_to(backend, "before"))
     (again,) = _tags(render_to(backend, "again"))
     (other,) = _tags(render_to(backend, "after", **change))
@@ -115,7 +115,7 @@ def test_what_makes_another_image_makes_another_tag(render_to: Render, backend: 
     assert other != tag
 
 
-def test_what_only_the_chart_says_leaves_the_image_alone(render_to: Render) -> None:
+def test_values_of_the_chart_do_not_change_the_image(render_to: Render) -> None:
     before, after = (
         render_to("onnxruntime", "before"),
         render_to("onnxruntime", "after", min_replicas=2, max_replicas=4),
@@ -143,7 +143,7 @@ def test_the_server_travels_with_the_onnx_image_alone(render_to: Render) -> None
 
 
 @each
-def test_compose_gives_away_nothing(render_to: Render, backend: str) -> None:
+def test_compose_grants_no_privileges(render_to: Render, backend: str) -> None:
     service = yaml.safe_load((render_to(backend) / "compose.yaml").read_text())["services"]["model"]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -182,7 +182,7 @@ def test_another_base_and_no_registry(render_to: Render) -> None:
         {"min_replicas": "1; x"},
     ],
 )
-def test_a_value_that_would_say_more_than_it_should_is_refused(render_to: Render, changes: dict[str, object]) -> None:
+def test_a_value_that_could_inject_text_is_refused(render_to: Render, changes: dict[str, object]) -> None:
     with pytest.raises(StepError) as caught:
         render_to("onnxruntime", **changes)
     assert caught.value.code == "E452"
@@ -212,7 +212,7 @@ def test_int8_weights_of_all_8_bits_say_which_cpus_they_need(
     assert ("nodeSelector" in yaml.safe_load((folder / "values.yaml").read_text())) is needed
 
 
-def test_without_a_registry_the_readme_sends_nobody_to_a_public_one(render_to: Render) -> None:
+def test_without_a_registry_the_readme_does_not_refer_to_a_public_one(render_to: Render) -> None:
     readme = (render_to("onnxruntime", registry=None) / "README.md").read_text()
     assert "helm upgrade" not in readme
     assert "image: {registry: ...}" in readme
@@ -230,7 +230,7 @@ def test_the_readme_tells_how_to_get_pytorch_without_cuda(render_to: Render) -> 
     assert "CUDA" not in (render_to("onnxruntime", "onnx") / "README.md").read_text()
 
 
-def test_a_winner_whose_variant_was_not_made_is_told(render_to: Render, tmp_path: Path) -> None:
+def test_a_winner_whose_variant_was_not_made_is_reported(render_to: Render, tmp_path: Path) -> None:
     from orchestrator.render.step import render
     from orchestrator.steps.context import StepContext
 

@@ -58,7 +58,7 @@ def _container(documents: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @each
-def test_helm_lint_is_content(render_to: Render, run_tool: Callable[..., str], backend: str) -> None:
+def test_helm_lint_passes(render_to: Render, run_tool: Callable[..., str], backend: str) -> None:
     folder = render_to(backend)
     run_tool("helm", "lint", "--strict", str(folder / "chart"), "--values", str(folder / "values.yaml"))
     run_tool("helm", "lint", "--strict", str(folder / "chart"))
@@ -90,7 +90,7 @@ def test_objects_have_the_version_that_the_cluster_knows(
     }
 
 
-def test_what_a_cluster_does_not_know_yet_is_left_out(template: Template) -> None:
+def test_kinds_that_the_cluster_lacks_are_left_out(template: Template) -> None:
     documents = template("torchserve", "1.20", min_replicas=2, max_replicas=4)
     spread = _one(documents, "Deployment")["spec"]["template"]["spec"]["topologySpreadConstraints"]
     assert not [constraint for constraint in spread if "matchLabelKeys" in constraint]
@@ -168,7 +168,7 @@ def test_selectors_hold_nothing_that_changes(template: Template) -> None:
     assert (labels["team"], labels["tier"]) == ("vision", "gold")
 
 
-def test_an_image_by_digest_wins(template: Template) -> None:
+def test_a_digest_takes_precedence_over_the_tag(template: Template) -> None:
     digest = "sha256:" + "e" * 64
     documents = template("onnxruntime", "1.37", "--set", f"image.digest={digest}")
     assert _container(documents)["image"] == f"registry.example.com/team/digits@{digest}"
@@ -222,7 +222,7 @@ def test_fewer_replicas_at_most_than_at_least_are_refused(render_to: Render, run
         run_tool("helm", "template", "x", str(folder / "chart"), *values)
 
 
-def test_tensorflow_serving_is_asked_for_its_metadata_and_only_its_port_says_that_it_lives(template: Template) -> None:
+def test_tensorflow_serving_is_ready_by_its_metadata_and_alive_by_its_port(template: Template) -> None:
     known = ("--api-versions", "monitoring.coreos.com/v1/ServiceMonitor")
     documents = template("tensorflow-serving", "1.37", *known)
     container = _container(documents)

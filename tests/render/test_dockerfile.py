@@ -44,14 +44,14 @@ def answering() -> Iterator[Callable[[int], int]]:
 
 @pytest.mark.processes
 @each
-def test_hadolint_has_nothing_to_say(render_to: Render, run_tool: Callable[..., str], backend: str) -> None:
+def test_hadolint_passes(render_to: Render, run_tool: Callable[..., str], backend: str) -> None:
     dockerfile = render_to(backend) / "docker" / "Dockerfile"
     assert "hadolint ignore" not in dockerfile.read_text()
     assert run_tool("hadolint", "--failure-threshold", "style", "--no-color", str(dockerfile)) == ""
 
 
 @each
-def test_it_runs_as_nobody_under_an_init_and_without_a_shell(render_to: Render, backend: str) -> None:
+def test_it_runs_unprivileged_under_an_init_and_without_a_shell(render_to: Render, backend: str) -> None:
     text = (render_to(backend) / "docker" / "Dockerfile").read_text()
     final = text.rpartition("\nFROM ")[2]
     assert "\nUSER 65532:65532\n" in final
@@ -64,7 +64,7 @@ def test_it_runs_as_nobody_under_an_init_and_without_a_shell(render_to: Render, 
 
 
 @each
-def test_no_value_of_the_spec_stands_in_a_command_of_the_build(render_to: Render, backend: str) -> None:
+def test_no_value_of_the_spec_is_in_a_command_of_the_build(render_to: Render, backend: str) -> None:
     text = (render_to(backend) / "docker" / "Dockerfile").read_text()
     for line in re.findall(r"^RUN (?:.*\\\n)*.*$", text, re.MULTILINE):
         assert "digits" not in line
@@ -72,7 +72,7 @@ def test_no_value_of_the_spec_stands_in_a_command_of_the_build(render_to: Render
 
 
 @each
-def test_everything_that_is_copied_is_let_through_and_nothing_else(render_to: Render, backend: str) -> None:
+def test_dockerignore_includes_exactly_what_is_copied(render_to: Render, backend: str) -> None:
     docker = render_to(backend) / "docker"
     copied = set(re.findall(r"^COPY (?!--from)(\S+)", (docker / "Dockerfile").read_text(), re.MULTILINE))
     ignore = (docker / ".dockerignore").read_text().splitlines()

@@ -48,7 +48,7 @@ def test_a_value_that_is_missing_is_refused(template: Any) -> None:
         ("digest", "a" * 64, "a" * 64),
     ],
 )
-def test_what_is_right_passes(template: Any, name: str, good: object, shown: str) -> None:
+def test_valid_values_pass(template: Any, name: str, good: object, shown: str) -> None:
     assert template("{{ x | " + name + " }}", x=good) == shown
 
 
@@ -56,6 +56,6 @@ def test_what_is_right_passes(template: Any, name: str, good: object, shown: str
 @pytest.mark.parametrize(
     "bad", ["a\nRUN x", "a\r", "$(x)", "`x`", "${HOME}", 'a"b', "a\\", "\x00", "\u2028", None, ["a"], b"a"]
 )
-def test_what_would_be_interpreted_is_refused(template: Any, name: str, bad: object) -> None:
+def test_values_that_would_be_interpreted_are_refused(template: Any, name: str, bad: object) -> None:
     with pytest.raises(ValueError, match=r"is not|cannot be quoted|is neither"):
         template("{{ x | " + name + " }}", x=bad)

@@ -37,7 +37,7 @@ def deployment(run_tool: Run, folder: Path, *more: str, kubernetes: str = "1.35"
 
 @pytest.mark.processes
 @each
-def test_linters_have_nothing_to_say(render_to: Render, run_tool: Run, backend: str, devices: int) -> None:
+def test_linters_pass(render_to: Render, run_tool: Run, backend: str, devices: int) -> None:
     folder = render_to(backend, devices=devices)
     run_tool("helm", "lint", "--strict", str(folder / "chart"), "--values", str(folder / "values.yaml"))
     dockerfile = folder / "docker" / "Dockerfile"
@@ -60,7 +60,7 @@ def test_a_pod_asks_for_its_gpus_and_tolerates_their_nodes(
 
 
 @pytest.mark.processes
-def test_where_no_gpu_is_spare_a_pod_goes_before_the_next_one_comes(render_to: Render, run_tool: Run) -> None:
+def test_without_spare_gpus_a_pod_is_stopped_before_the_next_one_starts(render_to: Render, run_tool: Run) -> None:
     folder = render_to("onnxruntime", devices=2)
     assert deployment(run_tool, folder)["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
     scarce = ("--set", "rollout.maxSurge=0", "--set", "rollout.maxUnavailable=1")
@@ -93,7 +93,7 @@ def test_compose_reserves_them_for_the_one_service(render_to: Render, backend: s
 
 @pytest.mark.processes
 @each
-def test_without_gpus_nothing_speaks_of_them(render_to: Render, run_tool: Run, backend: str, devices: int) -> None:
+def test_without_gpus_no_file_mentions_them(render_to: Render, run_tool: Run, backend: str, devices: int) -> None:
     folder = render_to(backend)
     for name in ("compose.yaml", "values.yaml", "README.md", "docker/Dockerfile"):
         text = (folder / name).read_text().lower()
@@ -128,7 +128,7 @@ def test_the_build_that_was_measured_is_the_one_that_is_installed(render_to: Ren
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_the_server_is_told_its_devices_and_reads_what_it_is_told(render_to: Render, graphs: bool) -> None:
+def test_the_server_reads_its_devices_from_its_configuration(render_to: Render, graphs: bool) -> None:
     config = load_config(render_to("onnxruntime", devices=3, cuda_graphs=graphs) / "serving" / "server.json")
     assert (config.provider, config.devices, config.cuda_graphs) == ("CUDAExecutionProvider", (0, 1, 2), graphs)
     assert config.sessions == (0, 1, 2)

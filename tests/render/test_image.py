@@ -101,7 +101,7 @@ def onnx_model() -> bytes:
     return content
 
 
-def test_it_serves_as_nobody_from_a_root_that_it_cannot_write_to(container: tuple[str, int]) -> None:
+def test_it_serves_unprivileged_from_a_read_only_root(container: tuple[str, int]) -> None:
     name, port = container
     until = time.monotonic() + 120
     while _ask(port, "GET", "/v2/health/ready")[0] != 200:
@@ -119,7 +119,7 @@ def test_it_serves_as_nobody_from_a_root_that_it_cannot_write_to(container: tupl
     assert _docker("inspect", "--format", "{{.State.ExitCode}}", name) == "0"
 
 
-def test_the_image_of_tensorflow_serving_is_healthy_and_ends_when_it_is_told(
+def test_the_image_of_tensorflow_serving_is_healthy_and_stops_at_sigterm(
     tensorflow_serving: tuple[str, int],
 ) -> None:
     name, port = tensorflow_serving

@@ -67,7 +67,7 @@ def close(batcher: Batcher, *gates: Gate) -> None:
     batcher.close(30)
 
 
-def test_what_waits_while_the_model_is_busy_goes_together_up_to_the_most_rows() -> None:
+def test_requests_that_wait_while_the_model_is_busy_are_batched_up_to_the_maximum_rows() -> None:
     async def scenario() -> None:
         gate = Gate()
         batcher = Batcher([gate], PLENTY)
@@ -83,7 +83,7 @@ def test_what_waits_while_the_model_is_busy_goes_together_up_to_the_most_rows() 
     run(scenario)
 
 
-def test_only_equal_inner_shapes_go_together_and_the_oldest_goes_first() -> None:
+def test_only_equal_inner_shapes_are_batched_and_the_oldest_goes_first() -> None:
     async def scenario() -> None:
         gate = Gate()
         batcher = Batcher([gate], PLENTY)
@@ -121,7 +121,7 @@ def test_without_batching_every_request_runs_alone() -> None:
     run(scenario)
 
 
-def test_a_delay_waits_for_company_but_a_full_batch_does_not_wait() -> None:
+def test_a_request_waits_for_others_but_a_full_batch_does_not_wait() -> None:
     async def scenario() -> None:
         gate = Gate(closed=False)
         batcher = Batcher([gate], Limits(max_rows=4, max_delay_s=3600, queue_rows=64))
@@ -184,7 +184,7 @@ def test_a_bad_request_fails_alone() -> None:
     run(scenario)
 
 
-def test_a_model_that_raises_anything_answers_500_and_lives_on() -> None:
+def test_a_model_that_raises_anything_answers_500_and_keeps_running() -> None:
     calls: list[int] = []
 
     def moody(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -277,7 +277,7 @@ def test_instances_run_at_the_same_time() -> None:
     run(scenario)
 
 
-def test_after_close_nothing_is_taken() -> None:
+def test_after_close_no_requests_are_accepted() -> None:
     async def scenario() -> None:
         batcher = Batcher([Gate(closed=False)], PLENTY)
         batcher.close(30)

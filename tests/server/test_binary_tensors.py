@@ -70,7 +70,7 @@ def test_bytes_that_do_not_fit_are_refused(x: bytes, t: bytes, extra: bytes, say
 
 
 @pytest.mark.parametrize("size", [-1, 10**30, 1.5, True, "8", None])
-def test_a_declared_size_that_is_none_is_refused(size: Any) -> None:
+def test_an_invalid_declared_size_is_refused(size: Any) -> None:
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": size}}
     head = json.dumps({"inputs": [tensor]}).encode()
     with pytest.raises(RequestError):

@@ -75,7 +75,7 @@ def test_a_wrong_setting_is_named(tmp_path: Path, changes: dict[str, Any], says:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"\x7fELF" * 100])
-def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, content: bytes) -> None:
     config = tmp_path / "server.json"
     config.write_bytes(content)
     with pytest.raises(StartError) as raised:
@@ -101,7 +101,7 @@ GRAPHS = {"provider": "CUDAExecutionProvider", "devices": [0], "cuda_graphs": Tr
         (["batch", 2], None, {"batch": [1, 8]}, "the shape of 'y' is unknown"),
     ],
 )
-def test_cuda_graphs_need_sizes_that_only_the_batch_changes(
+def test_cuda_graphs_require_that_only_the_batch_size_varies(
     tmp_path: Path, inputs: list[Any], outputs: Any, dims: dict[str, list[int]], reason: str
 ) -> None:
     config = add_model(tmp_path)
@@ -119,7 +119,7 @@ def test_every_device_has_its_instances(tmp_path: Path) -> None:
     assert loaded.cuda_graphs
 
 
-def test_a_session_on_a_gpu_is_told_its_device_and_computes_what_was_proven(tmp_path: Path) -> None:
+def test_a_session_on_a_gpu_gets_its_device_and_computes_what_was_verified(tmp_path: Path) -> None:
     config = add_model(tmp_path, threads=2)
     assert provider_options(load_config(config), None) == {}
     edit(config, **GRAPHS | {"devices": [0, 3]})

@@ -68,7 +68,7 @@ def drip(connection: socket.socket, piece: bytes) -> float:
     return time.monotonic() - began
 
 
-def test_who_sends_a_head_or_a_body_drop_by_drop_is_dropped_in_time(tmp_path: Path, start: Start) -> None:
+def test_a_client_that_sends_a_head_or_a_body_too_slowly_is_disconnected_in_time(tmp_path: Path, start: Start) -> None:
     server = start(add_model(tmp_path, request_timeout_s=1))
     for begin, piece in ((b"GET /v2 HTTP/1.1\r\nHost: h\r\n", b"X: y\r\n"), (head(10_000), b" "), (b"", b"\r\n")):
         with connected(server) as (connection,):
@@ -77,7 +77,9 @@ def test_who_sends_a_head_or_a_body_drop_by_drop_is_dropped_in_time(tmp_path: Pa
     assert server.infer(GOOD).status == 200
 
 
-def test_who_says_nothing_is_dropped_and_an_idle_connection_is_kept_for_a_while(tmp_path: Path, start: Start) -> None:
+def test_a_silent_client_is_disconnected_and_an_idle_connection_is_kept_for_a_while(
+    tmp_path: Path, start: Start
+) -> None:
     server = start(add_model(tmp_path, request_timeout_s=1, keep_alive_seconds=3))
     with connected(server, 2) as (silent, kept):
         kept.sendall(head(len(BODY)) + BODY)
@@ -88,7 +90,7 @@ def test_who_says_nothing_is_dropped_and_an_idle_connection_is_kept_for_a_while(
         assert answer(kept) == b""
 
 
-def test_who_vanishes_in_the_middle_holds_nothing_for_long(tmp_path: Path, start: Start) -> None:
+def test_a_client_that_vanishes_half_way_does_not_hold_resources(tmp_path: Path, start: Start) -> None:
     server = start(add_model(tmp_path, request_timeout_s=1))
     before = files(server)
     with connected(server, 50) as connections:
@@ -110,7 +112,9 @@ def wide_model(folder: Path) -> Path:
     return write_server(folder, nodes, sig, [shape], request_timeout_s=2, queue_rows=1000, max_body_bytes=100_000)
 
 
-def test_who_does_not_read_answers_is_dropped_and_memory_stays_bounded(tmp_path: Path, start: Start) -> None:
+def test_a_client_that_does_not_read_answers_is_disconnected_and_memory_stays_bounded(
+    tmp_path: Path, start: Start
+) -> None:
     server = start(wide_model(tmp_path))
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
     body = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
@@ -181,7 +185,7 @@ def test_beyond_the_most_connections_others_are_turned_away(tmp_path: Path, star
     raise AssertionError("the places were not free again")
 
 
-def test_ten_thousand_connections_do_not_keep_others_out(tmp_path: Path, start: Start) -> None:
+def test_ten_thousand_connections_do_not_block_others(tmp_path: Path, start: Start) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 10_500:
         pytest.skip(f"this process may open {hard} files only; 10,500 are needed (ulimit -Hn)")

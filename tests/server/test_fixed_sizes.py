@@ -35,7 +35,7 @@ def pair(rows: int, seed: int = 0) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 8, 9, 16])
-def test_rows_are_filled_up_to_the_next_size_and_cut_off_again(tmp_path: Path, rows: int) -> None:
+def test_rows_are_padded_to_the_next_size_and_cut_again(tmp_path: Path, rows: int) -> None:
     call = fixed(add_model(tmp_path), [1, 4, 8])
     inputs = pair(rows)
     (z,) = call(inputs)

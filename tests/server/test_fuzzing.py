@@ -174,7 +174,7 @@ def test_a_mutilated_grpc_message_is_answered_or_refused(server: Running, data: 
 
 @SETTINGS
 @given(noise=st.binary(min_size=1, max_size=300))
-def test_noise_at_the_grpc_port_is_no_end_of_it(server: Running, noise: bytes) -> None:
+def test_noise_at_the_grpc_port_does_not_stop_the_server(server: Running, noise: bytes) -> None:
     port = server.wait_for_log("live")["grpc_port"]
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(noise)

@@ -115,7 +115,7 @@ def test_another_model_or_version_is_not_found(call: Call) -> None:
     assert refusal(call, pb.ModelReadyRequest(name="other"), "ModelReady", pb.ModelReadyResponse)[0] == missing
 
 
-def test_bytes_that_are_no_message_and_too_large_ones_are_refused(call: Call) -> None:
+def test_invalid_and_too_large_messages_are_refused(call: Call) -> None:
     assert refusal(call, b"\xff\xff\xff")[0] == grpc.StatusCode.INVALID_ARGUMENT
     assert refusal(call, request(id="x" * (2 << 20)))[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert call("ModelInfer", request(), pb.ModelInferResponse).outputs
@@ -141,7 +141,7 @@ def spinning(turns: int) -> Any:
     return message
 
 
-def test_a_full_queue_is_told_with_when_to_come_back_and_cancelled_calls_leave_it(tmp_path: Path, start: Start) -> None:
+def test_a_full_queue_is_reported_with_when_to_retry_and_cancelled_calls_leave_it(tmp_path: Path, start: Start) -> None:
     server = start(spin_model(tmp_path, grpc_port=0, queue_rows=1))
     channel, _ = caller(server)
     infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer", pb.ModelInferRequest.SerializeToString)

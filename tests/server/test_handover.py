@@ -89,7 +89,7 @@ def test_it_listens_on_what_is_handed_over_and_on_its_own_port(holder: Holder, l
     assert holder.server.ask("GET", "/v2/health/ready").status == 200
 
 
-def test_what_is_taken_back_ends_with_the_next_answer_and_the_queue_is_not_lost(
+def test_connections_of_a_socket_that_is_taken_back_end_with_the_next_answer_and_the_queue_is_not_lost(
     holder: Holder, listener: socket.socket
 ) -> None:
     holder.order(listener)
@@ -147,7 +147,7 @@ def test_on_sigterm_it_does_not_wait_for_others_to_route_around_it(holder: Holde
     assert holder.server.stop() == 0  # drain_seconds is an hour
 
 
-def test_it_goes_on_when_nobody_holds_the_other_end_any_more(holder: Holder, listener: socket.socket) -> None:
+def test_it_continues_when_the_other_end_is_closed(holder: Holder, listener: socket.socket) -> None:
     holder.order(listener)
     holder.channel.close()
     connection = _connect(listener)
@@ -155,7 +155,7 @@ def test_it_goes_on_when_nobody_holds_the_other_end_any_more(holder: Holder, lis
     connection.close()
 
 
-def test_a_handle_that_is_no_socket_ends_the_server_with_69(tmp_path: Path, start: Start) -> None:
+def test_a_handle_that_is_not_a_socket_ends_the_server_with_69(tmp_path: Path, start: Start) -> None:
     code, message = ends(start, add_model(tmp_path), "--handover", "999")
     assert code == 69
     assert message == "--handover 999: Bad file descriptor"

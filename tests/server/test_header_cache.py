@@ -55,7 +55,7 @@ def test_every_repetition_is_read_as_the_first(inputs: Any, more: Any) -> None:
 
 
 @given(tail=st.binary(max_size=24), cut=st.integers(0, 400))
-def test_what_is_refused_at_first_is_refused_later_with_the_same_words(tail: bytes, cut: int) -> None:
+def test_a_repeated_invalid_request_is_refused_with_the_same_message(tail: bytes, cut: int) -> None:
     cache, header = HeaderCache(NUMBERS), head(X, B)
     cache.decode(header + bytes(10), len(header))
     for length in (len(header), cut):
@@ -68,7 +68,7 @@ def test_what_is_refused_at_first_is_refused_later_with_the_same_words(tail: byt
         assert answers[0] == answers[1]
 
 
-def test_texts_and_data_in_json_are_read_anew() -> None:
+def test_texts_and_data_in_json_are_not_cached() -> None:
     cache = HeaderCache(SIGNATURE)
     text = {"name": "t", "datatype": "BYTES", "shape": [1, 2], "parameters": {"binary_data_size": 9}}
     header = head(X, {**B, "parameters": None, "data": [True, False]}, text)

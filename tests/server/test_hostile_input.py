@@ -81,13 +81,13 @@ def head(length: int | str, *more: str) -> bytes:
         b'\xef\xbb\xbf{"inputs": []}',
     ],
 )
-def test_a_body_that_is_no_request_gets_400(server: Running, body: bytes) -> None:
+def test_a_body_that_is_not_a_request_gets_400(server: Running, body: bytes) -> None:
     answer = server.ask("POST", PATH, body)
     assert answer.status == 400
     assert len(answer.json["error"]) < 500
 
 
-def test_a_body_beyond_the_limit_gets_413_however_its_size_is_told(server: Running) -> None:
+def test_a_body_beyond_the_limit_gets_413_however_its_size_is_declared(server: Running) -> None:
     assert status(send(server, head(100_001))) == 413
     assert status(send(server, head(10**18))) == 413
     chunk = b"%x\r\n" % 60_000 + b" " * 60_000 + b"\r\n"
@@ -96,7 +96,7 @@ def test_a_body_beyond_the_limit_gets_413_however_its_size_is_told(server: Runni
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "abc", "9" * 30, "1, 2"])
-def test_a_length_that_is_no_number_gets_400(server: Running, length: str) -> None:
+def test_a_length_that_is_not_a_number_gets_400(server: Running, length: str) -> None:
     assert status(send(server, head(length), b"{}")) in {400, 413}
 
 
@@ -194,7 +194,7 @@ def test_not_a_number_is_a_value_like_any_other_in_raw_tensors(server: Running) 
     assert answer.json["outputs"][0]["data"] == [None, None, 4]
 
 
-def test_a_thousand_idle_connections_do_not_keep_others_out(server: Running) -> None:
+def test_a_thousand_idle_connections_do_not_block_others(server: Running) -> None:
     idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(1000)]
     try:
         for connection in idle[::2]:

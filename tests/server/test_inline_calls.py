@@ -70,7 +70,7 @@ def test_a_call_as_large_as_a_short_one_is_made_on_the_event_loop_and_a_larger_o
     around(scenario)
 
 
-def test_what_arrives_together_goes_together_and_one_cannot_spoil_the_others() -> None:
+def test_requests_that_arrive_together_are_batched_and_one_cannot_affect_the_others() -> None:
     async def scenario(model: Model, batcher: Batcher) -> None:
         await ask(batcher, rows(8)).future
         jobs = [ask(batcher, rows(1, seconds)) for seconds in (-1.0, 0.0, 0.0)]

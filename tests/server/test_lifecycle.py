@@ -81,7 +81,7 @@ def test_what_is_in_flight_is_finished(tmp_path: Path, start: Start) -> None:
     assert statuses == [200] * 3
 
 
-def test_a_request_that_nobody_waits_for_leaves_the_queue(tmp_path: Path, start: Start) -> None:
+def test_a_request_of_a_disconnected_client_leaves_the_queue(tmp_path: Path, start: Start) -> None:
     server = start(spin_model(tmp_path))
     waiting = [http.client.HTTPConnection("127.0.0.1", server.port) for _ in range(5)]
     for connection in waiting:
@@ -108,7 +108,7 @@ def test_a_call_that_never_ends_does_not_keep_the_server_from_ending(tmp_path: P
     assert server.stop() == 0
 
 
-def test_beyond_the_queue_requests_are_told_to_come_back(tmp_path: Path, start: Start) -> None:
+def test_requests_beyond_the_queue_are_refused_with_when_to_retry(tmp_path: Path, start: Start) -> None:
     server = start(spin_model(tmp_path, queue_rows=1))
     waiting = [http.client.HTTPConnection("127.0.0.1", server.port) for _ in range(2)]
     waiting[0].request("POST", "/v2/models/m/infer", spin(FOREVER))
@@ -162,7 +162,7 @@ def test_it_is_warm_at_the_sizes_of_the_sweep_before_it_is_ready(tmp_path: Path,
     assert server.wait_for_log("loaded")["warm_up_rows"] == [1, 3, 5, 8]
 
 
-def test_a_file_that_is_no_model_ends_with_66(tmp_path: Path, start: Start) -> None:
+def test_a_file_that_is_not_a_model_ends_with_66(tmp_path: Path, start: Start) -> None:
     config = add_model(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     edit(config, model_sha256=hashlib.sha256(b"not a model").hexdigest())

@@ -31,7 +31,7 @@ def identity_model(folder: Path, dtypes: list[str], **settings: Any) -> Path:
     return write_server(folder, nodes, signature(inputs, outputs, {"batch": [1, 8]}), **settings)
 
 
-def test_every_type_that_it_computes_as_it_is_comes_back(tmp_path: Path, start: Start) -> None:
+def test_every_type_that_it_computes_exactly_comes_back(tmp_path: Path, start: Start) -> None:
     server = start(identity_model(tmp_path, EXACT, **SETTINGS))
     inputs = [
         {"name": f"in_{dtype}", "datatype": EVERY_TYPE[dtype][0], "shape": [2, 2], "data": EVERY_TYPE[dtype][1]}
@@ -48,13 +48,15 @@ def test_every_type_that_it_computes_as_it_is_comes_back(tmp_path: Path, start: 
 
 
 @pytest.mark.parametrize("dtype", INEXACT)
-def test_a_type_that_it_computes_otherwise_is_refused_at_the_start(tmp_path: Path, start: Start, dtype: str) -> None:
+def test_a_type_that_it_does_not_compute_exactly_is_refused_at_the_start(
+    tmp_path: Path, start: Start, dtype: str
+) -> None:
     server = start(identity_model(tmp_path, [dtype], **SETTINGS), ready=False)
     assert server.wait_end() != 0
     assert any(f"'in_{dtype}' is {dtype}, and OpenVINO" in line["message"] for line in server.log), server.raw
 
 
-def test_int64_is_taken_as_far_as_32_bits_go(tmp_path: Path, start: Start) -> None:
+def test_int64_is_accepted_up_to_32_bits(tmp_path: Path, start: Start) -> None:
     server = start(identity_model(tmp_path, ["int64"], **SETTINGS))
 
     def ask(*values: int) -> Any:
@@ -110,7 +112,7 @@ def test_a_quantized_model_agrees_with_onnx_runtime(tmp_path: Path, start: Start
     np.testing.assert_allclose(answers[1], answers[0], atol=0.02 * 0.6 * 2)
 
 
-def test_a_model_that_does_not_load_is_told(tmp_path: Path, start: Start) -> None:
+def test_a_model_that_does_not_load_is_reported(tmp_path: Path, start: Start) -> None:
     node = helper.make_node("Nothing", ["x"], ["y"], domain="example.com")
     sig = signature({"x": ("float32", ["batch", 3])}, {"y": ("float32", ["batch", 3])}, {"batch": [1, 8]})
     path = add_model(tmp_path, **SETTINGS)

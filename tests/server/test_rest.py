@@ -43,7 +43,7 @@ def test_metadata_names_server_model_and_tensors(server: Running) -> None:
 @pytest.mark.parametrize(
     "path", ["/v2/health/live", "/v2/health/ready", "/v2/models/m/ready", "/v2/models/m/versions/1/ready"]
 )
-def test_health_is_told(server: Running, path: str) -> None:
+def test_health_is_reported(server: Running, path: str) -> None:
     assert server.ask("GET", path).status == 200
     head = server.ask("HEAD", path)
     assert (head.status, head.body) == (200, b"")
@@ -107,7 +107,7 @@ def test_a_refused_request_says_why_and_is_logged_with_its_ids(server: Running) 
     assert (line["request_id"], line["traceparent"], line["status"]) == ("r-1", trace, 400)
 
 
-def test_metrics_tell_requests_stages_batches_and_where_the_model_came_from(server: Running) -> None:
+def test_metrics_show_requests_stages_batches_and_the_origin_of_the_model(server: Running) -> None:
     server.infer({"inputs": [X, Y]})
     page = server.ask("GET", "/metrics").body.decode()
     assert 'mlo_requests_total{code="200",protocol="http"}' in page
@@ -152,7 +152,7 @@ def test_a_model_with_several_inputs_of_other_types_and_requested_outputs(tmp_pa
     assert [o["name"] for o in one] == ["negated"]
 
 
-def test_states_go_in_and_come_out(tmp_path: Path, start: Start) -> None:
+def test_state_is_an_input_and_an_output(tmp_path: Path, start: Start) -> None:
     sig = signature(
         {"x": ("float32", [2, "batch", 3]), "state": ("float32", [1, "batch", 3])},
         {"y": ("float32", [2, "batch", 3]), "next": ("float32", [1, "batch", 3])},

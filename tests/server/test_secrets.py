@@ -112,7 +112,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running,
 
 
 @pytest.mark.parametrize("given", ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", TOKEN])
-def test_without_the_token_nothing_but_health_is_told(guarded: tuple[Running, Path], given: str) -> None:
+def test_without_the_token_only_health_is_answered(guarded: tuple[Running, Path], given: str) -> None:
     server, _ = guarded
     headers = {"Authorization": given} if given else {}
     for method, path in (("GET", "/v2"), ("GET", "/metrics"), ("GET", "/docs"), ("GET", "/nothing")):

@@ -105,7 +105,7 @@ def test_a_device_that_works_again_is_used_again() -> None:
     around([other, mended], scenario)
 
 
-def test_a_device_that_stays_broken_rests_longer_and_longer() -> None:
+def test_a_device_that_stays_broken_is_paused_longer_and_longer() -> None:
     broken = Device(broken=True)
     rests: list[int] = []
 
@@ -121,7 +121,7 @@ def test_a_device_that_stays_broken_rests_longer_and_longer() -> None:
     assert rests == [1, 2]
 
 
-def test_a_request_that_fails_everywhere_gets_its_error_and_no_device_rests() -> None:
+def test_a_request_that_fails_everywhere_gets_its_error_and_no_device_is_paused() -> None:
     devices = [Device(), Device()]
 
     async def scenario(batcher: Batcher) -> None:
@@ -195,7 +195,7 @@ def test_an_instance_that_hangs_does_not_keep_another_from_answering(tmp_path: P
 
 
 @pytest.mark.frameworks
-def test_instances_of_a_real_model_share_the_requests_and_answer_rightly(tmp_path: Path, start: Start) -> None:
+def test_instances_of_a_real_model_share_the_requests_and_answer_correctly(tmp_path: Path, start: Start) -> None:
     server = start(add_model(tmp_path, instances=3, threads=3, max_batch_size=2))
     wrong: list[Any] = []
 

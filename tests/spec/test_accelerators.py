@@ -16,13 +16,13 @@ def test_a_spec_asks_for_gpus_and_is_valid_everywhere(load: Load) -> None:
     assert spec.serving.cuda_graphs
 
 
-def test_without_a_word_there_are_none(load: Load) -> None:
+def test_without_a_request_there_are_none(load: Load) -> None:
     spec = load(BASE).spec
     assert (spec.hardware.accelerator, spec.hardware.devices, spec.serving.cuda_graphs) == ("none", 0, False)
     assert load(BASE + "hardware: {accelerator: cuda}\n").spec.hardware.devices == 1
 
 
-def test_what_means_something_with_gpus_alone_is_refused_without(shown: Shown) -> None:
+def test_keys_for_gpus_are_refused_without_gpus(shown: Shown) -> None:
     assert shown(BASE + "hardware: {count: 2}\nserving: {cuda_graphs: true}\n") == (
         "error[E133]: `hardware.count` needs an accelerator\n"
         "  --> spec.yaml:15:19\n"

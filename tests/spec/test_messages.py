@@ -65,7 +65,7 @@ def test_the_tag_of_a_union_is_where_the_caret_stands(shown: Shown) -> None:
     )
 
 
-def test_a_key_of_a_kind_that_is_not_told_names_the_kind(shown: Shown) -> None:
+def test_a_key_of_a_missing_kind_names_the_kind(shown: Shown) -> None:
     assert shown(BASE + "deploy: {path: shelf}\n") == (
         "error[E101]: unknown key `path`\n"
         "  --> spec.yaml:15:10\n"
@@ -116,7 +116,7 @@ def test_keys_are_suggested_from_the_chosen_kind_of_source(shown: Shown) -> None
         ("image: {registry: 'https://x'}", "`https://x` is not a valid value for `registry`", ""),
     ],
 )  # fmt: skip
-def test_every_kind_of_mistake_has_its_words(load: Load, addition: str, message: str, label: str) -> None:
+def test_every_kind_of_mistake_has_its_message(load: Load, addition: str, message: str, label: str) -> None:
     with pytest.raises(SpecInvalid) as caught:
         load(f"{BASE}{addition}\n")
     (diagnostic,) = caught.value.diagnostics
@@ -182,7 +182,7 @@ def test_units_are_read(load: Load) -> None:
         pytest.param(BASE.replace("DigitsNet", "DigitsNet\n    kwargs: {bias: 'no'}"), [], id="quoted no in kwargs"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_together_is_found(load: Load, text: str, expected: list[str]) -> None:
+def test_contradictions_are_found(load: Load, text: str, expected: list[str]) -> None:
     assert codes(load, text) == expected
 
 
@@ -220,7 +220,7 @@ def test_default_batch_sizes_fit_the_range(load: Load) -> None:
     assert load(BASE.replace("[batch, ", "[3, ")).spec.benchmark.batch_sizes == [1]
 
 
-def test_messages_hold_nothing_that_a_terminal_obeys(shown: Shown) -> None:
+def test_messages_contain_no_control_characters(shown: Shown) -> None:
     text = shown(BASE + 'optimize_for: "\\e[2J\\u202e"\nkind\u202e: 1\n')
     assert "\x1b" not in text
     assert "\u202e" not in text

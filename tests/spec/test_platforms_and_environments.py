@@ -43,7 +43,7 @@ def platform(folder: Path) -> Path:
     return file
 
 
-def test_defaults_lie_below_the_spec_and_their_place_can_be_asked(load: Load, platform: Path) -> None:
+def test_the_spec_overrides_defaults_and_their_origin_can_be_explained(load: Load, platform: Path) -> None:
     loaded = load(GOOD + "hardware: {cpus: 3}\n")
     assert loaded.platform == platform
     assert (loaded.spec.hardware.cpus, loaded.spec.hardware.memory) == (3, 4 * 2**30)
@@ -149,7 +149,7 @@ def test_violations_stand_at_the_specs_line_and_name_the_rule(shown: Shown, plat
         ("localhost:5000/python:3", "localhost:5000/python", True),
     ],
 )
-def test_a_base_image_rule_leaves_open_what_it_does_not_say(
+def test_a_base_image_rule_allows_what_it_does_not_restrict(
     load: Load, folder: Path, base: str, rule: str, allowed: bool
 ) -> None:
     (folder / "mlo-platform.yaml").write_text(
@@ -193,19 +193,19 @@ def test_a_rule_says_where_a_release_may_go(load: Load, shown: Shown, folder: Pa
     assert " --> spec.yaml:4:9\n" in shown(BASE), "what is left out is told at the deployment's name"
 
 
-def test_a_base_image_is_asked_for_where_an_image_can_come_out_alone(load: Load, shown: Shown, folder: Path) -> None:
+def test_a_base_image_is_only_required_if_an_image_may_be_built(load: Load, shown: Shown, folder: Path) -> None:
     with_rules(folder, "rules: {base_images: [python]}")
     assert load(DEVICES).spec.image.base is None
     for served in (DEVICES.replace("[tflite]", "[tflite, onnx]"), DEVICES.replace("[tflite]", "auto"), BASE):
         assert "error[E132]: the platform requires an approved base image" in shown(served)
 
 
-def test_a_rule_may_name_the_backend_without_a_server_alone(load: Load, folder: Path) -> None:
+def test_a_rule_may_only_allow_the_backend_without_a_server(load: Load, folder: Path) -> None:
     with_rules(folder, "rules: {backends: [litert]}")
     assert load(DEVICES).spec.serving.backend == "auto"
 
 
-def test_keys_that_change_nothing_for_devices_are_warned_of_at_their_line(load: Load, folder: Path) -> None:
+def test_keys_without_effect_for_devices_are_warned_about_at_their_line(load: Load, folder: Path) -> None:
     said = "serving: {batching: {max_size: 8}, replicas: {max: 2}}\nimage: {registry: example.com/a}\n"
     warnings = [each for each in load(DEVICES + said).warnings if each.code == "W104"]
 
@@ -268,7 +268,7 @@ def test_an_unknown_environment_suggests_the_known_ones(shown: Shown) -> None:
     assert "choose one of staging, prod" in text
 
 
-def test_every_environment_is_checked_although_none_is_chosen(shown: Shown) -> None:
+def test_every_environment_is_checked_even_if_none_is_selected(shown: Shown) -> None:
     assert shown(ENVIRONMENTS.replace("cpus: 8", "cpu: 8")) == (
         "error[E101]: unknown key `cpu`\n"
         "  --> spec.yaml:19:16\n"
@@ -293,7 +293,7 @@ def test_a_wrong_environments_section_is_refused(load: Load, section: str) -> No
         load(f"{BASE}{section}\n")
 
 
-def test_the_digest_is_of_what_the_spec_means(load: Load) -> None:
+def test_the_digest_is_of_the_effective_spec(load: Load) -> None:
     plain = load(BASE)
     reordered = load(
         "# a comment\n" + BASE.replace("{min: 1, max: 64}", "{max: 64, min: 1}") + "hardware: {cpus: 1000m}\n"

@@ -15,7 +15,7 @@ def at(text: str, column: int, end: int, line: int = 3) -> Span:
     return Span("spec.yaml", line, column, line, end, text)
 
 
-def test_everything_that_a_diagnostic_can_say_is_shown() -> None:
+def test_every_field_of_a_diagnostic_is_shown() -> None:
     diagnostic = Diagnostic(
         "E410",
         "convert.onnx ran out of memory",
@@ -38,7 +38,7 @@ def test_everything_that_a_diagnostic_can_say_is_shown() -> None:
     )
 
 
-def test_warnings_say_so_and_stand_apart() -> None:
+def test_warnings_are_marked_and_separated() -> None:
     warning = Diagnostic("W101", "unused", severity="warning")
     error = Diagnostic("E100", "gone", remedy="look")
     assert render_text([warning, error], color=False, width=80) == (
@@ -59,14 +59,14 @@ def test_warnings_say_so_and_stand_apart() -> None:
         ("😀: wrong", 4, 9),
     ],
 )
-def test_the_caret_stands_under_what_is_wrong(text: str, column: int, end: int) -> None:
+def test_the_caret_is_below_the_mistake(text: str, column: int, end: int) -> None:
     shown = render_text([Diagnostic("E101", "wrong", at(text, column, end))], color=False, width=80).splitlines()
     before, marked = (part.replace("\t", "    ") for part in (text[: column - 1], text[column - 1 : end - 1]))
     assert shown[3].startswith(f"3 | {before}{marked}")
     assert shown[4] == "  | " + " " * wcswidth(before) + "^" * wcswidth(marked)
 
 
-def test_a_long_line_is_cut_around_the_caret() -> None:
+def test_a_long_line_is_truncated_around_the_caret() -> None:
     text = "x" * 300 + " bad " + "y" * 300
     for width in (40, 80, 120):
         shown = render_text(

@@ -95,7 +95,7 @@ def test_missing_files_suggest_the_similar_name(folder: Path) -> None:
     )
 
 
-def test_what_is_no_regular_file_is_refused_without_waiting(folder: Path) -> None:
+def test_a_file_that_is_not_regular_is_refused_without_waiting(folder: Path) -> None:
     os.mkfifo(folder / "pipe.yaml")
     (folder / "folder.yaml").mkdir()
     (folder / "loop.yaml").symlink_to("loop.yaml")
@@ -179,7 +179,7 @@ def test_scalars_are_read_as_written() -> None:
 
 
 @pytest.mark.parametrize("word", ["True", "FALSE", "Null", ".inf", "-.Inf", ".NaN", "9" * 30, "1e999"])
-def test_what_readers_disagree_about_is_an_error(shown: Shown, word: str) -> None:
+def test_values_that_parsers_interpret_differently_are_errors(shown: Shown, word: str) -> None:
     assert f"error[E113]: `{word}`" in shown(BASE + f"slo: {{enforce: {word}}}\n")
 
 
@@ -209,7 +209,7 @@ YAMLISH = st.lists(
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.one_of(st.binary(max_size=200), st.text(max_size=100).map(lambda t: t.encode("utf-8", "surrogatepass")),
                          YAMLISH.map(str.encode), YAMLISH.map(lambda t: (BASE + t).encode())))  # fmt: skip
-def test_garbage_is_refused_in_words(folder: Path, content: bytes) -> None:
+def test_garbage_is_refused_with_a_message(folder: Path, content: bytes) -> None:
     file = folder / "garbage.yaml"
     file.write_bytes(content)
     try:

@@ -101,13 +101,13 @@ def test_canonical_json_reads_back_to_a_value_with_the_same_form(value: Any) -> 
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), [float("-inf")], "\ud800", {"é": 1, "e\u0301": 2}])
-def test_canonical_json_refuses_what_has_no_single_form(value: Any) -> None:
+def test_canonical_json_refuses_values_without_a_unique_form(value: Any) -> None:
     with pytest.raises(ValueError):
         canonical_json(value)
 
 
 @pytest.mark.parametrize("value", [{1: "a"}, {"a": {2, 3}}, b"bytes", Path("path")])
-def test_canonical_json_refuses_what_is_no_json(value: Any) -> None:
+def test_canonical_json_refuses_values_that_are_not_json(value: Any) -> None:
     with pytest.raises(TypeError):
         canonical_json(value)
 

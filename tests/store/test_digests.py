@@ -68,7 +68,7 @@ def test_links_in_a_tree_are_refused_by_name(tmp_path: Path, target: str) -> Non
     assert target in caught.value.diagnostics[0].cause
 
 
-def test_a_pipe_and_an_unreadable_name_are_refused_and_hold_nothing_up(tmp_path: Path) -> None:
+def test_a_pipe_and_an_unreadable_name_are_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StoreFailed, match="pipe"):
         digest_tree(tmp_path)
@@ -138,7 +138,7 @@ def test_a_damaged_or_lost_cache_costs_nothing_but_time(home: Home, tmp_path: Pa
     cache.save()
 
 
-def test_two_caches_saved_one_after_the_other_keep_what_both_learnt(home: Home, tmp_path: Path) -> None:
+def test_two_caches_saved_one_after_the_other_keep_both_entries(home: Home, tmp_path: Path) -> None:
     caches = [StatCache(home), StatCache(home)]
     for number, cache in enumerate(caches):
         path = tmp_path / str(number)

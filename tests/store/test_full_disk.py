@@ -71,7 +71,7 @@ def _fill(folder: Path) -> Path:
     return ballast
 
 
-def test_a_full_disk_is_told_with_what_to_do_and_loses_nothing(small_disk: Path) -> None:
+def test_a_full_disk_is_reported_with_what_to_do_and_loses_nothing(small_disk: Path) -> None:
     home = Home(small_disk / ".mlo")
     home.prepare()
     trees, receipts, state = TreeStore(home), Receipts(home), StateFile(home)
@@ -148,7 +148,7 @@ except StoreFailed as error:
 
 
 @pytest.mark.processes
-def test_a_limit_on_file_sizes_is_told_likewise(tmp_path: Path, spawn: Spawn) -> None:
+def test_a_limit_on_file_sizes_is_reported_in_the_same_way(tmp_path: Path, spawn: Spawn) -> None:
     out, err = spawn(_LIMITED, tmp_path / "file").communicate(timeout=60)
     cause, remedy = out.splitlines()
     assert cause == "file too large", err
@@ -156,7 +156,7 @@ def test_a_limit_on_file_sizes_is_told_likewise(tmp_path: Path, spawn: Spawn) ->
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"former")]
 
 
-def test_a_disk_that_cannot_be_written_is_told_before_anything_is_begun(small_disk: Path) -> None:
+def test_a_read_only_disk_is_reported_before_anything_is_started(small_disk: Path) -> None:
     home = Home(small_disk / ".mlo")
     home.prepare()
     with Store.at(home).scratch_folder() as scratch:

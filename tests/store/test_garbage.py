@@ -86,7 +86,7 @@ def _deployment(rendered: str, history: tuple[Revision, ...] = ()) -> Deployment
 
 
 @pytest.mark.processes
-def test_scratch_folders_go_with_their_owner_and_not_before(home: Home, spawn: Spawn) -> None:
+def test_scratch_folders_are_removed_after_their_owner_and_not_before(home: Home, spawn: Spawn) -> None:
     killed, alive = spawn(_WORK, home.root), spawn(_WORK, home.root)
     for process in (killed, alive):
         assert process.stdout is not None
@@ -101,7 +101,7 @@ def test_scratch_folders_go_with_their_owner_and_not_before(home: Home, spawn: S
     assert list(home.scratch.iterdir()) == []
 
 
-def test_what_stands_in_scratch_without_an_owner_goes_after_a_day(home: Home) -> None:
+def test_scratch_folders_without_an_owner_are_removed_after_a_day(home: Home) -> None:
     old, young = home.scratch / "old", home.scratch / "young"
     for folder in (old, young):
         folder.mkdir()
@@ -121,7 +121,7 @@ def test_stray_temporaries_are_swept_from_every_folder(home: Home) -> None:
     assert not list(home.root.rglob(f"{TEMPORARY_PREFIX}*"))
 
 
-def test_only_what_no_deployment_had_last_is_collected(home: Home) -> None:
+def test_only_results_that_no_deployment_needs_are_collected(home: Home) -> None:
     old, new, other = _done(home, "convert", "1"), _done(home, "convert", "2"), _done(home, "convert", "3", "other")
     receipts, trees = Receipts(home), TreeStore(home)
     assert collect(Store.at(home), keep_receipts={"convert-1"}) == 0
@@ -132,7 +132,7 @@ def test_only_what_no_deployment_had_last_is_collected(home: Home) -> None:
     assert trees.verify(new, deep=True) is None
 
 
-def test_what_the_state_needs_for_a_rollback_stays(home: Home) -> None:
+def test_trees_that_the_state_needs_for_a_rollback_are_kept(home: Home) -> None:
     manifests = [_done(home, "render", content) for content in "12345"]
     history = (
         Revision(
@@ -180,7 +180,7 @@ def test_nothing_is_collected_while_a_run_uses_the_store(home: Home, spawn: Spaw
     assert collect(Store.at(home)) > 0
 
 
-def test_lock_files_that_nobody_holds_are_collected(home: Home) -> None:
+def test_lock_files_without_a_holder_are_collected(home: Home) -> None:
     with lock(home.locks / "held.lock", timeout=0, info={"what": "work"}):
         with lock(home.locks / "free.lock", timeout=0, info={"what": "work"}):
             pass
@@ -199,7 +199,7 @@ def test_nothing_is_collected_when_the_state_cannot_be_read(home: Home) -> None:
     assert len(list(Receipts(home).all_keys())) == 2
 
 
-def test_a_receipt_of_a_failed_step_goes_when_another_took_its_place(home: Home) -> None:
+def test_the_receipt_of_a_failed_step_is_collected_once_replaced(home: Home) -> None:
     receipts = Receipts(home)
     _done(home, "convert", "1")
     done = receipts.read("convert-1")

@@ -34,7 +34,7 @@ def test_a_prepared_home_is_its_users_alone_and_neither_committed_nor_backed_up(
 
 
 @pytest.mark.parametrize("place", ["file", "file/.mlo", "/proc/mlo"])
-def test_a_home_that_cannot_be_made_is_told_with_what_to_do(tmp_path: Path, place: str) -> None:
+def test_a_home_that_cannot_be_made_is_reported_with_what_to_do(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreFailed) as caught:
         Home(tmp_path / place).prepare()

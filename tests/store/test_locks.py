@@ -58,7 +58,7 @@ def test_a_held_lock_is_busy_and_says_who_holds_it(path: Path, spawn: Spawn) -> 
     assert "do not remove the lock file" in diagnostic.remedy
 
 
-def test_who_waits_is_told_once_for_whom_and_gets_it_then(path: Path, spawn: Spawn) -> None:
+def test_a_waiting_process_is_told_the_holder_once_and_then_gets_the_lock(path: Path, spawn: Spawn) -> None:
     process = _holder(spawn, path)
     told: list[str] = []
 
@@ -110,14 +110,14 @@ def test_threads_exclude_each_other(path: Path) -> None:
     assert max(most) == 1
 
 
-def test_a_lock_file_that_was_removed_meanwhile_excludes_nobody_and_is_made_again(path: Path) -> None:
+def test_a_lock_file_that_was_removed_meanwhile_excludes_no_one_and_is_created_again(path: Path) -> None:
     with lock(path, timeout=0, info={"what": "first"}):
         path.unlink()
         with lock(path, timeout=0, info={"what": "second"}), pytest.raises(Busy), lock(path, timeout=0, info={}):
             pass
 
 
-def test_sharers_share_and_keep_out_who_wants_it_alone(path: Path) -> None:
+def test_shared_holders_exclude_an_exclusive_one(path: Path) -> None:
     with share(path, timeout=0, info={"what": "one"}):
         with share(path, timeout=0, info={"what": "two"}):
             pass
@@ -142,7 +142,7 @@ def test_a_folder_where_flock_excludes_passes_the_probe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_folder_where_flock_does_not_exclude_is_warned_of(
+def test_a_folder_in_which_flock_does_not_exclude_causes_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     def broken(handle: int, operation: int) -> None:

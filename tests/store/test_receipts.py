@@ -87,7 +87,7 @@ def _without(member: str) -> bytes:
         (_document(key="cd" * 32), "the receipt of another key"),
     ],
 )
-def test_a_torn_or_foreign_file_is_no_receipt_and_says_why(
+def test_a_torn_or_foreign_file_is_not_a_receipt_and_the_reason_is_given(
     home: Home, receipts: Receipts, content: bytes, said: str
 ) -> None:
     file = home.receipts / f"{KEY}.json"
@@ -124,7 +124,7 @@ def test_a_damaged_index_explains_nothing_and_breaks_nothing(home: Home, receipt
     assert receipts.latest(DONE.step, "digits") == DONE
 
 
-def test_remembering_what_is_remembered_writes_nothing(home: Home, receipts: Receipts) -> None:
+def test_recording_a_known_key_again_writes_nothing(home: Home, receipts: Receipts) -> None:
     receipts.write(DONE)
     (file,) = (home.receipts / "latest").iterdir()
     inode = file.stat().st_ino
@@ -138,7 +138,7 @@ def test_a_key_cannot_lead_out_of_the_folder(receipts: Receipts, key: str) -> No
         receipts.read(key)
 
 
-def test_a_summary_that_is_no_json_is_an_error_and_no_receipt(receipts: Receipts) -> None:
+def test_a_summary_that_is_not_json_is_an_error_and_leaves_no_receipt(receipts: Receipts) -> None:
     with pytest.raises(StoreFailed, match=r"convert\.onnx-fp32"):
         receipts.write(DONE.model_copy(update={"summary": {"p99": float("nan")}}))
     assert receipts.read(KEY) is None

@@ -103,7 +103,7 @@ def test_a_state_is_read_as_it_was_written(home: Home, file: StateFile) -> None:
     assert home.state_file.stat().st_mode & 0o077 == 0
 
 
-def test_every_change_counts_and_what_changes_nothing_does_not(file: StateFile) -> None:
+def test_every_change_increases_the_serial_and_no_change_does_not(file: StateFile) -> None:
     first = file.update(lambda state: state.with_deployment(DIGITS))
     same = file.update(lambda state: state.with_deployment(DIGITS))
     gone = file.update(lambda state: state.without_deployment("digits").without_deployment("other"))
@@ -180,7 +180,9 @@ def _with_digits(**changes: Any) -> bytes:
         _with_digits(history=[{**_entry().model_dump(mode="json"), "gates": "{}"}]),
     ],
 )
-def test_a_state_that_cannot_be_read_is_told_and_never_overwritten(home: Home, file: StateFile, content: bytes) -> None:
+def test_a_state_that_cannot_be_read_is_reported_and_never_overwritten(
+    home: Home, file: StateFile, content: bytes
+) -> None:
     home.state_file.write_bytes(content)
     for use in (file.read, lambda: file.update(lambda state: state.with_deployment(DIGITS))):
         with pytest.raises(StoreFailed) as caught:

@@ -123,13 +123,13 @@ def test_a_user_without_privileges_can_commit_and_discard(spawn: Spawn) -> None:
         assert out.endswith("100000 False\n")
 
 
-def test_a_flipped_byte_is_seen_without_reading_what_was_not_touched(home: Home, store: TreeStore) -> None:
+def test_a_flipped_byte_is_detected_without_reading_unchanged_files(home: Home, store: TreeStore) -> None:
     manifest = _commit(home)
     _overwrite(store.path(manifest.digest) / "inner" / "model.onnx", b"mOdel")
     assert store.verify(manifest) == "inner/model.onnx has different content"
 
 
-def test_a_flipped_byte_is_seen_although_the_time_was_set_back(home: Home, store: TreeStore) -> None:
+def test_a_flipped_byte_is_detected_even_if_the_time_was_reset(home: Home, store: TreeStore) -> None:
     manifest = _commit(home)
     path = store.path(manifest.digest) / "inner" / "model.onnx"
     times = path.stat()
@@ -173,7 +173,7 @@ def test_other_damage_is_named(home: Home, store: TreeStore, damage: str, said: 
     assert store.verify(manifest) == said
 
 
-def test_a_touched_file_is_read_again_and_found_whole(home: Home, store: TreeStore) -> None:
+def test_a_touched_file_is_read_again_and_found_unchanged(home: Home, store: TreeStore) -> None:
     manifest = _commit(home)
     os.utime(store.path(manifest.digest) / "inner" / "model.onnx")
     assert store.verify(manifest) is None

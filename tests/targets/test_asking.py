@@ -156,7 +156,7 @@ def test_inputs_of_different_batches_are_refused(tmp_path: Path) -> None:
     assert failure.value.diagnostics[0].cause == "input k: batch is 2 here and 1 in another input"
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_invalid_files(tmp_path: Path) -> None:
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 garbage")
     (tmp_path / "bad.json").write_bytes(b"\xff\xfe\x00")
     np.savez(tmp_path / "pickled.npz", x=np.array([object()], dtype=object))
@@ -197,7 +197,7 @@ def test_nothing_listens(stand_in: StandIn) -> None:
 
 @pytest.mark.processes
 @pytest.mark.parametrize(("status", "code"), [(400, "E611"), (429, "E611"), (503, "E612")])
-def test_the_servers_reason_is_told(deployment: Deployment, stand_in: StandIn, status: int, code: str) -> None:
+def test_the_servers_reason_is_shown(deployment: Deployment, stand_in: StandIn, status: int, code: str) -> None:
     diagnostic = _ask(deployment.deploy(1, fails=status), stand_in).diagnostics[0]
     assert (diagnostic.code, diagnostic.cause) == (code, "the stand-in says no")
     assert str(status) in diagnostic.message

@@ -90,7 +90,7 @@ def test_a_file_that_somebody_changed_is_drift_and_the_next_deploy_repairs_it(
 @pytest.mark.parametrize(
     "what", ["a file of somebody's", "another deployment", "a file in its place", "a broken marker"]
 )
-def test_what_mlo_did_not_put_there_is_not_touched(
+def test_files_that_mlo_did_not_write_are_not_touched(
     target: FolderTarget, folder: Path, tmp_path: Path, what: str
 ) -> None:
     if what == "a file in its place":
@@ -141,7 +141,7 @@ def test_a_marker_that_this_version_cannot_read_is_refused_with_the_reason(
     assert cause in observed.reason
 
 
-def test_what_is_in_use_and_was_changed_is_degraded_with_the_reason(
+def test_a_modified_revision_in_use_is_degraded_with_the_reason(
     target: FolderTarget, folder: Path, tmp_path: Path
 ) -> None:
     put(target, tmp_path, 1, "one")
@@ -151,9 +151,7 @@ def test_what_is_in_use_and_was_changed_is_degraded_with_the_reason(
     assert target.history() == (1,)
 
 
-def test_stopping_removes_what_was_put_there_and_nothing_else(
-    target: FolderTarget, folder: Path, tmp_path: Path
-) -> None:
+def test_stopping_only_removes_what_was_deployed(target: FolderTarget, folder: Path, tmp_path: Path) -> None:
     put(target, tmp_path, 1, "one")
     put(target, tmp_path, 2, "two")
     (folder / "notes.txt").write_text("mine")
@@ -177,7 +175,7 @@ def test_a_revision_that_is_not_there_cannot_be_switched_to(target: FolderTarget
     assert target.observe().revision == 1
 
 
-def test_dropping_leaves_the_revision_in_use_alone(target: FolderTarget, folder: Path, tmp_path: Path) -> None:
+def test_dropping_does_not_affect_the_revision_in_use(target: FolderTarget, folder: Path, tmp_path: Path) -> None:
     put(target, tmp_path, 1, "one")
     target.start(Release(2, rendered(tmp_path, "two"), "litert", "digits", 1, 60))
     target.drop(2)

@@ -77,7 +77,7 @@ def test_answers_come_back_with_the_servers_headers_only(endpoint: str) -> None:
 
 
 @pytest.mark.processes
-def test_head_tells_the_length_of_what_get_would_bring(endpoint: str) -> None:
+def test_head_has_the_content_length_of_get(endpoint: str) -> None:
     answer, document = _get(endpoint, "/anything", method="HEAD")
     assert answer.status == 200
     assert document is None
@@ -127,7 +127,7 @@ def _raw(endpoint: str, *pieces: bytes, half_close: bool = False) -> bytes:
             return stream.read()
 
 
-def test_a_client_that_has_said_everything_may_still_listen(endpoint: str) -> None:
+def test_a_client_that_closed_its_sending_side_still_gets_the_answer(endpoint: str) -> None:
     answer = _raw(endpoint, b"GET /half HTTP/1.1\r\nHost: h\r\n\r\n", half_close=True)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"/half" in answer
@@ -161,7 +161,7 @@ def test_upgrades_and_tunnels_are_refused(endpoint: str, request_head: bytes) ->
     assert b"the connection cannot be upgraded" in answer
 
 
-def test_a_body_is_asked_for_where_the_client_waits_for_that(endpoint: str) -> None:
+def test_a_client_that_expects_100_continue_gets_it(endpoint: str) -> None:
     with socket.create_connection(tuple_of(endpoint), timeout=30) as raw:
         head = (
             b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nConnection: close\r\nExpect: 100-continue\r\n\r\n"
@@ -183,7 +183,7 @@ def test_a_body_is_asked_for_where_the_client_waits_for_that(endpoint: str) -> N
         (b"POST /echo HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", b"400"),
     ],
 )
-def test_what_is_too_large_or_ambiguous_is_refused_by_its_head(
+def test_too_large_or_ambiguous_requests_are_refused_by_their_head(
     endpoint: str, deployment: Deployment, request_head: bytes, status: bytes
 ) -> None:
     assert _raw(endpoint, request_head)[9:12] == status
@@ -208,7 +208,7 @@ def test_a_body_that_ends_with_the_connection_arrives_whole(endpoint: str, versi
     assert answer.endswith(ending)
 
 
-def test_an_answer_that_is_cut_off_is_not_passed_off_as_whole(endpoint: str) -> None:
+def test_a_truncated_answer_is_not_passed_on_as_complete(endpoint: str) -> None:
     connection = HTTPConnection(endpoint, timeout=30)
     connection.request("GET", "/cut-off")
     with pytest.raises((IncompleteRead, ConnectionResetError)):

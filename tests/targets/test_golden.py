@@ -36,7 +36,7 @@ def _imported(
     return folder
 
 
-def test_right_answers_pass_alone_and_in_batches(deployment: Deployment, stand_in: StandIn, tmp_path: Path) -> None:
+def test_correct_answers_pass_alone_and_in_batches(deployment: Deployment, stand_in: StandIn, tmp_path: Path) -> None:
     endpoint = deployment.deploy(1, factor=2)
     report = check_golden(endpoint, stand_in, "m", _imported(tmp_path / "import"), {}, precision="fp32", rows=5)
     # 5 alone, then 20 in calls of 8, 8 and 4.
@@ -61,7 +61,7 @@ def test_a_wrong_answer_names_output_measure_and_limit(
     assert deployment.ask() == 2.0
 
 
-def test_a_server_that_refuses_is_told_with_its_own_words(
+def test_a_refusal_of_the_server_is_reported_with_its_message(
     deployment: Deployment, stand_in: StandIn, tmp_path: Path
 ) -> None:
     endpoint = deployment.deploy(1, fails=500)
@@ -73,7 +73,7 @@ def test_a_server_that_refuses_is_told_with_its_own_words(
     assert "status 500: the stand-in says no" in diagnostic.cause
 
 
-def test_the_statement_about_all_samples_needs_all_of_them(
+def test_gates_over_all_samples_need_all_samples(
     deployment: Deployment, stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint = deployment.deploy(1, factor=2)
@@ -106,7 +106,7 @@ _TEXTS = Signature(
 _WORDS = np.array(["", "a", "schön", '"', "longer than the others", "\U0001f680"])
 
 
-def test_texts_have_to_come_back_as_they_were(deployment: Deployment, stand_in: StandIn, tmp_path: Path) -> None:
+def test_texts_must_come_back_unchanged(deployment: Deployment, stand_in: StandIn, tmp_path: Path) -> None:
     endpoint = deployment.deploy(1, factor=2)
     folder = _imported(tmp_path / "import", _TEXTS, _WORDS)
     report = check_golden(endpoint, stand_in, "m", folder, {}, precision="fp32")

@@ -20,7 +20,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"port": "20001"}, {"port": 0}, {"version": 2}, {"more": 1}])
-def test_a_record_that_cannot_be_read_names_the_file_and_the_way_out(change: dict[str, Any], tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_read_names_the_file_and_the_remedy(change: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / Endpoint.FILE).write_text(json.dumps({"version": 1, "port": 20001, **change}))
     with pytest.raises(DeployFailed) as refused:
         LocalTarget(tmp_path).url()

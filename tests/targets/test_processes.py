@@ -149,7 +149,7 @@ def test_a_supervisor_that_hangs_is_killed_by_stop(deployment: Deployment, monke
     assert not any(_alive(process) for process in family)
 
 
-def test_a_supervisor_of_another_version_is_named_with_the_way_out_and_can_be_stopped(
+def test_a_supervisor_of_another_version_is_reported_with_the_remedy_and_can_be_stopped(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deployment.deploy(1)

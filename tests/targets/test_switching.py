@@ -84,7 +84,7 @@ def test_a_request_in_flight_is_finished_by_the_former_revision(deployment: Depl
         ({"never_ready": True}, "E604", "was not ready after 1 s"),
     ],
 )
-def test_a_candidate_that_does_not_come_up_leaves_the_former_serving(
+def test_a_new_revision_that_does_not_start_leaves_the_previous_one_serving(
     deployment: Deployment, behaviour: dict[str, object], code: str, cause: str
 ) -> None:
     deployment.deploy(1, factor=1)
@@ -101,7 +101,7 @@ def test_a_candidate_that_does_not_come_up_leaves_the_former_serving(
     assert len(_servers(deployment)) == 1
 
 
-def test_a_failed_candidates_last_words_are_told(deployment: Deployment) -> None:
+def test_a_failed_revisions_last_log_lines_are_shown(deployment: Deployment) -> None:
     deployment.target.prepare()
     with pytest.raises(DeployFailed) as failure:
         deployment.start(1, exits=3)
@@ -155,7 +155,7 @@ def test_the_same_revision_from_another_folder_is_refused_as_busy(deployment: De
         deployment.target.start(Release(1, deployment.serving(7), "stand-in", "m", 1, 30))
 
 
-def test_a_backend_that_is_not_there_is_said_before_anything_starts(deployment: Deployment, stand_in: StandIn) -> None:
+def test_a_missing_backend_is_reported_before_anything_starts(deployment: Deployment, stand_in: StandIn) -> None:
     deployment.target.prepare()
     stand_in.missing = "no Java 17 on the PATH"
     with pytest.raises(DeployFailed) as failure:
@@ -163,9 +163,7 @@ def test_a_backend_that_is_not_there_is_said_before_anything_starts(deployment: 
     assert (failure.value.diagnostics[0].code, failure.value.diagnostics[0].cause) == ("E616", stand_in.missing)
 
 
-def test_a_backend_is_looked_for_with_the_devices_that_its_folder_is_for(
-    deployment: Deployment, stand_in: StandIn
-) -> None:
+def test_a_backend_is_checked_for_the_devices_of_its_folder(deployment: Deployment, stand_in: StandIn) -> None:
     deployment.target.prepare()
     stand_in.present_for = 2
     with pytest.raises(DeployFailed) as failure:

@@ -56,7 +56,7 @@ def test_a_target_is_a_folder_with_its_section_placement_and_implementation(name
 
 
 @every_target
-def test_a_target_stands_in_the_manual_of_the_spec(name: str) -> None:
+def test_a_target_is_documented_in_the_manual_of_the_spec(name: str) -> None:
     manual = (PACKAGE.parent / "docs" / "spec.md").read_text("utf-8")
     assert f"`{name}`" in manual
     assert all(f"| `{key}` |" in manual for key in TARGETS[name].section.model_fields)
@@ -67,7 +67,7 @@ def test_the_spec_takes_every_target_of_the_table() -> None:
 
 
 @every_row
-def test_a_target_brings_all_that_is_asked_of_it(name: str) -> None:
+def test_a_target_has_everything_that_the_protocol_requires(name: str) -> None:
     implementation = ROWS[name].load()
     for member in MEMBERS:
         asked, brought = inspect.getattr_static(Target, member), inspect.getattr_static(implementation, member, None)
@@ -118,16 +118,14 @@ def test_what_was_never_started_is_stopped_with_a_reason(name: str, site: Site, 
 
 
 @every_row
-def test_a_target_has_words_for_the_commands(name: str, site: Site, tmp_path: Path) -> None:
+def test_a_target_has_texts_for_the_commands(name: str, site: Site, tmp_path: Path) -> None:
     words = wanted(name, site, tmp_path).describe()
     assert all((words.where, words.label, words.in_use, words.removal, words.removed))
     assert "digits" in words.removal
 
 
 @every_row
-def test_a_target_takes_all_of_the_traffic_or_says_that_it_cannot_share_it(
-    name: str, site: Site, tmp_path: Path
-) -> None:
+def test_a_target_that_cannot_split_traffic_says_so(name: str, site: Site, tmp_path: Path) -> None:
     target = wanted(name, site, tmp_path)
     target.check()
     for refuse in (lambda: target.check(0.5), lambda: target.switch(1, 0.5)):

@@ -94,7 +94,7 @@ def test_a_candidate_that_is_dropped_leaves_the_live_one(target: FolderTarget, f
     assert _versions(folder) == ((1,), {"stable": 1})
 
 
-def test_everything_that_was_put_there_goes_again(target: FolderTarget, folder: Path, tmp_path: Path) -> None:
+def test_everything_that_was_deployed_is_removed_again(target: FolderTarget, folder: Path, tmp_path: Path) -> None:
     _put(target, tmp_path, 1, "one")
     _put(target, tmp_path, 2, "two")
     (folder / "notes.txt").write_text("mine")
@@ -102,7 +102,7 @@ def test_everything_that_was_put_there_goes_again(target: FolderTarget, folder: 
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
-def test_another_format_takes_the_folder_over(target: FolderTarget, folder: Path, tmp_path: Path) -> None:
+def test_another_format_replaces_the_folders_content(target: FolderTarget, folder: Path, tmp_path: Path) -> None:
     _put(target, tmp_path, 1, "one")
     serving = tmp_path / "tflite"
     serving.mkdir()
@@ -112,9 +112,7 @@ def test_another_format_takes_the_folder_over(target: FolderTarget, folder: Path
     assert sorted(path.name for path in folder.iterdir()) == [MARKER, "current", "revisions"]
 
 
-def test_a_configuration_that_somebody_changed_is_not_overwritten(
-    target: FolderTarget, folder: Path, tmp_path: Path
-) -> None:
+def test_a_modified_configuration_is_not_overwritten(target: FolderTarget, folder: Path, tmp_path: Path) -> None:
     _put(target, tmp_path, 1, "one")
     (folder / "models.config").write_text("model_config_list {}")
     with pytest.raises(DeployFailed) as failure:

@@ -75,7 +75,7 @@ def test_a_batch_that_the_model_fixes_is_a_number(converted: Convert) -> None:
     assert converted("tflite_batch_of_one").inspect()["inputs"][0]["shape"] == [1, 8, 8, 1]
 
 
-def test_what_integers_stand_for_is_noted(converted: Convert) -> None:
+def test_the_meaning_of_quantized_integers_is_noted(converted: Convert) -> None:
     found = converted("tflite_integer_io").inspect()
     assert found["inputs"][0]["dtype"] == "uint8"
     assert found["notes"][0] == "the input `image` is uint8 and stands for (value +0) x 0.00392157"
@@ -93,7 +93,7 @@ def test_the_trained_model_answers_as_it_should(converted: Convert) -> None:
     assert set(imported.summary["framework"]) == {"ai-edge-litert"}
 
 
-def test_inputs_and_outputs_may_stand_in_another_order(converted: Convert) -> None:
+def test_inputs_and_outputs_may_have_another_order(converted: Convert) -> None:
     imported = converted("tflite_two_in_two_out").imported
     names = [tensor["name"] for tensor in imported.json("imported.json")["signature"]["inputs"]]
     assert names == ["mask", "ids"]
@@ -132,14 +132,14 @@ def test_the_baseline_answers_as_recorded_on_the_threads_that_it_is_given(conver
     ("name", "code", "operator"),
     [("noisy", "E330", "RANDOM_UNIFORM draws"), ("counting", "E332", "one call affects the next")],
 )
-def test_a_model_that_answers_otherwise_when_asked_again_is_refused(
+def test_a_model_whose_outputs_do_not_repeat_is_refused(
     models_to_convert: Path, tmp_path: Path, name: str, code: str, operator: str
 ) -> None:
     error = refused(code, WEIGHTS, tmp_path, models_to_convert / f"{name}.tflite", CASES[name])
     assert operator in error.cause
 
 
-def test_rows_that_change_each_others_answers_are_refused(models_to_convert: Path, tmp_path: Path) -> None:
+def test_a_model_whose_rows_influence_each_other_is_refused(models_to_convert: Path, tmp_path: Path) -> None:
     refused("E331", WEIGHTS, tmp_path, models_to_convert / "mixing.tflite", CASES["mixing"])
 
 
@@ -201,7 +201,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     refused("E301", WEIGHTS, tmp_path, tmp_path / "model.tflite")
 
 
-def test_a_fixed_batch_is_not_resized_against_the_models_will(models_to_convert: Path, tmp_path: Path) -> None:
+def test_a_fixed_batch_is_not_resized(models_to_convert: Path, tmp_path: Path) -> None:
     case = replace(CASES["tflite_cnn"], samples=None)
     file = models_to_convert / "cnn_batch_of_one.tflite"
     error = refused("E321", ("model", "inputs"), tmp_path, file, case)
@@ -222,7 +222,7 @@ def test_a_fixed_batch_is_not_resized_against_the_models_will(models_to_convert:
         ({"inputs": {"image": ("float64", ["batch", 8, 8, 1])}}, "E321", ("model", "inputs"), "FLOAT64"),
     ],
 )
-def test_what_the_spec_says_otherwise_is_told(
+def test_a_spec_that_differs_from_the_model_is_refused(
     models_to_convert: Path, tmp_path: Path, changes: Any, code: str, at: tuple[str | int, ...], told: str
 ) -> None:
     case = replace(CASES["tflite_cnn"], samples=None, **changes)

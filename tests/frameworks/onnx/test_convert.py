@@ -130,7 +130,7 @@ def test_an_input_that_is_an_output_too_keeps_both_names(tmp_path: Path) -> None
     np.testing.assert_array_equal(_answer(ran, declared, image=X)["echo"], X)
 
 
-def test_what_no_served_output_needs_is_left_out(tmp_path: Path) -> None:
+def test_nodes_that_no_served_output_needs_are_left_out(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["y"]),
         helper.make_node("MatMul", ["x", "unused"], ["z"]),
@@ -149,7 +149,7 @@ def test_what_no_served_output_needs_is_left_out(tmp_path: Path) -> None:
     assert (ran.folder / "model.onnx").stat().st_size < 1000
 
 
-def test_weights_that_are_inputs_too_become_weights_alone(tmp_path: Path) -> None:
+def test_initializers_that_are_also_inputs_become_weights_only(tmp_path: Path) -> None:
     proto = linear(opset=8, ir=3)
     proto.graph.input.insert(0, floats("w", [4, 3]))
     ran = run_convert(saved(proto, tmp_path), tmp_path)
@@ -157,7 +157,7 @@ def test_weights_that_are_inputs_too_become_weights_alone(tmp_path: Path) -> Non
     assert ran.proto.ir_version == 4
 
 
-def test_a_model_of_scikit_learns_operators_alone_is_taken(tmp_path: Path) -> None:
+def test_a_model_with_scikit_learns_operators_only_is_accepted(tmp_path: Path) -> None:
     scale = helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[1.0], scale=[2.0])
     proto = model([scale], [floats("x", ["N", 4])], [floats("y", ["N", 4])], domains={"ai.onnx.ml": 1})
     del proto.opset_import[0]
@@ -166,7 +166,7 @@ def test_a_model_of_scikit_learns_operators_alone_is_taken(tmp_path: Path) -> No
     np.testing.assert_allclose(_answer(ran, declared, x=X)["y"], (X - 1) * 2, rtol=1e-6)
 
 
-def test_what_tells_of_its_maker_is_dropped(tmp_path: Path) -> None:
+def test_metadata_of_the_producer_is_dropped(tmp_path: Path) -> None:
     proto = _branching()
     proto.doc_string = "SECRET"
     proto.graph.doc_string = "SECRET"

@@ -45,7 +45,7 @@ def test_weights_in_another_file_are_found_and_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [{}, {"length": None}, {"offset": None}, {"offset": 4096}, {"offset": 1}])
-def test_large_weights_are_used_where_they_lie(tmp_path: Path, more: dict[str, Any]) -> None:
+def test_large_weights_are_used_without_copying_them(tmp_path: Path, more: dict[str, Any]) -> None:
     weights = wide()
     proto = linear(outside("w", weights, **more))
     proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = weights.shape[1]
@@ -104,7 +104,7 @@ def _everywhere(location: str) -> Any:
     )
 
 
-def test_tensors_in_another_file_are_found_at_every_place(tmp_path: Path) -> None:
+def test_tensors_in_another_file_are_found_in_every_kind_of_field(tmp_path: Path) -> None:
     path = saved(_everywhere("more/bits.bin"), tmp_path / "model")
     (path.parent / "more").mkdir()
     (path.parent / "more" / "bits.bin").write_bytes(np.ones(3, np.float32).tobytes() + np.arange(3).tobytes())
@@ -114,7 +114,7 @@ def test_tensors_in_another_file_are_found_at_every_place(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("place", range(6))
-def test_each_of_these_places_is_checked(tmp_path: Path, place: int) -> None:
+def test_tensors_in_every_kind_of_field_are_checked(tmp_path: Path, place: int) -> None:
     proto = _everywhere("bits.bin")
     (tmp_path / "bits.bin").write_bytes(np.ones(3, np.float32).tobytes() + np.arange(3).tobytes())
     out = [tensor for tensor in tensors(proto) if tensor.data_location == TensorProto.EXTERNAL]
@@ -145,7 +145,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
     assert "cp -rL" in error.remedy
 
 
-def test_a_folder_on_the_way_that_is_a_link_is_refused(tmp_path: Path) -> None:
+def test_a_linked_parent_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "weights.bin").write_bytes(WEIGHTS.tobytes())
     path = _outside(tmp_path, "data/weights.bin")
@@ -160,7 +160,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert error.cause == "no such file or directory"
 
 
-def test_a_folder_or_a_pipe_is_no_file_of_weights(tmp_path: Path) -> None:
+def test_a_folder_or_a_pipe_is_not_accepted_as_a_file_of_weights(tmp_path: Path) -> None:
     path = _outside(tmp_path)
     (path.parent / "weights.bin").mkdir()
     refused("E361", run_inspect, path, tmp_path / "1")
@@ -182,7 +182,7 @@ def test_a_folder_or_a_pipe_is_no_file_of_weights(tmp_path: Path) -> None:
         ({"location": "a\0b"}, "it says 'a\\x00b'"),
     ],
 )
-def test_places_that_are_not_in_the_file_are_told(tmp_path: Path, more: dict[str, Any], words: str) -> None:
+def test_offsets_beyond_the_file_are_reported(tmp_path: Path, more: dict[str, Any], words: str) -> None:
     location = str(more.pop("location", "weights.bin"))
     path = _outside(tmp_path, location, **more)
     (path.parent / "weights.bin").write_bytes(WEIGHTS.tobytes())
@@ -190,7 +190,7 @@ def test_places_that_are_not_in_the_file_are_told(tmp_path: Path, more: dict[str
     assert words in error.cause
 
 
-def test_texts_cannot_lie_in_another_file(tmp_path: Path) -> None:
+def test_texts_cannot_be_stored_in_another_file(tmp_path: Path) -> None:
     tensor = outside("w", WEIGHTS)
     tensor.data_type = TensorProto.STRING
     refused("E361", run_inspect, saved(linear(tensor), tmp_path), tmp_path)

@@ -46,7 +46,7 @@ def test_tensors_get_other_names_and_another_order(chosen: bool) -> None:
         np.testing.assert_array_equal(answer, expected)
 
 
-def test_a_tensor_that_is_not_there_is_told() -> None:
+def test_a_tensor_that_is_not_there_is_reported() -> None:
     with pytest.raises(KeyError, match="z"):
         rename(parse_model(BRANCHES), {"a": "x", "b": "y", "c": "c"}, {"first": "z"})
 

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.frameworks
         (helper.make_optional_type_proto(helper.make_tensor_type_proto(7, None)), "optional(int64)"),
     ],
 )
-def test_an_input_that_no_request_carries_is_told(tmp_path: Path, kind: Any, said: str) -> None:
+def test_an_input_that_requests_cannot_carry_is_refused(tmp_path: Path, kind: Any, said: str) -> None:
     proto = linear()
     proto.graph.input[0].type.CopyFrom(kind)
     error = refused("E362", run_inspect, saved(proto, tmp_path), tmp_path)
@@ -146,21 +146,21 @@ def test_what_is_not_declared_is_left_out_and_noted(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_declared_otherwise_is_told(
+def test_a_declaration_that_differs_from_the_model_is_refused(
     tmp_path: Path, declared: Any, names: Any, message: str, at: tuple[str | int, ...]
 ) -> None:
     error = refused("E363", run_check, saved(linear(), tmp_path), tmp_path, declared, names, at=at)
     assert error.message == message
 
 
-def test_one_name_for_an_input_and_an_output_is_told(tmp_path: Path) -> None:
+def test_the_same_name_for_an_input_and_an_output_is_refused(tmp_path: Path) -> None:
     declared = signature({"x": ("float32", ["batch", 4])}, ["x"])
     path = saved(linear(), tmp_path)
     error = refused("E363", run_check, path, tmp_path, declared, {"outputs": {"x": "y"}}, at=("model", "outputs", 0))
     assert "outputs: [{name: x_out, tensor: 'y'}, ...]" in error.remedy
 
 
-def test_an_input_that_is_not_declared_is_told(tmp_path: Path) -> None:
+def test_an_input_that_is_not_declared_is_reported(tmp_path: Path) -> None:
     proto = model(
         [helper.make_node("Add", ["x", "offset"], ["y"])],
         [floats("x", ["N", 4]), floats("offset", ["N", 4])],
@@ -170,7 +170,7 @@ def test_an_input_that_is_not_declared_is_told(tmp_path: Path) -> None:
     assert error.message == "the model also takes `offset`, for which nothing is declared"
 
 
-def test_a_size_that_the_model_does_not_take_is_told_with_its_dimension(tmp_path: Path) -> None:
+def test_an_unsupported_size_is_reported_with_its_dimension(tmp_path: Path) -> None:
     proto = model(
         [helper.make_node("Reshape", ["x", "shape"], ["y"])],
         [floats("x", ["N", "M"])],

@@ -126,7 +126,7 @@ def test_the_percentile_decides_the_ranges_of_activations(tmp_path: Path) -> Non
     assert ranges[99.0] < ranges[99.9] < ranges[100.0] / 2
 
 
-def test_the_method_can_be_chosen_against_the_rule(tmp_path: Path) -> None:
+def test_the_method_can_be_set_against_the_rule(tmp_path: Path) -> None:
     converted = run_convert(saved(_products(), tmp_path), tmp_path, FLAT, samples={"x": ROWS})
 
     ran = _quantize(tmp_path, converted, OnnxInt8Options(method="static"))
@@ -136,9 +136,7 @@ def test_the_method_can_be_chosen_against_the_rule(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("bits", "largest"), [(7, 64), (8, 127)])
-def test_weights_have_the_bits_that_are_asked_for_whatever_the_cpu(
-    tmp_path: Path, bits: Literal[7, 8], largest: int
-) -> None:
+def test_weights_have_the_requested_bits_on_every_cpu(tmp_path: Path, bits: Literal[7, 8], largest: int) -> None:
     converted = run_convert(saved(_products(), tmp_path), tmp_path, FLAT, samples={"x": ROWS})
 
     ran = _quantize(tmp_path, converted, OnnxInt8Options(weight_bits=bits))
@@ -172,7 +170,7 @@ def test_an_option_that_changes_nothing_is_refused(
     assert (error.message, error.cause) == (f"the option {option} changes nothing here", cause)
 
 
-def test_an_opset_that_cannot_be_raised_is_told(tmp_path: Path) -> None:
+def test_an_opset_that_cannot_be_raised_is_reported(tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("Affine", ["h"], ["y"], alpha=2.0)]
     weights = np.random.default_rng(1).normal(size=(64, 10)).astype(np.float32)
     proto = model(nodes, [floats("x", ["N", 64])], [floats("y", ["N", 10])], [stored("a", weights)], opset=9)
@@ -182,7 +180,7 @@ def test_an_opset_that_cannot_be_raised_is_told(tmp_path: Path) -> None:
     assert error.remedy == "export the model with opset 13 or later"
 
 
-def test_a_model_that_is_quantized_already_is_told(tmp_path: Path) -> None:
+def test_an_already_quantized_model_is_refused(tmp_path: Path) -> None:
     proto = _products()
     proto.graph.node[1].CopyFrom(helper.make_node("QuantizeLinear", ["h", "scale", "zero"], ["q"]))
     proto.graph.node.insert(2, helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["r"]))
@@ -195,7 +193,7 @@ def test_a_model_that_is_quantized_already_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_model_of_halves_is_told(tmp_path: Path) -> None:
+def test_a_float16_model_is_refused(tmp_path: Path) -> None:
     declared = signature({"x": ("float16", ["batch", 64])})
     samples = {"x": ROWS.astype(np.float16)}
     converted = run_convert(saved(_products(dtype=np.float16), tmp_path), tmp_path, declared, samples=samples)
@@ -203,7 +201,7 @@ def test_a_model_of_halves_is_told(tmp_path: Path) -> None:
     assert error.cause == "its weights are float16; int8 is made from float32 weights"
 
 
-def test_a_model_that_takes_texts_is_quantized_behind_them(tmp_path: Path) -> None:
+def test_a_model_with_text_inputs_is_quantized_after_them(tmp_path: Path) -> None:
     words = [f"w{number}" for number in range(64)]
     weights = np.random.default_rng(1).normal(size=(64, 10)).astype(np.float32)
     nodes = [

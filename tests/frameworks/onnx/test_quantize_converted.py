@@ -157,7 +157,7 @@ def test_too_few_rows_to_prove_int8_are_noted(case: BuildCase) -> None:
 @pytest.mark.parametrize(
     ("flags", "reduced"), [("fpu sse2 avx2 avx512f", True), ("avx2 avx512_vnni", False), ("avx2 avx_vnni", False)]
 )
-def test_weights_keep_to_seven_bits_where_the_cpu_would_saturate(
+def test_weights_have_seven_bits_if_the_cpu_would_saturate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, reduced: bool
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")

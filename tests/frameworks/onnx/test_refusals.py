@@ -65,23 +65,25 @@ def _bytes(change: str) -> bytes:
         ("no graph", "E365", "the model's graph has no nodes"),
     ],
 )
-def test_a_file_that_is_no_model_is_told_for_what_it_is(tmp_path: Path, change: str, code: str, words: str) -> None:
+def test_a_file_that_is_not_a_model_is_refused_with_its_kind(
+    tmp_path: Path, change: str, code: str, words: str
+) -> None:
     error = refused(code, run_inspect, saved(_bytes(change), tmp_path), tmp_path, at=WEIGHTS_PLACE)
     assert words in f"{error.message}: {error.cause}"
 
 
 @pytest.mark.parametrize("name", [b"x", b"y", b"MatMul", b"w"])
-def test_a_name_that_is_no_utf_8_is_told(tmp_path: Path, name: bytes) -> None:
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path, name: bytes) -> None:
     content = linear().SerializeToString().replace(bytes([len(name)]) + name, bytes([len(name)]) + b"\xff" * len(name))
     error = refused("E302", run_inspect, saved(content, tmp_path), tmp_path, at=WEIGHTS_PLACE)
     assert error.cause == "a name in it is not UTF-8"
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
     assert "there is no `model.onnx`" in refused("E301", run_inspect, tmp_path / "model.onnx", tmp_path).cause
 
 
-def test_a_graph_that_is_not_connected_is_told_with_the_checkers_words(tmp_path: Path) -> None:
+def test_a_disconnected_graph_is_refused_with_the_checkers_message(tmp_path: Path) -> None:
     proto = linear()
     proto.graph.node[0].input[1] = "nowhere"
     error = refused("E302", run_check, saved(proto, tmp_path), tmp_path, at=WEIGHTS_PLACE)
@@ -89,7 +91,7 @@ def test_a_graph_that_is_not_connected_is_told_with_the_checkers_words(tmp_path:
     assert error.notes[0].startswith("ONNX's checker says: ")
 
 
-def test_a_model_that_is_too_new_is_told(tmp_path: Path) -> None:
+def test_a_model_that_is_too_new_is_reported(tmp_path: Path) -> None:
     error = refused("E302", run_check, saved(linear(ir=99), tmp_path), tmp_path)
     assert error.message == "the model was written for a newer ONNX than this ONNX Runtime reads"
     assert "max supported IR version" in error.cause
@@ -105,7 +107,7 @@ def test_operators_of_a_custom_domain_are_named(tmp_path: Path) -> None:
     assert "com.acme:Gadget, com.acme:Widget" in error.message
 
 
-def test_operators_that_the_model_defines_itself_are_its_own(tmp_path: Path) -> None:
+def test_functions_of_the_model_are_accepted_as_operators(tmp_path: Path) -> None:
     twice = helper.make_function(
         "com.acme", "Twice", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 17)]
     )

@@ -69,7 +69,7 @@ def run(path: Path, x: Array) -> Array:
 
 @pytest.mark.parametrize("opset", [13, 20])
 @pytest.mark.parametrize("make", [matmul, gemm])
-def test_a_model_answers_as_before(tmp_path: Path, make: Any, opset: int) -> None:
+def test_a_smoothed_model_has_the_same_outputs(tmp_path: Path, make: Any, opset: int) -> None:
     path = make(tmp_path / "model", opset)
     x = rows(8, 50)
     before = run(path, x)
@@ -92,7 +92,7 @@ def test_weights_in_a_second_file_stay_there(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(path, x), before, rtol=1e-4, atol=1e-4)
 
 
-def test_channels_of_like_size_are_left_alone(tmp_path: Path) -> None:
+def test_channels_of_similar_magnitude_are_not_changed(tmp_path: Path) -> None:
     path = matmul(tmp_path / "model")
     before = path.read_bytes()
 
@@ -164,7 +164,7 @@ def evaluated(path: Path, x: Array) -> Array:
 
 
 @pytest.mark.parametrize(("reduced", "times"), [(False, 3), (True, 1.25)], ids=["8-bit weights", "7-bit weights"])
-def test_int8_is_nearer_to_the_model_where_a_channel_stands_out(
+def test_smoothing_reduces_the_error_of_int8_if_a_channel_stands_out(
     tmp_path: Path, imported: Path, monkeypatch: pytest.MonkeyPatch, reduced: bool, times: float
 ) -> None:
     monkeypatch.setattr("orchestrator.frameworks.onnx.quantize.needs_reduced_range", lambda _: reduced)

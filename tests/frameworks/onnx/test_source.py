@@ -59,7 +59,7 @@ def test_tensors_are_found_with_their_own_names_types_and_dimensions(tmp_path: P
     assert (found["files"], found["notes"]) == ([], [])
 
 
-def test_weights_that_are_inputs_too_are_none(tmp_path: Path) -> None:
+def test_initializers_are_not_reported_as_inputs(tmp_path: Path) -> None:
     proto = linear(opset=8, ir=3)
     proto.graph.input.append(floats("w", [4, 3]))
     ran = run_inspect(saved(proto, tmp_path), tmp_path)
@@ -92,7 +92,7 @@ def test_the_baseline_is_the_model_called_by_the_specs_names(tmp_path: Path) -> 
     assert runtime.facts().threads == 2
 
 
-def test_given_texts_are_answered(tmp_path: Path) -> None:
+def test_text_inputs_work(tmp_path: Path) -> None:
     proto = model(
         [helper.make_node("LabelEncoder", ["word"], ["id"], domain="ai.onnx.ml", keys_strings=["a", "ä"], values_int64s=[3, 4], default_int64=-1)],
         [value("word", TensorProto.STRING, ["N"])],
@@ -105,7 +105,7 @@ def test_given_texts_are_answered(tmp_path: Path) -> None:
     assert Signature.from_json(ran.json("imported.json")["signature"]).outputs[0].dtype == "int64"
 
 
-def test_answered_texts_are_texts(tmp_path: Path) -> None:
+def test_text_outputs_are_texts(tmp_path: Path) -> None:
     proto = model(
         [helper.make_node("StringConcat", ["word", "word"], ["twice"])],
         [value("word", TensorProto.STRING, ["N", 2])],

@@ -56,19 +56,19 @@ def _quantized_while_running() -> Any:
     return model(nodes, [floats("x", ["N", 4])], [floats("y", ["N", 3])], [stored("w", WEIGHTS)])
 
 
-def test_a_model_that_quantizes_a_batch_by_one_range_is_refused_with_both_ways_out(tmp_path: Path) -> None:
+def test_a_model_that_quantizes_a_batch_by_one_range_is_refused_with_two_remedies(tmp_path: Path) -> None:
     error = refused("E331", run_check, saved(_quantized_while_running(), tmp_path), tmp_path, samples={"x": X * 3})
     assert "`DynamicQuantizeLinear` quantizes all rows of a batch with one common range" in error.cause
     assert "dims: {batch: {min: 1, max: 1}}" in error.remedy
 
 
-def test_the_same_model_is_taken_row_by_row(tmp_path: Path) -> None:
+def test_the_same_model_is_accepted_row_by_row(tmp_path: Path) -> None:
     declared = signature({"x": ("float32", ["batch", 4])}, dims={"batch": (1, 1)})
     ran = run_check(saved(_quantized_while_running(), tmp_path), tmp_path, declared, samples={"x": X * 3})
     np.testing.assert_allclose(ran.arrays("baseline.npz")["y"], X * 3 @ WEIGHTS, atol=0.05)
 
 
-def test_what_only_the_checker_refuses_is_noted(tmp_path: Path) -> None:
+def test_a_model_that_only_the_checker_rejects_is_accepted_with_a_note(tmp_path: Path) -> None:
     proto = linear()
     proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7  # a wrong shape: ONNX Runtime only warns
     ran = run_check(saved(proto, tmp_path), tmp_path, samples={"x": X})

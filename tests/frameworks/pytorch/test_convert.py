@@ -95,7 +95,7 @@ def test_bfloat16_passes_its_gates_and_keeps_the_interface(case: BuildCase, mode
 
 @pytest.mark.parametrize("format_name", BF16)
 @pytest.mark.parametrize("kind", ["torchscript", "exported-program"])
-def test_bfloat16_is_made_of_every_source_kind(case: BuildCase, kind: str, format_name: str) -> None:
+def test_every_source_kind_converts_to_bfloat16(case: BuildCase, kind: str, format_name: str) -> None:
     if not isinstance(FORMATS[format_name].convert[kind], Transform):
         return
     built = case("Cnn", kind)
@@ -116,7 +116,7 @@ def test_a_model_that_fixes_its_batch_is_refused_with_the_dimensions_name(case: 
     assert failure.value.at == ("model", "dims", "batch")
 
 
-def test_a_size_that_the_model_does_not_take_is_told_as_a_condition(case: BuildCase) -> None:
+def test_an_unsupported_size_is_reported_as_a_condition(case: BuildCase) -> None:
     with pytest.raises(StepError) as failure:
         torch_convert.to_exported_program(case("FewRows").context("convert"))
 

@@ -47,7 +47,7 @@ def test_batch_statistics_are_named_with_their_layer(tmp_path: Path, name: str) 
     assert "track_running_stats=True" in error.remedy
 
 
-def test_batch_statistics_that_fail_on_one_row_are_told_the_same_way(tmp_path: Path) -> None:
+def test_batch_statistics_that_fail_on_one_row_are_reported_in_the_same_way(tmp_path: Path) -> None:
     error = refused("E331", tmp_path, "BatchStatistics", at=FACTORY)
     assert "layer `norm` (BatchNorm1d)" in error.cause
 
@@ -68,14 +68,14 @@ def test_rows_that_mix_are_found_although_the_batch_has_one_size_only(tmp_path: 
     refused("E331", tmp_path, "CentredOverBatch", declared, at=FACTORY)
 
 
-def test_state_that_is_kept_between_calls_is_told(tmp_path: Path) -> None:
+def test_state_that_is_kept_between_calls_is_refused(tmp_path: Path) -> None:
     error = refused("E332", tmp_path, "Counting", at=FACTORY)
     assert "one call affects the next" in error.message
     assert _line("self.calls += 1") in error.cause
 
 
 @pytest.mark.parametrize("name", ["WithDropout", "Linear"])
-def test_a_model_whose_dropout_heeds_evaluation_mode_passes(tmp_path: Path, name: str) -> None:
+def test_a_model_whose_dropout_respects_evaluation_mode_passes(tmp_path: Path, name: str) -> None:
     assert run_model(tmp_path, name).facts["rows"] == 32
 
 

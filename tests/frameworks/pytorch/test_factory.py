@@ -31,7 +31,7 @@ FACTORY = ("model", "source", "factory")
         ("E315", "source_models:not_a_model", "does not return a torch.nn.Module", "a dict", "return the model"),
     ],
 )
-def test_a_factory_that_gives_no_model_is_told(
+def test_a_factory_that_does_not_return_a_model_is_refused(
     tmp_path: Path, code: str, factory: str, message: str, cause: str, remedy: str
 ) -> None:
     with pytest.raises(StepError) as caught:
@@ -50,7 +50,7 @@ def test_a_factory_that_gives_no_model_is_told(
         ("Returns", {}, FACTORY, "missing a required argument: 'what'"),
     ],
 )
-def test_arguments_that_the_factory_does_not_take_are_told_with_those_that_it_takes(
+def test_unknown_arguments_of_the_factory_are_reported_with_its_signature(
     tmp_path: Path, factory: str, kwargs: dict[str, Any], at: tuple[str, ...], cause: str
 ) -> None:
     with pytest.raises(StepError) as caught:
@@ -72,7 +72,7 @@ def test_the_line_that_raised_is_named(tmp_path: Path) -> None:
     assert caught.value.cause == f"raised at source_models.py:{number} in raising"
 
 
-def test_a_syntax_error_is_told_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_syntax_error_is_reported_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "source_broken_syntax.py").write_text("x = 1\ndef broken(:\n", encoding="utf-8")
     with pytest.raises(StepError) as caught:
@@ -93,7 +93,7 @@ def test_a_package_that_the_users_code_lacks_is_named(tmp_path: Path, monkeypatc
     assert "install the package that provides `package_that_nobody_has`" in caught.value.remedy
 
 
-def test_a_module_that_exits_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_exits_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "source_script.py").write_text("import sys\nsys.exit(2)\n", encoding="utf-8")
     with pytest.raises(StepError) as caught:

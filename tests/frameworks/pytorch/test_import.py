@@ -45,7 +45,7 @@ def test_the_digits_example_is_imported(tmp_path: Path) -> None:
     assert accuracy >= 0.97
 
 
-def test_every_edge_case_is_a_whole_call(tmp_path: Path) -> None:
+def test_every_edge_case_is_a_complete_call(tmp_path: Path) -> None:
     imported = _digits(tmp_path / "a")
     names = [case["name"] for case in imported.json("imported.json")["edge_cases"]]
     assert names == [
@@ -61,7 +61,7 @@ def test_every_edge_case_is_a_whole_call(tmp_path: Path) -> None:
     assert (inputs["image"] == 1).all()
 
 
-def test_the_same_source_leaves_the_same_bytes(tmp_path: Path) -> None:
+def test_the_import_of_the_same_source_is_reproducible(tmp_path: Path) -> None:
     first, second = _digits(tmp_path / "a"), _digits(tmp_path / "b")
     files = sorted(path.relative_to(first.folder) for path in first.folder.rglob("*") if path.is_file())
     assert len(files) == 13
@@ -87,7 +87,7 @@ def test_the_source_is_loaded_for_inference_on_the_cpu() -> None:
     assert {weight.device.type for weight in model.parameters()} == {"cpu"}
 
 
-def test_without_samples_the_inputs_are_random_and_this_is_said(tmp_path: Path) -> None:
+def test_without_samples_the_inputs_are_random_and_a_note_says_so(tmp_path: Path) -> None:
     imported = run_model(tmp_path, "Linear")
     assert (imported.facts["samples"], imported.facts["labelled"]) == ("random", False)
     assert "samples: none are given, so the inputs are random" in imported.facts["notes"]
@@ -95,7 +95,7 @@ def test_without_samples_the_inputs_are_random_and_this_is_said(tmp_path: Path) 
     assert (largest["x"] == 3).all()
 
 
-def test_the_range_of_an_integer_input_without_samples_is_said_to_be_unknown(tmp_path: Path) -> None:
+def test_a_note_says_that_the_range_of_an_integer_input_is_unknown(tmp_path: Path) -> None:
     inputs: dict[str, tuple[str, list[int | str]]] = {
         "ids": ("int64", ["batch", "seq"]),
         "mask": ("float32", ["batch", "seq"]),
@@ -133,7 +133,7 @@ def test_nan_at_the_edges_is_allowed_and_recorded(tmp_path: Path) -> None:
     assert imported.facts["edge_cases_not_finite"] == ["largest values, smallest batch"]
 
 
-def test_a_rest_smaller_than_the_smallest_batch_is_answered_too(tmp_path: Path) -> None:
+def test_a_remainder_below_the_smallest_batch_is_run_too(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
     imported = run_model(tmp_path, "Linear", signature(dims={"batch": (3, 3)}), {"x": rows})
     assert imported.arrays("baseline.npz")["y"].shape == (7, 3)

@@ -45,7 +45,7 @@ def test_an_input_by_keyword_only_is_refused(tmp_path: Path) -> None:
     assert "`x` by keyword only" in error.message
 
 
-def test_a_wrong_shape_is_told_with_the_shapes_and_the_line(tmp_path: Path) -> None:
+def test_a_wrong_shape_is_reported_with_the_shapes_and_the_line(tmp_path: Path) -> None:
     declared = signature({"x": ("float32", ["batch", 5])})
     error = refused("E321", tmp_path, "Linear", declared, at=(*INPUTS, 0, "shape"))
     assert "cannot be multiplied (2x5 and 4x3)" in error.cause
@@ -53,7 +53,7 @@ def test_a_wrong_shape_is_told_with_the_shapes_and_the_line(tmp_path: Path) -> N
     assert error.notes[1].startswith("raised at: source_models.py:")
 
 
-def test_a_wrong_dtype_is_told(tmp_path: Path) -> None:
+def test_a_wrong_dtype_is_reported(tmp_path: Path) -> None:
     declared = signature({"x": ("int64", ["batch", 4])})
     error = refused("E321", tmp_path, "Linear", declared, at=(*INPUTS, 0, "dtype"))
     assert "correct the dtype in `inputs:`" in error.remedy
@@ -68,7 +68,7 @@ def test_a_size_that_the_model_does_not_take_blames_the_dimension(tmp_path: Path
     assert "given: x float32 [1, 9]" in error.notes
 
 
-def test_an_exported_program_that_takes_one_batch_size_only_is_told(tmp_path: Path) -> None:
+def test_an_exported_program_that_takes_one_batch_size_only_is_reported(tmp_path: Path) -> None:
     weights = exported(model("Linear").eval(), tmp_path, torch.ones(2, 4), dynamic=False)
     with pytest.raises(StepError) as caught:
         run(tmp_path, {"kind": "exported-program"}, weights)
@@ -101,7 +101,7 @@ def test_a_dictionarys_other_names_are_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["float", "object"])
-def test_what_is_no_tensor_is_refused(tmp_path: Path, what: str) -> None:
+def test_an_output_that_is_not_a_tensor_is_refused(tmp_path: Path, what: str) -> None:
     error = refused("E325", tmp_path, "Returns", what=what, at=(*OUTPUTS, 0))
     assert f"it is a {what}" in error.cause
 
@@ -117,7 +117,7 @@ def test_what_is_no_tensor_is_refused(tmp_path: Path, what: str) -> None:
         ("classes", ["a"], ["int64"]),
     ],
 )
-def test_nested_outputs_are_taken_leaf_by_leaf(tmp_path: Path, what: str, names: list[str], dtypes: list[str]) -> None:
+def test_nested_outputs_are_flattened(tmp_path: Path, what: str, names: list[str], dtypes: list[str]) -> None:
     imported = run_model(tmp_path, "Returns", signature(outputs=dict.fromkeys(names)), what=what)
     outputs = imported.json("imported.json")["signature"]["outputs"]
     assert [(output["name"], output["dtype"]) for output in outputs] == list(zip(names, dtypes, strict=True))
@@ -147,7 +147,7 @@ def test_a_size_that_the_spec_names_is_kept(tmp_path: Path) -> None:
         (["batch", "other"], "dimension 1 is 3, but `other` is declared"),
     ],
 )
-def test_a_declared_output_shape_that_is_wrong_is_told(tmp_path: Path, shape: list[int | str], cause: str) -> None:
+def test_a_declared_output_shape_that_is_wrong_is_reported(tmp_path: Path, shape: list[int | str], cause: str) -> None:
     declared = signature(outputs={"y": shape}, dims={"batch": (1, 16), "other": (5, 9)})
     error = refused("E326", tmp_path, "Linear", declared, at=(*OUTPUTS, 0, "shape"))
     assert cause in error.cause

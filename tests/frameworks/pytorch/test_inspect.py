@@ -44,7 +44,7 @@ def export(path: Path, *, dims: Any) -> Path:
     return path
 
 
-def test_an_exported_program_says_names_types_shapes_and_ranges(tmp_path: Path) -> None:
+def test_an_exported_program_has_names_types_shapes_and_ranges(tmp_path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=16)
     found = read(tmp_path, "exported-program", export(tmp_path / "m.pt2", dims=({0: batch}, {0: batch})))
     assert tensors(found, "inputs") == [
@@ -55,7 +55,7 @@ def test_an_exported_program_says_names_types_shapes_and_ranges(tmp_path: Path) 
     assert found["ranges"] == {"batch": [1, 16]}
 
 
-def test_dimensions_without_a_name_are_called_after_their_input(tmp_path: Path) -> None:
+def test_unnamed_dimensions_are_named_after_their_input(tmp_path: Path) -> None:
     auto = torch.export.Dim.AUTO
     found = read(tmp_path, "exported-program", export(tmp_path / "m.pt2", dims=({0: auto, 2: auto}, {0: auto})))
     assert found["inputs"][0]["shape"] == ["batch", 3, "image_2", 8]
@@ -83,19 +83,19 @@ class Counted(torch.nn.Module):  # type: ignore[misc]  # torch is not followed
         return a * times
 
 
-def test_torchscript_says_names_alone(tmp_path: Path) -> None:
+def test_torchscript_only_has_names(tmp_path: Path) -> None:
     found = read(tmp_path, "torchscript", scripted(tmp_path / "m.pt", Pair()))
     assert tensors(found, "inputs") == [("a", "", None), ("b", "", None)]
     assert [name for name, _, _ in tensors(found, "outputs")] == ["output_0", "output_1"]
 
 
-def test_outputs_that_torchscript_does_not_count_are_left_to_a_person(tmp_path: Path) -> None:
+def test_unknown_outputs_of_torchscript_are_left_to_the_user(tmp_path: Path) -> None:
     found = read(tmp_path, "torchscript", scripted(tmp_path / "m.pt", Two()))
     assert found["outputs"] == []
     assert "Dict[str, Tensor]" in found["notes"][0]
 
 
-def test_an_argument_that_is_no_tensor_says_its_type(tmp_path: Path) -> None:
+def test_an_argument_that_is_not_a_tensor_is_reported_with_its_type(tmp_path: Path) -> None:
     found = read(tmp_path, "torchscript", scripted(tmp_path / "m.pt", Counted()))
     assert tensors(found, "inputs")[1] == ("times", "int", None)
 

@@ -116,7 +116,7 @@ def objects(ran: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("prefix", ["model.", "net.", "_orig_mod."])
-def test_the_weights_below_a_prefix_are_taken(tmp_path: Path, expected: Any, prefix: str) -> None:
+def test_the_weights_below_a_prefix_are_used(tmp_path: Path, expected: Any, prefix: str) -> None:
     weights = checkpoint(tmp_path, PLAIN, prefix)
 
     found = answers(tmp_path / "run", weights, weights_key=f"state_dict.{prefix[:-1]}")
@@ -124,7 +124,7 @@ def test_the_weights_below_a_prefix_are_taken(tmp_path: Path, expected: Any, pre
     np.testing.assert_array_equal(found, expected)
 
 
-def test_objects_beside_the_weights_are_neither_made_nor_run(tmp_path: Path, expected: Any) -> None:
+def test_objects_beside_the_weights_are_neither_created_nor_run(tmp_path: Path, expected: Any) -> None:
     ran = tmp_path / "ran"
     weights = checkpoint(tmp_path, objects(ran), datamodule=Payload(ran))
 
@@ -135,7 +135,7 @@ def test_objects_beside_the_weights_are_neither_made_nor_run(tmp_path: Path, exp
 
 
 @pytest.mark.parametrize("payload", [Chained, System])
-def test_objects_that_cannot_be_stood_in_for_are_refused(tmp_path: Path, payload: type[Payload]) -> None:
+def test_objects_that_placeholders_cannot_replace_are_refused(tmp_path: Path, payload: type[Payload]) -> None:
     ran = tmp_path / "ran"
 
     error = refused(tmp_path / "run", checkpoint(tmp_path, {"payload": payload(ran)}), weights_key=KEY)
@@ -146,7 +146,7 @@ def test_objects_that_cannot_be_stood_in_for_are_refused(tmp_path: Path, payload
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_a_forgotten_key_is_told(tmp_path: Path, plain: bool) -> None:
+def test_a_missing_key_is_reported(tmp_path: Path, plain: bool) -> None:
     weights = checkpoint(tmp_path, PLAIN if plain else objects(tmp_path / "ran"))
 
     error = refused(tmp_path / "run", weights)
@@ -156,7 +156,7 @@ def test_a_forgotten_key_is_told(tmp_path: Path, plain: bool) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_forgotten_prefix_is_told_with_what_to_write(tmp_path: Path, expected: Any) -> None:
+def test_a_missing_prefix_is_reported_with_what_to_write(tmp_path: Path, expected: Any) -> None:
     weights = checkpoint(tmp_path, PLAIN)
 
     error = refused(tmp_path / "run", weights, weights_key="state_dict")
@@ -167,7 +167,7 @@ def test_a_forgotten_prefix_is_told_with_what_to_write(tmp_path: Path, expected:
     np.testing.assert_array_equal(answers(tmp_path / "again", weights, weights_key=KEY), expected)
 
 
-def test_a_prefix_that_no_name_has_is_told(tmp_path: Path) -> None:
+def test_a_prefix_of_no_name_is_reported(tmp_path: Path) -> None:
     error = refused(tmp_path / "run", checkpoint(tmp_path, PLAIN), weights_key="state_dict.network")
 
     assert error.code == "E304"
@@ -197,7 +197,7 @@ def test_a_single_object_among_the_weights_is_refused(tmp_path: Path) -> None:
     assert not ran.exists()
 
 
-def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
     weights = checkpoint(tmp_path, PLAIN)
     weights.write_bytes(weights.read_bytes()[:-200])
 

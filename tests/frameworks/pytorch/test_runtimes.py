@@ -30,7 +30,7 @@ CONVERT = {
 
 
 @pytest.mark.parametrize("format_name", CONVERT)
-def test_a_runtime_answers_by_name_and_tells_what_it_is(case: BuildCase, format_name: str) -> None:
+def test_a_runtime_returns_outputs_by_name_and_describes_itself(case: BuildCase, format_name: str) -> None:
     built = case("TwoInTwoOut")
     context = built.context("convert")
     CONVERT[format_name](context)
@@ -51,7 +51,7 @@ def test_a_runtime_answers_by_name_and_tells_what_it_is(case: BuildCase, format_
 
 
 @pytest.mark.parametrize("format_name", CONVERT)
-def test_a_file_that_is_no_model_is_refused(tmp_path: Path, format_name: str) -> None:
+def test_a_file_that_is_not_a_model_is_refused(tmp_path: Path, format_name: str) -> None:
     (tmp_path / FORMATS[format_name].file).write_bytes(b"not a model")
 
     with pytest.raises(StepError) as failure:
@@ -67,14 +67,14 @@ def test_bfloat16_comes_back_as_float32() -> None:
     assert runtime.run({"x": np.ones(2, np.float32)})["y"].dtype == np.float32
 
 
-def test_a_wrong_number_of_outputs_is_told() -> None:
+def test_a_wrong_number_of_outputs_is_reported() -> None:
     runtime = TorchRuntime(lambda x: (x, x), ANY, 1, "lambda")
 
     with pytest.raises(StepError, match="returns 2 tensors, but the spec declares 1"):
         runtime.run({"x": np.ones(2, np.float32)})
 
 
-def test_threads_are_those_asked_for() -> None:
+def test_the_requested_threads_are_used() -> None:
     before = torch.get_num_threads()
     try:
         TorchRuntime(lambda x: x, ANY, 2, "lambda")

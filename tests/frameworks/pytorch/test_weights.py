@@ -48,7 +48,7 @@ def _answers(imported: Imported) -> Any:
     return imported.arrays("baseline.npz")["y"]
 
 
-def test_every_way_to_store_the_same_weights_answers_the_same(tmp_path: Path) -> None:
+def test_every_way_of_storing_the_same_weights_gives_the_same_outputs(tmp_path: Path) -> None:
     (tmp_path / "st").mkdir()
     expected = _answers(run(tmp_path / "st", LINEAR, saved("Linear", tmp_path / "st")))
     checkpoint = {"epoch": 3, "model": {"ema.weights": _state()}, "optimizer": {"lr": 0.1}}
@@ -87,14 +87,16 @@ def test_every_way_to_store_the_same_weights_answers_the_same(tmp_path: Path) ->
         (b"PK\x03\x04 cut off", "a truncated or damaged zip archive"),
     ],
 )
-def test_a_file_of_another_kind_is_told_for_what_it_looks_like(tmp_path: Path, content: bytes, looks_like: str) -> None:
+def test_a_file_of_another_kind_is_reported_with_what_it_looks_like(
+    tmp_path: Path, content: bytes, looks_like: str
+) -> None:
     error = _refused("E301", tmp_path, _bytes(tmp_path, content))
     assert looks_like in error.cause
     assert "kind: pytorch" in error.message
     assert "safetensors" in error.remedy or error.remedy.startswith("write `kind: ")
 
 
-def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path) -> None:
     assert "there is no `gone.safetensors`" in _refused("E301", tmp_path, tmp_path / "gone.safetensors").cause
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -103,7 +105,7 @@ def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
     assert "SavedModel" in _refused("E301", tmp_path / "again", folder).cause
 
 
-def test_a_zip_of_something_else_is_told(tmp_path: Path) -> None:
+def test_a_zip_of_something_else_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
     assert "not written by PyTorch" in _refused("E301", tmp_path, tmp_path / "other.zip").cause
@@ -183,7 +185,7 @@ def test_a_wrong_weights_key_lists_the_keys_that_exist(tmp_path: Path) -> None:
     assert "`training.state_dict`" in error.remedy
 
 
-def test_a_weights_key_that_safetensors_do_not_have_is_told(tmp_path: Path) -> None:
+def test_a_weights_key_that_safetensors_do_not_have_is_reported(tmp_path: Path) -> None:
     error = _refused("E304", tmp_path, saved("Linear", tmp_path), KEY, weights_key="state_dict")
     assert "`linear.weight`" in error.cause
     assert "leave the rest of the key out" in error.remedy
@@ -204,7 +206,7 @@ def test_missing_and_unexpected_keys_are_listed(tmp_path: Path) -> None:
     assert "1 that the model does not have: linear.scale" in error.cause
 
 
-def test_a_long_list_of_keys_is_cut(tmp_path: Path) -> None:
+def test_a_long_list_of_keys_is_truncated(tmp_path: Path) -> None:
     state = {**_state(), **{f"head.{number}": torch.ones(1) for number in range(20)}}
     error = _refused("E305", tmp_path, _stored(tmp_path, state))
     assert "20 that the model does not have" in error.cause
@@ -216,7 +218,7 @@ def test_a_long_list_of_keys_is_cut(tmp_path: Path) -> None:
     ("prefix", "hint"),
     [("module.", "DataParallel"), ("_orig_mod.", "torch.compile"), ("net.", "Lightning")],
 )
-def test_a_prefix_of_all_keys_is_told_and_can_be_named(tmp_path: Path, prefix: str, hint: str) -> None:
+def test_a_prefix_of_all_keys_is_reported_and_can_be_set(tmp_path: Path, prefix: str, hint: str) -> None:
     state = {f"{prefix}{name}": value for name, value in _state().items()}
     error = _refused("E305", tmp_path, _stored(tmp_path, state))
     assert f"begin with `{prefix}`" in error.remedy
@@ -235,7 +237,7 @@ def test_a_prefix_of_the_models_keys_is_recognized(tmp_path: Path) -> None:
     assert "the model's keys begin with `model.`" in error.remedy
 
 
-def test_another_shape_is_told_with_both_shapes(tmp_path: Path) -> None:
+def test_a_different_shape_is_reported_with_both_shapes(tmp_path: Path) -> None:
     error = _refused("E306", tmp_path, saved("Linear", tmp_path), kwargs={"width": 5})
     assert "linear.weight: [3, 4] stored, [3, 5] in the model" in error.cause
     assert "kwargs" in error.remedy
@@ -247,7 +249,7 @@ def test_weights_of_another_kind_of_type_are_refused(tmp_path: Path) -> None:
     assert "linear.weight: int8 stored, float32 in the model" in error.cause
 
 
-def test_half_precision_weights_are_taken_and_noted(tmp_path: Path) -> None:
+def test_half_precision_weights_are_accepted_with_a_note(tmp_path: Path) -> None:
     state = {name: value.half() for name, value in _state().items()}
     imported = run(tmp_path, LINEAR, _stored(tmp_path, state))
     assert "weights: stored as float16, converted to float32, the type of the model" in imported.facts["notes"]

@@ -75,7 +75,7 @@ def refusal(imported: str, arguments: str, folder: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("format_name", OPENED)
-def test_a_variant_is_not_opened_on_the_cpu_where_a_gpu_is_asked_for(tmp_path: Path, format_name: str) -> None:
+def test_a_variant_is_not_opened_on_the_cpu_if_a_gpu_is_requested(tmp_path: Path, format_name: str) -> None:
     write_linear_model(tmp_path / "variant")
     code, message, cause, at = refusal(OPENED[format_name], "folder / 'variant', signature, 1", tmp_path)
     assert code == "E427"
@@ -85,13 +85,13 @@ def test_a_variant_is_not_opened_on_the_cpu_where_a_gpu_is_asked_for(tmp_path: P
 
 
 @pytest.mark.parametrize("kind", BASELINES)
-def test_nor_is_the_model_as_given(tmp_path: Path, kind: str) -> None:
+def test_the_original_model_is_not_opened_on_the_cpu_if_a_gpu_is_requested(tmp_path: Path, kind: str) -> None:
     model = write_linear_model(tmp_path / "variant") / "model.onnx"
     arguments = f"SourceParameters({kind!r}), {{'weights': Path({str(model)!r})}}, folder, signature, 1"
     assert refusal(BASELINES[kind], arguments, tmp_path)[0] == "E427"
 
 
-def test_what_is_measured_is_opened_as_what_serves(tmp_path: Path) -> None:
+def test_measured_models_are_opened_on_the_same_device_as_served_ones(tmp_path: Path) -> None:
     from orchestrator.frameworks.onnx.runtime import CUDA_OPTIONS
     from orchestrator.server.onnxruntime_session import provider_options
 
@@ -101,7 +101,7 @@ def test_what_is_measured_is_opened_as_what_serves(tmp_path: Path) -> None:
     assert served == CUDA_OPTIONS
 
 
-def test_on_a_machine_without_gpus_nothing_is_proven_for_them(tmp_path: Path) -> None:
+def test_on_a_machine_without_gpus_nothing_is_verified_for_them(tmp_path: Path) -> None:
     imported = write_import(tmp_path / "import")
     (imported / "baseline.npz").write_bytes((imported / "samples.npz").read_bytes())
     (tmp_path / "output").mkdir()
@@ -117,7 +117,7 @@ def test_on_a_machine_without_gpus_nothing_is_proven_for_them(tmp_path: Path) ->
     assert raised.value.code == "E427"
 
 
-def test_nor_measured_and_the_report_says_why(tmp_path: Path) -> None:
+def test_on_a_machine_without_gpus_nothing_is_measured_and_the_report_says_why(tmp_path: Path) -> None:
     inputs = {
         "import": write_import(tmp_path / "import"),
         "weights": DIGITS / "digits.safetensors",

@@ -39,7 +39,7 @@ def test_good_samples_are_read_with_their_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(samples.inputs["ids"], GOOD["ids"])
 
 
-def test_only_so_many_rows_are_used_and_this_is_noted(tmp_path: Path) -> None:
+def test_the_number_of_rows_is_limited_with_a_note(tmp_path: Path) -> None:
     samples = _read(tmp_path, 2, **GOOD, labels=np.array([1, 2, 3]), extra=np.ones(3))
     assert samples.rows == 2
     assert samples.labels is not None
@@ -56,7 +56,7 @@ def test_only_so_many_rows_are_used_and_this_is_noted(tmp_path: Path) -> None:
         (b"PK\x03\x04 cut off", "not a zip file"),
     ],
 )
-def test_what_is_no_npz_is_refused(tmp_path: Path, content: bytes, cause: str) -> None:
+def test_a_file_that_is_not_an_npz_is_refused(tmp_path: Path, content: bytes, cause: str) -> None:
     (tmp_path / "samples.npz").write_bytes(content)
     with pytest.raises(StepError) as caught:
         read_samples(tmp_path / "samples.npz", BOTH, 256)
@@ -87,7 +87,7 @@ def test_a_cut_npz_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "E340"
 
 
-def test_a_missing_input_names_what_there_is(tmp_path: Path) -> None:
+def test_a_missing_input_is_reported_with_the_existing_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "samples.npz", images=GOOD["image"], ids=GOOD["ids"])
     with pytest.raises(StepError) as caught:
         read_samples(tmp_path / "samples.npz", BOTH, 256)
@@ -107,7 +107,7 @@ def test_a_missing_input_names_what_there_is(tmp_path: Path) -> None:
         ("image", np.full((3, 4, 4), "a")),
     ],
 )
-def test_values_that_a_cast_would_change_are_refused(tmp_path: Path, name: str, array: Any) -> None:
+def test_casts_that_change_values_are_refused(tmp_path: Path, name: str, array: Any) -> None:
     error = _refused("E342", tmp_path, **{name: array})
     assert f"`{name}` is {array.dtype}" in error.message
 
@@ -137,7 +137,7 @@ def test_safe_casts_are_made_and_noted(tmp_path: Path, name: str, array: Any) ->
         ((3, 9, 9), "dimension 1 is 9, but `size` ranges from 2 to 8"),
     ],
 )
-def test_a_wrong_shape_is_told_with_the_dimension(tmp_path: Path, shape: tuple[int, ...], cause: str) -> None:
+def test_a_wrong_shape_is_reported_with_the_dimension(tmp_path: Path, shape: tuple[int, ...], cause: str) -> None:
     error = _refused("E343", tmp_path, image=np.ones(shape, np.float32))
     assert error.cause == cause
     assert "[rows, size, size]" in error.message

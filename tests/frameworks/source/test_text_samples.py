@@ -34,20 +34,20 @@ def test_bytes_are_read_as_utf_8_and_this_is_noted(tmp_path: Path) -> None:
     assert samples.notes == ("samples: the bytes of `color` were read as UTF-8",)
 
 
-def test_bytes_that_are_no_utf_8_are_refused(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StepError) as caught:
         _read(tmp_path, np.array([[b"\xff", b"a"]]))
     assert caught.value.code == "E342"
     assert caught.value.cause.startswith("its bytes are not UTF-8")
 
 
-def test_numbers_are_no_texts(tmp_path: Path) -> None:
+def test_numbers_are_not_accepted_as_texts(tmp_path: Path) -> None:
     with pytest.raises(StepError) as caught:
         _read(tmp_path, np.ones((2, 2)))
     assert (caught.value.code, caught.value.cause) == ("E342", "it is float64, which is not text")
 
 
-def test_texts_are_no_numbers(tmp_path: Path) -> None:
+def test_texts_are_not_numbers(tmp_path: Path) -> None:
     numbers = Signature((Tensor("color", "float32", ("batch", 2)),), (), {"batch": (1, 8)}, "batch")
     np.savez(tmp_path / "samples.npz", color=GIVEN)
     with pytest.raises(StepError) as caught:

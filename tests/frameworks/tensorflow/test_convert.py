@@ -125,7 +125,7 @@ def test_tables_of_words_keep_their_resources_in_a_saved_model(converted: Conver
         ("saved_lstm", "tflite", "a recurrent layer (LSTM, GRU, RNN) is a loop"),
     ],
 )
-def test_what_does_not_convert_is_told_with_its_reason(
+def test_a_failed_conversion_is_reported_with_its_reason(
     converted: Convert, name: str, format_name: str, cause: str
 ) -> None:
     with pytest.raises(StepError) as failure:
@@ -135,7 +135,7 @@ def test_what_does_not_convert_is_told_with_its_reason(
     assert "optimize.formats" in failure.value.remedy
 
 
-def test_what_helps_a_recurrent_layer_depends_on_where_it_comes_from(converted: Convert) -> None:
+def test_the_remedy_for_a_recurrent_layer_depends_on_its_source(converted: Convert) -> None:
     with pytest.raises(StepError) as of_keras:
         converted("lstm").variant("tflite")
     assert "`batch: {min: 1, max: 1}`" in of_keras.value.remedy
@@ -145,7 +145,7 @@ def test_what_helps_a_recurrent_layer_depends_on_where_it_comes_from(converted: 
     assert "give the Keras model (`kind: keras`)" in saved.value.remedy
 
 
-def test_the_other_formats_are_made_of_a_model_that_one_format_refuses(converted: Convert) -> None:
+def test_a_model_that_one_format_refuses_converts_to_the_others(converted: Convert) -> None:
     assert converted("no_counterpart").verdict("saved-model")["passed"]
 
 

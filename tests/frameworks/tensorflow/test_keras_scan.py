@@ -36,7 +36,7 @@ def test_hard_links_that_lead_back_are_followed_once(path: Path) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_what_stands_behind_such_links_is_looked_at_too(path: Path) -> None:
+def test_objects_behind_such_links_are_scanned_too(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file.attrs["model_config"] = CONFIG
         file["back"] = file["/"]
@@ -50,7 +50,7 @@ def test_what_stands_behind_such_links_is_looked_at_too(path: Path) -> None:
     assert "is a link to another file" in caught.value.cause
 
 
-def test_a_file_of_more_objects_than_any_model_has_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_too_many_objects_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras_scan, "_MOST_OBJECTS", 20)
     with h5py.File(path, "w") as file:
         file.attrs["model_config"] = CONFIG

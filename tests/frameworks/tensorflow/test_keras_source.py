@@ -124,7 +124,7 @@ def test_a_file_of_keras_2_answers_and_is_noted(keras: Open, keras_files: Path) 
     assert any("the file was written by Keras 2.15.0" in note for note in imported.summary["notes"])
 
 
-def test_the_same_file_leaves_the_same_bytes(keras: Open) -> None:
+def test_the_import_of_the_same_file_is_reproducible(keras: Open) -> None:
     first, second = (keras("two.keras").check(signature(TWO, ["score", "sum"])).folder for _ in range(2))
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     assert len(files) > 10
@@ -143,7 +143,7 @@ def test_a_model_that_mixes_the_rows_of_a_batch_is_refused(keras: Open) -> None:
     assert "the other rows of its batch" in error.message
 
 
-def test_a_layer_that_goes_wrong_where_sizes_are_open_is_found(keras: Open) -> None:
+def test_a_layer_that_is_wrong_for_open_sizes_is_found(keras: Open) -> None:
     dims = {"batch": (1, 4), "length": (1, 9)}
     source = keras("step-by-step.keras")
     inputs: Tensors = {"x": ("float32", ["batch", "length", 6])}
@@ -153,13 +153,13 @@ def test_a_layer_that_goes_wrong_where_sizes_are_open_is_found(keras: Open) -> N
     source.check(signature({"x": ("float32", ["batch", 5, 6])}, ["steps"]))
 
 
-def test_a_model_that_remembers_is_refused(keras: Open) -> None:
+def test_a_model_with_state_is_refused(keras: Open) -> None:
     declared = signature({"x": ("float32", [2, 3, 2])}, ["lstm"], batch=None)
     error = keras("remembers.keras").check_refused("E332", WEIGHTS, {**declared, "dims": {}})
     assert "one call affects the next" in error.message
 
 
-def test_names_that_the_model_has_not_are_told_with_those_that_it_has(keras: Open) -> None:
+def test_unknown_names_are_reported_with_the_existing_ones(keras: Open) -> None:
     two = keras("two.keras")
     wrong: Tensors = {"ids": TWO["ids"], "number": TWO["n"]}
     error = two.check_refused("E320", ("model", "inputs", 1, "name"), signature(wrong, ["sum"]))
@@ -170,14 +170,14 @@ def test_names_that_the_model_has_not_are_told_with_those_that_it_has(keras: Ope
     assert "`ids`" in error.cause
 
 
-def test_a_shape_that_the_model_does_not_take_is_told_with_what_was_given(keras: Open) -> None:
+def test_an_unsupported_shape_is_reported_with_the_given_one(keras: Open) -> None:
     declared = signature({"x": ("float32", ["batch", 5])}, ["dense"])
     error = keras("dense.keras").check_refused("E321", ("model", "inputs"), declared)
     assert "expected shape=(None, 4)" in error.cause
     assert error.notes == ("given: x float32 [8, 5]",)
 
 
-def test_a_range_that_is_too_wide_is_told(keras: Open) -> None:
+def test_a_range_that_is_too_wide_is_reported(keras: Open) -> None:
     dims = {"batch": (1, 4), "length": (1, 9)}
     name = keras("at-least-three.keras").inspect()["outputs"][0]["tensor"]
     declared = signature({"x": ("float32", ["batch", "length", 2])}, [name], dims)
@@ -238,23 +238,23 @@ def test_refusing_needs_no_tensorflow(keras_files: Path) -> None:
     assert done.stdout.split("\n")[:2] == ["E303", "[]"]
 
 
-def test_weights_without_a_model_are_told(keras: Open) -> None:
+def test_weights_without_a_model_are_reported(keras: Open) -> None:
     error = keras("only.weights.h5").refused("E355")
     assert "only weights" in error.message
     assert "model.save(" in error.remedy
 
 
-def test_a_model_without_inputs_is_told(keras: Open) -> None:
+def test_a_model_without_inputs_is_reported(keras: Open) -> None:
     assert "keras.Input" in keras("no-inputs.keras").refused("E357").remedy
 
 
-def test_a_sparse_input_is_told(keras: Open) -> None:
+def test_a_sparse_input_is_reported(keras: Open) -> None:
     assert "`x` is a sparse tensor" in keras("sparse.keras").refused("E358").message
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5"])
 @pytest.mark.parametrize("kept", [0.3, 0.95])
-def test_a_file_that_is_cut_short_is_told(
+def test_a_file_that_is_cut_short_is_reported(
     keras: Open, keras_files: Path, tmp_path: Path, ending: str, kept: float
 ) -> None:
     content = (keras_files / f"two.{ending}").read_bytes()
@@ -264,21 +264,21 @@ def test_a_file_that_is_cut_short_is_told(
     keras(short).refused("E301" if ending == "keras" else "E302")
 
 
-def test_an_archive_without_its_weights_is_told(keras: Open, keras_files: Path, tmp_path: Path) -> None:
+def test_an_archive_without_its_weights_is_reported(keras: Open, keras_files: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(keras_files / "two.keras") as old, zipfile.ZipFile(tmp_path / "less.keras", "w") as new:
         for name in ("config.json", "metadata.json"):
             new.writestr(name, old.read(name))
     assert "model.weights.h5" in keras(tmp_path / "less.keras").refused("E302").cause
 
 
-def test_an_archive_whose_configuration_is_no_json_is_told(keras: Open, tmp_path: Path) -> None:
+def test_an_archive_whose_configuration_is_not_json_is_refused(keras: Open, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bad.keras", "w") as new:
         new.writestr("config.json", "{" + "[" * 100_000)
         new.writestr("metadata.json", "{}")
     assert keras(tmp_path / "bad.keras").refused("E302").cause
 
 
-def test_an_archive_that_unpacks_to_very_much_is_refused(keras: Open, tmp_path: Path) -> None:
+def test_an_archive_that_unpacks_to_too_much_is_refused(keras: Open, tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.keras"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new:
         new.writestr("metadata.json", "{}")
@@ -296,7 +296,7 @@ def test_an_entry_that_leads_out_of_the_archive_is_refused(keras: Open, keras_fi
     assert "points outside the archive" in keras(tmp_path / "out.keras").refused("E302").cause
 
 
-def test_a_file_of_another_kind_is_told(keras: Open, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_reported(keras: Open, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "saved_model.pb").write_bytes(b"")
     assert keras(tmp_path / "model").refused("E301").remedy == "write `kind: saved-model`"
@@ -310,7 +310,7 @@ def test_a_file_of_another_kind_is_told(keras: Open, tmp_path: Path) -> None:
     assert "there is no `gone.keras`" in keras(tmp_path / "gone.keras").refused("E301").cause
 
 
-def test_the_users_own_settings_of_keras_count_for_nothing(keras_files: Path, tmp_path: Path) -> None:
+def test_the_users_keras_settings_have_no_effect(keras_files: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / ".keras").mkdir(parents=True)
     settings = {"floatx": "float64", "backend": "torch", "image_data_format": "channels_first", "epsilon": 1e-7}

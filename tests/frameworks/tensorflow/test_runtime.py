@@ -33,7 +33,7 @@ def test_a_variant_answers_by_the_names_of_the_spec(tensorflow: StepProcess, sav
     assert (facts["runtime"], list(facts["versions"])) == ("tensorflow", ["tensorflow"])
 
 
-def test_the_threads_are_those_that_were_asked_for_first(tmp_path: Path, saved_models: Path) -> None:
+def test_the_first_requested_number_of_threads_is_used(tmp_path: Path, saved_models: Path) -> None:
     process = StepProcess(tmp_path)
     arguments = {"directory": saved_models / "variant", "signature": RESOLVED}
     first, later = (process.call(OPENER, {**arguments, "threads": threads}, CALL)[1] for threads in (1, 2))
@@ -42,7 +42,7 @@ def test_the_threads_are_those_that_were_asked_for_first(tmp_path: Path, saved_m
     assert (first["threads"], later["threads"]) == (1, 1)
 
 
-def test_what_is_not_there_is_told(tensorflow: StepProcess, saved_models: Path, tmp_path: Path) -> None:
+def test_missing_files_and_tensors_are_reported(tensorflow: StepProcess, saved_models: Path, tmp_path: Path) -> None:
     wrong = signature(INPUTS, ["nothing"])
     for directory, resolved, cause in (
         (tmp_path, RESOLVED, "SavedModel file does not exist"),

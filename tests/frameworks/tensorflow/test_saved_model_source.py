@@ -63,13 +63,13 @@ def test_what_keras_exports_is_read(saved: Open) -> None:
     assert found["notes"] == []  # Keras writes the same signature under two names
 
 
-def test_a_wrong_signature_is_told_with_those_that_are_there(saved: Open) -> None:
+def test_an_unknown_signature_is_reported_with_the_existing_ones(saved: Open) -> None:
     error = saved("two", "classify").refused("E350", SIGNATURE)
     assert error.cause == "its signatures are `project`, `serving_default`"
     assert saved("other-name").refused("E350", SIGNATURE).remedy == "write `signature: predict`"
 
 
-def test_an_object_without_signatures_is_told_how_to_get_one(saved: Open) -> None:
+def test_a_model_without_signatures_is_refused_with_how_to_add_one(saved: Open) -> None:
     error = saved("callable").refused("E351")
     assert "tf.saved_model.save(model, 'new', signatures=" in error.remedy
 
@@ -172,7 +172,7 @@ def test_the_node_is_named_with_its_function(saved: Open) -> None:
     )
 
 
-def test_signatures_that_are_not_served_are_looked_at_too(saved: Open) -> None:
+def test_signatures_that_are_not_served_are_scanned_too(saved: Open) -> None:
     assert "`ReadFile`" in saved("refused-elsewhere").refused("E353").message
 
 
@@ -181,7 +181,7 @@ def test_an_operator_that_is_not_tensorflows_is_named(saved: Open) -> None:
     assert "`RegexSplitWithOffsets`" in error.message
 
 
-def test_a_sparse_input_is_told(saved: Open) -> None:
+def test_a_sparse_input_is_reported(saved: Open) -> None:
     assert "`x` is a sparse tensor" in saved("sparse").refused("E358", SIGNATURE).message
 
 
@@ -189,14 +189,14 @@ def test_an_asset_outside_the_folder_is_refused(saved: Open) -> None:
     assert "../../../etc/passwd" in saved("asset-elsewhere").refused("E354").message
 
 
-def test_a_missing_asset_is_told(saved: Open, copied: Callable[[str], Path]) -> None:
+def test_a_missing_asset_is_reported(saved: Open, copied: Callable[[str], Path]) -> None:
     folder = copied("words")
     (folder / "assets" / "words.txt").unlink()
     assert "words.txt" in saved(folder).refused("E352").message
 
 
 @pytest.mark.parametrize("name", ["two", "old-reference"])
-def test_missing_variables_are_told(saved: Open, copied: Callable[[str], Path], name: str) -> None:
+def test_missing_variables_are_reported(saved: Open, copied: Callable[[str], Path], name: str) -> None:
     folder = copied(name)
     (folder / "variables" / "variables.data-00000-of-00001").unlink()
     assert "variables.data-00000-of-00001" in saved(folder).refused("E352").cause
@@ -206,7 +206,7 @@ def test_missing_variables_are_told(saved: Open, copied: Callable[[str], Path], 
     assert "the folder `variables` is missing" in saved(folder).refused("E352").cause
 
 
-def test_a_graph_that_is_cut_short_is_told(saved: Open, copied: Callable[[str], Path]) -> None:
+def test_a_graph_that_is_cut_short_is_reported(saved: Open, copied: Callable[[str], Path]) -> None:
     folder = copied("two")
     content = (folder / "saved_model.pb").read_bytes()
     for kept in (0, 100, len(content) // 2, len(content) - 3):
@@ -214,7 +214,7 @@ def test_a_graph_that_is_cut_short_is_told(saved: Open, copied: Callable[[str], 
         assert "saved_model.pb is damaged" in saved(folder).refused("E302").message
 
 
-def test_variables_that_are_cut_short_are_told(saved: Open, copied: Callable[[str], Path]) -> None:
+def test_variables_that_are_cut_short_are_reported(saved: Open, copied: Callable[[str], Path]) -> None:
     folder = copied("two")
     data = folder / "variables" / "variables.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:20])
@@ -242,14 +242,14 @@ def test_links_are_refused(saved: Open, copied: Callable[[str], Path]) -> None:
     assert error.message == "`assets/more.txt` is a link"
 
 
-def test_another_kind_of_folder_or_file_is_told(saved: Open, tmp_path: Path) -> None:
+def test_another_kind_of_folder_or_file_is_reported(saved: Open, tmp_path: Path) -> None:
     assert "a folder" in saved(tmp_path).refused("E301").cause
     (tmp_path / "model.onnx").write_bytes(b"\x08\x07\x12\x04test:\x00")
     assert "kind: saved-model" in saved(tmp_path / "model.onnx").refused("E301").message
     assert "there is no `gone`" in saved(tmp_path / "gone").refused("E301").cause
 
 
-def test_a_model_that_draws_at_random_is_refused(saved: Open) -> None:
+def test_a_model_that_draws_random_numbers_is_refused(saved: Open) -> None:
     error = saved("random").check_refused("E330", WEIGHTS, signature(ROWS, ["y"]))
     assert "`RandomStandardNormal`" in error.cause
 
@@ -258,19 +258,19 @@ def test_a_model_that_mixes_the_rows_of_a_batch_is_refused(saved: Open) -> None:
     saved("mixes").check_refused("E331", WEIGHTS, signature(ROWS, ["y"]))
 
 
-def test_a_model_that_remembers_is_refused(saved: Open) -> None:
+def test_a_model_with_state_is_refused(saved: Open) -> None:
     error = saved("counter").check_refused("E332", WEIGHTS, signature(ROWS, ["y"]))
     assert "in a variable between calls" in error.cause
 
 
-def test_names_that_the_model_has_not_are_told_with_those_that_it_has(saved: Open) -> None:
+def test_unknown_names_are_reported_with_the_existing_ones(saved: Open) -> None:
     wrong: Tensors = {"rows": ROWS["x"]}
     error = saved("loops").check_refused("E320", ("model", "inputs", 0, "name"), signature(wrong, ["y"]))
     assert "its inputs are `x`" in error.cause
     saved("loops").check_refused("E324", ("model", "outputs", 0, "name"), signature(ROWS, ["z"]))
 
 
-def test_a_type_or_a_shape_that_the_model_does_not_take_is_told(saved: Open) -> None:
+def test_a_type_or_a_shape_that_the_model_does_not_take_is_reported(saved: Open) -> None:
     shape: Tensors = {"x": ("float32", ["batch", 5])}
     error = saved("old-frozen").check_refused("E321", ("model", "inputs"), signature(shape, ["y"]))
     assert error.notes == ("given: x float32 [8, 5]",)
@@ -278,6 +278,6 @@ def test_a_type_or_a_shape_that_the_model_does_not_take_is_told(saved: Open) -> 
     saved("old-frozen").check_refused("E321", ("model", "inputs"), signature(dtype, ["y"]))
 
 
-def test_a_range_that_is_too_wide_is_told(saved: Open) -> None:
+def test_a_range_that_is_too_wide_is_reported(saved: Open) -> None:
     error = saved("gathers").check_refused("E322", ("model", "dims", "batch"), signature(ROWS, ["y"]))
     assert "1 to 8" in error.message

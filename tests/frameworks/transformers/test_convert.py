@@ -154,7 +154,7 @@ def test_bfloat16_keeps_the_interface(tmp_path: Path, name: str, format_name: st
         assert cosine > 0.99
 
 
-def test_int8_is_made_of_the_onnx_file(tmp_path: Path) -> None:
+def test_int8_is_quantized_from_the_onnx_file(tmp_path: Path) -> None:
     folder = made("sentences", tmp_path)
     signature = folder.signature()
     imported, _ = folder.imported(signature)

@@ -114,21 +114,21 @@ def test_links_are_refused(path: Path, name: str) -> None:
     assert name in Folder(path, path.parent).refused("E354").cause
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_reported(tmp_path: Path) -> None:
     assert "missing" in Folder(tmp_path / "absent", tmp_path).refused("E301").cause
 
 
-def test_a_file_in_place_of_the_folder_is_told(path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_reported(path: Path) -> None:
     assert "a file" in Folder(path / "model.safetensors", path.parent).refused("E301").cause
 
 
-def test_a_folder_without_configuration_is_told(path: Path) -> None:
+def test_a_folder_without_configuration_is_reported(path: Path) -> None:
     (path / "config.json").unlink()
 
     assert "model.safetensors" in Folder(path, path.parent).refused("E301").cause
 
 
-def test_a_folder_without_weights_is_told(path: Path) -> None:
+def test_a_folder_without_weights_is_reported(path: Path) -> None:
     (path / "model.safetensors").unlink()
 
     assert "config.json" in Folder(path, path.parent).refused("E301").cause
@@ -137,20 +137,20 @@ def test_a_folder_without_weights_is_told(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"), [("tf_model.h5", "TensorFlow"), ("model.gguf", "GGUF"), ("a.onnx", "`onnx`")]
 )
-def test_weights_of_another_framework_are_told(path: Path, name: str, words: str) -> None:
+def test_weights_of_another_framework_are_reported(path: Path, name: str, words: str) -> None:
     (path / "model.safetensors").rename(path / name)
 
     assert words in Folder(path, path.parent).refused("E301").cause
 
 
-def test_missing_parts_are_told(path: Path) -> None:
+def test_missing_parts_are_reported(path: Path) -> None:
     index(path, **{"classifier.bias": "other.safetensors"})
 
     assert "other.safetensors" in Folder(path, path.parent).refused("E301").cause
 
 
 @pytest.mark.parametrize("part", [0.5, 0.01])
-def test_truncated_weights_are_told(path: Path, part: float) -> None:
+def test_truncated_weights_are_reported(path: Path, part: float) -> None:
     file = path / "model.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * part)])
@@ -159,14 +159,14 @@ def test_truncated_weights_are_told(path: Path, part: float) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, '{"a": "\\ud800'])
-def test_a_damaged_configuration_is_told(path: Path, content: str) -> None:
+def test_a_damaged_configuration_is_reported(path: Path, content: str) -> None:
     (path / "config.json").write_text(content, encoding="utf-8")
 
     assert "config.json" in Folder(path, path.parent).refused("E302").message
 
 
 @pytest.mark.parametrize("places", [None, [], {}, {"classifier.bias": 3}])
-def test_a_damaged_index_is_told(path: Path, places: Any) -> None:
+def test_a_damaged_index_is_reported(path: Path, places: Any) -> None:
     index(path)
     write_json(path / "model.safetensors.index.json", {"weight_map": places})
 
@@ -174,7 +174,7 @@ def test_a_damaged_index_is_told(path: Path, places: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["from-the-future", None])
-def test_a_type_that_the_library_does_not_know_is_told(path: Path, kind: str | None) -> None:
+def test_a_type_that_the_library_does_not_know_is_reported(path: Path, kind: str | None) -> None:
     changed(path / "config.json", model_type=kind)
 
     error = Folder(path, path.parent).refused("E370")
@@ -184,13 +184,13 @@ def test_a_type_that_the_library_does_not_know_is_told(path: Path, kind: str | N
 
 
 @pytest.mark.parametrize("settings", [{"hidden_size": "many"}, {"num_attention_heads": 3}, {"hidden_act": "unheard"}])
-def test_settings_that_the_library_does_not_take_are_told(path: Path, settings: dict[str, Any]) -> None:
+def test_settings_that_the_library_does_not_take_are_reported(path: Path, settings: dict[str, Any]) -> None:
     changed(path / "config.json", **settings)
 
     assert Folder(path, path.parent).refused("E370").cause
 
 
-def test_weights_that_lack_the_head_of_the_task_are_told(tmp_path: Path) -> None:
+def test_weights_that_lack_the_head_of_the_task_are_reported(tmp_path: Path) -> None:
     folder = Folder(saved("encoder", tmp_path / "model"), tmp_path, task="text-classification")
 
     error = folder.refused("E372")
@@ -199,7 +199,7 @@ def test_weights_that_lack_the_head_of_the_task_are_told(tmp_path: Path) -> None
     assert "text-classification" in error.remedy
 
 
-def test_weights_that_lack_a_layer_are_told(path: Path) -> None:
+def test_weights_that_lack_a_layer_are_reported(path: Path) -> None:
     tensors = load_file(path / "model.safetensors")
     missing = "bert.encoder.layer.1.output.dense.weight"
     save_file({name: tensor for name, tensor in tensors.items() if name != missing}, path / "model.safetensors")
@@ -207,20 +207,20 @@ def test_weights_that_lack_a_layer_are_told(path: Path) -> None:
     assert f"{missing}: missing" in Folder(path, path.parent).refused("E372").cause
 
 
-def test_weights_of_another_size_are_told(path: Path) -> None:
+def test_weights_of_another_size_are_reported(path: Path) -> None:
     changed(path / "config.json", id2label={str(number): str(number) for number in range(5)}, label2id=None)
 
     assert "classifier.weight: [3, 16] stored, [5, 16] in the model" in Folder(path, path.parent).refused("E372").cause
 
 
-def test_quantized_weights_are_told(path: Path) -> None:
+def test_quantized_weights_are_reported(path: Path) -> None:
     changed(path / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
 
     assert "gptq" in Folder(path, path.parent).refused("E373").cause
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_adapters_are_told(path: Path, alone: bool) -> None:
+def test_adapters_are_reported(path: Path, alone: bool) -> None:
     if alone:
         shutil.rmtree(path)
         path.mkdir()
@@ -230,20 +230,20 @@ def test_adapters_are_told(path: Path, alone: bool) -> None:
 
 
 @pytest.mark.parametrize("architectures", [["GPT2LMHeadModel"], ["BertForPreTraining"], [], None])
-def test_a_task_that_mlo_does_not_serve_is_told(path: Path, architectures: list[str] | None) -> None:
+def test_a_task_that_mlo_does_not_serve_is_reported(path: Path, architectures: list[str] | None) -> None:
     changed(path / "config.json", architectures=architectures)
 
     assert "text-classification" in Folder(path, path.parent).refused("E371").remedy
 
 
-def test_a_task_that_the_type_does_not_have_is_told(path: Path) -> None:
+def test_a_task_that_the_type_does_not_have_is_reported(path: Path) -> None:
     error = Folder(path, path.parent, task="image-classification").refused("E371", TASK)
 
     assert "bert" in error.message
     assert "fill-mask" in error.remedy
 
 
-def test_models_of_more_than_texts_are_told(tmp_path: Path) -> None:
+def test_models_that_take_more_than_texts_are_refused(tmp_path: Path) -> None:
     from orchestrator.frameworks.transformers.library import transformers
 
     tiny = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
@@ -264,7 +264,7 @@ OWN = "sentence_transformers.models."
 
 
 @pytest.mark.parametrize("kind", ["code.Pooling", "os.system", "sentence_transformers_extra.models.Pooling", ""])
-def test_modules_of_somebodys_own_are_refused(tmp_path: Path, kind: str) -> None:
+def test_custom_modules_are_refused(tmp_path: Path, kind: str) -> None:
     path = sentence_transformer(tmp_path / "model", {"pooling_mode": "mean"})
     (path / "code.py").write_text("raise SystemExit('run')\n", encoding="utf-8")
 
@@ -282,14 +282,14 @@ def test_modules_of_somebodys_own_are_refused(tmp_path: Path, kind: str) -> None
         [f"{OWN}Transformer", f"{OWN}Pooling", f"{OWN}Pooling"],
     ],
 )
-def test_modules_that_are_not_served_are_told(tmp_path: Path, types: list[str]) -> None:
+def test_modules_that_are_not_served_are_reported(tmp_path: Path, types: list[str]) -> None:
     path = sentence_transformer(tmp_path / "model", {"pooling_mode": "mean"})
 
     Folder(modules(path, *types), tmp_path).refused("E374")
 
 
 @pytest.mark.parametrize("pooling", [{"pooling_mode": "attention"}, {"pooling_mode": "mean", "include_prompt": False}])
-def test_pooling_that_is_not_served_is_told(tmp_path: Path, pooling: dict[str, Any]) -> None:
+def test_pooling_that_is_not_served_is_reported(tmp_path: Path, pooling: dict[str, Any]) -> None:
     Folder(sentence_transformer(tmp_path / "model", pooling), tmp_path).refused("E374")
 
 
@@ -303,7 +303,7 @@ def test_modules_outside_of_the_folder_are_refused(tmp_path: Path, where: str) -
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "[", '[{"path": 3}]'])
-def test_damaged_modules_are_told(tmp_path: Path, content: str) -> None:
+def test_damaged_modules_are_reported(tmp_path: Path, content: str) -> None:
     path = sentence_transformer(tmp_path / "model", {"pooling_mode": "mean"})
     (path / "modules.json").write_text(content, encoding="utf-8")
 
@@ -323,7 +323,7 @@ def test_damaged_modules_are_told(tmp_path: Path, content: str) -> None:
         ({"out_features": 5}, "E372"),
     ],
 )
-def test_dense_layers_that_do_not_fit_are_told(tmp_path: Path, settings: dict[str, Any], code: str) -> None:
+def test_dense_layers_that_do_not_fit_are_reported(tmp_path: Path, settings: dict[str, Any], code: str) -> None:
     path = sentence_transformer(tmp_path / "model", {"pooling_mode": "mean"}, "Dense")
     (path / "2_Dense").mkdir()
     config = {"in_features": 16, "out_features": 4, "activation_function": "torch.nn.modules.activation.Tanh"}
@@ -344,7 +344,7 @@ def test_dense_layers_that_are_pickled_are_never_opened(tmp_path: Path) -> None:
     assert "safetensors" in Folder(path, tmp_path).refused("E372").cause
 
 
-def test_the_tokenizers_damage_does_not_matter(path: Path) -> None:
+def test_a_damaged_tokenizer_does_not_matter(path: Path) -> None:
     (path / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unheard"}}), encoding="utf-8")
     (path / "vocab.txt").unlink()
 

@@ -66,7 +66,7 @@ def test_tensors_are_derived_from_the_configuration(tmp_path: Path, name: str) -
         assert found["ranges"] == {"sequence": [1, LONGEST]}
 
 
-def test_token_types_are_wanted_only_where_the_tokenizer_makes_them(tmp_path: Path) -> None:
+def test_token_types_are_only_inputs_if_the_tokenizer_produces_them(tmp_path: Path) -> None:
     path = saved("classifier", tmp_path / "model")
     changed(path / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
 
@@ -75,14 +75,14 @@ def test_token_types_are_wanted_only_where_the_tokenizer_makes_them(tmp_path: Pa
     assert [tensor["tensor"] for tensor in found["inputs"]] == ["input_ids", "attention_mask"]
 
 
-def test_the_tokenizers_limit_counts_where_it_is_the_smaller_one(tmp_path: Path) -> None:
+def test_the_tokenizers_limit_counts_if_it_is_lower(tmp_path: Path) -> None:
     path = saved("classifier", tmp_path / "model")
     changed(path / "tokenizer_config.json", model_max_length=10)
 
     assert Folder(path, tmp_path).found()["ranges"] == {"sequence": [1, 10]}
 
 
-def test_a_long_range_has_to_be_asked_for(tmp_path: Path) -> None:
+def test_a_long_range_must_be_declared(tmp_path: Path) -> None:
     path = saved("encoder", tmp_path / "model", tokenizer=False)
     changed(path / "config.json", max_position_embeddings=8192)
 
@@ -129,7 +129,7 @@ def test_the_baseline_runs_as_a_runtime(tmp_path: Path) -> None:
     assert runtime.facts().runtime == "transformers"
 
 
-def test_samples_that_are_made_up_are_sentences(tmp_path: Path) -> None:
+def test_generated_samples_are_sentences(tmp_path: Path) -> None:
     folder, facts = Folder(saved("classifier", tmp_path / "model"), tmp_path).imported()
 
     samples = arrays(folder / "samples.npz")
@@ -146,7 +146,7 @@ def test_samples_that_are_made_up_are_sentences(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [None, {"auto_map": {"AutoTokenizer": ["code.Tokenizer", None]}}])
-def test_without_a_tokenizer_any_tokens_do(tmp_path: Path, settings: dict[str, Any] | None) -> None:
+def test_without_a_tokenizer_tokens_are_random(tmp_path: Path, settings: dict[str, Any] | None) -> None:
     path = saved("classifier", tmp_path / "model", tokenizer=settings is not None)
     if settings is not None:
         changed(path / "tokenizer_config.json", **settings)
@@ -191,7 +191,7 @@ def test_inputs_may_have_other_names_and_another_order(tmp_path: Path) -> None:
     ("role", "index", "tensor"),
     [("inputs", 1, "pixel_values"), ("outputs", 0, "last_hidden_state")],
 )
-def test_tensors_that_the_model_does_not_have_are_told(tmp_path: Path, role: str, index: int, tensor: str) -> None:
+def test_tensors_that_the_model_does_not_have_are_reported(tmp_path: Path, role: str, index: int, tensor: str) -> None:
     folder = Folder(saved("classifier", tmp_path / "model"), tmp_path)
     signature = folder.signature()
     signature[role][index]["name"] = tensor
@@ -281,7 +281,7 @@ def test_sentences_are_pooled_as_their_folder_says(tmp_path: Path, mode: str) ->
     assert facts["samples"] == "random"
 
 
-def test_several_ways_to_pool_are_joined(tmp_path: Path) -> None:
+def test_several_pooling_modes_are_concatenated(tmp_path: Path) -> None:
     pooling = {"word_embedding_dimension": WIDTH, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
     folder = Folder(sentence_transformer(tmp_path / "model", pooling), tmp_path)
 
@@ -359,7 +359,7 @@ def test_another_task_serves_the_model_of_a_sentence_transformer_alone(tmp_path:
     assert [tensor["tensor"] for tensor in found["outputs"]] == ["last_hidden_state"]
 
 
-def test_no_other_framework_and_no_network_is_brought_in() -> None:
+def test_neither_other_frameworks_nor_the_network_are_used() -> None:
     code = (
         "import os, sys, orchestrator.frameworks.transformers.source\n"
         "assert os.environ['HF_HUB_OFFLINE'] == '1'\n"
