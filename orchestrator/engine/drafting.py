@@ -28,6 +28,7 @@ from orchestrator.plan.steps.source import require_source_tools, source_paramete
 from orchestrator.spec.load import LoadedSpec, load_spec
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.parameters import InspectParameters, RandomSamplesParameters, SourceParameters, TensorNames
+from orchestrator.steps.roles import WEIGHTS
 from orchestrator.store.store import Store
 
 __all__ = ["DraftRequest", "draft_spec"]
@@ -142,7 +143,7 @@ class _Reader:
                 function="orchestrator.frameworks.pytorch.source:inspect",
                 revision=INSPECT_TORCH,
                 params=InspectParameters(SourceParameters(kind)).as_json(),
-                inputs={"weights": FileInput(self._model.path.absolute(), _AT)},
+                inputs={WEIGHTS: FileInput.of(self._model.path.absolute(), _AT, loaded.folder, WEIGHTS)},
                 tools=SOURCES[kind].tools,
                 at=_AT,
             )
@@ -169,7 +170,7 @@ class _Reader:
                     step,
                     function="orchestrator.frameworks.source.samples:write_random_texts",
                     params=replace(parameters, source=source).as_json(),
-                    inputs={"weights": FileInput(self._model.path.absolute(), _AT)},
+                    inputs={WEIGHTS: FileInput.of(self._model.path.absolute(), _AT, loaded.folder, WEIGHTS)},
                     tools=SOURCES["transformers"].tools,
                 )
             return run_at_once(loaded, observe_here(loaded), step, *self._run) / "samples.npz"

@@ -59,7 +59,7 @@ def run_at_once(loaded: LoadedSpec, here: Here, step: Step, store: Store, observ
     outcome, stop = resolved.outcome, _AtOnce()
     if outcome is None:
         with store.in_use(f"{step.id} of {plan.name}"), stop_on_signals(stop):
-            executor = LocalExecutor(store, loaded.folder)
+            executor = LocalExecutor(store, plan.project, plan.roots)
             outcome = StepRunner(plan, resolver, store, observer, stop, executor).compute(step, resolved, {})
         seconds = outcome.receipt.seconds if outcome.receipt is not None else 0.0
         observer(StepEnded(step.id, "done" if outcome.status == "done" else "failed", seconds, ""))

@@ -55,7 +55,8 @@ def run_plan(
         StepFailed: a step failed that is not a candidate's.
         Interrupted: Ctrl-C.
     """
-    runner = StepRunner(plan, resolver, store, observer, stop, executor or LocalExecutor(store, plan.project))
+    executor = executor or LocalExecutor(store, plan.project, plan.roots)
+    runner = StepRunner(plan, resolver, store, observer, stop, executor)
     run = _Run(loaded, plan, resolver, runner, store, observer=observer, stop=stop)
     resolver.follow(plan)  # which a preview may have let grow
     run.forced = forced

@@ -13,11 +13,11 @@ from orchestrator.artifacts.fates import Fates
 from orchestrator.engine.executors.executor import (
     Executor,
     InlineInput,
-    ProjectInput,
     RequestInput,
     StepEnd,
     StepRequest,
     StoredInput,
+    UserInput,
 )
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import Busy
@@ -32,9 +32,6 @@ from orchestrator.store.receipts import Receipt
 from orchestrator.store.store import Store
 
 __all__ = ["StepRunner"]
-
-_TRIFLES = ("select", "render")
-"""Kinds of steps that need little CPU time: they neither wait for a measurement nor delay one."""
 
 
 class StepRunner:
@@ -77,7 +74,7 @@ class StepRunner:
                     return again.outcome
             # Anything that runs at the same time affects a measurement: steps that measure hold this lock exclusively, all
             # others share it, across all stores of this user.
-            if step.kind in _TRIFLES:
+            if step.light:
                 return self._run(step, resolved, outcomes)
             with self._locked(step, _measuring_lock(self._store.home), lock if step.exclusive else share):
                 return self._run(step, resolved, outcomes)
@@ -140,7 +137,7 @@ class StepRunner:
             function=step.function,
             params=dict(step.params),
             inputs=inputs,
-            code=tuple(self._user_file(file, code[self._resolver.relative(file.path)]) for file in step.code),
+            code=tuple(self._user_file(file, code[file.name(self._plan.project)]) for file in step.code),
             network=step.network,
             containers=step.containers,
             accelerator=step.accelerator,
@@ -149,9 +146,9 @@ class StepRunner:
             at=step.at,
         )
 
-    def _user_file(self, source: FileInput, sha256: str) -> ProjectInput:
-        path = Path(os.path.relpath(source.path, self._plan.project)).as_posix()
-        return ProjectInput(path=path, sha256=sha256, at=source.at)
+    def _user_file(self, source: FileInput, sha256: str) -> UserInput:
+        root = "" if source.root is None else source.root.name
+        return UserInput(root=root, path=source.name(self._plan.project), sha256=sha256, at=source.at)
 
     def _receipt(self, step: Step, resolved: Resolved, end: StepEnd, started: datetime) -> Receipt:
         return Receipt(

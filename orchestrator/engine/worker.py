@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +167,10 @@ def main(argv: list[str]) -> int:
     keep_apart()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends workers with SIGTERM
     again = argv[0] == "--again"
-    job = WorkerJob.read(Path(argv[-1]))
+    try:
+        job = WorkerJob.read(Path(argv[-1]))
+    except StoreFailed as error:
+        sys.exit(f"error[{error.diagnostics[0].code}]: {error.diagnostics[0].sentence}")
     if again:
         job = _elsewhere(job)
     if not job.network and not give_up_network():
@@ -193,9 +195,8 @@ def _elsewhere(job: WorkerJob) -> WorkerJob:
     folder = Path(tempfile.mkdtemp(prefix=f"mlo-{job.step}-"))
     for name in ("output", "scratch"):
         (folder / name).mkdir()
-    return replace(
-        job, output=str(folder / "output"), scratch=str(folder / "scratch"), result=str(folder / "result.json")
-    )
+    places = {name: str(folder / name) for name in ("output", "scratch")}
+    return job.model_copy(update={**places, "result": str(folder / "result.json")})
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from orchestrator.measure.sweep import Measurement, SweepSettings, sweep
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepContext, StepError
 from orchestrator.steps.parameters import RuntimeBenchmarkParameters
+from orchestrator.steps.roles import variant_role
 
 __all__ = ["benchmark"]
 
@@ -90,7 +91,7 @@ def _candidates(
         results[left.name] = RuntimeResult(fate="not measured", reason=left.reason, error=None, measured=None)
     rows = []
     for each in parameters.candidates:
-        variant = context.inputs.get(f"variant:{each.variant}")
+        variant = context.inputs.get(variant_role(each.variant))
         size = None if variant is None else artifact_bytes(variant)
         identity, result = candidate_identity(each), results[each.candidate]
         rows.append(

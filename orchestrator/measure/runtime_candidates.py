@@ -10,6 +10,7 @@ from orchestrator.artifacts.verdict import Verdict
 from orchestrator.backends.table import backend
 from orchestrator.steps.context import StepContext
 from orchestrator.steps.parameters import CandidateParameters, RuntimeBenchmarkParameters
+from orchestrator.steps.roles import is_source, variant_role, verdict_role
 from orchestrator.steps.runtime_options import session_options
 
 __all__ = ["BASELINE", "LeftOut", "RuntimeCandidate", "runtime_candidates"]
@@ -55,7 +56,7 @@ def runtime_candidates(
         threads: for each runtime, unless the candidate's options set another number.
     """
     accelerator = {} if parameters.accelerator == "none" else {"accelerator": parameters.accelerator}
-    inputs = {role: str(path) for role, path in context.inputs.items() if role == "import" or _is_source(role)}
+    inputs = {role: str(path) for role, path in context.inputs.items() if role == "import" or is_source(role)}
     arguments = {
         "source": parameters.source.as_json(),
         "inputs": inputs,
@@ -72,7 +73,7 @@ def runtime_candidates(
             left_out.append(LeftOut(name, reason))
             continue
         arguments = {
-            "directory": str(context.inputs[f"variant:{candidate.variant}"]),
+            "directory": str(context.inputs[variant_role(candidate.variant)]),
             "signature": signature,
             "threads": candidate.options.threads_of(threads),
             **accelerator,
@@ -83,14 +84,10 @@ def runtime_candidates(
     return included, left_out
 
 
-def _is_source(role: str) -> bool:
-    return role == "weights" or role.startswith("file:")
-
-
 def _exclusion_reason(context: StepContext, candidate: CandidateParameters) -> str:
     name = candidate.candidate
-    if f"variant:{candidate.variant}" not in context.inputs:
+    if variant_role(candidate.variant) not in context.inputs:
         return "not measured: its conversion failed"
-    if f"verdict:{name}" not in context.inputs:
+    if verdict_role(name) not in context.inputs:
         return "not measured: its verification did not finish"
-    return "" if Verdict.read(context.inputs[f"verdict:{name}"]).passed else "not measured: it failed verification"
+    return "" if Verdict.read(context.inputs[verdict_role(name)]).passed else "not measured: it failed verification"

@@ -33,6 +33,7 @@ from orchestrator.measure.server_rounds import LoadedServer, LoadSettings, gener
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.steps.context import StepContext
 from orchestrator.steps.parameters import CandidateParameters, ServerBenchmarkParameters
+from orchestrator.steps.roles import variant_role
 from orchestrator.steps.runtime_options import Batching
 
 __all__ = ["benchmark"]
@@ -173,7 +174,7 @@ class _Benchmark:
             server = MeasuredServer(
                 served_by,
                 settings,
-                self._context.inputs[f"variant:{candidate.variant}"],
+                self._context.inputs[variant_role(candidate.variant)],
                 self.share,
                 memory=settings.memory,
                 folder=folder,

@@ -87,10 +87,14 @@ class Variant:
         return self.conversion.as_given and not self.passes
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of what its passes make one after the other, `onnx-int8`; the last is its own."""
+        return tuple(_made_name(self.format, self.passes[:end]) for end in range(1, len(self.passes) + 1))
+
+    @property
     def steps(self) -> tuple[str, ...]:
         """The ids of the steps that make it; the last one's output is the variant."""
-        counts = range(1, len(self.passes) + 1)
-        return (f"convert.{self.format}", *(f"optimize.{_made_name(self.format, self.passes[:n])}" for n in counts))
+        return (f"convert.{self.format}", *(f"optimize.{stage}" for stage in self.stages))
 
     def _content(self) -> dict[str, Any]:
         return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.artifacts.fates import Fates, StepFate
@@ -16,6 +15,7 @@ from orchestrator.plan.keys import differences, key_parts, step_key
 from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.steps.context import Ending
+from orchestrator.steps.roles import variant_of
 from orchestrator.store.digest import digest_file, digest_path, sha256_bytes
 from orchestrator.store.receipts import Receipt
 from orchestrator.store.store import Store
@@ -127,7 +127,7 @@ class Resolver:
             return  # the second case: its list of files is still being read
         further = sorted(model.files) if model is not None else []
         if further:
-            paths = {name: FileInput(source.path.parent / name, ("model", "source")) for name in further}
+            paths = {name: source.beside(name) for name in further}
             listed = [f"{found}  {source.path.name}", *(f"{self.file_digest(paths[name])}  {name}" for name in further)]
             found = sha256_bytes("".join(f"{line}\n" for line in listed).encode())
         if found == spec.sha256:
@@ -152,7 +152,7 @@ class Resolver:
             return None
         if step.gathers_fates:
             inputs["fates"] = sha256_bytes(fates_document(self._plan, outcomes).as_bytes())
-        code = {self.relative(file.path): self.file_digest(file) for file in step.code}
+        code = {file.name(self._plan.project): self.file_digest(file) for file in step.code}
         parts = key_parts(step, inputs, code, self._plan.here)
         key = step_key(parts)
         if forced:
@@ -215,10 +215,8 @@ class Resolver:
         winner = outcomes.get(chosen.step) if isinstance(chosen, StepOutput) else None
         if winner is None or winner.receipt is None or winner.receipt.manifest is None:
             return dict(step.inputs)
-        wanted = f"variant:{Winner.read(self.trees.path(winner.receipt.manifest.digest)).variant}"
-        return {
-            role: source for role, source in step.inputs.items() if role == wanted or not role.startswith("variant:")
-        }
+        wanted = Winner.read(self.trees.path(winner.receipt.manifest.digest)).variant
+        return {role: source for role, source in step.inputs.items() if variant_of(role) in {None, wanted}}
 
     def _digest_of(self, source: StepInput, outcomes: Mapping[str, Outcome]) -> tuple[bool, str | None]:
         """Whether the input is known, and its digest unless it is absent."""
@@ -231,13 +229,6 @@ class Resolver:
             return True, None
         manifest = outcome.receipt.manifest
         return True, manifest.files[source.file].sha256 if source.file else manifest.digest
-
-    def relative(self, path: Path) -> str:
-        """The name of a user code file in keys and receipts."""
-        try:
-            return path.relative_to(self._plan.project).as_posix()
-        except ValueError:
-            return path.name
 
     def _changed_code(self, receipt: Receipt) -> str | None:
         """The first user code file that the step imported and that has changed since."""

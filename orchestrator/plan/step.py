@@ -2,30 +2,77 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.artifacts.document import Document
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import SpecInvalid
 from orchestrator.machine.here import Here
 from orchestrator.optimize.variants import RefusedCandidate
 from orchestrator.plan.found import PlannedModel
 from orchestrator.steps.context import StepKind
 from orchestrator.steps.parameters import Accelerator
 
-__all__ = ["Failed", "FileInput", "Growth", "Plan", "Step", "StepInput", "StepOutput", "Succeeded"]
+__all__ = ["Failed", "FileInput", "Growth", "Plan", "Root", "Step", "StepInput", "StepOutput", "Succeeded"]
 
 _AnyDocument = TypeVar("_AnyDocument", bound=Document)
 
 
 @dataclass(frozen=True, slots=True)
+class Root:
+    """A folder outside of the spec's that files of the user's lie in, with the name that requests have for it."""
+
+    name: str
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
 class FileInput:
-    """A file of the user's: absolute path, and where the spec names it."""
+    """A file or a folder of the user's.
+
+    Attributes:
+        path: absolute.
+        at: where the spec names it.
+        root: what it lies below; None for the spec's folder.
+    """
 
     path: Path
     at: tuple[str | int, ...]
+    root: Root | None = None
+
+    @classmethod
+    def of(cls, path: Path, at: tuple[str | int, ...], project: Path, name: str) -> FileInput:
+        """A file wherever it lies; outside of the spec's folder, with a root of this name."""
+        inside = Path(os.path.normpath(path)).is_relative_to(project)
+        return cls(path, at, None if inside else Root(name, path.parent))
+
+    def beside(self, name: str) -> FileInput:
+        """Another file of the same model, by its path relative to the folder of this one."""
+        return replace(self, path=self.path.parent / name, at=("model", "source"))
+
+    def name(self, project: Path) -> str:
+        """Its path relative to its root or to the spec's folder, POSIX: the same on every machine.
+
+        Raises:
+            SpecInvalid: E203, it lies somewhere else.
+        """
+        folder = project if self.root is None else self.root.folder
+        path, base = (Path(os.path.normpath(each)) for each in (self.path, folder))
+        if not path.is_relative_to(base):
+            raise SpecInvalid(
+                Diagnostic(
+                    "E203",
+                    f"{self.path} cannot be named relative to {folder}",
+                    cause="it lies outside of that folder, and a step may run where this path does not exist",
+                    remedy="move it into that folder",
+                    at=self.at,
+                )
+            )
+        return path.relative_to(base).as_posix()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +102,7 @@ class Step:
         accelerator: what the models that it runs compute on.
         exclusive: nothing else may run meanwhile, since it measures time.
         live: an effect on the world, always observed and never cached.
+        light: it needs little CPU time, so it neither waits for a measurement nor delays one.
         network: whether it may use the network, if only the loopback; what loads other people's models may not.
         containers: whether it starts containers of the Docker Engine; only such a step learns where the engine is.
         at: the place of the spec that asks for it.
@@ -77,6 +125,7 @@ class Step:
     accelerator: Accelerator = "none"
     exclusive: bool = False
     live: bool = False
+    light: bool = False
     network: bool = False
     containers: bool = False
     at: tuple[str | int, ...] = ()
@@ -153,6 +202,12 @@ class Plan:
     notes: tuple[str, ...] = ()
     model: PlannedModel | None = None
     growths: tuple[Growth, ...] = ()
+
+    @property
+    def roots(self) -> Mapping[str, Path]:
+        """The folders outside of the spec's that its steps read files from, by name."""
+        files = (source for step in self.steps for source in step.inputs.values() if isinstance(source, FileInput))
+        return {file.root.name: file.root.folder for file in files if file.root is not None}
 
     def step(self, step_id: str) -> Step:
         """The step of that id.

@@ -11,6 +11,7 @@ from orchestrator.backends.folder import write_file
 from orchestrator.render.artifacts import render_artifacts
 from orchestrator.steps.context import StepError
 from orchestrator.steps.parameters import RenderParameters
+from orchestrator.steps.roles import variant_role
 
 if TYPE_CHECKING:
     from orchestrator.steps.context import StepContext
@@ -29,7 +30,7 @@ def render(context: StepContext) -> dict[str, Any]:
     """
     winner_bytes = context.inputs["winner"].read_bytes()
     winner = Winner.from_bytes(winner_bytes, Winner.FILE)
-    variant = context.inputs.get(f"variant:{winner.variant}")
+    variant = context.inputs.get(variant_role(winner.variant))
     if variant is None:
         raise StepError(
             "E451",

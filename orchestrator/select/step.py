@@ -23,6 +23,7 @@ from orchestrator.select.ranking import Choice, choose, choose_by_runtime, compa
 from orchestrator.select.service_level import distance, distance_text, service_level
 from orchestrator.steps.context import StepContext, StepError
 from orchestrator.steps.parameters import SelectParameters
+from orchestrator.steps.roles import variant_of, variant_role, verdict_role
 from orchestrator.store.digest import digest_tree
 
 __all__ = ["select", "startup_bound"]
@@ -66,9 +67,7 @@ def select(context: StepContext) -> dict[str, Any]:
         for c in candidates
     ]
     winner = _winner(context, parameters, choice.winner)
-    variants = {
-        role.removeprefix("variant:"): path for role, path in context.inputs.items() if role.startswith("variant:")
-    }
+    variants = {variant: path for role, path in context.inputs.items() if (variant := variant_of(role)) is not None}
     decision = Decision(
         winner=choice.winner.identity,
         candidates=tuple(map(_decided, decided)),
@@ -118,7 +117,7 @@ def _candidates(
     found = []
     for each in parameters.candidates:
         name = each.candidate
-        verdict = context.inputs.get(f"verdict:{name}")
+        verdict = context.inputs.get(verdict_role(name))
         found.append(
             candidate_before_selection(
                 each,
@@ -209,7 +208,7 @@ def _winner(context: StepContext, parameters: SelectParameters, winner: Consider
             winner.in_runtime.load_seconds if wire is None else wire.ready_seconds,
             backend(winner.backend).least_startup,
         ),
-        model_digest=digest_tree(context.inputs[f"variant:{winner.identity.variant}"]).digest,
+        model_digest=digest_tree(context.inputs[variant_role(winner.identity.variant)]).digest,
         tools=installed_closure(backend(winner.backend).tools, cuda=parameters.accelerator == "cuda"),
     )
 

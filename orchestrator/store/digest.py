@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import stat
 import time
@@ -13,12 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, ValidationError
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StoreFailed
 from orchestrator.store.atomic import write_atomic
 from orchestrator.store.failures import store_errors
+from orchestrator.store.record import Record
 
 if TYPE_CHECKING:
     from orchestrator.store.home import Home
@@ -124,24 +126,23 @@ class StatCache:
 
     def __init__(self, home: Home) -> None:
         self._file = home.stat_cache
-        self._entries: dict[str, list[Any]] | None = None
-        self._new: dict[str, list[Any]] = {}
+        self._entries: dict[str, _Known] | None = None
+        self._new: dict[str, _Known] = {}
 
     def get(self, path: Path, now: os.stat_result) -> str | None:
         """The digest of the file that has this stat, if it is known and can be trusted."""
         if self._entries is None:
             self._entries = self._load()
         entry = self._entries.get(str(path))
-        if entry is None or entry[:4] != _identity(now):
+        if entry is None or entry.file != _Identity.of(now):
             return None
-        stored, digest = entry[4], entry[5]
-        return digest if stored - now.st_mtime_ns >= _RACY else None
+        return entry.digest if entry.stored - now.st_mtime_ns >= _RACY else None
 
     def put(self, path: Path, then: os.stat_result, digest: str) -> None:
         """Keep the digest of a file that had this stat before and after it was read."""
         if self._entries is None:
             self._entries = self._load()
-        entry = [*_identity(then), time.time_ns(), digest]
+        entry = _Known(_Identity.of(then), time.time_ns(), digest)
         self._entries[str(path)] = self._new[str(path)] = entry
 
     def save(self) -> None:
@@ -150,34 +151,46 @@ class StatCache:
             return
         entries = self._load() | self._new
         if len(entries) > _MOST_ENTRIES:
-            newest = sorted(entries, key=lambda path: entries[path][4])[-_MOST_ENTRIES:]
+            newest = sorted(entries, key=lambda path: entries[path].stored)[-_MOST_ENTRIES:]
             entries = {path: entries[path] for path in newest}
         # The cache only saves time; a command that has done its work does not fail without it.
         with contextlib.suppress(StoreFailed):
-            write_atomic(self._file, json.dumps(entries, separators=(",", ":")).encode())
+            write_atomic(self._file, _Cache(format=1, files=entries).model_dump_json().encode())
             self._new.clear()
 
-    def _load(self) -> dict[str, list[Any]]:
+    def _load(self) -> dict[str, _Known]:
         try:
-            document = json.loads(self._file.read_bytes())
-        except (OSError, ValueError, RecursionError):  # none yet, or damaged: everything is read again
+            return _Cache.model_validate_json(self._file.read_bytes()).files
+        except (OSError, ValidationError):  # none yet, damaged, or another version's: everything is read again
             return {}
-        if not isinstance(document, dict):
-            return {}
-        return {path: entry for path, entry in document.items() if _is_entry(entry)}
 
 
-def _identity(found: os.stat_result) -> list[int]:
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+class _Identity(NamedTuple):
+    """What a file's stat says of its content; times in nanoseconds."""
+
+    size: int
+    modified: int
+    changed: int
+    inode: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> _Identity:
+        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
-def _is_entry(entry: object) -> bool:
-    return (
-        isinstance(entry, list)
-        and len(entry) == 6
-        and all(type(number) is int for number in entry[:5])
-        and isinstance(entry[5], str)
-    )
+class _Known(NamedTuple):
+    """A file's digest, and when it was kept."""
+
+    file: _Identity
+    stored: int
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Cache(Record):
+    """The content of the file: path → what is known."""
+
+    format: Literal[1]
+    files: dict[str, _Known]
 
 
 def digest_file(path: Path, cache: StatCache | None = None) -> str:
@@ -195,7 +208,7 @@ def digest_file(path: Path, cache: StatCache | None = None) -> str:
         return known
     for _ in range(_TRIES):
         before, digest, after = _read(absolute)
-        if _identity(before) == _identity(after):
+        if _Identity.of(before) == _Identity.of(after):
             if cache is not None:
                 cache.put(absolute, after, digest)
             return digest

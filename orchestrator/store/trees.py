@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal, NamedTuple
 from uuid import uuid4
+
+from pydantic import ValidationError
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StoreFailed
@@ -20,6 +21,7 @@ from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import FileEntry, Manifest, digest_file, digest_tree
 from orchestrator.store.failures import store_errors, store_failed
 from orchestrator.store.home import Home
+from orchestrator.store.record import Record
 from orchestrator.store.scratch import remove_tree
 
 __all__ = ["TreeStore"]
@@ -107,7 +109,7 @@ class TreeStore:
             for name, entry in manifest.files.items():
                 if damage := _visible_damage(entry, found[name]):
                     return f"{name} {damage}"
-                if sealed.get(name) != _marks(found[name]):
+                if sealed.get(name) != _Marks.of(found[name]):
                     doubtful = True
                     if digest_file(folder / name) != entry.sha256:
                         return f"{name} has different content"
@@ -168,22 +170,36 @@ class TreeStore:
     def _seal_file(self, digest: str) -> Path:
         return self.path(digest).with_name(digest + _SEAL_SUFFIX)
 
-    def _sealed(self, digest: str) -> dict[str, Any]:
+    def _sealed(self, digest: str) -> Mapping[str, _Marks]:
         try:
-            document = json.loads(self._seal_file(digest).read_bytes())
-        except (OSError, ValueError, RecursionError):  # none yet, or damaged: the tree is read again
+            return _Seal.model_validate_json(self._seal_file(digest).read_bytes()).files
+        except (OSError, ValidationError):  # none yet, damaged, or another version's: the tree is read again
             return {}
-        return document if isinstance(document, dict) else {}
 
     def _seal(self, digest: str, found: Mapping[str, os.stat_result]) -> None:
         """Write down how the files looked before they were read, so that a change since then is seen."""
         newest = time.time_ns() - _RACY_NS
-        marks = {name: _marks(status) for name, status in found.items() if status.st_mtime_ns < newest}
-        write_atomic(self._seal_file(digest), json.dumps(marks, separators=(",", ":")).encode())
+        marks = {name: _Marks.of(status) for name, status in found.items() if status.st_mtime_ns < newest}
+        write_atomic(self._seal_file(digest), _Seal(format=1, files=marks).model_dump_json().encode())
 
 
-def _marks(found: os.stat_result) -> list[int]:
-    return [found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
+class _Marks(NamedTuple):
+    """How a file looked when it was read; times in nanoseconds."""
+
+    inode: int
+    modified: int
+    changed: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> _Marks:
+        return cls(found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
+
+
+class _Seal(Record):
+    """The content of a seal: path relative to the tree → the file's marks."""
+
+    format: Literal[1]
+    files: dict[str, _Marks]
 
 
 def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:

@@ -51,6 +51,14 @@ def join(context: StepContext) -> dict[str, Any]:
     return {}
 
 
+def read_beside(context: StepContext) -> dict[str, Any]:
+    """Every input, and the file that lies beside the weights in a folder of its own."""
+    texts = [context.inputs[role].read_text(encoding="utf-8") for role in sorted(context.inputs)]
+    beside = context.inputs["weights"].parent / "data" / "part.bin"
+    (context.output / "text.txt").write_text("+".join([*texts, beside.read_text(encoding="utf-8")]), encoding="utf-8")
+    return {}
+
+
 def read_weights(context: StepContext) -> dict[str, Any]:
     (context.output / "text.txt").write_text(context.inputs["weights"].read_text(encoding="utf-8"), encoding="utf-8")
     return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.engine.executors.executor import ProjectInput, StepEnd, StepRequest, StoredInput
+from orchestrator.engine.executors.executor import StepEnd, StepRequest, StoredInput, UserInput
+from orchestrator.engine.executors.job import WorkerJob
 from orchestrator.engine.executors.local import LocalExecutor
 from orchestrator.engine.stop import Stop
-from orchestrator.plan.step import FileInput, Step, StepOutput
+from orchestrator.errors import SpecInvalid, StepFailed, StoreFailed
+from orchestrator.plan.step import FileInput, Plan, Step, StepOutput
 from orchestrator.steps.context import Ending
 from orchestrator.store.home import Home
 from orchestrator.store.store import Store
@@ -25,11 +28,12 @@ if TYPE_CHECKING:
 class Elsewhere:
     """As another machine would do it: requests come over a wire, and store and project lie somewhere else."""
 
-    def __init__(self, store: Store, project: Path, place: Path) -> None:
-        self.store, self.project = store, project
+    def __init__(self, store: Store, plan: Plan, place: Path, *, knows_roots: bool = True) -> None:
+        self.store = store
+        self.folders = {"": plan.project, **plan.roots}
         self.own_store = Store.open(Home(place / "store"))
-        self.own_project = place / "project"
-        self.own_project.mkdir(parents=True)
+        self.own_folders = {name: place / f"folder of {name}" for name in self.folders}
+        self.knows_roots = knows_roots
         self.wires: list[str] = []
 
     def run(self, request: StepRequest, stop: Stop, progress: Callable[[str, float | None], None]) -> StepEnd:
@@ -39,9 +43,15 @@ class Elsewhere:
         for source in (*request.inputs.values(), *request.code):
             if isinstance(source, StoredInput):
                 copy_tree(source.digest, self.store, self.own_store)
-            elif isinstance(source, ProjectInput):
-                shutil.copy(self.project / source.path, self.own_project / source.path)
-        end = LocalExecutor(self.own_store, self.own_project).run(request, stop, progress)
+            elif isinstance(source, UserInput):
+                copy = self.own_folders[source.root] / source.path
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(self.folders[source.root] / source.path, copy)
+        roots = dict(self.own_folders)
+        project = roots.pop("")
+        project.mkdir(parents=True, exist_ok=True)
+        executor = LocalExecutor(self.own_store, project, roots if self.knows_roots else {})
+        end = executor.run(request, stop, progress)
         if end.output is not None:
             copy_tree(end.output.digest, self.own_store, self.store)
         return end
@@ -73,7 +83,7 @@ def test_another_machine_gets_the_same_results_from_the_same_requests(project: P
     here = project.run(*steps(project))
     project.home = Home(tmp_path / "other home")
     project.home.prepare()
-    elsewhere = Elsewhere(project.store, project.folder, tmp_path / "elsewhere")
+    elsewhere = Elsewhere(project.store, project.plan(*steps(project)), tmp_path / "elsewhere")
     there = project.run(*steps(project), executor=elsewhere)
     assert project.text(there, "one") == "weights+one"
     for step, outcome in here.items():
@@ -85,6 +95,81 @@ def test_another_machine_gets_the_same_results_from_the_same_requests(project: P
         assert outcome.receipt.manifest == other.receipt.manifest
     assert here["convert.a"].ending is Ending.REFUSED
     assert not [wire for wire in elsewhere.wires if str(tmp_path) in wire], "a path of this machine"
+
+
+def outside(project: Project, tmp_path: Path) -> Step:
+    """A step whose files lie outside of the spec's folder, and are named in the two ways that a spec can."""
+    shared, data = tmp_path / "shared", tmp_path / "data"
+    (shared / "data").mkdir(parents=True)
+    data.mkdir()
+    (shared / "model.pt").write_text("model", encoding="utf-8")
+    (shared / "data" / "part.bin").write_text("part", encoding="utf-8")
+    (data / "samples.npz").write_text("samples", encoding="utf-8")
+    at = ("model", "source", "weights")
+    weights = FileInput.of(project.folder / "../shared/model.pt", at, project.folder, "weights")
+    inputs = {
+        "weights": weights,
+        "file:data/part.bin": weights.beside("data/part.bin"),
+        "samples": FileInput.of(data / "samples.npz", ("model", "samples"), project.folder, "samples"),
+    }
+    step: Step = project.step("import", "read_beside", inputs=inputs)
+    return step
+
+
+@pytest.mark.processes
+def test_files_outside_of_the_specs_folder_are_found_on_another_machine_too(project: Project, tmp_path: Path) -> None:
+    step = outside(project, tmp_path)
+    here = project.run(step)
+    assert project.text(here, "import") == "part+samples+model+part"
+    project.home = Home(tmp_path / "other home")
+    project.home.prepare()
+    elsewhere = Elsewhere(project.store, project.plan(step), tmp_path / "elsewhere")
+    there = project.run(step, executor=elsewhere)
+    assert project.text(there, "import") == "part+samples+model+part"
+    assert here["import"].receipt is not None
+    assert there["import"].receipt is not None
+    assert here["import"].receipt.key == there["import"].receipt.key
+    assert not [wire for wire in elsewhere.wires if str(tmp_path) in wire or ".." in wire], "a path of this machine"
+
+
+def test_a_file_that_cannot_be_found_where_a_step_runs_is_refused(project: Project, tmp_path: Path) -> None:
+    step = outside(project, tmp_path)
+    elsewhere = Elsewhere(project.store, project.plan(step), tmp_path / "elsewhere", knows_roots=False)
+    with pytest.raises(StepFailed, match="cannot be found where the step should run") as caught:
+        project.run(step, executor=elsewhere)
+    assert caught.value.diagnostics[0].code == "E203"
+
+
+def test_code_that_lies_outside_of_the_project_is_refused_and_not_named_by_its_last_part(
+    project: Project, tmp_path: Path
+) -> None:
+    stray = tmp_path / "blocks.py"
+    stray.write_text("", encoding="utf-8")
+    step = project.step("code", "imports_user_code", code=(FileInput(stray, ("model", "source", "factory")),))
+    with pytest.raises(SpecInvalid, match=r"blocks\.py cannot be named relative to"):
+        project.run(step)
+
+
+@pytest.mark.parametrize("path", ["../x.pt", "/x.pt", "a/../../x.pt"])
+def test_a_path_that_leads_out_of_its_folder_is_no_part_of_a_request(path: str) -> None:
+    with pytest.raises(ValidationError, match="leads out of its folder"):
+        UserInput(path=path, sha256="00")
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"seed": 1}, {"network": "no"}, None])
+def test_a_damaged_job_is_recognised(change: dict[str, object] | None, tmp_path: Path) -> None:
+    job = WorkerJob(
+        format=1, step="a", function="m:f", params={}, inputs={}, output="o", scratch="s", project="p", result="r",
+        network=False, accelerator="none",
+    )  # fmt: skip
+    file = tmp_path / "job.json"
+    job.write(file)
+    assert WorkerJob.read(file) == job
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text[:-20] if change is None else json.dumps(json.loads(text) | change), encoding="utf-8")
+    with pytest.raises(StoreFailed, match="not a job of this version") as caught:
+        WorkerJob.read(file)
+    assert caught.value.diagnostics[0].code == "E714"
 
 
 def test_a_request_with_an_unknown_key_is_refused() -> None:

@@ -124,7 +124,10 @@ def test_the_cache_distrusts_a_file_that_was_changed_just_before_it_was_read(hom
     assert StatCache(home).get(path, path.stat()) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"x": 1, "y": [1, 2]}', b"\xff" * 100, b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b'{"x": 1, "y": [1, 2]}', b'{"format": 2, "files": {}}', b"\xff" * 100, b"[" * 100_000],
+)
 def test_a_damaged_or_lost_cache_costs_nothing_but_time(home: Home, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"one")
@@ -136,6 +139,20 @@ def test_a_damaged_or_lost_cache_costs_nothing_but_time(home: Home, tmp_path: Pa
     cache = StatCache(home)
     assert digest_file(path, cache) == sha256_bytes(b"one")
     cache.save()
+
+
+def test_an_entry_that_is_no_digest_is_never_believed(home: Home, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"one")
+    _age(path)
+    cache = StatCache(home)
+    digest = digest_file(path, cache)
+    cache.save()
+    assert StatCache(home).get(path, path.stat()) == digest
+    for wrong in (b"DEADBEEF", b"z" * 64):
+        home.stat_cache.write_bytes(home.stat_cache.read_bytes().replace(digest.encode(), wrong))
+        assert StatCache(home).get(path, path.stat()) is None
+        assert digest_file(path, StatCache(home)) == digest
 
 
 def test_two_caches_saved_one_after_the_other_keep_both_entries(home: Home, tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.stop import Stop
@@ -15,7 +16,13 @@ from orchestrator.steps.context import Ending
 from orchestrator.steps.parameters import Accelerator
 from orchestrator.store.digest import Manifest
 
-__all__ = ["Executor", "InlineInput", "ProjectInput", "RequestInput", "StepEnd", "StepRequest", "StoredInput"]
+__all__ = ["Executor", "InlineInput", "RequestInput", "StepEnd", "StepRequest", "StoredInput", "UserInput"]
+
+
+def _below(path: str) -> str:
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ValueError("it leads out of its folder")
+    return path
 
 
 class StoredInput(Strict):
@@ -26,17 +33,19 @@ class StoredInput(Strict):
     file: str = ""
 
 
-class ProjectInput(Strict):
+class UserInput(Strict):
     """One of the user's files or folders.
 
     Attributes:
-        path: POSIX, relative to the project; it may be outside (`../models/x.pt`).
+        root: the name of the folder that contains it; empty for the project.
+        path: POSIX, relative to that folder, never outside.
         sha256: of its content, or of the tree if it is a folder.
         at: its key in the spec.
     """
 
-    kind: Literal["project"] = "project"
-    path: str
+    kind: Literal["user"] = "user"
+    root: str = ""
+    path: Annotated[str, AfterValidator(_below)]
     sha256: str
     at: tuple[str | int, ...] = ()
 
@@ -49,7 +58,7 @@ class InlineInput(Strict):
     content: str
 
 
-RequestInput = StoredInput | ProjectInput | InlineInput
+RequestInput = StoredInput | UserInput | InlineInput
 
 
 class StepRequest(Strict):
@@ -74,7 +83,7 @@ class StepRequest(Strict):
     function: str
     params: Mapping[str, Any]
     inputs: Mapping[str, Annotated[RequestInput, Field(discriminator="kind")]]
-    code: tuple[ProjectInput, ...] = ()
+    code: tuple[UserInput, ...] = ()
     network: bool = False
     containers: bool = False
     accelerator: Accelerator = "none"
@@ -119,5 +128,6 @@ class Executor(Protocol):
 
         Raises:
             StoreFailed: the request cannot be written, or the output cannot be kept.
+            StepFailed: E203, this executor has no folder for the root of an input.
         """
         ...

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import StoreFailed
 from orchestrator.spec.strict import Strict
 from orchestrator.steps.context import Ending
 from orchestrator.steps.parameters import Accelerator
 from orchestrator.store.atomic import write_atomic
+from orchestrator.store.failures import store_errors
+from orchestrator.store.record import first_problem
 
 __all__ = ["EXIT_DISK_FULL", "WorkerJob", "WorkerResult"]
 
@@ -21,16 +25,17 @@ EXIT_DISK_FULL = 74
 """EX_IOERR of sysexits.h: a worker that could not even write its result ends with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerJob:
+class WorkerJob(Strict):
     """A step with all paths on this machine that it needs. The worker reads it from `job.json`.
 
     Attributes:
+        format: of the file.
         network: whether the worker keeps its network; otherwise it gives it up before it loads anything.
         containers: whether it starts containers of the Docker Engine.
         accelerator: what the models that it runs compute on.
     """
 
+    format: Literal[1]
     step: str
     function: str
     params: Mapping[str, Any]
@@ -45,12 +50,28 @@ class WorkerJob:
 
     def write(self, path: Path) -> None:
         """Write the job as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @staticmethod
     def read(path: Path) -> WorkerJob:
-        """Read what `write` wrote."""
-        return WorkerJob(**json.loads(path.read_text(encoding="utf-8")))
+        """Read what `write` wrote.
+
+        Raises:
+            StoreFailed: E714, it is damaged, or was written by another version of mlo.
+        """
+        with store_errors("read", path):
+            content = path.read_bytes()
+        try:
+            return WorkerJob.model_validate_json(content)
+        except ValidationError as error:
+            raise StoreFailed(
+                Diagnostic(
+                    "E714",
+                    f"{path} is not a job of this version of mlo",
+                    cause=first_problem(error),
+                    remedy="run `mlo apply` again, which writes a new one if the step fails again",
+                )
+            ) from error
 
 
 class WorkerResult(Strict):

@@ -6,17 +6,17 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.executors.cause import describe_failure
 from orchestrator.engine.executors.child import run_worker
-from orchestrator.engine.executors.executor import ProjectInput, RequestInput, StepEnd, StepRequest, StoredInput
+from orchestrator.engine.executors.executor import RequestInput, StepEnd, StepRequest, StoredInput, UserInput
 from orchestrator.engine.executors.job import WorkerJob
 from orchestrator.engine.stop import Stop
-from orchestrator.errors import StoreFailed
+from orchestrator.errors import StepFailed, StoreFailed
 from orchestrator.steps.context import Ending
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import digest_path
@@ -35,11 +35,13 @@ class LocalExecutor:
     Args:
         store: where inputs are and outputs go.
         project: the folder that the user's files are relative to.
+        roots: the further folders that they may be relative to, by name.
     """
 
-    def __init__(self, store: Store, project: Path) -> None:
+    def __init__(self, store: Store, project: Path, roots: Mapping[str, Path]) -> None:
         self._store = store
         self._project = project
+        self._roots = roots
 
     def run(self, request: StepRequest, stop: Stop, progress: Callable[[str, float | None], None]) -> StepEnd:
         """See `Executor.run`."""
@@ -88,6 +90,7 @@ class LocalExecutor:
         for name in ("output", "scratch"):
             (scratch / name).mkdir()
         return WorkerJob(
+            format=1,
             step=request.step,
             function=request.function,
             params=request.params,
@@ -105,18 +108,32 @@ class LocalExecutor:
         if isinstance(source, StoredInput):
             folder = self._store.trees.path(source.digest)
             return folder / source.file if source.file else folder
-        if isinstance(source, ProjectInput):
-            return Path(os.path.normpath(self._project / source.path))
+        if isinstance(source, UserInput):
+            return self._user_file(source)
         file = record / source.name
         file.write_text(source.content, encoding="utf-8")
         return file
 
+    def _user_file(self, source: UserInput) -> Path:
+        folder = self._roots.get(source.root) if source.root else self._project
+        if folder is None:
+            raise StepFailed(
+                Diagnostic(
+                    "E203",
+                    f"{source.path} cannot be found where the step should run",
+                    cause=f"it lies outside of the spec's folder, and no folder is known there for `{source.root}`",
+                    remedy="move it into the spec's folder",
+                    at=source.at,
+                )
+            )
+        return folder / source.path
+
     def _changed_input(self, request: StepRequest) -> Diagnostic | None:
         """A user file whose content has changed since the request, so that the result would be stored under a wrong key."""
         for source in (*request.inputs.values(), *request.code):
-            if not isinstance(source, ProjectInput):
+            if not isinstance(source, UserInput):
                 continue
-            path = self._project / source.path
+            path = self._user_file(source)
             if _digest_or_none(path) != source.sha256:
                 return Diagnostic(
                     "E405",

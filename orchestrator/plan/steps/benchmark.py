@@ -17,6 +17,7 @@ from orchestrator.plan.steps.variants import variant_output
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.steps.parameters import RuntimeBenchmarkParameters, ServerBenchmarkParameters, ServiceLevel
+from orchestrator.steps.roles import variant_role, verdict_role
 from orchestrator.steps.runtime_options import Batching
 
 __all__ = ["batch_sizes", "candidate_outputs", "runtime_benchmark_step", "server_benchmark_step", "service_level"]
@@ -102,8 +103,8 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
 
 def candidate_outputs(candidates: Sequence[Candidate]) -> dict[str, StepInput]:
     """The variants and the verdicts of all candidates by role, `variant:VARIANT` and `verdict:CANDIDATE`."""
-    variants: dict[str, StepInput] = {f"variant:{c.variant.name}": variant_output(c.variant) for c in candidates}
-    return {**variants, **{f"verdict:{c.name}": StepOutput(f"verify.{c.name}") for c in candidates}}
+    variants: dict[str, StepInput] = {variant_role(c.variant.name): variant_output(c.variant) for c in candidates}
+    return {**variants, **{verdict_role(c.name): StepOutput(f"verify.{c.name}") for c in candidates}}
 
 
 def service_level(spec: ModelDeployment) -> ServiceLevel:

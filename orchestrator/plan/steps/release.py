@@ -13,6 +13,7 @@ from orchestrator.plan.steps.benchmark import batch_sizes
 from orchestrator.plan.steps.variants import variant_output
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.steps.parameters import DeploymentParameters, RenderParameters, ServingParameters
+from orchestrator.steps.roles import variant_role
 
 __all__ = ["DRAIN_SECONDS", "live_steps", "render_step"]
 
@@ -44,7 +45,7 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
         ),
         assets=here.assets,
     )
-    variants: dict[str, StepInput] = {f"variant:{c.variant.name}": variant_output(c.variant) for c in candidates}
+    variants: dict[str, StepInput] = {variant_role(c.variant.name): variant_output(c.variant) for c in candidates}
     return Step(
         id="render",
         kind="render",
@@ -58,6 +59,7 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
         },
         optional=frozenset(variants),
         only_winner=True,
+        light=True,
         tools=("jinja2",),
         at=("image",),
     )

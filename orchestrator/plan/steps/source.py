@@ -13,6 +13,7 @@ from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.step import FileInput, Step, StepInput
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.steps.parameters import ImportParameters, InspectParameters, SourceParameters, TensorNames
+from orchestrator.steps.roles import WEIGHTS, file_role
 
 __all__ = [
     "code_files",
@@ -67,7 +68,7 @@ def inspect_step(loaded: LoadedSpec, here: Here) -> Step | None:
         function=source.inspect,
         revision=source.inspect_revision,
         params=InspectParameters(source_parameters(loaded, None)).as_json(),
-        inputs={"weights": _weights(loaded)},
+        inputs={WEIGHTS: _weights(loaded)},
         tools=source.tools,
         at=_AT_WEIGHTS,
     )
@@ -79,7 +80,8 @@ def import_step(loaded: LoadedSpec, model: PlannedModel, here: Here) -> Step:
     source = SOURCES[spec.model.source.kind]
     inputs: dict[str, StepInput] = {**source_files(loaded, model)}
     if spec.model.samples is not None:
-        inputs["samples"] = FileInput(spec.path(spec.model.samples, loaded.folder), ("model", "samples"))
+        path = spec.path(spec.model.samples, loaded.folder)
+        inputs["samples"] = FileInput.of(path, ("model", "samples"), loaded.folder, "samples")
     parameters = ImportParameters(source_parameters(loaded, model), model.signature, seed=0, max_rows=256)
     return Step(
         id="import",
@@ -104,8 +106,7 @@ def source_parameters(loaded: LoadedSpec, model: PlannedModel | None) -> SourceP
 def source_files(loaded: LoadedSpec, model: PlannedModel) -> dict[str, StepInput]:
     """The model's file or folder, and the further files that it is made of, by role."""
     weights = _weights(loaded)
-    further = {f"file:{name}": FileInput(weights.path.parent / name, ("model", "source")) for name in model.files}
-    return {"weights": weights, **further}
+    return {WEIGHTS: weights, **{file_role(name): weights.beside(name) for name in model.files}}
 
 
 def code_files(here: Here) -> tuple[FileInput, ...]:
@@ -119,4 +120,5 @@ def source_tools(loaded: LoadedSpec, here: Here) -> tuple[str, ...]:
 
 
 def _weights(loaded: LoadedSpec) -> FileInput:
-    return FileInput(loaded.spec.path(loaded.spec.model.source.weights, loaded.folder), _AT_WEIGHTS)
+    path = loaded.spec.path(loaded.spec.model.source.weights, loaded.folder)
+    return FileInput.of(path, _AT_WEIGHTS, loaded.folder, WEIGHTS)

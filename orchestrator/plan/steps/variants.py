@@ -25,8 +25,8 @@ def variant_steps(loaded: LoadedSpec, model: PlannedModel, here: Here, variants:
     for variant in variants:
         before, *optimized = variant.steps
         made = [_convert_step(loaded, model, here, variant)]
-        for step_id, each in zip(optimized, variant.passes, strict=True):
-            made.append(_pass_step(loaded, model, here, each, step_id, before))
+        for step_id, stage, each in zip(optimized, variant.stages, variant.passes, strict=True):
+            made.append(_pass_step(loaded, model, here, each, stage, before))
             before = step_id
         for step in made:
             if (known := steps.setdefault(step.id, step)) != step:
@@ -63,14 +63,14 @@ def _convert_step(loaded: LoadedSpec, model: PlannedModel, here: Here, variant: 
     )
 
 
-def _pass_step(loaded: LoadedSpec, model: PlannedModel, here: Here, each: Pass, step_id: str, before: str) -> Step:
+def _pass_step(loaded: LoadedSpec, model: PlannedModel, here: Here, each: Pass, stage: str, before: str) -> Step:
     transform = each.transform
     if transform.function is None:
         raise ValueError(f"the pass {each.name} names no function")
     made_from: dict[str, StepInput] = {"import": StepOutput("import"), "model": StepOutput(before)}
     parameters = OptimizeParameters(source_parameters(loaded, model), seed=0, options=each.options)
     return Step(
-        id=step_id,
+        id=f"optimize.{stage}",
         kind="optimize",
         function=transform.function,
         revision=transform.revision,
@@ -79,7 +79,7 @@ def _pass_step(loaded: LoadedSpec, model: PlannedModel, here: Here, each: Pass, 
         code=code_files(here) if transform.from_source else (),
         tools=joined(source_tools(loaded, here), transform.tools) if transform.from_source else transform.tools,
         machine=transform.needs_cpu_features,
-        candidate=step_id.removeprefix("optimize."),
+        candidate=stage,
         at=("optimize", "precisions"),
         timeout=step_timeout(loaded),
     )

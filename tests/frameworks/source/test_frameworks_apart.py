@@ -56,6 +56,7 @@ def _in_a_worker(function: str, folder: Path, environment: dict[str, str]) -> Wo
     for name in ("output", "scratch"):
         (folder / name).mkdir()
     job = WorkerJob(
+        format=1,
         step="both",
         function=f"steps_of_both:{function}",
         params={},
