@@ -160,7 +160,7 @@ def test_a_path_that_leads_out_of_its_folder_is_no_part_of_a_request(path: str) 
 def test_a_damaged_job_is_recognised(change: dict[str, object] | None, tmp_path: Path) -> None:
     job = WorkerJob(
         format=1, step="a", function="m:f", params={}, inputs={}, output="o", scratch="s", project="p", result="r",
-        network=False, accelerator="none",
+        network=False, containers=False, accelerator="none",
     )  # fmt: skip
     file = tmp_path / "job.json"
     job.write(file)

@@ -131,4 +131,4 @@ def test_a_measured_process_has_one_of_them(tmp_path: Path, steps: dict[str, str
     os.close(replies[1])
     with os.fdopen(replies[0], encoding="utf-8") as lines:
         reply = json.loads(lines.readline())
-    assert "mlo keeps them apart" in reply["error"]["message"]
+    assert "mlo keeps them apart" in reply["error"]["diagnostic"]["message"]
