@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from orchestrator.artifacts.document import Document
 from orchestrator.artifacts.imported import SamplesKind
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
+from orchestrator.spec.gates import GATES
 from orchestrator.spec.strict import Strict
 
 __all__ = [
-    "FLOORS",
     "Accuracy",
     "CaseKind",
     "GateName",
@@ -23,18 +23,10 @@ __all__ = [
     "WorstColumns",
 ]
 
-GateName = Literal[
-    "shape",
-    "finite",
-    "max_abs_error",
-    "max_rel_error",
-    "min_cosine",
-    "max_column_error",
-    "min_column_cosine",
-    "min_top1_agreement",
-]
-FLOORS: frozenset[GateName] = frozenset({"min_cosine", "min_column_cosine", "min_top1_agreement"})
-"""Gates whose limit is a minimum; the limits of all others are maxima."""
+if TYPE_CHECKING:
+    GateName = str
+else:
+    GateName = Literal["shape", "finite", "max_column_error", "min_column_cosine", *GATES]
 
 CaseKind = Literal["samples", "call", "edge"]
 """All samples; a call with some of the samples; or an edge input."""
@@ -45,7 +37,7 @@ class GateResult:
     """One gate on one output in one case.
 
     Attributes:
-        limit: in the units of `measured`; a floor for the gates in `FLOORS`, a ceiling for the others.
+        limit: in the units of `measured`; a minimum for gates called `min_...`, a maximum for the others.
         detail: the result in words; empty if the numbers suffice.
     """
 
@@ -59,7 +51,16 @@ class GateResult:
 
 
 class WorstColumns(Strict):
-    """The worst columns of an output; see `orchestrator.verify.columns.Columns`."""
+    """The worst columns of an output, as deviations from the baseline's mean of each column.
+
+    Attributes:
+        judged: number of compared columns.
+        max_error: the largest absolute error (above the arithmetic's noise), as a fraction of the baseline's largest
+            deviation from its mean.
+        error_column: the column with that error.
+        min_cosine: the smallest cosine of the deviations.
+        cosine_column: the column with that cosine.
+    """
 
     judged: int
     max_error: float
@@ -69,20 +70,35 @@ class WorstColumns(Strict):
 
 
 class OutputParity(Strict):
-    """How one output differs from the baseline's; see `orchestrator.verify.parity.Parity`.
+    """How one output of one call differs from the baseline's; measured by `orchestrator.verify.parity.compare`.
 
     Attributes:
-        mismatch: why the outputs could not be compared; None if they could. Numbers that do not apply are None.
+        mismatch: why the outputs could not be compared (another shape or kind of dtype); None if they could. Otherwise
+            nothing else is measured.
+        not_finite: elements that are NaN or infinite on one side only, or infinite with different signs.
+        new_not_finite: those of them that are finite in the baseline.
+        magnitude: the largest known finite absolute value of the output; errors are scaled by it.
+        max_abs_error: largest |actual - expected| over elements that are finite on both sides; None, as are the following
+            measures, where it does not apply to the output.
+        max_rel_error: largest |actual - expected| / max(|expected|, RELATIVE_FLOOR x magnitude).
+        cosine: of both outputs as flat vectors, in [-1, 1]; 1.0 for two zero vectors, 0.0 if only one is zero.
+        top1_agreement: for floats of shape [rows, classes] with two or more classes, the share of rows whose top class is a
+            top class of the baseline (ties count); for integers, booleans and texts the share of equal elements. A row that
+            is not finite agrees if it is equal.
+        rows: the number of rows or elements in `top1_agreement`.
+        columns: the worst columns, on all samples.
     """
 
-    mismatch: str | None
-    not_finite: int | None
-    magnitude: float | None
-    max_abs_error: float | None
-    max_rel_error: float | None
-    cosine: float | None
-    top1_agreement: float | None
-    columns: WorstColumns | None
+    mismatch: str | None = None
+    not_finite: int = 0
+    new_not_finite: int = 0
+    magnitude: float = 0.0
+    max_abs_error: float | None = None
+    max_rel_error: float | None = None
+    cosine: float | None = None
+    top1_agreement: float | None = None
+    rows: int = 0
+    columns: WorstColumns | None = None
 
 
 class VerifiedCase(Strict):
@@ -111,7 +127,7 @@ class Verdict(Document):
     """
 
     NAME: ClassVar[str] = "verdict"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     FILE: ClassVar[str] = "verdict.json"
 
     candidate: str

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from abc import abstractmethod
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.backend import Launch, Server, ServingBackend
@@ -42,6 +43,12 @@ class OwnServer(ServingBackend):
     modules: Mapping[str, str]
     """Module that the server imports → the extra of mlo that installs it."""
 
+    extras = MappingProxyType(
+        {
+            "grpc": "gRPC of mlo's own server, which only has REST without it",
+            "traces": "traces of mlo's own server, which does not start without it if they are enabled",
+        }
+    )
     sources = (_CODE,)
     server = Server(
         dockerfile="mlo-server.Dockerfile.jinja",

@@ -101,7 +101,8 @@ def extra_costs(extra: str) -> str:
         f"variants in format {formats}" if formats else "",
         f"serving with {servers}" if servers else "",
     ]
-    return "; ".join(part for part in (*parts, *(backend(name).extras.get(extra, "") for name in BACKENDS)) if part)
+    features = dict.fromkeys(backend(name).extras.get(extra, "") for name in BACKENDS)  # some backends share a server
+    return "; ".join(part for part in (*parts, *features) if part)
 
 
 def served() -> list[str]:

@@ -201,7 +201,7 @@ class _Sweep:
             if smaller and _last_call(measured, smaller) * rows / smaller > self._longest_call:
                 _leave_out(measured, rows)
                 return
-            cold = self._times(measured, rows, calls=_COLD_CALLS, seconds=self._settings.warming)
+            cold = self._cold_times(measured, rows)
             if cold is None:
                 return
             windows: list[float] = []
@@ -212,6 +212,10 @@ class _Sweep:
                     return
                 windows.append(fmean(times))
             measured.warm_up[rows] = WarmUp(tuple(cold), tuple(windows), settled(windows))
+
+    def _cold_times(self, measured: Measurement, rows: int) -> list[float] | None:
+        """Seconds of the first calls of a process; see `_times`."""
+        return self._times(measured, rows, calls=_COLD_CALLS, seconds=self._settings.warming)
 
     def _take_rounds(self, measurements: list[Measurement]) -> None:
         settings = self._settings
@@ -292,7 +296,7 @@ class _Sweep:
         if self._opened(measured):
             for size in tuple(measured.rows):
                 if measured.fate == "measured" and size in measured.rows:
-                    self._times(measured, size, calls=_COLD_CALLS, seconds=self._settings.warming)
+                    self._cold_times(measured, size)
 
     def _drop_dominated(self, alive: list[Measurement]) -> None:
         for measured in alive:

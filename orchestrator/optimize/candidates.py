@@ -9,7 +9,8 @@ from orchestrator.backends.table import BACKENDS, backend, backends_of
 from orchestrator.optimize.cuda import refused_on_cuda
 from orchestrator.optimize.formats import FORMATS, Unsupported
 from orchestrator.optimize.variants import Candidate, Pass, RefusedCandidate, Variant
-from orchestrator.spec.models import ModelDeployment, Precision
+from orchestrator.spec.gates import Precision
+from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.signature import Signature
 
 __all__ = ["candidates", "refusal", "wanted_backends"]

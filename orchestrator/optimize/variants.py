@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.backends.table import backends_of
 from orchestrator.optimize.formats import Transform
-from orchestrator.spec.models import Precision
+from orchestrator.spec.gates import Precision
 from orchestrator.steps.parameters import CandidateParameters
 from orchestrator.steps.pass_options import AnyPassOptions
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, RuntimeOptions

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from orchestrator.artifacts.imported import BASELINE_FILE, SAMPLES_FILE, Imported
-from orchestrator.artifacts.verdict import FLOORS, CaseKind, GateResult
+from orchestrator.artifacts.verdict import CaseKind, GateResult
 from orchestrator.backends.backend import ServingBackend
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
+from orchestrator.spec.gates import DEFAULT_GATES, is_floor
 from orchestrator.spec.signature import Signature
 from orchestrator.targets.client import infer
-from orchestrator.verify.gates import DEFAULT_GATES, Gates, closeness, gates_for, judge, worst
+from orchestrator.verify.gates import Gates, closeness, judge, worst
 from orchestrator.verify.parity import compare, magnitude
 
 __all__ = ["GoldenReport", "check_golden"]
@@ -142,7 +143,7 @@ def check_golden(
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         answers = list(pool.map(send, alone))
     answers += [send(batch) for batch in batches]
-    limits = gates_for(precision, gates), DEFAULT_GATES[precision]
+    limits = Gates(DEFAULT_GATES[precision], gates)
     requests: list[slice | int] = [*alone, *batches]
     results = [
         result
@@ -177,14 +178,14 @@ def _covered(golden: _Golden, batches: list[slice], answers: list[dict[str, Arra
 
 
 def _judged(
-    golden: _Golden, limits: tuple[Gates, Gates], case: tuple[str, CaseKind], actual: Mapping[str, Array], chosen: Any
+    golden: _Golden, limits: Gates, case: tuple[str, CaseKind], actual: Mapping[str, Array], chosen: Any
 ) -> list[GateResult]:
-    """The answers to the chosen samples by every gate; `limits` of the spec and of the precision."""
+    """The answers to the chosen samples by every gate."""
     results = []
     for output, baseline in golden.baseline.items():
         parity = compare(np.asarray(baseline[chosen]), actual[output], scale=magnitude(baseline))
         classes = golden.labelled and baseline.dtype.kind == "f" and baseline.ndim == 2
-        results += judge(output, *case, parity, gates=limits[0], defaults=limits[1], classes=classes)
+        results += judge(output, *case, parity, gates=limits, classes=classes)
     return results
 
 
@@ -199,7 +200,7 @@ def _named(chosen: slice | int) -> str:
 def _describe(result: GateResult) -> str:
     if result.detail:
         return f"output {result.output} has the {result.detail} ({result.case})"
-    side = "below" if result.gate in FLOORS else "above"
+    side = "below" if is_floor(result.gate) else "above"
     return (
         f"{result.gate} of output {result.output} is {result.measured:.4g},"
         f" {side} the limit {result.limit:.4g} ({result.case})"

@@ -2,11 +2,12 @@
 
 # No `from __future__ import annotations`: pydantic would evaluate every annotation from its text, a quarter of the import.
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, create_model
 
 from orchestrator.backends.table import BACKENDS, SERVERS, backends_of
+from orchestrator.spec.gates import GATES, PRECISIONS, Gate, Precision
 from orchestrator.spec.source_models import Source
 from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import (
@@ -45,7 +46,6 @@ __all__ = [
     "ModelSection",
     "Objective",
     "Optimize",
-    "Precision",
     "Replicas",
     "Serving",
     "Slo",
@@ -54,22 +54,21 @@ __all__ = [
     "Verify",
 ]
 
-Precision = Literal["fp32", "bf16", "int8"]
-Format = Literal["onnx", "torchscript", "exported-program", "saved-model", "tflite"]
+FORMAT_NAMES: tuple[str, ...] = tuple(dict.fromkeys(name for row in BACKENDS.values() for name in row.formats))
 if TYPE_CHECKING:
+    Format = str
     BackendName = str
     ServerChoice = str
 else:
+    Format = Literal[FORMAT_NAMES]
     BackendName = Literal[*BACKENDS]
     ServerChoice = Literal[*SERVERS, "auto"]
 Objective = Literal["latency", "throughput", "cost"]
 DtypeName = Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool", "string"]
 DEVICE_FORMATS: frozenset[Format] = frozenset(
-    name for name in get_args(Format) if not any(BACKENDS[taker].served for taker in backends_of(name))
+    name for name in FORMAT_NAMES if not any(BACKENDS[taker].served for taker in backends_of(name))
 )
 """Formats that no server loads; they are delivered to a folder and run on devices."""
-
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # For a plain union, pydantic reports errors of every member. These discriminators select one; the tags are in parentheses
 # so that they cannot collide with a key of a spec.
@@ -90,20 +89,22 @@ def _for_every_precision(value: object) -> object:
     return value
 
 
-def _gate(minimum: float, maximum: float | None) -> WithJsonSchema:
-    number = {"type": "number", "minimum": minimum} | ({} if maximum is None else {"maximum": maximum})
+def _gate_key(gate: Gate) -> Any:
+    """The type and the field of a gate's key under `verify:`."""
+    if not gate.per_precision:
+        return float | None, Field(default=None, ge=gate.lowest, le=gate.highest, description=gate.description)
+    number = {"type": "number", "minimum": gate.lowest} | ({} if gate.highest is None else {"maximum": gate.highest})
     per_precision = {
         "type": "object",
         "properties": dict.fromkeys(PRECISIONS, number),
         "additionalProperties": False,
     }
-    return WithJsonSchema({"anyOf": [number, per_precision], "examples": [{"fp32": 1e-4}]}, mode="validation")
-
-
-_Error = Annotated[float, Field(ge=0)]
-_Cosine = Annotated[float, Field(ge=-1, le=1)]
-_MaxError = Annotated[dict[Precision, _Error], BeforeValidator(_for_every_precision), _gate(0, None)]
-_MinCosine = Annotated[dict[Precision, _Cosine], BeforeValidator(_for_every_precision), _gate(-1, 1)]
+    limits = dict[Precision, Annotated[float, Field(ge=gate.lowest, le=gate.highest)]]
+    schema = WithJsonSchema({"anyOf": [number, per_precision], "examples": [{"fp32": 1e-4}]}, mode="validation")
+    return (
+        Annotated[limits, BeforeValidator(_for_every_precision), schema],
+        Field(default_factory=dict, description=gate.description),
+    )
 
 
 def _section() -> Any:
@@ -191,11 +192,11 @@ class Optimize(Strict):
     """Which variants are tried."""
 
     precisions: Annotated[
-        Annotated[list[Precision], Field(min_length=1, max_length=3), Tag(_OTHER)] | _Auto, _by_text
+        Annotated[list[Precision], Field(min_length=1, max_length=len(PRECISIONS)), Tag(_OTHER)] | _Auto, _by_text
     ] = Field(default="auto", description="Numeric precisions to try.")
-    formats: Annotated[Annotated[list[Format], Field(min_length=1, max_length=5), Tag(_OTHER)] | _Auto, _by_text] = (
-        Field(default="auto", description="Model formats to try.")
-    )
+    formats: Annotated[
+        Annotated[list[Format], Field(min_length=1, max_length=len(FORMAT_NAMES)), Tag(_OTHER)] | _Auto, _by_text
+    ] = Field(default="auto", description="Model formats to try.")
     time_budget: Duration = Field(
         default=300.0,
         description="Time limit for building and measuring candidates.",
@@ -203,14 +204,29 @@ class Optimize(Strict):
     )
 
 
-class Verify(Strict):
+class _Verify(Strict):
     """Gates for the comparison with the original model; one number for all precisions, or one per precision."""
 
-    max_abs_error: _MaxError = Field(default_factory=dict, description="Largest absolute difference of an output.")
-    max_rel_error: _MaxError = Field(default_factory=dict, description="Largest relative difference of an output.")
-    min_cosine: _MinCosine = Field(default_factory=dict, description="Smallest cosine similarity of an output's rows.")
-    min_top1_agreement: float | None = Field(
-        default=None, ge=0, le=1, description="Smallest fraction of rows whose top-1 class is the same."
+    def limits(self, precision: str) -> dict[str, float]:
+        """Gate → limit, of the gates that the spec sets for this precision."""
+        found = {name: getattr(self, name) for name in GATES}
+        chosen = {name: each.get(precision) if isinstance(each, dict) else each for name, each in found.items()}
+        return {name: limit for name, limit in chosen.items() if limit is not None}
+
+    def sets(self, gate: str) -> bool:
+        """Whether the spec sets a limit of this gate, for any precision."""
+        return getattr(self, gate) not in (None, {})
+
+
+if TYPE_CHECKING:
+    Verify = _Verify
+else:
+    Verify = create_model(
+        "Verify",
+        __base__=_Verify,
+        __doc__=_Verify.__doc__,
+        __module__=__name__,
+        **{gate.name: _gate_key(gate) for gate in GATES.values()},
     )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
 from orchestrator.spec.document import read_document
+from orchestrator.spec.gates import GATES
 from orchestrator.spec.layers import SPEC, fixed_keys, overlaid, without
 from orchestrator.spec.models import BackendName, DeployTarget, Format, ModelDeployment
 from orchestrator.spec.schema import closed, json_schema, partial
@@ -30,7 +31,10 @@ __all__ = [
     "platform_schema",
 ]
 
-GateName = Literal["max_abs_error", "max_rel_error", "min_cosine", "min_top1_agreement"]
+if TYPE_CHECKING:
+    GateName = str
+else:
+    GateName = Literal[tuple(GATES)]
 _SKELETON = """
 apiVersion: mlo/v1
 kind: ModelDeployment

@@ -152,7 +152,7 @@ def _required(spec: ModelDeployment, root: Node, platform: Platform) -> Iterator
                 notes=_note(platform, "rules", "required_labels"),
             )
     for gate in rules.required_gates:
-        if getattr(spec.verify, gate) in (None, {}):
+        if not spec.verify.sets(gate):
             yield Diagnostic(
                 "E132",
                 f"the platform requires the gate `{gate}`",

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, Self
 
-from orchestrator.spec.models import Objective, Precision
+from orchestrator.spec.gates import Precision
+from orchestrator.spec.models import Objective
 from orchestrator.spec.signature import Signature
 from orchestrator.spec.source_models import SourceKind, Task
 from orchestrator.spec.types import ImageRef, LabelKey, LabelValue, Name, RegistryPrefix

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from orchestrator.artifacts.verdict import WorstColumns
+
 if TYPE_CHECKING:
     from orchestrator.verify.parity import Array
 
-__all__ = ["Columns", "compare_columns"]
+__all__ = ["compare_columns"]
 
 WIDEST = 256
 """The maximum number of columns; in wider outputs (vocabularies, pixels) a single column has no meaning of its own."""
@@ -29,27 +30,7 @@ NOISE_ROOM = 100.0
 """A column is only judged if its values vary by this many times the noise of the arithmetic."""
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The worst columns of an output, as deviations from the baseline's mean of each column.
-
-    Attributes:
-        judged: number of compared columns.
-        max_error: the largest absolute error (above the arithmetic's noise), as a fraction of the baseline's largest
-            deviation from its mean.
-        error_column: the column with that error.
-        min_cosine: the smallest cosine of the deviations.
-        cosine_column: the column with that cosine.
-    """
-
-    judged: int
-    max_error: float
-    error_column: int
-    min_cosine: float
-    cosine_column: int
-
-
-def compare_columns(expected: Array, actual: Array, *, noise: float = 0.0) -> Columns | None:
+def compare_columns(expected: Array, actual: Array, *, noise: float = 0.0) -> WorstColumns | None:
     """Compare each index of the last axis separately, over all rows and other axes.
 
     Args:
@@ -81,7 +62,7 @@ def compare_columns(expected: Array, actual: Array, *, noise: float = 0.0) -> Co
     errors = np.maximum(0.0, np.abs(left - right).max(axis=0) - noise)[columns] / spread[columns]
     cosines = _cosines(left[:, columns], right[:, columns])
     worst, least = int(errors.argmax()), int(cosines.argmin())
-    return Columns(
+    return WorstColumns(
         judged=len(columns),
         max_error=float(errors[worst]),
         error_column=int(columns[worst]),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["NOTHING", "RELATIVE_FLOOR", "TIE", "Array", "Parity", "compare", "magnitude"]
+from orchestrator.artifacts.verdict import OutputParity
+
+__all__ = ["NOTHING", "RELATIVE_FLOOR", "TIE", "Array", "compare", "magnitude"]
 
 Array = np.ndarray[Any, Any]
 
@@ -24,35 +25,6 @@ TIE = 1e-5
 """Two classes closer than this fraction of the output's magnitude tie: either may be the top class."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How one output of one call differs from the baseline's.
-
-    Attributes:
-        mismatch: why the outputs could not be compared (another shape or kind of dtype); then the other fields are unset.
-        not_finite: elements that are NaN or infinite on one side only, or infinite with different signs.
-        new_not_finite: those of them that are finite in the baseline.
-        magnitude: the largest known finite absolute value of the output, at least NOTHING; errors are scaled by it.
-        max_abs_error: largest |actual - expected| over elements that are finite on both sides.
-        max_rel_error: largest |actual - expected| / max(|expected|, RELATIVE_FLOOR x magnitude).
-        cosine: of both outputs as flat vectors, in [-1, 1]; 1.0 for two zero vectors, 0.0 if only one is zero.
-        agreement: for floats of shape [rows, classes] with two or more classes, the share of rows whose top class is a top
-            class of the baseline (ties count); for integers, booleans and texts the share of equal elements; else None. A
-            row that is not finite agrees if it is equal.
-        rows: the number of rows or elements in `agreement`.
-    """
-
-    mismatch: str | None = None
-    not_finite: int = 0
-    new_not_finite: int = 0
-    magnitude: float = 0.0
-    max_abs_error: float | None = None
-    max_rel_error: float | None = None
-    cosine: float | None = None
-    agreement: float | None = None
-    rows: int = 0
-
-
 def magnitude(array: Array) -> float:
     """The largest finite absolute value in `array`; 0.0 where there is none."""
     if array.dtype.kind != "f" or array.size == 0:
@@ -61,7 +33,7 @@ def magnitude(array: Array) -> float:
     return float(finite.max()) if finite.size else 0.0
 
 
-def compare(expected: Array, actual: Array, *, scale: float = 0.0) -> Parity:
+def compare(expected: Array, actual: Array, *, scale: float = 0.0) -> OutputParity:
     """Compare one output of a variant with the baseline's.
 
     Args:
@@ -71,12 +43,12 @@ def compare(expected: Array, actual: Array, *, scale: float = 0.0) -> Parity:
             not judged by its own noise.
     """
     if expected.shape != actual.shape:
-        return Parity(mismatch=f"shape {list(actual.shape)} instead of {list(expected.shape)}")
+        return OutputParity(mismatch=f"shape {list(actual.shape)} instead of {list(expected.shape)}")
     if expected.dtype.kind != actual.dtype.kind:
-        return Parity(mismatch=f"{actual.dtype} instead of {expected.dtype}")
+        return OutputParity(mismatch=f"{actual.dtype} instead of {expected.dtype}")
     if expected.dtype.kind != "f":
         share = float(np.mean(expected == actual)) if expected.size else 1.0
-        return Parity(agreement=share, rows=expected.size)
+        return OutputParity(top1_agreement=share, rows=expected.size)
     wide, other = expected.astype(np.float64), actual.astype(np.float64)
     reach = max(scale, magnitude(expected), NOTHING)
     both = np.isfinite(wide) & np.isfinite(other)
@@ -86,14 +58,14 @@ def compare(expected: Array, actual: Array, *, scale: float = 0.0) -> Parity:
     reference, difference = wide[both], np.abs(wide[both] - other[both])
     ratio = difference / np.maximum(np.abs(reference), RELATIVE_FLOOR * reach)
     agreement, rows = _top1(wide, other, TIE * reach)
-    return Parity(
+    return OutputParity(
         not_finite=int(odd.sum()),
         new_not_finite=int((odd & np.isfinite(wide)).sum()),
         magnitude=reach,
         max_abs_error=float(difference.max(initial=0.0)),
         max_rel_error=float(ratio.max(initial=0.0)),
         cosine=_cosine(reference, other[both]),
-        agreement=agreement,
+        top1_agreement=agreement,
         rows=rows,
     )
 

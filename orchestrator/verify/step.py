@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +14,20 @@ from orchestrator.artifacts.verdict import (
     Accuracy,
     CaseKind,
     GateResult,
-    OutputParity,
     Verdict,
     VerifiedCase,
-    WorstColumns,
 )
 from orchestrator.backends.table import backend
 from orchestrator.frameworks.source.runtime import Runtime, open_with
 from orchestrator.measure.statistics import binomial_at_most
+from orchestrator.spec.gates import DEFAULT_GATES
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import last_line, refuse_on
 from orchestrator.steps.parameters import VerifyParameters
 from orchestrator.steps.runtime_options import session_options
-from orchestrator.verify.columns import Columns, compare_columns
-from orchestrator.verify.gates import DEFAULT_GATES, gates_for, judge, worst
-from orchestrator.verify.parity import Parity, compare, magnitude
+from orchestrator.verify.columns import compare_columns
+from orchestrator.verify.gates import Gates, judge, worst
+from orchestrator.verify.parity import compare, magnitude
 
 if TYPE_CHECKING:
     from orchestrator.steps.context import StepContext
@@ -85,7 +84,7 @@ def verify(context: StepContext) -> dict[str, Any]:
     parameters = VerifyParameters.from_json(context.params)
     candidate = parameters.candidate
     precision = candidate.precision
-    gates, defaults = gates_for(precision, parameters.gates), DEFAULT_GATES[precision]
+    gates = Gates(DEFAULT_GATES[precision], parameters.gates)
     context.progress("loading", 0.0)
     # The number of threads does not change the outputs in any way that matters to a gate.
     runtime = open_with(
@@ -108,13 +107,11 @@ def verify(context: StepContext) -> dict[str, Any]:
             name = tensor.name
             parity = compare(case.expected[name], case.actual[name], scale=scales[name])
             classes = _holds_classes(imported, imported.baseline[name])
-            columns = None
             if case.kind == "samples":
-                columns = compare_columns(case.expected[name], case.actual[name], noise=gates.noise)
-            results += judge(
-                name, case.name, case.kind, parity, gates=gates, defaults=defaults, classes=classes, columns=columns
-            )
-            measured[name] = _measures(parity, columns)
+                columns = compare_columns(case.expected[name], case.actual[name], noise=gates.default.noise)
+                parity = parity.model_copy(update={"columns": columns})
+            results += judge(name, case.name, case.kind, parity, gates=gates, classes=classes)
+            measured[name] = parity
         cases.append(VerifiedCase(case=case.name, kind=case.kind, outputs=measured))
     gated = worst(results)
     passed = all(result.passed for result in gated)
@@ -220,20 +217,6 @@ def _accuracy(imported: _Imported, actual: Mapping[str, Array]) -> dict[str, Acc
                 variant=float(np.mean(actual[name].argmax(axis=1) == imported.labels)),
             )
     return found
-
-
-def _measures(parity: Parity, columns: Columns | None) -> OutputParity:
-    compared = parity.mismatch is None
-    return OutputParity(
-        mismatch=parity.mismatch,
-        not_finite=parity.not_finite if compared else None,
-        magnitude=parity.magnitude if compared else None,
-        max_abs_error=parity.max_abs_error,
-        max_rel_error=parity.max_rel_error,
-        cosine=parity.cosine,
-        top1_agreement=parity.agreement,
-        columns=None if columns is None else WorstColumns(**asdict(columns)),
-    )
 
 
 def _read(directory: Path) -> _Imported:

@@ -15,19 +15,12 @@ import pytest
 
 from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.backends.backend import ServingSettings
+from orchestrator.backends.table import BACKENDS
 from orchestrator.spec.signature import Signature, Tensor
 
 SettingsFor = Callable[..., ServingSettings]
 
 Parse = Callable[..., list[Any]]
-
-_FORMATS = {
-    "onnxruntime": "onnx",
-    "openvino": "onnx",
-    "torchserve": "torchscript",
-    "tensorflow-serving": "saved-model",
-    "litert": "tflite",
-}
 
 
 @pytest.fixture
@@ -35,11 +28,12 @@ def settings_for() -> SettingsFor:
     """`settings_for("torchserve", max_batch_size=4)`: settings of a model that doubles rows of three numbers."""
 
     def make(backend: str, **changes: Any) -> ServingSettings:
+        (format_name, *_) = BACKENDS[backend].formats
         settings = ServingSettings(
             name="tiny-model",
             backend=backend,
-            variant=f"{_FORMATS[backend]}-fp32",
-            format=_FORMATS[backend],
+            variant=f"{format_name}-fp32",
+            format=format_name,
             precision="fp32",
             signature=Signature(
                 inputs=(Tensor("x", "float32", ("batch", 3)),),

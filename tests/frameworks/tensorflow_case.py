@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.imported import Imported
-from orchestrator.spec.models import Precision
+from orchestrator.spec.gates import Precision
 from orchestrator.steps.context import StepError
 from orchestrator.store.digest import digest_tree
 from tests.frameworks.step_process import Done, StepProcess

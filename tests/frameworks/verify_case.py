@@ -9,7 +9,7 @@ from orchestrator.steps.parameters import Accelerator, CandidateParameters, Veri
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator.spec.models import Precision
+    from orchestrator.spec.gates import Precision
     from orchestrator.spec.signature import Signature
 
 BACKENDS = {

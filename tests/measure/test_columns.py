@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from orchestrator.spec.gates import DEFAULT_GATES
 from orchestrator.verify.columns import compare_columns
-from orchestrator.verify.gates import DEFAULT_GATES, gates_for, judge
+from orchestrator.verify.gates import Gates, judge
 from orchestrator.verify.parity import compare
 
 Array = np.ndarray[Any, Any]
@@ -21,12 +22,10 @@ NOISE = {"fp32": 2e-6, "bf16": 2**-8, "int8": 0.01}
 
 
 def failed(expected: Array, actual: Array, precision: str, **overrides: float) -> set[str]:
-    gates = gates_for(precision, overrides)
-    results = judge(
-        "y", "all samples", "samples", compare(expected, actual),
-        gates=gates, defaults=DEFAULT_GATES[precision], classes=False,
-        columns=compare_columns(expected, actual, noise=gates.noise),
-    )  # fmt: skip
+    gates = Gates(DEFAULT_GATES[precision], overrides)
+    columns = compare_columns(expected, actual, noise=gates.default.noise)
+    parity = compare(expected, actual).model_copy(update={"columns": columns})
+    results = judge("y", "all samples", "samples", parity, gates=gates, classes=False)
     return {result.gate for result in results if not result.passed}
 
 
@@ -63,11 +62,8 @@ def test_a_constant_does_not_pass_for_a_temperature(precision: str, shape: tuple
 def test_a_wrong_column_is_named_with_its_numbers() -> None:
     right, wrong = boxes(), boxes()
     wrong[:, 4] = 1 - wrong[:, 4]
-    gates = gates_for("int8", {})
-    found = judge(
-        "y", "all samples", "samples", compare(right, wrong), gates=gates, defaults=gates, classes=False,
-        columns=compare_columns(right, wrong),
-    )  # fmt: skip
+    parity = compare(right, wrong).model_copy(update={"columns": compare_columns(right, wrong)})
+    found = judge("y", "all samples", "samples", parity, gates=Gates(DEFAULT_GATES["int8"]), classes=False)
     assert [result.detail for result in found if not result.passed][-1] == "column 4 has -0.9966, the limit is 0.95"
 
 

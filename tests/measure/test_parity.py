@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from orchestrator.artifacts.verdict import GateResult
-from orchestrator.spec.models import Precision, Verify
-from orchestrator.verify.gates import DEFAULT_GATES, gates_for, judge, worst
+from orchestrator.artifacts.verdict import CaseKind, GateResult, OutputParity
+from orchestrator.spec.gates import DEFAULT_GATES, GATES, Precision, is_floor
+from orchestrator.spec.models import Verify
+from orchestrator.verify.gates import Gates, judge, worst
 from orchestrator.verify.parity import compare
 
 
@@ -91,21 +92,21 @@ def test_top1_counts_rows_whose_first_class_is_the_baselines() -> None:
     expected = np.array([[1, 2, 0], [3, 1, 0], [0, 0, 9], [5, 4, 0]], np.float32)
     actual = np.array([[1, 2, 0], [1, 3, 0], [0, 0, 1], [5, 4, 0]], np.float32)
 
-    assert compare(expected, actual).agreement == 0.75
+    assert compare(expected, actual).top1_agreement == 0.75
 
 
 def test_a_tie_may_be_broken_either_way() -> None:
-    assert compare(np.array([[1.0, 1.0, 0.0]]), np.array([[0.9, 1.0, 0.0]])).agreement == 1.0
-    assert compare(np.array([[1.0, 0.9, 0.0]]), np.array([[0.9, 1.0, 0.0]])).agreement == 0.0
+    assert compare(np.array([[1.0, 1.0, 0.0]]), np.array([[0.9, 1.0, 0.0]])).top1_agreement == 1.0
+    assert compare(np.array([[1.0, 0.9, 0.0]]), np.array([[0.9, 1.0, 0.0]])).top1_agreement == 0.0
 
 
 def test_a_row_that_becomes_nan_does_not_agree() -> None:
-    assert compare(np.array([[1.0, 2.0]]), np.array([[1.0, math.nan]])).agreement == 0.0
+    assert compare(np.array([[1.0, 2.0]]), np.array([[1.0, math.nan]])).top1_agreement == 0.0
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (2, 3, 4), (0, 3)])
 def test_top1_is_for_rows_of_classes(shape: tuple[int, ...]) -> None:
-    assert compare(np.ones(shape, np.float32), np.ones(shape, np.float32)).agreement is None
+    assert compare(np.ones(shape, np.float32), np.ones(shape, np.float32)).top1_agreement is None
 
 
 def test_texts_are_compared_for_equality() -> None:
@@ -113,11 +114,11 @@ def test_texts_are_compared_for_equality() -> None:
 
     parity = compare(expected, actual)
 
-    assert (parity.agreement, parity.rows, parity.max_abs_error) == (0.75, 4, None)
+    assert (parity.top1_agreement, parity.rows, parity.max_abs_error) == (0.75, 4, None)
     (result,) = [
         result
         for result in judge(
-            "word", "all samples", "samples", parity, gates=DEFAULT_GATES["fp32"], defaults=DEFAULT_GATES["fp32"],
+            "word", "all samples", "samples", parity, gates=Gates(DEFAULT_GATES["fp32"]),
             classes=False,
         )
         if result.gate == "min_top1_agreement"
@@ -132,7 +133,7 @@ def test_texts_are_not_numbers() -> None:
 def test_integers_are_compared_for_equality() -> None:
     parity = compare(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5]))
 
-    assert parity.agreement == 0.75
+    assert parity.top1_agreement == 0.75
     assert parity.max_abs_error is None
 
 
@@ -151,7 +152,7 @@ def test_any_output_equals_itself(array: np.ndarray[Any, Any]) -> None:
 
     assert (parity.not_finite, parity.max_abs_error, parity.max_rel_error) == (0, 0.0, 0.0)
     assert parity.cosine == pytest.approx(1.0)
-    assert parity.agreement in {None, 1.0}
+    assert parity.top1_agreement in {None, 1.0}
 
 
 @given(SOME, st.data())
@@ -170,7 +171,7 @@ def test_no_measure_is_ever_nan(array: np.ndarray[Any, Any], data: st.DataObject
 def judged(expected: Any, actual: Any, precision: str = "fp32", **overrides: float) -> dict[str, GateResult]:
     results = judge(
         "y", "case", "samples", compare(expected, actual),
-        gates=gates_for(precision, overrides), defaults=DEFAULT_GATES[precision], classes=True,
+        gates=Gates(DEFAULT_GATES[precision], overrides), classes=True,
     )  # fmt: skip
     return {result.gate: result for result in results}
 
@@ -179,12 +180,29 @@ def test_every_precision_has_gates() -> None:
     assert set(DEFAULT_GATES) == set(get_args(Precision))
 
 
-def test_every_gate_of_the_spec_is_known() -> None:
-    names = set(Verify.model_fields)
+def test_every_gate_has_a_key_in_the_spec_a_measure_and_defaults_that_are_its_own() -> None:
+    assert list(Verify.model_fields) == list(GATES)
+    for gate in GATES.values():
+        assert gate.measure in OutputParity.model_fields
+        assert is_floor(gate.name) != gate.name.startswith("max_")
+    for precision in DEFAULT_GATES.values():
+        assert set(precision.limits) <= set(GATES)
 
-    assert names == {"max_abs_error", "max_rel_error", "min_cosine", "min_top1_agreement"}
-    gates = gates_for("fp32", dict.fromkeys(names, 0.5))
-    assert {gates.max_abs_error, gates.max_rel_error, gates.min_cosine, gates.min_agreement} == {0.5}
+
+def test_a_gate_without_a_default_is_judged_only_where_the_spec_sets_it() -> None:
+    gate = GATES["max_rel_error"]
+    assert Gates(DEFAULT_GATES["fp32"]).limit(gate, "samples", 1.0) is None
+    asked = Gates(DEFAULT_GATES["fp32"], {gate.name: 0.5})
+    assert [asked.limit(gate, kind, 1.0) for kind in get_args(CaseKind)] == [0.5, 0.5, None]
+
+
+def test_edge_inputs_are_judged_by_the_looser_limit() -> None:
+    for gate, looser, stricter in (("max_abs_error", 2.0, 1e-9), ("min_cosine", 0.5, 0.9999999)):
+        default = Gates(DEFAULT_GATES["fp32"]).limit(GATES[gate], "edge", 1.0)
+        limits = [
+            Gates(DEFAULT_GATES["fp32"], {gate: own}).limit(GATES[gate], "edge", 1.0) for own in (looser, stricter)
+        ]
+        assert limits == [looser, default]
 
 
 def test_the_default_error_limit_goes_with_the_magnitude() -> None:
@@ -215,9 +233,9 @@ def test_top1_is_gated_for_classes_and_where_it_is_asked_for() -> None:
     parity = compare(expected, actual)
 
     def gates(classes: bool, **overrides: float) -> set[str]:
-        chosen = gates_for("int8", overrides)
+        chosen = Gates(DEFAULT_GATES["int8"], overrides)
         results = judge(
-            "y", "c", "samples", parity, gates=chosen, defaults=DEFAULT_GATES["int8"], classes=classes
+            "y", "c", "samples", parity, gates=chosen, classes=classes
         )  # fmt: skip
         return {result.gate for result in results if not result.passed}
 
@@ -230,7 +248,7 @@ def test_top1_is_gated_for_classes_and_where_it_is_asked_for() -> None:
 def test_values_of_edge_inputs_are_not_gated_for_int8(precision: str, gated: bool) -> None:
     results = judge(
         "y", "zeros", "edge", compare(f32(1.0), f32(5.0)),
-        gates=gates_for(precision, {}), defaults=DEFAULT_GATES[precision], classes=False,
+        gates=Gates(DEFAULT_GATES[precision], {}), classes=False,
     )  # fmt: skip
 
     assert ("max_abs_error" in {result.gate for result in results}) is gated

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.artifacts.imported import SamplesKind
-from orchestrator.spec.models import Precision
+from orchestrator.spec.gates import Precision
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps.context import StepContext, StepError
 from orchestrator.steps.parameters import CandidateParameters, VerifyParameters

@@ -13,7 +13,8 @@ from orchestrator.backends.table import backend, backends_of
 from orchestrator.frameworks.source.runtime import RUNTIMES
 from orchestrator.optimize.formats import FORMATS, Transform, Unsupported
 from orchestrator.optimize.sources import SOURCES
-from orchestrator.spec.models import Format, Precision
+from orchestrator.spec.gates import Precision
+from orchestrator.spec.models import Format
 from orchestrator.spec.source_models import SourceKind
 
 FUNCTIONS = sorted(

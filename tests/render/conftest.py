@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from orchestrator.artifacts.variant_facts import variant_facts
+from orchestrator.backends import table
+from orchestrator.optimize.formats import FORMATS
 from orchestrator.render.step import render
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps.context import StepContext
@@ -24,20 +26,16 @@ Run = Callable[..., str]
 _SIGNATURE = Signature(
     (Tensor("x", "float32", ("batch", 3)),), (Tensor("y", "float32", ("batch", 3)),), {"batch": (1, 64)}, "batch"
 )
-_FORMATS = {
-    "onnxruntime": ("onnx", "model.onnx"),
-    "openvino": ("onnx", "model.onnx"),
-    "torchserve": ("torchscript", "model.pt"),
-    "tensorflow-serving": ("saved-model", "saved_model/saved_model.pb"),
-    "litert": ("tflite", "model.tflite"),
-}
 _TOOLS = {
     "onnxruntime": {"onnxruntime": "1.31.1", "uvicorn": "0.40.0", "Prometheus_Client": "0.23.1"},
-    "openvino": {"openvino": "2026.4.1", "orjson": "3.11.6"},
     "torchserve": {"torch": "2.13.0+cpu", "torchserve": "0.12.0"},
     "tensorflow-serving": {"tensorflow": "2.21.0"},
-    "litert": {"ai-edge-litert": "2.3.0"},
 }
+"""Versions as `select` finds them, with the oddities of some packages; of other backends a plain one for each package."""
+
+
+def _pinned(name: str) -> dict[str, str]:
+    return dict.fromkeys(table.backend(name).tools, "1.2.3")
 
 
 @pytest.fixture
@@ -52,7 +50,9 @@ def render_to(tmp_path: Path) -> Render:
         facts: dict[str, Any] | None = None,
         **changes: Any,
     ) -> Path:
-        format_name, file = _FORMATS[backend]
+        (format_name, *_) = table.BACKENDS[backend].formats
+        file = FORMATS[format_name].file
+        file = file if "." in file else f"{file}/saved_model.pb"
         work = tmp_path / f"work-{folder}"
         variant = work / "variant"
         (variant / file).parent.mkdir(parents=True)
@@ -67,7 +67,7 @@ def render_to(tmp_path: Path) -> Render:
             max_delay=0.002,
             startup_seconds=61,
             model_digest=hashlib.sha256(model).hexdigest(),
-            tools=_TOOLS[backend] if tools is None else tools,
+            tools=_TOOLS.get(backend, _pinned(backend)) if tools is None else tools,
         )
         won.write(work)
         deployment = {

@@ -138,8 +138,8 @@ def test_names_and_labels_are_strict(load: Load, shown: Shown) -> None:
 
 def test_a_gate_is_one_number_or_one_for_each_precision(load: Load) -> None:
     spec = load(BASE + "verify: {max_abs_error: 1e-4, min_cosine: {int8: 0.99}}\n").spec
-    assert spec.verify.max_abs_error == {"fp32": 1e-4, "bf16": 1e-4, "int8": 1e-4}
-    assert spec.verify.min_cosine == {"int8": 0.99}
+    assert spec.verify.limits("bf16") == {"max_abs_error": 1e-4}
+    assert spec.verify.limits("int8") == {"max_abs_error": 1e-4, "min_cosine": 0.99}
 
 
 def test_units_are_read(load: Load) -> None:

@@ -26,12 +26,6 @@ class OnnxRuntime(OwnServer):
     modules = MappingProxyType(
         dict.fromkeys(("onnxruntime", "uvloop", "httptools", "orjson", "prometheus_client"), "server")
     )
-    extras = MappingProxyType(
-        {
-            "grpc": "gRPC of the onnxruntime backend, which only has REST without it",
-            "traces": "traces of the onnxruntime backend, whose server does not start without it if they are enabled",
-        }
-    )
     cuda_graphs = True
 
     def refuses_on_cuda(self, format_name: str, precision: str, devices: int) -> str | None:  # noqa: ARG002

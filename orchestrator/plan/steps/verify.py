@@ -9,7 +9,6 @@ from orchestrator.plan.revisions import VERIFY
 from orchestrator.plan.step import Step, StepOutput
 from orchestrator.plan.steps.variants import step_timeout, variant_output
 from orchestrator.spec.load import LoadedSpec
-from orchestrator.spec.models import ModelDeployment
 from orchestrator.steps.parameters import VerifyParameters
 
 __all__ = ["verify_step"]
@@ -21,7 +20,7 @@ def verify_step(loaded: LoadedSpec, model: PlannedModel, candidate: Candidate) -
     parameters = VerifyParameters(
         candidate=candidate.parameters(),
         signature=model.signature,
-        gates=_gates(spec, candidate.variant.precision),
+        gates=spec.verify.limits(candidate.variant.precision),
         accelerator=spec.hardware.accelerator,
     )
     return Step(
@@ -38,15 +37,3 @@ def verify_step(loaded: LoadedSpec, model: PlannedModel, candidate: Candidate) -
         at=("verify",),
         timeout=step_timeout(loaded),
     )
-
-
-def _gates(spec: ModelDeployment, precision: str) -> dict[str, float]:
-    """The gates that the spec sets for one precision; the defaults are the verify step's own."""
-    gates = {}
-    for name in ("max_abs_error", "max_rel_error", "min_cosine"):
-        limits = getattr(spec.verify, name)
-        if precision in limits:
-            gates[name] = limits[precision]
-    if spec.verify.min_top1_agreement is not None:
-        gates["min_top1_agreement"] = spec.verify.min_top1_agreement
-    return gates

@@ -17,7 +17,7 @@ from orchestrator.frameworks.onnx import finish as onnx_finish
 from orchestrator.frameworks.pytorch import convert as torch_convert
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.optimize.formats import FORMATS, Transform
-from orchestrator.spec.models import Precision
+from orchestrator.spec.gates import Precision
 from orchestrator.steps.context import StepContext, StepError
 from orchestrator.verify.step import verify
 from tests.frameworks.verify_case import verify_params

@@ -18,7 +18,7 @@ from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.pytorch import convert as torch_convert
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.optimize.formats import FORMATS, Transform
-from orchestrator.spec.models import Precision
+from orchestrator.spec.gates import Precision
 from orchestrator.spec.signature import Signature
 from orchestrator.verify.step import verify
 from tests.frameworks.transformers.case import LONGEST, Folder, arrays, saved, sentence_transformer
