@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import orchestrator
+from orchestrator.backends.table import BACKENDS
 from orchestrator.targets.table import TARGETS
 
 PACKAGE = Path(orchestrator.__file__).parent
@@ -47,6 +48,11 @@ HEAVY = {*FRAMEWORKS, "numpy", "aiohttp", "docker", "kubernetes", "jinja2", "psu
 SPEC_MAY_IMPORT = {"orchestrator.backends.table", "orchestrator.targets.table", "orchestrator.targets.section"}
 """What the spec may take from above it: names of backends, and the targets' own sections for its `deploy:`."""
 SECTIONS_MAY_IMPORT = ("orchestrator.spec.strict", "orchestrator.spec.types", "orchestrator.targets.section")
+NAMES_OF_RUNTIMES = {"frameworks", "server"}
+"""Rooms in which such a name is that of the runtime or of its package, which some backends share."""
+NAMES_OF_PACKAGES = {"machine/packages.py"}
+AS_THE_SERVER_DOES = {"orchestrator.server.openvino_engine"}
+"""What a runtime has to do exactly as the server does; the file imports nothing else of the server."""
 STEP_FUNCTIONS_MAY_IMPORT = {"orchestrator.frameworks.source.runtime"}
 """The protocol of a runtime: it imports no framework itself."""
 
@@ -85,6 +91,8 @@ def test_imports_go_one_way(path: Path) -> None:
         if target == "__version__" or name == "orchestrator.__version__":
             continue
         if target in {"frameworks", "server"}:
+            if folder == "frameworks" and name.startswith(tuple(AS_THE_SERVER_DOES)):
+                continue
             if folder != target:
                 assert folder in {"measure", "verify"}, f"{path} imports {name}"
                 assert any(name.startswith(allowed) for allowed in STEP_FUNCTIONS_MAY_IMPORT), f"{path} imports {name}"
@@ -115,6 +123,58 @@ def test_only_a_targets_folder_knows_its_name_or_its_section() -> None:
         and (match := asks.search(path.read_text(encoding="utf-8")))
     }
     assert not found
+
+
+def asked_for(path: Path) -> Iterator[str]:
+    """The strings that a file compares with, picks from a table by, or passes as `backend` or `target`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Compare(left=left, comparators=others):
+                asked = [left, *others]
+            case ast.MatchValue(value=value) | ast.Subscript(slice=value):
+                asked = [value]
+            case ast.Dict(keys=keys):
+                asked = [key for key in keys if key is not None]
+            case ast.keyword(arg="backend" | "target", value=value):
+                asked = [value]
+            case ast.Call(func=ast.Name(id="backend" | "serving_backend"), args=args):
+                asked = [*args]
+            case _:
+                continue
+        constants = (each for one in asked for each in ast.walk(one) if isinstance(each, ast.Constant))
+        yield from (each.value for each in constants if isinstance(each.value, str))
+
+
+def test_only_a_backends_own_folder_asks_for_its_name() -> None:
+    found = [
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in modules()
+        if not path.is_relative_to(PACKAGE / "backends") and folder_of(path) not in NAMES_OF_RUNTIMES
+        for name in asked_for(path)
+        if name in BACKENDS and path.relative_to(PACKAGE).as_posix() not in NAMES_OF_PACKAGES
+    ]
+    assert not found
+
+
+def test_only_a_targets_own_folder_asks_for_its_name() -> None:
+    found = [
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in modules()
+        if not path.is_relative_to(PACKAGE / "targets")
+        for name in asked_for(path)
+        if name in TARGETS
+    ]
+    assert not found
+
+
+def test_what_asks_for_a_name_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "asks.py"
+    file.write_text(
+        "a == 'one'\nb in ('two', 'three')\nmatch c:\n    case 'four': pass\nT['five']\n{'six': 1}\n"
+        "f(target='seven')\nbackend('eight')\n'nine'\n",
+        encoding="utf-8",
+    )
+    assert sorted(asked_for(file)) == ["eight", "five", "four", "one", "seven", "six", "three", "two"]
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(PACKAGE).as_posix())

@@ -20,7 +20,6 @@ from .errors import UNAVAILABLE, StartError
 from .exchange import ConnectionLimits
 from .handover import Handover
 from .http_server import HttpServer, bind
-from .inline_calls import InlineCalls
 from .logs import fields
 from .rest import RestApp
 from .secrets import Certificates, Tokens
@@ -118,8 +117,7 @@ class _Life:
         done: list[int] = []
         tasks = [partial(_warm_up, model, sizes, texts=texts, done=done) for model in models]
         # Inline calls are for a single instance on the CPU: several instances run in parallel, and a GPU call blocks the loop.
-        alone = len(models) == 1 and models[0].stoppable
-        inline = InlineCalls(models[0].run_stoppable, models[0].stop) if alone else None
+        inline = models[0].inline_calls() if len(models) == 1 else None
         await self._service.start([model.run for model in models], tasks, inline)
         _log.info(
             "loaded",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
@@ -30,28 +29,38 @@ _GRAPH_OPTIMIZATION = {
 _NO_LOG = 4  # ONNX Runtime's own lines are not JSON; what it raises is logged by who called it
 
 
+_Call = Callable[..., list[Array]]
+"""One call of a session: inputs, on the CPU also ONNX Runtime's options → outputs in the signature's order."""
+
+
 class OnnxRuntimeSession:
     """One session of ONNX Runtime; see `session.Session`. With CUDA graphs, `run` may be called by one thread only."""
 
-    def __init__(self, call: Callable[..., list[Array]], *, stoppable: bool) -> None:
+    def __init__(self, call: _Call, *, stoppable: bool) -> None:
         """Take over what was opened.
 
         Args:
-            call: one call of the session: inputs, on the CPU also ONNX Runtime's options → outputs in the signature's order.
+            call: one call of the session.
             stoppable: whether it takes options, by which a call is ended.
         """
-        self.stoppable = stoppable
+        self.stoppable = _StoppableCalls(call) if stoppable else None
+        self._call = call
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """See `Session.run`."""
+        return _called(self._call, inputs)
+
+
+class _StoppableCalls:
+    """See `session.StoppableCalls`. A call stops between two operators, in a loop's body too; one that takes long by itself ends."""
+
+    def __init__(self, call: _Call) -> None:
         self._call = call
         self._options = ort.RunOptions()
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """See `Session.run`."""
-        return self._run(inputs)
-
-    def run_stoppable(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """See `Session.run_stoppable`. It stops between two operators, in a loop's body too; one that takes long by itself ends."""
         try:
-            return self._run(inputs, self._options)
+            return _called(self._call, inputs, self._options)
         except RequestError as error:
             if self._options.terminate:
                 self._options.terminate = False
@@ -59,16 +68,16 @@ class OnnxRuntimeSession:
             raise
 
     def stop(self) -> None:
-        """See `Session.stop`."""
         self._options.terminate = True
 
-    def _run(self, inputs: Mapping[str, Array], *options: Any) -> list[Array]:
-        try:
-            return self._call(inputs, *options)
-        except ort_errors.InvalidArgument as error:
-            raise RequestError(400, f"the model refused the request: {_text(error)}", reason="refused") from error
-        except _FAILURES as error:
-            raise RequestError(500, f"the model failed: {_text(error)}", reason="failed") from error
+
+def _called(call: _Call, inputs: Mapping[str, Array], *options: ort.RunOptions) -> list[Array]:
+    try:
+        return call(inputs, *options)
+    except ort_errors.InvalidArgument as error:
+        raise RequestError(400, f"the model refused the request: {_text(error)}", reason="refused") from error
+    except _FAILURES as error:
+        raise RequestError(500, f"the model failed: {_text(error)}", reason="failed") from error
 
 
 def open_session(config: ServerConfig, device: int | None, threads: int, sizes: Sequence[int]) -> OnnxRuntimeSession:

@@ -2,13 +2,10 @@
 
 OpenVINO reads ONNX itself. It computes float32 as float32 here: by default it takes bfloat16 or float16 on CPUs that are
 faster with them, and the proof that was made on the samples would not hold elsewhere.
-
-Source: OpenVINO's manual, "CPU Device" (precisions, `INFERENCE_PRECISION_HINT`) and "Optimizing for Latency".
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,17 +14,11 @@ import numpy as np
 from .config import ServerConfig
 from .datatypes import Array
 from .errors import BAD_MODEL, RequestError, StartError
+from .openvino_engine import compile_settings, openvino, unfit_values
 from .session import check_tensors
 
-# The package `openvino` counts its uses: it writes to the home folder and sends a message when it is imported. Without
-# the package that does so, it uses a stand-in of its own that does nothing.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+__all__ = ["OpenVinoSession", "open_session"]
 
-import openvino  # noqa: E402 - only now
-
-__all__ = ["OpenVinoSession", "compile_settings", "open_session"]
-
-_INT32 = np.iinfo(np.int32)
 _DTYPES = {
     openvino.Type.boolean: "bool",
     **{getattr(openvino.Type, f"i{bits}"): f"int{bits}" for bits in (8, 16, 32, 64)},
@@ -48,7 +39,7 @@ _INEXACT = {
 class OpenVinoSession:
     """One compiled model with one request; see `session.Session`."""
 
-    stoppable = False
+    stoppable = None
 
     def __init__(self, compiled: Any, outputs: list[str]) -> None:
         """Take over what was compiled.
@@ -66,41 +57,14 @@ class OpenVinoSession:
         int64 is computed with 32 bits, so larger values are refused. Unlike ONNX Runtime, OpenVINO reads zeros where an index
         lies outside a table.
         """
-        for name, array in inputs.items():
-            if array.dtype == np.int64 and array.size and (array.min() < _INT32.min or array.max() > _INT32.max):
-                message = (
-                    f"input {name!r} holds values that need more than 32 bits, and OpenVINO computes int64 with 32"
-                )
-                raise RequestError(400, message, reason="refused")
+        if unfit := unfit_values(inputs):
+            raise RequestError(400, unfit, reason="refused")
         try:
             # Copies of what comes in and goes out: the next call uses the same memory.
             answer = self._request.infer({name: np.ascontiguousarray(array) for name, array in inputs.items()})
         except RuntimeError as error:
             raise RequestError(500, f"the model failed: {_text(error)}", reason="failed") from error
         return [answer[output] for output in self._outputs]
-
-    def run_stoppable(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """Not called: no call is ended before it is over."""
-        raise NotImplementedError
-
-    def stop(self) -> None:
-        """Not called."""
-        raise NotImplementedError
-
-
-def compile_settings(threads: int) -> dict[str, Any]:
-    """How the model is compiled: one call at a time, on exactly so many threads, float32 as float32.
-
-    Threads are not bound to CPUs: which ones they may use, the container or whoever started the process has said.
-    """
-    return {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": openvino.Type.f32,
-        "ENABLE_CPU_PINNING": False,
-        "ENABLE_HYPER_THREADING": True,
-    }
 
 
 def open_session(config: ServerConfig, threads: int) -> OpenVinoSession:

@@ -10,17 +10,32 @@ import numpy as np
 from .config import ServerConfig
 from .datatypes import Array, numpy_dtype
 from .errors import BAD_MODEL, UNAVAILABLE, RequestError, StartError
+from .inline_calls import InlineCalls
 from .signature import Signature
 
-__all__ = ["Model", "Session", "check_tensors", "open_model"]
+__all__ = ["Model", "Session", "StoppableCalls", "check_tensors", "open_model"]
+
+
+class StoppableCalls(Protocol):
+    """Calls of a session that another thread may end."""
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """As `Session.run`.
+
+        Raises:
+            Stopped: `stop` was called.
+        """
+
+    def stop(self) -> None:
+        """End the call that is running, or the next one if it is over; any thread may."""
 
 
 class Session(Protocol):
     """An opened model in a runtime. One thread at a time calls it."""
 
     @property
-    def stoppable(self) -> bool:
-        """Whether `run_stoppable` and `stop` may be called."""
+    def stoppable(self) -> StoppableCalls | None:
+        """Calls that can be ended before they are over; None where no call can."""
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """One call with every input of the signature; the outputs in the signature's order.
@@ -28,16 +43,6 @@ class Session(Protocol):
         Raises:
             RequestError: 400 where the model refuses the values (an index outside a table), 500 where it fails.
         """
-
-    def run_stoppable(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """As `run`.
-
-        Raises:
-            Stopped: `stop` was called.
-        """
-
-    def stop(self) -> None:
-        """End the call of `run_stoppable`, or the next one if it is over; any thread may."""
 
 
 class Model:
@@ -56,22 +61,14 @@ class Model:
         self._signature = signature
         self._outputs = list(signature.outputs)
 
-    @property
-    def stoppable(self) -> bool:
-        """Whether a call can be ended before it is over."""
-        return self._session.stoppable
-
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One call with every input of the signature; all outputs by name. See `Session.run`."""
-        return dict(zip(self._outputs, self._session.run(inputs), strict=True))
+        return self._named(self._session.run(inputs))
 
-    def run_stoppable(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """As `run`; see `Session.run_stoppable`."""
-        return dict(zip(self._outputs, self._session.run_stoppable(inputs), strict=True))
-
-    def stop(self) -> None:
-        """See `Session.stop`."""
-        self._session.stop()
+    def inline_calls(self) -> InlineCalls | None:
+        """Calls for the event loop; None where a call cannot be ended before it is over."""
+        calls = self._session.stoppable
+        return None if calls is None else InlineCalls(lambda inputs: self._named(calls.run(inputs)), calls.stop)
 
     def warm_up(self, rows: int) -> None:
         """Run once on zeros, with `rows` in the batch and every other dimension at its smallest.
@@ -90,6 +87,9 @@ class Model:
             where = "" if self.device is None else f" on device {self.device}"
             message = f"the model does not run on zeros of shapes {shapes}{where}: {error}"
             raise StartError(BAD_MODEL, message) from error
+
+    def _named(self, outputs: list[Array]) -> dict[str, Array]:
+        return dict(zip(self._outputs, outputs, strict=True))
 
 
 def open_model(config: ServerConfig, device: int | None, threads: int, sizes: Sequence[int]) -> Model:

@@ -154,8 +154,23 @@ def test_nothing_is_sent_or_written_when_it_is_imported(tmp_path: Path, module: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_both_compile_alike() -> None:
-    from orchestrator.frameworks.onnx import openvino_runtime
-    from orchestrator.server import openvino_session
-
-    assert openvino_runtime.compile_settings(3) == openvino_session.compile_settings(3)
+def test_where_it_is_measured_it_refuses_the_values_that_the_server_refuses(tmp_path: Path) -> None:
+    """In a process of its own, since it may not share one with other frameworks' threads."""
+    identity_model(tmp_path, ["int64"])
+    script = """
+import sys, numpy as np
+from pathlib import Path
+from orchestrator.frameworks.onnx.openvino_runtime import open_onnx
+from orchestrator.spec.signature import Signature, Tensor
+tensors = [(Tensor(f"{side}_int64", "int64", ("batch", 2)),) for side in ("in", "out")]
+runtime = open_onnx(Path(sys.argv[1]), Signature(*tensors, dims={"batch": (1, 8)}, batch="batch"), 1)
+assert runtime.run({"in_int64": np.array([[-(2**31), 2**31 - 1]])})["out_int64"].tolist() == [[-(2**31), 2**31 - 1]]
+try:
+    runtime.run({"in_int64": np.array([[0, 2**31]])})
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "values that need more than 32 bits" in done.stdout

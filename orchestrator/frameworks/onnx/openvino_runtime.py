@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.frameworks.source.runtime import gpu_not_used
+from orchestrator.server.openvino_engine import compile_settings, openvino, unfit_values
 from orchestrator.steps.context import last_line, refuse_on
-
-# The package `openvino` collects telemetry: when it is imported, it writes to the home folder and sends a message. If its
-# telemetry package is missing, it uses a stub of its own that does nothing.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-
-import openvino  # noqa: E402 - only after that
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.spec.signature import Signature
 
-__all__ = ["OpenVinoRuntime", "compile_settings", "open_onnx"]
+__all__ = ["OpenVinoRuntime", "open_onnx"]
 
 
 class OpenVinoRuntime:
@@ -37,25 +31,19 @@ class OpenVinoRuntime:
         self._threads = threads
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        """One call; see `Runtime.run`."""
+        """One call; see `Runtime.run`.
+
+        Raises:
+            ValueError: OpenVINO would compute with other values.
+        """
+        if unfit := unfit_values(inputs):
+            raise ValueError(unfit)
         answer = self._request.infer({name: np.ascontiguousarray(inputs[name]) for name in self._inputs})
         return {name: answer[output] for name, output in self._outputs.items()}
 
     def facts(self) -> RuntimeFacts:
         """See `Runtime.facts`."""
         return RuntimeFacts("openvino", {"openvino": openvino.__version__.partition("-")[0]}, self._threads)
-
-
-def compile_settings(threads: int) -> dict[str, Any]:
-    """The same settings as the server's, which a test compares."""
-    return {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": openvino.Type.f32,
-        "ENABLE_CPU_PINNING": False,
-        "ENABLE_HYPER_THREADING": True,
-    }
 
 
 def open_onnx(
