@@ -57,6 +57,10 @@ def refusal(
     chosen = backend(name)
     if unknown := [option for option in candidate.options.changed() if option not in chosen.options]:
         return f"{name} has no option `{unknown[0]}`"
+    if candidate.options.batching is not None and spec.serving.batching != "auto":
+        return "`serving.batching` sets another batching"
+    if candidate.options.execution_provider is not None and spec.hardware.devices:
+        return "`hardware.accelerator` sets the execution provider"
     if (reason := chosen.refuses(signature)) is not None:
         return reason
     return refused_on_cuda(spec, signature, variant.format, variant.precision, name)

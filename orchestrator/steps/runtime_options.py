@@ -5,13 +5,17 @@ Plain dataclasses, since processes that are measured import them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from math import inf
+from typing import Any, ClassVar, Literal, get_args
 
 __all__ = ["DEFAULT_OPTIONS", "Batching", "GraphOptimization", "RuntimeOptions", "session_options"]
 
 GraphOptimization = Literal["all", "extended", "basic", "disabled"]
 """ONNX Runtime's levels of graph optimization."""
+
+_PROVIDER = re.compile(r"[A-Za-z]{1,40}ExecutionProvider")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,11 @@ class Batching:
     max_size: int
     max_delay: float
 
+    def __post_init__(self) -> None:
+        """Refuse impossible numbers."""
+        if self.max_size < 1 or not 0 <= self.max_delay < inf:
+            raise ValueError("of batching, max_size is at least 1 and max_delay is at least 0")
+
 
 @dataclass(frozen=True, slots=True)
 class RuntimeOptions:
@@ -41,7 +50,7 @@ class RuntimeOptions:
         batching: None: as the spec's `serving.batching` says.
 
     Raises:
-        ValueError: a number is less than 1.
+        ValueError: a number is less than 1, or a text is none that the option can have: it becomes part of names.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
@@ -56,6 +65,11 @@ class RuntimeOptions:
         """Refuse impossible numbers."""
         if self.instances < 1 or (self.threads is not None and self.threads < 1):
             raise ValueError("threads and instances are at least 1")
+        if self.graph_optimization not in get_args(GraphOptimization):
+            known = ", ".join(get_args(GraphOptimization))
+            raise ValueError(f"graph_optimization is one of {known}, not {self.graph_optimization!r}")
+        if self.execution_provider is not None and not _PROVIDER.fullmatch(self.execution_provider):
+            raise ValueError(f"{self.execution_provider!r} is not the name of an execution provider")
 
     def changed(self) -> tuple[str, ...]:
         """The names of the options that are not the defaults, sorted."""

@@ -16,7 +16,7 @@ from orchestrator.artifacts.server_report import ServerReport
 from orchestrator.measure import runtime_benchmark, server_benchmark
 from orchestrator.measure.statistics import percentile
 from orchestrator.steps.context import StepContext, StepError
-from orchestrator.steps.runtime_options import RuntimeOptions
+from orchestrator.steps.runtime_options import Batching, RuntimeOptions
 from tests.measure.real_case import (
     DIGITS,
     candidate,
@@ -167,7 +167,12 @@ def test_one_variant_competes_on_two_backends_and_with_other_options(tmp_path: P
     """Each candidate is measured by itself, in its runtime and in its server, under its own name."""
     usual = candidate("onnx-fp32")
     others = [
-        {**usual, "candidate": "onnx-fp32@openvino", "backend": "openvino"},
+        {
+            **usual,
+            "candidate": "onnx-fp32@openvino+batching=2:0.001",
+            "backend": "openvino",
+            "options": asdict(RuntimeOptions(batching=Batching(2, 0.001))),
+        },
         {**usual, "candidate": "onnx-fp32+instances=2", "options": asdict(RuntimeOptions(instances=2))},
     ]
     names = [usual["candidate"], *(each["candidate"] for each in others)]
@@ -185,12 +190,15 @@ def test_one_variant_competes_on_two_backends_and_with_other_options(tmp_path: P
     rows = {row["candidate"]: row for row in _report(context)["candidates"]}
     assert list(rows) == names
     ran = {name: row["measured"]["runtime"] for name, row in rows.items()}
-    assert ran["onnx-fp32@openvino"]["runtime"] == "openvino"
+    assert ran[names[1]]["runtime"] == "openvino"
     assert (ran[names[0]]["threads"], ran[names[2]]["threads"]) == (2, 1)
 
     served = step_context(tmp_path / "server", {**inputs, "runtime": context.output}, [usual, *others])
     server_benchmark.benchmark(served)
-    fates = {row["candidate"]: row["fate"] for row in _report(served, ServerReport)["candidates"]}
+    rows = {row["candidate"]: row for row in _report(served, ServerReport)["candidates"]}
+    fates = {name: row["fate"] for name, row in rows.items()}
     assert list(fates) == names
-    assert fates["onnx-fp32@openvino"] == "measured"
+    assert fates[names[1]] == "measured"
+    settings = rows[names[1]]["settings"]
+    assert (settings["max_batch_size"], settings["max_delay"]) == (2, 0.001)
     assert "measured" in {fates[names[0]], fates[names[2]]}

@@ -109,6 +109,31 @@ def test_an_option_that_a_backend_does_not_support_is_refused(loaded: LoadedSpec
     assert reason == "openvino has no option `graph_optimization`"
 
 
+@pytest.mark.parametrize(
+    ("key", "options", "reason"),
+    [
+        (
+            "serving: {batching: {max_size: 4}}",
+            RuntimeOptions(batching=Batching(8, 0.0)),
+            "`serving.batching` sets another batching",
+        ),
+        (
+            "hardware: {accelerator: cuda}",
+            RuntimeOptions(execution_provider="CPUExecutionProvider"),
+            "`hardware.accelerator` sets the execution provider",
+        ),
+    ],
+)
+def test_an_option_that_the_spec_sets_is_refused(
+    tmp_path: Path, found: list[Candidate], key: str, options: RuntimeOptions, reason: str
+) -> None:
+    (tmp_path / "spec.yaml").write_text(SPEC + key + "\n", encoding="utf-8")
+    spec = load_spec(tmp_path / "spec.yaml")
+    signature = planned_model(spec, None).signature
+    assert refusal(replace(found[0], options=options), spec.spec, signature, {}) == reason
+    assert refusal(found[0], spec.spec, signature, {}) is None
+
+
 INT8 = FORMATS["onnx"].precisions["int8"]
 
 
