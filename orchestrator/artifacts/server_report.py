@@ -178,7 +178,7 @@ class CandidateServerResult(CandidateIdentity):
 
     Attributes:
         reason: a sentence without a full stop; empty if it was measured.
-        error: what failed, if its fate is `out of memory` or `failed`.
+        error: what failed, or what is missing to start the server here.
         settings: of its server, even if it cannot be started here; None if it was not to be started.
         measured: None unless that is its fate.
     """

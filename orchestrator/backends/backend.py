@@ -17,7 +17,15 @@ from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, RuntimeOptions
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Backend", "InProcess", "Launch", "Program", "Server", "ServingBackend", "ServingSettings"]
+__all__ = ["Backend", "InProcess", "Launch", "Program", "Server", "ServingBackend", "ServingSettings", "Unavailable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Why a server cannot be started on this machine, and what to do; both without a full stop."""
+
+    reason: str
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +252,7 @@ class ServingBackend(Backend):
         return False
 
     @abstractmethod
-    def unavailable(self, devices: int = 0) -> str | None:
+    def unavailable(self, devices: int = 0) -> Unavailable | None:
         """Why it cannot be started on this machine with this number of CUDA devices; None if it can."""
 
     def present(self, devices: int = 0) -> Mapping[str, Any] | bool:  # noqa: ARG002

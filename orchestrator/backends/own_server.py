@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backends.backend import Launch, Server, ServingBackend
+from orchestrator.backends.backend import Launch, Server, ServingBackend, Unavailable
 from orchestrator.backends.folder import (
     body_limit,
     copy_file,
@@ -68,11 +68,11 @@ class OwnServer(ServingBackend):
     def session_settings(self, settings: ServingSettings) -> Mapping[str, Any]:
         """The settings of `server.json` for the runtime and its devices."""
 
-    def unavailable(self, devices: int = 0) -> str | None:  # noqa: ARG002 - the server reports missing devices itself
+    def unavailable(self, devices: int = 0) -> Unavailable | None:  # noqa: ARG002 - the server reports missing devices itself
         """A package of the server that is missing, with the command that installs it."""
         for module, extra in self.modules.items():
             if importlib.util.find_spec(module) is None:
-                return f"the package {module} is not installed; run: pip install 'mlo[{extra}]'"
+                return Unavailable(f"the package {module} is not installed", f"pip install 'mlo[{extra}]'")
         return None
 
     def devices(self, folder: Path) -> int:

@@ -117,14 +117,11 @@ def server(name: str) -> list[Finding]:
     from orchestrator.backends.table import serving_backend  # noqa: PLC0415 - imports numpy, which core() checks first
 
     known = serving_backend(name)
-    reason = known.unavailable()
-    if reason is None:
+    lacking = known.unavailable()
+    if lacking is None:
         return [Finding(name, "ok", f"can run; serves {', '.join(known.formats)}")]
-    found, _, remedy = reason.partition("; ")
     lost = f"{', '.join(known.formats)} variants are neither measured in their server nor deployed on this machine"
-    return [
-        Finding(name, "missing", found, lost, remedy.removeprefix("run: ") or "fix this, then run `mlo doctor` again")
-    ]
+    return [Finding(name, "missing", lacking.reason, lost, lacking.remedy)]
 
 
 def _requirements() -> Iterator[_Requirement]:

@@ -23,6 +23,7 @@ from orchestrator.artifacts.server_report import (
 )
 from orchestrator.backends.backend import ServingBackend, ServingSettings
 from orchestrator.backends.table import backend
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import cpu_share, other_cpus
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.measure.failure import MeasureError
@@ -161,8 +162,10 @@ class _Benchmark:
             return ServerResult("no server", "it runs on devices, not in a server", chosen)
         if reason := served_by.refuses(self.signature):  # the dtypes of outputs are only known since the model was run
             return ServerResult("failed", f"{served_by.name} cannot serve it: {reason}", None)
-        if reason := served_by.unavailable(settings.devices):
-            return ServerResult("no server", f"{served_by.name} cannot be started here: {reason}", chosen)
+        if lacking := served_by.unavailable(settings.devices):
+            message = f"{served_by.name} cannot be started here"
+            error = Diagnostic("E616", message, cause=lacking.reason, remedy=lacking.remedy)
+            return ServerResult("no server", error.sentence, chosen, error=error)
         if not self.parameters.servers[served_by.name]:
             # The step's key says that this server is not measured; with a server, the step gets another key.
             return ServerResult(

@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 
+_INTERVAL = 0.95
+"""The confidence of intervals."""
+
 FEWEST_ROUNDS = 6
 """Pairs of measurements that the sign test needs for a 95 % interval."""
 
@@ -113,10 +116,8 @@ def percentile(samples: Sequence[float], quantile: float) -> float:
     return sorted(samples)[math.ceil(wanted * len(samples)) - 1]
 
 
-def percentile_interval(
-    samples: Sequence[float], quantile: float, confidence: float = 0.95
-) -> tuple[float, float | None]:
-    """The distribution-free confidence interval of a percentile; both ends are samples.
+def percentile_interval(samples: Sequence[float], quantile: float) -> tuple[float, float | None]:
+    """The distribution-free 95 % confidence interval of a percentile; both ends are samples.
 
     The number of samples below the true percentile is binomial, which gives the ranks (Conover, Practical Nonparametric
     Statistics, 3.2).
@@ -124,7 +125,6 @@ def percentile_interval(
     Args:
         samples: raw values, in any order.
         quantile: in (0, 1).
-        confidence: of the interval.
 
     Returns:
         Both ends; with too few samples, 0 and None.
@@ -134,7 +134,7 @@ def percentile_interval(
     """
     if not samples:
         raise ValueError("a percentile needs at least one sample")
-    ordered, size, risk = sorted(samples), len(samples), (1 - confidence) / 2
+    ordered, size, risk = sorted(samples), len(samples), (1 - _INTERVAL) / 2
     # Both tails are computed from the samples above, which are few for high percentiles.
     above = 0
     while above < size and binomial_at_most(above, size, 1 - quantile) <= risk:
@@ -211,17 +211,16 @@ def quantile_test(
     return QuantileTest("inconclusive", samples, over, samples_to_meet(over, quantile, confidence) - samples)
 
 
-def compare_rounds(times: Sequence[float], other: Sequence[float], confidence: float = 0.95) -> Comparison:
+def compare_rounds(times: Sequence[float], other: Sequence[float]) -> Comparison:
     """Compare two models that were measured in interleaved rounds, so that drift affects both of a pair.
 
     The interval is that of the sign test: between the k-th smallest and the k-th largest ratio, with the largest k for which
-    it covers the median with at least `confidence`, for any distribution (Conover, Practical Nonparametric Statistics, 3.2).
+    it covers the median with at least 95 %, for any distribution (Conover, Practical Nonparametric Statistics, 3.2).
     Fewer than six rounds cannot give 95 %.
 
     Args:
         times: one value for each round, seconds.
         other: of the other model, for the same rounds in the same order.
-        confidence: of the interval.
 
     Raises:
         ValueError: the numbers of rounds differ, or there are none.
@@ -230,7 +229,7 @@ def compare_rounds(times: Sequence[float], other: Sequence[float], confidence: f
     if not ratios:
         raise ValueError("a comparison needs at least one round")
     rank = 0
-    while 2 * binomial_at_most(rank, len(ratios), 0.5) <= 1 - confidence:
+    while 2 * binomial_at_most(rank, len(ratios), 0.5) <= 1 - _INTERVAL:
         rank += 1
     if rank == 0:
         return Comparison(median(ratios), 0.0, math.inf, len(ratios))

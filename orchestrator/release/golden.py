@@ -29,6 +29,7 @@ _BATCHED_BYTES = 4 * 2**20
 """Bytes of inputs that are sent in batches; as JSON they are about five times as many."""
 _AT_ONCE = 4
 """Requests of one row under way together, so that a server which batches has something to mix up."""
+_REQUEST_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,6 @@ def check_golden(
     *,
     precision: str,
     rows: int = 32,
-    timeout: float = 60.0,
 ) -> GoldenReport:
     """Send samples to a server, one by one and in batches, and judge its answers by the gates of `verify`.
 
@@ -112,7 +112,6 @@ def check_golden(
         gates: what the spec sets for `precision`; the rest is the precision's default.
         precision: of the variant that is served.
         rows: samples that are sent alone.
-        timeout: seconds for one request.
 
     Raises:
         DeployFailed: E608 an answer is not within the gates; E609 a request failed.
@@ -122,7 +121,7 @@ def check_golden(
     def send(chosen: slice | int) -> dict[str, Array]:
         inputs = {key: np.ascontiguousarray(array[chosen]) for key, array in golden.inputs.items()}
         try:
-            answer = infer(base_url, backend, name, inputs, signature=golden.signature, timeout=timeout)
+            answer = infer(base_url, backend, name, inputs, signature=golden.signature, timeout=_REQUEST_SECONDS)
         except DeployFailed as failed:
             error = failed.diagnostics[0]
             raise DeployFailed(

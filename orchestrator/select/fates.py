@@ -174,4 +174,4 @@ def _server_fate(result: CandidateServerResult | None, backend: str, runtime_lev
                 return None
             if not BACKENDS[backend].served:
                 return "for devices", f"{result.reason}; to use it, set `deploy: {{target: folder, path: ...}}`"
-            return "not measured", result.reason
+            return "not measured", result.reason, result.error

@@ -183,13 +183,14 @@ def _files(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnost
                 if of_folders and folder.resolve().is_relative_to(file.resolve()):
                     yield _inside(root, path, file)
                 continue
-            problem = "does not exist" if not file.exists() else "is a folder" if file.is_dir() else "is a file"
+            exists = file.exists()
+            problem = "does not exist" if not exists else "is a folder" if file.is_dir() else "is a file"
         except OSError as error:
-            problem = f"cannot be read: {error.strerror}"
-        if path[-1] == "weights" and problem.startswith("is a "):
+            exists, problem = None, f"cannot be read: {error.strerror}"
+        if path[-1] == "weights" and exists:
             yield _other_kind(root, path, file, kind, of_folders=of_folders)
             continue
-        near = similar_file(file) if problem == "does not exist" else None
+        near = similar_file(file) if exists is False else None
         yield Diagnostic(
             "E124",
             f"file {quoted(name)} {problem}",
@@ -259,7 +260,7 @@ def _without_effect(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
     for path in paths:
         found = find(root, path)
         # Defaults of the platform apply to all specs; they are not a mistake in this one.
-        if found.depth == len(path) and not found.node.layer.startswith("platform "):
+        if found.depth == len(path) and found.node.layer.kind != "platform":
             yield Diagnostic(
                 "W104",
                 f"`{'.'.join(map(str, path))}` has no effect here",

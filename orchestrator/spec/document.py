@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.diagnostics import Diagnostic, Span
 from orchestrator.spec.source_text import SourceText, read_source
-from orchestrator.spec.yaml_tree import Entry, Node, parse_tree
+from orchestrator.spec.yaml_tree import Entry, Layer, Node, parse_tree
 
 __all__ = ["Found", "SpecDocument", "SpecPath", "find", "read_document", "span_of"]
 
@@ -104,7 +104,7 @@ class SpecDocument:
         return span_of(self.root, path, key=key)
 
 
-def read_document(path: str | Path, layer: str, shown: str | None = None) -> SpecDocument:
+def read_document(path: str | Path, layer: Layer, shown: str | None = None) -> SpecDocument:
     """Read and parse one YAML file.
 
     Args:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.spec.yaml_tree import Entry, Node, quoted
+from orchestrator.spec.yaml_tree import SPEC, Entry, Layer, Node, quoted
 
-__all__ = ["FIXED_SECTIONS", "SPEC", "fixed_keys", "overlaid", "relabelled", "with_entry", "without"]
+__all__ = ["FIXED_SECTIONS", "fixed_keys", "overlaid", "relabelled", "with_entry", "without"]
 
-SPEC = "spec"
 
 FIXED_SECTIONS = frozenset({"apiVersion", "kind", "model", "environments"})
 """Sections that environments and platform defaults cannot change: the model is the same everywhere."""
@@ -46,7 +45,7 @@ def _changes_kind(lower: Node, upper: Node) -> bool:
     return False
 
 
-def relabelled(node: Node, layer: str) -> Node:
+def relabelled(node: Node, layer: Layer) -> Node:
     """The same tree, attributed to `layer`."""
     entries = node.entries and {k: replace(e, value=relabelled(e.value, layer)) for k, e in node.entries.items()}
     items = node.items and [relabelled(item, layer) for item in node.items]

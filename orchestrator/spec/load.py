@@ -14,14 +14,14 @@ from orchestrator.diagnostics import Diagnostic, Span
 from orchestrator.errors import SpecInvalid
 from orchestrator.spec.checks import checked
 from orchestrator.spec.document import SpecDocument, SpecPath, find, read_document, span_of
-from orchestrator.spec.layers import SPEC, fixed_keys, overlaid, relabelled, without
+from orchestrator.spec.layers import fixed_keys, overlaid, relabelled, without
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.schema import json_schema
 from orchestrator.spec.signature import batch_dimension
 from orchestrator.spec.types import ENVIRONMENT_NAME, EXPECTS
 from orchestrator.spec.validation import in_order, validated
-from orchestrator.spec.yaml_tree import Node, quoted
+from orchestrator.spec.yaml_tree import SPEC, Layer, Node, quoted
 
 if TYPE_CHECKING:
     from orchestrator.spec.platform import Platform, Rules
@@ -199,7 +199,7 @@ def _environments(root: Node) -> tuple[dict[str, Node], list[Diagnostic]]:
             fixed = fixed_keys(entry.value, "an environment")
             problems += fixed
             if not fixed:
-                overlays[name] = relabelled(entry.value, f"environment {name}")
+                overlays[name] = relabelled(entry.value, Layer("environment", name))
     return overlays, problems
 
 

@@ -13,7 +13,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
 from orchestrator.spec.document import read_document
 from orchestrator.spec.gates import GATES
-from orchestrator.spec.layers import SPEC, fixed_keys, overlaid, without
+from orchestrator.spec.layers import fixed_keys, overlaid, without
 from orchestrator.spec.models import BackendName, DeployTarget, Format, ModelDeployment
 from orchestrator.spec.schema import closed, json_schema, partial
 from orchestrator.spec.source_models import SourceKind
@@ -21,7 +21,7 @@ from orchestrator.spec.source_text import SourceText
 from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import Cpus, ImageRef, LabelKey, Name, RegistryPrefix, Size
 from orchestrator.spec.validation import in_order, validated
-from orchestrator.spec.yaml_tree import Node, parse_tree
+from orchestrator.spec.yaml_tree import SPEC, Layer, Node, parse_tree
 
 __all__ = [
     "Limits",
@@ -125,7 +125,7 @@ def load_platform(path: str | Path, shown: str | None = None) -> Platform:
         SpecInvalid: with all its problems.
     """
     shown = shown or str(path)
-    document = read_document(path, f"platform {shown}", shown)
+    document = read_document(path, Layer("platform", shown), shown)
     root = document.root
     problems = list(document.problems)
     file, found = validated(without(root, "defaults"), _PlatformFile, platform_schema)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -16,10 +16,25 @@ from orchestrator.spec.yaml_syntax import syntax_error
 if TYPE_CHECKING:
     from orchestrator.spec.source_text import SourceText
 
-__all__ = ["MAX_DEPTH", "MAX_NODES", "Entry", "Node", "parse_tree", "quoted"]
+__all__ = ["MAX_DEPTH", "MAX_NODES", "SPEC", "Entry", "Layer", "Node", "parse_tree", "quoted"]
 
 MAX_DEPTH = 64
 MAX_NODES = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Where a value comes from; `name` is the platform's file or the environment's name."""
+
+    kind: Literal["spec", "platform", "environment"]
+    name: str = ""
+
+    def __str__(self) -> str:
+        """As messages have it: `platform mlo-platform.yaml`."""
+        return f"{self.kind} {self.name}".rstrip()
+
+
+SPEC = Layer("spec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +45,7 @@ class Node:
         data: plain Python: text, numbers, booleans, None, lists, dicts with text keys. Treat it as read-only, since
             an alias shares it with its anchor.
         source: the file that contains it.
-        layer: where it comes from: "spec", "platform FILE" or "environment NAME".
+        layer: where it comes from.
         start, end: offsets into the file's text.
         plain: a scalar written without quotes.
         entries: a mapping's keys in order; None if this is not a mapping.
@@ -40,7 +55,7 @@ class Node:
 
     data: Any
     source: SourceText
-    layer: str
+    layer: Layer
     start: int
     end: int
     plain: bool = False
@@ -97,7 +112,7 @@ def quoted(value: object) -> str:
     return f"`{text}`" if text.isprintable() else f"`{text.encode('unicode_escape').decode('ascii')}`"
 
 
-def parse_tree(source: SourceText, layer: str) -> tuple[Node, list[Diagnostic]]:
+def parse_tree(source: SourceText, layer: Layer) -> tuple[Node, list[Diagnostic]]:
     """Parse one YAML document whose root is a mapping.
 
     Returns:
@@ -150,7 +165,7 @@ class _Open:
 class _Builder:
     """Handles parser events one by one, without recursion, so that deep nesting cannot exhaust the stack."""
 
-    def __init__(self, source: SourceText, layer: str) -> None:
+    def __init__(self, source: SourceText, layer: Layer) -> None:
         self.root: Node | None = None
         self.problems: list[Diagnostic] = []
         self._source = source

@@ -64,4 +64,4 @@ def test_for_a_gpu_an_image_for_gpus_is_used(
         assert local_image(1) == chosen
         told = TENSORFLOW_SERVING.unavailable(1)
     assert (told is None) == (chosen is not None)
-    assert told is None or told.endswith("run: docker pull tensorflow/serving:2.20.0-gpu")
+    assert told is None or told.remedy == "docker pull tensorflow/serving:2.20.0-gpu"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from orchestrator.backends.backend import Program, ServingSettings
+from orchestrator.backends.backend import Program, ServingSettings, Unavailable
 from orchestrator.backends.tensorflow_serving import local
 from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
 from orchestrator.backends.tensorflow_serving.config import read_models_config
@@ -63,9 +63,10 @@ def test_the_program_on_the_path_is_enough(put: Put) -> None:
 
 @pytest.mark.usefixtures("put")
 def test_without_program_and_engine_both_are_named() -> None:
-    assert TENSORFLOW_SERVING.unavailable() == (
+    assert TENSORFLOW_SERVING.unavailable() == Unavailable(
         "tensorflow_model_server is not on the PATH, and there is no Docker Engine to run its image "
-        f"(there is no Docker Engine at {NO_ENGINE}); install one of them"
+        f"(there is no Docker Engine at {NO_ENGINE})",
+        "install one of them",
     )
 
 
@@ -74,7 +75,7 @@ def test_an_engine_that_does_not_respond_is_reported(engine: FakeEngine) -> None
     engine.refuses = "the daemon is shutting down"
     told = TENSORFLOW_SERVING.unavailable()
     assert told is not None
-    assert told.endswith("did not list its images: the daemon is shutting down")
+    assert told.reason.endswith("did not list its images: the daemon is shutting down")
 
 
 @pytest.mark.usefixtures("put")
@@ -94,7 +95,8 @@ def test_an_image_in_the_engine_is_used_and_none_is_pulled(
     assert local_image() == chosen
     told = TENSORFLOW_SERVING.unavailable()
     assert (told is None) == (chosen is not None)
-    assert told is None or told.endswith("has no image of it; run: docker pull tensorflow/serving:2.20.0")
+    assert told is None or told.reason.endswith("has no image of it")
+    assert told is None or told.remedy == "docker pull tensorflow/serving:2.20.0"
 
 
 def test_the_version_of_the_program_is_the_one_it_prints(put: Put) -> None:
@@ -126,7 +128,7 @@ def test_the_engine_is_queried_once_with_a_short_timeout(engine: FakeEngine) -> 
     for _ in range(3):
         told = TENSORFLOW_SERVING.unavailable()
         assert told is not None
-        assert told.endswith("did not list its images: no answer within 2 s")
+        assert told.reason.endswith("did not list its images: no answer within 2 s")
         assert TENSORFLOW_SERVING.program() is None
     assert time.monotonic() - began < 5
     assert len(engine.asked) == 1

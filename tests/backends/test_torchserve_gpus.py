@@ -187,4 +187,6 @@ def test_torchserve_is_not_started_if_it_cannot_count_gpus(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert TORCHSERVE.unavailable(1) == reason
+    found = TORCHSERVE.unavailable(1)
+    assert found is not None
+    assert f"{found.reason}; {found.remedy}" == reason

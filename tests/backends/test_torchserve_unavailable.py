@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backends.backend import Unavailable
 from orchestrator.backends.torchserve.backend import TORCHSERVE
 
 
@@ -18,14 +19,15 @@ def _java(folder: Path, answer: str) -> None:
 
 def test_without_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert TORCHSERVE.unavailable() == "java is not on the PATH; install a Java runtime, version 17 or later"
+    newer = "install a Java runtime, version 17 or later"
+    assert TORCHSERVE.unavailable() == Unavailable("java is not on the PATH", newer)
 
 
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        ('openjdk version "11.0.2" 2019-01-15', "is Java 11; install a Java runtime, version 17 or later"),
-        ('java version "1.8.0_291"', "is Java 8; install"),
+        ('openjdk version "11.0.2" 2019-01-15', "is Java 11"),
+        ('java version "1.8.0_291"', "is Java 8"),
         ("nothing of use", "does not print its version"),
     ],
 )
@@ -34,7 +36,8 @@ def test_with_an_unsuitable_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     reason = TORCHSERVE.unavailable()
     assert reason is not None
-    assert told in reason
+    assert told in reason.reason
+    assert reason.remedy == "install a Java runtime, version 17 or later"
 
 
 @pytest.mark.parametrize("answer", ['openjdk version "17.0.15" 2025-04-15', 'openjdk version "21" 2023-09-19'])
@@ -48,4 +51,4 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     reason = TORCHSERVE.unavailable()
     assert reason is not None
-    assert "pip install 'mlo[torchserve]'" in reason
+    assert reason.remedy == "pip install 'mlo[torchserve]'"

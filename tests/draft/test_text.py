@@ -16,6 +16,7 @@ from orchestrator.draft.propose import ProposedModel, proposed_model
 from orchestrator.draft.text import SpecDraft, StateDict, spec_text
 from orchestrator.errors import StepFailed
 from orchestrator.spec.document import read_document
+from orchestrator.spec.yaml_tree import SPEC
 from tests.artifacts.made import inspection
 
 
@@ -103,7 +104,7 @@ def test_every_text_survives_a_round_trip(tmp_path: Path, value: str) -> None:
     written = f"key: {scalar(value)}\nflow: {{a: {scalar(value)}}}\n"
     assert yaml.safe_load(written) == {"key": value, "flow": {"a": value}}
     (tmp_path / "x.yaml").write_text(written)
-    assert read_document(tmp_path / "x.yaml", "spec").data == {"key": value, "flow": {"a": value}}
+    assert read_document(tmp_path / "x.yaml", SPEC).data == {"key": value, "flow": {"a": value}}
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\x85", "\u2028", "\u2029", "\x0b", "\x1b"])
@@ -118,7 +119,7 @@ def test_no_text_from_a_model_becomes_a_key_of_the_spec(tmp_path: Path, end: str
         assert "evil" not in yaml.safe_load(text)
         assert all(line.isprintable() for line in text.split("\n"))
         (tmp_path / "x.yaml").write_text(text, "utf-8")
-        assert "evil" not in read_document(tmp_path / "x.yaml", "spec").data
+        assert "evil" not in read_document(tmp_path / "x.yaml", SPEC).data
     written = yaml.safe_load(text_of(model))["model"]
     assert written["inputs"][0]["tensor"] == name
     assert set(written) == {"source", "inputs", "outputs", "dims"}

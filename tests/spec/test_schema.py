@@ -17,6 +17,7 @@ from orchestrator.spec.catalogue import codes, explain
 from orchestrator.spec.document import read_document
 from orchestrator.spec.platform import platform_schema
 from orchestrator.spec.schema import json_schema
+from orchestrator.spec.yaml_tree import SPEC
 from tests.spec.conftest import BASE, Load
 
 ROOT = Path(orchestrator.__file__).parents[1]
@@ -117,7 +118,7 @@ def test_mlo_and_the_schema_agree(load: Load, text: str) -> None:
     except SpecInvalid as error:
         told = [each.message for each in error.diagnostics]
     # PyYAML reads some scalars otherwise than mlo, so the schema judges what mlo read.
-    data = read_document("spec.yaml", "spec").data
+    data = read_document("spec.yaml", SPEC).data
     problems = [each.message for each in jsonschema.Draft202012Validator(json_schema()).iter_errors(data)]
     assert bool(told) == bool(problems), (told, problems)
 

@@ -14,12 +14,12 @@ from orchestrator.cli.report import render_github, render_text
 from orchestrator.errors import SpecInvalid
 from orchestrator.spec.load import load_spec
 from orchestrator.spec.source_text import source_from_bytes
-from orchestrator.spec.yaml_tree import parse_tree
+from orchestrator.spec.yaml_tree import SPEC, parse_tree
 from tests.spec.conftest import BASE, Load, Shown
 
 
 def data_of(text: str) -> object:
-    root, problems = parse_tree(source_from_bytes("x.yaml", text.encode()), "spec")
+    root, problems = parse_tree(source_from_bytes("x.yaml", text.encode()), SPEC)
     assert problems == []
     return root.data
 

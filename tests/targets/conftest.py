@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from orchestrator.backends.backend import InProcess, Launch, ServingBackend, ServingSettings
+from orchestrator.backends.backend import InProcess, Launch, ServingBackend, ServingSettings, Unavailable
 from orchestrator.targets.local.control import ask
 from orchestrator.targets.local.messages import Status
 from orchestrator.targets.local.target import LocalTarget
@@ -34,13 +34,13 @@ class StandIn(ServingBackend):
     options: frozenset[str] = frozenset()
     tools: tuple[str, ...] = ()
     least_startup = 1
-    missing: str | None = None
+    missing: Unavailable | None = None
     present_for = 0
     """With how many devices it can be started."""
 
-    def unavailable(self, devices: int = 0) -> str | None:
+    def unavailable(self, devices: int = 0) -> Unavailable | None:
         if devices != self.present_for:
-            return f"there is no image for {devices} GPUs"
+            return Unavailable(f"there is no image for {devices} GPUs", "build one")
         return self.missing
 
     def devices(self, folder: Path) -> int:

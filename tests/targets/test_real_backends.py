@@ -108,7 +108,7 @@ def test_a_real_server_is_deployed_proven_and_replaced(
     server = serving_backend(name)
     missing = server.unavailable()
     if missing is not None:
-        pytest.skip(missing)
+        pytest.skip(missing.reason)
     endpoint = target.prepare()
     x = np.ones((1, 3), np.float32)
     live = None

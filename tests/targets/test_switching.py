@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from orchestrator.backends.backend import Unavailable
 from orchestrator.errors import Busy, DeployFailed
 from orchestrator.targets.target import Release
 
@@ -157,10 +158,12 @@ def test_the_same_revision_from_another_folder_is_refused_as_busy(deployment: De
 
 def test_a_missing_backend_is_reported_before_anything_starts(deployment: Deployment, stand_in: StandIn) -> None:
     deployment.target.prepare()
-    stand_in.missing = "no Java 17 on the PATH"
+    stand_in.missing = Unavailable("no Java 17 on the PATH", "install Java")
     with pytest.raises(DeployFailed) as failure:
         deployment.start(1)
-    assert (failure.value.diagnostics[0].code, failure.value.diagnostics[0].cause) == ("E616", stand_in.missing)
+    found = failure.value.diagnostics[0]
+    assert (found.code, found.cause) == ("E616", "no Java 17 on the PATH")
+    assert found.remedy.startswith("install Java; ")
 
 
 def test_a_backend_is_checked_for_the_devices_of_its_folder(deployment: Deployment, stand_in: StandIn) -> None:

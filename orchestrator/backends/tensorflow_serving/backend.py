@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backends.backend import InProcess, Launch, Program, Server, ServingBackend
+from orchestrator.backends.backend import InProcess, Launch, Program, Server, ServingBackend, Unavailable
 from orchestrator.backends.folder import copy_file, json_text, model_file, read_json, write_file
 from orchestrator.backends.tensorflow_serving import config
 from orchestrator.backends.tensorflow_serving.local import (
@@ -82,7 +82,7 @@ class TensorFlowServing(ServingBackend):
             "`serving.replicas`"
         )
 
-    def unavailable(self, devices: int = 0) -> str | None:
+    def unavailable(self, devices: int = 0) -> Unavailable | None:
         """Neither `tensorflow_model_server` on the PATH nor its image in a Docker Engine, with what to do."""
         return missing(devices)
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from orchestrator.backends.backend import Program
+from orchestrator.backends.backend import Program, Unavailable
 from orchestrator.backends.folder import write_file
 from orchestrator.backends.tensorflow_serving.config import (
     FLAGS_FILE,
@@ -87,18 +87,23 @@ class _Engine:
     failure: str | None = None
 
 
-def missing(devices: int = 0) -> str | None:
+def missing(devices: int = 0) -> Unavailable | None:
     """Why no server can be started on this machine with this number of GPUs, and what to do; None if one can."""
     if shutil.which(PROGRAM) is not None:
         return None
     lacking = f"{PROGRAM} is not on the PATH"
     engine = _engine(_host(), _SECONDS)
     if engine.absence is not None:
-        return f"{lacking}, and there is no Docker Engine to run its image ({engine.absence}); install one of them"
+        return Unavailable(
+            f"{lacking}, and there is no Docker Engine to run its image ({engine.absence})", "install one of them"
+        )
     if engine.failure is not None:
-        return f"{lacking}, and the Docker Engine did not list its images: {engine.failure}"
+        return Unavailable(
+            f"{lacking}, and the Docker Engine did not list its images: {engine.failure}",
+            "fix the Docker Engine; `docker images` shows the same",
+        )
     if local_image(devices) is None:
-        return f"{lacking}, and the Docker Engine has no image of it; run: docker pull {_rendered(devices)}"
+        return Unavailable(f"{lacking}, and the Docker Engine has no image of it", f"docker pull {_rendered(devices)}")
     return None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from orchestrator.backends.backend import InProcess, Launch, Server, ServingBackend
+from orchestrator.backends.backend import InProcess, Launch, Server, ServingBackend, Unavailable
 from orchestrator.backends.folder import copy_file, json_text, model_file, read_json, write_file
 from orchestrator.backends.torchserve import config
 from orchestrator.spec.signature import Signature
@@ -61,21 +61,22 @@ class TorchServe(ServingBackend):
         runs_from_tmp=True,  # native libraries
     )
 
-    def unavailable(self, devices: int = 0) -> str | None:
+    def unavailable(self, devices: int = 0) -> Unavailable | None:
         """No Java or too old a Java, no package `torchserve`, or no way to count GPUs; each with what to do."""
         if importlib.util.find_spec("ts") is None:
-            return "the package torchserve is not installed; run: pip install 'mlo[torchserve]'"
+            return Unavailable("the package torchserve is not installed", "pip install 'mlo[torchserve]'")
         if devices and (reason := _cannot_count_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))):
             return reason
+        newer = f"install a Java runtime, version {_JAVA} or later"
         java = shutil.which("java")
         if java is None:
-            return f"java is not on the PATH; install a Java runtime, version {_JAVA} or later"
+            return Unavailable("java is not on the PATH", newer)
         answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)
         found = re.search(r'version "(?:1\.)?(\d+)', answer.stderr + answer.stdout)
         if found is None:
-            return f"{java} does not print its version; install a Java runtime, version {_JAVA} or later"
+            return Unavailable(f"{java} does not print its version", newer)
         if int(found[1]) < _JAVA:
-            return f"{java} is Java {found[1]}; install a Java runtime, version {_JAVA} or later"
+            return Unavailable(f"{java} is Java {found[1]}", newer)
         return None
 
     def present(self, devices: int = 0) -> bool:  # noqa: ARG002
@@ -127,14 +128,16 @@ class TorchServe(ServingBackend):
         return f"/predictions/{name}/1/ready"
 
 
-def _cannot_count_gpus(visible: str | None) -> str | None:
+def _cannot_count_gpus(visible: str | None) -> Unavailable | None:
     """Why TorchServe cannot count GPUs; `visible` is `CUDA_VISIBLE_DEVICES`, which it parses as numbers if it is set."""
     if visible:
         if all(number.isdecimal() for number in visible.split(",")):
             return None
-        return f"TorchServe only accepts numbers in CUDA_VISIBLE_DEVICES, but it is {visible!r}; set GPU numbers"
+        reason = f"TorchServe only accepts numbers in CUDA_VISIBLE_DEVICES, but it is {visible!r}"
+        return Unavailable(reason, "set GPU numbers")
     if shutil.which("nvidia-smi") is None:
-        return "nvidia-smi, with which TorchServe counts GPUs, is not on the PATH; install it with NVIDIA's driver"
+        reason = "nvidia-smi, with which TorchServe counts GPUs, is not on the PATH"
+        return Unavailable(reason, "install it with NVIDIA's driver")
     return None
 
 

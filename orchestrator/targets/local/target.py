@@ -371,8 +371,8 @@ class LocalTarget:
                 Diagnostic(
                     "E616",
                     f"{recipe.backend} cannot be started on this machine",
-                    cause=missing,
-                    remedy="install what is missing, or choose another `serving: backend:`",
+                    cause=missing.reason,
+                    remedy=f"{missing.remedy}; or choose another `serving: backend:`",
                 )
             )
         port = self._ask("POST", "/ports", ReservedPorts).port
