@@ -1,4 +1,4 @@
-"""What all tests share: tests that need the machine to themselves get it, and what was not tested is said at the end."""
+"""Shared by all tests: exclusive use of the machine for tests that need it, and a summary of what was not tested."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-# Programs that `make tools` brings lie beside the interpreter.
+# Programs that `make tools` installs are beside the interpreter.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 _REMEDIES = {
@@ -24,7 +24,7 @@ _REMEDIES = {
     "Docker Engine": "apt-get install docker.io, then start it",
     "Java": "apt-get install openjdk-17-jre-headless",
 }
-"""A word of a test's reason to be skipped → the command that brings what it lacks."""
+"""A word in the reason of a skipped test → the command that installs what it needs."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -36,7 +36,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     folder = Path(tempfile.gettempdir(), f"mlo-tests-{run}")
     folder.mkdir(exist_ok=True)
     with _locked(folder / "turnstile.lock", fcntl.LOCK_EX) as passed:
-        # Who wants to be alone waits in the turnstile, so that no test that comes later passes it by.
+        # A test that needs to run alone waits in the turnstile, so that later tests do not overtake it.
         alone = item.get_closest_marker("alone") is not None
         with _locked(folder / "machine.lock", fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
             fcntl.flock(passed, fcntl.LOCK_UN)
@@ -55,7 +55,7 @@ def _locked(path: Path, kind: int) -> Iterator[int]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was not tested here, and which command brings what it needs."""
+    """Print what was not tested here, and which command installs what it needs."""
     reasons: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", ()):
         where = report.longrepr

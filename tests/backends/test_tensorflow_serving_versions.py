@@ -1,4 +1,4 @@
-"""Folders with several versions: what stands in them, and what is refused."""
+"""Folders with several versions: their content, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TorchServe's defaults that bite, each with the setting that holds it back."""
+"""TorchServe's harmful defaults, each with the setting that replaces it."""
 
 from __future__ import annotations
 

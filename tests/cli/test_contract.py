@@ -1,4 +1,4 @@
-"""The contract of the command line: exit codes, what goes to which stream, one JSON document, no questions to nobody."""
+"""The contract of the command line: exit codes, what goes to which stream, one JSON document, no questions without a terminal."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def test_render_never_removes_what_it_did_not_write(mlo: Mlo, project: Path, lis
     told = mlo("render", "digits.yaml", "--output", "folder", "--force", code=64).stderr
     assert "was not written by `mlo render`" in told
     assert (folder / "sub" / "precious.txt").read_text() == "mine"
-    # A mark that lies cannot make it remove anything outside the folder, or a folder.
+    # A forged mark cannot make it remove anything outside the folder, or a folder.
     from orchestrator.cli.render import _remove_listed
 
     for line in (listed or "").splitlines():
@@ -336,7 +336,7 @@ def test_on_a_terminal_apply_shows_the_plan_and_accepts_a_no(project: Path) -> N
 
 def test_an_interrupt_exits_with_130_and_leaves_no_worker(project: Path) -> None:
     command = [sys.executable, "-P", "-m", "orchestrator.cli", "apply", "digits.yaml", "--yes"]
-    # A cache folder of its own: otherwise it would wait for a measurement of somebody else's.
+    # A separate cache folder: otherwise it would wait for another user's measurement.
     env = {**os.environ, "MLO_HOME": str(project / "home"), "XDG_CACHE_HOME": str(project / "cache")}
     with subprocess.Popen(
         command, cwd=project, env=env, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL

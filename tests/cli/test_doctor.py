@@ -1,4 +1,4 @@
-"""`mlo doctor` says what is there, what is missing and what that costs, changes nothing, and never hangs."""
+"""`mlo doctor` shows what is available, what is missing and what that affects, changes nothing, and never hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A full disk is told clearly, and loses nothing."""
+"""A full disk is reported clearly, and nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes from a model reaches the terminal as letters; a terminal obeys mlo's own styles alone."""
+"""Control characters from a model are escaped on a terminal; only mlo's own styles are kept."""
 
 from __future__ import annotations
 

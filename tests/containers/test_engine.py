@@ -1,4 +1,4 @@
-"""What is said of a Docker Engine that answers, one that refuses, one that keeps silent, and of none."""
+"""The messages about a Docker Engine that responds, one that refuses, one that does not respond, and none."""
 
 from __future__ import annotations
 

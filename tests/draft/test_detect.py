@@ -1,4 +1,4 @@
-"""What a path leads to is told from names and first bytes, and what is no model is told for what it is."""
+"""The kind of a model is detected from names and first bytes; a path that is not a model is refused with its kind."""
 
 from __future__ import annotations
 

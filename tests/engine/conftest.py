@@ -41,7 +41,7 @@ model:
 
 @dataclass
 class Project:
-    """A spec in a folder, a store, and a way to run steps."""
+    """A spec in a folder, a store, and a method to run steps."""
 
     folder: Path
     loaded: LoadedSpec

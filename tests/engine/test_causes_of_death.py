@@ -1,4 +1,4 @@
-"""A step that dies says of what, and where to look."""
+"""The cause of a step's death is reported, with where to look."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Releases into a folder that are killed, refused or interrupted: what is in use stays whole, and nothing is lost."""
+"""Releases into a folder that are killed, refused or interrupted: the revision in use stays complete, and nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that runs step functions and runtimes when it is told, for frameworks that this process must not import.
+"""A process that runs step functions and runtimes on demand, for frameworks that this process must not import.
 
 PyTorch is imported where the tests run, and TensorFlow never shares a process with it. One process for a whole session of
 tests, since importing TensorFlow takes seconds. `python -m tests.frameworks.step_process` reads a line of JSON for each job

@@ -15,7 +15,7 @@ from orchestrator.steps.context import StepError
 
 
 class SleepingRuntime:
-    """Sleeps `seconds` a call and `per_row` more for each row; takes memory or dies where it is told to."""
+    """Sleeps `seconds` a call and `per_row` more for each row; allocates memory or dies if requested."""
 
     def __init__(self, behaviour: Mapping[str, Any]) -> None:
         self._behaviour = behaviour

@@ -1,4 +1,4 @@
-"""Places of installed packages, with the files by which their builds are told."""
+"""Folders of installed packages, with the files that distinguish their builds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an installed package can use CUDA, told by its files."""
+"""Whether an installed package can use CUDA, according to its files."""
 
 from __future__ import annotations
 

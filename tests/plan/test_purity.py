@@ -1,4 +1,4 @@
-"""Compiling looks at nothing: the same plan comes from a made-up machine where every look at the real one fails."""
+"""Compiling does not look at the machine: the same plan results for a fake machine if every access to the real one fails."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def loaded(tmp_path: Path) -> LoadedSpec:
 
 @pytest.fixture
 def here(loaded: LoadedSpec) -> Here:
-    """A machine that nobody has."""
+    """A fictitious machine."""
     observed = observe_here(loaded)
     return replace(
         observed,

@@ -1,4 +1,4 @@
-"""A step's revision stands beside its function: raising one makes its own steps anew, and no others."""
+"""A step's revision is beside its function: raising it repeats that step, and no others."""
 
 from __future__ import annotations
 

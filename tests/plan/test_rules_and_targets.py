@@ -1,4 +1,4 @@
-"""What a platform's rules and the target leave of a plan: its candidates, and what a reviewer is told."""
+"""The effect of a platform's rules and of the target on a plan: its candidates and its notes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that no package brings, as a plan sees them: which one there is decides the key, and a reviewer is told of it."""
+"""Servers that are not in a package, in a plan: their identity is part of the key, and a note mentions them."""
 
 from __future__ import annotations
 

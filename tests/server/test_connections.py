@@ -1,4 +1,4 @@
-"""Slow, silent, vanished and very many clients: each is dropped in time, and memory stays bounded."""
+"""Slow, silent, vanished and very many clients: each is disconnected in time, and memory stays bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request whose JSON was read before is read as the first was, whatever its tensors and however it is cut."""
+"""A request whose JSON header is cached is read like the first one, for all tensors and chunks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is a 4xx or a closed connection, and the server goes on."""
+"""For any input, the answer is a 4xx or a closed connection, and the server keeps running."""
 
 from __future__ import annotations
 

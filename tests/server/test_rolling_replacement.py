@@ -24,7 +24,7 @@ DRAIN_S = 1.0
 
 @dataclass
 class Endpoints:
-    """What a Service is in Kubernetes: it probes every 50 ms and routes new connections to who is ready."""
+    """Like a Service in Kubernetes: it probes every 50 ms and routes new connections to a ready server."""
 
     servers: list[Running]
     ready: list[Running] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Endpoints:
 
 
 def http_client(endpoints: Endpoints, answered: list[int]) -> None:
-    """Requests one after another over a connection that is kept for as long as the server keeps it."""
+    """Requests one after another, over a connection that is kept as long as the server keeps it."""
     connection: http.client.HTTPConnection | None = None
     while not endpoints.stop.is_set():
         if connection is None:

@@ -26,7 +26,7 @@ SINGLY = Limits(max_rows=1, max_delay_s=0.0, queue_rows=64)
 
 
 class Device:
-    """A model on a device that can be broken and mended; it fails on negative numbers wherever it runs."""
+    """A model on a device that can be broken and repaired; it fails on negative numbers on every device."""
 
     def __init__(self, *, broken: bool = False) -> None:
         self.broken = broken
@@ -61,7 +61,7 @@ def ask(batcher: Batcher, value: float, timeout_s: float = 30) -> asyncio.Future
 
 
 async def rested(instance: Instance) -> None:
-    """Until its rest is over."""
+    """Wait until its pause is over."""
     assert instance.wake is not None
     await asyncio.sleep(instance.wake.when() - asyncio.get_running_loop().time() + 0.02)
     assert not instance.resting

@@ -1,4 +1,4 @@
-"""What a spec may say of accelerators, whatever the machine has that reads it."""
+"""What a spec may contain about accelerators, independent of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON Schema says what mlo says."""
+"""The JSON Schema agrees with mlo."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_examples_are_valid(file: Path) -> None:
     jsonschema.validate(yaml.safe_load(file.read_text()), json_schema(), jsonschema.Draft202012Validator)
 
 
-# What JSON Schema can say. Dimensions, files and ranges that have to fit each other are mlo's alone.
+# What JSON Schema can express. Whether dimensions, files and ranges fit together is only checked by mlo.
 CASES = [
     BASE,
     BASE + "optimize: {precisions: auto, formats: [onnx], time_budget: 5m}",

@@ -1,4 +1,4 @@
-"""Whatever lies at the path: a clear message, never a traceback, never more than a second."""
+"""For any file at the path: a clear message, never a traceback, never more than a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file is there whole or not at all, and JSON that is hashed has one form."""
+"""A file is complete or does not exist, and JSON that is hashed has a unique form."""
 
 from __future__ import annotations
 

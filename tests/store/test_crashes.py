@@ -112,7 +112,7 @@ def _check_whole(home: Home) -> None:
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, str]:
-    """The digests of a run that nobody kills; the first test fills it in."""
+    """The digests of a run that is not killed; the first test fills it in."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""The same content has the same digest wherever it lies, and is read only when it may have changed."""
+"""The same content has the same digest everywhere, and is only read if it may have changed."""
 
 from __future__ import annotations
 

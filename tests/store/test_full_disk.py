@@ -1,4 +1,4 @@
-"""A disk that is full, or that cannot be written, is told with what to do, and loses nothing."""
+"""A full or read-only disk is reported with what to do, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _receipt(manifest: Manifest, key: str = "key", summary: str = "") -> Receipt
 
 
 def _fill(folder: Path) -> Path:
-    """Take all the room that is left."""
+    """Use all the space that is left."""
     ballast = folder / "ballast"
     with ballast.open("wb", buffering=0) as file:
         for size in (4096, 1):

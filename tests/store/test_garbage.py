@@ -1,4 +1,4 @@
-"""What killed processes left is swept away, what nobody needs is collected, and what is in use stays."""
+"""Remains of killed processes are swept, results that no deployment needs are collected, and those in use are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things are kept, who may see them, and what is said when they cannot be kept."""
+"""The location of the store, its permissions, and the messages if it cannot be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One holder at a time; who waits is told for whom; a dead holder holds nothing."""
+"""One holder at a time; a waiting process learns who holds the lock; a dead holder holds nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A receipt means done; anything else in its place means not done, and is told in words."""
+"""A receipt means done; anything else in its place means not done, with a reason."""
 
 from __future__ import annotations
 

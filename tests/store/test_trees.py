@@ -1,4 +1,4 @@
-"""What a step left is kept under its digest, cannot be changed unseen, and is kept once."""
+"""A step's output is stored under its digest, cannot be changed unnoticed, and is stored once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading inputs from files and asking a server: what is wrong is said with the file, the input, what is expected."""
+"""Reading inputs from files and sending them to a server: mistakes are reported with file, input and expected value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the endpoint passes on: everything of a message, nothing of its own."""
+"""The gateway passes on everything in a message, and adds nothing of its own."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def test_switches_under_load_fail_no_request(own: Own) -> None:
     load = Load(port, 8)
     for revision in range(2, 5):
         own.deploy(revision)
-        assert ask(port) == revision  # once the switch is done, nobody is sent to the former
+        assert ask(port) == revision  # after the switch, no request goes to the previous one
     answers = load.end()
     assert all({2.0, 3.0} <= set(client) for client in answers)
     assert own.is_served_by_itself(port)

@@ -1,4 +1,4 @@
-"""What a local deployment's folder remembers is read strictly, and refused with the way out."""
+"""The records in a local deployment's folder are read strictly, and refused with a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Crashes, kills, restarts: what runs is what is observed, nothing is left behind."""
+"""Crashes, kills, restarts: the observed state is correct, and nothing is left behind."""
 
 from __future__ import annotations
 

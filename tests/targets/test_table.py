@@ -1,4 +1,4 @@
-"""What every row of the table of targets has to bring, so that nobody else needs to know which target it is."""
+"""What every row of the table of targets must have, so that no other code depends on which target it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LiteRT models as sources: what is read from them, what is proven of them, and what is refused."""
+"""LiteRT models as sources: what is read from them, what is verified, and what is refused."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ def test_half_precision_stays_what_it_is(tmp_path: Path) -> None:
 
 
 def test_a_step_with_a_state_goes_in_and_out(tmp_path: Path) -> None:
-    """One step of a recurrent network: the state has the batch as its second dimension, so no row can be told apart."""
+    """One step of a recurrent network: the state has the batch as its second dimension, so rows cannot be separated."""
     random = np.random.default_rng(0)
     weights = {"w": (1, 5, 3), "r": (1, 5, 5), "b": (1, 10)}
     tensors = [stored(name, random.normal(size=shape).astype(np.float32)) for name, shape in weights.items()]

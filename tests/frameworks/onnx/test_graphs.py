@@ -1,4 +1,4 @@
-"""Renaming what an ONNX model takes and returns, and giving its inside an order of its own."""
+"""Renaming the inputs and outputs of an ONNX model, and ordering its nodes canonically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs and outputs of ONNX models: which can be served, and what is told where the spec declares others."""
+"""Inputs and outputs of ONNX models: which can be served, and the errors if the spec declares others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX files that are no model, or that ONNX Runtime cannot run: each is told for what it is."""
+"""ONNX files that are not models, or that ONNX Runtime cannot run: each is refused with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Before int8: channels that are far larger than the others no longer take the range from these."""
+"""Smoothing before int8: channels that are far larger than the others no longer determine the range."""
 
 from __future__ import annotations
 

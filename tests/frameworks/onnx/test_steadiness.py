@@ -1,4 +1,4 @@
-"""ONNX models that do not answer the same again, alone and in a batch."""
+"""ONNX models whose outputs do not repeat, alone and in a batch."""
 
 from __future__ import annotations
 

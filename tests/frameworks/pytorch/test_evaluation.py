@@ -1,4 +1,4 @@
-"""Evaluation mode is proven: who leaves dropout or batch statistics on is told so, with the layer and the line."""
+"""Evaluation mode is verified: active dropout or batch statistics are reported with the layer and the line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The factory is the user's code: what is wrong with it is told with file and line."""
+"""The factory is the user's code: its errors are reported with file and line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PyTorch's files say of their inputs and outputs is read as it is, and nothing is made up."""
+"""Inputs and outputs are read from PyTorch's files as they are, and nothing is invented."""
 
 from __future__ import annotations
 

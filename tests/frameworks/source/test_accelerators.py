@@ -1,4 +1,4 @@
-"""Every runtime computes on the GPU that is asked for, or says that it does not; none takes the CPU without a word."""
+"""Every runtime computes on the requested GPU or fails; none silently uses the CPU."""
 
 from __future__ import annotations
 

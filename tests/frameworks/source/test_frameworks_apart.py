@@ -1,4 +1,4 @@
-"""PyTorch and TensorFlow never share a process, and libraries that only ask for the other are not disturbed."""
+"""PyTorch and TensorFlow never share a process, and libraries that only check for the other still work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converting Keras models and SavedModels: what comes out answers as its source at every size, or the reason is told."""
+"""Converting Keras models and SavedModels: the result has the same outputs as its source at every size, or the reason is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keras files: what is read from them, what is proven of them, and what is refused before TensorFlow sees it."""
+"""Keras files: what is read from them, what is verified, and what is refused before TensorFlow sees it."""
 
 from __future__ import annotations
 

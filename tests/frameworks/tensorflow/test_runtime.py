@@ -38,7 +38,7 @@ def test_the_first_requested_number_of_threads_is_used(tmp_path: Path, saved_mod
     arguments = {"directory": saved_models / "variant", "signature": RESOLVED}
     first, later = (process.call(OPENER, {**arguments, "threads": threads}, CALL)[1] for threads in (1, 2))
     process.close()
-    # TensorFlow takes the number once; what it has then is told, not what was asked for.
+    # TensorFlow accepts the number once; the number in effect is reported, not the requested one.
     assert (first["threads"], later["threads"]) == (1, 1)
 
 

@@ -1,4 +1,4 @@
-"""SavedModels: what is read from them, what is proven of them, and what no served graph may hold."""
+"""SavedModels: what is read from them, what is verified, and what a served graph may not contain."""
 
 from __future__ import annotations
 
