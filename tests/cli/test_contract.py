@@ -1,4 +1,4 @@
-"""The contract of the command line: exit codes, what goes to which stream, one JSON document, no questions without a terminal."""
+"""The contract of the command line: exit codes, streams, one JSON document, no questions without a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mlo init` writes a spec for any model that validates and plans, overwrites nothing, and says what the user must decide."""
+"""`mlo init` writes a valid spec for any model, overwrites nothing, and says what the user must decide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiling does not look at the machine: the same plan results for a fake machine if every access to the real one fails."""
+"""Compiling does not look at the machine: a fake machine gives the same plan while access to the real one fails."""
 
 from __future__ import annotations
 

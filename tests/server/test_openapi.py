@@ -1,4 +1,4 @@
-"""The published OpenAPI document is correct: schemathesis sends every request that it describes, and many that it does not."""
+"""The published OpenAPI document is correct: schemathesis sends the requests that it describes, and many others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converting Keras models and SavedModels: the result has the same outputs as its source at every size, or the reason is reported."""
+"""Converting Keras models and SavedModels: the result has its source's outputs at every size, or the reason is reported."""
 
 from __future__ import annotations
 
