@@ -74,7 +74,9 @@ def apply(
             store.stat_cache.save()
             released.append(result)
             if not as_json:
-                console.say(_result_text(result, store, time.monotonic() - began, decided=planned.preview.changes))
+                console.print_result(
+                    _result_text(result, store, time.monotonic() - began, decided=planned.preview.changes)
+                )
     except MloError as error:
         error.also["deployments"] = [result.as_json() for result in released]
         raise
@@ -119,7 +121,7 @@ def _ask(planned: Planned) -> None:
                 remedy="add --yes, or apply a plan saved with `mlo plan --out FILE`",
             )
         )
-    console.tell(plan_text(planned.document()))
+    console.print_note(plan_text(planned.document()))
     console.confirm("Apply this?")
 
 

@@ -16,7 +16,7 @@ from orchestrator.cli.visible import shown, shown_line
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import MloError
 
-__all__ = ["confirm", "print_json", "say", "show_diagnostics", "table", "tell", "wants_colour", "width"]
+__all__ = ["confirm", "print_json", "print_note", "print_result", "show_diagnostics", "table", "wants_colour", "width"]
 
 
 _OBEYED = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
@@ -33,12 +33,12 @@ def width() -> int:
     return shutil.get_terminal_size((100, 24)).columns
 
 
-def say(text: str = "") -> None:
+def print_result(text: str = "") -> None:
     """Print a result to standard output."""
     click.echo(shown(text), color=wants_colour(sys.stdout))
 
 
-def tell(text: str) -> None:
+def print_note(text: str) -> None:
     """Print progress or a remark to standard error."""
     click.echo(shown(text), err=True, color=wants_colour(sys.stderr))
 

@@ -46,8 +46,8 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         )
     else:
         names = max(len(row.name) for row in rows)
-        console.say("\n\n".join(_group(name, findings, names) for name, findings in groups.items()))
-        console.say(f"\n{_summary(rows)}")
+        console.print_result("\n\n".join(_group(name, findings, names) for name, findings in groups.items()))
+        console.print_result(f"\n{_summary(rows)}")
     if any(row.broken for row in rows):
         ctx.exit(int(ExitCode.FAILED))
 

@@ -37,7 +37,7 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
     if re.fullmatch(r"[EeWw]\d{3}", what):
         from orchestrator.spec.catalogue import explain as explain_code  # noqa: PLC0415 - only for codes
 
-        console.say(explain_code(what.upper()))
+        console.print_result(explain_code(what.upper()))
         return
     from orchestrator.engine.planning import make_plan  # noqa: PLC0415 - not needed for codes
 
@@ -47,13 +47,13 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
     decision = planned.decision(store)
     candidates = {} if decision is None else {c.candidate: c for c in decision.candidates}
     if part is None:
-        console.say(_no_decision(what) if decision is None else decision_text(decision))
+        console.print_result(_no_decision(what) if decision is None else decision_text(decision))
     elif part in steps:
-        console.say(_step_text(planned.explain_step(store, part)))
+        console.print_result(_step_text(planned.explain_step(store, part)))
     elif part in candidates:
-        console.say(candidate_text(candidates[part]))
+        console.print_result(candidate_text(candidates[part]))
     elif (origin := planned.value_and_origin(part)) is not None:
-        console.say(f"{part} = {json.dumps(origin[0], default=str)}\nfrom {origin[1]}")
+        console.print_result(f"{part} = {json.dumps(origin[0], default=str)}\nfrom {origin[1]}")
     else:
         raise _unknown(part, [*steps, *candidates])
 

@@ -24,4 +24,4 @@ def gc() -> None:
     """
     store = open_store()
     freed = collect(store)
-    console.say(f"freed {freed / 2**20:.1f} MiB in {store.home.root}")
+    console.print_result(f"freed {freed / 2**20:.1f} MiB in {store.home.root}")

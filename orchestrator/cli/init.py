@@ -87,7 +87,7 @@ def init(
     home = locate_home()
     _refuse_inside(model.path, folder, home.root)
     if model.remark:
-        console.tell(f"using {model.path}: {model.remark}")
+        console.print_note(f"using {model.path}: {model.remark}")
     wanted = DraftRequest(
         model, name, folder, samples, random_file, {} if signature is None else {"signature": signature}
     )
@@ -96,7 +96,7 @@ def init(
         draft, made = draft_spec(wanted, store, observer)
     store.stat_cache.save()
     if spec is None:
-        console.say(spec_text(draft).rstrip("\n"))
+        console.print_result(spec_text(draft).rstrip("\n"))
         return
     write_atomic(spec, spec_text(draft).encode())
     if made is not None and random_file is not None:
@@ -167,17 +167,19 @@ def _tell(spec: Path, draft: SpecDraft, random_file: Path | None, *, as_json: bo
         return
     tensors = ((draft.model.inputs, "input"), (draft.model.outputs, "output"))
     what = ", ".join(f"{len(each)} {word}{'' if len(each) == 1 else 's'}" for each, word in tensors if each)
-    console.say(f"{spec}: written (kind {draft.kind}; {what or 'the file does not describe its inputs and outputs'})")
+    console.print_result(
+        f"{spec}: written (kind {draft.kind}; {what or 'the file does not describe its inputs and outputs'})"
+    )
     if random_file is not None:
-        console.say(f"{random_file}: written, random inputs: {_LIMITS_OF_RANDOM}")
+        console.print_result(f"{random_file}: written, random inputs: {_LIMITS_OF_RANDOM}")
     for note in draft.model.notes:
-        console.tell(f"note: {shown_line(note)}")
+        console.print_note(f"note: {shown_line(note)}")
     if diagnostics:
-        console.tell("\n`mlo validate` reports:\n")
+        console.print_note("\n`mlo validate` reports:\n")
         console.show_diagnostics(diagnostics)
     steps = [f"{'edit' if not valid else 'review'} {spec}"]
     steps += [f"mlo {command} {shlex.quote(str(spec))}" for command in ("validate", "plan", "apply")]
-    console.say("\nNext:\n" + "\n".join(f"  {step}" for step in steps))
+    console.print_result("\nNext:\n" + "\n".join(f"  {step}" for step in steps))
 
 
 def _check(spec: Path) -> tuple[bool, Sequence[Diagnostic]]:

@@ -137,7 +137,7 @@ def _report(error: MloError, *, as_json: bool) -> int:
 
     console.show_diagnostics(error.diagnostics)
     for note in getattr(error, "__notes__", ()):
-        console.tell(f"  = {note}")
+        console.print_note(f"  = {note}")
     if as_json:
         console.print_json({"errors": [d.as_json() for d in error.diagnostics], **error.also})
     return int(error.exit_code)
@@ -162,6 +162,6 @@ def _report_bug(error: Exception, *, as_json: bool) -> int:
         report.write(f"mlo {__version__}, Python {platform.python_version()}, {platform.platform()}\n\n")
         traceback.print_exception(error, file=report)
     message = f"a bug in mlo: {type(error).__name__}: {error}"
-    console.tell(f"error[E900]: {message}")
-    console.tell(f"  = help: please report it and attach {report.name}")
+    console.print_note(f"error[E900]: {message}")
+    console.print_note(f"  = help: please report it and attach {report.name}")
     return _document(Diagnostic("E900", message, notes=(f"report: {report.name}",)), ExitCode.BUG, as_json=as_json)

@@ -62,11 +62,11 @@ def plan(
         if planned.loaded.warnings:
             console.show_diagnostics(planned.loaded.warnings)
         if not as_json:
-            console.say(plan_text(plans[-1]))
+            console.print_result(plan_text(plans[-1]))
     store.stat_cache.save()
     if out is not None:
         write_plan_file(out, plans)
-        console.tell(f"saved; apply exactly this plan with: mlo apply {out}")
+        console.print_note(f"saved; apply exactly this plan with: mlo apply {out}")
     if as_json:
         console.print_json(json_form(plans))
     if detailed_exitcode and changes:
@@ -89,7 +89,7 @@ def show(file: Path, as_json: bool) -> None:
         console.print_json(json_form(plans))
         return
     for plan in plans:
-        console.say(plan_text(plan))
+        console.print_result(plan_text(plan))
 
 
 def json_form(plans: Sequence[SavedPlan]) -> dict[str, Any]:

@@ -54,8 +54,8 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
         return
     for output, array in outputs.items():
         dtype = "string" if array.dtype.kind == "U" else array.dtype
-        console.say(f"{output}: {dtype} {list(array.shape)}")
-        console.say(str(array))
+        console.print_result(f"{output}: {dtype} {list(array.shape)}")
+        console.print_result(str(array))
 
 
 def _json_numbers(value: Any) -> Any:

@@ -66,7 +66,7 @@ class _Lines:
     def __call__(self, event: Event) -> None:
         with self._lock:
             if line := self._line(event):
-                console.tell(line)
+                console.print_note(line)
 
     def _line(self, event: Event) -> str | None:
         match event:

@@ -59,7 +59,7 @@ def render(spec: Path, output: Path, force: bool, platform: Path | None, environ
         raise ValueError("the step render did not finish")
     with store.in_use("copying rendered files"), store_errors("write", output):
         _replace(store.trees.path(receipt.manifest.digest), output)
-    console.say(f"{output}: {len(receipt.manifest.files)} files, sha256 {receipt.manifest.digest[:12]}")
+    console.print_result(f"{output}: {len(receipt.manifest.files)} files, sha256 {receipt.manifest.digest[:12]}")
 
 
 def _check_output(output: Path, *, force: bool) -> None:

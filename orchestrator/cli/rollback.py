@@ -62,7 +62,7 @@ def history(name: str, as_json: bool) -> None:
         )
         for row in rows
     ]
-    console.say(console.table(header, cells, right=frozenset({0})))
+    console.print_result(console.table(header, cells, right=frozenset({0})))
 
 
 @click.command(
@@ -102,5 +102,5 @@ def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_tim
         return
     words = target_of(after, store).describe()
     live = f"revision {after.revision} ({after.variant} on {after.backend})"
-    console.say(f"{name}: {live} {words.in_use} again")
-    console.say(f"{words.label}: {after.endpoint}")
+    console.print_result(f"{name}: {live} {words.in_use} again")
+    console.print_result(f"{words.label}: {after.endpoint}")

@@ -45,18 +45,18 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         console.print_json({"deployments": rows})
     elif not rows:
-        console.say("nothing is deployed; try: mlo apply SPEC")
+        console.print_result("nothing is deployed; try: mlo apply SPEC")
     else:
         header = ("name", "target", "health", "revision", "backend", "variant", "endpoint")
         cells = [
             [click.style(str(row[c]), fg=_COLOURS.get(str(row[c]))) if c == "health" else str(row[c]) for c in header]
             for row in rows
         ]
-        console.say(console.table(header, cells, right=frozenset({3})))
+        console.print_result(console.table(header, cells, right=frozenset({3})))
         for row in rows:
             if row["reason"]:
                 what = "cannot be observed" if row["health"] == "unknown" else f"is {row['health']}"
-                console.say(f"{row['name']} {what}: {row['reason']}")
+                console.print_result(f"{row['name']} {what}: {row['reason']}")
     if any(row["health"] != "healthy" for row in rows):
         ctx.exit(int(ExitCode.FAILED))
 
@@ -107,12 +107,12 @@ def logs(name: str, lines: int, follow: bool) -> None:
     store = open_store()
     deployment = find_deployment(store, name)
     for line in target_of(deployment, store).logs(lines, follow=follow):
-        console.say(line)
+        console.print_result(line)
 
 
 def _tell_waiting(event: Event) -> None:
     if isinstance(event, Waiting):
-        console.tell(f"waiting for {event.on}")
+        console.print_note(f"waiting for {event.on}")
 
 
 @click.command(
@@ -140,4 +140,4 @@ def destroy(name: str, yes: bool, lock_timeout: float) -> None:
         console.confirm(f"{target_of(deployment, store).describe().removal}?")
     removed = remove(store, name, _tell_waiting, lock_timeout)
     notes = "".join(f", {clause}" for clause in removed.notes)
-    console.say(f"{name}: {removed.done}{notes}; its artifacts stay in the store until `mlo gc`")
+    console.print_result(f"{name}: {removed.done}{notes}; its artifacts stay in the store until `mlo gc`")

@@ -55,13 +55,13 @@ def validate(
         from orchestrator.cli.report import render_github  # noqa: PLC0415 - only for this form
 
         if text := render_github([d for _, _, found in results for d in found]):
-            console.say(text)
+            console.print_result(text)
     else:
         for path, valid, found in results:
             if found:
                 console.show_diagnostics(found)
             if valid:
-                console.say(f"{path}: valid")
+                console.print_result(f"{path}: valid")
     if invalid:
         ctx.exit(int(ExitCode.INVALID_SPEC))
 

@@ -17,7 +17,7 @@ from orchestrator.machine.control_groups import memory_limit
 from orchestrator.machine.cpus import confined, cpu_share, usable_cpus
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.machine.packages import PACKAGES, without_cuda
-from orchestrator.process.environment import passed_on
+from orchestrator.process.environment import inherited_environment
 from orchestrator.process.memory import format_bytes
 from orchestrator.store.locks import probe_flock
 
@@ -106,10 +106,10 @@ def gpu() -> list[Finding]:
 
 def isolation() -> list[Finding]:
     """Whether a worker can drop network access before it loads a model; tried in a separate process."""
-    script = "import sys; from orchestrator.engine.worker import give_up_network; sys.exit(not give_up_network())"
+    script = "import sys; from orchestrator.engine.worker import drop_network; sys.exit(not drop_network())"
     done = subprocess.run(
         [sys.executable, "-P", "-c", script],
-        env=passed_on() | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=inherited_environment() | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         timeout=_SECONDS,

@@ -51,10 +51,10 @@ def apply_plan(planned: Planned, store: Store, observer: Observer, stop: Stop, l
             ).deploy(lock_timeout)
     except MloError as error:
         live = observe(planned.loaded, store)
-        if live.remembered is None or live.observed is None or live.observed.revision is None:
+        if live.recorded is None or live.observed is None or live.observed.revision is None:
             raise
         still = f"revision {live.observed.revision} at {live.observed.endpoint}"
-        kept = Diagnostic("W601", f"{live.remembered.name} is unchanged: {still}", severity="warning")
+        kept = Diagnostic("W601", f"{live.recorded.name} is unchanged: {still}", severity="warning")
         raise type(error)(*error.diagnostics, kept) from error
 
 

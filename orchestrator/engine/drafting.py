@@ -17,7 +17,7 @@ from orchestrator.draft.factories import module_classes
 from orchestrator.draft.naming import relative_path
 from orchestrator.draft.propose import ProposedModel, proposed_model
 from orchestrator.draft.text import SpecDraft, StateDict
-from orchestrator.engine.inspecting import read_model, run_at_once
+from orchestrator.engine.inspecting import read_model, run_single_step
 from orchestrator.engine.observing import observe_here
 from orchestrator.errors import SpecInvalid, StepFailed, UsageError
 from orchestrator.events import Observer
@@ -147,7 +147,7 @@ class _Reader:
                 tools=SOURCES[kind].tools,
                 at=_AT,
             )
-            return Inspection.read(run_at_once(loaded, here, step, *self._run))
+            return Inspection.read(run_single_step(loaded, here, step, *self._run))
 
     def random_samples(self, model: ProposedModel, signature: Signature) -> Path:
         """An .npz file of random inputs, in the store; for a model of texts they are made-up sentences."""
@@ -173,7 +173,7 @@ class _Reader:
                     inputs={WEIGHTS: FileInput.of(self._model.path.absolute(), _AT, loaded.folder, WEIGHTS)},
                     tools=SOURCES["transformers"].tools,
                 )
-            return run_at_once(loaded, observe_here(loaded), step, *self._run) / "samples.npz"
+            return run_single_step(loaded, observe_here(loaded), step, *self._run) / "samples.npz"
 
     @contextmanager
     def _stand_in(self) -> Iterator[LoadedSpec]:

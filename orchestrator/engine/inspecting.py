@@ -17,7 +17,7 @@ from orchestrator.plan.steps.source import inspect_step
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.store.store import Store
 
-__all__ = ["read_model", "run_at_once"]
+__all__ = ["read_model", "run_single_step"]
 
 
 class _AtOnce(Stop):
@@ -42,11 +42,11 @@ def read_model(loaded: LoadedSpec, here: Here, store: Store, observer: Observer)
     step = inspect_step(loaded, here)
     if step is None:
         return None
-    folder = run_at_once(loaded, here, step, store, observer)
+    folder = run_single_step(loaded, here, step, store, observer)
     return Inspection.read(folder)
 
 
-def run_at_once(loaded: LoadedSpec, here: Here, step: Step, store: Store, observer: Observer) -> Path:
+def run_single_step(loaded: LoadedSpec, here: Here, step: Step, store: Store, observer: Observer) -> Path:
     """The output folder of a step whose inputs are all user files; cached like every step.
 
     Raises:

@@ -44,11 +44,11 @@ class Planned:
 
     def document(self) -> SavedPlan:
         """The plan as it is saved and shown."""
-        remembered = self.live.remembered
+        recorded = self.live.recorded
         deployed = (
             None
-            if remembered is None
-            else SavedDeployment(revision=remembered.revision, rendered_digest=remembered.rendered_digest)
+            if recorded is None
+            else SavedDeployment(revision=recorded.revision, rendered_digest=recorded.rendered_digest)
         )
         return SavedPlan(
             spec=str(Path(self.loaded.document.file).absolute()),

@@ -39,7 +39,7 @@ _CLONE_NEWNET = 0x40000000
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def give_up_network() -> bool:
+def drop_network() -> bool:
     """Move this process into its own network namespace, which only has a loopback interface that is down (unshare(2)).
 
     A model's weights and code are untrusted, and loading them is not sandboxed, but at least they cannot access the
@@ -173,7 +173,7 @@ def main(argv: list[str]) -> int:
         sys.exit(f"error[{error.diagnostics[0].code}]: {error.diagnostics[0].sentence}")
     if again:
         job = _elsewhere(job)
-    if not job.network and not give_up_network():
+    if not job.network and not drop_network():
         sys.stderr.write("note: on this system mlo cannot cut this step off from the network\n")
     if job.accelerator == "cuda":
         # Set explicitly, for this process and its children: without it TensorFlow sees no GPU.

@@ -23,7 +23,7 @@ from orchestrator.machine.cpus import CpuShare, confined, package_environment
 from orchestrator.measure.failure import MeasureError, out_of_memory
 from orchestrator.process.children import ended_by
 from orchestrator.process.environment import ENGINE_NAMES
-from orchestrator.process.memory import MemoryWatch, family, format_bytes, tree_cpu_seconds
+from orchestrator.process.memory import MemoryWatch, format_bytes, process_tree, tree_cpu_seconds
 from orchestrator.steps.context import Ending
 
 __all__ = ["MeasuredServer"]
@@ -176,13 +176,13 @@ class MeasuredServer:
 
     def stop(self) -> None:
         """Send SIGTERM, wait for it to drain, kill its remaining processes, and remove its files."""
-        members = family(self._process.pid)
+        members = process_tree(self._process.pid)
         if self._process.poll() is None:
             self._process.terminate()
             try:
                 self._process.wait(self._grace)
             except subprocess.TimeoutExpired:
-                members += [member for member in family(self._process.pid) if member not in members]
+                members += [member for member in process_tree(self._process.pid) if member not in members]
         for member in members:
             try:
                 member.kill()  # psutil checks that the process id was not reused

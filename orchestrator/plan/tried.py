@@ -9,7 +9,7 @@ from orchestrator.machine.here import Here
 from orchestrator.machine.packages import NoCuda, install_hint
 from orchestrator.optimize.candidates import candidates
 from orchestrator.optimize.variants import Candidate, RefusedCandidate
-from orchestrator.plan.steps.source import joined, require_source_tools
+from orchestrator.plan.steps.source import require_source_tools, union
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.signature import Signature
 
@@ -75,7 +75,7 @@ def _refuse(candidate: Candidate, reason: str) -> RefusedCandidate:
 
 def _tools(candidate: Candidate) -> tuple[str, ...]:
     variant = candidate.variant
-    return joined(
+    return union(
         variant.conversion.tools, *(each.transform.tools for each in variant.passes), _running_tools(candidate)
     )
 
@@ -83,7 +83,7 @@ def _tools(candidate: Candidate) -> tuple[str, ...]:
 def _running_tools(candidate: Candidate) -> tuple[str, ...]:
     """The packages that run the candidate, rather than make it."""
     chosen = backend(candidate.backend)
-    return joined(chosen.runtimes[candidate.variant.format].tools, chosen.tools)
+    return union(chosen.runtimes[candidate.variant.format].tools, chosen.tools)
 
 
 def _cpu_builds(candidate: Candidate, here: Here) -> list[NoCuda]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["ENGINE_NAMES", "engine_environment", "passed_on"]
+__all__ = ["ENGINE_NAMES", "engine_environment", "inherited_environment"]
 
 _NAMES = (
     "CUDA_VISIBLE_DEVICES",
@@ -33,7 +33,7 @@ _ALWAYS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 """Number GPUs by bus id, as mlo does; by default CUDA lists the fastest first."""
 
 
-def passed_on() -> dict[str, str]:
+def inherited_environment() -> dict[str, str]:
     """The environment of a worker, a supervisor or a server, which run other people's models and code."""
     return {name: os.environ[name] for name in _NAMES if name in os.environ} | _ALWAYS
 

@@ -9,7 +9,7 @@ from typing import Self
 
 import psutil
 
-__all__ = ["MemoryWatch", "end_tree", "family", "format_bytes", "tree_cpu_seconds", "tree_memory"]
+__all__ = ["MemoryWatch", "end_tree", "format_bytes", "process_tree", "tree_cpu_seconds", "tree_memory"]
 
 _TICK = 0.02
 """Seconds between two samples of the known processes; shorter peaks are missed."""
@@ -66,7 +66,7 @@ class MemoryWatch:
         searched = 0.0
         while not self._end.wait(_TICK):
             if time.monotonic() - searched > _FAMILY_TICK:
-                known, searched = family(self._pid), time.monotonic()
+                known, searched = process_tree(self._pid), time.monotonic()
             resident = sum(_resident(process) for process in known)
             self._peak = max(self._peak, resident)
             if self._limit is not None and resident > self._limit:
@@ -75,7 +75,7 @@ class MemoryWatch:
                 return
 
 
-def family(pid: int) -> list[psutil.Process]:
+def process_tree(pid: int) -> list[psutil.Process]:
     """A process and its living descendants; empty when it has ended."""
     try:
         root = psutil.Process(pid)
@@ -93,13 +93,13 @@ def _resident(process: psutil.Process) -> int:
 
 def tree_memory(pid: int) -> int:
     """Resident memory of a process and its living descendants, bytes; shared pages count for each."""
-    return sum(map(_resident, family(pid)))
+    return sum(map(_resident, process_tree(pid)))
 
 
 def tree_cpu_seconds(pid: int) -> float:
     """CPU time, user and system, of a process and its living descendants so far, seconds."""
     total = 0.0
-    for process in family(pid):
+    for process in process_tree(pid):
         try:
             times = process.cpu_times()
         except psutil.Error:
@@ -110,7 +110,7 @@ def tree_cpu_seconds(pid: int) -> float:
 
 def end_tree(pid: int) -> None:
     """Kill a process and all its descendants (SIGKILL); processes that have already ended are ignored."""
-    for process in family(pid):
+    for process in process_tree(pid):
         try:
             process.kill()
         except psutil.NoSuchProcess:

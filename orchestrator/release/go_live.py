@@ -21,7 +21,7 @@ from orchestrator.store.store import Store
 from orchestrator.targets.table import target_at
 from orchestrator.targets.target import Release, Site, Started, Target
 
-__all__ = ["GoLive", "RenderedRelease", "deployment_lock", "settle", "target_of"]
+__all__ = ["GoLive", "RenderedRelease", "deployment_lock", "recover", "target_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def target_of(deployment: Deployment, store: Store) -> Target:
     return target_at(deployment.placement, Site(store, deployment.name))
 
 
-def settle(name: str, store: Store) -> Deployment | None:
+def recover(name: str, store: Store) -> Deployment | None:
     """Clean up after a run that died, and return what the state then records.
 
     The caller holds the deployment's lock, so no other command is at work. If the run died after its switch, its revision
@@ -109,7 +109,7 @@ def _remember(state: StateFile, deployment: Deployment) -> None:
 
 
 class GoLive:
-    """Takes one release live on its target. The caller holds the deployment's lock and has called `settle`.
+    """Takes one release live on its target. The caller holds the deployment's lock and has called `recover`.
 
     Args:
         release: what to start.
@@ -151,7 +151,7 @@ class GoLive:
                 raise
             crash_point("release.switched")
             _remember(self._state, deployment)
-            crash_point("release.remembered")
+            crash_point("release.recorded")
         for note in notes:
             self._observer(StepEnded("switch", "done", 0.0, note))
         return _left(deployment, self._store, self._state)

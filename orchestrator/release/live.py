@@ -19,41 +19,41 @@ class Live:
     """A deployment as recorded and as observed.
 
     Attributes:
-        remembered: None when the name was never deployed, or is destroyed.
+        recorded: None when the name was never deployed, or is destroyed.
         observed: None likewise.
         change: how the deployment differs from what the spec asks for, such as another place; None if it does not.
         moves: whether that change is a move to another place.
     """
 
-    remembered: Deployment | None
+    recorded: Deployment | None
     observed: Observed | None
     change: str | None = None
     moves: bool = False
 
     def compare(self, rendered: str | None) -> tuple[str, str]:
         """The deploy step's status and its reason, given the digest of what is rendered if it is known."""
-        if self.remembered is None or self.observed is None:
+        if self.recorded is None or self.observed is None:
             return ("+", "not deployed yet") if rendered is not None else ("known after run", "not deployed yet")
-        if self.remembered.revision == 0:
+        if self.recorded.revision == 0:
             return ("+" if rendered is not None else "known after run"), "an earlier deploy was interrupted"
         if self.moves and self.change is not None:
             return "~", self.change
         if rendered is None:
-            return "known after run", f"revision {self.remembered.revision} serves; depends on render"
+            return "known after run", f"revision {self.recorded.revision} serves; depends on render"
         if self.observed.revision is None:
-            return "+", f"drift: the state says revision {self.remembered.revision}, but nothing serves"
-        if self.observed.revision != self.remembered.revision:
+            return "+", f"drift: the state says revision {self.recorded.revision}, but nothing serves"
+        if self.observed.revision != self.recorded.revision:
             return "~", (
-                f"drift: the state says revision {self.remembered.revision}, but {self.observed.revision} is serving"
+                f"drift: the state says revision {self.recorded.revision}, but {self.observed.revision} is serving"
             )
-        if rendered != self.remembered.rendered_digest:
-            return "~", f"replaces revision {self.remembered.revision}"
+        if rendered != self.recorded.rendered_digest:
+            return "~", f"replaces revision {self.recorded.revision}"
         if self.change is not None:
             return "~", self.change
         if self.observed.health != "healthy":
             why = f" ({self.observed.reason})" if self.observed.reason else ""
-            return "~", f"drift: revision {self.remembered.revision} is {self.observed.health}{why}"
-        return "=", f"revision {self.remembered.revision} serves and is healthy"
+            return "~", f"drift: revision {self.recorded.revision} is {self.observed.health}{why}"
+        return "=", f"revision {self.recorded.revision} serves and is healthy"
 
 
 def wanted_target(loaded: LoadedSpec, store: Store) -> Target:
@@ -63,12 +63,12 @@ def wanted_target(loaded: LoadedSpec, store: Store) -> Target:
 
 def observe(loaded: LoadedSpec, store: Store) -> Live:
     """Look at the deployment that this spec names."""
-    remembered = store.state.read().deployments.get(loaded.spec.metadata.name)
-    if remembered is None:
+    recorded = store.state.read().deployments.get(loaded.spec.metadata.name)
+    if recorded is None:
         return Live(None, None)
     wanted = wanted_target(loaded, store)
-    observed = target_of(remembered, store).observe()
-    if wanted.is_at(remembered.placement):
-        return Live(remembered, observed, change=wanted.difference(remembered.endpoint))
-    change = f"moves from {remembered.endpoint} to {wanted.describe().where}"
-    return Live(remembered, observed, change=change, moves=True)
+    observed = target_of(recorded, store).observe()
+    if wanted.is_at(recorded.placement):
+        return Live(recorded, observed, change=wanted.difference(recorded.endpoint))
+    change = f"moves from {recorded.endpoint} to {wanted.describe().where}"
+    return Live(recorded, observed, change=change, moves=True)

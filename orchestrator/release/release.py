@@ -11,7 +11,7 @@ from orchestrator.artifacts.winner import Winner
 from orchestrator.events import Observer, StepEnded, StepStarted
 from orchestrator.plan.resolve import Outcome
 from orchestrator.plan.step import Plan
-from orchestrator.release.go_live import GoLive, RenderedRelease, deployment_lock, settle
+from orchestrator.release.go_live import GoLive, RenderedRelease, deployment_lock, recover
 from orchestrator.release.live import observe, wanted_target
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.steps.parameters import VerifyParameters
@@ -93,16 +93,16 @@ class PlanRelease:
             DeployFailed: it did not come up or did not answer as proven; the previous revision keeps serving.
         """
         with deployment_lock(self._store, self._plan.name, lock_timeout, self._observer):
-            settle(self._plan.name, self._store)
+            recover(self._plan.name, self._store)
             live = observe(self._loaded, self._store)
             status, reason = live.compare(_digest(self._rendered))
-            if status == "=" and live.remembered is not None:
+            if status == "=" and live.recorded is not None:
                 self._observer(StepEnded("deploy", "cached", 0.0, reason))
-                return self._released(live.remembered, changed=False)
+                return self._released(live.recorded, changed=False)
             self._observer(StepStarted("deploy", reason))
             target = wanted_target(self._loaded, self._store)
             going = GoLive(self._release(), target, self._store, self._observer)
-            deployment = going.replace(live.remembered, self._next_revision(live.remembered, target), "deploy")
+            deployment = going.replace(live.recorded, self._next_revision(live.recorded, target), "deploy")
             return self._released(deployment, changed=True)
 
     def _release(self) -> RenderedRelease:

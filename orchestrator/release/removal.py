@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.errors import DeployFailed, MloError
 from orchestrator.events import Observer
-from orchestrator.release.go_live import deployment_lock, settle
+from orchestrator.release.go_live import deployment_lock, recover
 from orchestrator.store.state import Deployment, PlacementRecord
 from orchestrator.store.store import Store
 from orchestrator.targets.table import target_at
@@ -42,7 +42,7 @@ def remove(store: Store, name: str, observer: Observer, lock_timeout: float) -> 
             return Removed("forgotten", ())
         notes: list[str] = []
         try:
-            known = settle(name, store) or known
+            known = recover(name, store) or known
         except MloError as unsettled:
             # What a run left that died is stopped below; that it cannot be settled must not keep the rest alive.
             notes.append(f"although its last run cannot be settled: {_reason(unsettled)}")

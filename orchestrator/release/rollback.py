@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
 from orchestrator.events import Observer
-from orchestrator.release.go_live import GoLive, RenderedRelease, deployment_lock, settle
+from orchestrator.release.go_live import GoLive, RenderedRelease, deployment_lock, recover
 from orchestrator.store.digest import digest_tree
 from orchestrator.store.state import Deployment, Revision
 from orchestrator.store.store import Store
@@ -36,7 +36,7 @@ def roll_back(store: Store, name: str, revision: int | None, observer: Observer,
         DeployFailed: it did not come up or did not answer as proven; the previous revision keeps serving.
     """
     with deployment_lock(store, name, lock_timeout, observer):
-        before = settle(name, store)
+        before = recover(name, store)
         if before is None:
             raise UsageError(Diagnostic("E602", f"no deployment is called `{name}`", remedy="`mlo status` lists them"))
         entry = _wanted(before, revision)

@@ -11,7 +11,7 @@ from .datatypes import Array
 from .errors import RequestError
 from .open_inference_pb2 import ModelInferResponse
 from .protocol import array_from_list
-from .request import InferRequest, InputReader, check_parameters, timeout_seconds, wanted_output
+from .request import InferRequest, InputReader, check_parameters, requested_output, timeout_seconds
 from .signature import Signature, Tensor
 
 __all__ = ["decode_message", "encode_message"]
@@ -53,13 +53,13 @@ def decode_message(message: Any, signature: Signature) -> InferRequest:
         else:
             reader.add(tensor, array_from_list(tensor, _contents(tensor, item.contents), shape), shape)
     rows = reader.finish()
-    wanted = [wanted_output(signature, item.name, binary=True) for item in message.outputs]
+    wanted = [requested_output(signature, item.name, binary=True) for item in message.outputs]
     for item in message.outputs:
         check_parameters(_parameters(item), f"output {item.name!r}"[:80])
     if len({output.tensor.name for output in wanted}) != len(wanted):
         raise RequestError(400, "an output is requested twice")
     if not wanted:
-        wanted = [wanted_output(signature, name, binary=True) for name in signature.outputs]
+        wanted = [requested_output(signature, name, binary=True) for name in signature.outputs]
     return InferRequest(message.id, reader.arrays, rows, wanted, timeout_seconds(parameters))
 
 

@@ -13,7 +13,7 @@ import orjson
 from .config import ModelConfig
 from .datatypes import Array, numpy_dtype
 from .errors import RequestError
-from .request import InferRequest, InputReader, WantedOutput, check_parameters, timeout_seconds, wanted_output
+from .request import InferRequest, InputReader, RequestedOutput, check_parameters, requested_output, timeout_seconds
 from .signature import Signature, Tensor
 
 __all__ = [
@@ -117,18 +117,18 @@ def request_from(
     return InferRequest(request_id, reader.arrays, rows, outputs, timeout_seconds(parameters))
 
 
-def _wanted(items: Any, signature: Signature, *, binary: bool) -> Sequence[WantedOutput]:
+def _wanted(items: Any, signature: Signature, *, binary: bool) -> Sequence[RequestedOutput]:
     if items is None or items == []:
-        return [WantedOutput(tensor, binary) for tensor in signature.outputs.values()]
+        return [RequestedOutput(tensor, binary) for tensor in signature.outputs.values()]
     if not isinstance(items, list):
         raise RequestError(400, "outputs must be a list")
-    wanted: dict[str, WantedOutput] = {}
+    wanted: dict[str, RequestedOutput] = {}
     for item in items:
         if not isinstance(item, dict):
             raise RequestError(400, "each of outputs must be an object")
         name = item.get("name")
         parameters = check_parameters(item.get("parameters"), f"output {name!r}"[:80])
-        output = wanted_output(signature, name, binary=_flag(parameters, "binary_data", default=binary))
+        output = requested_output(signature, name, binary=_flag(parameters, "binary_data", default=binary))
         if output.tensor.name in wanted:
             raise RequestError(400, f"duplicate output {output.tensor.name!r}")
         wanted[output.tensor.name] = output

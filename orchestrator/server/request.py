@@ -14,10 +14,10 @@ __all__ = [
     "UNSUPPORTED_PARAMETERS",
     "InferRequest",
     "InputReader",
-    "WantedOutput",
+    "RequestedOutput",
     "check_parameters",
+    "requested_output",
     "timeout_seconds",
-    "wanted_output",
 ]
 
 _MAX_ELEMENTS = 1 << 31  # so that no product of sizes overflows
@@ -27,7 +27,7 @@ _MAX_ELEMENTS = 1 << 31  # so that no product of sizes overflows
 UNSUPPORTED_PARAMETERS = ("sequence_id", "shared_memory_region", "classification")
 
 
-class WantedOutput(NamedTuple):
+class RequestedOutput(NamedTuple):
     """One output that the answer holds, as raw bytes or in JSON (or the protocol's typed fields)."""
 
     tensor: Tensor
@@ -48,7 +48,7 @@ class InferRequest(NamedTuple):
     id: str
     inputs: Mapping[str, Array]
     rows: int
-    outputs: Sequence[WantedOutput]
+    outputs: Sequence[RequestedOutput]
     timeout_s: float | None
 
 
@@ -145,7 +145,7 @@ def timeout_seconds(parameters: Mapping[str, Any]) -> float | None:
     return value / 1e6
 
 
-def wanted_output(signature: Signature, name: Any, *, binary: bool) -> WantedOutput:
+def requested_output(signature: Signature, name: Any, *, binary: bool) -> RequestedOutput:
     """The output that a request names.
 
     Raises:
@@ -154,7 +154,7 @@ def wanted_output(signature: Signature, name: Any, *, binary: bool) -> WantedOut
     if not isinstance(name, str) or name not in signature.outputs:
         have = ", ".join(map(repr, signature.outputs))
         raise RequestError(400, f"the model has no output {_short(name)}; its outputs are {have}")
-    return WantedOutput(signature.outputs[name], binary)
+    return RequestedOutput(signature.outputs[name], binary)
 
 
 def _short(value: Any) -> str:

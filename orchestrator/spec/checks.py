@@ -251,7 +251,7 @@ def _doubtful(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
 
 
 def _without_effect(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
-    if not spec.for_devices_alone:
+    if not spec.only_for_devices:
         return
     paths: list[SpecPath] = [
         *(("serving", key) for key in ("batching", "cuda_graphs", "replicas")),

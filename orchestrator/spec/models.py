@@ -342,7 +342,7 @@ class ModelDeployment(Strict):
     deploy: Deploy = _section()
 
     @property
-    def for_devices_alone(self) -> bool:
+    def only_for_devices(self) -> bool:
         """Whether the spec only produces models for devices: no server is started and no image is built."""
         formats = self.optimize.formats
         return self.deploy.takes_unserved and formats != "auto" and DEVICE_FORMATS.issuperset(formats)

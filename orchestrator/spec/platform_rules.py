@@ -160,7 +160,7 @@ def _required(spec: ModelDeployment, root: Node, platform: Platform) -> Iterator
                 remedy=f"add `verify: {{{gate}: ...}}`",
                 notes=_note(platform, "rules", "required_gates"),
             )
-    if rules.base_images and spec.image.base is None and not spec.for_devices_alone:
+    if rules.base_images and spec.image.base is None and not spec.only_for_devices:
         yield Diagnostic(
             "E132",
             "the platform requires an approved base image",

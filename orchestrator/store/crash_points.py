@@ -42,12 +42,12 @@ CRASH_POINTS = frozenset(
         "release.intent-written",
         "release.started",
         "release.switched",
-        "release.remembered",
+        "release.recorded",
         # a folder that is deployed into
         "folder.copied",
         "folder.started",
         "folder.switched",
-        "folder.remembered",
+        "folder.recorded",
     }
 )
 

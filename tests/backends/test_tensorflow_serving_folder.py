@@ -22,10 +22,10 @@ from orchestrator.backends.tensorflow_serving.config import (
     changed_flags,
     flag_values,
     flags,
+    max_batch_rows,
     models_config,
     monitoring,
     read_models_config,
-    rows_together,
 )
 from orchestrator.backends.tensorflow_serving.messages_pb2 import BatchingParameters
 from orchestrator.backends.tensorflow_serving.warmup import MOST_BYTES, crc32c, warmup_records
@@ -183,7 +183,7 @@ def test_threads_are_those_of_the_spec_and_dangerous_features_are_off(settings: 
 )
 def test_rows_that_must_not_be_batched_are_not(settings: ServingSettings, signature: Signature, why: str) -> None:
     alone = replace(settings, signature=signature)
-    assert rows_together(alone) == 1, why
+    assert max_batch_rows(alone) == 1, why
     assert batching(alone) is None
     values = flag_values(flags(alone))
     assert values["enable_batching"] == "false"

@@ -21,10 +21,10 @@ from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
 from orchestrator.backends.tensorflow_serving.versions import (
     ServedVersions,
+    apply_settings,
     move_label,
     rendered_version,
     served_versions,
-    settle,
     version_folder,
 )
 from orchestrator.release.golden import check_golden
@@ -238,7 +238,7 @@ class _Versions:
         arriving = place.with_name(f".tmp-{version}")
         subprocess.run(["cp", "-r", str(rendered_version(rendered)), str(arriving)], check=True)
         arriving.rename(place)
-        return settle(self.folder, rendered)
+        return apply_settings(self.folder, rendered)
 
     def remove(self, version: int) -> None:
         subprocess.run(["rm", "-r", str(version_folder(self.folder, _NAME, version))], check=True)

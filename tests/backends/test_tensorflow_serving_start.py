@@ -17,7 +17,7 @@ from orchestrator.backends.tensorflow_serving import local
 from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
 from orchestrator.backends.tensorflow_serving.config import read_models_config
 from orchestrator.backends.tensorflow_serving.local import container_options, local_image, program_command
-from orchestrator.process.environment import passed_on
+from orchestrator.process.environment import inherited_environment
 from tests.fake_engine import NO_ENGINE, FakeEngine, fake_engine
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def test_the_server_learns_where_the_engine_is_and_others_do_not(
     monkeypatch.setenv("DOCKER_CONFIG", "/config")
     launch = TENSORFLOW_SERVING.launch(folder, port=18501, scratch=tmp_path, threads=1)
     assert (launch.env["DOCKER_HOST"], launch.env["DOCKER_CONFIG"]) == ("tcp://engine:2376", "/config")
-    assert "DOCKER_HOST" not in passed_on()
+    assert "DOCKER_HOST" not in inherited_environment()
 
 
 class FakeContainer:

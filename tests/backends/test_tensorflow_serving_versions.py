@@ -13,10 +13,10 @@ from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
 from orchestrator.backends.tensorflow_serving.config import flag_values, read_models_config
 from orchestrator.backends.tensorflow_serving.versions import (
     VersionError,
+    apply_settings,
     move_label,
     rendered_version,
     served_versions,
-    settle,
     version_folder,
 )
 
@@ -43,7 +43,7 @@ def folder(rendered: Rendered, tmp_path: Path) -> Path:
     for version in (1, 2, 12):
         version_folder(made, "tiny-model", version).mkdir(parents=True)
     version_folder(made, "tiny-model", 1).with_name(".tmp-13").mkdir()
-    settle(made, rendered())
+    apply_settings(made, rendered())
     return made
 
 
@@ -70,7 +70,7 @@ def test_a_folder_serves_every_version_in_it_and_is_watched(folder: Path, tmp_pa
 def test_a_folder_that_the_server_sees_elsewhere_says_so(rendered: Rendered, tmp_path: Path) -> None:
     made = tmp_path / "versions"
     made.mkdir()
-    settle(made, rendered(), seen_at=PurePosixPath("/models"))
+    apply_settings(made, rendered(), seen_at=PurePosixPath("/models"))
     assert read_models_config((made / "models.config").read_text()).base == "/models/models/tiny-model"
     flags = flag_values((made / "flags.txt").read_text().splitlines())
     assert flags["monitoring_config_file"] == "/models/monitoring.config"
@@ -86,13 +86,13 @@ def test_labels_name_the_live_version_and_the_one_before(folder: Path) -> None:
 
 def test_settling_keeps_labels_and_says_when_a_server_has_to_be_restarted(folder: Path, rendered: Rendered) -> None:
     move_label(folder, 12)
-    assert settle(folder, rendered()) is False
-    assert settle(folder, rendered(max_batch_size=4)) is True
+    assert apply_settings(folder, rendered()) is False
+    assert apply_settings(folder, rendered(max_batch_size=4)) is True
     assert "max_execution_batch_size {\n  value: 4\n}" in (folder / "batching.config").read_text()
-    assert settle(folder, rendered(max_batch_size=1)) is True
+    assert apply_settings(folder, rendered(max_batch_size=1)) is True
     assert not (folder / "batching.config").exists()
     assert "--enable_batching=false" in (folder / "flags.txt").read_text()
-    assert settle(folder, rendered(memory=2**32, max_batch_size=1)) is False
+    assert apply_settings(folder, rendered(memory=2**32, max_batch_size=1)) is False
     assert _labels(folder) == {"stable": 12}
 
 
@@ -111,13 +111,17 @@ def test_a_version_that_is_about_to_go_gets_no_label(folder: Path) -> None:
 def test_another_models_folder_is_not_changed(folder: Path, rendered: Rendered) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(VersionError, match="serves the model tiny-model, not other"):
-        settle(folder, rendered(name="other"))
+        apply_settings(folder, rendered(name="other"))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_foreign_configuration_is_not_overwritten(folder: Path, rendered: Rendered) -> None:
     (folder / "models.config").write_text("model_config_list {}\n")
-    for call in (lambda: settle(folder, rendered()), lambda: move_label(folder, 1), lambda: served_versions(folder)):
+    for call in (
+        lambda: apply_settings(folder, rendered()),
+        lambda: move_label(folder, 1),
+        lambda: served_versions(folder),
+    ):
         with pytest.raises(VersionError, match=r"models.config cannot be used: it is not a file that mlo writes"):
             call()
     assert (folder / "models.config").read_text() == "model_config_list {}\n"

@@ -33,11 +33,11 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return printed
 
 
-@pytest.mark.parametrize("say", [console.say, console.tell])
+@pytest.mark.parametrize("write", [console.print_result, console.print_note])
 def test_control_characters_in_a_models_names_are_escaped(
-    printed: Callable[[], str], say: Callable[[str], None]
+    printed: Callable[[], str], write: Callable[[str], None]
 ) -> None:
-    say(f"input {HOSTILE}: read")
+    write(f"input {HOSTILE}: read")
 
     text = printed()
     assert not obeyed(text)
@@ -46,7 +46,7 @@ def test_control_characters_in_a_models_names_are_escaped(
 
 def test_mlos_own_styles_are_kept(printed: Callable[[], str]) -> None:
     styled = click.style("done", fg="green") + " " + click.style("name", bold=True) + "\n\tnext line"
-    console.say(styled)
+    console.print_result(styled)
     assert printed() == styled + "\n"
 
 

@@ -258,9 +258,7 @@ def test_drift_is_detected_and_repaired(mlo: Mlo, spec: Path, applied: dict[str,
     mlo.run("predict", "digits", "--input", "zero.json")
 
 
-@pytest.mark.parametrize(
-    "point", ["release.intent-written", "release.started", "release.switched", "release.remembered"]
-)
+@pytest.mark.parametrize("point", ["release.intent-written", "release.started", "release.switched", "release.recorded"])
 def test_an_apply_killed_while_it_deploys_is_finished_by_the_next(
     mlo: Mlo, spec: Path, applied: dict[str, Any], point: str
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.errors import Busy, DeployFailed, StoreFailed, UsageError
 from orchestrator.events import ignore
-from orchestrator.release.go_live import GoLive, RenderedRelease, settle
+from orchestrator.release.go_live import GoLive, RenderedRelease, recover
 from orchestrator.release.rollback import roll_back
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment
@@ -49,12 +49,12 @@ class Place:
         return RenderedRelease(self.name, "/spec.yaml", "01", "02", rendered, rendered, {}, 1)
 
     def deploy(self, content: str, backend: str = "litert") -> Deployment:
-        known = settle(self.name, self.store)
+        known = recover(self.name, self.store)
         revision = max(*self.target.history(), known.highest if known else 0, 0) + 1
         return GoLive(self.ready(content, backend), self.target, self.store, ignore).replace(known, revision, "deploy")
 
     @property
-    def remembered(self) -> Deployment | None:
+    def recorded(self) -> Deployment | None:
         return self.store.state.read().deployments.get(self.name)
 
     @property
@@ -91,9 +91,9 @@ POINTS = [
     "folder.started",
     "release.started",
     "folder.switched",
-    "folder.remembered",
+    "folder.recorded",
     "release.switched",
-    "release.remembered",
+    "release.recorded",
 ]
 
 
@@ -104,7 +104,7 @@ def test_a_first_release_that_is_killed_can_be_done_again(place: Place, point: s
     assert place.used == "one"
     assert place.target.observe().revision == after.revision
     assert place.target.observe().health == "healthy"
-    assert place.remembered == after
+    assert place.recorded == after
 
 
 @pytest.mark.parametrize("backend", ["litert", "onnxruntime"])
@@ -117,10 +117,10 @@ def test_the_revision_in_use_is_complete_whenever_the_next_one_is_killed(
     assert place.used in {"one", "two"}
     assert place.target.observe().health == "healthy"
 
-    settle(place.name, place.store)
-    assert place.remembered is not None
-    assert place.remembered.intent is None
-    assert place.remembered.revision == place.target.observe().revision
+    recover(place.name, place.store)
+    assert place.recorded is not None
+    assert place.recorded.intent is None
+    assert place.recorded.revision == place.target.observe().revision
 
     place.deploy("three", backend)
     assert place.used == "three"
@@ -146,9 +146,9 @@ def test_a_rollback_that_is_killed_keeps_both_revisions(place: Place, point: str
         assert done.returncode == -signal.SIGKILL
     assert place.used in {"one", "two"}
     assert sorted(path.name for path in (place.folder / "revisions").iterdir()) == ["1", "2"]
-    settle(place.name, place.store)
-    assert place.remembered is not None
-    assert place.remembered.revision == place.target.observe().revision
+    recover(place.name, place.store)
+    assert place.recorded is not None
+    assert place.recorded.revision == place.target.observe().revision
 
 
 def test_another_deployment_in_the_folder_is_not_touched(place: Place) -> None:
@@ -163,7 +163,7 @@ def test_another_deployment_in_the_folder_is_not_touched(place: Place) -> None:
     assert "holds the deployment digits" in refused.value.diagnostics[0].cause
     assert place.used == "two"
     assert sorted(path.name for path in (place.folder / "revisions").iterdir()) == ["1", "2"]
-    assert other.remembered is None
+    assert other.recorded is None
     for change in (other.target.stop, lambda: other.target.drop(1), lambda: other.target.switch(1)):
         with pytest.raises(DeployFailed):
             change()
@@ -184,8 +184,8 @@ def test_two_stores_do_not_deploy_into_one_folder_at_once(place: Place) -> None:
         place.deploy("two")
     assert busy.value.diagnostics[0].code == "E605"
     assert place.used == "one"
-    assert place.remembered is not None
-    assert place.remembered.intent is None, "nothing was begun, so nothing of another store's is withdrawn for it"
+    assert place.recorded is not None
+    assert place.recorded.intent is None, "nothing was begun, so nothing of another store's is withdrawn for it"
 
 
 def test_what_another_store_put_there_meanwhile_is_not_overwritten(place: Place) -> None:
@@ -195,7 +195,7 @@ def test_what_another_store_put_there_meanwhile_is_not_overwritten(place: Place)
     assert elsewhere.deploy("theirs").revision == 2
 
     with pytest.raises(Busy) as busy:  # the number was free when this began
-        GoLive(ready, place.target, place.store, ignore).replace(settle(place.name, place.store), 2, "deploy")
+        GoLive(ready, place.target, place.store, ignore).replace(recover(place.name, place.store), 2, "deploy")
 
     assert busy.value.diagnostics[0].code == "E605"
     assert place.used == "theirs"
@@ -204,7 +204,7 @@ def test_what_another_store_put_there_meanwhile_is_not_overwritten(place: Place)
     assert place.used == "mine"
 
 
-def test_a_folder_that_is_gone_can_be_settled_and_filled_again(place: Place) -> None:
+def test_a_folder_that_is_gone_can_be_recovered_and_filled_again(place: Place) -> None:
     place.deploy("one")
     killed(place, "folder.started", "two")
     shutil.rmtree(place.folder)
@@ -217,7 +217,7 @@ def test_numbers_never_come_back_however_often_it_is_rolled_back(place: Place) -
         place.deploy(content)
     for _ in range(11):
         roll_back(place.store, place.name, None, ignore, 1)
-    known = place.remembered
+    known = place.recorded
     assert known is not None
     assert {entry.revision for entry in known.history} == {1, 2, 3}
     assert place.deploy("four").revision == 4
@@ -276,18 +276,18 @@ def test_a_deployment_that_moved_leaves_nothing_behind_even_if_it_was_killed(pla
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from tests.engine.test_going_live import Place\n"
-        "from orchestrator.release.go_live import GoLive, settle\n"
+        "from orchestrator.release.go_live import GoLive, recover\n"
         "from orchestrator.events import ignore\n"
         "from orchestrator.targets.folder.target import FolderTarget\n"
         "p = Place(Path(sys.argv[2])); other = FolderTarget(Path(sys.argv[2]) / 'other', 'digits', 2)\n"
-        "GoLive(p.ready('two'), other, p.store, ignore).replace(settle('digits', p.store), 2, 'deploy')\n"
+        "GoLive(p.ready('two'), other, p.store, ignore).replace(recover('digits', p.store), 2, 'deploy')\n"
     )
     arguments = [sys.executable, "-c", script, str(Path(__file__).parents[2]), str(place.root)]
-    for point, folders in (("release.switched", {"deployed", "other"}), ("release.remembered", {"deployed", "other"})):
+    for point, folders in (("release.switched", {"deployed", "other"}), ("release.recorded", {"deployed", "other"})):
         done = subprocess.run(arguments, env={**os.environ, "MLO_CRASH_AT": point}, check=False)
         assert done.returncode == -signal.SIGKILL
         assert {path.name for path in place.root.iterdir()} >= folders
-        moved = settle(place.name, place.store)
+        moved = recover(place.name, place.store)
         assert moved is not None
         assert moved.placement.settings["path"] == str(place.root / "other")
         assert not place.folder.exists(), "what it moved away from is stopped"

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.errors import DeployFailed
 from orchestrator.events import ignore
-from orchestrator.release.go_live import GoLive, RenderedRelease, settle
+from orchestrator.release.go_live import GoLive, RenderedRelease, recover
 from orchestrator.release.removal import remove
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment, Intent
@@ -39,7 +39,7 @@ class Machine:
         self.served = Served(self.folder, root)
 
     def deploy(self, factor: int) -> Deployment:
-        before = settle("digits", self.store)
+        before = recover("digits", self.store)
         with self.store.scratch_folder() as scratch:
             (scratch / "out" / "serving").mkdir(parents=True)
             (scratch / "out" / "serving" / "behaviour.json").write_text(json.dumps({"factor": factor}))
@@ -50,7 +50,7 @@ class Machine:
         return GoLive(release, self.target, self.store, ignore).replace(before, revision, "deploy")
 
     @property
-    def remembered(self) -> Deployment | None:
+    def recorded(self) -> Deployment | None:
         return self.store.state.read().deployments.get("digits")
 
     def kill_supervisor(self) -> None:
@@ -97,13 +97,13 @@ def test_the_next_release_brings_the_last_good_revision_back_and_replaces_it(
     assert answers == [1.0]
     assert machine.served.ask() == 3.0
     assert machine.target.observe().revision == after.revision
-    assert machine.remembered == after
+    assert machine.recorded == after
 
 
 @pytest.mark.usefixtures("dies_after_the_switch")
 def test_it_can_be_destroyed_at_once(machine: Machine) -> None:
     assert remove(machine.store, "digits", ignore, 5).done == "stopped"
-    assert machine.remembered is None
+    assert machine.recorded is None
     assert not machine.target.observe().running
 
 
@@ -122,8 +122,8 @@ def test_a_supervisor_that_dies_during_the_switch_does_not_affect_the_good_revis
         with pytest.raises(DeployFailed) as failed:
             machine.deploy(2)
     assert failed.value.diagnostics[0].code == "E606"
-    assert machine.remembered is not None
-    assert (machine.remembered.revision, machine.remembered.intent) == (1, None)
+    assert machine.recorded is not None
+    assert (machine.recorded.revision, machine.recorded.intent) == (1, None)
     answers: list[float] = []
     monkeypatch.setattr(GoLive, "_check", lambda *_: answers.append(machine.served.ask()))
     machine.deploy(3)
@@ -136,7 +136,7 @@ def test_a_revision_that_serves_unrecorded_is_replaced_and_not_in_the_way(machin
     second = machine.deploy(2)
     intent = Intent.now("deploy", second.revision, machine.target.placement)
     machine.store.state.update(lambda state: state.with_deployment(first.with_intent(intent)))
-    assert settle("digits", machine.store) == first
+    assert recover("digits", machine.store) == first
     assert machine.served.ask() == 2.0
     machine.deploy(3)
     assert machine.served.ask() == 3.0
@@ -148,7 +148,7 @@ def test_a_deployment_with_a_damaged_record_is_destroyed_and_the_damage_reported
     removed = remove(machine.store, "digits", ignore, 5)
     (note,) = removed.notes
     assert "endpoint.json cannot be read" in note
-    assert machine.remembered is None
+    assert machine.recorded is None
     assert not machine.target.observe().running
 
 
@@ -164,5 +164,5 @@ def test_remains_of_a_dead_run_do_not_keep_a_deployment_alive(
     removed = remove(machine.store, "digits", ignore, 5)
     (note,) = removed.notes
     assert "although its last run cannot be settled: the supervisor of digits does not answer" in note
-    assert machine.remembered is None
+    assert machine.recorded is None
     assert not machine.target.observe().running

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.processes
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
-# A run in small: two steps, each once; what an earlier spec left is collected; the deployment is remembered.
+# A run in small: two steps, each once; what an earlier spec left is collected; the deployment is recorded.
 _RUN = """
 import json, sys
 from pathlib import Path

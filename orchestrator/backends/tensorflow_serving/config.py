@@ -34,10 +34,10 @@ __all__ = [
     "changed_flags",
     "flag_values",
     "flags",
+    "max_batch_rows",
     "models_config",
     "monitoring",
     "read_models_config",
-    "rows_together",
 ]
 
 ROOT = PurePosixPath("/opt/mlo/serving")
@@ -154,7 +154,7 @@ def _text(message: Message) -> str:
     return text_format.MessageToString(message)
 
 
-def rows_together(settings: ServingSettings) -> int:
+def max_batch_rows(settings: ServingSettings) -> int:
     """The maximum rows that TensorFlow Serving puts into one batch; 1 turns its batching off.
 
     Batching is off if requests can have different inner shapes, because the server fails a whole batch if one request is
@@ -185,7 +185,7 @@ def batch_sizes(settings: ServingSettings) -> tuple[int, ...]:
 
     Each is warmed up. Without fixed sizes, TensorFlow would prepare its kernels again for every new batch size.
     """
-    rows = rows_together(settings)
+    rows = max_batch_rows(settings)
     sizes = [_least(settings.signature)]
     while sizes[-1] * 2 < rows:
         sizes.append(sizes[-1] * 2)
@@ -202,7 +202,7 @@ def batching(settings: ServingSettings) -> str | None:
 
     from orchestrator.backends.tensorflow_serving import messages_pb2 as pb  # noqa: PLC0415
 
-    rows = rows_together(settings)
+    rows = max_batch_rows(settings)
     if rows == 1:
         return None
     assert settings.signature.batch is not None, "only a model with a batch dimension is batched"
@@ -234,7 +234,7 @@ def _rest_threads(settings: ServingSettings) -> int:
     Each request holds a thread while it waits. Without a free thread it waits in front of the queue, where requests are
     never refused.
     """
-    rows = rows_together(settings)
+    rows = max_batch_rows(settings)
     if rows == 1:
         return 4 * settings.threads + _SPARE_THREADS
     return min(_MOST_THREADS, rows * (settings.threads + _enqueued(settings, rows)) + _SPARE_THREADS)
@@ -267,7 +267,7 @@ def flags(settings: ServingSettings, root: PurePosixPath = ROOT) -> tuple[str, .
         "enable_profiler": "false",
         "enable_batching": "false",
     }
-    if rows_together(settings) > 1:
+    if max_batch_rows(settings) > 1:
         values |= {"enable_batching": "true", "batching_parameters_file": root / "batching.config"}
     return tuple(f"--{name}={value}" for name, value in values.items())
 

@@ -38,10 +38,10 @@ __all__ = [
     "ServedVersions",
     "VersionError",
     "VersionedLayout",
+    "apply_settings",
     "move_label",
     "rendered_version",
     "served_versions",
-    "settle",
     "version_folder",
 ]
 
@@ -110,7 +110,7 @@ def served_versions(folder: Path) -> ServedVersions | None:
     return ServedVersions(models.name, _versions(folder, models.name), dict(models.labels))
 
 
-def settle(folder: Path, rendered: Path, *, seen_at: PurePosixPath | None = None) -> bool:
+def apply_settings(folder: Path, rendered: Path, *, seen_at: PurePosixPath | None = None) -> bool:
     """Apply the settings of a rendered folder, except for its version; labels do not change.
 
     Args:
@@ -149,7 +149,7 @@ def move_label(folder: Path, version: int, *, kept: Collection[int] | None = Non
     A server that runs on the folder follows within seconds if it has loaded the version, otherwise as soon as it has.
 
     Args:
-        folder: a folder written by `settle`, with the folder of the version.
+        folder: a folder written by `apply_settings`, with the folder of the version.
         version: the new live version.
         kept: the versions that are kept; labels of others are removed. None for all.
 
@@ -232,7 +232,7 @@ class VersionedLayout:
 
     def use(self, revision: int, kept: Sequence[int], serving: Path | None) -> tuple[str, ...]:
         """Take over flags, batching and the list of models, then move the labels."""
-        restart = serving is not None and _or_refuse(lambda: settle(self._folder, serving))
+        restart = serving is not None and _or_refuse(lambda: apply_settings(self._folder, serving))
         _or_refuse(lambda: move_label(self._folder, revision, kept=kept))
         return ("restart servers that run on the folder, because flags or batching changed",) if restart else ()
 

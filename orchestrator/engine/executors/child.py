@@ -19,7 +19,7 @@ import psutil
 from orchestrator.engine.executors.job import EXIT_DISK_FULL, WorkerJob, WorkerResult
 from orchestrator.engine.stop import Stop
 from orchestrator.process.children import guarded
-from orchestrator.process.environment import engine_environment, passed_on
+from orchestrator.process.environment import engine_environment, inherited_environment
 from orchestrator.process.memory import tree_memory
 from orchestrator.steps.context import Ending
 
@@ -61,7 +61,7 @@ def worker_environment(*, containers: bool = False) -> dict[str, str]:
         containers: whether it starts containers, and so has to find the engine.
     """
     return (
-        passed_on()
+        inherited_environment()
         | (engine_environment() if containers else {})
         | {
             "PYTHONDONTWRITEBYTECODE": "1",

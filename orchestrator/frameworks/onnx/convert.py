@@ -11,7 +11,7 @@ from onnx.external_data_helper import uses_external_data
 
 from orchestrator.artifacts.variant_facts import variant_facts
 from orchestrator.frameworks.onnx import finish as onnx_finish
-from orchestrator.frameworks.onnx.file import embed, objection, read_onnx, stored_bytes
+from orchestrator.frameworks.onnx.file import checker_error, embed, read_onnx, stored_bytes
 from orchestrator.frameworks.onnx.graph import bodies, inner_graphs, prune, rename
 from orchestrator.frameworks.onnx.runtime import open_given
 from orchestrator.frameworks.onnx.signature import tensor_names
@@ -58,7 +58,7 @@ def to_onnx(context: StepContext) -> dict[str, Any]:
     model = read_onnx(context.inputs["weights"])
     threads = len(os.sched_getaffinity(0))
     source = open_given(model, names, threads)
-    checked, size = not objection(model), stored_bytes(model)
+    checked, size = not checker_error(model), stored_bytes(model)
     context.progress("writing the model", 0.3)
     proto = model.proto
     _normalize(proto)

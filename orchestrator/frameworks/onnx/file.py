@@ -32,8 +32,8 @@ __all__ = [
     "LARGEST_FILE",
     "ExternalData",
     "GivenModel",
+    "checker_error",
     "embed",
-    "objection",
     "open_external_data",
     "read_onnx",
     "stored_bytes",
@@ -353,8 +353,8 @@ def stored_bytes(model: GivenModel) -> int:
     return int(model.proto.ByteSize()) + outside
 
 
-def objection(model: GivenModel) -> str:
-    """The objection of ONNX's own checker; empty if it accepts the model.
+def checker_error(model: GivenModel) -> str:
+    """The error of ONNX's own checker; empty if it accepts the model.
 
     Runtimes accept some models that the checker rejects, such as those with a producer's own operator names.
     """
@@ -366,7 +366,7 @@ def objection(model: GivenModel) -> str:
     try:
         onnx.checker.check_model(whole, full_check=True)
     # On damaged models it also raises errors from its C++ code.
-    except Exception as error:  # noqa: BLE001 - every error counts as an objection
+    except Exception as error:  # noqa: BLE001 - every error counts as an error of the checker
         return (str(error).strip().splitlines() or ["it does not say what"])[0]
     return ""
 

@@ -10,7 +10,7 @@ import onnxruntime
 from onnx.external_data_helper import uses_external_data
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
-from orchestrator.frameworks.onnx.file import objection
+from orchestrator.frameworks.onnx.file import checker_error
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.frameworks.source.samples import plain
@@ -255,7 +255,7 @@ def _not_loaded(error: Exception, model: GivenModel | None) -> StepError:
             remedy=f"export it for an older opset, or install a newer onnxruntime than {onnxruntime.__version__}",
             at=AT_WEIGHTS,
         )
-    against = objection(model) if model is not None else ""
+    against = checker_error(model) if model is not None else ""
     return StepError(
         "E302",
         "ONNX Runtime does not load the model",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.spec.signature import Signature, Tensor
     from orchestrator.steps.parameters import TensorNames
 
-__all__ = ["SERVED", "Names", "about_output", "check_declared", "found_tensor", "served_input", "tensor_names"]
+__all__ = ["SERVED", "Names", "check_declared", "found_tensor", "output_remedy", "served_input", "tensor_names"]
 
 _NAMES = {
     onnx.TensorProto.FLOAT: "float32",
@@ -108,7 +108,7 @@ def served_input(tensor: FoundTensor) -> FoundTensor:
     )
 
 
-def about_output(tensor: FoundTensor) -> str:
+def output_remedy(tensor: FoundTensor) -> str:
     """How to change an output that responses cannot carry."""
     if tensor.dtype.startswith("seq(map("):
         return (
@@ -141,7 +141,7 @@ def check_declared(model: GivenModel, signature: Signature, names: Names) -> lis
             raise StepError(
                 "E362",
                 f"the model's output `{found.tensor}` is {found.dtype}, which no response can carry",
-                cause=about_output(found),
+                cause=output_remedy(found),
                 remedy="do that, or declare only the other outputs in `outputs:`",
                 at=("model", "outputs", number),
             )

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime
 
 from orchestrator.artifacts.inspection import Inspection
-from orchestrator.frameworks.onnx.file import objection, read_onnx
+from orchestrator.frameworks.onnx.file import checker_error, read_onnx
 from orchestrator.frameworks.onnx.graph import nodes
 from orchestrator.frameworks.onnx.runtime import open_checked_file, open_given, runtime_message
 from orchestrator.frameworks.onnx.signature import (
     SERVED,
-    about_output,
     check_declared,
     found_tensor,
+    output_remedy,
     served_input,
     tensor_names,
 )
@@ -56,7 +56,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
     model = read_onnx(context.inputs["weights"])
     inputs = tuple(served_input(found_tensor(value)) for value in model.inputs)
     outputs = tuple(found_tensor(value) for value in model.proto.graph.output)
-    notes = tuple(about_output(tensor) for tensor in outputs if tensor.dtype not in SERVED)
+    notes = tuple(output_remedy(tensor) for tensor in outputs if tensor.dtype not in SERVED)
     files = tuple(model.data.files)
     found = Inspection(inputs=inputs, outputs=outputs, ranges={}, files=files, notes=notes, weights=None)
     found.write(context.output)
@@ -80,7 +80,7 @@ def check(context: StepContext) -> dict[str, Any]:
     model = read_onnx(context.inputs["weights"])
     notes = check_declared(model, signature, names)
     runtime = open_given(model, names, len(os.sched_getaffinity(0)))
-    if against := objection(model):
+    if against := checker_error(model):
         notes.append(f"source: ONNX's checker rejects the model, but ONNX Runtime loads it: {against}")
     samples = given_samples(context, parameters)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.spec.signature import Signature
 
-__all__ = ["answer_whole", "check_inputs", "declared_outputs", "guarded_call"]
+__all__ = ["call_model", "check_inputs", "declared_outputs", "guarded_call"]
 
 _AT_INPUTS = ("model", "inputs")
 _AT_OUTPUTS = ("model", "outputs")
@@ -153,7 +153,7 @@ def guarded_call(
         return model(*tensors)
 
 
-def answer_whole(
+def call_model(
     model: torch.nn.Module, signature: Signature, inputs: Mapping[str, Array], project: Path, dim: str | None = None
 ) -> dict[str, Array]:
     """The outputs of one call by name; see `guarded_call`. bfloat16 is returned as float32, because numpy lacks it."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array, Samples
     from orchestrator.spec.signature import Signature
 
-__all__ = ["TOLERANCE", "prove_evaluation"]
+__all__ = ["TOLERANCE", "verify_evaluation_mode"]
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """The tolerance between two results for the same row: this, plus this times the output's largest value."""
@@ -94,7 +94,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]  # torch is not typed her
         return ", ".join(part for part in (layer and f"layer {layer}", line) if part)
 
 
-def prove_evaluation(
+def verify_evaluation_mode(
     model: torch.nn.Module, signature: Signature, samples: Samples, project: Path, *, saved_in_training: bool = False
 ) -> None:
     """Run some rows twice and in different batches, and compare.

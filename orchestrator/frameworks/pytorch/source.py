@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 
 from orchestrator.artifacts.inspection import FoundTensor, FoundWeights, Inspection
 from orchestrator.frameworks.pytorch.archives import check_archive
-from orchestrator.frameworks.pytorch.calls import answer_whole, check_inputs, declared_outputs
-from orchestrator.frameworks.pytorch.evaluation import prove_evaluation
+from orchestrator.frameworks.pytorch.calls import call_model, check_inputs, declared_outputs
+from orchestrator.frameworks.pytorch.evaluation import verify_evaluation_mode
 from orchestrator.frameworks.pytorch.runtime import CPU, TorchRuntime, device_for
 from orchestrator.frameworks.pytorch.weights import find_state_dict, load_weights, read_state_dict
 from orchestrator.frameworks.source.import_step import given_samples, record
@@ -76,7 +76,7 @@ def prove(
     """
     context.progress("proving evaluation mode")
     signature = declared_outputs(model, signature, first_call(samples, signature), context.project)
-    prove_evaluation(
+    verify_evaluation_mode(
         model,
         signature,
         samples,
@@ -85,7 +85,7 @@ def prove(
     )
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
-        return answer_whole(model, signature, inputs, context.project, dim)
+        return call_model(model, signature, inputs, context.project, dim)
 
     return record(
         context,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.artifacts.imported import BASELINE_FILE, SAMPLES_FILE, EdgeCase, Imported
-from orchestrator.frameworks.source.outputs import answer_edges, answer_rows, refuse_nan, resolve_outputs
+from orchestrator.frameworks.source.outputs import refuse_nan, resolve_outputs, run_edge_cases, run_samples
 from orchestrator.frameworks.source.samples import LABELS, Samples, random_samples, read_samples, write_npz
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.steps.context import StepContext
     from orchestrator.steps.parameters import ImportParameters
 
-__all__ = ["Answered", "given_samples", "read_import", "record", "write_import"]
+__all__ = ["SourceResults", "given_samples", "read_import", "record", "write_import"]
 
 
 def given_samples(context: StepContext, parameters: ImportParameters) -> Samples:
@@ -69,9 +69,9 @@ def record(
     context.progress("finding the shapes of the outputs")
     signature = resolve_outputs(answer, signature, samples)
     context.progress("running the samples")
-    outputs = answer_rows(answer, signature, samples)
+    outputs = run_samples(answer, signature, samples)
     refuse_nan(outputs, samples)
-    answered, left_out = answer_edges(answer, signature, samples)
+    answered, left_out = run_edge_cases(answer, signature, samples)
     imported = Imported(
         signature=signature,
         samples="real" if samples.real else "random",
@@ -87,7 +87,7 @@ def record(
         ),
         edge_cases_left_out=tuple(left_out),
     )
-    write_import(context.output, imported, samples, Answered(outputs, [(c.inputs, edge) for c, edge in answered]))
+    write_import(context.output, imported, samples, SourceResults(outputs, [(c.inputs, edge) for c, edge in answered]))
     return _summary(imported)
 
 
@@ -104,7 +104,7 @@ def _finite(array: Array) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class SourceResults:
     """The results of the source model.
 
     Attributes:
@@ -116,7 +116,7 @@ class Answered:
     edges: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]]
 
 
-def write_import(folder: Path, imported: Imported, samples: Samples, answered: Answered) -> None:
+def write_import(folder: Path, imported: Imported, samples: Samples, answered: SourceResults) -> None:
     """Write the document, the samples, the baseline's outputs and the edge cases; reproducible byte for byte."""
     imported.write(folder)
     labels = {} if samples.labels is None else {LABELS: samples.labels}

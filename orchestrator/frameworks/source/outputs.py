@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from orchestrator.frameworks.source.samples import Array, Samples
 
-__all__ = ["Answer", "answer_edges", "answer_rows", "failed_call", "first_call", "refuse_nan", "resolve_outputs"]
+__all__ = ["Answer", "failed_call", "first_call", "refuse_nan", "resolve_outputs", "run_edge_cases", "run_samples"]
 
 _CHUNK = 32
 
@@ -78,7 +78,7 @@ def first_call(samples: Samples, signature: Signature) -> dict[str, Array]:
     return call_at(samples, signature, sizes)
 
 
-def answer_rows(answer: Answer, signature: Signature, samples: Samples) -> dict[str, Array]:
+def run_samples(answer: Answer, signature: Signature, samples: Samples) -> dict[str, Array]:
     """The outputs on all samples by name, with rows as the first axis; batch by batch if the model has a batch dimension."""
     parts: list[dict[str, Array]] = []
     if signature.batch is None:
@@ -236,7 +236,7 @@ def refuse_nan(outputs: Mapping[str, Array], samples: Samples) -> None:
         )
 
 
-def answer_edges(
+def run_edge_cases(
     answer: Answer, signature: Signature, samples: Samples
 ) -> tuple[list[tuple[EdgeCase, dict[str, Array]]], list[RefusedCase]]:
     """Every edge case with its outputs; and those with values that the model refuses, which is allowed."""

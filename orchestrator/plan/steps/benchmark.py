@@ -12,7 +12,7 @@ from orchestrator.optimize.variants import Candidate
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.revisions import BENCHMARK_RUNTIME, BENCHMARK_SERVER
 from orchestrator.plan.step import Step, StepInput, StepOutput
-from orchestrator.plan.steps.source import code_files, joined, source_files, source_parameters, source_tools
+from orchestrator.plan.steps.source import code_files, source_files, source_parameters, source_tools, union
 from orchestrator.plan.steps.variants import variant_output
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
@@ -52,7 +52,7 @@ def runtime_benchmark_step(
         inputs={"import": StepOutput("import"), **inputs, **source_files(loaded, model)},
         optional=frozenset(inputs),
         code=code_files(here),
-        tools=joined(source_tools(loaded, here), *runtimes),
+        tools=union(source_tools(loaded, here), *runtimes),
         machine=True,
         accelerator=parameters.accelerator,
         exclusive=True,
@@ -92,7 +92,7 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
         params=parameters.as_json(),
         inputs={"import": StepOutput("import"), **inputs, "runtime": StepOutput("benchmark.runtime")},
         optional=frozenset(inputs),
-        tools=joined(*(backend(name).tools for name in backends)),
+        tools=union(*(backend(name).tools for name in backends)),
         machine=True,
         accelerator=parameters.accelerator,
         exclusive=True,

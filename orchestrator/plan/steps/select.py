@@ -9,7 +9,7 @@ from orchestrator.optimize.variants import Candidate, RefusedCandidate
 from orchestrator.plan.revisions import SELECT
 from orchestrator.plan.step import Step, StepOutput
 from orchestrator.plan.steps.benchmark import candidate_outputs, service_level
-from orchestrator.plan.steps.source import joined
+from orchestrator.plan.steps.source import union
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.steps.parameters import RefusedParameters, SelectParameters

@@ -19,17 +19,17 @@ __all__ = [
     "code_files",
     "import_step",
     "inspect_step",
-    "joined",
     "require_source_tools",
     "source_files",
     "source_parameters",
     "source_tools",
+    "union",
 ]
 
 _AT_WEIGHTS = ("model", "source", "weights")
 
 
-def joined(*packages: Iterable[str]) -> tuple[str, ...]:
+def union(*packages: Iterable[str]) -> tuple[str, ...]:
     """The union of groups of packages, sorted."""
     return tuple(sorted({name for group in packages for name in group}))
 
@@ -116,7 +116,7 @@ def code_files(here: Here) -> tuple[FileInput, ...]:
 
 def source_tools(loaded: LoadedSpec, here: Here) -> tuple[str, ...]:
     """The packages that load the source, with the distributions of the factory's module."""
-    return joined(SOURCES[loaded.spec.model.source.kind].tools, here.factory_packages)
+    return union(SOURCES[loaded.spec.model.source.kind].tools, here.factory_packages)
 
 
 def _weights(loaded: LoadedSpec) -> FileInput:

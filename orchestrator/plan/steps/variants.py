@@ -8,7 +8,7 @@ from orchestrator.machine.here import Here
 from orchestrator.optimize.variants import Pass, Variant
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.step import Step, StepInput, StepOutput
-from orchestrator.plan.steps.source import code_files, joined, source_files, source_parameters, source_tools
+from orchestrator.plan.steps.source import code_files, source_files, source_parameters, source_tools, union
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.steps.parameters import ConvertParameters, OptimizeParameters
 
@@ -56,7 +56,7 @@ def _convert_step(loaded: LoadedSpec, model: PlannedModel, here: Here, variant: 
         params=ConvertParameters(source_parameters(loaded, model)).as_json(),
         inputs=_from_source(loaded, model),
         code=code_files(here),
-        tools=joined(source_tools(loaded, here), transform.tools),
+        tools=union(source_tools(loaded, here), transform.tools),
         candidate=variant.format,
         at=("optimize", "formats"),
         timeout=step_timeout(loaded),
@@ -77,7 +77,7 @@ def _pass_step(loaded: LoadedSpec, model: PlannedModel, here: Here, each: Pass, 
         params=parameters.as_json(),
         inputs=_from_source(loaded, model) if transform.from_source else made_from,
         code=code_files(here) if transform.from_source else (),
-        tools=joined(source_tools(loaded, here), transform.tools) if transform.from_source else transform.tools,
+        tools=union(source_tools(loaded, here), transform.tools) if transform.from_source else transform.tools,
         machine=transform.needs_cpu_features,
         candidate=stage,
         at=("optimize", "precisions"),

@@ -252,7 +252,7 @@ class FolderTarget:
         crash_point("folder.switched")
         used = copied.model_copy(update={"used": True})
         self._write(marker.with_revision(revision, used).only(kept).used_with(copied.backend))
-        crash_point("folder.remembered")
+        crash_point("folder.recorded")
         with store_errors("clean up", self._folder):
             for number, old in marker.revisions.items():
                 if number not in kept:

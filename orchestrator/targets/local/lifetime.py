@@ -13,7 +13,7 @@ from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
-from orchestrator.process.environment import passed_on
+from orchestrator.process.environment import inherited_environment
 from orchestrator.store.locks import lock
 from orchestrator.targets.local.control import (
     ERROR_FILE,
@@ -98,7 +98,7 @@ def start(folder: Path) -> None:
     try:
         code = subprocess.run(
             command,
-            env={**passed_on(), "PYTHONPATH": os.pathsep.join(paths)},
+            env={**inherited_environment(), "PYTHONPATH": os.pathsep.join(paths)},
             stdin=subprocess.DEVNULL,
             check=False,
             timeout=_START_SECONDS,

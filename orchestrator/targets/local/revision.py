@@ -17,7 +17,7 @@ import aiohttp
 import psutil
 
 from orchestrator.process.children import guarded
-from orchestrator.process.environment import passed_on
+from orchestrator.process.environment import inherited_environment
 from orchestrator.targets.local.gateway.upstream import Upstreams
 from orchestrator.targets.local.handover import Handover
 from orchestrator.targets.local.journal import Journal, LineSplitter
@@ -228,7 +228,7 @@ class Revision:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 cwd=self.launching.cwd,
-                env={**passed_on(), **self.launching.env},
+                env={**inherited_environment(), **self.launching.env},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
