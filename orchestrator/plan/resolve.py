@@ -1,4 +1,4 @@
-"""What is known of a step before it runs: its key, whether its result is cached, and if not, why."""
+"""Determines a step's key before it runs, whether its result is cached, and if not, why."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ class Resolved:
     """A step whose inputs are all known.
 
     Attributes:
-        key: the step's key.
-        parts: what the key was made from.
+        key: the step's key. parts: the parts of the key.
         status: `cached` when the result is there, else `run`.
         reason: why, in words.
         outcome: of a cached step.

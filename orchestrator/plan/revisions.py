@@ -1,6 +1,6 @@
-"""Revisions of the steps that no table names. One rises when what its step does, or refuses, changes.
+"""The revisions of steps that are in no table. Increase one when the results or refusals of its step change.
 
-Those of sources and of what is made from them are beside their functions, in `optimize/sources.py` and
+The revisions of sources, conversions and passes are beside their functions, in `optimize/sources.py` and
 `optimize/formats.py`. A stored result or refusal is reused only for the revision that produced it.
 """
 
@@ -15,7 +15,7 @@ SELECT = 5
 RENDER = 2
 
 INSPECT_TORCH = 3
-"""What `mlo init` reads from files of PyTorch."""
+"""The step with which `mlo init` reads PyTorch files."""
 
 SAMPLES = 2
 """The random samples that `mlo init` writes."""

@@ -1,4 +1,4 @@
-"""A step of a plan as a value: what runs, on what, with which parameters, and what its key is made of."""
+"""A step of a plan as a value: function, inputs, parameters, and everything else in its key."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Takes what was rendered live: deploying, proving, switching, rolling back."""
+"""Takes rendered releases live: deploying, verifying, switching, rolling back."""

@@ -1,4 +1,4 @@
-"""Takes a rendered release live: starts it beside the current one, proves it, switches, records it; intents come first."""
+"""Takes a rendered release live: starts it beside the current one, verifies it, switches, records it; intents come first."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["GoLive", "RenderedRelease", "deployment_lock", "recover", "target_of
 
 @dataclass(frozen=True, slots=True)
 class RenderedRelease:
-    """What was rendered, and what is needed to prove and record it.
+    """A rendered release, and what is needed to verify and record it.
 
     Attributes:
         name: the deployment's.
@@ -66,8 +66,8 @@ def recover(name: str, store: Store) -> Deployment | None:
     """Clean up after a run that died, and return what the state then records.
 
     The caller holds the deployment's lock, so no other command is at work. If the run died after its switch, its revision
-    was proven and serves: it is recorded as live. If before, its revision is withdrawn. What a deployment that moved
-    left at its former place is stopped.
+    was verified and serves, so it is recorded as live; if before, its revision is removed. If the deployment has moved, its
+    remains at the previous place are stopped.
     """
     state = store.state
     known = state.read().deployments.get(name)
@@ -82,7 +82,7 @@ def recover(name: str, store: Store) -> Deployment | None:
 
 
 def _after(known: Deployment, begun: Intent, target: Target) -> Deployment:
-    """The deployment after a run that died with this intent; its revision is withdrawn unless it had taken over."""
+    """The deployment after a run that died with this intent; its revision is removed unless traffic had been switched to it."""
     if target.observe().revision == begun.revision:
         return begun.wanted or known.without_intent()
     if begun.revision != known.revision or not target.is_at(known.placement):
@@ -93,7 +93,7 @@ def _after(known: Deployment, begun: Intent, target: Target) -> Deployment:
 
 
 def _left(known: Deployment, store: Store, state: StateFile) -> Deployment:
-    """Stop what is left at the place that the deployment moved away from."""
+    """Stop what is left at the place from which the deployment moved."""
     if known.leaving is None:
         return known
     target = target_at(known.leaving, Site(store, known.name))
@@ -128,7 +128,7 @@ class GoLive:
         self._winner = Winner.read(self._rendered())
 
     def replace(self, before: Deployment | None, revision: int, op: Operation) -> Deployment:
-        """Start `revision`, prove it, switch to it, record it.
+        """Start `revision`, verify it, switch to it, record it.
 
         Args:
             before: what the state records; None for the first release.
@@ -136,14 +136,14 @@ class GoLive:
             op: for the intent.
 
         Raises:
-            DeployFailed: it did not come up or did not answer as proven; the previous revision keeps serving.
+            DeployFailed: it did not start or gave other answers than verified; the previous revision keeps serving.
         """
         endpoint = self._prepared(before, op, revision)
         with self._locked(before):
             try:
                 self._check(self._start(revision))
                 deployment = self._deployment(before, revision, endpoint)
-                # Before the switch: if the run dies right after it, the intent says what it switched to.
+                # Before the switch: if the run dies right after it, the intent contains the new revision.
                 self._remember_intent(before, Intent.now(op, revision, self._target.placement, deployment))
                 notes = self._target.switch(revision)
             except BaseException as error:
@@ -186,7 +186,7 @@ class GoLive:
 
     @contextmanager
     def _locked(self, before: Deployment | None) -> Iterator[None]:
-        """Lock the place; a failure only withdraws the intent, since nothing was started."""
+        """Lock the place; a failure only removes the intent, because nothing was started."""
         with ExitStack() as held:
             try:
                 held.enter_context(self._target.lock())

@@ -74,7 +74,7 @@ class _Golden:
 
     @property
     def batches(self) -> Iterator[slice]:
-        """As many samples as fit, in calls of the largest size that the model takes."""
+        """As many samples as fit, in calls of the largest size that the model accepts."""
         if self.signature.batch is None:
             return
         row = max(1, sum(array[:1].nbytes for array in self.inputs.values()))
@@ -82,7 +82,7 @@ class _Golden:
         fitting = max(low, _BATCHED_BYTES // row)
         for start in range(0, min(self.rows, fitting), min(high, fitting)):
             stop = min(self.rows, fitting, start + high)
-            # The last call would be smaller than the model takes: it overlaps the one before.
+            # The last call would be smaller than the model accepts, so it overlaps the one before.
             yield slice(max(0, min(start, stop - low)), stop)
 
     def takes_one_row(self) -> bool:
@@ -101,12 +101,12 @@ def check_golden(
 ) -> GoldenReport:
     """Send samples to a server, one by one and in batches, and judge its answers by the gates of `verify`.
 
-    The limits on single values hold for every request; those that are statements about all samples (cosine, top-1
-    agreement) are judged if all samples fit into the batches that are sent, as they were in `verify`.
+    The limits on single values hold for every request; those over all samples (cosine, top-1 agreement) are only judged if
+    all samples fit into the batches, as in `verify`.
 
     Args:
         base_url: `http://HOST:PORT` of the server.
-        backend: what serves there.
+        backend: the backend of the server.
         name: the model's name on the wire.
         samples: the output folder of the import step.
         gates: what the spec sets for `precision`; the rest is the precision's default.

@@ -1,4 +1,4 @@
-"""What is deployed now, as the state records it and as the target observes it."""
+"""What is deployed now, as recorded in the state and as observed by the target."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Live:
     """A deployment as recorded and as observed.
 
     Attributes:
-        recorded: None when the name was never deployed, or is destroyed.
+        recorded: None if the name was never deployed, or was destroyed.
         observed: None likewise.
         change: how the deployment differs from what the spec asks for, such as another place; None if it does not.
         moves: whether that change is a move to another place.
@@ -31,7 +31,7 @@ class Live:
     moves: bool = False
 
     def compare(self, rendered: str | None) -> tuple[str, str]:
-        """The deploy step's status and its reason, given the digest of what is rendered if it is known."""
+        """The deploy step's status and its reason, given the rendered digest if it is known."""
         if self.recorded is None or self.observed is None:
             return ("+", "not deployed yet") if rendered is not None else ("known after run", "not deployed yet")
         if self.recorded.revision == 0:

@@ -1,4 +1,4 @@
-"""Deploys what a plan rendered, unless the same is already live."""
+"""Deploys the rendered release of a plan, unless the same is already live."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Released:
 
     @property
     def decision(self) -> Decision:
-        """Why this was deployed; read only on demand, since a run without changes does not need it."""
+        """Why this was deployed; only read on demand, because a run without changes does not need it."""
         from orchestrator.artifacts.decision import Decision  # noqa: PLC0415 - a run without changes needs none
 
         return Decision.read(self.evidence)
@@ -90,7 +90,7 @@ class PlanRelease:
 
         Raises:
             Busy: another command is deploying this name.
-            DeployFailed: it did not come up or did not answer as proven; the previous revision keeps serving.
+            DeployFailed: it did not start or gave other answers than verified; the previous revision keeps serving.
         """
         with deployment_lock(self._store, self._plan.name, lock_timeout, self._observer):
             recover(self._plan.name, self._store)
@@ -119,7 +119,7 @@ class PlanRelease:
         )
 
     def _gates(self, candidate: str) -> Mapping[str, float]:
-        """What the winner's verify step was given."""
+        """The parameters of the winner's verify step."""
         return VerifyParameters.from_json(self._plan.step(f"verify.{candidate}").params).gates
 
     def _released(self, deployment: Deployment, *, changed: bool) -> Released:

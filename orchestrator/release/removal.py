@@ -20,7 +20,7 @@ class Removed:
     """What was done.
 
     Attributes:
-        done: a word or two: "stopped"; "forgotten" if another command had removed it meanwhile.
+        done: a word or two: "stopped"; "already removed" if another command was faster.
         notes: what is left, or was damaged, a clause each.
     """
 
@@ -34,18 +34,18 @@ def remove(store: Store, name: str, observer: Observer, lock_timeout: float) -> 
     Raises:
         Busy: another command is changing it.
         DeployFailed: its processes cannot be ended, or the place is not this deployment's; the record stays.
-        StoreFailed: E705 this mlo does not know its target.
+        StoreFailed: E705 this version of mlo does not know its target.
     """
     with deployment_lock(store, name, lock_timeout, observer):
         known = store.state.read().deployments.get(name)
         if known is None:
-            return Removed("forgotten", ())
+            return Removed("already removed", ())
         notes: list[str] = []
         try:
             known = recover(name, store) or known
         except MloError as unsettled:
-            # What a run left that died is stopped below; that it cannot be settled must not keep the rest alive.
-            notes.append(f"although its last run cannot be settled: {_reason(unsettled)}")
+            # The remains of a run that died are stopped below; if it cannot be recovered, that must not keep the rest alive.
+            notes.append(f"although its last run cannot be recovered: {_reason(unsettled)}")
         for placement in _other_places(known):
             try:
                 notes += _stop(store, name, placement)[1]

@@ -1,4 +1,4 @@
-"""Goes back to an earlier revision: the same tree, proven again with the same golden requests."""
+"""Rolls back to an earlier revision: the same tree, verified again with the same golden requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def revisions(deployment: Deployment) -> list[Revision]:
 
 
 def roll_back(store: Store, name: str, revision: int | None, observer: Observer, lock_timeout: float) -> Deployment:
-    """Let an earlier revision serve again; where the target still has it, only the traffic or the label is switched.
+    """Let an earlier revision serve again; if the target still has it, only the traffic or the label is switched.
 
     Args:
         store: where results and receipts are kept.
@@ -33,7 +33,7 @@ def roll_back(store: Store, name: str, revision: int | None, observer: Observer,
     Raises:
         UsageError: E602 there is no such deployment, E622 no such revision, or its artifacts are gone or damaged.
         Busy: another command is deploying this name.
-        DeployFailed: it did not come up or did not answer as proven; the previous revision keeps serving.
+        DeployFailed: it did not start or gave other answers than verified; the previous revision keeps serving.
     """
     with deployment_lock(store, name, lock_timeout, observer):
         before = recover(name, store)
@@ -51,13 +51,13 @@ def roll_back(store: Store, name: str, revision: int | None, observer: Observer,
             gates=entry.gates,
             threads=entry.threads,
         )
-        # The place where it served: a deployment that has moved since moves back.
+        # The place where it served: a deployment that has moved since then moves back.
         target = target_at(entry.placement, Site(store, name))
         return GoLive(release, target, store, observer).replace(before, entry.revision, "rollback")
 
 
 def _check_stored(store: Store, name: str, entry: Revision) -> None:
-    """Read everything that the revision is made of: it was not checked since it served."""
+    """Read all files of the revision, which have not been checked since it served."""
     trees = store.trees
     for digest in (entry.rendered_digest, entry.imported_digest):
         cause = ""

@@ -1,4 +1,4 @@
-"""The signature of what a deployment serves, read from the rendered folder that its server was started from."""
+"""The signature that a deployment serves, read from the rendered folder of its server."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Batches waiting requests into model calls and passes each call to an idle instance.
 
-What waits while the model is busy goes together; requests join only when all their inner shapes are equal, and sizes
-are counted in rows. A call that fails is repeated request by request, so that one cannot spoil another's answer; and what
-fails on one of several instances is repeated on another, so that a broken device does not spoil every answer it can get.
+Requests that wait while the model is busy are batched, if all their inner shapes are equal; sizes are counted in rows. A
+failed call is repeated request by request, so that one request cannot affect another; and a request that fails on one of
+several instances is repeated on another one, so that a broken device does not affect every request that it gets.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ __all__ = ["Batcher", "Limits"]
 
 _NEVER = float("inf")
 _FAILED = 500
-"""The status for a failure of the model; 400 is for a request that it refuses, which does not concern the instance."""
+"""The status for a failure of the model. A request that the model refuses gets 400, which does not concern the instance."""
 
 _EXPIRY_S = 0.001
 """Minimum time between checks for expired requests, so that many short timeouts cost no more than a few."""
 
 _LONGEST_REST_S = 60.0
-"""The longest rest of a failing instance: it rests for a second, then twice as long each time, until it answers again."""
+"""The longest pause of a failing instance: it is paused for a second, then twice as long each time, until it answers again."""
 
 _log = logging.getLogger("mlo.batcher")
 
@@ -40,9 +40,9 @@ class Limits:
     """How requests are batched and how many may wait.
 
     Attributes:
-        max_rows: rows of one call at most; 1 joins nothing. A request of more rows runs alone.
-        max_delay_s: how long a request waits for company while an instance is free.
-        queue_rows: rows that may wait; one request is always taken by an empty queue.
+        max_rows: the maximum rows of a call; with 1, requests are not batched. A request with more rows runs alone.
+        max_delay_s: how long a request waits for others while an instance is idle.
+        queue_rows: the maximum number of waiting rows; an empty queue accepts any request.
     """
 
     max_rows: int
@@ -51,9 +51,9 @@ class Limits:
 
 
 class Batcher:
-    """A queue in front of the instances, each with its own thread. All but the threads belongs to the event loop.
+    """A queue in front of the instances, each with its own thread. Everything except the threads belongs to the event loop.
 
-    Requests that come in one turn of the loop go together even if an instance is free, which costs nothing.
+    Requests that arrive in the same turn of the loop are batched even if an instance is idle, which costs nothing.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Batcher:
         self._expiry = self._loop.call_later(max(_EXPIRY_S, when - time.monotonic()), self._expire)
 
     def _expire(self) -> None:
-        """Answer those whose time is up."""
+        """Answer expired requests."""
         now = time.monotonic()
         self._expiry, self._expire_at = None, _NEVER
         for job in [job for job in self._unanswered if job.deadline <= now]:
@@ -159,9 +159,9 @@ class Batcher:
                 del self._groups[job.key]
 
     def close(self, timeout_s: float) -> bool:
-        """Run what is queued, then end the threads; wait for them at most `timeout_s`. True if they have ended.
+        """Run queued requests, then end the threads; wait for them at most `timeout_s`. True if they have ended.
 
-        Nobody may wait for an answer any more: none is delivered after this.
+        No request may be waiting for an answer: none is delivered after this.
         """
         self._closed = True
         while self._groups:
@@ -188,7 +188,7 @@ class Batcher:
         )
 
     def _call_idle(self) -> None:
-        """Give every idle instance the jobs that are ripe."""
+        """Give every idle instance the jobs that are due."""
         self._look, self._look_at = None, _NEVER
         now = time.monotonic()
         while self._idle and self._groups:
@@ -207,7 +207,7 @@ class Batcher:
                 instance.count(jobs)
                 self._idle.append(instance)
                 if self._groups:
-                    self._plan_to_look(now)  # in the next turn: whoever else needs the loop comes between
+                    self._plan_to_look(now)  # in the next turn, so that other tasks of the loop run in between
                 self._hand_out(jobs, answers)
                 return
 
@@ -261,10 +261,10 @@ class Batcher:
                 self._answer(job, answer)
 
     def _to_repeat(self, instance: Instance, jobs: list[Job], answers: Answers) -> Sequence[Job]:
-        """What another instance gets, since every request of this call failed; the instance then rests.
+        """The jobs that another instance gets, because every request of this call failed; the instance is then paused.
 
-        Whether the instance or the request is to blame shows when another instance has tried: where that fails too, it is
-        the request, and the first one goes on at once. The last instance that is awake never rests.
+        Another instance shows whether the instance or the request is the cause: if it fails too, it is the request, and the
+        first instance continues at once. The last active instance is never paused.
         """
         failed = [
             job
@@ -292,7 +292,7 @@ class Batcher:
         return again
 
     def _wake(self, instance: Instance, *, blamed: bool = True) -> None:
-        """Resume a resting instance."""
+        """Resume a paused instance."""
         if instance.wake is None:
             return
         instance.wake.cancel()

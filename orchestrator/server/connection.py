@@ -1,7 +1,7 @@
 """An HTTP/1.1 connection: reads requests within limits and writes the answers in order.
 
-The parsing is httptools' (llhttp). What a server of any application would add to it, a task and two messages for each
-request, costs more than all the rest of a small model's request; docs/server.md has the numbers.
+It is parsed by httptools (llhttp). The overhead of a server for arbitrary applications, a task and two messages for each
+request, would be more than the rest of a small model's request; docs/server.md has the numbers.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _log = logging.getLogger("mlo.connection")
 
 
 class Connection(asyncio.Protocol):
-    """See the module. One request is handled at a time; a client that sends ahead is read no further meanwhile.
+    """See the module. One request is handled at a time; a client that sends further requests is not read meanwhile.
 
     Attributes:
         deadline: `time.monotonic()` at which `expire` must be called.
-        handed_over: the port it came through, if that one's socket was handed over by another process.
+        handed_over: the port that accepted it, if another process handed over that socket.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._ending = False
         self._leave_at = _NEVER  # after the next answer, and by then if there is none
         self._paused = False
-        self._stage: tuple[Request | None, bool] = (None, False)  # what the deadline is for
+        self._stage: tuple[Request | None, bool] = (None, False)  # the purpose of the deadline
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Give the client a while to send its first head."""
@@ -98,9 +98,9 @@ class Connection(asyncio.Protocol):
             take_back()
 
     def data_received(self, data: bytes) -> None:
-        """Parse, handle what is whole, and look whether the client keeps to the limits."""
+        """Parse, handle complete requests, and check that the client keeps to the limits."""
         if self._ending:
-            return  # what comes behind a refused head or body is nobody's
+            return  # everything after a refused head or body is ignored
         self._pending += len(data)
         try:
             self._parser.feed_data(data)
@@ -120,12 +120,12 @@ class Connection(asyncio.Protocol):
         self._in_head = True
 
     def on_url(self, url: bytes) -> None:
-        """A piece of what is asked for."""
+        """A piece of the request's target."""
         assert self._arriving is not None
         self._arriving.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer, which counts for nothing."""
+        """A header; or a trailer, which is ignored."""
         if self._in_head:
             assert self._arriving is not None
             self._arriving.headers[name.lower()] = value
@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
         request = self._arriving
         if request is None:
             return
-        # One buffer, since a list of pieces of one byte each would take fifty times its bytes.
+        # One buffer, because a list of one-byte pieces would take fifty times as much memory.
         if not request.body:
             request.body = body
         elif isinstance(request.body, bytes):
@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
             self._refuse_arriving(self._too_large())
 
     def on_message_complete(self) -> None:
-        """A request is whole."""
+        """A request is complete."""
         self._pending = 0
         request = self._arriving
         if request is None:
@@ -183,7 +183,7 @@ class Connection(asyncio.Protocol):
             request.held = 0
 
     def _hold(self, size: int) -> None:
-        """Count bytes of a request that is not handled yet; most come whole, and are handled before."""
+        """Count the bytes of a request that is not handled yet; most requests arrive complete and are not counted."""
         request = self._arriving or self._waiting[-1]
         request.held += size
         if not self._budget.take(size) and request is self._arriving:
@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
         self._waiting.append(request)
 
     def _advance(self) -> None:
-        """Handle the next request, if it is its turn; then say until when the client must have done what."""
+        """Handle the next request, if it is its turn; then set the client's next deadline."""
         while self._waiting and self._current is None and not self._unread:
             request = self._waiting.popleft()
             if request.held:
@@ -229,7 +229,7 @@ class Connection(asyncio.Protocol):
             (self._transport.pause_reading if pause else self._transport.resume_reading)()
 
     def _set_deadline(self) -> None:
-        """Until when the next request, its head or its body must be there; more of the same wins no time."""
+        """The deadline for the next request, its head or its body; further bytes do not extend it."""
         stage = (self._arriving, self._in_head)
         if stage != self._stage or self.deadline == _NEVER:
             self._stage = stage
@@ -250,7 +250,7 @@ class Connection(asyncio.Protocol):
             return self._app.refuse(request, RequestError(500, "the server failed", reason="failed"))
 
     def reply(self, request: Request, answer: Answer) -> None:
-        """Send the answer that `handle` left for later; nobody gets it if the client is gone."""
+        """Send the answer that `handle` deferred; it is discarded if the client is gone."""
         if request is not self._current:
             return
         self._current = self._take_back = None
@@ -284,7 +284,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client does not read its answer as fast as it comes."""
-        # The whole of it, as long as a byte is left: the transport keeps a view of it.
+        # All of it, as long as a byte is left, because the transport keeps a view of it.
         self._unread = max(self._written, self._transport.get_write_buffer_size())
         self.deadline = time.monotonic() + self._limits.seconds
         if not self._budget.take(self._unread):
@@ -292,7 +292,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def resume_writing(self) -> None:
-        """The client has caught up."""
+        """The client has read enough of its answers."""
         self._budget.give_back(self._unread)
         self._unread = 0
         if not self._ending:
@@ -311,7 +311,7 @@ class Connection(asyncio.Protocol):
         self._advance()
 
     def let_go(self, idle_s: float) -> None:
-        """Close after the next answer, or when nothing has been asked for `idle_s` seconds."""
+        """Close after the next answer, or after `idle_s` seconds without a request."""
         self._leave_at = min(self._leave_at, time.monotonic() + idle_s)
         if idle_s == 0:
             self.finish()

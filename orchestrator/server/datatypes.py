@@ -1,4 +1,4 @@
-"""How an element type is called: by numpy in the signature, by the protocol on the wire, by ONNX Runtime."""
+"""The names of element types: numpy's in the signature, the protocol's on the wire, and ONNX Runtime's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DATATYPES = {
     "float64": "FP64",
     "string": "BYTES",
 }
-"""numpy's name → the protocol's. bfloat16 is missing since ONNX Runtime's Python interface takes no numpy array of it."""
+"""numpy's name → the protocol's. bfloat16 is missing, because ONNX Runtime's Python API does not support it."""
 
 ORT_TYPES = {
     "tensor(float16)": "float16",
@@ -37,7 +37,7 @@ ORT_TYPES = {
 
 
 def numpy_dtype(dtype: str) -> np.dtype[Any]:
-    """The dtype of arrays that hold `dtype`; strings are Python objects, which is what ONNX Runtime takes.
+    """The dtype of arrays for `dtype`; strings are Python objects, as ONNX Runtime requires.
 
     Little-endian, which is the protocol's byte order and that of every platform ONNX Runtime is built for.
     """

@@ -78,10 +78,10 @@ class FixedSizes:
         return None if self._signature.batch is None else len(next(iter(inputs.values())))
 
     def _size(self, rows: int | None) -> int | None:
-        """The size that a call is filled up to; None where it has to run as it is."""
+        """The size that a call is padded to; None if it has to run unchanged."""
         if rows is None:
             return 1
-        if not self._signature.splits:  # an output that has no rows cannot be cut
+        if not self._signature.splits:  # an output without rows cannot be cut
             return rows if rows in self._sizes else None
         return next((size for size in self._sizes if 0 < rows <= size), None)
 

@@ -37,10 +37,10 @@ _CODES = {
 }
 
 _OPEN = frozenset({"ServerLive", "ServerReady"})
-"""What answers without a token, as over HTTP."""
+"""The calls that need no token, as over HTTP."""
 _CALLS_AT_MOST, _CALLS_AT_LEAST = 4096, 256
 _CALLS_BYTES = 4 << 30
-"""What all calls may take if each is as large as may be; as many as `_CALLS_AT_LEAST` are taken in any case."""
+"""The maximum memory of all calls, if each has the maximum size; at least `_CALLS_AT_LEAST` are accepted in any case."""
 
 _Call = Callable[[Any, Any], Awaitable[Any]]
 
@@ -98,7 +98,7 @@ class GrpcServer:
         await self._server.start()
 
     async def stop(self, grace_s: float) -> None:
-        """Take no more calls, and give those in flight `grace_s` to finish."""
+        """Accept no more calls, and give those in flight `grace_s` to finish."""
         await self._server.stop(grace_s)
 
     def _checked(self, name: str, call: _Call) -> _Call:
@@ -211,7 +211,7 @@ class GrpcServer:
 
 
 def calls_at_once(body_bytes: int) -> int:
-    """How many calls may be open: each one's message is in memory before the queue can refuse it."""
+    """The maximum number of concurrent calls: the message of each is in memory before the queue can refuse it."""
     return max(_CALLS_AT_LEAST, min(_CALLS_AT_MOST, _CALLS_BYTES // body_bytes))
 
 

@@ -1,11 +1,10 @@
 """Listening sockets that another process hands over: a supervisor, to this server and later to its successor.
 
-`--handover FD` names an inherited Unix socket (SOCK_SEQPACKET). Each message that arrives on it is JSON,
-`{"order": 1, "idle_seconds": 30}`, with all the sockets that the server shall listen on from now on attached (SCM_RIGHTS),
-besides the port of its own. The server answers `{"order": 1, "listening": [PORT, ...], "connections": N}`, with the number of
-the order that it obeys, as soon as that is so, and says it again when the last connection of sockets that it has given up is
-gone. The sender keeps the sockets open, so the kernel's queue of connections outlives every server: whoever listens next
-finds them there.
+`--handover FD` names an inherited Unix socket (SOCK_SEQPACKET). Each message on it is the JSON document `{"order": 1,
+"idle_seconds": 30}`, with all sockets on which the server has to listen from now on, in addition to its own port, attached
+(SCM_RIGHTS). The server answers `{"order": 1, "listening": [PORT, ...], "connections": N}`, with the number of the order,
+as soon as it has carried it out, and again when the last connection from sockets that it has given up is closed. The sender
+keeps the sockets open, so the kernel's queue of connections outlives every server, and the next server finds them there.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = ["Handover"]
 _SOCKETS_AT_MOST = 16
 _MESSAGE_BYTES = 4096
 _LOOK_S = 0.02
-"""How often connections are looked at that have to end."""
+"""Seconds between checks of connections that have to end."""
 
 _log = logging.getLogger("mlo.handover")
 
@@ -34,10 +33,10 @@ class Handover:
     """Belongs to the event loop's thread."""
 
     def __init__(self, fd: int, http: HttpServer) -> None:
-        """Take orders from the inherited socket `fd`, once `start` is called.
+        """Receive orders from the inherited socket `fd`, once `start` is called.
 
         Raises:
-            StartError: `UNAVAILABLE`; it is no socket.
+            StartError: `UNAVAILABLE`; it is not a socket.
         """
         try:
             self._channel = socket.socket(fileno=fd)
@@ -49,13 +48,13 @@ class Handover:
         self._obeying: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Obey from now on."""
+        """Carry out orders from now on."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._channel.fileno(), self._receive)
         self._obeying = loop.create_task(self._obey())
 
     def stop(self) -> None:
-        """Obey no more."""
+        """Stop carrying out orders."""
         asyncio.get_running_loop().remove_reader(self._channel.fileno())
         if self._obeying is not None:
             self._obeying.cancel()
@@ -72,7 +71,7 @@ class Handover:
         if data:
             order = orjson.loads(data)
             self._orders.put_nowait((int(order["order"]), listeners, float(order["idle_seconds"])))
-        else:  # nobody holds the other end any more
+        else:  # the other end is closed
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
 
     async def _obey(self) -> None:

@@ -22,18 +22,18 @@ _TICK_S = 0.5
 _TOGETHER = 8
 _LEAST_BUDGET = 64 << 20
 _RESERVED_FILES = 128
-"""For the model, gRPC's connections and the logs."""
+"""File descriptors reserved for the model, gRPC's connections and the logs."""
 
 
 class HttpServer:
     """Belongs to the event loop's thread."""
 
     def __init__(self, app: App, limits: ConnectionLimits, context: ssl.SSLContext | None) -> None:
-        """Take as many connections as `limits` and the process's file limit allow.
+        """Accept as many connections as `limits` and the process's limit of open files allow.
 
         Args:
-            app: what answers.
-            limits: of each connection. All together may hold eight largest bodies, and 64 MiB in any case.
+            app: answers the requests.
+            limits: of each connection. All together may buffer eight bodies of the maximum size, and at least 64 MiB.
             context: for TLS; None for plain HTTP.
         """
         files = _raise_file_limit() - _RESERVED_FILES
@@ -48,7 +48,7 @@ class HttpServer:
 
     @property
     def handed_over(self) -> list[int]:
-        """The ports of the sockets that were handed over and are listened on."""
+        """The ports of the handed-over sockets that it listens on."""
         return sorted(self._handed_over)
 
     async def start(self, listener: socket.socket) -> None:
@@ -68,9 +68,9 @@ class HttpServer:
         )
 
     async def listen_on(self, listeners: Sequence[socket.socket]) -> None:
-        """Accept on exactly these sockets, which others hold as well, besides the one of `start`.
+        """Accept on exactly these sockets, which other processes hold as well, in addition to the one of `start`.
 
-        Those that are not needed, because their port is listened on already or one of them fails, are closed.
+        Sockets that are not needed, because their port is already listened on or another one fails, are closed.
         """
         unused = set(listeners)
         try:
@@ -84,14 +84,14 @@ class HttpServer:
                 listener.close()
         for port in self._handed_over.keys() - wanted.keys():
             self._handed_over.pop(port).close()
-        # What was accepted already gets its `Connection` in the next turn of the loop.
+        # Connections that were already accepted get their `Connection` in the next turn of the loop.
         await asyncio.sleep(0)
 
     def end_given_up(self, idle_s: float) -> int:
-        """Let connections go that came through a socket which is given up; how many are left.
+        """End connections from sockets that were given up; returns how many are left.
 
         Args:
-            idle_s: how long those that are idle may still ask something, from the first such call on.
+            idle_s: how long idle ones may still send a request, counted from the first such call.
         """
         left = [each for each in self._connections if each.handed_over not in (None, *self._handed_over)]
         for connection in left:
@@ -105,10 +105,10 @@ class HttpServer:
         self._ticks = loop.call_later(_TICK_S, self._tick, loop)
 
     async def stop(self, grace_s: float) -> None:
-        """Accept no more, close what is idle, and give the requests in flight `grace_s` seconds."""
+        """Accept no more connections, close idle ones, and give the requests in flight `grace_s` seconds."""
         for server in (self._server, *self._handed_over.values()):
             server.close()
-        # What the kernel has accepted already is a client's request as well; one turn of the loop takes it in.
+        # Connections that the kernel has already accepted may have requests too; one turn of the loop accepts them.
         await asyncio.sleep(0)
         deadline = time.monotonic() + grace_s
         while self._connections and time.monotonic() < deadline:
@@ -121,7 +121,7 @@ class HttpServer:
 
 
 def _raise_file_limit() -> int:
-    """Let the process open as many files as it may; the usual soft limit of 1,024 is for programs that use `select`."""
+    """Raise the limit of open files to the maximum; the usual soft limit of 1,024 is for programs that use `select`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         hard = 1 << 20
@@ -131,10 +131,10 @@ def _raise_file_limit() -> int:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens; clients that come before the server accepts wait.
+    """A listening socket; clients that connect before the server accepts have to wait.
 
     Raises:
-        StartError: `UNAVAILABLE`; the port is taken, or the host is none of this machine's.
+        StartError: `UNAVAILABLE`; the port is in use, or the host is not an address of this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

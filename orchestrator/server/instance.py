@@ -38,17 +38,17 @@ _log = logging.getLogger("mlo.instance")
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request on its way through the batcher; times are `time.monotonic()` seconds.
+    """A request in the batcher; times are `time.monotonic()` seconds.
 
     Attributes:
         inputs, rows: the request.
-        key: the inner shapes; jobs of one key may go together.
+        key: the inner shapes; jobs with the same key may be batched.
         done: gets the answer.
-        deadline: not run after this.
+        deadline: it is not run after this.
         started: when its call of the model began, 0 while it waits.
         finished: when that call was over.
-        batch_rows: the rows of that call, others' included.
-        failed_on: the instance that failed on it before; None for most.
+        batch_rows: the rows of that call, including those of others.
+        failed_on: the instance on which it failed before, if any.
     """
 
     inputs: Mapping[str, Array]
@@ -67,9 +67,9 @@ class Instance:
     """One instance of the model and the thread that calls it.
 
     Attributes:
-        calls, rows, seconds: how often it was called, with how many rows, and how long that took; of the event loop.
-        wake: what ends its rest, while it is given nothing since it failed; of the event loop.
-        rests: how often it has rested since it last answered; of the event loop.
+        calls, rows, seconds: the number of calls, their rows and their duration; of the event loop.
+        wake: the timer that ends its pause after a failure; of the event loop.
+        rests: the number of pauses since it last answered; of the event loop.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Instance:
         Args:
             run: the model; called by this thread only.
             index: its number, from 0.
-            deliver: called by the thread with what each job of a call got.
+            deliver: called by the thread with the outcome of each job of a call.
             inline: runs short calls on the event loop; None if all calls go to the thread.
         """
         self.index = index
@@ -163,7 +163,7 @@ class Instance:
         if self._inline is None:
             return self._call_together(jobs, run)
         began = time.thread_time()
-        seconds = float("inf")  # of a call that is stopped
+        seconds = float("inf")  # for a call that is stopped
         try:
             answers = self._call_together(jobs, run)
             seconds = time.thread_time() - began

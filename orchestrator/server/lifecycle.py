@@ -153,7 +153,7 @@ class _Life:
     async def _drain(self) -> None:
         """Keep serving while load balancers notice that this server is no longer ready."""
         self._service.phase = Phase.DRAINING
-        # Who hands sockets over keeps them open, and takes them back before it ends a server.
+        # The supervisor keeps handed-over sockets open, and takes them back before it stops a server.
         seconds = self._config.drain_seconds if self._handover is None else 0.0
         _log.info("draining", extra=fields(seconds=seconds))
         await asyncio.sleep(seconds)
@@ -200,7 +200,7 @@ def run_server(config: ServerConfig, digests: Future[None], handover: int | None
     Args:
         config: the configuration.
         digests: finishes when the model's files have been checked; fails with the `StartError` if a digest differs.
-        handover: an inherited socket that brings listening sockets, see `handover`.
+        handover: an inherited socket on which listening sockets arrive; see `handover`.
 
     Raises:
         StartError: the port cannot be bound, or the model cannot be served.

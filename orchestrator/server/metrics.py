@@ -80,9 +80,9 @@ class Metrics(Collector):
 
         Args:
             info: the labels of `mlo_model_info`.
-            queued_rows: the rows that wait now.
-            ready: whether requests are welcome now.
-            instances: what each instance has done so far.
+            queued_rows: the number of waiting rows.
+            ready: whether requests are accepted now.
+            instances: the counters of each instance.
         """
         self.seconds = {stage: Histogram(_SECONDS) for stage in STAGES}
         self.batch_rows = Histogram(_ROWS)
@@ -102,7 +102,7 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """The families, as `prometheus_client` asks for them."""
+        """The metric families, for `prometheus_client`."""
         yield InfoMetricFamily("mlo_model", "The served model.", value=self._info)
         yield GaugeMetricFamily("mlo_ready", "1 while the server accepts requests.", value=float(self._ready()))
         yield GaugeMetricFamily("mlo_queue_rows", "Rows waiting for the model.", value=self._queued_rows())

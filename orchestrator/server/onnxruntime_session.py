@@ -26,7 +26,7 @@ _GRAPH_OPTIMIZATION = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
-_NO_LOG = 4  # ONNX Runtime's own lines are not JSON; what it raises is logged by who called it
+_NO_LOG = 4  # ONNX Runtime's own lines are not JSON; its exceptions are logged by the caller
 
 
 _Call = Callable[..., list[Array]]
@@ -84,15 +84,15 @@ def open_session(config: ServerConfig, device: int | None, threads: int, sizes: 
     """Open one session on a device, or on the CPU, with its share of `threads`; `sizes` are the calls to be warm at.
 
     Raises:
-        StartError: `BAD_MODEL` for a file that is missing, is another than the configured one, or whose inputs and
-            outputs are not the signature's; `UNAVAILABLE` when the provider is not there or cannot be started (ONNX
-            Runtime itself would quietly take the CPU).
+        StartError: `BAD_MODEL` if the file is missing, is not the configured one, or its inputs and outputs are not the
+            signature's; `UNAVAILABLE` if the provider is missing or cannot be started (ONNX Runtime itself would silently
+            use the CPU).
     """
     if config.provider not in ort.get_available_providers():
         have = ", ".join(ort.get_available_providers())
         raise StartError(UNAVAILABLE, f"this machine's ONNX Runtime lacks {config.provider}; it has {have}")
     if config.provider == CUDA:
-        ort.preload_dlls()  # CUDA's and cuDNN's libraries as packages bring them, which no path of the loader names
+        ort.preload_dlls()  # the CUDA and cuDNN libraries from Python packages, which are not on the loader's path
     path = config.model.file
     where = "" if device is None else f" on device {device}"
     try:
@@ -100,7 +100,7 @@ def open_session(config: ServerConfig, device: int | None, threads: int, sizes: 
             str(path),
             _options(config, threads),
             providers=[(config.provider, provider_options(config, device))],
-            enable_fallback=0,  # to the CPU, when a call fails on the device
+            enable_fallback=0,  # no fallback to the CPU if a call fails on the device
         )
     except (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf, ort_errors.NoSuchFile) as error:
         raise StartError(BAD_MODEL, f"{path}: cannot be loaded{where}: {_text(error)}") from error
@@ -125,9 +125,9 @@ def open_session(config: ServerConfig, device: int | None, threads: int, sizes: 
 def provider_options(config: ServerConfig, device: int | None) -> dict[str, str]:
     """The execution provider's settings for one session.
 
-    Memory grows by what is asked for, not to powers of two, since other sessions may share the device. Algorithms of
-    convolutions are chosen by rule: trying all of them takes seconds at every new size, in front of a request. float32 is
-    computed as float32, not as TF32 with its 10 bits, or the proof that was made on the samples would not hold.
+    Memory grows by the requested size, not to powers of two, because other sessions may share the device. Convolution
+    algorithms are chosen by rule: trying all of them takes seconds at every new size, while a request waits. float32 is
+    computed as float32, not as TF32 with its 10 bits, for which the verification would not hold.
 
     Source: ONNX Runtime's manual, "CUDA Execution Provider".
     """
@@ -151,9 +151,9 @@ def _options(config: ServerConfig, threads: int) -> ort.SessionOptions:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = _GRAPH_OPTIMIZATION[config.graph_optimization]
     options.log_severity_level = _NO_LOG
-    # A thread that spins while it waits takes the CPU from the event loop, which shares the container's limit.
+    # A spinning thread takes CPU time from the event loop, which shares the container's limit.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Memory patterns are planned for one shape; with sizes that vary they only cost.
+    # Memory patterns are for a single shape; with varying sizes, they only cost time.
     options.enable_mem_pattern = not config.model.signature.dims
     return options
 

@@ -33,7 +33,7 @@ _INEXACT = {
     "uint64": "computes uint64 with 32 bits",
     "string": "has no operators for strings",
 }
-"""dtype → what OpenVINO's CPU plugin does with it, so that it is not served."""
+"""dtype → how OpenVINO's CPU plugin treats it, which is why it is not served."""
 
 
 class OpenVinoSession:
@@ -42,7 +42,7 @@ class OpenVinoSession:
     stoppable = None
 
     def __init__(self, compiled: Any, outputs: list[str]) -> None:
-        """Take over what was compiled.
+        """Wrap a compiled model.
 
         Args:
             compiled: the model.
@@ -54,13 +54,13 @@ class OpenVinoSession:
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """See `Session.run`.
 
-        int64 is computed with 32 bits, so larger values are refused. Unlike ONNX Runtime, OpenVINO reads zeros where an index
-        lies outside a table.
+        int64 is computed with 32 bits, so larger values are refused. Unlike ONNX Runtime, OpenVINO reads zeros for an index
+        outside a table.
         """
         if unfit := unfit_values(inputs):
             raise RequestError(400, unfit, reason="refused")
         try:
-            # Copies of what comes in and goes out: the next call uses the same memory.
+            # Inputs and outputs are copied, because the next call uses the same memory.
             answer = self._request.infer({name: np.ascontiguousarray(array) for name, array in inputs.items()})
         except RuntimeError as error:
             raise RequestError(500, f"the model failed: {_text(error)}", reason="failed") from error
@@ -71,8 +71,8 @@ def open_session(config: ServerConfig, threads: int) -> OpenVinoSession:
     """Compile the model for the CPU with its share of `threads`.
 
     Raises:
-        StartError: `BAD_MODEL` for a file that does not load, a dtype that OpenVINO does not compute as it is, or inputs and
-            outputs that are not the signature's.
+        StartError: `BAD_MODEL` if the file cannot be loaded, OpenVINO does not compute a dtype exactly, or its inputs and
+            outputs are not the signature's.
     """
     path, signature = config.model.file, config.model.signature
     for tensor in (*signature.inputs.values(), *signature.outputs.values()):
@@ -93,7 +93,7 @@ def open_session(config: ServerConfig, threads: int) -> OpenVinoSession:
 
 
 def _text(error: Exception) -> str:
-    """The reason, without the lines that name places in OpenVINO's source."""
+    """The reason, without lines about OpenVINO's source code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("Exception from ", "FrontEnd API failed"))]
-    return " ".join(told or lines)
+    informative = [line for line in lines if not line.startswith(("Exception from ", "FrontEnd API failed"))]
+    return " ".join(informative or lines)

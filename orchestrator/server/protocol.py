@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 TakeBytes = Callable[[Tensor, Any], Array]
-"""(tensor, its `binary_data_size`) → the flat array that the next so many bytes hold."""
+"""(tensor, its `binary_data_size`) → the flat array in the next bytes."""
 
 
 _PACKED_AS = {
@@ -37,7 +37,7 @@ _PACKED_AS = {
     "float16": "e", "float32": "f", "float64": "d",
 }  # fmt: skip
 
-# numpy would make floats of a mixture of integers below and above 2**63, and fixed-width texts of texts.
+# numpy would convert a mixture of integers below and above 2**63 to floats, and texts to fixed-width texts.
 _READ_AS = {"string": object, "uint64": object}
 
 
@@ -55,7 +55,7 @@ def parse_object(body: bytes | bytearray | memoryview) -> dict[str, Any]:
     """The JSON object in `body`.
 
     Raises:
-        RequestError: 400; not JSON, too deeply nested, a number that no double holds, or not an object.
+        RequestError: 400; not JSON, too deeply nested, a number beyond the range of doubles, or not an object.
     """
     try:
         document = orjson.loads(body)
@@ -67,12 +67,11 @@ def parse_object(body: bytes | bytearray | memoryview) -> dict[str, Any]:
 
 
 def holds_words(body: bytes | bytearray) -> bool:
-    """Whether `true` or `false` may stand in a JSON text.
+    """Whether `true` or `false` may occur in a JSON text. Among numbers, numpy reads them as 1 and 0.
 
-    numpy takes them for 1 and 0 among numbers. Looking for them in the text costs next to nothing; looking at each
-    element costs as much as reading it.
+    Searching the text takes almost no time; checking each element takes as long as reading it.
     """
-    # Looking for one byte first is twenty times as fast, and in most requests the end of it.
+    # Searching for one byte first is twenty times as fast, and suffices for most requests.
     return (b"r" in body and b"true" in body) or (b"l" in body and b"false" in body)
 
 
@@ -83,9 +82,9 @@ def request_from(
 
     Args:
         document: the parsed JSON.
-        signature: what it is checked against.
-        take: gives the data of an input that lies behind the JSON; None where nothing does.
-        words: whether `true` or `false` may be among the data.
+        signature: of the model.
+        take: returns the data of an input after the JSON; None if there is none.
+        words: whether `true` or `false` may occur in the data.
 
     Raises:
         RequestError: 400, saying what is wrong with it.
@@ -144,7 +143,7 @@ def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
 
 @lru_cache(64)
 def _packing(code: str, count: int) -> struct.Struct:
-    """Python's numbers as the machine's, `count` at once: a quarter of the time that numpy takes, and it checks them too."""
+    """Converts `count` Python numbers at once: a quarter of the time that numpy takes, and it checks them too."""
     return struct.Struct(f"<{count}{code}")
 
 
@@ -161,12 +160,12 @@ def array_from_list(tensor: Tensor, data: Any, shape: tuple[int, ...], *, words:
         try:
             return np.frombuffer(_packing(code, len(data)).pack(*data), dtype=tensor.dtype)
         except (struct.error, OverflowError):
-            pass  # nested, or not all of its kind: what follows takes longer, and can tell
+            pass  # nested, or of different kinds: the code below takes longer, but can handle or report it
     try:
         array = np.array(data, dtype=_READ_AS.get(tensor.dtype))
     except ValueError as error:
         raise RequestError(400, f"input {tensor.name!r}: data is nested unevenly or too deeply") from error
-    # An empty list has no depth of its own: [] and [[], []] both stand for a shape with a zero in it.
+    # An empty list has no definite depth: [] and [[], []] both represent a shape with a zero.
     if array.ndim != 1 and array.shape != shape and array.size:
         raise RequestError(
             400, f"input {tensor.name!r}: data is nested as {list(array.shape)}, but shape is {list(shape)}"
@@ -210,7 +209,7 @@ def _integers(tensor: Tensor, array: Array) -> Array:
 def _exact_integers(tensor: Tensor, array: Array) -> Array:
     """Integers from Python's own numbers; 2.0 is the integer 2, as in JSON Schema.
 
-    Not beyond 2**53: the parser makes such floats also of integers that no 64 bits hold, rounded.
+    Not beyond 2**53: the parser also converts integers with more than 64 bits to such floats, rounded.
     """
     limits = np.iinfo(numpy_dtype(tensor.dtype))
     low, high = int(limits.min), int(limits.max)
@@ -254,7 +253,7 @@ def _convert(tensor: Tensor, array: Array) -> Array:
 
 
 def response_head(model: ModelConfig, request_id: str) -> dict[str, Any]:
-    """An answer's fields beside the outputs."""
+    """An answer's fields other than the outputs."""
     head: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
     if request_id:
         head["id"] = request_id

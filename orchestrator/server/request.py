@@ -28,7 +28,7 @@ UNSUPPORTED_PARAMETERS = ("sequence_id", "shared_memory_region", "classification
 
 
 class RequestedOutput(NamedTuple):
-    """One output that the answer holds, as raw bytes or in JSON (or the protocol's typed fields)."""
+    """An output in the answer, as raw bytes or in JSON (or the protocol's typed fields)."""
 
     tensor: Tensor
     binary: bool
@@ -38,11 +38,11 @@ class InferRequest(NamedTuple):
     """A checked request.
 
     Attributes:
-        id: the client's name for it, given back in the answer; may be empty.
-        inputs: all inputs of the signature; shapes and element types as the signature says.
+        id: the client's identifier, returned in the answer; may be empty.
+        inputs: all inputs of the signature, with its shapes and element types.
         rows: the size of the batch dimension, 1 for a model without one.
-        outputs: what the answer holds, in this order.
-        timeout_s: how long the client waits, None if it does not say.
+        outputs: the outputs in the answer, in this order.
+        timeout_s: how long the client waits; None if it is not stated.
     """
 
     id: str
@@ -61,7 +61,7 @@ class InputReader:
         self.arrays: dict[str, Array] = {}
 
     def declare(self, name: Any, datatype: Any, shape: Any) -> tuple[Tensor, tuple[int, ...]]:
-        """The tensor that an input's head declares and its shape.
+        """The tensor and shape that an input's head declares.
 
         Raises:
             RequestError: 400; unknown or repeated input, another element type, a shape outside the signature.
@@ -89,10 +89,10 @@ class InputReader:
         return tensor, sizes
 
     def add(self, tensor: Tensor, array: Array, shape: tuple[int, ...]) -> None:
-        """Take an input's elements, in row-major order.
+        """Add an input's elements, in row-major order.
 
         Raises:
-            RequestError: 400; not as many as `shape` holds.
+            RequestError: 400; their number does not fit `shape`.
         """
         if array.size != math.prod(shape):
             raise RequestError(
@@ -110,7 +110,7 @@ class InputReader:
             missing = next(name for name in self._signature.inputs if name not in self.arrays)
             raise RequestError(400, f"input {missing!r} is missing")
         if len(self.arrays) > 1:
-            # In the signature's order, so that requests that name them in another are seen to be alike.
+            # In the signature's order, so that requests with another order have equal keys.
             self.arrays = {name: self.arrays[name] for name in self._signature.inputs}
         return 1 if self._signature.batch is None else self._sizes[self._signature.batch]
 
@@ -119,7 +119,7 @@ def check_parameters(parameters: Any, where: str) -> Mapping[str, Any]:
     """The `parameters` of a request or a tensor; unknown ones are ignored.
 
     Raises:
-        RequestError: 400; not an object, or one of another server's extensions that would change the answer.
+        RequestError: 400; not an object, or an unsupported extension that would change the answer.
     """
     if parameters is None:
         return {}
@@ -132,7 +132,7 @@ def check_parameters(parameters: Any, where: str) -> Mapping[str, Any]:
 
 
 def timeout_seconds(parameters: Mapping[str, Any]) -> float | None:
-    """The request parameter `timeout` (microseconds) in seconds; None where there is none, or 0.
+    """The request parameter `timeout` (microseconds) in seconds; None if there is none, or 0.
 
     Raises:
         RequestError: 400; not a number of microseconds.
@@ -149,7 +149,7 @@ def requested_output(signature: Signature, name: Any, *, binary: bool) -> Reques
     """The output that a request names.
 
     Raises:
-        RequestError: 400; the model has none of that name.
+        RequestError: 400; the model has no output with that name.
     """
     if not isinstance(name, str) or name not in signature.outputs:
         have = ", ".join(map(repr, signature.outputs))

@@ -89,7 +89,7 @@ class RestApp:
             raise RequestError(405, "use GET", reason="method", headers="allow: GET, HEAD\r\n")
 
     def handle(self, request: Request, reply: _Reply) -> Answer | Callable[[], None]:
-        """The page, or the answer of the model later.
+        """The answer for the path, or later the model's answer.
 
         Raises:
             RequestError: the inference is refused.
@@ -132,7 +132,7 @@ class RestApp:
         )
 
     def refuse(self, request: Request, error: RequestError) -> Answer:
-        """The answer that tells an error, which is counted and logged."""
+        """The answer for an error, which is counted and logged."""
         if self._path(request.target) in self._infer_paths:
             self._service.count_error("http", error, request.began, request.headers.get(b"traceparent"))
         self._log_error(request, error)
@@ -140,7 +140,7 @@ class RestApp:
         return self._with_id(request, Answer(error.status, headers, orjson.dumps({"error": error.message})))
 
     def _path(self, target: bytes) -> str:
-        """The path of what is asked for, without query and escapes; empty for what has none."""
+        """The request's path, without query and escapes; empty if it has none."""
         known = self._known.get(target)
         if known is not None:
             return known

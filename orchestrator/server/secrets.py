@@ -1,4 +1,4 @@
-"""Certificates and tokens from mounted files, read again when the files change."""
+"""Certificates and tokens from mounted files, reloaded when the files change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Watched:
         self._seen: list[bytes] = []
 
     def changed(self) -> list[bytes] | None:
-        """The files' contents if they are other than last time, otherwise None."""
+        """The files' contents if they have changed, otherwise None."""
         contents = [path.read_bytes() for path in self._paths]
         if contents == self._seen:
             return None

@@ -35,9 +35,9 @@ class Service:
         """Wait for the model.
 
         Args:
-            config: what is served and how.
-            tokens: what clients must show, if anything.
-            tracing: where spans go, if anywhere.
+            config: the configuration.
+            tokens: the accepted tokens, if any.
+            tracing: the exporter of spans, if any.
         """
         self.config = config
         self.tokens = tokens
@@ -59,22 +59,22 @@ class Service:
 
     @property
     def platform(self) -> str:
-        """What runs the model and which format it has, as the protocol's metadata names it."""
+        """The runtime and format of the model, as in the protocol's metadata."""
         return f"{self.config.runtime}_onnx"
 
     @property
     def traced(self) -> bool:
-        """Whether spans are made."""
+        """Whether spans are created."""
         return self._tracing is not None
 
     async def start(
         self, runs: Sequence[Run], warm_ups: Sequence[Callable[[], None]], inline: InlineCalls | None = None
     ) -> None:
-        """Warm every instance up in its own thread, one after another; take requests from then on.
+        """Warm up every instance in its own thread, one after another; accept requests from then on.
 
         Args:
             runs: one for each session of the configuration, in its order.
-            warm_ups: the same of what comes first in its thread.
+            warm_ups: likewise, the first task of each thread.
             inline: see `Batcher`.
 
         Raises:
@@ -103,10 +103,10 @@ class Service:
         ]
 
     def submit(self, request: InferRequest, done: Done, remaining_s: float | None = None) -> Job:
-        """Queue a request; `done` gets the answer, `remaining_s` is what the transport knows of the client's patience.
+        """Queue a request; `done` gets the answer, `remaining_s` is the remaining time according to the transport.
 
         Raises:
-            RequestError: 503 before the model is loaded, 429 when too much waits.
+            RequestError: 503 before the model is loaded, 429 when too many requests are waiting.
         """
         if self._batcher is None:
             raise RequestError(503, "the model is not loaded yet", reason="loading", retry_after=1)
@@ -117,7 +117,7 @@ class Service:
         return self._batcher.submit(request.inputs, request.rows, seconds, done)
 
     def cancel(self, job: Job) -> None:
-        """Cancel a request whose client is gone."""
+        """Cancel a request whose client has disconnected."""
         if self._batcher is not None:
             self._batcher.cancel(job)
 
@@ -158,7 +158,7 @@ class Service:
 
 
 def limits(config: ServerConfig) -> Limits:
-    """What may be joined: nothing for a model whose calls cannot be taken apart, never more than it was proven for."""
+    """The batching limits: no batching if outputs cannot be split, and never more rows than the signature allows."""
     signature = config.model.signature
     rows = 1
     if signature.splits and signature.batch is not None:

@@ -1,4 +1,4 @@
-"""The model: opened by the runtime that the configuration names, called by name, warmed up."""
+"""The model: opened in the configured runtime, called by names, warmed up."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Session(Protocol):
         """One call with every input of the signature; the outputs in the signature's order.
 
         Raises:
-            RequestError: 400 where the model refuses the values (an index outside a table), 500 where it fails.
+            RequestError: 400 if the model refuses the values (an index outside a table), 500 if it fails.
         """
 
 
 class Model:
-    """An opened model, called by name."""
+    """An opened model, called by names."""
 
     def __init__(self, session: Session, signature: Signature, device: int | None) -> None:
-        """Take over what was opened.
+        """Wrap an opened session.
 
         Args:
             session: the model in its runtime.
@@ -71,10 +71,10 @@ class Model:
         return None if calls is None else InlineCalls(lambda inputs: self._named(calls.run(inputs)), calls.stop)
 
     def warm_up(self, rows: int) -> None:
-        """Run once on zeros, with `rows` in the batch and every other dimension at its smallest.
+        """Run once on zeros, with a batch of `rows` and every other dimension at its minimum.
 
         Raises:
-            StartError: `BAD_MODEL`; the model does not run at a size that its signature promises.
+            StartError: `BAD_MODEL`; the model does not run at a size that its signature allows.
         """
         shapes = {name: self._signature.shape_at(tensor, rows) for name, tensor in self._signature.inputs.items()}
         zeros = {
@@ -96,8 +96,8 @@ def open_model(config: ServerConfig, device: int | None, threads: int, sizes: Se
     """Open the model on a device, or on the CPU, with its share of `threads`; `sizes` are the calls to be warm at.
 
     Raises:
-        StartError: `BAD_MODEL` for a file that is missing, is another than the configured one, or whose inputs and
-            outputs are not the signature's; `UNAVAILABLE` when the runtime or its device is not there or cannot be started.
+        StartError: `BAD_MODEL` if the file is missing, is not the configured one, or its inputs and outputs are not the
+            signature's; `UNAVAILABLE` if the runtime or its device is missing or cannot be started.
     """
     session: Session
     try:
@@ -118,8 +118,7 @@ def check_tensors(inputs: Mapping[str, str], outputs: Mapping[str, str], signatu
     """Compare the opened model's tensors, as name → dtype, with the signature.
 
     Raises:
-        StartError: `BAD_MODEL`, they differ. An output may be left out of the signature; an input may not, since every call
-            needs it.
+        StartError: `BAD_MODEL`, they differ. The signature may omit outputs, but not inputs, because every call needs them.
     """
     for what, found, tensors in (("input", inputs, signature.inputs), ("output", outputs, signature.outputs)):
         wanted = {tensor.name: tensor.dtype for tensor in tensors.values()}

@@ -13,7 +13,7 @@ __all__ = ["Signature", "Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor: `dtype` as numpy spells it (or `string`); `shape` of numbers and names, None where unknown."""
+    """A tensor: `dtype` is numpy's name (or `string`); `shape` consists of numbers and names, None if unknown."""
 
     name: str
     dtype: str
@@ -21,7 +21,7 @@ class Tensor:
 
     @property
     def datatype(self) -> str:
-        """The element type as the protocol spells it, such as `FP32`."""
+        """The protocol's name of the element type, such as `FP32`."""
         return DATATYPES[self.dtype]
 
     @property
@@ -32,11 +32,11 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What goes in and what comes out.
+    """The inputs and outputs.
 
     Attributes:
         dims: name → (smallest, largest) size, for every name in an input's shape.
-        batch: the name of the batch dimension, the first of every input; None where there is none.
+        batch: the name of the batch dimension, the first of every input; None if there is none.
     """
 
     inputs: Mapping[str, Tensor]
@@ -46,7 +46,7 @@ class Signature:
 
     @property
     def splits(self) -> bool:
-        """Whether calls can be joined and their outputs taken apart: all tensors begin with the batch dimension."""
+        """Whether requests can be batched and their outputs split: all tensors begin with the batch dimension."""
         return self.batch is not None and all(
             tensor.shape is not None and tensor.shape[:1] == (self.batch,)
             for tensor in (*self.inputs.values(), *self.outputs.values())
@@ -54,7 +54,7 @@ class Signature:
 
     @property
     def no_fixed_calls(self) -> str:
-        """Why calls of one number of rows do not all have the same shapes and plain numbers; empty where they do."""
+        """Why calls with the same number of rows can differ in shape or contain texts; empty if they cannot."""
         for tensor in (*self.inputs.values(), *self.outputs.values()):
             if tensor.dtype == "string":
                 return f"{tensor.name!r} is text"
@@ -71,7 +71,7 @@ class Signature:
         return ""
 
     def shape_at(self, tensor: Tensor, rows: int) -> tuple[int, ...]:
-        """A tensor's shape with `rows` in the batch and every other dimension at its smallest."""
+        """A tensor's shape with a batch of `rows` and every other dimension at its minimum."""
         sizes = {name: low for name, (low, _) in self.dims.items()}
         if self.batch is not None:
             sizes[self.batch] = rows
@@ -86,7 +86,7 @@ class Signature:
             sizes: the named dimensions seen so far in this request; this input's are added.
 
         Raises:
-            RequestError: 400, saying which dimension is wrong and what it may be.
+            RequestError: 400, with the wrong dimension and its allowed sizes.
         """
         expected = tensor.shape or ()
         if len(shape) != len(expected):

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: the container's limit, not the machine's cores."""
+"""The number of CPUs that this process may use: the container's limit, not the machine's cores."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ __all__ = ["cpu_limit", "usable_threads"]
 
 
 def usable_threads(configured: int | None, instances: int, limit: float) -> int:
-    """Threads for the model: as configured, but not more than the CPUs that there are, and one for each instance.
+    """The number of threads for the model: as configured, but at most the number of CPUs, and at least one per instance.
 
-    A part of a CPU is not counted: a thread more than the limit would be paused in the middle of every call.
+    Fractions of a CPU are not counted: with more threads than the limit, one would be paused during every call.
     """
     whole = max(1, math.floor(limit + 1e-6))
     return max(instances, whole if configured is None else min(configured, whole))
 
 
 def cpu_limit(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> float:
-    """The smallest of: the CPUs that this process is bound to, and the quota of each control group that it is in.
+    """The minimum of the number of CPUs that this process is bound to, and the quota of each of its control groups.
 
-    Reads version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`), whichever is mounted. Inside a container the
-    path in `process` may be the machine's, which is not visible there; the mounted root is the container's then.
+    Reads version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`), whichever is mounted. Inside a container, the path in
+    `process` may be the machine's, which is not visible there; then the mounted root is the container's.
 
     Args:
         root: where control groups are mounted.

@@ -14,7 +14,7 @@ __all__ = ["Tracing"]
 
 
 class Tracing:
-    """Sends spans by OTLP over HTTP, as the standard variables `OTEL_EXPORTER_OTLP_ENDPOINT` and others say."""
+    """Sends spans by OTLP over HTTP, configured by `OTEL_EXPORTER_OTLP_ENDPOINT` and the other standard variables."""
 
     def __init__(self, model: str, version: str) -> None:
         """Set the exporter up.
@@ -23,7 +23,7 @@ class Tracing:
             StartError: `UNAVAILABLE`; the packages are not installed.
         """
         try:
-            # By name, since they are imported only where traces are asked for, and need not be installed elsewhere.
+            # By name, because they are only imported if traces are enabled, and need not be installed otherwise.
             trace = import_module("opentelemetry.trace")
             propagate = import_module("opentelemetry.propagate")
             exporter = import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
@@ -35,7 +35,7 @@ class Tracing:
                 UNAVAILABLE,
                 f"traces is true, but {error.name} is not installed; install opentelemetry-exporter-otlp-proto-http",
             ) from error
-        # What the environment says of the service goes before what is known here.
+        # The environment's attributes of the service take precedence over those set here.
         resource = resources.Resource.create(
             {"service.name": os.environ.get("OTEL_SERVICE_NAME", model), "service.version": version}
         )
@@ -49,14 +49,14 @@ class Tracing:
     def record(
         self, protocol: str, began: float, traceparent: bytes | str | None, status: int, job: Job | None = None
     ) -> None:
-        """One request's span, with one below it for waiting and one for the model's call.
+        """The span of a request, with child spans for waiting and for the model's call.
 
         Args:
             protocol: `http` or `grpc`.
-            began: when the request came, `time.monotonic()` seconds.
+            began: when the request arrived, `time.monotonic()` seconds.
             traceparent: the client's header, whose trace is continued.
             status: the HTTP status of the answer, also for gRPC.
-            job: the request's way through the batcher, if it had one.
+            job: the request in the batcher, if it got there.
         """
         shift = time.time_ns() - time.monotonic_ns()
 
@@ -75,7 +75,7 @@ class Tracing:
             for name, start, end in (("queue", job.queued, job.started), ("run", job.started, job.finished)):
                 if start and end:
                     self._tracer.start_span(name, below, start_time=ns(start)).end(ns(end))
-        if status >= 500:  # the client's mistakes are no errors of ours
+        if status >= 500:  # mistakes of clients are not errors of the server
             span.set_status(self._trace.StatusCode.ERROR)
         span.end()
 

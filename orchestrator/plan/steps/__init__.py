@@ -1,1 +1,1 @@
-"""How each kind of step is built from a spec, a model and what is known of the machine."""
+"""Builds each kind of step from a spec, a model and the facts about the machine."""

@@ -108,7 +108,7 @@ def candidate_outputs(candidates: Sequence[Candidate]) -> dict[str, StepInput]:
 
 
 def service_level(spec: ModelDeployment) -> ServiceLevel:
-    """What `slo` asks for."""
+    """The service level in `slo`."""
     return ServiceLevel(spec.slo.p99_latency, spec.slo.throughput, spec.slo.enforce)
 
 

@@ -75,7 +75,7 @@ def inspect_step(loaded: LoadedSpec, here: Here) -> Step | None:
 
 
 def import_step(loaded: LoadedSpec, model: PlannedModel, here: Here) -> Step:
-    """The step that proves the source and records its outputs."""
+    """The step that verifies the source and records its outputs."""
     spec = loaded.spec
     source = SOURCES[spec.model.source.kind]
     inputs: dict[str, StepInput] = {**source_files(loaded, model)}

@@ -1,4 +1,4 @@
-"""The steps `verify.CANDIDATE`: each candidate's outputs are proven in the runtime that will serve it."""
+"""The steps `verify.CANDIDATE`: each candidate's outputs are verified in the runtime that will serve it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["verify_step"]
 
 
 def verify_step(loaded: LoadedSpec, model: PlannedModel, candidate: Candidate) -> Step:
-    """The step that proves one candidate."""
+    """The step that verifies one candidate."""
     spec = loaded.spec
     parameters = VerifyParameters(
         candidate=candidate.parameters(),
