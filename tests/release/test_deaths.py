@@ -163,6 +163,6 @@ def test_remains_of_a_dead_run_do_not_keep_a_deployment_alive(
         monkeypatch.setattr(f"orchestrator.targets.local.lifetime.{name}", 0.5)
     removed = remove(machine.store, "digits", ignore, 5)
     (note,) = removed.notes
-    assert "although its last run cannot be settled: the supervisor of digits does not answer" in note
+    assert "although its last run cannot be recovered: the supervisor of digits does not answer" in note
     assert machine.recorded is None
     assert not machine.target.observe().running
