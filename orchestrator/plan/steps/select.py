@@ -50,7 +50,7 @@ def select_step(loaded: LoadedSpec, candidates: Sequence[Candidate], refused: Se
         at=("slo",),
         gathers_fates=True,
         light=True,
-        tools=joined(*(backend(name).tools for name in sorted({c.backend for c in candidates}))),
+        tools=union(*(backend(name).tools for name in sorted({c.backend for c in candidates}))),
     )
 
 
