@@ -37,11 +37,11 @@ class OnnxRuntimeSession:
     """One session of ONNX Runtime; see `session.Session`. With CUDA graphs, `run` may be called by one thread only."""
 
     def __init__(self, call: _Call, *, stoppable: bool) -> None:
-        """Take over what was opened.
+        """Wrap an opened session.
 
         Args:
             call: one call of the session.
-            stoppable: whether it takes options, by which a call is ended.
+            stoppable: whether it accepts options, which can stop a call.
         """
         self.stoppable = _StoppableCalls(call) if stoppable else None
         self._call = call

@@ -1,7 +1,7 @@
 """The model in OpenVINO, on the CPU: opened as configured or not at all, and run.
 
-OpenVINO reads ONNX itself. It computes float32 as float32 here: by default it takes bfloat16 or float16 on CPUs that are
-faster with them, and the proof that was made on the samples would not hold elsewhere.
+OpenVINO reads ONNX itself. Here it computes float32 as float32: by default it uses bfloat16 or float16 on CPUs that are
+faster with them, for which the verification would not hold.
 """
 
 from __future__ import annotations
