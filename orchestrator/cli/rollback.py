@@ -30,7 +30,7 @@ Examples:
 def history(name: str, as_json: bool) -> None:
     """Show the revisions of a deployment, newest first.
 
-    `kept` ones are still at the target, so that going back to one copies or starts nothing anew.
+    Revisions marked `kept` are still at the target, so returning to one neither copies nor starts anything new.
     """
     store = open_store()
     deployment = find_deployment(store, name)

@@ -1,4 +1,4 @@
-"""What competes: variants (a format and the passes that made it) and candidates (a variant, a backend and its options)."""
+"""Variants (a format and the passes that make it) and candidates (a variant, a backend and its options)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LONGEST_NAME = 120
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One step that makes a variant from a converted model, or from an earlier pass's output.
+    """A step that makes a variant from a converted model, or from the output of an earlier pass.
 
     Attributes:
         name: such as `int8`: lower-case letters, digits and hyphens, at most 24.
@@ -58,10 +58,10 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A model file in one format, and how it is made.
+    """A model file in one format, made by a conversion and passes.
 
     Attributes:
-        conversion: how the format is made from the source.
+        conversion: the conversion of the source to the format.
         passes: in order; none for the converted file itself.
         precision: of the result's arithmetic.
     """
@@ -78,7 +78,7 @@ class Variant:
 
     @property
     def identity(self) -> str:
-        """The sha256 of how it is made, without its name."""
+        """The sha256 of its conversion and passes, without its name."""
         return sha256_bytes(canonical_json(self._content()))
 
     @property
@@ -110,7 +110,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One thing that may be deployed: a variant, the backend that serves it, and how the backend runs it."""
+    """A possible deployment: a variant, the backend that serves it, and the backend's runtime options."""
 
     variant: Variant
     backend: str
@@ -150,7 +150,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class RefusedCandidate:
-    """A candidate that is not tried at all, and why."""
+    """A candidate that is not tried, and the reason."""
 
     candidate: str
     variant: str

@@ -40,7 +40,7 @@ _Kind = Literal["won", "point", "given"]
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """Rows per second, milliseconds, the label, and how it is drawn: `won`, `point` or `given` (the baseline)."""
+    """Rows per second, milliseconds, label, and CSS class: `won`, `point` or `given` (the baseline)."""
 
     x: float
     y: float

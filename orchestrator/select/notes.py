@@ -55,7 +55,7 @@ def _choice_notes(choice: Choice, *, met: bool) -> Iterator[str]:
     if not met:
         wire = choice.winner.over_the_wire
         missed = wire is not None and service_level(wire) == "missed"
-        yield f"SLO {'not met' if missed else 'not proven'}; slo.enforce is false, so the best candidate was taken"
+        yield f"SLO {'not met' if missed else 'not proven'}; slo.enforce is false, so the best candidate was selected"
     if choice.compared == "runtimes":
         yield f"selected by the runtime benchmark: {choice.why_runtimes}"
 
