@@ -117,7 +117,7 @@ def _knock(host: str, seconds: float) -> None:
 
     Raises:
         NoEngine: there is no such socket.
-        EngineError: nobody listens there, or this user may not connect.
+        EngineError: nothing listens there, or this user may not connect.
     """
     path = host.removeprefix("unix://")
     if path == host:

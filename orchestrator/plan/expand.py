@@ -61,7 +61,7 @@ def _seen(outcome: Outcome, trees: TreeStore) -> Succeeded | Failed:
 
 
 def _check(plan: Plan, before: Mapping[str, Step], growth: Growth) -> None:
-    """Whether the growth left alone what may have run already."""
+    """Whether the growth did not change steps that may have run already."""
     steps = {step.id: step for step in plan.steps}
     waited = ", ".join(growth.after)
     if changed := [name for name, step in before.items() if steps.get(name) != step]:

@@ -1,4 +1,4 @@
-"""What was read from a model file, joined with what the spec says: one signature, and the model's own names for it."""
+"""Merges what was read from a model file with the spec: one signature, and the model's own names for it."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def step_key(parts: Mapping[str, Any]) -> str:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What changed between two sets of key parts, one line each: `tools.torch 2.13.0 → 2.14.1`."""
+    """The differences between two sets of key parts, one line each: `tools.torch 2.13.0 → 2.14.1`."""
     lines: list[str] = []
     for name in sorted({*before, *after}):
         path = f"{prefix}{name}"

@@ -18,13 +18,13 @@ _VERSION = re.compile(r"[0-9][0-9A-Za-z.!]*")
 
 
 def requirements(settings: ServingSettings) -> str:
-    """requirements.txt: each measured package pinned, and by name alone what a server imports but nobody measured.
+    """requirements.txt: measured packages are pinned; others that a server imports have no version.
 
-    A build's local part (`2.13.0+cpu`) is left off: such builds live in indexes of their own, which the image's builder
-    names, and the pin takes them too. A build for CUDA may have a name of its own, and CUDA and cuDNN as extras.
+    The local part of a version (`2.13.0+cpu`) is omitted: such builds are in separate indexes, which are given when the
+    image is built, and the pin matches them too. A build for CUDA may have another name, and CUDA and cuDNN as extras.
 
     Raises:
-        ValueError: a name or version that is none.
+        ValueError: a name or version is not valid.
     """
     pins: dict[str, str] = dict.fromkeys(backend(settings.backend).tools, "")
     for package, version in settings.tools.items():

@@ -201,7 +201,7 @@ kill $server 2>/dev/null
 wait $server
 exit $code
 """
-"""Ends the server on SIGTERM, and when standard input ends because nobody is attached any more: a container is not a child
+"""Ends the server on SIGTERM, and when standard input ends because no process is attached any more: a container is not a child
 of the process that runs it, and would survive if that process is killed."""
 
 
@@ -253,7 +253,7 @@ def container_options(folder: Path, port: int, threads: int) -> dict[str, Any]:
         "pids_limit": 1024,
         "init": True,
         "auto_remove": True,
-        "stdin_open": True,  # ends when nobody is attached any more
+        "stdin_open": True,  # ends when no process is attached any more
         "detach": False,
         "device_requests": [DeviceRequest(count=devices, capabilities=[["gpu"]])] if devices else [],
     }

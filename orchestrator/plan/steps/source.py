@@ -1,4 +1,4 @@
-"""The steps that read a source: `inspect`, which planning runs itself, and `import`; and what later steps take from it."""
+"""The steps that read a source: `inspect`, which planning itself runs, and `import`; and their inputs for later steps."""
 
 from __future__ import annotations
 

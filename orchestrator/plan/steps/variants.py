@@ -1,4 +1,4 @@
-"""The steps that make variants: `convert.FORMAT` and `optimize.VARIANT`; what several candidates share is made once."""
+"""The steps that make variants: `convert.FORMAT` and `optimize.VARIANT`; shared steps are only built once."""
 
 from __future__ import annotations
 
