@@ -118,7 +118,10 @@ def changed(change: Callable[[dict[str, Any]], object]) -> bytes:
             changed(lambda c: c.update(version=2)),
             "it is version 2 of `winner`, but this version of mlo reads version 1 of `winner`",
         ),
-        (verdict().as_bytes(), "it is version 2 of `verdict`, but this version of mlo reads version 1 of `winner`"),
+        (
+            verdict().as_bytes(),
+            f"it is version {Verdict.VERSION} of `verdict`, but this version of mlo reads version 1 of `winner`",
+        ),
         (changed(lambda c: c.update(more=1)), "more: extra inputs are not permitted"),
         (changed(lambda c: c.pop("backend")), "backend: field required"),
         (changed(lambda c: c.update(max_batch_size="8")), "max_batch_size: input should be a valid integer"),

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.artifacts.verdict import Verdict
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.observing import observe_here
 from orchestrator.machine.here import Here, NotObserved
 from orchestrator.optimize.candidates import candidates, refusal
 from orchestrator.optimize.formats import FORMATS, Unsupported
 from orchestrator.optimize.variants import Candidate, Pass
 from orchestrator.plan.compile import plan_of
+from orchestrator.plan.expand import expand
 from orchestrator.plan.found import planned_model
-from orchestrator.plan.step import Plan
+from orchestrator.plan.resolve import Outcome
+from orchestrator.plan.step import Failed, Growth, Plan, Succeeded
 from orchestrator.spec.load import LoadedSpec, load_spec
 from orchestrator.steps.parameters import (
     OptimizeParameters,
@@ -27,6 +32,11 @@ from orchestrator.steps.parameters import (
 )
 from orchestrator.steps.pass_options import OnnxInt8Options
 from orchestrator.steps.runtime_options import Batching, RuntimeOptions
+from orchestrator.store.digest import Manifest
+from orchestrator.store.home import Home
+from orchestrator.store.receipts import Receipt
+from orchestrator.store.store import Store
+from tests.artifacts.made import verdict
 
 SPEC = """\
 apiVersion: mlo/v1
@@ -209,6 +219,60 @@ def test_different_candidates_of_one_name_are_an_error_that_shows_both(
     changed = int8(replace(found[0], variant=replace(found[0].variant, conversion=other)))
     with pytest.raises(ValueError, match=r"two different steps have the id convert\.onnx: .*to_onnx.*somewhere:else"):
         plan_of(loaded, planned_model(loaded, None), here, [found[0], changed], ())
+
+
+@pytest.mark.parametrize("ended", ["passed", "failed its gates", "not made"])
+def test_a_search_answers_a_candidate_that_failed_with_another(
+    loaded: LoadedSpec, here: Here, found: list[Candidate], tmp_path: Path, ended: str
+) -> None:
+    """A plan as the compiler makes it, grown by one try, whose other steps stay what they were."""
+    model, first, gentler = (
+        planned_model(loaded, None),
+        int8(found[0]),
+        int8(found[0], OnnxInt8Options(percentile=99.9)),
+    )
+
+    def grow(plan: Plan, results: Mapping[str, Succeeded | Failed]) -> Plan:
+        result = results[f"verify.{first.name}"]
+        good = isinstance(result, Succeeded) and result.read(Verdict).passed
+        return plan if good else plan_of(loaded, model, here, [*found, first, gentler], plan.refused)
+
+    plan = plan_of(loaded, model, here, [*found, first], ())
+    plan = replace(plan, growths=(Growth((f"verify.{first.name}",), "another quantization", grow),))
+    store = Store.at(Home(tmp_path / "home"))
+    store.home.prepare()
+    outcome = Outcome("skipped", None, Diagnostic("E408", "optimize.onnx-int8 did not succeed"))
+    if ended != "not made":
+        (tmp_path / "output").mkdir()
+        verdict(first.name, passed=ended == "passed").write(tmp_path / "output")
+        outcome = Outcome("done", receipt(store.trees.commit(tmp_path / "output")))
+
+    grown = expand(plan, {f"verify.{first.name}": outcome}, store.trees)
+
+    added = {step.id for step in grown.steps} - {step.id for step in plan.steps}
+    name = "onnx-int8:percentile=99.9"
+    assert added == (set() if ended == "passed" else {f"optimize.{name}", f"verify.{name}"})
+    tried = SelectParameters.from_json(grown.step("select").params).candidates
+    assert (name in {each.candidate for each in tried}) is (ended != "passed")
+
+
+def receipt(manifest: Manifest) -> Receipt:
+    return Receipt(
+        key="k",
+        step="verify",
+        kind="verify",
+        deployment="digits",
+        outcome="done",
+        parts={},
+        manifest=manifest,
+        summary={},
+        error=None,
+        found={},
+        seconds=1.0,
+        peak_bytes=None,
+        started="2026-01-01T00:00:00+00:00",
+        version="0",
+    )
 
 
 def test_a_growth_cannot_add_a_backend_whose_server_was_not_looked_for(
