@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from orchestrator.steps.parameters import SourceParameters
 
 ROOT = Path(__file__).parents[2]
 _SECONDS = 120
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ class Done:
             return dict(file)
 
 
+def one_model(folder: Path) -> bytes:
+    """The content of the only model file that a conversion left."""
+    (model,) = folder.glob("model.*")
+    return model.read_bytes()
+
+
 class StepProcess:
     """The parent's side."""
 
@@ -61,8 +68,16 @@ class StepProcess:
             text=True,
         )
 
-    def step(self, function: str, params: Mapping[str, Any], inputs: Mapping[str, Path]) -> Done:
+    def step(
+        self, function: str, params: Mapping[str, Any], inputs: Mapping[str, Path], project: Path | None = None
+    ) -> Done:
         """Run a step function of `orchestrator.frameworks`, or another by its full name.
+
+        Args:
+            function: `module:function`.
+            params: of the step.
+            inputs: role → path.
+            project: the folder of the user's code; by default one without any.
 
         Raises:
             StepError: as the step.
@@ -76,6 +91,7 @@ class StepProcess:
             params=dict(params),
             inputs={role: str(path) for role, path in inputs.items()},
             folder=str(folder),
+            project=str(project or folder),
         )
         return Done(folder / "output", summary)
 
@@ -126,6 +142,26 @@ class StepProcess:
         return done
 
 
+def in_two_processes(folder: Path, work: Callable[[StepProcess], Made]) -> tuple[Made, Made]:
+    """What the same work gives in two fresh processes, whose sets are in different orders.
+
+    All of a test's steps in one process after the other, since starting one costs more than most steps.
+
+    Args:
+        folder: an empty one.
+        work: asks the process for steps.
+    """
+    made = []
+    for seed in ("1", "7"):
+        (folder / seed).mkdir(parents=True)
+        process = StepProcess(folder / seed, PYTHONHASHSEED=seed)
+        try:
+            made.append(work(process))
+        finally:
+            process.close()
+    return made[0], made[1]
+
+
 _FROM_JSON: dict[str, Callable[[Any], Any]] = {
     "directory": Path,
     "project": Path,
@@ -142,7 +178,7 @@ def _run(job: Mapping[str, Any]) -> dict[str, Any]:
     if job["do"] == "step":
         inputs = {role: Path(path) for role, path in job["inputs"].items()}
         done: dict[str, Any] = function(
-            StepContext(job["params"], inputs, folder / "output", folder / "scratch", folder)
+            StepContext(job["params"], inputs, folder / "output", folder / "scratch", Path(job["project"]))
         )
         return done
     arguments = {key: _FROM_JSON[key](value) if key in _FROM_JSON else value for key, value in job["arguments"].items()}

@@ -11,7 +11,7 @@ from orchestrator.artifacts.imported import Imported
 from orchestrator.spec.gates import Precision
 from orchestrator.steps.context import StepError
 from orchestrator.store.digest import digest_tree
-from tests.frameworks.step_process import Done, StepProcess
+from tests.frameworks.step_process import Done, StepProcess, in_two_processes
 from tests.frameworks.verify_case import verify_params
 
 SOURCES = {
@@ -186,7 +186,7 @@ class Converted:
 
 def digests_in_two_processes(
     models: Path, folder: Path, variants: Mapping[str, Sequence[tuple[str, str]]]
-) -> list[dict[str, str]]:
+) -> tuple[dict[str, str], dict[str, str]]:
     """The digests of the variants that two fresh processes make, whose sets are in different orders.
 
     Args:
@@ -194,16 +194,14 @@ def digests_in_two_processes(
         folder: an empty one.
         variants: name of a case → formats and precisions.
     """
-    found = []
-    for seed in ("1", "7"):
-        (folder / seed).mkdir()
-        process = StepProcess(folder / seed, PYTHONHASHSEED=seed)
-        digests = {}
+
+    def digests(process: StepProcess) -> dict[str, str]:
+        made = {}
         for name, wanted in variants.items():
             converted = Converted(CASES[name], process, models)
             for format_name, precision in wanted:
                 tree = converted.variant(format_name, precision).folder
-                digests[f"{name} {format_name} {precision}"] = digest_tree(tree).digest
-        process.close()
-        found.append(digests)
-    return found
+                made[f"{name} {format_name} {precision}"] = digest_tree(tree).digest
+        return made
+
+    return in_two_processes(folder, digests)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,10 @@ from orchestrator.frameworks.pytorch import convert as torch_convert
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.optimize.formats import FORMATS, Transform
 from orchestrator.spec.gates import Precision
-from orchestrator.steps.context import StepContext, StepError
+from orchestrator.steps.context import StepError
 from orchestrator.verify.step import verify
+from tests.frameworks.convert_case import PROJECT
+from tests.frameworks.step_process import StepProcess, in_two_processes, one_model
 from tests.frameworks.verify_case import verify_params
 
 if TYPE_CHECKING:
@@ -214,50 +215,27 @@ def test_a_dimension_with_one_size_is_fixed(case: BuildCase) -> None:
     assert shape.dim[0].dim_value == 1
 
 
-CHILD = """
-import json, sys
-from pathlib import Path
-from orchestrator.frameworks.onnx import quantize as onnx_quantize
-from orchestrator.frameworks.pytorch import convert as torch_convert
-from orchestrator.steps.context import StepContext
-request = json.loads(sys.argv[1])
-module = {"c": torch_convert, "q": onnx_quantize}[request["function"][0]]
-function = getattr(module, request["function"][1])
-inputs = {role: Path(path) for role, path in request["inputs"].items()}
-function(StepContext(request["params"], inputs, Path(request["output"]), Path(request["scratch"]), Path(request["project"])))
-"""
-
-
-def run_in_a_process(function: tuple[str, str], context: StepContext, seed: int) -> bytes:
-    request = {
-        "function": function,
-        "params": dict(context.params),
-        "inputs": {role: str(path) for role, path in context.inputs.items()},
-        "output": str(context.output),
-        "scratch": str(context.scratch),
-        "project": str(context.project),
-    }
-    subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps(request)],
-        check=True, capture_output=True, env={"PYTHONHASHSEED": str(seed), "PYTHONPATH": ":".join(p for p in sys.path if p)},
-    )  # fmt: skip
-    (model,) = (path for path in context.output.iterdir() if path.name.startswith("model."))
-    return model.read_bytes()
-
-
-@pytest.mark.parametrize(
-    "function",
-    [("c", "to_onnx"), ("c", "to_torchscript"), ("c", "to_exported_program"),
-     ("c", "torchscript_to_bf16"), ("c", "exported_program_to_bf16")],
-    ids=lambda function: function[1],
-)  # fmt: skip
-def test_the_bytes_depend_on_the_model_alone(case: BuildCase, function: tuple[str, str]) -> None:
+def test_the_bytes_depend_on_the_model_alone(case: BuildCase) -> None:
     built = case("Cnn")
+    inputs = {"weights": built.weights, "import": built.imported}
+    plain: dict[str, Any] = {"source": built.source}
 
-    params: dict[str, Any] = {"seed": 0} if function[1].endswith("bf16") else {}
-    first = run_in_a_process(function, built.context("first", **params), seed=1)
-    second = run_in_a_process(function, built.context("second", **params), seed=2)
+    def convert(process: StepProcess) -> dict[str, bytes]:
+        steps = {
+            "to_onnx": plain,
+            "to_torchscript": plain,
+            "to_exported_program": plain,
+            "torchscript_to_bf16": {**plain, "seed": 0},
+            "exported_program_to_bf16": {**plain, "seed": 0},
+        }
+        done = {
+            name: process.step(f"pytorch.convert:{name}", params, inputs, PROJECT) for name, params in steps.items()
+        }
+        return {name: one_model(each.folder) for name, each in done.items()}
 
-    assert first == second
-    for path in (str(built.root), str(Path(__file__).parent), sys.prefix, "site-packages"):
-        assert path.encode() not in first
+    first, second = in_two_processes(built.root / "processes", convert)
+
+    for name, model in first.items():
+        assert model == second[name], name
+        for path in (str(built.root), str(Path(__file__).parent), sys.prefix, "site-packages"):
+            assert path.encode() not in model, name

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from orchestrator.optimize.formats import FORMATS, Transform
 from orchestrator.spec.gates import Precision
 from orchestrator.spec.signature import Signature
 from orchestrator.verify.step import verify
+from tests.frameworks.step_process import StepProcess, in_two_processes, one_model
 from tests.frameworks.transformers.case import LONGEST, Folder, arrays, saved, sentence_transformer
 from tests.frameworks.verify_case import verify_params
 
@@ -80,40 +79,22 @@ def test_a_model_converts_at_every_size(tmp_path: Path, name: str, format_name: 
     assert found["passed"], found["gates"]
 
 
-CHILD = """
-import json, sys
-from pathlib import Path
-from orchestrator.frameworks.pytorch import convert as torch_convert
-from orchestrator.steps.context import StepContext
-folder, imported, output, scratch = map(Path, sys.argv[1:5])
-inputs = {"weights": folder, "import": imported}
-getattr(torch_convert, sys.argv[5])(StepContext(json.loads(sys.argv[6]), inputs, output, scratch, folder.parent))
-"""
-
-
-@pytest.mark.parametrize("step", ["to_onnx", "to_torchscript", "to_exported_program"])
-def test_the_same_folder_gives_the_same_bytes(tmp_path: Path, step: str) -> None:
+def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
     folder = made("sentences", tmp_path)
-    params = folder.params()
     imported, _ = folder.imported()
+    inputs = {"weights": folder.path, "import": imported}
 
-    models = []
-    for seed in ("1", "2"):  # in processes of their own, as the engine runs them
-        context = folder.context("convert", params, {})
-        places = [str(path) for path in (folder.path, imported, context.output, context.scratch)]
-        environment = {**os.environ, "PYTHONHASHSEED": seed}
-        subprocess.run(
-            [sys.executable, "-c", CHILD, *places, step, json.dumps(params)],
-            env=environment,
-            check=True,
-            capture_output=True,
-        )
-        (model,) = context.output.glob("model.*")
-        models.append(model.read_bytes())
+    def convert(process: StepProcess) -> dict[str, bytes]:
+        steps = ("to_onnx", "to_torchscript", "to_exported_program")
+        done = {name: process.step(f"pytorch.convert:{name}", folder.params(), inputs) for name in steps}
+        return {name: one_model(each.folder) for name, each in done.items()}
 
-    assert models[0] == models[1]
-    for path in (str(tmp_path), sys.prefix, "site-packages"):
-        assert path.encode() not in models[0]
+    first, second = in_two_processes(tmp_path / "processes", convert)
+
+    for name, model in first.items():
+        assert model == second[name], name
+        for path in (str(tmp_path), sys.prefix, "site-packages"):
+            assert path.encode() not in model, name
 
 
 def test_onnx_has_the_specs_names(tmp_path: Path) -> None:
