@@ -1,7 +1,9 @@
-"""The process that has TensorFlow, and the models of TensorFlow and LiteRT: built once for all tests."""
+"""The process that has TensorFlow, and the models of TensorFlow and LiteRT: built once for all workers of a run."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -53,7 +55,17 @@ def converted(tensorflow: StepProcess, models_to_convert: Path) -> Callable[[str
 
 
 def _built(script: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp(Path(script).stem)
-    built = subprocess.run([sys.executable, HERE / script, folder], capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr[-4000:]
+    """What the script builds, in a folder that the workers of a run share: the first that needs it runs the script."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / Path(script).stem
+    with folder.with_suffix(".lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            unfinished = tmp_path_factory.mktemp(folder.name)
+            built = subprocess.run(
+                [sys.executable, HERE / script, unfinished], capture_output=True, text=True, check=False
+            )
+            assert built.returncode == 0, built.stderr[-4000:]
+            unfinished.rename(folder)
     return folder

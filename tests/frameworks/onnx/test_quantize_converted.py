@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,14 +26,29 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.frameworks
 
 
-def converted(built: Case) -> dict[str, Path]:
-    context = built.context("convert")
-    to_onnx(context)
-    return {"model": context.output, "import": built.imported}
+Convert = Callable[["Case"], dict[str, Path]]
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Convert:
+    """The inputs of the step for a case; each of its models is converted once."""
+    folder = tmp_path_factory.mktemp("converted")
+
+    def convert(built: Case) -> dict[str, Path]:
+        model = folder / built.weights.stem
+        if not model.exists():
+            context = built.context("convert")
+            to_onnx(context)
+            context.output.rename(model)
+        return {"model": model, "import": built.imported}
+
+    return convert
 
 
 @pytest.mark.parametrize(("model", "method"), [("Cnn", "static"), ("Attention", "dynamic")])
-def test_a_quantized_model_passes_the_gates_of_int8(case: BuildCase, model: str, method: str) -> None:
+def test_a_quantized_model_passes_the_gates_of_int8(
+    case: BuildCase, converted: Convert, model: str, method: str
+) -> None:
     built = case(model)
     context = built.context("quantize", converted(built), seed=0)
 
@@ -51,7 +67,7 @@ def test_a_quantized_model_passes_the_gates_of_int8(case: BuildCase, model: str,
     assert not gated & edge_cases
 
 
-def test_weights_are_signed_per_channel_and_activations_unsigned(case: BuildCase) -> None:
+def test_weights_are_signed_per_channel_and_activations_unsigned(case: BuildCase, converted: Convert) -> None:
     built = case("Cnn")
     context = built.context("quantize", converted(built), seed=0)
     to_int8(context)
@@ -65,7 +81,7 @@ def test_weights_are_signed_per_channel_and_activations_unsigned(case: BuildCase
     assert max(len(onnx.numpy_helper.to_array(t).reshape(-1)) for t in signed) >= 8
 
 
-def test_the_same_model_gives_the_same_bytes(case: BuildCase) -> None:
+def test_the_same_model_gives_the_same_bytes(case: BuildCase, converted: Convert) -> None:
     built = case("Cnn")
     inputs = converted(built)
     first, second = (built.context(name, inputs, seed=0) for name in ("first", "second"))
@@ -78,7 +94,7 @@ def test_the_same_model_gives_the_same_bytes(case: BuildCase) -> None:
     assert str(built.root).encode() not in one.read_bytes()
 
 
-def test_the_converted_model_is_left_alone(case: BuildCase) -> None:
+def test_the_converted_model_is_left_alone(case: BuildCase, converted: Convert) -> None:
     built = case("Cnn")
     inputs = converted(built)
     before = {path.name: path.read_bytes() for path in inputs["model"].iterdir()}
@@ -110,7 +126,7 @@ def test_a_model_with_nothing_to_quantize_is_refused(case: BuildCase) -> None:
     assert failure.value.code == "E425"
 
 
-def test_more_samples_than_needed_are_chosen_by_the_seed(case: BuildCase) -> None:
+def test_more_samples_than_needed_are_chosen_by_the_seed(case: BuildCase, converted: Convert) -> None:
     built = case("Cnn")
     rng = np.random.default_rng(1)
     np.savez(built.imported / "samples.npz", image=rng.standard_normal((600, 1, 8, 8)).astype(np.float32))
@@ -126,7 +142,7 @@ def test_more_samples_than_needed_are_chosen_by_the_seed(case: BuildCase) -> Non
     assert len(digests) == 2
 
 
-def test_verify_sees_rows_that_the_calibration_did_not(case: BuildCase) -> None:
+def test_verify_sees_rows_that_the_calibration_did_not(case: BuildCase, converted: Convert) -> None:
     built = case("Cnn")
     samples = built.imported / "samples.npz"
     inputs = converted(built)
@@ -144,7 +160,7 @@ def test_verify_sees_rows_that_the_calibration_did_not(case: BuildCase) -> None:
     assert notes == [[], []]
 
 
-def test_too_few_rows_to_prove_int8_are_noted(case: BuildCase) -> None:
+def test_too_few_rows_to_prove_int8_are_noted(case: BuildCase, converted: Convert) -> None:
     built = case("Cnn")
     inputs = converted(built)
     np.savez(built.imported / "samples.npz", image=np.ones((5, 1, 8, 8), np.float32))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,51 +34,70 @@ from tests.server.conftest import add_model
 
 pytestmark = pytest.mark.frameworks
 
+VARIANT = "folder / 'variant', signature, 1"
+MODEL = "SourceParameters({kind!r}), {{'weights': folder / 'variant' / 'model.onnx'}}, folder, signature, 1"
 OPENED = {
-    "onnxruntime": "from orchestrator.frameworks.onnx.runtime import open_onnx as call",
-    "torchscript": "from orchestrator.frameworks.pytorch.runtime import open_torchscript as call",
-    "exported-program": "from orchestrator.frameworks.pytorch.runtime import open_exported_program as call",
-    "saved-model": "from orchestrator.frameworks.tensorflow.runtime import open_saved_model as call",
+    "onnxruntime": "onnx.runtime:open_onnx",
+    "torchscript": "pytorch.runtime:open_torchscript",
+    "exported-program": "pytorch.runtime:open_exported_program",
+    "saved-model": "tensorflow.runtime:open_saved_model",
 }
 BASELINES = {
-    "torch": "from orchestrator.frameworks.pytorch.source import open_baseline as call",
-    "keras": "from orchestrator.frameworks.tensorflow.keras_source import open_baseline as call",
-    "saved-model": "from orchestrator.frameworks.tensorflow.saved_model_source import open_baseline as call",
-    "onnx": "from orchestrator.frameworks.onnx.source import open_baseline as call",
-    "tflite": "from orchestrator.frameworks.litert.source import open_baseline as call",
+    "torch": "pytorch.source:open_baseline",
+    "keras": "tensorflow.keras_source:open_baseline",
+    "saved-model": "tensorflow.saved_model_source:open_baseline",
+    "onnx": "onnx.source:open_baseline",
+    "tflite": "litert.source:open_baseline",
 }
 SCRIPT = """
-import json
+import importlib, json
 from pathlib import Path
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepError
 from orchestrator.steps.parameters import SourceParameters
-{imported}
 signature = Signature.from_json(json.loads({signature!r}))
 folder = Path({folder!r})
-try:
-    call({arguments}, accelerator="cuda")
-except StepError as error:
-    print(json.dumps([error.code, error.message, error.cause, list(error.at)]))
+def refusal(module, function, *arguments):
+    call = getattr(importlib.import_module("orchestrator.frameworks." + module), function)
+    try:
+        call(*arguments, accelerator="cuda")
+    except StepError as error:
+        return [error.code, error.message, error.cause, list(error.at)]
+print(json.dumps({calls}))
 """
+Refusals = Callable[[str, str], list[Any]]
 
 
-def refusal(imported: str, arguments: str, folder: Path) -> list[Any]:
-    """What opening says in a process of its own, as frameworks are kept apart."""
-    script = SCRIPT.format(
-        imported=imported, arguments=arguments, folder=str(folder), signature=json.dumps(SIGNATURE.as_json())
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=True)
-    if not done.stdout.strip():
-        pytest.skip("this machine has a GPU that the runtime uses")
-    said: list[Any] = json.loads(done.stdout.splitlines()[-1])
-    return said
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> Refusals:
+    """What an opener says of these arguments; all openers of a framework in one process, as frameworks are kept apart."""
+    folder = tmp_path_factory.mktemp("accelerators")
+    write_linear_model(folder / "variant")
+    openings = [(opener, VARIANT) for opener in OPENED.values()]
+    openings += [(opener, MODEL.format(kind=kind)) for kind, opener in BASELINES.items()]
+    said: dict[tuple[str, str], list[Any] | None] = {}
+
+    def refusal(opener: str, arguments: str) -> list[Any]:
+        framework = opener.partition(".")[0]
+        if (opener, arguments) not in said:
+            together = [each for each in openings if each[0].startswith(f"{framework}.")]
+            calls = ", ".join("refusal({!r}, {!r}, {})".format(*o.split(":"), a) for o, a in together)
+            script = SCRIPT.format(calls=f"[{calls}]", folder=str(folder), signature=json.dumps(SIGNATURE.as_json()))
+            done = subprocess.run(
+                [sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=True
+            )
+            said.update(zip(together, json.loads(done.stdout.splitlines()[-1]), strict=True))
+        found = said[opener, arguments]
+        if found is None:
+            pytest.skip("this machine has a GPU that the runtime uses")
+        return found
+
+    return refusal
 
 
 @pytest.mark.parametrize("format_name", OPENED)
-def test_a_variant_is_not_opened_on_the_cpu_if_a_gpu_is_requested(tmp_path: Path, format_name: str) -> None:
-    write_linear_model(tmp_path / "variant")
-    code, message, cause, at = refusal(OPENED[format_name], "folder / 'variant', signature, 1", tmp_path)
+def test_a_variant_is_not_opened_on_the_cpu_if_a_gpu_is_requested(refusals: Refusals, format_name: str) -> None:
+    code, message, cause, at = refusals(OPENED[format_name], VARIANT)
     assert code == "E427"
     assert message.endswith("does not use the GPU that the spec asks for")
     assert cause
@@ -85,10 +105,8 @@ def test_a_variant_is_not_opened_on_the_cpu_if_a_gpu_is_requested(tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", BASELINES)
-def test_the_original_model_is_not_opened_on_the_cpu_if_a_gpu_is_requested(tmp_path: Path, kind: str) -> None:
-    model = write_linear_model(tmp_path / "variant") / "model.onnx"
-    arguments = f"SourceParameters({kind!r}), {{'weights': Path({str(model)!r})}}, folder, signature, 1"
-    assert refusal(BASELINES[kind], arguments, tmp_path)[0] == "E427"
+def test_the_original_model_is_not_opened_on_the_cpu_if_a_gpu_is_requested(refusals: Refusals, kind: str) -> None:
+    assert refusals(BASELINES[kind], MODEL.format(kind=kind))[0] == "E427"
 
 
 def test_measured_models_are_opened_on_the_same_device_as_served_ones(tmp_path: Path) -> None:

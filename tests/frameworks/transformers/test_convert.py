@@ -57,18 +57,45 @@ def made(name: str, root: Path) -> Folder:
     return Folder(saved(name, root / "model"), root)
 
 
+class Models:
+    """The models of `made`, each imported and converted once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._sources: dict[str, tuple[Folder, Path]] = {}
+        self._variants: dict[tuple[str, str], tuple[Path, dict[str, Any]]] = {}
+
+    def source(self, name: str) -> tuple[Folder, Path]:
+        """A model's folder, and what the import step leaves of it."""
+        if name not in self._sources:
+            (self._root / name).mkdir()
+            folder = made(name, self._root / name)
+            self._sources[name] = folder, folder.imported()[0]
+        return self._sources[name]
+
+    def variant(self, name: str, format_name: str) -> tuple[Path, dict[str, Any]]:
+        """What a conversion leaves of it, and its facts."""
+        if (name, format_name) not in self._variants:
+            folder, imported = self.source(name)
+            self._variants[name, format_name] = converted(folder, imported, CONVERT[format_name])
+        return self._variants[name, format_name]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models(tmp_path_factory.mktemp("models"))
+
+
 def test_the_table_says_what_is_tested() -> None:
     assert {name for name, row in FORMATS.items() if isinstance(row.convert["transformers"], Transform)} == set(CONVERT)
 
 
 @pytest.mark.parametrize("format_name", CONVERT)
 @pytest.mark.parametrize("name", ["classifier", "answers", "words", "masks", "images", "sentences"])
-def test_a_model_converts_at_every_size(tmp_path: Path, name: str, format_name: str) -> None:
-    folder = made(name, tmp_path)
-    signature = folder.signature()
-    imported, _ = folder.imported(signature)
+def test_a_model_converts_at_every_size(models: Models, name: str, format_name: str) -> None:
+    folder, imported = models.source(name)
 
-    variant, facts = converted(folder, imported, CONVERT[format_name])
+    variant, facts = models.variant(name, format_name)
 
     sizes = {"batch of 1", "batch of 8"}
     if name != "images":
@@ -79,9 +106,8 @@ def test_a_model_converts_at_every_size(tmp_path: Path, name: str, format_name: 
     assert found["passed"], found["gates"]
 
 
-def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
-    folder = made("sentences", tmp_path)
-    imported, _ = folder.imported()
+def test_the_same_folder_gives_the_same_bytes(models: Models, tmp_path: Path) -> None:
+    folder, imported = models.source("sentences")
     inputs = {"weights": folder.path, "import": imported}
 
     def convert(process: StepProcess) -> dict[str, bytes]:
@@ -93,7 +119,7 @@ def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
 
     for name, model in first.items():
         assert model == second[name], name
-        for path in (str(tmp_path), sys.prefix, "site-packages"):
+        for path in (str(folder.root), str(tmp_path), sys.prefix, "site-packages"):
             assert path.encode() not in model, name
 
 
@@ -117,10 +143,8 @@ def test_onnx_has_the_specs_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format_name", BF16)
 @pytest.mark.parametrize("name", ["classifier", "sentences"])
-def test_bfloat16_keeps_the_interface(tmp_path: Path, name: str, format_name: str) -> None:
-    folder = made(name, tmp_path)
-    signature = folder.signature()
-    imported, _ = folder.imported(signature)
+def test_bfloat16_keeps_the_interface(models: Models, name: str, format_name: str) -> None:
+    folder, imported = models.source(name)
 
     variant, facts = converted(folder, imported, BF16[format_name], seed=0)
 
@@ -135,11 +159,9 @@ def test_bfloat16_keeps_the_interface(tmp_path: Path, name: str, format_name: st
         assert cosine > 0.99
 
 
-def test_int8_is_quantized_from_the_onnx_file(tmp_path: Path) -> None:
-    folder = made("sentences", tmp_path)
-    signature = folder.signature()
-    imported, _ = folder.imported(signature)
-    variant, _ = converted(folder, imported, torch_convert.to_onnx)
+def test_int8_is_quantized_from_the_onnx_file(models: Models) -> None:
+    folder, imported = models.source("sentences")
+    variant, _ = models.variant("sentences", "onnx")
 
     context = folder.context("int8", {**folder.params(), "seed": 0}, {"model": variant, "import": imported})
     facts = to_int8(context)
