@@ -21,7 +21,7 @@ from orchestrator.containers.engine import container_process
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import CpuShare, confined, package_environment
 from orchestrator.measure.failure import MeasureError, out_of_memory
-from orchestrator.process.children import ended_by
+from orchestrator.process.children import ended_by, start_logged
 from orchestrator.process.environment import ENGINE_NAMES
 from orchestrator.process.memory import MemoryWatch, format_bytes, process_tree, tree_cpu_seconds
 from orchestrator.steps.context import Ending
@@ -78,16 +78,13 @@ class MeasuredServer:
         self.port = _free_port()
         launch = backend.launch(serving, port=self.port, scratch=scratch, threads=settings.threads)
         self._begun = time.monotonic()
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                # SIGTERM, not SIGKILL: on SIGTERM a front end stops its workers.
-                confined(launch.argv, share, on_parent_end=signal.SIGTERM),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=_without_engine(package_environment()) | dict(launch.env),
-                cwd=launch.cwd,
-            )
+        self._process = start_logged(
+            # SIGTERM, not SIGKILL: on SIGTERM a front end stops its workers.
+            confined(launch.argv, share, on_parent_end=signal.SIGTERM),
+            self._log,
+            env=_without_engine(package_environment()) | dict(launch.env),
+            cwd=launch.cwd,
+        )
         self._pid = self._process.pid
         self._container = launch.container_file
         self._watch = MemoryWatch(self._pid, memory)

@@ -21,7 +21,7 @@ from typing import Any, Self
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import CpuShare, confined, package_environment, thread_environment
 from orchestrator.measure.failure import MeasureError, out_of_memory
-from orchestrator.process.children import ended_by
+from orchestrator.process.children import ended_by, start_logged
 from orchestrator.process.memory import MemoryWatch, end_tree, format_bytes
 from orchestrator.steps.context import Ending
 
@@ -51,16 +51,13 @@ class MeasuredProcess:
         commands, self._commands = os.pipe()
         self._replies, replies = os.pipe()
         command = (sys.executable, "-P", "-m", module, str(commands), str(replies))
-        with self._log.open("ab") as log:
-            self._child = subprocess.Popen(
-                confined(command, share, on_parent_end=signal.SIGKILL),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**package_environment(), **thread_environment(share.threads)},
-                cwd=folder,
-                pass_fds=(commands, replies),
-            )
+        self._child = start_logged(
+            confined(command, share, on_parent_end=signal.SIGKILL),
+            self._log,
+            env={**package_environment(), **thread_environment(share.threads)},
+            cwd=folder,
+            pass_fds=(commands, replies),
+        )
         os.close(commands)
         os.close(replies)
         self._watch = MemoryWatch(self._child.pid, memory)

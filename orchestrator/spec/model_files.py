@@ -110,7 +110,12 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def _is_onnx(path: Path) -> bool:
-    """Whether the file begins like the protobuf of an ONNX model, up to its graph; a truncated one may not get that far."""
+    """Whether the file begins like the protobuf of an ONNX model, up to its graph; a truncated one may not get that far.
+
+    The tags and lengths of the outermost fields are read here, by protobuf's published wire format, and no field's content is
+    decoded. The library protobuf only parses whole messages: it would load gigabytes of weights, accept as an ONNX model
+    whatever its lenient parser takes (unknown fields are valid), and need the package `onnx`, which the core does not have.
+    """
     seen: set[int] = set()
     with path.open("rb") as file:
         for _ in range(_FIELDS_LOOKED_AT):

@@ -18,7 +18,7 @@ import psutil
 
 from orchestrator.engine.executors.job import EXIT_DISK_FULL, WorkerJob, WorkerResult
 from orchestrator.engine.stop import Stop
-from orchestrator.process.children import guarded
+from orchestrator.process.children import guarded, start_logged
 from orchestrator.process.environment import engine_environment, inherited_environment
 from orchestrator.process.memory import tree_memory
 from orchestrator.steps.context import Ending
@@ -101,17 +101,14 @@ def run_worker(
     command = [sys.executable, "-P", "-m", "orchestrator.engine.worker", str(job_file)]
     reader, writer = os.pipe()
     began, kills = time.monotonic(), _oom_kills()
-    with log.open("wb") as out:
-        child = subprocess.Popen(
-            guarded(command),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env={**worker_environment(containers=job.containers), "MLO_PROGRESS_FD": str(writer)},
-            cwd=job.scratch,
-            pass_fds=(writer,),
-            start_new_session=True,  # so that Ctrl-C reaches only the parent, and the whole tree can be killed
-        )
+    child = start_logged(
+        guarded(command),
+        log,
+        env={**worker_environment(containers=job.containers), "MLO_PROGRESS_FD": str(writer)},
+        cwd=job.scratch,
+        pass_fds=(writer,),
+        new_session=True,  # so that Ctrl-C reaches only the parent, and the whole tree can be killed
+    )
     os.close(writer)
     with os.fdopen(reader, "rb", buffering=0) as pipe:
         killed, peak, available = _watch(child, pipe, began + timeout, stop, exclusive=exclusive, progress=progress)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.spec.signature import Signature
 
-__all__ = ["call_model", "check_inputs", "declared_outputs", "guarded_call"]
+__all__ = ["call_model", "check_inputs", "declared_outputs", "guarded_call", "lacks_rows_for_statistics"]
 
 _AT_INPUTS = ("model", "inputs")
 _AT_OUTPUTS = ("model", "outputs")
@@ -151,6 +151,11 @@ def guarded_call(
         torch.inference_mode(),
     ):
         return model(*tensors)
+
+
+def lacks_rows_for_statistics(refusal: StepError) -> bool:
+    """Whether a call failed because normalization in training mode needs more rows; PyTorch only has a sentence for it."""
+    return "Expected more than 1 value per channel when training" in str(refusal.__cause__)
 
 
 def call_model(

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from orchestrator.frameworks.pytorch.calls import guarded_call
-from orchestrator.frameworks.source.comparison import with_second_row
-from orchestrator.frameworks.source.edge_cases import call_at, sizes_of
+from orchestrator.frameworks.pytorch.calls import guarded_call, lacks_rows_for_statistics
+from orchestrator.frameworks.source.comparison import compared_sizes, rows_in_two_batches, with_second_row
+from orchestrator.frameworks.source.edge_cases import call_at
 from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ __all__ = ["TOLERANCE", "verify_evaluation_mode"]
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """The tolerance between two results for the same row: this, plus this times the output's largest value."""
 
-_ROWS = 8
 _AT = ("model", "source", "weights")
 _AT_CODE = ("model", "source", "factory")
 _RANDOM = ("bernoulli", "dropout", "multinomial", "normal", "poisson", "rand", "exponential", "uniform", "rrelu")
@@ -109,30 +107,20 @@ def verify_evaluation_mode(
     Raises:
         StepError: E330 random numbers are drawn, E331 rows influence each other, E332 a call affects the next.
     """
-    sizes = sizes_of(samples, signature)
     dim = signature.batch
-    if dim is None:
-        inputs = call_at(samples, signature, sizes)
-        once, twice = (_leaves(model, signature, inputs, project) for _ in range(2))
-        _compare(once, twice, None, _Failure(model, signature, inputs, inputs, project, saved_in_training))
-        return
-    low, high = signature.dims[dim]
-    samples = with_second_row(samples, signature)
-    rows = min(high, max(low, min(_ROWS, samples.rows)))
-    inputs = call_at(samples, signature, {**sizes, dim: rows})
+    if dim is not None:
+        samples = with_second_row(samples, signature)
+    inputs = call_at(samples, signature, compared_sizes(samples, signature))
     once, twice = (_leaves(model, signature, inputs, project) for _ in range(2))
     _compare(once, twice, None, _Failure(model, signature, inputs, inputs, project, saved_in_training))
-    for first in range(min(4, samples.rows)):
-        # The smallest batch that begins with this row; if it has the same size as before, at least its other rows differ.
-        few = call_at(samples, signature, {**sizes, dim: low}, first)
-        many = call_at(samples, signature, {**sizes, dim: rows}, first)
-        if low == rows:
-            few = {name: np.concatenate([array[:1], np.zeros_like(array[1:])]) for name, array in few.items()}
+    if dim is None:
+        return
+    for few, many in rows_in_two_batches(samples, signature, dim):
         failure = _Failure(model, signature, many, few, project, saved_in_training)
         try:
             alone = _leaves(model, signature, few, project)
         except StepError as error:
-            if "Expected more than 1 value per channel when training" in error.cause:
+            if lacks_rows_for_statistics(error):
                 raise failure.explain() from error
             raise
         _compare(_leaves(model, signature, many, project), alone, dim, failure)

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array, Samples
     from orchestrator.spec.signature import Signature
 
-__all__ = ["Call", "changing_output", "check_sizes", "row_mixing_output", "trace_sizes", "with_second_row"]
+__all__ = [
+    "Call",
+    "changing_output",
+    "check_sizes",
+    "compared_sizes",
+    "row_mixing_output",
+    "rows_in_two_batches",
+    "trace_sizes",
+    "with_second_row",
+]
 
 _LOOSE = 0.02
 """The tolerance, relative to the output's largest magnitude; for integers, the fraction of elements that may differ."""
@@ -130,7 +139,7 @@ def changing_output(answer: Answer, signature: Signature, samples: Samples) -> s
     Raises:
         StepError: as `answer`.
     """
-    inputs = call_at(samples, signature, _sizes(samples, signature))
+    inputs = call_at(samples, signature, compared_sizes(samples, signature))
     once, twice = answer(inputs), answer(inputs)
     return next((name for name in once if not _close(once[name], twice[name])), None)
 
@@ -144,15 +153,7 @@ def row_mixing_output(answer: Answer, signature: Signature, samples: Samples) ->
     dim = signature.batch
     if dim is None:
         return None
-    samples = with_second_row(samples, signature)
-    sizes = _sizes(samples, signature)
-    low = signature.dims[dim][0]
-    for first in range(min(_ROWS_ALONE, samples.rows)):
-        # The smallest batch that begins with this row; if it has the same size as before, at least its other rows differ.
-        few = call_at(samples, signature, {**sizes, dim: low}, first)
-        many = call_at(samples, signature, sizes, first)
-        if low == sizes[dim]:
-            few = {name: np.concatenate([array[:1], np.zeros_like(array[1:])]) for name, array in few.items()}
+    for few, many in rows_in_two_batches(with_second_row(samples, signature), signature, dim):
         alone, together = answer(few, dim), answer(many, dim)
         for name, array in alone.items():
             other = together[name]
@@ -161,6 +162,26 @@ def row_mixing_output(answer: Answer, signature: Signature, samples: Samples) ->
             if not _close(array[:1], other[:1]):
                 return name
     return None
+
+
+def rows_in_two_batches(
+    samples: Samples, signature: Signature, dim: str
+) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
+    """The inputs of two calls that begin with the same row but have different rows after it, for each of the first rows.
+
+    Args:
+        samples: at least two rows.
+        signature: as declared.
+        dim: its batch dimension.
+    """
+    sizes = compared_sizes(samples, signature)
+    low = signature.dims[dim][0]
+    for first in range(min(_ROWS_ALONE, samples.rows)):
+        # The smallest batch that begins with this row; if it has the same size as before, at least its other rows differ.
+        few = call_at(samples, signature, {**sizes, dim: low}, first)
+        if low == sizes[dim]:
+            few = {name: np.concatenate([array[:1], np.zeros_like(array[1:])]) for name, array in few.items()}
+        yield few, call_at(samples, signature, sizes, first)
 
 
 def with_second_row(samples: Samples, signature: Signature) -> Samples:
@@ -174,7 +195,7 @@ def with_second_row(samples: Samples, signature: Signature) -> Samples:
     return type(samples)(joined, None, real=samples.real)
 
 
-def _sizes(samples: Samples, signature: Signature) -> dict[str, int]:
+def compared_sizes(samples: Samples, signature: Signature) -> dict[str, int]:
     """The dimensions of the samples, and a few rows."""
     sizes = sizes_of(samples, signature)
     if signature.batch is not None:
