@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = [
     "Busy",
@@ -34,7 +34,16 @@ __all__ = [
     "StepFailed",
     "StoreFailed",
     "UsageError",
+    "causes_of",
 ]
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """The exception itself, then those that led to it, however deep libraries have wrapped them."""
+    behind: BaseException | None = error
+    while behind is not None:
+        yield behind
+        behind = behind.__cause__ or behind.__context__
 
 
 class ExitCode(IntEnum):

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.errors import causes_of
+
 if TYPE_CHECKING:
     from docker import DockerClient
 
@@ -136,10 +138,11 @@ def _reason(error: Exception, host: str, seconds: float) -> str:
     """The reason, from the most informative message."""
     cause = error.__cause__ or error  # what failed when the client asked for the version
     text = str(getattr(cause, "explanation", None) or error)
-    if "timed out" in text.lower() or "timeout" in type(error).__name__.lower():
+    causes = tuple(causes_of(error))
+    if any(isinstance(each, TimeoutError) for each in causes):
         return f"no answer within {seconds:g} s"
-    if "Permission denied" in text:
+    if any(isinstance(each, PermissionError) for each in causes):
         return f"permission denied at {host}; add your user to the group `docker`"
-    if "Connection refused" in text or "No such file" in text:
+    if any(isinstance(each, ConnectionRefusedError | FileNotFoundError) for each in causes):
         return f"nothing listens at {host}; start the Docker Engine"
     return text.strip().splitlines()[-1] if text.strip() else type(error).__name__

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.executors.job import EXIT_DISK_FULL, WorkerJob, WorkerResult
-from orchestrator.errors import StoreFailed
+from orchestrator.errors import StoreFailed, causes_of
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.process.apart import keep_apart
 from orchestrator.steps.context import Ending, StepContext, StepError, silent
-from orchestrator.steps.failures import causes_of, is_out_of_memory, unexpected
+from orchestrator.steps.failures import is_out_of_memory, unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,11 +12,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import causes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-__all__ = ["causes_of", "is_out_of_memory", "unexpected"]
+__all__ = ["is_out_of_memory", "unexpected"]
 
 _SENTENCES: Mapping[str, re.Pattern[str]] = MappingProxyType(
     {
@@ -29,14 +30,6 @@ _SENTENCES: Mapping[str, re.Pattern[str]] = MappingProxyType(
     }
 )
 """Library → what it says when an allocation fails."""
-
-
-def causes_of(error: BaseException) -> Iterator[BaseException]:
-    """The exception itself, then those that led to it, however deep libraries have wrapped them."""
-    behind: BaseException | None = error
-    while behind is not None:
-        yield behind
-        behind = behind.__cause__ or behind.__context__
 
 
 def is_out_of_memory(error: BaseException) -> bool:
