@@ -8,22 +8,12 @@ from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
-from orchestrator.spec.model_files import FileKind, describe, file_kind
-from orchestrator.spec.source_models import FOLDERS, SourceKind
+from orchestrator.spec.model_files import describe, file_kind
+from orchestrator.spec.source_models import FOLDERS, KIND_OF_FILE, SourceKind
 from orchestrator.spec.source_text import similar_file
 
 __all__ = ["ModelPath", "find_model"]
 
-_KINDS: dict[FileKind, SourceKind] = {
-    "safetensors": "pytorch",
-    "checkpoint": "pytorch",
-    "torchscript": "torchscript",
-    "exported-program": "exported-program",
-    "onnx": "onnx",
-    "keras": "keras",
-    "tflite": "tflite",
-    "saved-model": "saved-model",
-}
 _MODELS = (
     "a .keras, .h5, .onnx, .tflite, .pt2 or .safetensors file, a TorchScript archive, a torch.save checkpoint, "
     "a SavedModel folder, or a Transformers folder with safetensors"
@@ -142,7 +132,7 @@ def _models_in(folder: Path) -> list[ModelPath]:
 def _kind_of(path: Path) -> SourceKind | None:
     if path.is_dir():
         return _kind_of_folder(path)
-    return _KINDS.get(file_kind(path)) if path.is_file() else None
+    return KIND_OF_FILE.get(file_kind(path)) if path.is_file() else None
 
 
 def _kind_of_folder(folder: Path) -> SourceKind | None:
@@ -180,9 +170,9 @@ def _folder_around(file: Path) -> ModelPath | None:
 def _kind_of_file(file: Path) -> SourceKind:
     _refuse_pointer(file)
     found, words = file_kind(file), describe(file)
-    if found in _KINDS:
-        return _KINDS[found]
-    if "damaged" in words or words == "an empty file":
+    if found in KIND_OF_FILE:
+        return KIND_OF_FILE[found]
+    if found == "damaged":
         raise UsageError(
             Diagnostic("E143", f"{file} is damaged", cause=f"it is {words}", remedy="copy, download or save it again")
         )

@@ -13,7 +13,7 @@ from orchestrator.spec.models import ModelDeployment, TensorIn, TensorOut
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.scalars import LOOKS_BOOLEAN
 from orchestrator.spec.signature import batch_dimension
-from orchestrator.spec.source_models import FOLDERS, SAY_NOTHING, PytorchSource
+from orchestrator.spec.source_models import FOLDERS, KIND_OF_FILE, SAY_NOTHING, PytorchSource
 from orchestrator.spec.source_text import similar_file
 from orchestrator.spec.yaml_tree import Node, quoted
 
@@ -213,15 +213,14 @@ def _inside(root: Node, path: SpecPath, file: Path) -> Diagnostic:
 
 def _other_kind(root: Node, path: SpecPath, file: Path, kind: str, *, of_folders: bool) -> Diagnostic:
     """A file where the kind takes a folder, or the other way round."""
-    found = file_kind(file)
-    served = {"safetensors": "pytorch", "checkpoint": "pytorch"}.get(found, found)
+    fitting = KIND_OF_FILE.get(file_kind(file))
     return Diagnostic(
         "E124",
         f"`kind: {kind}` needs a {'folder' if of_folders else 'file'}, but {quoted(file.name)} is "
         f"{'a file' if of_folders else 'a folder'}",
         span_of(root, path),
         cause=f"it looks like {describe(file)}",
-        remedy="" if served == "other" else f"write `kind: {served}`",
+        remedy="" if fitting is None else f"write `kind: {fitting}`",
     )
 
 

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 __all__ = ["FileKind", "describe", "file_kind"]
 
 FileKind = Literal[
-    "safetensors", "checkpoint", "torchscript", "exported-program", "onnx", "keras", "tflite", "saved-model", "other"
+    "safetensors",
+    "checkpoint",
+    "torchscript",
+    "exported-program",
+    "onnx",
+    "keras",
+    "tflite",
+    "saved-model",
+    "damaged",
+    "other",
 ]
 """What the file can be used as. `checkpoint` is any file written by `torch.save`, whatever it contains."""
 
@@ -54,7 +63,7 @@ def _look(path: Path) -> tuple[FileKind, str]:
     with path.open("rb") as file:
         head = file.read(4096)
     if not head:
-        return "other", "an empty file"
+        return "damaged", "an empty file"
     if head.startswith(b"PK\x03\x04"):
         return _look_into_zip(path)
     if head.startswith(_LEGACY_CHECKPOINT):
@@ -89,7 +98,7 @@ def _look_into_zip(path: Path) -> tuple[FileKind, str]:
     except (zipfile.BadZipFile, OSError):
         start, names = 1, []
     if start > 0:  # what was found is then an archive inside a truncated one
-        return "other", "a truncated or damaged zip archive"
+        return "damaged", "a truncated or damaged zip archive"
     inner = {name.partition("/")[2] for name in names}  # PyTorch puts all below one folder, named after the file
     if "archive_format" in inner or "models/model.json" in inner or "serialized_exported_program.json" in names:
         return "exported-program", "an exported program"

@@ -5,11 +5,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from orchestrator.spec.model_files import FileKind
 from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import FactoryRef, KeyPath, PythonName, RelPath, Sha256, SignatureName
 
 __all__ = [
     "FOLDERS",
+    "KIND_OF_FILE",
     "SAY_NOTHING",
     "ExportedProgramSource",
     "KerasSource",
@@ -27,6 +29,18 @@ __all__ = [
 SourceKind = Literal[
     "pytorch", "torchscript", "exported-program", "keras", "saved-model", "onnx", "tflite", "transformers"
 ]
+KIND_OF_FILE: dict[FileKind, SourceKind] = {
+    "safetensors": "pytorch",
+    "checkpoint": "pytorch",
+    "torchscript": "torchscript",
+    "exported-program": "exported-program",
+    "onnx": "onnx",
+    "keras": "keras",
+    "tflite": "tflite",
+    "saved-model": "saved-model",
+}
+"""What a file looks like → the kind that reads it."""
+
 FOLDERS: frozenset[SourceKind] = frozenset({"saved-model", "transformers"})
 """Kinds whose model is a folder."""
 
