@@ -222,7 +222,7 @@ def test_without_a_registry_the_readme_does_not_refer_to_a_public_one(render_to:
 def test_the_readme_tells_how_to_get_pytorch_without_cuda(render_to: Render) -> None:
     folder = render_to("torchserve")
     readme = (folder / "README.md").read_text()
-    assert "built for CUDA" in readme
+    assert "the `torch` build for CUDA" in readme
     (argument,) = set(re.findall(r"build --build-arg (\w+)=URL", readme))
     before_pip = (folder / "docker" / "Dockerfile").read_text().partition("/pip install")[0]
     assert f"ARG {argument}\n" in before_pip, "the build takes what the README passes"
