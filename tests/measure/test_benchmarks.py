@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,9 @@ def test_a_finalist_is_measured_in_its_real_server(measured: StepContext, tmp_pa
     with np.load(context.output / "raw.npz") as raw:
         assert len(raw["onnx-fp32.open.seconds"]) == row["open_loop"]["samples"]
     assert not psutil.Process().children(recursive=True), "a process outlives its measurement"
+    log = (context.scratch / "onnx-fp32" / "log.txt").read_text(encoding="utf-8")
+    (draining,) = (line for line in map(json.loads, log.splitlines()) if line["message"] == "draining")
+    assert draining["seconds"] == 0, "nobody else asks it, so nobody has to notice that it stops"
 
 
 def test_the_next_best_is_started_in_place_of_a_server_that_fails(measured: StepContext, tmp_path: Path) -> None:
