@@ -1,4 +1,4 @@
-"""The edge cases of a signature: zeros, extreme values, smallest and largest sizes."""
+"""The edge cases of a signature, and what lies between: zeros, extreme values, smallest, largest and inner sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array, Samples
     from orchestrator.spec.signature import Signature
 
-__all__ = ["MAX_CASE_BYTES", "EdgeCase", "call_at", "edge_cases", "largest_size", "sizes_of"]
+__all__ = ["MAX_CASE_BYTES", "EdgeCase", "call_at", "edge_cases", "inner_sizes", "largest_size", "sizes_of"]
 
 MAX_CASE_BYTES = 64 * 2**20
 
@@ -28,12 +28,15 @@ class EdgeCase:
     Attributes:
         dim: the dimension whose size is tested; None if values are tested.
         note: what the user should know, for instance that a size was capped.
+        inner: whether the size lies between the ends of the range. The model may refuse it, since no spec can say "multiples
+            of 32".
     """
 
     name: str
     inputs: Mapping[str, Array]
     dim: str | None = None
     note: str = ""
+    inner: bool = False
 
 
 def sizes_of(samples: Samples, signature: Signature) -> dict[str, int]:
@@ -79,8 +82,43 @@ def largest_size(signature: Signature, sizes: Mapping[str, int], dim: str) -> in
     return max(low, low - 1 + bisect_right(range(low, high + 1), MAX_CASE_BYTES, key=call_bytes))
 
 
+def inner_sizes(low: int, high: int) -> tuple[int, ...]:
+    """A few sizes between `low` and `high` that find a branch on a size, ascending.
+
+    Code branches on whether a size is odd, or a multiple of a tile, a window or a number of heads. So they are chosen that,
+    together with `high`, as many numbers from 2 to 32 as possible divide one size and not another; powers of two count
+    most. Together they are at most 1.5 times as large as `high`, so that they cost about as much as the call at that size.
+    """
+    wanted = {(number, divides) for number in _DIVISORS for divides in (True, False)} - _divided(high)
+    chosen: list[int] = []
+    left = high + high // 2
+    while len(chosen) < _MOST_INNER_SIZES:
+        sizes = [size for size in range(low + 1, min(high, low + _SIZES_LOOKED_AT, left + 1)) if size not in chosen]
+        best = max(sizes, key=lambda size: sum(_weight(each) for each in wanted & _divided(size)), default=None)
+        if best is None or not wanted & _divided(best):
+            break
+        chosen.append(best)
+        wanted -= _divided(best)
+        left -= best
+    return tuple(sorted(chosen))
+
+
+_DIVISORS = range(2, 33)
+_MOST_INNER_SIZES = 4
+_SIZES_LOOKED_AT = 1024
+
+
+def _divided(size: int) -> set[tuple[int, bool]]:
+    return {(number, size % number == 0) for number in _DIVISORS}
+
+
+def _weight(divisor: tuple[int, bool]) -> int:
+    number, _ = divisor
+    return 4 if number & (number - 1) == 0 else 1
+
+
 def edge_cases(samples: Samples, signature: Signature) -> list[EdgeCase]:
-    """Zeros, the samples' extreme values, and the smallest and largest size of every dimension, in a fixed order.
+    """Zeros, the samples' extreme values, and the smallest, the largest and some inner sizes of every dimension, in a fixed order.
 
     For texts, zero is the empty text, and the extreme values are the longest and the shortest text of the samples.
     """
@@ -109,6 +147,10 @@ def edge_cases(samples: Samples, signature: Signature) -> list[EdgeCase]:
             cases.append(
                 EdgeCase(f"{label} of {largest}", call_at(samples, signature, {**sizes, dim: largest}), dim, note)
             )
+        cases += (
+            EdgeCase(f"{label} of {size}", call_at(samples, signature, {**sizes, dim: size}), dim, inner=True)
+            for size in inner_sizes(low, largest)
+        )
     return cases
 
 
