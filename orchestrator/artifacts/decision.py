@@ -11,6 +11,7 @@ from orchestrator.artifacts.imported import SamplesKind
 from orchestrator.artifacts.measurement import MeasuredOn, Objective
 from orchestrator.artifacts.runtime_report import RuntimeMeasurement, RuntimeResult
 from orchestrator.artifacts.server_report import LoadGenerator, ServerMeasurement, ServiceLevel
+from orchestrator.artifacts.variant_facts import FrozenLine
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.strict import Strict
 
@@ -58,6 +59,7 @@ class DecidedCandidate(CandidateIdentity):
         runtime: the measurements of its runtime, as far as it was measured.
         server: the measurements over the wire.
         slo: whether its server meets the service level; None, like `distance`, if the server was not measured.
+        frozen: lines of the model's code whose outcome its variant has as constants, as the spec accepts.
     """
 
     fate: CandidateFate
@@ -67,6 +69,7 @@ class DecidedCandidate(CandidateIdentity):
     server: ServerMeasurement | None
     slo: LevelStatus | None
     distance: Distance | None
+    frozen: tuple[FrozenLine, ...]
 
 
 class DecidedLevel(ServiceLevel):

@@ -9,7 +9,7 @@ from orchestrator.artifacts.document import Document
 from orchestrator.artifacts.imported import SamplesKind
 from orchestrator.spec.strict import Strict
 
-__all__ = ["Calibration", "OwnNames", "VariantFacts", "variant_facts"]
+__all__ = ["Calibration", "FrozenLine", "OwnNames", "VariantFacts", "variant_facts"]
 
 
 class OwnNames(Strict):
@@ -34,6 +34,26 @@ class Calibration(Strict):
     method: Literal["min-max", "percentile"]
 
 
+class FrozenLine(Strict):
+    """A line of the model's code whose outcome a trace has as a constant: what the samples led to.
+
+    Attributes:
+        file: relative to the spec's folder, or to the folder that it was imported from.
+        code: the line.
+        what: whether it decides which way the code goes, or makes a number, a list or an array of a tensor.
+    """
+
+    file: str
+    line: int
+    code: str
+    what: Literal["branch", "value"]
+
+    @property
+    def place(self) -> str:
+        """As the spec names it: `net.py:9`."""
+        return f"{self.file}:{self.line}"
+
+
 class VariantFacts(Document):
     """How a variant was made. Facts that do not apply to it are None.
 
@@ -42,6 +62,7 @@ class VariantFacts(Document):
         precision: of its arithmetic.
         exporter: the tool that wrote it, such as `torch.export`; `given` for the user's file.
         checked: names of the calls on which it was compared with its source.
+        frozen: lines of the model's code that it has as constants, accepted in the spec.
         opset: of ONNX.
         nodes: of the ONNX graph.
         operators: of the LiteRT file.
@@ -55,13 +76,14 @@ class VariantFacts(Document):
     """
 
     NAME: ClassVar[str] = "variant_facts"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     FILE: ClassVar[str] = "facts.json"
 
     format: str
     precision: str
     exporter: str | None
     checked: tuple[str, ...]
+    frozen: tuple[FrozenLine, ...]
     opset: int | None
     nodes: int | None
     operators: tuple[str, ...] | None
@@ -75,7 +97,7 @@ class VariantFacts(Document):
 
     def summary(self) -> dict[str, Any]:
         """The facts that apply to the variant, for people."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return self.model_dump(mode="json", exclude_none=True, exclude=None if self.frozen else {"frozen"})
 
 
 def variant_facts(
@@ -84,6 +106,7 @@ def variant_facts(
     precision: str = "fp32",
     exporter: str | None = None,
     checked: tuple[str, ...] = (),
+    frozen: tuple[FrozenLine, ...] = (),
     opset: int | None = None,
     nodes: int | None = None,
     operators: tuple[str, ...] | None = None,
@@ -101,6 +124,7 @@ def variant_facts(
         precision=precision,
         exporter=exporter,
         checked=checked,
+        frozen=frozen,
         opset=opset,
         nodes=nodes,
         operators=operators,

@@ -26,6 +26,11 @@ def plan_notes(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: 
         notes.append("no `samples:` are given, so parity is proven on random inputs only")
     elif here.random_samples:
         notes.append("the samples are the random ones of `mlo init`, so parity is proven on random inputs only")
+    if accepted := spec.verify.accept_traced:
+        notes.append(
+            f"tracing may freeze {', '.join(accepted)} (`verify.accept_traced`): a variant that does is right only for requests "
+            "that lead to the same there as the samples"
+        )
     if (present := here.fingerprint["cpus"]) < spec.hardware.cpus:
         notes.append(
             f"this machine has {present:g} CPUs, so `hardware.cpus: {spec.hardware.cpus:g}` is measured on fewer"

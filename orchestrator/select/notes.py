@@ -103,10 +103,17 @@ def _program_notes(candidates: Sequence[ConsideredCandidate]) -> Iterator[str]:
 
 
 def _variant_notes(variants: Mapping[str, Path], candidates: Sequence[ConsideredCandidate]) -> Iterator[str]:
-    """The notes of the steps that created the variants."""
+    """What the steps that created the variants noted, and what the variants have frozen."""
     for found in candidates:
         if (folder := variants.get(found.identity.variant)) is not None:
-            yield from (f"{found.name}: {note}" for note in VariantFacts.read(folder).notes)
+            facts = VariantFacts.read(folder)
+            yield from (f"{found.name}: {note}" for note in facts.notes)
+            if facts.frozen:
+                lines = "; ".join(f"{line.place}: {line.code}" for line in facts.frozen)
+                yield (
+                    f"{found.name}: tracing froze what the model's code decides by a tensor, as `verify.accept_traced` allows; "
+                    f"it is right only for requests that lead to the same there as the samples ({lines})"
+                )
 
 
 def _noise_notes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.artifacts.candidate import candidate_identity
@@ -12,6 +13,7 @@ from orchestrator.artifacts.imported import Imported
 from orchestrator.artifacts.measurement import Objective
 from orchestrator.artifacts.runtime_report import RuntimeReport
 from orchestrator.artifacts.server_report import ServerReport, ServiceLevel
+from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.artifacts.verdict import Verdict
 from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import BACKENDS, backend
@@ -70,7 +72,7 @@ def select(context: StepContext) -> dict[str, Any]:
     variants = {variant: path for role, path in context.inputs.items() if (variant := variant_of(role)) is not None}
     decision = Decision(
         winner=choice.winner.identity,
-        candidates=tuple(map(_decided, decided)),
+        candidates=tuple(_decided(each, variants.get(each.identity.variant)) for each in decided),
         compared=choice.compared,
         baseline=runtime.baseline,
         slo=DecidedLevel(
@@ -178,7 +180,7 @@ def _distance(candidate: ConsideredCandidate) -> str:
     return distance_text(candidate.over_the_wire)
 
 
-def _decided(found: ConsideredCandidate) -> DecidedCandidate:
+def _decided(found: ConsideredCandidate, variant: Path | None) -> DecidedCandidate:
     assert found.fate is not None, "the choice has been made"
     wire = found.over_the_wire
     return DecidedCandidate(
@@ -190,6 +192,7 @@ def _decided(found: ConsideredCandidate) -> DecidedCandidate:
         server=wire,
         slo=None if wire is None else service_level(wire),
         distance=None if wire is None else distance(wire),
+        frozen=() if variant is None else VariantFacts.read(variant).frozen,
     )
 
 

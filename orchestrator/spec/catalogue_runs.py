@@ -73,9 +73,9 @@ E421 number of outputs of a variant
     The converted model returns a different number of tensors than `model.outputs` declares.
 E422 the model cannot be exported
     The exporter cannot turn the model's code into a graph. The cause names the operator, the dimension or the line.
-E423 a variant fails at the limits of a range
-    The converted model does not run at the smallest or largest size of a dimension. Often the model's code uses a size
-    as a constant.
+E423 a variant fails within a range
+    The converted model does not run at some size of a dimension, or its outputs differ from the source model's. Often the
+    model's code uses a size as a constant.
 E424 an invalid ONNX file
     The exporter wrote a file that ONNX's checker rejects, or whose inputs and outputs differ from the declared ones.
 E425 the model cannot be quantized
@@ -86,6 +86,10 @@ E427 the accelerator cannot be used
     The runtime could not use the GPU that the spec asks for and would silently have computed on the CPU, so that the
     measurement would be meaningless. Usually the driver is too old for the package, or CUDA or cuDNN libraries are
     missing.
+E428 tracing would freeze a line of the model's code
+    `torch.export` and `torch.jit.script` refuse the model. Tracing takes it, but records what the code did for the samples:
+    an `if` on a tensor's values or sizes always goes that way, a number made of a tensor is always that number. Rewrite the
+    line, or accept it with `verify: {accept_traced: [net.py:9]}` if every request leads to the same.
 E440 nothing can be measured
     None of the sizes in `benchmark.batch_sizes` is within the range of the batch dimension.
 E451 the winner is missing

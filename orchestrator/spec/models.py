@@ -11,6 +11,7 @@ from orchestrator.spec.gates import GATES, PRECISIONS, Gate, Precision
 from orchestrator.spec.source_models import Source
 from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import (
+    CodePlace,
     Cpus,
     Delay,
     DimName,
@@ -227,6 +228,12 @@ else:
         __doc__=_Verify.__doc__,
         __module__=__name__,
         **{gate.name: _gate_key(gate) for gate in GATES.values()},
+    )
+    accept_traced: list[CodePlace] = Field(
+        default=[],
+        max_length=64,
+        description="Lines of the model's code that tracing may freeze, as error `E428` names them.",
+        examples=[["net.py:9"]],
     )
 
 

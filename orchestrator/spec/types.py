@@ -13,6 +13,7 @@ __all__ = [
     "ENVIRONMENT_NAME",
     "EXPECTS",
     "NAME",
+    "CodePlace",
     "Cpus",
     "Delay",
     "DimName",
@@ -211,6 +212,10 @@ DimName = Annotated[
         r"^[a-z_][a-z0-9_]{0,31}$",
         "lower-case letters, digits and `_`, not starting with a digit, at most 32 characters",
     ),
+]
+CodePlace = Annotated[
+    str,
+    _text(r"^[^\x00-\x1f\x7f:]{1,200}:[1-9][0-9]{0,6}$", "a file and a line of the model's code, such as net.py:9"),
 ]
 PythonName = Annotated[str, _text(r"^[A-Za-z_][A-Za-z0-9_]{0,99}$", "the name of a Python argument")]
 Sha256 = Annotated[str, _text(r"^[0-9a-f]{64}$", "the 64 lower-case hexadecimal digits that `sha256sum` prints")]

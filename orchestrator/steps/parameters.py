@@ -143,9 +143,14 @@ class ImportParameters(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class ConvertParameters(Parameters):
-    """Parameters of the step that converts a source into a format."""
+    """Parameters of the step that converts a source into a format.
+
+    Attributes:
+        accept_traced: places in the model's code, such as `net.py:9`, that a trace may freeze.
+    """
 
     source: SourceParameters
+    accept_traced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +160,13 @@ class OptimizeParameters(Parameters):
     Attributes:
         seed: of the choice of calibration samples.
         options: of the pass; None for one that has none.
+        accept_traced: as in `ConvertParameters`; empty for a pass that starts from a converted variant.
     """
 
     source: SourceParameters
     seed: int
     options: AnyPassOptions | None = None
+    accept_traced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

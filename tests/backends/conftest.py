@@ -68,7 +68,7 @@ def placeholder_variant(tmp_path: Path) -> Path:
     (folder / "saved_model" / "saved_model.pb").write_bytes(b"a model")
     (folder / "saved_model" / "variables" / "variables.index").write_bytes(b"an index")
     VariantFacts(
-        format="tflite", precision="fp32", exporter="a test", checked=(), opset=None, nodes=None, operators=None,
+        format="tflite", precision="fp32", exporter="a test", checked=(), frozen=(), opset=None, nodes=None, operators=None,
         names=None, weights=None, method=None, reduce_range=None, smoothed=None, calibration=None, notes=(),
     ).write(folder)  # fmt: skip
     return folder

@@ -16,10 +16,12 @@ from safetensors.torch import save_file
 
 from orchestrator.frameworks.pytorch.export import quiet
 from orchestrator.frameworks.pytorch.runtime import call
+from orchestrator.frameworks.pytorch.source import load_source
 from orchestrator.frameworks.source.edge_cases import edge_cases
 from orchestrator.frameworks.source.samples import Samples, random_samples, row_shape
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps.context import StepContext
+from orchestrator.steps.parameters import SourceParameters
 from tests.artifacts.made import imported as imported_model
 
 PROJECT = Path(__file__).parent / "pytorch" / "project"
@@ -70,6 +72,11 @@ class Case:
     imported: Path
     signature: Signature
     root: Path
+
+    def module(self) -> Callable[[Any], Any]:
+        """The source model, from one array to its only output."""
+        built = load_source(SourceParameters.from_json(self.source), {"weights": self.weights}, PROJECT)
+        return lambda array: built(torch.from_numpy(array)).detach().numpy()
 
     def context(self, name: str, inputs: Mapping[str, Path] | None = None, **params: Any) -> StepContext:
         """A context with empty folders; `name` keeps the runs of one test apart."""

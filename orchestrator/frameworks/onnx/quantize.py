@@ -27,7 +27,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.registry import IntegerOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from orchestrator.artifacts.variant_facts import variant_facts
+from orchestrator.artifacts.variant_facts import VariantFacts, variant_facts
 from orchestrator.frameworks.onnx.graph import nodes
 from orchestrator.frameworks.onnx.smooth import smooth
 from orchestrator.frameworks.source import calibration
@@ -182,6 +182,7 @@ def to_int8(context: StepContext) -> dict[str, Any]:
         reduce_range=reduced,
         method="static" if smoothed is None else "dynamic",
         smoothed=smoothed,
+        frozen=VariantFacts.read(context.inputs["model"]).frozen,
         calibration=chosen.facts(options.percentile) if calibrated else None,
         notes=chosen.notes if calibrated else (),
     )

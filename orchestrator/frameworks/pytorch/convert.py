@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -22,12 +22,14 @@ from orchestrator.frameworks.pytorch.export import (
     quiet,
     saved_program,
 )
+from orchestrator.frameworks.pytorch.tracing import Script, script_ways
 from orchestrator.steps.context import StepError
 from orchestrator.steps.parameters import ConvertParameters, OptimizeParameters
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from orchestrator.artifacts.variant_facts import FrozenLine, VariantFacts
     from orchestrator.frameworks.onnx.finish import OnnxSize
     from orchestrator.steps.context import StepContext
 
@@ -47,49 +49,77 @@ T = TypeVar("T")
 def to_onnx(context: StepContext) -> dict[str, Any]:
     """Step: the source as `model.onnx` with the signature's names and dynamic axes.
 
-    The exporter of `torch.export` is tried first. If it fails (a TorchScript archive, an LSTM of dynamic length), PyTorch's
-    older exporter is used, and the check at other sizes and values shows whether its result is correct.
+    The exporter of `torch.export` comes first. What it refuses (a TorchScript archive, an LSTM of dynamic length, a branch
+    on values) goes through PyTorch's older exporter, which takes TorchScript: a trace that froze nothing, a script, or a
+    trace that the spec accepts.
 
     Raises:
-        StepError: E422 it does not convert, E423 it differs from its source, E424 the file's inputs or outputs are not the
-            declared ones.
+        StepError: E422 it does not convert, E423 it differs from its source, E424 the file is not what was declared, E428
+            tracing would freeze a line of its code.
     """
     context.progress("loading the model", 0.0)
-    job = prepare(context, ConvertParameters.from_json(context.params).source, attention="plain")
+    job = prepare(context, ConvertParameters.from_json(context.params), attention="plain")
     path = context.output / "model.onnx"
     options = {
         "input_names": [tensor.name for tensor in job.signature.inputs],
         "output_names": [tensor.name for tensor in job.signature.outputs],
     }
 
-    def made(export: Callable[..., None]) -> tuple[OnnxSize, list[str]]:
-        export(job, path, options)
+    def made(export: Callable[[], tuple[FrozenLine, ...]], *, python: bool) -> _Made:
+        frozen = export()
         context.progress("checking the ONNX file", 0.6)
-        return onnx_finish.finish(path, job.signature), job.check("onnx", context.output)
+        graph = onnx_finish.finish(path, job.signature)
+        checked = job.check("onnx", context.output, other_magnitudes=python and not frozen)
+        return _Made(graph, checked, frozen)
 
-    ways: list[tuple[str, Callable[[], tuple[OnnxSize, list[str]]]]] = [("torchscript", lambda: made(_legacy_onnx))]
-    if not isinstance(job.module, torch.jit.ScriptModule):
-        ways.insert(0, ("torch.export", lambda: made(_onnx)))
+    def from_script(way: Callable[[], Script]) -> _Made:
+        return made(lambda: _legacy_onnx(job, way(), path, options), python=True)
+
     context.progress("exporting to ONNX", 0.1)
-    exporter, (graph, checked) = _first_that_works(ways, context.output)
-    facts = variant_facts(format="onnx", exporter=exporter, checked=tuple(checked), **graph)
+    notes: tuple[str, ...] = ()
+    if isinstance(job.module, torch.jit.ScriptModule):
+        way = "torchscript"
+        done = made(lambda: _legacy_onnx(job, Script(job.module), path, options), python=False)
+    else:
+        try:
+            way, done = "torch.export", made(lambda: _onnx(job, path, options), python=False)
+        except StepError as refused:
+            _empty(context.output)
+            ways = [(name, partial(from_script, way)) for name, way in script_ways(job, refused.__cause__)]
+            way, done = _first_that_works(ways, context.output, before=("torch.export", refused))
+            if way == "trace":
+                why = refused.cause or refused.message
+                notes = (
+                    f"torch.export refuses the model, so it was traced; the trace froze no line of its code ({why})",
+                )
+    facts = variant_facts(
+        format="onnx", exporter=way, checked=tuple(done.checked), frozen=done.frozen, notes=notes, **done.graph
+    )
     facts.write(context.output)
     return facts.summary()
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An ONNX file: its size, the calls that it was checked with, and what was frozen in it."""
+
+    graph: OnnxSize
+    checked: list[str]
+    frozen: tuple[FrozenLine, ...]
 
 
 def to_torchscript(context: StepContext) -> dict[str, Any]:
     """Step: the source as `model.pt`, frozen.
 
-    Tracing is tried first, because it accepts any Python code; if the trace fixed a branch or a size, scripting is used.
+    Tracing comes first, since it takes any Python code; scripting takes over where the trace would freeze a line.
 
     Raises:
-        StepError: E422 it does not convert, E423 it differs from its source.
+        StepError: E422 it does not convert, E423 it differs from its source, E428 tracing would freeze a line of its code.
     """
     context.progress("loading the model", 0.0)
-    job = prepare(context, ConvertParameters.from_json(context.params).source)
+    job = prepare(context, ConvertParameters.from_json(context.params))
     context.progress("tracing", 0.2)
-    how, checked = script_of(job, context.output / "model.pt", context.progress)
-    facts = variant_facts(format="torchscript", exporter=how, checked=tuple(checked))
+    facts = script_of(job, context.output / "model.pt", context.progress)
     facts.write(context.output)
     return facts.summary()
 
@@ -101,7 +131,7 @@ def to_exported_program(context: StepContext) -> dict[str, Any]:
         StepError: E422 it does not convert, E423 it differs from its source.
     """
     context.progress("loading the model", 0.0)
-    job = prepare(context, ConvertParameters.from_json(context.params).source)
+    job = prepare(context, ConvertParameters.from_json(context.params))
     context.progress("exporting", 0.2)
     saved_program(exported(job, "an exported program"), context.output / "model.pt2")
     context.progress("checking the exported program", 0.6)
@@ -111,47 +141,68 @@ def to_exported_program(context: StepContext) -> dict[str, Any]:
     return facts.summary()
 
 
-def script_of(job: TorchJob, path: Path, progress: Callable[..., None]) -> tuple[str, list[str]]:
-    """Write the module as TorchScript to `path` and check it.
+def script_of(job: TorchJob, path: Path, progress: Callable[..., None], *, precision: str = "fp32") -> VariantFacts:
+    """Write the job's module as TorchScript to `path` and check it.
 
     Returns:
-        The method (`given`, `trace` or `script`), and the names of the calls that it was checked with.
+        Its facts; `exporter` says how it was made: `given`, or one of `script_ways`.
 
     Raises:
-        StepError: E422 or E423, the failure of the first method, with that of the second in its notes.
+        StepError: E422, E423 or E428, the failure of the first way, with those of the others in its notes.
     """
 
-    def made(make: Callable[[TorchJob], Any]) -> list[str]:
-        _save_script(make(job), path)
+    def made(way: Callable[[], Script]) -> tuple[list[str], tuple[FrozenLine, ...]]:
+        script = way()
+        _save_script(script.module, path)
         progress("checking the TorchScript archive", 0.6)
-        return job.check("torchscript", path.parent)
+        # In bfloat16 two right answers to values of another magnitude may lie far apart.
+        beyond = precision == "fp32" and job.module is not script.module and not script.frozen
+        return job.check("torchscript", path.parent, other_magnitudes=beyond), script.frozen
 
     if isinstance(job.module, torch.jit.ScriptModule):
-        return _first_that_works([("given", lambda: made(lambda job: job.module))], path.parent)
-    return _first_that_works([("trace", lambda: made(_traced)), ("script", lambda: made(_scripted))], path.parent)
+        ways: list[tuple[str, Callable[[], Script]]] = [("given", lambda: Script(job.module))]
+    else:
+        ways = script_ways(job)
+    how, (checked, frozen) = _first_that_works([(name, partial(made, way)) for name, way in ways], path.parent)
+    return variant_facts(format="torchscript", precision=precision, exporter=how, checked=tuple(checked), frozen=frozen)
 
 
-def _first_that_works(ways: Sequence[tuple[str, Callable[[], T]]], output: Path) -> tuple[str, T]:
+def _first_that_works(
+    ways: Sequence[tuple[str, Callable[[], T]]], output: Path, *, before: tuple[str, StepError] | None = None
+) -> tuple[str, T]:
     """The name and the result of the first method that raises no StepError; the files of failed ones are removed.
 
+    Args:
+        ways: the methods by name.
+        output: where they write.
+        before: another that failed already.
+
     Raises:
-        StepError: that of the first method, with the causes of the others in its notes.
+        StepError: that of the last trace where it would freeze a line, which the spec may accept; else that of the first way.
+            It has the causes of the others in its notes.
     """
-    failures: list[tuple[str, StepError]] = []
+    failures: list[tuple[str, StepError]] = [] if before is None else [before]
     for name, make in ways:
         try:
             return name, make()
         except StepError as failure:
             failures.append((name, failure))
-            for path in output.iterdir():
-                path.unlink()
-    (_, first), *others = failures
-    notes = (*first.notes, *(f"{name}: {failure.cause or failure.message}" for name, failure in others))
-    first.diagnostic = replace(first.diagnostic, notes=notes)
-    raise first
+            _empty(output)
+    chosen = next((each for each in reversed(failures) if each[1].code == "E428"), failures[0])
+    others = dict.fromkeys(
+        f"{name}: {failure.cause or failure.message}" for name, failure in failures if failure.cause != chosen[1].cause
+    )
+    error = chosen[1]
+    error.diagnostic = replace(error.diagnostic, notes=(*error.notes, *others))
+    raise error
 
 
-def _onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> None:
+def _empty(output: Path) -> None:
+    for path in output.iterdir():
+        path.unlink()
+
+
+def _onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> tuple[FrozenLine, ...]:
     program = exported(job, "ONNX")
     weights = sum(tensor.nbytes for tensor in (*job.module.parameters(), *job.module.buffers()))
     # It raises whatever its hundreds of operator translations raise.
@@ -166,32 +217,18 @@ def _onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> None:
             external_data=weights > onnx_finish.LARGEST_ONNX_FILE,
             **options,
         )
+    return ()
 
 
-def _legacy_onnx(job: TorchJob, path: Path, options: dict[str, Any]) -> None:
+def _legacy_onnx(job: TorchJob, script: Script, path: Path, options: dict[str, Any]) -> tuple[FrozenLine, ...]:
     axes = {
         tensor.name: {axis: dim for axis, dim in enumerate(tensor.shape or ()) if isinstance(dim, str)}
         for tensor in (*job.signature.inputs, *job.signature.outputs)
     }
-    module = job.module if isinstance(job.module, torch.jit.ScriptModule) else _traced(job)
-    # It raises whatever its operator translations raise.
+    # It raises what its operator translations raise.
     with converting(job, "ONNX"):
-        torch.onnx.export(module, job.args, str(path), dynamo=False, dynamic_axes=axes, **options)
-
-
-def _traced(job: TorchJob) -> Any:
-    # Tracing runs the model's code, which may raise anything.
-    with converting(job, "TorchScript"), warnings.catch_warnings(), torch.no_grad():
-        # The tracer warns about each branch and size that it may have fixed; the check at other sizes and values shows
-        # whether it has.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        return torch.jit.trace(job.module, job.args, check_trace=False, strict=False)
-
-
-def _scripted(job: TorchJob) -> Any:
-    # The compiler's errors have no common base class.
-    with converting(job, "TorchScript"):
-        return torch.jit.script(job.module)
+        torch.onnx.export(script.module, job.args, str(path), dynamo=False, dynamic_axes=axes, **options)
+    return script.frozen
 
 
 def _save_script(module: Any, path: Path) -> None:
@@ -232,10 +269,9 @@ def torchscript_to_bf16(context: StepContext) -> dict[str, Any]:
         StepError: E422 it does not convert, E423 it differs from the bfloat16 model that it was converted from.
     """
     context.progress("loading the model", 0.0)
-    job = _narrowed(prepare(context, OptimizeParameters.from_json(context.params).source))
+    job = _narrowed(prepare(context, OptimizeParameters.from_json(context.params)))
     context.progress("tracing", 0.2)
-    how, checked = script_of(job, context.output / "model.pt", context.progress)
-    facts = variant_facts(format="torchscript", precision="bf16", exporter=how, checked=tuple(checked))
+    facts = script_of(job, context.output / "model.pt", context.progress, precision="bf16")
     facts.write(context.output)
     return facts.summary()
 
@@ -247,7 +283,7 @@ def exported_program_to_bf16(context: StepContext) -> dict[str, Any]:
         StepError: E422 it does not convert, E423 it differs from the bfloat16 model that it was converted from.
     """
     context.progress("loading the model", 0.0)
-    job = _narrowed(prepare(context, OptimizeParameters.from_json(context.params).source))
+    job = _narrowed(prepare(context, OptimizeParameters.from_json(context.params)))
     context.progress("exporting", 0.2)
     saved_program(exported(job, "a bfloat16 program"), context.output / "model.pt2")
     context.progress("checking the exported program", 0.6)

@@ -31,9 +31,19 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.frameworks.transformers.model import Attention
     from orchestrator.steps.context import StepContext
-    from orchestrator.steps.parameters import SourceParameters
+    from orchestrator.steps.parameters import ConvertParameters, OptimizeParameters, SourceParameters
 
-__all__ = ["TorchJob", "conversion_failed", "converting", "exported", "innermost", "prepare", "quiet", "saved_program"]
+__all__ = [
+    "TorchJob",
+    "conversion_failed",
+    "converting",
+    "depends_on_values",
+    "exported",
+    "innermost",
+    "prepare",
+    "quiet",
+    "saved_program",
+]
 
 _SPECIALISED = re.compile(
     r"marked (?P<dim>\w+) as dynamic but your code specialized it to be a constant \((?P<size>\d+)\)"
@@ -54,6 +64,12 @@ def innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def depends_on_values(error: BaseException) -> bool:
+    """Whether an exporter stopped because the model's code lets Python decide by the values of a tensor."""
+    root = innermost(error)
+    return _DATA_DEPENDENT.search(str(root)) is not None or type(root).__name__ == "DataDependentOutputException"
 
 
 def conversion_failed(target: str, error: Exception, dims: frozenset[str]) -> StepError:
@@ -89,7 +105,7 @@ def conversion_failed(target: str, error: Exception, dims: frozenset[str]) -> St
             remedy=f"narrow the range of dimension {match['dim']}, or change the model's code",
             at=("model", "dims", match["dim"]),
         )
-    if _DATA_DEPENDENT.search(text):
+    if depends_on_values(root):
         place = _USER_LINE.search(text)
         where = f" ({PurePath(place['file']).name}:{place['line']}: {place['code'].strip()})" if place else ""
         return StepError(
@@ -116,33 +132,39 @@ class TorchJob:
         module: in evaluation mode, on the CPU.
         samples: the rows from the import step.
         args: the inputs of one call in the signature's order, with sizes that exporters do not treat as constants.
+        project: the spec's folder.
+        accept_traced: places in the model's code, such as `net.py:9`, that a trace may freeze.
     """
 
     module: Any
     signature: Signature
     samples: Samples
     args: tuple[torch.Tensor, ...]
+    project: Path
+    accept_traced: frozenset[str]
 
-    def check(self, format_name: str, directory: Path) -> list[str]:
+    def check(self, format_name: str, directory: Path, *, other_magnitudes: bool = False) -> list[str]:
         """Compare the variant in `directory` with the module; see `check_sizes`.
 
         Raises:
             StepError: E420 it cannot be loaded, E423 it differs.
         """
         runtime = open_runtime(format_name, directory, self.signature, torch.get_num_threads())
-        return check_sizes(self.signature, self.samples, self.call, runtime.run)
+        return check_sizes(self.signature, self.samples, self.call, runtime.run, other_magnitudes=other_magnitudes)
 
     def call(self, inputs: Any) -> dict[str, Array]:
         """One call of the source module."""
         return call(self.module, self.signature, inputs)
 
 
-def prepare(context: StepContext, source: SourceParameters, attention: Attention = "fused") -> TorchJob:
+def prepare(
+    context: StepContext, parameters: ConvertParameters | OptimizeParameters, attention: Attention = "fused"
+) -> TorchJob:
     """Load the source model and the output of the import step.
 
     Args:
         context: of the step that converts.
-        source: the parameters of the source.
+        parameters: of that step.
         attention: its implementation in models of the Transformers library; ONNX has no fused operator before opset 23.
 
     Raises:
@@ -150,10 +172,10 @@ def prepare(context: StepContext, source: SourceParameters, attention: Attention
     """
     signature, samples = read_import(context.inputs["import"])
     with quiet():
-        module = _module(context, source, signature, attention)
+        module = _module(context, parameters.source, signature, attention)
     first = call_at(samples, signature, trace_sizes(samples, signature))
     args = tuple(torch.from_numpy(first[tensor.name].copy()) for tensor in signature.inputs)
-    return TorchJob(module, signature, samples, args)
+    return TorchJob(module, signature, samples, args, context.project, frozenset(parameters.accept_traced))
 
 
 def _module(

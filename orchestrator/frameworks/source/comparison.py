@@ -43,8 +43,18 @@ def trace_sizes(samples: Samples, signature: Signature) -> dict[str, int]:
     return {dim: min(max(size, 2), signature.dims[dim][1]) for dim, size in sorted(sizes.items())}
 
 
-def check_sizes(signature: Signature, samples: Samples, source: Call, converted: Call) -> list[str]:
-    """Call both with zeros, extreme values, and the smallest and largest size of every dimension, separately and together.
+def check_sizes(
+    signature: Signature, samples: Samples, source: Call, converted: Call, *, other_magnitudes: bool = False
+) -> list[str]:
+    """Call both with zeros, extreme values, and the ends and some inner sizes of every dimension, separately and together.
+
+    Args:
+        signature: of both.
+        samples: the values of the calls.
+        source: the model.
+        converted: what was made of it.
+        other_magnitudes: whether they are also called with values of another magnitude and sign than the samples', for which
+            a branch on values may go the other way.
 
     Returns:
         The names of the calls.
@@ -53,13 +63,14 @@ def check_sizes(signature: Signature, samples: Samples, source: Call, converted:
         StepError: E423, with the dimension and the size, if shapes or values differ or one of the two fails.
     """
     done = []
-    for case in _cases(samples, signature):
+    cases = [*_cases(samples, signature), *(_other_magnitudes(samples, signature) if other_magnitudes else ())]
+    for case in cases:
         try:
             expected = source(case.inputs)
-        # A model may refuse extreme values with any exception, which `import` has reported; then there is nothing to
-        # compare.
+        # A model may refuse extreme values and inner sizes with any exception, which `import` has reported; then there is
+        # nothing to compare.
         except Exception as error:
-            if case.dim is None and not is_out_of_memory(error):
+            if (case.dim is None or case.inner) and not is_out_of_memory(error):
                 continue
             raise _failed(f"the source model fails with {case.name}", case, headline(error)) from error
         actual = _called(converted, case)
@@ -83,6 +94,22 @@ def _cases(samples: Samples, signature: Signature) -> Iterator[EdgeCase]:
     # Other values in the same shapes detect branches that tracing has fixed.
     for row in range(1, min(samples.rows, 4)):
         yield EdgeCase(f"sample {row}", call_at(samples, signature, sizes_of(samples, signature), row))
+
+
+_FACTORS = ((255.0, "times 255"), (1 / 255, "divided by 255"), (-1.0, "negated"))
+"""Images are the usual inputs that come in two ranges, 0 to 1 and 0 to 255."""
+
+
+def _other_magnitudes(samples: Samples, signature: Signature) -> Iterator[EdgeCase]:
+    """The first sample, scaled; none for a model without floating-point inputs."""
+    call = call_at(samples, signature, sizes_of(samples, signature))
+    if any(array.dtype.kind == "f" for array in call.values()):
+        for factor, name in _FACTORS:
+            scaled = {
+                key: (array * factor).astype(array.dtype) if array.dtype.kind == "f" else array
+                for key, array in call.items()
+            }
+            yield EdgeCase(f"a sample {name}", scaled)
 
 
 def _called(converted: Call, case: EdgeCase) -> Mapping[str, Array]:

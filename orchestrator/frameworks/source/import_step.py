@@ -79,13 +79,22 @@ def record(
         labelled=samples.labels is not None,
         parameters=parameters,
         framework=framework,
-        notes=(*notes, *samples.notes, *(case.note for case, _ in answered if case.note)),
+        notes=(
+            *notes,
+            *samples.notes,
+            *(case.note for case, _ in answered if case.note),
+            *(
+                f"source: the model refuses a {refused.name}, as clients will see too: {refused.reason}"
+                for case, refused in left_out
+                if case.inner
+            ),
+        ),
         infinite_outputs=tuple(sorted(name for name, array in outputs.items() if not _finite(array))),
         edge_cases=tuple(
             EdgeCase(name=case.name, number=number, finite=all(_finite(array) for array in edge.values()))
             for number, (case, edge) in enumerate(answered)
         ),
-        edge_cases_left_out=tuple(left_out),
+        edge_cases_left_out=tuple(refused for _, refused in left_out),
     )
     write_import(context.output, imported, samples, SourceResults(outputs, [(c.inputs, edge) for c, edge in answered]))
     return _summary(imported)

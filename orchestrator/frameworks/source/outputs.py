@@ -238,14 +238,18 @@ def refuse_nan(outputs: Mapping[str, Array], samples: Samples) -> None:
 
 def run_edge_cases(
     answer: Answer, signature: Signature, samples: Samples
-) -> tuple[list[tuple[EdgeCase, dict[str, Array]]], list[RefusedCase]]:
-    """Every edge case with its outputs; and those with values that the model refuses, which is allowed."""
+) -> tuple[list[tuple[EdgeCase, dict[str, Array]]], list[tuple[EdgeCase, RefusedCase]]]:
+    """Every edge case with its outputs; and those with values or inner sizes that the model refuses, which is allowed.
+
+    Raises:
+        StepError: E322 the model fails at the smallest or largest size of a dimension.
+    """
     answered, left_out = [], []
     for case in edge_cases(samples, signature):
         try:
             answered.append((case, answer(case.inputs, case.dim)))
         except StepError as error:
-            if case.dim is not None:
+            if case.dim is not None and not case.inner:
                 raise
-            left_out.append(RefusedCase(name=case.name, reason=error.cause))
+            left_out.append((case, RefusedCase(name=case.name, reason=error.cause)))
     return answered, left_out

@@ -53,7 +53,7 @@ def _convert_step(loaded: LoadedSpec, model: PlannedModel, here: Here, variant: 
         kind="convert",
         function=transform.function,
         revision=transform.revision,
-        params=ConvertParameters(source_parameters(loaded, model)).as_json(),
+        params=ConvertParameters(source_parameters(loaded, model), accept_traced=_accepted(loaded)).as_json(),
         inputs=_from_source(loaded, model),
         code=code_files(here),
         tools=union(source_tools(loaded, here), transform.tools),
@@ -68,7 +68,8 @@ def _pass_step(loaded: LoadedSpec, model: PlannedModel, here: Here, each: Pass, 
     if transform.function is None:
         raise ValueError(f"the pass {each.name} names no function")
     made_from: dict[str, StepInput] = {"import": StepOutput("import"), "model": StepOutput(before)}
-    parameters = OptimizeParameters(source_parameters(loaded, model), seed=0, options=each.options)
+    accepted = _accepted(loaded) if transform.from_source else ()
+    parameters = OptimizeParameters(source_parameters(loaded, model), 0, each.options, accepted)
     return Step(
         id=f"optimize.{stage}",
         kind="optimize",
@@ -83,6 +84,10 @@ def _pass_step(loaded: LoadedSpec, model: PlannedModel, here: Here, each: Pass, 
         at=("optimize", "precisions"),
         timeout=step_timeout(loaded),
     )
+
+
+def _accepted(loaded: LoadedSpec) -> tuple[str, ...]:
+    return tuple(sorted(set(loaded.spec.verify.accept_traced)))
 
 
 def _from_source(loaded: LoadedSpec, model: PlannedModel) -> dict[str, StepInput]:

@@ -107,10 +107,9 @@ def test_every_source_kind_converts_to_bfloat16(case: BuildCase, kind: str, form
     assert verdict_of(built, context.output, format_name, "bf16")["passed"]
 
 
-@pytest.mark.parametrize("format_name", ["onnx", "exported-program"])
-def test_a_model_that_fixes_its_batch_is_refused_with_the_dimensions_name(case: BuildCase, format_name: str) -> None:
+def test_a_model_that_fixes_its_batch_is_refused_with_the_dimensions_name(case: BuildCase) -> None:
     with pytest.raises(StepError) as failure:
-        CONVERT[format_name](case("FixedBatch").context("convert"))
+        torch_convert.to_exported_program(case("FixedBatch").context("convert"))
 
     assert failure.value.code == "E422"
     assert "fixes dimension batch at 2" in failure.value.cause
@@ -127,32 +126,116 @@ def test_an_unsupported_size_is_reported_as_a_condition(case: BuildCase) -> None
     assert failure.value.at == ("model", "dims", "batch")
 
 
-@pytest.mark.parametrize("format_name", ["onnx", "exported-program"])
-def test_a_branch_on_values_is_refused_with_its_line(case: BuildCase, format_name: str) -> None:
+def test_a_branch_on_values_is_refused_with_its_line(case: BuildCase) -> None:
     with pytest.raises(StepError) as failure:
-        CONVERT[format_name](case("BranchOnValues").context("convert"))
+        torch_convert.to_exported_program(case("BranchOnValues").context("convert"))
 
     assert failure.value.code == "E422"
     assert "depends on the values of a tensor (zoo.py:" in failure.value.cause
 
 
-@pytest.mark.parametrize("model", ["FixedBatch", "BranchOnValues"])
-def test_what_a_trace_gets_wrong_is_scripted(case: BuildCase, model: str) -> None:
-    facts = torch_convert.to_torchscript(case(model).context("convert"))
+TRACED = {"onnx": torch_convert.to_onnx, "torchscript": torch_convert.to_torchscript}
+
+
+@pytest.mark.parametrize("format_name", TRACED)
+@pytest.mark.parametrize("model", ["FixedBatch", "BranchOnValues", "BranchOnRange"])
+def test_what_a_trace_would_freeze_is_scripted(case: BuildCase, model: str, format_name: str) -> None:
+    facts = TRACED[format_name](case(model).context("convert"))
 
     assert facts["exporter"] == "script"
+    assert not facts.get("frozen")
 
 
-def test_a_wrong_trace_that_cannot_be_scripted_is_refused(case: BuildCase) -> None:
-    context = case("BranchInNumpy").context("convert")
+@pytest.mark.parametrize("format_name", TRACED)
+def test_a_branch_on_the_range_of_values_is_right_on_both_sides(case: BuildCase, format_name: str) -> None:
+    built = case("BranchInAPart")
+    context = built.context("convert")
+
+    facts = TRACED[format_name](context)
+
+    assert facts["exporter"] == "parts"
+    assert {"a sample times 255", "a sample negated"} <= set(facts["checked"])
+    x = np.array([[0.5, 0.25, 0.1, 0.9], [200.0, 100.0, 0.0, 255.0]], np.float32)
+    runtime, module = open_runtime(format_name, context.output, built.signature, 1), built.module()
+    for given in (x[:1], x):
+        np.testing.assert_allclose(runtime.run({"x": given})["y"], module(given), rtol=1e-4, atol=1e-5)
+
+
+def test_a_branch_in_a_part_is_scripted_in_bfloat16_too(case: BuildCase) -> None:
+    facts = torch_convert.torchscript_to_bf16(case("BranchOnRange").context("convert", seed=0))
+
+    assert facts["exporter"] == "parts"
+
+
+@pytest.mark.parametrize("format_name", TRACED)
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [
+        ("BranchInNumpy", "if x.detach().numpy().sum() > 0:"),
+        ("BranchOnEqual", "if torch.equal(inputs[0], inputs[0].clamp(max=30)):"),
+    ],
+)
+def test_a_line_that_a_trace_would_freeze_is_named(case: BuildCase, model: str, code: str, format_name: str) -> None:
+    context = case(model).context("convert")
 
     with pytest.raises(StepError) as failure:
-        torch_convert.to_torchscript(context)
+        TRACED[format_name](context)
 
-    assert failure.value.code == "E423"
-    assert "differs from its source with" in failure.value.message
-    assert any(note.startswith("script: ") for note in failure.value.notes)
+    error = failure.value
+    assert error.code == "E428"
+    assert f"zoo.py:{line_of(code)}: {code}" in error.cause
+    assert f"`verify: {{accept_traced: [zoo.py:{line_of(code)}]}}`" in error.remedy
+    assert any(note.startswith("script: ") for note in error.notes)
     assert not list(context.output.iterdir())
+
+
+def test_a_number_made_of_values_is_frozen_by_a_trace_and_not_by_torch_export(case: BuildCase) -> None:
+    built = case("NumberOfValues")
+    context = built.context("convert")
+
+    assert torch_convert.to_onnx(context)["exporter"] == "torch.export"
+    with pytest.raises(StepError, match="tracing would freeze"):
+        torch_convert.to_torchscript(built.context("traced"))
+
+
+@pytest.mark.parametrize("format_name", TRACED)
+def test_an_accepted_line_is_frozen_and_said(case: BuildCase, format_name: str) -> None:
+    code = "if torch.equal(inputs[0], inputs[0].clamp(max=30)):"
+    place = f"zoo.py:{line_of(code)}"
+    context = case("BranchOnEqual").context("convert", accept_traced=[place])
+
+    facts = TRACED[format_name](context)
+
+    assert facts["exporter"] == "accepted"
+    assert facts["frozen"] == [{"file": "zoo.py", "line": line_of(code), "code": code, "what": "branch"}]
+    with pytest.raises(StepError) as failure:
+        TRACED[format_name](case("BranchInNumpy").context("other", accept_traced=[place]))
+    assert failure.value.code == "E428", "another line is not accepted with it"
+
+
+@pytest.mark.parametrize("format_name", TRACED)
+def test_what_only_raises_is_no_branch(case: BuildCase, format_name: str) -> None:
+    facts = TRACED[format_name](case("ChecksOnly").context("convert"))
+
+    assert facts["exporter"] in {"trace", "torch.export"}
+
+
+def test_a_branch_on_a_size_within_the_range_is_found_by_comparison(case: BuildCase) -> None:
+    built = case("BranchOnParity", dims={"batch": (1, 16)})
+    source = (PROJECT / "zoo.py").read_text(encoding="utf-8")
+    number = next(n for n, line in enumerate(source.splitlines(), 1) if "rows = torch.zeros(1)" in line)
+
+    with pytest.raises(StepError) as failure:
+        torch_convert.to_torchscript(built.context("convert", accept_traced=[f"zoo.py:{number}"]))
+
+    assert failure.value.code in {"E423", "E428"}
+    told = [failure.value.message, failure.value.cause, *failure.value.notes]
+    assert any("batch of 15" in each or "off by" in each for each in told), told
+
+
+def line_of(code: str) -> int:
+    lines = (PROJECT / "zoo.py").read_text(encoding="utf-8").splitlines()
+    return next(number for number, line in enumerate(lines, 1) if line.strip() == code)
 
 
 def test_an_operator_without_a_translation_is_named(case: BuildCase) -> None:
@@ -169,7 +252,8 @@ def test_a_model_that_torch_export_fixes_goes_through_the_older_exporter(case: B
 
     facts = torch_convert.to_onnx(context)
 
-    assert facts["exporter"] == "torchscript"
+    assert facts["exporter"] == "trace"
+    assert "the trace froze no line of its code" in facts["notes"][0]
     assert verdict_of(built, context.output, "onnx", "fp32")["passed"]
 
 

@@ -69,6 +69,74 @@ class BranchInNumpy(BranchOnValues):
         return y - 50
 
 
+class BranchOnRange(nn.Module):
+    """Takes its input as 0 to 1 or as 0 to 255; random samples lie far below 255."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.amax() > 30:
+            x = x / 255.0
+        return self.linear(x)
+
+
+class BranchInAPart(nn.Module):
+    """As above, in a part of a module that cannot be scripted as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = BranchOnRange()
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.part(*inputs)
+
+
+class BranchOnEqual(BranchOnValues):
+    """Asks a question that the tracer does not warn of, in code that cannot be scripted."""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        y = self.linear(inputs[0])
+        if torch.equal(inputs[0], inputs[0].clamp(max=30)):
+            return y * 100
+        return y
+
+
+class NumberOfValues(BranchOnValues):
+    """Makes a number of its values, which torch.export can express and a trace has as a constant."""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.linear(inputs[0]) * inputs[0].max().item()
+
+
+class ChecksOnly(BranchOnValues):
+    """Raises for inputs that it does not take, in code that cannot be scripted."""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        if inputs[0].isnan().any():
+            raise ValueError("NaN")
+        assert inputs[0].shape[0] > 0, "no rows"
+        return self.linear(inputs[0])
+
+
+class BranchOnParity(BranchOnValues):
+    """Something else for an odd number of rows, and a trace of it sees sizes as plain numbers."""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        rows = torch.zeros(1).expand(len(inputs[0])).numpy().size
+        return self.linear(inputs[0]) * (1 if rows % 2 == 0 or rows == 1 else 2)
+
+
+class EvenRows(BranchOnValues):
+    """Takes one row, or an even number of them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] > 1 and x.shape[0] % 2:
+            raise ValueError("an odd number of rows")
+        return self.linear(x)
+
+
 class Sorted(nn.Module):
     """Uses an operator that ONNX has no translation of."""
 
