@@ -208,9 +208,15 @@ def test_an_accepted_line_is_frozen_and_said(case: BuildCase, format_name: str) 
 
     assert facts["exporter"] == "accepted"
     assert facts["frozen"] == [{"file": "zoo.py", "line": line_of(code), "code": code, "what": "branch"}]
+
+
+def test_another_line_is_not_accepted_with_one(case: BuildCase) -> None:
+    context = case("BranchInNumpy").context("convert", accept_traced=["zoo.py:1"])
+
     with pytest.raises(StepError) as failure:
-        TRACED[format_name](case("BranchInNumpy").context("other", accept_traced=[place]))
-    assert failure.value.code == "E428", "another line is not accepted with it"
+        torch_convert.to_torchscript(context)
+
+    assert failure.value.code == "E428"
 
 
 @pytest.mark.parametrize("format_name", TRACED)

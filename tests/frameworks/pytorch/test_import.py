@@ -54,6 +54,8 @@ def test_every_edge_case_is_a_complete_call(tmp_path: Path) -> None:
         "smallest values, smallest batch",
         "batch of 1",
         "batch of 64",
+        "batch of 42",
+        "batch of 45",
     ]
     inputs, outputs = imported.edge("batch of 64")
     assert (inputs["image"].shape, outputs["logits"].shape) == ((64, 1, 8, 8), (64, 10))
@@ -64,7 +66,7 @@ def test_every_edge_case_is_a_complete_call(tmp_path: Path) -> None:
 def test_the_import_of_the_same_source_is_reproducible(tmp_path: Path) -> None:
     first, second = _digits(tmp_path / "a"), _digits(tmp_path / "b")
     files = sorted(path.relative_to(first.folder) for path in first.folder.rglob("*") if path.is_file())
-    assert len(files) == 13
+    assert len(files) == 17
     for file in files:
         assert (first.folder / file).read_bytes() == (second.folder / file).read_bytes(), file
 
@@ -121,6 +123,16 @@ def test_values_that_the_model_refuses_are_left_out_and_recorded(tmp_path: Path)
         {"name": "zeros, smallest batch", "reason": "ValueError: nothing to see"}
     ]
     assert all("zeros" not in case["name"] for case in imported.json("imported.json")["edge_cases"])
+
+
+def test_sizes_between_the_ends_that_the_model_refuses_are_left_out_and_said(tmp_path: Path) -> None:
+    inputs: dict[str, tuple[str, list[int | str]]] = {"x": ("float32", ["batch", "length"])}
+    imported = run_model(tmp_path, "EvenLengths", signature(inputs, None, {"batch": (1, 4), "length": (2, 16)}))
+    assert imported.facts["edge_cases_left_out"] == [{"name": "length of 15", "reason": "ValueError: an odd length"}]
+    said = "source: the model refuses a length of 15, as clients will see too: ValueError: an odd length"
+    assert said in imported.facts["notes"]
+    names = [case["name"] for case in imported.json("imported.json")["edge_cases"]]
+    assert "length of 6" in names
 
 
 def test_nan_at_the_edges_is_allowed_and_recorded(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.frameworks.source.edge_cases import MAX_CASE_BYTES, call_at, edge_cases, largest_size
+from orchestrator.frameworks.source.edge_cases import MAX_CASE_BYTES, call_at, edge_cases, inner_sizes, largest_size
 from orchestrator.frameworks.source.samples import Samples, random_samples, read_samples, write_random
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps.context import StepContext, StepError
@@ -192,11 +192,27 @@ def test_edge_cases_take_the_samples_extremes_and_the_ends_of_every_dimension(tm
     assert cases["seq of 10"].inputs["ids"].shape == (1, 10)
 
 
+@pytest.mark.parametrize(("low", "high"), [(1, 8), (1, 16), (1, 64), (2, 64), (32, 512), (1, 100_000)])
+def test_sizes_between_the_ends_find_a_branch_on_a_size(low: int, high: int) -> None:
+    inner = inner_sizes(low, high)
+    assert all(low < size < high for size in inner)
+    assert sum(inner) <= 1.5 * high, "as cheap as the largest size"
+    sizes = {*inner, high}
+    for divisor in (2, 3, 4, 8, 16, 32):
+        if divisor <= high:
+            assert len({size % divisor == 0 for size in sizes}) == 2, f"{sizes} do not tell multiples of {divisor}"
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 1), (1, 2), (7, 7), (7, 8)])
+def test_a_range_without_inner_sizes_has_none(low: int, high: int) -> None:
+    assert inner_sizes(low, high) == ()
+
+
 def test_a_case_that_would_be_too_large_is_capped_and_says_so() -> None:
     wide = Signature((Tensor("x", "float32", ("batch", 2**20)),), (), {"batch": (1, 10_000)}, "batch")
     assert largest_size(wide, {"batch": 1}, "batch") == 16
     samples = Samples({"x": np.ones((1, 2**20), np.float32)}, None, real=True)
-    largest = edge_cases(samples, wide)[-1]
+    largest = next(case for case in edge_cases(samples, wide) if case.name == "batch of 16")
     assert sum(array.nbytes for array in largest.inputs.values()) <= MAX_CASE_BYTES
     assert largest.note == "`batch` goes up to 10000, but was tried up to 16 only, which fills 64 MiB"
 

@@ -28,6 +28,19 @@ class Linear(nn.Module):
 BUILT = Linear()
 
 
+class EvenLengths(nn.Module):
+    """Pairs of values, so that an odd number of them has no meaning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] % 2:
+            raise ValueError("an odd length")
+        return self.linear(x.reshape(x.shape[0], -1, 2)).sum(1)
+
+
 class Nested(nn.Module):
     """The same below a name, as checkpoints of wrappers have it."""
 

@@ -128,15 +128,6 @@ class BranchOnParity(BranchOnValues):
         return self.linear(inputs[0]) * (1 if rows % 2 == 0 or rows == 1 else 2)
 
 
-class EvenRows(BranchOnValues):
-    """Takes one row, or an even number of them."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.shape[0] > 1 and x.shape[0] % 2:
-            raise ValueError("an odd number of rows")
-        return self.linear(x)
-
-
 class Sorted(nn.Module):
     """Uses an operator that ONNX has no translation of."""
 
