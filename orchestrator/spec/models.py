@@ -208,6 +208,13 @@ class Optimize(Strict):
 class _Verify(Strict):
     """Gates for the comparison with the original model; one number for all precisions, or one per precision."""
 
+    accept_traced: list[CodePlace] = Field(
+        default=[],
+        max_length=64,
+        description="Lines of the model's code that tracing may freeze, as error `E428` names them.",
+        examples=[["net.py:9"]],
+    )
+
     def limits(self, precision: str) -> dict[str, float]:
         """Gate → limit, of the gates that the spec sets for this precision."""
         found = {name: getattr(self, name) for name in GATES}
@@ -228,12 +235,6 @@ else:
         __doc__=_Verify.__doc__,
         __module__=__name__,
         **{gate.name: _gate_key(gate) for gate in GATES.values()},
-    )
-    accept_traced: list[CodePlace] = Field(
-        default=[],
-        max_length=64,
-        description="Lines of the model's code that tracing may freeze, as error `E428` names them.",
-        examples=[["net.py:9"]],
     )
 
 
