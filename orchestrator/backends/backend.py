@@ -50,6 +50,7 @@ class ServingSettings:
         devices: CUDA devices of one replica, numbered from 0, with an instance of the model on each; 0 serves on CPUs.
         cuda_graphs: whether calls on GPUs are captured as CUDA graphs.
         batch_sizes: the measured batch sizes, which a server may warm up; empty if unknown.
+        grpc: whether it offers the Open Inference Protocol over gRPC too, at its `Server.grpc_port`.
         options: runtime options that differ from the backend's defaults.
     """
 
@@ -73,6 +74,7 @@ class ServingSettings:
     devices: int = 0
     cuda_graphs: bool = False
     batch_sizes: tuple[int, ...] = ()
+    grpc: bool = False
     options: RuntimeOptions = DEFAULT_OPTIONS
 
     @property
@@ -139,6 +141,7 @@ class Server:
         base, gpu_base: the base images for CPUs and GPUs, unless the spec sets one. CUDA comes with the packages, the driver
             with the machine.
         port: for requests.
+        grpc_port: for requests over gRPC, if the spec asks for it; None if the server cannot do that.
         metrics_port, metrics_path: for Prometheus.
         live_path: a cheap path that fails if a restart would help; empty if only the port can be checked.
         protocol: the name of the request format.
@@ -164,6 +167,7 @@ class Server:
     protocol: str
     request_seconds: int
     answers_after_sigterm: bool
+    grpc_port: int | None = None
     ready_failures: int = 2
     packaged: bool = True
     code: Mapping[str, Path] = field(default_factory=dict)
@@ -189,6 +193,9 @@ class Backend(ABC):
     """The supported fields of `RuntimeOptions`; a candidate that sets another one is refused."""
     tools: tuple[str, ...]
     """Packages whose versions its behaviour depends on; an image pins them."""
+
+    grpc_tools: tuple[str, ...] = ()
+    """Packages that its server needs in addition to offer gRPC; none if it offers HTTP alone."""
 
     least_startup: int = 60
     """The minimum startup limit, seconds; a fast start here says little about a busy node with a cold disk."""

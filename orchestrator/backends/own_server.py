@@ -33,6 +33,9 @@ SERVER_TOOLS = ("uvloop", "httptools", "orjson", "prometheus-client", "numpy")
 
 _CODE = Path(__file__).parents[1] / "server"
 _BASE = "python:3.11-slim-bookworm"
+_PORT = 8080
+_GRPC_PORT = 8081
+"""As other servers of the protocol have it: KServe's and MLServer's."""
 _QUEUE_BATCHES = 32
 """The maximum number of full batches in the queue; further requests are refused at once instead of answered too late."""
 
@@ -50,11 +53,13 @@ class OwnServer(ServingBackend):
         }
     )
     sources = (_CODE,)
+    grpc_tools = ("grpcio", "protobuf")
     server = Server(
         dockerfile="mlo-server.Dockerfile.jinja",
         base=_BASE,
         gpu_base=_BASE,
-        port=8080,
+        port=_PORT,
+        grpc_port=_GRPC_PORT,
         metrics_port=8080,
         metrics_path="/metrics",
         live_path="/v2/health/live",
@@ -133,6 +138,7 @@ def _server_config(settings: ServingSettings, sha256: str, files: Mapping[str, s
         "max_body_bytes": body_limit(settings.signature),
         "drain_seconds": settings.drain_seconds,
         "host": "0.0.0.0",  # noqa: S104 - inside a container; `launch` binds loopback
-        "port": 8080,
+        "port": _PORT,
+        **({"grpc_port": _GRPC_PORT} if settings.grpc else {}),
         "log_level": "info",
     }

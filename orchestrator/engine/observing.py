@@ -63,7 +63,9 @@ def _table_packages() -> dict[str, str | None]:
         for transform in (*row.convert.values(), *row.precisions.values()):
             names.update(transform.tools if isinstance(transform, Transform) else ())
     for name in BACKENDS:
-        names.update(backend(name).tools, *(opener.tools for opener in backend(name).runtimes.values()))
+        names.update(
+            backend(name).tools, backend(name).grpc_tools, *(opener.tools for opener in backend(name).runtimes.values())
+        )
     return {name: version(name) for name in sorted(names)}
 
 

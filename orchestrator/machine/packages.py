@@ -55,6 +55,8 @@ PACKAGES = {
         ),
     ),
     "safetensors": Package("torch"),
+    "grpcio": Package("grpc"),
+    "protobuf": Package("grpc"),
     "onnx": Package("onnx"),
     "onnxscript": Package("onnx"),
     "onnxruntime": Package(

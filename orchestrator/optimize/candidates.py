@@ -63,6 +63,9 @@ def refusal(
         return "`hardware.accelerator` sets the execution provider"
     if (reason := chosen.refuses(signature)) is not None:
         return reason
+    if spec.serving.grpc and BACKENDS[name].served and not chosen.grpc_tools:
+        others = " and ".join(other for other in BACKENDS if backend(other).grpc_tools)
+        return f"`serving.grpc` is true, but {name} is served over HTTP alone; {others} also offer gRPC"
     return refused_on_cuda(spec, signature, variant.format, variant.precision, name)
 
 

@@ -9,6 +9,7 @@ from orchestrator.machine.here import Here
 from orchestrator.machine.packages import NoCuda, install_hint
 from orchestrator.optimize.candidates import candidates
 from orchestrator.optimize.variants import Candidate, RefusedCandidate
+from orchestrator.plan.steps.release import require_grpc_tools
 from orchestrator.plan.steps.source import require_source_tools, union
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.signature import Signature
@@ -25,6 +26,7 @@ def tried_and_refused(
         SpecInvalid: E202, the source cannot be read with what is installed; E201, no candidate is left.
     """
     require_source_tools(loaded, here)
+    require_grpc_tools(loaded, here)
     tried: list[Candidate] = []
     refused: list[RefusedCandidate] = []
     remedies: dict[str, None] = {}

@@ -93,6 +93,7 @@ def _values(chosen: ServingBackend, settings: ServingSettings, deployment: Deplo
         "drain_seconds": settings.drain_seconds,
         "code": sorted(server.code),
         "grace_seconds": settings.drain_seconds + server.request_seconds + 5,
+        "grpc_port": server.grpc_port if settings.grpc else None,
         "infer_path": chosen.infer_path(settings.name),
         "labels": sorted(deployment.labels.items()),
         "live_path": server.live_path,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.folder import write_file
+from orchestrator.backends.table import backend
 from orchestrator.render.artifacts import render_artifacts
 from orchestrator.steps.context import StepError
 from orchestrator.steps.parameters import RenderParameters
@@ -59,6 +61,9 @@ def render(context: StepContext) -> dict[str, Any]:
 def _settings(
     context: StepContext, parameters: ServingParameters, winner: Winner, decision_digest: str
 ) -> ServingSettings:
+    tools = dict(winner.tools)
+    if parameters.grpc:  # nothing was measured over gRPC; the image gets what is installed here
+        tools |= {name: metadata.version(name) for name in backend(winner.backend).grpc_tools}
     return ServingSettings(
         name=parameters.name,
         backend=winner.backend,
@@ -75,10 +80,11 @@ def _settings(
         model_digest=winner.model_digest,
         spec_digest=parameters.spec_digest,
         decision_digest=decision_digest,
-        tools=winner.tools,
+        tools=tools,
         samples=context.inputs.get("samples"),
         devices=parameters.devices,
         cuda_graphs=parameters.cuda_graphs,
         batch_sizes=parameters.batch_sizes,
+        grpc=parameters.grpc,
         options=winner.options,
     )

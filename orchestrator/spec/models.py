@@ -304,6 +304,10 @@ class Serving(Strict):
         default=False,
         description="Whether ONNX Runtime replays its GPU calls as CUDA graphs; requires that only the batch size varies.",
     )
+    grpc: bool = Field(
+        default=False,
+        description="Whether the server also offers the Open Inference Protocol over gRPC, at the port after the one for HTTP.",
+    )
     replicas: Replicas = _section()
 
 

@@ -330,7 +330,11 @@ class DeploymentParameters(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class ServingParameters(Parameters):
-    """What a server's configuration is made from, besides what was decided."""
+    """What a server's configuration is made from, besides what was decided.
+
+    Attributes:
+        grpc: whether it offers gRPC too.
+    """
 
     name: Name
     cpus: float
@@ -340,6 +344,7 @@ class ServingParameters(Parameters):
     batch_sizes: tuple[int, ...]
     devices: int = 0
     cuda_graphs: bool = False
+    grpc: bool = False
 
 
 @dataclass(frozen=True, slots=True)

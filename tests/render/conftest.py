@@ -86,10 +86,11 @@ def render_to(tmp_path: Path) -> Render:
             "spec_digest": "b" * 64,
             "batch_sizes": [],
         }
-        unknown = changes.keys() - deployment.keys() - settings.keys() - {"devices", "cuda_graphs"}
+        others = {"devices", "cuda_graphs", "grpc"}
+        unknown = changes.keys() - deployment.keys() - settings.keys() - others
         assert not unknown, f"render_to knows no {unknown}"
         deployment |= {key: value for key, value in changes.items() if key in deployment}
-        settings |= {key: value for key, value in changes.items() if key in {*settings, "devices", "cuda_graphs"}}
+        settings |= {key: value for key, value in changes.items() if key in {*settings, *others}}
         output = tmp_path / folder
         output.mkdir()
         render(

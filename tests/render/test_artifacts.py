@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import yaml
 
 from orchestrator.artifacts.variant_facts import OwnNames
 from orchestrator.backends.table import SERVERS, serving_backend
+from orchestrator.server.config import load_config
 from orchestrator.steps.context import StepError
 from tests.artifacts.made import winner
 
@@ -140,6 +142,27 @@ def test_the_server_travels_with_the_onnx_image_alone(render_to: Render) -> None
     assert sorted(path.name for path in (render_to("tensorflow-serving", "c") / "docker").iterdir()) == [
         ".dockerignore", "Dockerfile", "serving",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_grpc_is_in_configuration_image_compose_file_values_and_readme(render_to: Render, backend: str) -> None:
+    folder = render_to(backend, grpc=True)
+    for place in ("serving", "docker/serving"):
+        assert load_config(folder / place / "server.json").grpc_port == 8081
+    assert "\nEXPOSE 8080 8081\n" in (folder / "docker" / "Dockerfile").read_text()
+    pins = (folder / "docker" / "requirements.txt").read_text().splitlines()
+    assert {f"{name}=={metadata.version(name)}" for name in ("grpcio", "protobuf")} <= set(pins)
+    service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]
+    assert service["ports"] == ["127.0.0.1:8080:8080", "127.0.0.1:8081:8081"]
+    assert yaml.safe_load((folder / "values.yaml").read_text())["server"]["grpcPort"] == 8081
+    assert "Port 8081 takes them over gRPC" in (folder / "README.md").read_text()
+
+
+def test_without_grpc_nothing_speaks_of_it(render_to: Render) -> None:
+    folder = render_to("onnxruntime")
+    assert load_config(folder / "serving" / "server.json").grpc_port is None
+    for file in ("docker/Dockerfile", "docker/requirements.txt", "compose.yaml", "values.yaml", "README.md"):
+        assert "grpc" not in (folder / file).read_text().lower(), file
 
 
 @each

@@ -245,3 +245,17 @@ def test_the_test_of_tensorflow_serving_asks_with_bash_alone(template: Template)
     assert arguments == ["prod-digits", "80", "/v1/models/digits/labels/stable/metadata"]
     done = subprocess.run(["bash", "-n", "-c", script], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kubernetes", ["1.25", "1.37"])
+def test_grpc_is_a_port_of_the_container_the_service_and_the_network_policy(
+    template: Template, kubernetes: str
+) -> None:
+    documents = template("onnxruntime", kubernetes, grpc=True)
+    for document in documents:
+        kubernetes_validate.validate(document, kubernetes, strict=True)
+    assert {"name": "grpc", "containerPort": 8081, "protocol": "TCP"} in _container(documents)["ports"]
+    (port,) = (each for each in _one(documents, "Service")["spec"]["ports"] if each["name"] == "grpc")
+    assert (port["port"], port["targetPort"], port["appProtocol"]) == (8081, "grpc", "kubernetes.io/h2c")
+    allowed = _one(documents, "NetworkPolicy")["spec"]["ingress"][0]["ports"]
+    assert [each["port"] for each in allowed] == [8080, 8081]

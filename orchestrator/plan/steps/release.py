@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.backends.table import BACKENDS, backend
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import SpecInvalid
 from orchestrator.machine.here import Here
+from orchestrator.machine.packages import install_hint
 from orchestrator.optimize.variants import Candidate
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.revisions import RENDER
 from orchestrator.plan.step import Step, StepInput, StepOutput
 from orchestrator.plan.steps.benchmark import batch_sizes
+from orchestrator.plan.steps.source import union
 from orchestrator.plan.steps.variants import variant_output
 from orchestrator.spec.load import LoadedSpec
+from orchestrator.spec.models import ModelDeployment
 from orchestrator.steps.parameters import DeploymentParameters, RenderParameters, ServingParameters
 from orchestrator.steps.roles import variant_role
 
-__all__ = ["DRAIN_SECONDS", "live_steps", "render_step"]
+__all__ = ["DRAIN_SECONDS", "grpc_tools", "live_steps", "render_step", "require_grpc_tools"]
 
 DRAIN_SECONDS = 5
 """How long a stopping server still answers, while its endpoints are being removed."""
@@ -42,6 +48,7 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
             batch_sizes=batch_sizes(loaded, model),
             devices=spec.hardware.devices,
             cuda_graphs=bool(spec.hardware.devices) and spec.serving.cuda_graphs,
+            grpc=spec.serving.grpc,
         ),
         assets=here.assets,
     )
@@ -60,9 +67,33 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
         optional=frozenset(variants),
         only_winner=True,
         light=True,
-        tools=("jinja2",),
+        tools=("jinja2", *grpc_tools(spec)),
         at=("image",),
     )
+
+
+def require_grpc_tools(loaded: LoadedSpec, here: Here) -> None:
+    """Check that gRPC can be offered if the spec asks for it; images get the versions that are installed here.
+
+    Raises:
+        SpecInvalid: E202, a package is missing.
+    """
+    if lacking := here.missing(grpc_tools(loaded.spec)):
+        raise SpecInvalid(
+            Diagnostic(
+                code="E202",
+                message=f"`serving.grpc` needs {', '.join(lacking)}, which is not installed",
+                span=loaded.span(("serving", "grpc")),
+                remedy=install_hint(lacking),
+            )
+        )
+
+
+def grpc_tools(spec: ModelDeployment) -> tuple[str, ...]:
+    """The packages that the servers of this spec need for gRPC; none if it does not ask for it."""
+    if not spec.serving.grpc or spec.for_devices_alone:
+        return ()
+    return union(*(backend(name).grpc_tools for name in BACKENDS))
 
 
 def live_steps() -> tuple[Step, Step]:
