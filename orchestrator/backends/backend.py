@@ -89,6 +89,7 @@ class Launch:
 
     Attributes:
         container_file: the file to which the id of a container is written; its processes are not children of the command.
+        grpc_port: the option for the port at which it answers gRPC; None if it does not.
         handover: the option for an inherited socket through which the server takes over listening sockets, as described in
             `orchestrator/server/handover.py`; None if it can only listen on its own port.
     """
@@ -97,6 +98,7 @@ class Launch:
     env: Mapping[str, str]
     cwd: Path
     container_file: Path | None = None
+    grpc_port: str | None = None
     handover: str | None = None
 
 

@@ -102,7 +102,8 @@ class OwnServer(ServingBackend):
         argv = [sys.executable, "-m", "orchestrator.server", "--config", str(folder / "server.json")]
         argv += ["--host", "127.0.0.1", "--port", str(port), "--threads", str(threads)]
         env = {"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(scratch)}
-        return Launch(argv=tuple(argv), env=env, cwd=scratch, handover="--handover")
+        grpc = "--grpc-port" if "grpc_port" in read_json(folder / "server.json") else None
+        return Launch(argv=tuple(argv), env=env, cwd=scratch, grpc_port=grpc, handover="--handover")
 
     def ready_path(self, name: str) -> str:  # noqa: ARG002 - the server serves one model
         """True after the model is loaded and warm, false from SIGTERM on."""

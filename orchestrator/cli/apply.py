@@ -128,12 +128,14 @@ def _ask(planned: Planned) -> None:
 def _result_text(result: Released, store: Store, seconds: float, *, decided: bool) -> str:
     """The deployment, with the decision if something was measured or deployed."""
     deployment = result.deployment
-    words = target_of(deployment, store).describe()
+    target = target_of(deployment, store)
+    words, grpc = target.describe(), target.observe().grpc
     live = f"revision {deployment.revision} ({deployment.variant} on {deployment.backend}) {words.in_use}"
     headline = f"{deployment.name}: {live}" if result.changed else f"{deployment.name}: nothing to deploy; {live}"
     lines = [
         f"{headline}, after {seconds:.1f} s",
         f"{words.label}: {click.style(deployment.endpoint, bold=True)}",
+        *([f"gRPC: {click.style(grpc, bold=True)}"] if grpc else []),
         f"artifacts: {result.artifacts}",
         f"decision: {result.evidence} (decision.json, chart.svg)",
     ]

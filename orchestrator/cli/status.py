@@ -54,6 +54,8 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         ]
         console.print_result(console.table(header, cells, right=frozenset({3})))
         for row in rows:
+            if row["grpc"]:
+                console.say(f"{row['name']} answers gRPC at {row['grpc']}")
             if row["reason"]:
                 what = "cannot be observed" if row["health"] == "unknown" else f"is {row['health']}"
                 console.print_result(f"{row['name']} {what}: {row['reason']}")
@@ -63,14 +65,14 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
 
 def _row(deployment: Deployment, store: Store) -> dict[str, str | int | None]:
     """One deployment; if its place cannot be looked at, the row says why, and the others are not affected."""
-    revision = deployment.revision
+    revision, grpc = deployment.revision, None
     try:
         observed = target_of(deployment, store).observe()
     except MloError as error:
         told = error.diagnostics[0]
         health, reason = "unknown", "; ".join(filter(None, (told.message, told.cause, told.remedy)))
     else:
-        health, reason = observed.health, observed.reason
+        health, reason, grpc = observed.health, observed.reason, observed.grpc
         revision = revision if observed.revision is None else observed.revision
     return {
         "name": deployment.name,
@@ -79,6 +81,7 @@ def _row(deployment: Deployment, store: Store) -> dict[str, str | int | None]:
         "reason": reason or None,
         "revision": revision,
         "endpoint": deployment.endpoint,
+        "grpc": grpc,
         "backend": deployment.backend,
         "variant": deployment.variant,
     }

@@ -81,6 +81,7 @@ class ServerConfig:
     host: str
     port: int
     grpc_port: int | None
+    grpc_connection_seconds: float | None
     tls: TlsConfig | None
     token_file: Path | None
     traces: bool
@@ -210,6 +211,9 @@ def _server(document: Any, folder: Path) -> ServerConfig:
         host=section.text("host"),
         port=section.integer("port", 0, 65535),
         grpc_port=section.integer("grpc_port", 0, 65535) if section.has("grpc_port") else None,
+        grpc_connection_seconds=(
+            section.number("grpc_connection_seconds", 0.1, 86400) if section.has("grpc_connection_seconds") else None
+        ),
         tls=_tls(section.take("tls"), folder) if section.has("tls") else None,
         token_file=folder / section.text("token_file") if section.has("token_file") else None,
         traces=section.flag("traces") if section.has("traces") else False,

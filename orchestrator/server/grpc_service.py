@@ -50,8 +50,25 @@ _log = logging.getLogger("mlo.grpc")
 class GrpcServer:
     """The gRPC port. Belongs to the event loop's thread."""
 
-    def __init__(self, service: Service, host: str, port: int, certificates: Certificates | None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        host: str,
+        port: int,
+        certificates: Certificates | None,
+        *,
+        shared: bool = False,
+        connection_s: float | None = None,
+    ) -> None:
         """Bind the port.
+
+        Args:
+            service: answers.
+            host: the address to listen on.
+            port: 0 selects a free one.
+            certificates: for TLS.
+            shared: whether other processes may listen on the port too.
+            connection_s: the age at which a client is told to connect anew; None for never.
 
         Raises:
             StartError: `UNAVAILABLE`; the port is taken.
@@ -61,11 +78,12 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", service.config.max_body_bytes),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(shared)),
                 ("grpc.max_concurrent_streams", 1024),
                 # Keep-alive pings detect clients that vanished without closing.
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
+                *([] if connection_s is None else [("grpc.max_connection_age_ms", round(connection_s * 1e3))]),
             ],
             maximum_concurrent_rpcs=calls_at_once(service.config.max_body_bytes),
         )

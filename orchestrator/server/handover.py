@@ -1,10 +1,12 @@
 """Listening sockets that another process hands over: a supervisor, to this server and later to its successor.
 
-`--handover FD` names an inherited Unix socket (SOCK_SEQPACKET). Each message on it is the JSON document `{"order": 1,
-"idle_seconds": 30}`, with all sockets on which the server has to listen from now on, in addition to its own port, attached
-(SCM_RIGHTS). The server answers `{"order": 1, "listening": [PORT, ...], "connections": N}`, with the number of the order,
-as soon as it has carried it out, and again when the last connection from sockets that it has given up is closed. The sender
-keeps the sockets open, so the kernel's queue of connections outlives every server, and the next server finds them there.
+`--handover FD` names an inherited Unix socket (SOCK_SEQPACKET). Each message that arrives on it is JSON,
+`{"order": 1, "idle_seconds": 30, "grpc": [PORT, ...], "last": false}`, with all the sockets that the server shall listen on from
+now on attached (SCM_RIGHTS), besides the port of its own. `grpc` are the ports that it shall share for gRPC (`grpc_ports`);
+after the `last` order nothing is asked here any more. The server answers `{"order": 1, "listening": [PORT, ...], "grpc": [PORT,
+...], "connections": N}`, with the number of the order that it obeys, as soon as that is so, and says it again when `grpc` changes,
+and when the last connection of what it has given up is gone. The sender keeps the sockets open, so the kernel's queue of
+connections outlives every server: whoever listens next finds them there.
 """
 
 from __future__ import annotations
@@ -12,12 +14,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import orjson
 
 from .errors import UNAVAILABLE, StartError
 from .http_server import HttpServer
 from .logs import fields
+
+if TYPE_CHECKING:
+    from .grpc_ports import GrpcPorts
 
 __all__ = ["Handover"]
 
@@ -44,11 +51,17 @@ class Handover:
             raise StartError(UNAVAILABLE, f"--handover {fd}: {error.strerror}") from error
         self._channel.settimeout(0)
         self._http = http
-        self._orders: asyncio.Queue[tuple[int, list[socket.socket], float]] = asyncio.Queue()
+        self._grpc: GrpcPorts | None = None
+        self._orders: asyncio.Queue[_Order] = asyncio.Queue()
         self._obeying: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Carry out orders from now on."""
+    def start(self, grpc: GrpcPorts | None) -> None:
+        """Carry out orders from now on.
+
+        Args:
+            grpc: the ports for gRPC; None if the server does not offer it.
+        """
+        self._grpc = grpc
         loop = asyncio.get_running_loop()
         loop.add_reader(self._channel.fileno(), self._receive)
         self._obeying = loop.create_task(self._obey())
@@ -69,30 +82,52 @@ class Handover:
             return
         listeners = [socket.socket(fileno=handle) for handle in handles]
         if data:
-            order = orjson.loads(data)
-            self._orders.put_nowait((int(order["order"]), listeners, float(order["idle_seconds"])))
+            self._orders.put_nowait(_Order(listeners=listeners, **orjson.loads(data)))
         else:  # the other end is closed
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
 
     async def _obey(self) -> None:
         while True:
-            order, listeners, idle_s = await self._orders.get()
+            order = await self._orders.get()
             try:
-                await self._http.listen_on(listeners)
+                await self._http.listen_on(order.listeners)
+                if self._grpc is not None:
+                    await self._grpc.listen_on(order.grpc, pause=order.idle_seconds > 0)
+                    if order.last:
+                        self._grpc.give_up_own(pause=order.idle_seconds > 0)
             except Exception as error:  # noqa: BLE001 - whatever it is, the answer tells what is listened on
-                _log.error("a socket that was handed over cannot be listened on: %s", error)
-            ports = self._http.handed_over
-            _log.info("listening", extra=fields(handed_over=ports))
-            left = self._http.end_given_up(idle_s)
-            self._tell(order, ports, left)
-            while left and self._orders.empty():
+                _log.error("what was handed over cannot be listened on: %s", error)
+            told = self._state(order)
+            _log.info("listening", extra=fields(handed_over=told[0], grpc=told[1]))
+            self._tell(order, *told)
+            while told[2] and self._orders.empty():
                 await asyncio.sleep(_LOOK_S)
-                left = self._http.end_given_up(idle_s)
-                if not left:
-                    self._tell(order, ports, 0)
+                now = self._state(order)
+                if now[1] != told[1] or not now[2]:
+                    self._tell(order, *now)
+                told = now
 
-    def _tell(self, order: int, ports: list[int], connections: int) -> None:
+    def _state(self, order: _Order) -> tuple[list[int], list[int], int]:
+        """The ports that are listened on, those shared for gRPC, and how many connections of others are left."""
+        left = self._http.end_given_up(order.idle_seconds)
+        if self._grpc is None:
+            return self._http.handed_over, [], left
+        return self._http.handed_over, self._grpc.shared, left + self._grpc.ending
+
+    def _tell(self, order: _Order, ports: list[int], grpc: list[int], connections: int) -> None:
+        answer = {"order": order.order, "listening": ports, "grpc": grpc, "connections": connections}
         try:
-            self._channel.send(orjson.dumps({"order": order, "listening": ports, "connections": connections}))
+            self._channel.send(orjson.dumps(answer))
         except OSError as error:
             _log.warning("cannot confirm which sockets it listens on", extra=fields(error=error.strerror))
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """One message, as the module describes it."""
+
+    order: int
+    idle_seconds: float
+    grpc: list[int]
+    last: bool
+    listeners: list[socket.socket]

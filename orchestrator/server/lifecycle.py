@@ -29,6 +29,7 @@ from .threads import cpu_limit, usable_threads
 from .tracing import Tracing
 
 if TYPE_CHECKING:
+    from .grpc_ports import GrpcPorts
     from .grpc_service import GrpcServer
 
 __all__ = ["run_server"]
@@ -60,6 +61,7 @@ class _Life:
             None if self._certificates is None else self._certificates.context,
         )
         self._handover = None if handover is None else Handover(handover, self._http)
+        self._grace_s = config.request_timeout_s + 1
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -71,13 +73,13 @@ class _Life:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        grpc = await self._start_grpc()
+        grpc_port, grpc = await self._start_grpc()
         await self._http.start(self._listener)
         if self._handover is not None:
-            self._handover.start()
+            self._handover.start(grpc)
         watching = loop.create_task(self._watch_secrets())
         address = "{}:{}".format(*self._listener.getsockname()[:2])
-        _log.info("live", extra=fields(address=address, grpc_port=None if grpc is None else grpc.port))
+        _log.info("live", extra=fields(address=address, grpc_port=grpc_port))
         stopping = loop.create_task(self._stopping.wait())
         loading = loop.create_task(self._load())
         try:
@@ -93,8 +95,7 @@ class _Life:
             self._service.phase = Phase.DRAINING
             if self._handover is not None:
                 self._handover.stop()
-            grace_s = self._config.request_timeout_s + 1
-            await asyncio.gather(self._http.stop(grace_s), *([] if grpc is None else [grpc.stop(grace_s)]))
+            await asyncio.gather(self._http.stop(self._grace_s), *([] if grpc is None else [grpc.stop()]))
         idle = self._service.close()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
@@ -130,16 +131,27 @@ class _Life:
             ),
         )
 
-    async def _start_grpc(self) -> GrpcServer | None:
+    async def _start_grpc(self) -> tuple[int | None, GrpcPorts | None]:
         if self._config.grpc_port is None:
-            return None
+            return None, None
         try:
-            from .grpc_service import GrpcServer  # noqa: PLC0415 - grpcio is only needed if its port is set
+            from .grpc_ports import CONNECTION_S, GrpcPorts  # noqa: PLC0415 - grpcio is only needed if its port is set
+            from .grpc_service import GrpcServer  # noqa: PLC0415 - as above
         except ImportError as error:
             raise StartError(UNAVAILABLE, f"grpc_port is set, but {error.name} is not installed") from error
-        server = GrpcServer(self._service, self._config.host, self._config.grpc_port, self._certificates)
-        await server.start()
-        return server
+        connection_s = self._config.grpc_connection_seconds
+        if connection_s is None and self._handover is not None:
+            connection_s = CONNECTION_S
+
+        def listen(port: int, *, shared: bool) -> GrpcServer:
+            return GrpcServer(
+                self._service, self._config.host, port, self._certificates, shared=shared, connection_s=connection_s
+            )
+
+        own = listen(self._config.grpc_port, shared=False)
+        await own.start()
+        ports = GrpcPorts(own, partial(listen, shared=True), self._grace_s, connection_s or CONNECTION_S)
+        return own.port, ports
 
     async def _watch_secrets(self) -> None:
         """Reload certificates and tokens that have been replaced."""

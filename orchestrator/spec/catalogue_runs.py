@@ -139,7 +139,7 @@ E616 the backend cannot run here
 E617 the deployment's files are damaged
     The folder that the server is started from is incomplete, or a file in the deployment's own folder cannot be read.
 E618 port in use
-    Another process is listening on `deploy.port`.
+    Another process is listening on `deploy.port`, or on the port after it, which is for gRPC (`serving.grpc`).
 E619 not running
     The deployment is recorded, but its server or files are gone, or it is a folder and something else serves from it.
 E620 the folder contains something else

@@ -74,6 +74,7 @@ class Observed:
         health: `degraded` when it does not answer, keeps crashing, or is not what was deployed.
         reason: why it is degraded or stopped, for people; empty where it is healthy.
         endpoint: where it is, or will be again if it is stopped; None before its first start.
+        grpc: host and port where gRPC is answered as well; None if it is not.
         revision, backend: what takes the traffic; None if nothing does.
         pid: the server's process, where there is one on this machine.
         since: when it became ready, ISO 8601 in UTC.
@@ -85,6 +86,7 @@ class Observed:
     endpoint: str | None
     revision: int | None = None
     backend: str | None = None
+    grpc: str | None = None
     pid: int | None = None
     since: str | None = None
 

@@ -39,11 +39,12 @@ POST = b"POST /v2/models/m/infer HTTP/1.%d\r\nHost: h\r\nContent-Length: %d\r\n%
 class Own:
     """A deployment of y = revision * x on mlo's own server, or on the stand-in."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder / "deployment"
         self.target = LocalTarget(self.folder)
         self.live: Release | None = None
         self._servings = folder
+        self._settings = settings
 
     def serving(self, revision: int) -> Path:
         folder = self._servings / f"r{revision}"
@@ -52,7 +53,7 @@ class Own:
         found = signature({"x": tensor}, {"y": tensor}, {"batch": [1, 8]})
         weight = numpy_helper.from_array(np.array(revision, np.float32), "factor")
         node = helper.make_node("Mul", ["x", "factor"], ["y"])
-        write_server(folder, [node], found, [weight], drain_seconds=20)
+        write_server(folder, [node], found, [weight], drain_seconds=20, **self._settings)
         (folder / "behaviour.json").write_text(json.dumps({"factor": revision}))
         return folder
 
@@ -316,7 +317,8 @@ def test_an_answer_to_an_older_order_does_not_count() -> None:
             handover.started()
 
             def answer(order: int, listening: list[int], connections: int) -> None:
-                server.send(json.dumps({"order": order, "listening": listening, "connections": connections}).encode())
+                told = {"order": order, "listening": listening, "grpc": [], "connections": connections}
+                server.send(json.dumps(told).encode())
 
             async def order(*listeners: socket.socket) -> tuple[asyncio.Task[bool], int]:
                 ordered = asyncio.create_task(handover.listen_on(listeners, 30.0))

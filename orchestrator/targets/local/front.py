@@ -12,6 +12,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from orchestrator.targets.local.gateway.gateway import BACKLOG, Gateway
+from orchestrator.targets.local.grpc_front import GrpcFront
 from orchestrator.targets.local.journal import Journal
 from orchestrator.targets.local.ports import LOOPBACK
 
@@ -27,6 +28,7 @@ class Front:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._gateway = Gateway()
+        self._grpc = GrpcFront(lambda: self._gateway.current)
         self._sockets: dict[int, socket.socket] = {}
         self._settling = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -36,6 +38,11 @@ class Front:
     def current(self) -> Revision | None:
         """The revision that takes the traffic."""
         return self._gateway.current
+
+    @property
+    def grpc_ports(self) -> list[int]:
+        """The ports that are listened on for gRPC, the newest last: each the next after one of `ports`."""
+        return self._grpc.ports
 
     @property
     def ports(self) -> list[int]:
@@ -68,6 +75,28 @@ class Front:
         self._sockets[port] = listener
         await self.settle()
 
+    async def open_grpc(self) -> None:
+        """Listen for gRPC too, at the port after each of `ports`.
+
+        Raises:
+            OSError: one is in use or may not be used; its `filename` is the port.
+        """
+        for port in self.ports:
+            try:
+                self._grpc.open(port + 1)
+            except (OSError, OverflowError) as error:
+                reason = getattr(error, "strerror", None) or f"{error}"
+                raise OSError(getattr(error, "errno", None), reason, str(port + 1)) from error
+        if self._grpc.obstacle is not None:
+            self._journal.event(f"gRPC connections are relayed, servers cannot accept them here: {self._grpc.obstacle}")
+        await self.settle()
+
+    async def close_grpc(self) -> None:
+        """Listen for gRPC no more: no revision answers it."""
+        for port in self._grpc.ports:
+            self._grpc.close(port)
+        await self.settle()
+
     async def close_former_ports(self) -> None:
         """Listen on the newest port only; what is connected already stays connected until its next answer."""
         await self._close(self.ports[:-1])
@@ -84,8 +113,15 @@ class Front:
             await current.take_back(idle_seconds=0.0)
         await self._gateway.close()
 
+    async def end(self) -> None:
+        """Break what is still connected through this process, once all servers have ended."""
+        await self._grpc.end()
+
     async def _close(self, ports: list[int]) -> None:
         closed = [self._sockets.pop(port) for port in ports]
+        for port in self._grpc.ports:
+            if port - 1 in ports:
+                self._grpc.close(port)
         if closed:
             await self.settle()
         for listener in closed:
@@ -123,16 +159,25 @@ class Front:
         async with self._settling:
             listeners = list(self._sockets.values())
             revision = self._gateway.current
-            if revision is not None and revision.ready.is_set() and await revision.listen_on(listeners):
+            ready = revision is not None and revision.ready.is_set()
+            if revision is not None and ready and await revision.listen_on(listeners, self._grpc.shared):
+                directed = await self._grpc.direct_to(revision.run)
                 await self._gateway.listen_on([])
-                self._note(None)
+                if directed or revision.launching.grpc_port is None:
+                    self._note(None)
+                else:
+                    number = revision.recipe.revision
+                    self._note(
+                        f"gRPC connections to revision {number} are relayed until it listens; this is tried again"
+                    )
                 return
             await self._gateway.listen_on(listeners)
-            if revision is not None and revision.ready.is_set() and revision.takes_sockets:
+            await self._grpc.direct_to(None)
+            if revision is not None and ready and revision.takes_sockets:
                 number = revision.recipe.revision
                 self._note(
-                    f"revision {number} does not confirm that it listens; until it does, the gateway accepts connections "
-                    "as well, and mlo keeps trying"
+                    f"revision {number} does not confirm that it listens; the gateway accepts too until it does, and "
+                    "this is tried again"
                 )
             else:
                 self._note(None)

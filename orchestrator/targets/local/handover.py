@@ -12,6 +12,8 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from orchestrator.spec.strict import Strict
+
 __all__ = ["Handover"]
 
 _ANSWER_SECONDS = 5.0
@@ -20,7 +22,14 @@ _ANSWER_SECONDS = 5.0
 class Handover:
     """The connection to one run of a server process. The process inherits `fd`."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        """Prepare the connection.
+
+        Args:
+            changed: called when the process has begun or ceased to listen on a shared port.
+        """
+        self.grpc_ports: list[int] = []
+        self._told_change = changed
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.settimeout(0)
         self._order = 0
@@ -44,18 +53,22 @@ class Handover:
         asyncio.get_running_loop().remove_reader(self._ours.fileno())
         self._theirs.close()
         self._ours.close()
-        self._take(self._order, [], 0)
+        self._take(_Answer(order=self._order, listening=(), grpc=(), connections=0))
 
-    async def listen_on(self, listeners: Sequence[socket.socket], idle_seconds: float) -> bool:
+    async def listen_on(
+        self, listeners: Sequence[socket.socket], idle_seconds: float, *, grpc: Sequence[int] = (), last: bool = False
+    ) -> bool:
         """Have the server accept on exactly these sockets; False if it does not confirm.
 
         Args:
             listeners: all of them.
             idle_seconds: how long idle connections of sockets that it gives up stay open.
+            grpc: all ports that it shall share for gRPC.
+            last: whether the server gets no more requests.
         """
         ports = sorted(int(listener.getsockname()[1]) for listener in listeners)
         order = self._order + 1
-        message = json.dumps({"order": order, "idle_seconds": idle_seconds}).encode()
+        message = json.dumps({"order": order, "idle_seconds": idle_seconds, "grpc": [*grpc], "last": last}).encode()
         try:
             socket.send_fds(self._ours, [message], [listener.fileno() for listener in listeners])
         except OSError:
@@ -89,13 +102,25 @@ class Handover:
         except OSError:
             data = b""
         if data:
-            state = json.loads(data)
-            if state["order"] == self._order:  # an answer to an older order says nothing about this one
-                self._take(state["order"], state["listening"], state["connections"])
+            answer = _Answer.model_validate_json(data)
+            if answer.order == self._order:  # an answer to an older order says nothing about this one
+                self._take(answer)
         else:  # the process has ended
             asyncio.get_running_loop().remove_reader(self._ours.fileno())
-            self._take(self._order, [], 0)
+            self._take(_Answer(order=self._order, listening=(), grpc=(), connections=0))
 
-    def _take(self, answered: int, listening: list[int], connections: int) -> None:
-        self._answered, self._listening, self._connections = answered, listening, connections
+    def _take(self, answer: _Answer) -> None:
+        self._answered, self._listening, self._connections = answer.order, [*answer.listening], answer.connections
+        before, self.grpc_ports = self.grpc_ports, [*answer.grpc]
         self._changed.set()
+        if before != self.grpc_ports:
+            self._told_change()
+
+
+class _Answer(Strict):
+    """What the server says; see `orchestrator/server/handover.py`."""
+
+    order: int
+    listening: tuple[int, ...]
+    grpc: tuple[int, ...]
+    connections: int

@@ -21,7 +21,7 @@ __all__ = [
     "OpenPort",
     "Recipe",
     "Refusal",
-    "ReservedPorts",
+    "ReservedPort",
     "RevisionState",
     "RevisionStatus",
     "StartRevision",
@@ -29,7 +29,8 @@ __all__ = [
 ]
 
 PROTOCOL = 1
-"""Raise it whenever a message gets, loses or changes a field."""
+"""Raise it whenever a message gets, loses or changes a field, also one between a supervisor and its servers
+(`orchestrator/server/handover.py`): a running supervisor starts servers of the version that is installed by then."""
 
 AnyMessage = TypeVar("AnyMessage", bound=Strict)
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -57,9 +58,10 @@ class Recipe(Strict):
 
 
 class Launching(Strict):
-    """How a recipe is started on this machine: command, port and folder for its files.
+    """How a recipe is started on this machine: command, ports and folder for its files.
 
     Attributes:
+        grpc_port: where it answers gRPC; None if it does not.
         handover: the option that names the socket over which listening sockets come; None if the server takes none.
     """
 
@@ -67,6 +69,7 @@ class Launching(Strict):
     env: dict[str, str]
     cwd: str
     port: Port
+    grpc_port: Port | None = None
     scratch: str
     ready_path: str
     handover: str | None = None
@@ -78,8 +81,8 @@ class OpenPort(Strict):
     port: Port
 
 
-class ReservedPorts(Strict):
-    """Private ports, kept free for a server that is about to be started."""
+class ReservedPort(Strict):
+    """A private port, kept free for a server that is about to be started."""
 
     port: Port
 
@@ -127,6 +130,7 @@ class Status(Strict):
     pid: int
     since: float
     port: Port | None
+    grpc_port: Port | None
     serving: RevisionStatus | None
     revisions: dict[int, RevisionState]
 

@@ -30,11 +30,11 @@ def is_free(port: int) -> bool:
 
 
 def first_free(name: str) -> int:
-    """A free port for a deployment; the same name gets the same port wherever that is free."""
+    """A free port for a deployment, the next one free too, for gRPC; the same name gets the same port wherever that is free."""
     start = zlib.crc32(name.encode())
     for step in range(_COUNT):
         port = _FIRST + (start + step) % _COUNT
-        if is_free(port):
+        if is_free(port) and is_free(port + 1):
             return port
     raise OSError(errno.EADDRINUSE, f"no free port between {_FIRST} and {_FIRST + _COUNT - 1}")
 

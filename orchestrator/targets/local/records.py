@@ -20,6 +20,7 @@ class Endpoint(Strict):
     """The public port, in a small JSON file; a deployment keeps it permanently.
 
     Attributes:
+        grpc_port: where gRPC is answered, the next port; None if it is not.
         version: of the fields; another one is refused.
     """
 
@@ -27,6 +28,7 @@ class Endpoint(Strict):
 
     version: Literal[1] = 1
     port: Annotated[int, Field(ge=1, le=65535)]
+    grpc_port: Annotated[int, Field(ge=1, le=65535)] | None = None
 
     def write(self, folder: Path) -> None:
         """Replace the file: after a crash it holds the old or the new content, whole.

@@ -71,7 +71,7 @@ class Revision:
         self,
         recipe: Recipe,
         launching: Launching,
-        reserved: socket.socket,
+        reserved: Sequence[socket.socket],
         journal: Journal,
         changed: Callable[[], None],
         *,
@@ -82,7 +82,7 @@ class Revision:
         Args:
             recipe: what is served.
             launching: how the server is started.
-            reserved: keeps its private port free.
+            reserved: keep its private ports free.
             journal: where its output goes.
             changed: called when the server has become ready, or is not ready any more.
             kept: see the class.
@@ -154,18 +154,29 @@ class Revision:
         """Whether its server runs and is one that takes sockets over."""
         return self._handover is not None
 
-    async def listen_on(self, listeners: Sequence[socket.socket], idle_seconds: float = _IDLE_SECONDS) -> bool:
+    @property
+    def run(self) -> Handover | None:
+        """The connection to the server that runs now, if it takes sockets over."""
+        return self._handover
+
+    async def listen_on(self, listeners: Sequence[socket.socket], grpc_ports: Sequence[int]) -> bool:
         """Have the server accept on exactly these sockets; False if it cannot, or does not confirm.
 
         Args:
             listeners: all of them.
-            idle_seconds: how long idle connections of sockets that it gives up stay open.
+            grpc_ports: all shared ports for gRPC; of no meaning if it does not answer gRPC.
         """
-        return self._handover is not None and await self._handover.listen_on(listeners, idle_seconds)
+        grpc = () if self.launching.grpc_port is None else grpc_ports
+        return self._handover is not None and await self._handover.listen_on(listeners, _IDLE_SECONDS, grpc=grpc)
 
     async def take_back(self, idle_seconds: float = _IDLE_SECONDS) -> None:
-        """Have the server accept only on its private port."""
-        await self.listen_on((), idle_seconds)
+        """Have the server accept nothing new; what it has is finished.
+
+        Args:
+            idle_seconds: how long idle connections of sockets that it gives up stay open.
+        """
+        if self._handover is not None:
+            await self._handover.listen_on((), idle_seconds, last=True)
 
     async def stop(self, drain_seconds: float) -> None:
         """Let requests in flight finish, then SIGTERM, then, if that does not help, kill. Frees everything it holds."""
@@ -191,7 +202,8 @@ class Revision:
         self.ready.clear()
         self.upstreams.close_idle(0.0)
         await self._session.close()
-        self._reserved.close()
+        for held in self._reserved:
+            held.close()
         await asyncio.to_thread(shutil.rmtree, self.launching.scratch, ignore_errors=True)  # only scratch: may stay
         self._journal.event(f"revision {self.recipe.revision} has stopped")
 
@@ -212,7 +224,7 @@ class Revision:
 
     async def _run_once(self) -> Ending:
         """Run the server process once, from its start to its end."""
-        handover = None if self.launching.handover is None else Handover()
+        handover = None if self.launching.handover is None else Handover(self._changed)
         try:
             return await self._run_with(handover)
         finally:

@@ -16,5 +16,8 @@ class LocalDeploy(DeploySection):
 
     target: Literal["local"] = "local"
     port: int | None = Field(
-        default=None, ge=1024, le=65535, description="By default a free port, kept across updates."
+        default=None,
+        ge=1024,
+        le=65534,
+        description="By default a free port, kept across updates; the next one is for gRPC.",
     )

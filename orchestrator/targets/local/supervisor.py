@@ -48,7 +48,7 @@ from orchestrator.targets.local.messages import (
     Done,
     OpenPort,
     Refusal,
-    ReservedPorts,
+    ReservedPort,
     RevisionStatus,
     StartRevision,
     Status,
@@ -117,6 +117,7 @@ class Supervisor:
         for former in self._leaving.values():
             await former.take_back(idle_seconds=0.0)
         await asyncio.gather(*(revision.stop(_DRAIN_SECONDS) for revision in self._revisions.values()), *self._leaving)
+        await self._front.end()
         self._journal.event(f"supervisor {os.getpid()} has stopped")
 
     def _watch(self, inode: int) -> None:
@@ -141,6 +142,7 @@ class Supervisor:
         application = web.Application()
         application.router.add_get("/status", _answering(self._status))
         application.router.add_put("/port", _answering(self._open_port))
+        application.router.add_put("/grpc", _answering(self._open_grpc))
         application.router.add_post("/ports", _answering(self._reserve_port))
         application.router.add_put("/revisions/{number}", _answering(self._start))
         application.router.add_get("/revisions/{number}", _answering(self._show))
@@ -160,6 +162,7 @@ class Supervisor:
             pid=os.getpid(),
             since=self._since,
             port=self._front.ports[0] if self._front.ports else None,
+            grpc_port=self._front.grpc_ports[0] if self._front.grpc_ports else None,
             serving=serving,
             revisions={number: revision.state for number, revision in sorted(self._revisions.items())},
         )
@@ -181,6 +184,24 @@ class Supervisor:
             await self._move_to_newest_port()
         return Done()
 
+    async def _open_grpc(self, _: web.Request) -> Done:
+        """Listen for gRPC too: a revision that answers it is about to be started."""
+        deadline = time.monotonic() + _ORPHAN_SECONDS  # as for the port for HTTP
+        while True:
+            try:
+                await self._front.open_grpc()
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    raise _RefusedError(409, f"port {error.filename}: {error.strerror or error}") from error
+            else:
+                return Done()
+            await asyncio.sleep(0.05)
+
+    async def _close_unused_grpc(self) -> None:
+        """Listen for gRPC no longer than a revision answers it."""
+        if self._front.grpc_ports and all(each.launching.grpc_port is None for each in self._revisions.values()):
+            await self._front.close_grpc()
+
     def _kept_port(self) -> int | None:
         """The port that the deployment had when it ran last."""
         with suppress(DeployFailed):  # the command that asks for a port reports it
@@ -191,16 +212,18 @@ class Supervisor:
     async def _move_to_newest_port(self) -> None:
         """From here on the port that was opened last is the deployment's."""
         if self._front.ports:
-            Endpoint(port=self._front.ports[-1]).write(self._folder)
+            port = self._front.ports[-1]
+            grpc_port = port + 1 if port + 1 in self._front.grpc_ports else None
+            Endpoint(port=port, grpc_port=grpc_port).write(self._folder)
             await self._front.close_former_ports()
 
-    async def _reserve_port(self, _: web.Request) -> ReservedPorts:
+    async def _reserve_port(self, _: web.Request) -> ReservedPort:
         """A private port for a server that is about to be started."""
         held = reserve()
         port = int(held.getsockname()[1])
         self._reserved[port] = held
         asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._release, port)
-        return ReservedPorts(port=port)
+        return ReservedPort(port=port)
 
     def _release(self, port: int) -> None:
         held = self._reserved.pop(port, None)
@@ -222,15 +245,18 @@ class Supervisor:
             raise _RefusedError(
                 409, f"revision {number} is {present.state} already, started from {present.recipe.serving}"
             )
-        reserved = self._reserved.pop(launching.port, None)
-        if reserved is None:
-            raise _RefusedError(409, f"port {launching.port} is not reserved")
+        reserved = []
+        for port in filter(None, (launching.port, launching.grpc_port)):
+            if (held := self._reserved.pop(port, None)) is None:
+                raise _RefusedError(409, f"port {port} is not reserved")
+            reserved.append(held)
         takes_over = order.takes_over and self._front.current is None
         revision = Revision(recipe, launching, reserved, self._journal, self._front.settle_soon, kept=takes_over)
         self._revisions[number] = revision
         self._journal.event(f"revision {number} is started from {recipe.serving} with {recipe.backend}")
         if takes_over:
             await self._front.serve(revision)
+            await self._move_to_newest_port()
         return self._revision_status(number)
 
     async def _show(self, request: web.Request) -> RevisionStatus:
@@ -251,6 +277,7 @@ class Supervisor:
             if former is not None:
                 await former.take_back()
                 self._discard(former.recipe.revision, _DRAIN_SECONDS)
+            await self._close_unused_grpc()
         await self._move_to_newest_port()
         return self._revision_status(number)
 
@@ -263,6 +290,7 @@ class Supervisor:
         if stopping is not None:
             await stopping
         await self._front.close_newer_ports()
+        await self._close_unused_grpc()
         return Done()
 
     async def _order_stop(self, _: web.Request) -> Done:

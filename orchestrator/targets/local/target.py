@@ -31,7 +31,7 @@ from orchestrator.targets.local.messages import (
     Launching,
     OpenPort,
     Recipe,
-    ReservedPorts,
+    ReservedPort,
     RevisionStatus,
     StartRevision,
     Status,
@@ -171,6 +171,7 @@ class LocalTarget:
             endpoint=endpoint,
             revision=serving.recipe.revision,
             backend=serving.recipe.backend,
+            grpc=None if status.grpc_port is None else f"{LOOPBACK}:{status.grpc_port}",
             pid=serving.pid,
             since=None if since is None else datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
         )
@@ -375,16 +376,22 @@ class LocalTarget:
                     remedy=f"{missing.remedy}; or choose another `serving: backend:`",
                 )
             )
-        port = self._ask("POST", "/ports", ReservedPorts).port
+        port, grpc_port = self._ask("POST", "/ports", ReservedPort).port, None
         scratch = self._folder / "scratch" / f"r{recipe.revision}-{port}"
         scratch.mkdir(parents=True, exist_ok=True)
         with self._damaged(recipe):
             launch = server.launch(serving, port=port, scratch=scratch, threads=recipe.threads)
+        argv = launch.argv
+        if launch.grpc_port is not None:
+            self._open_grpc()
+            grpc_port = self._ask("POST", "/ports", ReservedPort).port
+            argv = (*argv, launch.grpc_port, str(grpc_port))
         launching = Launching(
-            argv=launch.argv,
+            argv=argv,
             env=dict(launch.env),
             cwd=str(launch.cwd),
             port=port,
+            grpc_port=grpc_port,
             scratch=str(scratch),
             ready_path=server.ready_path(recipe.name),
             handover=launch.handover,
@@ -399,6 +406,25 @@ class LocalTarget:
                     f"revision {recipe.revision} is being deployed by another command",
                     cause=str(refused),
                     remedy="wait until it has ended, then run the command again",
+                )
+            ) from refused
+
+    def _open_grpc(self) -> None:
+        """Have the supervisor listen for gRPC, at the port after the public one.
+
+        Raises:
+            DeployFailed: E618 it is in use.
+        """
+        try:
+            self._ask("PUT", "/grpc", Done)
+        except ControlRefusedError as refused:
+            raise DeployFailed(
+                Diagnostic(
+                    "E618",
+                    f"the port for gRPC, the one after the port for HTTP, cannot be used on {LOOPBACK}",
+                    cause=f"{refused}",
+                    remedy="stop what listens there (`ss -ltnp` shows it), or set another `deploy: port:` in the spec",
+                    notes=self._notes(),
                 )
             ) from refused
 
