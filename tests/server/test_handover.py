@@ -41,13 +41,15 @@ class Holder:
     def order(self, *listeners: socket.socket, idle_seconds: float = 30.0) -> Any:
         """Send an order; its answer without the number, which is the order's."""
         self._orders += 1
-        message = json.dumps({"order": self._orders, "idle_seconds": idle_seconds}).encode()
+        order = {"order": self._orders, "idle_seconds": idle_seconds, "grpc": [], "last": False}
+        message = json.dumps(order).encode()
         socket.send_fds(self.channel, [message], [listener.fileno() for listener in listeners])
         return self.hear()
 
     def hear(self) -> Any:
         answer = json.loads(self.channel.recv(65536))
         assert answer.pop("order") == self._orders
+        assert answer.pop("grpc") == []
         return answer
 
 
