@@ -55,7 +55,7 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         console.print_result(console.table(header, cells, right=frozenset({3})))
         for row in rows:
             if row["grpc"]:
-                console.say(f"{row['name']} answers gRPC at {row['grpc']}")
+                console.print_result(f"{row['name']} answers gRPC at {row['grpc']}")
             if row["reason"]:
                 what = "cannot be observed" if row["health"] == "unknown" else f"is {row['health']}"
                 console.print_result(f"{row['name']} {what}: {row['reason']}")

@@ -91,7 +91,7 @@ def require_grpc_tools(loaded: LoadedSpec, here: Here) -> None:
 
 def grpc_tools(spec: ModelDeployment) -> tuple[str, ...]:
     """The packages that the servers of this spec need for gRPC; none if it does not ask for it."""
-    if not spec.serving.grpc or spec.for_devices_alone:
+    if not spec.serving.grpc or spec.only_for_devices:
         return ()
     return union(*(backend(name).grpc_tools for name in BACKENDS))
 
