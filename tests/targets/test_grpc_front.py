@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import psutil
 import pytest
 
 grpc = pytest.importorskip("grpc")
@@ -136,7 +137,7 @@ def test_after_a_kill_new_calls_wait_and_the_server_accepts_again(
     port = own.deploy(1) + 1
     killed = own.server()
     (own.supervisor().children()[0] if guard else killed).kill()
-    eventually(lambda: not killed.is_running() or killed.status() == "zombie")
+    eventually(lambda: not killed.is_running() or killed.status() == psutil.STATUS_ZOMBIE)
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(ask, [port] * 8)) == {1.0}
     eventually(lambda: is_accepted_by_the_server(own, port))

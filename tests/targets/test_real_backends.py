@@ -139,6 +139,9 @@ def test_a_real_server_is_deployed_proven_and_replaced(
     assert left == []
     assert target.observe().health == "stopped"
     assert target.prepare(live) == endpoint
+    eventually(
+        lambda: target.observe().health == "healthy"
+    )  # a request waits 10 s, TorchServe may take longer to start
     np.testing.assert_allclose(
         infer(endpoint, server, "times", {"x": x}, signature=_SIGNATURE, timeout=60)["y"], x * 3.0
     )
