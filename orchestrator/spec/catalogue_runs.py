@@ -72,10 +72,12 @@ E420 a variant cannot be loaded
 E421 number of outputs of a variant
     The converted model returns a different number of tensors than `model.outputs` declares.
 E422 the model cannot be exported
-    The exporter cannot turn the model's code into a graph. The cause names the operator, the dimension or the line.
-E423 a variant fails within a range
-    The converted model does not run at some size of a dimension, or its outputs differ from the source model's. Often the
-    model's code uses a size as a constant.
+    The exporter cannot turn the model's code into a graph, or the format has an operator of the same name that computes
+    something else. The cause names the operator, the dimension or the line.
+E423 a converted model differs from its source
+    The converted model fails or answers differently. If it does so at some sizes of a dimension only,
+    the message names the dimension: often the model's code uses a size as a constant. If it does so for single rows too,
+    an operator computes something else for some values.
 E424 an invalid ONNX file
     The exporter wrote a file that ONNX's checker rejects, or whose inputs and outputs differ from the declared ones.
 E425 the model cannot be quantized

@@ -66,6 +66,8 @@ _IMAGE: Tensors = {"image": ("float32", ["batch", 8, 8, 1])}
 _FOUR: Tensors = {"x": ("float32", ["batch", 4])}
 _SIX: Tensors = {"x": ("float32", ["batch", "length", 6])}
 _TWO: Tensors = {"mask": ("float32", ["batch", "length"]), "ids": ("int32", ["batch", "length"])}
+_HOURS: Tensors = {"minutes": ("int32", ["batch", 3]), "day": ("int32", ["batch"])}
+_OF_HOURS = ["hour", "minute", "name", "hot"]
 _LOGITS = {"outputs": {"logits": "output_0"}}
 
 CASES: dict[str, Case] = {
@@ -92,6 +94,8 @@ CASES: dict[str, Case] = {
         "saved-model", "lstm_saved_model", _SIX, ["y"], _ONE_SEQUENCE, own={"outputs": {"y": "output_0"}}
     ),
     "words": Case("saved-model", "words_saved_model", {"word": ("string", ["batch"])}, ["vector"], _ROWS),
+    "hours": Case("saved-model", "hours_saved_model", _HOURS, _OF_HOURS, _ROWS),
+    "tflite_hours": Case("tflite", "hours.tflite", _HOURS, _OF_HOURS, _ROWS),
     "tflite_cnn": Case("tflite", "cnn.tflite", _IMAGE, ["logits"], _ROWS, own=_LOGITS, samples="digits.npz"),
     "tflite_batch_of_one": Case(
         "tflite", "cnn_batch_of_one.tflite", {"image": ("float32", [1, 8, 8, 1])}, ["output_0"], {}, batch=None

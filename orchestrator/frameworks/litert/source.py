@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.artifacts.inspection import FoundTensor, Inspection
+from orchestrator.frameworks.litert.ids import ids_of_inputs
 from orchestrator.frameworks.litert.runtime import LitertRuntime, by_spec_name, open_interpreter
 from orchestrator.frameworks.source.comparison import changing_output, row_mixing_output
 from orchestrator.frameworks.source.import_step import given_samples, record
@@ -72,8 +73,15 @@ def check(context: StepContext) -> dict[str, Any]:
     signature = parameters.signature
     context.progress("loading the model")
     runtime, file = open_source(parameters.source, context.inputs, signature, threads=len(os.sched_getaffinity(0)))
-    samples = given_samples(context, parameters)
     answer = _guarded(runtime.run, signature)
+    numbers = {tensor.name: tensor.index for tensor in file.inputs}
+    own = {t.name: numbers[parameters.source.names.inputs.get(t.name, t.name)] for t in signature.inputs}
+    samples = given_samples(
+        context,
+        parameters,
+        lambda inputs: answer(inputs).values(),
+        lambda: ids_of_inputs(context.inputs["weights"], own),
+    )
     context.progress("checking that outputs repeat")
     _prove_repeatable(answer, signature, samples, file)
     return record(

@@ -11,6 +11,7 @@ import onnxruntime
 from orchestrator.artifacts.inspection import Inspection
 from orchestrator.frameworks.onnx.file import checker_error, read_onnx
 from orchestrator.frameworks.onnx.graph import nodes
+from orchestrator.frameworks.onnx.ids import ids_of_inputs
 from orchestrator.frameworks.onnx.runtime import open_checked_file, open_given, runtime_message
 from orchestrator.frameworks.onnx.signature import (
     SERVED,
@@ -82,13 +83,18 @@ def check(context: StepContext) -> dict[str, Any]:
     runtime = open_given(model, names, len(os.sched_getaffinity(0)))
     if against := checker_error(model):
         notes.append(f"source: ONNX's checker rejects the model, but ONNX Runtime loads it: {against}")
-    samples = given_samples(context, parameters)
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
         # Its exceptions have no common base class; the message is reported with the shapes of the inputs.
         with refuse_as(Exception, lambda error: failed_call(runtime_message(error), signature, inputs, dim)):
             return runtime.run(inputs)
 
+    samples = given_samples(
+        context,
+        parameters,
+        lambda inputs: answer(inputs).values(),
+        lambda: ids_of_inputs(model.proto, names["inputs"]),
+    )
     context.progress("checking that outputs repeat")
     _prove_repeatable(answer, model, signature, samples)
     return record(

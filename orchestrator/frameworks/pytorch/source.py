@@ -13,11 +13,14 @@ from orchestrator.artifacts.inspection import FoundTensor, FoundWeights, Inspect
 from orchestrator.frameworks.pytorch.archives import check_archive
 from orchestrator.frameworks.pytorch.calls import call_model, check_inputs, declared_outputs
 from orchestrator.frameworks.pytorch.evaluation import verify_evaluation_mode
+from orchestrator.frameworks.pytorch.ids import ids_of_inputs
 from orchestrator.frameworks.pytorch.runtime import CPU, TorchRuntime, device_for
 from orchestrator.frameworks.pytorch.weights import find_state_dict, load_weights, read_state_dict
+from orchestrator.frameworks.source.edge_cases import call_at, sizes_of
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.source.outputs import first_call
+from orchestrator.frameworks.source.samples import random_samples
 from orchestrator.frameworks.source.user_code import AT_FACTORY, build
 from orchestrator.steps.context import StepContext, StepError, refuse_as
 from orchestrator.steps.parameters import ImportParameters, InspectParameters
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.frameworks.source.runtime import Accelerator
-    from orchestrator.frameworks.source.samples import Array, Samples
+    from orchestrator.frameworks.source.samples import Array, IntegerRange, Samples
     from orchestrator.spec.signature import Signature
     from orchestrator.steps.context import StepContext
     from orchestrator.steps.parameters import SourceParameters
@@ -49,7 +52,17 @@ def check(context: StepContext) -> dict[str, Any]:
     context.progress("loading the model")
     model, notes = _load(parameters.source, context.inputs, context.project)
     check_inputs(model, signature)
-    samples = given_samples(context, parameters)
+
+    def tried(inputs: Mapping[str, Array]) -> list[Array]:
+        leaves = pytree.tree_leaves(guarded_call(model, signature, inputs, context.project))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        return [(leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy(force=True) for leaf in tensors]
+
+    def shown() -> Mapping[str, IntegerRange]:
+        plain = random_samples(signature, parameters.seed)
+        return ids_of_inputs(model, signature, call_at(plain, signature, sizes_of(plain, signature)))
+
+    samples = given_samples(context, parameters, tried, shown)
     return prove(context, model, signature, samples, notes)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,9 +62,11 @@ def check_sizes(
         The names of the calls.
 
     Raises:
-        StepError: E423, with the dimension and the size, if shapes or values differ or one of the two fails.
+        StepError: E423, when shapes or values are off or one of the two raises. It names the dimension, unless a row alone shows
+            the same: then it is about values, and not about sizes.
     """
     done = []
+    compared = _Compared(signature, samples, source, converted)
     cases = [*_cases(samples, signature), *(_other_magnitudes(samples, signature) if other_magnitudes else ())]
     for case in cases:
         try:
@@ -73,11 +77,7 @@ def check_sizes(
             if (case.dim is None or case.inner) and not is_out_of_memory(error):
                 continue
             raise _failed(f"the source model fails with {case.name}", case, headline(error)) from error
-        actual = _called(converted, case)
-        for tensor in signature.outputs:
-            if off := _difference(expected[tensor.name], actual[tensor.name]):
-                cause = f"output {tensor.name}: {off}"
-                raise _failed(f"the converted model differs from its source with {case.name}", case, cause)
+        compared.check(case, expected)
         done.append(case.name)
     return done
 
@@ -112,11 +112,74 @@ def _other_magnitudes(samples: Samples, signature: Signature) -> Iterator[EdgeCa
             yield EdgeCase(f"a sample {name}", scaled)
 
 
-def _called(converted: Call, case: EdgeCase) -> Mapping[str, Array]:
-    # Runtimes raise whatever their kernels raise.
-    message = f"the converted model fails with {case.name}, but its source does not"
-    with refuse_as(Exception, lambda error: _failed(message, case, headline(error))):
-        return converted(case.inputs)
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """A source and its conversion, compared in one call after the other."""
+
+    signature: Signature
+    samples: Samples
+    source: Call
+    converted: Call
+
+    def check(self, case: EdgeCase, expected: Mapping[str, Array]) -> None:
+        """Compare one call.
+
+        Raises:
+            StepError: E423.
+        """
+        # Runtimes raise what their kernels raise.
+        with refuse_as(Exception, lambda error: self._raised(case, headline(error))):
+            actual = self.converted(case.inputs)
+        for tensor in self.signature.outputs:
+            one, other = expected[tensor.name], actual[tensor.name]
+            if off := _difference(one, other):
+                cause = f"output {tensor.name}: {off}"
+                if case.dim is None:
+                    raise self._about_values(f"the converted model differs from its source with {case.name}", cause)
+                if one.shape == other.shape and self._differs_alone(case, _differing_rows(one, other)):
+                    raise self._about_values("the converted model differs from its source for some values", cause)
+                raise _failed(f"the converted model differs from its source with {case.name}", case, cause)
+
+    def _raised(self, case: EdgeCase, cause: str) -> StepError:
+        if case.dim is None:
+            return self._about_values(f"the converted model fails with {case.name}, but its source does not", cause)
+        if self._differs_alone(case, range(_ROWS_ALONE)):
+            return self._about_values("the converted model fails for some values, but its source does not", cause)
+        return _failed(f"the converted model fails with {case.name}, but its source does not", case, cause)
+
+    def _about_values(self, message: str, cause: str) -> StepError:
+        real = "" if self.samples.real else "; if real inputs never hold such values, give some in `samples:`"
+        return StepError("E423", message, cause=cause, remedy=f"leave this format out of `optimize.formats`{real}")
+
+    def _differs_alone(self, case: EdgeCase, rows: Iterable[int]) -> bool:
+        """Whether some of a batch's rows show a difference in the smallest batch too."""
+        batch = self.signature.batch
+        if batch is None or case.dim != batch:
+            return False
+        low = self.signature.dims[batch][0]
+        for row in islice(rows, _ROWS_ALONE):
+            few = {n: array.take(np.arange(row, row + low), axis=0, mode="wrap") for n, array in case.inputs.items()}
+            expected = self.source(few)
+            try:
+                actual = self.converted(few)
+            # As above: it fails without the other rows.
+            except Exception:  # noqa: BLE001 - which is what is asked
+                return True
+            if any(_difference(expected[t.name], actual[t.name]) for t in self.signature.outputs):
+                return True
+        return False
+
+
+def _differing_rows(expected: Array, actual: Array) -> Iterator[int]:
+    """The rows that differ most, or at all."""
+    if expected.ndim == 0:
+        return iter(())
+    if expected.dtype.kind != "f":
+        worst = (expected != actual).reshape(len(expected), -1).sum(axis=1)
+    else:
+        distance = np.abs(expected.astype(np.float64) - actual.astype(np.float64))
+        worst = np.nan_to_num(distance, nan=np.inf).reshape(len(expected), -1).max(axis=1, initial=0.0)
+    return (int(row) for row in np.argsort(-worst) if worst[row] > 0)
 
 
 def _failed(message: str, case: EdgeCase, cause: str) -> StepError:
@@ -140,7 +203,10 @@ def _difference(expected: Array, actual: Array) -> str | None:
         return None
     if expected.dtype.kind != "f":
         share = float(np.mean(expected != actual))
-        return f"{share:.1%} of the values differ" if share > _LOOSE else None
+        if share <= _LOOSE:
+            return None
+        first = tuple(np.argwhere(expected != actual)[0])
+        return f"{share:.1%} of the values differ, such as {actual[first]} instead of {expected[first]}"
     wide, other = expected.astype(np.float64), actual.astype(np.float64)
     finite = np.isfinite(wide)
     if not np.array_equal(finite, np.isfinite(other)):
@@ -212,12 +278,18 @@ def rows_in_two_batches(
 
 
 def with_second_row(samples: Samples, signature: Signature) -> Samples:
-    """The samples, with an additional random row if there is only one, which could not show that rows influence each other."""
+    """The samples with another row beside them where there is but one, which cannot show that rows mix.
+
+    It is random but for its integers: those are the row's own in another order, since the model may take no others.
+    """
     if samples.rows > 1:
         return samples
     other = random_samples(signature, seed=1)
     sizes = sizes_of(samples, signature)
     company = call_at(other, signature, {**sizes, signature.batch or "": 1}, first=1)
+    for name, array in samples.inputs.items():
+        if array.dtype.kind in "iu":
+            company[name] = array.reshape(-1)[::-1].reshape(array.shape)
     joined = {name: np.concatenate([array, company[name]]) for name, array in samples.inputs.items()}
     return type(samples)(joined, None, real=samples.real)
 

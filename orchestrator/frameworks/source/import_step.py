@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orchestrator.artifacts.imported import BASELINE_FILE, SAMPLES_FILE, EdgeCase, Imported
+from orchestrator.frameworks.source.integer_ranges import found_ranges
 from orchestrator.frameworks.source.outputs import refuse_nan, resolve_outputs, run_edge_cases, run_samples
-from orchestrator.frameworks.source.samples import LABELS, Samples, random_samples, read_samples, write_npz
+from orchestrator.frameworks.source.samples import LABELS, STRING, Samples, random_samples, read_samples, write_npz
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from orchestrator.frameworks.source.integer_ranges import Tried
     from orchestrator.frameworks.source.outputs import Answer
-    from orchestrator.frameworks.source.samples import Array
+    from orchestrator.frameworks.source.samples import Array, IntegerRange
     from orchestrator.spec.signature import Signature
     from orchestrator.steps.context import StepContext
     from orchestrator.steps.parameters import ImportParameters
@@ -24,19 +26,44 @@ if TYPE_CHECKING:
 __all__ = ["SourceResults", "given_samples", "read_import", "record", "write_import"]
 
 
-def given_samples(context: StepContext, parameters: ImportParameters) -> Samples:
-    """The samples in the spec, or random ones.
+def given_samples(
+    context: StepContext,
+    parameters: ImportParameters,
+    tried: Tried,
+    shown: Callable[[], Mapping[str, IntegerRange]],
+) -> Samples:
+    """The samples that the spec gives, or random ones.
+
+    The integers of the file that `mlo init` made are drawn anew, since only the model itself shows from which range.
 
     Args:
         context: with the input `samples` if given.
         parameters: of the import step.
+        tried: calls the source, to find out which random integers it takes.
+        shown: gives what the model's graph shows of its integer inputs; called only where they are drawn.
 
     Raises:
         StepError: E340-E345.
     """
+    signature = parameters.signature
+    given = None
     if "samples" in context.inputs:
-        return read_samples(context.inputs["samples"], parameters.signature, parameters.max_rows)
-    return random_samples(parameters.signature, parameters.seed)
+        given = read_samples(context.inputs["samples"], signature, parameters.max_rows)
+        if given.real:
+            return given
+    integers = any(np.dtype(t.dtype).kind in "iu" for t in signature.inputs if t.dtype != STRING)
+    context.progress("finding the range of random integers")
+    ranges, notes = found_ranges(signature, shown() if integers else {}, tried, parameters.seed)
+    drawn = random_samples(signature, parameters.seed, ranges)
+    if given is None:
+        return replace(drawn, notes=(*drawn.notes, *notes))
+    anew = {name: _rows_of(drawn.inputs[name], given.inputs[name]) for name in ranges}
+    return replace(given, inputs={**given.inputs, **anew}, notes=(*given.notes, *notes))
+
+
+def _rows_of(drawn: Array, given: Array) -> Array:
+    """What was drawn, repeated or cut to the shape of what is given."""
+    return np.resize(drawn, given.shape)
 
 
 def record(

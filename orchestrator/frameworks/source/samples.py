@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,6 @@ from orchestrator.steps.context import StepError
 from orchestrator.steps.parameters import RandomSamplesParameters
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from orchestrator.spec.signature import Tensor
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 __all__ = [
     "FLOAT_RANGE",
     "LABELS",
+    "LARGEST_INTEGER",
     "STRING",
     "Array",
+    "IntegerRange",
     "Samples",
     "dtype_name",
     "element_bytes",
@@ -68,6 +71,9 @@ LABELS = "labels"
 FLOAT_RANGE = 3.0
 """Random floats are in [-3, 3]."""
 
+LARGEST_INTEGER = 1_000_000
+"""Random integers of wide types lie between this and its negative: float32 counts so far, and a sum of thousands fits."""
+
 LONGEST_WORD = 8
 """Random texts are words of lower-case letters, at most this long."""
 
@@ -75,6 +81,14 @@ RANDOM_ROWS = 32
 RANDOM_INNER_SIZE = 32
 MAX_BYTES = 256 * 2**20
 _AT = ("model", "samples")
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerRange:
+    """The integers from `low` to `high`, both included."""
+
+    low: int
+    high: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +164,19 @@ def read_samples(path: Path, signature: Signature, max_rows: int) -> Samples:
     return replace(samples, inputs=take_rows(samples, used), labels=None if labels is None else labels[used])
 
 
-def random_samples(signature: Signature, seed: int) -> Samples:
-    """Random rows that match the signature; the same for the same seed.
+_NO_RANGES: Mapping[str, IntegerRange] = MappingProxyType({})
 
-    Floats are normal with standard deviation 1, cut at 3; integers are 0 or 1, because their range is unknown; texts are
-    meaningless words. Named dimensions other than the batch are 32, or as close to it as their range allows.
+
+def random_samples(signature: Signature, seed: int, ranges: Mapping[str, IntegerRange] = _NO_RANGES) -> Samples:
+    """Random rows within the signature, the same for the same seed.
+
+    Floats are normal with standard deviation 1, cut at 3; texts are words that mean nothing.
+    Named dimensions other than the batch are 32, or as near to it as their range allows.
+
+    Args:
+        signature: with its inputs.
+        seed: of what is random.
+        ranges: of integer inputs, by name; both ends of each are drawn. One that is left out is 0 or 1.
     """
     random = np.random.default_rng(seed)
     notes = ["samples: none are given, so the inputs are random"]
@@ -173,10 +195,24 @@ def random_samples(signature: Signature, seed: int) -> Samples:
         if dtype.kind == "f":
             inputs[tensor.name] = random.standard_normal(shape).clip(-FLOAT_RANGE, FLOAT_RANGE).astype(dtype)
             continue
+        if tensor.name in ranges:
+            inputs[tensor.name] = _integers(random, ranges[tensor.name], shape).astype(dtype)
+            continue
         inputs[tensor.name] = random.integers(0, 2, shape).astype(dtype)
         if dtype.kind != "b":
             notes.append(f"samples: the range of the integer input `{tensor.name}` is unknown; 0 and 1 are used")
     return Samples(inputs, None, real=False, notes=tuple(notes))
+
+
+def _integers(random: np.random.Generator, drawn: IntegerRange, shape: tuple[int, ...]) -> Array:
+    """Integers from the range, its ends first: all equally often, or of a wide type each number of digits equally often."""
+    if drawn.high < LARGEST_INTEGER:
+        values = random.integers(drawn.low, drawn.high, shape, endpoint=True)
+    else:
+        values = np.expm1(random.random(shape) * np.log1p(LARGEST_INTEGER)).astype(np.int64)
+        values = np.where(random.random(shape) < 0.5, values, -values).clip(drawn.low, drawn.high)
+    values.reshape(-1)[:2] = (drawn.low, drawn.high)[: values.size]
+    return values
 
 
 def _words(random: np.random.Generator, shape: tuple[int, ...]) -> Array:

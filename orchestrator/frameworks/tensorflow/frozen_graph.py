@@ -10,24 +10,19 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.frameworks.tensorflow.library import tf  # isort: skip - it must be imported first
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
+from orchestrator.frameworks.tensorflow.constants import operators, with_constants
+from orchestrator.frameworks.tensorflow.library import tf
 from orchestrator.frameworks.tensorflow.model import TfModel, called_by, spec_of
 from orchestrator.frameworks.tensorflow.saved_model_source import read_saved_model, served_signature
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from orchestrator.frameworks.tensorflow.saved_model_source import SavedModel
     from orchestrator.spec.signature import Signature, Tensor
     from orchestrator.steps.parameters import SourceParameters
 
-__all__ = ["LARGEST_GRAPH", "TensorFlow1Graph", "Traced", "as_declared", "input_specs", "trace"]
-
-LARGEST_GRAPH = 1900 * 2**20
-"""The maximum size of weights as constants in a graph: a protobuf message is limited to 2 GiB."""
+__all__ = ["TensorFlow1Graph", "Traced", "as_declared", "input_specs", "trace"]
 
 
 def input_specs(signature: Signature) -> list[Any]:
@@ -77,7 +72,7 @@ class Traced:
 
     def operators(self) -> set[str]:
         """TensorFlow's names of all operators."""
-        return set(_operators(self.concrete))
+        return set(operators(self.concrete))
 
 
 def trace(model: TfModel) -> Traced:
@@ -91,11 +86,9 @@ def trace(model: TfModel) -> Traced:
     """
     declared = as_declared(model)
     concrete = declared.get_concrete_function()
-    weights = sum(variable.dtype.size * variable.shape.num_elements() for variable in concrete.variables)
-    if weights > LARGEST_GRAPH or not _only_reads_variables(concrete):
+    frozen = with_constants(concrete)
+    if frozen is None:
         return Traced(concrete, model.module, constant=False)
-    # Loops and branches are kept; LiteRT and ONNX have both.
-    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
     names = sorted(concrete.structured_outputs)
 
     def call(*tensors: Any) -> dict[str, Any]:
@@ -105,20 +98,6 @@ def trace(model: TfModel) -> Traced:
     module = tf.Module()
     module.call = tf.function(call, input_signature=declared.input_signature, autograph=False)
     return Traced(module.call.get_concrete_function(), module, constant=True)
-
-
-def _only_reads_variables(concrete: Any) -> bool:
-    handles = {id(variable.handle) for variable in concrete.variables}
-    captured = [outer for outer, _ in concrete.graph.captures if outer.dtype == tf.resource]
-    return all(id(outer) in handles for outer in captured) and not any(
-        name.startswith(("Assign", "ResourceScatter")) for name in _operators(concrete)
-    )
-
-
-def _operators(concrete: Any) -> Iterator[str]:
-    definition = concrete.graph.as_graph_def()
-    for nodes in (definition.node, *(function.node_def for function in definition.library.function)):
-        yield from (node.op for node in nodes)
 
 
 _TABLES = ("HashTable", "MutableHashTable", "MutableDenseHashTable")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 
 from orchestrator.frameworks.onnx import finish as onnx_finish
@@ -17,11 +17,10 @@ from orchestrator.frameworks.onnx.graph import graphs, nodes, rename
 from orchestrator.frameworks.source.samples import STRING
 from orchestrator.frameworks.tensorflow.failures import converting, no_counterpart
 from orchestrator.frameworks.tensorflow.frozen_graph import as_declared, trace
-from orchestrator.steps.context import StepError, refuse_as
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # deprecated uses of numpy and protobuf in tf2onnx
-    import tf2onnx
+from orchestrator.frameworks.tensorflow.onnx_arithmetic import ARITHMETIC
+from orchestrator.frameworks.tensorflow.onnx_indices import INDICES
+from orchestrator.frameworks.tensorflow.onnx_nodes import OPSET, NoCounterpart, as_converted, tf2onnx
+from orchestrator.steps.context import StepError, headline, refuse_as
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["finish", "from_function", "from_tflite"]
 
-OPSET = 17
-"""One below tf2onnx's newest opset, with which it writes global pooling as a reduction between two transpositions."""
-
 
 def from_tflite(path: Path, signature: Signature) -> Any:
     """The ModelProto of a LiteRT model; its inputs and outputs have the names of the file's tensors.
@@ -42,8 +38,9 @@ def from_tflite(path: Path, signature: Signature) -> Any:
     Raises:
         StepError: E422.
     """
-    with converting("ONNX", signature, traced_anew=False), _quiet():
-        model, _ = tf2onnx.convert.from_tflite(str(path), opset=OPSET)
+    with converting("ONNX", signature, traced_anew=False), _listening() as failures:
+        model, _ = tf2onnx.convert.from_tflite(str(path), opset=OPSET, **_OWN)
+    _refuse(failures)
     return model
 
 
@@ -58,8 +55,8 @@ def from_function(model: TfModel, signature: Signature) -> Any:
         # tf2onnx turns variables into constants itself, but every other tensor of the model into an input.
         function = traced.module.call if traced.constant else as_declared(model)
         specs = function.input_signature
-        with _quiet():
-            proto, _ = tf2onnx.convert.from_function(function, specs, opset=OPSET, custom_op_handlers=_HANDLERS)
+        with _listening() as failures:
+            proto, _ = tf2onnx.convert.from_function(function, specs, opset=OPSET, **_OWN)
     if len(proto.graph.input) > len(specs):
         # tf2onnx turns constants that are not numbers into inputs.
         raise StepError(
@@ -68,6 +65,7 @@ def from_function(model: TfModel, signature: Signature) -> Any:
             cause="it looks up words in a table, or holds other objects that are not tensors",
             remedy="let the model take word ids, or leave this format out of `optimize.formats`",
         )
+    _refuse(failures)
     return proto
 
 
@@ -110,36 +108,78 @@ def finish(
     return onnx_finish.finish(path, signature)
 
 
-def _erfc(graph: Any, node: Any, name: str, args: Any) -> None:
-    """1 - erf(x), which Keras' GELU uses and tf2onnx does not support."""
-    del name, args
-    shapes, dtypes, outputs = node.output_shapes, node.output_dtypes, list(node.output)
-    graph.remove_node(node.name)
-    one = graph.make_const(tf2onnx.utils.make_name("one"), np.array(1.0, _FLOATS[dtypes[0]]))
-    erf = graph.make_node("Erf", list(node.input), shapes=shapes, dtypes=dtypes)
-    graph.make_node("Sub", [one.output[0], erf.output[0]], outputs=outputs, shapes=shapes, dtypes=dtypes)
+def _plain_thresholds(graph: Any, nodes: list[Any]) -> list[Any]:
+    """ThresholdedRelu, which tf2onnx makes of x * (x > t), as that product again: of NaN it is 0, and the product NaN."""
+    for node in [each for each in nodes if each.type == "ThresholdedRelu"]:
+        value, shapes, dtypes = node.input[0], node.output_shapes, node.output_dtypes
+        threshold = graph.make_const(
+            tf2onnx.utils.make_name("threshold"), _scalar(node.get_attr_value("alpha"), dtypes[0])
+        )
+        graph.remove_node(node.name)
+        above = graph.make_node("Greater", [value, threshold.output[0]])
+        factor = graph.make_node("Cast", above.output, attr={"to": dtypes[0]})
+        graph.make_node("Mul", [value, factor.output[0]], outputs=list(node.output), shapes=shapes, dtypes=dtypes)
+    return list(graph.get_nodes())
 
 
-_FLOATS = {
-    onnx.TensorProto.FLOAT: np.float32,
-    onnx.TensorProto.DOUBLE: np.float64,
-    onnx.TensorProto.FLOAT16: np.float16,
+def _scalar(value: float, kind: int) -> Any:
+    return onnx.helper.tensor_dtype_to_np_dtype(kind).type(value)
+
+
+_OWN: dict[str, Any] = {
+    "custom_op_handlers": {name: as_converted(handler) for name, handler in {**ARITHMETIC, **INDICES}.items()},
+    "custom_rewriter": [_plain_thresholds],
 }
-_HANDLERS: dict[str, tuple[Any, list[Any]]] = {"Erfc": (_erfc, [])}
+
+
+class _Failures(logging.Handler):
+    """Keeps what tf2onnx logs about the nodes that it could not convert; it continues with them half converted."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.seen: list[tuple[str, BaseException]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the operator and what was raised."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and str(record.msg).startswith("Failed to convert node"):
+            arguments = record.args if isinstance(record.args, tuple) else ()
+            found = re.search(r"OP=(\w+)", str(arguments[-1])) if arguments else None
+            self.seen.append((found[1] if found else "", error))
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence tf2onnx's log; operators that it could not convert are found in its result."""
+def _listening() -> Iterator[list[tuple[str, BaseException]]]:
+    """Silence tf2onnx's log, and give the operators that it says could not be converted, with what was raised."""
     logger = logging.getLogger("tf2onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    level, failures = logger.level, _Failures()
+    handlers, propagate = logger.handlers[:], logger.propagate
+    logger.handlers[:], logger.propagate = [failures], False
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            yield failures.seen
     finally:
         logger.setLevel(level)
+        logger.handlers[:], logger.propagate = handlers, propagate
+
+
+def _refuse(failures: list[tuple[str, BaseException]]) -> None:
+    """Refuse a model of which something was not converted.
+
+    Raises:
+        StepError: E422.
+    """
+    for operator, error in failures:
+        raise StepError(
+            "E422",
+            "the model does not convert to ONNX",
+            cause=f"ONNX has no counterpart for the operator {error}"
+            if isinstance(error, NoCounterpart)
+            else f"tf2onnx cannot convert the operator {operator}: {headline(error)}",
+            remedy="write it with other operators, or leave this format out of `optimize.formats`",
+        )
 
 
 def _forget_inner_sizes(graph: Any) -> None:

@@ -13,6 +13,7 @@ from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call, first_call
 from orchestrator.frameworks.tensorflow.failures import reason
+from orchestrator.frameworks.tensorflow.ids import ids_of_inputs
 from orchestrator.frameworks.tensorflow.library import tf
 from orchestrator.steps.context import StepContext, StepError, refuse_as
 
@@ -49,8 +50,8 @@ def check_model(
         StepError: E321, E322, E326-E328 inputs and outputs, E330-E332 outputs do not repeat, E340-E345 the samples, E359
             its layers are wrong if sizes are open.
     """
-    samples = given_samples(context, parameters)
     answer = _guarded(model)
+    samples = given_samples(context, parameters, lambda inputs: answer(inputs).values(), lambda: ids_of_inputs(model))
     context.progress("checking that outputs repeat")
     _prove_repeatable(answer, model, samples)
     if model.keras_model is not None:

@@ -97,15 +97,15 @@ def test_without_samples_the_inputs_are_random_and_a_note_says_so(tmp_path: Path
     assert (largest["x"] == 3).all()
 
 
-def test_a_note_says_that_the_range_of_an_integer_input_is_unknown(tmp_path: Path) -> None:
+def test_the_ids_of_an_integer_input_without_samples_are_those_of_its_embedding(tmp_path: Path) -> None:
     inputs: dict[str, tuple[str, list[int | str]]] = {
         "ids": ("int64", ["batch", "seq"]),
         "mask": ("float32", ["batch", "seq"]),
     }
     declared = signature(inputs, {"a": None, "b": None}, {"batch": (1, 4), "seq": (2, 64)})
     imported = run_model(tmp_path, "Tokens", declared)
-    assert set(np.unique(imported.arrays("samples.npz")["ids"])) == {0, 1}
-    assert any("the range of the integer input `ids` is unknown" in note for note in imported.facts["notes"])
+    assert set(np.unique(imported.arrays("samples.npz")["ids"])) == set(range(10))
+    assert any("`ids` holds ids, which are drawn from 0 to 9" in note for note in imported.facts["notes"])
 
 
 def test_a_model_without_a_batch_dimension_gets_a_row_axis(tmp_path: Path) -> None:

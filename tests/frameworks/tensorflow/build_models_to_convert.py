@@ -187,6 +187,12 @@ def _lite_models(folder: Path, models: dict[str, Any]) -> None:
     _lite(_of_function(texts, *two), folder / "texts.tflite")
 
 
+def hours(minutes: Any, day: Any) -> dict[str, Any]:
+    """Divides downwards, and takes what is left; the day's name comes from a table of 7."""
+    names = tf.range(7.0) * 1.5
+    return {"hour": minutes // 60, "minute": minutes % 60, "name": tf.gather(names, day), "hot": tf.one_hot(day, 7)}
+
+
 def main(folder: Path) -> None:
     """Build everything."""
     images, labels = digits()
@@ -198,6 +204,12 @@ def main(folder: Path) -> None:
     owner, look_up = words()
     tf.saved_model.save(owner, str(folder / "words_saved_model"), signatures=look_up.get_concrete_function())
     _lite_models(folder, models)
+    specs = [tf.TensorSpec([None, 3], tf.int32, name="minutes"), tf.TensorSpec([None], tf.int32, name="day")]
+    module = tf.Module()
+    module.call = tf.function(hours, input_signature=specs)
+    path = str(folder / "hours_saved_model")
+    tf.saved_model.save(module, path, signatures=module.call.get_concrete_function())
+    _lite(tf.lite.TFLiteConverter.from_saved_model(path), folder / "hours.tflite")
 
 
 if __name__ == "__main__":

@@ -213,3 +213,16 @@ def test_the_same_model_gives_the_same_bytes(models_to_convert: Path, tmp_path: 
 
 def _shapes(values: object) -> list[tuple[str, list[int | str]]]:
     return [(v.name, [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]) for v in values]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["hours", "tflite_hours"])
+def test_random_integers_are_negative_too_and_ids_come_from_their_whole_table(converted: Convert, name: str) -> None:
+    drawn = converted(name).imported.arrays("samples.npz")
+    assert (drawn["minutes"].min(), drawn["minutes"].max()) == (-1_000_000, 1_000_000)
+    assert (drawn["day"].min(), drawn["day"].max()) == (0, 6)
+
+
+@pytest.mark.parametrize("name", ["hours", "tflite_hours"])
+def test_integers_are_divided_downwards_in_onnx_too(converted: Convert, name: str) -> None:
+    verdict = converted(name).verdict("onnx")
+    assert verdict["passed"], verdict["gates"]

@@ -41,6 +41,31 @@ class EvenLengths(nn.Module):
         return self.linear(x.reshape(x.shape[0], -1, 2)).sum(1)
 
 
+class Embedded(nn.Module):
+    """Words of a vocabulary of 50 and their kinds, 3 of them, to [batch, 4]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(50, 4)
+        self.kinds = nn.Embedding(3, 4)
+
+    def forward(self, words: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+        return (self.words(words.long()) + self.kinds(kinds.reshape(-1, 2))).sum(1)
+
+
+class Hours(nn.Module):
+    """Minutes [batch, 2] to the hours that they lie in, which must not be before the last year's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, minutes: torch.Tensor) -> torch.Tensor:
+        if bool((minutes < -525_600).any()):
+            raise ValueError("minutes of the year before last")
+        return torch.div(minutes, 60, rounding_mode="floor") * self.scale
+
+
 class Nested(nn.Module):
     """The same below a name, as checkpoints of wrappers have it."""
 
