@@ -89,14 +89,14 @@ _ONNX = Format(
     name="onnx",
     file="model.onnx",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_onnx", _ONNX_TOOLS, revision=4))
-        | _from(_TENSORFLOW_KINDS, Transform(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS, revision=4))
+        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_onnx", _ONNX_TOOLS, revision=5))
+        | _from(_TENSORFLOW_KINDS, Transform(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS, revision=5))
         | {
             "onnx": Transform(
-                "orchestrator.frameworks.onnx.convert:to_onnx", ("onnx", "onnxruntime"), revision=4, as_given=True
+                "orchestrator.frameworks.onnx.convert:to_onnx", ("onnx", "onnxruntime"), revision=5, as_given=True
             ),
             "tflite": Transform(
-                f"{_TFLITE_CONVERT}:to_onnx", (*_TF2ONNX_TOOLS, "ai-edge-litert"), revision=4, as_given=True
+                f"{_TFLITE_CONVERT}:to_onnx", (*_TF2ONNX_TOOLS, "ai-edge-litert"), revision=5, as_given=True
             ),
         }
     ),
@@ -127,9 +127,9 @@ _TORCHSCRIPT = Format(
     name="torchscript",
     file="model.pt",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=4))
+        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=5))
         | _not_torch("TorchScript")
-        | {"torchscript": Transform(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=4, as_given=True)}
+        | {"torchscript": Transform(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=5, as_given=True)}
     ),
     precisions=MappingProxyType(
         {
@@ -137,7 +137,7 @@ _TORCHSCRIPT = Format(
             "bf16": Transform(
                 "orchestrator.frameworks.pytorch.convert:torchscript_to_bf16",
                 ("torch",),
-                revision=4,
+                revision=5,
                 from_source=True,
             ),
             "int8": _NO_TORCH_INT8,
@@ -149,11 +149,11 @@ _EXPORTED_PROGRAM = Format(
     name="exported-program",
     file="model.pt2",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=4))
+        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=5))
         | _not_torch("exported programs")
         | {
             "exported-program": Transform(
-                f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=4, as_given=True
+                f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=5, as_given=True
             ),
             "torchscript": Unsupported(
                 "torch.export traces Python code, and a TorchScript archive has none; "
@@ -167,7 +167,7 @@ _EXPORTED_PROGRAM = Format(
             "bf16": Transform(
                 "orchestrator.frameworks.pytorch.convert:exported_program_to_bf16",
                 ("torch",),
-                revision=4,
+                revision=5,
                 from_source=True,
             ),
             "int8": _NO_TORCH_INT8,
@@ -188,8 +188,8 @@ _SAVED_MODEL = Format(
     convert=MappingProxyType(
         _not_tensorflow("SavedModels")
         | {
-            "keras": Transform(f"{_TF_CONVERT}:to_saved_model", ("tensorflow", "keras"), revision=4),
-            "saved-model": Transform(f"{_TF_CONVERT}:to_saved_model", ("tensorflow",), revision=4, as_given=True),
+            "keras": Transform(f"{_TF_CONVERT}:to_saved_model", ("tensorflow", "keras"), revision=5),
+            "saved-model": Transform(f"{_TF_CONVERT}:to_saved_model", ("tensorflow",), revision=5, as_given=True),
             "tflite": Unsupported("a LiteRT model cannot be converted back to a SavedModel"),
         }
     ),
@@ -207,8 +207,8 @@ _TFLITE = Format(
     file="model.tflite",
     convert=MappingProxyType(
         _not_tensorflow("LiteRT models")
-        | _from(_TENSORFLOW_KINDS, Transform(f"{_TF_CONVERT}:to_tflite", ("tensorflow", "ai-edge-litert"), revision=4))
-        | {"tflite": Transform(f"{_TFLITE_CONVERT}:to_tflite", ("ai-edge-litert",), revision=4, as_given=True)}
+        | _from(_TENSORFLOW_KINDS, Transform(f"{_TF_CONVERT}:to_tflite", ("tensorflow", "ai-edge-litert"), revision=5))
+        | {"tflite": Transform(f"{_TFLITE_CONVERT}:to_tflite", ("ai-edge-litert",), revision=5, as_given=True)}
     ),
     precisions=MappingProxyType(
         {

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from orchestrator.artifacts.inspection import FoundTensor, FoundWeights, Inspection
 from orchestrator.frameworks.pytorch.archives import check_archive
-from orchestrator.frameworks.pytorch.calls import call_model, check_inputs, declared_outputs
+from orchestrator.frameworks.pytorch.calls import call_model, check_inputs, declared_outputs, guarded_call
 from orchestrator.frameworks.pytorch.evaluation import verify_evaluation_mode
 from orchestrator.frameworks.pytorch.ids import ids_of_inputs
 from orchestrator.frameworks.pytorch.runtime import CPU, TorchRuntime, device_for
