@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 CPUS := $(shell nproc)
 
-.PHONY: help install demo test unit tools e2e lint format bench serverbench gatewaybench wheel clean protos
+.PHONY: help install demo test unit tools e2e lint format bench serverbench gatewaybench loadbench wheel clean protos
 
 help:  ## show this list
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,8 +56,12 @@ format: install  ## format the code
 protos: install  ## generate the Python classes of TensorFlow Serving's messages
 	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. orchestrator/backends/tensorflow_serving/messages.proto
 
-bench: install  ## measure mlo itself and update the table in the README
+bench: install  ## measure mlo itself and its load generator; update the tables in the README and docs/measuring.md
 	$(BIN)/python benchmarks/run.py
+	@$(MAKE) --no-print-directory loadbench
+
+loadbench: install  ## compare the load generator with wrk and with known delays; a quiet machine, under three minutes
+	$(BIN)/python benchmarks/load/run.py
 
 serverbench: install  ## compare the ONNX Runtime server with others; takes minutes, needs an idle machine
 	$(BIN)/python benchmarks/server/run.py

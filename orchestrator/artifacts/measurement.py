@@ -8,7 +8,7 @@ from orchestrator.machine.cpus import CpuShare
 from orchestrator.machine.cuda_devices import CudaDevices
 from orchestrator.spec.strict import Strict
 
-__all__ = ["MeasuredOn", "Objective", "Times", "WarmUp"]
+__all__ = ["MeasuredOn", "NotMeasured", "Objective", "Times", "WarmUp", "rate_text", "times_text"]
 
 Objective = Literal["latency", "throughput", "cost"]
 """As in the spec's `optimize.objective`."""
@@ -24,6 +24,16 @@ class Times(Strict):
     p95: float
     p99: float
     max: float
+
+
+class NotMeasured(Strict):
+    """In place of figures that could not be measured.
+
+    Attributes:
+        reason: why, and what would help; a sentence without a full stop.
+    """
+
+    reason: str
 
 
 class WarmUp(Strict):
@@ -69,3 +79,13 @@ class MeasuredOn(Strict):
             accelerators=None if devices is None else tuple(devices.names[:count]),
             driver=None if devices is None else devices.driver,
         )
+
+
+def rate_text(per_second: float) -> str:
+    """A rate for a person, never rounded to 0: `1,790`, `24.6`, `0.167`."""
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
+
+
+def times_text(ratio: float) -> str:
+    """A ratio for a person, never rounded to 0: `12.3`, `1.26`, `0.0041`."""
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"

@@ -7,13 +7,14 @@ from typing import ClassVar, Literal
 
 from orchestrator.artifacts.candidate import CandidateIdentity
 from orchestrator.artifacts.document import Document
-from orchestrator.artifacts.measurement import MeasuredOn, Objective, Times, WarmUp
+from orchestrator.artifacts.measurement import MeasuredOn, NotMeasured, Objective, Times, WarmUp, rate_text
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.strict import Strict
 
 __all__ = [
     "CandidateServerResult",
     "GeneratorDelay",
+    "GeneratorLimit",
     "LoadGenerator",
     "MeasuredLevel",
     "MeasuredProgram",
@@ -66,9 +67,13 @@ class MeasuredProgram(Strict):
 
 
 class ServerWarmUp(WarmUp):
-    """A server's warm-up, with the throughput of its last window."""
+    """A server's warm-up.
 
-    requests_per_second: float
+    Attributes:
+        requests_per_second: of its last window; None if that had too few answers.
+    """
+
+    requests_per_second: float | None
 
 
 class GeneratorDelay(Strict):
@@ -78,17 +83,33 @@ class GeneratorDelay(Strict):
     p99: float
 
 
+class GeneratorLimit(Strict):
+    """What the load generator reached with the same requests at a server that answers at once, on the server's CPUs.
+
+    Attributes:
+        connections: that it kept busy, as many as at saturation.
+        requests_per_second: that it reached.
+        cpu_seconds_per_request: that it used itself.
+    """
+
+    connections: int
+    requests_per_second: float
+    cpu_seconds_per_request: float
+
+
 class OpenLoop(Times):
     """Requests at a fixed rate, independent of answers; latency counts from the scheduled time.
 
     Attributes:
         rate: requests per second.
         p99_interval: the 95 % confidence interval; the upper end is None if there are too few samples.
+        slowest: the ten largest latencies, descending; two servers are told apart by them if there are few samples.
     """
 
     rate: float
     segments: int
     p99_interval: tuple[float, float | None]
+    slowest: tuple[float, ...]
     generator_delay: GeneratorDelay
 
 
@@ -96,8 +117,13 @@ class Saturation(Times):
     """Connections that send their next request when the previous one is answered.
 
     Attributes:
-        seconds: of all segments.
+        connections: fewer than usual for a slow model.
+        seconds: of all segments, each from its first answer to its last.
         answered: requests answered within that time.
+        at_least: rows per second that were answered.
+        rows_per_second: the same; None if the load generator may be what limited it.
+        cpu_seconds_per_request: that the server used; None if it was too little to be measured.
+        generator_cpu_seconds_per_request: that the load generator used.
         by_segment: rows per second of each segment.
         cpu_by_segment: CPU seconds per request of each segment.
     """
@@ -105,10 +131,17 @@ class Saturation(Times):
     connections: int
     seconds: float
     answered: int
-    rows_per_second: float
-    cpu_seconds_per_request: float
+    at_least: float
+    rows_per_second: float | None
+    cpu_seconds_per_request: float | None
+    generator_cpu_seconds_per_request: float
     by_segment: tuple[float, ...]
     cpu_by_segment: tuple[float, ...]
+
+    @property
+    def rows_text(self) -> str:
+        """Such as `1,790 rows/s`, or `at least 9,000 rows/s` where the load generator may be what limited it."""
+        return f"{'at least ' if self.rows_per_second is None else ''}{rate_text(self.at_least)} rows/s"
 
 
 class P99Level(Strict):
@@ -134,12 +167,14 @@ class ThroughputLevel(Strict):
 
     Attributes:
         generator_late: a miss is not proven, because the load generator sent its requests late.
+        generator_limited: a miss is not proven, because the load generator could hardly have sent more.
     """
 
     wanted: float
     reached: float
     met: bool
     generator_late: bool
+    generator_limited: bool
 
 
 class MeasuredLevel(Strict):
@@ -158,6 +193,7 @@ class ServerMeasurement(Strict):
         ready_seconds: from the start to ready.
         first_request_seconds: duration of the first request, whose answer was checked.
         peak_rss: of all its processes together, bytes.
+        generator: the load generator's own limit with this server's requests; None if it could not be measured.
         refused: reason of a refusal as too busy → number of requests of the open loop.
     """
 
@@ -167,10 +203,21 @@ class ServerMeasurement(Strict):
     first_request_seconds: float
     peak_rss: int
     warm_up: ServerWarmUp
+    generator: GeneratorLimit | None
     refused: Mapping[str, int]
-    open_loop: OpenLoop
-    saturation: Saturation
+    open_loop: OpenLoop | NotMeasured
+    saturation: Saturation | NotMeasured
     slo: MeasuredLevel
+
+    @property
+    def on_schedule(self) -> OpenLoop | None:
+        """The open loop, if it was measured."""
+        return self.open_loop if isinstance(self.open_loop, OpenLoop) else None
+
+    @property
+    def saturated(self) -> Saturation | None:
+        """The saturation, if it was measured."""
+        return self.saturation if isinstance(self.saturation, Saturation) else None
 
 
 class CandidateServerResult(CandidateIdentity):
@@ -220,7 +267,7 @@ class ServerReport(Document):
     """
 
     NAME: ClassVar[str] = "server_report"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     FILE: ClassVar[str] = "server_report.json"
 
     measured_on: MeasuredOn

@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.artifacts.measurement import NotMeasured, rate_text, times_text
 from orchestrator.cli import console
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from orchestrator.artifacts.decision import CandidateFate, DecidedCandidate, Decision
     from orchestrator.artifacts.runtime_report import RuntimeMeasurement
+    from orchestrator.artifacts.server_report import OpenLoop, Saturation, ServerMeasurement
 
 __all__ = ["candidate_text", "decision_text"]
 
 _COLOURS: dict[CandidateFate, str | None] = {"won": "green", "lost": None, "refused": None, "dominated": None}
 _HEADER = ("candidate", "backend", "fate", "run p50", "speed-up", "load", "memory", "p99", "rows/s")
+_NOT_MEASURED = "not measured"
 _NUMBERS = frozenset(range(3, len(_HEADER)))
 
 
@@ -49,7 +54,7 @@ def candidate_text(candidate: DecidedCandidate) -> str:
             (
                 str(batch.rows),
                 *map(_ms, (batch.p50, batch.p90, batch.p95, batch.p99)),
-                f"{batch.rows_per_second:,.0f}",
+                rate_text(batch.rows_per_second),
                 _ms(batch.without_warm_up.first) if batch.without_warm_up is not None else "",
             )
             for batch in runtime.batches
@@ -58,16 +63,30 @@ def candidate_text(candidate: DecidedCandidate) -> str:
         lines += ["", "In the runtime:", console.table(header, cells, right=frozenset(range(7)))]
         lines.append(f"load {_ms(runtime.load_seconds)}, peak memory {_mib(runtime.peak_rss)}")
     if server is not None:
-        loop, full = server.open_loop, server.saturation
-        lines += [
-            "",
-            "In the server, over the wire:",
-            f"at {loop.rate:.4g}/s: p50 {_ms(loop.p50)}, p95 {_ms(loop.p95)}, p99 {_ms(loop.p99)}",
-            f"at saturation, {full.connections} connections: {full.rows_per_second:,.0f} rows/s, p99 {_ms(full.p99)}",
-            f"CPU time per request at saturation: {_ms(full.cpu_seconds_per_request)}",
-            f"peak memory {_mib(server.peak_rss)}",
-        ]
+        lines += ["", "In the server, over the wire:", *_wire_lines(server), f"peak memory {_mib(server.peak_rss)}"]
     return "\n".join(lines)
+
+
+def _wire_lines(server: ServerMeasurement) -> Iterator[str]:
+    loop, full, limit = server.on_schedule, server.saturated, server.generator
+    if loop is None:
+        yield f"on a schedule: {_not_measured(server.open_loop)}"
+    else:
+        p99 = f"p99 {_ms(loop.p99)}" + (f" (the slowest of {loop.samples} answers)" if loop.samples < 100 else "")
+        yield f"at {rate_text(loop.rate)}/s: p50 {_ms(loop.p50)}, p95 {_ms(loop.p95)}, {p99}"
+    if full is None:
+        yield f"at saturation: {_not_measured(server.saturation)}"
+        return
+    yield f"at saturation, {full.connections} connections: {full.rows_text}, p99 {_ms(full.p99)}"
+    if full.cpu_seconds_per_request is not None:
+        yield f"CPU time per request at saturation: {_ms(full.cpu_seconds_per_request)}"
+    own = _ms(full.generator_cpu_seconds_per_request)
+    by_itself = "unknown" if limit is None else f"{rate_text(limit.requests_per_second)}/s"
+    yield f"the load generator: {own} of CPU time per request; its own limit is {by_itself}"
+
+
+def _not_measured(found: OpenLoop | Saturation | NotMeasured) -> str:
+    return f"not measured: {found.reason}" if isinstance(found, NotMeasured) else ""
 
 
 def _row(candidate: DecidedCandidate, given: float | None) -> tuple[str, ...]:
@@ -76,19 +95,25 @@ def _row(candidate: DecidedCandidate, given: float | None) -> tuple[str, ...]:
     cells = ("", "", "", "") if runtime is None else _runtime_cells(runtime, given)
     wire = ("", "")
     if server is not None:
-        wire = (_ms(server.open_loop.p99), f"{server.saturation.rows_per_second:,.0f}")
+        loop, full = server.on_schedule, server.saturated
+        wire = (
+            _NOT_MEASURED if loop is None else _ms(loop.p99),
+            _NOT_MEASURED
+            if full is None
+            else f"{'≥ ' if full.rows_per_second is None else ''}{rate_text(full.at_least)}",
+        )
     name = click.style(candidate.candidate, bold=fate == "won")
     return name, candidate.backend, click.style(fate, fg=_COLOURS.get(fate, "yellow")), *cells, *wire
 
 
 def _runtime_cells(runtime: RuntimeMeasurement, given: float | None) -> tuple[str, str, str, str]:
     p50 = runtime.batches[0].p50
-    speed_up = f"{given / p50:.1f}x" if given and p50 else ""
+    speed_up = f"{times_text(given / p50) if given < p50 else f'{given / p50:.1f}'}x" if given and p50 else ""
     return _ms(p50), speed_up, _ms(runtime.load_seconds), _mib(runtime.peak_rss)
 
 
 def _legend(decision: Decision) -> str:
-    rate = "" if decision.rate is None else f" p99 is over the wire at {decision.rate:.4g} requests/s;"
+    rate = "" if decision.rate is None else f" p99 is over the wire at {rate_text(decision.rate)} requests/s;"
     return click.style(
         f"run p50 is the time of one call with the smallest batch, without a server; speed-up is relative to the baseline;"
         f"{rate} rows/s is at saturation.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.artifacts.measurement import Objective
+from orchestrator.artifacts.measurement import Objective, times_text
 from orchestrator.artifacts.runtime_report import CandidateRuntimeResult, PairedTimes, RuntimeMeasurement
 from orchestrator.artifacts.server_report import ServerFate
 from orchestrator.measure.statistics import FEWEST_ROUNDS
@@ -50,11 +50,11 @@ def not_faster(candidate: CandidateRuntimeResult, objective: Objective) -> str:
     if comparison is None or comparison.faster or comparison.high is None:
         return ""
     what = "latency" if objective == "latency" else "time per row"
-    comparison_text = f"its {what} is {comparison.ratio:.2f} times the baseline's"
+    comparison_text = f"its {what} is {times_text(comparison.ratio)} times the baseline's"
     if comparison.slower:
         return comparison_text
     return (
-        f"not measurably faster: {comparison_text}, between {comparison.low:.2f} and {comparison.high:.2f} "
+        f"not measurably faster: {comparison_text}, between {times_text(comparison.low)} and {times_text(comparison.high)} "
         f"over {comparison.rounds} rounds"
     )
 
@@ -97,7 +97,7 @@ def finalists(candidates: Sequence[CandidateRuntimeResult], objective: Objective
                 chosen.append(other.candidate)
             else:
                 passed_over[other.candidate] = (
-                    f"it takes {times:.2f} times as long as {best.candidate} on the same backend"
+                    f"it takes {times_text(times)} times as long as {best.candidate} on the same backend"
                 )
     return chosen, passed_over
 

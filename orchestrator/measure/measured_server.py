@@ -26,7 +26,7 @@ from orchestrator.process.environment import ENGINE_NAMES
 from orchestrator.process.memory import MemoryWatch, format_bytes, process_tree, tree_cpu_seconds
 from orchestrator.steps.context import Ending
 
-__all__ = ["MeasuredServer"]
+__all__ = ["FirstAnswer", "MeasuredServer"]
 
 _POLL = 0.02
 _REQUEST_TIMEOUT = 60.0
@@ -41,6 +41,14 @@ class _Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAnswer:
+    """How long the first request took, and how large its answer's body was."""
+
+    seconds: float
+    size: int
 
 
 class MeasuredServer:
@@ -91,9 +99,9 @@ class MeasuredServer:
         self._serving = serving
 
     @property
-    def url(self) -> str:
-        """The URL for inference requests."""
-        return f"http://127.0.0.1:{self.port}{self._backend.infer_path(self._name)}"
+    def path(self) -> str:
+        """The path of inference requests."""
+        return self._backend.infer_path(self._name)
 
     @property
     def peak(self) -> int:
@@ -125,8 +133,8 @@ class MeasuredServer:
                 raise MeasureError(Ending.TIMEOUT, late)
             time.sleep(_POLL)
 
-    def first_request(self, body: bytes, headers: Mapping[str, str]) -> float:
-        """Send one request and check that its answer has every output; returns the seconds it took.
+    def first_request(self, body: bytes, headers: Mapping[str, str]) -> FirstAnswer:
+        """Send one request and check that its answer has every output.
 
         Args:
             body: of the request.
@@ -137,7 +145,7 @@ class MeasuredServer:
         """
         begun = time.perf_counter()
         try:
-            answer = self._ask("POST", self._backend.infer_path(self._name), body, headers)
+            answer = self._ask("POST", self.path, body, headers)
         except (OSError, http.client.HTTPException) as error:
             self.check()
             raise _wrong_answer("its server did not answer the first request", str(error)) from error
@@ -152,7 +160,7 @@ class MeasuredServer:
         outputs = {tensor.name for tensor in self._signature.outputs}
         if found != outputs:
             raise _wrong_answer(f"its server answered with outputs {sorted(found)} instead of {sorted(outputs)}", "")
-        return seconds
+        return FirstAnswer(seconds, len(answer.body))
 
     def check(self) -> None:
         """Check that it is still running.

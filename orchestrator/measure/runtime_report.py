@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -94,9 +93,8 @@ def _against(measured: Measurement, baseline: Measurement) -> AgainstBaseline | 
 def _paired_times(found: Comparison | None, rows: int, baseline_rows: int) -> PairedTimes | None:
     if found is None:
         return None
-    high = found.high if math.isfinite(found.high) else None
     return PairedTimes(
-        rows=rows, baseline_rows=baseline_rows, ratio=found.ratio, low=found.low, high=high, rounds=found.rounds
+        rows=rows, baseline_rows=baseline_rows, ratio=found.ratio, low=found.low, high=found.high, rounds=found.rounds
     )
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.candidate import candidate_identity
@@ -28,9 +27,18 @@ from orchestrator.machine.cpus import cpu_share, other_cpus
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.measure.failure import MeasureError
 from orchestrator.measure.finalists import auto_batch_size, finalists, substitutes
+from orchestrator.measure.generator_limit import generator_limit
+from orchestrator.measure.load_connections import http_request
 from orchestrator.measure.measured_server import MeasuredServer
 from orchestrator.measure.server_report import ServerResult, StartedServer, raw_arrays, server_result
-from orchestrator.measure.server_rounds import LoadedServer, LoadSettings, generator_failed, load_in_rounds, warm_up
+from orchestrator.measure.server_rounds import (
+    LoadedServer,
+    LoadSettings,
+    generator_failed,
+    load_in_rounds,
+    probe,
+    warm_up,
+)
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.steps.context import StepContext
 from orchestrator.steps.parameters import CandidateParameters, ServerBenchmarkParameters
@@ -47,7 +55,6 @@ _DRAIN_SECONDS = 0
 """Once measured, a server has no other clients that it would have to wait for."""
 
 _CONNECTIONS_AT_MOST = 256
-_REQUEST_TIMEOUT = 10.0
 
 
 def benchmark(context: StepContext) -> dict[str, Any]:
@@ -72,7 +79,7 @@ def benchmark(context: StepContext) -> dict[str, Any]:
                 load = running.load if rate is None else replace(running.load, rate=rate)
                 rate = load_in_rounds([server for server, _ in started.values()], load, context.progress)
             for name, (server, start) in started.items():
-                results[name] = server_result(server, start, running.load, rate or 0.0, wanted)
+                results[name] = server_result(server, start, running.load, rate, wanted)
                 loaded[name] = server
             # Servers that failed in the rounds are replaced too, while there is time.
             chosen = running.substitutes(results, {}) if time.monotonic() < running.load.deadline else []
@@ -137,15 +144,17 @@ class _Benchmark:
         )
 
     def start_all(self, names: Sequence[str], results: dict[str, ServerResult]) -> dict[str, _Started]:
-        """Start one server after the other; returns those that run, and adds the fates of the others to `results`."""
+        """Start and warm up one server after the other; returns those that run, adds the fates of the others to `results`."""
         started: dict[str, _Started] = {}
         for number, name in enumerate(names):
             self._context.progress(f"starting the server of {name}", 0.4 * number / len(names))
-            found = self.start(name)
+            found = self.start(name, len(names))
             if isinstance(found, ServerResult):
                 results[name] = found
             else:
                 started[name] = found
+        for loaded, _ in started.values():
+            warm_up(loaded, self.load, len(started))
         return started
 
     def substitutes(self, results: Mapping[str, ServerResult], started: Mapping[str, _Started]) -> list[str]:
@@ -154,8 +163,13 @@ class _Benchmark:
         tried |= {name: server.fate for name, (server, _) in started.items()}
         return substitutes(self.measured, self.parameters.objective, tried)
 
-    def start(self, name: str) -> _Started | ServerResult:
-        """The warmed-up server and how it started; or its fate."""
+    def start(self, name: str, servers: int) -> _Started | ServerResult:
+        """A server that answers and how it started; or its fate.
+
+        Args:
+            name: of the candidate.
+            servers: how many will share the time that is left.
+        """
         candidate = self._candidates[name]
         settings = self._settings(candidate)
         chosen = ServerSettings(max_batch_size=settings.max_batch_size, max_delay=settings.max_delay)
@@ -185,31 +199,39 @@ class _Benchmark:
                 folder=folder,
             )
             self._stack.enter_context(server)
-            bodies, headers = self._requests(served_by, folder)
-            started = StartedServer(
-                settings=chosen,
-                program=None if program is None else MeasuredProgram(**program.as_json()),
-                ready_seconds=server.wait_ready(_READY_TIMEOUT),
-                first_request_seconds=server.first_request(bodies[0].read_bytes(), headers),
-            )
+            requests = self._requests(served_by)
+            ready_seconds = server.wait_ready(_READY_TIMEOUT)
+            answer = server.first_request(*requests[0])
         except MeasureError as error:
             return ServerResult.failed(error, chosen)
+        started = StartedServer(
+            settings=chosen,
+            program=None if program is None else MeasuredProgram(**program.as_json()),
+            ready_seconds=ready_seconds,
+            first_request_seconds=answer.seconds,
+        )
         generator = MeasuredProcess("orchestrator.measure.load", self._generator, memory=None, folder=folder / "load")
         self._stack.enter_context(generator)
-        command = {
-            "do": "open",
-            "url": server.url,
-            "headers": headers,
-            "bodies": [str(body) for body in bodies],
-            "limit": _CONNECTIONS_AT_MOST,
-            "timeout": _REQUEST_TIMEOUT,
-        }
+        loaded = LoadedServer(name, server, generator)
+        files = []
+        for number, (body, headers) in enumerate(requests):
+            files.append(folder / f"request-{number}")
+            files[-1].write_bytes(http_request(server.path, headers, body))
         try:
-            generator.ask(command, _READY_TIMEOUT)
+            generator.ask(
+                {"do": "open", "requests": list(map(str, files)), "limit": _CONNECTIONS_AT_MOST}, _READY_TIMEOUT
+            )
+            probe(loaded, self.load, servers)
+            if loaded.fate == "measured":
+                loaded.generator = generator_limit(
+                    generator,
+                    self.share,
+                    folder / "canned",
+                    connections=loaded.connections,
+                    answer_bytes=answer.size,
+                )
         except MeasureError as error:
             return ServerResult.failed(generator_failed(error), chosen)
-        loaded = LoadedServer(name, server, generator)
-        warm_up(loaded, self.load.connections)
         return loaded, started
 
     def _settings(self, candidate: CandidateParameters) -> ServingSettings:
@@ -243,24 +265,17 @@ class _Benchmark:
             options=candidate.options,
         )
 
-    def _requests(self, served_by: ServingBackend, folder: Path) -> tuple[list[Path], dict[str, str]]:
-        """Requests with one sample each, and the headers that they share."""
+    def _requests(self, served_by: ServingBackend) -> list[tuple[bytes, Mapping[str, str]]]:
+        """The body and the headers of requests with one sample each."""
         import numpy as np  # noqa: PLC0415 - as in runtime_report
 
         with np.load(self._context.inputs["import"] / SAMPLES_FILE, allow_pickle=False) as samples:
             inputs = {tensor.name: samples[tensor.name] for tensor in self.signature.inputs}
-        rows = min(_BODIES, len(next(iter(inputs.values()))))
-        bodies: list[Path] = []
-        shared: dict[str, str] = {}
-        for number in range(rows):
+        requests = []
+        for number in range(min(_BODIES, len(next(iter(inputs.values()))))):
             if self.signature.batch is None:
                 row = {name: array[number] for name, array in inputs.items()}
             else:
                 row = {name: array[number : number + 1] for name, array in inputs.items()}
-            body, headers = served_by.encode(row)
-            shared = shared or dict(headers)
-            if dict(headers) == shared:  # all requests are sent with the same headers
-                path = folder / f"request-{number}"
-                path.write_bytes(body)
-                bodies.append(path)
-        return bodies, shared
+            requests.append(served_by.encode(row))
+        return requests

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.artifacts.measurement import NotMeasured
 from orchestrator.artifacts.server_report import (
     GeneratorDelay,
     MeasuredLevel,
@@ -22,6 +23,7 @@ from orchestrator.artifacts.server_report import (
 )
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.measure.failure import MeasureError
+from orchestrator.measure.generator_limit import may_limit
 from orchestrator.measure.server_rounds import (
     LoadedServer,
     LoadSettings,
@@ -31,16 +33,15 @@ from orchestrator.measure.server_rounds import (
     p99_test,
     warm_windows_settled,
 )
-from orchestrator.measure.statistics import percentile_interval, summarize
+from orchestrator.measure.statistics import TAIL, percentile_interval, summarize
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["ServerResult", "StartedServer", "raw_arrays", "server_result"]
 
-REFUSED_SECONDS = 10.0
-"""The latency in percentiles of a request that the server refused as too busy: as long as the generator waits for an
-answer. In the service level it always counts as over the limit."""
+_FEWEST_ANSWERS = 3
+"""Fewer answers say nothing about a throughput."""
 
 _SUSTAINED = 0.95
 """A rate is sustained if this fraction of it is answered; it is below 1 because the last answers come after the last
@@ -74,7 +75,7 @@ class ServerResult:
 
 
 def server_result(
-    loaded: LoadedServer, started: StartedServer, load: LoadSettings, rate: float, throughput: float | None
+    loaded: LoadedServer, started: StartedServer, load: LoadSettings, rate: float | None, throughput: float | None
 ) -> ServerResult:
     """The result of one server.
 
@@ -82,15 +83,15 @@ def server_result(
         loaded: the server after the load; it may have failed.
         started: how it started.
         load: the settings of the load.
-        rate: of the open loop, requests per second.
+        rate: of the open loop, requests per second; None if no server was loaded.
         throughput: of the SLO, requests per second.
     """
     if loaded.failure is not None:
         return ServerResult.failed(loaded.failure, started.settings)
-    if not loaded.scheduled or not any(segment.latencies for segment in loaded.saturated):
+    if rate is None or not any(segment.latencies for segment in loaded.saturated):
         return ServerResult.failed(no_answer(), started.settings)
     late = load.p99_limit is not None and generator_late(loaded, load.p99_limit)
-    saturation = _saturation(loaded.saturated, load.connections)
+    saturation = _saturation(loaded)
     measured = ServerMeasurement(
         settings=started.settings,
         program=started.program,
@@ -100,24 +101,26 @@ def server_result(
         warm_up=ServerWarmUp(
             settled=warm_windows_settled(loaded.warm_windows),
             windows=len(loaded.warm_windows),
-            requests_per_second=loaded.capacity,
+            requests_per_second=loaded.settled_rate,
         ),
+        generator=loaded.generator,
         refused=dict(loaded.refused),
         open_loop=_open_loop(loaded, rate),
         saturation=saturation,
         slo=MeasuredLevel(
             p99=None if load.p99_limit is None else _p99(loaded, load.p99_limit, late=late),
-            throughput=None
-            if throughput is None
-            else _throughput(throughput, loaded, saturation.rows_per_second, late=late),
+            throughput=None if throughput is None else _throughput(throughput, loaded, saturation, late=late),
         ),
     )
     return ServerResult("measured", "", started.settings, measured)
 
 
-def _open_loop(loaded: LoadedServer, rate: float) -> OpenLoop:
+def _open_loop(loaded: LoadedServer, rate: float) -> OpenLoop | NotMeasured:
     known = loaded.latencies
-    worst = max(REFUSED_SECONDS, *(latency for latency in known if math.isfinite(latency)), 0.0)
+    if not known:
+        return NotMeasured(reason=f"no request was sent at {rate:.3g}/s within the time; raise `optimize.time_budget`")
+    # A refused request counts as long as one may wait for an answer.
+    worst = max(loaded.timeout, *(latency for latency in known if math.isfinite(latency)), 0.0)
     latencies = [min(latency, worst) for latency in known]
     delays = summarize(loaded.delays)
     return OpenLoop(
@@ -125,24 +128,34 @@ def _open_loop(loaded: LoadedServer, rate: float) -> OpenLoop:
         rate=rate,
         segments=len(loaded.scheduled),
         p99_interval=percentile_interval(latencies, 0.99),
+        slowest=tuple(sorted(latencies, reverse=True)[:TAIL]),
         generator_delay=GeneratorDelay(p50=delays.p50, p99=delays.p99),
     )
 
 
-def _saturation(segments: list[Segment], connections: int) -> Saturation:
-    answered = sum(segment.answered for segment in segments)
-    finished = sum(len(segment.latencies) for segment in segments)
-    seconds = sum(segment.seconds for segment in segments)
+def _saturation(loaded: LoadedServer) -> Saturation | NotMeasured:
+    answered = sum(segment.answered for segment in loaded.saturated)
+    seconds = sum(segment.seconds for segment in loaded.saturated)
+    finished = sum(len(segment.latencies) for segment in loaded.saturated)
+    if answered < _FEWEST_ANSWERS:
+        return NotMeasured(
+            reason=f"only {finished} answers came in the time, too few for a throughput; raise `optimize.time_budget`"
+        )
+    counted = [segment for segment in loaded.saturated if segment.answered]
+    rate = answered / seconds
+    cpu_seconds = sum(segment.cpu_seconds for segment in loaded.saturated)
     return Saturation(
-        **asdict(summarize([latency for segment in segments for latency in segment.latencies])),
-        connections=connections,
+        **asdict(summarize([latency for segment in loaded.saturated for latency in segment.latencies])),
+        connections=loaded.connections,
         seconds=seconds,
         answered=answered,
-        rows_per_second=answered / seconds,
+        at_least=rate,
+        rows_per_second=None if may_limit(loaded.generator, rate) else rate,
         # CPU time includes requests in flight at the end, so it is divided by all finished requests.
-        cpu_seconds_per_request=sum(segment.cpu_seconds for segment in segments) / max(1, finished),
-        by_segment=tuple(segment.answered / segment.seconds for segment in segments),
-        cpu_by_segment=tuple(segment.cpu_seconds / max(1, len(segment.latencies)) for segment in segments),
+        cpu_seconds_per_request=cpu_seconds / finished if cpu_seconds else None,
+        generator_cpu_seconds_per_request=sum(s.generator_cpu_seconds for s in loaded.saturated) / finished,
+        by_segment=tuple(segment.answered / segment.seconds for segment in counted),
+        cpu_by_segment=tuple(segment.cpu_seconds / len(segment.latencies) for segment in counted),
     )
 
 
@@ -162,11 +175,21 @@ def _p99(loaded: LoadedServer, limit: float, *, late: bool) -> P99Level:
     )
 
 
-def _throughput(wanted: float, loaded: LoadedServer, saturated: float, *, late: bool) -> ThroughputLevel:
+def _throughput(
+    wanted: float, loaded: LoadedServer, saturation: Saturation | NotMeasured, *, late: bool
+) -> ThroughputLevel:
     """Whether the wanted rate is sustained, by the answers in the open loop or by saturation."""
+    saturated = saturation.at_least if isinstance(saturation, Saturation) else 0.0
+    limited = isinstance(saturation, Saturation) and saturation.rows_per_second is None
     sustained = _answer_rate(loaded.scheduled)
     met = saturated >= wanted or sustained >= _SUSTAINED * wanted
-    return ThroughputLevel(wanted=wanted, reached=max(saturated, sustained), met=met, generator_late=late and not met)
+    return ThroughputLevel(
+        wanted=wanted,
+        reached=max(saturated, sustained),
+        met=met,
+        generator_late=late and not met,
+        generator_limited=limited and not met,
+    )
 
 
 def _answer_rate(segments: list[Segment]) -> float:

@@ -7,10 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
-from orchestrator.artifacts.server_report import ServerFate
+from orchestrator.artifacts.server_report import GeneratorLimit, ServerFate
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.measure.failure import MeasureError
 from orchestrator.measure.measured_server import MeasuredServer
@@ -27,6 +27,7 @@ __all__ = [
     "load_in_rounds",
     "no_answer",
     "p99_test",
+    "probe",
     "warm_up",
     "warm_windows_settled",
 ]
@@ -37,8 +38,25 @@ _EARLY_CONFIDENCE = 0.9999
 (Haybittle and Peto's boundary for sequential tests)."""
 
 _WARM_SECONDS, _WARM_WINDOWS = 0.3, 8
+_WARM_SHARE = 0.1
+"""The part of a server's time for which it may warm up."""
+
+_PROBE_SECONDS, _PROBE_ANSWERS = 0.05, 2
+_CYCLE_SHARE = 1 / 60
+"""The part of a server's time in which all connections of a closed loop together should get one answer each, one after the
+other: a slow model is loaded with fewer connections. Two are always kept busy, so that the server never waits for one."""
+
+_CYCLES = 2
+"""A closed loop lasts until each connection can have had this many answers."""
+
+_SATURATED_SHARE = 0.35
+"""The part of the time of a round that the closed loop may take."""
+
+_TIMEOUT, _TIMEOUT_CALLS = 10.0, 10
+"""A request may wait for its answer for this many seconds, and for this many times a single call's."""
+
+_PROBE_TIMEOUT = 60.0
 _ANSWERS = 120.0
-_FEWEST = 20
 
 _SHORTEST, _MOST = 2.0, 20_000
 """An open-loop segment lasts at least this many seconds, because a growing queue takes time to show; and it has at most
@@ -55,12 +73,13 @@ class LoadSettings:
     Attributes:
         rate: requests per second of the open loop; None: half of what the slowest server reaches, at most `default_rate`.
         p99_limit: of the SLO, seconds; None: no verdict.
-        deadline: when everything must be done, as `time.monotonic`.
+        deadline: when everything must be done, by `clock`.
         samples: requests of the open loop for each server; enough to prove a 99th percentile.
         samples_without_limit: the same if there is no limit.
         rounds: the number of segments that the samples are divided into.
-        connections: of the closed loop.
-        saturated_seconds: of the closed loop, for all rounds together.
+        connections: of the closed loop, at most.
+        saturated_seconds: of the closed loop, for all rounds together, at least.
+        clock: the time, seconds.
     """
 
     rate: float | None
@@ -72,6 +91,11 @@ class LoadSettings:
     rounds: int = 4
     connections: int = 32
     saturated_seconds: float = 2.0
+    clock: Callable[[], float] = time.monotonic
+
+    def left(self) -> float:
+        """Seconds until the deadline, at least 0."""
+        return max(0.0, self.deadline - self.clock())
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +109,35 @@ class Segment:
     errors: dict[str, int]
     seconds: float
     answered: int
+    generator_cpu_seconds: float
     cpu_seconds: float
 
 
 @dataclass(slots=True)
 class LoadedServer:
-    """A running server and its measurements; filled while measuring."""
+    """A running server and its measurements; filled while measuring.
+
+    Attributes:
+        candidate: whose server it is.
+        server: the server.
+        load: its load generator.
+        generator: what the generator reaches by itself.
+        call: the median of single calls, seconds.
+        connections: of the closed loop.
+        timeout: seconds until a request counts as refused.
+        capacity: requests per second under saturation; never 0.
+        settled_rate: of the last window of the warm-up; None if it had too few answers.
+    """
 
     candidate: str
     server: MeasuredServer
     load: MeasuredProcess
-    capacity: float = 0.0
+    generator: GeneratorLimit | None = None
+    call: float = 0.0
+    connections: int = 1
+    timeout: float = _PROBE_TIMEOUT
+    capacity: float = 1.0
+    settled_rate: float | None = None
     warm_windows: list[float] = field(default_factory=list)
     scheduled: list[Segment] = field(default_factory=list)
     saturated: list[Segment] = field(default_factory=list)
@@ -137,18 +179,51 @@ class LoadedServer:
         return answered + [math.inf] * self.refused.total()
 
 
-def warm_up(loaded: LoadedServer, connections: int) -> None:
-    """Saturate the server until its mean latency settles; sets `capacity` to the throughput of the last window."""
+def probe(loaded: LoadedServer, settings: LoadSettings, servers: int) -> None:
+    """Time single calls, and decide by them how the server is loaded: the time-out and the connections of the closed loop.
+
+    Args:
+        loaded: just started.
+        settings: of the load.
+        servers: how many share the time that is left.
+    """
+    time_for_one = settings.left() / servers
+    segment = _saturate(loaded, 1, _PROBE_SECONDS, _PROBE_ANSWERS, at_most=_ANSWERS)
+    if segment is None or _failed(loaded, segment):
+        return
+    if not segment.latencies:
+        loaded.failure = no_answer(segment)
+        return
+    loaded.call = median(segment.latencies)
+    loaded.timeout = max(_TIMEOUT, _TIMEOUT_CALLS * loaded.call)
+    at_once = int(time_for_one * _CYCLE_SHARE / loaded.call) if loaded.call else settings.connections
+    loaded.connections = min(settings.connections, max(2, at_once))
+    loaded.capacity = 1 / loaded.call  # until more is known: it answers one request after the other
+
+
+def warm_up(loaded: LoadedServer, settings: LoadSettings, servers: int) -> None:
+    """Saturate the server until its mean latency settles; sets `capacity` to the throughput of the last window.
+
+    Args:
+        loaded: after `probe`.
+        settings: of the load.
+        servers: how many share the time that is left.
+    """
+    if loaded.failure is not None:
+        return
+    ends = settings.clock() + settings.left() / servers * _WARM_SHARE
     for _ in range(_WARM_WINDOWS):
-        segment = _load(loaded, {"do": "saturate", "connections": connections, "seconds": _WARM_SECONDS})
+        answers = _CYCLES * loaded.connections
+        at_most = max(_WARM_SECONDS, ends - settings.clock())
+        segment = _saturate(loaded, loaded.connections, _WARM_SECONDS, answers, at_most=at_most)
         if segment is None or _failed(loaded, segment):
             return
-        if not segment.latencies:
-            continue
-        loaded.warm_windows.append(fmean(segment.latencies))
-        loaded.capacity = segment.answered / segment.seconds
-        if warm_windows_settled(loaded.warm_windows):
-            return
+        if segment.latencies:
+            loaded.warm_windows.append(fmean(segment.latencies))
+        if segment.answered:
+            loaded.capacity = loaded.settled_rate = segment.answered / segment.seconds
+        if warm_windows_settled(loaded.warm_windows) or settings.clock() > ends:
+            break
     if not loaded.warm_windows:
         loaded.failure = no_answer()
 
@@ -170,31 +245,33 @@ def load_in_rounds(servers: Sequence[LoadedServer], settings: LoadSettings, prog
         The rate of the open loop, requests per second.
     """
     alive = [loaded for loaded in servers if loaded.fate == "measured"]
-    rate = settings.rate or min(settings.default_rate, max(1.0, min((c.capacity for c in alive), default=2.0) / 2))
-    wanted = settings.samples if settings.p99_limit is not None else settings.samples_without_limit
-    for number in range(settings.rounds):
+    rate = settings.rate or min([settings.default_rate, *(loaded.capacity / 2 for loaded in alive)])
+    rounds = _rounds(settings, alive)
+    for number in range(rounds):
         alive = [loaded for loaded in alive if loaded.fate == "measured" and loaded.level != "missed"]
         # A server that meets the limit is measured on while another is undecided: the two will be compared, so both are
         # measured for the same time.
         if all(loaded.level == "met" for loaded in alive):
             break
-        requests = _requests(wanted, rate, settings, rounds_left=settings.rounds - number, alive=alive)
+        time_for_one = settings.left() / ((rounds - number) * len(alive))
+        requests = _requests(rate, settings, rounds, time_for_one, alive)
         for loaded in alive[number % len(alive) :] + alive[: number % len(alive)]:
             progress(
-                f"round {number + 1} of {settings.rounds}, {rate:.0f} requests per second: {loaded.candidate}",
-                0.4 + 0.6 * number / settings.rounds,
+                f"round {number + 1} of {rounds}, {rate:.3g} requests per second: {loaded.candidate}",
+                0.4 + 0.6 * number / rounds,
             )
             # The same schedule for all servers in a round, another one in the next.
             command = {"do": "schedule", "rate": rate, "requests": requests, "seed": number}
-            segment = _load(loaded, command)
+            segment = _load(loaded, command, requests / rate)
             if segment is None:
                 continue
             loaded.scheduled.append(segment)
             if _failed(loaded, segment):
                 continue
-            seconds = settings.saturated_seconds / settings.rounds
-            closed = {"do": "saturate", "connections": settings.connections, "seconds": seconds}
-            if (segment := _load(loaded, closed)) is None:
+            seconds = settings.saturated_seconds / rounds
+            at_most = max(seconds, _SATURATED_SHARE * time_for_one)
+            answers = _CYCLES * loaded.connections
+            if (segment := _saturate(loaded, loaded.connections, seconds, answers, at_most=at_most)) is None:
                 continue
             loaded.saturated.append(segment)
             if not _failed(loaded, segment) and settings.p99_limit is not None:
@@ -221,23 +298,51 @@ def generator_late(loaded: LoadedServer, limit: float) -> bool:
     return quantile_test(loaded.sent, limit, confidence=_CONFIDENCE).status != "missed"
 
 
+def _rounds(settings: LoadSettings, alive: Sequence[LoadedServer]) -> int:
+    """As many as wanted, but fewer where the time of a round would be too short for the closed loop of a slow model."""
+    if not alive:
+        return 0
+    closed = _SATURATED_SHARE * settings.left() / len(alive)
+    return max(1, min(settings.rounds, *(int(closed / _saturated_seconds(loaded)) for loaded in alive)))
+
+
 def _requests(
-    wanted: int, rate: float, settings: LoadSettings, *, rounds_left: int, alive: Sequence[LoadedServer]
+    rate: float, settings: LoadSettings, rounds: int, time_for_one: float, alive: Sequence[LoadedServer]
 ) -> int:
     """Requests of one segment: its share of the wanted samples for long enough, or as many as the remaining time allows."""
-    left = max(0.0, settings.deadline - time.monotonic()) / (rounds_left * len(alive))
-    seconds = left - settings.saturated_seconds / settings.rounds
+    wanted = settings.samples if settings.p99_limit is not None else settings.samples_without_limit
+    saturated = max(settings.saturated_seconds / rounds, *(_saturated_seconds(loaded) for loaded in alive))
+    seconds = time_for_one - min(saturated, _SATURATED_SHARE * time_for_one)
     # Above its capacity, a server takes longer than the schedule.
     answered = min(rate, *(loaded.capacity for loaded in alive))
-    enough = max(-(-wanted // settings.rounds), min(_MOST, math.ceil(_SHORTEST * rate)))
-    return max(_FEWEST, min(enough, int(seconds * answered)))
+    enough = max(-(-wanted // rounds), min(_MOST, math.ceil(_SHORTEST * rate)))
+    return max(1, min(enough, int(seconds * answered)))
 
 
-def _load(loaded: LoadedServer, command: dict[str, Any]) -> Segment | None:
+def _saturated_seconds(loaded: LoadedServer) -> float:
+    """How long a closed loop lasts: until each connection had its answers, and one more before them."""
+    return (_CYCLES + 1) * loaded.connections / loaded.capacity
+
+
+def _saturate(
+    loaded: LoadedServer, connections: int, seconds: float, answers: int, *, at_most: float
+) -> Segment | None:
+    command = {
+        "do": "saturate",
+        "connections": connections,
+        "seconds": seconds,
+        "answers": answers,
+        "at_most": at_most,
+    }
+    return _load(loaded, command, at_most)
+
+
+def _load(loaded: LoadedServer, command: dict[str, Any], seconds: float) -> Segment | None:
     """One segment; None if the server or the generator failed, and then `loaded` has the failure."""
     before = loaded.server.cpu_seconds()
     try:
-        reply = loaded.load.ask(command, _ANSWERS + command.get("requests", 0) / command.get("rate", 1.0))
+        command = {**command, "port": loaded.server.port, "timeout": loaded.timeout}
+        reply = loaded.load.ask(command, seconds + loaded.timeout + _ANSWERS)
     except MeasureError as error:
         loaded.failure = generator_failed(error)
         return None
@@ -261,9 +366,11 @@ def _failed(loaded: LoadedServer, segment: Segment) -> bool:
     return True
 
 
-def no_answer() -> MeasureError:
-    """The failure of a server that answers nothing."""
-    return MeasureError(Ending.EXCEPTION, Diagnostic("E612", "its server answered no request under load"))
+def no_answer(segment: Segment | None = None) -> MeasureError:
+    """The failure of a server that answers nothing; the segment tells what it refused."""
+    refused = {} if segment is None else segment.refused
+    cause = ", ".join(f"it refused {count} with: {reason}" for reason, count in sorted(refused.items()))
+    return MeasureError(Ending.EXCEPTION, Diagnostic("E612", "its server answered no request under load", cause=cause))
 
 
 def generator_failed(error: MeasureError) -> MeasureError:

@@ -86,13 +86,14 @@ def _runtimes(decision: Decision) -> list[_Point]:
 def _servers(decision: Decision) -> list[_Point]:
     return [
         _Point(
-            c.server.saturation.rows_per_second,
-            c.server.open_loop.p99 * 1e3,
-            f"{c.candidate} ({c.backend})",
+            c.server.saturated.at_least,
+            c.server.on_schedule.p99 * 1e3,
+            f"{c.candidate} ({c.backend}{', at least' if c.server.saturated.rows_per_second is None else ''})",
             _kind(c),
         )
         for c in decision.candidates
-        if c.server is not None
+        # What was not measured has no place in a plane; the table says why.
+        if c.server is not None and c.server.saturated is not None and c.server.on_schedule is not None
     ]
 
 

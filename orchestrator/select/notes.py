@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.artifacts.measurement import Objective
-from orchestrator.artifacts.runtime_report import RuntimeReport, RuntimeResult
+from orchestrator.artifacts.measurement import Objective, rate_text, times_text
+from orchestrator.artifacts.runtime_report import PairedTimes, RuntimeReport, RuntimeResult
 from orchestrator.artifacts.server_report import ServerReport
 from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.measure.finalists import against_baseline
+from orchestrator.measure.statistics import FEWEST_ROUNDS
 from orchestrator.select.fates import ConsideredCandidate
 from orchestrator.select.ranking import Choice
 from orchestrator.select.service_level import service_level
@@ -66,7 +67,7 @@ def _benchmark_notes(parameters: SelectParameters, runtime: RuntimeReport, serve
     if runtime.baseline.fate != "measured":
         yield f"the baseline could not be measured, so nothing was compared with it: {runtime.baseline.reason}"
     if server.rate is not None and parameters.slo.throughput is None:
-        yield f"the spec sets no slo.throughput: latency was measured at {server.rate:.4g}/s"
+        yield f"the spec sets no slo.throughput: latency was measured at {rate_text(server.rate)}/s"
     machine = server.measured_on
     if machine.accelerators is not None:
         gpus = ", ".join(machine.accelerators)
@@ -87,7 +88,7 @@ def _original_model_notes(
     if any(c.as_given and c.identity.format == source and c.fate == "lost" for c in candidates):
         return  # the original format competed too, and lost
     comparison = against_baseline(winner.runtime, parameters.objective)
-    cost = "" if comparison is None else f"; it takes {comparison.ratio:.2f} times as long as the original"
+    cost = "" if comparison is None else f"; it takes {times_text(comparison.ratio)} times as long as the original"
     yield f"{winner.name} is the original model, converted because no server takes {source}{cost}"
 
 
@@ -119,16 +120,20 @@ def _variant_notes(variants: Mapping[str, Path], candidates: Sequence[Considered
 def _noise_notes(
     runtime: RuntimeReport, candidates: Sequence[ConsideredCandidate], objective: Objective
 ) -> Iterator[str]:
-    """Measurements that vary too much, or were taken before warm-up had settled."""
-    wide, unsettled = [], []
+    """Measurements that vary too much, were repeated too rarely, or were taken before warm-up had settled."""
+    wide, few, unsettled = [], [], []
     results: list[tuple[str, RuntimeResult]] = [("baseline", runtime.baseline)]
     for found in candidates:
         if found.runtime is not None:
             results.append((found.name, found.runtime))
             comparison = against_baseline(found.runtime, objective)
-            if comparison is not None and (comparison.high is None or comparison.low * _NOISY < comparison.high):
-                high = "inf" if comparison.high is None else f"{comparison.high:.2f}"
-                wide.append(f"{found.name} ({comparison.low:.2f} to {high})")
+            match comparison:
+                case None:
+                    pass
+                case PairedTimes(high=None):
+                    few.append(f"{found.name} ({comparison.rounds})")
+                case PairedTimes(low=low, high=float(high)) if low * _NOISY < high:
+                    wide.append(f"{found.name} ({times_text(low)} to {times_text(high)} times)")
         if found.over_the_wire is not None and not found.over_the_wire.warm_up.settled:
             unsettled.append(f"the server of {found.name}")
     for name, result in results:
@@ -136,8 +141,13 @@ def _noise_notes(
         sizes = [str(batch.rows) for batch in batches if batch.warm_up is not None and not batch.warm_up.settled]
         if sizes:
             unsettled.append(f"{name} at batch {', '.join(sizes)}")
+    what = "latency" if objective == "latency" else "time per row"
     if wide:
-        what = "latency" if objective == "latency" else "time per row"
         yield f"noisy: the ratio of the {what} to the baseline's is uncertain for {', '.join(wide)}"
+    if few:
+        yield (
+            f"measured in too few rounds to compare the {what} with the baseline's, which takes {FEWEST_ROUNDS}: "
+            f"{', '.join(few)}; raise `optimize.time_budget`, or set fewer `benchmark.batch_sizes`"
+        )
     if unsettled:
         yield f"warm-up had not settled for {'; '.join(unsettled)}"

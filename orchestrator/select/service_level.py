@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from orchestrator.artifacts.decision import Distance, LevelStatus
+from orchestrator.artifacts.measurement import NotMeasured, rate_text
 from orchestrator.artifacts.server_report import P99Level, ServerMeasurement, ThroughputLevel
 
 __all__ = ["distance", "distance_text", "milliseconds", "service_level"]
 
 _LATE = "the load generator sent its requests late"
+_LIMITED = "the load generator could not send clearly more"
 
 
 def service_level(server: ServerMeasurement) -> LevelStatus:
@@ -24,14 +26,14 @@ def service_level(server: ServerMeasurement) -> LevelStatus:
 def _throughput_status(level: ThroughputLevel | None) -> LevelStatus:
     if level is None or level.met:
         return "met"
-    return "inconclusive" if level.generator_late else "missed"
+    return "inconclusive" if level.generator_late or level.generator_limited else "missed"
 
 
 def distance(server: ServerMeasurement) -> Distance:
     """The distance of a server from the service level."""
-    p99, throughput = server.slo.p99, server.slo.throughput
+    p99, throughput, loop = server.slo.p99, server.slo.throughput, server.on_schedule
     return Distance(
-        p99_seconds=None if p99 is None else server.open_loop.p99 - p99.limit,
+        p99_seconds=None if p99 is None or loop is None else loop.p99 - p99.limit,
         throughput=None if throughput is None else throughput.wanted - throughput.reached,
     )
 
@@ -43,16 +45,19 @@ def distance_text(server: ServerMeasurement) -> str:
         parts.append(_p99_text(server, server.slo.p99))
     throughput = server.slo.throughput
     if throughput is not None and not throughput.met:
-        late = f", not proven: {_LATE}" if throughput.generator_late else ""
-        parts.append(f"{throughput.reached:.4g}/s of {throughput.wanted:.4g}/s{late}")
+        why = _LATE if throughput.generator_late else _LIMITED if throughput.generator_limited else ""
+        unproven = f", not proven: {why}" if why else ""
+        parts.append(f"{rate_text(throughput.reached)}/s of {rate_text(throughput.wanted)}/s{unproven}")
     return "; ".join(parts)
 
 
 def _p99_text(server: ServerMeasurement, level: P99Level) -> str:
+    if isinstance(server.open_loop, NotMeasured):
+        return f"p99 not measured: {server.open_loop.reason}"
     reached, limit = server.open_loop.p99, level.limit
     side = "over" if reached > limit else "below"
     text = (
-        f"p99 {milliseconds(reached)} at {server.open_loop.rate:.4g}/s, "
+        f"p99 {milliseconds(reached)} at {rate_text(server.open_loop.rate)}/s, "
         f"{milliseconds(abs(reached - limit))} {side} the limit of {milliseconds(limit)}"
     )
     if server.refused:

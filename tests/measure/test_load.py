@@ -14,7 +14,9 @@ import pytest
 
 from orchestrator.machine.cpus import cpu_share
 from orchestrator.measure.failure import MeasureError
-from orchestrator.measure.load import arrivals
+from orchestrator.measure.generator_limit import generator_limit, may_limit
+from orchestrator.measure.load_connections import http_request
+from orchestrator.measure.load_loops import arrivals, steady
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.statistics import percentile, quantile_test
 
@@ -36,6 +38,8 @@ def load_on(tmp_path: Path) -> Iterator[Start]:
             fail_from: int = 0,
             status: int = 503,
             timeout: float = 5.0,
+            limit: int = 256,
+            body: bytes = b"{}",
         ) -> Ask:
             command = [sys.executable, str(Path(__file__).with_name("slow_server.py"))]
             command += [str(value) for value in (answer_s, stall_at, stall_s, fail_from, status)]
@@ -46,12 +50,10 @@ def load_on(tmp_path: Path) -> Iterator[Start]:
             process = stack.enter_context(
                 MeasuredProcess("orchestrator.measure.load", cpu_share(2), memory=None, folder=tmp_path / "load")
             )
-            body = tmp_path / "body"
-            body.write_bytes(b"{}")
-            url = f"http://127.0.0.1:{port}/infer"
-            opened = {"do": "open", "url": url, "headers": {}, "bodies": [str(body)], "limit": 256, "timeout": timeout}
-            process.ask(opened, 60)
-            return lambda asked: process.ask(asked, 60)
+            request = tmp_path / "request"
+            request.write_bytes(http_request("/infer", {"Content-Type": "application/json"}, body))
+            process.ask({"do": "open", "requests": [str(request)], "limit": limit}, 60)
+            return lambda asked: process.ask({"port": int(port), "timeout": timeout, **asked}, 60)
 
         yield start
 
@@ -75,10 +77,66 @@ def test_latency_counts_from_the_schedule_and_the_generator_is_in_time(load_on: 
     assert min(reply["delays"]) >= 0
 
 
-def test_saturation_counts_what_is_answered_in_time(load_on: Start) -> None:
-    reply = load_on(answer_s=0.05)({"do": "saturate", "connections": 4, "seconds": 1.0})
-    assert 30 < reply["answered"] <= 80  # 4 connections, 20 answers a second each at most
+def saturation(connections: int, seconds: float = 1.0, answers: int = 0, at_most: float = 30.0) -> dict[str, Any]:
+    return {"do": "saturate", "connections": connections, "seconds": seconds, "answers": answers, "at_most": at_most}
+
+
+def test_saturation_counts_answers_and_their_time(load_on: Start) -> None:
+    reply = load_on(answer_s=0.05)(saturation(4))
+    assert 30 < reply["answered"] / reply["seconds"] <= 80.5  # 4 connections, 20 answers a second each at most
     assert len(reply["latencies"]) >= reply["answered"]
+    assert reply["generator_cpu_seconds"] > 0
+
+
+def test_a_closed_loop_lasts_until_enough_answers_have_come(load_on: Start) -> None:
+    reply = load_on(answer_s=0.3)(saturation(2, seconds=0.1, answers=4))
+    assert reply["answered"] >= 4
+    assert 4 < reply["answered"] / reply["seconds"] < 7
+
+
+def test_a_closed_loop_ends_in_time_though_too_few_have_come(load_on: Start) -> None:
+    reply = load_on(answer_s=1.0)(saturation(2, seconds=0.1, answers=100, at_most=0.5))
+    assert (reply["answered"], len(reply["latencies"])) == (0, 2)
+
+
+def test_a_server_that_ends_each_connection_is_connected_to_again(load_on: Start) -> None:
+    ask = load_on(fail_from=0, status=200, body=b"close")
+    reply = ask(saturation(4, seconds=0.3))
+    assert (reply["errors"], reply["refused"]) == ({}, {})
+    assert reply["answered"] > 20
+    reply = ask({"do": "schedule", "rate": 200.0, "requests": 60, "seed": 1})
+    assert (len(reply["latencies"]), reply["errors"]) == (60, {})
+
+
+def test_large_requests_are_sent_whole(load_on: Start) -> None:
+    ask = load_on(body=b"x" * 5_000_000)
+    reply = ask({"do": "schedule", "rate": 20.0, "requests": 10, "seed": 1})
+    assert (len(reply["latencies"]), reply["errors"], reply["refused"]) == (10, {}, {})
+    assert ask(saturation(2, seconds=0.2))["errors"] == {}
+
+
+def test_a_request_waits_for_a_connection_and_that_is_latency(load_on: Start) -> None:
+    reply = load_on(answer_s=0.05, limit=1)({"do": "schedule", "rate": 1000.0, "requests": 10, "seed": 1})
+    assert len(reply["latencies"]) == 10
+    assert 0.45 < max(reply["latencies"]) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("ended", "answered", "seconds"),
+    [
+        ([], 0, 0.0),
+        ([1.0], 0, 0.0),
+        ([1.0, 1.0, 1.0], 0, 0.0),
+        ([1.0, 2.0, 3.0], 2, 2.0),
+        ([1.3, 1.3, 1.3, 2.6, 2.6, 2.6], 3, 1.3),  # the second batch has only started to answer
+        ([1.3, 1.3, 1.3, 2.6, 2.6, 2.6, 3.9], 6, 2.6),
+        ([0.5, 0.501, 0.502, 1.0, 1.001], 3, 0.5),
+    ],
+)
+def test_a_rate_counts_whole_batches(ended: list[float], answered: int, seconds: float) -> None:
+    found, lasted = steady(ended)
+    assert found == answered
+    assert lasted == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(("status", "told"), [(503, "refused"), (429, "refused"), (500, "errors"), (404, "errors")])
@@ -98,14 +156,28 @@ def test_no_answer_in_time_is_a_busy_server(load_on: Start) -> None:
 
 def test_a_server_that_is_gone_is_an_error_for_each_request(load_on: Start) -> None:
     ask = load_on()
-    opened = {"do": "open", "url": "http://127.0.0.1:9/infer", "headers": {}, "bodies": [], "limit": 8, "timeout": 5.0}
     with pytest.raises(MeasureError, match="no request to send"):
-        ask(opened)
-    opened["bodies"] = [str(Path(__file__))]
-    ask(opened)
-    reply = ask({"do": "schedule", "rate": 500.0, "requests": 5, "seed": 3})
-    assert sum(reply["errors"].values()) == 5
+        ask({"do": "open", "requests": [], "limit": 8})
+    reply = ask({"do": "schedule", "port": 9, "rate": 500.0, "requests": 5, "seed": 3})
+    assert reply["errors"] == {"no connection: Connection refused": 5}
     assert reply["answered"] == 0
+    reply = ask({"port": 9, **saturation(2, seconds=0.1, at_most=0.2)})
+    assert reply["answered"] == 0
+    assert reply["errors"].keys() == {"no connection: Connection refused"}
+
+
+def test_the_generators_own_limit_is_measured_with_a_server_that_answers_at_once(tmp_path: Path) -> None:
+    request = tmp_path / "request"
+    request.write_bytes(http_request("/infer", {}, b"{}" * 50_000))
+    with MeasuredProcess("orchestrator.measure.load", cpu_share(2), memory=None, folder=tmp_path / "load") as process:
+        process.ask({"do": "open", "requests": [str(request)], "limit": 8}, 60)
+        found = generator_limit(process, cpu_share(2), tmp_path / "canned", connections=4, answer_bytes=1000)
+    assert found is not None
+    assert found.requests_per_second > 100
+    assert 0 < found.cpu_seconds_per_request < 0.01
+    assert may_limit(found, found.requests_per_second / 1.4)
+    assert not may_limit(found, found.requests_per_second / 1.6)
+    assert may_limit(None, 1.0)
 
 
 def test_arrivals_are_independent_repeatable_and_have_the_requested_rate() -> None:

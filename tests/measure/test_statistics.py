@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 
 import pytest
@@ -18,6 +17,7 @@ from orchestrator.measure.statistics import (
     samples_to_meet,
     settled,
     summarize,
+    tail_is_slower,
 )
 
 
@@ -109,6 +109,7 @@ def test_noise_is_not_a_difference() -> None:
     draw = random.Random(2)
     ours, theirs = ([draw.uniform(0.9, 1.1) for _ in range(12)] for _ in range(2))
     comparison = compare_rounds(ours, theirs)
+    assert comparison.high is not None
     assert comparison.low < 1 < comparison.high
 
 
@@ -119,7 +120,7 @@ def test_the_sign_test_interval_of_ten_rounds_drops_one_at_either_end() -> None:
 
 def test_five_rounds_prove_nothing() -> None:
     comparison = compare_rounds([0.5] * 5, [1.0] * 5)
-    assert (comparison.low, comparison.high) == (0.0, math.inf)
+    assert (comparison.low, comparison.high) == (0.0, None)
     assert not comparison.faster
 
 
@@ -147,3 +148,37 @@ def test_too_few_samples_bound_no_percentile_from_above() -> None:
     assert percentile_interval([1.0] * 400, 0.99)[1] == 1.0
     with pytest.raises(ValueError, match="a percentile needs at least one sample"):
         percentile_interval([], 0.99)
+
+
+def _apart(slow: list[float], fast: list[float]) -> bool | None:
+    slowest, others = (sorted(each, reverse=True)[:10] for each in (slow, fast))
+    return tail_is_slower(slowest, len(slow), others, len(fast))
+
+
+def test_two_servers_whose_p99_differ_by_seven_times_are_told_apart_by_few_answers() -> None:
+    draw = random.Random(7)
+    fast = [0.041 + draw.expovariate(1 / 0.015) for _ in range(80)]
+    slow = [0.29 + draw.expovariate(1 / 0.1) for _ in range(80)]
+    assert percentile_interval(fast, 0.99)[1] is None, "their intervals have no upper end"
+    assert _apart(slow, fast) is True
+    assert _apart(slow[:8], fast[:8]) is True
+    assert _apart(slow[:4], fast[:4]) is True
+
+
+def test_only_what_no_answers_could_prove_is_too_few() -> None:
+    assert _apart([9.0] * 3, [1.0] * 3) is None
+    assert _apart([1.0] * 4, [1.0] * 4) is False
+    assert _apart([], [1.0] * 400) is None
+
+
+def test_equal_servers_are_hardly_ever_told_apart() -> None:
+    draw = random.Random(8)
+    for size in (6, 20, 100):
+        pairs = ([[draw.expovariate(1) for _ in range(size)] for _ in range(2)] for _ in range(400))
+        assert sum(_apart(one, other) is True for one, other in pairs) / 400 <= 0.025 + 0.02
+
+
+def test_one_stall_is_not_a_slower_server() -> None:
+    draw = random.Random(9)
+    fast, stalled = ([0.041 + draw.expovariate(1 / 0.015) for _ in range(80)] for _ in range(2))
+    assert _apart([*stalled[:-4], 0.5, 0.45, 0.4, 0.35], fast) is False

@@ -24,6 +24,7 @@ from orchestrator.artifacts.runtime_report import (
 from orchestrator.artifacts.server_report import (
     CandidateServerResult,
     GeneratorDelay,
+    GeneratorLimit,
     LoadGenerator,
     MeasuredLevel,
     MeasuredProgram,
@@ -173,6 +174,8 @@ def server_candidate(
     refused: dict[str, int] | None = None,
     program: MeasuredProgram | None = None,
     settled: bool = True,
+    slowest: tuple[float, ...] = (),
+    limited: bool = False,
 ) -> CandidateServerResult:
     """Of the server benchmark; its verdict follows from `over` of `samples`, `spread` is that of every number."""
     found = quantile_test([1.0] * over + [0.0] * (samples - over), 0.5)
@@ -182,7 +185,9 @@ def server_candidate(
     carried = None
     if wanted is not None:
         met = rows_per_second >= wanted
-        carried = ThroughputLevel(wanted=wanted, reached=rows_per_second, met=met, generator_late=False)
+        carried = ThroughputLevel(
+            wanted=wanted, reached=rows_per_second, met=met, generator_late=False, generator_limited=False
+        )
     measured = ServerMeasurement(
         settings=SETTINGS,
         program=program,
@@ -190,12 +195,14 @@ def server_candidate(
         first_request_seconds=0.01,
         peak_rss=peak,
         warm_up=ServerWarmUp(settled=settled, windows=8, requests_per_second=rows_per_second),
+        generator=GeneratorLimit(connections=32, requests_per_second=30_000.0, cpu_seconds_per_request=0.00001),
         refused=refused or {},
         open_loop=OpenLoop(
             **times(p99 / 2, p99, samples),
             rate=RATE,
             segments=4,
             p99_interval=interval or (p99 * (1 - spread), p99 * (1 + spread)),
+            slowest=slowest or (p99,) * min(10, samples),
             generator_delay=GeneratorDelay(p50=0.0001, p99=0.0002),
         ),
         saturation=Saturation(
@@ -203,10 +210,12 @@ def server_candidate(
             connections=32,
             seconds=2.0,
             answered=int(2 * rows_per_second),
-            rows_per_second=rows_per_second,
+            at_least=rows_per_second,
+            rows_per_second=None if limited else rows_per_second,
             cpu_seconds_per_request=cpu,
-            by_segment=(rows_per_second * (1 - spread), rows_per_second * (1 + spread)),
-            cpu_by_segment=(cpu * (1 - spread), cpu * (1 + spread)),
+            generator_cpu_seconds_per_request=0.00001,
+            by_segment=(rows_per_second * (1 - spread), *(rows_per_second,) * 2, rows_per_second * (1 + spread)),
+            cpu_by_segment=(cpu * (1 - spread), cpu, cpu, cpu * (1 + spread)),
         ),
         slo=MeasuredLevel(p99=level, throughput=carried),
     )

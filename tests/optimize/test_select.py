@@ -12,11 +12,13 @@ import pytest
 
 from orchestrator.artifacts.decision import Decision
 from orchestrator.artifacts.fates import StepFate
+from orchestrator.artifacts.measurement import NotMeasured
 from orchestrator.artifacts.server_report import CandidateServerResult
 from orchestrator.artifacts.verdict import GateResult
 from orchestrator.artifacts.winner import Winner
-from orchestrator.cli.decision_text import decision_text
+from orchestrator.cli.decision_text import candidate_text, decision_text
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.select.service_level import distance_text, service_level
 from orchestrator.select.step import select, startup_bound
 from orchestrator.steps.context import Ending, StepContext, StepError
 from orchestrator.store.digest import digest_tree
@@ -126,7 +128,8 @@ def test_what_varies_more_than_it_differs_is_a_tie(tmp_path: Path) -> None:
     assert two(tmp_path / "a", smaller, other)["winner"]["variant"] == FP32
     assert two(tmp_path / "b", smaller, server_candidate(INT8, p99=0.0070, spread=0.1))["winner"]["variant"] == INT8
     # Too few samples bound the p99 from below only.
-    smaller = server_candidate(FP32, p99=0.0092, spread=0.1, peak=50 * 2**20, interval=(0.0081, None))
+    slowest = (0.0092, *[0.0078] * 9)
+    smaller = server_candidate(FP32, p99=0.0092, spread=0.1, peak=50 * 2**20, interval=(0.0081, None), slowest=slowest)
     assert two(tmp_path / "c", smaller, other)["winner"]["variant"] == FP32
     tie = two(
         tmp_path / "d", server_candidate(SCRIPT, p99=0.0072, spread=0.1), server_candidate(FP32, p99=0.0083, spread=0.1)
@@ -370,6 +373,80 @@ def test_the_steps_notes_on_a_variant_are_in_the_decision(tmp_path: Path) -> Non
     assert f"onnx-int8: {note}" in decide(made)["notes"]
 
 
+def test_what_was_measured_in_too_few_rounds_is_said_without_an_interval(tmp_path: Path) -> None:
+    one = runtime_candidate(FP32, rounds=4, given=True)
+    notes = decide(context(tmp_path, [candidate(FP32)], [one], [server_candidate(FP32)]))["notes"]
+    assert (
+        "measured in too few rounds to compare the latency with the baseline's, which takes 6: onnx-fp32 (4); "
+        "raise `optimize.time_budget`, or set fewer `benchmark.batch_sizes`"
+    ) in notes
+    assert not [note for note in notes if " inf" in note or "0.00" in note]
+
+
+def test_a_p99_seven_times_as_long_loses_whatever_the_number_of_answers(tmp_path: Path) -> None:
+    def few(variant: str, p99: float) -> CandidateServerResult:
+        slowest = tuple(p99 * (1 - place / 100) for place in range(10))
+        return server_candidate(variant, p99=p99, samples=80, interval=(p99 * 0.8, None), slowest=slowest, limit=None)
+
+    decision = two(tmp_path, few(FP32, 0.117), few(INT8, 0.831))
+    assert fates(decision) == {FP32: "won", INT8: "lost"}
+    assert "7.10 times worse" in reasons(decision)[INT8]
+
+
+def test_too_few_answers_are_called_that(tmp_path: Path) -> None:
+    def few(variant: str, p99: float) -> CandidateServerResult:
+        return server_candidate(variant, p99=p99, samples=3, interval=(0.0, None), limit=None, wanted=None)
+
+    decision = two(tmp_path, few(FP32, 0.117), few(INT8, 0.831))
+    winner = next(reason for name, reason in reasons(decision).items() if fates(decision)[name] == "won")
+    assert "(too few answers: 3 and 3; raise `optimize.time_budget`)" in winner
+
+
+def test_a_throughput_that_the_generator_may_limit_is_not_claimed(tmp_path: Path) -> None:
+    fast = server_candidate(FP32, rows_per_second=9000.0, limited=True)
+    slow = server_candidate(INT8, rows_per_second=2000.0)
+    decision = two(tmp_path / "a", fast, slow, objective="throughput")
+    assert fates(decision)[FP32] == "won"
+    assert "at least 9,000 rows/s saturated (the load generator could not send clearly more)" in reasons(decision)[FP32]
+    # What reaches 10,000 is not told apart from what reaches 9,000 and may reach more.
+    more = server_candidate(INT8, rows_per_second=10_000.0)
+    decision = two(tmp_path / "b", fast, more, objective="throughput")
+    assert "saturated throughput ties" in "".join(reasons(decision).values())
+
+
+def test_a_rate_that_the_generator_cannot_send_is_not_missed(tmp_path: Path) -> None:
+    result = server_candidate(FP32, rows_per_second=9000.0, limited=True, wanted=20_000.0)
+    assert result.measured is not None
+    level = result.measured.slo.throughput
+    assert level is not None
+    limited = level.model_copy(update={"generator_limited": True})
+    slo = result.measured.slo.model_copy(update={"throughput": limited})
+    measured = result.measured.model_copy(update={"slo": slo})
+    assert service_level(measured) == "inconclusive"
+    assert distance_text(measured).endswith("not proven: the load generator could not send clearly more")
+
+
+def test_what_was_not_measured_is_said_to_be_that_everywhere(tmp_path: Path) -> None:
+    whole = server_candidate(INT8, limit=None, wanted=None)
+    partly = server_candidate(FP32, limit=None, wanted=None)
+    assert partly.measured is not None
+    reason = "only 1 answers came in the time, too few for a throughput; raise `optimize.time_budget`"
+    missing = {"saturation": NotMeasured(reason=reason), "open_loop": NotMeasured(reason="no request was sent")}
+    partly = partly.model_copy(update={"measured": partly.measured.model_copy(update=missing)})
+    decision = two(tmp_path, partly, whole)
+    assert fates(decision) == {FP32: "lost", INT8: "won"}
+    assert reasons(decision)[FP32] == "p99 not measured: no request was sent"
+    read = Decision.read(tmp_path / "output")
+    text = decision_text(read)
+    assert "not measured" in text
+    row = next(each for each in read.candidates if each.candidate == FP32)
+    assert f"at saturation: not measured: {reason}" in candidate_text(row)
+    assert not re.search(r"\b(inf|nan|0\.00)\b|\b0 rows/s", text + candidate_text(row))
+    chart_text = (tmp_path / "output" / "chart.svg").read_text()
+    assert "nan" not in chart_text
+    assert "inf" not in chart_text
+
+
 def test_noisy_measurements_are_noted(tmp_path: Path) -> None:
     def decided(folder: str, low: float, *, settled: bool) -> list[str]:
         one = runtime_candidate(FP32, ratio=0.3, spread=0.3 - low, settled=settled)
@@ -379,7 +456,7 @@ def test_noisy_measurements_are_noted(tmp_path: Path) -> None:
 
     assert decided("a", 0.2, settled=True) == []
     assert decided("b", 0.1, settled=False) == [
-        "noisy: the ratio of the latency to the baseline's is uncertain for onnx-fp32 (0.10 to 0.50)",
+        "noisy: the ratio of the latency to the baseline's is uncertain for onnx-fp32 (0.10 to 0.50 times)",
         "warm-up had not settled for the server of onnx-fp32; onnx-fp32 at batch 1",
     ]
 
