@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.draft.factories import FoundClasses
 from orchestrator.draft.layout import Line, aligned, scalar
 from orchestrator.draft.propose import ProposedModel, ProposedTensor
 from orchestrator.spec.signature import Dim
@@ -24,13 +25,13 @@ class StateDict:
         weights_key: the path to the state dict in the file.
         tensors: name and shape of some matrices, as hints for the model's sizes.
         more: how many further matrices there are.
-        classes: `module:Class` of candidates for the factory, in files beside the spec.
+        classes: candidates for the factory.
     """
 
     weights_key: str | None
     tensors: Sequence[tuple[str, Sequence[int]]]
     more: int
-    classes: Sequence[str]
+    classes: FoundClasses
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,14 @@ def _state(state: StateDict) -> list[Line]:
     lines = []
     if state.weights_key is not None:
         lines.append(Line(f"    weights_key: {scalar(state.weights_key)}", "location of the state dict in the file"))
-    such = f"such as {' or '.join(state.classes)}" if state.classes else "as module:Class, in a file next to this one"
+    such = (
+        f"such as {' or '.join(state.classes.names)}"
+        if state.classes.names
+        else "as module:Class, in a file next to this one"
+    )
     lines.append(Line("    factory:", f"fill in the class that builds the architecture, {such}"))
+    if state.classes.root:
+        lines.append(Line(f"    path: [{scalar(state.classes.root)}]", "folders that modules are imported from"))
     lines.append(Line("    # kwargs: {classes: 10}", "its arguments, if any"))
     if state.tensors:
         shown = ", ".join(f"{name} {list(shape)}" for name, shape in state.tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from orchestrator.backends.table import BACKENDS, backend, serving_backend
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.machine.fingerprint import fingerprint
 from orchestrator.machine.here import CudaHere, Here, ServerHere
-from orchestrator.machine.packages import distributions, version, without_cuda
+from orchestrator.machine.packages import version, without_cuda
 from orchestrator.optimize.candidates import wanted_backends
 from orchestrator.optimize.formats import FORMATS, Transform
 from orchestrator.optimize.sources import SOURCES
@@ -19,6 +20,7 @@ from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.random_mark import is_random
 from orchestrator.spec.source_models import PytorchSource
+from orchestrator.store.digest import sha256_bytes
 
 __all__ = ["observe_here"]
 
@@ -36,10 +38,9 @@ def observe_here(loaded: LoadedSpec, root: Path = Path("/"), path: Sequence[str]
     """
     spec = loaded.spec
     file = _factory_file(loaded)
-    factory_packages = () if file is not None else _factory_packages(loaded)
     return Here(
         fingerprint=fingerprint(),
-        packages={**_table_packages(), **{name: version(name) for name in factory_packages}},
+        packages=_table_packages(),
         assets=assets_digest(),
         servers={
             name: _server(name, spec.hardware.devices)
@@ -48,7 +49,7 @@ def observe_here(loaded: LoadedSpec, root: Path = Path("/"), path: Sequence[str]
         },
         cuda=_cuda(spec, root, path),
         factory_file=file,
-        factory_packages=factory_packages,
+        variables=_variables(spec),
         random_samples=spec.model.samples is not None and is_random(spec.path(spec.model.samples, loaded.folder)),
     )
 
@@ -82,16 +83,19 @@ def _cuda(spec: ModelDeployment, root: Path, path: Sequence[str] | None) -> Cuda
 
 
 def _factory_file(loaded: LoadedSpec) -> Path | None:
+    """The factory's module, if it is in the spec's folder or in one of `model.source.path`."""
     source = loaded.spec.model.source
     if not isinstance(source, PytorchSource):
         return None
     relative = Path(*source.factory.partition(":")[0].split("."))
-    candidates = (loaded.folder / relative.with_suffix(".py"), loaded.folder / relative / "__init__.py")
-    return next((path for path in candidates if path.is_file()), None)
+    for folder in (loaded.folder, *(loaded.spec.path(root, loaded.folder) for root in source.path)):
+        for path in (folder / relative.with_suffix(".py"), folder / relative / "__init__.py"):
+            if path.is_file():
+                return path
+    return None
 
 
-def _factory_packages(loaded: LoadedSpec) -> tuple[str, ...]:
-    source = loaded.spec.model.source
-    if not isinstance(source, PytorchSource):
-        return ()
-    return distributions(source.factory.partition(":")[0].partition(".")[0])
+def _variables(spec: ModelDeployment) -> dict[str, str | None]:
+    source = spec.model.source
+    names = source.env if isinstance(source, PytorchSource) else []
+    return {name: sha256_bytes(os.environ[name].encode()) if name in os.environ else None for name in names}

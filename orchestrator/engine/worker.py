@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import errno
 import faulthandler
-import hashlib
 import importlib
 import json
 import os
@@ -26,9 +25,11 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.executors.job import EXIT_DISK_FULL, WorkerJob, WorkerResult
 from orchestrator.errors import StoreFailed, causes_of
 from orchestrator.machine.cuda_devices import cuda_devices
+from orchestrator.machine.user_code import ImportPath, used_code
 from orchestrator.process.apart import keep_apart
 from orchestrator.steps.context import Ending, StepContext, StepError, silent
 from orchestrator.steps.failures import is_out_of_memory, unexpected
+from orchestrator.store.user_code import NO_USER_CODE, UserCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,30 +86,11 @@ def _load(function: str) -> Callable[[StepContext], dict[str, Any]]:
     return loaded
 
 
-def _found_code(project: Path, since: float) -> tuple[dict[str, str], str | None]:
-    """The imported files below the project with their digests, and one of them that may have changed since it was imported.
-
-    Args:
-        project: the spec's folder.
-        since: the start of this process, seconds since the epoch.
-    """
-    root = project.resolve()
-    own = Path(__file__).resolve().parents[1]
-    found: dict[str, str] = {}
-    changed = None
-    for module in list(sys.modules.values()):
-        name = getattr(module, "__file__", None)
-        if not isinstance(name, str):
-            continue
-        path = Path(name).resolve()
-        if path.is_relative_to(own) or not path.is_relative_to(root) or "site-packages" in path.parts:
-            continue
-        if path.suffix == ".py" and path.is_file():
-            relative = path.relative_to(root).as_posix()
-            found[relative] = hashlib.sha256(path.read_bytes()).hexdigest()
-            if path.stat().st_ctime > since:
-                changed = relative
-    return found, changed
+def _used_code(job: WorkerJob, began: float) -> tuple[UserCode, str | None]:
+    if job.import_roots is None:
+        return NO_USER_CODE, None
+    own = [Path(path) for path in (job.output, job.scratch, *job.inputs.values())]
+    return used_code(ImportPath(Path(job.project), job.import_roots), own, began)
 
 
 def _ending(error: BaseException, otherwise: Ending) -> Ending:
@@ -145,7 +127,7 @@ def run(job: WorkerJob) -> WorkerResult:
     except Exception as unforeseen:  # noqa: BLE001 - the parent gets it in the result; the log has the traceback
         _log_traceback()
         ending, error = _ending(unforeseen, Ending.EXCEPTION), unexpected(unforeseen)
-    found, changed = _found_code(context.project, began)
+    found, changed = _used_code(job, began)
     if changed is not None:
         ending = Ending.CHANGED
         error = Diagnostic(

@@ -55,7 +55,7 @@ class Here:
         servers: backend → its server; only backends that the spec may use, since looking for a server may take seconds.
         cuda: None for a spec without CUDA devices.
         factory_file: the user's module in `model.source.factory`; None if there is none.
-        factory_packages: the distributions that install that module if it is not one of the user's files.
+        variables: each variable of `model.source.env` → the digest of its value; None where it is not set.
         random_samples: whether the samples are the random ones that `mlo init` generated.
     """
 
@@ -65,7 +65,7 @@ class Here:
     servers: Mapping[str, ServerHere] = field(default_factory=dict)
     cuda: CudaHere | None = None
     factory_file: Path | None = None
-    factory_packages: tuple[str, ...] = ()
+    variables: Mapping[str, str | None] = field(default_factory=dict)
     random_samples: bool = False
 
     def version(self, package: str) -> str | None:

@@ -12,7 +12,7 @@ from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-__all__ = ["PACKAGES", "CudaBuild", "NoCuda", "Package", "distributions", "install_hint", "version", "without_cuda"]
+__all__ = ["PACKAGES", "CudaBuild", "NoCuda", "Package", "install_hint", "version", "without_cuda"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +115,6 @@ def version(package: str) -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
-
-
-@cache
-def distributions(module: str) -> tuple[str, ...]:
-    """The distributions that install a top-level module; none for the standard library and modules that are not installed.
-
-    It reads the file lists of all installed packages, which takes 0.1 s, so it is only called if the user's model is in an
-    installed package.
-    """
-    return tuple(sorted(set(metadata.packages_distributions().get(module, ()))))
 
 
 def install_hint(packages: tuple[str, ...]) -> str:

@@ -61,9 +61,9 @@ def plan_of(
     steps: list[Step] = [
         *(() if inspect is None else (inspect,)),
         import_step(loaded, model, here),
-        *variant_steps(loaded, model, here, (c.variant for c in candidates)),
+        *variant_steps(loaded, model, (c.variant for c in candidates)),
         *(verify_step(loaded, model, candidate) for candidate in candidates),
-        runtime_benchmark_step(loaded, model, here, candidates),
+        runtime_benchmark_step(loaded, model, candidates),
         server_benchmark_step(loaded, model, here, candidates),
         select_step(loaded, candidates, refused),
         render_step(loaded, model, here, candidates),

@@ -25,7 +25,7 @@ def key_parts(step: Step, inputs: Mapping[str, str], code: Mapping[str, str], he
     Args:
         step: whose key it is.
         inputs: role → sha256 of the file or folder; optional roles that are absent are absent.
-        code: the user's files that the step is known to import, path relative to the project → sha256.
+        code: the user's files and installed distributions that the step is known to import → sha256.
         here: the machine that the step runs on, with the versions of its packages.
     """
     parts: dict[str, Any] = {
@@ -38,6 +38,8 @@ def key_parts(step: Step, inputs: Mapping[str, str], code: Mapping[str, str], he
     }
     if code:
         parts["code"] = dict(code)
+    if step.user_code is not None and step.user_code.env:
+        parts["env"] = {name: here.variables[name] or "not set" for name in step.user_code.env}
     if step.machine:
         parts["machine"] = dict(here.fingerprint)
         if here.cuda is not None and step.accelerator == "cuda":

@@ -26,6 +26,9 @@ def plan_notes(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: 
         notes.append("no `samples:` are given, so parity is proven on random inputs only")
     elif here.random_samples:
         notes.append("the samples are the random ones of `mlo init`, so parity is proven on random inputs only")
+    unset = sorted(name for name, digest in here.variables.items() if digest is None)
+    if unset:
+        notes.append(f"not set in the environment of mlo: {', '.join(unset)} (`model.source.env`)")
     if accepted := spec.verify.accept_traced:
         notes.append(
             f"tracing may freeze {', '.join(accepted)} (`verify.accept_traced`): a variant that does is right only for requests "

@@ -11,14 +11,16 @@ from orchestrator.artifacts.fates import Fates, StepFate
 from orchestrator.artifacts.winner import Winner
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid, StoreFailed
+from orchestrator.machine.user_code import ImportPath, changed_code
 from orchestrator.plan.keys import differences, key_parts, step_key
 from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.steps.context import Ending
 from orchestrator.steps.roles import variant_of
-from orchestrator.store.digest import digest_file, digest_path, sha256_bytes
+from orchestrator.store.digest import digest_path, sha256_bytes
 from orchestrator.store.receipts import Receipt
 from orchestrator.store.store import Store
+from orchestrator.store.user_code import NO_USER_CODE, UserCode
 
 __all__ = ["Outcome", "Resolved", "Resolver", "blocked_message", "fates_document"]
 
@@ -89,6 +91,7 @@ class Resolver:
         self._cache = store.stat_cache
         self.trees = store.trees
         self._receipts = store.receipts
+        self._import_paths: dict[tuple[str, ...], ImportPath] = {}
 
     def follow(self, plan: Plan) -> None:
         """Use the expanded plan from now on."""
@@ -152,6 +155,7 @@ class Resolver:
         if step.gathers_fates:
             inputs["fates"] = sha256_bytes(fates_document(self._plan, outcomes).as_bytes())
         code = {file.name(self._plan.project): self.file_digest(file) for file in step.code}
+        code |= self.code_of_import(step, outcomes).digests()
         parts = key_parts(step, inputs, code, self._plan.here)
         key = step_key(parts)
         if forced:
@@ -159,8 +163,8 @@ class Resolver:
         receipt = self._receipts.read(key)
         if receipt is None:
             return Resolved(key, parts, "run", self._reason(step, parts), None)
-        if file := self._changed_code(receipt):
-            return Resolved(key, parts, "run", f"{file} changed", None)
+        if changed := self._changed_code(step, receipt):
+            return Resolved(key, parts, "run", changed, None)
         if receipt.outcome == "failed":
             outcome = Outcome("failed", receipt, receipt.error, Ending.REFUSED)
             return Resolved(key, parts, "cached", "failed before, for a reason that has not changed", outcome)
@@ -229,15 +233,26 @@ class Resolver:
         manifest = outcome.receipt.manifest
         return True, manifest.files[source.file].sha256 if source.file else manifest.digest
 
-    def _changed_code(self, receipt: Receipt) -> str | None:
-        """The first user code file that the step imported and that has changed since."""
-        for relative, recorded in sorted(receipt.found.items()):
-            try:
-                if digest_file(self._plan.project / relative, self._cache) != recorded:
-                    return relative
-            except OSError:
-                return relative
-        return None
+    def code_of_import(self, step: Step, outcomes: Mapping[str, Outcome]) -> UserCode:
+        """What `import` used of the user's code, for a later step that runs it too."""
+        source = step.inputs.get("import")
+        if step.user_code is None or not isinstance(source, StepOutput):
+            return NO_USER_CODE
+        receipt = outcomes[source.step].receipt
+        return NO_USER_CODE if receipt is None else receipt.found
+
+    def _import_path(self, step: Step) -> ImportPath:
+        """Where the step finds modules; the folders are listed once for all steps."""
+        roots = () if step.user_code is None else step.user_code.path
+        if roots not in self._import_paths:
+            self._import_paths[roots] = ImportPath(self._plan.project, roots)
+        return self._import_paths[roots]
+
+    def _changed_code(self, step: Step, receipt: Receipt) -> str | None:
+        """What has changed of the user's code that the step used, in words."""
+        if receipt.found == NO_USER_CODE:
+            return None
+        return changed_code(receipt.found, self._import_path(step), self._cache)
 
     def _reason(self, step: Step, parts: Mapping[str, Any]) -> str:
         last = self._receipts.latest(step.id, self._plan.name)

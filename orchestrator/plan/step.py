@@ -15,7 +15,7 @@ from orchestrator.machine.here import Here
 from orchestrator.optimize.variants import RefusedCandidate
 from orchestrator.plan.found import PlannedModel
 from orchestrator.steps.context import StepKind
-from orchestrator.steps.parameters import Accelerator
+from orchestrator.steps.parameters import Accelerator, CodeAccess
 
 __all__ = ["Failed", "FileInput", "Growth", "Plan", "Root", "Step", "StepInput", "StepOutput", "Succeeded"]
 
@@ -95,7 +95,9 @@ class Step:
         function: `module:function`, imported by the worker only; empty for live steps.
         revision: rises when the step's behaviour changes, so that old results are not reused.
         optional: roles whose producer may have failed; they are then simply absent.
-        code: files of the user's code that the step is known to import.
+        code: files of the user's code that the step is known to import before it has run.
+        user_code: what it needs to run the user's code; None for a step that runs none. What `import` used of it is then part
+            of the keys of later steps.
         tools: packages whose versions the result depends on.
         machine: whether the result depends on the machine, and so its fingerprint is part of the key.
         candidate: the candidate, variant or format that this step is about; its failure then decides that candidate's fate and does not fail the run.
@@ -119,6 +121,7 @@ class Step:
     inputs: Mapping[str, StepInput]
     optional: frozenset[str] = frozenset()
     code: tuple[FileInput, ...] = ()
+    user_code: CodeAccess | None = None
     tools: tuple[str, ...] = ()
     machine: bool = False
     candidate: str | None = None
@@ -206,7 +209,8 @@ class Plan:
     @property
     def roots(self) -> Mapping[str, Path]:
         """The folders outside of the spec's that its steps read files from, by name."""
-        files = (source for step in self.steps for source in step.inputs.values() if isinstance(source, FileInput))
+        sources = (source for step in self.steps for source in (*step.inputs.values(), *step.code))
+        files = (source for source in sources if isinstance(source, FileInput))
         return {file.root.name: file.root.folder for file in files if file.root is not None}
 
     def step(self, step_id: str) -> Step:

@@ -32,7 +32,7 @@ E308 not a state dict of tensors
     The checkpoint has something else where the state dict is expected. Set `weights_key` to its location.
 E310 the model's code cannot be imported
     The module named in `factory` does not exist or raises an error when it is imported. mlo looks in the spec's folder
-    first, then among the installed packages.
+    first, then in the folders of `model.source.path`, in those of PYTHONPATH, and among the installed packages.
 E311 the module has no such attribute
     `factory` is `module:attribute`. The module was imported, but has no such attribute.
 E312 the factory is not callable
@@ -41,6 +41,7 @@ E313 the factory does not accept these arguments
     `kwargs` does not match the factory's parameters: one is missing or unknown.
 E314 the factory raised an error
     The factory was called with `kwargs` and failed. The message gives the file and line that raised the error.
+    Environment variables that it reads must be named in `model.source.env`, since it sees few others.
 E315 the factory does not return a model
     The factory must return a `torch.nn.Module`.
 E320 number of inputs

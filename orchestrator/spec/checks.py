@@ -36,6 +36,7 @@ def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]
         *_batches(spec, root),
         *_accelerators(spec, root),
         *_files(spec, root, folder),
+        *_import_roots(spec, root, folder),
         *_doubtful(spec, root),
         *_without_effect(spec, root),
     ]
@@ -198,6 +199,25 @@ def _files(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnost
             label="" if near is None else f"did you mean {quoted(near.name if '/' not in name else near)}?",
             cause=f"looked for {file}",
             remedy="paths are relative to the spec's folder" if near is None else "",
+        )
+
+
+def _import_roots(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnostic]:
+    source = spec.model.source
+    if not isinstance(source, PytorchSource):
+        return
+    for index, name in enumerate(source.path):
+        place = spec.path(name, folder)
+        if place.is_dir():
+            continue
+        near = similar_file(place) if not place.exists() else None
+        yield Diagnostic(
+            "E124",
+            f"folder {quoted(name)} {'is a file' if place.exists() else 'does not exist'}",
+            span_of(root, ("model", "source", "path", index)),
+            label="" if near is None else f"did you mean {quoted(near.name if '/' not in name else near)}?",
+            cause=f"looked for {place}",
+            remedy="name folders that modules are imported from, relative to the spec's folder" if near is None else "",
         )
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from orchestrator.spec.model_files import FileKind
 from orchestrator.spec.strict import Strict
-from orchestrator.spec.types import FactoryRef, KeyPath, PythonName, RelPath, Sha256, SignatureName
+from orchestrator.spec.types import FactoryRef, KeyPath, PythonName, RelPath, Sha256, SignatureName, VariableName
 
 __all__ = [
     "FOLDERS",
@@ -76,6 +76,18 @@ class PytorchSource(Strict):
     )
     weights_key: KeyPath | None = Field(
         default=None, description="Location of the state dict, or a part of it, in a checkpoint: `state_dict.model`."
+    )
+    path: list[RelPath] = Field(
+        default=[],
+        max_length=16,
+        description="Folders that modules are imported from besides the spec's own, relative to it.",
+        examples=[["../src"]],
+    )
+    env: list[VariableName] = Field(
+        default=[],
+        max_length=64,
+        description="Environment variables that the code reads; it sees few others, and their values count as its inputs.",
+        examples=[["RANKER_CONFIG"]],
     )
     sha256: _Sha256 | None = None
 

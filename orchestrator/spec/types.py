@@ -34,6 +34,7 @@ __all__ = [
     "SignatureName",
     "Size",
     "TensorName",
+    "VariableName",
 ]
 
 _NUMBER = r"[0-9]{1,15}(\.[0-9]{1,15})?"
@@ -217,6 +218,7 @@ CodePlace = Annotated[
     str,
     _text(r"^[^\x00-\x1f\x7f:]{1,200}:[1-9][0-9]{0,6}$", "a file and a line of the model's code, such as net.py:9"),
 ]
+VariableName = Annotated[str, _text(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", "the name of an environment variable")]
 PythonName = Annotated[str, _text(r"^[A-Za-z_][A-Za-z0-9_]{0,99}$", "the name of a Python argument")]
 Sha256 = Annotated[str, _text(r"^[0-9a-f]{64}$", "the 64 lower-case hexadecimal digits that `sha256sum` prints")]
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"

@@ -18,6 +18,7 @@ from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, Batching, Runtim
 __all__ = [
     "Accelerator",
     "CandidateParameters",
+    "CodeAccess",
     "ConvertParameters",
     "DeploymentParameters",
     "ImportParameters",
@@ -93,6 +94,7 @@ class SourceParameters(Parameters):
 
     Attributes:
         factory, kwargs, weights_key: of a state dict of PyTorch.
+        path, env: as in `CodeAccess`.
         signature: which signature of a SavedModel; None for the default one, and for other kinds.
         task: of a folder of the Transformers library.
     """
@@ -101,9 +103,24 @@ class SourceParameters(Parameters):
     factory: str | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     weights_key: str | None = None
+    path: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
     signature: str | None = None
     task: Task = "auto"
     names: TensorNames = TensorNames()
+
+
+@dataclass(frozen=True, slots=True)
+class CodeAccess(Parameters):
+    """What a step needs that runs the user's code.
+
+    Attributes:
+        path: folders that modules are imported from besides the spec's own, relative to it.
+        env: names of environment variables that the code reads.
+    """
+
+    path: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,11 @@ from orchestrator.store.digest import Manifest, sha256_bytes
 from orchestrator.store.failures import store_errors
 from orchestrator.store.home import Home
 from orchestrator.store.record import Record, first_problem
+from orchestrator.store.user_code import UserCode
 
 __all__ = ["Receipt", "Receipts"]
 
-_FORMAT: Literal[2] = 2
+_FORMAT: Literal[3] = 3
 _KEY = r"[0-9A-Za-z_-]{1,128}"
 
 
@@ -42,14 +43,14 @@ class Receipt(Record):
         manifest: of its output; None when it failed.
         summary: facts for people.
         error: why a step failed; only a refusal is kept.
-        found: files of the user's code that it imported, path relative to the project → sha256.
+        found: the user's code that it used, beyond what its key names.
         seconds: how long it took.
         peak_bytes: its largest resident memory.
         started: ISO time, UTC.
         version: of mlo.
     """
 
-    format: Literal[2] = _FORMAT
+    format: Literal[3] = _FORMAT
     key: str
     step: str
     kind: str
@@ -59,7 +60,7 @@ class Receipt(Record):
     manifest: Annotated[Manifest, PlainValidator(_manifest), PlainSerializer(Manifest.as_json)] | None
     summary: dict[str, Any]
     error: Diagnostic | None
-    found: dict[str, str]
+    found: UserCode
     seconds: float
     peak_bytes: int | None
     started: str

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from orchestrator.artifacts.inspection import Inspection
-from orchestrator.draft.factories import module_classes
+from orchestrator.draft.factories import FoundClasses, module_classes
 from orchestrator.draft.layout import Line, aligned, scalar
 from orchestrator.draft.naming import deployment_name, relative_path
 from orchestrator.draft.propose import ProposedModel, proposed_model
@@ -113,7 +113,7 @@ def test_no_text_from_a_model_becomes_a_key_of_the_spec(tmp_path: Path, end: str
     document = found([(name, "float32", [None, 4])], [(name, "float32", [None, 2])])
     notes = (f"`{name}` is read as it is",)
     model = proposed_model(document.model_copy(update={"notes": notes}), named=True)
-    state = StateDict("a.b", [(name, [3, 4])], 0, [f"module:Class{end}evil: 1"])
+    state = StateDict("a.b", [(name, [3, 4])], 0, FoundClasses((f"module:Class{end}evil: 1",), f"src{end}evil: 1"))
 
     for text in (text_of(model), text_of(model, state=state), aligned([Line("key: 1", f"told{end}evil: 1")])):
         assert "evil" not in yaml.safe_load(text)
@@ -163,4 +163,18 @@ def test_factories_are_found_without_running_the_files(tmp_path: Path) -> None:
     )
     (tmp_path / "broken.py").write_text("class (")
     (tmp_path / "not-a-module.py").write_text("class Net(nn.Module): ...\n")
-    assert module_classes(tmp_path) == ["net:Net", "net:Part"]
+    assert module_classes(tmp_path) == FoundClasses(("net:Net", "net:Part"))
+
+
+def test_modules_of_a_src_layout_are_proposed_with_their_root(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("", "utf-8")
+    package = tmp_path / "src" / "acme"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("", "utf-8")
+    (package / "net.py").write_text("class Net(Module):\n    pass\n", "utf-8")
+    (tmp_path / "specs").mkdir()
+    assert module_classes(tmp_path / "specs") == FoundClasses(("acme.net:Net",), "../src")
+    assert module_classes(tmp_path) == FoundClasses(("acme.net:Net",), "src")
+    state = StateDict(None, [], 0, module_classes(tmp_path / "specs"))
+    source = yaml.safe_load(text_of(proposed_model(found([], []), named=True), state=state))["model"]["source"]
+    assert source["path"] == ["../src"]

@@ -47,6 +47,7 @@ class Project:
     loaded: LoadedSpec
     home: Home
     events: list[Event] = field(default_factory=list)
+    variables: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def store(self) -> Store:
@@ -66,7 +67,8 @@ class Project:
 
     def plan(self, *steps: Step) -> Plan:
         names = {name for step in steps for name in step.tools}
-        return Plan("small", steps, (), self.folder, Here(fingerprint(), {name: version(name) for name in names}))
+        here = Here(fingerprint(), {name: version(name) for name in names}, variables=self.variables)
+        return Plan("small", steps, (), self.folder, here)
 
     def run(
         self,

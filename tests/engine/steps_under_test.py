@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from orchestrator.artifacts.document import Document
+from orchestrator.frameworks.source.user_code import build
 from orchestrator.steps.context import StepContext, StepError
+from orchestrator.steps.parameters import CodeAccess
 from tests.artifacts import made
 
 
@@ -71,6 +73,14 @@ def read_text(context: StepContext) -> dict[str, Any]:
 
 def fates(context: StepContext) -> dict[str, Any]:
     (context.output / "text.txt").write_text(context.inputs["fates"].read_text(encoding="utf-8"), encoding="utf-8")
+    return {}
+
+
+def builds(context: StepContext) -> dict[str, Any]:
+    """Writes what the user's factory makes, as the import step would."""
+    access = CodeAccess(tuple(context.params["path"]), tuple(context.params["env"]))
+    made = build("blocks:make", {}, context.project, access)
+    (context.output / "text.txt").write_text(made, encoding="utf-8")
     return {}
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.errors import StepFailed
 from orchestrator.plan.step import FileInput
+from orchestrator.steps.parameters import CodeAccess
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -163,6 +164,6 @@ def test_code_that_changes_while_a_step_runs_leaves_no_receipt(project: Project)
     blocks = project.folder / "blocks.py"
     blocks.write_text("WORD = 'one'\n", encoding="utf-8")
     with pytest.raises(StepFailed) as caught:
-        project.run(project.step("code", "imports_and_changes_user_code"))
+        project.run(project.step("code", "imports_and_changes_user_code", user_code=CodeAccess()))
     assert caught.value.diagnostics[0].message == "blocks.py changed while code was running"
     assert not list(project.home.receipts.glob("*.json"))

@@ -18,6 +18,7 @@ from orchestrator.engine.stop import Stop
 from orchestrator.errors import SpecInvalid, StepFailed, StoreFailed
 from orchestrator.plan.step import FileInput, Plan, Step, StepOutput
 from orchestrator.steps.context import Ending
+from orchestrator.steps.parameters import CodeAccess
 from orchestrator.store.home import Home
 from orchestrator.store.store import Store
 
@@ -70,7 +71,12 @@ def steps(project: Project) -> tuple[Step, ...]:
     weights = FileInput(project.folder / "weights.pt", ("model", "source", "weights"))
     return (
         project.step("import", "read_weights", inputs={"weights": weights}),
-        project.step("code", "imports_user_code", code=(FileInput(blocks, ("model", "source", "factory")),)),
+        project.step(
+            "code",
+            "imports_user_code",
+            code=(FileInput(blocks, ("model", "source", "factory")),),
+            user_code=CodeAccess(),
+        ),
         project.step("join", "join", inputs={"a": StepOutput("import"), "b": StepOutput("code")}),
         project.step("one", "read_text", inputs={"text": StepOutput("join", "text.txt")}),
         project.step("convert.a", "refuse", candidate="a"),
@@ -160,7 +166,7 @@ def test_a_path_that_leads_out_of_its_folder_is_no_part_of_a_request(path: str) 
 def test_a_damaged_job_is_recognised(change: dict[str, object] | None, tmp_path: Path) -> None:
     job = WorkerJob(
         format=1, step="a", function="m:f", params={}, inputs={}, output="o", scratch="s", project="p", result="r",
-        network=False, containers=False, accelerator="none",
+        network=False, containers=False, accelerator="none", import_roots=("../src",), variables=(),
     )  # fmt: skip
     file = tmp_path / "job.json"
     job.write(file)

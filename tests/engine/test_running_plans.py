@@ -61,15 +61,6 @@ def test_forcing_runs_a_cached_step(project: Project) -> None:
     assert project.runs() == 2
 
 
-def test_changed_code_of_the_user_runs_the_step_again(project: Project) -> None:
-    blocks = project.folder / "blocks.py"
-    blocks.write_text("WORD = 'one'\n", encoding="utf-8")
-    step = project.step("code", "imports_user_code")
-    assert project.text(project.run(step), "code") == "one"
-    blocks.write_text("WORD = 'two!'\n", encoding="utf-8")
-    assert project.text(project.run(step), "code") == "two!"
-
-
 def test_a_candidate_that_refuses_is_a_fate_and_is_not_tried_again(project: Project) -> None:
     steps = (
         project.step("convert.a", "refuse", candidate="a"),

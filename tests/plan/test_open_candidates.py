@@ -36,6 +36,7 @@ from orchestrator.store.digest import Manifest
 from orchestrator.store.home import Home
 from orchestrator.store.receipts import Receipt
 from orchestrator.store.store import Store
+from orchestrator.store.user_code import NO_USER_CODE
 from tests.artifacts.made import verdict
 
 SPEC = """\
@@ -267,7 +268,7 @@ def receipt(manifest: Manifest) -> Receipt:
         manifest=manifest,
         summary={},
         error=None,
-        found={},
+        found=NO_USER_CODE,
         seconds=1.0,
         peak_bytes=None,
         started="2026-01-01T00:00:00+00:00",

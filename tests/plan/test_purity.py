@@ -127,3 +127,19 @@ def test_a_package_that_is_not_installed_refuses_a_candidate(loaded: LoadedSpec,
     plan = compile_plan(loaded, planned_model(loaded, None), without)
     reasons = {refused.candidate: refused.reason for refused in plan.refused}
     assert reasons["torchscript-fp32"] == "torchserve not installed: pip install 'mlo[torchserve]'"
+
+
+def test_the_plan_says_which_lines_may_be_frozen_and_which_variables_are_not_set(
+    loaded: LoadedSpec, here: Here
+) -> None:
+    text = SPEC.replace('factory: "', 'env: [RANKER_CONFIG, RANKER_HOME], factory: "')
+    (loaded.folder / "spec.yaml").write_text(text + "verify: {accept_traced: [net.py:9]}\n", encoding="utf-8")
+    accepting = load_spec(loaded.folder / "spec.yaml")
+    told = replace(here, variables={"RANKER_CONFIG": None, "RANKER_HOME": "0" * 64})
+    plan = compile_plan(accepting, planned_model(accepting, None), told)
+    assert any(note.startswith("tracing may freeze net.py:9 (`verify.accept_traced`)") for note in plan.notes)
+    assert "not set in the environment of mlo: RANKER_CONFIG (`model.source.env`)" in plan.notes
+    assert plan.step("convert.onnx").params["accept_traced"] == ["net.py:9"]
+    assert plan.step("import").params["source"]["env"] == ["RANKER_CONFIG", "RANKER_HOME"]
+    keys = key_parts(plan.step("benchmark.runtime"), {}, {}, told)
+    assert keys["env"] == {"RANKER_CONFIG": "not set", "RANKER_HOME": "0" * 64}

@@ -224,3 +224,26 @@ def test_messages_contain_no_control_characters(shown: Shown) -> None:
     text = shown(BASE + 'optimize_for: "\\e[2J\\u202e"\nkind\u202e: 1\n')
     assert "\x1b" not in text
     assert "\u202e" not in text
+
+
+def test_roots_of_modules_are_folders_near_the_spec(load: Load, shown: Shown, folder: Path) -> None:
+    (folder / "src").mkdir()
+    (folder / "digits_model.py").touch()
+    named = "    factory: digits_model:DigitsNet\n    path: [{}]\n    env: [RANKER_CONFIG]\n"
+    text = BASE.replace("    factory: digits_model:DigitsNet\n", named)
+    assert load(text.format("src")).spec.model.source.model_dump()["path"] == ["src"]
+    told = shown(text.format("srcs"))
+    assert "error[E124]: folder `srcs` does not exist" in told
+    assert "did you mean `src`?" in told
+    assert "error[E124]: folder `digits_model.py` is a file" in shown(text.format("digits_model.py"))
+
+
+def test_a_variable_is_named_without_its_value(shown: Shown) -> None:
+    text = BASE.replace("    factory: digits_model:DigitsNet\n", "    factory: a:B\n    env: [RANKER_CONFIG=/etc/x]\n")
+    assert "expected the name of an environment variable" in shown(text)
+
+
+def test_an_accepted_line_is_a_file_and_a_number(shown: Shown) -> None:
+    assert "expected a file and a line of the model's code, such as net.py:9" in shown(
+        BASE + "verify: {accept_traced: [net.py]}"
+    )

@@ -36,6 +36,7 @@ from orchestrator.store.store import Store
 from orchestrator.store.receipts import Receipt, Receipts
 from orchestrator.store.state import Deployment, Intent, PlacementRecord, StateFile
 from orchestrator.store.trees import TreeStore
+from orchestrator.store.user_code import NO_USER_CODE
 
 home, computed = Home(Path(sys.argv[1])), Path(sys.argv[2])
 home.prepare()
@@ -57,7 +58,7 @@ def step(name, content):
         manifest = trees.commit(scratch / "output")
         receipts.write(Receipt(
             key=key, step=name, kind=name, deployment="digits", outcome="done", parts={}, manifest=manifest,
-            summary={}, error=None, found={}, seconds=1.0, peak_bytes=None, started="", version="0.1.0",
+            summary={}, error=None, found=NO_USER_CODE, seconds=1.0, peak_bytes=None, started="", version="0.1.0",
         ))
     return manifest.digest
 

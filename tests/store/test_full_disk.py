@@ -18,6 +18,7 @@ from orchestrator.store.receipts import Receipt, Receipts
 from orchestrator.store.state import State, StateFile
 from orchestrator.store.store import Store
 from orchestrator.store.trees import TreeStore
+from orchestrator.store.user_code import NO_USER_CODE
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
@@ -50,7 +51,7 @@ def _receipt(manifest: Manifest, key: str = "key", summary: str = "") -> Receipt
         manifest=manifest,
         summary={"text": summary},
         error=None,
-        found={},
+        found=NO_USER_CODE,
         seconds=1.0,
         peak_bytes=None,
         started="",

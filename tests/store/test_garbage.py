@@ -20,6 +20,7 @@ from orchestrator.store.receipts import Receipt, Receipts
 from orchestrator.store.state import Deployment, PlacementRecord, Revision, StateFile
 from orchestrator.store.store import Store
 from orchestrator.store.trees import TreeStore
+from orchestrator.store.user_code import NO_USER_CODE
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
@@ -57,7 +58,7 @@ def _done(home: Home, name: str, content: str, deployment: str = "digits") -> Ma
             manifest=manifest,
             summary={},
             error=None,
-            found={},
+            found=NO_USER_CODE,
             seconds=1.0,
             peak_bytes=None,
             started="",

@@ -12,6 +12,7 @@ from orchestrator.errors import StoreFailed
 from orchestrator.store.digest import FileEntry, Manifest
 from orchestrator.store.home import Home
 from orchestrator.store.receipts import Receipt, Receipts
+from orchestrator.store.user_code import UserCode
 
 KEY = "ab" * 32
 DONE = Receipt(
@@ -24,7 +25,9 @@ DONE = Receipt(
     manifest=Manifest.of({"model.onnx": FileEntry("11" * 32, 5, executable=False)}),
     summary={"opset": 20, "nodes": [1, 2.5, None, "é"]},
     error=None,
-    found={"digits_model.py": "22" * 32},
+    found=UserCode(
+        files={"digits_model.py": "22" * 32}, distributions={"timm 1.0": "33" * 32}, found_in={"timm": "path"}
+    ),
     seconds=1.25,
     peak_bytes=1 << 33,
     started="2026-01-02T03:04:05+00:00",
@@ -72,7 +75,7 @@ def _without(member: str) -> bytes:
         (b"\xff\xfe\x00", "is damaged"),
         (b"[" * 100_000, "is damaged"),
         (b"[]", "input should be an object"),
-        (_document(format=1), "format: input should be 2"),
+        (_document(format=1), "format: input should be 3"),
         (_without("format"), "it names no format"),
         (_without("found"), "found: field required"),
         (_document(more=1), "more: extra inputs are not permitted"),

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -54,14 +54,16 @@ class WorkerEnd:
     oom_killed: bool
 
 
-def worker_environment(*, containers: bool = False) -> dict[str, str]:
+def worker_environment(variables: Iterable[str] = (), *, containers: bool = False) -> dict[str, str]:
     """The environment of a worker: what is passed on, and what keeps it quiet and repeatable.
 
     Args:
+        variables: names of variables that it sees besides those that every worker sees.
         containers: whether it starts containers, and so has to find the engine.
     """
     return (
         inherited_environment()
+        | {name: os.environ[name] for name in variables if name in os.environ}
         | (engine_environment() if containers else {})
         | {
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -104,7 +106,7 @@ def run_worker(
     child = start_logged(
         guarded(command),
         log,
-        env={**worker_environment(containers=job.containers), "MLO_PROGRESS_FD": str(writer)},
+        env={**worker_environment(job.variables, containers=job.containers), "MLO_PROGRESS_FD": str(writer)},
         cwd=job.scratch,
         pass_fds=(writer,),
         new_session=True,  # so that Ctrl-C reaches only the parent, and the whole tree can be killed

@@ -13,8 +13,9 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.stop import Stop
 from orchestrator.spec.strict import Strict
 from orchestrator.steps.context import Ending
-from orchestrator.steps.parameters import Accelerator
+from orchestrator.steps.parameters import Accelerator, CodeAccess
 from orchestrator.store.digest import Manifest
+from orchestrator.store.user_code import NO_USER_CODE, UserCode
 
 __all__ = ["Executor", "InlineInput", "RequestInput", "StepEnd", "StepRequest", "StoredInput", "UserInput"]
 
@@ -70,6 +71,8 @@ class StepRequest(Strict):
         function: `module:function`.
         inputs: role → input; optional roles may be absent.
         code: files of the user's code that the step is known to import.
+        user_code: what it needs to run the user's code; None if it runs none.
+        imported_code: what `import` used of the user's code, for later steps that run it.
         network: whether it keeps its network, if only the loopback.
         containers: whether it starts containers of the Docker Engine.
         accelerator: what the models that it runs compute on.
@@ -84,6 +87,8 @@ class StepRequest(Strict):
     params: Mapping[str, Any]
     inputs: Mapping[str, Annotated[RequestInput, Field(discriminator="kind")]]
     code: tuple[UserInput, ...] = ()
+    user_code: CodeAccess | None = None
+    imported_code: UserCode = NO_USER_CODE
     network: bool = False
     containers: bool = False
     accelerator: Accelerator = "none"
@@ -101,7 +106,7 @@ class StepEnd:
         error: why it failed; None if and only if it is done.
         output: its output, already in the store; None if and only if it failed.
         summary: facts for people.
-        found: the user's code files that it imported: path relative to the project → sha256.
+        found: what it used of the user's code.
         seconds: its duration.
         peak_bytes: its largest resident memory.
     """
@@ -110,7 +115,7 @@ class StepEnd:
     error: Diagnostic | None
     output: Manifest | None
     summary: Mapping[str, Any]
-    found: Mapping[str, str]
+    found: UserCode
     seconds: float
     peak_bytes: int
 

@@ -17,6 +17,7 @@ from orchestrator.steps.parameters import Accelerator
 from orchestrator.store.atomic import write_atomic
 from orchestrator.store.failures import store_errors
 from orchestrator.store.record import first_problem
+from orchestrator.store.user_code import UserCode
 
 __all__ = ["EXIT_DISK_FULL", "WorkerJob", "WorkerResult"]
 
@@ -31,6 +32,8 @@ class WorkerJob(Strict):
     Attributes:
         format: of the file.
         network: whether the worker keeps its network; otherwise it gives it up before it loads anything.
+        import_roots: folders of modules besides the project, relative to it; None for a step that runs no code of the user's.
+        variables: names of environment variables that its code reads.
         containers: whether it starts containers of the Docker Engine.
         accelerator: what the models that it runs compute on.
     """
@@ -45,6 +48,8 @@ class WorkerJob(Strict):
     project: str
     result: str
     network: bool
+    import_roots: tuple[str, ...] | None
+    variables: tuple[str, ...]
     containers: bool
     accelerator: Accelerator
 
@@ -80,13 +85,13 @@ class WorkerResult(Strict):
     Attributes:
         ending: how the step ended, as far as the worker itself knows.
         error: why the step is not done; None if and only if it is.
-        found: path relative to the project → sha256.
+        found: what it used of the user's code.
     """
 
     ending: Ending
     summary: Mapping[str, Any]
     error: Diagnostic | None
-    found: Mapping[str, str]
+    found: UserCode
 
     def write(self, path: Path) -> None:
         """Write the result as JSON, atomically."""

@@ -17,11 +17,13 @@ from orchestrator.engine.executors.executor import RequestInput, StepEnd, StepRe
 from orchestrator.engine.executors.job import WorkerJob
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import StepFailed, StoreFailed
+from orchestrator.machine.user_code import ImportPath, changed_code
 from orchestrator.steps.context import Ending
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import digest_path
 from orchestrator.store.failures import store_errors
 from orchestrator.store.store import Store
+from orchestrator.store.user_code import NO_USER_CODE
 
 __all__ = ["LocalExecutor"]
 
@@ -52,7 +54,7 @@ class LocalExecutor:
                 record.mkdir(parents=True, exist_ok=True)
                 job = self._job(request, scratch, record)
                 job.write(record / "job.json")
-                _write_reproduce_script(record)
+                _write_reproduce_script(record, request)
                 (record / "log.txt").write_bytes(b"")
             end = run_worker(
                 job,
@@ -81,7 +83,7 @@ class LocalExecutor:
                 error=error,
                 output=output,
                 summary={} if result is None else result.summary,
-                found={} if result is None else result.found,
+                found=NO_USER_CODE if result is None else result.found,
                 seconds=end.seconds,
                 peak_bytes=end.peak,
             )
@@ -100,6 +102,8 @@ class LocalExecutor:
             project=str(self._project),
             result=str(scratch / "result.json"),
             network=request.network,
+            import_roots=None if request.user_code is None else request.user_code.path,
+            variables=() if request.user_code is None else request.user_code.env,
             containers=request.containers,
             accelerator=request.accelerator,
         )
@@ -142,6 +146,17 @@ class LocalExecutor:
                     remedy="run the same command again once the file is complete",
                     at=source.at,
                 )
+        if request.user_code is None:
+            return None
+        path_of_modules = ImportPath(self._project, request.user_code.path)
+        if (changed := changed_code(request.imported_code, path_of_modules)) is not None:
+            return Diagnostic(
+                "E405",
+                f"the model's code changed while {request.step} was running: {changed}",
+                cause="the step may have used other code than `import`",
+                remedy="run the same command again once the code is complete",
+                at=("model", "source", "factory"),
+            )
         return None
 
 
@@ -152,15 +167,17 @@ def _digest_or_none(path: Path) -> str | None:
         return None  # it was removed, or can no longer be read
 
 
-def _write_reproduce_script(record: Path) -> None:
+def _write_reproduce_script(record: Path, request: StepRequest) -> None:
     """A script beside the job that runs the step alone, as mlo ran it."""
     script = record / "reproduce.sh"
     path = os.environ.get("PYTHONPATH")
+    variables = () if request.user_code is None else request.user_code.env
     script.write_text(
         "#!/bin/sh\n"
         "# Runs this step alone, as mlo ran it. Its output stays in a new folder, which is printed.\n"
         "set -eu\n"
         + (f"export PYTHONPATH={shlex.quote(path)}\n" if path else "")
+        + (f"# It reads these variables, whose values are not kept: {', '.join(variables)}\n" if variables else "")
         + "export PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1\n"
         'here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)\n'
         f'exec {shlex.quote(sys.executable)} -P -m orchestrator.engine.worker --again "$here/job.json"\n',

@@ -23,7 +23,7 @@ from orchestrator.frameworks.source.outputs import first_call
 from orchestrator.frameworks.source.samples import random_samples
 from orchestrator.frameworks.source.user_code import AT_FACTORY, build
 from orchestrator.steps.context import StepContext, StepError, refuse_as
-from orchestrator.steps.parameters import ImportParameters, InspectParameters
+from orchestrator.steps.parameters import CodeAccess, ImportParameters, InspectParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -159,7 +159,7 @@ def _load(
             raise ValueError("a state dict needs a factory")
         # The file first, because it fails quickly, while the user's code may take long.
         state = read_state_dict(weights, source.weights_key)
-        model = _built(source.factory, source.kwargs, project)
+        model = _built(source.factory, source.kwargs, project, CodeAccess(source.path, source.env))
         notes += load_weights(model, state, source.weights_key)
     elif kind == "torchscript":
         model = load_torchscript(weights)
@@ -177,8 +177,8 @@ def _load(
     return model, tuple(notes)
 
 
-def _built(factory: str, kwargs: Mapping[str, Any], project: Path) -> torch.nn.Module:
-    model = build(factory, kwargs, project)
+def _built(factory: str, kwargs: Mapping[str, Any], project: Path, access: CodeAccess) -> torch.nn.Module:
+    model = build(factory, kwargs, project, access)
     if not isinstance(model, torch.nn.Module):
         raise StepError(
             "E315",

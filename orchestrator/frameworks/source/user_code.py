@@ -1,16 +1,19 @@
-"""Imports and calls the factory from the spec's folder, and locates failures in the user's code."""
+"""Imports and calls the user's factory, and locates failures in the user's code."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 import traceback
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.machine.user_code import is_own, reading
 from orchestrator.steps.context import StepError
+from orchestrator.steps.parameters import CodeAccess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,42 +21,50 @@ if TYPE_CHECKING:
 __all__ = ["AT_FACTORY", "build", "raised_at", "raised_notes"]
 
 AT_FACTORY = ("model", "source", "factory")
+NO_ACCESS = CodeAccess()
 
 
-def build(reference: str, kwargs: Mapping[str, Any], project: Path) -> Any:
-    """Import `module:attribute`, with `project` first on the path, and call it with `kwargs`; returns the result.
+def build(reference: str, kwargs: Mapping[str, Any], project: Path, access: CodeAccess = NO_ACCESS) -> Any:
+    """The result of calling `module:attribute` with `kwargs`.
+
+    Args:
+        reference: `module:attribute`.
+        kwargs: its arguments.
+        project: the folder that modules are imported from first.
+        access: further folders that they are imported from, and the variables that the code reads.
 
     Raises:
-        StepError: E310 the module cannot be imported, E311 it has no such attribute, E312 it is not callable, E313 it does
-            not accept the arguments, E314 it raised an error.
+        StepError: E310 the module cannot be imported, E311 it has no such attribute, E312 that cannot be called, E313 it
+            does not accept the arguments, E314 it raises an exception.
     """
-    factory = _find(reference, project)
-    try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # callables written in C may have no signature
-        pass
-    else:
+    with reading():
+        factory = _find(reference, project, access)
         try:
-            signature.bind(**kwargs)
-        except TypeError as error:
+            signature = inspect.signature(factory)
+        except (TypeError, ValueError):  # some callables written in C have no signature
+            pass
+        else:
+            try:
+                signature.bind(**kwargs)
+            except TypeError as error:
+                raise StepError(
+                    "E313",
+                    f"`{reference}` does not accept these arguments",
+                    cause=str(error),
+                    remedy=f"its signature is {signature.replace(return_annotation=inspect.Signature.empty)}; give the arguments in `kwargs:`",
+                    at=("model", "source", "kwargs") if kwargs else AT_FACTORY,
+                ) from error
+        try:
+            return factory(**kwargs)
+        # The factory is the user's code and may raise anything; the error is reported with its line.
+        except (Exception, SystemExit) as error:
             raise StepError(
-                "E313",
-                f"`{reference}` does not accept these arguments",
-                cause=str(error),
-                remedy=f"its signature is {signature.replace(return_annotation=inspect.Signature.empty)}; give the arguments in `kwargs:`",
-                at=("model", "source", "kwargs") if kwargs else AT_FACTORY,
+                "E314",
+                f"`{reference}` raised {_named(error)}",
+                cause=f"raised at {raised_at(error, project)}",
+                remedy=_variable_remedy(error, access) or "correct the code, or give it other arguments in `kwargs:`",
+                at=AT_FACTORY,
             ) from error
-    try:
-        return factory(**kwargs)
-    # The user's code may raise anything; it is reported with its position and ends the step.
-    except (Exception, SystemExit) as error:
-        raise StepError(
-            "E314",
-            f"`{reference}` raised {_named(error)}",
-            cause=f"raised at {raised_at(error, project)}",
-            remedy="correct the code, or give it other arguments in `kwargs:`",
-            at=AT_FACTORY,
-        ) from error
 
 
 def raised_at(error: BaseException, project: Path) -> str:
@@ -74,22 +85,23 @@ def raised_notes(error: BaseException, project: Path) -> tuple[str, ...]:
     return (f"raised at: {raised_at(error, project)}",) if any(_is_in(f.filename, project) for f in frames) else ()
 
 
-def _find(reference: str, project: Path) -> Callable[..., Any]:
+def _find(reference: str, project: Path, access: CodeAccess) -> Callable[..., Any]:
     module_name, _, path = reference.partition(":")
-    folder = str(project)
-    if sys.path[0] != folder:
-        sys.path.insert(0, folder)
+    folders = [str(project), *(str((project / root).resolve()) for root in access.path)]
+    if sys.path[: len(folders)] != folders:
+        sys.path[:0] = folders
         importlib.invalidate_caches()
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise _not_found(error, module_name, project) from error
+        raise _not_found(error, module_name, project, access) from error
     except (Exception, SystemExit) as error:
         raise StepError(
             "E310",
             f"importing `{module_name}` raised {_named(error)}",
             cause=f"raised at {raised_at(error, project)}",
-            remedy="correct the code; `python -c 'import " + module_name + "'` in the spec's folder shows the same",
+            remedy=_variable_remedy(error, access)
+            or "correct the code; `python -c 'import " + module_name + "'` in the spec's folder shows the same",
             at=AT_FACTORY,
         ) from error
     for name in path.split("."):
@@ -118,22 +130,57 @@ def _find(reference: str, project: Path) -> Callable[..., Any]:
     return factory
 
 
-def _not_found(error: ModuleNotFoundError, module_name: str, project: Path) -> StepError:
+def _variable_remedy(error: BaseException, access: CodeAccess) -> str:
+    """What to do if the code did not find an environment variable; empty if it failed for another reason."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    # The frame of `os.environ[NAME]`.
+    if not isinstance(error, KeyError) or last.name != "__getitem__" or Path(last.filename).stem.strip("<>") not in _OS:
+        return ""
+    name = str(error.args[0])
+    if name in access.env:
+        return f"set {name} in the environment of mlo; `model.source.env` passes it on"
+    return f"name it in `model.source.env: [{name}]`: the code sees few of the variables that mlo sees"
+
+
+_OS = {"os", "frozen os"}
+
+
+def _near(missing: str, project: Path) -> str | None:
+    """A folder near the project, relative to it, that has the module; None if there is none."""
+    top = missing.partition(".")[0]
+    for base in (project, *project.parents[:_LEVELS_UP]):
+        for folder in (base, base / "src", base / "lib"):
+            package = folder / top
+            if folder != project and (package.with_suffix(".py").is_file() or any(package.glob("*.py"))):
+                return Path(os.path.relpath(folder, project)).as_posix()
+    return None
+
+
+_LEVELS_UP = 3
+
+
+def _not_found(error: ModuleNotFoundError, module_name: str, project: Path, access: CodeAccess) -> StepError:
     missing = error.name or module_name
+    named = [*access.path, near] if (near := _near(missing, project)) is not None else []
+    lies = f"it is in {near}: add `path: [{', '.join(named)}]` to `model.source`" if named else ""
     if missing == module_name or module_name.startswith(f"{missing}."):
         close = get_close_matches(missing, sorted(path.stem for path in project.glob("*.py")), n=1)
+        beside = f"put {missing.replace('.', '/')}.py beside the spec, or name the folder that it is in with `model.source.path`"
         return StepError(
             "E310",
             f"there is no module `{missing}`",
-            cause="it is neither in the spec's folder nor installed",
-            remedy=f"did you mean `{close[0]}`?" if close else f"put {missing.replace('.', '/')}.py beside the spec",
+            cause="it is neither in the spec's folder"
+            + (", in `model.source.path`" if access.path else "")
+            + " nor installed",
+            remedy=lies or (f"did you mean `{close[0]}`?" if close else beside),
             at=AT_FACTORY,
         )
     return StepError(
         "E310",
         f"importing `{module_name}` raised {_named(error)}",
         cause=f"raised at {raised_at(error, project)}",
-        remedy=f"install the package that provides `{missing}`, beside mlo and in the image",
+        remedy=lies
+        or f"install the package that provides `{missing}` beside mlo, or name the folder that it is in with `model.source.path`",
         at=AT_FACTORY,
     )
 
@@ -152,9 +199,9 @@ def _origin(found: Any, project: Path) -> str:
 
 def _is_in(filename: str, project: Path) -> bool:
     path = Path(filename)
-    return path.is_relative_to(project) and "site-packages" not in path.parts
+    return is_own(path) and (path.is_relative_to(project) or path.is_file())
 
 
 def _relative(filename: str, project: Path) -> str:
     path = Path(filename)
-    return str(path.relative_to(project)) if _is_in(filename, project) else str(path)
+    return str(path.relative_to(project)) if is_own(path) and path.is_relative_to(project) else str(path)

@@ -12,7 +12,7 @@ from orchestrator.optimize.variants import Candidate
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.revisions import BENCHMARK_RUNTIME, BENCHMARK_SERVER
 from orchestrator.plan.step import Step, StepInput, StepOutput
-from orchestrator.plan.steps.source import code_files, source_files, source_parameters, source_tools, union
+from orchestrator.plan.steps.source import code_access, source_files, source_parameters, source_tools, union
 from orchestrator.plan.steps.variants import variant_output
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
@@ -26,9 +26,7 @@ _BESIDES_MEASURING = 600.0
 """Seconds that a benchmark may take besides measuring, such as loading models and starting servers."""
 
 
-def runtime_benchmark_step(
-    loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: Sequence[Candidate]
-) -> Step:
+def runtime_benchmark_step(loaded: LoadedSpec, model: PlannedModel, candidates: Sequence[Candidate]) -> Step:
     """The step that measures all candidates and the model as given in their runtimes."""
     spec = loaded.spec
     parameters = RuntimeBenchmarkParameters(
@@ -51,8 +49,8 @@ def runtime_benchmark_step(
         params=parameters.as_json(),
         inputs={"import": StepOutput("import"), **inputs, **source_files(loaded, model)},
         optional=frozenset(inputs),
-        code=code_files(here),
-        tools=union(source_tools(loaded, here), *runtimes),
+        user_code=code_access(loaded),
+        tools=union(source_tools(loaded), *runtimes),
         machine=True,
         accelerator=parameters.accelerator,
         exclusive=True,

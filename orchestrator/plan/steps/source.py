@@ -12,10 +12,12 @@ from orchestrator.optimize.sources import SOURCES
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.step import FileInput, Step, StepInput
 from orchestrator.spec.load import LoadedSpec
-from orchestrator.steps.parameters import ImportParameters, InspectParameters, SourceParameters, TensorNames
+from orchestrator.spec.source_models import PytorchSource
+from orchestrator.steps.parameters import CodeAccess, ImportParameters, InspectParameters, SourceParameters, TensorNames
 from orchestrator.steps.roles import WEIGHTS, file_role
 
 __all__ = [
+    "code_access",
     "code_files",
     "import_step",
     "inspect_step",
@@ -90,8 +92,9 @@ def import_step(loaded: LoadedSpec, model: PlannedModel, here: Here) -> Step:
         revision=source.check_revision,
         params=parameters.as_json(),
         inputs=inputs,
-        code=code_files(here),
-        tools=source_tools(loaded, here),
+        code=code_files(loaded, here),
+        user_code=code_access(loaded),
+        tools=source_tools(loaded),
         at=("model",),
     )
 
@@ -99,6 +102,8 @@ def import_step(loaded: LoadedSpec, model: PlannedModel, here: Here) -> Step:
 def source_parameters(loaded: LoadedSpec, model: PlannedModel | None) -> SourceParameters:
     """How the source is loaded, in the parameters of every step that loads it; without a model before it is read."""
     fields = loaded.spec.model.source.model_dump(mode="json", exclude={"weights", "sha256"}, exclude_none=True)
+    access = code_access(loaded)
+    fields |= {} if access is None else {"path": access.path, "env": access.env}
     names = {} if model is None else model.names
     return SourceParameters(**fields, names=TensorNames(names.get("inputs", {}), names.get("outputs", {})))
 
@@ -109,14 +114,22 @@ def source_files(loaded: LoadedSpec, model: PlannedModel) -> dict[str, StepInput
     return {WEIGHTS: weights, **{file_role(name): weights.beside(name) for name in model.files}}
 
 
-def code_files(here: Here) -> tuple[FileInput, ...]:
-    """The module that the factory names, if it is beside the spec; an installed one is a tool instead."""
-    return () if here.factory_file is None else (FileInput(here.factory_file, ("model", "source", "factory")),)
+def code_files(loaded: LoadedSpec, here: Here) -> tuple[FileInput, ...]:
+    """The factory's module, if it is in the spec's folder or named by `model.source.path`; `import` finds the rest."""
+    if here.factory_file is None:
+        return ()
+    return (FileInput.of(here.factory_file, ("model", "source", "factory"), loaded.folder, "factory"),)
 
 
-def source_tools(loaded: LoadedSpec, here: Here) -> tuple[str, ...]:
-    """The packages that load the source, with the distributions of the factory's module."""
-    return union(SOURCES[loaded.spec.model.source.kind].tools, here.factory_packages)
+def code_access(loaded: LoadedSpec) -> CodeAccess | None:
+    """What a step that loads the source needs to run the user's code; None for kinds that have none."""
+    source = loaded.spec.model.source
+    return CodeAccess(tuple(source.path), tuple(source.env)) if isinstance(source, PytorchSource) else None
+
+
+def source_tools(loaded: LoadedSpec) -> tuple[str, ...]:
+    """The packages that load the source."""
+    return SOURCES[loaded.spec.model.source.kind].tools
 
 
 def _weights(loaded: LoadedSpec) -> FileInput:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from orchestrator.machine.here import Here
 from orchestrator.optimize.variants import Pass, Variant
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.step import Step, StepInput, StepOutput
-from orchestrator.plan.steps.source import code_files, source_files, source_parameters, source_tools, union
+from orchestrator.plan.steps.source import code_access, source_files, source_parameters, source_tools, union
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.steps.parameters import ConvertParameters, OptimizeParameters
 
 __all__ = ["step_timeout", "variant_output", "variant_steps"]
 
 
-def variant_steps(loaded: LoadedSpec, model: PlannedModel, here: Here, variants: Iterable[Variant]) -> list[Step]:
+def variant_steps(loaded: LoadedSpec, model: PlannedModel, variants: Iterable[Variant]) -> list[Step]:
     """The steps of all variants, each once.
 
     Raises:
@@ -24,9 +23,9 @@ def variant_steps(loaded: LoadedSpec, model: PlannedModel, here: Here, variants:
     steps: dict[str, Step] = {}
     for variant in variants:
         before, *optimized = variant.steps
-        made = [_convert_step(loaded, model, here, variant)]
+        made = [_convert_step(loaded, model, variant)]
         for step_id, stage, each in zip(optimized, variant.stages, variant.passes, strict=True):
-            made.append(_pass_step(loaded, model, here, each, stage, before))
+            made.append(_pass_step(loaded, model, each, stage, before))
             before = step_id
         for step in made:
             if (known := steps.setdefault(step.id, step)) != step:
@@ -44,7 +43,7 @@ def step_timeout(loaded: LoadedSpec) -> float:
     return max(60.0, loaded.spec.optimize.time_budget)
 
 
-def _convert_step(loaded: LoadedSpec, model: PlannedModel, here: Here, variant: Variant) -> Step:
+def _convert_step(loaded: LoadedSpec, model: PlannedModel, variant: Variant) -> Step:
     transform = variant.conversion
     if transform.function is None:
         raise ValueError(f"the table of formats names no converter for {variant.format}")
@@ -55,15 +54,15 @@ def _convert_step(loaded: LoadedSpec, model: PlannedModel, here: Here, variant: 
         revision=transform.revision,
         params=ConvertParameters(source_parameters(loaded, model), accept_traced=_accepted(loaded)).as_json(),
         inputs=_from_source(loaded, model),
-        code=code_files(here),
-        tools=union(source_tools(loaded, here), transform.tools),
+        user_code=code_access(loaded),
+        tools=union(source_tools(loaded), transform.tools),
         candidate=variant.format,
         at=("optimize", "formats"),
         timeout=step_timeout(loaded),
     )
 
 
-def _pass_step(loaded: LoadedSpec, model: PlannedModel, here: Here, each: Pass, stage: str, before: str) -> Step:
+def _pass_step(loaded: LoadedSpec, model: PlannedModel, each: Pass, stage: str, before: str) -> Step:
     transform = each.transform
     if transform.function is None:
         raise ValueError(f"the pass {each.name} names no function")
@@ -77,8 +76,8 @@ def _pass_step(loaded: LoadedSpec, model: PlannedModel, here: Here, each: Pass, 
         revision=transform.revision,
         params=parameters.as_json(),
         inputs=_from_source(loaded, model) if transform.from_source else made_from,
-        code=code_files(here) if transform.from_source else (),
-        tools=union(source_tools(loaded, here), transform.tools) if transform.from_source else transform.tools,
+        user_code=code_access(loaded) if transform.from_source else None,
+        tools=union(source_tools(loaded), transform.tools) if transform.from_source else transform.tools,
         machine=transform.needs_cpu_features,
         candidate=stage,
         at=("optimize", "precisions"),

@@ -64,6 +64,8 @@ def _in_a_worker(function: str, folder: Path, environment: dict[str, str]) -> Wo
         output=str(folder / "output"),
         scratch=str(folder / "scratch"),
         project=str(folder / "output"),
+        import_roots=None,
+        variables=(),
         result=str(folder / "result.json"),
         network=False,
         containers=False,
