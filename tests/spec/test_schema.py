@@ -53,7 +53,7 @@ CASES = [
     BASE + "verify: {min_cosine: 2}",
     BASE + "verify: {accept_traced: ['net.py:9', 'acme/net.py:10']}",
     BASE + "verify: {accept_traced: [net.py]}",
-    BASE.replace("    weights:", "    path: [../src]\n    env: [RANKER_CONFIG]\n    weights:"),
+    BASE.replace("    weights:", "    path: [..]\n    env: [RANKER_CONFIG]\n    weights:"),
     BASE.replace("    weights:", "    env: [A=B]\n    weights:"),
     BASE + "benchmark: {batch_sizes: [1, 2]}",
     BASE + "benchmark: {batch_sizes: []}",

@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 from orchestrator.frameworks.onnx import finish as onnx_finish
+from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.pytorch import convert as torch_convert
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.optimize.formats import FORMATS, Transform
@@ -208,6 +209,17 @@ def test_an_accepted_line_is_frozen_and_said(case: BuildCase, format_name: str) 
 
     assert facts["exporter"] == "accepted"
     assert facts["frozen"] == [{"file": "zoo.py", "line": line_of(code), "code": code, "what": "branch"}]
+
+
+def test_int8_keeps_what_was_frozen_in_the_model_that_it_is_made_of(case: BuildCase) -> None:
+    built = case("BranchOnEqual")
+    place = f"zoo.py:{line_of('if torch.equal(inputs[0], inputs[0].clamp(max=30)):')}"
+    converted = built.context("convert", accept_traced=[place])
+    torch_convert.to_onnx(converted)
+
+    facts = to_int8(built.context("int8", {"import": built.imported, "model": converted.output}, seed=0))
+
+    assert [f"{line['file']}:{line['line']}" for line in facts["frozen"]] == [place]
 
 
 def test_another_line_is_not_accepted_with_one(case: BuildCase) -> None:
