@@ -210,7 +210,7 @@ def _import_roots(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[D
         place = spec.path(name, folder)
         if place.is_dir():
             continue
-        near = similar_file(place) if not place.exists() else None
+        near = None if place.exists() else similar_file(place, folders=True)
         yield Diagnostic(
             "E124",
             f"folder {quoted(name)} {'is a file' if place.exists() else 'does not exist'}",

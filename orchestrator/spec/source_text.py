@@ -107,10 +107,10 @@ def _unreadable(shown: str, problem: str, remedy: str = "") -> SpecInvalid:
     return SpecInvalid(Diagnostic("E100", f"{shown} {problem}", remedy=remedy or "give the path of a YAML file"))
 
 
-def similar_file(path: Path) -> Path | None:
-    """The file in the same folder whose name is closest to that of `path`, if any is close."""
+def similar_file(path: Path, *, folders: bool = False) -> Path | None:
+    """The file, or the folder, beside `path` whose name is closest to its own, if any is close."""
     try:
-        names = [entry.name for entry in os.scandir(path.parent) if entry.is_file()]
+        names = [entry.name for entry in os.scandir(path.parent) if entry.is_dir() == folders]
     except (OSError, ValueError):
         return None
     import difflib  # noqa: PLC0415 - only for a mistake
