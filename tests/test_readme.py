@@ -52,7 +52,6 @@ def table() -> str:
 
 
 def test_the_table_of_kinds_is_current() -> None:
-    """Copy what this prints into the README when it fails."""
     found = re.search(r"<!-- kinds -->\n(.*?)\n<!-- /kinds -->", README.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
-    assert found[1] == table()
+    assert found[1] == table(), f"write into the README:\n{table()}"

@@ -12,6 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps.context import StepContext
+from orchestrator.steps.parameters import (
+    RuntimeBenchmarkParameters,
+    ServerBenchmarkParameters,
+    ServiceLevel,
+    SourceParameters,
+)
 from tests.artifacts.made import facts, verdict
 from tests.artifacts.made import imported as imported_model
 
@@ -22,6 +28,28 @@ SIGNATURE = Signature(
     outputs=(Tensor("logits", "float32", ("batch", 10)),),
     dims={"batch": (1, 64)},
     batch="batch",
+)
+RUNTIME = RuntimeBenchmarkParameters(
+    candidates=(),
+    source=SourceParameters("pytorch", factory="digits_model:DigitsNet"),
+    open_baseline="orchestrator.frameworks.pytorch.source:open_baseline",
+    batch_sizes=(1, 8),
+    cpus=2.0,
+    memory=2**31,
+    time_budget=40.0,
+)
+SERVER = ServerBenchmarkParameters(
+    candidates=(),
+    signature=SIGNATURE,
+    cpus=2.0,
+    memory=2**31,
+    slo=ServiceLevel(p99_latency=0.25, throughput=200.0),
+    batching="auto",
+    batch_sizes=(1, 8),
+    objective="latency",
+    time_budget=40.0,
+    assets="",
+    servers={"onnxruntime": True, "openvino": True, "torchserve": True},
 )
 
 
@@ -78,24 +106,9 @@ def step_context(
     """The context that the engine would give; `params` override."""
     for name in ("output", "scratch"):
         (folder / name).mkdir(parents=True)
-    shared = {"candidates": list(candidates), "batch_sizes": [1, 8], "cpus": 2.0, "memory": 2**31, "time_budget": 40.0}
-    runtime = {
-        **shared,
-        "source": {"kind": "pytorch", "factory": "digits_model:DigitsNet"},
-        "open_baseline": "orchestrator.frameworks.pytorch.source:open_baseline",
-    }
-    server = {
-        **shared,
-        "signature": SIGNATURE.as_json(),
-        "slo": {"p99_latency": 0.25, "throughput": 200.0},
-        "batching": "auto",
-        "objective": "latency",
-        "assets": "",
-        "servers": {"onnxruntime": True, "openvino": True, "torchserve": True},
-    }
-    values = runtime if "runtime" not in inputs else server
+    usual = SERVER if "runtime" in inputs else RUNTIME
     return StepContext(
-        params={**values, **params},
+        params={**usual.as_json(), "candidates": list(candidates), **params},
         inputs=inputs,
         output=folder / "output",
         scratch=folder / "scratch",

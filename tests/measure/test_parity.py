@@ -181,7 +181,7 @@ def test_every_precision_has_gates() -> None:
 
 
 def test_every_gate_has_a_key_in_the_spec_a_measure_and_defaults_that_are_its_own() -> None:
-    assert list(Verify.model_fields) == list(GATES)
+    assert [key for key in Verify.model_fields if key in GATES] == list(GATES)
     for gate in GATES.values():
         assert gate.measure in OutputParity.model_fields
         assert is_floor(gate.name) != gate.name.startswith("max_")

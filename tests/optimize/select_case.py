@@ -42,6 +42,7 @@ from orchestrator.artifacts.server_report import (
 from orchestrator.artifacts.verdict import Verdict
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.measure.statistics import quantile_test
+from orchestrator.spec.gates import PRECISIONS
 from orchestrator.steps.context import StepContext
 from orchestrator.steps.parameters import CandidateParameters, RefusedParameters, SelectParameters
 from orchestrator.steps.parameters import ServiceLevel as AskedLevel
@@ -69,7 +70,7 @@ def candidate(name: str, *, refused: str | None = None, given: bool = False) -> 
         "candidate": name,
         "variant": variant,
         "format": format_name,
-        "precision": precision if precision in {"fp32", "bf16", "int8"} else "fp32",
+        "precision": precision if precision in PRECISIONS else "fp32",
         "backend": backend or BACKENDS.get(format_name, "torchserve"),
         "options": RuntimeOptions(**changed),
         "as_given": given,

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backends.table import SERVERS
 from orchestrator.errors import SpecInvalid
+from orchestrator.spec.gates import PRECISIONS
 from tests.spec.conftest import BASE, Load, Shown
+
+_PRECISIONS, _SERVED = ", ".join(PRECISIONS), ", ".join(SERVERS)
 
 
 def codes(load: Load, text: str) -> list[str]:
@@ -36,7 +40,7 @@ def test_several_mistakes_are_shown_at_once_in_the_order_of_the_file(shown: Show
         "11 |     - {name: image, dtype: float, shape: [batch, 1, 8, 8]}\n"
         "   |                            ^^^^^ did you mean `float32`?\n"
         "\n"
-        "error[E103]: `fp17` is not one of fp32, bf16, int8\n"
+        f"error[E103]: `fp17` is not one of {_PRECISIONS}\n"
         "  --> spec.yaml:16:22\n"
         "   |\n"
         "16 |   precisions: [fp32, fp17]\n"
@@ -98,13 +102,13 @@ def test_keys_are_suggested_from_the_chosen_kind_of_source(shown: Shown) -> None
         ("hardware:", "`hardware` has no value", "the value is missing"),
         ("hardware: 2", "`hardware` must be a mapping of keys to values, not `2`", ""),
         ("cpus: 2", "unknown key `cpus`", "did you mean `hardware: {cpus: ...}`?"),
-        ("optimize: {precisions: int8}", "`int8` is not one of auto, or a list of fp32, bf16, int8", "did you mean `[int8]`?"),
+        ("optimize: {precisions: int8}", f"`int8` is not one of auto, or a list of {_PRECISIONS}", "did you mean `[int8]`?"),
         ("optimize: {precisions: []}", "`precisions` must have at least 1 entry, not 0", ""),
         ("optimize_for: latncy", "`latncy` is not one of latency, throughput, cost", "did you mean `latency`?"),
         ("verify: {max_abs_error: -1}", "`max_abs_error` must be at least 0, not `-1`", ""),
-        ("verify: {max_abs_error: {fp17: 1}}", "`fp17` is not one of fp32, bf16, int8", ""),
+        ("verify: {max_abs_error: {fp17: 1}}", f"`fp17` is not one of {_PRECISIONS}", ""),
         ("verify: {max_abs_error: low}", "`max_abs_error` must be a number or a mapping of keys to values, not `low`", ""),
-        ("serving: {backend: torchsrve}", "`torchsrve` is not one of onnxruntime, openvino, torchserve, tensorflow-serving, auto", "did you mean `torchserve`?"),
+        ("serving: {backend: torchsrve}", f"`torchsrve` is not one of {_SERVED}, auto", "did you mean `torchserve`?"),
         ("serving: {batching: {max_size: 0}}", "`max_size` must be at least 1, not `0`", ""),
         ("serving: {batching: {max_size: '8'}}", "`max_size` must be a whole number, not `8`", "a value in quotes is text, not a number"),
         ("benchmark: {batch_sizes: 8}", "`batch_sizes` must be a list, not `8`", "for a list with one entry, write `[8]`"),
