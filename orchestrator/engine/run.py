@@ -108,8 +108,7 @@ class _Run:
                         self._ended(self._running.pop(future), future)
             except BaseException:
                 # Workers must not outlive the run: end them before the pool waits for its threads.
-                self._stop.ask()
-                self._stop.ask()
+                self._stop.end_now()
                 raise
         self._announce_stop()
         if self._stop.level:

@@ -71,6 +71,7 @@ class StepRunner:
             if resolved.status != "forced":
                 again = self._resolver.resolve(step, outcomes)
                 if again is not None and again.outcome is not None:
+                    self._store.receipts.remember(self._plan.name, step.id, again.key)
                     return again.outcome
             # Anything that runs at the same time affects a measurement: steps that measure hold this lock exclusively, all
             # others share it, across all stores of this user.

@@ -32,6 +32,10 @@ class Stop:
         self._level = min(2, self._level + 1)
         return self._level
 
+    def end_now(self) -> None:
+        """End running steps without an announcement, because an error that will be shown ends the run."""
+        self._level = self.announced = 2
+
 
 @contextmanager
 def stop_on_signals(stop: Stop) -> Iterator[None]:

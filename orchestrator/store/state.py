@@ -130,10 +130,12 @@ class Deployment(Record):
         return self.model_copy(update={"leaving": None})
 
     def digests(self) -> set[str]:
-        """All digests that this deployment, or a rollback of it, may need."""
+        """All digests that this deployment, the change under way, or a rollback may need."""
         named = {self.spec_digest, self.decision_digest, self.model_digest, self.rendered_digest}
         for revision in self.history:
             named |= {revision.rendered_digest, revision.imported_digest}
+        if self.intent is not None and self.intent.wanted is not None:
+            named |= self.intent.wanted.digests()
         return named - {""}
 
 

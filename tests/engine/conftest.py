@@ -75,6 +75,7 @@ class Project:
         *steps: Step,
         stop: Stop | None = None,
         forced: frozenset[str] = frozenset(),
+        jobs: int | None = None,
         executor: Executor | None = None,
     ) -> dict[str, Outcome]:
         plan = self.plan(*steps)
@@ -88,6 +89,7 @@ class Project:
             observer=self.events.append,
             stop=stop or Stop(),
             forced=forced,
+            jobs=jobs,
             executor=executor,
         )
 

@@ -141,6 +141,13 @@ def hang_alone(context: StepContext) -> dict[str, Any]:
     return {}
 
 
+def refuse_beside(context: StepContext) -> dict[str, Any]:
+    """Refuses once another step has left its pid in a file."""
+    while not Path(context.params["pids"]).exists():
+        time.sleep(0.05)
+    return refuse(context)
+
+
 def slow(context: StepContext) -> dict[str, Any]:
     Path(context.params["pids"]).write_text(str(os.getpid()), encoding="utf-8")
     time.sleep(2)

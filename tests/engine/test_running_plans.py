@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +19,12 @@ import pytest
 
 from orchestrator.artifacts.fates import Fates, StepFate
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.engine.executors.local import LocalExecutor
+from orchestrator.engine.step_runner import StepRunner
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import Interrupted, SpecInvalid, StepFailed
 from orchestrator.events import StepEnded
+from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.step import FileInput, StepOutput
 from orchestrator.steps.context import Ending
 
@@ -173,6 +177,33 @@ def test_two_interrupts_kill_what_runs(project: Project, tmp_path: Path, wait_un
     thread.join()
     for pid in pids.read_text(encoding="utf-8").split():
         wait_until(partial(is_gone, int(pid)))
+
+
+def test_a_step_that_fails_ends_the_others(project: Project, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    began = time.monotonic()
+    with pytest.raises(StepFailed):
+        project.run(
+            project.step("hang", "hang_alone", params={"pids": str(pids)}, timeout=120),
+            project.step("import", "refuse_beside", params={"pids": str(pids)}),
+            jobs=2,
+        )
+    assert time.monotonic() - began < 90, "the run waited for the other step's time limit"
+    assert is_gone(int(pids.read_text(encoding="utf-8")))
+
+
+def test_a_result_that_another_run_computes_meanwhile_is_remembered_as_this_ones(project: Project) -> None:
+    step = project.write_step()
+    plan, store = project.plan(step), project.store
+    resolver = Resolver(project.loaded, plan, store)
+    resolved = resolver.resolve(step, {})
+    assert resolved is not None
+    project.run(step)  # for the deployment `small`
+    executor = LocalExecutor(store, plan.project, plan.roots)
+    runner = StepRunner(replace(plan, name="other"), resolver, store, project.events.append, Stop(), executor)
+    assert runner.compute(step, resolved, {}).status == "done"
+    assert project.runs() == 1
+    assert store.receipts.latest("write", "other") is not None
 
 
 RUN_A_PLAN = """

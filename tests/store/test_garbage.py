@@ -17,7 +17,7 @@ from orchestrator.store.gc import collect, sweep
 from orchestrator.store.home import Home
 from orchestrator.store.locks import lock
 from orchestrator.store.receipts import Receipt, Receipts
-from orchestrator.store.state import Deployment, PlacementRecord, Revision, StateFile
+from orchestrator.store.state import Deployment, Intent, PlacementRecord, Revision, StateFile
 from orchestrator.store.store import Store
 from orchestrator.store.trees import TreeStore
 from orchestrator.store.user_code import NO_USER_CODE
@@ -154,6 +154,15 @@ def test_trees_that_the_state_needs_for_a_rollback_are_kept(home: Home) -> None:
     collect(Store.at(home))
     assert list(Receipts(home).all_keys()) == ["render-1", "render-2", "render-3", "render-5"]
     assert [TreeStore(home).holds(manifest.digest) for manifest in manifests] == [True, True, True, False, True]
+
+
+def test_the_trees_of_a_change_that_was_interrupted_are_kept(home: Home) -> None:
+    serving, begun, _ = (_done(home, "render", content) for content in "123")
+    deployment = _deployment(serving.digest)
+    intent = Intent.now("deploy", 3, deployment.placement, _deployment(begun.digest))
+    StateFile(home).update(lambda state: state.with_deployment(deployment.with_intent(intent)))
+    collect(Store.at(home))
+    assert TreeStore(home).holds(begun.digest), "the next run adopts it if traffic has been switched to it"
 
 
 def test_a_receipt_that_cannot_be_read_and_a_tree_without_one_are_collected(home: Home) -> None:
