@@ -45,6 +45,7 @@ CRASH_POINTS = frozenset(
         "release.recorded",
         # a folder that is deployed into
         "folder.copied",
+        "folder.placed",
         "folder.started",
         "folder.switched",
         "folder.recorded",

@@ -88,6 +88,7 @@ def killed(place: Place, point: str, content: str, backend: str = "litert") -> N
 POINTS = [
     "release.intent-written",
     "folder.copied",
+    "folder.placed",
     "folder.started",
     "release.started",
     "folder.switched",
@@ -140,7 +141,7 @@ def test_a_rollback_that_is_killed_keeps_both_revisions(place: Place, point: str
     )
     arguments = [sys.executable, "-c", script, str(Path(__file__).parents[2]), str(place.root)]
     done = subprocess.run(arguments, env={**os.environ, "MLO_CRASH_AT": point}, check=False)
-    if point == "folder.copied":
+    if point in {"folder.copied", "folder.placed"}:
         assert done.returncode == 0, "what is there is not copied again"
     else:
         assert done.returncode == -signal.SIGKILL

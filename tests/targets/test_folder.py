@@ -191,24 +191,30 @@ from orchestrator.targets.folder.target import FolderTarget
 from orchestrator.targets.target import Release
 target = FolderTarget(Path(sys.argv[1]), "digits", keep=2)
 target.prepare()
-target.start(Release(2, Path(sys.argv[2]), "litert", "digits", 1, 60))
-target.switch(2)
+revision = int(sys.argv[3])
+target.start(Release(revision, Path(sys.argv[2]), "litert", "digits", 1, 60))
+target.switch(revision)
 """
 
 
+def killed_at(point: str, folder: Path, serving: Path, revision: int) -> None:
+    """A deploy of `serving` that is killed at `point`."""
+    killed = subprocess.run(
+        [sys.executable, "-c", _DEPLOY, str(folder), str(serving), str(revision)],
+        env={**os.environ, "MLO_CRASH_AT": point},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+
+
 @pytest.mark.processes
-@pytest.mark.parametrize("point", ["folder.started", "folder.switched", "atomic.after-rename"])
+@pytest.mark.parametrize("point", ["folder.placed", "folder.started", "folder.switched", "atomic.after-rename"])
 def test_a_run_killed_at_any_point_leaves_a_whole_revision_in_use(
     target: FolderTarget, folder: Path, tmp_path: Path, point: str
 ) -> None:
     put(target, tmp_path, 1, "one")
     serving = rendered(tmp_path, "two")
-    killed = subprocess.run(
-        [sys.executable, "-c", _DEPLOY, str(folder), str(serving)],
-        env={**os.environ, "MLO_CRASH_AT": point},
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL
+    killed_at(point, folder, serving, 2)
 
     assert target.observe().health == "healthy"
     assert (folder / "current" / "model.tflite").read_text() in {"one", "two"}
@@ -218,3 +224,42 @@ def test_a_run_killed_at_any_point_leaves_a_whole_revision_in_use(
     target.switch(2)
     assert (folder / "current" / "model.tflite").read_text() == "two"
     assert target.observe().health == "healthy"
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("point", ["folder.copied", "folder.placed", "folder.started"])
+@pytest.mark.parametrize("undo", ["drop and stop", "stop"])
+def test_a_first_deploy_killed_at_any_point_leaves_a_folder_that_can_be_deployed_into(
+    target: FolderTarget, folder: Path, tmp_path: Path, point: str, undo: str
+) -> None:
+    killed_at(point, folder, rendered(tmp_path, "one"), 1)
+
+    if undo == "drop and stop":
+        target.drop(1)
+        assert not (folder / "revisions").exists()
+    target.stop()
+    assert not folder.exists()
+
+    put(target, tmp_path, 2, "two")
+    assert target.observe().health == "healthy"
+
+
+def test_a_copy_that_is_not_what_was_rendered_is_dropped(
+    target: FolderTarget, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def another(source: Path, place: Path) -> None:
+        del source
+        place.mkdir()
+        (place / "model.tflite").write_text("another")
+
+    target.prepare()
+    with monkeypatch.context() as disturbed:
+        disturbed.setattr("orchestrator.targets.folder.target._copy_files", another)
+        with pytest.raises(DeployFailed) as refused:
+            target.start(Release(1, rendered(tmp_path, "one"), "litert", "digits", 1, 60))
+    assert refused.value.diagnostics[0].code == "E621"
+
+    target.drop(1)
+    assert not (folder / "revisions").exists()
+    target.stop()
+    target.check()

@@ -213,6 +213,9 @@ class FolderTarget:
             )
         if there is None or there.digest != wanted or _digest(place, None) != wanted:
             progress(f"copying revision {revision}")
+            used = there is not None and there.used
+            # First, so that a run that dies from here on leaves nothing that `drop` and `stop` do not know.
+            self._write(marker.with_revision(revision, CopiedRevision(digest=wanted, backend=backend, used=used)))
             with store_errors("write", place):
                 self._copy(source, place)
             if (found := _digest(place, None)) != wanted:
@@ -224,8 +227,6 @@ class FolderTarget:
                         remedy="check whether another program writes to the folder, then run the command again",
                     )
                 )
-            used = there is not None and there.used
-            self._write(marker.with_revision(revision, CopiedRevision(digest=wanted, backend=backend, used=used)))
         self._rendered[revision] = release.serving
         crash_point("folder.started")
         # Nothing serves here: `verify` has proven the variant, and the copy has its digest.
@@ -322,6 +323,7 @@ class FolderTarget:
             if place.exists():
                 place.rename(former)
             partial.rename(place)
+            crash_point("folder.placed")
             fsync_folder(place.parent)
         finally:
             for left in (partial, former):
