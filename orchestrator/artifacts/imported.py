@@ -56,7 +56,8 @@ class Imported(Document):
         signature: with the shapes and dtypes of the outputs resolved.
         samples: whether the user provided them.
         rows: number of samples.
-        labelled: whether the samples have labels.
+        classes: names of outputs that hold a score for each of the classes that the samples' labels name; only there does
+            the largest value of a row mean something.
         parameters: number of the model's parameters.
         framework: package → version that ran it.
         notes: what the user should know about the model or the samples, a sentence each.
@@ -64,13 +65,13 @@ class Imported(Document):
     """
 
     NAME: ClassVar[str] = "imported"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     FILE: ClassVar[str] = "imported.json"
 
     signature: Signature
     samples: SamplesKind
     rows: int
-    labelled: bool
+    classes: tuple[str, ...]
     parameters: int
     framework: Mapping[str, str]
     notes: tuple[str, ...]

@@ -65,7 +65,7 @@ class _Golden:
     signature: Signature
     inputs: Mapping[str, Array]
     baseline: Mapping[str, Array]
-    labelled: bool
+    classes: tuple[str, ...]
     samples: str
 
     @property
@@ -183,8 +183,7 @@ def _judged(
     results = []
     for output, baseline in golden.baseline.items():
         parity = compare(np.asarray(baseline[chosen]), actual[output], scale=magnitude(baseline))
-        classes = golden.labelled and baseline.dtype.kind == "f" and baseline.ndim == 2
-        results += judge(output, *case, parity, gates=limits, classes=classes)
+        results += judge(output, *case, parity, gates=limits, classes=output in golden.classes)
     return results
 
 
@@ -226,7 +225,7 @@ def _read(folder: Path) -> _Golden:
         signature=imported.signature,
         inputs={tensor.name: arrays[tensor.name] for tensor in imported.signature.inputs},
         baseline=_arrays(folder / BASELINE_FILE),
-        labelled=imported.labelled,
+        classes=imported.classes,
         samples=imported.samples,
     )
 

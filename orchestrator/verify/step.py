@@ -19,7 +19,6 @@ from orchestrator.artifacts.verdict import (
 )
 from orchestrator.backends.table import backend
 from orchestrator.frameworks.source.runtime import Runtime, open_with
-from orchestrator.measure.statistics import binomial_at_most
 from orchestrator.spec.gates import DEFAULT_GATES
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import last_line, refuse_on
@@ -38,9 +37,6 @@ __all__ = ["verify"]
 LARGEST_CALL = 64 * 2**20
 """The maximum size of the inputs of one call, bytes."""
 
-BY_CHANCE = 0.001
-"""Below this probability, it is not by chance that an output's largest values match the labels."""
-
 CALLS_OF_ONE = 8
 """The number of rows that are also run individually; batches cover the rest."""
 
@@ -53,6 +49,7 @@ class _Imported:
     inputs: dict[str, Array]
     baseline: dict[str, Array]
     labels: Array | None
+    classes: tuple[str, ...]
     samples: SamplesKind
     edges: list[tuple[str, dict[str, Array], dict[str, Array]]]
 
@@ -106,11 +103,10 @@ def verify(context: StepContext) -> dict[str, Any]:
         for tensor in imported.signature.outputs:
             name = tensor.name
             parity = compare(case.expected[name], case.actual[name], scale=scales[name])
-            classes = _holds_classes(imported, imported.baseline[name])
             if case.kind == "samples":
                 columns = compare_columns(case.expected[name], case.actual[name], noise=gates.default.noise)
                 parity = parity.model_copy(update={"columns": columns})
-            results += judge(name, case.name, case.kind, parity, gates=gates, classes=classes)
+            results += judge(name, case.name, case.kind, parity, gates=gates, classes=name in imported.classes)
             measured[name] = parity
         cases.append(VerifiedCase(case=case.name, kind=case.kind, outputs=measured))
     gated = worst(results)
@@ -186,32 +182,12 @@ def _fitting_rows(imported: _Imported) -> int:
     return max(1, LARGEST_CALL // row)
 
 
-def _holds_classes(imported: _Imported, output: Array) -> bool:
-    """Whether the rows of `output` are scores of the classes in the samples' labels.
-
-    They are if there is one score for each class, or if the largest is the label clearly more often than by guessing: an
-    embedding has many columns too, but its largest value means nothing.
-    """
-    labels = imported.labels
-    if labels is None or labels.dtype.kind not in "iu" or labels.ndim != 1 or labels.size == 0:
-        return False
-    if output.dtype.kind != "f" or output.ndim != 2 or output.shape[1] < 2:
-        return False
-    if labels.min() < 0 or labels.max() >= output.shape[1] or len(labels) != len(output):
-        return False
-    if labels.max() + 1 == output.shape[1]:
-        return True
-    right = int(np.sum(output.argmax(axis=1) == labels))
-    # Always guessing the most common label is right as often as that label occurs.
-    guessed = min(0.999, max(1 / output.shape[1], np.bincount(labels).max() / len(labels)))
-    return 1 - binomial_at_most(right - 1, len(labels), guessed) < BY_CHANCE if right else False
-
-
 def _accuracy(imported: _Imported, actual: Mapping[str, Array]) -> dict[str, Accuracy]:
     """The share of rows whose top class is their label, for the baseline and the variant; never gated."""
     found = {}
-    for name, baseline in imported.baseline.items():
-        if _holds_classes(imported, baseline) and actual[name].shape == baseline.shape:
+    for name in imported.classes:
+        baseline = imported.baseline[name]
+        if actual[name].shape == baseline.shape:
             found[name] = Accuracy(
                 baseline=float(np.mean(baseline.argmax(axis=1) == imported.labels)),
                 variant=float(np.mean(actual[name].argmax(axis=1) == imported.labels)),
@@ -228,6 +204,7 @@ def _read(directory: Path) -> _Imported:
         inputs={name: arrays[name] for name in names},
         baseline=_arrays(directory / BASELINE_FILE),
         labels=None if "labels" in names else arrays.get("labels"),
+        classes=imported.classes,
         samples=imported.samples,
         edges=[
             (case.name, _arrays(case.inputs_file(directory)), _arrays(case.outputs_file(directory)))

@@ -35,7 +35,7 @@ def imported(
     *,
     samples: SamplesKind = "real",
     rows: int = 16,
-    labelled: bool = False,
+    classes: Sequence[str] = (),
     edges: Sequence[str] = (),
 ) -> Imported:
     """Of a model with this signature; `edges` names its edge cases, whose files lie in their order."""
@@ -43,7 +43,7 @@ def imported(
         signature=signature,
         samples=samples,
         rows=rows,
-        labelled=labelled,
+        classes=tuple(classes),
         parameters=0,
         framework={},
         notes=(),

@@ -17,7 +17,8 @@ from orchestrator.spec.gates import Precision
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps.context import StepContext, StepError
 from orchestrator.steps.parameters import CandidateParameters, VerifyParameters
-from orchestrator.verify.step import _holds_classes, _Imported, verify
+from orchestrator.verify.classes import holds_classes
+from orchestrator.verify.step import verify
 from tests.artifacts.made import imported as imported_model
 
 pytestmark = pytest.mark.frameworks
@@ -47,7 +48,8 @@ def write_import(
     for index, (_, edge) in enumerate(edges.items()):
         np.savez(folder / "edge" / f"{index}.inputs.npz", x=edge)
         np.savez(folder / "edge" / f"{index}.outputs.npz", allow_pickle=False, **model({"x": edge}))
-    imported_model(signature, samples=samples, rows=rows, labelled=labels, edges=list(edges)).write(folder)
+    classes = ["scores"] if labels else []
+    imported_model(signature, samples=samples, rows=rows, classes=classes, edges=list(edges)).write(folder)
     return folder
 
 
@@ -163,8 +165,7 @@ def test_an_embedding_as_wide_as_the_labels_is_not_taken_for_classes(width: int,
     output = draw.standard_normal((100, width)).astype(np.float32)
     if scores and width > 10:
         output[np.arange(100), labels] += 3
-    imported = _Imported(CLASSES, {"x": output}, {"scores": output}, labels, "real", [])
-    assert _holds_classes(imported, output) is classes
+    assert holds_classes(output, labels) is classes
 
 
 def test_without_labels_top1_is_measured_and_not_gated(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,14 @@ _SIGNATURE = Signature(
 
 
 def _imported(
-    folder: Path, signature: Signature = _SIGNATURE, x: Any = None, factor: float = 2.0, samples: SamplesKind = "real"
-) -> Path:
+    folder: Path, signature: Signature = _SIGNATURE, x: Any = None, factor: float = 2.0, samples: SamplesKind = "real",
+    classes: Sequence[str] = ("y",),
+) -> Path:  # fmt: skip
     folder.mkdir()
     x = np.arange(60, dtype=np.float64).reshape(20, 3) if x is None else x
     np.savez(folder / "samples.npz", x=x, labels=np.zeros(len(x), np.int64))
     np.savez(folder / "baseline.npz", y=x * factor if x.dtype.kind == "f" else np.strings.multiply(x, int(factor)))
-    imported_model(signature, samples=samples, labelled=True).write(folder)
+    imported_model(signature, samples=samples, classes=classes).write(folder)
     return folder
 
 
@@ -43,6 +45,17 @@ def test_correct_answers_pass_alone_and_in_batches(deployment: Deployment, stand
     assert (report.requests, report.rows, report.samples) == (8, 20, "real")
     assert {result.gate for result in report.gates} >= {"finite", "max_abs_error", "min_cosine", "min_top1_agreement"}
     assert "20 samples in 8 requests" in report.summary()
+
+
+def test_the_largest_value_of_an_embedding_is_not_judged_as_in_verify(
+    deployment: Deployment, stand_in: StandIn, tmp_path: Path
+) -> None:
+    endpoint = deployment.deploy(1, factor=2)
+    folder = _imported(tmp_path / "import", classes=())  # with labels all the same
+    report = check_golden(endpoint, stand_in, "m", folder, {}, precision="fp32", rows=5)
+    gates = {result.gate for result in report.gates}
+    assert "min_cosine" in gates
+    assert "min_top1_agreement" not in gates
 
 
 def test_a_wrong_answer_names_output_measure_and_limit(

@@ -11,6 +11,7 @@ from orchestrator.artifacts.imported import BASELINE_FILE, SAMPLES_FILE, EdgeCas
 from orchestrator.frameworks.source.integer_ranges import found_ranges
 from orchestrator.frameworks.source.outputs import refuse_nan, resolve_outputs, run_edge_cases, run_samples
 from orchestrator.frameworks.source.samples import LABELS, STRING, Samples, random_samples, read_samples, write_npz
+from orchestrator.verify.classes import holds_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -103,7 +104,7 @@ def record(
         signature=signature,
         samples="real" if samples.real else "random",
         rows=samples.rows,
-        labelled=samples.labels is not None,
+        classes=tuple(sorted(name for name, array in outputs.items() if holds_classes(array, samples.labels))),
         parameters=parameters,
         framework=framework,
         notes=(

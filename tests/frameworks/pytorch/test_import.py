@@ -37,7 +37,7 @@ def test_the_digits_example_is_imported(tmp_path: Path) -> None:
     assert {name: document[name] for name in facts if name in document} == {
         name: value for name, value in facts.items() if name != "edge_cases_not_finite"
     }
-    assert (facts["samples"], facts["rows"], facts["labelled"]) == ("real", 256, True)
+    assert (facts["samples"], facts["rows"], facts["classes"]) == ("real", 256, ["logits"])
     assert facts["parameters"] > 100_000
     assert facts["framework"] == {"torch": torch.__version__.partition("+")[0]}
     samples = imported.arrays("samples.npz")
@@ -91,7 +91,7 @@ def test_the_source_is_loaded_for_inference_on_the_cpu() -> None:
 
 def test_without_samples_the_inputs_are_random_and_a_note_says_so(tmp_path: Path) -> None:
     imported = run_model(tmp_path, "Linear")
-    assert (imported.facts["samples"], imported.facts["labelled"]) == ("random", False)
+    assert (imported.facts["samples"], imported.facts["classes"]) == ("random", [])
     assert "samples: none are given, so the inputs are random" in imported.facts["notes"]
     largest, _ = imported.edge("largest values, smallest batch")
     assert (largest["x"] == 3).all()
