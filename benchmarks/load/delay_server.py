@@ -1,7 +1,7 @@
 """An HTTP server whose delays are known: `python delay_server.py KIND SEED`; prints its port.
 
-It answers each request, however many there are, after a time that is drawn for it: `fixed` 5 ms, `exponential` with a mean of
-10 ms, `stalls` 5 ms, but the whole server stands still for 0.2 s at every 500th request. `delays` draws the same numbers.
+It answers each request, however many there are, after a time that is drawn for it: `fixed` 10 ms, `exponential` with a mean of
+10 ms, `stalls` 10 ms, but the whole server stands still for 0.2 s at every 500th request. `delays` draws the same numbers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def delays(kind: str, seed: int) -> Iterator[float]:
     """Seconds, one after the other, without end; not the stalls."""
     draw = random.Random(seed)
     while True:
-        yield {"fixed": 0.005, "exponential": draw.expovariate(1 / 0.010), "stalls": 0.005}[kind]
+        yield {"fixed": 0.010, "exponential": draw.expovariate(1 / 0.010), "stalls": 0.010}[kind]
 
 
 def serve(kind: str, seed: int) -> None:
