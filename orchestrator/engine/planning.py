@@ -61,6 +61,7 @@ class Planned:
             refused=self.plan.refused,
             notes=self.plan.notes,
             parts={step: dict(parts) for step, parts in self.preview.parts.items()},
+            compiled={step.id: self.resolver.fixed_parts(step) for step in self.plan.steps},
             forced=tuple(sorted(self.forced)),
             deployed=deployed,
             signature=self._signature(),

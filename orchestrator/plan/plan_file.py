@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _LEFT_ALONE = ("cached", "skipped", "=")
-FORMAT: Literal[3] = 3
+FORMAT: Literal[4] = 4
 """Rises when older plan files can no longer be applied."""
 
 
@@ -73,6 +73,8 @@ class SavedPlan(Strict):
         notes: what a reviewer should know.
         steps: in the order in which they run.
         parts: step id → the parts of its key, for steps whose key is known.
+        compiled: step id → the parts of its key that results of other steps do not change, for all steps that the plan has
+            before it grows.
         mlo: the version that made it.
     """
 
@@ -89,11 +91,12 @@ class SavedPlan(Strict):
     notes: tuple[str, ...]
     steps: tuple[SavedStep, ...]
     parts: dict[str, dict[str, Any]]
+    compiled: dict[str, dict[str, Any]]
     mlo: str = __version__
 
 
 class _PlanFile(Strict):
-    format: Literal[3] = FORMAT
+    format: Literal[4] = FORMAT
     plans: tuple[SavedPlan, ...]
 
 
@@ -141,28 +144,40 @@ def changes(before: SavedPlan, now: SavedPlan) -> list[str]:
     """What has changed between a saved plan and the same plan made now, one line each.
 
     A step whose result has been computed meanwhile has not changed: its key is the same. One that would not have run and
-    would run now has changed.
+    would run now has changed. Steps by which a plan has grown meanwhile are not new, because results alone decide on them.
     """
     from orchestrator.plan.keys import differences  # noqa: PLC0415 - keys needs the store; reading a plan does not
 
     def deployed(plan: SavedPlan) -> dict[str, Any]:
         return {} if plan.deployed is None else plan.deployed.model_dump()
 
+    def refused(plan: SavedPlan) -> dict[str, Any]:
+        return {f"{row.candidate} on {row.backend}": row.reason for row in plan.refused}
+
     lines: list[str] = []
+    if before.mlo != now.mlo:
+        lines.append(f"mlo {before.mlo} → {now.mlo}")
     if before.spec_digest != now.spec_digest:
         lines.append(f"the spec {before.spec} has changed")
     lines += [f"machine: {line}" for line in differences(before.machine, now.machine)]
     lines += [f"deployed: {line}" for line in differences(deployed(before), deployed(now))]
-    for step, parts in before.parts.items():
-        if step in now.parts:
-            lines += [f"{step}: {line}" for line in differences(parts, now.parts[step])]
+    lines += [f"model: {line}" for line in differences(before.signature or {}, now.signature or {})]
+    lines += [f"not tried: {line}" for line in differences(refused(before), refused(now))]
+    lines += [f"a note is new: {note}" for note in now.notes if note not in before.notes]
+    lines += [f"a note is gone: {note}" for note in before.notes if note not in now.notes]
+    lines += [f"the step {step} is gone" for step in before.compiled if step not in now.compiled]
+    lines += [f"the step {step} is new" for step in now.compiled if step not in before.compiled]
+    for old, new in ((before.compiled, now.compiled), (before.parts, now.parts)):
+        for step in old:
+            if step in new:
+                lines += [f"{step}: {line}" for line in differences(old[step], new[step])]
     again = {step.id: step for step in now.steps}
     lines += [
         f"{step.id} was {step.status}, and is now {again[step.id].status}: {again[step.id].reason}"
         for step in before.steps
         if step.id in again and step.status in _LEFT_ALONE and again[step.id].status not in _LEFT_ALONE
     ]
-    return lines
+    return list(dict.fromkeys(lines))
 
 
 def refuse_stale(path: Path, lines: Sequence[str]) -> None:

@@ -154,7 +154,7 @@ class Resolver:
             return None
         if step.gathers_fates:
             inputs["fates"] = sha256_bytes(fates_document(self._plan, outcomes).as_bytes())
-        code = {file.name(self._plan.project): self.file_digest(file) for file in step.code}
+        code = self._code_digests(step)
         code |= self.code_of_import(step, outcomes).digests()
         parts = key_parts(step, inputs, code, self._plan.here)
         key = step_key(parts)
@@ -173,6 +173,11 @@ class Resolver:
         return Resolved(
             key, parts, "cached", f"computed {receipt.started}", Outcome("done", receipt, ending=Ending.DONE)
         )
+
+    def fixed_parts(self, step: Step) -> dict[str, Any]:
+        """The parts of the step's key that are known before anything has run: all but the inputs from other steps."""
+        files = {role: self.file_digest(s) for role, s in step.inputs.items() if isinstance(s, FileInput)}
+        return key_parts(step, files, self._code_digests(step), self._plan.here)
 
     def present_inputs(self, step: Step, outcomes: Mapping[str, Outcome]) -> dict[str, StepInput]:
         """The inputs of a step whose producers have ended, without optional ones whose producer failed."""
@@ -197,6 +202,9 @@ class Resolver:
                 if outcome is not None and outcome.status != "done":
                     return source.step
         return None
+
+    def _code_digests(self, step: Step) -> dict[str, str]:
+        return {file.name(self._plan.project): self.file_digest(file) for file in step.code}
 
     def _input_digests(self, step: Step, outcomes: Mapping[str, Outcome]) -> dict[str, str] | None:
         if step.gathers_fates and any(s.candidate is not None and s.id not in outcomes for s in self._plan.steps):

@@ -197,7 +197,7 @@ def test_a_saved_plan_takes_no_further_options(mlo: Mlo) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["[]", '{"plans": 5}', '{"format": 3, "plans": []}', '{"format": 3, "plans": [{}]}', "[" * 100_000, "\x00"],
+    ["[]", '{"plans": 5}', '{"format": 4, "plans": []}', '{"format": 4, "plans": [{}]}', "[" * 100_000, "\x00"],
 )
 def test_a_damaged_plan_file_is_reported(mlo: Mlo, project: Path, content: str) -> None:
     (project / "damaged.json").write_text(content)

@@ -79,6 +79,7 @@ def test_a_plan_escapes_control_characters_in_a_models_names() -> None:
         notes=(f"`{HOSTILE}` is a class\nNote: all is well",),
         steps=(SavedStep(id="import", kind="import", status="run", reason="never run", key=None),),
         parts={},
+        compiled={},
     )
 
     text = shown(plan_text(plan))
