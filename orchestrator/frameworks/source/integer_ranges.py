@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from time import perf_counter
+from time import process_time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,15 +32,15 @@ _MODERATE = 1000
 
 _FLAG = IntegerRange(0, 1)
 _PATIENCE = 20.0
-"""Seconds that the calls which find a range may take in all."""
+"""Seconds of computing that the calls which find a range may take in all; what else the machine does is not counted."""
 
 _SLOWER, _UNNOTICED = 20, 0.5
-"""A call that takes this many times as long as one with 0 and 1, and this many seconds more, is one whose integers are sizes."""
+"""A call that computes this many times as long as one with 0 and 1, and this many seconds more, takes integers for sizes."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What is compared between calls: the shapes, which outputs hold NaN, and how long the call took."""
+    """What is compared between calls: the shapes, which outputs hold NaN, and how long the calls computed."""
 
     shapes: list[tuple[int, ...]]
     strange: list[bool]
@@ -95,7 +95,7 @@ class _Search:
         self._signature = signature
         self._tried = tried
         self._seed = seed
-        self._ends = perf_counter() + _PATIENCE
+        self._ends = process_time() + _PATIENCE
         self._reason = ""
         self._plain: _Answer | None = None
 
@@ -154,7 +154,7 @@ class _Search:
 
     def _takes(self, ranges: Mapping[str, IntegerRange], filled: Mapping[str, int] | None = None) -> bool:
         """Whether the model answers as it answers 0 and 1: of the same shapes, without NaN, in about the same time."""
-        if perf_counter() > self._ends:
+        if process_time() > self._ends:
             self._reason = "its answers take too long to find out more"
             return False
         calls = self._rows(ranges)
@@ -178,7 +178,7 @@ class _Search:
 
     def _called(self, calls: list[dict[str, Array]]) -> _Answer | None:
         shapes, strange = [], []
-        begun = perf_counter()
+        begun = process_time()
         try:
             for inputs in calls:
                 outputs = list(self._tried(inputs))
@@ -190,7 +190,7 @@ class _Search:
         except MemoryError:
             self._reason = "its memory does not suffice"
             return None
-        return _Answer(shapes, strange, perf_counter() - begun)
+        return _Answer(shapes, strange, process_time() - begun)
 
 
 def _within(found: IntegerRange, most: int) -> IntegerRange:
