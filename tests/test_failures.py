@@ -1,11 +1,14 @@
-"""What libraries raise where memory ran out is recognised, with the messages as they raised them."""
+"""What libraries raise where memory ran out or the machine failed is recognised, with the messages as they raised them."""
 
 from __future__ import annotations
+
+import errno
+import os
 
 import pytest
 
 from orchestrator.steps.context import StepError, refuse_on
-from orchestrator.steps.failures import is_out_of_memory, unexpected
+from orchestrator.steps.failures import is_out_of_memory, is_transient, unexpected
 
 RAISED = {
     "PyTorch": "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
@@ -48,6 +51,54 @@ def test_it_is_recognised_behind_what_wraps_it() -> None:
 def test_it_is_no_refusal_since_another_machine_may_have_more() -> None:
     with pytest.raises(MemoryError, match="OOM when"), refuse_on(Exception, "E420", "it does not load"):
         raise RuntimeError(RAISED["TensorFlow"])
+
+
+TRANSIENT = {
+    "PyTorch, a busy GPU": "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCUDA kernel errors might be "
+    "asynchronously reported at some other API call, so the stacktrace below might be incorrect.",
+    "PyTorch, an older driver's text": "CUDA error: all CUDA-capable devices are busy or unavailable",
+    "PyTorch, no driver": "CUDA driver initialization failed, you might not have a CUDA gpu.",
+    "ONNX Runtime": "CUDA failure 46: CUDA-capable device(s) is/are busy or unavailable ; GPU=0 ; hostname=h ; "
+    "file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider.cc ; line=280",
+    "cuBLAS": "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "TensorFlow": "failed call to cuInit: CUDA_ERROR_SYSTEM_NOT_READY: system not yet initialized",
+    "HDF5": "Can't synchronously read data (file read failed: time = Sat, errno = 5, error message = 'Input/output error')",
+    "a full disk": "[enforce fail at inline_container.cc:820] . PytorchStreamWriter failed: No space left on device",
+    "threads": "can't start new thread",
+}
+
+
+@pytest.mark.parametrize("message", TRANSIENT.values(), ids=TRANSIENT.keys())
+def test_a_failure_of_the_machine_is_no_refusal_since_it_may_pass(message: str) -> None:
+    raised = RuntimeError(message)
+    with pytest.raises(RuntimeError) as caught, refuse_on(Exception, "E426", "the variant does not run"):
+        raise raised
+    assert caught.value is raised
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EMFILE, errno.EIO])
+def test_neither_is_one_that_the_system_reports(code: int) -> None:
+    with pytest.raises(OSError, match=os.strerror(code)), refuse_on(Exception, "E420", "it does not load"):
+        raise OSError(code, os.strerror(code))
+    wrapped = StepError("E321", "the model fails")
+    wrapped.__cause__ = OSError(code, os.strerror(code))
+    assert is_transient(wrapped)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(RuntimeError(message) for message in OTHERS),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: no kernel image is available for execution on the device"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory"),
+        OSError(errno.EINVAL, "Invalid argument"),
+    ],
+    ids=str,
+)
+def test_what_would_happen_again_stays_a_refusal(error: Exception) -> None:
+    with pytest.raises(StepError), refuse_on(Exception, "E420", "it does not load"):
+        raise error
 
 
 def test_what_nobody_expected_says_where_it_was_raised() -> None:

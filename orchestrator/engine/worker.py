@@ -28,7 +28,7 @@ from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.machine.user_code import ImportPath, used_code
 from orchestrator.process.apart import keep_apart
 from orchestrator.steps.context import Ending, StepContext, StepError, silent
-from orchestrator.steps.failures import is_out_of_memory, unexpected
+from orchestrator.steps.failures import is_out_of_memory, is_transient, unexpected
 from orchestrator.store.user_code import NO_USER_CODE, UserCode
 
 if TYPE_CHECKING:
@@ -94,10 +94,12 @@ def _used_code(job: WorkerJob, began: float) -> tuple[UserCode, str | None]:
 
 
 def _ending(error: BaseException, otherwise: Ending) -> Ending:
-    """Whether a full disk or too little memory is behind an error, however deep libraries have wrapped it."""
+    """How a step ends if the machine is behind an error, however deep libraries have wrapped it; otherwise `otherwise`."""
     if any(isinstance(each, OSError) and each.errno in DISK_FULL for each in causes_of(error)):
         return Ending.DISK
-    return Ending.MEMORY if is_out_of_memory(error) else otherwise
+    if is_out_of_memory(error):
+        return Ending.MEMORY
+    return Ending.EXCEPTION if is_transient(error) else otherwise
 
 
 def _log_traceback() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.steps.failures import is_out_of_memory
+from orchestrator.steps.failures import is_out_of_memory, is_transient
 
 __all__ = [
     "Ending",
@@ -178,7 +178,8 @@ def refuse_as(
     """Turn a library's exception into what `refusal` makes of it; the exception stays as its `__cause__`.
 
     A `StepError` passes unchanged. Where memory ran out, a `MemoryError` is raised instead of the refusal, which would be
-    remembered: a machine with more memory may do what this one cannot.
+    remembered: a machine with more memory may do what this one cannot. Where the machine failed (`is_transient`), the
+    exception itself passes, for the same reason.
 
     Args:
         exceptions: what the library raises.
@@ -191,6 +192,8 @@ def refuse_as(
     except exceptions as error:
         if is_out_of_memory(error):
             raise MemoryError(headline(error)) from error
+        if is_transient(error):
+            raise
         raise refusal(error) from error
 
 
@@ -217,6 +220,7 @@ def refuse_on(
     Raises:
         StepError: with this code, if one of `exceptions` is raised.
         MemoryError: memory ran out.
+        Exception: one of `exceptions`, if it is the machine's and not the model's.
     """
 
     def refusal(error: Exception) -> StepError:

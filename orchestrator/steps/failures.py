@@ -1,11 +1,13 @@
-"""What an exception that mlo did not raise itself means for a step: memory ran out, or something unexpected happened.
+"""What an exception that mlo did not raise itself means for a step: memory ran out, the machine failed, or the unexpected.
 
-Most libraries have no exception of their own for memory that ran out, only a sentence. It is read here and nowhere else;
+Most libraries have no exception of their own for these, only a sentence. It is read here and nowhere else;
 `tests/test_failures.py` holds the messages as the libraries raised them.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import traceback
 from types import MappingProxyType
@@ -17,7 +19,7 @@ from orchestrator.errors import causes_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["is_out_of_memory", "unexpected"]
+__all__ = ["is_out_of_memory", "is_transient", "unexpected"]
 
 _SENTENCES: Mapping[str, re.Pattern[str]] = MappingProxyType(
     {
@@ -30,6 +32,50 @@ _SENTENCES: Mapping[str, re.Pattern[str]] = MappingProxyType(
     }
 )
 """Library → what it says when an allocation fails."""
+
+_TRANSIENT = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EDQUOT,
+        errno.EINTR,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOBUFS,
+        errno.ENOSPC,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""What the system reports where something of this moment is in the way: a full disk, too many open files, a failing device."""
+
+_TRANSIENT_SENTENCES = re.compile(
+    "|".join(
+        (
+            *(re.escape(os.strerror(code)) for code in sorted(_TRANSIENT)),
+            r"can't start new thread",
+            r"CUDA-capable device(?:s are|\(s\) is/are) busy or unavailable",
+            r"CUDA driver initialization failed",
+            r"CUDA (?:error|failure)[^:\n]*: (?:initialization error|driver shutting down|system not yet initialized|"
+            r"the launch timed out and was terminated|uncorrectable (?:ECC|NVLink) error)",
+            r"CUDA_ERROR_(?:DEVICE_UNAVAILABLE|NOT_INITIALIZED|DEINITIALIZED|SYSTEM_NOT_READY|ECC_UNCORRECTABLE|LAUNCH_TIMEOUT)",
+            r"(?:CUBLAS|CUDNN|CUSPARSE|CUSOLVER)_STATUS_(?:NOT_INITIALIZED|ALLOC_FAILED)",
+        )
+    )
+)
+"""The same in sentences: of the C library, which others quote, and of CUDA, whose libraries need memory and a free device."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the machine failed and not the model, in this exception or in one that led to it: later it may work.
+
+    It answers for a lack of disk space and of files, a failing or busy device, not for memory (`is_out_of_memory`).
+    """
+    return any(
+        (isinstance(each, OSError) and each.errno in _TRANSIENT) or _TRANSIENT_SENTENCES.search(str(each))
+        for each in causes_of(error)
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

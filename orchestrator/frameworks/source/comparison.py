@@ -12,7 +12,7 @@ import numpy as np
 from orchestrator.frameworks.source.edge_cases import EdgeCase, call_at, edge_cases, largest_size, sizes_of
 from orchestrator.frameworks.source.samples import random_samples
 from orchestrator.steps.context import StepError, headline, refuse_as
-from orchestrator.steps.failures import is_out_of_memory
+from orchestrator.steps.failures import is_out_of_memory, is_transient
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.outputs import Answer
@@ -74,7 +74,7 @@ def check_sizes(
         # A model may refuse extreme values and inner sizes with any exception, which `import` has reported; then there is
         # nothing to compare.
         except Exception as error:
-            if (case.dim is None or case.inner) and not is_out_of_memory(error):
+            if (case.dim is None or case.inner) and not (is_out_of_memory(error) or is_transient(error)):
                 continue
             raise _failed(f"the source model fails with {case.name}", case, headline(error)) from error
         compared.check(case, expected)

@@ -33,7 +33,7 @@ from orchestrator.measure.failure import MeasureError, out_of_memory
 from orchestrator.process.apart import keep_apart
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import Ending, StepError, headline
-from orchestrator.steps.failures import is_out_of_memory, unexpected
+from orchestrator.steps.failures import is_out_of_memory, is_transient, unexpected
 from orchestrator.steps.parameters import SourceParameters
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _failure(error: Exception) -> MeasureError:
     if is_out_of_memory(error):
         return out_of_memory(headline(error))
     if isinstance(error, StepError):
-        return MeasureError(Ending.REFUSED, error.diagnostic)
+        return MeasureError(Ending.EXCEPTION if is_transient(error) else Ending.REFUSED, error.diagnostic)
     return MeasureError(Ending.EXCEPTION, unexpected(error))
 
 
