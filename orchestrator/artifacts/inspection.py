@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from orchestrator.artifacts.document import Document
 
-__all__ = ["FoundTensor", "FoundWeights", "Inspection"]
+__all__ = ["FoundNote", "FoundTensor", "FoundWeights", "Inspection"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,19 @@ class FoundWeights:
     more: int
 
 
+@dataclass(frozen=True, slots=True)
+class FoundNote:
+    """What the user should know about the model.
+
+    Attributes:
+        text: a sentence without a full stop.
+        tensor: the tensor that it is about, by its name in the model; None if it is about the whole model.
+    """
+
+    text: str
+    tensor: str | None = None
+
+
 class Inspection(Document):
     """The result of the step `inspect`.
 
@@ -50,17 +63,17 @@ class Inspection(Document):
         inputs, outputs: in the model's order.
         ranges: the model's name of a dimension → its smallest and largest size, if the file has them.
         files: further files of the model, relative to the folder of the model file.
-        notes: what the user should know about it, a sentence each.
+        notes: what the user should know about it.
         weights: for a file that has weights but no model; None for all others.
     """
 
     NAME: ClassVar[str] = "inspection"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     FILE: ClassVar[str] = "inspection.json"
 
     inputs: tuple[FoundTensor, ...]
     outputs: tuple[FoundTensor, ...]
     ranges: Mapping[str, tuple[int, int]]
     files: tuple[str, ...]
-    notes: tuple[str, ...]
+    notes: tuple[FoundNote, ...]
     weights: FoundWeights | None

@@ -14,8 +14,8 @@ from orchestrator.plan.plan_file import SavedPlan
 
 __all__ = ["plan_text"]
 
-_COLOURS = {"run": "yellow", "forced": "yellow", "+": "green", "~": "yellow", "-": "red", "skipped": "red"}
-_WORDS = {"+": "+ create", "~": "~ change", "-": "- remove", "=": "= unchanged"}
+_COLOURS = {"run": "yellow", "forced": "yellow", "+": "green", "~": "yellow", "skipped": "red"}
+_WORDS = {"+": "+ create", "~": "~ change", "=": "= unchanged"}
 
 
 def plan_text(plan: SavedPlan) -> str:
@@ -68,9 +68,5 @@ def _summary(plan: SavedPlan) -> str:
         f"{counts['run'] + counts['forced']} to run",
         f"{counts['known after run']} known after run",
     ]
-    changes = [
-        f"{counts[sign]} to {word}"
-        for sign, word in (("+", "create"), ("~", "change"), ("-", "remove"))
-        if counts[sign]
-    ]
+    changes = [f"{counts[sign]} to {word}" for sign, word in (("+", "create"), ("~", "change")) if counts[sign]]
     return f"Plan: {', '.join([*parts, *changes])}."

@@ -102,7 +102,7 @@ def proposed_model(found: Inspection, *, named: bool) -> ProposedModel:
         for dim in each.shape or ()
         if isinstance(dim, str)
     }
-    return ProposedModel(inputs, outputs, dims, batch, tuple(found.notes))
+    return ProposedModel(inputs, outputs, dims, batch, tuple(note.text for note in found.notes))
 
 
 def _with_names(everything: Sequence[FoundTensor]) -> list[tuple[FoundTensor, str]]:

@@ -23,6 +23,7 @@ from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.step import Plan
 from orchestrator.release.live import Live, observe
 from orchestrator.spec.load import LoadedSpec, load_spec
+from orchestrator.spec.yaml_tree import SPEC
 from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ class Planned:
             else:
                 return None
         origin = self.loaded.origin(tuple(path))
-        return value, origin.replace("spec line", f"{self.loaded.document.file} line", 1)
+        if origin is None:
+            return value, "default"
+        return value, f"{self.loaded.document.file} line {origin.line}" if origin.layer == SPEC else str(origin)
 
 
 def _leaves(parts: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

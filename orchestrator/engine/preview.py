@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.plan.expand import expand
-from orchestrator.plan.plan_file import SavedStep
+from orchestrator.plan.plan_file import SavedStep, StepStatus
 from orchestrator.plan.resolve import Outcome, Resolver, blocked_message
 from orchestrator.plan.step import Growth, Plan, Step
 from orchestrator.release.live import Live
@@ -70,7 +70,7 @@ def _growth_line(growth: Growth) -> SavedStep:
     )
 
 
-def _line(step: Step, status: str, reason: str, key: str | None = None) -> SavedStep:
+def _line(step: Step, status: StepStatus, reason: str, key: str | None = None) -> SavedStep:
     return SavedStep(id=step.id, kind=step.kind, status=status, reason=reason, key=key)
 
 

@@ -48,10 +48,10 @@ SOURCES: dict[str, SourceKind] = dict(
         _row("pytorch", "pytorch.source", "torch", "safetensors", check=6),
         _row("torchscript", "pytorch.source", "torch", check=6),
         _row("exported-program", "pytorch.source", "torch", check=6),
-        _row("keras", "tensorflow.keras_source", "tensorflow", "keras", check=6, inspect=3),
-        _row("saved-model", "tensorflow.saved_model_source", "tensorflow", check=6, inspect=3),
-        _row("onnx", "onnx.source", "onnx", "onnxruntime", check=6, inspect=3),
-        _row("tflite", "litert.source", "ai-edge-litert", check=6, inspect=3),
-        _row("transformers", "transformers.source", "torch", "transformers", "safetensors", check=6, inspect=3),
+        _row("keras", "tensorflow.keras_source", "tensorflow", "keras", check=6, inspect=4),
+        _row("saved-model", "tensorflow.saved_model_source", "tensorflow", check=6, inspect=4),
+        _row("onnx", "onnx.source", "onnx", "onnxruntime", check=6, inspect=4),
+        _row("tflite", "litert.source", "ai-edge-litert", check=6, inspect=4),
+        _row("transformers", "transformers.source", "torch", "transformers", "safetensors", check=6, inspect=4),
     )
 )

@@ -76,7 +76,7 @@ class _Joined:
         self._loaded = loaded
         self._spec = loaded.spec.model
         self._found = found
-        self._notes = list(found.notes)
+        self._notes = [note.text for note in found.notes]
         self._problems: list[Diagnostic] = []
         self._ranges = {dim_name(own): (low, high) for own, (low, high) in found.ranges.items()}
 
@@ -172,7 +172,7 @@ class _Joined:
                     self._loaded.span(("model", "source")),
                     remedy=f"let the model {'take' if what == 'input' else 'return'} one of {', '.join(get_args(DtypeName))}"
                     + ("" if what == "input" else ", or declare only the other `outputs`"),
-                    notes=tuple(note for note in self._found.notes if f"`{own.tensor}`" in note),
+                    notes=tuple(note.text for note in self._found.notes if note.tensor == own.tensor),
                 )
             )
         return own.dtype

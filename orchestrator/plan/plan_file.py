@@ -19,9 +19,11 @@ from orchestrator.store.record import first_problem
 
 __all__ = [
     "FORMAT",
+    "LiveStatus",
     "SavedDeployment",
     "SavedPlan",
     "SavedStep",
+    "StepStatus",
     "changes",
     "read_plan_file",
     "refuse_stale",
@@ -32,19 +34,24 @@ _LEFT_ALONE = ("cached", "skipped", "=")
 FORMAT: Literal[4] = 4
 """Rises when older plan files can no longer be applied."""
 
+LiveStatus = Literal["+", "~", "=", "known after run"]
+"""What apply would do with the deployment: create, change or leave it, or nobody knows before the steps have run."""
+
+StepStatus = Literal["cached", "run", "forced", "skipped", LiveStatus]
+"""What apply would do with a step."""
+
 
 class SavedStep(Strict):
     """One line of a plan.
 
     Attributes:
-        status: `cached`, `run`, `known after run`, `forced`, `skipped`; for live steps `+` create, `~` change,
-            `-` remove, `=` nothing to do.
+        status: what apply would do with it.
         key: None while an input is not known.
     """
 
     id: str
     kind: str
-    status: str
+    status: StepStatus
     reason: str
     key: str | None
 

@@ -24,8 +24,6 @@ from orchestrator.store.user_code import NO_USER_CODE, UserCode
 
 __all__ = ["Outcome", "Resolved", "Resolver", "blocked_message", "fates_document"]
 
-Status = Literal["cached", "run", "known after run", "forced", "skipped"]
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -49,14 +47,14 @@ class Resolved:
 
     Attributes:
         key: the step's key. parts: the parts of the key.
-        status: `cached` when the result is there, else `run`.
+        status: `cached` when the result is there, else `run`, or `forced` if it is to run in any case.
         reason: why, in words.
         outcome: of a cached step.
     """
 
     key: str
     parts: Mapping[str, Any]
-    status: Status
+    status: Literal["cached", "run", "forced"]
     reason: str
     outcome: Outcome | None
 

@@ -14,7 +14,7 @@ BENCHMARK_SERVER = 6
 SELECT = 7
 RENDER = 2
 
-INSPECT_TORCH = 3
+INSPECT_TORCH = 4
 """The step with which `mlo init` reads PyTorch files."""
 
 SAMPLES = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.plan.plan_file import LiveStatus
 from orchestrator.release.go_live import target_of
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.store.state import Deployment
@@ -30,7 +31,7 @@ class Live:
     change: str | None = None
     moves: bool = False
 
-    def compare(self, rendered: str | None) -> tuple[str, str]:
+    def compare(self, rendered: str | None) -> tuple[LiveStatus, str]:
         """The deploy step's status and its reason, given the rendered digest if it is known."""
         if self.recorded is None or self.observed is None:
             return ("+", "not deployed yet") if rendered is not None else ("known after run", "not deployed yet")

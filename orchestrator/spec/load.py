@@ -26,10 +26,22 @@ from orchestrator.spec.yaml_tree import SPEC, Layer, Node, quoted
 if TYPE_CHECKING:
     from orchestrator.spec.platform import Platform, Rules
 
-__all__ = ["LoadedSpec", "load_spec"]
+__all__ = ["LoadedSpec", "Origin", "load_spec"]
 
 _PLATFORM_FILE = "mlo-platform.yaml"
 _MOST_ENVIRONMENTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value is written: in a layer, on a line of its file."""
+
+    layer: Layer
+    line: int
+
+    def __str__(self) -> str:
+        """As messages have it: `spec line 12`, `platform FILE line 3`, `environment NAME line 30`."""
+        return f"{self.layer} line {self.line}"
 
 
 @dataclass(frozen=True)
@@ -79,18 +91,14 @@ class LoadedSpec:
         """The diagnostic with the line of the spec that its path `at` leads to."""
         return replace(diagnostic, span=self.span(diagnostic.at))
 
-    def origin(self, path: SpecPath | str) -> str:
-        """Where the value at `path` (`("hardware", "cpus")` or `"hardware.cpus"`) comes from.
-
-        Returns:
-            "spec line 12", "platform FILE line 3", "environment NAME line 30", or "default".
-        """
+    def origin(self, path: SpecPath | str) -> Origin | None:
+        """Where the value at `path` (`("hardware", "cpus")` or `"hardware.cpus"`) is written; None for a default."""
         if isinstance(path, str):
             path = tuple(int(part) if part.isdecimal() else part for part in path.split("."))
         found = find(self.tree, path)
         if found.depth < len(path) and found.node.entries is not None:
-            return "default"
-        return f"{found.node.layer} line {found.node.line}"
+            return None
+        return Origin(found.node.layer, found.node.line)
 
 
 def load_spec(path: str | Path, *, platform: Path | None = None, environment: str | None = None) -> LoadedSpec:

@@ -57,8 +57,8 @@ _TRANSIENT_SENTENCES = re.compile(
             r"can't start new thread",
             r"CUDA-capable device(?:s are|\(s\) is/are) busy or unavailable",
             r"CUDA driver initialization failed",
-            r"CUDA (?:error|failure)[^:\n]*: (?:initialization error|driver shutting down|system not yet initialized|"
-            r"the launch timed out and was terminated|uncorrectable (?:ECC|NVLink) error)",
+            r"CUDA (?:error|failure)[^:\n]*: (?:initialization error|driver shutting down|system not yet initialized)",
+            r"CUDA (?:error|failure)[^:\n]*: (?:the launch timed out|uncorrectable (?:ECC|NVLink) error)",
             r"CUDA_ERROR_(?:DEVICE_UNAVAILABLE|NOT_INITIALIZED|DEINITIALIZED|SYSTEM_NOT_READY|ECC_UNCORRECTABLE|LAUNCH_TIMEOUT)",
             r"(?:CUBLAS|CUDNN|CUSPARSE|CUSOLVER)_STATUS_(?:NOT_INITIALIZED|ALLOC_FAILED)",
         )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.artifacts.inspection import Inspection
+from orchestrator.artifacts.inspection import FoundNote, Inspection
 from orchestrator.draft.factories import FoundClasses, module_classes
 from orchestrator.draft.layout import Line, aligned, scalar
 from orchestrator.draft.naming import deployment_name, relative_path
@@ -111,7 +111,7 @@ def test_every_text_survives_a_round_trip(tmp_path: Path, value: str) -> None:
 def test_no_text_from_a_model_becomes_a_key_of_the_spec(tmp_path: Path, end: str) -> None:
     name = f"x{end}evil: 1{end}#"
     document = found([(name, "float32", [None, 4])], [(name, "float32", [None, 2])])
-    notes = (f"`{name}` is read as it is",)
+    notes = (FoundNote(f"`{name}` is read as it is", name),)
     model = proposed_model(document.model_copy(update={"notes": notes}), named=True)
     state = StateDict("a.b", [(name, [3, 4])], 0, FoundClasses((f"module:Class{end}evil: 1",), f"src{end}evil: 1"))
 

@@ -186,6 +186,11 @@ def refuse_for_want_of_room(context: StepContext) -> dict[str, Any]:
         raise StepError("E499", "cannot convert it") from error
 
 
+def refuse_for_want_of_files(context: StepContext) -> dict[str, Any]:
+    """As a converter that wraps whatever goes wrong."""
+    raise StepError("E499", "cannot convert it") from OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
 def change_the_weights_and_refuse(context: StepContext) -> dict[str, Any]:
     change_the_weights(context)
     return refuse(context)

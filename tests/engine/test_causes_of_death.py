@@ -151,6 +151,13 @@ def test_a_refusal_caused_by_a_full_disk_is_reported_as_such_and_not_cached(proj
     assert not list(project.home.receipts.glob("*.json"))
 
 
+def test_a_refusal_caused_by_too_many_open_files_is_not_cached(project: Project) -> None:
+    with pytest.raises(StepFailed) as caught:
+        project.run(project.step("convert.a", "refuse_for_want_of_files"))
+    assert caught.value.diagnostics[0].code == "E499"
+    assert not list(project.home.receipts.glob("*.json"))
+
+
 def test_a_refusal_of_files_that_changed_meanwhile_is_not_cached(project: Project) -> None:
     weights = FileInput(project.folder / "weights.pt", ("model", "source", "weights"))
     step = project.step("convert.a", "change_the_weights_and_refuse", inputs={"weights": weights}, candidate="a")

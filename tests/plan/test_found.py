@@ -106,9 +106,13 @@ def test_a_type_that_is_not_served_is_named(join: Any, role: str) -> None:
 
 def test_notes_on_such_an_output_are_part_of_the_error(join: Any) -> None:
     outputs = [tensor("label", [None], "int64"), tensor("scores", None, "seq(map(int64, float32))")]
-    notes = ["`scores` is a list of dictionaries: convert the model without ZipMap", "`label` is a class"]
+    notes = [
+        {"text": "a list of dictionaries: convert the model without ZipMap", "tensor": "scores"},
+        {"text": "it is a class, unlike `scores`", "tensor": "label"},
+        {"text": "the model names `scores` in its metadata", "tensor": None},
+    ]
     (told,) = refused(join, found([tensor("x", [None, 3])], outputs, notes=notes))
-    assert (told.code, told.notes) == ("E128", (notes[0],))
+    assert (told.code, told.notes) == ("E128", ("a list of dictionaries: convert the model without ZipMap",))
 
 
 def test_a_declared_name_is_matched_by_the_models_own_or_by_how_a_spec_writes_it(join: Any) -> None:

@@ -10,7 +10,7 @@ import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.artifacts.inspection import FoundTensor, Inspection
+from orchestrator.artifacts.inspection import FoundNote, FoundTensor, Inspection
 from orchestrator.frameworks.litert.ids import ids_of_inputs
 from orchestrator.frameworks.litert.runtime import LitertRuntime, by_spec_name, open_interpreter
 from orchestrator.frameworks.source.comparison import changing_output, row_mixing_output
@@ -91,7 +91,7 @@ def check(context: StepContext) -> dict[str, Any]:
         samples,
         parameters=file.parameters,
         framework={"ai-edge-litert": version("ai-edge-litert")},
-        notes=[f"source: {note}" for note in _notes(file)],
+        notes=[f"source: {note.text}" for note in _notes(file)],
     )
 
 
@@ -259,19 +259,24 @@ def _prove_repeatable(answer: Answer, signature: Signature, samples: Samples, fi
         )
 
 
-def _notes(file: TfliteFile) -> list[str]:
+def _notes(file: TfliteFile) -> list[FoundNote]:
     notes = [
-        f"the {role} `{tensor.name}` is {tensor.dtype} and stands for "
-        f"(value {-tensor.zero_point:+d}) x {tensor.scale:.6g}"
+        FoundNote(
+            f"the {role} `{tensor.name}` is {tensor.dtype} and stands for "
+            f"(value {-tensor.zero_point:+d}) x {tensor.scale:.6g}",
+            tensor.name,
+        )
         for role, tensors in (("input", file.inputs), ("output", file.outputs))
         for tensor in tensors
         if tensor.scale is not None
     ]
     if file.other_signatures:
         listed = ", ".join(f"`{name}`" for name in file.other_signatures)
-        notes.append(f"the model's first graph is served; its other signatures are not: {listed}")
+        notes.append(FoundNote(f"the model's first graph is served; its other signatures are not: {listed}"))
     if file.keeps_state:
         notes.append(
-            "the model keeps state from call to call; it is reset before each call, since replicas do not share it"
+            FoundNote(
+                "the model keeps state from call to call; it is reset before each call, since replicas do not share it"
+            )
         )
     return notes

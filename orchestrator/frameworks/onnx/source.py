@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from orchestrator.artifacts.inspection import Inspection
+from orchestrator.artifacts.inspection import FoundNote, Inspection
 from orchestrator.frameworks.onnx.file import checker_error, read_onnx
 from orchestrator.frameworks.onnx.graph import nodes
 from orchestrator.frameworks.onnx.ids import ids_of_inputs
@@ -57,7 +57,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
     model = read_onnx(context.inputs["weights"])
     inputs = tuple(served_input(found_tensor(value)) for value in model.inputs)
     outputs = tuple(found_tensor(value) for value in model.proto.graph.output)
-    notes = tuple(output_remedy(tensor) for tensor in outputs if tensor.dtype not in SERVED)
+    notes = tuple(FoundNote(output_remedy(each), each.tensor) for each in outputs if each.dtype not in SERVED)
     files = tuple(model.data.files)
     found = Inspection(inputs=inputs, outputs=outputs, ranges={}, files=files, notes=notes, weights=None)
     found.write(context.output)

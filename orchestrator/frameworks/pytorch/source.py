@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
-from orchestrator.artifacts.inspection import FoundTensor, FoundWeights, Inspection
+from orchestrator.artifacts.inspection import FoundNote, FoundTensor, FoundWeights, Inspection
 from orchestrator.frameworks.pytorch.archives import check_archive
 from orchestrator.frameworks.pytorch.calls import call_model, check_inputs, declared_outputs, guarded_call
 from orchestrator.frameworks.pytorch.evaluation import verify_evaluation_mode
@@ -293,7 +293,7 @@ class _Dimensions:
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
-        self.notes: list[str] = []
+        self.notes: list[FoundNote] = []
         self.name_the_rest = True
 
     def tensor(self, name: str, value: Any) -> FoundTensor:
@@ -310,7 +310,9 @@ class _Dimensions:
             return self.names[symbol]
         if not symbol.isidentifier():  # such as 2*s0: dimensions in a spec are independent
             if self.name_the_rest:
-                self.notes.append(f"dimension {axis} of `{name}` is {symbol}, which a spec cannot express")
+                self.notes.append(
+                    FoundNote(f"dimension {axis} of `{name}` is {symbol}, which a spec cannot express", name)
+                )
             return None
         if not self.name_the_rest:
             return None
@@ -326,8 +328,8 @@ def _torchscript(weights: Path) -> Inspection:
         returned = returned[0].elements()
     notes = []
     if any(each.kind() != "TensorType" for each in returned):
-        told = ", ".join(each.annotation_str for each in returned)
-        notes.append(f"it returns {told}: its outputs are only known once it runs, so name each of them")
+        kinds = ", ".join(each.annotation_str for each in returned)
+        notes.append(FoundNote(f"it returns {kinds}: its outputs are only known once it runs, so name each of them"))
         returned = []
     names = ["output"] if len(returned) == 1 else [f"output_{number}" for number in range(len(returned))]
     outputs = tuple(FoundTensor(name, "", None) for name in names)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.artifacts.inspection import FoundTensor, Inspection
+from orchestrator.artifacts.inspection import FoundNote, FoundTensor, Inspection
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.tensorflow.failures import reason
 from orchestrator.frameworks.tensorflow.keras_scan import check_keras_file, is_hdf5
@@ -188,7 +188,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
         outputs=_found_in(output_names(model), model.outputs),
         ranges={},
         files=(),
-        notes=tuple(_notes_on(path, model)),
+        notes=tuple(map(FoundNote, _notes_on(path, model))),
         weights=None,
     )
     found.write(context.output)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.artifacts.inspection import FoundTensor, Inspection
+from orchestrator.artifacts.inspection import FoundNote, FoundTensor, Inspection
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.tensorflow.failures import reason
 from orchestrator.frameworks.tensorflow.library import limit_threads, tf, use_accelerator
@@ -300,7 +300,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
         outputs=_found_in(tensor_infos(signature.outputs, "output")),
         ranges={},
         files=(),
-        notes=tuple(_notes_on(read, name)),
+        notes=tuple(map(FoundNote, _notes_on(read, name))),
         weights=None,
     )
     found.write(context.output)

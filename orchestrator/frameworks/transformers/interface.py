@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from orchestrator.artifacts.inspection import FoundTensor, Inspection
+from orchestrator.artifacts.inspection import FoundNote, FoundTensor, Inspection
 from orchestrator.frameworks.pytorch.weights import shown
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.transformers.modules import Dense
@@ -66,7 +66,9 @@ def _inspection(
     inputs: tuple[FoundTensor, ...], built: Architecture, ranges: Mapping[str, tuple[int, int]], notes: Sequence[str]
 ) -> Inspection:
     returned = tuple(outputs(built))
-    return Inspection(inputs=inputs, outputs=returned, ranges=ranges, files=(), notes=tuple(notes), weights=None)
+    return Inspection(
+        inputs=inputs, outputs=returned, ranges=ranges, files=(), notes=tuple(map(FoundNote, notes)), weights=None
+    )
 
 
 def takes_by_name(built: Architecture) -> list[str]:

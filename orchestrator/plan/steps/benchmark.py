@@ -113,7 +113,7 @@ def service_level(spec: ModelDeployment) -> ServiceLevel:
 def batch_sizes(loaded: LoadedSpec, model: PlannedModel) -> tuple[int, ...]:
     """The spec's batch sizes; without them, and if the model was read, the default ones clamped to its range."""
     sizes, batch = loaded.spec.benchmark.batch_sizes, model.signature.batch
-    if loaded.spec.model.inputs or loaded.origin(("benchmark", "batch_sizes")) != "default":
+    if loaded.spec.model.inputs or loaded.origin(("benchmark", "batch_sizes")) is not None:
         return tuple(sizes)
     if batch is None:
         return (1,)

@@ -78,8 +78,8 @@ def test_a_batch_that_the_model_fixes_is_a_number(converted: Convert) -> None:
 def test_the_meaning_of_quantized_integers_is_noted(converted: Convert) -> None:
     found = converted("tflite_integer_io").inspect()
     assert found["inputs"][0]["dtype"] == "uint8"
-    assert found["notes"][0] == "the input `image` is uint8 and stands for (value +0) x 0.00392157"
-    assert found["notes"][1].startswith("the output `output_0` is uint8 and stands for (value -")
+    assert found["notes"][0]["text"] == "the input `image` is uint8 and stands for (value +0) x 0.00392157"
+    assert found["notes"][1]["text"].startswith("the output `output_0` is uint8 and stands for (value -")
 
 
 def test_the_trained_model_answers_as_it_should(converted: Convert) -> None:

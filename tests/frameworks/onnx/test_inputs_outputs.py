@@ -82,7 +82,8 @@ def test_a_list_of_dictionaries_is_found_with_the_way_to_an_array(tmp_path: Path
         ("label", "int64", ["N"]),
         ("probabilities", "seq(map(int64, float32))", None),
     ]
-    assert "options={'zipmap': False}" in found["notes"][0]
+    assert "options={'zipmap': False}" in found["notes"][0]["text"]
+    assert found["notes"][0]["tensor"] == "probabilities"
 
 
 def test_a_list_of_dictionaries_cannot_be_served(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_torchscript_only_has_names(tmp_path: Path) -> None:
 def test_unknown_outputs_of_torchscript_are_left_to_the_user(tmp_path: Path) -> None:
     found = read(tmp_path, "torchscript", scripted(tmp_path / "m.pt", Two()))
     assert found["outputs"] == []
-    assert "Dict[str, Tensor]" in found["notes"][0]
+    assert "Dict[str, Tensor]" in found["notes"][0]["text"]
 
 
 def test_an_argument_that_is_not_a_tensor_is_reported_with_its_type(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_open_dimensions_and_texts_are_found(keras: Open) -> None:
 
 def test_the_order_of_channels_is_noted(keras: Open) -> None:
     assert keras("images.keras").inspect()["notes"] == [
-        "the Keras layers take channels last: [batch, height, width, channels]"
+        {"text": "the Keras layers take channels last: [batch, height, width, channels]", "tensor": None}
     ]
 
 
@@ -319,5 +319,5 @@ def test_the_users_keras_settings_have_no_effect(keras_files: Path, tmp_path: Pa
     found = Source(process, "keras", keras_files / "images.keras", {}).inspect()
     process.close()
     assert found["outputs"][0]["dtype"] == "float32"
-    assert "channels last" in found["notes"][0]
+    assert "channels last" in found["notes"][0]["text"]
     assert [path.name for path in (home / ".keras").iterdir()] == ["keras.json"]

@@ -50,7 +50,9 @@ def test_the_tensors_of_the_default_signature_are_found(saved: Open) -> None:
         {"tensor": "best", "dtype": "int64", "shape": [None]},
         {"tensor": "logits", "dtype": "float32", "shape": [None, 3]},
     ]
-    assert found["notes"] == ["the signature `serving_default` is served; the others are not: `project`"]
+    assert [note["text"] for note in found["notes"]] == [
+        "the signature `serving_default` is served; the others are not: `project`"
+    ]
 
 
 def test_the_tensors_of_a_named_signature_are_found(saved: Open) -> None:
@@ -227,12 +229,12 @@ def test_variables_of_another_model_are_noted(saved: Open, saved_models: Path, c
     folder = copied("two")
     for part in ("variables.index", "variables.data-00000-of-00001"):
         shutil.copy(saved_models / "keras" / "variables" / part, folder / "variables" / part)
-    notes = saved(folder).inspect()["notes"]
+    notes = [note["text"] for note in saved(folder).inspect()["notes"]]
     assert "the variables in the folder do not match its fingerprint.pb" in notes
     (folder / "fingerprint.pb").write_bytes(b"\xff")
-    assert any("its fingerprint.pb cannot be read" in note for note in saved(folder).inspect()["notes"])
+    assert any("its fingerprint.pb cannot be read" in note["text"] for note in saved(folder).inspect()["notes"])
     (folder / "fingerprint.pb").unlink()
-    assert not any("fingerprint" in note for note in saved(folder).inspect()["notes"])
+    assert not any("fingerprint" in note["text"] for note in saved(folder).inspect()["notes"])
 
 
 def test_links_are_refused(saved: Open, copied: Callable[[str], Path]) -> None:
