@@ -10,7 +10,7 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.visible import shown_line
-from orchestrator.plan.plan_file import SavedPlan
+from orchestrator.plan.plan_file import LiveStatus, SavedPlan
 
 __all__ = ["plan_text"]
 
@@ -68,5 +68,6 @@ def _summary(plan: SavedPlan) -> str:
         f"{counts['run'] + counts['forced']} to run",
         f"{counts['known after run']} known after run",
     ]
-    changes = [f"{counts[sign]} to {word}" for sign, word in (("+", "create"), ("~", "change")) if counts[sign]]
+    live: tuple[tuple[LiveStatus, str], ...] = (("+", "create"), ("~", "change"))
+    changes = [f"{counts[sign]} to {word}" for sign, word in live if counts[sign]]
     return f"Plan: {', '.join([*parts, *changes])}."
