@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
 from http.client import HTTPConnection, HTTPResponse, IncompleteRead
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from orchestrator.targets.local.gateway.gateway import Gateway
+
 if TYPE_CHECKING:
+    from orchestrator.targets.local.revision import Revision
     from tests.targets.conftest import Deployment
 
 pytestmark = pytest.mark.processes
@@ -214,3 +219,59 @@ def test_a_truncated_answer_is_not_passed_on_as_complete(endpoint: str) -> None:
     with pytest.raises((IncompleteRead, ConnectionResetError)):
         connection.getresponse().read()
     connection.close()
+
+
+class _Slow:
+    """A revision whose server takes its time to accept a connection, or does not accept it."""
+
+    def __init__(self, failure: OSError | None = None) -> None:
+        self.in_flight = 0
+        self.ready = asyncio.Event()
+        self.ready.set()
+        self.recipe = SimpleNamespace(revision=1)
+        self.upstreams = self
+        self.connecting = asyncio.Event()
+        self.accepts = asyncio.Event()
+        self._failure = failure
+
+    def enter(self) -> None:
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        self.in_flight -= 1
+
+    def idle(self) -> None:
+        return None
+
+    async def connect(self) -> object:
+        self.connecting.set()
+        await self.accepts.wait()
+        if self._failure is not None:
+            raise self._failure
+        return object()
+
+
+@pytest.mark.parametrize("end", ["connected", "refused", "the client is gone"])
+def test_a_request_counts_on_its_revision_from_before_it_is_connected(end: str) -> None:
+    async def check() -> None:
+        gateway, former = Gateway(), _Slow(OSError("no") if end == "refused" else None)
+        gateway.current = cast("Revision", former)
+        reaching = asyncio.create_task(gateway.reach())
+        await former.connecting.wait()
+        assert former.in_flight == 1  # a switch now would wait for this request before it ends the server
+
+        gateway.current = cast("Revision", successor := _Slow())
+        successor.accepts.set()
+        if end == "the client is gone":
+            reaching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reaching
+            assert (former.in_flight, successor.in_flight) == (0, 0)
+            return
+        former.accepts.set()
+        reached = await reaching
+        taken, other = (successor, former) if end == "refused" else (former, successor)
+        assert cast("object", reached.revision) is taken
+        assert (taken.in_flight, other.in_flight) == (1, 0)
+
+    asyncio.run(check())

@@ -32,6 +32,10 @@ class Journal:
         """Append one line of a source ("mlo", "r3")."""
         self._file.handle(logging.makeLogRecord({"msg": f"{source} | {line}"}))
 
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
 
 class LineSplitter:
     """Cuts a stream of bytes into lines, and a line that does not end into pieces."""

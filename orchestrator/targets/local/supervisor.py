@@ -114,11 +114,16 @@ class Supervisor:
         # No more requests are accepted: a command that wants to start a supervisor waits for the lock.
         await runner.cleanup()
         await self._front.close()
-        for former in self._leaving.values():
+        for former in list(self._leaving.values()):  # each of them may end meanwhile
             await former.take_back(idle_seconds=0.0)
-        await asyncio.gather(*(revision.stop(_DRAIN_SECONDS) for revision in self._revisions.values()), *self._leaving)
+        stopping = [revision.stop(_DRAIN_SECONDS) for revision in self._revisions.values()]
+        # One that fails to stop must not keep the others running.
+        for ended in await asyncio.gather(*stopping, *self._leaving, return_exceptions=True):
+            if isinstance(ended, BaseException):
+                self._journal.event(f"a server was not stopped properly: {ended!r}")
         await self._front.end()
         self._journal.event(f"supervisor {os.getpid()} has stopped")
+        self._journal.close()
 
     def _watch(self, inode: int) -> None:
         """Stop when there is nothing to run; drop abandoned candidates; retry a failed handover."""

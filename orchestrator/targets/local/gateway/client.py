@@ -259,7 +259,6 @@ class Client(asyncio.Protocol):
 
     def _take(self, reached: Reached, exchange: Exchange) -> None:
         self._reached = reached
-        reached.revision.enter()
         reached.upstream.ask(self, head=exchange.method == b"HEAD")
         self._send(exchange)
 

@@ -34,7 +34,7 @@ _IDLE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """A connection to the server of a revision."""
+    """A connection to the server of a revision, for a request that is counted on it: whoever holds this has to `leave` it."""
 
     revision: Revision
     upstream: Upstream
@@ -90,7 +90,10 @@ class Gateway:
         if revision is None or not revision.ready.is_set():
             return None
         upstream = revision.upstreams.idle()
-        return None if upstream is None else Reached(revision, upstream)
+        if upstream is None:
+            return None
+        revision.enter()
+        return Reached(revision, upstream)
 
     async def reach(self) -> Reached:
         """A connection to the server; waits for one that is being started.
@@ -103,7 +106,7 @@ class Gateway:
         while (revision := self.current) is not None:
             if revision.ready.is_set():
                 try:
-                    return Reached(revision, await revision.upstreams.connect())
+                    return await self._connect(revision)
                 except OSError as error:  # a TimeoutError is one
                     why = error.strerror or "it does not answer"
                     reason = f"the server of revision {revision.recipe.revision} cannot be reached: {why}"
@@ -114,6 +117,15 @@ class Gateway:
                 break
             await asyncio.sleep(0.02)
         raise ConnectionError(reason)
+
+    async def _connect(self, revision: Revision) -> Reached:
+        """A new connection. The request is counted first, so that a switch while it is made does not end the server."""
+        revision.enter()
+        try:
+            return Reached(revision, await revision.upstreams.connect())
+        except BaseException:
+            revision.leave()
+            raise
 
     def connected(self, client: Client) -> None:
         """A client has connected."""
