@@ -378,7 +378,7 @@ def test_an_error_in_the_background_is_in_the_journal_and_the_handover_is_tried_
         await asyncio.sleep(0.05)
         assert front.attempts == 2
         await front.close()
-        journal._file.close()
+        journal.close()
 
     asyncio.run(check())
     failed, mended = (tmp_path / "serving.log").read_text().splitlines()
