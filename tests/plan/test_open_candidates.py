@@ -64,7 +64,9 @@ def loaded(tmp_path: Path) -> LoadedSpec:
 def found(loaded: LoadedSpec) -> list[Candidate]:
     """One variant on two backends, and on one of them with two instances of one thread."""
     tried = [
-        each for each in candidates(loaded.spec, planned_model(loaded, None).signature) if isinstance(each, Candidate)
+        each
+        for each in candidates(loaded.spec, planned_model(loaded, None).signature)
+        if isinstance(each, Candidate) and each.backend in {"onnxruntime", "openvino"}
     ]
     return [*tried, replace(tried[0], options=RuntimeOptions(threads=1, instances=2))]
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.backends.table import SERVERS
 from orchestrator.engine.observing import observe_here
 from orchestrator.machine.here import Here, ServerHere
 from orchestrator.plan.compile import compile_plan
@@ -78,8 +79,7 @@ def here(loaded: LoadedSpec) -> Here:
         packages=dict.fromkeys(observed.packages, "1.2.3"),
         assets="a" * 64,
         servers={
-            "onnxruntime": ServerHere(present=True),
-            "openvino": ServerHere(present=True),
+            **dict.fromkeys(SERVERS, ServerHere(present=True)),
             "torchserve": ServerHere(present=False, notes=("TorchServe is elsewhere",)),
         },
         factory_file=loaded.folder / "digits_model.py",

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import pytest
 
+from orchestrator.backends.table import backends_of
 from orchestrator.engine.observing import observe_here
 from orchestrator.optimize.formats import FORMATS, Unsupported
 from orchestrator.optimize.sources import SOURCES
@@ -105,7 +106,7 @@ def test_reading_a_source_has_its_own_revision(tmp_path: Path, monkeypatch: pyte
     ("module", "constant", "steps"),
     [
         (verifying, "VERIFY", {"verify.onnx-fp32", "verify.onnx-int8", "verify.torchscript-fp32", "verify.torchscript-bf16",
-                                "verify.onnx-fp32@openvino", "verify.onnx-int8@openvino"}),
+                                *(f"verify.onnx-{each}@{name}" for each in ("fp32", "int8") for name in backends_of("onnx")[1:])}),
         (benchmark, "BENCHMARK_RUNTIME", {"benchmark.runtime"}),
         (benchmark, "BENCHMARK_SERVER", {"benchmark.server"}),
         (selecting, "SELECT", {"select"}),

@@ -117,12 +117,8 @@ def test_pods_may_do_nothing_but_serve(template: Template, backend: str) -> None
     policy = _one(documents, "NetworkPolicy")["spec"]
     assert policy["egress"] == []
     ports = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
-    assert (
-        ports
-        == {"onnxruntime": {8080}, "openvino": {8080}, "torchserve": {8080, 8082}, "tensorflow-serving": {8501}}[
-            backend
-        ]
-    )
+    other = {"torchserve": {8080, 8082}, "tensorflow-serving": {8501}}
+    assert ports == other.get(backend, {8080}), "mlo's own server has one port"
 
 
 @each
