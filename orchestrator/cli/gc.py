@@ -20,7 +20,8 @@ Examples:
 def gc() -> None:
     """Delete stored results that no deployment needs any more: results of earlier specs, remains of killed runs.
 
-    Keeps the latest result of each step and everything that is deployed. Exits with 75 while another command is running.
+    Keeps the latest result of each step of a plan, and everything that is deployed or can be rolled back to. What was never
+    deployed is kept for a month after its last use. Exits with 75 while another command is running.
     """
     store = open_store()
     freed = collect(store)

@@ -29,12 +29,12 @@ class Removed:
 
 
 def remove(store: Store, name: str, observer: Observer, lock_timeout: float) -> Removed:
-    """Stop the deployment and delete its record; its artifacts stay in the store.
+    """Stop the deployment and delete its record; its artifacts stay in the store until garbage collection.
 
     Raises:
         Busy: another command is changing it.
         DeployFailed: its processes cannot be ended, or the place is not this deployment's; the record stays.
-        StoreFailed: E705 this version of mlo does not know its target.
+        StoreFailed: E701 the store cannot be written, E705 this version of mlo does not know its target.
     """
     with deployment_lock(store, name, lock_timeout, observer):
         known = store.state.read().deployments.get(name)
@@ -52,6 +52,7 @@ def remove(store: Store, name: str, observer: Observer, lock_timeout: float) -> 
             except DeployFailed as held:
                 notes.append(f"except for what it began at another place: {_reason(held)}")
         done, left = _stop(store, name, known.placement)
+        store.receipts.forget(name)
         store.state.update(lambda state: state.without_deployment(name))
         return Removed(done, (*notes, *left))
 

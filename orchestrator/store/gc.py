@@ -20,6 +20,8 @@ __all__ = ["collect", "sweep"]
 # An entry of scratch without an owner file may still be in use; not after a day.
 _UNOWNED_AGE = 24 * 3600.0  # seconds
 _LOG_AGE = 30 * 24 * 3600.0  # seconds
+# What was planned, rendered or drafted and not deployed is kept that long after its last use.
+_UNUSED_AGE = 30 * 24 * 3600.0  # seconds
 
 
 def sweep(store: Store) -> int:
@@ -39,6 +41,9 @@ def sweep(store: Store) -> int:
 def collect(store: Store, keep_receipts: Collection[str] = (), *, timeout: float = 0.0) -> int:
     """Remove the receipts that no deployment's step had last and the state does not need, then trees without a receipt.
 
+    A step's last receipt is forgotten once its deployment is destroyed, once a run's plan no longer has the step, or once a
+    name that is not deployed was not used for a month.
+
     Args:
         store: which one.
         keep_receipts: further keys to keep.
@@ -54,7 +59,9 @@ def collect(store: Store, keep_receipts: Collection[str] = (), *, timeout: float
     home, receipts, trees = store.home, store.receipts, store.trees
     with lock(home.in_use_lock, timeout=timeout, info={"what": "mlo gc"}):
         freed = sweep(store)
-        live = {digest for entry in store.state.read().deployments.values() for digest in entry.digests()}
+        deployments = store.state.read().deployments
+        live = {digest for entry in deployments.values() for digest in entry.digests()}
+        receipts.forget_unused(deployments.keys(), _UNUSED_AGE)
         wanted = receipts.indexed_keys() | set(keep_receipts)
         needed = set(live)
         crash_point("gc.before-receipts")

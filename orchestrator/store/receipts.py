@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -141,7 +143,7 @@ class Receipts:
         crash_point("receipt.after-write")
 
     def remember(self, deployment: str, step: str, key: str) -> None:
-        """Record that `step` of `deployment` now has this key, computed or cached; writes nothing if already recorded.
+        """Record that `step` of `deployment` now has this key, computed or cached; if it is recorded, only the time changes.
 
         Raises:
             StoreFailed: the disk is full or cannot be written.
@@ -150,14 +152,15 @@ class Receipts:
         entry = pretty_json(_Latest(deployment=deployment, step=step, key=key).model_dump())
         with store_errors("write", file):
             if file.exists() and file.read_bytes() == entry:
+                os.utime(file)
                 return
             self._index.mkdir(mode=0o700, exist_ok=True)
         write_atomic(file, entry)
 
     def latest(self, step: str, deployment: str) -> Receipt | None:
         """The receipt that `step` of `deployment` had last, to explain what has changed since."""
-        key = _indexed_key(self._latest_file(deployment, step))
-        return self.read(key) if key is not None else None
+        entry = _entry(self._latest_file(deployment, step))
+        return self.read(entry.key) if entry is not None else None
 
     def all_keys(self) -> Iterator[str]:
         """The keys of all receipts, usable or not."""
@@ -165,8 +168,31 @@ class Receipts:
 
     def indexed_keys(self) -> set[str]:
         """The keys that some step of some deployment had last."""
-        keys = {_indexed_key(file) for file in self._index.glob("*.json")}
-        return {key for key in keys if key is not None}
+        return {entry.key for _, entry in self._entries()}
+
+    def forget(self, deployment: str, *, but: Collection[str] = ()) -> None:
+        """Remove the index entries of a deployment's steps; garbage collection then removes what nothing else needs.
+
+        Args:
+            deployment: its name.
+            but: ids of steps whose entries stay.
+
+        Raises:
+            StoreFailed: an entry cannot be removed.
+        """
+        for file, entry in self._entries():
+            if entry.deployment == deployment and entry.step not in but:
+                self._remove_entry(file)
+
+    def forget_unused(self, deployed: Collection[str], seconds: float) -> None:
+        """Remove the index entries that were last recorded so long ago, except those of the deployed names.
+
+        Raises:
+            StoreFailed: an entry cannot be removed.
+        """
+        for file, entry in self._entries():
+            if entry.deployment not in deployed and time.time() - file.stat().st_mtime > seconds:
+                self._remove_entry(file)
 
     def discard(self, key: str) -> int:
         """Remove a receipt.
@@ -185,6 +211,16 @@ class Receipts:
             except FileNotFoundError:
                 return 0
             return size
+
+    def _entries(self) -> Iterator[tuple[Path, _Latest]]:
+        for file in sorted(self._index.glob("*.json")):
+            if (entry := _entry(file)) is not None:
+                yield file, entry
+
+    @staticmethod
+    def _remove_entry(file: Path) -> None:
+        with store_errors("remove", file):
+            file.unlink(missing_ok=True)
 
     def _examine(self, key: str) -> Receipt | str | None:
         file = self._file(key)
@@ -221,8 +257,8 @@ def _document(receipt: Receipt) -> bytes:
         ) from error
 
 
-def _indexed_key(file: Path) -> str | None:
+def _entry(file: Path) -> _Latest | None:
     try:
-        return _Latest.model_validate_json(file.read_bytes()).key
+        return _Latest.model_validate_json(file.read_bytes())
     except (OSError, ValidationError):  # none yet, or damaged: nothing can be explained
         return None

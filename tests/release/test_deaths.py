@@ -102,7 +102,10 @@ def test_the_next_release_brings_the_last_good_revision_back_and_replaces_it(
 
 @pytest.mark.usefixtures("dies_after_the_switch")
 def test_it_can_be_destroyed_at_once(machine: Machine) -> None:
+    machine.store.receipts.remember("digits", "convert", "some-key")
+    machine.store.receipts.remember("other", "convert", "other-key")
     assert remove(machine.store, "digits", ignore, 5).done == "stopped"
+    assert machine.store.receipts.indexed_keys() == {"other-key"}, "garbage collection can free the rest"
     assert machine.recorded is None
     assert not machine.target.observe().running
 

@@ -156,6 +156,33 @@ def test_trees_that_the_state_needs_for_a_rollback_are_kept(home: Home) -> None:
     assert [TreeStore(home).holds(manifest.digest) for manifest in manifests] == [True, True, True, False, True]
 
 
+def test_the_results_of_a_destroyed_deployment_are_collected(home: Home) -> None:
+    gone, other = _done(home, "convert", "1"), _done(home, "convert", "2", "other")
+    Receipts(home).forget("digits")
+    assert collect(Store.at(home)) > gone.size
+    assert list(TreeStore(home).digests()) == [other.digest]
+
+
+def test_the_results_of_steps_that_a_plan_no_longer_has_are_collected(home: Home) -> None:
+    _done(home, "convert", "1")
+    kept, other = _done(home, "import", "2"), _done(home, "convert", "3", "other")
+    Receipts(home).forget("digits", but={"import"})
+    collect(Store.at(home))
+    assert sorted(TreeStore(home).digests()) == sorted([kept.digest, other.digest])
+
+
+def test_what_was_never_deployed_is_kept_for_a_month_after_its_last_use(home: Home) -> None:
+    long_ago = time.time() - 31 * 24 * 3600
+    for name in ("draft", "used", "digits"):
+        _done(home, "convert", name, name)
+    StateFile(home).update(lambda state: state.with_deployment(_deployment("")))
+    for entry in (home.receipts / "latest").iterdir():
+        os.utime(entry, (long_ago, long_ago))
+    Receipts(home).remember("used", "convert", "convert-used")
+    collect(Store.at(home))
+    assert list(Receipts(home).all_keys()) == ["convert-digits", "convert-used"]
+
+
 def test_the_trees_of_a_change_that_was_interrupted_are_kept(home: Home) -> None:
     serving, begun, _ = (_done(home, "render", content) for content in "123")
     deployment = _deployment(serving.digest)
