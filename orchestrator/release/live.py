@@ -9,10 +9,10 @@ from orchestrator.release.go_live import target_of
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.store.state import Deployment
 from orchestrator.store.store import Store
-from orchestrator.targets.table import target_for
+from orchestrator.targets.table import target_at, target_for
 from orchestrator.targets.target import Observed, Site, Target
 
-__all__ = ["Live", "observe", "wanted_target"]
+__all__ = ["Live", "observe", "unrecorded", "wanted_target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +73,11 @@ def observe(loaded: LoadedSpec, store: Store) -> Live:
         return Live(recorded, observed, change=wanted.difference(recorded.endpoint))
     change = f"moves from {recorded.endpoint} to {wanted.describe().where}"
     return Live(recorded, observed, change=change, moves=True)
+
+
+def unrecorded(recorded: Deployment, store: Store) -> Observed | None:
+    """The revision of a change that has begun, if it has the traffic already; the next run records it."""
+    if (begun := recorded.intent) is None:
+        return None
+    observed = target_at(begun.placement, Site(store, recorded.name)).observe()
+    return observed if observed.revision == begun.revision != recorded.revision else None

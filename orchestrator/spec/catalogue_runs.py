@@ -118,7 +118,8 @@ E606 the supervisor does not respond
     The deployment's supervisor process has exited or hangs, or another version of mlo started it and the two cannot talk to
     each other. The message says how to end it; the next apply starts the live revision again.
 E607 traffic could not be switched
-    The new revision was ready, but requests could not be routed to it. The previous revision keeps serving.
+    The new revision was ready, but the switch was refused or failed on the way. If it was refused, the previous revision
+    keeps serving; otherwise `mlo status` shows which one does.
 E608 wrong answers from the server
     The answers to golden requests are outside the gates, although the variant passed them without the server. The
     previous revision keeps serving.
@@ -177,6 +178,9 @@ E715 the store is from another version
     them, then remove the folder. Or set `MLO_HOME` to another folder.
 W601 the deployment is unchanged
     The command failed before it changed the deployment; the previous revision still serves.
+W602 the deployment is not as before
+    The command failed after it had switched the deployment, or something else changed it. The message names the revision
+    that serves; the next apply records it, or replaces it.
 W708 locks do not work here
     The file system does not support locks between processes. Put `MLO_HOME` on a local disk.
 E900 a bug in mlo

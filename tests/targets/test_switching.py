@@ -7,13 +7,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import psutil
 import pytest
 
 from orchestrator.backends.backend import Unavailable
 from orchestrator.errors import Busy, DeployFailed
+from orchestrator.targets.local.control import FAILED_ON_THE_WAY, ControlRefusedError
+from orchestrator.targets.local.target import LocalTarget
 from orchestrator.targets.target import Release
 
 if TYPE_CHECKING:
@@ -125,6 +127,18 @@ def test_a_candidate_takes_no_traffic_before_the_switch_and_none_after_a_drop(de
     assert failure.value.diagnostics[0].code == "E607"
     assert deployment.ask() == 1.0
     assert [path.name.partition("-")[0] for path in (deployment.folder / "scratch").iterdir()] == ["r1"]
+
+
+def test_a_switch_that_failed_on_the_way_is_not_called_refused(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> NoReturn:
+        raise ControlRefusedError(FAILED_ON_THE_WAY, "no space left on device")
+
+    monkeypatch.setattr(LocalTarget, "_ask", full)
+    with pytest.raises(DeployFailed, match="to revision 2 failed on the way") as failure:
+        deployment.target.switch(2)
+    assert failure.value.diagnostics[0].code == "E607"
 
 
 def test_the_serving_revision_cannot_be_dropped(deployment: Deployment) -> None:

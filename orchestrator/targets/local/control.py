@@ -23,6 +23,7 @@ from orchestrator.targets.local.messages import PROTOCOL, AnyMessage, Refusal
 __all__ = [
     "CONTROL_SOCKET",
     "ERROR_FILE",
+    "FAILED_ON_THE_WAY",
     "LOCKED_EXIT",
     "LOCK_FILE",
     "PROTOCOL_HEADER",
@@ -45,6 +46,8 @@ ERROR_FILE = "supervisor.err"
 PROTOCOL_HEADER = "Mlo-Protocol"
 """Holds the number of the protocol, in requests and answers."""
 STOP_PATH = "/stop"
+FAILED_ON_THE_WAY = 500
+"""The HTTP status of an operation that failed when a part of it may have been done; other errors are refusals."""
 LOCKED_EXIT = 75
 """The supervisor's exit code when another one holds the folder."""
 

@@ -34,6 +34,7 @@ from orchestrator.store.record import first_problem
 from orchestrator.targets.local.control import (
     CONTROL_SOCKET,
     ERROR_FILE,
+    FAILED_ON_THE_WAY,
     LOCK_FILE,
     LOCKED_EXIT,
     PROTOCOL_HEADER,
@@ -351,11 +352,8 @@ def _answering(
             return _response(200, await operation(request))
         except _RefusedError as refused:
             return _response(refused.status, Refusal(error=str(refused)))
-        except (
-            OSError,
-            StoreFailed,
-        ) as error:  # the disk is full, no process or handle is left: the state is as before
-            return _response(500, Refusal(error=str(error)))
+        except (OSError, StoreFailed) as error:  # the disk is full, no process or handle is left: a part may be done
+            return _response(FAILED_ON_THE_WAY, Refusal(error=str(error)))
 
     return handler
 

@@ -17,6 +17,7 @@ from orchestrator.backends.table import serving_backend
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy, DeployFailed
 from orchestrator.targets.local.control import (
+    FAILED_ON_THE_WAY,
     ControlRefusedError,
     ControlUnreachableError,
     ControlVersionError,
@@ -266,10 +267,13 @@ class LocalTarget:
         try:
             self._ask("POST", f"/revisions/{revision}/serve", RevisionStatus)
         except ControlRefusedError as refused:
+            halfway = refused.status == FAILED_ON_THE_WAY
             raise DeployFailed(
                 Diagnostic(
                     "E607",
-                    f"the traffic was not switched to revision {revision}",
+                    f"switching the traffic to revision {revision} failed on the way"
+                    if halfway
+                    else f"the traffic was not switched to revision {revision}",
                     cause=str(refused),
                     remedy="run `mlo apply` again",
                     notes=self._notes(),
