@@ -17,13 +17,22 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from orchestrator.backends.backend import Unavailable
 from orchestrator.errors import DeployFailed
 from orchestrator.targets.local.control import CONTROL_SOCKET, ControlRefusedError, ControlVersionError, ask
-from orchestrator.targets.local.messages import PROTOCOL, Done, Status
+from orchestrator.targets.local.messages import (
+    PROTOCOL,
+    Done,
+    Launching,
+    ReservedPort,
+    RevisionStatus,
+    StartRevision,
+    Status,
+)
 from orchestrator.targets.local.target import LocalTarget
 
 if TYPE_CHECKING:
-    from tests.targets.conftest import Deployment
+    from tests.targets.conftest import Deployment, StandIn
 
 pytestmark = pytest.mark.processes
 
@@ -229,6 +238,40 @@ def test_another_port_is_forgotten_with_the_candidate_that_it_was_for(deployment
         deployment.ask(1.0, endpoint)
     assert deployment.target.observe().endpoint == former
     assert deployment.target.prepare() == former
+
+
+def test_another_port_is_forgotten_with_a_candidate_that_could_not_even_be_started(
+    deployment: Deployment, stand_in: StandIn
+) -> None:
+    former = deployment.deploy(1, factor=1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    endpoint = LocalTarget(deployment.folder, port).prepare()
+    stand_in.missing = Unavailable("no Java 17 on the PATH", "install Java")
+    with pytest.raises(DeployFailed, match="cannot be started"):
+        deployment.start(2)
+    deployment.target.drop(2)
+    assert deployment.ask(1.0, former) == 1.0
+    with pytest.raises(ConnectionRefusedError):
+        deployment.ask(1.0, endpoint)
+
+
+def test_a_port_stays_reserved_although_another_one_of_the_order_is_not(deployment: Deployment) -> None:
+    deployment.deploy(1)
+    port = ask(deployment.folder, "POST", "/ports", ReservedPort).port
+    serving = ask(deployment.folder, "GET", "/status", Status).serving
+    assert serving is not None
+    recipe = serving.recipe.model_copy(update={"revision": 2})
+    launching = Launching(
+        argv=(sys.executable, "-c", ""), env={}, cwd=recipe.serving, port=port, scratch=f"{deployment.folder}/scratch/2",
+        ready_path="/ready",
+    )  # fmt: skip
+    without = StartRevision(recipe=recipe, launching=launching, takes_over=False)
+    order = without.model_copy(update={"launching": launching.model_copy(update={"grpc_port": 1})})
+    with pytest.raises(ControlRefusedError, match="port 1 is not reserved"):
+        ask(deployment.folder, "PUT", "/revisions/2", RevisionStatus, order)
+    assert ask(deployment.folder, "PUT", "/revisions/2", RevisionStatus, without).endpoint.endswith(f":{port}")
 
 
 def test_a_folder_whose_path_is_longer_than_a_socket_may_be(

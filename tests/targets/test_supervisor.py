@@ -1,15 +1,21 @@
-"""The supervisor's own end: every server is stopped, whatever happens to the others."""
+"""A supervisor that runs out of handles or ends: a revision says why it failed, and every server is stopped."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import pytest
+
+from orchestrator.targets.local.journal import Journal
+from orchestrator.targets.local.messages import Launching, Recipe
+from orchestrator.targets.local.revision import Revision
 from orchestrator.targets.local.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from orchestrator.targets.local.revision import Revision
+    from collections.abc import Callable
 
 
 class _Leaving:
@@ -71,3 +77,35 @@ def test_a_server_that_cannot_be_stopped_is_reported_and_the_others_are_stopped(
 
     asyncio.run(check())
     assert "a server was not stopped properly: OSError('no handle is left')" in (tmp_path / "serving.log").read_text()
+
+
+def test_without_a_free_handle_a_revision_fails_with_the_reason_and_can_be_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(changed: Callable[[], None]) -> None:
+        del changed
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("orchestrator.targets.local.revision.Handover", exhausted)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    recipe = Recipe(revision=1, backend="onnxruntime", name="m", serving=str(tmp_path), threads=1, startup_seconds=5)
+    launching = Launching(
+        argv=("/bin/false",), env={}, cwd=str(tmp_path), port=1, scratch=str(scratch), ready_path="/", handover="--handover"
+    )  # fmt: skip
+
+    async def check() -> None:
+        journal, held = Journal(tmp_path), socket.socket()
+        revision = Revision(recipe, launching, [held], journal, lambda: None)
+        await asyncio.sleep(0.05)
+        status = revision.status(serving=False)
+        assert (status.state, status.reason) == (
+            "failed",
+            "the server cannot be started: [Errno 24] Too many open files",
+        )
+        await revision.stop(0.0)
+        assert held.fileno() == -1
+        assert not scratch.exists()
+        journal.close()
+
+    asyncio.run(check())

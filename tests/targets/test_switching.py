@@ -162,12 +162,14 @@ def test_the_same_revision_from_the_same_folder_is_started_once(deployment: Depl
     with ThreadPoolExecutor(2) as pool:
         private = set(pool.map(lambda _: deployment.start(1), range(2)))
     assert len(private) == 1
+    assert len(list((deployment.folder / "scratch").iterdir())) == 1
 
 
 def test_the_same_revision_from_another_folder_is_refused_as_busy(deployment: Deployment) -> None:
     deployment.deploy(1)
     with pytest.raises(Busy, match="another command"):
         deployment.target.start(Release(1, deployment.serving(7), "stand-in", "m", 1, 30))
+    assert len(list((deployment.folder / "scratch").iterdir())) == 1, "only that of the revision that serves"
 
 
 def test_a_missing_backend_is_reported_before_anything_starts(deployment: Deployment, stand_in: StandIn) -> None:

@@ -57,6 +57,10 @@ def describe(code: int) -> str:
     return f"the server was killed by {name}{hint}"
 
 
+def _not_started(error: OSError) -> Ending:
+    return Ending(f"the server cannot be started: {error}", None)
+
+
 class Revision:
     """A server that is started, watched and, once it takes the traffic, restarted when it crashes.
 
@@ -196,15 +200,17 @@ class Revision:
             self._life.cancel()  # it waits to restart
         else:
             await self._end(process, _POLITE_SECONDS)
-        with suppress(asyncio.CancelledError):
-            await self._life
-        self.state = "stopped"
-        self.ready.clear()
-        self.upstreams.close_idle(0.0)
-        await self._session.close()
-        for held in self._reserved:
-            held.close()
-        await asyncio.to_thread(shutil.rmtree, self.launching.scratch, ignore_errors=True)  # only scratch: may stay
+        try:
+            with suppress(asyncio.CancelledError):
+                await self._life
+        finally:
+            self.state = "stopped"
+            self.ready.clear()
+            self.upstreams.close_idle(0.0)
+            await self._session.close()
+            for held in self._reserved:
+                held.close()
+            await asyncio.to_thread(shutil.rmtree, self.launching.scratch, ignore_errors=True)  # only scratch: may stay
         self._journal.event(f"revision {self.recipe.revision} has stopped")
 
     async def _live(self) -> None:
@@ -224,7 +230,10 @@ class Revision:
 
     async def _run_once(self) -> Ending:
         """Run the server process once, from its start to its end."""
-        handover = None if self.launching.handover is None else Handover(self._changed)
+        try:
+            handover = None if self.launching.handover is None else Handover(self._changed)
+        except OSError as error:  # no handle is left
+            return _not_started(error)
         try:
             return await self._run_with(handover)
         finally:
@@ -248,7 +257,7 @@ class Revision:
                 pass_fds=() if handover is None else (handover.fd,),
             )
         except OSError as error:  # the folder is gone, or no process can be started
-            return Ending(f"the server cannot be started: {error}", None)
+            return _not_started(error)
         self._process, self._handover = process, handover
         if handover is not None:
             handover.started()

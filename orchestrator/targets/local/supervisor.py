@@ -241,21 +241,22 @@ class Supervisor:
         number = int(request.match_info["number"])
         order = await _order(request, StartRevision)
         recipe, launching = order.recipe, order.launching
+        ports = [port for port in (launching.port, launching.grpc_port) if port is not None]
         present = self._revisions.get(number)
         if present is not None and present.state == "failed":
             self._discard(number, 0.0)
         elif present is not None:
-            self._release(launching.port)
+            for port in ports:
+                self._release(port)
             if present.recipe == recipe:
                 return self._revision_status(number)
             raise _RefusedError(
                 409, f"revision {number} is {present.state} already, started from {present.recipe.serving}"
             )
-        reserved = []
-        for port in filter(None, (launching.port, launching.grpc_port)):
-            if (held := self._reserved.pop(port, None)) is None:
+        for port in ports:
+            if port not in self._reserved:
                 raise _RefusedError(409, f"port {port} is not reserved")
-            reserved.append(held)
+        reserved = [self._reserved.pop(port) for port in ports]
         takes_over = order.takes_over and self._front.current is None
         revision = Revision(recipe, launching, reserved, self._journal, self._front.settle_soon, kept=takes_over)
         self._revisions[number] = revision
@@ -288,15 +289,20 @@ class Supervisor:
         return self._revision_status(number)
 
     async def _drop(self, request: web.Request) -> Done:
-        """Give up a candidate; answers when its processes are gone."""
-        number = self._known(request)
-        if self._revisions[number] is self._front.current:
+        """Give up a candidate, and the ports that were opened for it; answers when its processes are gone.
+
+        It may have failed before it was started, so one that is not there is no error.
+        """
+        number = int(request.match_info["number"])
+        revision = self._revisions.get(number)
+        if revision is not None and revision is self._front.current:
             raise _RefusedError(409, f"revision {number} takes the traffic and cannot be dropped")
-        stopping = self._discard(number, _DROP_SECONDS)
-        if stopping is not None:
-            await stopping
-        await self._front.close_newer_ports()
-        await self._close_unused_grpc()
+        try:
+            if (stopping := self._discard(number, _DROP_SECONDS)) is not None:
+                await stopping
+        finally:
+            await self._front.close_newer_ports()
+            await self._close_unused_grpc()
         return Done()
 
     async def _order_stop(self, _: web.Request) -> Done:

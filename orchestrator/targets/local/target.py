@@ -6,9 +6,10 @@ a process id in a file is never trusted, only the supervisor's lock and socket a
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -288,12 +289,9 @@ class LocalTarget:
         try:
             self._ask("DELETE", f"/revisions/{revision}", Done, seconds=30.0)
         except ControlRefusedError as refused:
-            if refused.status != 404:
-                raise DeployFailed(
-                    Diagnostic(
-                        "E607", f"revision {revision} cannot be dropped", cause=str(refused), notes=self._notes()
-                    )
-                ) from refused
+            raise DeployFailed(
+                Diagnostic("E607", f"revision {revision} cannot be dropped", cause=str(refused), notes=self._notes())
+            ) from refused
 
     def stop(self) -> tuple[str, ...]:
         """Stop serving: take no more connections, answer what is under way, end every process. No error if none runs.
@@ -382,28 +380,33 @@ class LocalTarget:
             )
         port, grpc_port = self._ask("POST", "/ports", ReservedPort).port, None
         scratch = self._folder / "scratch" / f"r{recipe.revision}-{port}"
-        scratch.mkdir(parents=True, exist_ok=True)
-        with self._damaged(recipe):
-            launch = server.launch(serving, port=port, scratch=scratch, threads=recipe.threads)
-        argv = launch.argv
-        if launch.grpc_port is not None:
-            self._open_grpc()
-            grpc_port = self._ask("POST", "/ports", ReservedPort).port
-            argv = (*argv, launch.grpc_port, str(grpc_port))
-        launching = Launching(
-            argv=argv,
-            env=dict(launch.env),
-            cwd=str(launch.cwd),
-            port=port,
-            grpc_port=grpc_port,
-            scratch=str(scratch),
-            ready_path=server.ready_path(recipe.name),
-            handover=launch.handover,
-        )
-        order = StartRevision(recipe=recipe, launching=launching, takes_over=takes_over)
+        with ExitStack() as before_the_order:
+            before_the_order.callback(shutil.rmtree, scratch, ignore_errors=True)
+            scratch.mkdir(parents=True, exist_ok=True)
+            with self._damaged(recipe):
+                launch = server.launch(serving, port=port, scratch=scratch, threads=recipe.threads)
+            argv = launch.argv
+            if launch.grpc_port is not None:
+                self._open_grpc()
+                grpc_port = self._ask("POST", "/ports", ReservedPort).port
+                argv = (*argv, launch.grpc_port, str(grpc_port))
+            launching = Launching(
+                argv=argv,
+                env=dict(launch.env),
+                cwd=str(launch.cwd),
+                port=port,
+                grpc_port=grpc_port,
+                scratch=str(scratch),
+                ready_path=server.ready_path(recipe.name),
+                handover=launch.handover,
+            )
+            order = StartRevision(recipe=recipe, launching=launching, takes_over=takes_over)
+            # From here on the server may have been started in it, even if no answer comes.
+            unused = before_the_order.pop_all()
         try:
-            return self._ask("PUT", f"/revisions/{recipe.revision}", RevisionStatus, order)
+            state = self._ask("PUT", f"/revisions/{recipe.revision}", RevisionStatus, order)
         except ControlRefusedError as refused:
+            unused.close()
             raise Busy(
                 Diagnostic(
                     "E605",
@@ -412,6 +415,9 @@ class LocalTarget:
                     remedy="wait until it has ended, then run the command again",
                 )
             ) from refused
+        if state.endpoint != _url(port):  # it had been started before
+            unused.close()
+        return state
 
     def _open_grpc(self) -> None:
         """Have the supervisor listen for gRPC, at the port after the public one.
