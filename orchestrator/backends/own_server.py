@@ -5,26 +5,18 @@ from __future__ import annotations
 import importlib.util
 import sys
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.backend import Launch, Server, ServingBackend, Unavailable
-from orchestrator.backends.folder import (
-    body_limit,
-    copy_file,
-    json_text,
-    largest_batch,
-    model_file,
-    read_json,
-    write_file,
-)
-from orchestrator.spec.signature import Signature
+from orchestrator.backends.folder import body_limit, copy_file, largest_batch, model_file
+from orchestrator.backends.server_json import Labels, ServedModel, ServerJson
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from orchestrator.backends.backend import ServingSettings
+    from orchestrator.spec.signature import Signature
 
 __all__ = ["SERVER_TOOLS", "OwnServer"]
 
@@ -38,6 +30,39 @@ _GRPC_PORT = 8081
 """As other servers of the protocol have it: KServe's and MLServer's."""
 _QUEUE_BATCHES = 32
 """The maximum number of full batches in the queue; further requests are refused at once instead of answered too late."""
+
+
+class OwnServedModel(ServedModel):
+    """The model with its files, relative to the folder, and their sha256."""
+
+    version: str
+    file: str
+    sha256: str
+    files: Mapping[str, str]
+
+
+class OwnServerJson(ServerJson):
+    """What is rendered of the server's settings; docs/server.md explains them, and `server/config.py` reads all there are."""
+
+    model: OwnServedModel
+    runtime: str | None = None
+    provider: str
+    graph_optimization: str | None = None
+    devices: tuple[int, ...] | None = None
+    cuda_graphs: bool | None = None
+    threads: int
+    instances: int
+    max_batch_size: int
+    batch_sizes: tuple[int, ...] | None = None
+    max_delay_us: int
+    queue_rows: int
+    request_timeout_s: int
+    max_body_bytes: int
+    drain_seconds: int
+    host: str
+    port: int
+    grpc_port: int | None = None
+    log_level: str
 
 
 class OwnServer(ServingBackend):
@@ -82,11 +107,11 @@ class OwnServer(ServingBackend):
 
     def devices(self, folder: Path) -> int:
         """The number of devices in `server.json`."""
-        return len(read_json(folder / "server.json").get("devices", ()))
+        return len(OwnServerJson.read(folder).devices or ())
 
     def signature(self, folder: Path, name: str) -> Signature:  # noqa: ARG002 - the server serves one model
         """The signature in `server.json`."""
-        return Signature.from_json(read_json(folder / "server.json")["model"]["signature"])
+        return OwnServerJson.read(folder).model.signature
 
     def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
         """Write `model.onnx` (with `model.onnx.data` if the variant has it) and `server.json`."""
@@ -94,15 +119,14 @@ class OwnServer(ServingBackend):
         sha256 = copy_file(source, folder / "model.onnx")
         external = source.with_name("model.onnx.data")
         files = {external.name: copy_file(external, folder / external.name)} if external.is_file() else {}
-        document = {**_server_config(settings, sha256, files), **self.session_settings(settings)}
-        write_file(folder / "server.json", json_text(document))
+        _server_json(settings, sha256, files, self.session_settings(settings)).write(folder)
 
     def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
         """The server on loopback; `threads` replaces the number in `server.json`."""
-        argv = [sys.executable, "-m", "orchestrator.server", "--config", str(folder / "server.json")]
+        argv = [sys.executable, "-m", "orchestrator.server", "--config", str(folder / OwnServerJson.FILE)]
         argv += ["--host", "127.0.0.1", "--port", str(port), "--threads", str(threads)]
         env = {"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(scratch)}
-        grpc = "--grpc-port" if "grpc_port" in read_json(folder / "server.json") else None
+        grpc = "--grpc-port" if OwnServerJson.read(folder).grpc_port is not None else None
         return Launch(argv=tuple(argv), env=env, cwd=scratch, grpc_port=grpc, handover="--handover")
 
     def ready_path(self, name: str) -> str:  # noqa: ARG002 - the server serves one model
@@ -110,36 +134,32 @@ class OwnServer(ServingBackend):
         return "/v2/health/ready"
 
 
-def _server_config(settings: ServingSettings, sha256: str, files: Mapping[str, str]) -> dict[str, Any]:
+def _server_json(
+    settings: ServingSettings, sha256: str, files: Mapping[str, str], session: Mapping[str, Any]
+) -> OwnServerJson:
     rows = largest_batch(settings.signature, settings.max_batch_size)
-    sizes = [size for size in settings.batch_sizes if size <= rows]
-    return {
-        "format": 1,
-        "model": {
-            "name": settings.name,
-            "version": "1",
-            "file": "model.onnx",
-            "sha256": sha256,
-            "files": dict(files),
-            "signature": settings.signature.as_json(),
-            "labels": {
-                "variant": settings.variant,
-                "model_digest": settings.model_digest,
-                "spec_digest": settings.spec_digest,
-                "decision_digest": settings.decision_digest,
-            },
-        },
-        "threads": max(settings.threads, settings.devices),
-        "instances": settings.options.instances,
-        "max_batch_size": rows,
-        **({"batch_sizes": sizes} if sizes else {}),
-        "max_delay_us": round(settings.max_delay * 1e6),
-        "queue_rows": rows * _QUEUE_BATCHES,
-        "request_timeout_s": 30,
-        "max_body_bytes": body_limit(settings.signature),
-        "drain_seconds": settings.drain_seconds,
-        "host": "0.0.0.0",  # noqa: S104 - inside a container; `launch` binds loopback
-        "port": _PORT,
-        **({"grpc_port": _GRPC_PORT} if settings.grpc else {}),
-        "log_level": "info",
-    }
+    return OwnServerJson(
+        model=OwnServedModel(
+            name=settings.name,
+            version="1",
+            file="model.onnx",
+            sha256=sha256,
+            files=dict(files),
+            signature=settings.signature,
+            labels=Labels.of(settings),
+        ),
+        threads=max(settings.threads, settings.devices),
+        instances=settings.options.instances,
+        max_batch_size=rows,
+        batch_sizes=tuple(size for size in settings.batch_sizes if size <= rows) or None,
+        max_delay_us=round(settings.max_delay * 1e6),
+        queue_rows=rows * _QUEUE_BATCHES,
+        request_timeout_s=30,
+        max_body_bytes=body_limit(settings.signature),
+        drain_seconds=settings.drain_seconds,
+        host="0.0.0.0",  # noqa: S104 - inside a container; `launch` binds loopback
+        port=_PORT,
+        grpc_port=_GRPC_PORT if settings.grpc else None,
+        log_level="info",
+        **session,
+    )

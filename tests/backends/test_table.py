@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,6 +141,36 @@ def test_a_damaged_folder_is_refused_before_it_is_started(name: str, tmp_path: P
         (tmp_path / file).write_text("[]")
     with pytest.raises(ValueError, match=r"server\.json|config\.properties"):
         serving_backend(name).devices(tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(SERVERS) if name != "torchserve"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format": None}, "has no format, but this version of mlo reads format 1"),
+        ({"format": 2}, "has the format 2, but this version of mlo reads format 1"),
+        ({"devices": "two"}, r"server\.json is damaged: devices"),
+        ({"another": 1}, r"server\.json is damaged: another"),
+    ],
+    ids=["no format", "another format", "another type", "another key"],
+)
+def test_another_versions_settings_are_refused_before_a_rollback_starts_them(
+    name: str,
+    change: dict[str, Any],
+    told: str,
+    settings_for: Callable[..., ServingSettings],
+    placeholder_variant: Path,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "serving"
+    serving_backend(name).write_folder(settings_for(name), placeholder_variant, folder)
+    document = {**json.loads((folder / "server.json").read_bytes()), **change}
+    kept = {key: value for key, value in document.items() if value is not None}
+    (folder / "server.json").write_text(json.dumps(kept), encoding="utf-8")
+    with pytest.raises(ValueError, match=told):
+        serving_backend(name).devices(folder)
+    with pytest.raises(ValueError, match=told):
+        serving_backend(name).signature(folder, settings_for(name).name)
 
 
 @every_backend

@@ -35,10 +35,20 @@ def _deployment(backend: str, rendered: str) -> Deployment:
     )
 
 
+_LABELS = dict.fromkeys(("variant", "model_digest", "spec_digest", "decision_digest"), "")
+_TENSORFLOW: dict[str, Any] = {
+    "format": 1,
+    "model": {"name": "digits", "signature": _SIGNATURE.as_json(), "labels": _LABELS},
+    "cpus": 1,
+    "memory": 2**30,
+    "devices": 0,
+}
+
+
 @pytest.mark.parametrize(
     ("backend", "file", "document"),
     [
-        ("onnxruntime", "server.json", {"model": {"signature": _SIGNATURE.as_json()}}),
+        ("tensorflow-serving", "server.json", _TENSORFLOW),
         ("torchserve", "model-store/digits/signature.json", _SIGNATURE.as_json()),
     ],
 )

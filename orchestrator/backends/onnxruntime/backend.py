@@ -46,7 +46,7 @@ class OnnxRuntime(OwnServer):
         return {
             **optimized,
             "provider": settings.options.execution_provider or "CUDAExecutionProvider",
-            "devices": list(range(settings.devices)),
+            "devices": tuple(range(settings.devices)),
             "cuda_graphs": settings.cuda_graphs,
         }
 

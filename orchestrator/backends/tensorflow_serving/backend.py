@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.backend import InProcess, Launch, Program, Server, ServingBackend, Unavailable
-from orchestrator.backends.folder import copy_file, json_text, model_file, read_json, write_file
+from orchestrator.backends.folder import copy_file, model_file, write_file
 from orchestrator.backends.tensorflow_serving import config
 from orchestrator.backends.tensorflow_serving.local import (
     CONTAINER_FILE,
@@ -27,7 +27,6 @@ from orchestrator.backends.tensorflow_serving.versions import VersionedLayout
 from orchestrator.backends.tensorflow_serving.warmup import WARMUP_FILE, warmup_records
 from orchestrator.backends.tensorflow_serving.wire import decode, encode, refusal
 from orchestrator.process.environment import engine_environment
-from orchestrator.spec.signature import Signature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from orchestrator.backends.backend import ServingSettings
     from orchestrator.backends.layout import Layout
+    from orchestrator.spec.signature import Signature
 
 __all__ = ["TENSORFLOW_SERVING", "TensorFlowServing"]
 
@@ -110,14 +110,11 @@ class TensorFlowServing(ServingBackend):
 
     def devices(self, folder: Path) -> int:
         """The number of devices in `server.json`."""
-        devices = read_json(folder / "server.json").get("devices")
-        if type(devices) is not int:
-            raise ValueError("server.json has no number of devices")
-        return devices
+        return config.TensorFlowServingJson.read(folder).devices
 
     def signature(self, folder: Path, name: str) -> Signature:  # noqa: ARG002 - it serves one model
         """The signature in `server.json`."""
-        return Signature.from_json(read_json(folder / "server.json")["model"]["signature"])
+        return config.TensorFlowServingJson.read(folder).model.signature
 
     def image_values(self, settings: ServingSettings) -> Mapping[str, Any]:
         """The flags of its command."""
@@ -159,7 +156,7 @@ class TensorFlowServing(ServingBackend):
         if (batching := config.batching(settings)) is not None:
             write_file(folder / "batching.config", batching)
         write_file(folder / config.FLAGS_FILE, "".join(f"{flag}\n" for flag in config.flags(settings)))
-        write_file(folder / "server.json", json_text(_server(settings)))
+        config.TensorFlowServingJson.of(settings).write(folder)
 
     def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
         """The program itself if it is on the PATH, else a container of its image."""
@@ -196,25 +193,6 @@ def _warmup(settings: ServingSettings, path: Path) -> bytes:
     with np.load(path, allow_pickle=False) as file:
         samples = {tensor.name: file[tensor.name] for tensor in settings.signature.inputs}
     return warmup_records(samples, settings.signature, settings.name, config.batch_sizes(settings))
-
-
-def _server(settings: ServingSettings) -> dict[str, Any]:
-    """What is not in the server's own files: the model's signature, and the server's resources."""
-    return {
-        "model": {
-            "name": settings.name,
-            "signature": settings.signature.as_json(),
-            "labels": {
-                "variant": settings.variant,
-                "model_digest": settings.model_digest,
-                "spec_digest": settings.spec_digest,
-                "decision_digest": settings.decision_digest,
-            },
-        },
-        "cpus": settings.cpus,
-        "memory": settings.memory,
-        "devices": settings.devices,
-    }
 
 
 TENSORFLOW_SERVING = TensorFlowServing()

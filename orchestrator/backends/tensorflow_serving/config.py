@@ -1,4 +1,4 @@
-"""TensorFlow Serving's configuration files and flags, with reasons from the source of TensorFlow Serving 2.20.
+"""TensorFlow Serving's configuration files and flags, and what mlo keeps beside them, with reasons from the source of TensorFlow Serving 2.20.
 
 The configuration files are text protos, written with the generated classes of `messages.proto`. These are imported where
 they are used, because protobuf comes with the extra `tensorflow`.
@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from orchestrator.backends.folder import largest_batch
+from orchestrator.backends.server_json import Labels, ServedModel, ServerJson
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,6 +30,7 @@ __all__ = [
     "REST_PORT",
     "ROOT",
     "Models",
+    "TensorFlowServingJson",
     "batch_sizes",
     "batching",
     "changed_flags",
@@ -65,6 +67,21 @@ _SPARE_THREADS = 16
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9_]{1,63}")
 _LARGEST_VERSION = 2**63 - 1
+
+
+class TensorFlowServingJson(ServerJson):
+    """`server.json`, which is for mlo: what is not in the server's own files. `memory` is in bytes."""
+
+    model: ServedModel
+    cpus: float
+    memory: int
+    devices: int
+
+    @classmethod
+    def of(cls, settings: ServingSettings) -> TensorFlowServingJson:
+        """The one of what is rendered."""
+        model = ServedModel(name=settings.name, signature=settings.signature, labels=Labels.of(settings))
+        return cls(model=model, cpus=settings.cpus, memory=settings.memory, devices=settings.devices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ container it would not get the signal from the kernel, so a shell starts it ther
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -34,6 +33,7 @@ from orchestrator.backends.tensorflow_serving.config import (
     FLAGS_FILE,
     MODELS_FILE,
     REST_PORT,
+    TensorFlowServingJson,
     changed_flags,
     flag_values,
     models_config,
@@ -232,8 +232,8 @@ def container_options(folder: Path, port: int, threads: int) -> dict[str, Any]:
 
     given = (folder / FLAGS_FILE).read_text(encoding="utf-8").splitlines()
     seen_at = str(PurePosixPath(flag_values(given)["model_config_file"]).parent)
-    server = json.loads((folder / "server.json").read_bytes())
-    memory, devices = server["memory"], server["devices"]
+    server = TensorFlowServingJson.read(folder)
+    memory, devices = server.memory, server.devices
     parallel = [f"--tensorflow_{which}_op_parallelism={threads}" for which in ("intra", "inter")]
     return {
         "entrypoint": ["/bin/bash"],
@@ -350,7 +350,7 @@ def _main(folder: str, scratch: str, port: str, threads: str) -> None:
     if program is not None:
         argv = program_command(program, Path(folder), int(port), int(threads))
         os.execv(argv[0], argv)  # noqa: S606 - no shell is wanted
-    devices = json.loads((Path(folder) / "server.json").read_bytes())["devices"]
+    devices = TensorFlowServingJson.read(Path(folder)).devices
     try:
         image = local_image(devices, _ENGINE_SECONDS)
         if image is None:
