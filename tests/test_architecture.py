@@ -13,6 +13,7 @@ import pytest
 
 import orchestrator
 from orchestrator.backends.table import BACKENDS
+from orchestrator.optimize.sources import SOURCES
 from orchestrator.targets.table import TARGETS
 
 PACKAGE = Path(orchestrator.__file__).parent
@@ -51,6 +52,14 @@ SECTIONS_MAY_IMPORT = ("orchestrator.spec.strict", "orchestrator.spec.types", "o
 NAMES_OF_RUNTIMES = {"frameworks", "server"}
 """Rooms in which such a name is that of the runtime or of its package, which some backends share."""
 NAMES_OF_PACKAGES = {"machine/packages.py"}
+ROOTS_OF_SOURCES = {
+    "optimize/sources.py",
+    "optimize/formats.py",
+    "spec/source_models.py",
+    "spec/model_files.py",
+    "draft/detect.py",
+}
+"""The tables of source kinds and of what they are converted to, and how their files are recognized."""
 AS_THE_SERVER_DOES = {"orchestrator.server.openvino_engine"}
 """What a runtime has to do exactly as the server does; the file imports nothing else of the server."""
 STEP_FUNCTIONS_MAY_IMPORT = {"orchestrator.frameworks.source.runtime"}
@@ -152,6 +161,18 @@ def test_only_a_backends_own_folder_asks_for_its_name() -> None:
         if not path.is_relative_to(PACKAGE / "backends") and folder_of(path) not in NAMES_OF_RUNTIMES
         for name in asked_for(path)
         if name in BACKENDS and path.relative_to(PACKAGE).as_posix() not in NAMES_OF_PACKAGES
+    ]
+    assert not found
+
+
+def test_only_the_tables_of_sources_ask_for_the_name_of_a_kind() -> None:
+    # Backends have rows by format, and some formats are called like the kind that is in it already.
+    found = [
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in modules()
+        if not path.is_relative_to(PACKAGE / "backends") and folder_of(path) not in NAMES_OF_RUNTIMES
+        for name in asked_for(path)
+        if name in SOURCES and path.relative_to(PACKAGE).as_posix() not in {*NAMES_OF_PACKAGES, *ROOTS_OF_SOURCES}
     ]
     assert not found
 

@@ -20,6 +20,7 @@ from orchestrator.draft.naming import deployment_name
 from orchestrator.draft.text import SpecDraft, spec_text
 from orchestrator.engine.drafting import DraftRequest, draft_spec
 from orchestrator.errors import SpecInvalid, UsageError
+from orchestrator.optimize.sources import SOURCES
 from orchestrator.spec.load import load_spec
 from orchestrator.spec.random_mark import is_random
 from orchestrator.spec.source_models import SourceKind
@@ -78,8 +79,10 @@ def init(
     if name is not None and not re.fullmatch(NAME, name):
         raise click.BadParameter(f"use {EXPECTS[NAME]}", param_hint="--name")
     model = find_model(path, kind)
-    if signature is not None and model.kind != "saved-model":
-        raise click.UsageError(f"--signature is for a SavedModel, but {model.path} is of kind {model.kind}")
+    if signature is not None and "signature" not in SOURCES[model.kind].options:
+        raise click.UsageError(
+            f"--signature: {model.path} is of kind {model.kind}, which has no signatures to choose from"
+        )
     name = name or deployment_name(model.path)
     spec = None if output == _STANDARD_OUTPUT else _spec_file(output or Path(), name, force=force)
     folder = Path() if spec is None else spec.parent

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from orchestrator.draft.factories import FoundClasses
 from orchestrator.draft.layout import Line, aligned, scalar
 from orchestrator.draft.propose import ProposedModel, ProposedTensor
+from orchestrator.optimize.sources import SOURCES
 from orchestrator.spec.signature import Dim
-from orchestrator.spec.source_models import SAY_NOTHING, SourceKind
+from orchestrator.spec.source_models import SourceKind
 
 __all__ = ["SpecDraft", "StateDict", "spec_text"]
 
@@ -76,18 +77,13 @@ def _metadata(draft: SpecDraft) -> str:
 
 
 def _model(draft: SpecDraft) -> list[Line]:
-    texts = draft.kind == "transformers"
     lines = [
         Line("model:"),
         Line("  source:"),
         Line(f"    kind: {draft.kind}"),
         Line(f"    weights: {scalar(draft.weights)}", "relative to this file"),
         *(Line(f"    {key}: {scalar(value)}") for key, value in draft.settings.items()),
-        *(
-            [Line("    task: auto", "read from config.json; another task has other inputs and outputs")]
-            if texts
-            else []
-        ),
+        *(Line(f"    {key}: {value}", why) for key, (value, why) in SOURCES[draft.kind].stated.items()),
         *(_state(draft.state) if draft.state is not None else ()),
         *(Line("  ", f"About the model file: {note}.") for note in draft.model.notes),
     ]
@@ -128,7 +124,7 @@ def _inputs(draft: SpecDraft) -> list[Line]:
     if any(not each.dtype for each in inputs):
         comment += ", and set the types, which the file does not specify"
     lines = [Line("  inputs:", comment), *(Line(f"    - {_tensor(each, with_dtype=True)}") for each in inputs)]
-    if draft.kind not in SAY_NOTHING:
+    if SOURCES[draft.kind].describes:
         lines[0] = Line("  inputs:", f"{comment}; to rename one, add the model's name as `tensor:`")
     return lines
 

@@ -22,7 +22,7 @@ from orchestrator.engine.observing import observe_here
 from orchestrator.errors import SpecInvalid, StepFailed, UsageError
 from orchestrator.events import Observer
 from orchestrator.optimize.sources import SOURCES
-from orchestrator.plan.revisions import INSPECT_TORCH, SAMPLES
+from orchestrator.plan.revisions import SAMPLES
 from orchestrator.plan.step import FileInput, Step
 from orchestrator.plan.steps.source import require_source_tools, source_parameters
 from orchestrator.spec.load import LoadedSpec, load_spec
@@ -36,10 +36,6 @@ __all__ = ["DraftRequest", "draft_spec"]
 _AT = ("model", "source", "weights")
 _NO_SUCH_SIGNATURE = "E350"
 _TENSOR = {"name": "x", "dtype": "float32", "shape": [1]}
-_NEEDED: dict[str, dict[str, Any]] = {
-    "pytorch": {"factory": "model:Model"},
-}
-"""Keys that a spec of the kind requires besides kind and weights; their values do not matter here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +71,7 @@ def draft_spec(wanted: DraftRequest, store: Store, observer: Observer) -> tuple[
     reader = _Reader(wanted, store, observer)
     weights = _in_a_spec(relative_path(wanted.model.path, wanted.folder))
     found = reader.found()
-    model = proposed_model(found, named=SOURCES[wanted.model.kind].inspect is not None)
+    model = proposed_model(found, named=SOURCES[wanted.model.kind].describes)
     signature = model.signature()
     made = None
     if wanted.samples is None and wanted.random_file is not None and signature is not None:
@@ -124,6 +120,7 @@ class _Reader:
 
     def __init__(self, wanted: DraftRequest, store: Store, observer: Observer) -> None:
         self._model = wanted.model
+        self._row = SOURCES[wanted.model.kind]
         self._name = wanted.name
         self._settings = wanted.settings
         self._run = store, observer
@@ -136,15 +133,14 @@ class _Reader:
             if document is not None:
                 return document
             require_source_tools(loaded, here)
-            kind = self._model.kind
             step = Step(
                 id="inspect",
                 kind="inspect",
-                function="orchestrator.frameworks.pytorch.source:inspect",
-                revision=INSPECT_TORCH,
-                params=InspectParameters(SourceParameters(kind)).as_json(),
+                function=self._row.inspect,
+                revision=self._row.inspect_revision,
+                params=InspectParameters(SourceParameters(self._model.kind)).as_json(),
                 inputs={WEIGHTS: FileInput.of(self._model.path.absolute(), _AT, loaded.folder, WEIGHTS)},
-                tools=SOURCES[kind].tools,
+                tools=self._row.tools,
                 at=_AT,
             )
             return Inspection.read(run_single_step(loaded, here, step, *self._run))
@@ -163,7 +159,7 @@ class _Reader:
             at=("model", "samples"),
         )
         with self._stand_in() as loaded:
-            if self._model.kind == "transformers":
+            if self._row.text_samples:
                 names = TensorNames(inputs={each.name: each.own or each.name for each in model.inputs})
                 source = replace(source_parameters(loaded, None), names=names)
                 step = replace(
@@ -171,7 +167,7 @@ class _Reader:
                     function="orchestrator.frameworks.source.samples:write_random_texts",
                     params=replace(parameters, source=source).as_json(),
                     inputs={WEIGHTS: FileInput.of(self._model.path.absolute(), _AT, loaded.folder, WEIGHTS)},
-                    tools=SOURCES["transformers"].tools,
+                    tools=self._row.tools,
                 )
             return run_single_step(loaded, observe_here(loaded), step, *self._run) / "samples.npz"
 
@@ -179,9 +175,9 @@ class _Reader:
     def _stand_in(self) -> Iterator[LoadedSpec]:
         """A minimal spec for the model, because steps need a spec. Errors do not refer to its lines."""
         source = {"kind": self._model.kind, "weights": str(self._model.path.absolute()), **self._settings}
-        source |= _NEEDED.get(self._model.kind, {})
+        source |= self._row.required
         model: dict[str, Any] = {"source": source}
-        if SOURCES[self._model.kind].inspect is None:
+        if not self._row.describes:
             model |= {"inputs": [_TENSOR], "outputs": [{"name": "y"}]}
         document = {"apiVersion": "mlo/v1", "kind": "ModelDeployment", "metadata": {"name": self._name}, "model": model}
         # Outside any project, so that no platform file applies.

@@ -12,6 +12,7 @@ from orchestrator.artifacts.winner import Winner
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid, StoreFailed
 from orchestrator.machine.user_code import ImportPath, changed_code
+from orchestrator.optimize.sources import SOURCES
 from orchestrator.plan.keys import differences, key_parts, step_key
 from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput
 from orchestrator.spec.load import LoadedSpec
@@ -123,7 +124,7 @@ class Resolver:
     def _check_pinned(self, source: FileInput, found: str) -> None:
         """Check the model against the spec's `sha256`: of its file, of its folder, or of all its files if there are several."""
         spec, model = self._loaded.spec.model.source, self._plan.model
-        if spec.sha256 is None or (spec.kind == "onnx" and model is None):
+        if spec.sha256 is None or (model is None and SOURCES[spec.kind].further_files):
             return  # the second case: its list of files is still being read
         further = sorted(model.files) if model is not None else []
         if further:

@@ -6,16 +6,13 @@ The revisions of sources, conversions and passes are beside their functions, in 
 
 from __future__ import annotations
 
-__all__ = ["BENCHMARK_RUNTIME", "BENCHMARK_SERVER", "INSPECT_TORCH", "RENDER", "SAMPLES", "SELECT", "VERIFY"]
+__all__ = ["BENCHMARK_RUNTIME", "BENCHMARK_SERVER", "RENDER", "SAMPLES", "SELECT", "VERIFY"]
 
 VERIFY = 4
 BENCHMARK_RUNTIME = 4
 BENCHMARK_SERVER = 6
 SELECT = 7
 RENDER = 2
-
-INSPECT_TORCH = 4
-"""The step with which `mlo init` reads PyTorch files."""
 
 SAMPLES = 2
 """The random samples that `mlo init` writes."""

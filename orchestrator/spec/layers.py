@@ -7,7 +7,7 @@ from dataclasses import replace
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.yaml_tree import SPEC, Entry, Layer, Node, quoted
 
-__all__ = ["FIXED_SECTIONS", "fixed_keys", "overlaid", "relabelled", "with_entry", "without"]
+__all__ = ["FIXED_SECTIONS", "fixed_keys", "overlaid", "relabelled", "without"]
 
 
 FIXED_SECTIONS = frozenset({"apiVersion", "kind", "model", "environments"})
@@ -56,12 +56,6 @@ def without(node: Node, key: str) -> Node:
     """The mapping without one of its keys."""
     assert node.entries is not None
     return _mapping(node, {k: e for k, e in node.entries.items() if k != key})
-
-
-def with_entry(node: Node, entry: Entry) -> Node:
-    """The mapping with one key set."""
-    assert node.entries is not None
-    return _mapping(node, {**node.entries, entry.key: entry})
 
 
 def _mapping(at: Node, entries: dict[str, Entry]) -> Node:

@@ -57,7 +57,7 @@ def test_every_command_shows_examples_in_its_help(mlo: Mlo, command: str) -> Non
         (("init", "nothing.keras"), "nothing.keras does not exist"),
         (("init", "digits.npz"), "an npz file of numpy arrays"),
         (("init", "digits.safetensors", "--name", "Digits"), "use lower-case letters"),
-        (("init", "digits.safetensors", "--signature", "x"), "--signature is for a SavedModel"),
+        (("init", "digits.safetensors", "--signature", "x"), "has no signatures to choose from"),
         (("init", "digits.safetensors", "--output", "missing/x.yaml"), "the folder missing does not exist"),
         (("init", "digits.safetensors", "--output", "-", "--json"), "both write to standard output"),
         (("init", "digits.safetensors"), "digits.yaml already exists"),

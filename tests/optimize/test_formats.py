@@ -25,7 +25,7 @@ FUNCTIONS = sorted(
         if isinstance(transform, Transform) and transform.function is not None
     }
     | {backend(each).runtimes[name].function for name in FORMATS for each in backends_of(name)}
-    | {function for row in SOURCES.values() for function in (row.inspect, row.check, row.baseline) if function}
+    | {function for row in SOURCES.values() for function in (row.inspect, row.check, row.baseline)}
 )
 
 

@@ -114,22 +114,19 @@ class OpenBaseline(Protocol):
         """
 
 
-def open_runtime(
-    format_name: str, directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none"
-) -> Runtime:
-    """Load the variant in `directory` with the runtime of its format.
+def open_runtime(format_name: str, directory: Path, signature: Signature, threads: int) -> Runtime:
+    """Load the variant in `directory` with the runtime of its format, on the CPU.
 
     Args:
         format_name: a key of `RUNTIMES`.
         directory: the folder of the variant.
         signature: as resolved by the import step.
         threads: for the operators of one call; at least 1.
-        accelerator: the device that runs the model.
 
     Raises:
-        StepError: E420, the model file cannot be loaded; E427, the accelerator cannot be used.
+        StepError: E420, the model file cannot be loaded.
     """
-    return open_with(RUNTIMES[format_name], directory, signature, threads, accelerator)
+    return open_with(RUNTIMES[format_name], directory, signature, threads)
 
 
 def open_with(
@@ -146,7 +143,7 @@ def open_with(
         options: further options of the runtime, such as `graph_optimization`; only those that the backend declares.
 
     Raises:
-        StepError: as `open_runtime`.
+        StepError: as `open_runtime`; E427, the accelerator cannot be used.
     """
     module, _, function = opener.partition(":")
     opened = cast("OpenRuntime", getattr(importlib.import_module(module), function))

@@ -61,7 +61,7 @@ def inspect_step(loaded: LoadedSpec, here: Here) -> Step | None:
         SpecInvalid: E202, a package is missing.
     """
     source = SOURCES[loaded.spec.model.source.kind]
-    if source.inspect is None:
+    if not source.describes:
         return None
     require_source_tools(loaded, here)
     return Step(
