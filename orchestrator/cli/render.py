@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 import click
 
@@ -16,12 +17,13 @@ from orchestrator.engine.apply import run_steps
 from orchestrator.engine.planning import make_plan
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import UsageError
+from orchestrator.store.atomic import write_atomic
 from orchestrator.store.failures import store_errors
 
 __all__ = ["render"]
 
 _MARK = ".mlo-rendered"
-"""Lists the files that render wrote, so that a later render removes exactly these."""
+"""Lists the files that render wrote, or was about to write, so that a later render replaces exactly these."""
 
 
 @click.command(
@@ -85,7 +87,8 @@ def _check_output(output: Path, *, force: bool) -> None:
                 remedy="choose another folder, or add --force to replace an earlier render",
             )
         )
-    if not (output / _MARK).is_file():
+    mark = output / _MARK
+    if mark.is_symlink() or not mark.is_file():
         raise UsageError(
             Diagnostic(
                 "E218",
@@ -100,14 +103,54 @@ def _replace(source: Path, output: Path) -> None:
     """Copy the rendered files to the folder.
 
     Files of an earlier render are removed if its mark lists them; all other files stay.
+
+    Raises:
+        UsageError: E218, a rendered file would replace another one, or would be written through a link.
     """
-    output.mkdir(parents=True, exist_ok=True)
     mark = output / _MARK
-    if mark.is_file():
-        for line in mark.read_text(encoding="utf-8").splitlines():
-            _remove_listed(output, line)
-    files = _copy(source, output)
-    mark.write_text("".join(f"{name}\n" for name in files), encoding="utf-8")
+    former = mark.read_text(encoding="utf-8").splitlines() if mark.is_file() else []
+    names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if not path.is_dir())
+    for name in names:
+        _refuse_foreign(output, name, frozenset(former))
+    output.mkdir(parents=True, exist_ok=True)
+    # Before any file, so that a render that is interrupted can be done again.
+    write_atomic(mark, _listing({*former, *names}))
+    for name in former:
+        _remove_listed(output, name)
+    for name in names:
+        _copy(source / name, output / name)
+    write_atomic(mark, _listing(names))
+
+
+def _listing(names: Iterable[str]) -> bytes:
+    return "".join(f"{name}\n" for name in sorted(names)).encode()
+
+
+def _refuse_foreign(output: Path, name: str, former: frozenset[str]) -> None:
+    """Refuse to write `name` where something lies that no earlier render wrote: a file, a folder, or a link on the way."""
+    for above in PurePosixPath(name).parents:
+        folder = output / above
+        if (
+            above.name
+            and (folder.is_symlink() or (folder.exists() and not folder.is_dir()))
+            and str(above) not in former
+        ):
+            raise _foreign(folder)
+    path = output / name
+    if (path.is_dir() and not path.is_symlink()) or (os.path.lexists(path) and name not in former):
+        raise _foreign(path)
+
+
+def _foreign(path: Path) -> UsageError:
+    kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "file"
+    return UsageError(
+        Diagnostic(
+            "E218",
+            f"{path} was not written by `mlo render`",
+            cause=f"a rendered file would replace this {kind}, which the folder's {_MARK} does not list",
+            remedy="move it elsewhere, or choose another folder",
+        )
+    )
 
 
 def _remove_listed(output: Path, relative: str) -> None:
@@ -115,7 +158,7 @@ def _remove_listed(output: Path, relative: str) -> None:
     path = output / relative
     if Path(relative).is_absolute() or ".." in Path(relative).parts or path.is_dir():
         return
-    if not path.parent.resolve().is_relative_to(output.resolve()):
+    if path.parent.resolve() != output.resolve() / Path(relative).parent:  # a link is on the way
         return
     path.unlink(missing_ok=True)
     for folder in path.parents:
@@ -124,15 +167,8 @@ def _remove_listed(output: Path, relative: str) -> None:
         folder.rmdir()
 
 
-def _copy(source: Path, target: Path) -> list[str]:
-    """Copy from the store, where files are read-only; the copies are writable and stay executable."""
-    names = []
-    for path in sorted(source.rglob("*")):
-        if path.is_dir():
-            continue
-        names.append(path.relative_to(source).as_posix())
-        copied = target / names[-1]
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copied)
-        copied.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
-    return names
+def _copy(source: Path, target: Path) -> None:
+    """Copy from the store, where files are read-only; the copy is writable and stays executable."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)

@@ -43,7 +43,8 @@ E217 nothing to explain
     `mlo explain` accepts an error code, or a spec together with one of its steps, candidates or keys.
 E218 the output folder was not written by mlo
     `mlo render --force` replaces the files of an earlier render, which are listed in `.mlo-rendered`. A folder without
-    that file is never modified. Give a new or empty folder.
+    that file is never modified, no other file or folder is replaced, and no link is followed. Move what is in the way, or
+    give a new or empty folder.
 E219 declined
     The confirmation was declined, and nothing was changed. `--yes` applies without asking.
 E401 a step raised an error
