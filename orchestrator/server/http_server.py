@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import socket
 import ssl
@@ -86,6 +87,35 @@ class HttpServer:
             self._handed_over.pop(port).close()
         # Connections that were already accepted get their `Connection` in the next turn of the loop.
         await asyncio.sleep(0)
+
+    async def use(self, context: ssl.SSLContext) -> bool:
+        """Use this context for the connections to come; those that are open keep theirs. False if it is in use already.
+
+        Raises:
+            OSError: no handle is left; the former context stays in use where this one is not yet.
+        """
+        if context is self._context:
+            return False
+        former, self._context = self._context, context
+        try:
+            self._server = await self._again(self._server, None)
+            for port, server in list(self._handed_over.items()):
+                self._handed_over[port] = await self._again(server, port)
+        except OSError:
+            self._context = former  # so that the next call tries again
+            raise
+        return True
+
+    async def _again(self, server: asyncio.Server, handed_over: int | None) -> asyncio.Server:
+        """A server on the same socket, in place of this one: what waits in the socket's queue is accepted by either."""
+        listener = socket.socket(fileno=os.dup(server.sockets[0].fileno()))
+        try:
+            successor = await self._accept(listener, handed_over)
+        except BaseException:
+            listener.close()
+            raise
+        server.close()
+        return successor
 
     def end_given_up(self, idle_s: float) -> int:
         """End connections from sockets that were given up; returns how many are left.

@@ -161,6 +161,11 @@ class _Life:
                 self._tokens.reload()
             if self._certificates is not None:
                 self._certificates.reload()
+                try:
+                    if await self._http.use(self._certificates.context):
+                        _log.info("reloaded the certificate")
+                except OSError as error:
+                    _log.error("connections keep the old certificate for now: %s", error)
 
     async def _drain(self) -> None:
         """Keep serving while load balancers notice that this server is no longer ready."""

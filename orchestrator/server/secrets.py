@@ -38,13 +38,10 @@ class _Watched:
 def _reload(what: str, load: Callable[[], bool]) -> bool:
     """Reload; if the new files are invalid, the old ones stay in use."""
     try:
-        changed = load()
+        return load()
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         _log.error("%s cannot be reloaded, keeping the old one: %s", what, error)
         return False
-    if changed:
-        _log.info("reloaded %s", what)
-    return changed
 
 
 class Tokens:
@@ -77,7 +74,8 @@ class Tokens:
 
     def reload(self) -> None:
         """Read the file again if it has changed."""
-        _reload("the token", self._load)
+        if _reload("the token", self._load):
+            _log.info("reloaded the token")
 
     def check(self, authorization: bytes) -> None:
         """Accept the value of a header `Authorization`.
@@ -100,7 +98,12 @@ def _digest(token: bytes) -> bytes:
 
 
 class Certificates:
-    """The server's certificate and key, and the CA of trusted clients."""
+    """The server's certificate and key, and the CA of trusted clients.
+
+    Attributes:
+        context: for connections to come; another one after each reload.
+        contents: the files', in the order certificate, key, CA.
+    """
 
     def __init__(self, config: TlsConfig) -> None:
         """Read the files.
@@ -111,9 +114,7 @@ class Certificates:
         self._config = config
         paths = [config.certificate, config.key]
         self._watched = _Watched(*paths, *([] if config.client_ca is None else [config.client_ca]))
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.context.set_alpn_protocols(["http/1.1"])
+        self.context: ssl.SSLContext
         self.contents: list[bytes] = []
         try:
             self._load()
@@ -124,15 +125,18 @@ class Certificates:
         contents = self._watched.changed()
         if contents is None:
             return False
-        # A context in use takes a new certificate for the connections to come; only one that fits its key.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._config.certificate, self._config.key)
-        self.context.load_cert_chain(self._config.certificate, self._config.key)
+        # A new one: a context that is in use would go on trusting the former CA beside the new one.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(self._config.certificate, self._config.key)
         if self._config.client_ca is not None:
-            self.context.load_verify_locations(self._config.client_ca)
-            self.context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(self._config.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        self.context = context
         self.contents = contents
         return True
 
-    def reload(self) -> bool:
-        """Read the files again; whether they have changed."""
-        return _reload("the certificate", self._load)
+    def reload(self) -> None:
+        """Read the files again if they have changed."""
+        _reload("the certificate", self._load)

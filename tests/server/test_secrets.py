@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,40 @@ def test_only_clients_of_the_named_authority_are_heard(tmp_path: Path, start: St
     for wrong in (None, stranger):
         with pytest.raises((ssl.SSLError, ConnectionError)):
             ask(server, trust, wrong)
+
+
+def test_clients_of_a_former_authority_are_no_longer_heard(tmp_path: Path, start: Start) -> None:
+    trust, key = certificate(tmp_path, "server")
+    former, new = certificate(tmp_path, "former"), certificate(tmp_path, "new")
+    revoked, client = certificate(tmp_path, "revoked", former), certificate(tmp_path, "client", new)
+    ca = tmp_path / "ca.crt"
+    ca.write_bytes(former[0].read_bytes())
+    tls = {"certificate": trust.name, "key": key.name, "client_ca": ca.name}
+    server = started(start, add_model(tmp_path, tls=tls))
+    assert ask(server, trust, revoked) == 200
+    context = ssl.create_default_context(cafile=str(trust))
+    context.load_cert_chain(*revoked)
+    kept = http.client.HTTPSConnection("localhost", server.port, timeout=30, context=context)
+    kept.request("GET", "/v2/health/live")
+    kept.getresponse().read()
+    session = kept.sock.session
+
+    replace(ca, new[0].read_bytes())
+    server.wait_for_log("reloaded the certificate")
+    assert ask(server, trust, client) == 200
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        ask(server, trust, revoked)
+    with (
+        suppress(ssl.SSLError, ConnectionError),
+        socket.create_connection(("localhost", server.port), timeout=30) as raw,
+        context.wrap_socket(raw, server_hostname="localhost", session=session) as resumed,
+    ):
+        resumed.sendall(b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert resumed.recv(100) == b""
+    kept.request("GET", "/v2/health/live")  # what is open stays open
+    assert kept.getresponse().status == 200
+    kept.close()
+    assert server.stop() == 0
 
 
 @pytest.fixture(scope="module")
