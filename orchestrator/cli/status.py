@@ -69,8 +69,8 @@ def _row(deployment: Deployment, store: Store) -> dict[str, str | int | None]:
     try:
         observed = target_of(deployment, store).observe()
     except MloError as error:
-        told = error.diagnostics[0]
-        health, reason = "unknown", "; ".join(filter(None, (told.message, told.cause, told.remedy)))
+        problem = error.diagnostics[0]
+        health, reason = "unknown", "; ".join(filter(None, (problem.message, problem.cause, problem.remedy)))
     else:
         health, reason, grpc = observed.health, observed.reason, observed.grpc
         revision = revision if observed.revision is None else observed.revision

@@ -19,6 +19,7 @@ __all__ = ["EngineError", "NoEngine", "connected", "container_process", "engine_
 
 _SECONDS = 20.0
 _PROCESSES = Path("/proc")
+_OTHER_CONTEXT = "choose one that `docker context ls` lists with `docker context use NAME`"
 
 
 class EngineError(ConnectionError):
@@ -38,7 +39,8 @@ def connected(seconds: float = _SECONDS) -> Iterator[DockerClient]:
 
     Raises:
         NoEngine: the package `docker` is missing, or nothing listens where the engine should.
-        EngineError: the engine does not respond in time, or refuses; also raised for what fails in the block.
+        EngineError: the current Docker context is missing or damaged, or the engine does not respond in time, or refuses;
+            also raised for what fails in the block.
     """
     try:
         import docker  # noqa: PLC0415 - an extra
@@ -47,7 +49,7 @@ def connected(seconds: float = _SECONDS) -> Iterator[DockerClient]:
     except ImportError as error:
         raise NoEngine("the package docker is not installed; run: pip install 'mlo[docker]'") from error
     host = _host()
-    _knock(host, seconds)
+    _check_socket(host, seconds)
     try:
         client = docker.from_env(timeout=math.ceil(seconds), environment={**os.environ, "DOCKER_HOST": host})
     except (DockerException, RequestException) as error:
@@ -101,20 +103,28 @@ def container_process(file: Path) -> int:
 
 
 def _host() -> str:
-    """Where the engine listens."""
+    """Where the engine listens.
+
+    Raises:
+        EngineError: the current Docker context does not say it.
+    """
     if host := os.environ.get("DOCKER_HOST"):
         return host
     from docker.context import ContextAPI  # noqa: PLC0415 - an extra
-    from docker.errors import DockerException  # noqa: PLC0415
+    from docker.context.config import get_current_context_name  # noqa: PLC0415
 
+    name = get_current_context_name()
     try:
-        context = ContextAPI.get_current_context()
-    except (DockerException, OSError, ValueError):
-        context = None
-    return (context.Host if context is not None else None) or "unix:///var/run/docker.sock"
+        context = ContextAPI.get_context(name)
+    except Exception as error:  # the package raises just that if the context's file is damaged
+        raise EngineError(f"the current Docker context `{name}` cannot be read: {error}; {_OTHER_CONTEXT}") from error
+    if context is None or not context.Host:
+        missing = "does not exist" if context is None else "names no Docker Engine"
+        raise EngineError(f"the current Docker context `{name}` {missing}; {_OTHER_CONTEXT}")
+    return str(context.Host)
 
 
-def _knock(host: str, seconds: float) -> None:
+def _check_socket(host: str, seconds: float) -> None:
     """Connect once if the engine listens on a Unix socket: where that fails, `docker` leaves its own socket open.
 
     Raises:
@@ -124,10 +134,10 @@ def _knock(host: str, seconds: float) -> None:
     path = host.removeprefix("unix://")
     if path == host:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
-        door.settimeout(seconds)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(seconds)
         try:
-            door.connect(path)
+            connection.connect(path)
         except FileNotFoundError as error:
             raise NoEngine(f"there is no Docker Engine at {host}") from error
         except OSError as error:

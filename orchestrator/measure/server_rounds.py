@@ -375,5 +375,5 @@ def no_answer(segment: Segment | None = None) -> MeasureError:
 
 def generator_failed(error: MeasureError) -> MeasureError:
     """The failure of the load generator, which is not that of the server: whatever it was, the candidate only failed."""
-    told = replace(error.diagnostic, message=f"the load generator failed: {error.diagnostic.message}")
-    return MeasureError(Ending.EXCEPTION, told)
+    diagnostic = replace(error.diagnostic, message=f"the load generator failed: {error.diagnostic.message}")
+    return MeasureError(Ending.EXCEPTION, diagnostic)

@@ -1,4 +1,4 @@
-"""Ends a deployment at every place where something of it may be, and forgets it; damage on the way is reported, not in the way."""
+"""Stops a deployment everywhere it may still be running, and deletes its record; what goes wrong is reported without stopping it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _other_places(known: Deployment) -> list[PlacementRecord]:
 
 
 def _stop(store: Store, name: str, placement: PlacementRecord) -> tuple[str, tuple[str, ...]]:
-    """What was done there, and what is to be said about it."""
+    """The target's word for what was done, and notes on what is left or was damaged."""
     target = target_at(placement, Site(store, name))
     with target.lock():
         left = target.stop()
@@ -72,5 +72,4 @@ def _stop(store: Store, name: str, placement: PlacementRecord) -> tuple[str, tup
 
 
 def _reason(error: MloError) -> str:
-    told = error.diagnostics[0]
-    return f"{told.message}: {told.cause}" if told.cause else told.message
+    return error.diagnostics[0].sentence

@@ -112,7 +112,7 @@ class GrpcPorts:
         """Wait until this process has no connection at the port, or until each has reached its age."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._longest_s):
-                while _has_connections(port):  # noqa: ASYNC110 - grpcio tells nobody
+                while _has_connections(port):  # noqa: ASYNC110 - grpcio has no event for it
                     await asyncio.sleep(_LOOK_S)
 
 

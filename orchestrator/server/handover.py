@@ -95,17 +95,17 @@ class Handover:
                     await self._grpc.listen_on(order.grpc, pause=order.idle_seconds > 0)
                     if order.last:
                         self._grpc.give_up_own(pause=order.idle_seconds > 0)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the answer tells what is listened on
+            except Exception as error:  # noqa: BLE001 - whatever it is, the answer lists what is listened on
                 _log.error("what was handed over cannot be listened on: %s", error)
-            told = self._state(order)
-            _log.info("listening", extra=fields(handed_over=told[0], grpc=told[1]))
-            self._tell(order, *told)
-            while told[2] and self._orders.empty():
+            last = self._state(order)
+            _log.info("listening", extra=fields(handed_over=last[0], grpc=last[1]))
+            self._answer(order, *last)
+            while last[2] and self._orders.empty():
                 await asyncio.sleep(_LOOK_S)
                 now = self._state(order)
-                if now[1] != told[1] or not now[2]:
-                    self._tell(order, *now)
-                told = now
+                if now[1] != last[1] or not now[2]:
+                    self._answer(order, *now)
+                last = now
 
     def _state(self, order: _Order) -> tuple[list[int], list[int], int]:
         """The ports that are listened on, those shared for gRPC, and how many connections of others are left."""
@@ -114,7 +114,7 @@ class Handover:
             return self._http.handed_over, [], left
         return self._http.handed_over, self._grpc.shared, left + self._grpc.ending
 
-    def _tell(self, order: _Order, ports: list[int], grpc: list[int], connections: int) -> None:
+    def _answer(self, order: _Order, ports: list[int], grpc: list[int], connections: int) -> None:
         answer = {"order": order.order, "listening": ports, "grpc": grpc, "connections": connections}
         try:
             self._channel.send(orjson.dumps(answer))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
 import socket
 import time
 import warnings
@@ -63,3 +65,45 @@ def test_a_stopped_engine_is_distinguished_from_a_missing_one(tmp_path: Path, mo
         del caught
         gc.collect()
     assert not [str(each.message) for each in left], "no connection is left open"
+
+
+@pytest.mark.parametrize(
+    ("meta", "why"),
+    [
+        (None, "the current Docker context `lab` does not exist; .*`docker context ls`"),
+        ("{", "the current Docker context `lab` cannot be read: .*`docker context ls`"),
+        (
+            '{"Name": "lab", "Metadata": {}, "Endpoints": {"docker": {"Host": ""}}}',
+            "the current Docker context `lab` names no Docker Engine; .*`docker context ls`",
+        ),
+    ],
+    ids=["missing", "damaged", "without a host"],
+)
+def test_a_context_that_names_no_engine_is_not_replaced_by_another_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meta: str | None, why: str
+) -> None:
+    _current_context(tmp_path, monkeypatch, meta)
+    with pytest.raises(EngineError, match=why):
+        engine_version()
+
+
+def test_the_engine_of_the_current_context_is_asked(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoints = {"docker": {"Host": engine.host}}
+    _current_context(tmp_path, monkeypatch, json.dumps({"Name": "lab", "Metadata": {}, "Endpoints": endpoints}))
+    assert engine_version() == "27.5"
+
+
+def _current_context(home: Path, monkeypatch: pytest.MonkeyPatch, meta: str | None) -> None:
+    """Make `lab` the current Docker context, with this file of its own."""
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.delenv("DOCKER_CONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    folder = home / ".docker"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"currentContext": "lab"}', encoding="utf-8")
+    if meta is not None:
+        file = folder / "contexts" / "meta" / hashlib.sha256(b"lab").hexdigest() / "meta.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(meta, encoding="utf-8")

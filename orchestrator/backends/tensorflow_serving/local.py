@@ -267,7 +267,7 @@ def _run_container(image: str, options: Mapping[str, Any]) -> int:
     """
     from docker.utils.socket import frames_iter  # noqa: PLC0415 - as above
 
-    told = _Told()
+    signals = _ForwardedSignals()
     with connected(_ENGINE_SECONDS) as client:
         sweep_containers(client)
         container = client.containers.create(image, labels={_LABEL: _this_process()}, **options)
@@ -279,11 +279,11 @@ def _run_container(image: str, options: Mapping[str, Any]) -> int:
                 daemon=True,
             )
             attached = container.attach_socket(params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
-            if told.signal is not None:
-                return 128 + told.signal
+            if signals.received is not None:
+                return 128 + signals.received
             waiting.start()
             container.start()
-            told.pass_on(lambda: _unless_gone(lambda: container.kill(signal.SIGTERM)))
+            signals.forward(lambda: _unless_gone(lambda: container.kill(signal.SIGTERM)))
             for stream, frame in frames_iter(attached, tty=False):  # type: ignore[no-untyped-call]
                 os.write(stream, frame)
             waiting.join(_ENGINE_SECONDS)
@@ -292,25 +292,25 @@ def _run_container(image: str, options: Mapping[str, Any]) -> int:
     return ended[0] if ended else 1
 
 
-class _Told:
-    """SIGTERM and SIGINT from now on: remembered, and passed on once there is a way to do so."""
+class _ForwardedSignals:
+    """SIGTERM and SIGINT from now on: remembered, and forwarded once there is a receiver."""
 
     def __init__(self) -> None:
-        self.signal: int | None = None
-        self._pass_on: Callable[[], None] | None = None
+        self.received: int | None = None
+        self._send: Callable[[], None] | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
-    def pass_on(self, way: Callable[[], None]) -> None:
-        """Pass signals on by this way, also one that has come already."""
-        self._pass_on = way
-        if self.signal is not None:
-            way()
+    def forward(self, send: Callable[[], None]) -> None:
+        """Call `send` for each signal, including one that was received before."""
+        self._send = send
+        if self.received is not None:
+            send()
 
     def _receive(self, number: int, _: object) -> None:
-        self.signal = number
-        if self._pass_on is not None:
-            self._pass_on()
+        self.received = number
+        if self._send is not None:
+            self._send()
 
 
 def sweep_containers(client: DockerClient) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.targets.local.handover import Handover
     from orchestrator.targets.local.revision import Revision
 
-__all__ = ["GrpcDoor", "GrpcFront"]
+__all__ = ["GrpcPort", "GrpcFront"]
 
 _PATIENCE_SECONDS = 10.0
 """How long a connection waits for a server that is being restarted, as in the gateway."""
@@ -30,7 +30,7 @@ _JOIN_SECONDS = 1.0
 _CHUNK = 65536
 
 
-class GrpcDoor:
+class GrpcPort:
     """One public port."""
 
     def __init__(self, port: int) -> None:
@@ -71,7 +71,7 @@ class GrpcDoor:
         """Whether the kernel has as many listening sockets as we know of; waits for one that is just being closed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_JOIN_SECONDS):
-                while listeners(self.port) != 1 + len(self._members):  # noqa: ASYNC110 - the kernel tells nobody
+                while listeners(self.port) != 1 + len(self._members):  # noqa: ASYNC110 - the kernel sends no event
                     await asyncio.sleep(_TICK_SECONDS)
                 return True
         return False
@@ -82,24 +82,24 @@ class GrpcFront:
 
     def __init__(self, current: Callable[[], Revision | None]) -> None:
         self._current = current
-        self._doors: dict[int, GrpcDoor] = {}
+        self._open_ports: dict[int, GrpcPort] = {}
         self._accepting: dict[int, asyncio.Task[None]] = {}
         self._relays: set[asyncio.Task[None]] = set()
 
     @property
     def ports(self) -> list[int]:
         """The ports that are listened on, the newest last."""
-        return list(self._doors)
+        return list(self._open_ports)
 
     @property
     def shared(self) -> list[int]:
         """Those that servers can listen on too."""
-        return [door.port for door in self._doors.values() if door.obstacle is None]
+        return [each.port for each in self._open_ports.values() if each.obstacle is None]
 
     @property
     def obstacle(self) -> str | None:
         """Why connections cannot be directed to servers on this system; None if they can."""
-        return next((door.obstacle for door in self._doors.values() if door.obstacle), None)
+        return next((each.obstacle for each in self._open_ports.values() if each.obstacle), None)
 
     def open(self, port: int) -> None:
         """Listen on `port` too.
@@ -107,18 +107,18 @@ class GrpcFront:
         Raises:
             OSError: the port is in use or may not be used.
         """
-        if port not in self._doors:
-            self._doors[port] = door = GrpcDoor(port)
-            self._accepting[port] = asyncio.create_task(self._accept(door.listener))
+        if port not in self._open_ports:
+            self._open_ports[port] = opened = GrpcPort(port)
+            self._accepting[port] = asyncio.create_task(self._accept(opened.listener))
 
     def close(self, port: int) -> None:
         """Stop listening on `port`; what is connected stays connected."""
         self._accepting.pop(port).cancel()
-        self._doors.pop(port).close()
+        self._open_ports.pop(port).close()
 
     async def direct_to(self, run: Handover | None) -> bool:
         """Send new connections to this run of a server, or to the relay; False if some are relayed because it does not listen."""
-        directed = [await door.direct_to(run) for door in list(self._doors.values()) if door.obstacle is None]
+        directed = [await each.direct_to(run) for each in list(self._open_ports.values()) if each.obstacle is None]
         return all(directed)
 
     async def end(self) -> None:
@@ -150,13 +150,13 @@ class GrpcFront:
                 server.settimeout(0)
                 await asyncio.get_running_loop().sock_connect(server, (LOOPBACK, port))
                 server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                ways = [asyncio.create_task(_pump(*way)) for way in ((client, server), (server, client))]
+                pumps = [asyncio.create_task(_pump(*pair)) for pair in ((client, server), (server, client))]
                 try:
-                    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    for way in ways:
-                        way.cancel()
-                    await asyncio.gather(*ways, return_exceptions=True)
+                    for pump in pumps:
+                        pump.cancel()
+                    await asyncio.gather(*pumps, return_exceptions=True)
 
     async def _private_port(self) -> int | None:
         """Where the server of the revision that takes the traffic answers gRPC; None if it does not in time."""

@@ -29,7 +29,7 @@ class Handover:
             changed: called when the process has begun or ceased to listen on a shared port.
         """
         self.grpc_ports: list[int] = []
-        self._told_change = changed
+        self._on_change = changed
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.settimeout(0)
         self._order = 0
@@ -114,7 +114,7 @@ class Handover:
         before, self.grpc_ports = self.grpc_ports, [*answer.grpc]
         self._changed.set()
         if before != self.grpc_ports:
-            self._told_change()
+            self._on_change()
 
 
 class _Answer(Strict):

@@ -14,8 +14,8 @@ __all__ = ["LOG_FILE", "read"]
 LOG_FILE = "serving.log"
 
 
-def read(folder: Path, count: int, *, on: bool = False, poll_seconds: float = 0.2) -> Iterator[str]:
-    """The last `count` lines of the log, the older file included; then, if `on`, what is appended, without end.
+def read(folder: Path, count: int, *, follow: bool = False, poll_seconds: float = 0.2) -> Iterator[str]:
+    """The last `count` lines of the log, the older file included; then, if `follow`, what is appended, without end.
 
     Raises:
         FileNotFoundError: there is no log yet.
@@ -31,7 +31,7 @@ def read(folder: Path, count: int, *, on: bool = False, poll_seconds: float = 0.
         *complete, rest = file.read().split("\n")
         kept.extend(complete)
         yield from kept
-        while on:
+        while follow:
             chunk = file.read()
             if chunk:
                 *complete, rest = (rest + chunk).split("\n")

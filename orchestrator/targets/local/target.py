@@ -318,7 +318,7 @@ class LocalTarget:
             DeployFailed: E615 there is no log.
         """
         try:
-            yield from read(self._folder, lines, on=follow)
+            yield from read(self._folder, lines, follow=follow)
         except FileNotFoundError as missing:
             raise DeployFailed(
                 Diagnostic(
