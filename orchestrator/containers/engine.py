@@ -115,13 +115,12 @@ def _host() -> str:
 
     name = get_current_context_name()
     try:
-        context = ContextAPI.get_context(name)
+        found: str | None = getattr(ContextAPI.get_context(name), "Host", None)  # of None if there is no such context
     except Exception as error:  # the package raises just that if the context's file is damaged
         raise EngineError(f"the current Docker context `{name}` cannot be read: {error}; {_OTHER_CONTEXT}") from error
-    if context is None or not context.Host:
-        missing = "does not exist" if context is None else "names no Docker Engine"
-        raise EngineError(f"the current Docker context `{name}` {missing}; {_OTHER_CONTEXT}")
-    return str(context.Host)
+    if not found:
+        raise EngineError(f"the current Docker context `{name}` does not exist or names no engine; {_OTHER_CONTEXT}")
+    return found
 
 
 def _check_socket(host: str, seconds: float) -> None:

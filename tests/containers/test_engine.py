@@ -70,11 +70,11 @@ def test_a_stopped_engine_is_distinguished_from_a_missing_one(tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("meta", "why"),
     [
-        (None, "the current Docker context `lab` does not exist; .*`docker context ls`"),
+        (None, "the current Docker context `lab` does not exist or names no engine; .*`docker context ls`"),
         ("{", "the current Docker context `lab` cannot be read: .*`docker context ls`"),
         (
             '{"Name": "lab", "Metadata": {}, "Endpoints": {"docker": {"Host": ""}}}',
-            "the current Docker context `lab` names no Docker Engine; .*`docker context ls`",
+            "the current Docker context `lab` does not exist or names no engine; .*`docker context ls`",
         ),
     ],
     ids=["missing", "damaged", "without a host"],

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.targets.local.handover import Handover
     from orchestrator.targets.local.revision import Revision
 
-__all__ = ["GrpcPort", "GrpcFront"]
+__all__ = ["GrpcFront", "GrpcPort"]
 
 _PATIENCE_SECONDS = 10.0
 """How long a connection waits for a server that is being restarted, as in the gateway."""
