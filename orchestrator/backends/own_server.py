@@ -38,11 +38,11 @@ class OwnServedModel(ServedModel):
     version: str
     file: str
     sha256: str
-    files: Mapping[str, str]
+    files: Mapping[str, str] = {}
 
 
 class OwnServerJson(ServerJson):
-    """What is rendered of the server's settings; docs/server.md explains them, and `server/config.py` reads all there are."""
+    """The server's settings, with those that mlo does not render; docs/server.md explains them, and the server checks values."""
 
     model: OwnServedModel
     runtime: str | None = None
@@ -50,18 +50,24 @@ class OwnServerJson(ServerJson):
     graph_optimization: str | None = None
     devices: tuple[int, ...] | None = None
     cuda_graphs: bool | None = None
-    threads: int
+    threads: int | None = None
     instances: int
     max_batch_size: int
     batch_sizes: tuple[int, ...] | None = None
     max_delay_us: int
     queue_rows: int
-    request_timeout_s: int
+    request_timeout_s: int | float
     max_body_bytes: int
-    drain_seconds: int
+    drain_seconds: int | float
     host: str
     port: int
     grpc_port: int | None = None
+    grpc_connection_seconds: float | None = None
+    max_connections: int | None = None
+    keep_alive_seconds: float | None = None
+    tls: Mapping[str, str | None] | None = None
+    token_file: str | None = None
+    traces: bool | None = None
     log_level: str
 
 
