@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.onnxruntime.backend import ONNXRUNTIME
-from orchestrator.server.config import load_config
+from orchestrator.backends.own_server import OwnServedModel, OwnServerJson
+from orchestrator.server.config import ModelConfig, ServerConfig, load_config
 from orchestrator.spec.signature import Signature, Tensor
 
 SettingsFor = Callable[..., ServingSettings]
@@ -79,3 +80,10 @@ def test_texts_of_a_page_fit(settings_for: SettingsFor, placeholder_variant: Pat
     ONNXRUNTIME.write_folder(settings_for("onnxruntime", signature=signature), placeholder_variant, tmp_path / "s")
     limit = json.loads((tmp_path / "s" / "server.json").read_text())["max_body_bytes"]
     assert limit > 64 * 20 * 3000
+
+
+def test_a_folder_may_have_every_setting_of_the_server() -> None:
+    settings = {field.name for field in fields(ServerConfig)}
+    assert set(OwnServerJson.model_fields) == {"format", *settings}
+    model = {field.name for field in fields(ModelConfig)}
+    assert set(OwnServedModel.model_fields) == model
