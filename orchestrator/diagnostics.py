@@ -66,6 +66,8 @@ class Diagnostic:
     def from_json(cls, document: object) -> Diagnostic:
         """The diagnostic of that form.
 
+        Checked by hand, because `mlo --help` imports this module, and does so without pydantic.
+
         Raises:
             ValueError: a member is missing, unknown or of another type.
         """
