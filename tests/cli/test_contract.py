@@ -145,7 +145,10 @@ def test_a_deployment_of_an_unknown_target_does_not_hide_the_others(mlo: Mlo, pr
         ("there", "unknown"),
     ]
     shown = mlo("status", code=1).stdout
-    assert "there cannot be observed: there is deployed to the target `moon`, which this version of mlo does not have" in shown
+    assert (
+        "there cannot be observed: there is deployed to the target `moon`, which this version of mlo does not have"
+        in shown
+    )
     assert "use the version of mlo that deployed it" in shown
 
 
