@@ -85,6 +85,7 @@ def test_requests_that_arrive_together_are_batched_and_one_cannot_affect_the_oth
 @pytest.mark.alone
 def test_after_each_call_the_loop_has_its_turn() -> None:
     async def scenario(model: Model, batcher: Batcher) -> None:
+        before = turns = 0
         for _ in range(50):  # a call that the machine interrupts counts as long, and the next ones are made in a thread
             await ask(batcher, rows(8)).future
             before, turns = len(model.threads), 0
