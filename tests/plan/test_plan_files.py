@@ -16,7 +16,7 @@ def saved(folder: Path, *statuses: StepStatus) -> Path:
     """A plan with a step of each status."""
     steps = (SavedStep(id=s, kind="convert", status=s, reason="a reason", key=None) for s in statuses)
     plan: dict[str, Any] = dict.fromkeys(("environment", "platform", "deployed", "signature"))
-    plan |= dict.fromkeys(("forced", "refused", "notes"), ()) | {"machine": {}, "parts": {}}
+    plan |= dict.fromkeys(("forced", "refused", "notes"), ()) | {"machine": {}, "parts": {}, "compiled": {}}
     file = folder / "plan.json"
     write_plan_file(file, [SavedPlan(name="a", spec="a.yaml", spec_digest="", steps=tuple(steps), **plan)])
     return file
