@@ -141,9 +141,11 @@ def test_a_step_that_measures_runs_alone(project: Project, tmp_path: Path) -> No
 
 def interrupt_when(path: Path, stop: Stop, times: int, wait_until: WaitUntil) -> threading.Thread:
     def ask() -> None:
-        wait_until(path.exists)
-        for _ in range(times):
-            stop.ask()
+        try:
+            wait_until(path.exists)
+        finally:  # the run must end even if the step never begins
+            for _ in range(times):
+                stop.ask()
 
     thread = threading.Thread(target=ask)
     thread.start()
