@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from orchestrator.artifacts.variant_facts import variant_facts
 from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.onnx.smooth import smooth
 from orchestrator.spec.signature import Signature, Tensor
@@ -147,6 +148,7 @@ def quantized(
 ) -> tuple[Path, dict[str, Any]]:
     for part in ("output", "scratch"):
         (root / name / part).mkdir(parents=True)
+    variant_facts(format="onnx", exporter="given").write(source.parent)
     context = StepContext(
         OptimizeParameters(SourceParameters("onnx"), seed=0, options=options).as_json(),
         {"model": source.parent, "import": imported},
