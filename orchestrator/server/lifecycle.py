@@ -114,9 +114,10 @@ class _Life:
         sizes = _warm_up_sizes(config)
         models = await asyncio.to_thread(_open, config, self._digests, threads, sizes)
         loaded = time.monotonic()
-        texts = any(tensor.dtype == "string" for tensor in config.model.signature.inputs.values())
+        inputs = config.model.signature.inputs.values()
+        selective = any(tensor.dtype == "string" or "int" in tensor.dtype for tensor in inputs)
         done: list[int] = []
-        tasks = [partial(_warm_up, model, sizes, texts=texts, done=done) for model in models]
+        tasks = [partial(_warm_up, model, sizes, selective=selective, done=done) for model in models]
         # Inline calls are for a single instance on the CPU: several instances run in parallel, and a GPU call blocks the loop.
         inline = models[0].inline_calls() if len(models) == 1 else None
         await self._service.start([model.run for model in models], tasks, inline)
@@ -188,14 +189,14 @@ def _open(config: ServerConfig, digests: Future[None], threads: int, sizes: list
     return [open_model(config, device, threads, sizes) for device in config.sessions]
 
 
-def _warm_up(model: Model, sizes: list[int], *, texts: bool, done: list[int]) -> None:
-    """Run the model at `sizes`; sizes that were run are appended to `done`."""
+def _warm_up(model: Model, sizes: list[int], *, selective: bool, done: list[int]) -> None:
+    """Run the model at `sizes`; sizes that were run are appended to `done`. A `selective` model may refuse zeros."""
     for rows in sizes:
         try:
             model.warm_up(rows)
         except StartError:
-            # Many text models reject empty text, so a failure here means nothing.
-            if not texts:
+            # Many models reject an empty text, or the integer 0 as an id of no table, so a failure here means nothing.
+            if not selective:
                 raise
             return
         done.append(rows)

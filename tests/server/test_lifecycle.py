@@ -193,6 +193,17 @@ def test_a_model_that_does_not_run_at_its_smallest_size_ends_with_66(tmp_path: P
     assert "does not run on zeros" in message
 
 
+def test_a_model_whose_ids_begin_with_1_is_served_though_it_refuses_zeros(tmp_path: Path, start: Start) -> None:
+    sig = signature({"x": ("int64", ["batch"])}, {"y": ("float32", ["batch"])}, {"batch": [1, 4]})
+    table = numpy_helper.from_array(np.array([10, 20], np.float32), "table")
+    far = numpy_helper.from_array(np.array(-3, np.int64), "far")  # ids 1 and 2 become -2 and -1; 0 is outside the table
+    nodes = [helper.make_node("Add", ["x", "far"], ["id"]), helper.make_node("Gather", ["table", "id"], ["y"])]
+    server = start(write_server(tmp_path, nodes, sig, [table, far]))
+    answer = server.infer({"inputs": [{"name": "x", "datatype": "INT64", "shape": [2], "data": [2, 1]}]})
+    assert answer.status == 200
+    assert answer.json["outputs"][0]["data"] == [20, 10]
+
+
 def test_a_provider_that_is_not_there_ends_with_69(tmp_path: Path, start: Start) -> None:
     code, message = ends(start, add_model(tmp_path, provider="NoSuchExecutionProvider"))
     assert code == 69
