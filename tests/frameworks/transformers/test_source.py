@@ -89,7 +89,7 @@ def test_a_long_range_must_be_declared(tmp_path: Path) -> None:
     found = Folder(path, tmp_path).found()
 
     assert found["ranges"] == {"sequence": [1, 512]}
-    assert any("up to 8192 tokens" in note for note in found["notes"])
+    assert any("up to 8192 tokens" in note["text"] for note in found["notes"])
 
 
 @pytest.mark.parametrize("name", INPUTS)
