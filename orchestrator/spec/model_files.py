@@ -42,7 +42,7 @@ _LARGEST = 2**31  # bytes of a protobuf message
 _FIELDS_LOOKED_AT = 64
 _NUMBER, _BYTES = 0, 2
 _MODEL_PROTO = {_IR_VERSION: _NUMBER, 5: _NUMBER} | dict.fromkeys((2, 3, 4, 6, _GRAPH, _OPSET, 14, 20, 25, 26), _BYTES)
-"""The fields of an ONNX model (onnx.proto, ModelProto): number → how it is written in protobuf's wire format."""
+"""Field number → wire type, for every field of an ONNX model (ModelProto in onnx.proto)."""
 
 
 def file_kind(path: Path) -> FileKind:
