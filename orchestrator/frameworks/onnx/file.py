@@ -24,6 +24,7 @@ from onnx.external_data_helper import uses_external_data
 from orchestrator.frameworks.onnx.graph import nodes, tensors, texts
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.steps.context import StepError, refuse_as
+from orchestrator.steps.failures import is_out_of_memory, is_transient
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -366,7 +367,9 @@ def checker_error(model: GivenModel) -> str:
     try:
         onnx.checker.check_model(whole, full_check=True)
     # On damaged models it also raises errors from its C++ code.
-    except Exception as error:  # noqa: BLE001 - every error counts as an error of the checker
+    except Exception as error:
+        if is_out_of_memory(error) or is_transient(error):
+            raise
         return (str(error).strip().splitlines() or ["it does not say what"])[0]
     return ""
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from orchestrator.steps.context import StepError, refuse_on
+from orchestrator.steps.failures import is_out_of_memory, is_transient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,8 +90,10 @@ def _problems(archive: zipfile.ZipFile) -> Iterator[str]:
 def _is_data(content: bytes) -> bool:
     try:
         torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    # Whatever error the unpickler raises, the entry is not plain data.
-    except Exception:  # noqa: BLE001 - the caller reports it
+    # Whatever error the unpickler raises, the entry is not plain data, unless the machine is behind it.
+    except Exception as error:
+        if is_out_of_memory(error) or is_transient(error):
+            raise
         return False
     return True
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from orchestrator.frameworks.onnx.file import checker_error, read_onnx
 from orchestrator.frameworks.onnx.source import open_baseline
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.parameters import SourceParameters, TensorNames
@@ -117,3 +119,13 @@ def test_text_outputs_are_texts(tmp_path: Path) -> None:
     inputs, outputs = ran.arrays("samples.npz")["word"], ran.arrays("baseline.npz")["twice"]
     assert outputs.tolist() == np.strings.add(inputs, inputs).tolist()
     assert Signature.from_json(ran.json("imported.json")["signature"]).outputs[0].dtype == "string"
+
+
+def test_a_lack_of_memory_is_not_an_error_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    given = read_onnx(saved(linear(), tmp_path / "model"))
+    monkeypatch.setattr(onnx.checker, "check_model", full)
+    with pytest.raises(MemoryError):
+        checker_error(given)

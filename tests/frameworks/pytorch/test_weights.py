@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
+from orchestrator.frameworks.pytorch.archives import check_archive
 from orchestrator.steps.context import StepError
 from tests.frameworks.pytorch.case import ROWS, Imported, exported, model, run, saved, signature, traced
 
@@ -283,6 +284,15 @@ def test_pickled_objects_in_an_exported_program_are_not_loaded(tmp_path: Path, p
     error = _refused("E303", tmp_path, weights, kind="exported-program")
     assert "pickled Python objects" in error.cause
     assert not (tmp_path / "was run").exists()
+
+
+def test_a_program_is_not_called_unsafe_because_memory_ran_out(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(MemoryError):
+        check_archive(program)
 
 
 @pytest.mark.parametrize(
