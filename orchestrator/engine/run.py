@@ -116,7 +116,7 @@ class _Run:
                 Diagnostic(
                     code="E407",
                     message="interrupted",
-                    cause="Ctrl-C",
+                    cause=self._stop.cause,
                     remedy="run the same command again: finished steps are kept",
                 )
             )
@@ -134,9 +134,9 @@ class _Run:
         self._runner.follow(grown)
 
     def _announce_stop(self) -> None:
-        """Announce the effect of Ctrl-C, once for each level."""
-        while self._announced < self._stop.level:
-            self._announced += 1
+        """Announce the effect of Ctrl-C or SIGTERM, once for each level that was reached."""
+        if self._announced < self._stop.level:
+            self._announced = self._stop.level
             self._observer(Stopping(self._announced, tuple(step.id for step in self._running.values())))
             self._stop.announced = self._announced
 
@@ -200,7 +200,7 @@ class _Run:
             return
         assert outcome.error is not None, "a step that is not done says why"
         stopped = outcome.ending is Ending.STOPPED
-        reason = "Ctrl-C" if stopped else outcome.error.message
+        reason = self._stop.cause if stopped else outcome.error.message
         self._observer(StepEnded(step.id, "stopped" if stopped else "failed", seconds, reason))
         if self._stop.level:
             return  # nothing is started any more, and a step that was stopped says nothing about its candidate

@@ -16,11 +16,13 @@ class Stop:
 
     Attributes:
         announced: the level that was announced to the user; running steps are ended only then, so that the reason is shown first.
+        cause: what requested it: Ctrl-C, or SIGTERM, as a pipeline sends it to a job that it cancels.
     """
 
     def __init__(self) -> None:
         self._level = 0
         self.announced = 0
+        self.cause = "Ctrl-C"
 
     @property
     def level(self) -> int:
@@ -52,6 +54,7 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
         del frame
         stop.ask()
         if number == signal.SIGTERM:
+            stop.cause = "SIGTERM"
             stop.ask()
 
     before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}

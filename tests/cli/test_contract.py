@@ -353,5 +353,21 @@ def test_an_interrupt_exits_with_130_and_leaves_no_worker(project: Path) -> None
         process.send_signal(signal.SIGINT)
         told = process.stderr.read()
         assert process.wait(60) == 130
+    assert "cause: Ctrl-C" in told
     assert "finished steps are kept" in told
     assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
+
+
+def test_a_job_that_is_cancelled_is_told_of_sigterm_and_not_of_keys(project: Path) -> None:
+    command = [sys.executable, "-P", "-m", "orchestrator.cli", "apply", "digits.yaml", "--yes"]
+    env = {**os.environ, "MLO_HOME": str(project / "home"), "XDG_CACHE_HOME": str(project / "cache")}
+    with subprocess.Popen(
+        command, cwd=project, env=env, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
+    ) as process:
+        assert process.stderr is not None
+        assert "import: started" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        shown = process.stderr.read()
+        assert process.wait(60) == 130
+    assert "cause: SIGTERM" in shown
+    assert "Ctrl-C" not in shown

@@ -47,7 +47,11 @@ def describe_failure(step: StepRequest, end: WorkerEnd, *, disk_full: bool = Fal
             )  # fmt: skip
         case Ending.STOPPED:
             return Ending.STOPPED, _failure(
-                step, "E406", f"{step.step} was stopped", cause="Ctrl-C", remedy="run the same command again"
+                step,
+                "E406",
+                f"{step.step} was stopped",
+                cause="the command was interrupted",
+                remedy="run the same command again",
             )
         case _ if error is not None:
             return end.ending, error if error.at else replace(error, at=step.at)
