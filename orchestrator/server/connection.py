@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         self._written = 0  # bytes of the last answer's body
         self._unread = 0  # bytes of answers that wait for the client, counted in the budget
         self._ending = False
+        self._half_closed = False
         self._leave_at = _NEVER  # after the next answer, and by then if there is none
         self._paused = False
         self._stage: tuple[Request | None, bool] = (None, False)  # the purpose of the deadline
@@ -103,9 +104,7 @@ class Connection(asyncio.Protocol):
             return  # everything after a refused head or body is ignored
         self._pending += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse_arriving(RequestError(400, "the connection cannot be upgraded"))
+            self._parse(data)
         except httptools.HttpParserError:
             self._refuse_arriving(RequestError(400, "not an HTTP/1.1 request", reason="not_http"))
         if self._pending > _HEAD_BYTES:
@@ -113,6 +112,33 @@ class Connection(asyncio.Protocol):
         self._advance()
         if self._arriving is not None or self._waiting:
             self._hold(len(data))
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser, which stops after the head of a request that asks for another protocol, as if it had no body.
+
+        Java's client and `curl --http2` ask for `h2c` with their first request. A server may ignore that (RFC 9110, 7.8), so
+        the head is parsed again without it.
+        """
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as stop:
+            request = self._arriving
+            if request is None:
+                return  # CONNECT, which was refused
+            self._let_go(request)
+            del request.headers[b"upgrade"]
+            version = self._parser.get_http_version().encode()
+            headers = b"".join(b"%b: %b\r\n" % header for header in request.headers.items())
+            self._parser = httptools.HttpRequestParser(self)
+            self._parser.feed_data(b"%b %b HTTP/%b\r\n%b\r\n" % (request.method, request.target, version, headers))
+            self._parse(data[stop.args[0] :])
+
+    def eof_received(self) -> bool:
+        """The client sends nothing more, but may still wait for its answers; returns whether the connection stays open."""
+        if self._transport.get_extra_info("sslcontext") is not None:
+            return False  # a TLS connection cannot be half closed in asyncio
+        self._half_closed = self._current is not None or bool(self._waiting or self._unread)
+        return self._half_closed
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -128,7 +154,10 @@ class Connection(asyncio.Protocol):
         """A header; or a trailer, which is ignored."""
         if self._in_head:
             assert self._arriving is not None
-            self._arriving.headers[name.lower()] = value
+            name = name.lower()
+            if name == b"host" and name in self._arriving.headers:
+                value = b""  # an empty one is refused
+            self._arriving.headers[name] = value
 
     def on_headers_complete(self) -> None:
         """Decide whether the body is read."""
@@ -137,7 +166,13 @@ class Connection(asyncio.Protocol):
         self._in_head = False
         self._pending = 0
         request.method = self._parser.get_method()
-        request.keep_alive = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
+        if b"upgrade" in request.headers and self._parser.should_upgrade():
+            return  # see `_parse`
+        version = self._parser.get_http_version()
+        request.keep_alive = self._parser.should_keep_alive() and version == "1.1"
+        if version == "1.1" and not request.headers.get(b"host"):
+            self._refuse_arriving(RequestError(400, "HTTP/1.1 requires one `Host` header", reason="not_http"))
+            return
         try:
             self._app.admit(request)
             if int(request.headers.get(b"content-length", b"0")) > self._limits.body_bytes:
@@ -168,7 +203,7 @@ class Connection(asyncio.Protocol):
         """A request is complete."""
         self._pending = 0
         request = self._arriving
-        if request is None:
+        if request is None or self._parser.should_upgrade():
             return
         self._arriving = None
         request.read = time.monotonic()
@@ -221,7 +256,10 @@ class Connection(asyncio.Protocol):
         if self._current is not None:
             self.deadline = _NEVER
         elif not self._unread and not self._ending:
-            self._set_deadline()
+            if self._half_closed:
+                self._end(unread=False)
+            else:
+                self._set_deadline()
 
     def _pause_reading(self, *, pause: bool) -> None:
         if not self._transport.is_closing():
@@ -259,7 +297,8 @@ class Connection(asyncio.Protocol):
 
     def _write(self, request: Request, answer: Answer) -> None:
         status, headers, body = answer
-        close = not request.keep_alive or request.refusal is not None or self._app.closing or self._leave_at < _NEVER
+        last = self._app.closing or self._leave_at < _NEVER or (self._half_closed and not self._waiting)
+        close = last or not request.keep_alive or request.refusal is not None
         ending = b"connection: close\r\n\r\n" if close else b"\r\n"
         head = b"%b%b%bcontent-length: %d\r\n%b" % (_STATUS[status], headers, _date(), len(body), ending)
         if request.method == b"HEAD":

@@ -77,16 +77,20 @@ class RestApp:
         tokens = self._service.tokens
         if tokens is not None and path not in OPEN_PATHS:
             tokens.check(request.headers.get(b"authorization", b""))
+        if request.method == b"OPTIONS" and (
+            path in self._pages or path in self._infer_paths or request.target == b"*"
+        ):
+            return
         if path in self._infer_paths:
             if request.method != b"POST":
-                raise RequestError(405, "use POST", reason="method", headers="allow: POST\r\n")
+                raise RequestError(405, "use POST", reason="method", headers="allow: OPTIONS, POST\r\n")
             encoding = request.headers.get(b"content-encoding", b"identity")
             if encoding.lower() != b"identity":
                 raise RequestError(415, "compressed bodies are not supported", reason="encoding")
         elif path not in self._pages:
             raise RequestError(404, self._not_found(path), reason="not_found")
         elif request.method not in {b"GET", b"HEAD"}:
-            raise RequestError(405, "use GET", reason="method", headers="allow: GET, HEAD\r\n")
+            raise RequestError(405, "use GET", reason="method", headers="allow: GET, HEAD, OPTIONS\r\n")
 
     def handle(self, request: Request, reply: _Reply) -> Answer | Callable[[], None]:
         """The answer for the path, or later the model's answer.
@@ -95,6 +99,9 @@ class RestApp:
             RequestError: the inference is refused.
         """
         path = self._path(request.target)
+        if request.method == b"OPTIONS":
+            allowed = b"OPTIONS, POST" if path in self._infer_paths else b"GET, HEAD, OPTIONS"
+            return self._with_id(request, Answer(200, b"allow: %b\r\n" % allowed, b""))
         if path not in self._infer_paths:
             return self._with_id(request, self._pages[path]())
         wanted = self._decode(request.headers, request.body)
