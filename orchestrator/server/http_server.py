@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -16,9 +17,13 @@ from .connection import Connection
 from .errors import UNAVAILABLE, StartError
 from .exchange import App, ConnectionLimits
 
-__all__ = ["BACKLOG", "HttpServer", "bind"]
+__all__ = ["BACKLOG", "EVERYWHERE", "HttpServer", "bind"]
 
 BACKLOG = 4096
+EVERYWHERE = "*"
+"""As `host`: all addresses of the machine. An address of one family would be missing in networks of the other alone."""
+
+_NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 _TICK_S = 0.5
 _TOGETHER = 8
 _LEAST_BUDGET = 64 << 20
@@ -163,17 +168,23 @@ def _raise_file_limit() -> int:
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket; clients that connect before the server accepts have to wait.
 
+    Args:
+        host: a name or an address of this machine; `EVERYWHERE` for all its addresses, of IPv4 and IPv6.
+        port: 0 selects a free one.
+
     Raises:
         StartError: `UNAVAILABLE`; the port is in use, or the host is not an address of this machine.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        raise StartError(UNAVAILABLE, f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return listener
+        if host != EVERYWHERE:
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        try:
+            return socket.create_server(("::", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+        except OSError as error:
+            if error.errno not in _NO_IPV6:
+                raise
+            return socket.create_server(("0.0.0.0", port), backlog=BACKLOG)  # noqa: S104 - asked for
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise StartError(UNAVAILABLE, f"cannot listen on {host}:{port}: {reason}") from error

@@ -78,7 +78,8 @@ class _Life:
         if self._handover is not None:
             self._handover.start(grpc)
         watching = loop.create_task(self._watch_secrets())
-        address = "{}:{}".format(*self._listener.getsockname()[:2])
+        host, port = self._listener.getsockname()[:2]
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         _log.info("live", extra=fields(address=address, grpc_port=grpc_port))
         stopping = loop.create_task(self._stopping.wait())
         loading = loop.create_task(self._load())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import http.client
 import json
@@ -11,12 +13,14 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from orchestrator.server.http_server import EVERYWHERE, bind
 from tests.server.conftest import (
     FOREVER,
     Start,
@@ -261,3 +265,37 @@ def test_onnx_runtime_keeps_nothing_about_the_machine_and_has_nothing_to_send(tm
 def test_it_stops_while_it_still_loads(tmp_path: Path, start: Start) -> None:
     server = start(add_model(tmp_path), ready=False)
     assert server.stop() == 0
+
+
+def test_it_listens_on_the_addresses_of_both_families(tmp_path: Path, start: Start) -> None:
+    server = start(add_model(tmp_path, host="*", grpc_port=0))
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    live = server.wait_for_log("live")
+    assert live["address"] == f"[::]:{server.port}"
+    for host in ("127.0.0.1", "::1"):
+        connection = http.client.HTTPConnection(host, server.port, timeout=30)
+        connection.request("GET", "/v2/health/ready")
+        assert connection.getresponse().status == 200
+        connection.close()
+        with socket.create_connection((host, live["grpc_port"]), timeout=30):
+            pass
+
+
+def test_without_ipv6_it_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = socket.create_server
+
+    def without_ipv6(address: Any, **options: Any) -> socket.socket:
+        if options.get("family") == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        return made(address, **options)
+
+    monkeypatch.setattr(socket, "create_server", without_ipv6)
+    with bind(EVERYWHERE, 0) as listener:
+        assert listener.getsockname()[0] == "0.0.0.0"
+
+
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
