@@ -84,7 +84,7 @@ class OwnServer(ServingBackend):
         }
     )
     sources = (_CODE,)
-    grpc_tools = ("grpcio", "protobuf")
+    grpc_tools = ("grpcio", "grpcio-health-checking", "grpcio-reflection", "protobuf")
     server = Server(
         dockerfile="mlo-server.Dockerfile.jinja",
         base=_BASE,

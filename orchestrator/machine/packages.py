@@ -56,6 +56,8 @@ PACKAGES = {
     ),
     "safetensors": Package("torch"),
     "grpcio": Package("grpc"),
+    "grpcio-health-checking": Package("grpc"),
+    "grpcio-reflection": Package("grpc"),
     "protobuf": Package("grpc"),
     "onnx": Package("onnx"),
     "onnxscript": Package("onnx"),

@@ -17,6 +17,7 @@ from . import VERSION
 from . import open_inference_pb2 as pb
 from .datatypes import Array
 from .errors import UNAVAILABLE, RequestError, StartError
+from .grpc_probes import add_probes
 from .grpc_tensors import decode_message, encode_message
 from .http_server import EVERYWHERE
 from .instance import Answer, Job
@@ -103,6 +104,7 @@ class GrpcServer:
             for name, (call, request_type, answer) in calls.items()
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
+        add_probes(self._server, service, _SERVICE)
         host = "::" if host == EVERYWHERE else host  # where there is no IPv6, grpcio takes IPv4
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
