@@ -31,6 +31,8 @@ _COLD_CALLS = 10
 _WINDOW_SECONDS = 0.04
 _CALLS_AT_MOST = 500
 _SHORTEST_CHUNK, _LONGEST_CHUNK = 0.005, 0.25
+_USED = 0.7
+"""The fraction of the remaining time that calls may take; the rest is for calls that end late and for what lies between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,7 @@ class _Sweep:
             begun = time.monotonic()
             if not alive or (number and begun + longest > self._deadline):
                 return
-            chunk = self._chunk(alive)
+            chunk = self._chunk(alive, settings.rounds - number)
             for turn, rows in enumerate(settings.batch_sizes):
                 first = (number + turn) % len(alive)
                 for measured in alive[first:] + alive[:first]:
@@ -239,7 +241,7 @@ class _Sweep:
         """Leave out the largest batch sizes until enough rounds of the others fit into the remaining time."""
         alive = [measured for measured in measurements if measured.fate == "measured"]
         for largest in sorted(self._settings.batch_sizes, reverse=True)[:-1]:
-            chunk = self._chunk(alive)
+            chunk = self._chunk(alive, self._settings.rounds)
             one = sum(chunk + _last_call(measured, rows) for measured in alive for rows in measured.rows)
             if time.monotonic() + min(FEWEST_ROUNDS, self._settings.rounds) * one <= self._deadline:
                 return
@@ -247,9 +249,11 @@ class _Sweep:
                 if largest in measured.rows[1:]:
                     _leave_out(measured, largest)
 
-    def _chunk(self, alive: list[Measurement]) -> float:
+    def _chunk(self, alive: list[Measurement], rounds_left: int) -> float:
+        """Seconds of a turn. If time is short, turns are: many short rounds can be compared, few long ones cannot."""
         cells = sum(len(measured.rows) for measured in alive)
-        share = self._settings.measuring / self._settings.rounds / max(1, cells)
+        left = _USED * (self._deadline - time.monotonic()) / max(1, rounds_left)
+        share = min(self._settings.measuring / self._settings.rounds, left) / max(1, cells)
         return min(max(share, _SHORTEST_CHUNK), _LONGEST_CHUNK)
 
     def _take_turn(self, measured: Measurement, rows: int, number: int, chunk: float) -> None:

@@ -24,7 +24,7 @@ model:
   source: {kind: onnx, weights: net.onnx}
   dims: {batch: {min: 1, max: 8}}
   samples: samples.npz
-optimize: {precisions: [fp32, int8], time_budget: 20s}
+optimize: {precisions: [fp32, int8], time_budget: 1m}
 serving: {backend: openvino}
 hardware: {cpus: 1, memory: 1Gi}
 slo: {p99_latency: 1s, throughput: 20/s, enforce: false}

@@ -127,7 +127,7 @@ def test_a_classifier_without_samples_is_served(mlo: Mlo) -> None:
         "kind: ModelDeployment\n"
         "metadata: {name: classifier}\n"
         "model: {source: {kind: transformers, weights: classifier}}\n"
-        "optimize: {formats: [onnx], precisions: [fp32], time_budget: 20s}\n",
+        "optimize: {formats: [onnx], precisions: [fp32], time_budget: 2m}\n",
         encoding="utf-8",
     )
 

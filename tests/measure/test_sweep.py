@@ -203,6 +203,15 @@ def test_large_batches_make_room_for_the_rounds_that_a_decision_takes(
         assert "would have left no time for 6 rounds" in report.limited_by
 
 
+def test_rounds_are_shorter_where_there_is_little_time_for_them(
+    sleeper: Sleeper, settings: Settings, tmp_path: Path
+) -> None:
+    candidates = [sleeper(name, backend=name, seconds=0.001) for name in ("baseline", "a", "b", "c")]
+    # With rounds of a second, as where there is time, there would not be six.
+    found = _run(candidates, settings(batch_sizes=(1,), time_budget=6.0, measuring=12.0, rounds=12), tmp_path)
+    assert compared(numbers(found["c"], found["baseline"]), "latency").rounds >= 6
+
+
 def test_the_baseline_is_compared_round_by_round(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
     candidates = [sleeper("baseline", backend="", seconds=0.01), sleeper("fast", seconds=0.002, per_row=0.001)]
     found = _run(candidates, settings(), tmp_path)
