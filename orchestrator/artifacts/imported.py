@@ -65,7 +65,7 @@ class Imported(Document):
     """
 
     NAME: ClassVar[str] = "imported"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     FILE: ClassVar[str] = "imported.json"
 
     signature: Signature

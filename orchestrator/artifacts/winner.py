@@ -26,7 +26,7 @@ class Winner(CandidateIdentity, Document):
     """
 
     NAME: ClassVar[str] = "winner"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     FILE: ClassVar[str] = "winner.json"
 
     options: RuntimeOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_serializer
 
 from orchestrator.backends.folder import json_text, write_file
 from orchestrator.spec.signature import Signature
@@ -45,6 +45,10 @@ class ServedModel(Strict):
     name: str
     signature: Signature
     labels: Labels
+
+    @field_serializer("signature")
+    def _without_defaults(self, signature: Signature) -> dict[str, Any]:
+        return signature.as_json()
 
 
 class ServerJson(Strict):

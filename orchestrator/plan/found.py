@@ -15,7 +15,7 @@ from orchestrator.spec.batches import batch_problems
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import DtypeName, TensorIn, TensorOut
 from orchestrator.spec.places import did_you_mean
-from orchestrator.spec.signature import Dim, Signature, Tensor, declared_signature
+from orchestrator.spec.signature import Dim, Signature, Tensor, declared_signature, declared_tensor, multiples_of
 
 __all__ = ["PlannedModel", "planned_model", "spec_name"]
 
@@ -86,12 +86,15 @@ class _Joined:
         batch = _common_first(inputs)
         outputs, output_names = self._outputs(batch, {dim for t in inputs for dim in t.shape or ()})
         dims = self._dims(inputs, outputs, batch)
+        multiples = multiples_of({name: dim for name, dim in self._spec.dims.items() if name in dims})
         if not self._spec.inputs:  # otherwise the spec's dimensions were checked when it was loaded
             allowed = None if batch is None else dims.get(batch)
-            self._problems += batch_problems(self._loaded.spec, self._loaded.tree, batch, allowed)
+            self._problems += batch_problems(
+                self._loaded.spec, self._loaded.tree, batch, allowed, multiples.get(batch or "", 1)
+            )
         self._stop_on_problems()
         return PlannedModel(
-            Signature(tuple(inputs), tuple(outputs), dims, batch),
+            Signature(tuple(inputs), tuple(outputs), dims, batch, multiples),
             {"inputs": input_names, "outputs": output_names},
             tuple(self._found.files),
             tuple(self._notes),
@@ -130,7 +133,7 @@ class _Joined:
                     remedy="declare every input, or leave out `inputs` to read them from the model",
                 )
             )
-        return [Tensor(t.name, t.dtype, tuple(t.shape)) for t in self._spec.inputs], names
+        return [declared_tensor(t) for t in self._spec.inputs], names
 
     def _outputs(self, batch: str | None, known: set[Dim]) -> tuple[list[Tensor], dict[str, str]]:
         everything = self._found.outputs
@@ -194,7 +197,7 @@ class _Joined:
     def _dims(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], batch: str | None
     ) -> dict[str, tuple[int, int]]:
-        declared = {name: (dim.min, dim.max) for name, dim in self._spec.dims.items()}
+        declared = {name: dim.bounds for name, dim in self._spec.dims.items()}
         dims: dict[str, tuple[int, int]] = {}
         for tensor in (*inputs, *outputs):
             for axis, dim in enumerate(tensor.shape or ()):
@@ -273,7 +276,7 @@ class _Joined:
                 continue
             if isinstance(wanted, str):
                 bounds = self._spec.dims.get(wanted)
-                fits = bounds is None or (bounds.min, bounds.max) == (size, size)
+                fits = bounds is None or bounds.bounds == (size, size)
             else:
                 fits = wanted == size
             if not fits:

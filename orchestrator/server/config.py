@@ -12,7 +12,7 @@ import orjson
 
 from .datatypes import DATATYPES
 from .errors import BAD_CONFIG, StartError
-from .signature import Signature, Tensor
+from .signature import Allowed, Signature, Tensor
 
 __all__ = [
     "CUDA",
@@ -307,6 +307,7 @@ def _signature(document: Any) -> Signature:
     batch = section.take("batch")
     if batch is not None and not isinstance(batch, str):
         raise _SettingError(f"model.signature.batch must be a name or null, not {_kind(batch)}")
+    multiples = _multiples(section.take("multiples"), dims) if section.has("multiples") else {}
     section.finish()
     for tensor in inputs.values():
         if tensor.shape is None:
@@ -318,7 +319,18 @@ def _signature(document: Any) -> Signature:
             raise _SettingError(
                 f"model.signature.batch is {batch!r}, but it is not the first dimension of input {tensor.name!r}"
             )
-    return Signature(inputs, outputs, dims, batch)
+    return Signature(inputs, outputs, dims, batch, multiples)
+
+
+def _multiples(document: Any, dims: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    section = _Section(document, "model.signature.multiples")
+    multiples = {name: section.integer(name, 1, 2**31) for name in section.left()}
+    for name, step in multiples.items():
+        if name not in dims:
+            raise _SettingError(f"model.signature.multiples has {name!r}, which is not one of model.signature.dims")
+        if dims[name][0] % step or dims[name][1] % step:
+            raise _SettingError(f"model.signature.dims.{name} must begin and end with multiples of {step}")
+    return multiples
 
 
 def _tensors(parent: _Section, key: str) -> dict[str, Tensor]:
@@ -328,11 +340,33 @@ def _tensors(parent: _Section, key: str) -> dict[str, Tensor]:
         name = section.text("name")
         if name in tensors:
             raise _SettingError(f"{section.path('name')}: duplicate name {name!r}")
-        tensors[name] = Tensor(name, section.choice("dtype", tuple(DATATYPES)), _shape(section))
+        allowed = _allowed(section) if key == "inputs" and section.has("allowed") else None
+        tensors[name] = Tensor(name, section.choice("dtype", tuple(DATATYPES)), _shape(section), allowed)
         section.finish()
     if not tensors:
         raise _SettingError(f"{parent.path(key)} must not be empty")
     return tensors
+
+
+def _allowed(parent: _Section) -> Allowed:
+    section = _Section(parent.take("allowed"), parent.path("allowed"))
+    ends = section.items("range") if section.has("range") else None
+    values = section.items("values") if section.has("values") else None
+    if (ends is None) == (values is None):
+        raise _SettingError(f"{parent.path('allowed')} must have either range or values")
+    if ends is not None and not (len(ends) == 2 and all(map(_is_number, ends)) and ends[0] <= ends[1]):
+        raise _SettingError(f"{section.path('range')} must be [smallest, largest], not {ends!r}")
+    if values is not None and not (values and all(isinstance(value, bool | int | float | str) for value in values)):
+        raise _SettingError(f"{section.path('values')} must be a list of numbers, booleans or texts, not {values!r}")
+    allowed = Allowed(
+        None if ends is None else (ends[0], ends[1]), None if values is None else tuple(values), section.flag("enforce")
+    )
+    section.finish()
+    return allowed
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _shape(section: _Section) -> tuple[int | str, ...] | None:

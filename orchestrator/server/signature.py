@@ -3,21 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .datatypes import DATATYPES
 from .errors import RequestError
 
-__all__ = ["Signature", "Tensor"]
+__all__ = ["Allowed", "Signature", "Tensor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What an input may hold: a `range` of numbers, both ends included, or one of `values`.
+
+    Attributes:
+        enforce: whether requests with other values are refused.
+    """
+
+    range: tuple[int | float, int | float] | None
+    values: tuple[bool | int | float | str, ...] | None
+    enforce: bool
+
+    def __str__(self) -> str:
+        """As messages have it."""
+        if self.range is not None:
+            return f"from {self.range[0]} to {self.range[1]}"
+        return f"one of {', '.join(map(repr, self.values or ()))}"
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor: `dtype` is numpy's name (or `string`); `shape` consists of numbers and names, None if unknown."""
+    """A tensor.
+
+    Attributes:
+        dtype: numpy's name, or `string`.
+        shape: numbers and names; None if unknown.
+        allowed: what an input may hold; None if that is not known.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...] | None
+    allowed: Allowed | None = None
 
     @property
     def datatype(self) -> str:
@@ -37,12 +63,14 @@ class Signature:
     Attributes:
         dims: name → (smallest, largest) size, for every name in an input's shape.
         batch: the name of the batch dimension, the first of every input; None if there is none.
+        multiples: name → the number that every size is a multiple of, where it is not 1.
     """
 
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
     dims: Mapping[str, tuple[int, int]]
     batch: str | None
+    multiples: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def splits(self) -> bool:
@@ -103,6 +131,11 @@ class Signature:
             if not low <= size <= high:
                 raise RequestError(
                     400, f"input {tensor.name!r}: dimension {axis} ({dim}) must be from {low} to {high}, not {size}"
+                )
+            step = self.multiples.get(dim, 1)
+            if size % step:
+                raise RequestError(
+                    400, f"input {tensor.name!r}: dimension {axis} ({dim}) must be a multiple of {step}, not {size}"
                 )
             if sizes.setdefault(dim, size) != size:
                 raise RequestError(

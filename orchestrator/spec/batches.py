@@ -13,7 +13,7 @@ __all__ = ["batch_problems"]
 
 
 def batch_problems(
-    spec: ModelDeployment, root: Node, batch: str | None, allowed: tuple[int, int] | None
+    spec: ModelDeployment, root: Node, batch: str | None, allowed: tuple[int, int] | None, step: int = 1
 ) -> Iterator[Diagnostic]:
     """Settings that do not fit the batch dimension.
 
@@ -22,6 +22,7 @@ def batch_problems(
         root: the tree that it was built from.
         batch: the batch dimension; None if there is none.
         allowed: its smallest and largest size; None if unknown.
+        step: its sizes are multiples of it.
 
     Yields:
         E123 for a batch size that cannot be measured, E126 for batches larger than the model accepts.
@@ -44,6 +45,14 @@ def batch_problems(
                     span,
                     label=f"`{batch}` ranges from {allowed[0]} to {allowed[1]}",
                     remedy=f"remove it, or {_widen(root, batch, size)}",
+                )
+            elif batch is not None and size % step:
+                yield Diagnostic(
+                    "E123",
+                    f"batch size {size} is not a size of `{batch}`",
+                    span,
+                    label=f"`{batch}` is a multiple of {step}",
+                    remedy=f"measure multiples of {step}",
                 )
     batching = spec.serving.batching
     if batching != "auto":

@@ -47,13 +47,13 @@ E120 dimension without a range
     A shape uses a dimension that `model.dims` does not define. Conversion, verification and benchmarks cover the range
     given there: `dims: {batch: {min: 1, max: 64}}`.
 E121 empty range
-    `min` is greater than `max`. For replicas, `max` defaults to 1.
+    `min` is greater than `max`, or no multiple of `multiple_of` lies between them. For replicas, `max` defaults to 1.
 E122 duplicate entry
     Input names must be unique, and so must output names; each precision, format and batch size may be listed once. An
     input and an output may have the same name.
 E123 batch size out of range
-    `benchmark.batch_sizes` contains a size outside the range of the batch dimension, which is the named first dimension
-    shared by all inputs. A model without a batch dimension is measured at batch size 1.
+    `benchmark.batch_sizes` contains a size that the batch dimension cannot have, outside its range or not a multiple of
+    its `multiple_of`. The batch dimension is the named first dimension shared by all inputs. A model without a batch dimension is measured at batch size 1.
 E124 file not found
     A file named in the spec does not exist. Paths are relative to the spec's folder, not to the current directory.
 E125 remote file
@@ -91,6 +91,10 @@ E135 key that cannot be overridden
 E136 the spec is inside the model's folder
     All files in the folder of a SavedModel or Transformers model belong to the model. A spec inside would become part
     of the model, and so would `.mlo`, which changes while mlo runs.
+E137 an input cannot hold these values
+    `range` and `values` say what an input may hold, so they must suit its `dtype`: whole numbers for integers, within the
+    type's own range; texts for strings, `true` and `false` for booleans. Give one of the two. `range: [0, 255]` is the
+    smallest and the largest number, both included; `enforce: true` needs one of the two to check requests against.
 E140 path not found
     The path given to `mlo init` does not exist or cannot be read.
 E141 not a model

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.spec.allowed_values import allowed_problems
 from orchestrator.spec.batches import batch_problems
 from orchestrator.spec.document import SpecPath, find, span_of
 from orchestrator.spec.model_files import describe, file_kind
@@ -32,6 +33,7 @@ def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]
         *_tensors(spec, root),
         *_dimensions(spec, root),
         *_ranges(spec, root),
+        *allowed_problems(spec, root),
         *_repeated(spec, root),
         *_batches(spec, root),
         *_accelerators(spec, root),
@@ -111,6 +113,16 @@ def _ranges(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
             message = f"`{path[-1]}` ranges from {smallest} to {largest}"
             remedy = "`max` defaults to 1; set it" if "max" not in find(root, path).node.data else ""
             yield Diagnostic("E121", message, span_of(root, at), label="`min` is greater than `max`", remedy=remedy)
+    for name, dim in spec.model.dims.items():
+        (low, high), step = dim.bounds, dim.multiple_of
+        if dim.min <= dim.max and low > high:
+            yield Diagnostic(
+                "E121",
+                f"`{name}` has no size from {dim.min} to {dim.max} that is a multiple of {step}",
+                span_of(root, ("model", "dims", name, "multiple_of")),
+                label=f"the nearest are {high} and {low}" if high else f"the nearest is {low}",
+                remedy=f"extend the range, as to `max: {low}`, or lower `multiple_of`",
+            )
 
 
 def _repeated(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
@@ -146,8 +158,8 @@ def _batches(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
         return  # known once the model has been read; `plan/found.py` then checks the same
     batch = batch_dimension(spec)
     dim = None if batch is None else spec.model.dims.get(batch)
-    allowed = None if dim is None or dim.min > dim.max else (dim.min, dim.max)
-    yield from batch_problems(spec, root, batch, allowed)
+    allowed = None if dim is None or dim.bounds[0] > dim.bounds[1] else dim.bounds
+    yield from batch_problems(spec, root, batch, allowed, 1 if dim is None else dim.multiple_of)
 
 
 def _accelerators(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:

@@ -247,5 +247,8 @@ def _with_fitting_batch_sizes(spec: ModelDeployment, tree: Node) -> ModelDeploym
     batch = batch_dimension(spec)
     allowed = None if batch is None else spec.model.dims[batch]
     sizes = spec.benchmark.batch_sizes
-    fitting = [1] if allowed is None else sorted({min(max(size, allowed.min), allowed.max) for size in sizes})
+    fitting = [1]
+    if allowed is not None:
+        (low, high), step = allowed.bounds, allowed.multiple_of
+        fitting = sorted({max(low, min(size, high) // step * step) for size in sizes})
     return spec.model_copy(update={"benchmark": spec.benchmark.model_copy(update={"batch_sizes": fitting})})

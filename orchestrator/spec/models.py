@@ -20,10 +20,12 @@ from orchestrator.spec.types import (
     LabelKey,
     LabelValue,
     Name,
+    Number,
     OwnName,
     Rate,
     RegistryPrefix,
     RelPath,
+    Scalar,
     Size,
     TensorName,
 )
@@ -146,6 +148,24 @@ class TensorIn(Strict):
     dtype: DtypeName = Field(examples=["float32"])
     shape: _Shape = Field(examples=[["batch", 3, 224, 224]])
     tensor: OwnName | None = _own_name
+    range: list[Number] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=2,
+        description="The smallest and the largest number that it may hold, both included.",
+        examples=[[0, 255]],
+    )
+    values: list[Scalar] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="The only values that it may hold, instead of a range.",
+        examples=[[8000, 16000]],
+    )
+    enforce: bool = Field(
+        default=False,
+        description="Whether the server refuses requests with other values than `range` or `values` allow.",
+    )
 
 
 class TensorOut(Strict):
@@ -157,10 +177,17 @@ class TensorOut(Strict):
 
 
 class DimRange(Strict):
-    """The smallest and largest size of a named dimension."""
+    """The smallest and largest size of a named dimension, and the step between its sizes."""
 
     min: int = Field(default=1, ge=1, le=2**31)
     max: int = Field(ge=1, le=2**31, examples=[64])
+    multiple_of: int = Field(default=1, ge=1, le=2**31, description="Every size is a multiple of it.", examples=[32])
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The smallest and largest multiple in the range; the first is the greater one if there is none."""
+        step = self.multiple_of
+        return -(-self.min // step) * step, self.max // step * step
 
 
 class ModelSection(Strict):

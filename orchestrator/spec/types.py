@@ -6,7 +6,7 @@ import re
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 __all__ = [
@@ -25,11 +25,13 @@ __all__ = [
     "LabelKey",
     "LabelValue",
     "Name",
+    "Number",
     "OwnName",
     "PythonName",
     "Rate",
     "RegistryPrefix",
     "RelPath",
+    "Scalar",
     "Sha256",
     "SignatureName",
     "Size",
@@ -106,6 +108,18 @@ def _local_path(value: str) -> str:
     raise PydanticCustomError("remote_path", "expected a path on this machine")
 
 
+def _number(value: object) -> int | float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    raise ValueError("expected a number")
+
+
+def _scalar(value: object) -> bool | int | float | str:
+    if isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError("expected a number, `true`, `false` or a text")
+
+
 def _words(pattern: str, example: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example]}, mode="validation")
 
@@ -157,6 +171,16 @@ Cpus = Annotated[
     ),
 ]
 """CPUs; written as `2`, `0.5` or `500m`."""
+
+Number = Annotated[int | float, PlainValidator(_number), WithJsonSchema({"type": "number"}, mode="validation")]
+"""A whole number stays one: a range of ids has no 0.5."""
+
+Scalar = Annotated[
+    bool | int | float | str,
+    PlainValidator(_scalar),
+    WithJsonSchema({"type": ["number", "boolean", "string"]}, mode="validation"),
+]
+"""One element of a tensor."""
 
 EXPECTS: dict[str, str] = {}
 """Pattern → description of the expected value, for messages."""

@@ -113,14 +113,14 @@ def changed(change: Callable[[dict[str, Any]], object]) -> bytes:
     [
         (b"{", "it is not JSON"),
         (b"[]", "it is not a JSON object"),
-        (b"{}", "it is not a document of mlo, but this version of mlo reads version 1 of `winner`"),
+        (b"{}", f"it is not a document of mlo, but this version of mlo reads version {Winner.VERSION} of `winner`"),
         (
-            changed(lambda c: c.update(version=2)),
-            "it is version 2 of `winner`, but this version of mlo reads version 1 of `winner`",
+            changed(lambda c: c.update(version=3)),
+            f"it is version 3 of `winner`, but this version of mlo reads version {Winner.VERSION} of `winner`",
         ),
         (
             verdict().as_bytes(),
-            f"it is version {Verdict.VERSION} of `verdict`, but this version of mlo reads version 1 of `winner`",
+            f"it is version {Verdict.VERSION} of `verdict`, but this version of mlo reads version {Winner.VERSION} of `winner`",
         ),
         (changed(lambda c: c.update(more=1)), "more: extra inputs are not permitted"),
         (changed(lambda c: c.pop("backend")), "backend: field required"),
