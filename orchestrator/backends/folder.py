@@ -78,8 +78,11 @@ def model_file(format_name: str, variant: Path) -> Path:
 
 
 def largest_batch(signature: Signature, wanted: int) -> int:
-    """`wanted` rows, or the signature's maximum if that is less; 1 for a model without a batch dimension."""
-    return 1 if signature.batch is None else max(1, min(wanted, signature.dims[signature.batch][1]))
+    """`wanted` rows, or the most below that the model takes; 1 for a model without a batch dimension."""
+    if signature.batch is None:
+        return 1
+    step = signature.multiples.get(signature.batch, 1)
+    return max(1, min(wanted, signature.dims[signature.batch][1]) // step * step)
 
 
 def body_limit(signature: Signature) -> int:

@@ -54,9 +54,16 @@ def _tensors(signature: Mapping[str, Any] | None) -> list[str]:
             shape = "known after run" if tensor["shape"] is None else f"[{', '.join(map(str, tensor['shape']))}]"
             other = "" if own == tensor["name"] else f"model's name: {own}"
             rows.append((role[:-1], tensor["name"], tensor["dtype"], shape, other))
-    dims = ", ".join(f"{name} from {low} to {high}" for name, (low, high) in signature["dims"].items())
+    dims = ", ".join(
+        f"{name} from {low} to {high}{_step(signature, name)}" for name, (low, high) in signature["dims"].items()
+    )
     table = console.table(("read from model", "name", "dtype", "shape", ""), rows)
     return ["", table, *([f"with {dims}"] if dims else [])]
+
+
+def _step(signature: Mapping[str, Any], dim: str) -> str:
+    step = signature.get("multiples", {}).get(dim, 1)
+    return "" if step == 1 else f" in steps of {step}"
 
 
 def _summary(plan: SavedPlan) -> str:

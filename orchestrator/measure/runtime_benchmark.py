@@ -66,13 +66,13 @@ def _batch_sizes(wanted: Sequence[int], signature: Signature) -> tuple[int, ...]
     if signature.batch is None:
         return (1,)
     low, high = signature.dims[signature.batch]
-    sizes = tuple(sorted({size for size in wanted if low <= size <= high}))
+    sizes = tuple(sorted({size for size in wanted if size in signature.sizes(signature.batch)}))
     if not sizes:
         raise StepError(
             "E440",
             "no batch size can be measured",
-            cause=f"the model takes {low} to {high} rows ({signature.batch}), and none of the given sizes is in that range",
-            remedy="set batch sizes within that range",
+            cause=f"the model takes {low} to {high} rows ({signature.batch}), and none of the given sizes is one of them",
+            remedy="set batch sizes that it takes",
             at=("benchmark", "batch_sizes"),
         )
     return sizes

@@ -78,12 +78,15 @@ class _Golden:
         if self.signature.batch is None:
             return
         row = max(1, sum(array[:1].nbytes for array in self.inputs.values()))
-        low, high = self.signature.dims[self.signature.batch]
+        low, _ = self.signature.dims[self.signature.batch]
         fitting = max(low, _BATCHED_BYTES // row)
-        for start in range(0, min(self.rows, fitting), min(high, fitting)):
-            stop = min(self.rows, fitting, start + high)
-            # The last call would be smaller than the model accepts, so it overlaps the one before.
-            yield slice(max(0, min(start, stop - low)), stop)
+        size = self.signature.fitting(self.signature.batch, fitting)
+        sent = min(self.rows, fitting)
+        for start in range(0, sent, size):
+            stop = min(sent, start + size)
+            # The last call may be none that the model accepts, so it overlaps the one before.
+            least = self.signature.covering(self.signature.batch, stop - start)
+            yield slice(max(0, min(start, stop - least)), stop)
 
     def takes_one_row(self) -> bool:
         return self.signature.batch is None or self.signature.dims[self.signature.batch][0] == 1

@@ -50,7 +50,8 @@ E320 number of inputs
 E321 the model does not accept the declared inputs
     A call with inputs of the declared types and shapes failed. Correct `model.inputs`, or the model.
 E322 the declared range is too wide
-    The model works at one size of a dimension and fails at another within the range declared in `model.dims`.
+    The model works at one size of a dimension and fails at another within the range declared in `model.dims`. A model that
+    takes only multiples of a number, such as the stride of a detector, is declared with `multiple_of`.
 E323 number of outputs
     The model returns a different number of tensors than `model.outputs` declares. Nested tuples, lists and dicts are
     flattened, and their tensors counted in order.
@@ -86,6 +87,9 @@ E344 number of samples
     The arrays have different numbers of rows, or no rows.
 E345 shape of the labels
     `labels` must contain one label per row.
+E346 samples that the spec does not allow
+    `range` or `values` of an input exclude a value in the samples; NaN is in no range. Correct the samples or, if the model
+    takes such values, the spec.
 E350 unknown signature
     The SavedModel has no signature with the name given in `model.source.signature`, or no graph with the tag `serve`. The
     message lists the signatures that exist.

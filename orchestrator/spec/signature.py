@@ -22,6 +22,9 @@ __all__ = [
 
 Dim = int | str
 
+_LISTED = 8
+"""Values that a message lists; the spec has them all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
@@ -38,10 +41,11 @@ class Allowed:
     enforce: bool = False
 
     def __str__(self) -> str:
-        """As messages have it: `from 0 to 255`, `one of 8000, 16000`."""
+        """As messages have it: `from 0 to 255`, `one of 8000, 16000`, `one of 'a', 'b'`."""
         if self.range is not None:
             return f"from {self.range[0]} to {self.range[1]}"
-        return f"one of {', '.join(map(str, self.values or ()))}"
+        listed = ", ".join(map(repr, (self.values or ())[:_LISTED]))
+        return f"one of {listed}" + (", ..." if len(self.values or ()) > _LISTED else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,8 @@ def _check_range(name: str, dim: str, size: int, signature: Signature) -> None:
     # More rows than one call may have are sent in several calls.
     if size < low or (size > high and dim != signature.batch):
         raise _UnfitError(f"input {name}: {dim} is {size}, but the model takes {low} to {high}")
+    if size % (step := signature.multiples.get(dim, 1)):
+        raise _UnfitError(f"input {name}: {dim} is {size}, but the model takes multiples of {step}")
 
 
 def _spelled(shape: tuple[int | str, ...]) -> str:

@@ -133,10 +133,10 @@ def _cases(runtime: Runtime, imported: _Imported, context: StepContext) -> Itera
     yield _Case("all samples", "samples", imported.baseline, outputs)
     batch = imported.signature.batch
     if batch is not None:
-        low, high = imported.signature.dims[batch]
+        low, _ = imported.signature.dims[batch]
         for first in range(min(CALLS_OF_ONE, imported.rows) if low == 1 else 0):
             yield _rows_case(runtime, imported, np.array([first]), f"row {first} alone")
-        largest = max(low, min(high, _fitting_rows(imported)))
+        largest = imported.signature.fitting(batch, _fitting_rows(imported))
         rows = np.arange(largest) % imported.rows
         context.progress(f"running a batch of {largest}", 0.5)
         yield _rows_case(runtime, imported, rows, f"a batch of {largest}")
@@ -151,13 +151,12 @@ def _all_rows(runtime: Runtime, imported: _Imported) -> dict[str, Array]:
     if batch is None:
         calls = [_called(runtime, _row(imported.inputs, row), f"sample {row}") for row in rows]
         return {name: np.stack([call[name] for call in calls]) for name in calls[0]}
-    low, high = imported.signature.dims[batch]
-    size = max(low, min(high, _fitting_rows(imported), len(rows)))
+    size = imported.signature.fitting(batch, min(_fitting_rows(imported), len(rows)))
     parts: list[Mapping[str, Array]] = []
     for start in range(0, len(rows), size):
         chosen = rows[start : start + size]
-        # If the last call is smaller than the model allows, it is padded, and the padding is removed from the outputs.
-        padded = np.resize(chosen, max(low, len(chosen)))
+        # If the last call is none that the model allows, it is padded, and the padding is removed from the outputs.
+        padded = np.resize(chosen, imported.signature.covering(batch, len(chosen)))
         outputs = _called(runtime, _row(imported.inputs, padded), f"samples {chosen[0]} to {chosen[-1]}")
         parts.append({name: array[: len(chosen)] for name, array in outputs.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

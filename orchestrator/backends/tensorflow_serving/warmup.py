@@ -60,8 +60,7 @@ def warmup_records(
 
     if signature.batch is None:
         return _framed(_record({t.name: samples[t.name][0] for t in signature.inputs}, signature, name))
-    least = signature.dims[signature.batch][0]
-    usable = sorted({max(size, least) for size in sizes})
+    usable = sorted({max(size, signature.covering(signature.batch, size)) for size in sizes})
     content = b""
     for size in dict.fromkeys([usable[0], usable[-1], *usable]):
         rows = {t.name: samples[t.name].take(np.arange(size), axis=0, mode="wrap") for t in signature.inputs}

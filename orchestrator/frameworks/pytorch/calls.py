@@ -193,7 +193,8 @@ def _failed_call(
             "E322",
             f"the model fails for a size of `{dim}` within its declared range of {low} to {high}",
             cause=cause,
-            remedy=f"declare a range of `{dim}` that the model accepts, or correct the model"
+            remedy=f"declare a range of `{dim}` that the model accepts, with `multiple_of` where it takes only multiples, "
+            "or correct the model"
             + ("; an exported program accepts only the sizes that it was exported for" if "Guard" in text else ""),
             at=("model", "dims", dim),
             notes=notes,

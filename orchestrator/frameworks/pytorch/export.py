@@ -242,10 +242,17 @@ def saved_program(program: torch.export.ExportedProgram, path: Path) -> None:
         torch.export.save(program, str(path))
 
 
+def _dim(name: str, low: int, high: int, step: int) -> Any:
+    """A dimension for `torch.export`, which has multiples as a factor of another: `32*_height`."""
+    if step == 1:
+        return torch.export.Dim(name, min=low, max=high)
+    return step * torch.export.Dim(f"_{name}", min=low // step, max=high // step)
+
+
 def _dynamic_shapes(job: TorchJob) -> tuple[Any, ...]:
     """The argument of `torch.export.export`: for every positional argument a map of its dynamic axes, or None."""
     dims = {
-        name: torch.export.Dim(name, min=low, max=high)
+        name: _dim(name, low, high, job.signature.multiples.get(name, 1))
         for name, (low, high) in job.signature.dims.items()
         if low < high
     }

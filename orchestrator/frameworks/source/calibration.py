@@ -63,8 +63,8 @@ class CalibrationRows:
             for row in self._rows:
                 yield {name: array[row] for name, array in self._inputs.items()}
             return
-        low, high = self._signature.dims[self._signature.batch]
-        size = min(max(low, BATCH), high)
+        low, _ = self._signature.dims[self._signature.batch]
+        size = self._signature.fitting(self._signature.batch, BATCH)
         # The last call is filled up with the first rows, so that it is not smaller than the model allows.
         for start in range(0, len(self._rows), size):
             chosen = self._rows[start : start + size]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from orchestrator.frameworks.source.allowed import nearest, zeros
 from orchestrator.frameworks.source.edge_cases import EdgeCase, call_at, edge_cases, largest_size, sizes_of
 from orchestrator.frameworks.source.samples import random_samples
 from orchestrator.steps.context import StepError, headline, refuse_as
@@ -103,12 +104,14 @@ _FACTORS = ((255.0, "times 255"), (1 / 255, "divided by 255"), (-1.0, "negated")
 def _other_magnitudes(samples: Samples, signature: Signature) -> Iterator[EdgeCase]:
     """The first sample, scaled; none for a model without floating-point inputs."""
     call = call_at(samples, signature, sizes_of(samples, signature))
-    if any(array.dtype.kind == "f" for array in call.values()):
-        for factor, name in _FACTORS:
-            scaled = {
-                key: (array * factor).astype(array.dtype) if array.dtype.kind == "f" else array
-                for key, array in call.items()
-            }
+    tensors = {tensor.name: tensor for tensor in signature.inputs}
+    floats = [key for key, array in call.items() if array.dtype.kind == "f"]
+    for factor, name in _FACTORS:
+        scaled = {
+            key: nearest((array * factor).astype(array.dtype), tensors[key]) if key in floats else array
+            for key, array in call.items()
+        }
+        if any(not np.array_equal(scaled[key], call[key], equal_nan=True) for key in floats):
             yield EdgeCase(f"a sample {name}", scaled)
 
 
@@ -273,7 +276,8 @@ def rows_in_two_batches(
         # The smallest batch that begins with this row; if it has the same size as before, at least its other rows differ.
         few = call_at(samples, signature, {**sizes, dim: low}, first)
         if low == sizes[dim]:
-            few = {name: np.concatenate([array[:1], np.zeros_like(array[1:])]) for name, array in few.items()}
+            tensors = {tensor.name: tensor for tensor in signature.inputs}
+            few = {name: np.concatenate([array[:1], zeros(array[1:], tensors[name])]) for name, array in few.items()}
         yield few, call_at(samples, signature, sizes, first)
 
 
@@ -298,8 +302,7 @@ def compared_sizes(samples: Samples, signature: Signature) -> dict[str, int]:
     """The dimensions of the samples, and a few rows."""
     sizes = sizes_of(samples, signature)
     if signature.batch is not None:
-        low, high = signature.dims[signature.batch]
-        sizes[signature.batch] = min(high, max(low, min(_ROWS, samples.rows)))
+        sizes[signature.batch] = signature.fitting(signature.batch, min(_ROWS, samples.rows))
     return sizes
 
 

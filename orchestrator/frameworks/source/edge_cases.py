@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.frameworks.source.allowed import ends, zeros
 from orchestrator.frameworks.source.samples import FLOAT_RANGE, element_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.frameworks.source.samples import Array, Samples
-    from orchestrator.spec.signature import Signature
+    from orchestrator.spec.signature import Signature, Tensor
 
 __all__ = ["MAX_CASE_BYTES", "EdgeCase", "call_at", "edge_cases", "inner_sizes", "largest_size", "sizes_of"]
 
@@ -28,8 +29,8 @@ class EdgeCase:
     Attributes:
         dim: the dimension whose size is tested; None if values are tested.
         note: what the user should know, for instance that a size was capped.
-        inner: whether the size lies between the ends of the range. The model may refuse it, since no spec can say "multiples
-            of 32".
+        inner: whether the size lies between the ends of the range. The model may refuse it, since a range says little about what
+            lies within it.
     """
 
     name: str
@@ -70,7 +71,7 @@ def largest_size(signature: Signature, sizes: Mapping[str, int], dim: str) -> in
 
     It is at least the dimension's minimum.
     """
-    low, high = signature.dims[dim]
+    sizes_of_dim = signature.sizes(dim)
 
     def call_bytes(size: int) -> int:
         at = {**sizes, dim: size}
@@ -79,11 +80,11 @@ def largest_size(signature: Signature, sizes: Mapping[str, int], dim: str) -> in
             for tensor in signature.inputs
         )
 
-    return max(low, low - 1 + bisect_right(range(low, high + 1), MAX_CASE_BYTES, key=call_bytes))
+    return sizes_of_dim[max(0, bisect_right(sizes_of_dim, MAX_CASE_BYTES, key=call_bytes) - 1)]
 
 
-def inner_sizes(low: int, high: int) -> tuple[int, ...]:
-    """A few sizes between `low` and `high` that find a branch on a size, ascending.
+def inner_sizes(low: int, high: int, step: int = 1) -> tuple[int, ...]:
+    """A few sizes between `low` and `high` that find a branch on a size, ascending; all are multiples of `step`, as the two are.
 
     Code branches on whether a size is odd, or a multiple of a tile, a window or a number of heads. So they are chosen that,
     together with `high`, as many numbers from 2 to 32 as possible divide one size and not another; powers of two count
@@ -93,7 +94,11 @@ def inner_sizes(low: int, high: int) -> tuple[int, ...]:
     chosen: list[int] = []
     left = high + high // 2
     while len(chosen) < _MOST_INNER_SIZES:
-        sizes = [size for size in range(low + 1, min(high, low + _SIZES_LOOKED_AT, left + 1)) if size not in chosen]
+        sizes = [
+            size
+            for size in range(low + step, min(high, low + step * _SIZES_LOOKED_AT, left + 1), step)
+            if size not in chosen
+        ]
         best = max(sizes, key=lambda size: sum(_weight(each) for each in wanted & _divided(size)), default=None)
         if best is None or not wanted & _divided(best):
             break
@@ -126,10 +131,13 @@ def edge_cases(samples: Samples, signature: Signature) -> list[EdgeCase]:
     used = [dim for dim in sizes if any(dim in (tensor.shape or ()) for tensor in signature.inputs)]
     smallest = call_at(samples, signature, sizes)
     suffix = "" if signature.batch is None else ", smallest batch"
-    cases = [EdgeCase(f"zeros{suffix}", {name: np.zeros_like(array) for name, array in smallest.items()})]
+    tensors = {tensor.name: tensor for tensor in signature.inputs}
+    nothing = {name: zeros(array, tensors[name]) for name, array in smallest.items()}
+    cases = [EdgeCase(f"{_zeros_named(nothing)}{suffix}", nothing)]
     for name, largest_value in (("largest", True), ("smallest", False)):
         extremes = {
-            key: np.full_like(array, _extreme(samples, key, largest=largest_value)) for key, array in smallest.items()
+            key: _filled(array, _extreme(samples, tensors[key], largest=largest_value))
+            for key, array in smallest.items()
         }
         cases.append(EdgeCase(f"{name} values{suffix}", extremes))
     for dim in used:
@@ -149,13 +157,26 @@ def edge_cases(samples: Samples, signature: Signature) -> list[EdgeCase]:
             )
         cases += (
             EdgeCase(f"{label} of {size}", call_at(samples, signature, {**sizes, dim: size}), dim, inner=True)
-            for size in inner_sizes(low, largest)
+            for size in inner_sizes(low, largest, signature.multiples.get(dim, 1))
         )
     return cases
 
 
-def _extreme(samples: Samples, name: str, *, largest: bool) -> Any:
-    array = samples.inputs[name]
+def _zeros_named(inputs: Mapping[str, Array]) -> str:
+    """The name of the case: a spec may not allow an input to hold zeros."""
+    all_zero = all(np.array_equal(array, np.zeros_like(array)) for array in inputs.values())
+    return "zeros" if all_zero else "zeros, or what is nearest to them"
+
+
+def _filled(array: Array, value: Any) -> Array:
+    """An array of the same shape that holds only `value`, which may be a longer text than those in `array`."""
+    return np.full(array.shape, value, None if array.dtype.kind == "U" else array.dtype)
+
+
+def _extreme(samples: Samples, tensor: Tensor, *, largest: bool) -> Any:
+    array = samples.inputs[tensor.name]
+    if tensor.allowed is not None:
+        return ends(tensor.allowed, tensor.dtype)[1 if largest else 0]
     if not samples.real and array.dtype.kind == "f":
         return FLOAT_RANGE if largest else -FLOAT_RANGE
     if array.size == 0:

@@ -35,7 +35,8 @@ def given_samples(
 ) -> Samples:
     """The samples that the spec gives, or random ones.
 
-    The integers of the file that `mlo init` made are drawn anew, since only the model itself shows from which range.
+    The integers of the file that `mlo init` made are drawn anew, since only the model itself shows from which range, and so is
+    what the spec says of an input.
 
     Args:
         context: with the input `samples` if given.
@@ -44,7 +45,7 @@ def given_samples(
         shown: gives what the model's graph shows of its integer inputs; called only where they are drawn.
 
     Raises:
-        StepError: E340-E345.
+        StepError: E340-E346.
     """
     signature = parameters.signature
     given = None
@@ -52,13 +53,14 @@ def given_samples(
         given = read_samples(context.inputs["samples"], signature, parameters.max_rows)
         if given.real:
             return given
-    integers = any(np.dtype(t.dtype).kind in "iu" for t in signature.inputs if t.dtype != STRING)
+    integers = any(np.dtype(t.dtype).kind in "iu" for t in signature.inputs if t.dtype != STRING and t.allowed is None)
     context.progress("finding the range of random integers")
     ranges, notes = found_ranges(signature, shown() if integers else {}, tried, parameters.seed)
     drawn = random_samples(signature, parameters.seed, ranges)
     if given is None:
         return replace(drawn, notes=(*drawn.notes, *notes))
-    anew = {name: _rows_of(drawn.inputs[name], given.inputs[name]) for name in ranges}
+    said = [tensor.name for tensor in signature.inputs if tensor.allowed is not None]
+    anew = {name: _rows_of(drawn.inputs[name], given.inputs[name]) for name in (*ranges, *said)}
     return replace(given, inputs={**given.inputs, **anew}, notes=(*given.notes, *notes))
 
 
@@ -112,7 +114,8 @@ def record(
             *samples.notes,
             *(case.note for case, _ in answered if case.note),
             *(
-                f"source: the model refuses a {refused.name}, as clients will see too: {refused.reason}"
+                f"source: the model refuses a {refused.name}, as clients will see too; where it takes only multiples of a "
+                f"number, declare `multiple_of` in `dims:`: {refused.reason}"
                 for case, refused in left_out
                 if case.inner
             ),

@@ -53,12 +53,12 @@ def found_ranges(
     """The range of each integer input, and a note on each.
 
     Args:
-        signature: with its inputs.
+        signature: with its inputs; those whose values the spec gives are left out.
         shown: what the model's graph shows of its inputs, such as the size of the table that ids look up.
         tried: calls the source.
         seed: as of `random_samples`.
     """
-    integers = [tensor for tensor in signature.inputs if _is_integer(tensor)]
+    integers = [tensor for tensor in signature.inputs if _is_integer(tensor) and tensor.allowed is None]
     if not integers:
         return {}, []
     wanted = {tensor.name: shown.get(tensor.name) or _useful(tensor) for tensor in integers}
@@ -149,8 +149,8 @@ class _Search:
         if signature.batch is None:
             rows = [call_at(samples, signature, sizes, row) for row in range(min(4, samples.rows))]
             return [*rows, smallest]
-        low, high = signature.dims[signature.batch]
-        return [call_at(samples, signature, {**sizes, signature.batch: min(high, max(low, samples.rows))}), smallest]
+        rows_at_once = signature.fitting(signature.batch, samples.rows)
+        return [call_at(samples, signature, {**sizes, signature.batch: rows_at_once}), smallest]
 
     def _takes(self, ranges: Mapping[str, IntegerRange], filled: Mapping[str, int] | None = None) -> bool:
         """Whether the model answers as it answers 0 and 1: of the same shapes, without NaN, in about the same time."""

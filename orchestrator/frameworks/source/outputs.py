@@ -63,7 +63,7 @@ def failed_call(cause: str, signature: Signature, inputs: Mapping[str, Array], d
         "E322",
         f"the model fails for a size of `{dim}` within its declared range of {low} to {high}",
         cause=cause,
-        remedy=f"declare a range of `{dim}` that the model accepts",
+        remedy=f"declare a range of `{dim}` that the model accepts; where it takes only multiples, with `multiple_of`",
         at=("model", "dims", dim),
         notes=(f"given: {given}",),
     )
@@ -73,8 +73,7 @@ def first_call(samples: Samples, signature: Signature) -> dict[str, Array]:
     """One call with a few samples, to see what the model returns."""
     sizes = sizes_of(samples, signature)
     if signature.batch is not None:
-        low, high = signature.dims[signature.batch]
-        sizes[signature.batch] = min(high, max(low, min(2, samples.rows)))
+        sizes[signature.batch] = signature.fitting(signature.batch, min(2, samples.rows))
     return call_at(samples, signature, sizes)
 
 
@@ -87,12 +86,11 @@ def run_samples(answer: Answer, signature: Signature, samples: Samples) -> dict[
             outputs = answer(call_at(samples, signature, sizes, row))
             parts.append({name: array[None] for name, array in outputs.items()})
     else:
-        low, high = signature.dims[signature.batch]
-        size = min(high, max(low, _CHUNK))
+        size = signature.fitting(signature.batch, _CHUNK)
         for start in range(0, samples.rows, size):
             count = min(size, samples.rows - start)
-            # A remainder below the smallest batch is padded with rows that are removed from the outputs.
-            rows = np.arange(start, start + max(count, low)) % samples.rows
+            # A remainder that is no batch of the model is padded with rows that are removed from the outputs.
+            rows = np.arange(start, start + signature.covering(signature.batch, count)) % samples.rows
             outputs = answer(take_rows(samples, rows))
             parts.append({name: array[:count] for name, array in outputs.items()})
     with refuse_on(

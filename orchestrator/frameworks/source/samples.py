@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.frameworks.source.allowed import drawn, refuse_others
 from orchestrator.spec.random_mark import RANDOM, is_random
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepError
@@ -126,7 +127,7 @@ def read_samples(path: Path, signature: Signature, max_rows: int) -> Samples:
 
     Raises:
         StepError: E340 not an npz file, E341 an input is missing, E342 wrong dtype, E343 wrong shape, E344 wrong number
-            of rows, E345 not exactly one label for each row.
+            of rows, E345 not exactly one label for each row, E346 an input holds what the spec does not allow.
     """
     arrays = _load(path)
     notes: list[str] = []
@@ -158,7 +159,9 @@ def read_samples(path: Path, signature: Signature, max_rows: int) -> Samples:
         notes.append(f"samples: only the first {fitting} rows are used; more would exceed {MAX_BYTES >> 20} MiB")
     used = slice(0, min(max_rows, fitting))
     real = not is_random(path)
-    if not real:
+    if real:
+        refuse_others(inputs, signature)
+    else:
         notes.append("samples: the file holds the random inputs that `mlo init` made, not real ones")
     samples = Samples(inputs, labels, real=real, notes=tuple(notes))
     return replace(samples, inputs=take_rows(samples, used), labels=None if labels is None else labels[used])
@@ -171,7 +174,8 @@ def random_samples(signature: Signature, seed: int, ranges: Mapping[str, Integer
     """Random rows within the signature, the same for the same seed.
 
     Floats are normal with standard deviation 1, cut at 3; texts are words that mean nothing.
-    Named dimensions other than the batch are 32, or as near to it as their range allows.
+    Named dimensions other than the batch are 32, or as near to it as their range allows. Inputs whose `range` or `values` the
+    spec gives hold only such, both ends included.
 
     Args:
         signature: with its inputs.
@@ -180,13 +184,16 @@ def random_samples(signature: Signature, seed: int, ranges: Mapping[str, Integer
     """
     random = np.random.default_rng(seed)
     notes = ["samples: none are given, so the inputs are random"]
-    sizes = {name: min(max(RANDOM_INNER_SIZE, low), high) for name, (low, high) in signature.dims.items()}
+    sizes = {name: signature.fitting(name, RANDOM_INNER_SIZE) for name in signature.dims}
     shapes = {tensor.name: row_shape(tensor, signature, sizes) for tensor in signature.inputs}
     row_bytes = sum(element_bytes(t.dtype) * int(np.prod(shapes[t.name])) for t in signature.inputs)
     rows = max(1, min(RANDOM_ROWS, MAX_BYTES // max(1, row_bytes)))
     inputs: dict[str, Array] = {}
     for tensor in signature.inputs:
         shape = rows, *shapes[tensor.name]
+        if tensor.allowed is not None:
+            inputs[tensor.name] = drawn(random, tensor.allowed, tensor.dtype, shape)
+            continue
         if tensor.dtype == STRING:
             inputs[tensor.name] = _words(random, shape)
             notes.append(f"samples: what the text input `{tensor.name}` contains is unknown; random words are used")
@@ -326,6 +333,8 @@ def _check_shapes(inputs: Mapping[str, Array], signature: Signature) -> None:
             other, owner = seen.setdefault(dim, (size, tensor.name))
             if not low <= size <= high:
                 problem = f"dimension {axis} is {size}, but `{dim}` ranges from {low} to {high}"
+            elif size % (step := signature.multiples.get(dim, 1)):
+                problem = f"dimension {axis} is {size}, but `{dim}` is a multiple of {step}"
             elif size != other:
                 problem = f"`{dim}` is {size} here, but {other} in `{owner}`"
         if problem:

@@ -63,7 +63,8 @@ def text_samples(
         seed: for random choices.
     """
     random = random_samples(signature, seed)
-    texts = {name: own_names[name] for name in random.inputs if own_names[name] in {IDS, MASK, TYPES}}
+    free = [tensor.name for tensor in signature.inputs if tensor.allowed is None]
+    texts = {name: own_names[name] for name in free if own_names[name] in {IDS, MASK, TYPES}}
     if not texts:
         return random
     ids_name = next((name for name, own in texts.items() if own == IDS), next(iter(texts)))

@@ -117,8 +117,7 @@ def batch_sizes(loaded: LoadedSpec, model: PlannedModel) -> tuple[int, ...]:
         return tuple(sizes)
     if batch is None:
         return (1,)
-    low, high = model.signature.dims[batch]
-    return tuple(sorted({min(max(size, low), high) for size in sizes}))
+    return tuple(sorted({model.signature.fitting(batch, size) for size in sizes}))
 
 
 def _batching(spec: ModelDeployment) -> Batching | Literal["auto"]:
