@@ -51,6 +51,13 @@ SIGNATURES = {
         {"batch": (1, 8), "length": (1, 40)},
         "batch",
     ),
+    "Pyramid": Signature(
+        (Tensor("image", "float32", ("batch", 3, "height", "width")),),
+        (Tensor("boxes", "float32", ("batch", 4, "height", "width")),),
+        {"batch": (1, 4), "height": (16, 48), "width": (16, 40)},
+        "batch",
+        {"height": 8, "width": 8},
+    ),
     "NoBatch": Signature(
         (Tensor("signal", "float32", ("length", 3)),),
         (Tensor("mean", "float32", (2,)), Tensor("top", "int64", ("length",))),

@@ -64,6 +64,19 @@ def test_a_model_converts_and_passes_verification(case: BuildCase, model: str, f
 
 
 @pytest.mark.parametrize("format_name", CONVERT)
+def test_a_model_that_takes_only_multiples_converts_for_all_of_them(case: BuildCase, format_name: str) -> None:
+    built = case("Pyramid")
+    context = built.context("convert")
+
+    facts = CONVERT[format_name](context)
+
+    assert {"height of 16", "height of 48", "width of 16", "width of 40"} <= set(facts["checked"])
+    assert all(int(name.split()[-1]) % 8 == 0 for name in facts["checked"] if name.startswith(("height", "width")))
+    verdict = verdict_of(built, context.output, format_name, "fp32")
+    assert verdict["passed"], verdict["gates"]
+
+
+@pytest.mark.parametrize("format_name", CONVERT)
 @pytest.mark.parametrize("kind", ["torchscript", "exported-program"])
 def test_every_source_kind_converts_as_the_table_says(case: BuildCase, kind: str, format_name: str) -> None:
     transform = FORMATS[format_name].convert[kind]

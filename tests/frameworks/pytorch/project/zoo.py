@@ -153,6 +153,23 @@ class Attention(nn.Module):
         return self.out(weights @ v)
 
 
+class Pyramid(nn.Module):
+    """Halves an image three times and adds it to itself again, as detectors do: only multiples of 8 fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(nn.Conv2d(3 if level == 0 else 4, 4, 3, 2, 1) for level in range(3))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        levels = [image]
+        for down in self.down:
+            levels.append(torch.relu(down(levels[-1])))
+        x = levels.pop()
+        while len(levels) > 1:
+            x = nn.functional.interpolate(x, scale_factor=2.0) + levels.pop()
+        return nn.functional.interpolate(x, scale_factor=2.0)
+
+
 class NoBatch(nn.Module):
     """One signal of any length at a time."""
 
