@@ -195,7 +195,8 @@ def test_batches_of_multiples_are_filled_up() -> None:
     )
     sizes = []
 
-    def answer(inputs: Any, _: str | None = None) -> dict[str, Array]:
+    def answer(inputs: Any, dim: str | None = None) -> dict[str, Array]:
+        assert dim is None
         sizes.append(len(inputs["x"]))
         return {"y": inputs["x"][:, 0]}
 
