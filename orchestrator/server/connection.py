@@ -26,6 +26,7 @@ __all__ = ["Connection"]
 _HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 10.0
 _LINGER_SECONDS = 2.0
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ONE_WRITE = 64 * 1024
 """Smaller bodies are copied after their head, which is cheaper than a second buffer."""
 _NEVER = float("inf")
@@ -138,7 +139,19 @@ class Connection(asyncio.Protocol):
         if self._transport.get_extra_info("sslcontext") is not None:
             return False  # a TLS connection cannot be half closed in asyncio
         self._half_closed = self._current is not None or bool(self._waiting or self._unread)
+        if self._current is not None:
+            self.deadline = time.monotonic()
         return self._half_closed
+
+    def _probe(self) -> None:
+        """Find out whether a client that sends nothing more is still there, which only a write shows.
+
+        A client that waits for its answer ignores a `100 Continue` (RFC 9110, 15.2); one that has disconnected resets the
+        connection, so that the next write fails and `connection_lost` cancels its request. HTTP/1.0 has no such answers.
+        """
+        if self._parser.get_http_version() == "1.1":
+            self._transport.write(_CONTINUE)
+        self.deadline = time.monotonic()
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -181,7 +194,7 @@ class Connection(asyncio.Protocol):
             self._refuse_arriving(error)
             return
         if request.headers.get(b"expect", b"").lower() == b"100-continue" and self._current is None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -254,7 +267,7 @@ class Connection(asyncio.Protocol):
         if self._paused is not bool(self._waiting):
             self._pause_reading(pause=not self._paused)
         if self._current is not None:
-            self.deadline = _NEVER
+            self.deadline = time.monotonic() if self._half_closed else _NEVER
         elif not self._unread and not self._ending:
             if self._half_closed:
                 self._end(unread=False)
@@ -339,7 +352,10 @@ class Connection(asyncio.Protocol):
             self._advance()
 
     def expire(self) -> None:
-        """The deadline has passed: the client was too slow, or idle."""
+        """The deadline has passed: the client was too slow, idle, or sends nothing more and has to be probed."""
+        if self._half_closed and self._current is not None:
+            self._probe()
+            return
         arriving = self._arriving
         if arriving is None or self._in_head or self._unread or self._ending:
             # No answer: most of these are idle connections that clients opened in advance.

@@ -193,6 +193,11 @@ def test_a_growth_waits_for_all_its_steps_and_sees_only_those_and_what_they_need
 
 def test_a_plan_does_not_grow_after_a_stopped_step(project: Project) -> None:
     repair, stop = Repair(project, "x", []), Stop()
+    plan = repair.plan()
+    hang = replace(
+        plan.step("judged"), function="steps_under_test:hang_alone", params={"pids": f"{project.folder}/pids"}
+    )
+    plan = replace(plan, steps=tuple(hang if step.id == "judged" else step for step in plan.steps))
 
     def kill(event: Event) -> None:
         if isinstance(event, StepStarted) and event.step == "judged":
@@ -200,7 +205,7 @@ def test_a_plan_does_not_grow_after_a_stopped_step(project: Project) -> None:
             stop.ask()
 
     with pytest.raises(Interrupted):
-        run(project, repair.plan(), stop, kill)
+        run(project, plan, stop, kill)
     assert repair.seen == []
 
 

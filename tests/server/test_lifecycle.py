@@ -86,7 +86,7 @@ def test_what_is_in_flight_is_finished(tmp_path: Path, start: Start) -> None:
 
 
 def test_a_request_of_a_disconnected_client_leaves_the_queue(tmp_path: Path, start: Start) -> None:
-    server = start(spin_model(tmp_path))
+    server = start(spin_model(tmp_path, request_timeout_s=3600))
     waiting = [http.client.HTTPConnection("127.0.0.1", server.port) for _ in range(5)]
     for connection in waiting:
         connection.request("POST", "/v2/models/m/infer", spin(FOREVER))
