@@ -214,6 +214,9 @@ class Backend(ABC):
     cuda_graphs: bool = False
     """Whether it can capture calls on a GPU as CUDA graphs."""
 
+    enforces: bool = False
+    """Whether its server refuses requests with values that the spec does not allow, where the spec asks for it."""
+
     @property
     def formats(self) -> tuple[str, ...]:
         """The supported formats."""

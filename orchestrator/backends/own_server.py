@@ -77,6 +77,7 @@ class OwnServer(ServingBackend):
     modules: Mapping[str, str]
     """Module that the server imports → the extra of mlo that installs it."""
 
+    enforces = True
     extras = MappingProxyType(
         {
             "grpc": "gRPC of mlo's own server, which only has REST without it",

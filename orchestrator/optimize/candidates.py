@@ -63,6 +63,12 @@ def refusal(
         return "`hardware.accelerator` sets the execution provider"
     if (reason := chosen.refuses(signature)) is not None:
         return reason
+    enforced = [tensor.name for tensor in signature.inputs if tensor.allowed is not None and tensor.allowed.enforce]
+    if enforced and not chosen.enforces:
+        others = " and ".join(other for other in BACKENDS if backend(other).enforces)
+        return (
+            f"`inputs` asks to enforce what `{enforced[0]}` may hold, but {name} takes any value; {others} enforce it"
+        )
     if spec.serving.grpc and BACKENDS[name].served and not chosen.grpc_tools:
         others = " and ".join(other for other in BACKENDS if backend(other).grpc_tools)
         return f"`serving.grpc` is true, but {name} is served over HTTP alone; {others} also offer gRPC"

@@ -207,10 +207,11 @@ def _warm_up_sizes(config: ServerConfig) -> list[int]:
     """The configured sizes, by default powers of two from the smallest to the largest batch."""
     signature = config.model.signature
     low, high = (1, 1) if signature.batch is None else signature.dims[signature.batch]
-    most = max(low, limits(config).max_rows)
+    step = 1 if signature.batch is None else signature.multiples.get(signature.batch, 1)
+    most = max(low, limits(config).max_rows // step * step)
     powers = (1 << power for power in range(17))
     sizes = powers if config.batch_sizes is None else config.batch_sizes
-    return sorted({low, most, *(size for size in sizes if low <= size <= min(most, high))})
+    return sorted({low, most, *(size for size in sizes if low <= size <= min(most, high) and size % step == 0)})
 
 
 def run_server(config: ServerConfig, digests: Future[None], handover: int | None = None) -> None:

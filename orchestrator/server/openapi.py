@@ -12,7 +12,7 @@ import numpy as np
 from . import VERSION
 from .config import ModelConfig
 from .request import UNSUPPORTED_PARAMETERS
-from .signature import Signature, Tensor
+from .signature import Allowed, Signature, Tensor
 
 __all__ = ["OPEN_PATHS", "docs_page", "openapi_document"]
 
@@ -176,7 +176,10 @@ def _parameters(known: Mapping[str, Any]) -> dict[str, Any]:
 def _input(tensor: Tensor, signature: Signature) -> dict[str, Any]:
     ranges = [(dim, dim) if isinstance(dim, int) else signature.dims[dim] for dim in tensor.shape or ()]
     least, most = math.prod(low for low, _ in ranges), math.prod(high for _, high in ranges)
-    sizes = [{"type": "integer", "minimum": low, "maximum": high} for low, high in ranges]
+    sizes: list[dict[str, Any]] = [{"type": "integer", "minimum": low, "maximum": high} for low, high in ranges]
+    for size, dim in zip(sizes, tensor.shape or (), strict=True):
+        if isinstance(dim, str) and dim in signature.multiples:
+            size["multipleOf"] = signature.multiples[dim]
     return {
         "type": "object",
         "required": ["name", "shape", "datatype", "data"],
@@ -187,13 +190,29 @@ def _input(tensor: Tensor, signature: Signature) -> dict[str, Any]:
             "data": {
                 "description": "As many elements as the shape holds, in row-major order; nested lists are read as well.",
                 "type": "array",
-                "items": _element(tensor.dtype),
+                "items": _allowed_element(tensor),
                 "minItems": least,
                 "maxItems": most,
             },
             "parameters": _parameters({}),
         },
     }
+
+
+def _allowed_element(tensor: Tensor) -> dict[str, Any]:
+    """An element that the server takes; what is only meant and not enforced is a description."""
+    element, allowed = _element(tensor.dtype), tensor.allowed
+    if allowed is None:
+        return element
+    if not allowed.enforce:
+        return {**element, "description": f"The model is made for values {_meant(allowed)}."}
+    if allowed.range is None:
+        return {"type": element["type"], "enum": list(allowed.values or ())}
+    return {"type": element["type"], "minimum": allowed.range[0], "maximum": allowed.range[1]}
+
+
+def _meant(allowed: Allowed) -> str:
+    return str(allowed) if allowed.range is not None else f"that are {allowed}"
 
 
 def _element(dtype: str) -> dict[str, Any]:
@@ -220,8 +239,21 @@ def docs_page(model: ModelConfig) -> bytes:
         return "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
 
     signature = model.signature
+    sizes = [
+        (
+            name,
+            f"{low} to {high}"
+            + (f", a multiple of {signature.multiples[name]}" if name in signature.multiples else ""),
+        )
+        for name, (low, high) in signature.dims.items()
+    ]
+    values = [
+        (name, f"values {_meant(tensor.allowed)}" + ("; others are refused" if tensor.allowed.enforce else ""))
+        for name, tensor in signature.inputs.items()
+        if tensor.allowed is not None
+    ]
     ranges = "".join(
-        f"<li><code>{html.escape(name)}</code>: {low} to {high}</li>" for name, (low, high) in signature.dims.items()
+        f"<li><code>{html.escape(name)}</code>: {html.escape(text)}</li>" for name, text in (*sizes, *values)
     )
     labels = "".join(
         f"<tr><td>{html.escape(name)}</td><td><code>{html.escape(value)}</code></td></tr>"

@@ -201,7 +201,11 @@ class RestApp:
         model = self._service.model
 
         def described(tensors: Mapping[str, Any]) -> list[dict[str, Any]]:
-            return [{"name": t.name, "datatype": t.datatype, "shape": t.wire_shape} for t in tensors.values()]
+            return [
+                {"name": t.name, "datatype": t.datatype, "shape": t.wire_shape}
+                | ({} if t.allowed is None else {"parameters": t.allowed.as_parameters()})
+                for t in tensors.values()
+            ]
 
         return _json(
             200,

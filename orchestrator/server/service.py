@@ -7,6 +7,7 @@ import enum
 import time
 from collections.abc import Callable, Sequence
 
+from .allowed_values import AllowedValues
 from .batcher import Batcher, Limits
 from .config import ServerConfig
 from .errors import RequestError
@@ -44,6 +45,8 @@ class Service:
         self._tracing = tracing
         self.model = config.model
         self.phase = Phase.LOADING
+        values = AllowedValues(self.model.signature)
+        self._values = values if values.enforced else None
         self._batcher: Batcher | None = None
         self.metrics = Metrics(
             {"name": self.model.name, "version": self.model.version, **self.model.labels},
@@ -106,10 +109,13 @@ class Service:
         """Queue a request; `done` gets the answer, `remaining_s` is the remaining time according to the transport.
 
         Raises:
-            RequestError: 503 before the model is loaded, 429 when too many requests are waiting.
+            RequestError: 503 before the model is loaded, 400 for values that the spec does not allow, 429 when too many requests
+                are waiting.
         """
         if self._batcher is None:
             raise RequestError(503, "the model is not loaded yet", reason="loading", retry_after=1)
+        if self._values is not None:
+            self._values.check(request.inputs)
         seconds = self.config.request_timeout_s
         for limit in (request.timeout_s, remaining_s):
             if limit is not None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from .allowed_values import filler
 from .config import ServerConfig
 from .datatypes import Array, numpy_dtype
 from .errors import BAD_MODEL, UNAVAILABLE, RequestError, StartError
@@ -71,14 +72,14 @@ class Model:
         return None if calls is None else InlineCalls(lambda inputs: self._named(calls.run(inputs)), calls.stop)
 
     def warm_up(self, rows: int) -> None:
-        """Run once on zeros, with a batch of `rows` and every other dimension at its minimum.
+        """Run once on zeros, or what is allowed instead of them, with a batch of `rows` and every other dimension at its minimum.
 
         Raises:
             StartError: `BAD_MODEL`; the model does not run at a size that its signature allows.
         """
         shapes = {name: self._signature.shape_at(tensor, rows) for name, tensor in self._signature.inputs.items()}
         zeros = {
-            name: np.full(shapes[name], "" if tensor.dtype == "string" else 0, dtype=numpy_dtype(tensor.dtype))
+            name: np.full(shapes[name], filler(tensor), dtype=numpy_dtype(tensor.dtype))
             for name, tensor in self._signature.inputs.items()
         }
         try:

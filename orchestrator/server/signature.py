@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from .datatypes import DATATYPES
 from .errors import RequestError
@@ -28,6 +29,11 @@ class Allowed:
         if self.range is not None:
             return f"from {self.range[0]} to {self.range[1]}"
         return f"one of {', '.join(map(repr, self.values or ()))}"
+
+    def as_parameters(self) -> dict[str, Any]:
+        """The parameters of the tensor in model metadata."""
+        what = {"values": list(self.values or ())} if self.range is None else {"range": list(self.range)}
+        return {**what, "enforced": self.enforce}
 
 
 @dataclass(frozen=True, slots=True)

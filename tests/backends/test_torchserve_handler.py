@@ -15,7 +15,7 @@ import yaml
 
 from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.torchserve.backend import TORCHSERVE
-from orchestrator.spec.signature import Signature, Tensor
+from orchestrator.spec.signature import Allowed, Signature, Tensor
 
 pytestmark = [
     pytest.mark.frameworks,
@@ -107,6 +107,38 @@ def _request(*rows: Sequence[float | None], **changes: Any) -> bytes:
     flat = [number for row in rows for number in row]
     tensor = {"name": "x", "shape": [len(rows), 3], "datatype": "FP32", "data": flat} | changes
     return json.dumps({"inputs": [tensor]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "rows", "told"),
+    [
+        (Allowed(range=(1, 9), enforce=True), [1, 9, 10], "input x: 10.0 is not allowed; every value must be from 1 to 9"),
+        (Allowed(range=(0, 0.1), enforce=True), [0, 0.1, None], "input x: nan is not allowed; every value must be from 0 to 0.1"),
+        (Allowed(values=(0.5, 2), enforce=True), [2, 0.5, 1], "input x: 1.0 is not allowed; every value must be one of 0.5, 2"),
+        (Allowed(values=(0.5, 2)), [2, 0.5, 1], ""),
+    ],
+)  # fmt: skip
+def test_values_that_the_spec_does_not_allow_are_refused_where_it_asks_for_that(
+    settings_for: SettingsFor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    allowed: Allowed,
+    rows: list[float | None],
+    told: str,
+) -> None:
+    signature = Signature(
+        (Tensor("x", "float32", ("batch", 3), allowed),),
+        (Tensor("y", "float32", ("batch", 3)),),
+        {"batch": (2, 8)},
+        "batch",
+        {"batch": 2},
+    )
+    served = _serve(settings_for("torchserve", signature=signature), Doubling(), tmp_path, monkeypatch)
+    (code,), (answer,) = served(_request(rows, rows))
+    assert (code, answer.get("error", "")) == ((400, told) if told else (200, ""))
+    (code,), (answer,) = served(_request(rows, rows, rows))
+    assert code == 400
+    assert "dimension batch must be a multiple of 2, not 3" in answer["error"]
 
 
 def test_the_module_has_the_one_class_that_torchserve_accepts() -> None:

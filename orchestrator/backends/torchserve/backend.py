@@ -34,6 +34,7 @@ class TorchServe(ServingBackend):
     """See `orchestrator.backends.backend.ServingBackend`."""
 
     name = "torchserve"
+    enforces = True
     runtimes = MappingProxyType(
         {
             "torchscript": InProcess("orchestrator.frameworks.pytorch.runtime:open_torchscript", ("torch",)),

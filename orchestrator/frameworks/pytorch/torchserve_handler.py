@@ -180,7 +180,21 @@ def _zeros(signature: dict[str, Any], rows: int) -> Tensors:
     if signature["batch"] is not None:
         low[signature["batch"]] = max(rows, low[signature["batch"]])
     shapes = {t["name"]: [low.get(d, d) for d in t["shape"]] for t in signature["inputs"]}
-    return {t["name"]: torch.zeros(shapes[t["name"]], dtype=_DTYPES[t["dtype"]]) for t in signature["inputs"]}
+    return {
+        t["name"]: torch.full(shapes[t["name"]], _filler(t), dtype=_DTYPES[t["dtype"]]) for t in signature["inputs"]
+    }
+
+
+def _filler(tensor: dict[str, Any]) -> float:
+    """Zero, or the nearest number that the input may hold."""
+    allowed = tensor.get("allowed")
+    nearest: float = 0
+    if allowed is not None and allowed["range"] is not None:
+        low, high = allowed["range"]
+        nearest = min(max(0, low), high)
+    elif allowed is not None:
+        nearest = min(allowed["values"], key=abs)
+    return nearest
 
 
 def _document(body: Any) -> dict[str, Any]:
@@ -214,18 +228,38 @@ def _read(document: dict[str, Any], signature: dict[str, Any]) -> Tensors:
     if len(given) != len(inputs) or given.keys() != wanted.keys():
         raise ValueError(f"expected the inputs {', '.join(wanted)}, each once")
     sizes: dict[str, int] = {}
-    return {name: _tensor(given[name], wanted[name], signature["dims"], sizes) for name in wanted}
+    tensors = {name: _tensor(given[name], wanted[name], signature, sizes) for name in wanted}
+    for name, tensor in tensors.items():
+        _check_values(name, tensor, wanted[name].get("allowed"))
+    return tensors
+
+
+def _check_values(name: str, tensor: torch.Tensor, allowed: dict[str, Any] | None) -> None:
+    """Refuse values that the spec does not allow, where it asks for that; NaN is in no range."""
+    if allowed is None or not allowed["enforce"]:
+        return
+    if allowed["range"] is not None:
+        low, high = torch.tensor(allowed["range"], dtype=tensor.dtype)
+        wrong = ~((tensor >= low) & (tensor <= high))
+        meant = f"from {allowed['range'][0]} to {allowed['range'][1]}"
+    else:
+        wrong = ~torch.isin(tensor, torch.tensor(allowed["values"], dtype=tensor.dtype))
+        meant = f"one of {', '.join(map(str, allowed['values']))}"
+    if wrong.any():
+        raise ValueError(f"input {name}: {tensor[wrong][0].item()} is not allowed; every value must be {meant}")
 
 
 def _no_constant(word: str) -> Any:
     raise ValueError(f"{word} is not JSON; write null for NaN and 1e999 for infinity")
 
 
-def _tensor(given: dict[str, Any], wanted: dict[str, Any], dims: dict[str, Any], sizes: dict[str, int]) -> torch.Tensor:
+def _tensor(
+    given: dict[str, Any], wanted: dict[str, Any], signature: dict[str, Any], sizes: dict[str, int]
+) -> torch.Tensor:
     name, dtype = wanted["name"], _DTYPES[wanted["dtype"]]
     if given.get("datatype") != _DATATYPES[dtype]:
         raise ValueError(f"input {name}: expected datatype {_DATATYPES[dtype]}")
-    shape = _shape(given.get("shape"), wanted, dims, sizes)
+    shape = _shape(given.get("shape"), wanted, signature, sizes)
     numbers = _flat(given.get("data"))
     if len(numbers) != math.prod(shape):
         raise ValueError(f"input {name}: shape {shape} needs {math.prod(shape)} values, and data has {len(numbers)}")
@@ -242,14 +276,17 @@ def _tensor(given: dict[str, Any], wanted: dict[str, Any], dims: dict[str, Any],
     return torch.tensor(numbers, dtype=dtype).reshape(shape)
 
 
-def _shape(shape: Any, wanted: dict[str, Any], dims: dict[str, Any], sizes: dict[str, int]) -> list[int]:
+def _shape(shape: Any, wanted: dict[str, Any], signature: dict[str, Any], sizes: dict[str, int]) -> list[int]:
     expected = f"input {wanted['name']}: expected shape {wanted['shape']}"
     if not isinstance(shape, list) or len(shape) != len(wanted["shape"]) or not all(type(n) is int for n in shape):
         raise ValueError(expected)
     for given, dim in zip(shape, wanted["shape"], strict=True):
-        low, high = dims[dim] if isinstance(dim, str) else (dim, dim)
+        low, high = signature["dims"][dim] if isinstance(dim, str) else (dim, dim)
         if not low <= given <= high:
             raise ValueError(f"{expected}; dimension {dim} must lie in [{low}, {high}], not {given}")
+        step = signature.get("multiples", {}).get(dim, 1)
+        if given % step:
+            raise ValueError(f"{expected}; dimension {dim} must be a multiple of {step}, not {given}")
         if isinstance(dim, str) and sizes.setdefault(dim, given) != given:
             raise ValueError(f"dimension {dim} is {sizes[dim]} in one place and {given} in another")
     return shape
