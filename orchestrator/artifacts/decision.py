@@ -92,7 +92,7 @@ class Decision(Document):
     """
 
     NAME: ClassVar[str] = "decision"
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     FILE: ClassVar[str] = "decision.json"
 
     winner: CandidateIdentity

@@ -10,6 +10,7 @@ from orchestrator.artifacts.document import Document
 from orchestrator.artifacts.measurement import MeasuredOn, NotMeasured, Objective, Times, WarmUp, rate_text
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.strict import Strict
+from orchestrator.spec.types import Wire
 
 __all__ = [
     "CandidateServerResult",
@@ -28,6 +29,7 @@ __all__ = [
     "ServerWarmUp",
     "ServiceLevel",
     "ThroughputLevel",
+    "WireResult",
 ]
 
 ServerFate = Literal["measured", "not a finalist", "no server", "out of memory", "failed"]
@@ -177,6 +179,39 @@ class ThroughputLevel(Strict):
     generator_limited: bool
 
 
+class WireResult(Strict):
+    """One way in which the server takes tensors, measured by single calls, one after the other.
+
+    Attributes:
+        wire: JSON or raw bytes over HTTP, or messages over gRPC.
+        request_bytes, answer_bytes: of a body or message; those of an answer over gRPC are not counted.
+        call: the median time of one call, seconds; None if the server refused the request.
+        model: how much of it the model takes in its runtime without a server, seconds.
+        connections: that the rows per second were measured with; None if only single calls were.
+        rows_per_second: at least so many were answered at saturation; None as above.
+        refused: why the server does not take this model's requests so; empty if it does.
+    """
+
+    wire: Wire
+    request_bytes: int
+    answer_bytes: int | None
+    call: float | None
+    model: float | None
+    connections: int | None
+    rows_per_second: float | None
+    refused: str
+
+    @property
+    def name(self) -> str:
+        """The wire in words."""
+        return {"json": "JSON", "binary": "raw tensors", "grpc": "gRPC"}[self.wire]
+
+    @property
+    def around(self) -> float | None:
+        """What transfer, coding and the server add to the model, seconds."""
+        return None if self.call is None or self.model is None else max(0.0, self.call - self.model)
+
+
 class MeasuredLevel(Strict):
     """The service level as measured; None for a part that is not set."""
 
@@ -188,6 +223,8 @@ class ServerMeasurement(Strict):
     """The measurements of one server.
 
     Attributes:
+        wire: over which the open loop and the saturation were measured.
+        wires: all that were tried, that one among them.
         settings: with which it was started.
         program: None if the server comes with a Python package.
         ready_seconds: from the start to ready.
@@ -197,6 +234,8 @@ class ServerMeasurement(Strict):
         refused: reason of a refusal as too busy → number of requests of the open loop.
     """
 
+    wire: Wire
+    wires: tuple[WireResult, ...]
     settings: ServerSettings
     program: MeasuredProgram | None
     ready_seconds: float
@@ -208,6 +247,11 @@ class ServerMeasurement(Strict):
     open_loop: OpenLoop | NotMeasured
     saturation: Saturation | NotMeasured
     slo: MeasuredLevel
+
+    @property
+    def over(self) -> WireResult:
+        """The result of the wire over which the server was loaded."""
+        return next(each for each in self.wires if each.wire == self.wire)
 
     @property
     def on_schedule(self) -> OpenLoop | None:
@@ -267,7 +311,7 @@ class ServerReport(Document):
     """
 
     NAME: ClassVar[str] = "server_report"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     FILE: ClassVar[str] = "server_report.json"
 
     measured_on: MeasuredOn

@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.layout import Layout, LinkedLayout
-from orchestrator.backends.wire import decode_json, encode_json
+from orchestrator.backends.wire import decode, encode_binary, encode_json
 from orchestrator.spec.signature import Signature
+from orchestrator.spec.types import HttpWire, Wire
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, RuntimeOptions
 
 if TYPE_CHECKING:
@@ -256,6 +257,9 @@ class ServingBackend(Backend):
 
     server: Server
 
+    wires: tuple[Wire, ...] = ("json",)
+    """How its server takes tensors; the first is the one that every client can use."""
+
     containers: bool = False
     """Whether it may start a container of the Docker Engine on this machine; its `launch` then says where the engine is."""
 
@@ -319,24 +323,24 @@ class ServingBackend(Backend):
         """The path of inference requests."""
         return f"/v2/models/{name}/infer"
 
-    def encode(self, inputs: Mapping[str, np.ndarray]) -> tuple[bytes, Mapping[str, str]]:
-        """A request's body and headers for one call."""
-        return encode_json(inputs)
+    def encode(self, inputs: Mapping[str, np.ndarray], wire: HttpWire) -> tuple[bytes, Mapping[str, str]]:
+        """A request's body and headers for one call, in one of its `wires`."""
+        return encode_binary(inputs) if wire == "binary" else encode_json(inputs)
 
     def decode(
         self,
         body: bytes,
-        headers: Mapping[str, str],  # noqa: ARG002
+        headers: Mapping[str, str],
         signature: Signature,  # noqa: ARG002
     ) -> dict[str, np.ndarray]:
-        """The outputs by name in the body of a 200 response.
+        """The outputs by name in a 200 response.
 
         Args:
             body: of the response.
-            headers: of the response.
+            headers: of the response, in lower case.
             signature: of the model; not every protocol has names and dtypes.
 
         Raises:
-            ValueError: the body is not a valid response.
+            ValueError: the response is not valid.
         """
-        return decode_json(body)
+        return decode(body, headers)

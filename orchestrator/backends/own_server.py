@@ -85,6 +85,7 @@ class OwnServer(ServingBackend):
         }
     )
     sources = (_CODE,)
+    wires = ("json", "binary", "grpc")
     grpc_tools = ("grpcio", "grpcio-health-checking", "grpcio-reflection", "protobuf")
     server = Server(
         dockerfile="mlo-server.Dockerfile.jinja",

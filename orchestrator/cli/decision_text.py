@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from orchestrator.artifacts.decision import CandidateFate, DecidedCandidate, Decision
     from orchestrator.artifacts.runtime_report import RuntimeMeasurement
-    from orchestrator.artifacts.server_report import OpenLoop, Saturation, ServerMeasurement
+    from orchestrator.artifacts.server_report import OpenLoop, Saturation, ServerMeasurement, WireResult
 
 __all__ = ["candidate_text", "decision_text"]
 
@@ -69,6 +69,7 @@ def candidate_text(candidate: DecidedCandidate) -> str:
 
 def _wire_lines(server: ServerMeasurement) -> Iterator[str]:
     loop, full, limit = server.on_schedule, server.saturated, server.generator
+    yield from _calls(server)
     if loop is None:
         yield f"on a schedule: {_not_measured(server.open_loop)}"
     else:
@@ -83,6 +84,37 @@ def _wire_lines(server: ServerMeasurement) -> Iterator[str]:
     own = _ms(full.generator_cpu_seconds_per_request)
     by_itself = "unknown" if limit is None else f"{rate_text(limit.requests_per_second)}/s"
     yield f"the load generator: {own} of CPU time per request; its own limit is {by_itself}"
+
+
+def _calls(server: ServerMeasurement) -> Iterator[str]:
+    """Single calls over each wire, and what of them is the model's time."""
+    header = ("wire", "request", "one call", "model", "around it", "rows/s")
+    cells = [
+        (
+            each.name + (" *" if each.wire == server.wire and len(server.wires) > 1 else ""),
+            _size(each.request_bytes),
+            _ms(each.call) or "refused",
+            _ms(each.model),
+            _ms(each.around),
+            _rate(each, server),
+        )
+        for each in server.wires
+    ]
+    yield console.table(header, cells, right=frozenset(range(1, len(header))))
+    if len(server.wires) > 1:
+        yield "* what follows was measured so; `serving.wire` selects another"
+    yield from (f"{each.name}: {each.refused}" for each in server.wires if each.refused)
+
+
+def _rate(wire: WireResult, server: ServerMeasurement) -> str:
+    full = server.saturated
+    if wire.wire == server.wire and full is not None:
+        return rate_text(full.at_least)
+    return "" if wire.rows_per_second is None else rate_text(wire.rows_per_second)
+
+
+def _size(count: int) -> str:
+    return f"{count:,} B" if count < 10_000 else f"{count / 1e6:.2g} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
 
 
 def _not_measured(found: OpenLoop | Saturation | NotMeasured) -> str:

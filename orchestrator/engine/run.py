@@ -123,7 +123,9 @@ class _Run:
         return self._outcomes
 
     def _expand(self) -> None:
-        """Replace the plan by its expansion."""
+        """Replace the plan by its expansion, unless nothing is started any more."""
+        if self._stop.level:
+            return
         grown = expand(self._plan, self._outcomes, self._trees)
         if grown is self._plan:
             return

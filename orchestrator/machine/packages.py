@@ -58,6 +58,7 @@ PACKAGES = {
     "grpcio": Package("grpc"),
     "grpcio-health-checking": Package("grpc"),
     "grpcio-reflection": Package("grpc"),
+    "h2": Package("grpc"),
     "protobuf": Package("grpc"),
     "onnx": Package("onnx"),
     "onnxscript": Package("onnx"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestrator.artifacts.server_report import GeneratorLimit
 from orchestrator.machine.cpus import CpuShare
 from orchestrator.measure.session import MeasuredProcess
+from orchestrator.spec.types import Wire
 
 __all__ = ["generator_limit", "may_limit"]
 
@@ -21,7 +22,7 @@ _CLEARLY_MORE = 1.5
 
 
 def generator_limit(
-    generator: MeasuredProcess, share: CpuShare, folder: Path, *, connections: int, answer_bytes: int
+    generator: MeasuredProcess, share: CpuShare, folder: Path, *, wire: Wire, connections: int, answer_bytes: int
 ) -> GeneratorLimit | None:
     """Measure the generator, which has the requests already; None if it got no answer.
 
@@ -29,6 +30,7 @@ def generator_limit(
         generator: idle.
         share: the CPUs of the server that it will load.
         folder: a new one, for the log of the server that answers at once.
+        wire: whose requests are sent.
         connections: that are kept busy.
         answer_bytes: the size of an answer of the server that it will load.
 
@@ -39,6 +41,7 @@ def generator_limit(
         port = server.ask({"do": "listen", "answer_bytes": answer_bytes}, _TIMEOUT)["port"]
         command = {
             "do": "saturate",
+            "wire": wire,
             "port": port,
             "timeout": _TIMEOUT,
             "connections": connections,

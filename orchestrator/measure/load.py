@@ -3,11 +3,12 @@
 It reads lines of JSON from one descriptor and writes one reply each to the other; the parent's side is
 `orchestrator.measure.session`.
 
-    {"do": "open", "requests": [PATH, ...], "limit": 256}
-        → {"requests": n}; whole HTTP requests, sent in turn, and the maximum of connections in an open loop
-    {"do": "schedule", "port": 8080, "timeout": 10.0, "rate": 200.0, "requests": 350, "seed": 1}
+    {"do": "open", "wire": "json", "requests": [PATH, ...], "limit": 256}
+        → {"requests": n}; what is sent in turn over a wire: whole HTTP requests, or for the wire `grpc` messages of `ModelInfer`;
+          and the maximum of connections in an open loop; once for each wire
+    {"do": "schedule", "wire": "json", "port": 8080, "timeout": 10.0, "rate": 200.0, "requests": 350, "seed": 1}
         → open loop: Poisson arrivals at the rate, independent of answers
-    {"do": "saturate", "port": 8080, "timeout": 10.0, "connections": 32, "seconds": 0.5, "answers": 64, "at_most": 20.0}
+    {"do": "saturate", "wire": "json", "port": 8080, "timeout": 10.0, "connections": 32, "seconds": 0.5, "answers": 64, "at_most": 20.0}
         → closed loop: each connection sends its next request when the previous one is answered; until at least so many
           seconds have passed and so many answers have come, but not longer than `at_most`
 
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orchestrator.measure.failure import MeasureError
-from orchestrator.measure.load_connections import Endpoint
+from orchestrator.measure.load_connections import Connect, Connection, Endpoint
 from orchestrator.measure.load_loops import arrivals, saturate, send_on_schedule
 from orchestrator.steps.context import Ending
 from orchestrator.steps.failures import unexpected
@@ -41,7 +42,7 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str]) -> int:
     """Answer commands until there are no more."""
-    opened = _Opened((), 0)
+    opened: dict[str, _Opened] = {}
     gc.disable()  # a collection in the middle of a segment would be measured
     with (
         os.fdopen(int(argv[0]), encoding="utf-8") as commands,
@@ -51,11 +52,11 @@ def main(argv: Sequence[str]) -> int:
             command = json.loads(line)
             try:
                 if command["do"] == "open":
-                    opened = _open(command)
-                    reply: dict[str, Any] = {"requests": len(opened.requests)}
+                    requests = opened[command["wire"]] = _open(command)
+                    reply: dict[str, Any] = {"requests": len(requests.requests)}
                 else:
-                    reply = _load(command, opened)
-            except (OSError, ValueError) as error:
+                    reply = _load(command, opened[command["wire"]])
+            except (OSError, KeyError, ValueError) as error:
                 reply = {"error": MeasureError(Ending.EXCEPTION, unexpected(error)).as_json()}
             replies.write(json.dumps(reply) + "\n")
             replies.flush()
@@ -76,9 +77,12 @@ def _open(command: Mapping[str, Any]) -> _Opened:
 
 
 def _load(command: Mapping[str, Any], opened: _Opened) -> dict[str, Any]:
-    if not opened.requests:
-        raise ValueError("nothing is open")
-    endpoint = Endpoint(command["port"], opened.requests, opened.limit, command["timeout"])
+    connect: Connect = Connection
+    if command["wire"] == "grpc":
+        from orchestrator.measure.grpc_connections import GrpcConnection  # noqa: PLC0415 - h2 is only needed for gRPC
+
+        connect = GrpcConnection
+    endpoint = Endpoint(command["port"], opened.requests, opened.limit, command["timeout"], connect)
     if command["do"] == "schedule":
         return send_on_schedule(endpoint, arrivals(command["rate"], command["requests"], command["seed"]))
     limits = {name: command[name] for name in ("seconds", "answers", "at_most")}

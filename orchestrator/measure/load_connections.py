@@ -10,13 +10,13 @@ import contextlib
 import os
 import select
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import httptools
 
-__all__ = ["CONNECTED", "GOOD", "Connection", "Ended", "Endpoint", "http_request"]
+__all__ = ["CONNECTED", "GOOD", "Connect", "Connection", "Ended", "Endpoint", "http_request"]
 
 _HOST = "127.0.0.1"
 _READ = 64 * 1024
@@ -35,12 +35,14 @@ class Endpoint:
         requests: whole HTTP requests, sent in turn.
         limit: maximum connections in an open loop; waiting for one counts as latency.
         timeout: seconds until a request counts as refused.
+        connect: opens a connection to the port.
     """
 
     port: int
     requests: tuple[bytes, ...]
     limit: int
     timeout: float
+    connect: Connect
 
 
 class Ended(NamedTuple):
@@ -66,6 +68,9 @@ def http_request(path: str, headers: Mapping[str, str], body: bytes) -> bytes:
     lines = [f"POST {path} HTTP/1.1", f"Host: {_HOST}", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+Connect = Callable[[int, select.epoll], "Connection"]
 
 
 class Connection:

@@ -116,7 +116,7 @@ class _Loop(ABC):
 
     def open(self) -> None:
         """Open one more connection."""
-        connection = Connection(self._endpoint.port, self._epoll)
+        connection = self._endpoint.connect(self._endpoint.port, self._epoll)
         self._connections[connection.file] = connection
 
     def close(self) -> None:

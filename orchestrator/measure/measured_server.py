@@ -84,11 +84,16 @@ class MeasuredServer:
         scratch.mkdir()
         backend.write_folder(settings, variant, serving)
         self.port = _free_port()
+        self.grpc_port = _free_port() if settings.grpc else 0
         launch = backend.launch(serving, port=self.port, scratch=scratch, threads=settings.threads)
+        argv = launch.argv
+        if settings.grpc:
+            assert launch.grpc_port is not None, "only a server that has gRPC is asked for it"
+            argv += (launch.grpc_port, str(self.grpc_port))
         self._begun = time.monotonic()
         self._process = start_logged(
             # SIGTERM, not SIGKILL: on SIGTERM a front end stops its workers.
-            confined(launch.argv, share, on_parent_end=signal.SIGTERM),
+            confined(argv, share, on_parent_end=signal.SIGTERM),
             self._log,
             env=_without_engine(package_environment()) | dict(launch.env),
             cwd=launch.cwd,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.candidate import candidate_identity
@@ -19,9 +20,11 @@ from orchestrator.artifacts.server_report import (
     ServerReport,
     ServerSettings,
     ServiceLevel,
+    WireResult,
 )
 from orchestrator.backends.backend import ServingBackend, ServingSettings
 from orchestrator.backends.table import backend
+from orchestrator.backends.wire import encode_message, grpc_prefixed
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import cpu_share, other_cpus
 from orchestrator.machine.cuda_devices import cuda_devices
@@ -36,10 +39,12 @@ from orchestrator.measure.server_rounds import (
     LoadSettings,
     generator_failed,
     load_in_rounds,
+    other_wires,
     probe,
     warm_up,
 )
 from orchestrator.measure.session import MeasuredProcess
+from orchestrator.spec.types import Wire
 from orchestrator.steps.context import StepContext
 from orchestrator.steps.parameters import CandidateParameters, ServerBenchmarkParameters
 from orchestrator.steps.roles import variant_role
@@ -78,6 +83,8 @@ def benchmark(context: StepContext) -> dict[str, Any]:
             if started:
                 load = running.load if rate is None else replace(running.load, rate=rate)
                 rate = load_in_rounds([server for server, _ in started.values()], load, context.progress)
+                for server, _ in started.values():
+                    other_wires(server)
             for name, (server, start) in started.items():
                 results[name] = server_result(server, start, running.load, rate, wanted)
                 loaded[name] = server
@@ -199,40 +206,83 @@ class _Benchmark:
                 folder=folder,
             )
             self._stack.enter_context(server)
-            requests = self._requests(served_by)
+            rows = list(self._rows())
             ready_seconds = server.wait_ready(_READY_TIMEOUT)
-            answer = server.first_request(*requests[0])
+            tried, first_request_seconds = self._tried(served_by, server, candidate, rows[0])
         except MeasureError as error:
             return ServerResult.failed(error, chosen)
         started = StartedServer(
             settings=chosen,
             program=None if program is None else MeasuredProgram(**program.as_json()),
             ready_seconds=ready_seconds,
-            first_request_seconds=answer.seconds,
+            first_request_seconds=first_request_seconds,
         )
         generator = MeasuredProcess("orchestrator.measure.load", self._generator, memory=None, folder=folder / "load")
         self._stack.enter_context(generator)
-        loaded = LoadedServer(name, server, generator)
-        files = []
-        for number, (body, headers) in enumerate(requests):
-            files.append(folder / f"request-{number}")
-            files[-1].write_bytes(http_request(server.path, headers, body))
+        loaded = LoadedServer(name, server, generator, tried, next(iter(tried)))
         try:
-            generator.ask(
-                {"do": "open", "requests": list(map(str, files)), "limit": _CONNECTIONS_AT_MOST}, _READY_TIMEOUT
-            )
+            for wire, found in tried.items():
+                if not found.refused:
+                    files = _request_files(folder / f"requests-{wire}", served_by, server.path, rows, wire)
+                    opened = {"wire": wire, "requests": files, "limit": _CONNECTIONS_AT_MOST}
+                    generator.ask({"do": "open", **opened}, _READY_TIMEOUT)
             probe(loaded, self.load, servers)
-            if loaded.fate == "measured":
+            if loaded.fate == "measured" and (size := loaded.wires[loaded.wire].answer_bytes) is not None:
                 loaded.generator = generator_limit(
                     generator,
                     self.share,
                     folder / "canned",
+                    wire=loaded.wire,
                     connections=loaded.connections,
-                    answer_bytes=answer.size,
+                    answer_bytes=size,
                 )
         except MeasureError as error:
             return ServerResult.failed(generator_failed(error), chosen)
         return loaded, started
+
+    def _tried(
+        self, served_by: ServingBackend, server: MeasuredServer, candidate: CandidateParameters, row: Mapping[str, Any]
+    ) -> tuple[dict[Wire, WireResult], float]:
+        """Each wire that may be used, after one request over it; and the seconds of the first of these requests.
+
+        Raises:
+            MeasureError: the server answers over none.
+        """
+        measured = self.runtime[candidate.candidate].measured
+        model = None if measured is None else measured.batches[0].p50 if measured.batches[0].rows == 1 else None
+        results: dict[Wire, WireResult] = {}
+        first: float | None = None
+        failure: MeasureError | None = None
+        for wire in served_by.wires:
+            if wire not in self.parameters.wires:
+                continue
+            size, answer_bytes, refused = 0, None, ""
+            if wire == "grpc":
+                size = len(encode_message(_NAME, row))  # its first call is made under load
+            else:
+                body, headers = served_by.encode(row, wire)
+                size = len(body)
+                try:
+                    answer = server.first_request(body, headers)
+                except MeasureError as error:
+                    server.check()
+                    failure, refused = failure or error, error.diagnostic.sentence
+                else:
+                    first = answer.seconds if first is None else first
+                    answer_bytes = answer.size
+            results[wire] = WireResult(
+                wire=wire,
+                request_bytes=size,
+                answer_bytes=answer_bytes,
+                call=None,
+                model=model,
+                connections=None,
+                rows_per_second=None,
+                refused=refused,
+            )
+        if failure is not None and all(each.refused for each in results.values()):
+            raise failure
+        return results, 0.0 if first is None else first
 
     def _settings(self, candidate: CandidateParameters) -> ServingSettings:
         parameters = self.parameters
@@ -241,6 +291,8 @@ class _Benchmark:
             measured = self.runtime[candidate.candidate].measured
             assert measured is not None, "the runtime of a finalist was measured"
             batching = Batching(auto_batch_size(measured, parameters.slo.p99_latency), 0.0)
+        served_by = backend(candidate.backend)
+        offers = served_by.wires if isinstance(served_by, ServingBackend) else ()
         return ServingSettings(
             name=_NAME,
             backend=candidate.backend,
@@ -262,20 +314,35 @@ class _Benchmark:
             devices=parameters.devices,
             cuda_graphs=parameters.cuda_graphs,
             batch_sizes=parameters.batch_sizes,
+            grpc="grpc" in parameters.wires and "grpc" in offers,
             options=candidate.options,
         )
 
-    def _requests(self, served_by: ServingBackend) -> list[tuple[bytes, Mapping[str, str]]]:
-        """The body and the headers of requests with one sample each."""
+    def _rows(self) -> Iterator[Mapping[str, Any]]:
+        """The inputs of requests with one sample each."""
         import numpy as np  # noqa: PLC0415 - as in runtime_report
 
         with np.load(self._context.inputs["import"] / SAMPLES_FILE, allow_pickle=False) as samples:
             inputs = {tensor.name: samples[tensor.name] for tensor in self.signature.inputs}
-        requests = []
         for number in range(min(_BODIES, len(next(iter(inputs.values()))))):
             if self.signature.batch is None:
-                row = {name: array[number] for name, array in inputs.items()}
+                yield {name: array[number] for name, array in inputs.items()}
             else:
-                row = {name: array[number : number + 1] for name, array in inputs.items()}
-            requests.append(served_by.encode(row))
-        return requests
+                yield {name: array[number : number + 1] for name, array in inputs.items()}
+
+
+def _request_files(
+    folder: Path, served_by: ServingBackend, path: str, rows: Sequence[Mapping[str, Any]], wire: Wire
+) -> list[str]:
+    """Files with what the load generator sends over a wire, formed beforehand."""
+    folder.mkdir(parents=True)
+    files = []
+    for number, row in enumerate(rows):
+        file = folder / str(number)
+        if wire == "grpc":
+            file.write_bytes(grpc_prefixed(encode_message(_NAME, row)))
+        else:
+            body, headers = served_by.encode(row, wire)
+            file.write_bytes(http_request(path, headers, body))
+        files.append(str(file))
+    return files

@@ -93,6 +93,8 @@ def server_result(
     late = load.p99_limit is not None and generator_late(loaded, load.p99_limit)
     saturation = _saturation(loaded)
     measured = ServerMeasurement(
+        wire=loaded.wire,
+        wires=tuple(loaded.wires.values()),
         settings=started.settings,
         program=started.program,
         ready_seconds=started.ready_seconds,

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Any
 
-from orchestrator.artifacts.server_report import GeneratorLimit, ServerFate
+from orchestrator.artifacts.server_report import GeneratorLimit, ServerFate, WireResult
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.measure.failure import MeasureError
 from orchestrator.measure.measured_server import MeasuredServer
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.statistics import QuantileTest, percentile, quantile_test, settled
+from orchestrator.spec.types import Wire
 from orchestrator.steps.context import Ending
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "generator_late",
     "load_in_rounds",
     "no_answer",
+    "other_wires",
     "p99_test",
     "probe",
     "warm_up",
@@ -42,6 +44,16 @@ _WARM_SHARE = 0.1
 """The part of a server's time for which it may warm up."""
 
 _PROBE_SECONDS, _PROBE_ANSWERS = 0.05, 2
+_PROBE_TURNS = 3
+"""How often single calls over each wire are timed, if there are several."""
+
+_LONG_CALL = 0.5
+"""Seconds; calls that take longer are timed in one turn."""
+
+_HARDLY = 1.1
+_OTHER_SECONDS = 0.3
+"""Of saturation over a wire that the server is not loaded over."""
+
 _CYCLE_SHARE = 1 / 60
 """The part of a server's time in which all connections of a closed loop together should get one answer each, one after the
 other: a slow model is loaded with fewer connections. Two are always kept busy, so that the server never waits for one."""
@@ -120,7 +132,9 @@ class LoadedServer:
     Attributes:
         candidate: whose server it is.
         server: the server.
-        load: its load generator.
+        load: its load generator, which has the requests of each wire.
+        wires: what is known of each wire that may be used.
+        wire: the one over which the server is loaded.
         generator: what the generator reaches by itself.
         call: the median of single calls, seconds.
         connections: of the closed loop.
@@ -132,6 +146,8 @@ class LoadedServer:
     candidate: str
     server: MeasuredServer
     load: MeasuredProcess
+    wires: dict[Wire, WireResult]
+    wire: Wire
     generator: GeneratorLimit | None = None
     call: float = 0.0
     connections: int = 1
@@ -180,7 +196,7 @@ class LoadedServer:
 
 
 def probe(loaded: LoadedServer, settings: LoadSettings, servers: int) -> None:
-    """Time single calls, and decide by them how the server is loaded: the time-out and the connections of the closed loop.
+    """Time single calls, and decide by them how the server is loaded: the wire, the time-out, the connections of the closed loop.
 
     Args:
         loaded: just started.
@@ -188,17 +204,56 @@ def probe(loaded: LoadedServer, settings: LoadSettings, servers: int) -> None:
         servers: how many share the time that is left.
     """
     time_for_one = settings.left() / servers
-    segment = _saturate(loaded, 1, _PROBE_SECONDS, _PROBE_ANSWERS, at_most=_ANSWERS)
-    if segment is None or _failed(loaded, segment):
+    found = _call_times(loaded)
+    if loaded.failure is not None:
         return
-    if not segment.latencies:
-        loaded.failure = no_answer(segment)
-        return
-    loaded.call = median(segment.latencies)
+    loaded.wires = {wire: each.model_copy(update={"call": found.get(wire)}) for wire, each in loaded.wires.items()}
+    loaded.wire = _fastest(found)
+    loaded.call = found[loaded.wire]
     loaded.timeout = max(_TIMEOUT, _TIMEOUT_CALLS * loaded.call)
     at_once = int(time_for_one * _CYCLE_SHARE / loaded.call) if loaded.call else settings.connections
     loaded.connections = min(settings.connections, max(2, at_once))
     loaded.capacity = 1 / loaded.call  # until more is known: it answers one request after the other
+
+
+def _call_times(loaded: LoadedServer) -> dict[Wire, float]:
+    """The median time of single calls over each wire, in turns; `loaded` fails if no wire has one."""
+    times: dict[Wire, list[float]] = {}
+    usable = [wire for wire, each in loaded.wires.items() if not each.refused]
+    for _ in range(_PROBE_TURNS if len(usable) > 1 else 1):
+        for wire in usable:
+            loaded.wire = wire
+            segment = _saturate(loaded, 1, _PROBE_SECONDS, _PROBE_ANSWERS, at_most=_ANSWERS)
+            if segment is None or _failed(loaded, segment):
+                return {}
+            if not segment.latencies:
+                loaded.failure = no_answer(segment)
+                return {}
+            times.setdefault(wire, []).extend(segment.latencies)
+        if max(median(each) for each in times.values()) > _LONG_CALL:
+            break
+    return {wire: median(each) for wire, each in times.items()}
+
+
+def _fastest(calls: Mapping[Wire, float]) -> Wire:
+    """The wire with the shortest call; an earlier one, which more clients have, if it takes hardly longer."""
+    least = min(calls.values())
+    return next(wire for wire, call in calls.items() if call <= least * _HARDLY)
+
+
+def other_wires(loaded: LoadedServer) -> None:
+    """Saturate the server for a moment over each wire that it is not loaded over, so that the report can compare them."""
+    chosen = loaded.wire
+    for wire, each in loaded.wires.items():
+        if wire == chosen or each.call is None or loaded.fate != "measured":
+            continue
+        loaded.wire = wire
+        at_most = max(_OTHER_SECONDS, _CYCLES * loaded.connections * each.call)
+        segment = _saturate(loaded, loaded.connections, _OTHER_SECONDS, loaded.connections, at_most=at_most)
+        if segment is not None and not _failed(loaded, segment) and segment.answered:
+            rate = segment.answered / segment.seconds
+            loaded.wires[wire] = each.model_copy(update={"connections": loaded.connections, "rows_per_second": rate})
+    loaded.wire = chosen
 
 
 def warm_up(loaded: LoadedServer, settings: LoadSettings, servers: int) -> None:
@@ -341,7 +396,8 @@ def _load(loaded: LoadedServer, command: dict[str, Any], seconds: float) -> Segm
     """One segment; None if the server or the generator failed, and then `loaded` has the failure."""
     before = loaded.server.cpu_seconds()
     try:
-        command = {**command, "port": loaded.server.port, "timeout": loaded.timeout}
+        port = loaded.server.grpc_port if loaded.wire == "grpc" else loaded.server.port
+        command = {**command, "wire": loaded.wire, "port": port, "timeout": loaded.timeout}
         reply = loaded.load.ask(command, seconds + loaded.timeout + _ANSWERS)
     except MeasureError as error:
         loaded.failure = generator_failed(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from orchestrator.backends.table import BACKENDS, backend, backends_of
+from orchestrator.backends.table import BACKENDS, backend, backends_of, serving_backend
 from orchestrator.optimize.cuda import refused_on_cuda
 from orchestrator.optimize.formats import FORMATS, Unsupported
 from orchestrator.optimize.variants import Candidate, Pass, RefusedCandidate, Variant
@@ -72,6 +72,8 @@ def refusal(
     if spec.serving.grpc and BACKENDS[name].served and not chosen.grpc_tools:
         others = " and ".join(other for other in BACKENDS if backend(other).grpc_tools)
         return f"`serving.grpc` is true, but {name} is served over HTTP alone; {others} also offer gRPC"
+    if BACKENDS[name].served and not set(serving_backend(name).wires) & set(spec.serving.wires):
+        return f"`serving.wire` is {spec.serving.wire}, but {name} takes {' or '.join(serving_backend(name).wires)}"
     return refused_on_cuda(spec, signature, variant.format, variant.precision, name)
 
 

@@ -13,7 +13,7 @@ from orchestrator.measure.finalists import against_baseline
 from orchestrator.measure.statistics import FEWEST_ROUNDS
 from orchestrator.select.fates import ConsideredCandidate
 from orchestrator.select.ranking import Choice
-from orchestrator.select.service_level import service_level
+from orchestrator.select.service_level import call_text, service_level
 from orchestrator.steps.parameters import SelectParameters
 
 __all__ = ["decision_notes"]
@@ -46,6 +46,7 @@ def decision_notes(
         *_choice_notes(choice, met=met),
         *_benchmark_notes(parameters, runtime, server),
         *_original_model_notes(parameters, candidates, choice.winner),
+        *_wire_notes(choice.winner),
         *_program_notes(candidates),
         *_variant_notes(variants, candidates),
         *_noise_notes(runtime, candidates, parameters.objective),
@@ -90,6 +91,15 @@ def _original_model_notes(
     comparison = against_baseline(winner.runtime, parameters.objective)
     cost = "" if comparison is None else f"; it takes {times_text(comparison.ratio)} times as long as the original"
     yield f"{winner.name} is the original model, converted because no server takes {source}{cost}"
+
+
+def _wire_notes(winner: ConsideredCandidate) -> Iterator[str]:
+    """How clients have to send tensors for what was measured of the winner, if there is a choice."""
+    server = winner.over_the_wire
+    if server is None or len(server.wires) == 1:
+        return
+    others = "; ".join(call_text(each) for each in server.wires if each.wire != server.wire)
+    yield f"measured with {server.over.name}, its fastest wire: {call_text(server.over)}; {others}"
 
 
 def _program_notes(candidates: Sequence[ConsideredCandidate]) -> Iterator[str]:

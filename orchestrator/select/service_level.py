@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from orchestrator.artifacts.decision import Distance, LevelStatus
 from orchestrator.artifacts.measurement import NotMeasured, rate_text
-from orchestrator.artifacts.server_report import P99Level, ServerMeasurement, ThroughputLevel
+from orchestrator.artifacts.server_report import P99Level, ServerMeasurement, ThroughputLevel, WireResult
 
-__all__ = ["distance", "distance_text", "milliseconds", "service_level"]
+__all__ = ["call_text", "distance", "distance_text", "milliseconds", "service_level", "wire_is_the_cause"]
 
 _LATE = "the load generator sent its requests late"
 _LIMITED = "the load generator could not send clearly more"
@@ -68,8 +68,28 @@ def _p99_text(server: ServerMeasurement, level: P99Level) -> str:
     if level.status == "inconclusive":
         return f"{text}, not proven: at least {level.samples_wanted} more samples are needed"
     if level.status == "missed" and reached <= limit:
-        return f"{text}, but {level.over} of {level.samples} requests exceeded it"
+        text += f", but {level.over} of {level.samples} requests exceeded it"
+    if level.status == "missed" and wire_is_the_cause(server):
+        text += (
+            f"; {call_text(server.over)}: the rest is transfer and coding of {server.over.request_bytes / 1e6:.2g} MB"
+        )
     return text
+
+
+def wire_is_the_cause(server: ServerMeasurement) -> bool:
+    """Whether a call takes long because of the wire: the model takes less than half of it, and would meet the limit of the p99."""
+    over, level = server.over, server.slo.p99
+    if over.around is None or over.model is None or level is None:
+        return False
+    return over.around > over.model and over.model < level.limit
+
+
+def call_text(over: WireResult) -> str:
+    """Such as `a call takes 0.62 ms with raw tensors, of which the model takes 0.4 ms`."""
+    if over.call is None:
+        return f"with {over.name}, it refuses this model's requests ({over.refused})"
+    model = "" if over.model is None else f", of which the model takes {milliseconds(min(over.model, over.call))}"
+    return f"a call takes {milliseconds(over.call)} with {over.name}{model}"
 
 
 def milliseconds(seconds: float) -> str:

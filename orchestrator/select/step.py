@@ -16,13 +16,13 @@ from orchestrator.artifacts.server_report import ServerReport, ServiceLevel
 from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.artifacts.verdict import Verdict
 from orchestrator.artifacts.winner import Winner
-from orchestrator.backends.table import BACKENDS, backend
+from orchestrator.backends.table import BACKENDS, backend, serving_backend
 from orchestrator.backends.versions import installed_closure
 from orchestrator.select.chart import chart
 from orchestrator.select.fates import ConsideredCandidate, candidate_before_selection
 from orchestrator.select.notes import decision_notes
 from orchestrator.select.ranking import Choice, choose, choose_by_runtime, compared
-from orchestrator.select.service_level import distance, distance_text, service_level
+from orchestrator.select.service_level import distance, distance_text, service_level, wire_is_the_cause
 from orchestrator.steps.context import StepContext, StepError
 from orchestrator.steps.parameters import SelectParameters
 from orchestrator.steps.roles import variant_of, variant_role, verdict_role
@@ -236,6 +236,14 @@ def _no_candidate_left(candidates: Sequence[ConsideredCandidate]) -> StepError:
     )
 
 
+def _other_wire(slowed: Sequence[ConsideredCandidate]) -> str:
+    """What helps candidates whose calls take long because of the wire."""
+    used = {c.over_the_wire.wire for c in slowed if c.over_the_wire is not None}
+    if used == {"json"} and any("binary" in serving_backend(c.backend).wires for c in slowed):
+        return "if clients can send raw tensors, set `serving.wire: binary`"
+    return "send less in a request, such as uint8 instead of float32"
+
+
 def _service_level_not_met(
     left: Sequence[ConsideredCandidate], candidates: Sequence[ConsideredCandidate], levels: Mapping[str, _Level]
 ) -> StepError:
@@ -254,6 +262,9 @@ def _service_level_not_met(
     remedy = (
         f"{again}; otherwise relax `slo:`, add `hardware:`, or accept the best candidate with `slo: {{enforce: false}}`"
     )
+    slowed = [c for c in left if c.over_the_wire is not None and wire_is_the_cause(c.over_the_wire)]
+    if slowed:
+        remedy = f"{_other_wire(slowed)}; {remedy}"
     if "inconclusive" in levels.values():
         remedy = f"raise `optimize.time_budget`, or {remedy}"
     return StepError(

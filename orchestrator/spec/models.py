@@ -28,6 +28,7 @@ from orchestrator.spec.types import (
     Scalar,
     Size,
     TensorName,
+    Wire,
 )
 from orchestrator.targets.table import TARGETS
 
@@ -331,11 +332,29 @@ class Serving(Strict):
         default=False,
         description="Whether ONNX Runtime replays its GPU calls as CUDA graphs; requires that only the batch size varies.",
     )
+    wire: Literal["auto", "json", "binary", "grpc"] = Field(
+        default="auto",
+        description="How clients send tensors, which decides what is measured: as JSON or as raw bytes over HTTP, or over gRPC; "
+        "`auto` measures what each server has and compares servers by their fastest.",
+    )
     grpc: bool = Field(
         default=False,
-        description="Whether the server also offers the Open Inference Protocol over gRPC, at the port after the one for HTTP.",
+        description="Whether the server also offers the Open Inference Protocol over gRPC, at the port after the one for HTTP; "
+        "it does if `wire` is `grpc`.",
     )
     replicas: Replicas = _section()
+
+    @property
+    def offers_grpc(self) -> bool:
+        """Whether its server answers gRPC."""
+        return self.grpc or self.wire == "grpc"
+
+    @property
+    def wires(self) -> tuple[Wire, ...]:
+        """What clients may use; one of them, unless that is left to measurements."""
+        if self.wire == "auto":
+            return ("json", "binary", "grpc") if self.grpc else ("json", "binary")
+        return (self.wire,)
 
 
 class Image(Strict):

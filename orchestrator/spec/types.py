@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, StringConstraints, WithJsonSchema
@@ -20,6 +20,7 @@ __all__ = [
     "Duration",
     "EnvironmentName",
     "FactoryRef",
+    "HttpWire",
     "ImageRef",
     "KeyPath",
     "LabelKey",
@@ -37,7 +38,12 @@ __all__ = [
     "Size",
     "TensorName",
     "VariableName",
+    "Wire",
 ]
+
+HttpWire = Literal["json", "binary"]
+Wire = Literal["json", "binary", "grpc"]
+"""How tensors travel: as JSON or as raw bytes over HTTP, or in messages over gRPC."""
 
 _NUMBER = r"[0-9]{1,15}(\.[0-9]{1,15})?"
 _DURATION = re.compile(rf"^({_NUMBER})(us|ms|s|m|h)$")

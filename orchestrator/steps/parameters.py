@@ -11,7 +11,7 @@ from orchestrator.spec.gates import Precision
 from orchestrator.spec.models import Objective
 from orchestrator.spec.signature import Signature
 from orchestrator.spec.source_models import SourceKind, Task
-from orchestrator.spec.types import ImageRef, LabelKey, LabelValue, Name, RegistryPrefix
+from orchestrator.spec.types import ImageRef, LabelKey, LabelValue, Name, RegistryPrefix, Wire
 from orchestrator.steps.pass_options import AnyPassOptions
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, Batching, RuntimeOptions
 
@@ -266,6 +266,7 @@ class ServerBenchmarkParameters(Parameters):
         servers: backend → what planning found out about its server; one that is False is not started.
         devices: CUDA devices of one server.
         cuda_graphs: whether calls on them are captured as CUDA graphs.
+        wires: over which a server may be asked; each is asked over those of them that it has.
     """
 
     candidates: tuple[CandidateParameters, ...]
@@ -273,6 +274,7 @@ class ServerBenchmarkParameters(Parameters):
     cpus: float
     memory: int
     slo: ServiceLevel
+    wires: tuple[Wire, ...]
     batching: Batching | Literal["auto"]
     batch_sizes: tuple[int, ...]
     objective: Objective

@@ -70,7 +70,7 @@ def _largest(signature: Signature, inputs: Mapping[str, Array]) -> int | None:
 def _call(
     endpoint: str, backend: ServingBackend, name: str, inputs: Mapping[str, Array], signature: Signature, timeout: float
 ) -> dict[str, Array]:
-    body, headers = backend.encode(inputs)
+    body, headers = backend.encode(inputs, "binary" if "binary" in backend.wires else "json")
     where = urlsplit(endpoint)
     connection = HTTPConnection(where.hostname or "", where.port, timeout=timeout)
     try:

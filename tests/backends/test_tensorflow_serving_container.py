@@ -75,7 +75,7 @@ def measured(
 
 
 def _request(value: float) -> tuple[bytes, dict[str, str]]:
-    body, headers = TENSORFLOW_SERVING.encode({"x": np.full((1, 3), value, np.float32)})
+    body, headers = TENSORFLOW_SERVING.encode({"x": np.full((1, 3), value, np.float32)}, "json")
     return body, dict(headers)
 
 

@@ -105,7 +105,7 @@ class Server:
 
     def times(self, where: str = "labels/stable") -> float | None:
         """What the version there multiplies by; None where nothing answers."""
-        body, _ = TENSORFLOW_SERVING.encode({"x": np.ones((1, 3), np.float32)})
+        body, _ = TENSORFLOW_SERVING.encode({"x": np.ones((1, 3), np.float32)}, "json")
         status, answer = self.ask("POST", f"/v1/models/{_NAME}/{where}:predict", body)
         return json.loads(answer)["outputs"][0][0] if status == 200 else None
 
@@ -202,7 +202,7 @@ def test_every_kind_of_number_and_text_comes_back_as_the_model_returns_it(
     server.wait_ready()
     x = np.array([[1.0, 0.0, -0.0], [3.0, np.nan, np.inf]], np.float32)
     inputs = {"x": x, "k": np.array([7, 2**62]), "text": np.array(["grüße", 'q"\\\n'])}
-    body, _ = TENSORFLOW_SERVING.encode(inputs)
+    body, _ = TENSORFLOW_SERVING.encode(inputs, "json")
     status, answer = server.ask("POST", TENSORFLOW_SERVING.infer_path(_NAME), body)
     assert status == 200, answer
     outputs = TENSORFLOW_SERVING.decode(answer, {}, _WIDE)

@@ -28,7 +28,8 @@ def test_each_tensor_is_sent_whole_by_its_name() -> None:
             "flag": np.array([True, False]),
             "text": np.array(["grüße", 'quote"']),
             "lone": np.array("x"),
-        }
+        },
+        "json",
     )
     assert headers == {"Content-Type": "application/json"}
     assert b"[[1.5, NaN], [Infinity, -Infinity]]" in body
@@ -48,13 +49,13 @@ def test_each_tensor_is_sent_whole_by_its_name() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "uint16", "complex64"])
 def test_values_that_cannot_be_sent_are_refused(dtype: str) -> None:
     with pytest.raises(ValueError, match=f"input x: .* does not support {dtype}"):
-        TENSORFLOW_SERVING.encode({"x": np.zeros(2, dtype)})
+        TENSORFLOW_SERVING.encode({"x": np.zeros(2, dtype)}, "json")
 
 
 def test_floats_arrive_as_they_were() -> None:
     x = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
     x[0, :2] = [np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal]
-    body, _ = TENSORFLOW_SERVING.encode({"x": x})
+    body, _ = TENSORFLOW_SERVING.encode({"x": x}, "json")
     np.testing.assert_array_equal(np.array(json.loads(body)["inputs"]["x"], np.float32), x)
 
 

@@ -121,7 +121,7 @@ def _settings() -> ServingSettings:
 
 
 def _infer(server: Server, value: float) -> tuple[int, np.ndarray]:
-    body, _ = TORCHSERVE.encode({"x": np.full((1, 3), value, np.float32)})
+    body, _ = TORCHSERVE.encode({"x": np.full((1, 3), value, np.float32)}, "json")
     status, answer = server.ask("POST", TORCHSERVE.infer_path(_NAME), body)
     return status, TORCHSERVE.decode(answer, {}, _settings().signature)["y"]
 

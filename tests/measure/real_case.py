@@ -44,6 +44,7 @@ SERVER = ServerBenchmarkParameters(
     cpus=2.0,
     memory=2**31,
     slo=ServiceLevel(p99_latency=0.25, throughput=200.0),
+    wires=("json", "binary"),
     batching="auto",
     batch_sizes=(1, 8),
     objective="latency",

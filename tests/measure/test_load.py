@@ -52,8 +52,8 @@ def load_on(tmp_path: Path) -> Iterator[Start]:
             )
             request = tmp_path / "request"
             request.write_bytes(http_request("/infer", {"Content-Type": "application/json"}, body))
-            process.ask({"do": "open", "requests": [str(request)], "limit": limit}, 60)
-            return lambda asked: process.ask({"port": int(port), "timeout": timeout, **asked}, 60)
+            process.ask({"do": "open", "wire": "json", "requests": [str(request)], "limit": limit}, 60)
+            return lambda asked: process.ask({"wire": "json", "port": int(port), "timeout": timeout, **asked}, 60)
 
         yield start
 
@@ -157,7 +157,7 @@ def test_no_answer_in_time_is_a_busy_server(load_on: Start) -> None:
 def test_a_server_that_is_gone_is_an_error_for_each_request(load_on: Start) -> None:
     ask = load_on()
     with pytest.raises(MeasureError, match="no request to send"):
-        ask({"do": "open", "requests": [], "limit": 8})
+        ask({"do": "open", "wire": "json", "requests": [], "limit": 8})
     reply = ask({"do": "schedule", "port": 9, "rate": 500.0, "requests": 5, "seed": 3})
     assert reply["errors"] == {"no connection: Connection refused": 5}
     assert reply["answered"] == 0
@@ -170,8 +170,10 @@ def test_the_generators_own_limit_is_measured_with_a_server_that_answers_at_once
     request = tmp_path / "request"
     request.write_bytes(http_request("/infer", {}, b"{}" * 50_000))
     with MeasuredProcess("orchestrator.measure.load", cpu_share(2), memory=None, folder=tmp_path / "load") as process:
-        process.ask({"do": "open", "requests": [str(request)], "limit": 8}, 60)
-        found = generator_limit(process, cpu_share(2), tmp_path / "canned", connections=4, answer_bytes=1000)
+        process.ask({"do": "open", "wire": "json", "requests": [str(request)], "limit": 8}, 60)
+        found = generator_limit(
+            process, cpu_share(2), tmp_path / "canned", wire="json", connections=4, answer_bytes=1000
+        )
     assert found is not None
     assert found.requests_per_second > 100
     assert 0 < found.cpu_seconds_per_request < 0.01

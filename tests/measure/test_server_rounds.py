@@ -15,13 +15,22 @@ from orchestrator.artifacts.server_report import (
     ServerMeasurement,
     ServerSettings,
     ThroughputLevel,
+    WireResult,
 )
 from orchestrator.measure.load_loops import arrivals, steady
 from orchestrator.measure.measured_server import MeasuredServer
 from orchestrator.measure.server_report import ServerResult, StartedServer, server_result
-from orchestrator.measure.server_rounds import LoadedServer, LoadSettings, load_in_rounds, probe, warm_up
+from orchestrator.measure.server_rounds import (
+    LoadedServer,
+    LoadSettings,
+    load_in_rounds,
+    other_wires,
+    probe,
+    warm_up,
+)
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.select.service_level import distance_text, service_level
+from orchestrator.spec.types import Wire
 
 LIMIT = 0.02
 STARTED = StartedServer(ServerSettings(max_batch_size=8, max_delay=0.0), None, 1.0, 0.01)
@@ -32,6 +41,7 @@ class QuietServer:
 
     peak = 2**20
     port = 1
+    grpc_port = 2
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -67,6 +77,7 @@ class Generator:
         self._clock = clock
         self._call = batch / capacity
         self._latency, self._batch, self._more = latency, batch, more
+        self._slower: dict[str, float] = more.get("slower", {})
         self.asked: list[dict[str, Any]] = []
 
     def ask(self, command: dict[str, Any], timeout: float) -> dict[str, Any]:
@@ -100,10 +111,11 @@ class Generator:
         self._clock.now += now + self._latency
         answered, seconds = steady(ended)
         cycle = command["connections"] / self._batch * self._call
+        latency = self._latency + self._slower.get(command["wire"], 0.0)
         finished = len(ended) + command["connections"]  # those in flight at the end are awaited
         if cycle > command["timeout"]:
             return self._reply([], finished, finished, seconds, 0)
-        return self._reply([cycle + self._latency] * finished, 0, finished, seconds, answered)
+        return self._reply([cycle + latency] * finished, 0, finished, seconds, answered)
 
     def _reply(self, sent: list[float], refused: int, number: int, seconds: float, answered: int) -> dict[str, Any]:
         delay = self._more.get("delay", 0.0)
@@ -122,6 +134,23 @@ class Generator:
 CEILING = GeneratorLimit(connections=32, requests_per_second=30_000.0, cpu_seconds_per_request=0.00001)
 
 
+def wires(*names: Wire) -> dict[Wire, WireResult]:
+    """Of a model that takes 2 ms; JSON alone by default."""
+    return {
+        name: WireResult(
+            wire=name,
+            request_bytes=1000,
+            answer_bytes=100,
+            call=None,
+            model=0.002,
+            connections=None,
+            rows_per_second=None,
+            refused="",
+        )
+        for name in names or ("json",)
+    }
+
+
 class Bench:
     """Servers that are measured in simulated time."""
 
@@ -133,11 +162,16 @@ class Bench:
         return LoadSettings(rate, p99_limit, deadline=self.clock.now + self.budget, clock=self.clock)
 
     def server(
-        self, name: str = "onnx-fp32", *, capacity: float = 1000.0, latency: float = 0.003, **more: Any
+        self,
+        name: str = "onnx-fp32",
+        *over: Wire,
+        capacity: float = 1000.0,
+        latency: float = 0.003,
+        **more: Any,
     ) -> LoadedServer:
         generator = Generator(self.clock, capacity=capacity, latency=latency, **more)
         quiet = cast("MeasuredServer", QuietServer(self.clock))
-        return LoadedServer(name, quiet, cast("MeasuredProcess", generator), generator=CEILING)
+        return LoadedServer(name, quiet, cast("MeasuredProcess", generator), wires(*over), "json", generator=CEILING)
 
     def measure(
         self, *servers: LoadedServer, wanted: float | None = None, **settings: float | None
@@ -311,3 +345,42 @@ def test_a_throughput_near_the_generators_own_limit_is_not_claimed(bench: Bench)
     assert saturated(first).rows_text == "at least 24,000 rows/s"
     assert saturated(second).rows_per_second == pytest.approx(15_000.0, rel=0.01)
     assert throughput(first).met, "it was reached, whatever the limit"
+
+
+@pytest.mark.parametrize(
+    ("slower", "chosen"),
+    [
+        ({"json": 0.2}, "binary"),
+        ({"binary": 0.2}, "json"),
+        ({"json": 0.0002}, "json"),  # hardly slower, and every client has it
+        ({"json": 0.2, "binary": 0.1}, "grpc"),
+    ],
+)
+def test_a_server_is_loaded_over_its_fastest_wire_and_the_others_are_reported(
+    slower: dict[str, float], chosen: Wire
+) -> None:
+    bench = Bench()
+    server = bench.server("onnx-fp32", "json", "binary", "grpc", slower=slower)
+    (result,) = bench.measure(server)
+    other_wires(server)
+    assert result.measured is not None
+    assert result.measured.wire == chosen
+    found = {each.wire: each for each in result.measured.wires}
+    assert {wire: each.call for wire, each in found.items()} == {
+        wire: pytest.approx(0.004 + slower.get(wire, 0.0)) for wire in ("json", "binary", "grpc")
+    }
+    assert found[chosen].around == pytest.approx(0.002 + slower.get(chosen, 0.0))
+    scheduled = asked(server)
+    assert {command["wire"] for command in scheduled} == {chosen}
+    assert {command["port"] for command in scheduled} == {2 if chosen == "grpc" else 1}
+    assert {wire for wire, each in server.wires.items() if each.rows_per_second} == set(found) - {chosen}
+
+
+def test_a_wire_over_which_the_model_cannot_be_asked_is_not_used() -> None:
+    bench = Bench()
+    server = bench.server("onnx-fp32", "json", "binary", slower={"binary": 0.5})
+    server.wires["json"] = server.wires["json"].model_copy(update={"refused": "status 400"})
+    (result,) = bench.measure(server)
+    assert result.measured is not None
+    assert result.measured.wire == "binary"
+    assert result.measured.wires[0].call is None

@@ -38,11 +38,13 @@ from orchestrator.artifacts.server_report import (
     ServerWarmUp,
     ServiceLevel,
     ThroughputLevel,
+    WireResult,
 )
 from orchestrator.artifacts.verdict import Verdict
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.measure.statistics import quantile_test
 from orchestrator.spec.gates import PRECISIONS
+from orchestrator.spec.types import Wire
 from orchestrator.steps.context import StepContext
 from orchestrator.steps.parameters import CandidateParameters, RefusedParameters, SelectParameters
 from orchestrator.steps.parameters import ServiceLevel as AskedLevel
@@ -158,6 +160,20 @@ def not_timed(
     )
 
 
+def wire_result(wire: Wire = "json", *, call: float = 0.005, model: float | None = 0.004) -> WireResult:
+    """Of single calls over a wire."""
+    return WireResult(
+        wire=wire,
+        request_bytes=3_100_000,
+        answer_bytes=1000,
+        call=call,
+        model=model,
+        connections=32,
+        rows_per_second=900.0,
+        refused="",
+    )
+
+
 def server_candidate(
     variant: str,
     *,
@@ -177,6 +193,7 @@ def server_candidate(
     settled: bool = True,
     slowest: tuple[float, ...] = (),
     limited: bool = False,
+    wires: tuple[WireResult, ...] | None = None,
 ) -> CandidateServerResult:
     """Of the server benchmark; its verdict follows from `over` of `samples`, `spread` is that of every number."""
     found = quantile_test([1.0] * over + [0.0] * (samples - over), 0.5)
@@ -189,7 +206,10 @@ def server_candidate(
         carried = ThroughputLevel(
             wanted=wanted, reached=rows_per_second, met=met, generator_late=False, generator_limited=False
         )
+    wires = wires or (wire_result(),)
     measured = ServerMeasurement(
+        wire=wires[0].wire,
+        wires=wires,
         settings=SETTINGS,
         program=program,
         ready_seconds=ready,

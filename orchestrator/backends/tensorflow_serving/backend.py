@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.backends.backend import ServingSettings
     from orchestrator.backends.layout import Layout
     from orchestrator.spec.signature import Signature
+    from orchestrator.spec.types import HttpWire
 
 __all__ = ["TENSORFLOW_SERVING", "TensorFlowServing"]
 
@@ -173,7 +174,11 @@ class TensorFlowServing(ServingBackend):
         """By label, which moves; without a label the highest version answers, even after a rollback."""
         return f"/v1/models/{name}/labels/{config.LIVE}:predict"
 
-    def encode(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[bytes, Mapping[str, str]]:
+    def encode(
+        self,
+        inputs: Mapping[str, np.ndarray[Any, Any]],
+        wire: HttpWire,  # noqa: ARG002 - JSON is all that its REST API has
+    ) -> tuple[bytes, Mapping[str, str]]:
         """A request as JSON, in columnar format."""
         return encode(inputs)
 

@@ -69,6 +69,7 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
         cpus=spec.hardware.cpus,
         memory=spec.hardware.memory,
         slo=service_level(spec),
+        wires=spec.serving.wires,
         batching=_batching(spec),
         batch_sizes=batch_sizes(loaded, model),
         objective=spec.optimize_for,

@@ -21,6 +21,9 @@ from orchestrator.spec.models import ModelDeployment
 from orchestrator.steps.parameters import DeploymentParameters, RenderParameters, ServingParameters
 from orchestrator.steps.roles import variant_role
 
+_LOAD_TOOLS = ("h2",)
+"""What the load generator needs for gRPC."""
+
 __all__ = ["DRAIN_SECONDS", "grpc_tools", "live_steps", "render_step", "require_grpc_tools"]
 
 DRAIN_SECONDS = 5
@@ -48,7 +51,7 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
             batch_sizes=batch_sizes(loaded, model),
             devices=spec.hardware.devices,
             cuda_graphs=bool(spec.hardware.devices) and spec.serving.cuda_graphs,
-            grpc=spec.serving.grpc,
+            grpc=spec.serving.offers_grpc,
         ),
         assets=here.assets,
     )
@@ -78,12 +81,16 @@ def require_grpc_tools(loaded: LoadedSpec, here: Here) -> None:
     Raises:
         SpecInvalid: E202, a package is missing.
     """
-    if lacking := here.missing(grpc_tools(loaded.spec)):
+    tools = grpc_tools(loaded.spec)
+    if tools and "grpc" in loaded.spec.serving.wires:
+        tools = (*tools, *_LOAD_TOOLS)
+    if lacking := here.missing(tools):
+        key = "grpc" if loaded.spec.serving.grpc else "wire"
         raise SpecInvalid(
             Diagnostic(
                 code="E202",
-                message=f"`serving.grpc` needs {', '.join(lacking)}, which is not installed",
-                span=loaded.span(("serving", "grpc")),
+                message=f"`serving.{key}` needs {', '.join(lacking)}, which is not installed",
+                span=loaded.span(("serving", key)),
                 remedy=install_hint(lacking),
             )
         )
@@ -91,7 +98,7 @@ def require_grpc_tools(loaded: LoadedSpec, here: Here) -> None:
 
 def grpc_tools(spec: ModelDeployment) -> tuple[str, ...]:
     """The packages that the servers of this spec need for gRPC; none if it does not ask for it."""
-    if not spec.serving.grpc or spec.only_for_devices:
+    if not spec.serving.offers_grpc or spec.only_for_devices:
         return ()
     return union(*(backend(name).grpc_tools for name in BACKENDS))
 
