@@ -109,8 +109,8 @@ def _calls(server: ServerMeasurement) -> Iterator[str]:
 def _rate(wire: WireResult, server: ServerMeasurement) -> str:
     full = server.saturated
     if wire.wire == server.wire and full is not None:
-        return rate_text(full.at_least)
-    return "" if wire.rows_per_second is None else rate_text(wire.rows_per_second)
+        return f"{'≥ ' if full.rows_per_second is None else ''}{rate_text(full.at_least)}"
+    return "" if wire.rows_per_second is None else f"≥ {rate_text(wire.rows_per_second)}"
 
 
 def _size(count: int) -> str:

@@ -122,10 +122,11 @@ class GrpcConnection(Connection):
         status = self._result.get("grpc-status", "")
         if status == _GOOD:
             return GOOD if self._size else Ended(failed="an empty answer")
+        message = self._result.get("grpc-message", "")
+        why = f": {message}" if message else ""
         if status in _TOO_BUSY:
-            return Ended(refused=f"status {_TOO_BUSY[status]}")
-        told = self._result.get("grpc-message", "")
-        return Ended(failed=f"gRPC status {status or 'missing'}" + (f": {told}" if told else ""))
+            return Ended(refused=f"status {_TOO_BUSY[status]}{why}")
+        return Ended(failed=f"gRPC status {status or 'missing'}{why}")
 
     def _connected(self) -> Ended:
         ended = super()._connected()

@@ -13,7 +13,7 @@ from orchestrator.measure.finalists import against_baseline
 from orchestrator.measure.statistics import FEWEST_ROUNDS
 from orchestrator.select.fates import ConsideredCandidate
 from orchestrator.select.ranking import Choice
-from orchestrator.select.service_level import call_text, service_level
+from orchestrator.select.service_level import call_text, milliseconds, service_level
 from orchestrator.steps.parameters import SelectParameters
 
 __all__ = ["decision_notes"]
@@ -98,8 +98,12 @@ def _wire_notes(winner: ConsideredCandidate) -> Iterator[str]:
     server = winner.over_the_wire
     if server is None or len(server.wires) == 1:
         return
-    others = "; ".join(call_text(each) for each in server.wires if each.wire != server.wire)
-    yield f"measured with {server.over.name}, its fastest wire: {call_text(server.over)}; {others}"
+    others = "; ".join(
+        f"{each.name}: {milliseconds(each.call)}" if each.call is not None else call_text(each)
+        for each in server.wires
+        if each.wire != server.wire
+    )
+    yield f"measured with {server.over.name}: {call_text(server.over)}; {others}"
 
 
 def _program_notes(candidates: Sequence[ConsideredCandidate]) -> Iterator[str]:

@@ -106,7 +106,14 @@ def test_a_finalist_is_measured_in_its_real_server(measured: StepContext, tmp_pa
     assert row["slo"]["p99"]["status"] in {"met", "missed", "inconclusive"}
     assert row["slo"]["p99"]["samples"] == row["open_loop"]["samples"]
     assert row["open_loop"]["p50"] < 0.25
-    assert row["saturation"]["rows_per_second"] > 200
+    assert row["saturation"]["at_least"] > 200
+    found = {each["wire"]: each for each in row["wires"]}
+    assert set(found) == {"json", "binary"}
+    assert row["wire"] in found
+    for each in found.values():
+        assert 0 <= each["call"] - each["model"] < 0.25
+        assert each["request_bytes"] > 0 < each["answer_bytes"]
+        assert each["rows_per_second"] is None if each["wire"] == row["wire"] else each["rows_per_second"] > 200
     assert row["saturation"]["cpu_seconds_per_request"] > 0
     assert 0 < row["first_request_seconds"] < row["ready_seconds"] < 60
     assert row["settings"]["max_batch_size"] in {1, 8}

@@ -23,7 +23,15 @@ from orchestrator.select.step import select, startup_bound
 from orchestrator.steps.context import Ending, StepContext, StepError
 from orchestrator.store.digest import digest_tree
 from tests.artifacts.made import facts, verdict
-from tests.optimize.select_case import candidate, context, not_served, not_timed, runtime_candidate, server_candidate
+from tests.optimize.select_case import (
+    candidate,
+    context,
+    not_served,
+    not_timed,
+    runtime_candidate,
+    server_candidate,
+    wire_result,
+)
 
 INT8, FP32, SCRIPT = "onnx-int8", "onnx-fp32", "torchscript-fp32"
 NO_BINARY = "tensorflow-serving cannot be started here: no binary"
@@ -272,6 +280,38 @@ def test_when_none_meets_the_slo_the_run_fails_and_shows_how_far_each_is(tmp_pat
     assert "onnx-fp32: p99 31.2 ms at 200/s, 11.2 ms over the limit of 20 ms" in error.message
     assert "onnx-int8: p99 24 ms at 200/s, 4 ms over the limit of 20 ms" in error.message
     assert "enforce: false" in error.remedy
+
+
+def test_a_service_level_missed_because_of_the_wire_names_the_wire(tmp_path: Path) -> None:
+    json_alone = (wire_result("json", call=0.231, model=0.007),)
+    with pytest.raises(StepError) as caught:
+        two(
+            tmp_path / "a",
+            server_candidate(FP32, p99=0.238, over=100, wires=json_alone),
+            server_candidate(INT8, p99=0.3, over=60, wires=(wire_result("json", call=0.29, model=0.2),)),
+        )
+    error = caught.value
+    why = "a call takes 231 ms with JSON, of which the model takes 7 ms: the rest is transfer and coding of 3.1 MB"
+    assert why in error.message
+    assert error.message.count("transfer and coding") == 1, "the other one's model is slow itself"
+    assert error.remedy.startswith("if clients can send raw tensors, set `serving.wire: binary`; ")
+    with pytest.raises(StepError) as caught:
+        both = (wire_result("binary", call=0.2, model=0.007), *json_alone)
+        two(
+            tmp_path / "b",
+            server_candidate(FP32, p99=0.238, over=100, wires=both),
+            server_candidate(INT8, p99=0.238, over=100, wires=both),
+        )
+    assert caught.value.remedy.startswith("send less in a request, such as uint8 instead of float32; ")
+
+
+def test_the_decision_says_which_wire_it_holds_for(tmp_path: Path) -> None:
+    wires = (wire_result("binary", call=0.0012, model=0.001), wire_result("json", call=0.231, model=0.001))
+    decision = two(tmp_path, server_candidate(FP32, p99=0.005, wires=wires), server_candidate(INT8, p99=0.008))
+    assert (
+        "measured with raw tensors: a call takes 1.2 ms with raw tensors, of which the model takes 1 ms; JSON: 231 ms"
+        in decision["notes"]
+    )
 
 
 def test_without_enforcement_the_best_wins_and_the_decision_says_so(tmp_path: Path) -> None:
