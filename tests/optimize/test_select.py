@@ -295,13 +295,10 @@ def test_a_service_level_missed_because_of_the_wire_names_the_wire(tmp_path: Pat
     assert why in error.message
     assert error.message.count("transfer and coding") == 1, "the other one's model is slow itself"
     assert error.remedy.startswith("if clients can send raw tensors, set `serving.wire: binary`; ")
+    both = (wire_result("binary", call=0.2, model=0.007), *json_alone)
+    slow = [server_candidate(name, p99=0.238, over=100, wires=both) for name in (FP32, INT8)]
     with pytest.raises(StepError) as caught:
-        both = (wire_result("binary", call=0.2, model=0.007), *json_alone)
-        two(
-            tmp_path / "b",
-            server_candidate(FP32, p99=0.238, over=100, wires=both),
-            server_candidate(INT8, p99=0.238, over=100, wires=both),
-        )
+        two(tmp_path / "b", *slow)
     assert caught.value.remedy.startswith("send less in a request, such as uint8 instead of float32; ")
 
 
