@@ -83,7 +83,8 @@ def check(context: StepContext) -> dict[str, Any]:
         lambda: ids_of_inputs(context.inputs["weights"], own),
     )
     context.progress("checking that outputs repeat")
-    _prove_repeatable(answer, signature, samples, file)
+    notes = [f"source: {note.text}" for note in _notes(file)]
+    _prove_repeatable(answer, signature, samples, file, notes)
     return record(
         context,
         answer,
@@ -91,7 +92,7 @@ def check(context: StepContext) -> dict[str, Any]:
         samples,
         parameters=file.parameters,
         framework={"ai-edge-litert": version("ai-edge-litert")},
-        notes=[f"source: {note.text}" for note in _notes(file)],
+        notes=notes,
     )
 
 
@@ -232,8 +233,10 @@ def _cause(error: Exception) -> str:
     )
 
 
-def _prove_repeatable(answer: Answer, signature: Signature, samples: Samples, file: TfliteFile) -> None:
-    """Check that outputs repeat, and that a row does not depend on the other rows of its batch.
+def _prove_repeatable(
+    answer: Answer, signature: Signature, samples: Samples, file: TfliteFile, notes: list[str]
+) -> None:
+    """Check that outputs repeat, and that a row does not depend on the other rows of its batch; may add to `notes`.
 
     Raises:
         StepError: E330 it draws random numbers, E331 rows influence each other, E332 a call affects the next.
@@ -249,7 +252,7 @@ def _prove_repeatable(answer: Answer, signature: Signature, samples: Samples, fi
             else "keep no state between calls, or make it an input and an output",
             at=AT_WEIGHTS,
         )
-    if name := row_mixing_output(answer, signature, samples):
+    if name := row_mixing_output(answer, signature, samples, notes):
         raise StepError(
             "E331",
             f"a row's `{name}` depends on the other rows of its batch",

@@ -96,7 +96,7 @@ def check(context: StepContext) -> dict[str, Any]:
         lambda: ids_of_inputs(model.proto, names["inputs"]),
     )
     context.progress("checking that outputs repeat")
-    _prove_repeatable(answer, model, signature, samples)
+    _prove_repeatable(answer, model, signature, samples, notes)
     return record(
         context,
         answer,
@@ -126,8 +126,10 @@ def open_baseline(
     return open_checked_file(inputs["weights"], tensor_names(source.names, signature), threads, accelerator)
 
 
-def _prove_repeatable(answer: Answer, model: GivenModel, signature: Signature, samples: Samples) -> None:
-    """Check that outputs repeat, and that a row does not depend on the other rows of its batch.
+def _prove_repeatable(
+    answer: Answer, model: GivenModel, signature: Signature, samples: Samples, notes: list[str]
+) -> None:
+    """Check that outputs repeat, and that a row does not depend on the other rows of its batch; may add to `notes`.
 
     Raises:
         StepError: E330 random numbers are drawn, E331 rows influence each other.
@@ -140,7 +142,7 @@ def _prove_repeatable(answer: Answer, model: GivenModel, signature: Signature, s
             remedy="export the model for inference (in PyTorch after model.eval()), or make the random values an input",
             at=AT_WEIGHTS,
         )
-    output = row_mixing_output(answer, signature, samples)
+    output = row_mixing_output(answer, signature, samples, notes)
     if output is None:
         return
     batch = signature.batch

@@ -6,23 +6,32 @@ different results for the same tensors, with its layer and its line in the user'
 
 from __future__ import annotations
 
+import copy
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from orchestrator.frameworks.pytorch.calls import guarded_call, lacks_rows_for_statistics
-from orchestrator.frameworks.source.comparison import compared_sizes, rows_in_two_batches, with_second_row
+from orchestrator.frameworks.source.comparison import (
+    amplifies_rounding,
+    compared_sizes,
+    rows_in_two_batches,
+    with_second_row,
+)
 from orchestrator.frameworks.source.edge_cases import call_at
-from orchestrator.steps.context import StepError
+from orchestrator.frameworks.source.rounding import RowCheck
+from orchestrator.steps.context import StepError, headline, refuse_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from orchestrator.frameworks.source.rounding import Call
     from orchestrator.frameworks.source.samples import Array, Samples
     from orchestrator.spec.signature import Signature
 
@@ -94,7 +103,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[misc]  # torch is not typed her
 
 def verify_evaluation_mode(
     model: torch.nn.Module, signature: Signature, samples: Samples, project: Path, *, saved_in_training: bool = False
-) -> None:
+) -> list[str]:
     """Run some rows twice and in different batches, and compare.
 
     Args:
@@ -104,6 +113,9 @@ def verify_evaluation_mode(
         project: where the user's code lies.
         saved_in_training: whether the file states that it was saved in training mode.
 
+    Returns:
+        Notes: a sentence for each output that differs because the model amplifies rounding.
+
     Raises:
         StepError: E330 random numbers are drawn, E331 rows influence each other, E332 a call affects the next.
     """
@@ -112,9 +124,14 @@ def verify_evaluation_mode(
         samples = with_second_row(samples, signature)
     inputs = call_at(samples, signature, compared_sizes(samples, signature))
     once, twice = (_leaves(model, signature, inputs, project) for _ in range(2))
-    _compare(once, twice, None, _Failure(model, signature, inputs, inputs, project, saved_in_training))
+    if _differing(once, twice, by_row=False):
+        raise _Failure(model, signature, inputs, inputs, project, saved_in_training).explain()
+    moved: set[int] = set()
     if dim is None:
-        return
+        return []
+    check = RowCheck(
+        _arrays_of(model, signature, project), signature, _arrays_close, _in_double(model, signature, project)
+    )
     for few, many in rows_in_two_batches(samples, signature, dim):
         failure = _Failure(model, signature, many, few, project, saved_in_training)
         try:
@@ -123,7 +140,37 @@ def verify_evaluation_mode(
             if lacks_rows_for_statistics(error):
                 raise failure.explain() from error
             raise
-        _compare(_leaves(model, signature, many, project), alone, dim, failure)
+        differing = _differing(_leaves(model, signature, many, project), alone, by_row=True)
+        if differing and not check.only_rounding(few, many):
+            raise failure.explain()
+        moved.update(differing)
+    return [amplifies_rounding(tensor.name) for place, tensor in enumerate(signature.outputs) if place in moved]
+
+
+def _arrays_of(model: torch.nn.Module, signature: Signature, project: Path) -> Call:
+    def call(inputs: Mapping[str, Array]) -> list[Array]:
+        leaves = _leaves(model, signature, inputs, project)
+        return [(leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy(force=True) for leaf in leaves]
+
+    return call
+
+
+def _in_double(model: torch.nn.Module, signature: Signature, project: Path) -> Call:
+    """The same model with weights and inputs in double precision; it is made when it is needed."""
+
+    def call(inputs: Mapping[str, Array]) -> list[Array]:
+        with refuse_as(Exception, lambda error: StepError("E331", "there is no such copy", cause=headline(error))):
+            precise = copy.deepcopy(model).double()
+        doubles = {
+            name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in inputs.items()
+        }
+        return _arrays_of(precise, signature, project)(doubles)
+
+    return call
+
+
+def _arrays_close(one: Array, other: Array) -> bool:
+    return _close(torch.from_numpy(one.copy()), torch.from_numpy(other.copy()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,16 +263,19 @@ def _leaves(
     return [leaf.clone() for leaf in pytree.tree_leaves(returned) if isinstance(leaf, torch.Tensor)]
 
 
-def _compare(many: list[torch.Tensor], few: list[torch.Tensor], dim: str | None, failure: _Failure) -> None:
-    for one, other in zip(many, few, strict=True):
-        if dim is None:
+def _differing(many: list[torch.Tensor], few: list[torch.Tensor], *, by_row: bool) -> list[int]:
+    """Which outputs differ; with `by_row`, only their first rows are compared."""
+    found = []
+    for place, (one, other) in enumerate(zip(many, few, strict=True)):
+        if not by_row:
             same = one.shape == other.shape and _close(one, other)
         elif one.ndim == 0 or one.shape[1:] != other.shape[1:]:
             continue  # an output without a batch dimension is reported later, by its name
         else:
             same = _close(one[:1], other[:1])
         if not same:
-            raise failure.explain()
+            found.append(place)
+    return found
 
 
 def _agree(few: list[Any], many: list[Any], *, by_row: bool) -> bool:

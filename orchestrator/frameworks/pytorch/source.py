@@ -89,7 +89,7 @@ def prove(
     """
     context.progress("proving evaluation mode")
     signature = declared_outputs(model, signature, first_call(samples, signature), context.project)
-    verify_evaluation_mode(
+    found = verify_evaluation_mode(
         model,
         signature,
         samples,
@@ -107,7 +107,7 @@ def prove(
         samples,
         parameters=sum(weight.numel() for weight in model.parameters()),
         framework={"torch": torch.__version__.partition("+")[0], **(framework or {})},
-        notes=notes,
+        notes=[*notes, *found],
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from orchestrator.frameworks.source.allowed import nearest, zeros
 from orchestrator.frameworks.source.edge_cases import EdgeCase, call_at, edge_cases, largest_size, sizes_of
+from orchestrator.frameworks.source.rounding import RowCheck
 from orchestrator.frameworks.source.samples import random_samples
 from orchestrator.steps.context import StepError, headline, refuse_as
 from orchestrator.steps.failures import is_out_of_memory, is_transient
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Call",
+    "amplifies_rounding",
     "changing_output",
     "check_sizes",
     "compared_sizes",
@@ -240,8 +242,14 @@ def changing_output(answer: Answer, signature: Signature, samples: Samples) -> s
     return next((name for name in once if not _close(once[name], twice[name])), None)
 
 
-def row_mixing_output(answer: Answer, signature: Signature, samples: Samples) -> str | None:
+def row_mixing_output(answer: Answer, signature: Signature, samples: Samples, notes: list[str]) -> str | None:
     """The first output with a row that depends on the other rows of its batch; None if there is none.
+
+    Args:
+        answer: calls the model.
+        signature: as declared.
+        samples: at least one row.
+        notes: gets a sentence if a row differs because the model amplifies rounding.
 
     Raises:
         StepError: as `answer`.
@@ -249,6 +257,8 @@ def row_mixing_output(answer: Answer, signature: Signature, samples: Samples) ->
     dim = signature.batch
     if dim is None:
         return None
+    moved: dict[str, None] = {}
+    check = RowCheck(lambda inputs: list(answer(inputs, dim).values()), signature, _close)
     for few, many in rows_in_two_batches(with_second_row(samples, signature), signature, dim):
         alone, together = answer(few, dim), answer(many, dim)
         for name, array in alone.items():
@@ -256,8 +266,19 @@ def row_mixing_output(answer: Answer, signature: Signature, samples: Samples) ->
             if array.ndim == 0 or array.shape[1:] != other.shape[1:]:
                 continue  # an output without a batch dimension is reported later, by its name
             if not _close(array[:1], other[:1]):
-                return name
+                if not check.only_rounding(few, many):
+                    return name
+                moved.setdefault(name)
+    notes.extend(map(amplifies_rounding, moved))
     return None
+
+
+def amplifies_rounding(name: str) -> str:
+    """The note on a model whose rows differ with the size of their batch, but not with other rows."""
+    return (
+        f"source: a row's `{name}` differs a little with the size of its batch, since the model amplifies rounding; "
+        "other rows do not change it"
+    )
 
 
 def rows_in_two_batches(

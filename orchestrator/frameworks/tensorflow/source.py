@@ -53,7 +53,8 @@ def check_model(
     answer = _guarded(model)
     samples = given_samples(context, parameters, lambda inputs: answer(inputs).values(), lambda: ids_of_inputs(model))
     context.progress("checking that outputs repeat")
-    _prove_repeatable(answer, model, samples)
+    found = [f"source: {note}" for note in notes]
+    _prove_repeatable(answer, model, samples, found)
     if model.keras_model is not None:
         _prove_open_sizes(answer, model, samples)
     return record(
@@ -63,7 +64,7 @@ def check_model(
         samples,
         parameters=_parameters(model),
         framework=framework,
-        notes=[f"source: {note}" for note in notes],
+        notes=found,
     )
 
 
@@ -81,8 +82,8 @@ def _guarded(model: TfModel) -> Answer:
     return answer
 
 
-def _prove_repeatable(answer: Answer, model: TfModel, samples: Samples) -> None:
-    """Check that outputs repeat, and that a row does not depend on the other rows of its batch.
+def _prove_repeatable(answer: Answer, model: TfModel, samples: Samples, notes: list[str]) -> None:
+    """Check that outputs repeat, and that a row does not depend on the other rows of its batch; may add to `notes`.
 
     Raises:
         StepError: E330 it draws random numbers, E331 rows influence each other, E332 a call affects the next.
@@ -104,7 +105,7 @@ def _prove_repeatable(answer: Answer, model: TfModel, samples: Samples) -> None:
             remedy="keep no state between calls, or make it an input and an output",
             at=AT_WEIGHTS,
         )
-    if name := row_mixing_output(answer, model.signature, samples):
+    if name := row_mixing_output(answer, model.signature, samples, notes):
         training = [n for n in _nodes(model) if n.op.startswith("FusedBatchNorm") and n.attr["is_training"].b]
         raise StepError(
             "E331",

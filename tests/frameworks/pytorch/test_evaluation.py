@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,3 +98,22 @@ def test_an_exported_program_with_dropout_on_is_refused(tmp_path: Path) -> None:
         run(tmp_path, {"kind": "exported-program"}, weights)
     assert (caught.value.code, caught.value.at) == ("E330", WEIGHTS)
     assert "model.eval()" in caught.value.remedy
+
+
+IDS = signature({"x": ("int64", ["batch", 6])})
+
+
+@pytest.mark.parametrize(("declared", "ids"), [(None, False), (IDS, True)])
+def test_a_model_that_amplifies_rounding_is_no_model_that_mixes_rows(tmp_path: Path, declared: Any, ids: bool) -> None:
+    """In float32 the rows are 1 apart; in double precision, they agree."""
+    ran = run_model(tmp_path, "Chaotic", declared, ids=ids)
+    assert any("a row's `y` differs a little with the size of its batch" in note for note in ran.facts["notes"])
+
+
+@pytest.mark.parametrize("mix", ["statistics", "size"])
+@pytest.mark.parametrize(("declared", "ids"), [(None, False), (IDS, True)])
+@pytest.mark.parametrize("steps", [0, 5])
+def test_a_model_that_amplifies_rounding_and_mixes_rows_is_refused(
+    tmp_path: Path, mix: str, declared: Any, ids: bool, steps: int
+) -> None:
+    refused("E331", tmp_path, "Chaotic", declared, steps=steps, ids=ids, mix=mix, at=FACTORY)

@@ -153,6 +153,28 @@ class CentredOverBatch(Linear):
         return self.linear(centred)
 
 
+class Chaotic(nn.Module):
+    """A row's sums round in another way in a batch of another size, which thirty steps of the logistic map amplify to anything."""
+
+    def __init__(self, steps: int = 30, ids: bool = False, mix: str = "") -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 4) if ids else None
+        self.linear = nn.Linear(4, 4)
+        self.steps, self.mix = steps, mix
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x if self.table is None else self.table(x).mean(1)
+        x = torch.sigmoid(self.linear(x))
+        x = (x + x.shape[0]) - x.shape[0]
+        if self.mix == "statistics":
+            x = torch.sigmoid(x + 1e-2 * x.mean(0))
+        elif self.mix == "size":
+            x = x * (1 + 1e-3 / x.shape[0]) / 1.001
+        for _ in range(self.steps):
+            x = 3.9 * x * (1 - x)
+        return x
+
+
 class Counting(Linear):
     def __init__(self) -> None:
         super().__init__()
