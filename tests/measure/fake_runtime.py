@@ -25,9 +25,6 @@ class SleepingRuntime:
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         rows = len(next(iter(inputs.values())))
         self._calls += 1
-        if journal := self._behaviour.get("journal"):
-            with Path(journal).open("a", encoding="ascii") as file:
-                file.write(f"{self._behaviour['name']} {rows}\n")
         if rows >= self._behaviour.get("takes_memory_from", 1 << 30):
             self._kept.append(bytearray(os.urandom(1024) * 1024 * self._behaviour["mebibytes"]))
         if rows >= self._behaviour.get("dies_from", 1 << 30):

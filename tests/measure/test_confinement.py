@@ -112,7 +112,6 @@ def test_memory_above_the_limit_kills_the_whole_tree() -> None:
         assert watch.peak > 200 * 2**20
 
 
-@pytest.mark.alone
 def test_threads_that_wait_for_work_sleep_in_every_framework() -> None:
     assert thread_environment(3) == {
         "OMP_NUM_THREADS": "3",

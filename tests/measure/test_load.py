@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from orchestrator.measure.load_loops import arrivals, steady
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.statistics import percentile, quantile_test
 
-pytestmark = [pytest.mark.alone, pytest.mark.processes]  # it measures time
+pytestmark = pytest.mark.processes
 
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
 Start = Callable[..., Ask]
@@ -70,6 +71,7 @@ def test_a_stall_is_charged_to_every_request_that_had_to_wait(load_on: Start) ->
     assert quantile_test(latencies, 0.02).status == "missed"
 
 
+@pytest.mark.alone
 def test_latency_counts_from_the_schedule_and_the_generator_is_in_time(load_on: Start) -> None:
     reply = load_on(answer_s=0.03)({"do": "schedule", "rate": 100.0, "requests": 100, "seed": 2})
     assert 0.03 <= percentile(reply["latencies"], 0.5) < 0.1
@@ -83,7 +85,8 @@ def saturation(connections: int, seconds: float = 1.0, answers: int = 0, at_most
 
 def test_saturation_counts_answers_and_their_time(load_on: Start) -> None:
     reply = load_on(answer_s=0.05)(saturation(4))
-    assert 30 < reply["answered"] / reply["seconds"] <= 80.5  # 4 connections, 20 answers a second each at most
+    assert reply["answered"] / reply["seconds"] <= 80.5  # 4 connections, 20 answers a second each at most
+    assert reply["answered"] / reply["seconds"] == pytest.approx(4 / fmean(reply["latencies"]), rel=0.2)  # Little's law
     assert len(reply["latencies"]) >= reply["answered"]
     assert reply["generator_cpu_seconds"] > 0
 
@@ -91,7 +94,7 @@ def test_saturation_counts_answers_and_their_time(load_on: Start) -> None:
 def test_a_closed_loop_lasts_until_enough_answers_have_come(load_on: Start) -> None:
     reply = load_on(answer_s=0.3)(saturation(2, seconds=0.1, answers=4))
     assert reply["answered"] >= 4
-    assert 4 < reply["answered"] / reply["seconds"] < 7
+    assert reply["answered"] / reply["seconds"] == pytest.approx(2 / fmean(reply["latencies"]), rel=0.2)
 
 
 def test_a_closed_loop_ends_in_time_though_too_few_have_come(load_on: Start) -> None:
@@ -101,7 +104,7 @@ def test_a_closed_loop_ends_in_time_though_too_few_have_come(load_on: Start) -> 
 
 def test_a_server_that_ends_each_connection_is_connected_to_again(load_on: Start) -> None:
     ask = load_on(fail_from=0, status=200, body=b"close")
-    reply = ask(saturation(4, seconds=0.3))
+    reply = ask(saturation(4, seconds=0.3, answers=21))
     assert (reply["errors"], reply["refused"]) == ({}, {})
     assert reply["answered"] > 20
     reply = ask({"do": "schedule", "rate": 200.0, "requests": 60, "seed": 1})
@@ -118,7 +121,7 @@ def test_large_requests_are_sent_whole(load_on: Start) -> None:
 def test_a_request_waits_for_a_connection_and_that_is_latency(load_on: Start) -> None:
     reply = load_on(answer_s=0.05, limit=1)({"do": "schedule", "rate": 1000.0, "requests": 10, "seed": 1})
     assert len(reply["latencies"]) == 10
-    assert 0.45 < max(reply["latencies"]) < 1.5
+    assert 0.45 < max(reply["latencies"]) < 4  # nine answers before it; without them it would be one
 
 
 @pytest.mark.parametrize(

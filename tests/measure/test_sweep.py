@@ -1,17 +1,15 @@
-"""The sweep over runtimes, with stand-ins that sleep a known time."""
+"""The sweep over runtimes in real processes, with stand-ins that sleep a known time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 
 import psutil
 import pytest
 
-from orchestrator.artifacts.measurement import Objective
-from orchestrator.artifacts.runtime_report import PairedTimes, RuntimeMeasurement
+from orchestrator.artifacts.runtime_report import RuntimeMeasurement
 from orchestrator.machine.cpus import cpu_share
 from orchestrator.measure.runtime_candidates import RuntimeCandidate
 from orchestrator.measure.runtime_report import runtime_result
@@ -19,7 +17,7 @@ from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.sweep import Measurement, SweepSettings, sweep
 from orchestrator.steps.context import StepError
 
-pytestmark = [pytest.mark.alone, pytest.mark.processes]  # it measures time
+pytestmark = pytest.mark.processes
 
 Settings = Callable[..., SweepSettings]
 Sleeper = Callable[..., RuntimeCandidate]
@@ -35,17 +33,11 @@ def numbers(measured: Measurement, baseline: Measurement | None = None) -> Runti
     return found
 
 
-def compared(report: RuntimeMeasurement, objective: Objective) -> PairedTimes:
-    assert report.against_baseline is not None
-    found = report.against_baseline.for_objective(objective)
-    assert found is not None
-    return found
-
-
 def _run(candidates: list[RuntimeCandidate], settings: SweepSettings, scratch: Path) -> dict[str, Measurement]:
     return {measured.name: measured for measured in sweep(candidates, settings, scratch, _silent)}
 
 
+@pytest.mark.alone
 def test_measured_times_are_those_slept(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
     one = sleeper("one", seconds=0.004, per_row=0.001, load=0.1, first_call=0.05)
     measured = _run([one], settings(), tmp_path)["one"]
@@ -65,6 +57,7 @@ def test_measured_times_are_those_slept(sleeper: Sleeper, settings: Settings, tm
     assert report.peak_rss > 2**20
 
 
+@pytest.mark.alone
 def test_the_first_candidate_is_not_charged_for_reading_files_from_disk(
     sleeper: Sleeper, settings: Settings, tmp_path: Path
 ) -> None:
@@ -72,42 +65,6 @@ def test_the_first_candidate_is_not_charged_for_reading_files_from_disk(
     candidates = [sleeper("baseline", backend="", slow_once=marker), sleeper("other", slow_once=marker)]
     found = _run(candidates, settings(batch_sizes=(1,), measuring=0.05, warming=0.05), tmp_path)
     assert all(measured.load_seconds is not None and measured.load_seconds < 0.4 for measured in found.values())
-
-
-def test_rounds_take_turns_and_rotate(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
-    journal = str(tmp_path / "journal")
-    names = ["a", "b", "c"]
-    candidates = [sleeper(name, seconds=0.002, journal=journal) for name in names]
-    _run(candidates, settings(batch_sizes=(1,), measuring=0.1, warming=0.05), tmp_path)
-    calls = [line.split()[0] for line in Path(journal).read_text(encoding="ascii").splitlines()]
-    turns = [name for name, _ in groupby(calls)]
-    # Each is warmed up once; then six rounds, each with every candidate once and another one first. Where a round ends with
-    # the one that the next begins with, two turns read as one, which does not happen when the order rotates by one.
-    assert turns[:3] == names
-    rounds = turns[3:]
-    assert "".join(rounds) == "abcbcacababcbcacab"
-
-
-def test_clearly_dominated_candidates_are_dropped_with_a_reason(
-    sleeper: Sleeper, settings: Settings, tmp_path: Path
-) -> None:
-    candidates = [
-        sleeper("baseline", backend="", seconds=0.02),
-        sleeper("fast", seconds=0.002),
-        sleeper("slow", seconds=0.012),
-        sleeper("elsewhere", backend="torchserve", seconds=0.012),
-    ]
-    found = _run(candidates, settings(), tmp_path)
-    assert found["slow"].fate == "dominated"
-    assert "dropped after 2 rounds" in found["slow"].reason
-    assert "times as long as fast at every batch size" in found["slow"].reason
-    assert [len(found[name].samples[1]) for name in ("baseline", "fast", "slow", "elsewhere")] == [6, 6, 2, 6]
-
-
-def test_a_slower_one_that_wins_at_one_batch_size_stays(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
-    candidates = [sleeper("steep", seconds=0.001, per_row=0.004), sleeper("flat", seconds=0.012)]
-    found = _run(candidates, settings(), tmp_path)
-    assert {measured.fate for measured in found.values()} == {"measured"}
 
 
 def test_a_candidate_that_runs_larger_batches_is_not_dominated(
@@ -182,45 +139,6 @@ def test_a_child_that_crashes_fails_alone(sleeper: Sleeper, settings: Settings, 
     assert found["unloadable"].error == replace(refused.diagnostic, message="no such operator at load")
     assert found["good"].fate == "measured"
     assert len(found["good"].samples[4]) == 6
-
-
-def test_the_time_budget_ends_the_rounds(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
-    found = _run([sleeper("slow", seconds=0.2)], settings(time_budget=1.5, rounds=50, warming=0.1), tmp_path)
-    assert found["slow"].fate == "measured"
-    assert 1 <= len(found["slow"].samples[1]) < 10
-
-
-def test_large_batches_make_room_for_the_rounds_that_a_decision_takes(
-    sleeper: Sleeper, settings: Settings, tmp_path: Path
-) -> None:
-    candidates = [sleeper("baseline", backend="", per_row=0.02), sleeper("other", per_row=0.015)]
-    sizes = settings(batch_sizes=(1, 4, 16, 64), time_budget=8.0, measuring=0.1, warming=0.1)
-    found = _run(candidates, sizes, tmp_path)
-    for measured in found.values():
-        report = numbers(measured, found["baseline"])
-        assert compared(report, "latency").rounds == 6
-        assert report.largest_batch < 64
-        assert "would have left no time for 6 rounds" in report.limited_by
-
-
-def test_rounds_are_shorter_where_there_is_little_time_for_them(
-    sleeper: Sleeper, settings: Settings, tmp_path: Path
-) -> None:
-    candidates = [sleeper(name, backend=name, seconds=0.001) for name in ("baseline", "a", "b", "c")]
-    # With rounds of a second, as where there is time, there would not be six.
-    found = _run(candidates, settings(batch_sizes=(1,), time_budget=6.0, measuring=12.0, rounds=12), tmp_path)
-    assert compared(numbers(found["c"], found["baseline"]), "latency").rounds >= 6
-
-
-def test_the_baseline_is_compared_round_by_round(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
-    candidates = [sleeper("baseline", backend="", seconds=0.01), sleeper("fast", seconds=0.002, per_row=0.001)]
-    found = _run(candidates, settings(), tmp_path)
-    report = numbers(found["fast"], found["baseline"])
-    latency, throughput = compared(report, "latency"), compared(report, "throughput")
-    assert (latency.rows, latency.rounds) == (1, 6)
-    assert latency.faster
-    assert 0.1 < latency.ratio < 0.7
-    assert (throughput.rows, throughput.baseline_rows) == (4, 4)
 
 
 def test_a_child_that_waits_uses_no_cpu_and_ends_with_its_parent(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from orchestrator.release.removal import remove
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment, Intent
 from orchestrator.store.store import Store
+from orchestrator.targets.local.control import ask
 from orchestrator.targets.local.target import LocalTarget
 from orchestrator.targets.target import Site
 from tests.artifacts.made import winner
@@ -164,6 +165,7 @@ def test_remains_of_a_dead_run_do_not_keep_a_deployment_alive(
     machine.served.supervisor().suspend()
     for name in ("_STOP_SECONDS", "_ASK_SECONDS"):
         monkeypatch.setattr(f"orchestrator.targets.local.lifetime.{name}", 0.5)
+    monkeypatch.setattr("orchestrator.targets.local.target.ask", lambda *args, **_: ask(*args, seconds=0.5))
     removed = remove(machine.store, "digits", ignore, 5)
     (note,) = removed.notes
     assert "although its last run cannot be recovered: the supervisor of digits does not answer" in note
