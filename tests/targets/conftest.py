@@ -68,6 +68,7 @@ class Deployment:
         self.folder = folder
         self.target = LocalTarget(folder)
         self.live: Release | None = None
+        self.endpoint = ""
         self._servings = servings
 
     def serving(self, revision: int, **behaviour: Any) -> Path:
@@ -85,11 +86,11 @@ class Deployment:
         return Release(revision, self.serving(revision, **behaviour), "stand-in", "m", 1, startup_seconds)
 
     def deploy(self, revision: int, **behaviour: Any) -> str:
-        endpoint = self.target.prepare(self.live)
+        self.endpoint = self.target.prepare(self.live)
         self.start(revision, **behaviour)
         self.target.switch(revision)
         self.live = self.release(revision, **behaviour)
-        return endpoint
+        return self.endpoint
 
     def ask(self, x: float = 1.0, endpoint: str | None = None) -> float:
         """The one number that the server answers for x."""
@@ -144,6 +145,27 @@ def new_deployment(stand_in: StandIn, tmp_path: Path) -> Iterator[Callable[[Path
 def deployment(new_deployment: Callable[[Path], Deployment], tmp_path: Path) -> Deployment:
     """A deployment that was never started."""
     return new_deployment(tmp_path / "deployments" / "digits")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Deployment]]:
+    """Deployments whose first revision serves with this behaviour, for all tests of a module that only send requests."""
+    made: dict[str, Deployment] = {}
+    backend = StandIn()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orchestrator.targets.local.target.serving_backend", lambda _: backend)
+
+        def serve(**behaviour: Any) -> Deployment:
+            key = json.dumps(behaviour, sort_keys=True)
+            if key not in made:
+                folder = tmp_path_factory.mktemp("served")
+                made[key] = Deployment(folder / "deployments" / "digits", folder / "servings")
+                made[key].deploy(1, **behaviour)
+            return made[key]
+
+        yield serve
+        for deployment in made.values():
+            deployment.target.stop()
 
 
 @pytest.fixture

@@ -205,6 +205,6 @@ def test_the_servers_reason_is_shown(deployment: Deployment, stand_in: StandIn, 
 
 @pytest.mark.processes
 def test_no_answer_in_time(deployment: Deployment, stand_in: StandIn) -> None:
-    diagnostic = _ask(deployment.deploy(1, delay=5), stand_in, timeout=0.2).diagnostics[0]
+    diagnostic = _ask(deployment.deploy(1, delay=1), stand_in, timeout=0.2).diagnostics[0]
     assert diagnostic.code == "E613"
     assert "within 0.2 s" in diagnostic.message

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import time
+from collections.abc import Callable
 from http.client import HTTPConnection, HTTPResponse, IncompleteRead
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.processes
 
 
+Served = Callable[..., "Deployment"]
+
+
 @pytest.fixture
-def endpoint(deployment: Deployment) -> str:
-    return deployment.deploy(1).removeprefix("http://")
+def endpoint(served: Served) -> str:
+    return served().endpoint.removeprefix("http://")
 
 
 def _get(
@@ -39,7 +43,6 @@ def _get(
     return answer, json.loads(content) if content else None
 
 
-@pytest.mark.processes
 @pytest.mark.parametrize("path", ["/v2/a%2Fb/%20x?q=1&q=%2B2", "/", "/double//slash", "/a/../b"])
 def test_path_and_query_arrive_as_they_were_sent(endpoint: str, path: str) -> None:
     with socket.create_connection(tuple_of(endpoint)) as raw:
@@ -54,7 +57,6 @@ def tuple_of(endpoint: str) -> tuple[str, int]:
     return host, int(port)
 
 
-@pytest.mark.processes
 def test_headers_arrive_as_they_were_sent_without_those_of_the_connection(endpoint: str) -> None:
     sent = {
         "X-Trace": "7",
@@ -74,14 +76,12 @@ def test_headers_arrive_as_they_were_sent_without_those_of_the_connection(endpoi
     }
 
 
-@pytest.mark.processes
 def test_answers_come_back_with_the_servers_headers_only(endpoint: str) -> None:
     answer, _ = _get(endpoint, "/anything")
     assert {name.lower() for name, _ in answer.getheaders()} == {"server", "date", "content-length", "x-twice"}
     assert answer.getheader("Server", "").startswith("BaseHTTP")
 
 
-@pytest.mark.processes
 def test_head_has_the_content_length_of_get(endpoint: str) -> None:
     answer, document = _get(endpoint, "/anything", method="HEAD")
     assert answer.status == 200
@@ -89,9 +89,8 @@ def test_head_has_the_content_length_of_get(endpoint: str) -> None:
     assert int(answer.getheader("Content-Length", "0")) > 0
 
 
-def test_status_and_body_of_an_error_come_back(endpoint: str, deployment: Deployment) -> None:
-    deployment.deploy(2, fails=429)
-    assert deployment.post("/v2/models/m/infer", {}) == (429, {"error": "the stand-in says no"})
+def test_status_and_body_of_an_error_come_back(served: Served) -> None:
+    assert served(fails=429).post("/v2/models/m/infer", {}) == (429, {"error": "the stand-in says no"})
 
 
 def test_large_bodies_pass_and_compressed_ones_stay_compressed(endpoint: str) -> None:
@@ -114,11 +113,11 @@ def test_without_a_revision_the_answer_is_503_with_the_reason(deployment: Deploy
     assert deployment.post("/v2/models/m/infer", {}, endpoint) == (503, {"error": "no revision is deployed"})
 
 
-def test_garbage_is_answered_and_the_next_request_served(endpoint: str, deployment: Deployment) -> None:
+def test_garbage_is_answered_and_the_next_request_served(endpoint: str, served: Served) -> None:
     with socket.create_connection(tuple_of(endpoint)) as raw:
         raw.sendall(b"\x16\x03\x01 not http\r\n\r\n")
         assert b" 400 " in raw.recv(100)
-    assert deployment.ask() == 1.0
+    assert served().ask() == 1.0
 
 
 def _raw(endpoint: str, *pieces: bytes, half_close: bool = False) -> bytes:
@@ -189,10 +188,10 @@ def test_a_client_that_expects_100_continue_gets_it(endpoint: str) -> None:
     ],
 )
 def test_too_large_or_ambiguous_requests_are_refused_by_their_head(
-    endpoint: str, deployment: Deployment, request_head: bytes, status: bytes
+    endpoint: str, served: Served, request_head: bytes, status: bytes
 ) -> None:
     assert _raw(endpoint, request_head)[9:12] == status
-    assert deployment.ask() == 1.0
+    assert served().ask() == 1.0
 
 
 def test_a_slow_client_gets_all_of_a_large_answer(endpoint: str) -> None:

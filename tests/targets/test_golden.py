@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.processes
 
+Served = Callable[..., "Deployment"]
+
 _SIGNATURE = Signature(
     (Tensor("x", "float64", ("batch", 3)),), (Tensor("y", "float64", ("batch", 3)),), {"batch": (1, 8)}, "batch"
 )
@@ -38,8 +40,8 @@ def _imported(
     return folder
 
 
-def test_correct_answers_pass_alone_and_in_batches(deployment: Deployment, stand_in: StandIn, tmp_path: Path) -> None:
-    endpoint = deployment.deploy(1, factor=2)
+def test_correct_answers_pass_alone_and_in_batches(served: Served, stand_in: StandIn, tmp_path: Path) -> None:
+    endpoint = served(factor=2).endpoint
     report = check_golden(endpoint, stand_in, "m", _imported(tmp_path / "import"), {}, precision="fp32", rows=5)
     # 5 alone, then 20 in calls of 8, 8 and 4.
     assert (report.requests, report.rows, report.samples) == (8, 20, "real")
@@ -48,9 +50,9 @@ def test_correct_answers_pass_alone_and_in_batches(deployment: Deployment, stand
 
 
 def test_the_largest_value_of_an_embedding_is_not_judged_as_in_verify(
-    deployment: Deployment, stand_in: StandIn, tmp_path: Path
+    served: Served, stand_in: StandIn, tmp_path: Path
 ) -> None:
-    endpoint = deployment.deploy(1, factor=2)
+    endpoint = served(factor=2).endpoint
     folder = _imported(tmp_path / "import", classes=())  # with labels all the same
     report = check_golden(endpoint, stand_in, "m", folder, {}, precision="fp32", rows=5)
     gates = {result.gate for result in report.gates}
@@ -75,9 +77,9 @@ def test_a_wrong_answer_names_output_measure_and_limit(
 
 
 def test_a_refusal_of_the_server_is_reported_with_its_message(
-    deployment: Deployment, stand_in: StandIn, tmp_path: Path
+    served: Served, stand_in: StandIn, tmp_path: Path
 ) -> None:
-    endpoint = deployment.deploy(1, fails=500)
+    endpoint = served(fails=500).endpoint
     with pytest.raises(DeployFailed) as failure:
         check_golden(endpoint, stand_in, "m", _imported(tmp_path / "import"), {}, precision="fp32")
     diagnostic = failure.value.diagnostics[0]
@@ -87,25 +89,25 @@ def test_a_refusal_of_the_server_is_reported_with_its_message(
 
 
 def test_gates_over_all_samples_need_all_samples(
-    deployment: Deployment, stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: Served, stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    endpoint = deployment.deploy(1, factor=2)
+    endpoint = served(factor=2).endpoint
     monkeypatch.setattr("orchestrator.release.golden._BATCHED_BYTES", 10 * 24)
     report = check_golden(endpoint, stand_in, "m", _imported(tmp_path / "import"), {}, precision="fp32", rows=1)
     assert (report.requests, report.rows) == (3, 10)
     assert "min_cosine" not in {result.gate for result in report.gates}
 
 
-def test_a_model_that_takes_no_single_rows(deployment: Deployment, stand_in: StandIn, tmp_path: Path) -> None:
-    endpoint = deployment.deploy(1, factor=2)
+def test_a_model_that_takes_no_single_rows(served: Served, stand_in: StandIn, tmp_path: Path) -> None:
+    endpoint = served(factor=2).endpoint
     signature = Signature(_SIGNATURE.inputs, _SIGNATURE.outputs, {"batch": (3, 8)}, "batch")
     x = np.arange(54, dtype=np.float64).reshape(18, 3)
     report = check_golden(endpoint, stand_in, "m", _imported(tmp_path / "import", signature, x), {}, precision="fp32")
     assert (report.requests, report.rows) == (3, 18)  # the last call reaches back to three rows
 
 
-def test_a_model_without_a_batch_dimension(deployment: Deployment, stand_in: StandIn, tmp_path: Path) -> None:
-    endpoint = deployment.deploy(1, factor=2)
+def test_a_model_without_a_batch_dimension(served: Served, stand_in: StandIn, tmp_path: Path) -> None:
+    endpoint = served(factor=2).endpoint
     signature = Signature((Tensor("x", "float64", (3,)),), (Tensor("y", "float64", (3,)),), {}, None)
     folder = _imported(tmp_path / "import", signature, samples="random")
     report = check_golden(endpoint, stand_in, "m", folder, {}, precision="fp32", rows=4)
@@ -119,23 +121,23 @@ _TEXTS = Signature(
 _WORDS = np.array(["", "a", "schön", '"', "longer than the others", "\U0001f680"])
 
 
-def test_texts_must_come_back_unchanged(deployment: Deployment, stand_in: StandIn, tmp_path: Path) -> None:
-    endpoint = deployment.deploy(1, factor=2)
+def test_texts_must_come_back_unchanged(served: Served, stand_in: StandIn, tmp_path: Path) -> None:
+    endpoint = served(factor=2).endpoint
     folder = _imported(tmp_path / "import", _TEXTS, _WORDS)
     report = check_golden(endpoint, stand_in, "m", folder, {}, precision="fp32")
     assert (report.requests, report.rows) == (7, 6)
     assert {result.gate for result in report.gates} == {"finite", "min_top1_agreement"}
 
 
-def test_other_texts_are_wrong_answers(deployment: Deployment, stand_in: StandIn, tmp_path: Path) -> None:
-    endpoint = deployment.deploy(1, factor=3)
+def test_other_texts_are_wrong_answers(served: Served, stand_in: StandIn, tmp_path: Path) -> None:
+    endpoint = served(factor=3).endpoint
     with pytest.raises(DeployFailed) as failure:
         check_golden(endpoint, stand_in, "m", _imported(tmp_path / "import", _TEXTS, _WORDS), {}, precision="fp32")
     assert failure.value.diagnostics[0].cause.startswith("min_top1_agreement of output y is 0.1667, below the limit")
 
 
-def test_more_rows_than_a_call_may_have_are_sent_in_several(deployment: Deployment, stand_in: StandIn) -> None:
-    endpoint = deployment.deploy(1, factor=2)
+def test_more_rows_than_a_call_may_have_are_sent_in_several(served: Served, stand_in: StandIn) -> None:
+    endpoint = served(factor=2).endpoint
     x = np.arange(60, dtype=np.float64).reshape(20, 3)
     answer = infer(endpoint, stand_in, "m", {"x": x}, signature=_SIGNATURE)
     np.testing.assert_array_equal(answer["y"], x * 2)
