@@ -1,12 +1,12 @@
 """Tensors of the Open Inference Protocol v2: as JSON, or as raw bytes after JSON (its binary tensor extension).
 
-JSON has no infinities and no NaN. An infinity is written as `1e999`, a valid number that every reader of IEEE doubles
-rounds to infinity; NaN is written as `null`. Raw bytes have all values, and are a fraction of the size.
+JSON has no infinities and no NaN: they are written as texts, as in the JSON of protocol buffers, which numpy reads as numbers. Raw bytes have all values, and are a fraction of the size.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ DATATYPES = {
 """numpy's dtype → the protocol's datatype."""
 
 _TEXT = "BYTES"
+_NOT_FINITE = re.compile("NaN|-?Infinity")
 _LENGTH = struct.Struct("<I")
 _PREFIX = struct.Struct(">BI")
 _JSON_BYTES = "Inference-Header-Content-Length"
@@ -177,4 +178,4 @@ def _texts(data: bytes) -> Iterator[str]:
 def _elements(array: np.ndarray[Any, Any]) -> str:
     text = json.dumps(array.ravel().tolist())
     # The text only has numbers, so both words are values that JSON lacks.
-    return text.replace("NaN", "null").replace("Infinity", "1e999") if array.dtype.kind == "f" else text
+    return _NOT_FINITE.sub(r'"\g<0>"', text) if array.dtype.kind == "f" else text

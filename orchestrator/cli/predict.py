@@ -59,7 +59,9 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
 
 
 def _json_numbers(value: Any) -> Any:
-    """Nested lists with NaN and infinity, which JSON cannot represent, replaced by null."""
+    """Nested lists with NaN and infinities as texts, as in the answers of mlo's server."""
     if isinstance(value, list):
         return [_json_numbers(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

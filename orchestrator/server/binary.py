@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import orjson
 
 from .config import ModelConfig
 from .datatypes import Array, numpy_dtype
 from .errors import RequestError
-from .protocol import holds_words, output_json, parse_object, request_from, response_head
+from .protocol import answer_json, holds_words, output_json, parse_object, request_from, response_head
 from .request import InferRequest
 from .signature import Signature, Tensor
 
@@ -124,5 +123,5 @@ def encode_binary(model: ModelConfig, request: InferRequest, outputs: Mapping[st
             }
         )
         blobs.append(blob)
-    head = orjson.dumps(response_head(model, request.id) | {"outputs": described}, option=orjson.OPT_SERIALIZE_NUMPY)
+    head = answer_json(response_head(model, request.id) | {"outputs": described})
     return b"".join((head, *blobs)), len(head)

@@ -33,6 +33,8 @@ _OUTPUT = {
     "required": [*_TENSOR["required"], "data"],
     "properties": {**_TENSOR["properties"], "data": {"type": "array"}},  # type: ignore[dict-item]  # a plain JSON tree
 }
+_NOT_FINITE = {"enum": ["NaN", "Infinity", "-Infinity", None]}
+"""What JSON lacks; null is NaN."""
 _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 _STOPS = {
     "400": "The request is invalid.",
@@ -207,8 +209,9 @@ def _allowed_element(tensor: Tensor) -> dict[str, Any]:
     if not allowed.enforce:
         return {**element, "description": f"The model is made for values {_meant(allowed)}."}
     if allowed.range is None:
-        return {"type": element["type"], "enum": list(allowed.values or ())}
-    return {"type": element["type"], "minimum": allowed.range[0], "maximum": allowed.range[1]}
+        return {"enum": list(allowed.values or ())}
+    kind = "integer" if element.get("type") == "integer" else "number"
+    return {"type": kind, "minimum": allowed.range[0], "maximum": allowed.range[1]}
 
 
 def _meant(allowed: Allowed) -> str:
@@ -222,11 +225,11 @@ def _element(dtype: str) -> dict[str, Any]:
         return {"type": "boolean"}
     if dtype.startswith("float"):
         if dtype == "float64":
-            return {"type": "number"}
+            return {"anyOf": [{"type": "number"}, _NOT_FINITE]}
         # A number above the largest is still rounded to it if it is nearer to it than half its last place.
         largest = np.finfo(dtype).max
         limit = float(largest) + (float(largest) - float(np.nextafter(largest, largest.dtype.type(0)))) / 2
-        return {"type": "number", "exclusiveMinimum": -limit, "exclusiveMaximum": limit}
+        return {"anyOf": [{"type": "number", "exclusiveMinimum": -limit, "exclusiveMaximum": limit}, _NOT_FINITE]}
     whole = np.iinfo(dtype)
     return {"type": "integer", "minimum": int(whole.min), "maximum": int(whole.max)}
 

@@ -1,7 +1,13 @@
-"""Inference requests and answers of the Open Inference Protocol v2 as JSON."""
+"""Inference requests and answers of the Open Inference Protocol v2 as JSON.
+
+JSON has no NaN and no infinities: they are the texts `NaN`, `Infinity` and `-Infinity`, as in the JSON of protocol buffers, in
+requests and answers. numpy reads these texts as the numbers, so other clients of the protocol understand them. In requests,
+null is NaN too.
+"""
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -18,6 +24,7 @@ from .signature import Signature, Tensor
 
 __all__ = [
     "TakeBytes",
+    "answer_json",
     "array_from_list",
     "decode_json",
     "encode_json",
@@ -39,6 +46,8 @@ _PACKED_AS = {
 
 # numpy would convert a mixture of integers below and above 2**63 to floats, and texts to fixed-width texts.
 _READ_AS = {"string": object, "uint64": object}
+
+_NOT_FINITE = {None: np.nan, "NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 
 
 def decode_json(body: bytes | bytearray, signature: Signature) -> InferRequest:
@@ -175,7 +184,22 @@ def array_from_list(tensor: Tensor, data: Any, shape: tuple[int, ...], *, words:
     if array.dtype.kind == "f" and tensor.dtype.startswith(("int", "uint")):
         array = np.array(data, dtype=object)  # numpy rounds large integers in a list with fractions
         return _exact_integers(tensor, array)
+    if array.dtype.kind in "OU" and tensor.dtype.startswith("float"):
+        array = _with_not_finite(tensor, np.array(data, dtype=object))
     return _convert(tensor, array)
+
+
+def _with_not_finite(tensor: Tensor, array: Array) -> Array:
+    """Numbers among which there are texts or null."""
+    numbers = np.empty(array.shape, np.float64)
+    for place, item in enumerate(array.flat):
+        if type(item) in (int, float):
+            numbers.flat[place] = item
+        elif item is None or (type(item) is str and item in _NOT_FINITE):
+            numbers.flat[place] = _NOT_FINITE[item]
+        else:
+            raise _wrong_type(tensor, 'numbers, or "NaN", "Infinity" and "-Infinity"')
+    return numbers
 
 
 def _wrong_type(tensor: Tensor, wanted: str) -> RequestError:
@@ -261,7 +285,7 @@ def response_head(model: ModelConfig, request_id: str) -> dict[str, Any]:
 
 
 def output_json(tensor: Tensor, array: Array) -> dict[str, Any]:
-    """One output with its data in JSON: flat, in row-major order; NaN and infinities become null."""
+    """One output with its data for `answer_json`: flat, in row-major order."""
     flat = array.ravel()
     return {
         "name": tensor.name,
@@ -273,6 +297,23 @@ def output_json(tensor: Tensor, array: Array) -> dict[str, Any]:
 
 def encode_json(model: ModelConfig, request: InferRequest, outputs: Mapping[str, Array]) -> bytes:
     """The answer's body."""
-    head = response_head(model, request.id)
-    head["outputs"] = [output_json(wanted.tensor, outputs[wanted.tensor.name]) for wanted in request.outputs]
-    return orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
+    described = [output_json(wanted.tensor, outputs[wanted.tensor.name]) for wanted in request.outputs]
+    return answer_json(response_head(model, request.id) | {"outputs": described})
+
+
+def answer_json(document: dict[str, Any]) -> bytes:
+    """An answer as JSON; numbers that are not finite as texts."""
+    body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" not in body:  # as which orjson writes them
+        return body
+    for output in document["outputs"]:
+        data = output.get("data")
+        if isinstance(data, np.ndarray) and data.dtype.kind == "f" and not np.isfinite(data).all():
+            output["data"] = [_finite_or_text(number) for number in data.tolist()]
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _finite_or_text(number: float) -> float | str:
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"

@@ -41,18 +41,11 @@ def read_inputs(path: Path, signature: Signature) -> dict[str, Array]:
         found = _read_npz(path, signature) if path.suffix == ".npz" else _read_json(path, signature)
         _check_names(found, signature)
         arrays = {tensor.name: _typed(tensor, found[tensor.name]) for tensor in signature.inputs}
-        _check_finite(arrays)
         return _shaped(arrays, signature)
     except OSError as error:
         raise _failure(path, error.strerror or str(error), signature) from error
     except _UnfitError as error:
         raise _failure(path, str(error), signature) from error
-
-
-def _check_finite(arrays: Mapping[str, Array]) -> None:
-    for name, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise _UnfitError(f"input {name} holds NaN or infinity, which a request in JSON cannot carry")
 
 
 def _check_names(found: Mapping[str, Array], signature: Signature) -> None:
@@ -101,6 +94,10 @@ def _read_json(path: Path, signature: Signature) -> dict[str, Array]:
     return {name: _array(name, value, text=name in texts) for name, value in body.items()}
 
 
+_NOT_FINITE = {None: np.nan, "NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
+"""What JSON lacks, as mlo's server reads and writes it."""
+
+
 def _protocol_tensor(tensor: Any, texts: set[str]) -> tuple[str, Array]:
     try:
         name, shape, data = str(tensor["name"]), tensor["shape"], tensor["data"]
@@ -123,6 +120,13 @@ def _array(name: str, value: Any, *, text: bool) -> Array:
         if not all(isinstance(item, str) for item in array.flat):
             raise _UnfitError(f"input {name}: it holds a value that is not text")
         return array.astype(np.str_)
+    if array.dtype.kind in "OU" and array.size:
+        array = np.array(value, dtype=object)
+        if not all(
+            type(item) in (int, float) or (not isinstance(item, list) and item in _NOT_FINITE) for item in array.flat
+        ):
+            raise _UnfitError(f"input {name}: it holds a value that is not a number")
+        return np.array([_NOT_FINITE.get(item, item) for item in array.flat], np.float64).reshape(array.shape)
     if array.dtype.kind not in "biuf" and array.size:
         raise _UnfitError(f"input {name}: it holds a value that is not a number")
     return array

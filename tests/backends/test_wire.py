@@ -35,7 +35,7 @@ def test_texts_survive_a_round_trip() -> None:
     assert (back["none"].shape, back["none"].dtype.kind) == ((0, 2), "U")
 
 
-def test_values_that_json_lacks_are_sent_in_valid_json() -> None:
+def test_values_that_json_lacks_are_sent_as_texts() -> None:
     array = np.array([np.nan, np.inf, -np.inf, 1.5, 3e38], dtype=np.float32)
     body, _ = encode_json({"NaN": array, "Infinity": np.array([1], dtype=np.int64)})
 
@@ -43,6 +43,7 @@ def test_values_that_json_lacks_are_sent_in_valid_json() -> None:
         raise AssertionError(f"{word} is not JSON")
 
     document = json.loads(body, parse_constant=refuse)
+    assert document["inputs"][0]["data"] == ["NaN", "Infinity", "-Infinity", 1.5, pytest.approx(3e38)]
     assert [tensor["name"] for tensor in document["inputs"]] == ["NaN", "Infinity"]
     np.testing.assert_array_equal(decode(json.dumps({"outputs": document["inputs"]}).encode(), {})["NaN"], array)
 

@@ -62,7 +62,7 @@ def test_texts_stay_texts() -> None:
     ("dtype", "data"),
     [
         ("float32", ["1", "2"]),
-        ("float32", [None, 1]),
+        ("float32", ["nan", 1]),
         ("float32", [True, False]),
         ("float32", [1e39, 0]),
         ("float16", [70000, 0]),

@@ -224,11 +224,30 @@ def test_values_that_the_model_refuses_are_the_clients_fault(tmp_path: Path, sta
     assert ask(0).status == 200
 
 
-def test_not_a_number_comes_back_as_null(tmp_path: Path, start: Start) -> None:
-    sig = signature({"x": ("float32", ["batch"])}, {"y": ("float32", ["batch"])}, {"batch": [1, 4]})
-    server = start(write_server(tmp_path, [helper.make_node("Log", ["x"], ["y"])], sig))
-    answer = server.infer({"inputs": [{"name": "x", "datatype": "FP32", "shape": [3], "data": [-1, 0, 1]}]})
-    assert answer.json["outputs"][0]["data"] == [None, None, 0]
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_numbers_that_are_not_finite_go_both_ways_as_texts(tmp_path: Path, start: Start, dtype: str) -> None:
+    sig = signature({"x": (dtype, ["batch", 2])}, {"y": (dtype, ["batch", 2])}, {"batch": [1, 4]})
+    server = start(write_server(tmp_path, [helper.make_node("Identity", ["x"], ["y"])], sig))
+    datatype = f"FP{dtype[5:]}"
+
+    def ask(data: list[Any]) -> Any:
+        return server.infer({"inputs": [{"name": "x", "datatype": datatype, "shape": [3, 2], "data": data}]})
+
+    there = ["NaN", "Infinity", "-Infinity", 1.5, None, 2]
+    assert ask(there).json["outputs"][0]["data"] == ["NaN", "Infinity", "-Infinity", 1.5, "NaN", 2]
+    nested = [there[:2], there[2:4], there[4:]]
+    assert ask(nested).json["outputs"][0]["data"] == ["NaN", "Infinity", "-Infinity", 1.5, "NaN", 2]
+    refused: list[Any] = ["nan", "1", True, {}, [1]]
+    for wrong in refused:
+        answer = ask([wrong, *there[1:]])
+        assert answer.status == 400, wrong
+
+
+def test_a_word_is_not_an_integer(server: Running) -> None:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 3], "data": ["one", 1, 2]}
+    answer = server.infer({"inputs": [tensor, {**tensor, "name": "y"}]})
+    assert answer.status == 400
+    assert '"NaN", "Infinity" and "-Infinity"' in answer.json["error"]
 
 
 def test_a_shape_that_the_signature_does_not_know_is_answered(tmp_path: Path, start: Start) -> None:

@@ -41,6 +41,14 @@ def test_json_of_every_form(tmp_path: Path, document: Any) -> None:
     np.testing.assert_array_equal(x, [[1, 2], [3, 4.5]])
 
 
+def test_numbers_that_are_not_finite_are_texts_in_json(tmp_path: Path) -> None:
+    file = tmp_path / "in.json"
+    file.write_text('{"x": [["NaN", "Infinity"], ["-Infinity", null], [1, 2.5]]}')
+    x = read_inputs(file, _SIGNATURE)["x"]
+    assert x.dtype == np.float32
+    np.testing.assert_array_equal(x, np.array([[np.nan, np.inf], [-np.inf, np.nan], [1, 2.5]], np.float32))
+
+
 def test_npz_with_more_arrays_than_inputs(tmp_path: Path) -> None:
     file = tmp_path / "in.npz"
     np.savez(file, x=np.ones((9, 2)), labels=np.zeros(9))
@@ -65,7 +73,8 @@ def test_a_single_row_gets_its_batch_dimension(tmp_path: Path) -> None:
         ('{"x": [[1, 2]], "y": 1}', "the model has no input y"),
         ('{"x": [[1, 2], [3]]}', "input x: its rows have different lengths"),
         ('{"x": [["a", "b"]]}', "input x: it holds a value that is not a number"),
-        ('{"x": [[null, 1]]}', "input x: it holds a value that is not a number"),
+        ('{"x": [["nan", 1]]}', "input x: it holds a value that is not a number"),
+        ('{"x": [[true, "NaN"]]}', "input x: it holds a value that is not a number"),
         ('{"x": [[1, 2, 3]]}', "input x: its shape is [1, 3], but the model takes [batch, 2]"),
         ('{"x": 1}', "input x: its shape is [], but the model takes [batch, 2]"),
         ('{"x": [[1e39, 1]]}', "input x: it holds numbers that float32 cannot hold"),

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -249,8 +250,12 @@ def _check_values(name: str, tensor: torch.Tensor, allowed: dict[str, Any] | Non
         raise ValueError(f"input {name}: {tensor[wrong][0].item()} is not allowed; every value must be {meant}")
 
 
+_NOT_FINITE: dict[str | None, float] = {None: math.nan, "NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""What JSON lacks, as mlo's own server reads and writes it."""
+
+
 def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is not JSON; write null for NaN and 1e999 for infinity")
+    raise ValueError(f'{word} is not JSON; write it as a text, "{word}"')
 
 
 def _tensor(
@@ -263,12 +268,12 @@ def _tensor(
     numbers = _flat(given.get("data"))
     if len(numbers) != math.prod(shape):
         raise ValueError(f"input {name}: shape {shape} needs {math.prod(shape)} values, and data has {len(numbers)}")
+    if dtype.is_floating_point:
+        numbers = [_NOT_FINITE.get(n, n) if n is None or isinstance(n, str) else n for n in numbers]
     kinds = set(map(type, numbers))
-    allowed = {int, float, type(None)} if dtype.is_floating_point else {bool} if dtype is torch.bool else {int}
+    allowed = {int, float} if dtype.is_floating_point else {bool} if dtype is torch.bool else {int}
     if not kinds <= allowed:
         raise ValueError(f"input {name}: data must be {_DATATYPES[dtype]} values")
-    if type(None) in kinds:
-        numbers = [math.nan if n is None else n for n in numbers]
     if dtype is not torch.bool and not dtype.is_floating_point and numbers:
         limits = torch.iinfo(dtype)
         if min(numbers) < limits.min or max(numbers) > limits.max:
@@ -311,8 +316,7 @@ def _write(name: str, identity: str | None, outputs: Tensors) -> bytes:
         head = json.dumps({"name": output, "shape": list(tensor.shape), "datatype": _DATATYPES[tensor.dtype]})
         data = json.dumps(tensor.flatten().tolist())
         if tensor.is_floating_point():
-            # JSON has neither; infinity is written as a number that every reader rounds to infinity.
-            data = data.replace("NaN", "null").replace("Infinity", "1e999")
+            data = re.sub("NaN|-?Infinity", r'"\g<0>"', data)
         tensors.append(f'{head[:-1]}, "data": {data}}}')
     answer = {"model_name": name, "model_version": "1"} | ({} if identity is None else {"id": identity})
     return f'{json.dumps(answer)[:-1]}, "outputs": [{", ".join(tensors)}]}}'.encode()
