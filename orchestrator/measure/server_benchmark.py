@@ -319,16 +319,18 @@ class _Benchmark:
         )
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
-        """The inputs of requests with one sample each."""
+        """The inputs of requests of the smallest size: a sample, or as many as the smallest batch has."""
         import numpy as np  # noqa: PLC0415 - as in runtime_report
 
         with np.load(self._context.inputs["import"] / SAMPLES_FILE, allow_pickle=False) as samples:
             inputs = {tensor.name: samples[tensor.name] for tensor in self.signature.inputs}
+        batch = self.signature.batch
         for number in range(min(_BODIES, len(next(iter(inputs.values()))))):
-            if self.signature.batch is None:
+            if batch is None:
                 yield {name: array[number] for name, array in inputs.items()}
             else:
-                yield {name: array[number : number + 1] for name, array in inputs.items()}
+                rows = np.arange(number, number + self.signature.dims[batch][0])
+                yield {name: array.take(rows, axis=0, mode="wrap") for name, array in inputs.items()}
 
 
 def _request_files(

@@ -66,25 +66,25 @@ _TRANSFORMERS_TOOLS = ("torch", "transformers", "safetensors")
 
 SOURCES: dict[str, SourceKind] = dict(
     (
-        _row("pytorch", "pytorch.source", "torch", "safetensors", check=7, inspect=4, required=_FACTORY),
-        _row("torchscript", "pytorch.source", "torch", check=7, inspect=4),
-        _row("exported-program", "pytorch.source", "torch", check=7, inspect=4),
-        _row("keras", "tensorflow.keras_source", "tensorflow", "keras", check=7, inspect=4),
+        _row("pytorch", "pytorch.source", "torch", "safetensors", check=8, inspect=4, required=_FACTORY),
+        _row("torchscript", "pytorch.source", "torch", check=8, inspect=4),
+        _row("exported-program", "pytorch.source", "torch", check=8, inspect=4),
+        _row("keras", "tensorflow.keras_source", "tensorflow", "keras", check=8, inspect=4),
         _row(
             "saved-model",
             "tensorflow.saved_model_source",
             "tensorflow",
-            check=7,
+            check=8,
             inspect=4,
             options=frozenset({"signature"}),
         ),
-        _row("onnx", "onnx.source", "onnx", "onnxruntime", check=7, inspect=4, further_files=True),
-        _row("tflite", "litert.source", "ai-edge-litert", check=7, inspect=4),
+        _row("onnx", "onnx.source", "onnx", "onnxruntime", check=8, inspect=4, further_files=True),
+        _row("tflite", "litert.source", "ai-edge-litert", check=8, inspect=4),
         _row(
             "transformers",
             "transformers.source",
             *_TRANSFORMERS_TOOLS,
-            check=7,
+            check=8,
             inspect=4,
             text_samples=True,
             stated=_TASK,

@@ -73,23 +73,24 @@ class _Golden:
         return len(next(iter(self.inputs.values())))
 
     @property
-    def batches(self) -> Iterator[slice]:
-        """As many samples as fit, in calls of the largest size that the model accepts."""
+    def smallest(self) -> int:
+        """The fewest rows of a request."""
+        return 1 if self.signature.batch is None else self.signature.dims[self.signature.batch][0]
+
+    @property
+    def batches(self) -> Iterator[Array]:
+        """The rows of as many samples as fit, in calls of the largest size that the model accepts."""
         if self.signature.batch is None:
             return
         row = max(1, sum(array[:1].nbytes for array in self.inputs.values()))
-        low, _ = self.signature.dims[self.signature.batch]
-        fitting = max(low, _BATCHED_BYTES // row)
+        fitting = max(self.smallest, _BATCHED_BYTES // row)
         size = self.signature.fitting(self.signature.batch, fitting)
         sent = min(self.rows, fitting)
         for start in range(0, sent, size):
             stop = min(sent, start + size)
-            # The last call may be none that the model accepts, so it overlaps the one before.
+            # The last call may be none that the model accepts, so it overlaps the one before; or repeats samples.
             least = self.signature.covering(self.signature.batch, stop - start)
-            yield slice(max(0, min(start, stop - least)), stop)
-
-    def takes_one_row(self) -> bool:
-        return self.signature.batch is None or self.signature.dims[self.signature.batch][0] == 1
+            yield np.resize(np.arange(max(0, min(start, stop - least)), stop), max(least, stop - start))
 
 
 def check_golden(
@@ -102,7 +103,7 @@ def check_golden(
     precision: str,
     rows: int = 32,
 ) -> GoldenReport:
-    """Send samples to a server, one by one and in batches, and judge its answers by the gates of `verify`.
+    """Send samples to a server, in the smallest requests that the model takes and in batches, and judge its answers by the gates of `verify`.
 
     The limits on single values hold for every request; those over all samples (cosine, top-1 agreement) are only judged if
     all samples fit into the batches, as in `verify`.
@@ -114,14 +115,14 @@ def check_golden(
         samples: the output folder of the import step.
         gates: what the spec sets for `precision`; the rest is the precision's default.
         precision: of the variant that is served.
-        rows: samples that are sent alone.
+        rows: samples that are sent alone, or as the first of a smallest batch.
 
     Raises:
         DeployFailed: E608 an answer is not within the gates; E609 a request failed.
     """
     golden = _read(samples)
 
-    def send(chosen: slice | int) -> dict[str, Array]:
+    def send(chosen: Array | int) -> dict[str, Array]:
         inputs = {key: np.ascontiguousarray(array[chosen]) for key, array in golden.inputs.items()}
         try:
             answer = infer(base_url, backend, name, inputs, signature=golden.signature, timeout=_REQUEST_SECONDS)
@@ -146,7 +147,7 @@ def check_golden(
         answers = list(pool.map(send, alone))
     answers += [send(batch) for batch in batches]
     limits = Gates(DEFAULT_GATES[precision], gates)
-    requests: list[slice | int] = [*alone, *batches]
+    requests: list[Array | int] = [*alone, *batches]
     results = [
         result
         for chosen, answer in zip(requests, answers, strict=True)
@@ -159,22 +160,21 @@ def check_golden(
     failed = [result for result in gated if not result.passed]
     if failed:
         raise _wrong(*(_describe(result) for result in failed))
-    seen = {row for chosen in requests for row in np.atleast_1d(np.arange(golden.rows)[chosen]).tolist()}
+    seen = {row for chosen in requests for row in np.atleast_1d(chosen).tolist()}
     return GoldenReport(len(requests), len(seen), golden.samples, tuple(gated))
 
 
-def _rows_alone(golden: _Golden, count: int) -> list[slice | int]:
-    """Requests of one sample each; without a batch dimension the row axis is not part of the call."""
-    if not golden.takes_one_row():
-        return []
+def _rows_alone(golden: _Golden, count: int) -> list[Array | int]:
+    """The smallest requests that the model takes; without a batch dimension the row axis is not part of the call."""
     chosen = range(min(count, golden.rows))
-    return list(chosen) if golden.signature.batch is None else [slice(row, row + 1) for row in chosen]
+    if golden.signature.batch is None:
+        return list(chosen)
+    return [np.arange(row, row + golden.smallest) % golden.rows for row in chosen]
 
 
-def _covered(golden: _Golden, batches: list[slice], answers: list[dict[str, Array]]) -> dict[str, Array] | None:
+def _covered(golden: _Golden, batches: list[Array], answers: list[dict[str, Array]]) -> dict[str, Array] | None:
     """The answers to all samples in their order, if the batches hold each of them exactly once."""
-    starts = [0, *(batch.stop for batch in batches)]
-    if [batch.start for batch in batches] != starts[:-1] or starts[-1] != golden.rows:
+    if not batches or not np.array_equal(np.concatenate(batches), np.arange(golden.rows)):
         return None
     return {key: np.concatenate([answer[key] for answer in answers]) for key in golden.baseline}
 
@@ -190,12 +190,12 @@ def _judged(
     return results
 
 
-def _named(chosen: slice | int) -> str:
+def _named(chosen: Array | int) -> str:
     if isinstance(chosen, int):
         return f"sample {chosen}"
-    if chosen.stop - chosen.start == 1:
-        return f"sample {chosen.start}"
-    return f"samples {chosen.start} to {chosen.stop - 1} in one call"
+    if len(chosen) == 1:
+        return f"sample {chosen[0]}"
+    return f"samples {chosen[0]} to {chosen[-1]} in one call"
 
 
 def _describe(result: GateResult) -> str:

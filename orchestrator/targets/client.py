@@ -54,8 +54,16 @@ def infer(
 
     if largest is None:
         return call(inputs)
+    assert signature.batch is not None, "only rows of a batch are sent in several calls"
     rows = len(next(iter(inputs.values())))
-    parts = [call({key: array[at : at + largest] for key, array in inputs.items()}) for at in range(0, rows, largest)]
+    parts = []
+    for start in range(0, rows, largest):
+        # If the last rows are too few for the model, they are sent with some of those before them.
+        first = (
+            min(start, rows - signature.covering(signature.batch, rows - start)) if rows - start < largest else start
+        )
+        outputs = call({key: array[first : start + largest] for key, array in inputs.items()})
+        parts.append({key: array[start - first :] for key, array in outputs.items()})
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 

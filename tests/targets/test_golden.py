@@ -103,7 +103,27 @@ def test_a_model_that_takes_no_single_rows(served: Served, stand_in: StandIn, tm
     signature = Signature(_SIGNATURE.inputs, _SIGNATURE.outputs, {"batch": (3, 8)}, "batch")
     x = np.arange(54, dtype=np.float64).reshape(18, 3)
     report = check_golden(endpoint, stand_in, "m", _imported(tmp_path / "import", signature, x), {}, precision="fp32")
-    assert (report.requests, report.rows) == (3, 18)  # the last call reaches back to three rows
+    # Each sample with the two after it, then all in batches of which the last reaches back to three rows.
+    assert (report.requests, report.rows) == (18 + 3, 18)
+
+
+def test_fewer_samples_than_the_smallest_batch_are_repeated(
+    deployment: Deployment, stand_in: StandIn, tmp_path: Path
+) -> None:
+    endpoint = deployment.deploy(1, factor=2)
+    signature = Signature(_SIGNATURE.inputs, _SIGNATURE.outputs, {"batch": (4, 8)}, "batch")
+    x = np.arange(9, dtype=np.float64).reshape(3, 3)
+    report = check_golden(endpoint, stand_in, "m", _imported(tmp_path / "import", signature, x), {}, precision="fp32")
+    assert (report.requests, report.rows) == (3 + 1, 3)
+
+
+def test_the_last_of_several_calls_has_as_many_rows_as_the_model_takes(
+    deployment: Deployment, stand_in: StandIn
+) -> None:
+    endpoint = deployment.deploy(1, factor=2)
+    signature = Signature(_SIGNATURE.inputs, _SIGNATURE.outputs, {"batch": (3, 8)}, "batch")
+    x = np.arange(51, dtype=np.float64).reshape(17, 3)
+    np.testing.assert_array_equal(infer(endpoint, stand_in, "m", {"x": x}, signature=signature)["y"], 2 * x)
 
 
 def test_a_model_without_a_batch_dimension(served: Served, stand_in: StandIn, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.source.outputs import failed_call
 from orchestrator.frameworks.source.runtime import gpu_not_used
+from orchestrator.frameworks.source.smallest_batch import naming_the_batch
 from orchestrator.steps.context import StepContext, StepError, headline, refuse_as, refuse_on
 from orchestrator.steps.parameters import ImportParameters
 
@@ -84,7 +85,8 @@ def check(context: StepContext) -> dict[str, Any]:
     )
     context.progress("checking that outputs repeat")
     notes = [f"source: {note.text}" for note in _notes(file)]
-    _prove_repeatable(answer, signature, samples, file, notes)
+    with naming_the_batch(answer, signature, samples):
+        _prove_repeatable(answer, signature, samples, file, notes)
     return record(
         context,
         answer,

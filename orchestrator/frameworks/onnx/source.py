@@ -25,6 +25,7 @@ from orchestrator.frameworks.source.comparison import changing_output, row_mixin
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call
+from orchestrator.frameworks.source.smallest_batch import naming_the_batch
 from orchestrator.steps.context import StepError, refuse_as
 from orchestrator.steps.parameters import ImportParameters
 
@@ -96,7 +97,8 @@ def check(context: StepContext) -> dict[str, Any]:
         lambda: ids_of_inputs(model.proto, names["inputs"]),
     )
     context.progress("checking that outputs repeat")
-    _prove_repeatable(answer, model, signature, samples, notes)
+    with naming_the_batch(answer, signature, samples):
+        _prove_repeatable(answer, model, signature, samples, notes)
     return record(
         context,
         answer,

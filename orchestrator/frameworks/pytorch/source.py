@@ -21,6 +21,7 @@ from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.source.outputs import first_call
 from orchestrator.frameworks.source.samples import random_samples
+from orchestrator.frameworks.source.smallest_batch import naming_the_batch
 from orchestrator.frameworks.source.user_code import AT_FACTORY, build
 from orchestrator.steps.context import StepContext, StepError, refuse_as
 from orchestrator.steps.parameters import CodeAccess, ImportParameters, InspectParameters
@@ -88,14 +89,15 @@ def prove(
         StepError: E321-E328 inputs and outputs, E330-E332 evaluation mode.
     """
     context.progress("proving evaluation mode")
-    signature = declared_outputs(model, signature, first_call(samples, signature), context.project)
-    found = verify_evaluation_mode(
-        model,
-        signature,
-        samples,
-        context.project,
-        saved_in_training=_SAVED_IN_TRAINING in notes,
-    )
+    with naming_the_batch(lambda inputs: guarded_call(model, signature, inputs, context.project), signature, samples):
+        signature = declared_outputs(model, signature, first_call(samples, signature), context.project)
+        found = verify_evaluation_mode(
+            model,
+            signature,
+            samples,
+            context.project,
+            saved_in_training=_SAVED_IN_TRAINING in notes,
+        )
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
         return call_model(model, signature, inputs, context.project, dim)

@@ -11,6 +11,7 @@ from orchestrator.artifacts.imported import BASELINE_FILE, SAMPLES_FILE, EdgeCas
 from orchestrator.frameworks.source.integer_ranges import found_ranges
 from orchestrator.frameworks.source.outputs import refuse_nan, resolve_outputs, run_edge_cases, run_samples
 from orchestrator.frameworks.source.samples import LABELS, STRING, Samples, random_samples, read_samples, write_npz
+from orchestrator.frameworks.source.smallest_batch import naming_the_batch
 from orchestrator.verify.classes import holds_classes
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def record(
         StepError: E321, E322, E326, E327, E328.
     """
     context.progress("finding the shapes of the outputs")
-    signature = resolve_outputs(answer, signature, samples)
+    with naming_the_batch(answer, signature, samples):
+        signature = resolve_outputs(answer, signature, samples)
     context.progress("running the samples")
     outputs = run_samples(answer, signature, samples)
     refuse_nan(outputs, samples)

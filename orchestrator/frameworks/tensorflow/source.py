@@ -12,6 +12,7 @@ from orchestrator.frameworks.source.comparison import changing_output, row_mixin
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call, first_call
+from orchestrator.frameworks.source.smallest_batch import naming_the_batch
 from orchestrator.frameworks.tensorflow.failures import reason
 from orchestrator.frameworks.tensorflow.ids import ids_of_inputs
 from orchestrator.frameworks.tensorflow.library import tf
@@ -54,9 +55,10 @@ def check_model(
     samples = given_samples(context, parameters, lambda inputs: answer(inputs).values(), lambda: ids_of_inputs(model))
     context.progress("checking that outputs repeat")
     found = [f"source: {note}" for note in notes]
-    _prove_repeatable(answer, model, samples, found)
-    if model.keras_model is not None:
-        _prove_open_sizes(answer, model, samples)
+    with naming_the_batch(answer, model.signature, samples):
+        _prove_repeatable(answer, model, samples, found)
+        if model.keras_model is not None:
+            _prove_open_sizes(answer, model, samples)
     return record(
         context,
         answer,
