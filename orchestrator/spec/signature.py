@@ -109,7 +109,7 @@ class Signature:
 
         def tensor(t: Mapping[str, Any]) -> Tensor:
             shape = None if t["shape"] is None else tuple(t["shape"])
-            return Tensor(t["name"], t["dtype"], shape, allowed(t["allowed"]) if "allowed" in t else None)
+            return Tensor(t["name"], t["dtype"], shape, None if t.get("allowed") is None else allowed(t["allowed"]))
 
         def allowed(a: Mapping[str, Any]) -> Allowed:
             found = None if a["range"] is None else (a["range"][0], a["range"][1])

@@ -30,7 +30,7 @@ def _digits(path: Path) -> Imported:
 def test_the_digits_example_is_imported(tmp_path: Path) -> None:
     imported = _digits(tmp_path / "a")
     assert imported.json("imported.json")["signature"]["outputs"] == [
-        {"name": "logits", "dtype": "float32", "shape": ["batch", 10]}
+        {"name": "logits", "dtype": "float32", "shape": ["batch", 10], "allowed": None}
     ]
     facts = imported.facts
     document = imported.json("imported.json")
