@@ -129,6 +129,8 @@ def main(argv: list[str] | None = None) -> None:
         code = int(ExitCode.FAILED)
     except Exception as error:  # noqa: BLE001 - anything else is a bug in mlo and reported as such
         code = _report_bug(error, as_json=as_json)
+    # Otherwise the interpreter looks through all that was imported several times more, on its way out.
+    gc.freeze()
     sys.exit(code)
 
 
