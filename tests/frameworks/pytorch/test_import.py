@@ -129,7 +129,10 @@ def test_sizes_between_the_ends_that_the_model_refuses_are_left_out_and_said(tmp
     inputs: dict[str, tuple[str, list[int | str]]] = {"x": ("float32", ["batch", "length"])}
     imported = run_model(tmp_path, "EvenLengths", signature(inputs, None, {"batch": (1, 4), "length": (2, 16)}))
     assert imported.facts["edge_cases_left_out"] == [{"name": "length of 15", "reason": "ValueError: an odd length"}]
-    said = "source: the model refuses a length of 15, as clients will see too: ValueError: an odd length"
+    said = (
+        "source: the model refuses a length of 15, as clients will see too; where it takes only multiples of a number, "
+        "declare `multiple_of` in `dims:`: ValueError: an odd length"
+    )
     assert said in imported.facts["notes"]
     names = [case["name"] for case in imported.json("imported.json")["edge_cases"]]
     assert "length of 6" in names
