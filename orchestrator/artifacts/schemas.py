@@ -10,6 +10,7 @@ from orchestrator.artifacts.document import Document
 from orchestrator.artifacts.fates import Fates
 from orchestrator.artifacts.imported import Imported
 from orchestrator.artifacts.inspection import Inspection
+from orchestrator.artifacts.probed import Probed
 from orchestrator.artifacts.runtime_report import RuntimeReport
 from orchestrator.artifacts.server_report import ServerReport
 from orchestrator.artifacts.variant_facts import VariantFacts
@@ -20,6 +21,7 @@ __all__ = ["DOCUMENTS", "schema_texts"]
 
 DOCUMENTS: tuple[type[Document], ...] = (
     Inspection,
+    Probed,
     Imported,
     VariantFacts,
     Verdict,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -18,8 +20,10 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.draft.detect import find_model
 from orchestrator.draft.naming import deployment_name
 from orchestrator.draft.text import SpecDraft, spec_text
+from orchestrator.engine.checking import check_import
 from orchestrator.engine.drafting import DraftRequest, draft_spec
-from orchestrator.errors import SpecInvalid, UsageError
+from orchestrator.errors import SpecInvalid, StepFailed, UsageError
+from orchestrator.events import Observer
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.spec.load import load_spec
 from orchestrator.spec.random_mark import is_random
@@ -57,6 +61,9 @@ Examples:
     help="An .npz file of real inputs. Default: generate random ones.",
 )  # fmt: skip
 @click.option("--signature", metavar="NAME", help="Signature of a SavedModel. Default: serving_default.")
+@click.option(
+    "--no-run", is_flag=True, help="Only read the model, do not call it; sizes and integers are then assumed."
+)
 @click.option("--force", is_flag=True, help="Overwrite the spec and random samples of an earlier init.")
 @json_option
 def init(
@@ -66,13 +73,15 @@ def init(
     kind: SourceKind | None,
     samples: Path | None,
     signature: str | None,
+    no_run: bool,
     force: bool,
     as_json: bool,
 ) -> None:
     """Write a first spec for a model: a file, a model folder, or a folder that contains a model.
 
-    Reads the model's inputs and outputs, generates random samples unless real ones are given, and marks in comments what
-    you should decide. The model is not run.
+    Reads the model's inputs and outputs, calls the model to find which sizes and integers it takes, generates random
+    samples unless real ones are given, and marks in comments what you should decide. It ends with the checks that `mlo
+    apply` begins with, so that the spec applies or you are told at once what is missing.
     """
     if as_json and output == _STANDARD_OUTPUT:
         raise click.UsageError("--json and --output - both write to standard output; use one of them")
@@ -91,9 +100,9 @@ def init(
     _refuse_inside(model.path, folder, home.root)
     if model.remark:
         console.print_note(f"using {model.path}: {model.remark}")
-    wanted = DraftRequest(
-        model, name, folder, samples, random_file, {} if signature is None else {"signature": signature}
-    )
+    began = time.monotonic()
+    settings = {} if signature is None else {"signature": signature}
+    wanted = DraftRequest(model, name, folder, samples, random_file, settings, run=not no_run)
     store = Store.open(home)
     with watch(show_cached=False) as observer:
         draft, made = draft_spec(wanted, store, observer)
@@ -104,7 +113,15 @@ def init(
     write_atomic(spec, spec_text(draft).encode())
     if made is not None and random_file is not None:
         write_atomic(random_file, made)
-    _tell(spec, draft, random_file if made is not None else None, as_json=as_json)
+    valid, diagnostics = _check(spec)
+    problems: Sequence[Diagnostic] = ()
+    if valid and not no_run:
+        with watch(show_cached=False) as observer:
+            problems = _import_problems(spec, store, observer)
+        store.stat_cache.save()
+    written = _Written(spec, draft, random_file if made is not None else None, valid, diagnostics, problems,
+                       not no_run and valid and not problems, time.monotonic() - began)  # fmt: skip
+    _tell(written, as_json=as_json)
 
 
 def _refuse_inside(model: Path, *folders: Path) -> None:
@@ -152,8 +169,31 @@ def _random_file(folder: Path, name: str, *, force: bool) -> Path:
     return file
 
 
-def _tell(spec: Path, draft: SpecDraft, random_file: Path | None, *, as_json: bool) -> None:
-    valid, diagnostics = _check(spec)
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What was written, and what was found out about it.
+
+    Attributes:
+        random_file: the random samples; None if there are none.
+        valid: whether the spec is complete.
+        diagnostics: why it is not, or what else `mlo validate` says.
+        problems: why `import` refuses the model as the spec has it.
+        imports: whether `import` was tried, and does not.
+        seconds: that everything took.
+    """
+
+    spec: Path
+    draft: SpecDraft
+    random_file: Path | None
+    valid: bool
+    diagnostics: Sequence[Diagnostic]
+    problems: Sequence[Diagnostic]
+    imports: bool
+    seconds: float
+
+
+def _tell(written: _Written, *, as_json: bool) -> None:
+    draft, spec = written.draft, written.spec
     if as_json:
         console.print_json(
             {
@@ -162,25 +202,37 @@ def _tell(spec: Path, draft: SpecDraft, random_file: Path | None, *, as_json: bo
                 "kind": draft.kind,
                 "samples": draft.samples,
                 "random": draft.random,
-                "valid": valid,
-                "diagnostics": [each.as_json() for each in diagnostics],
+                "valid": written.valid,
+                "imports": written.imports,
+                "seconds": round(written.seconds, 1),
+                "diagnostics": [each.as_json() for each in (*written.diagnostics, *written.problems)],
                 "notes": list(draft.model.notes),
+                "questions": list(draft.model.questions),
             }
         )
         return
     tensors = ((draft.model.inputs, "input"), (draft.model.outputs, "output"))
     what = ", ".join(f"{len(each)} {word}{'' if len(each) == 1 else 's'}" for each, word in tensors if each)
     console.print_result(
-        f"{spec}: written (kind {draft.kind}; {what or 'the file does not describe its inputs and outputs'})"
+        f"{spec}: written in {written.seconds:.1f} s "
+        f"(kind {draft.kind}; {what or 'the file does not describe its inputs and outputs'})"
     )
-    if random_file is not None:
-        console.print_result(f"{random_file}: written, random inputs: {_LIMITS_OF_RANDOM}")
+    if written.random_file is not None:
+        console.print_result(f"{written.random_file}: written, random inputs: {_LIMITS_OF_RANDOM}")
     for note in draft.model.notes:
         console.print_note(f"note: {shown_line(note)}")
-    if diagnostics:
+    for question in draft.model.questions:
+        console.print_note(f"question: {shown_line(question)}")
+    if written.diagnostics:
         console.print_note("\n`mlo validate` reports:\n")
-        console.show_diagnostics(diagnostics)
-    steps = [f"{'edit' if not valid else 'review'} {spec}"]
+        console.show_diagnostics(written.diagnostics)
+    if written.problems:
+        console.print_note("\n`mlo apply` would stop at the step `import`:\n")
+        console.show_diagnostics(written.problems)
+    ready = written.valid and not written.problems
+    if written.imports:
+        console.print_result("the model was imported with this spec: `mlo apply` continues from there")
+    steps = [f"{'review' if ready else 'edit'} {spec}"]
     steps += [f"mlo {command} {shlex.quote(str(spec))}" for command in ("validate", "plan", "apply")]
     console.print_result("\nNext:\n" + "\n".join(f"  {step}" for step in steps))
 
@@ -191,3 +243,12 @@ def _check(spec: Path) -> tuple[bool, Sequence[Diagnostic]]:
         return True, load_spec(spec).warnings
     except SpecInvalid as error:
         return False, error.diagnostics
+
+
+def _import_problems(spec: Path, store: Store, observer: Observer) -> Sequence[Diagnostic]:
+    """Why the model cannot be imported as the spec has it; nothing if it can."""
+    try:
+        check_import(spec, store, observer)
+    except (SpecInvalid, StepFailed) as error:
+        return error.diagnostics
+    return ()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from orchestrator.artifacts.inspection import FoundTensor, Inspection
+from orchestrator.artifacts.probed import Probed, ProbedDim
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StepFailed
 from orchestrator.plan.dim_names import DEFAULT_BATCH, DimNames, batch_of
 from orchestrator.plan.found import spec_name
 from orchestrator.spec.models import DtypeName
-from orchestrator.spec.signature import Dim, Signature, Tensor
+from orchestrator.spec.signature import Allowed, Dim, Signature, Tensor
 
-__all__ = ["ProposedDim", "ProposedModel", "ProposedTensor", "proposed_model"]
+__all__ = ["ProposedDim", "ProposedModel", "ProposedTensor", "proposed_model", "with_probed"]
 
 _DTYPES = frozenset(get_args(DtypeName))
 _DEFAULT_OTHER = (1, 128)
@@ -31,21 +32,33 @@ class ProposedTensor:
         own: the model's own name, if it differs.
         dtype: empty if the file does not specify it.
         shape: None if the file does not specify it.
+        allowed: what it may hold; None if nothing is known.
+        remark: why it may hold that, or what the user has to say, a phrase; otherwise empty.
     """
 
     name: str
     own: str | None
     dtype: str
     shape: tuple[Dim, ...] | None
+    allowed: Allowed | None = None
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ProposedDim:
-    """The range of a named dimension; `from_model` if the model file specifies it, otherwise it is assumed."""
+    """The range of a named dimension.
+
+    Attributes:
+        from_model: whether the model file specifies it; otherwise it is assumed or tried.
+        multiple_of: the sizes are multiples of it.
+        reason: why this range was found by calling the model, a phrase; empty if it was not called.
+    """
 
     min: int
     max: int
     from_model: bool
+    multiple_of: int = 1
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +68,7 @@ class ProposedModel:
     Attributes:
         batch: the batch dimension; None if the sizes are fixed.
         notes: remarks for the user, one sentence each.
+        questions: what the user has to decide, one sentence each.
     """
 
     inputs: Sequence[ProposedTensor]
@@ -62,16 +76,18 @@ class ProposedModel:
     dims: Mapping[str, ProposedDim]
     batch: str | None
     notes: Sequence[str]
+    questions: Sequence[str] = field(default=())
 
     def signature(self) -> Signature | None:
-        """The signature for generating random inputs; None if something is unknown."""
+        """The signature for calling the model and generating random inputs; None if something is unknown."""
         if not self.inputs or any(not each.dtype or each.shape is None for each in self.inputs):
             return None
         return Signature(
-            inputs=tuple(Tensor(each.name, each.dtype, each.shape) for each in self.inputs),
-            outputs=(),
+            inputs=tuple(Tensor(each.name, each.dtype, each.shape, each.allowed) for each in self.inputs),
+            outputs=tuple(Tensor(each.name, each.dtype, None) for each in self.outputs),
             dims={name: (dim.min, dim.max) for name, dim in self.dims.items()},
             batch=self.batch,
+            multiples={name: dim.multiple_of for name, dim in self.dims.items() if dim.multiple_of > 1},
         )
 
 
@@ -103,6 +119,40 @@ def proposed_model(found: Inspection, *, named: bool) -> ProposedModel:
         if isinstance(dim, str)
     }
     return ProposedModel(inputs, outputs, dims, batch, tuple(note.text for note in found.notes))
+
+
+def with_probed(model: ProposedModel, probed: Probed) -> ProposedModel:
+    """The proposal, with what was found by calling the model."""
+    same = {name: dim.same_as for name, dim in probed.dims.items() if dim.same_as is not None}
+
+    def known(each: ProposedTensor) -> ProposedTensor:
+        shape = None if each.shape is None else tuple(same.get(str(dim), dim) for dim in each.shape)
+        found = probed.inputs.get(each.name)
+        if found is None:
+            return replace(each, shape=shape)
+        nothing = found.range is None and found.values is None
+        return replace(
+            each, shape=shape, allowed=None if nothing else Allowed(found.range, found.values), remark=found.reason
+        )
+
+    return replace(
+        model,
+        inputs=[known(each) for each in model.inputs],
+        outputs=[known(each) for each in model.outputs],
+        dims={
+            name: _tried(dim, probed.dims[name]) if name in probed.dims else dim
+            for name, dim in model.dims.items()
+            if name not in same
+        },
+        questions=[
+            *probed.questions,
+            *(f"`{name}`: {found.reason}" for name, found in probed.inputs.items() if found.question),
+        ],
+    )
+
+
+def _tried(proposed: ProposedDim, found: ProbedDim) -> ProposedDim:
+    return replace(proposed, min=found.low, max=found.high, multiple_of=found.step, reason=found.reason)
 
 
 def _with_names(everything: Sequence[FoundTensor]) -> list[tuple[FoundTensor, str]]:

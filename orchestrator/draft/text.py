@@ -86,6 +86,7 @@ def _model(draft: SpecDraft) -> list[Line]:
         *(Line(f"    {key}: {value}", why) for key, (value, why) in SOURCES[draft.kind].stated.items()),
         *(_state(draft.state) if draft.state is not None else ()),
         *(Line("  ", f"About the model file: {note}.") for note in draft.model.notes),
+        *(Line("  ", f"QUESTION: {question}.") for question in draft.model.questions),
     ]
     return [*lines, *_inputs(draft), *_outputs(draft), *_dims(draft.model), *_samples(draft)]
 
@@ -123,7 +124,10 @@ def _inputs(draft: SpecDraft) -> list[Line]:
         comment = f"fill in the shapes, {_EXAMPLE}"
     if any(not each.dtype for each in inputs):
         comment += ", and set the types, which the file does not specify"
-    lines = [Line("  inputs:", comment), *(Line(f"    - {_tensor(each, with_dtype=True)}") for each in inputs)]
+    lines = [
+        Line("  inputs:", comment),
+        *(Line(f"    - {_tensor(each, with_dtype=True)}", each.remark) for each in inputs),
+    ]
     if SOURCES[draft.kind].describes:
         lines[0] = Line("  inputs:", f"{comment}; to rename one, add the model's name as `tensor:`")
     return lines
@@ -147,6 +151,11 @@ def _tensor(tensor: ProposedTensor, *, with_dtype: bool) -> str:
         parts.append(f"shape: {_shape(tensor.shape)}")
     elif with_dtype:
         parts.append("shape: ")
+    if tensor.allowed is not None:
+        key, held = (
+            ("range", tensor.allowed.range) if tensor.allowed.values is None else ("values", tensor.allowed.values)
+        )
+        parts.append(f"{key}: [{', '.join(map(str, held or ()))}]")
     return f"{{{', '.join(parts)}}}"
 
 
@@ -162,7 +171,9 @@ def _dims(model: ProposedModel) -> list[Line]:
         return [*lines, Line("    batch: {min: 1, max: 64}", "assumed; set the range that you expect")]
     for name, dim in model.dims.items():
         comment = "read from the model" if dim.from_model else "assumed; set the range that you expect"
-        lines.append(Line(f"    {scalar(name)}: {{min: {dim.min}, max: {dim.max}}}", comment))
+        step = f", multiple_of: {dim.multiple_of}" if dim.multiple_of > 1 else ""
+        comment = f"tried: {dim.reason}" if dim.reason and not dim.from_model else comment
+        lines.append(Line(f"    {scalar(name)}: {{min: {dim.min}, max: {dim.max}{step}}}", comment))
     return lines
 
 

@@ -11,24 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts.inspection import FoundWeights, Inspection
+from orchestrator.artifacts.probed import Probed
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.draft.detect import ModelPath
 from orchestrator.draft.factories import module_classes
 from orchestrator.draft.naming import relative_path
-from orchestrator.draft.propose import ProposedModel, proposed_model
+from orchestrator.draft.propose import ProposedModel, proposed_model, with_probed
 from orchestrator.draft.text import SpecDraft, StateDict
 from orchestrator.engine.inspecting import read_model, run_single_step
 from orchestrator.engine.observing import observe_here
-from orchestrator.errors import SpecInvalid, StepFailed, UsageError
+from orchestrator.errors import Interrupted, SpecInvalid, StepFailed, UsageError
 from orchestrator.events import Observer
 from orchestrator.optimize.sources import SOURCES
-from orchestrator.plan.revisions import SAMPLES
+from orchestrator.plan.revisions import PROBE, SAMPLES
 from orchestrator.plan.step import FileInput, Step
 from orchestrator.plan.steps.source import require_source_tools, source_parameters
 from orchestrator.spec.load import LoadedSpec, load_spec
 from orchestrator.spec.signature import Signature
-from orchestrator.steps.parameters import InspectParameters, RandomSamplesParameters, SourceParameters, TensorNames
-from orchestrator.steps.roles import WEIGHTS
+from orchestrator.steps.parameters import (
+    InspectParameters,
+    ProbeParameters,
+    RandomSamplesParameters,
+    SourceParameters,
+    TensorNames,
+)
+from orchestrator.steps.roles import WEIGHTS, file_role
 from orchestrator.store.store import Store
 
 __all__ = ["DraftRequest", "draft_spec"]
@@ -49,6 +56,7 @@ class DraftRequest:
         samples: the user's real samples, if any.
         random_file: the file for random samples; None for no samples.
         settings: further keys of the source, such as `signature` of a SavedModel.
+        run: whether the model may be called, to find out what it takes.
     """
 
     model: ModelPath
@@ -57,6 +65,7 @@ class DraftRequest:
     samples: Path | None = None
     random_file: Path | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    run: bool = True
 
 
 def draft_spec(wanted: DraftRequest, store: Store, observer: Observer) -> tuple[SpecDraft, bytes | None]:
@@ -72,6 +81,8 @@ def draft_spec(wanted: DraftRequest, store: Store, observer: Observer) -> tuple[
     weights = _in_a_spec(relative_path(wanted.model.path, wanted.folder))
     found = reader.found()
     model = proposed_model(found, named=SOURCES[wanted.model.kind].describes)
+    if wanted.run:
+        model = reader.probed(model, found.files)
     signature = model.signature()
     made = None
     if wanted.samples is None and wanted.random_file is not None and signature is not None:
@@ -144,6 +155,37 @@ class _Reader:
                 at=_AT,
             )
             return Inspection.read(run_single_step(loaded, here, step, *self._run))
+
+    def probed(self, model: ProposedModel, files: Sequence[str]) -> ProposedModel:
+        """The proposal with what calls of the model show; a failure of these is a question to the user."""
+        signature = model.signature()
+        if not self._row.probe or signature is None:
+            return model
+        stated = tuple(name for name, dim in model.dims.items() if dim.from_model)
+        with self._stand_in() as loaded:
+            names = TensorNames(
+                inputs={each.name: each.own or each.name for each in model.inputs},
+                outputs={each.name: each.own or each.name for each in model.outputs},
+            )
+            source = replace(source_parameters(loaded, None), names=names if self._row.describes else TensorNames())
+            weights = FileInput.of(self._model.path.absolute(), _AT, loaded.folder, WEIGHTS)
+            step = Step(
+                id="probe",
+                kind="inspect",
+                function=self._row.probe,
+                revision=PROBE,
+                params=ProbeParameters(source, signature, stated).as_json(),
+                inputs={WEIGHTS: weights, **{file_role(name): weights.beside(name) for name in files}},
+                tools=self._row.tools,
+                at=_AT,
+            )
+            try:
+                return with_probed(model, Probed.read(run_single_step(loaded, observe_here(loaded), step, *self._run)))
+            except Interrupted:
+                raise
+            except StepFailed as error:
+                why = "; ".join(each.message for each in error.diagnostics)
+                return replace(model, questions=[f"what the model takes could not be found out by calling it: {why}"])
 
     def random_samples(self, model: ProposedModel, signature: Signature) -> Path:
         """An .npz file of random inputs, in the store; for a model of texts they are made-up sentences."""

@@ -22,6 +22,8 @@ class SourceKind:
         tools: packages whose versions the check depends on.
         check_revision: increased when the check's results or refusals change, so that older results are computed again.
         inspect_revision: as `check_revision`.
+        probe: finds out by calling the model what sizes and integers it takes, for `mlo init`; empty for kinds of which nothing is
+            known that it could be called with.
         describes: whether the model describes its tensors by name, so that planning reads them. Otherwise the spec declares
             them, and only `mlo init` reads the model.
         further_files: whether a model may have files beside its own, which `inspect` lists.
@@ -38,11 +40,15 @@ class SourceKind:
     check_revision: int
     inspect_revision: int
     describes: bool
+    probe: str = ""
     further_files: bool = False
     text_samples: bool = False
     required: Mapping[str, str] = field(default_factory=dict)
     stated: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     options: frozenset[str] = frozenset()
+
+
+_PROBED = frozenset({"exported-program", "keras", "onnx", "saved-model", "tflite"})
 
 
 def _row(kind: str, module: str, *tools: str, check: int, inspect: int, **more: Any) -> tuple[str, SourceKind]:
@@ -56,6 +62,7 @@ def _row(kind: str, module: str, *tools: str, check: int, inspect: int, **more: 
         check_revision=check,
         inspect_revision=inspect,
         describes=kind not in SAY_NOTHING,
+        probe=f"{where}:probe" if kind in _PROBED else "",
         **more,
     )
 

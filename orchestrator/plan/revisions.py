@@ -6,13 +6,16 @@ The revisions of sources, conversions and passes are beside their functions, in 
 
 from __future__ import annotations
 
-__all__ = ["BENCHMARK_RUNTIME", "BENCHMARK_SERVER", "RENDER", "SAMPLES", "SELECT", "VERIFY"]
+__all__ = ["BENCHMARK_RUNTIME", "BENCHMARK_SERVER", "PROBE", "RENDER", "SAMPLES", "SELECT", "VERIFY"]
 
 VERIFY = 4
 BENCHMARK_RUNTIME = 5
 BENCHMARK_SERVER = 8
 SELECT = 8
 RENDER = 2
+
+PROBE = 1
+"""What `mlo init` finds out by calling a model."""
 
 SAMPLES = 2
 """The random samples that `mlo init` writes."""

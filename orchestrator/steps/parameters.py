@@ -25,6 +25,7 @@ __all__ = [
     "InspectParameters",
     "OptimizeParameters",
     "Parameters",
+    "ProbeParameters",
     "RandomSamplesParameters",
     "RefusedParameters",
     "RenderParameters",
@@ -128,6 +129,20 @@ class InspectParameters(Parameters):
     """Parameters of the steps that read a model's tensors from its file."""
 
     source: SourceParameters
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeParameters(Parameters):
+    """Parameters of the step that finds out what a model takes, for `mlo init`.
+
+    Attributes:
+        signature: as proposed.
+        stated: the dimensions whose range the model itself states.
+    """
+
+    source: SourceParameters
+    signature: Signature
+    stated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

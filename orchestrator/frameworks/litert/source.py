@@ -17,10 +17,11 @@ from orchestrator.frameworks.source.comparison import changing_output, row_mixin
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.source.outputs import failed_call
+from orchestrator.frameworks.source.probe import write_probed
 from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.frameworks.source.smallest_batch import naming_the_batch
 from orchestrator.steps.context import StepContext, StepError, headline, refuse_as, refuse_on
-from orchestrator.steps.parameters import ImportParameters
+from orchestrator.steps.parameters import ImportParameters, ProbeParameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.spec.signature import Signature
     from orchestrator.steps.parameters import SourceParameters, TensorNames
 
-__all__ = ["check", "inspect", "open_baseline", "open_source"]
+__all__ = ["check", "inspect", "open_baseline", "open_source", "probe"]
 
 _RANDOM = {"MULTINOMIAL", "RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM"}
 
@@ -75,8 +76,7 @@ def check(context: StepContext) -> dict[str, Any]:
     context.progress("loading the model")
     runtime, file = open_source(parameters.source, context.inputs, signature, threads=len(os.sched_getaffinity(0)))
     answer = _guarded(runtime.run, signature)
-    numbers = {tensor.name: tensor.index for tensor in file.inputs}
-    own = {t.name: numbers[parameters.source.names.inputs.get(t.name, t.name)] for t in signature.inputs}
+    own = _numbers(parameters.source, signature, file)
     samples = given_samples(
         context,
         parameters,
@@ -96,6 +96,28 @@ def check(context: StepContext) -> dict[str, Any]:
         framework={"ai-edge-litert": version("ai-edge-litert")},
         notes=notes,
     )
+
+
+def probe(context: StepContext) -> dict[str, Any]:
+    """Step: find out by calling the model what sizes and integers it takes.
+
+    Params: `ProbeParameters`. Inputs: `weights`. Leaves a `Probed`.
+
+    Raises:
+        StepError: as `open_source`.
+    """
+    parameters = ProbeParameters.from_json(context.params)
+    signature = parameters.signature
+    context.progress("loading the model")
+    runtime, file = open_source(parameters.source, context.inputs, signature, threads=len(os.sched_getaffinity(0)))
+    shown = ids_of_inputs(context.inputs["weights"], _numbers(parameters.source, signature, file))
+    return write_probed(context, _guarded(runtime.run, signature), shown)
+
+
+def _numbers(source: SourceParameters, signature: Signature, file: TfliteFile) -> dict[str, int]:
+    """The spec's name of each input → its number in the file."""
+    numbers = {tensor.name: tensor.index for tensor in file.inputs}
+    return {tensor.name: numbers[source.names.inputs.get(tensor.name, tensor.name)] for tensor in signature.inputs}
 
 
 def open_baseline(

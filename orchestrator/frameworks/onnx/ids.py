@@ -1,4 +1,4 @@
-"""Finds the inputs of an ONNX graph that hold ids, and how many there are."""
+"""Finds the inputs of an ONNX graph that hold ids, and how many there are; and the numbers that inputs are compared with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.frameworks.source.ids import Lookup, Passes, shown_ids
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import IntegerRange
 
-__all__ = ["ids_of_inputs"]
+__all__ = ["ids_of_inputs", "numbers_compared"]
 
 _PASSES = frozenset({
     "Cast", "Concat", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
@@ -45,3 +45,42 @@ def _nodes(graph: Any) -> Iterator[Passes | Lookup]:
                 yield Lookup(node.input[1], int(dims[axis]))
         elif node.op_type == "OneHot" and (depth := stored.get(node.input[1])) is not None and not depth.external_data:
             yield Lookup(node.input[0], int(onnx.numpy_helper.to_array(depth).reshape(-1)[0]))
+
+
+_SAME_NUMBER = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+
+
+def numbers_compared(model: Any, inputs: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """The integers that the graph compares inputs with for equality, by the spec's names; ascending.
+
+    Args:
+        model: a ModelProto; the graphs inside its nodes are looked at too.
+        inputs: the spec's name → the model's own, of inputs that hold one integer.
+    """
+    holds = {own: name for name, own in inputs.items()}
+    constants: dict[str, Any] = {}
+    found: dict[str, set[int]] = {}
+    graphs = [model.graph]
+    while graphs:
+        graph = graphs.pop()
+        constants.update((tensor.name, tensor) for tensor in graph.initializer)
+        for node in graph.node:  # each comes after those that it depends on
+            if node.op_type == "Constant":
+                constants.update((node.output[0], each.t) for each in node.attribute if each.name == "value")
+            elif node.op_type in _SAME_NUMBER and node.input[0] in holds:
+                holds[node.output[0]] = holds[node.input[0]]
+            elif node.op_type == "Equal":
+                for one, other in (node.input, reversed(node.input)):
+                    number = _one_integer(constants.get(other))
+                    if one in holds and number is not None:
+                        found.setdefault(holds[one], set()).add(number)
+            graphs += [each.g for each in node.attribute if each.HasField("g")]
+    return {name: tuple(sorted(numbers)) for name, numbers in found.items()}
+
+
+def _one_integer(tensor: Any) -> int | None:
+    """The integer that a constant holds; None if it holds anything else."""
+    if tensor is None or tensor.external_data:
+        return None
+    array = onnx.numpy_helper.to_array(tensor)
+    return int(array.reshape(-1)[0]) if array.size == 1 and float(array.reshape(-1)[0]).is_integer() else None

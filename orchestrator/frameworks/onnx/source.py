@@ -11,7 +11,7 @@ import onnxruntime
 from orchestrator.artifacts.inspection import FoundNote, Inspection
 from orchestrator.frameworks.onnx.file import checker_error, read_onnx
 from orchestrator.frameworks.onnx.graph import nodes
-from orchestrator.frameworks.onnx.ids import ids_of_inputs
+from orchestrator.frameworks.onnx.ids import ids_of_inputs, numbers_compared
 from orchestrator.frameworks.onnx.runtime import open_checked_file, open_given, runtime_message
 from orchestrator.frameworks.onnx.signature import (
     SERVED,
@@ -25,9 +25,10 @@ from orchestrator.frameworks.source.comparison import changing_output, row_mixin
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call
+from orchestrator.frameworks.source.probe import write_probed
 from orchestrator.frameworks.source.smallest_batch import naming_the_batch
 from orchestrator.steps.context import StepError, refuse_as
-from orchestrator.steps.parameters import ImportParameters
+from orchestrator.steps.parameters import ImportParameters, ProbeParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from orchestrator.steps.context import StepContext
     from orchestrator.steps.parameters import SourceParameters
 
-__all__ = ["check", "inspect", "open_baseline"]
+__all__ = ["check", "inspect", "open_baseline", "probe"]
 
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 _ONE_RANGE = {"DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
@@ -81,14 +82,9 @@ def check(context: StepContext) -> dict[str, Any]:
     context.progress("loading the model")
     model = read_onnx(context.inputs["weights"])
     notes = check_declared(model, signature, names)
-    runtime = open_given(model, names, len(os.sched_getaffinity(0)))
+    answer = _answering(open_given(model, names, len(os.sched_getaffinity(0))), signature)
     if against := checker_error(model):
         notes.append(f"source: ONNX's checker rejects the model, but ONNX Runtime loads it: {against}")
-
-    def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
-        # Its exceptions have no common base class; the message is reported with the shapes of the inputs.
-        with refuse_as(Exception, lambda error: failed_call(runtime_message(error), signature, inputs, dim)):
-            return runtime.run(inputs)
 
     samples = given_samples(
         context,
@@ -108,6 +104,43 @@ def check(context: StepContext) -> dict[str, Any]:
         framework={"onnxruntime": onnxruntime.__version__},
         notes=notes,
     )
+
+
+def probe(context: StepContext) -> dict[str, Any]:
+    """Step: find out by calling the model what sizes and integers it takes.
+
+    Params: `ProbeParameters`. Inputs: `weights` and the files beside it. Leaves a `Probed`.
+
+    Raises:
+        StepError: as `read_onnx`; E302 and E364 it cannot be loaded, E362 and E363 tensors differ from the proposed ones.
+    """
+    parameters = ProbeParameters.from_json(context.params)
+    signature = parameters.signature
+    names = tensor_names(parameters.source.names, signature)
+    context.progress("loading the model")
+    model = read_onnx(context.inputs["weights"])
+    answer = _answering(open_given(model, names, len(os.sched_getaffinity(0))), signature)
+    single = {name: own for name, own in names["inputs"].items() if _holds_one(signature, name)}
+    return write_probed(
+        context,
+        answer,
+        ids_of_inputs(model.proto, names["inputs"]),
+        numbers_compared(model.proto, single),
+    )
+
+
+def _holds_one(signature: Signature, name: str) -> bool:
+    """Whether the input is a single number."""
+    return next(tensor.shape for tensor in signature.inputs if tensor.name == name) in {(), (1,)}
+
+
+def _answering(runtime: OrtRuntime, signature: Signature) -> Answer:
+    def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
+        # Its exceptions have no common base class; the message is reported with the shapes of the inputs.
+        with refuse_as(Exception, lambda error: failed_call(runtime_message(error), signature, inputs, dim)):
+            return runtime.run(inputs)
+
+    return answer
 
 
 def open_baseline(

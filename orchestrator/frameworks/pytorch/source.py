@@ -20,11 +20,12 @@ from orchestrator.frameworks.source.edge_cases import call_at, sizes_of
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.source.outputs import first_call
+from orchestrator.frameworks.source.probe import write_probed
 from orchestrator.frameworks.source.samples import random_samples
 from orchestrator.frameworks.source.smallest_batch import naming_the_batch
 from orchestrator.frameworks.source.user_code import AT_FACTORY, build
 from orchestrator.steps.context import StepContext, StepError, refuse_as
-from orchestrator.steps.parameters import CodeAccess, ImportParameters, InspectParameters
+from orchestrator.steps.parameters import CodeAccess, ImportParameters, InspectParameters, ProbeParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +37,16 @@ if TYPE_CHECKING:
     from orchestrator.steps.context import StepContext
     from orchestrator.steps.parameters import SourceParameters
 
-__all__ = ["check", "inspect", "load_exported_program", "load_source", "load_torchscript", "open_baseline", "prove"]
+__all__ = [
+    "check",
+    "inspect",
+    "load_exported_program",
+    "load_source",
+    "load_torchscript",
+    "open_baseline",
+    "probe",
+    "prove",
+]
 
 
 def check(context: StepContext) -> dict[str, Any]:
@@ -55,9 +65,7 @@ def check(context: StepContext) -> dict[str, Any]:
     check_inputs(model, signature)
 
     def tried(inputs: Mapping[str, Array]) -> list[Array]:
-        leaves = pytree.tree_leaves(guarded_call(model, signature, inputs, context.project))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        return [(leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy(force=True) for leaf in tensors]
+        return list(_unnamed(model, signature, inputs, context.project).values())
 
     def shown() -> Mapping[str, IntegerRange]:
         plain = random_samples(signature, parameters.seed)
@@ -65,6 +73,40 @@ def check(context: StepContext) -> dict[str, Any]:
 
     samples = given_samples(context, parameters, tried, shown)
     return prove(context, model, signature, samples, notes)
+
+
+def probe(context: StepContext) -> dict[str, Any]:
+    """Step: find out by calling an exported program what sizes and integers it takes.
+
+    Params: `ProbeParameters`. Inputs: `weights`. Leaves a `Probed`.
+
+    Raises:
+        StepError: E301-E303 the file.
+    """
+    parameters = ProbeParameters.from_json(context.params)
+    signature = parameters.signature
+    context.progress("loading the model")
+    model, _ = _load(parameters.source, context.inputs, context.project)
+
+    def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
+        del dim
+        return _unnamed(model, signature, inputs, context.project)
+
+    plain = random_samples(signature, 0)
+    shown = ids_of_inputs(model, signature, call_at(plain, signature, sizes_of(plain, signature)))
+    return write_probed(context, answer, shown)
+
+
+def _unnamed(
+    model: torch.nn.Module, signature: Signature, inputs: Mapping[str, Array], project: Path
+) -> dict[str, Array]:
+    """The tensors that a call returns, in the model's order, before it is known how they are called."""
+    leaves = pytree.tree_leaves(guarded_call(model, signature, inputs, project))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return {
+        f"output {number}": (leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy(force=True)
+        for number, leaf in enumerate(tensors)
+    }
 
 
 def prove(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.spec.signature import Signature, Tensor
 
-__all__ = ["Tried", "found_ranges"]
+__all__ = ["Tried", "found_ranges", "searched_ranges"]
 
 Tried = Callable[[Mapping[str, "Array"]], Iterable["Array"]]
 """One call of the source; the outputs that it returns. It raises a StepError or a MemoryError where the model refuses."""
@@ -58,13 +58,26 @@ def found_ranges(
         tried: calls the source.
         seed: as of `random_samples`.
     """
+    taken, reasons = searched_ranges(signature, shown, tried, seed)
+    return taken, [_note(name, found, name in shown, reasons.get(name)) for name, found in taken.items()]
+
+
+def searched_ranges(
+    signature: Signature, shown: Mapping[str, IntegerRange], tried: Tried, seed: int
+) -> tuple[dict[str, IntegerRange], dict[str, str]]:
+    """The range of each integer input, and why it is narrower than what its type or the graph shows, where it is.
+
+    Args:
+        signature: as of `found_ranges`.
+        shown: as of `found_ranges`.
+        tried: as of `found_ranges`.
+        seed: as of `found_ranges`.
+    """
     integers = [tensor for tensor in signature.inputs if _is_integer(tensor) and tensor.allowed is None]
     if not integers:
-        return {}, []
+        return {}, {}
     wanted = {tensor.name: shown.get(tensor.name) or _useful(tensor) for tensor in integers}
-    search = _Search(signature, tried, seed)
-    taken, reasons = search.narrowed(wanted)
-    return taken, [_note(name, found, name in shown, reasons.get(name)) for name, found in taken.items()]
+    return _Search(signature, tried, seed).narrowed(wanted)
 
 
 def _is_integer(tensor: Tensor) -> bool:

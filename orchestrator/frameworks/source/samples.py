@@ -170,7 +170,9 @@ def read_samples(path: Path, signature: Signature, max_rows: int) -> Samples:
 _NO_RANGES: Mapping[str, IntegerRange] = MappingProxyType({})
 
 
-def random_samples(signature: Signature, seed: int, ranges: Mapping[str, IntegerRange] = _NO_RANGES) -> Samples:
+def random_samples(
+    signature: Signature, seed: int, ranges: Mapping[str, IntegerRange] = _NO_RANGES, rows: int = RANDOM_ROWS
+) -> Samples:
     """Random rows within the signature, the same for the same seed.
 
     Floats are normal with standard deviation 1, cut at 3; texts are words that mean nothing.
@@ -181,13 +183,14 @@ def random_samples(signature: Signature, seed: int, ranges: Mapping[str, Integer
         signature: with its inputs.
         seed: of what is random.
         ranges: of integer inputs, by name; both ends of each are drawn. One that is left out is 0 or 1.
+        rows: how many at most.
     """
     random = np.random.default_rng(seed)
     notes = ["samples: none are given, so the inputs are random"]
     sizes = {name: signature.fitting(name, RANDOM_INNER_SIZE) for name in signature.dims}
     shapes = {tensor.name: row_shape(tensor, signature, sizes) for tensor in signature.inputs}
     row_bytes = sum(element_bytes(t.dtype) * int(np.prod(shapes[t.name])) for t in signature.inputs)
-    rows = max(1, min(RANDOM_ROWS, MAX_BYTES // max(1, row_bytes)))
+    rows = max(1, min(rows, MAX_BYTES // max(1, row_bytes)))
     inputs: dict[str, Array] = {}
     for tensor in signature.inputs:
         shape = rows, *shapes[tensor.name]

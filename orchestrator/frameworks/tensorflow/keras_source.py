@@ -17,9 +17,9 @@ from orchestrator.frameworks.tensorflow.keras_scan import check_keras_file, is_h
 from orchestrator.frameworks.tensorflow.library import keras, limit_threads, tf, use_accelerator
 from orchestrator.frameworks.tensorflow.model import dtype_name, load_source
 from orchestrator.frameworks.tensorflow.runtime import TfRuntime
-from orchestrator.frameworks.tensorflow.source import check_model
+from orchestrator.frameworks.tensorflow.source import check_model, probe_model
 from orchestrator.steps.context import StepError, refuse_as
-from orchestrator.steps.parameters import ImportParameters
+from orchestrator.steps.parameters import ImportParameters, ProbeParameters
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.runtime import Accelerator
@@ -35,6 +35,7 @@ __all__ = [
     "load_keras",
     "open_baseline",
     "output_names",
+    "probe",
     "written_by",
 ]
 
@@ -211,6 +212,19 @@ def check(context: StepContext) -> dict[str, Any]:
     return check_model(
         context, parameters, model, framework=_VERSIONS, notes=_notes_on(context.inputs["weights"], model.keras_model)
     )
+
+
+def probe(context: StepContext) -> dict[str, Any]:
+    """Step: find out by calling the model what sizes and integers it takes.
+
+    Params: `ProbeParameters`. Inputs: `weights`. Leaves a `Probed`.
+
+    Raises:
+        StepError: as `load_source`.
+    """
+    parameters = ProbeParameters.from_json(context.params)
+    context.progress("loading the model")
+    return probe_model(context, load_source(parameters.source, context.inputs, parameters.signature))
 
 
 def open_baseline(

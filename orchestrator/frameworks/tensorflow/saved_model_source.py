@@ -16,9 +16,9 @@ from orchestrator.frameworks.tensorflow.library import limit_threads, tf, use_ac
 from orchestrator.frameworks.tensorflow.model import dtype_name, load_source
 from orchestrator.frameworks.tensorflow.runtime import TfRuntime
 from orchestrator.frameworks.tensorflow.saved_model_scan import VARIABLES, refuse_effects
-from orchestrator.frameworks.tensorflow.source import check_model
+from orchestrator.frameworks.tensorflow.source import check_model, probe_model
 from orchestrator.steps.context import StepError, headline, refuse_on
-from orchestrator.steps.parameters import ImportParameters, InspectParameters
+from orchestrator.steps.parameters import ImportParameters, InspectParameters, ProbeParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +35,7 @@ __all__ = [
     "inspect",
     "load_signature",
     "open_baseline",
+    "probe",
     "read_saved_model",
     "served_signature",
     "tensor_infos",
@@ -323,6 +324,19 @@ def check(context: StepContext) -> dict[str, Any]:
     read = read_saved_model(context.inputs["weights"])
     notes = _notes_on(read, served_signature(parameters.source))
     return check_model(context, parameters, model, framework=_VERSIONS, notes=notes)
+
+
+def probe(context: StepContext) -> dict[str, Any]:
+    """Step: find out by calling the model what sizes and integers it takes.
+
+    Params: `ProbeParameters`. Inputs: `weights`. Leaves a `Probed`.
+
+    Raises:
+        StepError: as `load_source`.
+    """
+    parameters = ProbeParameters.from_json(context.params)
+    context.progress("loading the model")
+    return probe_model(context, load_source(parameters.source, context.inputs, parameters.signature))
 
 
 def open_baseline(

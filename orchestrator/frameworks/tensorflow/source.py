@@ -12,6 +12,7 @@ from orchestrator.frameworks.source.comparison import changing_output, row_mixin
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call, first_call
+from orchestrator.frameworks.source.probe import write_probed
 from orchestrator.frameworks.source.smallest_batch import naming_the_batch
 from orchestrator.frameworks.tensorflow.failures import reason
 from orchestrator.frameworks.tensorflow.ids import ids_of_inputs
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.tensorflow.model import TfModel
     from orchestrator.steps.parameters import ImportParameters
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "probe_model"]
 
 _RANDOM = ("Random", "Multinomial", "StatelessRandom", "TruncatedNormal", "StatefulUniform", "StatefulStandardNormal")
 _SEEDED = ("StatelessRandomGetAlg", "StatelessRandomGetKeyCounter", "RandomGammaGrad", "RandomIndexShuffle")
@@ -68,6 +69,11 @@ def check_model(
         framework=framework,
         notes=found,
     )
+
+
+def probe_model(context: StepContext, model: TfModel) -> dict[str, Any]:
+    """Find out by calling a loaded model what sizes and integers it takes."""
+    return write_probed(context, _guarded(model), ids_of_inputs(model))
 
 
 def _guarded(model: TfModel) -> Answer:

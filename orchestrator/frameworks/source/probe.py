@@ -1,0 +1,197 @@
+"""The step `probe` of all frameworks: finds out by calling a model what a spec has to say about its sizes and integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.artifacts.probed import Probed, ProbedDim, ProbedInput
+from orchestrator.frameworks.source.comparison import row_mixing_output
+from orchestrator.frameworks.source.integer_ranges import searched_ranges
+from orchestrator.frameworks.source.samples import LARGEST_INTEGER, STRING, random_samples
+from orchestrator.frameworks.source.sizes import FoundSizes, SizeSearch
+from orchestrator.frameworks.source.trials import Trials
+from orchestrator.spec.signature import Allowed, Signature, Tensor
+from orchestrator.steps.context import StepError
+from orchestrator.steps.parameters import ProbeParameters
+
+if TYPE_CHECKING:
+    from orchestrator.frameworks.source.outputs import Answer
+    from orchestrator.frameworks.source.samples import IntegerRange
+    from orchestrator.steps.context import StepContext
+
+__all__ = ["found_by_calls", "write_probed"]
+
+_PATIENCE = 60.0
+"""Seconds of computing for the search of sizes. What else the machine does is not counted."""
+
+_MASK = "mask"
+
+
+def write_probed(
+    context: StepContext,
+    answer: Answer,
+    shown: Mapping[str, IntegerRange],
+    compared: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, Any]:
+    """Probe a loaded model, and write what was found.
+
+    Args:
+        context: of the step, with `ProbeParameters`.
+        answer: calls the model.
+        shown: input → the ids of the table that it looks up.
+        compared: input that holds one number → the numbers that the graph compares it with.
+
+    Returns:
+        The facts.
+    """
+    found = found_by_calls(context, ProbeParameters.from_json(context.params), answer, shown, compared or {})
+    found.write(context.output)
+    return {"calls": found.calls, "questions": list(found.questions)}
+
+
+def found_by_calls(
+    context: StepContext,
+    parameters: ProbeParameters,
+    answer: Answer,
+    shown: Mapping[str, IntegerRange],
+    compared: Mapping[str, Sequence[int]],
+) -> Probed:
+    """What the model takes.
+
+    Args:
+        context: for progress.
+        parameters: with the proposed signature.
+        answer: as of `write_probed`.
+        shown: as of `write_probed`.
+        compared: as of `write_probed`.
+    """
+    signature = parameters.signature
+    trials = Trials(signature, lambda inputs: answer(inputs).values(), [{}], _PATIENCE, context.progress)
+    search = SizeSearch(signature, frozenset(parameters.stated), trials)
+    for values in _alternatives(signature, shown, compared):
+        trials.start_with(values)
+        if (base := search.first()) is not None:
+            break
+    else:
+        question = f"no inputs were found that the model takes: {trials.last_refusal}; give their sizes and values"
+        return Probed(dims={}, inputs={}, questions=(question,), calls=trials.calls)
+    inputs = _compared_inputs(trials, base, compared)
+    context.progress("finding sizes")
+    sizes = search.found()
+    narrowed = _narrowed(signature, sizes, inputs)
+    context.progress("finding what integers may be")
+    inputs |= _integers(narrowed, answer, shown)
+    return Probed(
+        dims=_with_independent_rows(narrowed, sizes, inputs, answer),
+        inputs=inputs,
+        questions=tuple(sizes.questions),
+        calls=trials.calls,
+    )
+
+
+def _alternatives(
+    signature: Signature, shown: Mapping[str, IntegerRange], compared: Mapping[str, Sequence[int]]
+) -> Iterator[dict[str, Allowed]]:
+    """What integers hold in the first calls, the most plausible first."""
+    integers = [tensor for tensor in signature.inputs if _is_integer(tensor)]
+    for low, high in ((0, 1), (1, 1), (0, 0), (16, 16), (100, 100)):
+        values = {tensor.name: Allowed((low, high), None) for tensor in integers}
+        values |= {name: Allowed((found.low, found.high), None) for name, found in shown.items()}
+        numbers = {name: Allowed(None, (each[0],)) for name, each in compared.items() if each}
+        yield values | numbers
+        if not integers or set(shown) | set(numbers) >= {tensor.name for tensor in integers}:
+            return
+
+
+def _is_integer(tensor: Tensor) -> bool:
+    return tensor.dtype not in {STRING, "bool"} and np.dtype(tensor.dtype).kind in "iu"
+
+
+def _compared_inputs(
+    trials: Trials, base: Mapping[str, int], compared: Mapping[str, Sequence[int]]
+) -> dict[str, ProbedInput]:
+    """The values of inputs that the graph compares with numbers, of those that the model takes at one size."""
+    found = {}
+    first = trials.values[0]
+    for name, numbers in compared.items():
+        taken = [number for number in numbers if trials.takes_with(base, {**first, name: Allowed(None, (number,))})]
+        if not taken:
+            continue
+        listed = " and ".join(map(str, numbers))
+        found[name] = ProbedInput(
+            None,
+            tuple(taken),
+            f"the graph compares it with {listed}, and computes otherwise for other numbers; add those that clients send",
+            question=len(taken) == 1,
+        )
+    # Each size has to work with every one of the values.
+    for name, each in found.items():
+        trials.values = [
+            {**values, name: Allowed(None, (number,))} for values in trials.values for number in each.values or ()
+        ]
+    return found
+
+
+def _narrowed(signature: Signature, sizes: FoundSizes, inputs: Mapping[str, ProbedInput]) -> Signature:
+    """The signature with the sizes and values that were found."""
+    return replace(
+        signature,
+        inputs=tuple(_allowed(tensor, inputs.get(tensor.name)) for tensor in signature.inputs),
+        dims={**signature.dims, **{name: (dim.low, dim.high) for name, dim in sizes.dims.items()}},
+        multiples={name: dim.step for name, dim in sizes.dims.items() if dim.step > 1},
+    )
+
+
+def _allowed(tensor: Tensor, found: ProbedInput | None) -> Tensor:
+    if found is None or (found.range is None and found.values is None):
+        return tensor
+    return replace(tensor, allowed=Allowed(found.range, found.values))
+
+
+def _integers(signature: Signature, answer: Answer, shown: Mapping[str, IntegerRange]) -> dict[str, ProbedInput]:
+    """What integer inputs may hold, except for those that are known."""
+    ranges, reasons = searched_ranges(signature, shown, lambda inputs: answer(inputs).values(), 0)
+    found = {}
+    for name, drawn in ranges.items():
+        dtype = next(tensor.dtype for tensor in signature.inputs if tensor.name == name)
+        whole = np.iinfo(dtype)
+        if name in reasons:
+            found[name] = ProbedInput((drawn.low, drawn.high), None, f"others fail: {_shortened(reasons[name])}")
+        elif name in shown:
+            found[name] = ProbedInput((drawn.low, drawn.high), None, f"ids: it looks up a table of {drawn.high + 1:,}")
+        elif _MASK in name.lower():
+            found[name] = ProbedInput((drawn.low, drawn.high), None, "assumed from its name", question=True)
+        elif (drawn.low, drawn.high) != (whole.min, whole.max) or drawn.high >= LARGEST_INTEGER:
+            found[name] = ProbedInput(None, None, _unknown(drawn), question=True)
+    return found
+
+
+def _unknown(drawn: IntegerRange) -> str:
+    return f"what its integers mean is unknown: give `range: [SMALLEST, LARGEST]`; random ones go from {drawn.low} to {drawn.high}"
+
+
+def _shortened(reason: str) -> str:
+    line = reason.strip().splitlines()[0]
+    return line if len(line) <= 120 else f"{line[:117]}..."
+
+
+def _with_independent_rows(
+    signature: Signature, sizes: FoundSizes, inputs: Mapping[str, ProbedInput], answer: Answer
+) -> dict[str, ProbedDim]:
+    """The dimensions; the batch of 1 if a row depends on the others, since the server could not put requests together."""
+    dims = dict(sizes.dims)
+    batch = signature.batch
+    if batch is None or dims[batch].high == 1 or dims[batch].low > 1:
+        return dims
+    known = replace(signature, inputs=tuple(_allowed(tensor, inputs.get(tensor.name)) for tensor in signature.inputs))
+    try:
+        mixing = row_mixing_output(answer, known, random_samples(known, 0))
+    except StepError:
+        return dims  # the import step says so
+    if mixing is not None:
+        dims[batch] = ProbedDim(1, 1, 1, f"a row's `{mixing}` depends on the other rows of a batch")
+    return dims
