@@ -101,6 +101,7 @@ def proposed_model(found: Inspection, *, named: bool) -> ProposedModel:
     Raises:
         StepFailed: E128, an input or output has a type that mlo does not support.
     """
+    found = _without_unserved(found) if named else found
     _refuse_unsupported_types(found)
     batch = batch_of(found.inputs)
     dim_names = DimNames(found.inputs, batch)
@@ -169,6 +170,12 @@ def _range(given: Sequence[int] | None, otherwise: tuple[int, int]) -> ProposedD
     if high >= _UNBOUNDED:
         return ProposedDim(low, max(low, otherwise[1]), from_model=False)
     return ProposedDim(low, high, from_model=True)
+
+
+def _without_unserved(found: Inspection) -> Inspection:
+    """The model without outputs that no response can carry, if others are left: `inspect` has a note on each."""
+    served = tuple(each for each in found.outputs if not each.dtype or each.dtype in _DTYPES)
+    return found.model_copy(update={"outputs": served}) if served else found
 
 
 def _refuse_unsupported_types(found: Inspection) -> None:

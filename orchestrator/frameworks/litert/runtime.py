@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.spec.signature import Signature
 
-__all__ = ["FILE", "LitertRuntime", "by_spec_name", "open_interpreter", "open_tflite"]
+__all__ = ["FILE", "LitertRuntime", "allocate", "by_spec_name", "open_interpreter", "open_tflite"]
 
 FILE = "model.tflite"
 """The model's file in a variant."""
@@ -99,6 +99,21 @@ def open_interpreter(path: Path, threads: int) -> tuple[Interpreter, TfliteFile]
     return interpreter, read(path)
 
 
+def allocate(interpreter: Interpreter, file: TfliteFile) -> None:
+    """Allocate the tensors, so that a model that cannot run is found when it is loaded.
+
+    Where sizes are open, the file states 1 for them, which the model may not take: then its calls allocate, at their sizes.
+
+    Raises:
+        ValueError, RuntimeError: the tensors cannot be allocated at any size.
+    """
+    try:
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        if "unresolved custom op" in str(error) or not any(None in tensor.shape for tensor in file.inputs):
+            raise
+
+
 def by_spec_name(
     interpreter: Interpreter,
     file: TfliteFile,
@@ -140,7 +155,7 @@ def open_tflite(
     names = TensorNames() if own is None else TensorNames(own.inputs, own.outputs)
     try:
         interpreter, file = open_interpreter(directory / FILE, threads)
-        interpreter.allocate_tensors()
+        allocate(interpreter, file)
         return by_spec_name(interpreter, file, names, signature, threads)
     except (ValueError, RuntimeError) as error:
         raise StepError("E420", "LiteRT does not load the model", cause=headline(error)) from error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.artifacts.inspection import FoundNote, FoundTensor, Inspection
 from orchestrator.frameworks.litert.ids import ids_of_inputs
-from orchestrator.frameworks.litert.runtime import LitertRuntime, by_spec_name, open_interpreter
+from orchestrator.frameworks.litert.runtime import LitertRuntime, allocate, by_spec_name, open_interpreter
 from orchestrator.frameworks.source.comparison import changing_output, row_mixing_output
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
@@ -161,7 +161,7 @@ def open_source(
     _compare("inputs", "E320", file.inputs, names, [tensor.name for tensor in signature.inputs])
     _compare("outputs", "E324", file.outputs, names, [tensor.name for tensor in signature.outputs])
     with refuse_as((ValueError, RuntimeError), lambda error: _unprepared(error, file)):
-        interpreter.allocate_tensors()
+        allocate(interpreter, file)
     return by_spec_name(interpreter, file, names, signature, threads), file
 
 

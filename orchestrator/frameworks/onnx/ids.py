@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 
 from orchestrator.frameworks.source.ids import Lookup, Passes, shown_ids
@@ -45,6 +46,18 @@ def _nodes(graph: Any) -> Iterator[Passes | Lookup]:
                 yield Lookup(node.input[1], int(dims[axis]))
         elif node.op_type == "OneHot" and (depth := stored.get(node.input[1])) is not None and not depth.external_data:
             yield Lookup(node.input[0], int(onnx.numpy_helper.to_array(depth).reshape(-1)[0]))
+        elif node.op_type == "Equal":  # with 0, 1, 2, ...: JAX writes a one-hot encoding so
+            for ids, numbers in (node.input, reversed(node.input)):
+                if ids not in stored and (size := _counted(stored.get(numbers))) is not None:
+                    yield Lookup(ids, size)
+
+
+def _counted(tensor: Any) -> int | None:
+    """How many integers the constant counts from 0; None if it holds anything else."""
+    if tensor is None or tensor.external_data:
+        return None
+    array = onnx.numpy_helper.to_array(tensor).reshape(-1)
+    return len(array) if len(array) > 1 and np.array_equal(array, np.arange(len(array))) else None
 
 
 _SAME_NUMBER = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})

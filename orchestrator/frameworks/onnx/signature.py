@@ -47,10 +47,11 @@ def found_tensor(value: Any) -> FoundTensor:
 
 
 def _dim(dim: Any) -> int | str | None:
-    # Some producers write -1 for an open dimension.
+    # Some producers write -1 for an open dimension, others call each of them "?".
     if dim.HasField("dim_value") and dim.dim_value >= 0:
         return int(dim.dim_value)
-    return str(dim.dim_param) or None
+    name = str(dim.dim_param)
+    return name if any(character.isalnum() for character in name) else None
 
 
 def _type_name(kind: Any) -> str:

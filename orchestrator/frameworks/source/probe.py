@@ -13,7 +13,7 @@ from orchestrator.frameworks.source.comparison import row_mixing_output
 from orchestrator.frameworks.source.integer_ranges import searched_ranges
 from orchestrator.frameworks.source.samples import LARGEST_INTEGER, STRING, random_samples
 from orchestrator.frameworks.source.sizes import FoundSizes, SizeSearch
-from orchestrator.frameworks.source.trials import Trials
+from orchestrator.frameworks.source.trials import Trials, shortened
 from orchestrator.spec.signature import Allowed, Signature, Tensor
 from orchestrator.steps.context import StepError
 from orchestrator.steps.parameters import ProbeParameters
@@ -74,12 +74,12 @@ def found_by_calls(
     search = SizeSearch(signature, frozenset(parameters.stated), trials)
     for values in _alternatives(signature, shown, compared):
         trials.start_with(values)
-        if (base := search.first()) is not None:
+        if search.first() is not None:
             break
     else:
         question = f"no inputs were found that the model takes: {trials.last_refusal}; give their sizes and values"
         return Probed(dims={}, inputs={}, questions=(question,), calls=trials.calls)
-    inputs = _compared_inputs(trials, base, compared)
+    inputs = _compared_inputs(trials, search, compared) if compared else {}
     context.progress("finding sizes")
     sizes = search.found()
     narrowed = _narrowed(signature, sizes, inputs)
@@ -112,27 +112,34 @@ def _is_integer(tensor: Tensor) -> bool:
 
 
 def _compared_inputs(
-    trials: Trials, base: Mapping[str, int], compared: Mapping[str, Sequence[int]]
+    trials: Trials, search: SizeSearch, compared: Mapping[str, Sequence[int]]
 ) -> dict[str, ProbedInput]:
-    """The values of inputs that the graph compares with numbers, of those that the model takes at one size."""
-    found = {}
-    first = trials.values[0]
+    """The values of inputs that the graph compares with numbers; afterwards every size is tried with each of them."""
+    found: dict[str, ProbedInput] = {}
+    alternatives: list[Mapping[str, Allowed]] = list(trials.values)
+    first = alternatives[0]
     for name, numbers in compared.items():
-        taken = [number for number in numbers if trials.takes_with(base, {**first, name: Allowed(None, (number,))})]
+        taken = []
+        for number in numbers:
+            trials.start_with({**first, name: Allowed(None, (number,))})
+            if search.first() is not None:
+                taken.append(number)
+        every = [{**values, name: Allowed(None, (number,))} for values in alternatives for number in taken]
+        trials.start_with(*every or alternatives)
+        if taken and search.first() is None:  # no size suits all of them
+            taken, every = taken[:1], [{**values, name: Allowed(None, (taken[0],))} for values in alternatives]
         if not taken:
             continue
+        alternatives = every
         listed = " and ".join(map(str, numbers))
         found[name] = ProbedInput(
             None,
             tuple(taken),
             f"the graph compares it with {listed}, and computes otherwise for other numbers; add those that clients send",
-            question=len(taken) == 1,
+            question=len(taken) < max(2, len(numbers)),
         )
-    # Each size has to work with every one of the values.
-    for name, each in found.items():
-        trials.values = [
-            {**values, name: Allowed(None, (number,))} for values in trials.values for number in each.values or ()
-        ]
+    trials.start_with(*alternatives)
+    search.first()
     return found
 
 
@@ -159,8 +166,10 @@ def _integers(signature: Signature, answer: Answer, shown: Mapping[str, IntegerR
     for name, drawn in ranges.items():
         dtype = next(tensor.dtype for tensor in signature.inputs if tensor.name == name)
         whole = np.iinfo(dtype)
-        if name in reasons:
-            found[name] = ProbedInput((drawn.low, drawn.high), None, f"others fail: {_shortened(reasons[name])}")
+        if name in reasons and drawn.low == -drawn.high - 1 < -1:  # the negative ones count from the end of a table
+            found[name] = ProbedInput((0, drawn.high), None, f"ids: it looks up a table of {drawn.high + 1:,}")
+        elif name in reasons:
+            found[name] = ProbedInput((drawn.low, drawn.high), None, f"others fail: {shortened(reasons[name])}")
         elif name in shown:
             found[name] = ProbedInput((drawn.low, drawn.high), None, f"ids: it looks up a table of {drawn.high + 1:,}")
         elif _MASK in name.lower():
@@ -174,11 +183,6 @@ def _unknown(drawn: IntegerRange) -> str:
     return f"what its integers mean is unknown: give `range: [SMALLEST, LARGEST]`; random ones go from {drawn.low} to {drawn.high}"
 
 
-def _shortened(reason: str) -> str:
-    line = reason.strip().splitlines()[0]
-    return line if len(line) <= 120 else f"{line[:117]}..."
-
-
 def _with_independent_rows(
     signature: Signature, sizes: FoundSizes, inputs: Mapping[str, ProbedInput], answer: Answer
 ) -> dict[str, ProbedDim]:
@@ -189,7 +193,7 @@ def _with_independent_rows(
         return dims
     known = replace(signature, inputs=tuple(_allowed(tensor, inputs.get(tensor.name)) for tensor in signature.inputs))
     try:
-        mixing = row_mixing_output(answer, known, random_samples(known, 0))
+        mixing = row_mixing_output(answer, known, random_samples(known, 0), [])
     except StepError:
         return dims  # the import step says so
     if mixing is not None:

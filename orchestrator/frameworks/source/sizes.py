@@ -11,7 +11,7 @@ from orchestrator.artifacts.probed import ProbedDim
 from orchestrator.frameworks.source.edge_cases import inner_sizes
 
 if TYPE_CHECKING:
-    from orchestrator.frameworks.source.trials import Trial, Trials
+    from orchestrator.frameworks.source.trials import Trials
     from orchestrator.spec.signature import Signature
 
 __all__ = ["FoundSizes", "SizeSearch"]
@@ -215,18 +215,21 @@ class SizeSearch:
         """A sensible largest size, and why it is that."""
         wanted = self._usual_largest(group)
         wanted = max(wanted, 4 * low) if low > wanted // 4 and group[0] != self._signature.batch else wanted
-        takes = self._base[group[0]] // step
-        fails = wanted // step + 1
-        if self._quick(self._trials.at(self._at(group, wanted // step * step))):
-            return wanted // step * step, "the largest is assumed"
-        refused = self._trials.at(self._at(group, wanted // step * step))
+        takes, most = max(low, self._base[group[0]]) // step, wanted // step
+        fails = most + 1
+        while takes < most:  # in steps, so that no call computes much longer than the one before
+            further = min(2 * takes, most)
+            if not self._trials.bearable(self._at(group, further * step), _SLOW):
+                fails = further
+                break
+            takes = further
+        if fails > most:
+            return max(low, takes * step), "the largest is assumed"
+        if not self._trials.at(self._at(group, fails * step)).refused:
+            return takes * step, "the largest is what one call computes within seconds, and with less than a gigabyte"
         while fails - takes > 1:
             middle = (takes + fails) // 2
-            fails, takes = (
-                (fails, middle) if self._quick(self._trials.at(self._at(group, middle * step))) else (middle, takes)
-            )
-        if not refused.refused:
-            return takes * step, f"one call of {wanted // step * step} computes for {refused.seconds:.0f} s"
+            fails, takes = (fails, middle) if self._trials.takes(self._at(group, middle * step)) else (middle, takes)
         return takes * step, f"{fails * step} fails: {self._trials.at(self._at(group, fails * step)).refused}"
 
     def _usual_largest(self, group: Sequence[str]) -> int:
@@ -234,10 +237,6 @@ class SizeSearch:
             return _ROWS
         images = (tensor for tensor in self._signature.inputs if len(tensor.shape or ()) == 4)
         return _IMAGE if any(set(group) & set((tensor.shape or ())[1:]) for tensor in images) else _OTHER
-
-    @staticmethod
-    def _quick(trial: Trial) -> bool:
-        return not trial.refused and trial.seconds <= _SLOW
 
     def _inner(self, group: Sequence[str], low: int, high: int, step: int) -> str:
         """A question if sizes between the two fail."""
@@ -252,18 +251,13 @@ class SizeSearch:
         for end in ("low", "high"):
             largest_first = sorted(narrowed, key=lambda name: -dims[name].high)
             for name in largest_first:
-                if self._bearable(narrowed, end):
+                if self._trials.bearable(self._ends(narrowed, end), _SLOWEST):
                     break
                 if narrowed[name].same_as is None:
                     narrowed = self._at_its_base(narrowed, name, end)
             if refused := self._trials.at(self._ends(narrowed, end)).refused:
                 questions.append(f"not all sizes that work alone work together, so check the ranges: {refused}")
         return narrowed
-
-    def _bearable(self, dims: Mapping[str, ProbedDim], end: str) -> bool:
-        """Whether the model takes these ends of all ranges together, in seconds."""
-        trial = self._trials.at(self._ends(dims, end))
-        return not trial.refused and trial.seconds <= _SLOWEST
 
     def _with_fewer_rows(self, dims: dict[str, ProbedDim]) -> dict[str, ProbedDim]:
         """The dimensions, with a largest batch that computes for seconds, not minutes, where all others are at their largest."""

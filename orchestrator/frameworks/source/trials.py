@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import process_time
@@ -18,10 +20,15 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.integer_ranges import Tried
     from orchestrator.frameworks.source.samples import Array
 
-__all__ = ["Trial", "Trials"]
+__all__ = ["Trial", "Trials", "shortened"]
 
-_LONGEST = 140
+_LONGEST = 100
 """Characters of a reason; frameworks print whole graphs."""
+
+_WORDY = re.compile(r"Non-zero status code returned while running |Status Message: |\S+\.(h|cc|cpp):\d+ ?|Name:")
+"""What ONNX Runtime says around the operator's name and the reason."""
+
+_MUCH_MEMORY = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +38,12 @@ class Trial:
     Attributes:
         refused: why it does not take them; empty if it does.
         seconds: of computing.
-        shapes: of its outputs.
+        memory: by how much the call increased the most memory that the process ever had, bytes.
     """
 
     refused: str
     seconds: float = 0.0
-    shapes: tuple[tuple[int, ...], ...] = ()
+    memory: int = 0
 
 
 class Trials:
@@ -72,10 +79,15 @@ class Trials:
         self._progress = progress
         self._known: dict[tuple[tuple[str, int], ...], Trial] = {}
 
-    def start_with(self, values: Mapping[str, Allowed]) -> None:
-        """Forget all calls, and let the inputs hold these values."""
-        self.values = [values]
+    def start_with(self, *alternatives: Mapping[str, Allowed]) -> None:
+        """Forget all calls, and let the inputs hold each of these values."""
+        self.values = list(alternatives)
         self._known.clear()
+
+    def bearable(self, sizes: Mapping[str, int], seconds: float) -> bool:
+        """Whether the model takes these sizes, in so many seconds of computing at most, and with less than a gigabyte."""
+        trial = self.at(sizes)
+        return not trial.refused and trial.seconds <= seconds and trial.memory <= _MUCH_MEMORY
 
     @property
     def out_of_time(self) -> bool:
@@ -92,28 +104,24 @@ class Trials:
         if key not in self._known:
             if self.out_of_time:
                 return Trial("the time for trying sizes was used up")
-            trial = self._known[key] = self._called(sizes, self.values)
+            trial = self._known[key] = self._called(sizes)
             self.last_refusal = trial.refused or self.last_refusal
         return self._known[key]
 
-    def takes_with(self, sizes: Mapping[str, int], values: Mapping[str, Allowed]) -> bool:
-        """Whether the model answers inputs of these values."""
-        return not self._called(sizes, [values]).refused
-
-    def _called(self, sizes: Mapping[str, int], alternatives: Sequence[Mapping[str, Allowed]]) -> Trial:
+    def _called(self, sizes: Mapping[str, int]) -> Trial:
         if self._bytes(sizes) > MAX_CASE_BYTES:
             return Trial(f"such inputs fill more than {MAX_CASE_BYTES >> 20} MiB")
         shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
         self._progress(f"trying {shown}" if shown else "trying the model")
         slowest = 0.0
-        shapes: tuple[tuple[int, ...], ...] = ()
-        for values in alternatives:
+        before = _most_memory()
+        for values in self.values:
             self.calls += 1
             begun = process_time()
             try:
                 outputs = list(self._tried(self.inputs(sizes, values)))
             except StepError as error:
-                return Trial(_short(error.cause or error.message), process_time() - begun)
+                return Trial(shortened(error.cause or error.message), process_time() - begun)
             except MemoryError:
                 return Trial("its memory does not suffice", process_time() - begun)
             slowest = max(slowest, process_time() - begun)
@@ -121,8 +129,7 @@ class Trials:
                 return Trial("an output is empty", slowest)
             if any(output.dtype.kind == "f" and np.isnan(output).any() for output in outputs):
                 return Trial("it answers NaN", slowest)
-            shapes = tuple(output.shape for output in outputs)
-        return Trial("", slowest, shapes)
+        return Trial("", slowest, _most_memory() - before)
 
     def inputs(self, sizes: Mapping[str, int], values: Mapping[str, Allowed]) -> dict[str, Array]:
         """Random inputs of one call."""
@@ -143,6 +150,12 @@ class Trials:
         )
 
 
-def _short(reason: str) -> str:
-    line = reason.strip().splitlines()[0] if reason.strip() else "without a reason"
+def _most_memory() -> int:
+    """The most memory that this process has had, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def shortened(reason: str) -> str:
+    """A framework's reason in a few words, for a comment."""
+    line = _WORDY.sub("", reason.strip().splitlines()[0]) if reason.strip() else "without a reason"
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3].rstrip()}..."
