@@ -85,8 +85,8 @@ SOURCES: dict[str, SourceKind] = dict(
             inspect=4,
             options=frozenset({"signature"}),
         ),
-        _row("onnx", "onnx.source", "onnx", "onnxruntime", check=8, inspect=4, further_files=True),
-        _row("tflite", "litert.source", "ai-edge-litert", check=8, inspect=4),
+        _row("onnx", "onnx.source", "onnx", "onnxruntime", check=9, inspect=5, further_files=True),
+        _row("tflite", "litert.source", "ai-edge-litert", check=9, inspect=4),
         _row(
             "transformers",
             "transformers.source",

@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from orchestrator.artifacts.inspection import FoundNote, Inspection
+from orchestrator.artifacts.probed import Probed, ProbedDim, ProbedInput
 from orchestrator.draft.factories import FoundClasses, module_classes
 from orchestrator.draft.layout import Line, aligned, scalar
 from orchestrator.draft.naming import deployment_name, relative_path
-from orchestrator.draft.propose import ProposedModel, proposed_model
+from orchestrator.draft.propose import ProposedModel, proposed_model, with_probed
 from orchestrator.draft.text import SpecDraft, StateDict, spec_text
 from orchestrator.errors import StepFailed
 from orchestrator.spec.document import read_document
@@ -178,3 +179,46 @@ def test_modules_of_a_src_layout_are_proposed_with_their_root(tmp_path: Path) ->
     state = StateDict(None, [], 0, module_classes(tmp_path / "specs"))
     source = yaml.safe_load(text_of(proposed_model(found([], []), named=True), state=state))["model"]["source"]
     assert source["path"] == ["../src"]
+
+
+def test_what_calls_of_the_model_showed_is_written_with_its_reason_and_a_question_for_the_rest() -> None:
+    proposed = proposed_model(
+        found(
+            [
+                ("x", "float32", [None, "h"]),
+                ("state", "float32", [2, None]),
+                ("rate", "int64", []),
+                ("ids", "int64", ["h"]),
+            ],
+            [("y", "float32", ["h"])],
+        ),
+        named=True,
+    )
+    probed = Probed(
+        dims={
+            "x_0": ProbedDim(1, 128, 1, "the largest is assumed"),
+            "state_1": ProbedDim(1, 128, 1, "the largest is assumed", "x_0"),
+            "h": ProbedDim(32, 640, 32, "a multiple of 32; 33 fails: Concat"),
+        },
+        inputs={
+            "rate": ProbedInput(None, (16000,), "the graph compares it with 16000", question=True),
+            "ids": ProbedInput((0, 256), None, "ids: it looks up a table of 257"),
+        },
+        questions=("`h` may be more",),
+        calls=9,
+    )
+    text = text_of(with_probed(proposed, probed))
+    spec = yaml.safe_load(text)["model"]
+    assert spec["dims"] == {"x_0": {"min": 1, "max": 128}, "h": {"min": 32, "max": 640, "multiple_of": 32}}
+    assert [each["shape"] for each in spec["inputs"]] == [["x_0", "h"], [2, "x_0"], [], ["h"]]
+    assert (spec["inputs"][2]["values"], spec["inputs"][3]["range"]) == ([16000], [0, 256])
+    assert "QUESTION: `h` may be more." in text
+    assert "QUESTION: `rate`: the graph compares it with 16000." in text
+    assert "a multiple of 32; 33 fails: Concat" in text
+
+
+def test_an_output_that_no_response_carries_is_left_out_if_others_are_left() -> None:
+    document = found([("x", "float32", [3])], [("label", "int64", [3]), ("odds", "seq(map(int64, float32))", None)])
+    assert [each.name for each in proposed_model(document, named=True).outputs] == ["label"]
+    with pytest.raises(StepFailed, match="odds"):
+        proposed_model(document, named=False)

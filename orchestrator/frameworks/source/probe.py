@@ -124,7 +124,9 @@ def _compared_inputs(
             trials.start_with({**first, name: Allowed(None, (number,))})
             if search.first() is not None:
                 taken.append(number)
-        every = [{**values, name: Allowed(None, (number,))} for values in alternatives for number in taken]
+        every: list[Mapping[str, Allowed]] = [
+            {**values, name: Allowed(None, (number,))} for values in alternatives for number in taken
+        ]
         trials.start_with(*every or alternatives)
         if taken and search.first() is None:  # no size suits all of them
             taken, every = taken[:1], [{**values, name: Allowed(None, (taken[0],))} for values in alternatives]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from orchestrator.frameworks.onnx.ids import ids_of_inputs
+from orchestrator.frameworks.onnx.ids import ids_of_inputs, numbers_compared
+from orchestrator.frameworks.onnx.signature import found_tensor
 from orchestrator.frameworks.onnx.source import check
 from orchestrator.frameworks.source.samples import IntegerRange, write_random
 from orchestrator.spec.signature import Signature
@@ -73,3 +74,51 @@ def test_integers_of_the_file_that_init_made_are_drawn_anew(tmp_path: Path) -> N
     check(StepContext(parameters.as_json(), inputs, output, tmp_path, tmp_path))
     with np.load(output / "samples.npz") as arrays:
         assert (arrays["ids"].min(), arrays["ids"].max()) == (0, 29)
+
+
+def test_a_one_hot_encoding_written_as_a_comparison_shows_its_ids() -> None:
+    made = model(
+        [
+            helper.make_node("Unsqueeze", ["ids", "axes"], ["column"]),
+            helper.make_node("Equal", ["column", "counted"], ["same"]),
+            helper.make_node("Cast", ["same"], ["y"], to=TensorProto.FLOAT),
+        ],
+        [value("ids", TensorProto.INT32, ["N", 2])],
+        [floats("y", ["N", 2, 257])],
+        [stored("axes", np.array([2])), stored("counted", np.arange(257, dtype=np.int32).reshape(1, 1, 257))],
+    )
+    assert ids_of_inputs(made, {"ids": "ids"}) == {"ids": IntegerRange(0, 256)}
+
+
+def test_the_numbers_that_a_graph_compares_with_are_found_also_inside_its_branches() -> None:
+    inner = helper.make_graph(
+        [
+            helper.make_node("Equal", ["rate", "slow"], ["is_slow"]),
+            helper.make_node("Cast", ["is_slow"], ["out"], to=1),
+        ],
+        "else",
+        [],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
+        [stored("slow", np.array(8000))],
+    )
+    other = helper.make_graph(
+        [helper.make_node("Constant", [], ["one"], value=helper.make_tensor("v", 1, [], [1.0]))],
+        "then",
+        [],
+        [helper.make_tensor_value_info("one", TensorProto.FLOAT, None)],
+    )
+    made = model(
+        [
+            helper.make_node("Equal", ["fast", "rate"], ["is_fast"]),
+            helper.make_node("If", ["is_fast"], ["y"], then_branch=other, else_branch=inner),
+        ],
+        [value("rate", TensorProto.INT64, [])],
+        [floats("y", [])],
+        [stored("fast", np.array(16000))],
+    )
+    assert numbers_compared(made, {"rate": "rate"}) == {"rate": (8000, 16000)}
+
+
+def test_open_dimensions_called_with_a_question_mark_are_not_one_dimension() -> None:
+    found = found_tensor(value("x", TensorProto.FLOAT, ["?", 3, "?", "?"]))
+    assert found.shape == (None, 3, None, None)
