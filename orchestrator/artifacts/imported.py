@@ -10,16 +10,13 @@ from orchestrator.artifacts.document import Document
 from orchestrator.spec.signature import Signature
 from orchestrator.spec.strict import Strict
 
-__all__ = ["BASELINE_FILE", "SAMPLES_FILE", "EdgeCase", "Imported", "RefusedCase", "SamplesKind"]
+__all__ = ["SAMPLES_FILE", "EdgeCase", "Imported", "RefusedCase", "SamplesKind"]
 
 SamplesKind = Literal["real", "random"]
 """Whether the user provided the samples; random ones prove less."""
 
 SAMPLES_FILE = "samples.npz"
 """The inputs by name, with rows as the first axis; and `labels` if they are known."""
-
-BASELINE_FILE = "baseline.npz"
-"""The model's outputs on the samples, by name, with rows as the first axis."""
 
 
 class EdgeCase(Strict):

@@ -73,15 +73,15 @@ _TRANSFORMERS_TOOLS = ("torch", "transformers", "safetensors")
 
 SOURCES: dict[str, SourceKind] = dict(
     (
-        _row("pytorch", "pytorch.source", "torch", "safetensors", check=8, inspect=4, required=_FACTORY),
-        _row("torchscript", "pytorch.source", "torch", check=8, inspect=4),
-        _row("exported-program", "pytorch.source", "torch", check=8, inspect=4),
-        _row("keras", "tensorflow.keras_source", "tensorflow", "keras", check=8, inspect=4),
+        _row("pytorch", "pytorch.source", "torch", "safetensors", check=9, inspect=4, required=_FACTORY),
+        _row("torchscript", "pytorch.source", "torch", check=9, inspect=4),
+        _row("exported-program", "pytorch.source", "torch", check=9, inspect=4),
+        _row("keras", "tensorflow.keras_source", "tensorflow", "keras", check=9, inspect=4),
         _row(
             "saved-model",
             "tensorflow.saved_model_source",
             "tensorflow",
-            check=8,
+            check=9,
             inspect=4,
             options=frozenset({"signature"}),
         ),
@@ -91,7 +91,7 @@ SOURCES: dict[str, SourceKind] = dict(
             "transformers",
             "transformers.source",
             *_TRANSFORMERS_TOOLS,
-            check=8,
+            check=9,
             inspect=4,
             text_samples=True,
             stated=_TASK,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["BENCHMARK_RUNTIME", "BENCHMARK_SERVER", "PROBE", "RENDER", "SAMPLES", "SELECT", "VERIFY"]
 
-VERIFY = 4
+VERIFY = 5
 BENCHMARK_RUNTIME = 5
 BENCHMARK_SERVER = 8
 SELECT = 8

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.artifacts.imported import BASELINE_FILE, SAMPLES_FILE, Imported
+from orchestrator.artifacts.baseline import Answers, read_baseline
+from orchestrator.artifacts.imported import SAMPLES_FILE, Imported
 from orchestrator.artifacts.verdict import CaseKind, GateResult
 from orchestrator.backends.backend import ServingBackend
 from orchestrator.diagnostics import Diagnostic
@@ -60,11 +61,11 @@ class GoldenReport:
 
 @dataclass(frozen=True, slots=True)
 class _Golden:
-    """The import step's output that is needed here; arrays by name, rows first."""
+    """The import step's output that is needed here; inputs by name, rows first."""
 
     signature: Signature
     inputs: Mapping[str, Array]
-    baseline: Mapping[str, Array]
+    baseline: Mapping[str, Answers]
     classes: tuple[str, ...]
     samples: str
 
@@ -227,7 +228,7 @@ def _read(folder: Path) -> _Golden:
     return _Golden(
         signature=imported.signature,
         inputs={tensor.name: arrays[tensor.name] for tensor in imported.signature.inputs},
-        baseline=_arrays(folder / BASELINE_FILE),
+        baseline=read_baseline(folder),
         classes=imported.classes,
         samples=imported.samples,
     )

@@ -60,10 +60,8 @@ E324 names of outputs
 E325 an output is not a tensor
     Every output must be a tensor, or a tuple, list or dictionary of tensors.
 E326 shape of an output
-    An output has a different shape than declared, or a shape that depends on the values of the inputs, which the served
-    formats do not support.
-E327 an output without the batch dimension
-    The results of a batch can only be split into rows if the first dimension of every output is the batch.
+    An output has a different shape than declared, or not always the same number of dimensions. Sizes may depend on the values
+    of the inputs; leave such a shape out.
 E328 the model returns NaN
     The original model returns NaN for some samples, so variants cannot be compared with it.
 E330 the model is not deterministic

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.artifacts.baseline import Answers
 from orchestrator.artifacts.verdict import OutputParity
 
-__all__ = ["NOTHING", "RELATIVE_FLOOR", "TIE", "Array", "compare", "magnitude"]
+__all__ = ["NOTHING", "RELATIVE_FLOOR", "TIE", "Array", "compare", "magnitude", "shape_mismatch", "together"]
 
 Array = np.ndarray[Any, Any]
 
@@ -25,12 +26,35 @@ TIE = 1e-5
 """Two classes closer than this fraction of the output's magnitude tie: either may be the top class."""
 
 
-def magnitude(array: Array) -> float:
-    """The largest finite absolute value in `array`; 0.0 where there is none."""
+def magnitude(array: Answers) -> float:
+    """The largest finite absolute value in an output; 0.0 where there is none."""
+    if isinstance(array, tuple):
+        return max(map(magnitude, array), default=0.0)
     if array.dtype.kind != "f" or array.size == 0:
         return 0.0
     finite = np.abs(array[np.isfinite(array)].astype(np.float64))
     return float(finite.max()) if finite.size else 0.0
+
+
+def shape_mismatch(expected: Answers, actual: Answers) -> str | None:
+    """The first sample of which two outputs have different shapes; None if there is none, or they are single arrays."""
+    if not isinstance(expected, tuple) or not isinstance(actual, tuple):
+        return None
+    for row, (one, other) in enumerate(zip(expected, actual, strict=True)):
+        if one.shape != other.shape:
+            return f"shape {list(other.shape)} instead of {list(one.shape)} for sample {row}"
+    return None
+
+
+def together(answers: Answers) -> Array:
+    """An output on all samples as one array: samples are stacked, or their rows joined if each has another number of them."""
+    if not isinstance(answers, tuple):
+        return answers
+    if len({array.shape for array in answers}) == 1:
+        return np.stack(answers)
+    if all(array.ndim for array in answers) and len({array.shape[1:] for array in answers}) == 1:
+        return np.concatenate(answers)
+    return np.concatenate([array.reshape(-1) for array in answers])
 
 
 def compare(expected: Array, actual: Array, *, scale: float = 0.0) -> OutputParity:

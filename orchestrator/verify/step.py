@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.artifacts.imported import BASELINE_FILE, SAMPLES_FILE, Imported, SamplesKind
+from orchestrator.artifacts.baseline import Answers, read_baseline
+from orchestrator.artifacts.imported import SAMPLES_FILE, Imported, SamplesKind
 from orchestrator.artifacts.verdict import (
     Accuracy,
     CaseKind,
     GateResult,
+    OutputParity,
     Verdict,
     VerifiedCase,
 )
@@ -26,7 +28,7 @@ from orchestrator.steps.parameters import VerifyParameters
 from orchestrator.steps.runtime_options import session_options
 from orchestrator.verify.columns import compare_columns
 from orchestrator.verify.gates import Gates, judge, worst
-from orchestrator.verify.parity import compare, magnitude
+from orchestrator.verify.parity import compare, magnitude, shape_mismatch, together
 
 if TYPE_CHECKING:
     from orchestrator.steps.context import StepContext
@@ -47,7 +49,7 @@ class _Imported:
 
     signature: Signature
     inputs: dict[str, Array]
-    baseline: dict[str, Array]
+    baseline: dict[str, Answers]
     labels: Array | None
     classes: tuple[str, ...]
     samples: SamplesKind
@@ -64,8 +66,8 @@ class _Case:
 
     name: str
     kind: CaseKind
-    expected: Mapping[str, Array]
-    actual: Mapping[str, Array]
+    expected: Mapping[str, Answers]
+    actual: Mapping[str, Answers]
 
 
 def verify(context: StepContext) -> dict[str, Any]:
@@ -95,17 +97,14 @@ def verify(context: StepContext) -> dict[str, Any]:
     scales = {name: magnitude(array) for name, array in imported.baseline.items()}
     results: list[GateResult] = []
     cases: list[VerifiedCase] = []
-    variant_outputs: Mapping[str, Array] = {}
+    variant_outputs: Mapping[str, Answers] = {}
     for case in _cases(runtime, imported, context):
         if case.kind == "samples":
             variant_outputs = case.actual
         measured = {}
         for tensor in imported.signature.outputs:
             name = tensor.name
-            parity = compare(case.expected[name], case.actual[name], scale=scales[name])
-            if case.kind == "samples":
-                columns = compare_columns(case.expected[name], case.actual[name], noise=gates.default.noise)
-                parity = parity.model_copy(update={"columns": columns})
+            parity = _compared(case, name, scales[name], gates.default.noise)
             results += judge(name, case.name, case.kind, parity, gates=gates, classes=name in imported.classes)
             measured[name] = parity
         cases.append(VerifiedCase(case=case.name, kind=case.kind, outputs=measured))
@@ -127,12 +126,26 @@ def verify(context: StepContext) -> dict[str, Any]:
     return {"passed": passed, "failed": failed, "samples": imported.samples}
 
 
+def _compared(case: _Case, output: str, scale: float, noise: float) -> OutputParity:
+    expected, actual = case.expected[output], case.actual[output]
+    if mismatch := shape_mismatch(expected, actual):
+        return OutputParity(mismatch=mismatch)
+    one, other = together(expected), together(actual)
+    parity = compare(one, other, scale=scale)
+    if case.kind != "samples":
+        return parity
+    return parity.model_copy(update={"columns": compare_columns(one, other, noise=noise)})
+
+
 def _cases(runtime: Runtime, imported: _Imported, context: StepContext) -> Iterator[_Case]:
     context.progress("running the samples", 0.1)
     outputs = _all_rows(runtime, imported)
-    yield _Case("all samples", "samples", imported.baseline, outputs)
     batch = imported.signature.batch
-    if batch is not None:
+    if batch is None:
+        by_sample = {name: tuple(answers) for name, answers in imported.baseline.items()}
+        yield _Case("all samples", "samples", by_sample, outputs)
+    else:
+        yield _Case("all samples", "samples", imported.baseline, outputs)
         low, _ = imported.signature.dims[batch]
         for first in range(min(CALLS_OF_ONE, imported.rows) if low == 1 else 0):
             yield _rows_case(runtime, imported, np.array([first]), f"row {first} alone")
@@ -145,12 +158,12 @@ def _cases(runtime: Runtime, imported: _Imported, context: StepContext) -> Itera
         yield _Case(name, "edge", expected, _called(runtime, inputs, name))
 
 
-def _all_rows(runtime: Runtime, imported: _Imported) -> dict[str, Array]:
-    """The variant's outputs on all samples, with rows as the first axis, like the baseline's."""
+def _all_rows(runtime: Runtime, imported: _Imported) -> dict[str, Answers]:
+    """The variant's outputs on all samples: with rows as the first axis, or those of each call if calls are not batched."""
     batch, rows = imported.signature.batch, np.arange(imported.rows)
     if batch is None:
         calls = [_called(runtime, _row(imported.inputs, row), f"sample {row}") for row in rows]
-        return {name: np.stack([call[name] for call in calls]) for name in calls[0]}
+        return {name: tuple(call[name] for call in calls) for name in calls[0]}
     size = imported.signature.fitting(batch, min(_fitting_rows(imported), len(rows)))
     parts: list[Mapping[str, Array]] = []
     for start in range(0, len(rows), size):
@@ -163,7 +176,8 @@ def _all_rows(runtime: Runtime, imported: _Imported) -> dict[str, Array]:
 
 
 def _rows_case(runtime: Runtime, imported: _Imported, rows: Array, name: str) -> _Case:
-    return _Case(name, "call", _row(imported.baseline, rows), _called(runtime, _row(imported.inputs, rows), name))
+    expected = {output: np.ascontiguousarray(together(answers)[rows]) for output, answers in imported.baseline.items()}
+    return _Case(name, "call", expected, _called(runtime, _row(imported.inputs, rows), name))
 
 
 def _row(arrays: Mapping[str, Array], rows: Any) -> dict[str, Array]:
@@ -181,15 +195,15 @@ def _fitting_rows(imported: _Imported) -> int:
     return max(1, LARGEST_CALL // row)
 
 
-def _accuracy(imported: _Imported, actual: Mapping[str, Array]) -> dict[str, Accuracy]:
+def _accuracy(imported: _Imported, actual: Mapping[str, Answers]) -> dict[str, Accuracy]:
     """The share of rows whose top class is their label, for the baseline and the variant; never gated."""
     found = {}
     for name in imported.classes:
-        baseline = imported.baseline[name]
-        if actual[name].shape == baseline.shape:
+        baseline, variant = together(imported.baseline[name]), together(actual[name])
+        if variant.shape == baseline.shape:
             found[name] = Accuracy(
                 baseline=float(np.mean(baseline.argmax(axis=1) == imported.labels)),
-                variant=float(np.mean(actual[name].argmax(axis=1) == imported.labels)),
+                variant=float(np.mean(variant.argmax(axis=1) == imported.labels)),
             )
     return found
 
@@ -201,7 +215,7 @@ def _read(directory: Path) -> _Imported:
     return _Imported(
         signature=imported.signature,
         inputs={name: arrays[name] for name in names},
-        baseline=_arrays(directory / BASELINE_FILE),
+        baseline=read_baseline(directory),
         labels=None if "labels" in names else arrays.get("labels"),
         classes=imported.classes,
         samples=imported.samples,

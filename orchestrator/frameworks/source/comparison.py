@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ __all__ = [
     "changing_output",
     "check_sizes",
     "compared_sizes",
+    "holds_rows",
     "row_mixing_output",
     "rows_in_two_batches",
     "trace_sizes",
@@ -261,16 +262,24 @@ def row_mixing_output(answer: Answer, signature: Signature, samples: Samples, no
     check = RowCheck(lambda inputs: list(answer(inputs, dim).values()), signature, _close)
     for few, many in rows_in_two_batches(with_second_row(samples, signature), signature, dim):
         alone, together = answer(few, dim), answer(many, dim)
+        pairs = [(few, alone.values()), (many, together.values())]
+        if not all(holds_rows(array.shape, inputs) for inputs, outputs in pairs for array in outputs):
+            return None  # such a model is not called with batches
         for name, array in alone.items():
             other = together[name]
-            if array.ndim == 0 or array.shape[1:] != other.shape[1:]:
-                continue  # an output without a batch dimension is reported later, by its name
+            if array.shape[1:] != other.shape[1:]:
+                return None  # nor is one whose shapes depend on other rows
             if not _close(array[:1], other[:1]):
                 if not check.only_rounding(few, many):
                     return name
                 moved.setdefault(name)
     notes.extend(map(amplifies_rounding, moved))
     return None
+
+
+def holds_rows(shape: Sequence[int], inputs: Mapping[str, Array]) -> bool:
+    """Whether an output of this shape has an entry for each row of the inputs."""
+    return tuple(shape[:1]) == (len(next(iter(inputs.values()))),)
 
 
 def amplifies_rounding(name: str) -> str:

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.artifacts.imported import BASELINE_FILE, SAMPLES_FILE, EdgeCase, Imported
+from orchestrator.artifacts.baseline import BASELINE_FILE, as_arrays
+from orchestrator.artifacts.imported import SAMPLES_FILE, EdgeCase, Imported
+from orchestrator.frameworks.source.answered import answered
 from orchestrator.frameworks.source.integer_ranges import found_ranges
-from orchestrator.frameworks.source.outputs import refuse_nan, resolve_outputs, run_edge_cases, run_samples
 from orchestrator.frameworks.source.samples import LABELS, STRING, Samples, random_samples, read_samples, write_npz
-from orchestrator.frameworks.source.smallest_batch import naming_the_batch
 from orchestrator.verify.classes import holds_classes
+from orchestrator.verify.parity import together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from orchestrator.artifacts.baseline import Answers
     from orchestrator.frameworks.source.integer_ranges import Tried
     from orchestrator.frameworks.source.outputs import Answer
     from orchestrator.frameworks.source.samples import Array, IntegerRange
@@ -95,41 +97,40 @@ def record(
         The facts, which are also the step's summary.
 
     Raises:
-        StepError: E321, E322, E326, E327, E328.
+        StepError: E321, E322, E326, E328.
     """
-    context.progress("finding the shapes of the outputs")
-    with naming_the_batch(answer, signature, samples):
-        signature = resolve_outputs(answer, signature, samples)
-    context.progress("running the samples")
-    outputs = run_samples(answer, signature, samples)
-    refuse_nan(outputs, samples)
-    answered, left_out = run_edge_cases(answer, signature, samples)
+    found = answered(context, answer, signature, samples)
+    samples, outputs = found.samples, found.outputs
     imported = Imported(
-        signature=signature,
+        signature=found.signature,
         samples="real" if samples.real else "random",
         rows=samples.rows,
-        classes=tuple(sorted(name for name, array in outputs.items() if holds_classes(array, samples.labels))),
+        classes=tuple(
+            sorted(name for name, answers in outputs.items() if holds_classes(together(answers), samples.labels))
+        ),
         parameters=parameters,
         framework=framework,
         notes=(
             *notes,
             *samples.notes,
-            *(case.note for case, _ in answered if case.note),
+            *found.notes,
+            *(case.note for case, _ in found.edges if case.note),
             *(
                 f"source: the model refuses a {refused.name}, as clients will see too; where it takes only multiples of a "
                 f"number, declare `multiple_of` in `dims:`: {refused.reason}"
-                for case, refused in left_out
+                for case, refused in found.left_out
                 if case.inner
             ),
         ),
-        infinite_outputs=tuple(sorted(name for name, array in outputs.items() if not _finite(array))),
+        infinite_outputs=tuple(sorted(name for name, answers in outputs.items() if not all(map(_finite, answers)))),
         edge_cases=tuple(
             EdgeCase(name=case.name, number=number, finite=all(_finite(array) for array in edge.values()))
-            for number, (case, edge) in enumerate(answered)
+            for number, (case, edge) in enumerate(found.edges)
         ),
-        edge_cases_left_out=tuple(refused for _, refused in left_out),
+        edge_cases_left_out=tuple(refused for _, refused in found.left_out),
     )
-    write_import(context.output, imported, samples, SourceResults(outputs, [(c.inputs, edge) for c, edge in answered]))
+    edges = [(case.inputs, edge) for case, edge in found.edges]
+    write_import(context.output, imported, samples, SourceResults(outputs, edges))
     return _summary(imported)
 
 
@@ -150,22 +151,22 @@ class SourceResults:
     """The results of the source model.
 
     Attributes:
-        outputs: on the samples, by name, with the samples' row axis.
+        outputs: on the samples, by name.
         edges: inputs and outputs of every edge case by name, in the order of `Imported.edge_cases`.
     """
 
-    outputs: Mapping[str, Array]
+    outputs: Mapping[str, Answers]
     edges: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]]
 
 
-def write_import(folder: Path, imported: Imported, samples: Samples, answered: SourceResults) -> None:
+def write_import(folder: Path, imported: Imported, samples: Samples, results: SourceResults) -> None:
     """Write the document, the samples, the baseline's outputs and the edge cases; reproducible byte for byte."""
     imported.write(folder)
     labels = {} if samples.labels is None else {LABELS: samples.labels}
     write_npz(folder / SAMPLES_FILE, {**samples.inputs, **labels})
-    write_npz(folder / BASELINE_FILE, answered.outputs)
+    write_npz(folder / BASELINE_FILE, as_arrays(results.outputs))
     (folder / "edge").mkdir()
-    for case, (inputs, outputs) in zip(imported.edge_cases, answered.edges, strict=True):
+    for case, (inputs, outputs) in zip(imported.edge_cases, results.edges, strict=True):
         write_npz(case.inputs_file(folder), inputs)
         write_npz(case.outputs_file(folder), outputs)
 

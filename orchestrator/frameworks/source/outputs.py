@@ -7,20 +7,32 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from orchestrator.artifacts.baseline import Answers, answers_of
 from orchestrator.artifacts.imported import RefusedCase
 from orchestrator.frameworks.source.edge_cases import EdgeCase, call_at, edge_cases, largest_size, sizes_of
 from orchestrator.frameworks.source.samples import dtype_name, take_rows
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.steps.context import StepError, refuse_on
+from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from orchestrator.frameworks.source.samples import Array, Samples
 
-__all__ = ["Answer", "failed_call", "first_call", "refuse_nan", "resolve_outputs", "run_edge_cases", "run_samples"]
+__all__ = [
+    "Answer",
+    "NotByRow",
+    "failed_call",
+    "first_call",
+    "refuse_nan",
+    "resolve_outputs",
+    "run_edge_cases",
+    "run_samples",
+    "with_seen_shapes",
+]
 
 _CHUNK = 32
+_ROWS_ALONE = 4
 
 
 class Answer(Protocol):
@@ -77,31 +89,59 @@ def first_call(samples: Samples, signature: Signature) -> dict[str, Array]:
     return call_at(samples, signature, sizes)
 
 
-def run_samples(answer: Answer, signature: Signature, samples: Samples) -> dict[str, Array]:
-    """The outputs on all samples by name, with rows as the first axis; batch by batch if the model has a batch dimension."""
-    parts: list[dict[str, Array]] = []
+class NotByRow(Exception):
+    """The outputs of a batch cannot be told apart by rows.
+
+    Attributes:
+        output: the name of an output that shows it.
+        why: a clause.
+    """
+
+    def __init__(self, output: str, why: str) -> None:
+        super().__init__(why)
+        self.output = output
+        self.why = why
+
+
+def run_samples(answer: Answer, signature: Signature, samples: Samples) -> dict[str, Answers]:
+    """The outputs on all samples by name; batch by batch if the model has a batch dimension.
+
+    Raises:
+        NotByRow: an output has not one entry for each row, or its shape depends on the other rows.
+    """
+    names = [tensor.name for tensor in signature.outputs]
     if signature.batch is None:
         sizes = sizes_of(samples, signature)
-        for row in range(samples.rows):
-            outputs = answer(call_at(samples, signature, sizes, row))
-            parts.append({name: array[None] for name, array in outputs.items()})
-    else:
-        size = signature.fitting(signature.batch, _CHUNK)
-        for start in range(0, samples.rows, size):
-            count = min(size, samples.rows - start)
-            # A remainder that is no batch of the model is padded with rows that are removed from the outputs.
-            rows = np.arange(start, start + signature.covering(signature.batch, count)) % samples.rows
-            outputs = answer(take_rows(samples, rows))
-            parts.append({name: array[:count] for name, array in outputs.items()})
-    with refuse_on(
-        ValueError,
-        "E326",
-        "the shape of an output depends on the values of the inputs",
-        cause=str,
-        remedy="let the model return the same shape for inputs of the same shape, padded if necessary",
-        at=("model", "outputs"),
-    ):
-        return {tensor.name: np.concatenate([part[tensor.name] for part in parts]) for tensor in signature.outputs}
+        calls = [answer(call_at(samples, signature, sizes, row)) for row in range(samples.rows)]
+        return {name: answers_of([call[name] for call in calls]) for name in names}
+    size = signature.fitting(signature.batch, _CHUNK)
+    parts: list[dict[str, Array]] = []
+    for start in range(0, samples.rows, size):
+        count = min(size, samples.rows - start)
+        # A remainder that is no batch of the model is padded with rows that are removed from the outputs.
+        outputs = _rows_called(answer, signature, samples, start, signature.covering(signature.batch, count))
+        parts.append({name: array[:count] for name, array in outputs.items()})
+    low, _ = signature.dims[signature.batch]
+    few = [_rows_called(answer, signature, samples, row, low) for row in range(min(_ROWS_ALONE, samples.rows))]
+    for name in names:
+        inner = list(dict.fromkeys(part[name].shape[1:] for part in (*parts, *few)))
+        if len(inner) > 1:
+            raise NotByRow(name, f"the shape of a row is {list(inner[0])} in one batch and {list(inner[1])} in another")
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
+def _rows_called(answer: Answer, signature: Signature, samples: Samples, start: int, count: int) -> dict[str, Array]:
+    """The outputs of a call with samples from `start` on; the first follow the last."""
+    outputs = answer(take_rows(samples, np.arange(start, start + count) % samples.rows))
+    _check_rows(signature, outputs, count)
+    return outputs
+
+
+def _check_rows(signature: Signature, outputs: Mapping[str, Array], rows: int) -> None:
+    for tensor in signature.outputs:
+        shape = outputs[tensor.name].shape
+        if shape[:1] != (rows,):
+            raise NotByRow(tensor.name, f"its shape is {list(shape)} for a batch of {rows}")
 
 
 def resolve_outputs(answer: Answer, signature: Signature, samples: Samples) -> Signature:
@@ -111,8 +151,8 @@ def resolve_outputs(answer: Answer, signature: Signature, samples: Samples) -> S
     second dimension of the first output, with the observed range.
 
     Raises:
-        StepError: E321, E322 the model fails, E326 an output does not have its declared shape, E327 an output has
-            no batch dimension.
+        StepError: E321, E322 the model fails, E326 an output does not have its declared shape.
+        NotByRow: the model has a batch dimension, and an output does not begin with it.
     """
     base = sizes_of(samples, signature)
     base.update({dim: low for dim, (low, _) in signature.dims.items() if dim == signature.batch})
@@ -134,7 +174,8 @@ def resolve_outputs(answer: Answer, signature: Signature, samples: Samples) -> S
             found = [(sizes, array.shape[axis]) for sizes, array in seen]
             shape.append(_dimension(signature, number, axis, found, dims))
         if signature.batch is not None and (not shape or shape[0] != signature.batch):
-            raise _no_batch(declared, number, [array.shape for _, array in seen], signature.batch)
+            shapes = dict.fromkeys(str(list(array.shape)) for _, array in seen)
+            raise NotByRow(declared.name, f"its shape is {' or '.join(shapes)}")
         outputs.append(Tensor(declared.name, dtype_name(seen[0][1]), tuple(shape)))
     return replace(signature, outputs=tuple(outputs), dims=dims)
 
@@ -203,27 +244,67 @@ def _other_shape(declared: Tensor, number: int, actual: Sequence[int] | None, ca
     )
 
 
-def _no_batch(declared: Tensor, number: int, shapes: Sequence[Sequence[int]], batch: str) -> StepError:
-    return StepError(
-        "E327",
-        f"the first dimension of the output `{declared.name}` is not `{batch}`",
-        cause=f"its shape is {' or '.join(dict.fromkeys(str(list(shape)) for shape in shapes))}, so the rows of a batch "
-        "cannot be told apart",
-        remedy=f"let the model return one entry for each row, or declare the inputs without `{batch}`",
-        at=("model", "outputs", number),
-    )
+def with_seen_shapes(
+    signature: Signature, declared: Signature, calls: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]]
+) -> tuple[Signature, list[str]]:
+    """The signature with a range for every dimension of an output that depends on the values of the inputs.
+
+    Args:
+        signature: with resolved outputs.
+        declared: as the spec has it.
+        calls: inputs and outputs of all calls.
+
+    Returns:
+        The signature, and the names of the outputs that have such a dimension.
+
+    Raises:
+        StepError: E326, an output does not have its declared shape, or not always the same number of dimensions.
+    """
+    seen = [(_sizes_in(signature, inputs), outputs) for inputs, outputs in calls]
+    dims, outputs, varying = dict(signature.dims), [], []
+    for number, tensor in enumerate(signature.outputs):
+        assert tensor.shape is not None, "outputs are resolved"
+        _check_rank(declared.outputs[number], number, [given[tensor.name] for _, given in seen])
+        shape = list(tensor.shape)
+        for axis, dim in enumerate(tensor.shape):
+            sizes = [given[tensor.name].shape[axis] for _, given in seen]
+            if isinstance(dim, str) and all(dim not in at for at, _ in seen):
+                low, high = dims[dim]
+                fits = all(low <= size <= high for size in sizes)
+            else:
+                fits = all(at.get(str(dim), dim) == size for (at, _), size in zip(seen, sizes, strict=True))
+            if fits:
+                continue
+            if declared.outputs[number].shape is not None:
+                cause = f"dimension {axis} is from {min(sizes)} to {max(sizes)}, depending on the values of the inputs"
+                raise _other_shape(declared.outputs[number], number, None, cause)
+            shape[axis] = name = f"out{number}_{axis}"
+            dims[name] = (min(sizes), max(sizes))
+            varying.append(tensor.name)
+        outputs.append(replace(tensor, shape=tuple(shape)))
+    return replace(signature, outputs=tuple(outputs), dims=dims), list(dict.fromkeys(varying))
 
 
-def refuse_nan(outputs: Mapping[str, Array], samples: Samples) -> None:
+def _sizes_in(signature: Signature, inputs: Mapping[str, Array]) -> dict[str, int]:
+    """The size of every named dimension in the inputs of a call."""
+    return {
+        dim: size
+        for tensor in signature.inputs
+        for dim, size in zip(tensor.shape or (), inputs[tensor.name].shape, strict=True)
+        if isinstance(dim, str)
+    }
+
+
+def refuse_nan(outputs: Mapping[str, Answers], samples: Samples) -> None:
     """Check that the model's outputs on the samples can be compared.
 
     Raises:
         StepError: E328, they contain NaN.
     """
-    for number, (name, array) in enumerate(outputs.items()):
-        if array.dtype.kind != "f" or not np.isnan(array).any():
+    for number, (name, answers) in enumerate(outputs.items()):
+        rows = [row for row, array in enumerate(answers) if array.dtype.kind == "f" and np.isnan(array).any()]
+        if not rows:
             continue
-        rows = np.flatnonzero(np.isnan(array).reshape(len(array), -1).any(axis=1))
         raise StepError(
             "E328",
             f"the model returns NaN in `{name}` for {len(rows)} of {samples.rows} samples",
@@ -241,13 +322,18 @@ def run_edge_cases(
 
     Raises:
         StepError: E322 the model fails at the smallest or largest size of a dimension.
+        NotByRow: the model has a batch dimension, and an output has not one entry for each row.
     """
     answered, left_out = [], []
     for case in edge_cases(samples, signature):
         try:
-            answered.append((case, answer(case.inputs, case.dim)))
+            outputs = answer(case.inputs, case.dim)
         except StepError as error:
             if case.dim is not None and not case.inner:
                 raise
             left_out.append((case, RefusedCase(name=case.name, reason=error.cause)))
+            continue
+        if signature.batch is not None:
+            _check_rows(signature, outputs, len(next(iter(case.inputs.values()))))
+        answered.append((case, outputs))
     return answered, left_out

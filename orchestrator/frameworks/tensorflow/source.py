@@ -49,7 +49,7 @@ def check_model(
         notes: what the user should know about it, a sentence each.
 
     Raises:
-        StepError: E321, E322, E326-E328 inputs and outputs, E330-E332 outputs do not repeat, E340-E345 the samples, E359
+        StepError: E321, E322, E326 and E328 inputs and outputs, E330-E332 outputs do not repeat, E340-E345 the samples, E359
             its layers are wrong if sizes are open.
     """
     answer = _guarded(model)

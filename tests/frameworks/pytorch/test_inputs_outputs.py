@@ -154,9 +154,10 @@ def test_a_declared_output_shape_that_is_wrong_is_reported(tmp_path: Path, shape
 
 
 @pytest.mark.parametrize("what", ["no batch", "pooled"])
-def test_an_output_without_the_batch_dimension_is_refused(tmp_path: Path, what: str) -> None:
-    error = refused("E327", tmp_path, "Returns", what=what, at=(*OUTPUTS, 0))
-    assert "the first dimension of the output `y` is not `batch`" in error.message
+def test_a_model_whose_output_has_no_batch_dimension_is_called_one_by_one(tmp_path: Path, what: str) -> None:
+    imported = run_model(tmp_path, "Returns", what=what).json("imported.json")
+    assert imported["signature"]["batch"] is None
+    assert any("requests are answered one by one" in note for note in imported["notes"])
 
 
 def test_nan_on_the_samples_is_refused(tmp_path: Path) -> None:
