@@ -27,7 +27,7 @@ model:
   dims: {batch: {min: 1, max: 8}}
   samples: digits.npz
 optimize: {formats: [onnx], precisions: [fp32], time_budget: 1m}
-serving: {backend: onnxruntime}
+serving: {backend: onnxruntime, wire: json}
 benchmark: {batch_sizes: [1]}
 deploy: {target: shelf, board: 3}
 """

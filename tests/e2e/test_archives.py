@@ -31,7 +31,8 @@ def archives(mlo: Mlo) -> Path:
 def test_the_archive_is_served(mlo: Mlo, archives: Path, kind: str, name: str) -> None:
     path = archives / f"{kind}.yaml"
     text = path.read_text(encoding="utf-8").replace("200/s}", "200/s, enforce: false}")
-    path.write_text(text.replace("time_budget: 5m", "formats: [onnx]\n  time_budget: 1m"), encoding="utf-8")
+    text = text.replace("time_budget: 5m", "formats: [onnx]\n  time_budget: 1m") + "serving: {wire: json}\n"
+    path.write_text(text, encoding="utf-8")
 
     (deployment,) = mlo.json("apply", str(path), "--yes", "--json")["deployments"]
 

@@ -28,7 +28,7 @@ model:
   samples: {name}.npz
 optimize: {{precisions: [fp32], time_budget: 1m}}
 hardware: {{cpus: 1, memory: 1Gi}}
-slo: {{p99_latency: 1s, throughput: 20/s, enforce: false}}
+slo: {{p99_latency: 1s, throughput: 200/s, enforce: false}}
 """
 
 

@@ -25,9 +25,9 @@ model:
   dims: {batch: {min: 1, max: 8}}
   samples: samples.npz
 optimize: {precisions: [fp32, int8], time_budget: 1m}
-serving: {backend: openvino}
+serving: {backend: openvino, wire: json}
 hardware: {cpus: 1, memory: 1Gi}
-slo: {p99_latency: 1s, throughput: 20/s, enforce: false}
+slo: {p99_latency: 1s, throughput: 200/s, enforce: false}
 """
 
 

@@ -29,6 +29,7 @@ model:
   samples: digits.npz
 optimize: {formats: [onnx], precisions: [fp32], time_budget: 1m}
 benchmark: {batch_sizes: [1]}
+serving: {backend: onnxruntime, wire: json}
 environments:
   shelf:
     deploy: {target: folder, path: shelf}

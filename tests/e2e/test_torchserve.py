@@ -29,7 +29,7 @@ def test_torchserve_is_measured_and_serves(mlo: Mlo) -> None:
     subprocess.run([sys.executable, mlo.folder / "archives" / "make.py"], check=True, timeout=120)
     spec = mlo.folder / "archives" / "torchscript.yaml"
     text = spec.read_text(encoding="utf-8").replace("name: digits-script", "name: digits-ts")
-    text = text.replace("throughput: 200/s}", "throughput: 50/s, enforce: false}")
+    text = text.replace("throughput: 200/s}", "throughput: 100/s, enforce: false}")
     text = text.replace("  time_budget: 5m", "  precisions: [fp32]\n  formats: [torchscript]\n  time_budget: 2m")
     spec.write_text(text + "serving: {backend: torchserve}\n", encoding="utf-8")
     (deployed,) = mlo.json("apply", str(spec), "--yes", "--json")["deployments"]

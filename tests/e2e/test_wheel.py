@@ -48,7 +48,8 @@ def elsewhere(tmp_path: Path) -> Path:
         shutil.copy(ROOT / "specs" / "digits" / name, tmp_path / name)
     text = (ROOT / "specs" / "digits" / "digits.yaml").read_text(encoding="utf-8")
     text = text.replace("precisions: [fp32, bf16, int8]", "precisions: [fp32]\n  formats: [onnx]")
-    text = text.replace("throughput: 200/s}", "throughput: 200/s, enforce: false}")
+    text = text.replace("throughput: 200/s}", "throughput: 200/s, enforce: false}").replace("[1, 8, 32]", "[1]")
+    text += "serving: {backend: onnxruntime, wire: json}\n"
     (tmp_path / "digits.yaml").write_text(text, encoding="utf-8")
     return tmp_path
 
