@@ -84,8 +84,9 @@ class _ResNet50:
 
     def _weight(self, *shape: int, scale: float) -> str:
         array = (self._draw.standard_normal(shape) * scale).astype(np.float32)
-        self._weights.append(numpy_helper.from_array(array, f"w{len(self._weights)}"))
-        return self._weights[-1].name
+        name = f"w{len(self._weights)}"
+        self._weights.append(numpy_helper.from_array(array, name))
+        return name
 
     def _node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = f"h{len(self._nodes)}"
