@@ -204,8 +204,8 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_fixed_batch_is_not_resized(models_to_convert: Path, tmp_path: Path) -> None:
     case = replace(CASES["tflite_cnn"], samples=None)
     file = models_to_convert / "cnn_batch_of_one.tflite"
-    error = refused("E321", ("model", "inputs"), tmp_path, file, case)
-    assert "the input `image` has the shape [1, 8, 8, 1] in the model, but [8, 8, 8, 1] was given" in error.cause
+    error = refused("E322", ("model", "dims", "batch"), tmp_path, file, case)
+    assert "the input `image` has the shape [1, 8, 8, 1] in the model, but [2, 8, 8, 1] was given" in error.cause
 
 
 @pytest.mark.parametrize(
