@@ -14,6 +14,7 @@ import orchestrator
 from orchestrator.artifacts.decision import Decision
 from orchestrator.artifacts.document import Document, DocumentRefused
 from orchestrator.artifacts.fates import Fates, StepFate
+from orchestrator.artifacts.probed import Probed, ProbedDim, ProbedInput
 from orchestrator.artifacts.schemas import DOCUMENTS, schema_texts
 from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.artifacts.winner import Winner
@@ -40,6 +41,18 @@ FOUND = {
 }
 EXAMPLES: list[Document] = [
     inspection(FOUND),
+    Probed(
+        dims={
+            "height": ProbedDim(32, 640, 32, "a multiple of 32"),
+            "state_1": ProbedDim(1, 128, 1, "assumed", "batch"),
+        },
+        inputs={
+            "ids": ProbedInput((0, 256), None, "ids"),
+            "rate": ProbedInput(None, (8000,), "compared", question=True),
+        },
+        questions=("`width` may be more",),
+        calls=40,
+    ),
     imported(edges=["zeros"]),
     facts("onnx", "int8", reduce_range=True, method="static", notes=("a note",)),
     verdict(passed=False, gates=[GATE]),
