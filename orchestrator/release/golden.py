@@ -124,7 +124,7 @@ def check_golden(
     golden = _read(samples)
 
     def send(chosen: Array | int) -> dict[str, Array]:
-        inputs = {key: np.ascontiguousarray(array[chosen]) for key, array in golden.inputs.items()}
+        inputs = {key: np.asarray(array[chosen], order="C") for key, array in golden.inputs.items()}
         try:
             answer = infer(base_url, backend, name, inputs, signature=golden.signature, timeout=_REQUEST_SECONDS)
         except DeployFailed as failed:

@@ -61,7 +61,7 @@ class OpenVinoSession:
             raise RequestError(400, unfit, reason="refused")
         try:
             # Inputs and outputs are copied, because the next call uses the same memory.
-            answer = self._request.infer({name: np.ascontiguousarray(array) for name, array in inputs.items()})
+            answer = self._request.infer({name: np.asarray(array, order="C") for name, array in inputs.items()})
         except RuntimeError as error:
             raise RequestError(500, f"the model failed: {_text(error)}", reason="failed") from error
         return [answer[output] for output in self._outputs]

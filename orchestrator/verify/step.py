@@ -176,12 +176,12 @@ def _all_rows(runtime: Runtime, imported: _Imported) -> dict[str, Answers]:
 
 
 def _rows_case(runtime: Runtime, imported: _Imported, rows: Array, name: str) -> _Case:
-    expected = {output: np.ascontiguousarray(together(answers)[rows]) for output, answers in imported.baseline.items()}
+    expected = {output: np.asarray(together(answers)[rows], order="C") for output, answers in imported.baseline.items()}
     return _Case(name, "call", expected, _called(runtime, _row(imported.inputs, rows), name))
 
 
 def _row(arrays: Mapping[str, Array], rows: Any) -> dict[str, Array]:
-    return {name: np.ascontiguousarray(array[rows]) for name, array in arrays.items()}
+    return {name: np.asarray(array[rows], order="C") for name, array in arrays.items()}
 
 
 def _called(runtime: Runtime, inputs: Mapping[str, Array], name: str) -> Mapping[str, Array]:

@@ -184,7 +184,7 @@ def _check_shape(name: str, tensor: TfliteTensor, shape: tuple[int, ...]) -> Non
 
 def _to_litert(array: Array) -> Array:
     """The array as LiteRT needs it: texts as UTF-8, and contiguous."""
-    return np.char.encode(array, "utf-8") if array.dtype.kind == "U" else np.ascontiguousarray(array)
+    return np.char.encode(array, "utf-8") if array.dtype.kind == "U" else np.asarray(array, order="C")
 
 
 def _from_litert(array: Array, tensor: TfliteTensor) -> Array:

@@ -38,7 +38,7 @@ class OpenVinoRuntime:
         """
         if unfit := unfit_values(inputs):
             raise ValueError(unfit)
-        answer = self._request.infer({name: np.ascontiguousarray(inputs[name]) for name in self._inputs})
+        answer = self._request.infer({name: np.asarray(inputs[name], order="C") for name in self._inputs})
         return {name: answer[output] for name, output in self._outputs.items()}
 
     def facts(self) -> RuntimeFacts:

@@ -61,7 +61,7 @@ class CalibrationRows:
         """
         if self._signature.batch is None:
             for row in self._rows:
-                yield {name: array[row] for name, array in self._inputs.items()}
+                yield {name: np.asarray(array[row]) for name, array in self._inputs.items()}
             return
         low, _ = self._signature.dims[self._signature.batch]
         size = self._signature.fitting(self._signature.batch, BATCH)

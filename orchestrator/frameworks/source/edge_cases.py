@@ -62,7 +62,7 @@ def call_at(samples: Samples, signature: Signature, sizes: Mapping[str, int], fi
         for axis, size in enumerate(signature.shape_at(tensor, sizes)):
             if array.shape[axis] != size:
                 array = array.take(np.arange(size) % array.shape[axis], axis=axis)
-        call[tensor.name] = np.ascontiguousarray(array)
+        call[tensor.name] = np.asarray(array, order="C")
     return call
 
 

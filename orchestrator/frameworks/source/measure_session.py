@@ -102,7 +102,7 @@ class MeasuredRuntime:
 
     def _inputs(self, rows: int) -> dict[str, np.ndarray[Any, Any]]:
         if not self._batched:
-            return {name: array[0] for name, array in self._samples.items()}
+            return {name: np.asarray(array[0]) for name, array in self._samples.items()}
         if rows not in self._calls:
             # Rows of the samples, repeated if there are too few.
             self._calls[rows] = {name: array[np.arange(rows) % len(array)] for name, array in self._samples.items()}
