@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Any
@@ -135,6 +135,7 @@ class LoadedServer:
         load: its load generator, which has the requests of each wire.
         wires: what is known of each wire that may be used.
         wire: the one over which the server is loaded.
+        allowed: the wires that it may be loaded over; the others are only timed.
         generator: what the generator reaches by itself.
         call: the median of single calls, seconds.
         connections: of the closed loop.
@@ -148,6 +149,7 @@ class LoadedServer:
     load: MeasuredProcess
     wires: dict[Wire, WireResult]
     wire: Wire
+    allowed: Collection[Wire]
     generator: GeneratorLimit | None = None
     call: float = 0.0
     connections: int = 1
@@ -208,7 +210,7 @@ def probe(loaded: LoadedServer, settings: LoadSettings, servers: int) -> None:
     if loaded.failure is not None:
         return
     loaded.wires = {wire: each.model_copy(update={"call": found.get(wire)}) for wire, each in loaded.wires.items()}
-    loaded.wire = _fastest(found)
+    loaded.wire = _fastest({wire: call for wire, call in found.items() if wire in loaded.allowed})
     loaded.call = found[loaded.wire]
     loaded.timeout = max(_TIMEOUT, _TIMEOUT_CALLS * loaded.call)
     at_once = int(time_for_one * _CYCLE_SHARE / loaded.call) if loaded.call else settings.connections
@@ -217,19 +219,28 @@ def probe(loaded: LoadedServer, settings: LoadSettings, servers: int) -> None:
 
 
 def _call_times(loaded: LoadedServer) -> dict[Wire, float]:
-    """The median time of single calls over each wire, in turns; `loaded` fails if no wire has one."""
+    """The median time of single calls over each wire, in turns; `loaded` fails if no wire that it may use has one.
+
+    A wire over which a call fails is refused from then on.
+    """
     times: dict[Wire, list[float]] = {}
     usable = [wire for wire, each in loaded.wires.items() if not each.refused]
     for _ in range(_PROBE_TURNS if len(usable) > 1 else 1):
-        for wire in usable:
+        for wire in list(usable):
             loaded.wire = wire
             segment = _saturate(loaded, 1, _PROBE_SECONDS, _PROBE_ANSWERS, at_most=_ANSWERS)
-            if segment is None or _failed(loaded, segment):
+            if segment is None:
                 return {}
-            if not segment.latencies:
-                loaded.failure = no_answer(segment)
+            if not segment.errors and segment.latencies:
+                times.setdefault(wire, []).extend(segment.latencies)
+                continue
+            usable.remove(wire)
+            times.pop(wire, None)
+            if not any(other in loaded.allowed for other in usable):
+                if not _failed(loaded, segment):
+                    loaded.failure = no_answer(segment)
                 return {}
-            times.setdefault(wire, []).extend(segment.latencies)
+            loaded.wires[wire] = loaded.wires[wire].model_copy(update={"refused": _why(segment)})
         if max(median(each) for each in times.values()) > _LONG_CALL:
             break
     return {wire: median(each) for wire, each in times.items()}
@@ -250,7 +261,9 @@ def other_wires(loaded: LoadedServer) -> None:
         loaded.wire = wire
         at_most = max(_OTHER_SECONDS, _CYCLES * loaded.connections * each.call)
         segment = _saturate(loaded, loaded.connections, _OTHER_SECONDS, loaded.connections, at_most=at_most)
-        if segment is not None and not _failed(loaded, segment) and segment.answered:
+        if segment is not None and segment.errors:  # these are no requests of clients, so the candidate does not fail
+            loaded.wires[wire] = each.model_copy(update={"refused": _why(segment)})
+        elif segment is not None and segment.answered:
             rate = segment.answered / segment.seconds
             loaded.wires[wire] = each.model_copy(update={"connections": loaded.connections, "rows_per_second": rate})
     loaded.wire = chosen
@@ -414,12 +427,18 @@ def _failed(loaded: LoadedServer, segment: Segment) -> bool:
     """Whether requests failed; then the candidate fails too, no matter how fast its other answers are."""
     if not segment.errors:
         return False
-    number = sum(segment.errors.values())
     commonest = max(segment.errors, key=lambda text: segment.errors[text])
+    number = sum(segment.errors.values())
     requests = number + len(segment.latencies) + sum(segment.refused.values())
     error = Diagnostic("E612", f"{number} of {requests} requests failed", cause=commonest)
     loaded.failure = MeasureError(Ending.EXCEPTION, error)
     return True
+
+
+def _why(segment: Segment) -> str:
+    """Why there are no answers: what most requests ended with."""
+    ended = {**segment.refused, **segment.errors}
+    return max(ended, key=lambda text: ended[text]) if ended else "no answer"
 
 
 def no_answer(segment: Segment | None = None) -> MeasureError:

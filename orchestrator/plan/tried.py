@@ -51,12 +51,16 @@ def tried_and_refused(
                 cause="every format and precision that the spec allows is refused",
                 remedy=install_hint(tuple(sorted(lacking)))
                 if lacking
-                else "; ".join(sorted(remedies))
-                or "allow more formats or precisions under `optimize:`, or another `serving.backend`",
+                else "; ".join(sorted(remedies)) or _allow_more(loaded),
                 notes=tuple(f"{r.candidate}: {r.reason}" for r in refused),
             )
         )
     return tuple(tried), tuple(refused)
+
+
+def _allow_more(loaded: LoadedSpec) -> str:
+    wire = "" if loaded.spec.serving.wire == "auto" else ", or `serving.wire: auto`"
+    return f"allow more formats or precisions under `optimize:`, or another `serving.backend`{wire}"
 
 
 def forbidden_backends(loaded: LoadedSpec) -> dict[str, str]:

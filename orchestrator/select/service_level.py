@@ -72,8 +72,18 @@ def _p99_text(server: ServerMeasurement, level: P99Level) -> str:
     if level.status == "missed" and wire_is_the_cause(server):
         text += (
             f"; {call_text(server.over)}: the rest is transfer and coding of {server.over.request_bytes / 1e6:.2g} MB"
+            f"{_faster_wire(server)}"
         )
     return text
+
+
+def _faster_wire(server: ServerMeasurement) -> str:
+    """What the fastest wire would save, if that is half of what is around the model."""
+    best = min((each for each in server.wires if each.call is not None), key=lambda each: each.call or 0.0)
+    around, others = best.around, server.over.around
+    if best is server.over or around is None or others is None or around > others / 2:
+        return ""
+    return f"; {call_text(best)}: set `serving.wire: {best.wire}`"
 
 
 def wire_is_the_cause(server: ServerMeasurement) -> bool:

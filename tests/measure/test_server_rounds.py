@@ -71,6 +71,7 @@ class Generator:
         capacity: requests per second.
         latency: seconds that an answer takes besides.
         batch: requests in a batch.
+        more: `slower`: wire → seconds that an answer takes besides over it; `broken`: a wire over which calls fail.
     """
 
     def __init__(self, clock: Clock, *, capacity: float, latency: float, batch: int = 1, **more: Any) -> None:
@@ -92,7 +93,7 @@ class Generator:
         sent = []
         for due in arrivals(command["rate"], number, command["seed"])[refused:]:
             free = max(free, due) + self._call / self._batch
-            sent.append(free - due + self._latency)
+            sent.append(free - due + self._latency + self._slower.get(command["wire"], 0.0))
         seconds = max(free, number / command["rate"]) + self._latency
         self._clock.now += seconds
         return self._reply(sent, refused, number, seconds, len(sent))
@@ -113,6 +114,8 @@ class Generator:
         cycle = command["connections"] / self._batch * self._call
         latency = self._latency + self._slower.get(command["wire"], 0.0)
         finished = len(ended) + command["connections"]  # those in flight at the end are awaited
+        if command["wire"] == self._more.get("broken"):
+            return {**self._reply([], 0, finished, seconds, 0), "errors": {"status 500": finished}}
         if cycle > command["timeout"]:
             return self._reply([], finished, finished, seconds, 0)
         return self._reply([cycle + latency] * finished, 0, finished, seconds, answered)
@@ -167,11 +170,20 @@ class Bench:
         *over: Wire,
         capacity: float = 1000.0,
         latency: float = 0.003,
+        allowed: tuple[Wire, ...] = (),
         **more: Any,
     ) -> LoadedServer:
         generator = Generator(self.clock, capacity=capacity, latency=latency, **more)
         quiet = cast("MeasuredServer", QuietServer(self.clock))
-        return LoadedServer(name, quiet, cast("MeasuredProcess", generator), wires(*over), "json", generator=CEILING)
+        return LoadedServer(
+            name,
+            quiet,
+            cast("MeasuredProcess", generator),
+            wires(*over),
+            "json",
+            allowed or over or ("json",),
+            generator=CEILING,
+        )
 
     def measure(
         self, *servers: LoadedServer, wanted: float | None = None, **settings: float | None
@@ -384,3 +396,39 @@ def test_a_wire_over_which_the_model_cannot_be_asked_is_not_used() -> None:
     assert result.measured is not None
     assert result.measured.wire == "binary"
     assert result.measured.wires[0].call is None
+
+
+def test_a_server_is_judged_by_the_wire_that_the_spec_names_and_a_refusal_says_what_another_one_takes() -> None:
+    bench = Bench()
+    server = bench.server("onnx-fp32", "json", "binary", allowed=("json",), slower={"json": 0.23})
+    (result,) = bench.measure(server)
+    assert (numbers(result).wire, p99(result).status) == ("json", "missed")
+    assert distance_text(numbers(result)).endswith(
+        "; a call takes 234 ms with JSON, of which the model takes 2 ms: the rest is transfer and coding of 0.001 MB"
+        "; a call takes 4 ms with raw tensors, of which the model takes 2 ms: set `serving.wire: binary`"
+    )
+
+
+def test_a_limit_that_the_model_misses_by_itself_is_not_put_down_to_the_wire() -> None:
+    bench = Bench()
+    server = bench.server("onnx-fp32", "json", "binary", allowed=("json",), slower={"json": 0.002}, latency=0.03)
+    server.wires = {wire: each.model_copy(update={"model": 0.03}) for wire, each in server.wires.items()}
+    (result,) = bench.measure(server)
+    assert p99(result).status == "missed"
+    assert "serving.wire" not in distance_text(numbers(result))
+
+
+@pytest.mark.parametrize("allowed", [("json",), ("json", "binary")])
+def test_a_wire_that_clients_need_not_use_does_not_fail_the_server(allowed: tuple[Wire, ...]) -> None:
+    bench = Bench()
+    server = bench.server("onnx-fp32", "json", "binary", allowed=allowed, broken="binary")
+    (result,) = bench.measure(server)
+    other_wires(server)
+    assert (result.fate, numbers(result).wire) == ("measured", "json")
+    assert server.wires["binary"].refused == "status 500"
+    assert server.failure is None
+
+
+def test_a_server_fails_if_the_wire_that_the_spec_names_does(bench: Bench) -> None:
+    (result,) = bench.measure(bench.server("onnx-fp32", "json", "binary", allowed=("binary",), broken="binary"))
+    assert (result.fate, result.reason.partition(": ")[2]) == ("failed", "status 500")

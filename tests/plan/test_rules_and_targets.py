@@ -82,6 +82,16 @@ def test_a_rule_that_leaves_nothing_says_which_it_is(planned: Planned) -> None:
     assert any("mlo-platform.yaml:4" in note for note in told.notes)
 
 
+def test_a_wire_that_no_allowed_server_has_is_named_with_the_way_out(planned: Planned) -> None:
+    with pytest.raises(SpecInvalid) as caught:
+        planned(TORCH + "serving: {backend: torchserve, wire: binary}\n")
+
+    (told,) = caught.value.diagnostics
+    assert told.code == "E201"
+    assert any("`serving.wire` is binary, but torchserve takes json" in note for note in told.notes)
+    assert "`serving.wire: auto`" in told.remedy
+
+
 def test_a_plan_for_devices_says_nothing_of_images(planned: Planned) -> None:
     def of_images(plan: Plan) -> list[str]:
         return [note for note in plan.notes if "base image" in note]
