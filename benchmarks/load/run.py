@@ -210,12 +210,12 @@ def main() -> None:
         script.write_text(SCRIPT % body().decode(), encoding="utf-8")
         request.write_bytes(http_request(PATH, {"Content-Type": "application/json"}, body()))
         with MeasuredProcess("orchestrator.measure.load", share, memory=None, folder=folder / "load") as process:
-            process.ask({"do": "open", "requests": [str(request)], "limit": 256}, 60)
-            limit = generator_limit(process, share, folder / "canned", connections=32, answer_bytes=200)
+            process.ask({"do": "open", "wire": "json", "requests": [str(request)], "limit": 256}, 60)
+            limit = generator_limit(process, share, folder / "canned", wire="json", connections=32, answer_bytes=200)
             assert limit is not None
 
             def ask(**command: Any) -> dict[str, Any]:
-                return process.ask({"timeout": 10.0, **command}, 120)
+                return process.ask({"wire": "json", "timeout": 10.0, **command}, 120)
 
             beside_wrk = []
             if has_wrk:

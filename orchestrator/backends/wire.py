@@ -1,6 +1,7 @@
 """Tensors of the Open Inference Protocol v2: as JSON, or as raw bytes after JSON (its binary tensor extension).
 
-JSON has no infinities and no NaN: they are written as texts, as in the JSON of protocol buffers, which numpy reads as numbers. Raw bytes have all values, and are a fraction of the size.
+JSON has no infinities and no NaN: they are written as texts, as in the JSON of protocol buffers, which numpy reads as numbers.
+Raw bytes have all values, and are a fraction of the size.
 """
 
 from __future__ import annotations
