@@ -60,7 +60,7 @@ bench: install  ## measure mlo itself and its load generator; update the tables 
 	$(BIN)/python benchmarks/run.py
 	@$(MAKE) --no-print-directory loadbench
 
-loadbench: install  ## compare the load generator with wrk and with known delays; a quiet machine, under three minutes
+loadbench: install  ## compare the load generator with wrk and with known delays; a quiet machine, under four minutes
 	$(BIN)/python benchmarks/load/run.py
 
 serverbench: install  ## compare the ONNX Runtime server with others; takes minutes, needs an idle machine
