@@ -120,19 +120,22 @@ class Connection(asyncio.Protocol):
         Java's client and `curl --http2` ask for `h2c` with their first request. A server may ignore that (RFC 9110, 7.8), so
         the head is parsed again without it.
         """
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as stop:
-            request = self._arriving
-            if request is None:
-                return  # CONNECT, which was refused
-            self._let_go(request)
-            del request.headers[b"upgrade"]
-            version = self._parser.get_http_version().encode()
-            headers = b"".join(b"%b: %b\r\n" % header for header in request.headers.items())
-            self._parser = httptools.HttpRequestParser(self)
-            self._parser.feed_data(b"%b %b HTTP/%b\r\n%b\r\n" % (request.method, request.target, version, headers))
-            self._parse(data[stop.args[0] :])
+        while data:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stop:
+                request = self._arriving
+                if request is None:
+                    return  # CONNECT, which was refused
+                self._let_go(request)
+                del request.headers[b"upgrade"]
+                version = self._parser.get_http_version().encode()
+                headers = b"".join(b"%b: %b\r\n" % header for header in request.headers.items())
+                self._parser = httptools.HttpRequestParser(self)
+                head = b"%b %b HTTP/%b\r\n%b\r\n" % (request.method, request.target, version, headers)
+                data = head + data[stop.args[0] :]
+            else:
+                return
 
     def eof_received(self) -> bool:
         """The client sends nothing more, but may still wait for its answers; returns whether the connection stays open."""

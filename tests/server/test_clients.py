@@ -148,8 +148,18 @@ def test_a_request_of_http_1_1_names_one_host(server: Running, host: bytes) -> N
     assert exchange(server, [b"GET /v2 HTTP/1.0\r\n\r\n"]).startswith(b"HTTP/1.1 200 ")
 
 
+def test_very_many_such_wishes_in_one_piece_are_all_answered(server: Running) -> None:
+    wish = b"GET /v2/health/live HTTP/1.1\r\nHost: h\r\n%b\r\n" % H2C
+    assert exchange(server, [wish * 2000]).count(b"HTTP/1.1 200 OK") == 2000
+
+
 @pytest.mark.parametrize(
-    "prefix", [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n"]
+    "prefix",
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n",
+        b"CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n%b\r\n" % H2C,
+    ],
 )
 def test_what_cannot_be_answered_ends_the_connection_with_one_answer(server: Running, prefix: bytes) -> None:
     received = exchange(server, [prefix + request("a length")], close_half=False)
