@@ -77,13 +77,18 @@ class GrpcConnection(Connection):
             return self._lost(error.strerror or str(error))
         if not data:
             return self._lost("the server closed it")
+        busy = self.busy
         try:
             for event in self._http2.receive_data(data):
                 self._on_event(event)
+            if self._whole:
+                self._message = memoryview(b"")  # what is left of it, if the server has answered before it was sent
+            self._send_message()
         except h2.exceptions.ProtocolError as error:
             self.close()
-            return Ended(failed=f"the answer is not HTTP/2: {error}")
-        self._send_message()
+            return Ended(failed=f"the answer is not HTTP/2: {error}") if busy else None
+        if not busy and not self._kept_open:
+            self.close()
         if not self._whole:
             return None
         self.busy = False
@@ -109,6 +114,8 @@ class GrpcConnection(Connection):
             case h2.events.StreamEnded():
                 self._whole = True
             case h2.events.StreamReset():
+                if "grpc-status" in self._result:
+                    return  # the answer is there, and the rest of the request is not wanted any more
                 self._whole = True
                 self._failure = f"the call was reset with code {event.error_code}"
             case h2.events.ConnectionTerminated():

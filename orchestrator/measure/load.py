@@ -8,7 +8,8 @@ It reads lines of JSON from one descriptor and writes one reply each to the othe
           and the maximum of connections in an open loop; once for each wire
     {"do": "schedule", "wire": "json", "port": 8080, "timeout": 10.0, "rate": 200.0, "requests": 350, "seed": 1}
         → open loop: Poisson arrivals at the rate, independent of answers
-    {"do": "saturate", "wire": "json", "port": 8080, "timeout": 10.0, "connections": 32, "seconds": 0.5, "answers": 64, "at_most": 20.0}
+    {"do": "saturate", "wire": "json", "port": 8080, "timeout": 10.0, "connections": 32, "seconds": 0.5, "answers": 64,
+     "at_most": 20.0}
         → closed loop: each connection sends its next request when the previous one is answered; until at least so many
           seconds have passed and so many answers have come, but not longer than `at_most`
 

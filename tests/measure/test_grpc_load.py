@@ -96,6 +96,17 @@ def test_messages_larger_than_the_windows_go_through(tmp_path: Path, ask: Ask) -
         assert found["errors"] == {}
 
 
+def test_a_message_that_the_server_refuses_before_it_is_sent_is_counted(small: int, ask: Ask) -> None:
+    found = ask(
+        encode_message("m", {"x": np.ones((1, 8 * MANY), np.float32)}),
+        **saturate(small, 2) | {"answers": 0, "at_most": 1.0},
+    )
+    assert found["latencies"] == []
+    assert found["errors"] == {}
+    assert all("larger than max" in text for text in found["refused"])
+    assert found["refused"]
+
+
 def test_a_refused_call_is_an_error_with_its_reason(small: int, ask: Ask) -> None:
     found = ask(encode_message("other", {"x": np.ones((1, 3), np.float32)}), **saturate(small, 1) | {"at_most": 0.5})
     assert found["latencies"] == []

@@ -21,10 +21,10 @@ from orchestrator.spec.models import ModelDeployment
 from orchestrator.steps.parameters import DeploymentParameters, RenderParameters, ServingParameters
 from orchestrator.steps.roles import variant_role
 
+__all__ = ["DRAIN_SECONDS", "grpc_tools", "live_steps", "render_step", "require_grpc_tools"]
+
 _LOAD_TOOLS = ("h2",)
 """What the load generator needs for gRPC."""
-
-__all__ = ["DRAIN_SECONDS", "grpc_tools", "live_steps", "render_step", "require_grpc_tools"]
 
 DRAIN_SECONDS = 5
 """How long a stopping server still answers, while its endpoints are being removed."""
