@@ -110,7 +110,7 @@ def decode(body: bytes, headers: Mapping[str, str]) -> dict[str, np.ndarray[Any,
         raw = _Raw(b"" if size is None else body[int(size) :])
         outputs = json.loads(body if size is None else body[: int(size)])["outputs"]
         found = {tensor["name"]: _array(tensor, raw).reshape(tensor["shape"]) for tensor in outputs}
-    except (KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
         raise ValueError(f"not an inference response: {type(error).__name__}: {error}") from error
     if raw.left:
         raise ValueError(f"not an inference response: {raw.left} bytes after its tensors")
@@ -153,7 +153,7 @@ def _array(tensor: Mapping[str, Any], raw: _Raw) -> np.ndarray[Any, Any]:
     """The tensor, flat."""
     import numpy as np  # noqa: PLC0415 - the command line starts without numpy
 
-    datatype, size = tensor["datatype"], tensor.get("parameters", {}).get("binary_data_size")
+    datatype, size = tensor["datatype"], (tensor.get("parameters") or {}).get("binary_data_size")
     if datatype == _TEXT:
         texts = tensor["data"] if size is None else list(_texts(raw.take(size)))
         if not all(isinstance(item, str) for item in texts):

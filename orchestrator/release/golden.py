@@ -104,9 +104,9 @@ def check_golden(
     precision: str,
     rows: int = 32,
 ) -> GoldenReport:
-    """Send samples to a server, in the smallest requests that the model takes and in batches, and judge its answers by the gates of `verify`.
+    """Send samples to a server and judge its answers by the gates of `verify`.
 
-    The limits on single values hold for every request; those over all samples (cosine, top-1 agreement) are only judged if
+    They go in the smallest requests that the model takes, and in batches. The limits on single values hold for every request; those over all samples (cosine, top-1 agreement) are only judged if
     all samples fit into the batches, as in `verify`.
 
     Args:

@@ -98,6 +98,10 @@ _NOT_FINITE = {None: np.nan, "NaN": np.nan, "Infinity": np.inf, "-Infinity": -np
 """What JSON lacks, as mlo's server reads and writes it."""
 
 
+def _is_not_finite(item: Any) -> bool:
+    return item is None or (isinstance(item, str) and item in _NOT_FINITE)
+
+
 def _protocol_tensor(tensor: Any, texts: set[str]) -> tuple[str, Array]:
     try:
         name, shape, data = str(tensor["name"]), tensor["shape"], tensor["data"]
@@ -122,9 +126,7 @@ def _array(name: str, value: Any, *, text: bool) -> Array:
         return array.astype(np.str_)
     if array.dtype.kind in "OU" and array.size:
         array = np.array(value, dtype=object)
-        if not all(
-            type(item) in (int, float) or (not isinstance(item, list) and item in _NOT_FINITE) for item in array.flat
-        ):
+        if not all(type(item) in (int, float) or _is_not_finite(item) for item in array.flat):
             raise _UnfitError(f"input {name}: it holds a value that is not a number")
         return np.array([_NOT_FINITE.get(item, item) for item in array.flat], np.float64).reshape(array.shape)
     if array.dtype.kind not in "biuf" and array.size:

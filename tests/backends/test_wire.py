@@ -111,6 +111,8 @@ def test_raw_tensors_of_another_size_are_a_value_error(change: int) -> None:
         b'{"outputs": 3}',
         b'{"outputs": [{"name": "a", "shape": [2], "datatype": "FP32", "data": [1]}]}',
         b'{"outputs": [{"name": "a", "shape": [1], "datatype": "FP8", "data": [1]}]}',
+        b'{"outputs": [{"name": "a", "shape": [1], "datatype": "FP32", "parameters": 3, "data": [1]}]}',
+        b'{"outputs": [3]}',
         b'{"outputs": [{"name": "a", "shape": [1], "datatype": "INT8", "data": [999]}]}',
         b'{"outputs": [{"name": "a", "shape": [1], "datatype": "BYTES", "data": [999]}]}',
     ],

@@ -75,6 +75,8 @@ def test_a_single_row_gets_its_batch_dimension(tmp_path: Path) -> None:
         ('{"x": [["a", "b"]]}', "input x: it holds a value that is not a number"),
         ('{"x": [["nan", 1]]}', "input x: it holds a value that is not a number"),
         ('{"x": [[true, "NaN"]]}', "input x: it holds a value that is not a number"),
+        ('{"x": [[{}, 1]]}', "input x: it holds a value that is not a number"),
+        ('{"x": {"a": 1}}', "input x: it holds a value that is not a number"),
         ('{"x": [[1, 2, 3]]}', "input x: its shape is [1, 3], but the model takes [batch, 2]"),
         ('{"x": 1}', "input x: its shape is [], but the model takes [batch, 2]"),
         ('{"x": [[1e39, 1]]}', "input x: it holds numbers that float32 cannot hold"),
