@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Event", "Observer", "StepEnded", "StepProgress", "StepStarted", "Stopping", "Waiting", "ignore"]
+__all__ = ["Event", "Observer", "Queued", "StepEnded", "StepProgress", "StepStarted", "Stopping", "Waiting", "ignore"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,22 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """This step waits for its turn on the machine, because one step measures at a time, and nothing runs meanwhile.
+
+    Attributes:
+        place: in the queue; 1 is next.
+        measurement: whether it waits for a measurement; otherwise it is one, and waits for other steps to end.
+        holder: the process whose turn it is now.
+    """
+
+    step: str
+    place: int
+    measurement: bool
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """Ctrl-C was pressed: level 1 lets running steps finish, level 2 kills them."""
 
@@ -52,7 +68,7 @@ class Stopping:
     running: tuple[str, ...]
 
 
-Event = StepStarted | StepProgress | StepEnded | Waiting | Stopping
+Event = StepStarted | StepProgress | StepEnded | Waiting | Queued | Stopping
 Observer = Callable[[Event], None]
 
 

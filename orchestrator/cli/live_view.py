@@ -13,9 +13,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.progress import ended_line, stopping_line
+from orchestrator.cli.progress import ended_line, queued_line, stopping_line
 from orchestrator.cli.visible import shown_line
-from orchestrator.events import Event, Observer, StepEnded, StepProgress, StepStarted, Stopping, Waiting
+from orchestrator.events import Event, Observer, Queued, StepEnded, StepProgress, StepStarted, Stopping, Waiting
 
 __all__ = ["live_view"]
 
@@ -47,6 +47,8 @@ def live_view(*, show_cached: bool) -> Iterator[Observer]:
                         live.console.print(Text.from_ansi(shown_line(line)))
                 case Waiting(step, on):
                     live.console.print(Text(shown_line(f"{step}: waiting for {on}")))
+                case Queued():
+                    live.console.print(Text(shown_line(queued_line(event))))
                 case Stopping():
                     live.console.print(Text(stopping_line(event), style="yellow"))
 

@@ -14,6 +14,7 @@ from orchestrator.cli import console
 from orchestrator.events import (
     Event,
     Observer,
+    Queued,
     StepEnded,
     StepProgress,
     StepStarted,
@@ -83,6 +84,8 @@ class _Lines:
                 return ended_line(event, show_cached=self._show_cached)
             case Waiting(step, on):
                 return f"{step}: waiting for {on}"
+            case Queued():
+                return queued_line(event)
             case Stopping():
                 return stopping_line(event)
 
@@ -95,6 +98,17 @@ def ended_line(event: StepEnded, *, show_cached: bool) -> str | None:
     seconds = f" in {event.seconds:.1f} s" if event.seconds else ""
     detail = f": {event.detail}" if event.detail and event.status != "cached" else ""
     return f"{event.step}: {click.style(word, fg=colour)}{seconds}{detail}"
+
+
+def queued_line(event: Queued) -> str:
+    """The line for a step that waits for its turn on the machine."""
+    other = "another measurement" if event.measurement else "steps of other runs, because it measures"
+    return f"{event.step}: waits for {other}: {_ordinal(event.place)} in the queue; now: {event.holder}"
+
+
+def _ordinal(number: int) -> str:
+    teen = number % 100 in (11, 12, 13)
+    return f"{number}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
 
 def stopping_line(event: Stopping) -> str:

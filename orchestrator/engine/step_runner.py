@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,15 +21,16 @@ from orchestrator.engine.executors.executor import (
 )
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import Busy
-from orchestrator.events import Observer, StepProgress, StepStarted, Waiting
+from orchestrator.events import Observer, Queued, StepProgress, StepStarted, Waiting
 from orchestrator.plan.resolve import Outcome, Resolved, Resolver, fates_document
 from orchestrator.plan.step import FileInput, Plan, Step
 from orchestrator.steps.context import Ending
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.home import Home
-from orchestrator.store.locks import lock, share
+from orchestrator.store.locks import lock
 from orchestrator.store.receipts import Receipt
 from orchestrator.store.store import Store
+from orchestrator.store.turns import in_turn
 
 __all__ = ["StepRunner"]
 
@@ -67,7 +68,7 @@ class StepRunner:
             StoreFailed: the result cannot be kept.
             Busy: it was waiting for another command when it was asked to stop.
         """
-        with self._locked(step, self._store.home.lock_file(f"key-{resolved.key}"), lock):
+        with self._locked(step, self._store.home.lock_file(f"key-{resolved.key}")):
             if resolved.status != "forced":
                 again = self._resolver.resolve(step, outcomes)
                 if again is not None and again.outcome is not None:
@@ -77,11 +78,11 @@ class StepRunner:
             # others share it, across all stores of this user.
             if step.light:
                 return self._run(step, resolved, outcomes)
-            with self._locked(step, _measuring_lock(self._store.home), lock if step.exclusive else share):
+            with self._in_turn(step):
                 return self._run(step, resolved, outcomes)
 
     @contextmanager
-    def _locked(self, step: Step, path: Path, kind: Callable[..., AbstractContextManager[None]]) -> Iterator[None]:
+    def _locked(self, step: Step, path: Path) -> Iterator[None]:
         """Hold a lock. Its holder is alive, or the kernel would have released it, so only Ctrl-C ends the wait."""
         shown = ""
 
@@ -94,12 +95,22 @@ class StepRunner:
         with ExitStack() as held:
             while True:
                 try:
-                    held.enter_context(kind(path, timeout=0.5, info={"what": step.id}, on_wait=waiting))
+                    held.enter_context(lock(path, timeout=0.5, info={"what": step.id}, on_wait=waiting))
                     break
                 except Busy:
                     if self._stop.level:
                         raise
             yield
+
+    def _in_turn(self, step: Step) -> AbstractContextManager[None]:
+        """Hold the lock of measurements, first come, first served; only Ctrl-C ends the wait."""
+        return in_turn(
+            _measuring_lock(self._store.home),
+            shared=not step.exclusive,
+            info={"what": step.id},
+            on_wait=lambda place: self._observer(Queued(step.id, place.number, place.behind_exclusive, place.holder)),
+            given_up=lambda: self._stop.level > 0,
+        )
 
     def _run(self, step: Step, resolved: Resolved, outcomes: Mapping[str, Outcome]) -> Outcome:
         self._observer(StepStarted(step.id, resolved.reason))

@@ -18,7 +18,18 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy
 from orchestrator.store.failures import store_errors
 
-__all__ = ["create_held", "is_held", "lock", "probe_flock", "share", "try_lock", "unless_held"]
+__all__ = [
+    "create_held",
+    "holder_of",
+    "is_held",
+    "lock",
+    "open_locked",
+    "probe_flock",
+    "share",
+    "try_lock",
+    "unless_held",
+    "write_holder",
+]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds
 _LONGEST_TEXT = 4096  # bytes of a lock file that are looked at
@@ -72,7 +83,7 @@ def _held(
 ) -> Iterator[None]:
     handle = _acquire(path, kind, timeout, on_wait)
     try:
-        _write_holder(handle, info)
+        write_holder(handle, info)
         yield
     finally:
         os.close(handle)
@@ -83,11 +94,11 @@ def _acquire(path: Path, kind: int, timeout: float, on_wait: Callable[[str], Non
     pause = _FIRST_PAUSE
     reported = ""
     while True:
-        handle = _try(path, kind)
+        handle = open_locked(path, shared=kind == fcntl.LOCK_SH)
         if handle is not None:
             return handle
         left = until - time.monotonic()
-        holder = _holder(path)
+        holder = holder_of(path)
         if left <= 0:
             raise Busy(_busy(path, holder, timeout))
         if on_wait is not None and holder != reported:
@@ -97,13 +108,17 @@ def _acquire(path: Path, kind: int, timeout: float, on_wait: Callable[[str], Non
         pause = min(pause * 2, _LONGEST_PAUSE)
 
 
-def _try(path: Path, kind: int) -> int | None:
-    """An open, locked file, or None while another process holds it."""
+def open_locked(path: Path, *, shared: bool) -> int | None:
+    """The open, locked file at `path`, or None while another process holds it. Closing it frees it.
+
+    Raises:
+        StoreFailed: it cannot be opened.
+    """
     with store_errors("lock", path):
         while True:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                if not try_lock(handle, shared=kind == fcntl.LOCK_SH):
+                if not try_lock(handle, shared=shared):
                     os.close(handle)
                     return None
                 if _is_at(path, handle):
@@ -123,7 +138,8 @@ def _is_at(path: Path, handle: int) -> bool:
     return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
 
-def _write_holder(handle: int, info: Mapping[str, Any]) -> None:
+def write_holder(handle: int, info: Mapping[str, Any]) -> None:
+    """Write into an open lock file who holds it, for those who wait: `info` with pid, host and time."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     text = json.dumps({**info, "pid": os.getpid(), "host": os.uname().nodename, "since": since})
     # The lock works without its text: on a full disk waiting processes just cannot name the holder.
@@ -132,8 +148,8 @@ def _write_holder(handle: int, info: Mapping[str, Any]) -> None:
         os.pwrite(handle, text.encode(), 0)
 
 
-def _holder(path: Path) -> str:
-    """Describes the holder that the file names; it may be a moment old."""
+def holder_of(path: Path) -> str:
+    """Describes the holder that a lock file names; it may be a moment old."""
     try:
         with path.open("rb") as file:
             document = json.loads(file.read(_LONGEST_TEXT))

@@ -287,3 +287,33 @@ def test_waiting_for_another_run_ends_with_an_interrupt(
     assert time.monotonic() - began < 30
     holder.kill()
     holder.wait()
+
+
+def test_measurements_of_several_runs_take_turns_and_say_their_place(
+    project: Project, tmp_path: Path, wait_until: WaitUntil, capfd: pytest.CaptureFixture[str]
+) -> None:
+    printed = (
+        "from orchestrator.cli.progress import lines\np.events = type('E', (), {'append': staticmethod(lines())})()\n"
+    )
+    queue = tmp_path / "cache" / "mlo" / "measuring.queue"
+
+    def measure(name: str, function: str = "slow") -> subprocess.Popen[bytes]:
+        step = f"p.step({name!r}, {function!r}, params={{'pids': {str(tmp_path / name)!r}}}, exclusive=True)"
+        return child(project, f"{printed}p.run({step})")
+
+    holder = measure("a", "hang_alone")
+    wait_until((tmp_path / "a").exists)
+    waiting = {}
+    for name in "bcd":
+        waiting[name] = measure(name)
+        wait_until(lambda: len(list(queue.glob("0*"))) == len(waiting))
+    waiting["c"].kill()
+    waiting["c"].wait()
+    holder.kill()
+    holder.wait()
+    assert [waiting[name].wait(120) for name in "bd"] == [0, 0]
+    said = capfd.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said if ": started" in line] == ["a", "b", "d"]
+    for name, place in (("b", "1st"), ("c", "2nd"), ("d", "3rd")):
+        begins = f"{name}: waits for another measurement: {place} in the queue; now: process {holder.pid} (a, since "
+        assert any(line.startswith(begins) for line in said), said
