@@ -222,6 +222,20 @@ def test_the_help_imports_nothing_heavy_and_no_spec() -> None:
     assert not loaded_by("import orchestrator.cli.main") & {*HEAVY, "pydantic", "yaml"}
 
 
+SPEC = PACKAGE.parent / "specs" / "digits" / "digits.yaml"
+
+
+@pytest.mark.processes
+def test_a_command_with_models_does_not_import_what_only_a_search_for_plugins_needs() -> None:
+    validate = f"from orchestrator.cli.main import cli\ncli(['validate', {str(SPEC)!r}], standalone_mode=False)"
+    loaded = loaded_by(f"import os\nos.environ['PYDANTIC_DISABLE_PLUGINS'] = '__all__'\n{validate}")
+    assert "pydantic" in loaded
+    assert "email" not in loaded
+    assert "email" in loaded_by(f"import os\nos.environ.pop('PYDANTIC_DISABLE_PLUGINS', None)\n{validate}"), (
+        "with plugins on, pydantic looks for them"
+    )
+
+
 @pytest.mark.processes
 def test_no_command_imports_a_framework() -> None:
     code = (

@@ -14,9 +14,7 @@ import json
 import os
 import platform
 import re
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -27,9 +25,14 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT), str(HERE.parent / "server")]  # the scripts in these folders are not a package
+sys.path[:0] = [
+    str(ROOT),
+    str(HERE.parent),
+    str(HERE.parent / "server"),
+]  # the scripts in these folders are not a package
 
 from models import mlp, write_folder  # noqa: E402
+from wrk import Found, write_script, wrk, wrk_is_missing  # noqa: E402
 
 from orchestrator.backends.table import serving_backend  # noqa: E402
 from orchestrator.targets.local import target as local  # noqa: E402
@@ -39,16 +42,6 @@ SIZES = (64, 256, 256, 10)
 CONNECTIONS = (1, 32)
 MOST_ADDED_MS = 0.3
 LEAST_RATE = 3000
-SCRIPT = """
-wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
-wrk.body = '%s'
-done = function(summary, latency, requests)
-  local e = summary.errors
-  io.write(string.format('{"p50_us": %%d, "requests": %%d, "duration_us": %%d, "failed": %%d}',
-    latency:percentile(50), summary.requests, summary.duration, e.connect + e.read + e.write + e.status + e.timeout))
-end
-"""
 
 
 @dataclass(frozen=True)
@@ -88,30 +81,21 @@ def deployed(folder: Path, serving: Path, server: Any) -> Iterator[tuple[int, in
         deployment.stop()
 
 
-def wrk(script: Path, port: int, connections: int, seconds: float) -> Measured:
-    """One run of the client; every request must be answered with 200."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script)]
-    done = subprocess.run(
-        [*command, f"http://127.0.0.1:{port}/v2/models/m/infer"], check=True, capture_output=True, text=True
-    )
-    found = json.loads(done.stdout[done.stdout.rindex("{") :])
-    if found["failed"]:
-        sys.exit(f"{found['failed']} requests failed:\n{done.stdout}")
-    return Measured(found["p50_us"] / 1e3, found["requests"] / found["duration_us"] * 1e6)
+def address(port: int) -> str:
+    return f"http://127.0.0.1:{port}/v2/models/m/infer"
 
 
-def measure(seconds: float, rounds: int) -> dict[tuple[str, int], Measured]:
+def measure(seconds: int, rounds: int) -> dict[tuple[str, int], Measured]:
     """Median p50 and requests/s by path and number of connections."""
-    runs: dict[tuple[str, int], list[Measured]] = {}
+    runs: dict[tuple[str, int], list[Found]] = {}
     with tempfile.TemporaryDirectory(prefix="mlo-bench-") as name:
         folder = Path(name)
         serving = folder / "serving"
         serving.mkdir()
         mlp(serving / "model.onnx", SIZES)
         write_folder(serving, [SIZES[0]], [SIZES[-1]], threads=1, max_batch_size=32)
-        script = folder / "ask.lua"
         body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, SIZES[0]], "data": [0.5] * SIZES[0]}]}
-        script.write_text(SCRIPT % json.dumps(body), encoding="utf-8")
+        script = write_script(folder / "ask.lua", json.dumps(body))
         own = serving_backend("onnxruntime")
         with (
             deployed(folder / "own", serving, own) as (handed, direct),
@@ -119,16 +103,16 @@ def measure(seconds: float, rounds: int) -> dict[tuple[str, int], Measured]:
         ):
             ways = {"direct": direct, "handed over": handed, "gateway": gateway}
             for way, port in ways.items():  # warm
-                wrk(script, port, 8, 1)
+                wrk(script, address(port), 8, 1)
                 print(f"{way}: port {port}", flush=True)
             order = list(ways.items())
             for _ in range(rounds):
                 order.append(order.pop(0))  # rotate the order, so that no path always follows the same one
                 for connections in CONNECTIONS:
                     for way, port in order:
-                        runs.setdefault((way, connections), []).append(wrk(script, port, connections, seconds))
+                        runs.setdefault((way, connections), []).append(wrk(script, address(port), connections, seconds))
     return {
-        key: Measured(statistics.median(m.p50_ms for m in each), statistics.median(m.rate for m in each))
+        key: Measured(statistics.median(m.p50 * 1e3 for m in each), statistics.median(m.rate for m in each))
         for key, each in runs.items()
     }
 
@@ -136,12 +120,12 @@ def measure(seconds: float, rounds: int) -> dict[tuple[str, int], Measured]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--check", action="store_true", help="only fail when a limit is missed; write nothing")
     options = parser.parse_args()
-    if shutil.which("wrk") is None:
-        sys.exit("wrk is not installed; on Debian: apt-get install wrk")
+    if missing := wrk_is_missing():
+        sys.exit(missing)
     load = os.getloadavg()[0]
     found = measure(options.seconds, options.rounds)
     one, many = CONNECTIONS

@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -30,10 +29,16 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT), str(HERE), str(HERE.parent / "server")]  # the scripts of these folders are no package
+sys.path[:0] = [
+    str(ROOT),
+    str(HERE),
+    str(HERE.parent),
+    str(HERE.parent / "server"),
+]  # the scripts of these folders are no package
 
 from delay_server import KINDS, STALL_EVERY, STALL_SECONDS, delays  # noqa: E402
 from models import mlp, write_folder  # noqa: E402
+from wrk import Found, write_script, wrk, wrk_is_missing  # noqa: E402
 
 from orchestrator.machine.cpus import cpu_share  # noqa: E402
 from orchestrator.measure.generator_limit import generator_limit  # noqa: E402
@@ -48,17 +53,6 @@ CONNECTIONS = (1, 32, 256)
 RATE, REQUESTS, SEED, RUNS = 200.0, 2000, 5, 3
 QUANTILES = (0.5, 0.9, 0.99)
 NEAR, NEAR_MS = 0.05, 0.1
-SCRIPT = """
-wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
-wrk.body = '%s'
-done = function(summary, latency, requests)
-  local e = summary.errors
-  io.write(string.format('{"p50": %%f, "p90": %%f, "p99": %%f, "rate": %%f, "failed": %%d}',
-    latency:percentile(50) / 1e6, latency:percentile(90) / 1e6, latency:percentile(99) / 1e6,
-    summary.requests / summary.duration * 1e6, e.connect + e.read + e.write + e.status + e.timeout))
-end
-"""
 Generator = Callable[..., dict[str, Any]]
 
 
@@ -74,24 +68,18 @@ class Line:
         return f"| {self.text} | {'yes' if self.near else '**no**'} |"
 
 
-def body() -> bytes:
+def body() -> str:
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, SIZES[0]], "data": [0.5] * SIZES[0]}
-    return json.dumps({"inputs": [tensor]}).encode()
+    return json.dumps({"inputs": [tensor]})
 
 
-def wrk(script: Path, port: int, connections: int, seconds: int) -> dict[str, float]:
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), f"http://127.0.0.1:{port}{PATH}"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout[done.stdout.rindex("{") :])
-    if found["failed"]:
-        sys.exit(f"requests failed:\n{done.stdout}")
-    return found
+def address(port: int) -> str:
+    return f"http://127.0.0.1:{port}{PATH}"
 
 
-def saturate(ask: Generator, port: int, connections: int, seconds: float) -> dict[str, float]:
+def saturate(ask: Generator, port: int, connections: int, seconds: float) -> Found:
     reply = ask(do="saturate", port=port, connections=connections, seconds=seconds, answers=0, at_most=60.0)
-    found = {f"p{q * 100:g}": percentile(reply["latencies"], q) for q in QUANTILES}
-    return {**found, "rate": reply["answered"] / reply["seconds"]}
+    return Found(*(percentile(reply["latencies"], q) for q in QUANTILES), reply["answered"] / reply["seconds"])
 
 
 @contextlib.contextmanager
@@ -138,16 +126,18 @@ def throughput(ask: Generator, script: Path, port: int, rounds: int, seconds: in
     saturate(ask, port, 8, 1)
     lines = []
     for connections in CONNECTIONS:
-        pairs: list[tuple[dict[str, float], dict[str, float]]] = []
+        pairs: list[tuple[Found, Found]] = []
         for number in range(rounds):
             if number % 2:  # neither always comes after the other
-                pairs.append((wrk(script, port, connections, seconds), saturate(ask, port, connections, seconds)))
+                pairs.append(
+                    (wrk(script, address(port), connections, seconds), saturate(ask, port, connections, seconds))
+                )
             else:
                 ours_first = saturate(ask, port, connections, seconds)
-                pairs.append((wrk(script, port, connections, seconds), ours_first))
-        theirs, ours = (statistics.median(pair[place]["rate"] for pair in pairs) for place in (0, 1))
-        their_p50, our_p50 = (statistics.median(pair[place]["p50"] for pair in pairs) * 1e3 for place in (0, 1))
-        ratio = statistics.median(pair[1]["rate"] / pair[0]["rate"] for pair in pairs)
+                pairs.append((wrk(script, address(port), connections, seconds), ours_first))
+        theirs, ours = (statistics.median(pair[place].rate for pair in pairs) for place in (0, 1))
+        their_p50, our_p50 = (statistics.median(pair[place].p50 for pair in pairs) * 1e3 for place in (0, 1))
+        ratio = statistics.median(pair[1].rate / pair[0].rate for pair in pairs)
         text = f"{connections} | {theirs:,.0f}/s | {ours:,.0f}/s | {ratio:.3f} | {their_p50:.2f} ms | {our_p50:.2f} ms"
         lines.append(Line(text, abs(ratio - 1) <= NEAR))
         print(lines[-1], flush=True)
@@ -182,11 +172,11 @@ def percentiles(ask: Generator, folder: Path, script: Path | None, seconds: int)
         theirs = None
         if script is not None:
             with delay_server(folder, kind) as port:
-                theirs = wrk(script, port, 2, 2 * seconds)
+                theirs = wrk(script, address(port), 2, 2 * seconds)
         for quantile in QUANTILES:
             wanted = percentile(known(kind), quantile) * 1e3
             found = statistics.median(percentile(latencies, quantile) for latencies in replies) * 1e3
-            closed = "" if theirs is None else f"{theirs[f'p{quantile * 100:g}'] * 1e3:.2f} ms"
+            closed = "" if theirs is None else f"{getattr(theirs, f'p{quantile * 100:g}') * 1e3:.2f} ms"
             near = abs(found - wanted) <= max(NEAR * wanted, NEAR_MS)
             lines.append(
                 Line(
@@ -205,13 +195,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--check", action="store_true", help="only fail where it is not near enough; write nothing")
     options = parser.parse_args()
-    has_wrk = shutil.which("wrk") is not None
+    missing = wrk_is_missing()
     load, share = os.getloadavg()[0], cpu_share(2)
     with tempfile.TemporaryDirectory(prefix="mlo-bench-") as name:
         folder = Path(name)
-        script, request = folder / "ask.lua", folder / "request"
-        script.write_text(SCRIPT % body().decode(), encoding="utf-8")
-        request.write_bytes(http_request(PATH, {"Content-Type": "application/json"}, body()))
+        script, request = write_script(folder / "ask.lua", body()), folder / "request"
+        request.write_bytes(http_request(PATH, {"Content-Type": "application/json"}, body().encode()))
         with MeasuredProcess("orchestrator.measure.load", share, memory=None, folder=folder / "load") as process:
             process.ask({"do": "open", "wire": "json", "requests": [str(request)], "limit": 256}, 60)
             limit = generator_limit(process, share, folder / "canned", wire="json", connections=32, answer_bytes=200)
@@ -221,12 +210,12 @@ def main() -> None:
                 return process.ask({"wire": "json", "timeout": 10.0, **command}, 120)
 
             beside_wrk = []
-            if has_wrk:
+            if not missing:
                 with model_server(folder / "serving") as port:
                     beside_wrk = throughput(ask, script, port, options.rounds, options.seconds)
-            beside_known = percentiles(ask, folder, script if has_wrk else None, options.seconds)
-    if not has_wrk:
-        sys.exit("wrk is not installed, so nothing was compared with it or written; on Debian: apt-get install wrk")
+            beside_known = percentiles(ask, folder, None if missing else script, options.seconds)
+    if missing:
+        sys.exit(f"nothing was compared with wrk, and nothing written: {missing}")
     own = f"{limit.requests_per_second:,.0f}/s, {limit.cpu_seconds_per_request * 1e6:.0f} µs of CPU time per request"
     machine = f"{len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}, load average {load:.1f} before"
     how = (

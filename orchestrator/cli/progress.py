@@ -95,7 +95,7 @@ def ended_line(event: StepEnded, *, show_cached: bool) -> str | None:
     if event.status == "cached" and not show_cached:
         return None
     word, colour = _MARKS[event.status]
-    seconds = f" in {event.seconds:.1f} s" if event.seconds else ""
+    seconds = f" in {event.seconds:.1f} s" if event.seconds >= 0.05 else ""
     detail = f": {event.detail}" if event.detail and event.status != "cached" else ""
     return f"{event.step}: {click.style(word, fg=colour)}{seconds}{detail}"
 

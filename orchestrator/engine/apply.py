@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.planning import Planned, make_plan
 from orchestrator.engine.run import run_plan
 from orchestrator.engine.stop import Stop
@@ -13,7 +12,7 @@ from orchestrator.events import Observer
 from orchestrator.plan.expand import expand
 from orchestrator.plan.plan_file import SavedPlan, changes, refuse_stale
 from orchestrator.plan.resolve import Outcome
-from orchestrator.release.live import observe, unrecorded, wanted_target
+from orchestrator.release.live import add_what_serves, wanted_target
 from orchestrator.release.release import PlanRelease, Released
 from orchestrator.store.gc import sweep
 from orchestrator.store.store import Store
@@ -52,35 +51,8 @@ def apply_plan(planned: Planned, store: Store, observer: Observer, stop: Stop, l
                 planned.loaded, expand(planned.plan, outcomes, store.trees), outcomes, store, observer
             ).deploy(lock_timeout)
     except MloError as error:
-        _add_what_serves(error, planned, store)
+        add_what_serves(error, planned.plan.name, planned.live.recorded, store)
         raise
-
-
-def _add_what_serves(error: MloError, planned: Planned, store: Store) -> None:
-    """Add to the error of an apply what serves now; if that cannot be found out, a note says so."""
-    try:
-        live = observe(planned.loaded, store)
-        switched = None if live.recorded is None else unrecorded(live.recorded, store)
-    except MloError as second:
-        error.add_note(f"what serves now cannot be found out: {second}")
-        return
-    serving = switched or live.observed
-    if live.recorded is None or serving is None or serving.revision is None:
-        return
-    name, known, before = live.recorded.name, live.recorded.revision, planned.live.recorded
-    there = f"revision {serving.revision} at {serving.endpoint}"
-    if switched is not None:
-        code, message = (
-            "W602",
-            f"{name} was switched to {there}, which is not recorded yet: the next `mlo apply` does that",
-        )
-    elif serving.revision != known:
-        code, message = "W602", f"{name} is served by {there}, but the state says revision {known}"
-    elif before is None or before.revision != known:
-        code, message = "W602", f"{name} was changed meanwhile: {there}"
-    else:
-        code, message = "W601", f"{name} is unchanged: {there}"
-    error.diagnostics = (*error.diagnostics, Diagnostic(code, message, severity="warning"))
 
 
 def plan_from_file(file: Path, saved: SavedPlan, store: Store) -> Planned:

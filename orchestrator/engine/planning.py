@@ -99,7 +99,7 @@ class Planned:
         return facts | {
             "started": last.started,
             "seconds": last.seconds,
-            "peak memory": f"{(last.peak_bytes or 0) / 2**20:.0f} MiB",
+            "peak memory": f"{last.peak_bytes / 2**20:.0f} MiB" if last.peak_bytes else "not known",
             "summary": last.summary,
             "log": str(record / "log.txt") if record.is_dir() else "",
             "reproduce": str(record / "reproduce.sh") if record.is_dir() else "",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import MloError
 from orchestrator.plan.plan_file import LiveStatus
 from orchestrator.release.go_live import target_of
 from orchestrator.spec.load import LoadedSpec
@@ -12,7 +14,7 @@ from orchestrator.store.store import Store
 from orchestrator.targets.table import target_at, target_for
 from orchestrator.targets.target import Observed, Site, Target
 
-__all__ = ["Live", "observe", "unrecorded", "wanted_target"]
+__all__ = ["Live", "add_what_serves", "observe", "unrecorded", "wanted_target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +83,36 @@ def unrecorded(recorded: Deployment, store: Store) -> Observed | None:
         return None
     observed = target_at(begun.placement, Site(store, recorded.name)).observe()
     return observed if observed.revision == begun.revision != recorded.revision else None
+
+
+def add_what_serves(error: MloError, name: str, before: Deployment | None, store: Store) -> None:
+    """Add what serves now to the error of a failed change; if that cannot be found out, a note says so.
+
+    Args:
+        error: gets a further diagnostic: W601 if nothing has changed, W602 otherwise; none if nothing serves.
+        name: the deployment's.
+        before: what was recorded when the change began.
+        store: the state.
+    """
+    try:
+        recorded = store.state.read().deployments.get(name)
+        if recorded is None:
+            return
+        switched = unrecorded(recorded, store)
+        serving = switched or target_of(recorded, store).observe()
+    except MloError as second:
+        error.add_note(f"what serves now cannot be found out: {second}")
+        return
+    if serving.revision is None:
+        return
+    there = f"revision {serving.revision} at {serving.endpoint}"
+    code = "W602"
+    if switched is not None:
+        message = f"{name} was switched to {there}, which is not recorded yet: the next `mlo apply` does that"
+    elif serving.revision != recorded.revision:
+        message = f"{name} is served by {there}, but the state says revision {recorded.revision}"
+    elif before is None or before.revision != recorded.revision:
+        message = f"{name} was changed meanwhile: {there}"
+    else:
+        code, message = "W601", f"{name} is unchanged: {there}"
+    error.diagnostics = (*error.diagnostics, Diagnostic(code, message, severity="warning"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.errors import UsageError
+from orchestrator.errors import DeployFailed, UsageError
 from orchestrator.events import Observer
 from orchestrator.release.go_live import GoLive, RenderedRelease, deployment_lock, recover
+from orchestrator.release.live import add_what_serves
 from orchestrator.store.digest import digest_tree
 from orchestrator.store.state import Deployment, Revision
 from orchestrator.store.store import Store
@@ -33,8 +34,17 @@ def roll_back(store: Store, name: str, revision: int | None, observer: Observer,
     Raises:
         UsageError: E602 there is no such deployment, E622 no such revision, or its artifacts are gone or damaged.
         Busy: another command is deploying this name.
-        DeployFailed: it did not start or gave other answers than verified; the previous revision keeps serving.
+        DeployFailed: it did not start or gave other answers than verified; the error says what serves now.
     """
+    recorded = store.state.read().deployments.get(name)
+    try:
+        return _roll_back(store, name, revision, observer, lock_timeout)
+    except DeployFailed as error:
+        add_what_serves(error, name, recorded, store)
+        raise
+
+
+def _roll_back(store: Store, name: str, revision: int | None, observer: Observer, lock_timeout: float) -> Deployment:
     with deployment_lock(store, name, lock_timeout, observer):
         before = recover(name, store)
         if before is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,17 @@ from uuid import uuid4
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.failures import store_errors
 from orchestrator.store.locks import create_held
+from orchestrator.store.scratch import remove_tree
 
-__all__ = ["TEMPORARY_PREFIX", "canonical_json", "fsync_folder", "fsync_tree", "pretty_json", "write_atomic"]
+__all__ = [
+    "TEMPORARY_PREFIX",
+    "canonical_json",
+    "copy_folder_atomic",
+    "fsync_folder",
+    "fsync_tree",
+    "pretty_json",
+    "write_atomic",
+]
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -57,6 +67,41 @@ def _write_all(handle: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(handle, rest) :]
+
+
+def copy_folder_atomic(source: Path, place: Path) -> None:
+    """Copy a folder's contents and names beside `place`, then rename: a folder there is only replaced by a complete one.
+
+    Modes are those of new files, not of `source`. What a killed copy leaves behind has `TEMPORARY_PREFIX`.
+
+    Raises:
+        OSError: something cannot be read or written; `place` is as before.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial, former = (place.with_name(f"{TEMPORARY_PREFIX}{place.name}{end}") for end in ("", ".former"))
+    for left in (partial, former):
+        if left.exists():
+            remove_tree(left)
+    try:
+        partial.mkdir(mode=0o755)
+        for path in sorted(source.rglob("*")):
+            copy = partial / path.relative_to(source)
+            if path.is_dir():
+                copy.mkdir(mode=0o755)
+            else:
+                shutil.copyfile(path, copy)
+                copy.chmod(0o644)
+        crash_point("folder.copied")
+        fsync_tree(partial)
+        if place.exists():
+            place.rename(former)
+        partial.rename(place)
+        crash_point("folder.placed")
+        fsync_folder(place.parent)
+    finally:
+        for left in (partial, former):
+            if left.exists():
+                remove_tree(left)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ from orchestrator.engine.stop import Stop
 from orchestrator.errors import DeployFailed, MloError, StoreFailed
 from orchestrator.events import ignore
 from orchestrator.plan.resolve import Outcome
+from orchestrator.release import live
 from orchestrator.targets.folder.target import FolderTarget
 from tests.engine.test_going_live import Place
 
@@ -98,7 +99,7 @@ def test_an_error_while_looking_at_what_serves_does_not_replace_the_first(
         raise StoreFailed(Diagnostic("E704", "the state cannot be read"))
 
     def break_and_refuse() -> NoReturn:
-        monkeypatch.setattr(apply, "observe", fails)
+        monkeypatch.setattr(live, "target_of", fails)
         refuse()
 
     error = failed_apply(place, monkeypatch, break_and_refuse)

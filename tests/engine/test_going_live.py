@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy, DeployFailed, StoreFailed, UsageError
 from orchestrator.events import ignore
 from orchestrator.release.go_live import GoLive, RenderedRelease, recover
@@ -245,7 +246,7 @@ def test_a_full_disk_leaves_what_is_in_use_and_no_litter(place: Place, monkeypat
     def full(*arguments: Any, **more: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("orchestrator.targets.folder.target.shutil.copyfile", full)
+    monkeypatch.setattr("orchestrator.store.atomic.shutil.copyfile", full)
     for backend in ("litert", "onnxruntime"):
         with pytest.raises(StoreFailed) as failed:
             place.deploy("two", backend)
@@ -255,6 +256,30 @@ def test_a_full_disk_leaves_what_is_in_use_and_no_litter(place: Place, monkeypat
     monkeypatch.undo()
     assert place.deploy("two").revision > 1
     assert place.used == "two"
+
+
+def test_a_rollback_that_fails_says_what_serves(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.deploy("one")
+    place.deploy("two")
+    switch = FolderTarget.switch
+
+    def refuse(target: FolderTarget, revision: int, share: float = 1.0) -> NoReturn:
+        del target, revision, share
+        raise DeployFailed(Diagnostic("E607", "it failed on the way"))
+
+    def switch_and_fail(target: FolderTarget, revision: int, share: float = 1.0) -> NoReturn:
+        switch(target, revision, share)
+        refuse(target, revision, share)
+
+    for fails, code, message in (
+        (refuse, "W601", "digits is unchanged: revision 2 at "),
+        (switch_and_fail, "W602", "digits was switched to revision 1 at "),
+    ):
+        monkeypatch.setattr(FolderTarget, "switch", fails)
+        with pytest.raises(DeployFailed) as failed:
+            roll_back(place.store, place.name, 1, ignore, 1)
+        assert [each.code for each in failed.value.diagnostics] == ["E607", code]
+        assert failed.value.diagnostics[1].message.startswith(message)
 
 
 def test_a_deployment_that_was_destroyed_meanwhile_is_not_rolled_back(place: Place) -> None:

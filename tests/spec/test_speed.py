@@ -1,4 +1,4 @@
-"""Reading specs costs milliseconds."""
+"""Reading specs costs little more than parsing them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from orchestrator.spec.load import load_spec
 from tests.spec.conftest import BASE
@@ -16,14 +17,20 @@ pytestmark = pytest.mark.processes
 
 
 @pytest.mark.alone
-def test_a_thousand_specs_load_within_five_seconds_of_cpu_time(folder: Path) -> None:
-    files = [folder / f"spec{i}.yaml" for i in range(1000)]
+def test_a_spec_is_read_and_checked_in_the_time_that_parsing_its_text_takes_twice(folder: Path) -> None:
+    files = [folder / f"spec{i}.yaml" for i in range(200)]
     for i, file in enumerate(files):
         file.write_text(BASE.replace("name: digits\n", f"name: digits-{i}\n"))
-    started = time.process_time()
-    digests = {load_spec(file).digest for file in files}
-    assert time.process_time() - started < 5
-    assert len(digests) == 1000
+    ratios = []
+    for part in range(0, len(files), 50):  # in turns, since the machine's speed may change meanwhile
+        started = time.process_time()
+        for file in files[part : part + 50]:
+            yaml.load(file.read_text(), yaml.SafeLoader)
+        parsed = time.process_time()
+        digests = {load_spec(file).digest for file in files[part : part + 50]}
+        ratios.append((time.process_time() - parsed) / (parsed - started))
+        assert len(digests) == 50
+    assert min(ratios) < 2, ratios
 
 
 def test_loading_imports_nothing_heavy_and_prints_nothing(folder: Path) -> None:

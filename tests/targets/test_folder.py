@@ -249,12 +249,12 @@ def test_a_copy_that_is_not_what_was_rendered_is_dropped(
 ) -> None:
     def another(source: Path, place: Path) -> None:
         del source
-        place.mkdir()
+        place.mkdir(parents=True)
         (place / "model.tflite").write_text("another")
 
     target.prepare()
     with monkeypatch.context() as disturbed:
-        disturbed.setattr("orchestrator.targets.folder.target._copy_files", another)
+        disturbed.setattr("orchestrator.targets.folder.target.copy_folder_atomic", another)
         with pytest.raises(DeployFailed) as refused:
             target.start(Release(1, rendered(tmp_path, "one"), "litert", "digits", 1, 60))
     assert refused.value.diagnostics[0].code == "E621"

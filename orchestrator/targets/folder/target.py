@@ -11,7 +11,6 @@ touched until the next revision is completely copied beside it, even if that has
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from orchestrator.backends.layout import Layout
 from orchestrator.backends.table import backend as backend_named
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy, DeployFailed, StoreFailed, UsageError
-from orchestrator.store.atomic import TEMPORARY_PREFIX, fsync_folder, fsync_tree
+from orchestrator.store.atomic import TEMPORARY_PREFIX, copy_folder_atomic
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import StatCache, digest_tree
 from orchestrator.store.failures import store_errors
@@ -217,7 +216,7 @@ class FolderTarget:
             # First, so that a run that dies from here on leaves nothing that `drop` and `stop` do not know.
             self._write(marker.with_revision(revision, CopiedRevision(digest=wanted, backend=backend, used=used)))
             with store_errors("write", place):
-                self._copy(source, place)
+                copy_folder_atomic(source, place)
             if (found := _digest(place, None)) != wanted:
                 raise DeployFailed(
                     Diagnostic(
@@ -309,27 +308,6 @@ class FolderTarget:
         order = sorted(others, key=lambda number: (number == before, number), reverse=True)
         return sorted([revision, *order[: self._keep - 1]])
 
-    def _copy(self, source: Path, place: Path) -> None:
-        """Copy beside it, then rename: an existing copy is only replaced by a complete one."""
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial, former = (place.with_name(f"{TEMPORARY_PREFIX}{place.name}{end}") for end in ("", ".former"))
-        for left in (partial, former):
-            if left.exists():
-                remove_tree(left)
-        try:
-            _copy_files(source, partial)
-            crash_point("folder.copied")
-            fsync_tree(partial)
-            if place.exists():
-                place.rename(former)
-            partial.rename(place)
-            crash_point("folder.placed")
-            fsync_folder(place.parent)
-        finally:
-            for left in (partial, former):
-                if left.exists():
-                    remove_tree(left)
-
     def _sweep(self) -> None:
         """Remove what killed copies left behind, and empty folders."""
         for parent in (self._folder / "revisions", self._folder / "models" / self._name, self._folder / "models"):
@@ -369,18 +347,6 @@ class FolderTarget:
         if self._cache is not None:
             self._cache.save()
         return Observed(revision is not None, health, reason, str(self._folder), revision, backend)
-
-
-def _copy_files(source: Path, target: Path) -> None:
-    """Copy contents and names only; the first failure is raised."""
-    target.mkdir(mode=0o755)
-    for path in sorted(source.rglob("*")):
-        copy = target / path.relative_to(source)
-        if path.is_dir():
-            copy.mkdir(mode=0o755)
-        else:
-            shutil.copyfile(path, copy)
-            copy.chmod(0o644)
 
 
 def _digest(place: Path, cache: StatCache | None) -> str | None:
