@@ -52,15 +52,17 @@ class Probed(Document):
     Attributes:
         dims: name of a dimension in the proposed signature → its sizes.
         inputs: name of an input → what it may hold; those of which nothing was found are left out.
+        misdeclared: name of an output that has not the shape that the model's file states → what it has instead, a phrase.
         questions: what could not be found out and a person has to decide, a sentence each without a full stop.
         calls: how often the model was called.
     """
 
     NAME: ClassVar[str] = "probed"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     FILE: ClassVar[str] = "probed.json"
 
     dims: Mapping[str, ProbedDim]
     inputs: Mapping[str, ProbedInput]
+    misdeclared: Mapping[str, str]
     questions: tuple[str, ...]
     calls: int

@@ -84,7 +84,7 @@ class ProposedModel:
             return None
         return Signature(
             inputs=tuple(Tensor(each.name, each.dtype, each.shape, each.allowed) for each in self.inputs),
-            outputs=tuple(Tensor(each.name, each.dtype, None) for each in self.outputs),
+            outputs=tuple(Tensor(each.name, each.dtype, each.shape) for each in self.outputs),
             dims={name: (dim.min, dim.max) for name, dim in self.dims.items()},
             batch=self.batch,
             multiples={name: dim.multiple_of for name, dim in self.dims.items() if dim.multiple_of > 1},
@@ -139,16 +139,30 @@ def with_probed(model: ProposedModel, probed: Probed) -> ProposedModel:
     return replace(
         model,
         inputs=[known(each) for each in model.inputs],
-        outputs=[known(each) for each in model.outputs],
+        outputs=[
+            replace(each, shape=None) if each.name in probed.misdeclared else known(each) for each in model.outputs
+        ],
         dims={
             name: _tried(dim, probed.dims[name]) if name in probed.dims else dim
             for name, dim in model.dims.items()
             if name not in same
         },
+        notes=[
+            *model.notes,
+            *(_misdeclared(each, probed) for each in model.outputs if each.name in probed.misdeclared),
+        ],
         questions=[
             *probed.questions,
             *(f"`{name}`: {found.reason}" for name, found in probed.inputs.items() if found.question),
         ],
+    )
+
+
+def _misdeclared(output: ProposedTensor, probed: Probed) -> str:
+    stated = ", ".join(map(str, output.shape or ()))
+    return (
+        f"it states the shape [{stated}] for the output `{output.name}`, which is wrong: {probed.misdeclared[output.name]}; "
+        "the shape is left out here, and found by running the model"
     )
 
 

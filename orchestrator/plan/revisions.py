@@ -14,7 +14,7 @@ BENCHMARK_SERVER = 10
 SELECT = 9
 RENDER = 2
 
-PROBE = 1
+PROBE = 2
 """What `mlo init` finds out by calling a model."""
 
 SAMPLES = 2

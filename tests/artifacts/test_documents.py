@@ -50,6 +50,7 @@ EXAMPLES: list[Document] = [
             "ids": ProbedInput((0, 256), None, "ids"),
             "rate": ProbedInput(None, (8000,), "compared", question=True),
         },
+        misdeclared={"y": "it has 2 dimensions, such as [1, 4]"},
         questions=("`width` may be more",),
         calls=40,
     ),

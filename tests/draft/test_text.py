@@ -190,7 +190,7 @@ def test_what_calls_of_the_model_showed_is_written_with_its_reason_and_a_questio
                 ("rate", "int64", []),
                 ("ids", "int64", ["h"]),
             ],
-            [("y", "float32", ["h"])],
+            [("y", "float32", ["h"]), ("z", "float32", ["h"])],
         ),
         named=True,
     )
@@ -204,6 +204,7 @@ def test_what_calls_of_the_model_showed_is_written_with_its_reason_and_a_questio
             "rate": ProbedInput(None, (16000,), "the graph compares it with 16000", question=True),
             "ids": ProbedInput((0, 256), None, "ids: it looks up a table of 257"),
         },
+        misdeclared={"z": "dimension 0 is 4 where `h` is 32, but `h` is declared"},
         questions=("`h` may be more",),
         calls=9,
     )
@@ -212,6 +213,9 @@ def test_what_calls_of_the_model_showed_is_written_with_its_reason_and_a_questio
     assert spec["dims"] == {"x_0": {"min": 1, "max": 128}, "h": {"min": 32, "max": 640, "multiple_of": 32}}
     assert [each["shape"] for each in spec["inputs"]] == [["x_0", "h"], [2, "x_0"], [], ["h"]]
     assert (spec["inputs"][2]["values"], spec["inputs"][3]["range"]) == ([16000], [0, 256])
+    assert spec["outputs"] == [{"name": "y", "shape": ["h"]}, {"name": "z"}]
+    lines = " ".join(line.strip().removeprefix("# ") for line in text.splitlines())
+    assert "it states the shape [h] for the output `z`, which is wrong: dimension 0 is 4 where `h` is 32" in lines
     assert "QUESTION: `h` may be more." in text
     assert "QUESTION: `rate`: the graph compares it with 16000." in text
     assert "a multiple of 32; 33 fails: Concat" in text

@@ -60,7 +60,8 @@ def _counted(tensor: Any) -> int | None:
     return len(array) if len(array) > 1 and np.array_equal(array, np.arange(len(array))) else None
 
 
-_SAME_NUMBER = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_SAME_NUMBER = frozenset({"Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"})
+"""What these return is the number that they are given, where that is the only one."""
 
 
 def numbers_compared(model: Any, inputs: Mapping[str, str]) -> dict[str, tuple[int, ...]]:

@@ -22,14 +22,20 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "NotByRow",
+    "calls_at_both_ends",
     "failed_call",
     "first_call",
+    "misdeclared",
+    "rank_changing",
     "refuse_nan",
     "resolve_outputs",
     "run_edge_cases",
     "run_samples",
     "with_seen_shapes",
 ]
+
+Outputs = dict[str, "Array"]
+"""Of one call, by name."""
 
 _CHUNK = 32
 _ROWS_ALONE = 4
@@ -154,6 +160,25 @@ def resolve_outputs(answer: Answer, signature: Signature, samples: Samples) -> S
         StepError: E321, E322 the model fails, E326 an output does not have its declared shape.
         NotByRow: the model has a batch dimension, and an output does not begin with it.
     """
+    runs = calls_at_both_ends(answer, signature, samples)
+    dims = dict(signature.dims)
+    outputs = []
+    for number, declared in enumerate(signature.outputs):
+        seen = [(sizes, outputs_then[declared.name]) for sizes, outputs_then in runs]
+        shape = _shape_of(signature, number, seen, dims)
+        if signature.batch is not None and (not shape or shape[0] != signature.batch):
+            shapes = dict.fromkeys(str(list(array.shape)) for _, array in seen)
+            raise NotByRow(declared.name, f"its shape is {' or '.join(shapes)}")
+        outputs.append(Tensor(declared.name, dtype_name(seen[0][1]), tuple(shape)))
+    return replace(signature, outputs=tuple(outputs), dims=dims)
+
+
+def calls_at_both_ends(answer: Answer, signature: Signature, samples: Samples) -> list[tuple[dict[str, int], Outputs]]:
+    """The model's outputs with each dimension of an input at both ends of its range, beside the sizes of that call.
+
+    Raises:
+        StepError: E321, E322 the model fails.
+    """
     base = sizes_of(samples, signature)
     base.update({dim: low for dim, (low, _) in signature.dims.items() if dim == signature.batch})
     runs = [(base, answer(call_at(samples, signature, base)))]
@@ -164,20 +189,44 @@ def resolve_outputs(answer: Answer, signature: Signature, samples: Samples) -> S
             if size != base[dim]:
                 at = {**base, dim: size}
                 runs.append((at, answer(call_at(samples, signature, at), dim)))
-    dims = dict(signature.dims)
-    outputs = []
+    return runs
+
+
+def _shape_of(
+    signature: Signature, number: int, seen: Sequence[tuple[Mapping[str, int], Array]], dims: dict[str, tuple[int, int]]
+) -> tuple[int | str, ...]:
+    """The shape of one output; new names are added to `dims`.
+
+    Raises:
+        StepError: E326, it is not as declared.
+    """
+    _check_rank(signature.outputs[number], number, [array for _, array in seen])
+    return tuple(
+        _dimension(signature, number, axis, [(sizes, array.shape[axis]) for sizes, array in seen], dims)
+        for axis in range(seen[0][1].ndim)
+    )
+
+
+def misdeclared(signature: Signature, runs: Sequence[tuple[Mapping[str, int], Outputs]]) -> dict[str, str]:
+    """The outputs that do not have their declared shape, and what they have instead, a phrase.
+
+    Args:
+        signature: with declared outputs; those without a shape are left out.
+        runs: of `calls_at_both_ends`.
+    """
+    wrong = {}
     for number, declared in enumerate(signature.outputs):
-        seen = [(sizes, outputs_then[declared.name]) for sizes, outputs_then in runs]
-        _check_rank(declared, number, [array for _, array in seen])
-        shape: list[int | str] = []
-        for axis in range(seen[0][1].ndim):
-            found = [(sizes, array.shape[axis]) for sizes, array in seen]
-            shape.append(_dimension(signature, number, axis, found, dims))
-        if signature.batch is not None and (not shape or shape[0] != signature.batch):
-            shapes = dict.fromkeys(str(list(array.shape)) for _, array in seen)
-            raise NotByRow(declared.name, f"its shape is {' or '.join(shapes)}")
-        outputs.append(Tensor(declared.name, dtype_name(seen[0][1]), tuple(shape)))
-    return replace(signature, outputs=tuple(outputs), dims=dims)
+        if declared.shape is not None:
+            try:
+                _shape_of(signature, number, [(at, given[declared.name]) for at, given in runs], dict(signature.dims))
+            except StepError as error:
+                wrong[declared.name] = error.cause
+    return wrong
+
+
+def rank_changing(runs: Sequence[tuple[Mapping[str, int], Outputs]]) -> str | None:
+    """The first output that has not the same number of dimensions in all of these calls; None if there is none."""
+    return next((name for name in runs[0][1] if len({outputs[name].ndim for _, outputs in runs}) > 1), None)
 
 
 def _check_rank(declared: Tensor, number: int, arrays: Sequence[Array]) -> None:
@@ -211,10 +260,11 @@ def _dimension(
         low, high = dims[wanted]
         is_input = any(wanted in (tensor.shape or ()) for tensor in signature.inputs)
         if wanted not in named and (is_input or not all(low <= size <= high for size in sizes)):
-            where = next(
-                (f" where `{wanted}` is {at[wanted]}" for at, size in found if is_input and at[wanted] != size), ""
+            other = next(
+                (f"{size} where `{wanted}` is {at[wanted]}" for at, size in found if is_input and at[wanted] != size),
+                "",
             )
-            cause = f"dimension {axis} is {_seen(sizes)}{where}, but `{wanted}` is declared"
+            cause = f"dimension {axis} is {other or _seen(sizes)}, but `{wanted}` is declared"
             raise _other_shape(declared, number, None, cause)
         return wanted
     if varying:
@@ -239,7 +289,9 @@ def _other_shape(declared: Tensor, number: int, actual: Sequence[int] | None, ca
         if declared.shape is not None
         else f"the number of dimensions of the output `{declared.name}` changes",
         cause=cause + returned,
-        remedy="correct the shape, or leave it out to have it found by running the model",
+        remedy=f"correct the shape, or declare `{{name: {declared.name}}}` without one to have it found by running the model"
+        if declared.shape is not None
+        else "declare a range of `dims:` in which it does not change; a batch of one is `{min: 1, max: 1}`",
         at=("model", "outputs", number, "shape") if declared.shape is not None else ("model", "outputs", number),
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 from orchestrator.artifacts.probed import Probed, ProbedDim, ProbedInput
 from orchestrator.frameworks.source.comparison import row_mixing_output
 from orchestrator.frameworks.source.integer_ranges import searched_ranges
+from orchestrator.frameworks.source.outputs import calls_at_both_ends, first_call, misdeclared, rank_changing
 from orchestrator.frameworks.source.samples import LARGEST_INTEGER, STRING, random_samples
 from orchestrator.frameworks.source.sizes import FoundSizes, SizeSearch
 from orchestrator.frameworks.source.trials import Trials, shortened
@@ -78,17 +79,22 @@ def found_by_calls(
             break
     else:
         question = f"no inputs were found that the model takes: {trials.last_refusal}; give their sizes and values"
-        return Probed(dims={}, inputs={}, questions=(question,), calls=trials.calls)
+        return Probed(dims={}, inputs={}, misdeclared={}, questions=(question,), calls=trials.calls)
     inputs = _compared_inputs(trials, search, compared) if compared else {}
     context.progress("finding sizes")
     sizes = search.found()
     narrowed = _narrowed(signature, sizes, inputs)
     context.progress("finding what integers may be")
     inputs |= _integers(narrowed, answer, shown)
+    known = replace(narrowed, inputs=tuple(_allowed(tensor, inputs.get(tensor.name)) for tensor in narrowed.inputs))
+    context.progress("finding what its outputs are")
+    dims = _with_independent_rows(known, sizes, answer)
+    dims, other_shapes, questions = _with_outputs(known, dims, answer)
     return Probed(
-        dims=_with_independent_rows(narrowed, sizes, inputs, answer),
+        dims=dims,
         inputs=inputs,
-        questions=tuple(sizes.questions),
+        misdeclared=other_shapes,
+        questions=(*sizes.questions, *questions),
         calls=trials.calls,
     )
 
@@ -146,12 +152,20 @@ def _compared_inputs(
 
 
 def _narrowed(signature: Signature, sizes: FoundSizes, inputs: Mapping[str, ProbedInput]) -> Signature:
-    """The signature with the sizes and values that were found."""
+    """The signature with the sizes and values that were found, and one name for dimensions that are the same."""
+    same = {name: dim.same_as for name, dim in sizes.dims.items() if dim.same_as is not None}
+
+    def known(tensor: Tensor) -> Tensor:
+        shape = None if tensor.shape is None else tuple(same.get(str(dim), dim) for dim in tensor.shape)
+        return replace(_allowed(tensor, inputs.get(tensor.name)), shape=shape)
+
+    dims = {**signature.dims, **{name: (dim.low, dim.high) for name, dim in sizes.dims.items()}}
     return replace(
         signature,
-        inputs=tuple(_allowed(tensor, inputs.get(tensor.name)) for tensor in signature.inputs),
-        dims={**signature.dims, **{name: (dim.low, dim.high) for name, dim in sizes.dims.items()}},
-        multiples={name: dim.step for name, dim in sizes.dims.items() if dim.step > 1},
+        inputs=tuple(map(known, signature.inputs)),
+        outputs=tuple(map(known, signature.outputs)),
+        dims={name: found for name, found in dims.items() if name not in same},
+        multiples={name: dim.step for name, dim in sizes.dims.items() if dim.step > 1 and name not in same},
     )
 
 
@@ -176,28 +190,76 @@ def _integers(signature: Signature, answer: Answer, shown: Mapping[str, IntegerR
             found[name] = ProbedInput((drawn.low, drawn.high), None, f"ids: it looks up a table of {drawn.high + 1:,}")
         elif _MASK in name.lower():
             found[name] = ProbedInput((drawn.low, drawn.high), None, "assumed from its name", question=True)
+        elif _unused(signature, name, drawn, ranges, answer):
+            found[name] = ProbedInput(None, None, "none of the integers that were tried changes an output")
         elif (drawn.low, drawn.high) != (whole.min, whole.max) or drawn.high >= LARGEST_INTEGER:
             found[name] = ProbedInput(None, None, _unknown(drawn), question=True)
     return found
+
+
+def _unused(
+    signature: Signature, name: str, drawn: IntegerRange, ranges: Mapping[str, IntegerRange], answer: Answer
+) -> bool:
+    """Whether the outputs are the same, bit for bit, whatever the input holds."""
+    first = first_call(random_samples(signature, 0, ranges), signature)
+    expected: dict[str, bytes] | None = None
+    for number in {drawn.low, 0, 1, drawn.high} & set(range(drawn.low, drawn.high + 1)):
+        try:
+            outputs = answer({**first, name: np.full_like(first[name], number)})
+        except StepError:
+            return False
+        given = {output: array.tobytes() for output, array in outputs.items()}
+        expected = given if expected is None else expected
+        if given != expected:
+            return False
+    return True
 
 
 def _unknown(drawn: IntegerRange) -> str:
     return f"what its integers mean is unknown: give `range: [SMALLEST, LARGEST]`; random ones go from {drawn.low} to {drawn.high}"
 
 
-def _with_independent_rows(
-    signature: Signature, sizes: FoundSizes, inputs: Mapping[str, ProbedInput], answer: Answer
-) -> dict[str, ProbedDim]:
+def _with_independent_rows(signature: Signature, sizes: FoundSizes, answer: Answer) -> dict[str, ProbedDim]:
     """The dimensions; the batch of 1 if a row depends on the others, since the server could not put requests together."""
     dims = dict(sizes.dims)
     batch = signature.batch
     if batch is None or dims[batch].high == 1 or dims[batch].low > 1:
         return dims
-    known = replace(signature, inputs=tuple(_allowed(tensor, inputs.get(tensor.name)) for tensor in signature.inputs))
     try:
-        mixing = row_mixing_output(answer, known, random_samples(known, 0), [])
+        mixing = row_mixing_output(answer, signature, random_samples(signature, 0), [])
     except StepError:
         return dims  # the import step says so
     if mixing is not None:
         dims[batch] = ProbedDim(1, 1, 1, f"a row's `{mixing}` depends on the other rows of a batch")
     return dims
+
+
+def _with_outputs(
+    signature: Signature, dims: dict[str, ProbedDim], answer: Answer
+) -> tuple[dict[str, ProbedDim], dict[str, str], list[str]]:
+    """The dimensions, the outputs that have not the shape that the model's file states, and questions.
+
+    The batch is of 1 if an output then has another number of dimensions than in larger batches.
+    """
+    batch = signature.batch
+    bounds = {name: (dim.low, dim.high) for name, dim in dims.items() if dim.same_as is None}
+    signature = replace(signature, dims={**signature.dims, **bounds})
+    try:
+        runs = calls_at_both_ends(answer, signature, random_samples(signature, 0))
+    except StepError:
+        return dims, {}, []  # the import step says so
+    if (changed := rank_changing(runs)) is not None and batch is not None and dims[batch].low == 1:
+        runs = [(at, outputs) for at, outputs in runs if at[batch] == 1]
+        signature = replace(signature, dims={**signature.dims, batch: (1, 1)})
+        why = f"the number of dimensions of the output `{changed}` is another in larger batches"
+        dims = {**dims, batch: ProbedDim(1, 1, 1, why)}
+        changed = rank_changing(runs)
+    questions = [] if changed is None else [_rank_changes(changed)]
+    return dims, misdeclared(signature, runs), questions
+
+
+def _rank_changes(output: str) -> str:
+    return (
+        f"the number of dimensions of the output `{output}` changes with the sizes of the inputs; "
+        "declare ranges in which it does not"
+    )

@@ -145,7 +145,7 @@ class SizeSearch:
             question = (
                 ""
                 if name == self._signature.batch
-                else f"of `{name}`, only the size {base} was found to work; if the model takes others, give its range"
+                else f"of `{name}`, only the size {base} was found to work, since others fail: {why}; if you know of others, give the range"
             )
             return ProbedDim(base, base, 1, f"other sizes fail: {why}"), question
         if base % step:

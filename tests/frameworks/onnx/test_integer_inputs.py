@@ -119,6 +119,21 @@ def test_the_numbers_that_a_graph_compares_with_are_found_also_inside_its_branch
     assert numbers_compared(made, {"rate": "rate"}) == {"rate": (8000, 16000)}
 
 
+def test_a_number_is_compared_after_it_was_taken_out_of_a_list_of_one() -> None:
+    made = model(
+        [
+            helper.make_node("Reshape", ["rate", "any"], ["rates"]),
+            helper.make_node("Gather", ["rates", "first"], ["one"]),
+            helper.make_node("Equal", ["one", "fast"], ["is_fast"]),
+            helper.make_node("Cast", ["is_fast"], ["y"], to=1),
+        ],
+        [value("rate", TensorProto.INT64, [])],
+        [floats("y", [])],
+        [stored("any", np.array([-1])), stored("first", np.array(0)), stored("fast", np.array(16000))],
+    )
+    assert numbers_compared(made, {"rate": "rate"}) == {"rate": (16000,)}
+
+
 def test_open_dimensions_called_with_a_question_mark_are_not_one_dimension() -> None:
     found = found_tensor(value("x", TensorProto.FLOAT, ["?", 3, "?", "?"]))
     assert found.shape == (None, 3, None, None)

@@ -32,8 +32,9 @@ def probed(
     shown: Mapping[str, IntegerRange] | None = None,
     compared: Mapping[str, Sequence[int]] | None = None,
     stated: tuple[str, ...] = (),
+    outputs: tuple[int | str, ...] | None = None,
 ) -> Probed:
-    signature = Signature(tuple(inputs), (Tensor("y", "float32", None),), dims, batch)
+    signature = Signature(tuple(inputs), (Tensor("y", "float32", outputs),), dims, batch)
     context = StepContext({}, {}, Path(), Path(), Path())
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
@@ -214,3 +215,51 @@ def test_a_call_that_leaves_no_output_is_no_size_that_works() -> None:
         [SOUND], {"batch": (1, 64), "samples": (1, 128)}, lambda given: given["sound"][:, 9:].repeat(2, axis=1)
     )
     assert sizes(found, "samples") == (10, 128, 1)
+
+
+def test_a_number_that_changes_no_output_is_no_question() -> None:
+    inputs = [SOUND, Tensor("rate", "int64", ())]
+    found = probed(
+        inputs,
+        {"batch": (1, 64), "samples": (1, 128)},
+        lambda given: given["sound"].sum(axis=1, keepdims=True) + 0 * given["rate"],
+        batch=None,
+    )
+    assert not found.inputs["rate"].question
+    assert "none of the integers that were tried changes an output" in found.inputs["rate"].reason
+
+
+def test_an_output_that_the_file_states_wrongly() -> None:
+    found = probed(
+        [SOUND],
+        {"batch": (1, 64), "samples": (1, 128)},
+        lambda given: np.repeat(given["sound"].sum(axis=1), 4),
+        outputs=("batch",),
+    )
+    assert found.misdeclared == {"y": "dimension 0 is 4 where `batch` is 1, but `batch` is declared"}
+
+
+def test_an_output_that_the_file_states_rightly_by_another_name_of_the_same_size() -> None:
+    inputs = [Tensor("sound", "float32", ("sound_0", 8)), Tensor("state", "float32", (2, "state_1", 4))]
+
+    def model(given: Mapping[str, Array]) -> Any:
+        if given["sound"].shape[0] != given["state"].shape[1]:
+            raise refuse("LSTM: initial_h has another batch")
+        return given["sound"] * 2
+
+    found = probed(inputs, {"sound_0": (1, 128), "state_1": (1, 128)}, model, batch=None, outputs=("state_1", 8))
+    assert found.dims["state_1"].same_as == "sound_0"
+    assert found.misdeclared == {}
+
+
+def test_an_output_without_a_batch_where_there_is_one_row() -> None:
+    found = probed(
+        [SOUND],
+        {"batch": (1, 64), "samples": (1, 128)},
+        lambda given: given["sound"].sum(axis=1).squeeze(),
+        outputs=(),
+    )
+    assert sizes(found, "batch") == (1, 1, 1)
+    assert "the number of dimensions of the output `y` is another in larger batches" in found.dims["batch"].reason
+    assert found.misdeclared == {}
+    assert not found.questions
