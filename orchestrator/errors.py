@@ -22,6 +22,7 @@ from orchestrator.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 __all__ = [
     "Busy",
@@ -92,7 +93,15 @@ class SpecInvalid(MloError):
 
 
 class StepFailed(MloError):
-    """A step of the plan failed, or no candidate is left."""
+    """A step of the plan failed, or no candidate is left.
+
+    Attributes:
+        explained_in: the folder with the documents that explain the refusal, if the step left any.
+    """
+
+    def __init__(self, *diagnostics: Diagnostic, explained_in: Path | None = None) -> None:
+        super().__init__(*diagnostics)
+        self.explained_in = explained_in
 
 
 class DeployFailed(MloError):

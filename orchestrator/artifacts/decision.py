@@ -80,11 +80,15 @@ class DecidedLevel(ServiceLevel):
 
 
 class Decision(Document):
-    """The decision.
+    """The decision, also if nothing won.
 
     Attributes:
-        compared: whether the winner was chosen by servers over the wire, or by runtimes.
-        baseline: the original model.
+        winner: None if nothing won.
+        refusal: why nothing won, and what to do; None if something did.
+        compared: whether the winner was chosen by servers over the wire, or by runtimes; None if nothing won.
+        baseline: the original model; None, as are the two that follow, if nothing was measured.
+        measured_on: as in the server benchmark, or in the runtime benchmark if no server was measured.
+        load_generator: None if no server was measured.
         rate: at which latencies were measured, requests per second; None if no server was measured.
         confidence: of the verdicts about the service level.
         method: topic → how it was judged.
@@ -92,19 +96,20 @@ class Decision(Document):
     """
 
     NAME: ClassVar[str] = "decision"
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     FILE: ClassVar[str] = "decision.json"
 
-    winner: CandidateIdentity
+    winner: CandidateIdentity | None
+    refusal: Diagnostic | None
     candidates: tuple[DecidedCandidate, ...]
-    compared: Literal["servers", "runtimes"]
-    baseline: RuntimeResult
+    compared: Literal["servers", "runtimes"] | None
+    baseline: RuntimeResult | None
     slo: DecidedLevel
     objective: Objective
     rate: float | None
     samples: SamplesKind
     confidence: float
-    measured_on: MeasuredOn
-    load_generator: LoadGenerator
+    measured_on: MeasuredOn | None
+    load_generator: LoadGenerator | None
     method: Mapping[str, str]
     notes: tuple[str, ...]

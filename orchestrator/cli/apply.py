@@ -13,6 +13,7 @@ from orchestrator.cli.decision_text import decision_text
 from orchestrator.cli.options import json_option, lock_timeout_option, open_store, spec_options
 from orchestrator.cli.plan_text import plan_text
 from orchestrator.cli.progress import lines, watch
+from orchestrator.cli.refused import refused_decisions
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.apply import apply_plan, plan_from_file
 from orchestrator.engine.planning import Planned, make_plan
@@ -55,7 +56,8 @@ def apply(
     """Convert, verify, measure, select, render and deploy the models that the specs describe.
 
     Cached steps are not run again, and deployments that are up to date are not touched. A saved plan is applied exactly,
-    or refused if anything that it was made from has changed.
+    or refused if anything that it was made from has changed. If no candidate wins, the decision is shown and kept all the
+    same, and nothing is deployed.
     """
     store = open_store()
     released: list[Released] = []
@@ -69,7 +71,7 @@ def apply(
             if not (yes or approved):
                 _ask(planned)
             began = time.monotonic()
-            with watch(show_cached=planned.preview.changes) as observer:
+            with refused_decisions(as_json=as_json), watch(show_cached=planned.preview.changes) as observer:
                 result = apply_plan(planned, store, observer, stop, lock_timeout)
             store.stat_cache.save()
             released.append(result)

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from orchestrator.artifacts.decision import CandidateFate, DecidedCandidate, Decision
     from orchestrator.artifacts.runtime_report import RuntimeMeasurement
     from orchestrator.artifacts.server_report import OpenLoop, Saturation, ServerMeasurement, WireResult
+    from orchestrator.diagnostics import Diagnostic
 
-__all__ = ["candidate_text", "decision_text"]
+__all__ = ["candidate_text", "decision_text", "refusal_text"]
 
 _COLOURS: dict[CandidateFate, str | None] = {"won": "green", "lost": None, "refused": None, "dominated": None}
 _HEADER = ("candidate", "backend", "fate", "run p50", "speed-up", "load", "memory", "p99", "rows/s")
@@ -26,23 +27,27 @@ _NUMBERS = frozenset(range(3, len(_HEADER)))
 
 
 def decision_text(decision: Decision) -> str:
-    """The decision as a table, followed by the reason for each candidate, the winner first."""
+    """The decision as a table, followed by the reason for each candidate, the winner first if there is one."""
     order = sorted(decision.candidates, key=lambda c: (c.fate != "won", c.server is None, c.runtime is None))
-    baseline = decision.baseline.measured
+    baseline = None if decision.baseline is None else decision.baseline.measured
     given = None if baseline is None else baseline.batches[0].p50
     rows = [_row(candidate, given) for candidate in order]
     if baseline is not None:
         rows.append(("(baseline)", "framework", "original model", *_runtime_cells(baseline, given), "", ""))
-    winner = next(c for c in order if c.fate == "won")
     lines = [
         console.table(_HEADER, rows, right=_NUMBERS),
         _legend(decision),
         "",
-        *_wrapped(f"{winner.candidate} on {winner.backend} won", winner.reason),
-        *(line for c in order if c is not winner for line in _reason(f"{c.candidate}: {c.fate}", c)),
+        *(line for c in order for line in _fate(c)),
     ]
     lines += [line for note in decision.notes for line in _wrapped("note", note)]
     return "\n".join(lines)
+
+
+def refusal_text(refusal: Diagnostic) -> str:
+    """Why nothing won, and what to do."""
+    lines = _wrapped(f"nothing won [{refusal.code}]", refusal.sentence)
+    return "\n".join([*lines, *_help(refusal)])
 
 
 def candidate_text(candidate: DecidedCandidate) -> str:
@@ -153,13 +158,22 @@ def _legend(decision: Decision) -> str:
     )
 
 
+def _fate(candidate: DecidedCandidate) -> list[str]:
+    if candidate.fate == "won":
+        return _wrapped(f"{candidate.candidate} on {candidate.backend} won", candidate.reason)
+    return _reason(f"{candidate.candidate}: {candidate.fate}", candidate)
+
+
 def _reason(head: str, candidate: DecidedCandidate) -> list[str]:
     """The reason for its fate; for a failure, with the code, and what to do on a line of its own."""
     error = candidate.error
     if error is None:
         return _wrapped(head, candidate.reason)
-    lines = _wrapped(f"{head} [{error.code}]", candidate.reason)
-    return [*lines, *(f"    {line}" for line in _wrapped("help", error.remedy))] if error.remedy else lines
+    return [*_wrapped(f"{head} [{error.code}]", candidate.reason), *_help(error)]
+
+
+def _help(error: Diagnostic) -> list[str]:
+    return [f"    {line}" for line in _wrapped("help", error.remedy)] if error.remedy else []
 
 
 def _wrapped(head: str, reason: str) -> list[str]:

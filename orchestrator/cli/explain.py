@@ -6,15 +6,18 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.cli import console
-from orchestrator.cli.decision_text import candidate_text, decision_text
+from orchestrator.cli.decision_text import candidate_text, decision_text, refusal_text
 from orchestrator.cli.options import open_store, spec_options
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.artifacts.decision import Decision
 
 __all__ = ["explain"]
 
@@ -47,7 +50,7 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
     decision = planned.decision(store)
     candidates = {} if decision is None else {c.candidate: c for c in decision.candidates}
     if part is None:
-        console.print_result(_no_decision(what) if decision is None else decision_text(decision))
+        console.print_result(_no_decision(what) if decision is None else _decision(decision))
     elif part in steps:
         console.print_result(_step_text(planned.explain_step(store, part)))
     elif part in candidates:
@@ -60,6 +63,11 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
 
 def _no_decision(spec: str) -> str:
     return f"there is no decision yet for {spec} in its current form; run: mlo apply {spec}"
+
+
+def _decision(decision: Decision) -> str:
+    text = decision_text(decision)
+    return text if decision.refusal is None else f"{text}\n{refusal_text(decision.refusal)}"
 
 
 def _unknown(part: str, known: list[str]) -> UsageError:

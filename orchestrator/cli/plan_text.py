@@ -69,7 +69,8 @@ def _step(signature: Mapping[str, Any], dim: str) -> str:
 def _summary(plan: SavedPlan) -> str:
     counts = Counter(step.status for step in plan.steps)
     if set(counts) <= {"cached", "skipped", "="}:
-        return "Plan: nothing to do."
+        failed = next((step.reason for step in plan.steps if step.kind == "render" and step.status == "skipped"), None)
+        return "Plan: nothing to do." if failed is None else f"Plan: nothing to run or deploy: {failed}."
     parts = [
         f"{counts['cached']} cached",
         f"{counts['run'] + counts['forced']} to run",

@@ -12,6 +12,7 @@ import click
 from orchestrator.cli import console
 from orchestrator.cli.options import open_store, spec_options
 from orchestrator.cli.progress import lines, watch
+from orchestrator.cli.refused import refused_decisions
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.apply import run_steps
 from orchestrator.engine.planning import make_plan
@@ -53,7 +54,7 @@ def render(spec: Path, output: Path, force: bool, platform: Path | None, environ
     _check_output(output, force=force)
     store = open_store()
     planned = make_plan(spec, store, platform=platform, environment=environment, observer=lines())
-    with watch(show_cached=planned.preview.changes) as observer:
+    with refused_decisions(), watch(show_cached=planned.preview.changes) as observer:
         outcomes = run_steps(planned, store, observer, Stop())
     store.stat_cache.save()
     receipt = outcomes["render"].receipt

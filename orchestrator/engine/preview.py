@@ -103,6 +103,8 @@ def _view(
 
 def _live_view(step: Step, outcomes: dict[str, Outcome], live: Live) -> SavedStep:
     rendered = outcomes.get("render")
+    if rendered is not None and rendered.status != "done":
+        return _line(step, "skipped", blocked_message("render", rendered))
     manifest = rendered.receipt.manifest if rendered is not None and rendered.receipt is not None else None
     status, reason = live.compare(manifest.digest if manifest is not None else None)
     if step.kind == "check":

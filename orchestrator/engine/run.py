@@ -207,5 +207,7 @@ class _Run:
         if self._stop.level:
             return  # nothing is started any more, and a step that was stopped says nothing about its candidate
         if step.candidate is None or outcome.ending in ENDS_THE_RUN:
-            raise StepFailed(self._loaded.located(outcome.error))
+            manifest = None if outcome.receipt is None else outcome.receipt.manifest
+            explained_in = None if manifest is None else self._trees.path(manifest.digest)
+            raise StepFailed(self._loaded.located(outcome.error), explained_in=explained_in)
         self._expand()

@@ -124,8 +124,10 @@ class StepRunner:
                 lambda message, fraction: self._observer(StepProgress(step.id, message, fraction)),
             )
             receipt = None
-            # Only a refusal is certain to recur with the same key; any other failure may have been chance.
-            if end.ending is Ending.DONE or (step.candidate is not None and end.ending is Ending.REFUSED):
+            # Only a refusal is certain to recur with the same key; any other failure may have been chance. One that is not
+            # a candidate's fate ends the run, and is only kept with what explains it.
+            kept = step.candidate is not None or end.output is not None
+            if end.ending is Ending.DONE or (kept and end.ending is Ending.REFUSED):
                 crash_point("engine.before-receipt")
                 receipt = self._receipt(step, resolved, end, started)
                 self._store.receipts.write(receipt)

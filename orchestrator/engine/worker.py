@@ -124,12 +124,13 @@ def run(job: WorkerJob) -> WorkerResult:
         progress=_progress_sink(),
     )
     summary: dict[str, Any] = {}
-    ending, error = Ending.DONE, None
+    ending, error, keeps_output = Ending.DONE, None, False
     try:
         summary = _load(job.function)(context)
     except StepError as refusal:
         _log_traceback()
         ending, error = _ending(refusal, Ending.REFUSED), refusal.diagnostic
+        keeps_output = refusal.keeps_output
     except Exception as unforeseen:  # noqa: BLE001 - the parent gets it in the result; the log has the traceback
         _log_traceback()
         ending, error = _ending(unforeseen, Ending.EXCEPTION), unexpected(unforeseen)
@@ -143,7 +144,7 @@ def run(job: WorkerJob) -> WorkerResult:
             remedy="run the same command again once the file is complete",
             at=("model", "source", "factory"),
         )
-    return WorkerResult(ending=ending, summary=summary, error=error, found=found)
+    return WorkerResult(ending=ending, summary=summary, error=error, found=found, keeps_output=keeps_output)
 
 
 def main(argv: list[str]) -> int:

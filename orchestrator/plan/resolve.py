@@ -164,11 +164,11 @@ class Resolver:
             return Resolved(key, parts, "run", self._reason(step, parts), None)
         if changed := self._changed_code(step, receipt):
             return Resolved(key, parts, "run", changed, None)
+        if receipt.manifest is not None and (damage := self.trees.verify(receipt.manifest)):
+            return Resolved(key, parts, "run", f"its stored result is damaged: {damage}", None)
         if receipt.outcome == "failed":
             outcome = Outcome("failed", receipt, receipt.error, Ending.REFUSED)
             return Resolved(key, parts, "cached", "failed before, for a reason that has not changed", outcome)
-        if receipt.manifest is not None and (damage := self.trees.verify(receipt.manifest)):
-            return Resolved(key, parts, "run", f"its stored result is damaged: {damage}", None)
         return Resolved(
             key, parts, "cached", f"computed {receipt.started}", Outcome("done", receipt, ending=Ending.DONE)
         )

@@ -22,6 +22,9 @@ _LEFT, _RIGHT, _BOTTOM = 70, 270, 46
 _LINE = 15
 """Line height in pixels."""
 
+_SMALLEST = 1e-9
+"""Below it, a value counts as 0, which has no power of ten."""
+
 _STYLE = """
 svg { color-scheme: light dark; font: 12px system-ui, sans-serif; }
 .paper { fill: #ffffff; } .text { fill: #1f2328; } .faint { fill: #59636e; }
@@ -55,9 +58,14 @@ def chart(decision: Decision) -> str:
         ("Runtimes without a server", "median call time with the smallest batch, ms", _runtimes(decision), None),
         ("Servers, over the wire", "p99 at the measured rate, ms", _servers(decision), limit and limit * 1e3),
     ]
-    drawn = [panel for panel in panels if panel[2]]
+    drawn = [
+        (heading, axis, finite, line)
+        for heading, axis, points, line in panels
+        if (finite := [point for point in points if math.isfinite(point.x) and math.isfinite(point.y)])
+    ]
     height = _PANEL * max(1, len(drawn))
-    title = f"Candidates for {decision.objective}: {decision.winner.candidate} won"
+    outcome = "nothing won" if decision.winner is None else f"{decision.winner.candidate} won"
+    title = f"Candidates for {decision.objective}: {outcome}"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">',
         f"<title>{escape(title)}</title>",
@@ -75,7 +83,7 @@ def _runtimes(decision: Decision) -> list[_Point]:
     results: list[tuple[str, _Kind, RuntimeMeasurement | None]] = [
         (c.candidate, _kind(c), c.runtime) for c in decision.candidates
     ]
-    results.append(("baseline", "given", decision.baseline.measured))
+    results.append(("baseline", "given", None if decision.baseline is None else decision.baseline.measured))
     return [
         _Point(max(b.rows_per_second for b in measured.batches), measured.batches[0].p50 * 1e3, name, kind)
         for name, kind, measured in results
@@ -158,7 +166,9 @@ def _mark(x: float, y: float, kind: _Kind) -> str:
 
 
 def _ticks(largest: float) -> list[float]:
-    """Four to eight round numbers, from 0 to at least the largest value."""
+    """Four to eight round numbers, from 0 to at least the largest value; 0 and 1 if there is nothing to tell apart."""
+    if largest < _SMALLEST:
+        return [0.0, 1.0]
     rough = largest / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)

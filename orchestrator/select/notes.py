@@ -25,9 +25,9 @@ _NOISY = 3.0
 def decision_notes(
     parameters: SelectParameters,
     variants: Mapping[str, Path],
-    reports: tuple[RuntimeReport, ServerReport],
+    reports: tuple[RuntimeReport | None, ServerReport | None],
     candidates: Sequence[ConsideredCandidate],
-    choice: Choice,
+    choice: Choice | None,
     *,
     met: bool,
 ) -> tuple[str, ...]:
@@ -36,20 +36,21 @@ def decision_notes(
     Args:
         parameters: of the step `select`.
         variants: variant → its folder, for converted variants.
-        reports: of the runtime benchmark and of the server benchmark.
+        reports: of the runtime benchmark and of the server benchmark; None for one that was not run.
         candidates: all of them, with their fates.
-        choice: the winner.
+        choice: the winner; None if nothing won.
         met: whether the winner meets the service level.
     """
     runtime, server = reports
     return (
-        *_choice_notes(choice, met=met),
-        *_benchmark_notes(parameters, runtime, server),
-        *_original_model_notes(parameters, candidates, choice.winner),
-        *_wire_notes(choice.winner),
+        *(() if choice is None else _choice_notes(choice, met=met)),
+        *(() if runtime is None else _runtime_notes(runtime)),
+        *(() if server is None else _server_notes(parameters, server)),
+        *(() if choice is None else _original_model_notes(parameters, candidates, choice.winner)),
+        *(() if choice is None else _wire_notes(choice.winner)),
         *_program_notes(candidates),
         *_variant_notes(variants, candidates),
-        *_noise_notes(runtime, candidates, parameters.objective),
+        *(() if runtime is None else _noise_notes(runtime, candidates, parameters.objective)),
     )
 
 
@@ -62,11 +63,14 @@ def _choice_notes(choice: Choice, *, met: bool) -> Iterator[str]:
         yield f"selected by the runtime benchmark: {choice.why_runtimes}"
 
 
-def _benchmark_notes(parameters: SelectParameters, runtime: RuntimeReport, server: ServerReport) -> Iterator[str]:
+def _runtime_notes(runtime: RuntimeReport) -> Iterator[str]:
     if runtime.samples == "random":
         yield "parity and speed were proven on random inputs only, because the spec has no `samples:`"
     if runtime.baseline.fate != "measured":
         yield f"the baseline could not be measured, so nothing was compared with it: {runtime.baseline.reason}"
+
+
+def _server_notes(parameters: SelectParameters, server: ServerReport) -> Iterator[str]:
     if server.rate is not None and parameters.slo.throughput is None:
         yield f"the spec sets no slo.throughput: latency was measured at {rate_text(server.rate)}/s"
     machine = server.measured_on

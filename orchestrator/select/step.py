@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from orchestrator.select.fates import ConsideredCandidate, candidate_before_sele
 from orchestrator.select.notes import decision_notes
 from orchestrator.select.ranking import Choice, choose, choose_by_runtime, compared
 from orchestrator.select.service_level import distance, distance_text, service_level, wire_is_the_cause
-from orchestrator.steps.context import StepContext, StepError
+from orchestrator.steps.context import StepContext, StepError, headline
 from orchestrator.steps.parameters import SelectParameters
 from orchestrator.steps.roles import variant_of, variant_role, verdict_role
 from orchestrator.store.digest import digest_tree
@@ -42,56 +43,74 @@ _METHOD = {
 
 
 def select(context: StepContext) -> dict[str, Any]:
-    """Pick the winner; writes a `Decision`, a `Winner` and `chart.svg`.
+    """Pick the winner; writes a `Decision`, `chart.svg` and, if something won, a `Winner`.
 
     Inputs: `import`, `fates`, and if they exist `runtime`, `server`, `verdict:CANDIDATE`, `variant:VARIANT`.
 
     Raises:
-        StepError: E501 no candidate meets the service level, E502 no candidate is left.
+        StepError: E501 no candidate meets the service level, E502 no candidate is left. The decision is written then too.
     """
     parameters = SelectParameters.from_json(context.params)
     runtime = RuntimeReport.read(context.inputs["runtime"]) if "runtime" in context.inputs else None
     server = ServerReport.read(context.inputs["server"]) if "server" in context.inputs else None
     candidates = _candidates(context, parameters, runtime, server)
     left = [c for c in candidates if c.fate is None]
-    if not left or runtime is None or server is None:
-        raise _no_candidate_left(candidates)
     wanted = ServiceLevel(p99_latency=parameters.slo.p99_latency, throughput=parameters.slo.throughput)
     levels = {c.name: _level(c, wanted) for c in left}
     good = [c for c in left if levels[c.name] in {"met", "none"}]
-    if not good and parameters.slo.enforce:
-        raise _service_level_not_met(left, candidates, levels)
     met = bool(good)
-    objective = parameters.objective
-    choice = _choice(good or left, objective)
+    choice = _choice(good or left, parameters.objective) if good or (left and not parameters.slo.enforce) else None
     decided = [
-        c if c.fate is not None else _concluded(c, choice, level=levels[c.name], met=met, objective=objective)
+        c
+        if c.fate is not None
+        else _concluded(c, choice, level=levels[c.name], met=met, objective=parameters.objective)
         for c in candidates
     ]
-    winner = _winner(context, parameters, choice.winner)
+    refusal = None
+    if choice is None:
+        refusal = _service_level_not_met(left, decided, levels) if left else _no_candidate_left(decided)
     variants = {variant: path for role, path in context.inputs.items() if (variant := variant_of(role)) is not None}
+    measured_on = server or runtime
     decision = Decision(
-        winner=choice.winner.identity,
+        winner=None if choice is None else choice.winner.identity,
+        refusal=None if refusal is None else refusal.diagnostic,
         candidates=tuple(_decided(each, variants.get(each.identity.variant)) for each in decided),
-        compared=choice.compared,
-        baseline=runtime.baseline,
+        compared=None if choice is None else choice.compared,
+        baseline=None if runtime is None else runtime.baseline,
         slo=DecidedLevel(
-            **dict(wanted), enforce=parameters.slo.enforce, met=met and levels[choice.winner.name] == "met"
+            **dict(wanted),
+            enforce=parameters.slo.enforce,
+            met=choice is not None and levels[choice.winner.name] == "met",
         ),
-        objective=objective,
-        rate=server.rate,
-        samples=runtime.samples,
+        objective=parameters.objective,
+        rate=None if server is None else server.rate,
+        samples=Imported.read(context.inputs["import"]).samples,
         confidence=CONFIDENCE,
-        measured_on=server.measured_on,
-        load_generator=server.load_generator,
+        measured_on=None if measured_on is None else measured_on.measured_on,
+        load_generator=None if server is None else server.load_generator,
         method=_METHOD,
         notes=decision_notes(parameters, variants, (runtime, server), decided, choice, met=met),
     )
-    decision.write(context.output)
+    _draw(decision, context.output).write(context.output)
+    if refusal is not None:
+        raise refusal
+    assert choice is not None, "nothing was refused"
+    winner = _winner(context, parameters, choice.winner)
     winner.write(context.output)
-    (context.output / "chart.svg").write_text(chart(decision), encoding="utf-8")
     reason = next(c.reason for c in decided if c.fate == "won")
     return {"winner": winner.candidate, "backend": winner.backend, "reason": reason}
+
+
+def _draw(decision: Decision, folder: Path) -> Decision:
+    """Write the chart; if it cannot be drawn, a note of the decision says so."""
+    try:
+        drawn = chart(decision)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the decision stands; the log has the traceback
+        traceback.print_exc()
+        note = f"there is no chart.svg, because it could not be drawn: {type(error).__name__}: {headline(error)}"
+        return decision.model_copy(update={"notes": (*decision.notes, note)})
+    (folder / "chart.svg").write_text(drawn, encoding="utf-8")
+    return decision
 
 
 def startup_bound(ready_seconds: float, least: int) -> int:
@@ -160,17 +179,19 @@ def _choice(candidates: Sequence[ConsideredCandidate], objective: Objective) -> 
 
 
 def _concluded(
-    candidate: ConsideredCandidate, choice: Choice, *, level: _Level, met: bool, objective: Objective
+    candidate: ConsideredCandidate, choice: Choice | None, *, level: _Level, met: bool, objective: Objective
 ) -> ConsideredCandidate:
-    """A candidate that was still in the running, with its fate."""
-    if candidate is choice.winner:
+    """A candidate that was still in the running, with its fate; without a choice, none meets the service level."""
+    if choice is not None and candidate is choice.winner:
         short = "not proven" if level in {"not measured", "inconclusive"} else "not met"
         reason = choice.reason if met else f"{choice.reason}; SLO {short}: {_distance(candidate)}"
         return candidate.with_fate("won", reason)
-    if met and level == "missed":
-        return candidate.with_fate("slo missed", _distance(candidate))
-    if met and level in {"inconclusive", "not measured"}:
-        return candidate.with_fate("inconclusive", _distance(candidate))
+    if met or choice is None:
+        if level == "missed":
+            return candidate.with_fate("slo missed", _distance(candidate))
+        if level in {"inconclusive", "not measured"}:
+            return candidate.with_fate("inconclusive", _distance(candidate))
+    assert choice is not None, "a candidate that meets the service level wins or loses"
     return candidate.with_fate("lost", compared(candidate, choice, objective))
 
 
@@ -230,9 +251,14 @@ def _no_candidate_left(candidates: Sequence[ConsideredCandidate]) -> StepError:
     else:
         cause = "each one was refused, failed or could not be measured"
         remedy = "fix the reason given for one of them"
-    fates = "; ".join(_fates(candidates))
     return StepError(
-        "E502", f"no candidate is left: {fates}", cause=cause, remedy=remedy, at=("optimize",), notes=_fates(candidates)
+        "E502",
+        "no candidate is left",
+        cause=cause,
+        remedy=remedy,
+        at=("optimize",),
+        notes=_fates(candidates),
+        keeps_output=True,
     )
 
 
@@ -247,31 +273,34 @@ def _other_wire(slowed: Sequence[ConsideredCandidate]) -> str:
 def _service_level_not_met(
     left: Sequence[ConsideredCandidate], candidates: Sequence[ConsideredCandidate], levels: Mapping[str, _Level]
 ) -> StepError:
-    distances = "; ".join(f"{c.name}: {_distance(c)}" for c in left)
-    others = _fates([c for c in candidates if c.fate is not None])
+    """The error if only the service level keeps candidates from winning.
+
+    Args:
+        left: these candidates.
+        candidates: all of them, with their fates.
+        levels: of those in `left`.
+    """
     if all(c.over_the_wire is None for c in left):
-        return StepError(
-            "E501",
-            f"no candidate meets the SLO: {distances}",
-            cause="a service level can only be proven over the wire, and no server could be measured",
-            remedy="install what is missing (run `mlo doctor`), or set `slo: {enforce: false}`",
-            at=("slo",),
-            notes=others,
+        cause = "a service level can only be proven over the wire, and no server could be measured"
+        remedy = "install what is missing (run `mlo doctor`), or set `slo: {enforce: false}`"
+    else:
+        cause = "the 99th percentile must be within the limit at 99 % confidence, and every request must be answered"
+        again = "if the machine was busy, measure again with `mlo apply SPEC --replace benchmark.server`"
+        remedy = (
+            f"{again}; otherwise relax `slo:`, add `hardware:`, or accept the best candidate with "
+            "`slo: {enforce: false}`"
         )
-    again = "if the machine was busy, measure again with `mlo apply SPEC --replace benchmark.server`"
-    remedy = (
-        f"{again}; otherwise relax `slo:`, add `hardware:`, or accept the best candidate with `slo: {{enforce: false}}`"
-    )
-    slowed = [c for c in left if c.over_the_wire is not None and wire_is_the_cause(c.over_the_wire)]
-    if slowed:
-        remedy = f"{_other_wire(slowed)}; {remedy}"
-    if "inconclusive" in levels.values():
-        remedy = f"raise `optimize.time_budget`, or {remedy}"
+        slowed = [c for c in left if c.over_the_wire is not None and wire_is_the_cause(c.over_the_wire)]
+        if slowed:
+            remedy = f"{_other_wire(slowed)}; {remedy}"
+        if "inconclusive" in levels.values():
+            remedy = f"raise `optimize.time_budget`, or {remedy}"
     return StepError(
         "E501",
-        f"no candidate meets the SLO: {distances}",
-        cause="the 99th percentile must be within the limit at 99 % confidence, and every request must be answered",
+        "no candidate meets the SLO",
+        cause=cause,
         remedy=remedy,
         at=("slo",),
-        notes=others,
+        notes=_fates(candidates),
+        keeps_output=True,
     )

@@ -104,9 +104,10 @@ class StepError(Exception):
         remedy: what to do.
         at: path into the spec that is to blame, such as ("model", "inputs", 0, "shape").
         notes: further lines.
+        keeps_output: whether what lies in the step's output explains the refusal, and is kept with it.
 
     Attributes:
-        diagnostic: all of this as one value.
+        diagnostic: all but the last of this as one value.
     """
 
     def __init__(
@@ -118,8 +119,10 @@ class StepError(Exception):
         remedy: str = "",
         at: tuple[str | int, ...] = (),
         notes: tuple[str, ...] = (),
+        keeps_output: bool = False,
     ) -> None:
         super().__init__(message)
+        self.keeps_output = keeps_output
         self.diagnostic = Diagnostic(code, message, cause=cause, remedy=remedy, at=at, notes=notes)
 
     @property

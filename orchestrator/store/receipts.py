@@ -42,7 +42,7 @@ class Receipt(Record):
         deployment: the name of the deployment that it was computed for.
         outcome: `failed` only where the same step would fail again.
         parts: what the key was made from.
-        manifest: of its output; None when it failed.
+        manifest: of its output; None when it failed, unless it left documents that explain its refusal.
         summary: facts for people.
         error: why a step failed; only a refusal is kept.
         found: the user's code that it used, beyond what its key names.
@@ -71,7 +71,7 @@ class Receipt(Record):
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         done = self.outcome == "done"
-        if (done, done) != (self.manifest is not None, self.error is None):
+        if done is not (self.error is None) or (done and self.manifest is None):
             raise ValueError("outcome, manifest and error contradict each other")
         return self
 

@@ -39,6 +39,12 @@ def write(context: StepContext) -> dict[str, Any]:
     return {}
 
 
+def refuse_with_reasons(context: StepContext) -> dict[str, Any]:
+    """Is refused, and leaves its length as the reason."""
+    write(context)
+    raise StepError("E499", "too long", cause="it is a test", keeps_output=bool(context.params["keeps_output"]))
+
+
 def judge(context: StepContext) -> dict[str, Any]:
     """Writes a verdict: failed where the text is short."""
     made.verdict(passed=len((context.inputs["text"] / "text.txt").read_text("utf-8")) > 1).write(context.output)

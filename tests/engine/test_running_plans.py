@@ -27,6 +27,7 @@ from orchestrator.events import StepEnded
 from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.step import FileInput, StepOutput
 from orchestrator.steps.context import Ending
+from orchestrator.store.gc import collect
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -103,6 +104,40 @@ def test_any_other_step_that_fails_ends_the_run(project: Project) -> None:
     with pytest.raises(StepFailed):
         project.run(project.step("import", "refuse"), project.write_step(inputs={"a": StepOutput("import")}))
     assert project.runs() == 0
+
+
+def test_a_refusal_that_explains_itself_is_kept_with_its_documents(project: Project) -> None:
+    parameters = {"text": "reasons", "runs": str(project.folder / "runs"), "keeps_output": True}
+    steps = (
+        project.step("select", "refuse_with_reasons", params=parameters),
+        project.write_step(inputs={"a": StepOutput("select")}),
+    )
+
+    def refused() -> Path:
+        with pytest.raises(StepFailed, match="too long") as caught:
+            project.run(*steps)
+        assert caught.value.explained_in is not None
+        return caught.value.explained_in / "text.txt"
+
+    file = refused()
+    assert file.read_text(encoding="utf-8") == "reasons"
+    collect(project.store)
+    assert refused() == file
+    assert project.runs() == 1, "garbage collection keeps it, and it is not tried again"
+    file.chmod(0o644)
+    file.write_text("other", encoding="utf-8")
+    assert refused().read_text(encoding="utf-8") == "reasons", "what is damaged is made again"
+    assert project.runs() == 2
+
+
+def test_a_refusal_without_documents_leaves_nothing(project: Project) -> None:
+    parameters = {"text": "half", "runs": str(project.folder / "runs"), "keeps_output": False}
+    for _ in range(2):
+        with pytest.raises(StepFailed) as caught:
+            project.run(project.step("select", "refuse_with_reasons", params=parameters))
+        assert caught.value.explained_in is None
+    assert project.runs() == 2
+    assert not list(project.store.trees.digests())
 
 
 def test_a_damaged_result_is_found_and_computed_again(project: Project) -> None:

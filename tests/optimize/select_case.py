@@ -314,7 +314,7 @@ def context(
         return path
 
     inputs = {"import": made("import"), "runtime": made("runtime"), "fates": folder / Fates.FILE}
-    imported().write(inputs["import"])
+    imported(samples=samples).write(inputs["import"])
     runtime_report(runtime, samples).write(inputs["runtime"])
     Fates(steps=fates or {}).write(folder)
     if server is not None:

@@ -48,7 +48,10 @@ def receipts(home: Home) -> Receipts:
     return Receipts(home)
 
 
-@pytest.mark.parametrize("receipt", [DONE, FAILED], ids=["done", "failed"])
+EXPLAINED = FAILED.model_copy(update={"manifest": DONE.manifest})
+
+
+@pytest.mark.parametrize("receipt", [DONE, FAILED, EXPLAINED], ids=["done", "failed", "explained"])
 def test_a_receipt_is_read_as_it_was_written(receipts: Receipts, receipt: Receipt) -> None:
     assert receipts.read(KEY) is None
     assert receipts.damage(KEY) == ""

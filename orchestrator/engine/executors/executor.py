@@ -104,7 +104,7 @@ class StepEnd:
     Attributes:
         ending: how.
         error: why it failed; None if and only if it is done.
-        output: its output, already in the store; None if and only if it failed.
+        output: its output, already in the store; None if it failed, unless it was refused with an output that explains why.
         summary: facts for people.
         found: what it used of the user's code.
         seconds: its duration.

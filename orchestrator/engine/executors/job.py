@@ -86,12 +86,14 @@ class WorkerResult(Strict):
         ending: how the step ended, as far as the worker itself knows.
         error: why the step is not done; None if and only if it is.
         found: what it used of the user's code.
+        keeps_output: whether it was refused with an output that explains why.
     """
 
     ending: Ending
     summary: Mapping[str, Any]
     error: Diagnostic | None
     found: UserCode
+    keeps_output: bool
 
     def write(self, path: Path) -> None:
         """Write the result as JSON, atomically."""

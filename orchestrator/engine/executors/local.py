@@ -72,9 +72,10 @@ class LocalExecutor:
             elif end.ending is not Ending.DONE:
                 full = shutil.disk_usage(scratch).free < _NO_ROOM
                 ending, error = describe_failure(request, end, disk_full=full)
-            if error is None:
+            explained = ending is Ending.REFUSED and end.result is not None and end.result.keeps_output
+            if error is None or explained:
                 output = self._store.trees.commit(Path(job.output))
-            else:
+            if error is not None:
                 notes = (*error.notes, f"log: {record / 'log.txt'}", f"reproduce: {record / 'reproduce.sh'}")
                 error = replace(error, notes=notes)
             result = end.result
