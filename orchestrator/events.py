@@ -6,15 +6,44 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Event", "Observer", "Queued", "StepEnded", "StepProgress", "StepStarted", "Stopping", "Waiting", "ignore"]
+__all__ = [
+    "Event",
+    "Observer",
+    "Queued",
+    "StepEnded",
+    "StepProgress",
+    "StepStarted",
+    "StepsPlanned",
+    "Stopping",
+    "Waiting",
+    "ignore",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class StepsPlanned:
+    """The steps of the run, once at its beginning and again whenever the plan has grown.
+
+    Attributes:
+        steps: their ids, without those of `live`.
+        live: ids of the steps that only a deployment runs.
+    """
+
+    steps: frozenset[str]
+    live: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class StepStarted:
-    """A worker was started for this step."""
+    """A worker was started for this step.
+
+    Attributes:
+        usual: how long it took the last time, seconds; None if that is not known.
+    """
 
     step: str
     reason: str
+    usual: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +80,7 @@ class Queued:
     Attributes:
         place: in the queue; 1 is next.
         measurement: whether it waits for a measurement; otherwise it is one, and waits for other steps to end.
-        holder: the process whose turn it is now.
+        holder: the process that measures now; empty if none does.
     """
 
     step: str
@@ -68,7 +97,7 @@ class Stopping:
     running: tuple[str, ...]
 
 
-Event = StepStarted | StepProgress | StepEnded | Waiting | Queued | Stopping
+Event = StepsPlanned | StepStarted | StepProgress | StepEnded | Waiting | Queued | Stopping
 Observer = Callable[[Event], None]
 
 

@@ -71,7 +71,8 @@ def apply(
             if not (yes or approved):
                 _ask(planned)
             began = time.monotonic()
-            with refused_decisions(as_json=as_json), watch(show_cached=planned.preview.changes) as observer:
+            watching = watch(show_cached=planned.preview.changes, deploys=True)
+            with refused_decisions(as_json=as_json), watching as observer:
                 result = apply_plan(planned, store, observer, stop, lock_timeout)
             store.stat_cache.save()
             released.append(result)

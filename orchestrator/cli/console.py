@@ -12,11 +12,22 @@ from typing import IO, Any
 
 import click
 
+from orchestrator.cli.columns import table_lines, wrapped
 from orchestrator.cli.visible import shown, shown_line
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import MloError
 
-__all__ = ["confirm", "print_json", "print_note", "print_result", "show_diagnostics", "table", "wants_colour", "width"]
+__all__ = [
+    "confirm",
+    "print_file",
+    "print_json",
+    "print_note",
+    "print_result",
+    "show_diagnostics",
+    "table",
+    "wants_colour",
+    "width",
+]
 
 
 _OBEYED = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
@@ -34,13 +45,22 @@ def width() -> int:
 
 
 def print_result(text: str = "") -> None:
-    """Print a result to standard output."""
-    click.echo(shown(text), color=wants_colour(sys.stdout))
+    """Print a result to standard output; on a terminal long lines are wrapped at words."""
+    click.echo(_fitted(shown(text), sys.stdout), color=wants_colour(sys.stdout))
 
 
 def print_note(text: str) -> None:
-    """Print progress or a remark to standard error."""
-    click.echo(shown(text), err=True, color=wants_colour(sys.stderr))
+    """Print progress or a remark to standard error; on a terminal long lines are wrapped at words."""
+    click.echo(_fitted(shown(text), sys.stderr), err=True, color=wants_colour(sys.stderr))
+
+
+def print_file(text: str) -> None:
+    """Print lines of a file to standard output, each as it is: they are copied, or read by programs."""
+    click.echo(shown(text), color=wants_colour(sys.stdout))
+
+
+def _fitted(text: str, stream: IO[Any]) -> str:
+    return wrapped(text, width()) if stream.isatty() else text
 
 
 def confirm(question: str) -> None:
@@ -68,31 +88,13 @@ def show_diagnostics(diagnostics: Sequence[Diagnostic]) -> None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
-    """An aligned table.
+    """An aligned table, within the columns of the terminal if results are printed on one.
 
     Args:
         header: column names.
         rows: cells; may contain mlo's own styles.
         right: right-aligned columns (numbers).
     """
-    cells = [[shown_line(str(cell)) for cell in row] for row in (header, *rows)]
-    widths = [max(_cells(row[i]) for row in cells) for i in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        padded = []
-        for i, cell in enumerate(row):
-            gap = " " * (widths[i] - _cells(cell))
-            padded.append(gap + cell if i in right else cell + gap)
-        return "  ".join(padded).rstrip()
-
-    head, *body = cells
-    return "\n".join([click.style(line(head), bold=True), *(line(row) for row in body)])
-
-
-def _cells(text: str) -> int:
-    plain = click.unstyle(text)
-    if plain.isascii():
-        return len(plain)
-    from wcwidth import wcswidth  # noqa: PLC0415 - takes 16 ms, and validation does not need it
-
-    return max(0, wcswidth(plain))
+    shown_rows = [[shown_line(str(cell)) for cell in row] for row in (header, *rows)]
+    head, *body = table_lines(shown_rows, right=right, width=width() if sys.stdout.isatty() else None)
+    return "\n".join([click.style(head, bold=True), *body])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.artifacts.measurement import NotMeasured, rate_text, times_text
 from orchestrator.cli import console
+from orchestrator.cli.columns import wrapped_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,7 +178,8 @@ def _help(error: Diagnostic) -> list[str]:
 
 def _wrapped(head: str, reason: str) -> list[str]:
     """`head: reason`, wrapped to the terminal, further lines indented."""
-    return textwrap.wrap(f"{head}: {reason}.", width=max(60, min(console.width(), 120)), subsequent_indent="    ")
+    first, *rest = wrapped_line(f"{head}: {reason}.", max(40, min(console.width(), 120)) - 4)
+    return [first, *(f"    {line}" for line in rest)]
 
 
 def _ms(seconds: float | None) -> str:

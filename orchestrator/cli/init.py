@@ -108,7 +108,7 @@ def init(
         draft, made = draft_spec(wanted, store, observer)
     store.stat_cache.save()
     if spec is None:
-        console.print_result(spec_text(draft).rstrip("\n"))
+        console.print_file(spec_text(draft).rstrip("\n"))
         return
     write_atomic(spec, spec_text(draft).encode())
     if made is not None and random_file is not None:

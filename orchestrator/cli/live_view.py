@@ -7,37 +7,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.progress import ended_line, queued_line, stopping_line
+from orchestrator.cli.progress import Tally, ended_line, queued_line, stopping_line, time_text
 from orchestrator.cli.visible import shown_line
 from orchestrator.events import Event, Observer, Queued, StepEnded, StepProgress, StepStarted, Stopping, Waiting
 
 __all__ = ["live_view"]
 
+_ROOM = 40
+"""Columns that a message needs beside its step's name; with fewer it is below."""
+
 
 @dataclass(slots=True)
 class _Running:
     began: float
+    usual: float | None
     message: str
     fraction: float | None = None
 
 
 @contextmanager
-def live_view(*, show_cached: bool) -> Iterator[Observer]:
+def live_view(*, show_cached: bool, deploys: bool) -> Iterator[Observer]:
     """The observer for the block, drawing on standard error."""
     console = Console(stderr=True)
     running: dict[str, _Running] = {}
-    with Live(console=console, refresh_per_second=8, transient=True, get_renderable=lambda: _draw(running)) as live:
+    tally, began = Tally(deploys=deploys), time.monotonic()
+
+    def draw() -> Group:
+        return _draw(running, tally.text, time.monotonic() - began, console.width)
+
+    with Live(console=console, refresh_per_second=8, transient=True, get_renderable=draw) as live:
 
         def observe(event: Event) -> None:
+            tally.count(event)
             match event:
-                case StepStarted(step, reason):
-                    running[step] = _Running(time.monotonic(), reason)
+                case StepStarted(step, reason, usual):
+                    running[step] = _Running(time.monotonic(), usual, reason)
                 case StepProgress(step, message, fraction):
                     if step in running:
                         running[step].message, running[step].fraction = message, fraction
@@ -55,13 +65,17 @@ def live_view(*, show_cached: bool) -> Iterator[Observer]:
         yield observe
 
 
-def _draw(running: dict[str, _Running]) -> Group:
+def _draw(running: dict[str, _Running], overall: str, seconds: float, width: int) -> Group:
+    now = time.monotonic()
+    steps = list(running.items())
+    below = width - max((len(step) for step, _ in steps), default=0) < _ROOM
     table = Table.grid(padding=(0, 1))
-    for step, at in list(running.items()):
-        seconds = time.monotonic() - at.began
-        left = f", about {seconds / at.fraction - seconds:.0f} s left" if at.fraction and at.fraction > 0.05 else ""
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=not below)
+    for step, at in steps:
         share = "" if at.fraction is None else f" {at.fraction:.0%}"
-        table.add_row(
-            Spinner("dots"), Text(step, style="bold"), Text(shown_line(f"{at.message}{share} ({seconds:.0f} s{left})"))
-        )
-    return Group(table)
+        message = Text(shown_line(f"{at.message}{share} ({time_text(now - at.began, at.usual)})"))
+        name = Text(step, style="bold")
+        cells: list[RenderableType] = [Group(name, message)] if below else [name, message]
+        table.add_row(Spinner("dots"), *cells)
+    return Group(table, Text(f"{overall}, {seconds:.0f} s", style="dim")) if overall else Group(table)

@@ -110,7 +110,7 @@ def logs(name: str, lines: int, follow: bool) -> None:
     store = open_store()
     deployment = find_deployment(store, name)
     for line in target_of(deployment, store).logs(lines, follow=follow):
-        console.print_result(line)
+        console.print_file(line)
 
 
 def _tell_waiting(event: Event) -> None:

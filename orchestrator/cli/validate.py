@@ -55,7 +55,7 @@ def validate(
         from orchestrator.cli.report import render_github  # noqa: PLC0415 - only for this form
 
         if text := render_github([d for _, _, found in results for d in found]):
-            console.print_result(text)
+            console.print_file(text)
     else:
         for path, valid, found in results:
             if found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.artifacts.inspection import Inspection
@@ -49,9 +50,14 @@ def read_model(loaded: LoadedSpec, here: Here, store: Store, observer: Observer)
 def run_single_step(loaded: LoadedSpec, here: Here, step: Step, store: Store, observer: Observer) -> Path:
     """The output folder of a step whose inputs are all user files; cached like every step.
 
+    Somebody waits for its result at a terminal, so it runs at once: beside a measurement of another run too, at a low priority.
+    It takes seconds and happens once per model, while a measurement takes minutes, compares its candidates in interleaved rounds
+    by their medians, and notes the spread that other load causes.
+
     Raises:
         SpecInvalid: an input cannot be read; StepFailed: the step failed; Interrupted: Ctrl-C.
     """
+    step = replace(step, light=True)
     plan = Plan(loaded.spec.metadata.name, (step,), (), loaded.folder, here)
     resolver = Resolver(loaded, plan, store)
     resolved = resolver.resolve(step, {})

@@ -13,7 +13,7 @@ from orchestrator.engine.executors.local import LocalExecutor
 from orchestrator.engine.step_runner import StepRunner
 from orchestrator.engine.stop import Stop, stop_on_signals
 from orchestrator.errors import Busy, Interrupted, StepFailed
-from orchestrator.events import Observer, StepEnded, Stopping
+from orchestrator.events import Observer, StepEnded, StepsPlanned, Stopping
 from orchestrator.plan.expand import expand, held_back
 from orchestrator.plan.resolve import Outcome, Resolver, blocked_message
 from orchestrator.plan.step import Plan, Step
@@ -92,6 +92,7 @@ class _Run:
         self._running: dict[Future[Outcome], Step] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._announced = 0
+        self._announce_plan()
         self._expand()
 
     def to_the_end(self) -> dict[str, Outcome]:
@@ -134,6 +135,11 @@ class _Run:
         self._waiting = [step for step in grown.steps if not step.live and step.id not in begun]
         self._resolver.follow(grown)
         self._runner.follow(grown)
+        self._announce_plan()
+
+    def _announce_plan(self) -> None:
+        live = frozenset(step.id for step in self._plan.steps if step.live)
+        self._observer(StepsPlanned(frozenset(step.id for step in self._plan.steps) - live, live))
 
     def _announce_stop(self) -> None:
         """Announce the effect of Ctrl-C or SIGTERM, once for each level that was reached."""

@@ -113,7 +113,9 @@ class StepRunner:
         )
 
     def _run(self, step: Step, resolved: Resolved, outcomes: Mapping[str, Outcome]) -> Outcome:
-        self._observer(StepStarted(step.id, resolved.reason))
+        before = self._store.receipts.latest(step.id, self._plan.name)
+        usual = before.seconds if before is not None and before.outcome == "done" else None
+        self._observer(StepStarted(step.id, resolved.reason, usual))
         request = self._request(step, resolved, outcomes)
         # No garbage collection until the receipt of the output is written.
         with self._store.in_use(f"running {step.id}"):
@@ -158,6 +160,7 @@ class StepRunner:
             containers=step.containers,
             accelerator=step.accelerator,
             exclusive=step.exclusive,
+            light=step.light,
             timeout=step.timeout,
             at=step.at,
         )

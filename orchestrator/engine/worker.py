@@ -41,6 +41,9 @@ _CLONE_NEWNET = 0x40000000
 _NEW_OBJECTS = 50_000
 """The number of new objects after which the garbage collector looks at them."""
 
+_LOW_PRIORITY = 10
+"""The nice value of a step that may run beside a measurement: a tenth of the CPU time that the measured process has on the same CPU."""
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -165,6 +168,8 @@ def main(argv: list[str]) -> int:
         sys.exit(f"error[{error.diagnostics[0].code}]: {error.diagnostics[0].sentence}")
     if again:
         job = _elsewhere(job)
+    if job.light:
+        os.nice(_LOW_PRIORITY)
     if not job.network and not drop_network():
         sys.stderr.write("note: on this system mlo cannot cut this step off from the network\n")
     if job.accelerator == "cuda":

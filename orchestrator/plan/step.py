@@ -104,7 +104,7 @@ class Step:
         accelerator: what the models that it runs compute on.
         exclusive: nothing else may run meanwhile, since it measures time.
         live: an effect on the world, always observed and never cached.
-        light: it needs little CPU time, so it neither waits for a measurement nor delays one.
+        light: it is short, so it neither waits for a measurement nor delays one, and runs at a low priority.
         network: whether it may use the network, if only the loopback; what loads other people's models may not.
         containers: whether it starts containers of the Docker Engine; only such a step learns where the engine is.
         at: the place of the spec that asks for it.

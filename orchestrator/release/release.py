@@ -98,6 +98,7 @@ class PlanRelease:
             status, reason = live.compare(_digest(self._rendered))
             if status == "=" and live.recorded is not None:
                 self._observer(StepEnded("deploy", "cached", 0.0, reason))
+                self._observer(StepEnded("check", "cached", 0.0, reason))
                 return self._released(live.recorded, changed=False)
             self._observer(StepStarted("deploy", reason))
             target = wanted_target(self._loaded, self._store)

@@ -30,7 +30,7 @@ class Place:
     Attributes:
         number: 1 for the next one.
         behind_exclusive: whether the lock, or an earlier place, is of one that has it exclusively.
-        holder: who has the lock now.
+        holder: who has the lock exclusively; empty if nobody does.
     """
 
     number: int
@@ -162,7 +162,8 @@ class _Queue:
         if probe is not None:
             os.close(probe)
         exclusive = probe is None or any(ticket.suffix == _ALONE for ticket in ahead)
-        return Place(len(ahead) + 1, exclusive, holder_of(self._path))
+        # The file names the last one of those who share, which may have ended before the others.
+        return Place(len(ahead) + 1, exclusive, holder_of(self._path) if probe is None else "")
 
 
 def _is_stopped(ticket: Path) -> bool:

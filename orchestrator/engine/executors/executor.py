@@ -77,6 +77,7 @@ class StepRequest(Strict):
         containers: whether it starts containers of the Docker Engine.
         accelerator: what the models that it runs compute on.
         exclusive: it measures time: nothing else may run beside it, and an unfinished run is useless.
+        light: it may run beside a measurement, and so runs at a low priority.
         timeout: seconds.
         at: the key in the spec that requires the step.
     """
@@ -93,6 +94,7 @@ class StepRequest(Strict):
     containers: bool = False
     accelerator: Accelerator = "none"
     exclusive: bool = False
+    light: bool = False
     timeout: float
     at: tuple[str | int, ...] = ()
 

@@ -36,6 +36,7 @@ class WorkerJob(Strict):
         variables: names of environment variables that its code reads.
         containers: whether it starts containers of the Docker Engine.
         accelerator: what the models that it runs compute on.
+        light: whether it runs at a low priority, because others may be measuring.
     """
 
     format: Literal[1]
@@ -52,6 +53,7 @@ class WorkerJob(Strict):
     variables: tuple[str, ...]
     containers: bool
     accelerator: Accelerator
+    light: bool = False
 
     def write(self, path: Path) -> None:
         """Write the job as JSON."""

@@ -107,6 +107,7 @@ class LocalExecutor:
             variables=() if request.user_code is None else request.user_code.env,
             containers=request.containers,
             accelerator=request.accelerator,
+            light=request.light,
         )
 
     def _path(self, source: RequestInput, record: Path) -> Path:
