@@ -89,7 +89,7 @@ _ONNX = Format(
     name="onnx",
     file="model.onnx",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_onnx", _ONNX_TOOLS, revision=5))
+        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_onnx", _ONNX_TOOLS, revision=6))
         | _from(_TENSORFLOW_KINDS, Transform(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS, revision=5))
         | {
             "onnx": Transform(
@@ -127,9 +127,9 @@ _TORCHSCRIPT = Format(
     name="torchscript",
     file="model.pt",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=5))
+        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=6))
         | _not_torch("TorchScript")
-        | {"torchscript": Transform(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=5, as_given=True)}
+        | {"torchscript": Transform(f"{_TORCH_CONVERT}:to_torchscript", ("torch",), revision=6, as_given=True)}
     ),
     precisions=MappingProxyType(
         {
@@ -137,7 +137,7 @@ _TORCHSCRIPT = Format(
             "bf16": Transform(
                 "orchestrator.frameworks.pytorch.convert:torchscript_to_bf16",
                 ("torch",),
-                revision=5,
+                revision=6,
                 from_source=True,
             ),
             "int8": _NO_TORCH_INT8,
@@ -149,11 +149,11 @@ _EXPORTED_PROGRAM = Format(
     name="exported-program",
     file="model.pt2",
     convert=MappingProxyType(
-        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=5))
+        _from(_TORCH_KINDS, Transform(f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=6))
         | _not_torch("exported programs")
         | {
             "exported-program": Transform(
-                f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=5, as_given=True
+                f"{_TORCH_CONVERT}:to_exported_program", ("torch",), revision=6, as_given=True
             ),
             "torchscript": Unsupported(
                 "torch.export traces Python code, and a TorchScript archive has none; "
@@ -167,7 +167,7 @@ _EXPORTED_PROGRAM = Format(
             "bf16": Transform(
                 "orchestrator.frameworks.pytorch.convert:exported_program_to_bf16",
                 ("torch",),
-                revision=5,
+                revision=6,
                 from_source=True,
             ),
             "int8": _NO_TORCH_INT8,

@@ -261,6 +261,31 @@ def test_a_model_whose_answer_has_no_rows_gets_each_request_alone(
     assert served.batches == [2, 1]
 
 
+class Overwriting(torch.nn.Module):  # type: ignore[misc] # torch comes without types
+    """Halves its input in place, and answers with memory of its own; fails on rows that differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("answer", torch.zeros(64, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool((x != x[:1]).any()):
+            raise ValueError("rows differ")
+        x.div_(2)
+        answer = self.answer[: x.shape[0]]
+        answer.copy_(x)
+        return answer
+
+
+def test_a_request_is_not_answered_with_what_the_model_wrote_for_another(
+    settings_for: SettingsFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = _serve(settings_for("torchserve"), Overwriting(), tmp_path, monkeypatch)
+    codes, answers = served(_request([2, 4, 6]), _request([8, 10, 12]))
+    assert codes == [200, 200]
+    assert [answer["outputs"][0]["data"] for answer in answers] == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+
+
 class Wide(torch.nn.Module):  # type: ignore[misc] # torch comes without types
     """Two inputs, two outputs, a second named dimension, integers."""
 

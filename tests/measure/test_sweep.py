@@ -15,6 +15,7 @@ from orchestrator.measure.runtime_candidates import RuntimeCandidate
 from orchestrator.measure.runtime_report import runtime_result
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.sweep import Measurement, SweepSettings, sweep
+from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepError
 
 pytestmark = pytest.mark.processes
@@ -65,6 +66,17 @@ def test_the_first_candidate_is_not_charged_for_reading_files_from_disk(
     candidates = [sleeper("baseline", backend="", slow_once=marker), sleeper("other", slow_once=marker)]
     found = _run(candidates, settings(batch_sizes=(1,), measuring=0.05, warming=0.05), tmp_path)
     assert all(measured.load_seconds is not None and measured.load_seconds < 0.4 for measured in found.values())
+
+
+def test_a_model_that_writes_into_its_inputs_is_measured_on_the_same_values_each_time(
+    settings: Settings, signature: Signature, tmp_path: Path
+) -> None:
+    arguments = {"behaviour": {}, "signature": signature.as_json()}
+    writing = RuntimeCandidate("writing", "", "fake_runtime:open_writing", arguments)
+
+    (measured,) = sweep([writing], settings(measuring=0.05, warming=0.05), tmp_path, _silent)
+
+    assert (measured.fate, measured.reason) == ("measured", "")
 
 
 def test_a_candidate_that_runs_larger_batches_is_not_dominated(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
+from orchestrator.frameworks.pytorch.runtime import as_tensors
 from orchestrator.frameworks.source.user_code import raised_notes
 from orchestrator.steps.context import StepError, refuse_as
 
@@ -143,8 +144,7 @@ def guarded_call(
         StepError: E321 the model fails, or E322 if the call tests a dimension's range.
         MemoryError: there is not enough memory for the call.
     """
-    # Copies, since a model may write into its inputs.
-    tensors = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in signature.inputs]
+    tensors = as_tensors(signature, inputs)
     # It is the user's model: whatever it raises is reported with the shapes of its inputs.
     with (
         refuse_as(Exception, lambda error: _failed_call(error, signature, inputs, project, dim)),

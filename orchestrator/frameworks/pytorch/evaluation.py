@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from orchestrator.frameworks.pytorch.calls import guarded_call, lacks_rows_for_statistics
+from orchestrator.frameworks.pytorch.runtime import as_tensors
 from orchestrator.frameworks.source.comparison import (
     amplifies_rounding,
     compared_sizes,
@@ -252,7 +253,7 @@ class _Failure:
 
     def _watched(self, inputs: Mapping[str, Array]) -> list[_Operation]:
         watch = _Watch(self.model, self.project)
-        tensors = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in self.signature.inputs]
+        tensors = as_tensors(self.signature, inputs)
         try:
             with torch.inference_mode(), watch:
                 self.model(*tensors)

@@ -7,7 +7,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from orchestrator.frameworks.pytorch.runtime import call
+from orchestrator.frameworks.pytorch.runtime import as_tensors, call
 from orchestrator.frameworks.pytorch.source import load_source
 from orchestrator.frameworks.source.comparison import check_sizes, trace_sizes
 from orchestrator.frameworks.source.edge_cases import call_at
@@ -131,7 +131,7 @@ class TorchJob:
     Attributes:
         module: in evaluation mode, on the CPU.
         samples: the rows from the import step.
-        args: the inputs of one call in the signature's order, with sizes that exporters do not treat as constants.
+        example: the inputs of one call, with sizes that exporters do not treat as constants.
         project: the spec's folder.
         accept_traced: places in the model's code, such as `net.py:9`, that a trace may freeze.
     """
@@ -139,9 +139,14 @@ class TorchJob:
     module: Any
     signature: Signature
     samples: Samples
-    args: tuple[torch.Tensor, ...]
+    example: Mapping[str, Array]
     project: Path
     accept_traced: frozenset[str]
+
+    @property
+    def args(self) -> tuple[torch.Tensor, ...]:
+        """The example as tensors in the signature's order; new ones each time, because the model may write into them."""
+        return tuple(as_tensors(self.signature, self.example))
 
     def check(self, format_name: str, directory: Path, *, other_magnitudes: bool = False) -> list[str]:
         """Compare the variant in `directory` with the module; see `check_sizes`.
@@ -152,7 +157,7 @@ class TorchJob:
         runtime = open_runtime(format_name, directory, self.signature, torch.get_num_threads())
         return check_sizes(self.signature, self.samples, self.call, runtime.run, other_magnitudes=other_magnitudes)
 
-    def call(self, inputs: Any) -> dict[str, Array]:
+    def call(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One call of the source module."""
         return call(self.module, self.signature, inputs)
 
@@ -173,9 +178,8 @@ def prepare(
     signature, samples = read_import(context.inputs["import"])
     with quiet():
         module = _module(context, parameters.source, signature, attention)
-    first = call_at(samples, signature, trace_sizes(samples, signature))
-    args = tuple(torch.from_numpy(first[tensor.name].copy()) for tensor in signature.inputs)
-    return TorchJob(module, signature, samples, args, context.project, frozenset(parameters.accept_traced))
+    example = call_at(samples, signature, trace_sizes(samples, signature))
+    return TorchJob(module, signature, samples, example, context.project, frozenset(parameters.accept_traced))
 
 
 def _module(
@@ -196,6 +200,8 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is (deprecated|not supported)")
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
         warnings.filterwarnings("ignore", message=r"You are using the legacy TorchScript-based ONNX export")
+        # Whoever calls an ONNX file keeps its inputs as they were; the check compares the answers.
+        warnings.filterwarnings("ignore", message=r"ONNX Preprocess - Removing mutation from node")
         warnings.filterwarnings("ignore", message=r"no signature found for <torch\.ScriptMethod")
         warnings.filterwarnings("ignore", message=r"Exporting a model to ONNX with a batch_size other than 1")
         warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing` is deprecated")

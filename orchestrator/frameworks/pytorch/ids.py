@@ -9,6 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from orchestrator.frameworks.pytorch.runtime import as_tensors
 from orchestrator.frameworks.source.ids import Lookup, Passes, shown_ids
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def ids_of_inputs(model: Any, signature: Signature, inputs: Mapping[str, Array])
         signature: gives the inputs their order.
         inputs: one whole call.
     """
-    tensors = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in signature.inputs]
+    tensors = as_tensors(signature, inputs)
     watch = _Watch()
     try:
         with torch.no_grad(), watch:

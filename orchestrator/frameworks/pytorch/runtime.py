@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.runtime import Accelerator
     from orchestrator.spec.signature import Signature
 
-__all__ = ["CPU", "TorchRuntime", "call", "device_for", "open_exported_program", "open_torchscript"]
+__all__ = [
+    "CPU",
+    "TorchRuntime",
+    "as_tensors",
+    "call",
+    "device_for",
+    "open_exported_program",
+    "open_torchscript",
+]
 
 CPU = torch.device("cpu")
 
@@ -49,7 +57,8 @@ class TorchRuntime:
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """One call; see `Runtime.run`."""
-        return call(self._module, self._signature, inputs, self._device)
+        tensors = [_shared(inputs[tensor.name]) for tensor in self._signature.inputs]
+        return _called(self._module, self._signature, tensors, self._device)
 
     def facts(self) -> RuntimeFacts:
         """See `Runtime.facts`."""
@@ -79,20 +88,29 @@ def device_for(accelerator: Accelerator) -> torch.device:
 
 
 def call(
-    module: Callable[..., Any],
-    signature: Signature,
-    inputs: Mapping[str, np.ndarray[Any, Any]],
-    device: torch.device = CPU,
+    module: Callable[..., Any], signature: Signature, inputs: Mapping[str, np.ndarray[Any, Any]]
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """One call of `module` in inference mode, its inputs given by position in the signature's order.
+    """One call of `module` on the CPU in inference mode, its inputs given by position in the signature's order.
 
-    Nested outputs (a tuple, a dict, a dataclass registered with PyTorch) are flattened. On a GPU, the copies to and from it
-    are a part of the call, as in a request.
+    The model gets copies of the inputs, and copies of its outputs are returned. Nested outputs (a tuple, a dict, a dataclass
+    registered with PyTorch) are flattened.
 
     Raises:
         StepError: E421, the number of tensors that the model returns differs from the signature.
     """
-    tensors = [_tensor(inputs[tensor.name]) for tensor in signature.inputs]
+    outputs = _called(module, signature, as_tensors(signature, inputs))
+    return {name: array.copy() for name, array in outputs.items()}
+
+
+def as_tensors(signature: Signature, inputs: Mapping[str, np.ndarray[Any, Any]]) -> list[torch.Tensor]:
+    """Copies of the inputs in the signature's order: a model may write into its inputs."""
+    return [torch.from_numpy(np.array(inputs[tensor.name], order="C")) for tensor in signature.inputs]
+
+
+def _called(
+    module: Callable[..., Any], signature: Signature, tensors: list[torch.Tensor], device: torch.device = CPU
+) -> dict[str, np.ndarray[Any, Any]]:
+    # On a GPU, the copies to and from it are a part of the call, as in a request.
     if device != CPU:
         tensors = [tensor.to(device) for tensor in tensors]
     with torch.inference_mode():
@@ -134,7 +152,7 @@ def open_exported_program(
     return TorchRuntime(module, signature, threads, "exported-program", device)
 
 
-def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
+def _shared(array: np.ndarray[Any, Any]) -> torch.Tensor:
     # PyTorch shares memory with numpy and has no read-only tensors, so read-only arrays are copied.
     usable = array.flags.writeable and array.flags.c_contiguous
     return torch.from_numpy(array if usable else np.array(array, order="C"))

@@ -104,7 +104,7 @@ def _unnamed(
     leaves = pytree.tree_leaves(guarded_call(model, signature, inputs, project))
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     return {
-        f"output {number}": (leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy(force=True)
+        f"output {number}": (leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy(force=True).copy()
         for number, leaf in enumerate(tensors)
     }
 

@@ -139,7 +139,8 @@ class Handler:
         with torch.inference_mode():
             leaves = [t for t in pytree.tree_leaves(self.model(*tensors.values())) if isinstance(t, torch.Tensor)]
         names = [t["name"] for t in self.signature["outputs"]]
-        return {name: leaf.cpu() for name, leaf in zip(names, leaves, strict=True)}
+        # Copies: a model may return memory of its own, which the next request's call would overwrite.
+        return {name: leaf.to("cpu", copy=True) for name, leaf in zip(names, leaves, strict=True)}
 
 
 def _device(accelerator: str, gpu: int | None) -> torch.device:

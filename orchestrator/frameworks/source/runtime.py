@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+import numpy as np
 
 from orchestrator.steps.context import StepError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import numpy as np
 
     from orchestrator.artifacts.runtime_facts import RuntimeFacts
     from orchestrator.spec.signature import Signature
@@ -68,10 +69,12 @@ class Runtime(Protocol):
         """One call in inference mode.
 
         Args:
-            inputs: every input of the signature by name, in its dtype and shape.
+            inputs: every input of the signature by name, in its dtype and shape. PyTorch shares memory with numpy, so a
+                model that writes into its inputs changes these arrays, unless the runtime was opened with `open_with`.
 
         Returns:
-            Every output of the signature by name; bfloat16 is returned as float32, because numpy lacks it.
+            Every output of the signature by name; bfloat16 is returned as float32, because numpy lacks it. With the same
+            exception, they may be memory of the model, which its next call overwrites.
         """
 
     def facts(self) -> RuntimeFacts:
@@ -114,6 +117,25 @@ class OpenBaseline(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class _Apart:
+    """A runtime that neither changes its caller's arrays nor returns memory that a later call changes.
+
+    The measured child opens runtimes without it, since a server does not copy either, and restores the inputs between calls.
+    """
+
+    runtime: Runtime
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """One call; see `Runtime.run`."""
+        outputs = self.runtime.run({name: np.array(array, order="C") for name, array in inputs.items()})
+        return {name: np.array(array) for name, array in outputs.items()}
+
+    def facts(self) -> RuntimeFacts:
+        """See `Runtime.facts`."""
+        return self.runtime.facts()
+
+
 def open_runtime(format_name: str, directory: Path, signature: Signature, threads: int) -> Runtime:
     """Load the variant in `directory` with the runtime of its format, on the CPU.
 
@@ -132,7 +154,7 @@ def open_runtime(format_name: str, directory: Path, signature: Signature, thread
 def open_with(
     opener: str, directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none", **options: str
 ) -> Runtime:
-    """Load the variant in `directory` with the runtime of a backend.
+    """Load the variant in `directory` with the runtime of a backend, for comparisons: its calls share no arrays.
 
     Args:
         opener: `module:function` with the signature of `OpenRuntime`.
@@ -147,4 +169,4 @@ def open_with(
     """
     module, _, function = opener.partition(":")
     opened = cast("OpenRuntime", getattr(importlib.import_module(module), function))
-    return opened(directory, signature, threads, accelerator, **options)
+    return _Apart(opened(directory, signature, threads, accelerator, **options))

@@ -64,6 +64,25 @@ def test_a_model_converts_and_passes_verification(case: BuildCase, model: str, f
 
 
 @pytest.mark.parametrize("format_name", CONVERT)
+@pytest.mark.parametrize("kind", ["pytorch", "torchscript", "exported-program"])
+def test_a_model_that_writes_into_its_input_is_compared_on_what_it_was_given(
+    case: BuildCase, kind: str, format_name: str
+) -> None:
+    if not isinstance(FORMATS[format_name].convert[kind], Transform):
+        return
+    built = case("InPlace", kind)
+    context = built.context("convert")
+
+    CONVERT[format_name](context)
+
+    verdict = verdict_of(built, context.output, format_name, "fp32")
+    assert verdict["passed"], verdict["gates"]
+    if format_name == "onnx":
+        graph = onnx.load(context.output / "model.onnx").graph
+        assert [output.name for output in graph.output] == ["y"], "the changed input is none of the outputs"
+
+
+@pytest.mark.parametrize("format_name", CONVERT)
 def test_a_model_that_takes_only_multiples_converts_for_all_of_them(case: BuildCase, format_name: str) -> None:
     built = case("Pyramid")
     context = built.context("convert")
@@ -91,7 +110,7 @@ def test_every_source_kind_converts_as_the_table_says(case: BuildCase, kind: str
 
 
 @pytest.mark.parametrize("format_name", BF16)
-@pytest.mark.parametrize("model", ["Cnn", "Attention"])
+@pytest.mark.parametrize("model", ["Cnn", "Attention", "InPlace"])
 def test_bfloat16_passes_its_gates_and_keeps_the_interface(case: BuildCase, model: str, format_name: str) -> None:
     built = case(model)
     context = built.context("convert", seed=0)

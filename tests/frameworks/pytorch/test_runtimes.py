@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from orchestrator.frameworks.pytorch import convert as torch_convert
-from orchestrator.frameworks.pytorch.runtime import TorchRuntime
+from orchestrator.frameworks.pytorch.runtime import TorchRuntime, call
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.optimize.formats import FORMATS
 from orchestrator.spec.signature import Signature, Tensor
@@ -48,6 +49,43 @@ def test_a_runtime_returns_outputs_by_name_and_describes_itself(case: BuildCase,
     facts = runtime.facts()
     assert facts.threads == 1
     assert all(facts.versions.values())
+
+
+class Stateful(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not followed by mypy
+    """Answers with memory of its own, which the next call overwrites."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("answer", torch.zeros(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Twice the input, which becomes zero."""
+        self.answer.copy_(x * 2)
+        x.zero_()
+        return self.answer
+
+
+def test_calls_share_no_arrays(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(Stateful()).save(str(tmp_path / "model.pt"))
+    runtime = open_runtime("torchscript", tmp_path, ANY, 1)
+    x = np.array([1.0, 2.0], np.float32)
+
+    first, second = runtime.run({"x": x})["y"], runtime.run({"x": x + 4})["y"]
+
+    assert x.tolist() == [1.0, 2.0]
+    assert (first.tolist(), second.tolist()) == ([2.0, 4.0], [10.0, 12.0])
+
+
+def test_a_source_shares_no_arrays() -> None:
+    module = Stateful()
+    x = np.array([1.0, 2.0], np.float32)
+
+    first, second = call(module, ANY, {"x": x})["y"], call(module, ANY, {"x": x + 4})["y"]
+
+    assert x.tolist() == [1.0, 2.0]
+    assert (first.tolist(), second.tolist()) == ([2.0, 4.0], [10.0, 12.0])
 
 
 @pytest.mark.parametrize("format_name", CONVERT)
