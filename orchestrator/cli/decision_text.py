@@ -36,7 +36,7 @@ def decision_text(decision: Decision) -> str:
         rows.append(("(baseline)", "framework", "original model", *_runtime_cells(baseline, given), "", ""))
     lines = [
         console.table(_HEADER, rows, right=_NUMBERS),
-        _legend(decision),
+        *([] if decision.baseline is None else [_legend(decision)]),
         "",
         *(line for c in order for line in _fate(c)),
     ]

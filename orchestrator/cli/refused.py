@@ -32,7 +32,8 @@ def _show(error: StepFailed, *, as_json: bool) -> None:
     if as_json:
         error.also["refused"] = {"decision": decision.as_json(), "evidence": str(error.explained_in)}
         return
-    console.print_result(f"\n{decision_text(decision)}\n\ndecision: {error.explained_in} (decision.json, chart.svg)\n")
+    kept = ", ".join(sorted(path.name for path in error.explained_in.iterdir()))
+    console.print_result(f"\n{decision_text(decision)}\n\ndecision: {error.explained_in} ({kept})\n")
     first, *others = error.diagnostics
     # Its notes are the reasons that the decision has just shown, and the places of log and script.
     told = decision.refusal.notes if decision.refusal is not None else ()

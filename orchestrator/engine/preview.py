@@ -82,8 +82,7 @@ def _view(
     *,
     forced: frozenset[str],
 ) -> SavedStep:
-    if blocker := resolver.blocked_by(step, outcomes):
-        message = blocked_message(blocker, outcomes[blocker])
+    if message := resolver.skipped_because(step, outcomes):
         outcomes[step.id] = Outcome("skipped", None, Diagnostic("E408", message, at=step.at))
         return _line(step, "skipped", message, None)
     resolved = resolver.resolve(step, outcomes, forced=step.id in forced)

@@ -15,7 +15,7 @@ from orchestrator.engine.stop import Stop, stop_on_signals
 from orchestrator.errors import Busy, Interrupted, StepFailed
 from orchestrator.events import Observer, StepEnded, StepsPlanned, Stopping
 from orchestrator.plan.expand import expand, held_back
-from orchestrator.plan.resolve import Outcome, Resolver, blocked_message
+from orchestrator.plan.resolve import Outcome, Resolver
 from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.steps.context import Ending
@@ -156,9 +156,9 @@ class _Run:
             for step in list(self._waiting):
                 if step not in self._waiting or not self._is_ready(step):  # the plan may have grown meanwhile
                     continue
-                if blocker := self._resolver.blocked_by(step, self._outcomes):
+                if reason := self._resolver.skipped_because(step, self._outcomes):
                     self._waiting.remove(step)
-                    self._skip(step, blocker)
+                    self._skip(step, reason)
                     progressed = True
                     continue
                 resolved = self._resolver.resolve(step, self._outcomes, forced=step.id in self.forced)
@@ -184,8 +184,7 @@ class _Run:
             return False
         return not self._running if step.exclusive else len(self._running) < self.jobs
 
-    def _skip(self, step: Step, blocker: str) -> None:
-        message = blocked_message(blocker, self._outcomes[blocker])
+    def _skip(self, step: Step, message: str) -> None:
         self._outcomes[step.id] = Outcome("skipped", None, Diagnostic("E408", message, at=step.at))
         self._expand()
         self._observer(StepEnded(step.id, "skipped", 0.0, message))

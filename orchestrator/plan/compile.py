@@ -63,7 +63,7 @@ def plan_of(
         import_step(loaded, model, here),
         *variant_steps(loaded, model, (c.variant for c in candidates)),
         *(verify_step(loaded, model, candidate) for candidate in candidates),
-        runtime_benchmark_step(loaded, model, candidates),
+        runtime_benchmark_step(loaded, model, here, candidates),
         server_benchmark_step(loaded, model, here, candidates),
         select_step(loaded, candidates, refused),
         render_step(loaded, model, here, candidates),

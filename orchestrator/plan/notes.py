@@ -9,6 +9,7 @@ from orchestrator.machine.here import Here
 from orchestrator.optimize.variants import Candidate
 from orchestrator.plan.cuda import cuda_notes
 from orchestrator.plan.found import PlannedModel
+from orchestrator.plan.steps.benchmark import nothing_proves_the_service_level
 from orchestrator.spec.load import LoadedSpec
 
 __all__ = ["plan_notes"]
@@ -19,7 +20,6 @@ def plan_notes(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: 
     spec = loaded.spec
     servers = [here.server(name) for name in sorted({c.backend for c in candidates}) if BACKENDS[name].served]
     notes = [*model.notes, *cuda_notes(spec, here.cuda)]
-    asked = spec.slo.p99_latency is not None or spec.slo.throughput is not None
     for server in servers:
         notes += server.notes
     if spec.model.samples is None:
@@ -38,10 +38,10 @@ def plan_notes(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: 
         notes.append(
             f"this machine has {present:g} CPUs, so `hardware.cpus: {spec.hardware.cpus:g}` is measured on fewer"
         )
-    if asked and spec.slo.enforce and not any(server.present for server in servers):
+    if nothing_proves_the_service_level(spec, here, candidates):
         notes.append(
-            "no server can be measured on this machine, so no candidate can prove `slo`, and `apply` fails with E501 after "
-            "measuring; `slo: {enforce: false}` deploys the best one without that proof"
+            "no server can be measured on this machine, so no candidate can prove `slo`, and `apply` fails with E501 without "
+            "measuring anything; `slo: {enforce: false}` deploys the best one without that proof"
         )
     if not servers:
         return tuple(notes)  # and there is no image

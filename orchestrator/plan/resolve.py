@@ -13,6 +13,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid, StoreFailed
 from orchestrator.machine.user_code import ImportPath, changed_code
 from orchestrator.optimize.sources import SOURCES
+from orchestrator.plan.contenders import nobody_to_measure
 from orchestrator.plan.keys import differences, key_parts, step_key
 from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput
 from orchestrator.spec.load import LoadedSpec
@@ -61,9 +62,9 @@ class Resolved:
 
 
 def blocked_message(producer: str, outcome: Outcome) -> str:
-    """Why a step that needs `producer` is skipped."""
+    """Why a step that needs `producer` is skipped; the first reason of a chain."""
     reason = "failed" if outcome.error is None else outcome.error.message
-    return f"{producer} did not succeed: {reason}"
+    return reason if outcome.status == "skipped" else f"{producer} did not succeed: {reason}"
 
 
 def fates_document(plan: Plan, outcomes: Mapping[str, Outcome]) -> Fates:
@@ -201,6 +202,21 @@ class Resolver:
                 if outcome is not None and outcome.status != "done":
                     return source.step
         return None
+
+    def skipped_because(self, step: Step, outcomes: Mapping[str, Outcome]) -> str:
+        """Why the step is not run: one that it needs failed, or it cannot change the outcome; empty if it is to run."""
+        if (blocker := self.blocked_by(step, outcomes)) is not None:
+            return blocked_message(blocker, outcomes[blocker])
+        if step.pointless or step.contenders is None or any(producer not in outcomes for producer in step.producers):
+            return step.pointless
+        return nobody_to_measure(
+            step,
+            {
+                role: self.trees.path(self.tree_of(source, outcomes))
+                for role, source in self.present_inputs(step, outcomes).items()
+                if isinstance(source, StepOutput)
+            },
+        )
 
     def _code_digests(self, step: Step) -> dict[str, str]:
         return {file.name(self._plan.project): self.file_digest(file) for file in step.code}

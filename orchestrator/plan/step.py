@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from orchestrator.artifacts.document import Document
 from orchestrator.diagnostics import Diagnostic
@@ -110,6 +110,9 @@ class Step:
         at: the place of the spec that asks for it.
         timeout: seconds.
         gathers_fates: gets the fates of all candidates' steps as an input with the role `fates`.
+        contenders: whom it measures: candidates that passed verification, or the finalists of the runtime benchmark. With none
+            left it is skipped.
+        pointless: why it cannot change the outcome whatever it finds, so that it is skipped; empty if it can.
         only_winner: of the roles `variant:NAME` only the one that winner.json (role `winner`) names is an input.
     """
 
@@ -135,6 +138,8 @@ class Step:
     timeout: float = 600.0
     gathers_fates: bool = False
     only_winner: bool = False
+    contenders: Literal["verified", "finalists"] | None = None
+    pointless: str = ""
 
     @property
     def producers(self) -> frozenset[str]:

@@ -52,7 +52,7 @@ class _Point:
 
 
 def chart(decision: Decision) -> str:
-    """The SVG of a decision; the same decision always gives the same text."""
+    """The SVG of a decision, empty if nothing was measured; the same decision always gives the same text."""
     limit = decision.slo.p99_latency
     panels = [
         ("Runtimes without a server", "median call time with the smallest batch, ms", _runtimes(decision), None),
@@ -63,7 +63,9 @@ def chart(decision: Decision) -> str:
         for heading, axis, points, line in panels
         if (finite := [point for point in points if math.isfinite(point.x) and math.isfinite(point.y)])
     ]
-    height = _PANEL * max(1, len(drawn))
+    if not drawn:
+        return ""
+    height = _PANEL * len(drawn)
     outcome = "nothing won" if decision.winner is None else f"{decision.winner.candidate} won"
     title = f"Candidates for {decision.objective}: {outcome}"
     parts = [

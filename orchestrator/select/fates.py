@@ -144,7 +144,7 @@ def _gate(result: GateResult) -> str:
 
 def _runtime_fate(result: CandidateRuntimeResult | None, objective: Objective) -> _Fate:
     if result is None:
-        return "not measured", "the runtime benchmark was not run"
+        return "not measured", "no server can be measured on this machine, and only a server can prove `slo`"
     match result.fate:
         case "dominated" | "out of memory":
             return result.fate, result.reason, result.error

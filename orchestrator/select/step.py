@@ -43,7 +43,7 @@ _METHOD = {
 
 
 def select(context: StepContext) -> dict[str, Any]:
-    """Pick the winner; writes a `Decision`, `chart.svg` and, if something won, a `Winner`.
+    """Pick the winner; writes a `Decision`, `chart.svg` if anything was measured, and a `Winner` if something won.
 
     Inputs: `import`, `fates`, and if they exist `runtime`, `server`, `verdict:CANDIDATE`, `variant:VARIANT`.
 
@@ -68,7 +68,8 @@ def select(context: StepContext) -> dict[str, Any]:
     ]
     refusal = None
     if choice is None:
-        refusal = _service_level_not_met(left, decided, levels) if left else _no_candidate_left(decided)
+        unproven = left or [c for c in decided if runtime is None and c.fate == "not measured"]
+        refusal = _service_level_not_met(unproven, decided, levels) if unproven else _no_candidate_left(decided)
     variants = {variant: path for role, path in context.inputs.items() if (variant := variant_of(role)) is not None}
     measured_on = server or runtime
     decision = Decision(
@@ -109,7 +110,8 @@ def _draw(decision: Decision, folder: Path) -> Decision:
         traceback.print_exc()
         note = f"there is no chart.svg, because it could not be drawn: {type(error).__name__}: {headline(error)}"
         return decision.model_copy(update={"notes": (*decision.notes, note)})
-    (folder / "chart.svg").write_text(drawn, encoding="utf-8")
+    if drawn:
+        (folder / "chart.svg").write_text(drawn, encoding="utf-8")
     return decision
 
 
@@ -278,7 +280,7 @@ def _service_level_not_met(
     Args:
         left: these candidates.
         candidates: all of them, with their fates.
-        levels: of those in `left`.
+        levels: of those in `left` that were measured.
     """
     if all(c.over_the_wire is None for c in left):
         cause = "a service level can only be proven over the wire, and no server could be measured"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["WEIGHTS", "file_role", "is_source", "variant_of", "variant_role", "verdict_role"]
+__all__ = ["WEIGHTS", "file_role", "is_source", "is_verdict", "variant_of", "variant_role", "verdict_role"]
 
 WEIGHTS = "weights"
 """The model as given: its file, the first of its files, or its folder."""
@@ -33,3 +33,8 @@ def variant_of(role: str) -> str | None:
 def verdict_role(candidate: str) -> str:
     """What `verify` left, by the candidate's name."""
     return f"{_VERDICT}{candidate}"
+
+
+def is_verdict(role: str) -> bool:
+    """Whether it is what `verify` left of some candidate."""
+    return role.startswith(_VERDICT)

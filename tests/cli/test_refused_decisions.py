@@ -36,7 +36,7 @@ def test_the_table_and_the_reasons_come_before_the_error_which_does_not_repeat_t
     shown = capsys.readouterr().out
     assert shown.split()[0] == "candidate"
     assert "onnx-fp32: slo missed: p99 31.2 ms at 200/s, 11.2 ms over the limit of 20 ms" in " ".join(shown.split())
-    assert f"decision: {refused.explained_in} (decision.json, chart.svg)" in shown
+    assert f"decision: {refused.explained_in} (chart.svg, decision.json)" in shown
     assert caught.value.diagnostics[0].message == "no candidate meets the SLO"
     assert caught.value.diagnostics[0].notes == ()
 

@@ -20,12 +20,14 @@ import pytest
 from orchestrator.artifacts.fates import Fates, StepFate
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.executors.local import LocalExecutor
+from orchestrator.engine.preview import preview
 from orchestrator.engine.step_runner import StepRunner
 from orchestrator.engine.stop import Stop
 from orchestrator.errors import Interrupted, SpecInvalid, StepFailed
 from orchestrator.events import StepEnded
 from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.step import FileInput, StepOutput
+from orchestrator.release.live import Live
 from orchestrator.steps.context import Ending
 from orchestrator.store.gc import collect
 
@@ -128,6 +130,48 @@ def test_a_refusal_that_explains_itself_is_kept_with_its_documents(project: Proj
     file.write_text("other", encoding="utf-8")
     assert refused().read_text(encoding="utf-8") == "reasons", "what is damaged is made again"
     assert project.runs() == 2
+
+
+@pytest.mark.parametrize(("texts", "measured"), [(["a", "b"], False), (["a", "good"], True)])
+def test_nobody_is_measured_if_nobody_passed_verification(project: Project, texts: list[str], measured: bool) -> None:
+    written = [
+        replace(project.step("w", "write", params={"text": text, "runs": str(project.folder / "made")}), id=f"w{n}")
+        for n, text in enumerate(texts)
+    ]
+    judged = [
+        project.step(f"verify.{step.id}", "judge", inputs={"text": StepOutput(step.id)}, candidate=step.id)
+        for step in written
+    ]
+    verdicts = {f"verdict:{step.id}": StepOutput(step.id) for step in judged}
+    failed = project.step("verify.c", "refuse", candidate="c")
+    benchmark = project.write_step(
+        inputs={**verdicts, "verdict:c": StepOutput("verify.c")},
+        optional=frozenset({*verdicts, "verdict:c"}),
+        contenders="verified",
+    )
+    after = project.step("after", "write", params={"text": "x", "runs": str(project.folder / "after")},
+                         inputs={"runtime": StepOutput("write")}, optional=frozenset({"runtime"}))  # fmt: skip
+    outcomes = project.run(*written, *judged, failed, benchmark, after)
+    assert (project.runs() == 1) is measured
+    assert outcomes["write"].status == ("done" if measured else "skipped")
+    assert outcomes["after"].status == "done", "the selection decides without it"
+    if not measured:
+        error = outcomes["write"].error
+        assert error is not None
+        assert error.message == "no candidate passed verification, so there is nothing to measure"
+        planned = preview(
+            project.plan(*written, *judged, failed, benchmark, after),
+            Resolver(project.loaded, project.plan(), project.store),
+            Live(None, None),
+        )
+        assert {step.id: step.status for step in planned.steps}["write"] == "skipped"
+        assert not planned.changes
+
+
+def test_a_measurement_that_proves_nothing_is_not_made(project: Project) -> None:
+    outcomes = project.run(project.write_step(pointless="no server can be measured"))
+    assert outcomes["write"].status == "skipped"
+    assert project.runs() == 0
 
 
 def test_a_refusal_without_documents_leaves_nothing(project: Project) -> None:

@@ -333,6 +333,18 @@ def test_a_decision_without_any_measurement_is_written_too(tmp_path: Path) -> No
     assert "help: do without foo." in text
 
 
+def test_a_service_level_that_nothing_can_prove_is_refused_as_that_without_measurements(tmp_path: Path) -> None:
+    made = context(tmp_path, [candidate(FP32)], [], None)
+    del made.inputs["runtime"]  # type: ignore[attr-defined]
+    with pytest.raises(StepError) as caught:
+        select(made)
+    assert caught.value.code == "E501"
+    assert "run `mlo doctor`" in caught.value.remedy
+    why = "onnx-fp32: not measured: no server can be measured on this machine, and only a server can prove `slo`"
+    assert caught.value.notes == (why,)
+    assert not (made.output / "chart.svg").exists()
+
+
 @pytest.mark.parametrize(
     ("p99", "rows"), [(0.0, 1000.0), (0.008, 0.0), (0.0, 0.0), (math.inf, 1000.0), (5e-324, 5e-324)]
 )

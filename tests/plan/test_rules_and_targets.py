@@ -114,6 +114,7 @@ def test_a_service_level_that_nothing_can_prove_is_reported_before_anything_runs
     plan = planned(KERAS + DEVICES + slo)
 
     assert any("`slo: {enforce: false}`" in note for note in plan.notes) == told
+    assert bool(plan.step("benchmark.runtime").pointless) == told
 
 
 def test_a_candidate_with_a_server_can_prove_a_service_level_for_a_folder(planned: Planned) -> None:

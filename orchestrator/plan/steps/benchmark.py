@@ -20,13 +20,24 @@ from orchestrator.steps.parameters import RuntimeBenchmarkParameters, ServerBenc
 from orchestrator.steps.roles import variant_role, verdict_role
 from orchestrator.steps.runtime_options import Batching
 
-__all__ = ["batch_sizes", "candidate_outputs", "runtime_benchmark_step", "server_benchmark_step", "service_level"]
+__all__ = [
+    "batch_sizes",
+    "candidate_outputs",
+    "nothing_proves_the_service_level",
+    "runtime_benchmark_step",
+    "server_benchmark_step",
+    "service_level",
+]
+
+_NO_PROOF = "no server can be measured on this machine, so no candidate can prove `slo`"
 
 _BESIDES_MEASURING = 600.0
 """Seconds that a benchmark may take besides measuring, such as loading models and starting servers."""
 
 
-def runtime_benchmark_step(loaded: LoadedSpec, model: PlannedModel, candidates: Sequence[Candidate]) -> Step:
+def runtime_benchmark_step(
+    loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: Sequence[Candidate]
+) -> Step:
     """The step that measures all candidates and the model as given in their runtimes."""
     spec = loaded.spec
     parameters = RuntimeBenchmarkParameters(
@@ -56,6 +67,8 @@ def runtime_benchmark_step(loaded: LoadedSpec, model: PlannedModel, candidates: 
         exclusive=True,
         at=("benchmark",),
         timeout=spec.optimize.time_budget + _BESIDES_MEASURING,
+        contenders="verified",
+        pointless=_NO_PROOF if nothing_proves_the_service_level(spec, here, candidates) else "",
     )
 
 
@@ -97,7 +110,15 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
         exclusive=True,
         at=("slo",),
         timeout=spec.optimize.time_budget + _BESIDES_MEASURING,
+        contenders="finalists",
     )
+
+
+def nothing_proves_the_service_level(spec: ModelDeployment, here: Here, candidates: Sequence[Candidate]) -> bool:
+    """Whether an enforced `slo` cannot be met here, because no candidate has a server that can be measured."""
+    if not spec.slo.enforce or (spec.slo.p99_latency is None and spec.slo.throughput is None):
+        return False
+    return not any(BACKENDS[c.backend].served and here.server(c.backend).present for c in candidates)
 
 
 def candidate_outputs(candidates: Sequence[Candidate]) -> dict[str, StepInput]:

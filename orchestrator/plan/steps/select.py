@@ -46,7 +46,7 @@ def select_step(loaded: LoadedSpec, candidates: Sequence[Candidate], refused: Se
             "runtime": StepOutput("benchmark.runtime"),
             "server": StepOutput("benchmark.server"),
         },
-        optional=frozenset(inputs),
+        optional=frozenset({*inputs, "runtime", "server"}),  # with nobody to measure, they are skipped
         at=("slo",),
         gathers_fates=True,
         light=True,
