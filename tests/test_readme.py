@@ -1,4 +1,4 @@
-"""What the README says of sources, formats and backends is what the tables say."""
+"""What the README and the pages say of sources, formats, backends and limits is what the tables say."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from orchestrator.backends.table import backends_of
 from orchestrator.optimize.formats import FORMATS, Unsupported
 from orchestrator.optimize.sources import SOURCES
+from orchestrator.spec.gates import DEFAULT_GATES
+from orchestrator.verify.gates import COLUMN_ROOM
 
 README = Path(__file__).parents[1] / "README.md"
 WORDS = {
@@ -55,3 +57,24 @@ def test_the_table_of_kinds_is_current() -> None:
     found = re.search(r"<!-- kinds -->\n(.*?)\n<!-- /kinds -->", README.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     assert found[1] == table(), f"write into the README:\n{table()}"
+
+
+def test_the_default_limits_are_current() -> None:
+    gates = list(DEFAULT_GATES.values())
+    rows: dict[str, list[float] | list[str]] = {
+        "max_abs_error": [each.max_scaled_error for each in gates],
+        "min_cosine": [each.limits["min_cosine"] for each in gates],
+        "max_column_error": [COLUMN_ROOM * each.max_scaled_error for each in gates],
+        "min_column_cosine": [1 - COLUMN_ROOM * (1 - each.limits["min_cosine"]) for each in gates],
+        "min_top1_agreement": [each.limits["min_top1_agreement"] for each in gates],
+        "values of edge cases": ["gated" if each.edges_by_value else "measured only" for each in gates],
+    }
+    page = (README.parent / "docs" / "verify.md").read_text(encoding="utf-8")
+    section = re.search(r"## Default limits\n\n(.*?)\n\n", page, re.DOTALL)
+    assert section is not None
+    header, _, *lines = section[1].splitlines()
+    assert header == f"| | {' | '.join(DEFAULT_GATES)} |"
+    for line, (name, values) in zip(lines, rows.items(), strict=True):
+        first, *cells = line.strip("| ").split(" | ")
+        assert first.startswith(name)
+        assert cells == [value if isinstance(value, str) else f"{value:.6g}" for value in values], name

@@ -6,7 +6,15 @@ from orchestrator.artifacts.decision import Distance, LevelStatus
 from orchestrator.artifacts.measurement import NotMeasured, rate_text
 from orchestrator.artifacts.server_report import P99Level, ServerMeasurement, ThroughputLevel, WireResult
 
-__all__ = ["call_text", "distance", "distance_text", "milliseconds", "service_level", "wire_is_the_cause"]
+__all__ = [
+    "call_text",
+    "distance",
+    "distance_text",
+    "faster_wire",
+    "milliseconds",
+    "service_level",
+    "wire_is_the_cause",
+]
 
 _LATE = "the load generator sent its requests late"
 _LIMITED = "the load generator could not send clearly more"
@@ -72,18 +80,19 @@ def _p99_text(server: ServerMeasurement, level: P99Level) -> str:
     if level.status == "missed" and wire_is_the_cause(server):
         text += (
             f"; {call_text(server.over)}: the rest is transfer and coding of {server.over.request_bytes / 1e6:.2g} MB"
-            f"{_faster_wire(server)}"
         )
+        if (best := faster_wire(server)) is not None:
+            text += f"; {call_text(best)}"
     return text
 
 
-def _faster_wire(server: ServerMeasurement) -> str:
-    """What the fastest wire would save, if that is half of what is around the model."""
+def faster_wire(server: ServerMeasurement) -> WireResult | None:
+    """The fastest wire, if it saves at least half of what is around the model with the one that was measured."""
     best = min((each for each in server.wires if each.call is not None), key=lambda each: each.call or 0.0)
     around, others = best.around, server.over.around
     if best is server.over or around is None or others is None or around > others / 2:
-        return ""
-    return f"; {call_text(best)}: set `serving.wire: {best.wire}`"
+        return None
+    return best
 
 
 def wire_is_the_cause(server: ServerMeasurement) -> bool:

@@ -23,7 +23,7 @@ from orchestrator.select.chart import chart
 from orchestrator.select.fates import ConsideredCandidate, candidate_before_selection
 from orchestrator.select.notes import decision_notes
 from orchestrator.select.ranking import Choice, choose, choose_by_runtime, compared
-from orchestrator.select.service_level import distance, distance_text, service_level, wire_is_the_cause
+from orchestrator.select.service_level import distance, distance_text, faster_wire, service_level, wire_is_the_cause
 from orchestrator.steps.context import StepContext, StepError, headline
 from orchestrator.steps.parameters import SelectParameters
 from orchestrator.steps.roles import variant_of, variant_role, verdict_role
@@ -266,6 +266,9 @@ def _no_candidate_left(candidates: Sequence[ConsideredCandidate]) -> StepError:
 
 def _other_wire(slowed: Sequence[ConsideredCandidate]) -> str:
     """What helps candidates whose calls take long because of the wire."""
+    measured = [best.wire for c in slowed if c.over_the_wire is not None and (best := faster_wire(c.over_the_wire))]
+    if measured:
+        return f"set `serving.wire: {measured[0]}`, which clients must use then"
     used = {c.over_the_wire.wire for c in slowed if c.over_the_wire is not None}
     if used == {"json"} and any("binary" in serving_backend(c.backend).wires for c in slowed):
         return "if clients can send raw tensors, set `serving.wire: binary`"
