@@ -402,8 +402,8 @@ def test_a_service_level_missed_because_of_the_wire_names_the_wire(tmp_path: Pat
             tmp_path / "measured",
             *(server_candidate(name, p99=0.238, over=100, wires=measured) for name in (FP32, INT8)),
         )
-    assert "a call takes 20 ms with gRPC, of which the model takes 7 ms" in caught.value.message
-    assert "serving.wire" not in caught.value.message, "the remedy says so"
+    assert "a call takes 20 ms with gRPC, of which the model takes 7 ms" in caught.value.notes[0]
+    assert "serving.wire" not in caught.value.notes[0], "the remedy says so"
     assert caught.value.remedy.startswith("set `serving.wire: grpc`, which clients must use then; ")
     both = (wire_result("binary", call=0.2, model=0.007), *json_alone)
     slow = [server_candidate(name, p99=0.238, over=100, wires=both) for name in (FP32, INT8)]
