@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,17 @@ Inputs = Mapping[str, np.ndarray[Any, Any]]
 """By the model's own names."""
 
 
-def onnx(model: Path, inputs: Inputs) -> list[Any]:
-    """ONNX Runtime, with its defaults."""
+def onnx(model: Path, inputs: Inputs, outputs: Sequence[str]) -> list[Any]:
+    """ONNX Runtime, with its defaults; only these outputs, since others may be no tensors."""
     import onnxruntime  # noqa: PLC0415 - each framework in a process without the others
 
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    return list(session.run(None, dict(inputs)))
+    return list(session.run(list(outputs), dict(inputs)))
 
 
-def tflite(model: Path, inputs: Inputs) -> list[Any]:
+def tflite(model: Path, inputs: Inputs, outputs: Sequence[str]) -> list[Any]:
     """LiteRT's interpreter, by position: names of a signature are not those of its tensors."""
+    del outputs  # by position too
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - each framework in a process without the others
 
     interpreter = Interpreter(str(model))
@@ -37,10 +38,11 @@ def tflite(model: Path, inputs: Inputs) -> list[Any]:
     return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
 
 
-def keras(model: Path, inputs: Inputs) -> list[Any]:
+def keras(model: Path, inputs: Inputs, outputs: Sequence[str]) -> list[Any]:
     """Keras, in inference mode."""
     import tensorflow as tf  # noqa: PLC0415 - each framework in a process without the others
 
+    del outputs  # all, in the model's order
     given = [tf.constant(array) for array in inputs.values()]
     loaded = tf.keras.models.load_model(str(model), compile=False)
     return [
@@ -48,18 +50,18 @@ def keras(model: Path, inputs: Inputs) -> list[Any]:
     ]
 
 
-def saved_model(model: Path, inputs: Inputs) -> list[Any]:
-    """TensorFlow's loader of version 1, which needs no object graph; outputs by name, sorted."""
+def saved_model(model: Path, inputs: Inputs, outputs: Sequence[str]) -> list[Any]:
+    """TensorFlow's loader of version 1, which needs no object graph."""
     import tensorflow as tf  # noqa: PLC0415 - each framework in a process without the others
 
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(model))
         signature = loaded.signature_def["serving_default"]
-        fetched = [signature.outputs[name].name for name in sorted(signature.outputs)]
+        fetched = [signature.outputs[name].name for name in outputs]
         return list(session.run(fetched, {signature.inputs[name].name: array for name, array in inputs.items()}))
 
 
-RUN: dict[str, Callable[[Path, Inputs], list[Any]]] = {
+RUN: dict[str, Callable[[Path, Inputs, Sequence[str]], list[Any]]] = {
     "onnx": onnx, "tflite": tflite, "keras": keras, "saved-model": saved_model,
 }  # fmt: skip
 
@@ -67,9 +69,10 @@ RUN: dict[str, Callable[[Path, Inputs], list[Any]]] = {
 def main() -> None:
     """See the module."""
     kind, model, names, inputs, outputs = sys.argv[1:]
+    own = json.loads(Path(names).read_text(encoding="utf-8"))
     with np.load(inputs) as file:
-        given = {own: file[name] for name, own in json.loads(Path(names).read_text(encoding="utf-8")).items()}
-    np.savez(outputs, *RUN[kind](Path(model), given))
+        given = {tensor: file[name] for name, tensor in own["inputs"].items()}
+    np.savez(outputs, *RUN[kind](Path(model), given, list(own["outputs"].values())))
 
 
 if __name__ == "__main__":

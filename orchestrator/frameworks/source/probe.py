@@ -184,6 +184,8 @@ def _integers(signature: Signature, answer: Answer, shown: Mapping[str, IntegerR
         whole = np.iinfo(dtype)
         if name in reasons and drawn.low == -drawn.high - 1 < -1:  # the negative ones count from the end of a table
             found[name] = ProbedInput((0, drawn.high), None, f"ids: it looks up a table of {drawn.high + 1:,}")
+        elif name in reasons and _grows(signature, name, drawn.high, ranges, answer):
+            found[name] = ProbedInput((max(0, drawn.low), drawn.high), None, _length(drawn.high), question=True)
         elif name in reasons:
             found[name] = ProbedInput((drawn.low, drawn.high), None, f"others fail: {shortened(reasons[name])}")
         elif name in shown:
@@ -195,6 +197,26 @@ def _integers(signature: Signature, answer: Answer, shown: Mapping[str, IntegerR
         elif (drawn.low, drawn.high) != (whole.min, whole.max) or drawn.high >= LARGEST_INTEGER:
             found[name] = ProbedInput(None, None, _unknown(drawn), question=True)
     return found
+
+
+def _grows(signature: Signature, name: str, high: int, ranges: Mapping[str, IntegerRange], answer: Answer) -> bool:
+    """Whether the input may hold more than `high`, the most that works with all sizes, where all sizes are at their largest."""
+    batch = signature.batch
+    sizes = {dim: (low if dim == batch else most,) * 2 for dim, (low, most) in signature.dims.items()}
+    largest = replace(signature, dims=sizes)
+    inputs = first_call(random_samples(largest, 0, ranges), largest)
+    try:
+        answer({**inputs, name: np.full_like(inputs[name], high + 1)})
+    except (StepError, MemoryError):
+        return False
+    return True
+
+
+def _length(high: int) -> str:
+    return (
+        f"up to {high} works with all sizes of the inputs, and more with larger ones, as for a length or a position: "
+        "give real `samples`, and then leave its `range` out"
+    )
 
 
 def _unused(

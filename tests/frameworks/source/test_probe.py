@@ -263,3 +263,20 @@ def test_an_output_without_a_batch_where_there_is_one_row() -> None:
     assert "the number of dimensions of the output `y` is another in larger batches" in found.dims["batch"].reason
     assert found.misdeclared == {}
     assert not found.questions
+
+
+def test_a_length_that_may_be_more_where_the_inputs_are_larger_is_a_question() -> None:
+    inputs = [SOUND, Tensor("lengths", "int64", ("batch",))]
+
+    def model(given: Mapping[str, Array]) -> Any:
+        size = given["sound"].shape[1]
+        if size < 100:
+            raise refuse("too short")
+        if (abs(given["lengths"]) > size).any():
+            raise refuse("out of bounds")
+        return given["sound"].sum(axis=1, keepdims=True)
+
+    found = probed(inputs, {"batch": (1, 64), "samples": (1, 128)}, model).inputs["lengths"]
+    assert found.range == (0, 100)
+    assert found.question
+    assert "up to 100 works with all sizes of the inputs, and more with larger ones" in found.reason
