@@ -27,6 +27,31 @@ _REMEDIES = {
 """A word in the reason of a skipped test → the command that installs what it needs."""
 
 
+@pytest.fixture(autouse=True, scope="session")
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder in which the names that these tests serve are not those of the user; the rest is the user's.
+
+    Measurements still take turns with those of other runs on this machine.
+    """
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = own_cache(tmp_path_factory.mktemp("cache"), users)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+def own_cache(folder: Path, users: Path) -> Path:
+    """Fill a folder with links to what is in the user's cache, except for the names that are served."""
+    (users / "mlo" / "measuring.queue").mkdir(parents=True, exist_ok=True)
+    (folder / "mlo").mkdir(parents=True)
+    for name in ("measuring.queue", "measuring.lock"):
+        (folder / "mlo" / name).symlink_to(users / "mlo" / name)
+    for entry in users.iterdir():
+        if entry.name != "mlo":
+            (folder / entry.name).symlink_to(entry)
+    return folder
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Let the workers of a run share the machine, but give it to a test that is marked `alone` for itself."""

@@ -59,13 +59,12 @@ def apply(
     or refused if anything that it was made from has changed. If no candidate wins, the decision is shown and kept all the
     same, and nothing is deployed.
     """
-    store = open_store()
     released: list[Released] = []
     stop = Stop()
     # Read all before applying the first, so that a mistake in the last one does not stop the run half-way.
-    plans = [plan for path in specs for plan in _plans(path, store, replaced, platform, environment)]
+    plans = [plan for path in specs for plan in _plans(path, replaced, platform, environment)]
     try:
-        for planned, approved in plans:
+        for planned, store, approved in plans:
             if planned.loaded.warnings:
                 console.show_diagnostics(planned.loaded.warnings)
             if not (yes or approved):
@@ -89,17 +88,17 @@ def apply(
 
 def _plans(
     path: Path,
-    store: Store,
     replaced: tuple[str, ...],
     platform: Path | None,
     environment: str | None,
-) -> list[tuple[Planned, bool]]:
-    """The plans to apply, each with whether it is a saved plan and thereby approved."""
+) -> list[tuple[Planned, Store, bool]]:
+    """The plans to apply, each with the store of its spec, and whether it is a saved plan and thereby approved."""
     if path.suffix != ".json":
+        store = open_store(path.parent)
         planned = make_plan(
             path, store, platform=platform, environment=environment, replaced=replaced, observer=lines()
         )
-        return [(planned, False)]
+        return [(planned, store, False)]
     if replaced or platform or environment:
         raise UsageError(
             Diagnostic(
@@ -109,7 +108,8 @@ def _plans(
                 remedy=f"omit them, or plan again: mlo plan SPEC --out {path}",
             )
         )
-    return [(plan_from_file(path, document, store), True) for document in read_plan_file(path)]
+    saved = [(document, open_store(Path(document.spec).parent)) for document in read_plan_file(path)]
+    return [(plan_from_file(path, document, store), store, True) for document, store in saved]
 
 
 def _ask(planned: Planned) -> None:

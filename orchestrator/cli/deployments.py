@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
+from orchestrator.store.served import served_by_others
 from orchestrator.store.state import Deployment
 from orchestrator.store.store import Store
 
@@ -21,11 +23,18 @@ def find_deployment(store: Store, name: str) -> Deployment:
     known = store.state.read().deployments
     if name in known:
         return known[name]
+    others = served_by_others(store.home.root, name)
     close = difflib.get_close_matches(name, known, 1)
-    if close:
+    if others:
+        remedy = (
+            f"another store serves it: MLO_HOME={shlex.quote(others[0].store)}, or run the command in its repository"
+        )
+    elif close:
         remedy = f"did you mean `{close[0]}`?"
     elif known:
         remedy = f"deployed here: {', '.join(sorted(known))}"
     else:
-        remedy = f"nothing is deployed from {store.home.root}; run `mlo apply SPEC`, or set MLO_HOME to another store"
-    raise UsageError(Diagnostic("E602", f"there is no deployment `{name}`", remedy=remedy))
+        remedy = "nothing is deployed from it; run `mlo apply SPEC`, or the command in another repository"
+    raise UsageError(
+        Diagnostic("E602", f"there is no deployment `{name}`", cause=f"the store is {store.home.root}", remedy=remedy)
+    )

@@ -44,7 +44,7 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
         return
     from orchestrator.engine.planning import make_plan  # noqa: PLC0415 - not needed for codes
 
-    store = open_store()
+    store = open_store(Path(what).parent)
     planned = make_plan(Path(what), store, platform=platform, environment=environment)
     steps = {step.id: step for step in planned.preview.steps}
     decision = planned.decision(store)

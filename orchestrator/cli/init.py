@@ -13,7 +13,7 @@ from typing import get_args
 import click
 
 from orchestrator.cli import console
-from orchestrator.cli.options import json_option, locate_home
+from orchestrator.cli.options import json_option, locate_home, open_store
 from orchestrator.cli.progress import watch
 from orchestrator.cli.visible import shown_line
 from orchestrator.diagnostics import Diagnostic
@@ -96,14 +96,14 @@ def init(
     spec = None if output == _STANDARD_OUTPUT else _spec_file(output or Path(), name, force=force)
     folder = Path() if spec is None else spec.parent
     random_file = None if spec is None or samples is not None else _random_file(folder, name, force=force)
-    home = locate_home()
+    home = locate_home(folder)
     _refuse_inside(model.path, folder, home.root)
     if model.remark:
         console.print_note(f"using {model.path}: {model.remark}")
     began = time.monotonic()
     settings = {} if signature is None else {"signature": signature}
     wanted = DraftRequest(model, name, folder, samples, random_file, settings, run=not no_run)
-    store = Store.open(home)
+    store = open_store(folder)
     with watch(show_cached=False) as observer:
         draft, made = draft_spec(wanted, store, observer)
     store.stat_cache.save()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from orchestrator.store.home import Home
     from orchestrator.store.store import Store
 
-__all__ = ["json_option", "locate_home", "lock_timeout_option", "open_store", "spec_options"]
+__all__ = ["find_store", "json_option", "locate_home", "lock_timeout_option", "open_store", "spec_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,15 +48,37 @@ def lock_timeout_option(command: F) -> F:
     )(command)
 
 
-def locate_home() -> Home:
-    """Where the store is or would be created: MLO_HOME, or .mlo in the current directory."""
+def locate_home(folder: Path | None = None) -> Home:
+    """Where the store is or would be created: MLO_HOME, or .mlo at the root of the repository.
+
+    Args:
+        folder: of the spec; by default the working folder.
+    """
     from orchestrator.store.home import Home  # noqa: PLC0415 - not needed for the help
 
-    return Home.find(Path.cwd(), os.environ)
+    return Home.find(folder or Path.cwd(), os.environ)
 
 
-def open_store() -> Store:
-    """The store, created if it does not exist."""
+def open_store(folder: Path | None = None) -> Store:
+    """The store, created if it does not exist, which is then said.
+
+    Args:
+        folder: of the spec; by default the working folder.
+    """
+    from orchestrator.cli import console  # noqa: PLC0415 - not needed for the help
     from orchestrator.store.store import Store  # noqa: PLC0415 - not needed for the help
 
-    return Store.open(locate_home())
+    home = locate_home(folder)
+    is_new = not home.root.exists()
+    store = Store.open(home)
+    if is_new:
+        console.print_note(f"store: {home.root} (new)")
+    return store
+
+
+def find_store() -> Store:
+    """The store that belongs to the working folder, for commands that only look at it: it is not created."""
+    from orchestrator.store.store import Store  # noqa: PLC0415 - not needed for the help
+
+    home = locate_home()
+    return Store.open(home) if home.root.exists() else Store.at(home)

@@ -50,10 +50,10 @@ def plan(
 
     Changes nothing. If inputs and outputs are not in the spec, the model is read once to find them.
     """
-    store = open_store()
     plans: list[SavedPlan] = []
     changes = False
     for path in specs:
+        store = open_store(path.parent)
         planned = make_plan(
             path, store, platform=platform, environment=environment, replaced=replaced, observer=lines()
         )
@@ -63,7 +63,7 @@ def plan(
             console.show_diagnostics(planned.loaded.warnings)
         if not as_json:
             console.print_result(plan_text(plans[-1]))
-    store.stat_cache.save()
+        store.stat_cache.save()
     if out is not None:
         write_plan_file(out, plans)
         console.print_note(f"saved; apply exactly this plan with: mlo apply {out}")

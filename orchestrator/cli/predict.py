@@ -10,7 +10,7 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.deployments import find_deployment
-from orchestrator.cli.options import json_option, open_store
+from orchestrator.cli.options import find_store, json_option
 
 __all__ = ["predict"]
 
@@ -43,7 +43,7 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
     from orchestrator.release.served import served_signature  # noqa: PLC0415
     from orchestrator.targets.client import infer, read_inputs  # noqa: PLC0415
 
-    store = open_store()
+    store = find_store()
     deployment = find_deployment(store, name)
     url = target_of(deployment, store).url()
     signature = served_signature(store, deployment)

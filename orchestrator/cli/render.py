@@ -52,7 +52,7 @@ def render(spec: Path, output: Path, force: bool, platform: Path | None, environ
     Runs the required steps that are not cached; deploys nothing. The output is reproducible for the same winner and spec.
     """
     _check_output(output, force=force)
-    store = open_store()
+    store = open_store(spec.parent)
     planned = make_plan(spec, store, platform=platform, environment=environment, observer=lines())
     with refused_decisions(), watch(show_cached=planned.preview.changes) as observer:
         outcomes = run_steps(planned, store, observer, Stop())

@@ -8,7 +8,7 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.deployments import find_deployment
-from orchestrator.cli.options import json_option, lock_timeout_option, open_store
+from orchestrator.cli.options import find_store, json_option, lock_timeout_option
 from orchestrator.cli.progress import watch
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
@@ -32,7 +32,7 @@ def history(name: str, as_json: bool) -> None:
 
     Revisions marked `kept` are still at the target, so returning to one neither copies nor starts anything new.
     """
-    store = open_store()
+    store = find_store()
     deployment = find_deployment(store, name)
     there = target_of(deployment, store).history()
     rows = [
@@ -82,7 +82,7 @@ def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_tim
 
     The current revision serves until then. TensorFlow Serving keeps both versions loaded and only moves its label.
     """
-    store = open_store()
+    store = find_store()
     deployment = find_deployment(store, name)
     if not yes:
         if not sys.stdin.isatty():

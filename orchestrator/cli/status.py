@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import click
 
 from orchestrator.cli import console
 from orchestrator.cli.deployments import find_deployment
-from orchestrator.cli.options import json_option, lock_timeout_option, open_store
+from orchestrator.cli.options import find_store, json_option, lock_timeout_option
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import ExitCode, MloError, UsageError
 from orchestrator.events import Event, Waiting
 from orchestrator.release.go_live import target_of
 from orchestrator.release.removal import remove
+from orchestrator.store.served import served_by_others
 from orchestrator.store.state import Deployment
 from orchestrator.store.store import Store
 
@@ -38,15 +40,16 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
 
     Exits with 1 if a deployment is not healthy.
     """
-    store = open_store()
+    store = find_store()
     known = store.state.read().deployments
     wanted = [find_deployment(store, name) for name in names] if names else [known[name] for name in sorted(known)]
     rows = [_row(deployment, store) for deployment in wanted]
     if as_json:
-        console.print_json({"deployments": rows})
+        console.print_json({"store": str(store.home.root), "deployments": rows})
     elif not rows:
-        console.print_result("nothing is deployed; try: mlo apply SPEC")
+        console.print_result(f"nothing is deployed from {store.home.root}; try: mlo apply SPEC")
     else:
+        console.print_result(f"store: {store.home.root}\n")
         header = ("name", "target", "health", "revision", "backend", "variant", "endpoint")
         cells = [
             [click.style(str(row[c]), fg=_COLOURS.get(str(row[c]))) if c == "health" else str(row[c]) for c in header]
@@ -59,6 +62,9 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
             if row["reason"]:
                 what = "cannot be observed" if row["health"] == "unknown" else f"is {row['health']}"
                 console.print_result(f"{row['name']} {what}: {row['reason']}")
+    if not as_json and not names:
+        for other in served_by_others(store.home.root):
+            console.print_note(f"another store serves {other.name}: MLO_HOME={shlex.quote(other.store)} mlo status")
     if any(row["health"] != "healthy" for row in rows):
         ctx.exit(int(ExitCode.FAILED))
 
@@ -107,7 +113,7 @@ Examples:
 @click.option("--follow", "-f", is_flag=True, help="Keep printing new lines until Ctrl-C.")
 def logs(name: str, lines: int, follow: bool) -> None:
     """Show the server log of a deployment."""
-    store = open_store()
+    store = find_store()
     deployment = find_deployment(store, name)
     for line in target_of(deployment, store).logs(lines, follow=follow):
         console.print_file(line)
@@ -133,7 +139,7 @@ def destroy(name: str, yes: bool, lock_timeout: float) -> None:
 
     For a folder, the files that mlo wrote are removed.
     """
-    store = open_store()
+    store = find_store()
     deployment = find_deployment(store, name)
     if not yes:
         if not sys.stdin.isatty():

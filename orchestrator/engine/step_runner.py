@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from orchestrator.store.locks import lock
 from orchestrator.store.receipts import Receipt
 from orchestrator.store.store import Store
 from orchestrator.store.turns import in_turn
+from orchestrator.store.user_folder import user_folder
 
 __all__ = ["StepRunner"]
 
@@ -190,9 +190,5 @@ class StepRunner:
 
 def _measuring_lock(home: Home) -> Path:
     """One lock for all stores of a user, or this store's own if the user has no writable cache folder."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlo"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return home.lock_file("measuring")
-    return folder / "measuring.lock" if os.access(folder, os.W_OK) else home.lock_file("measuring")
+    folder = user_folder()
+    return home.lock_file("measuring") if folder is None else folder / "measuring.lock"

@@ -108,7 +108,7 @@ E502 no candidate is left
 E601 the supervisor did not start or stop
     A local deployment is watched by a supervisor process, which did not start or could not be stopped.
 E602 no such deployment
-    There is no deployment with this name here. `mlo status` lists the deployments of the store that `MLO_HOME` points to.
+    There is no deployment with this name in the store that was used, which the message and `mlo status` name.
 E603 the server exited during start-up
     The server of the new revision exited before it was ready. The previous revision keeps serving.
 E604 the server was not ready in time
@@ -155,11 +155,13 @@ E622 no revision to roll back to
     `mlo history` lists the revisions. A revision whose artifacts were removed by `mlo gc` cannot serve again.
 E623 the traffic cannot be split
     A share of the traffic was requested from a target that gives a revision either all of it or none.
+E624 another store serves this name
+    Two stores of one user would serve one name on this machine, each unaware of the other. The message names the other store.
 E701 the store cannot be used
     Reading or writing a file in the store failed; the cause is the error of the operating system. Finished results are
     not lost.
 E702 no place for the store
-    mlo keeps its files in `.mlo` in the current directory, or in `MLO_HOME`, and cannot write there.
+    mlo keeps its files in `.mlo` at the root of the repository, or in `MLO_HOME`, and cannot write there.
 E703 locked by another command
     Another command is working on the same thing. Locks are released when their process ends; never remove one by hand.
 E704 the state cannot be read

@@ -1,4 +1,4 @@
-"""Where mlo keeps everything: one folder, `.mlo` in the current directory, or MLO_HOME."""
+"""Where mlo keeps everything: one folder, `.mlo` at the root of the repository, or MLO_HOME."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from orchestrator import __version__
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StoreFailed
+from orchestrator.store.anchor import STORE, anchor
 from orchestrator.store.atomic import write_atomic
 
 __all__ = ["LAYOUT", "Home"]
@@ -37,9 +38,16 @@ class Home:
     root: Path
 
     @classmethod
-    def find(cls, cwd: Path, env: Mapping[str, str]) -> Home:
-        """MLO_HOME (relative to `cwd`, `~` understood) if it is set and not empty, else `.mlo` in `cwd`."""
-        return cls((cwd / Path(env.get("MLO_HOME") or ".mlo").expanduser()).absolute())
+    def find(cls, folder: Path, env: Mapping[str, str]) -> Home:
+        """MLO_HOME (relative to the working folder, `~` understood) if it is set and not empty, else `.mlo` as `anchor` says.
+
+        Args:
+            folder: of the spec, or the working folder.
+            env: the environment.
+        """
+        if named := env.get("MLO_HOME"):
+            return cls(Path(named).expanduser().absolute())
+        return cls(anchor(folder) / STORE)
 
     @property
     def trees(self) -> Path:
@@ -166,5 +174,5 @@ class Home:
             code="E702",
             message=f"cannot store files in {self.root}",
             cause=cause,
-            remedy="set MLO_HOME to a folder that you can write to, or run the command from such a folder",
+            remedy="set MLO_HOME to a folder that you can write to",
         )

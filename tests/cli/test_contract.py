@@ -112,10 +112,10 @@ def test_validate_as_json_follows_its_schema(mlo: Mlo, project: Path) -> None:
     assert [entry["valid"] for entry in document["specs"]] == [True, False]
 
 
-def test_status_of_nothing_is_empty(mlo: Mlo) -> None:
+def test_status_of_nothing_is_empty(mlo: Mlo, project: Path) -> None:
     document = json.loads(mlo("status", "--json").stdout)
     conforms(document, "status")
-    assert document == {"deployments": []}
+    assert document == {"store": str(project / "home"), "deployments": []}
 
 
 def test_a_deployment_of_an_unknown_target_does_not_hide_the_others(mlo: Mlo, project: Path) -> None:
@@ -271,6 +271,8 @@ def test_render_never_removes_what_it_did_not_write(mlo: Mlo, project: Path, lis
 
 
 def test_gc_of_an_empty_store_frees_nothing(mlo: Mlo) -> None:
+    assert "there is no store" in mlo("gc").stdout
+    mlo("plan", "digits.yaml")
     assert "freed 0.0 MiB" in mlo("gc").stdout
 
 
@@ -282,7 +284,7 @@ def test_a_home_that_cannot_be_written_is_reported(mlo: Mlo, project: Path) -> N
 
 
 def test_a_damaged_state_is_reported_and_not_changed(mlo: Mlo, project: Path) -> None:
-    mlo("status")
+    mlo("plan", "digits.yaml")
     state = project / "home" / "state.json"
     state.write_text("{")
     assert "cannot be read" in mlo("status", code=1).stderr
@@ -345,6 +347,7 @@ def test_an_interrupt_exits_with_130_and_leaves_no_worker(project: Path) -> None
         command, cwd=project, env=env, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
     ) as process:
         assert process.stderr is not None
+        assert process.stderr.readline().startswith("store: ")
         assert "import: started" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         assert "press Ctrl-C again to kill" in process.stderr.readline()
@@ -365,6 +368,7 @@ def test_a_job_that_is_cancelled_is_told_of_sigterm_and_not_of_keys(project: Pat
         command, cwd=project, env=env, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
     ) as process:
         assert process.stderr is not None
+        assert process.stderr.readline().startswith("store: ")
         assert "import: started" in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
         shown = process.stderr.read()

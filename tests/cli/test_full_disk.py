@@ -35,4 +35,4 @@ def test_an_apply_on_a_full_disk_says_so_and_leaves_the_state_readable(mlo: Mlo,
     told = mlo("apply", "digits.yaml", "--yes", code=1, MLO_HOME=home).stderr
     assert "No space left on device" in told or "no space left" in told.lower()
     assert "help:" in told
-    assert mlo("status", MLO_HOME=home).stdout == "nothing is deployed; try: mlo apply SPEC\n"
+    assert mlo("status", MLO_HOME=home).stdout == f"nothing is deployed from {home}; try: mlo apply SPEC\n"

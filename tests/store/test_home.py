@@ -10,16 +10,70 @@ import pytest
 
 from orchestrator import __version__
 from orchestrator.errors import StoreFailed
+from orchestrator.store import anchor
 from orchestrator.store.home import LAYOUT, Home
 from orchestrator.store.store import Store
 
 
-def test_the_home_is_beside_the_command_or_where_the_environment_says(tmp_path: Path) -> None:
-    assert Home.find(tmp_path, {}).root == tmp_path / ".mlo"
+def test_the_environment_says_where_the_home_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").touch()
     assert Home.find(tmp_path, {"MLO_HOME": ""}).root == tmp_path / ".mlo"
     assert Home.find(tmp_path, {"MLO_HOME": "kept/here"}).root == tmp_path / "kept" / "here"
     assert Home.find(tmp_path, {"MLO_HOME": "/srv/mlo"}).root == Path("/srv/mlo")
     assert Home.find(tmp_path, {"MLO_HOME": "~/mlo"}).root == Path.home() / "mlo"
+
+
+def _repository(root: Path) -> Path:
+    (root / ".git").mkdir(parents=True)
+    (root / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    return root
+
+
+def test_the_home_is_at_the_root_of_the_repository_from_every_folder_of_it(tmp_path: Path) -> None:
+    root = _repository(tmp_path / "repo")
+    deep = root / "specs" / "digits"
+    (deep / ".mlo").mkdir(parents=True)
+    for folder in (root, deep, root / "not" / "there"):
+        assert Home.find(folder, {}).root == root / ".mlo"
+
+
+def test_a_linked_work_tree_and_a_repository_in_another_have_homes_of_their_own(tmp_path: Path) -> None:
+    inner = _repository(_repository(tmp_path / "repo") / "vendor" / "inner")
+    linked = tmp_path / "repo" / "linked"
+    linked.mkdir()
+    (linked / ".git").write_text("gitdir: ../.git/worktrees/linked\n")
+    assert Home.find(inner, {}).root == inner / ".mlo"
+    assert Home.find(linked, {}).root == linked / ".mlo"
+
+
+def test_outside_of_a_repository_the_nearest_home_counts_or_the_folder_itself(tmp_path: Path) -> None:
+    deep = tmp_path / "models" / "digits"
+    deep.mkdir(parents=True)
+    (tmp_path / ".git").mkdir()  # an empty folder is no repository
+    assert Home.find(deep, {}).root == deep / ".mlo"
+    (tmp_path / "models" / ".mlo").mkdir()
+    assert Home.find(deep, {}).root == tmp_path / "models" / ".mlo"
+
+
+def test_a_link_to_a_folder_has_the_home_of_that_folder(tmp_path: Path) -> None:
+    root = _repository(tmp_path / "repo")
+    (tmp_path / "link").symlink_to(root)
+    assert Home.find(tmp_path / "link", {}).root == root / ".mlo"
+
+
+def test_what_another_user_left_above_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = _repository(tmp_path / "shared") / "own"
+    own.mkdir()
+    (tmp_path / ".mlo").mkdir()
+    strangers = {tmp_path / "shared" / ".git", tmp_path / ".mlo"}
+    owner = anchor._owner
+    monkeypatch.setattr(anchor, "_owner", lambda path: 4711 if path in strangers else owner(path))
+    assert Home.find(own, {}).root == own / ".mlo"
+    # A checkout that belongs to somebody else as a whole, as in a container, is one project all the same.
+    monkeypatch.setattr(anchor, "_owner", lambda path: 4711)
+    assert Home.find(own, {}).root == tmp_path / "shared" / ".mlo"
 
 
 def test_a_prepared_home_is_its_users_alone_and_neither_committed_nor_backed_up(tmp_path: Path) -> None:

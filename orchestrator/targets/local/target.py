@@ -6,6 +6,7 @@ a process id in a file is never trusted, only the supervisor's lock and socket a
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Self
 from orchestrator.backends.table import serving_backend
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy, DeployFailed
+from orchestrator.store.served import ServedName, claim, forget_served, served_by_others
 from orchestrator.targets.local.control import (
     FAILED_ON_THE_WAY,
+    LOCK_FILE,
     ControlRefusedError,
     ControlUnreachableError,
     ControlVersionError,
@@ -195,10 +198,12 @@ class LocalTarget:
             live: the revision that the state records as live.
 
         Raises:
-            DeployFailed: E601 the supervisor does not start, E618 the port is in use.
+            DeployFailed: E601 the supervisor does not start, E618 the port is in use, E624 another store serves the name.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        with starting(self._folder):
+        with claim(self._served) as other, starting(self._folder):
+            if other is not None:
+                raise self._second(other)
             started = not is_running(self._folder)
             if started:
                 start(self._folder)
@@ -247,12 +252,14 @@ class LocalTarget:
         return Started(revision, state.endpoint, pid=state.pid)
 
     def check(self, share: float = 1.0) -> None:
-        """Check the share only: other obstacles, such as a port in use, can change until the start.
+        """Check the share, and that no other store serves the name. Other obstacles can change until the start.
 
         Raises:
-            DeployFailed: E623.
+            DeployFailed: E623, E624.
         """
         require_whole_share(LocalPlacement.TARGET, share)
+        for other in served_by_others(Path(self._served.store), self._served.name):
+            raise self._second(other)
 
     def lock(self) -> AbstractContextManager[None]:
         """Nothing: the deployment's lock is enough."""
@@ -304,12 +311,32 @@ class LocalTarget:
         if not self._folder.is_dir():
             return ()
         stop(self._folder)
+        forget_served(self._served.name, self._served.store)
         try:
             self._port()
         except DeployFailed as damaged:
             (self._folder / Endpoint.FILE).unlink()
             return (f"although {damaged.diagnostics[0].message}, and is removed: {damaged.diagnostics[0].cause}",)
         return ()
+
+    @property
+    def _served(self) -> ServedName:
+        store = self._folder.parents[1].resolve()
+        return ServedName(name=self._folder.name, store=str(store), lock=str(self._folder / LOCK_FILE))
+
+    def _second(self, other: ServedName) -> DeployFailed:
+        """A client would get answers of one or the other, and `mlo status` would show half of it."""
+        home = f"MLO_HOME={shlex.quote(other.store)}"
+        endpoint = LocalTarget(Path(other.lock).parent).observe().endpoint
+        return DeployFailed(
+            Diagnostic(
+                "E624",
+                f"another store of this machine serves `{other.name}`",
+                cause=f"the store {other.store} serves it at {endpoint or 'an unknown port'}; this one is {self._served.store}",
+                remedy=f"to change that deployment, apply with {home}; to replace it, run `{home} mlo destroy {other.name}`"
+                " first; to have both, choose another `metadata.name` here",
+            )
+        )
 
     def logs(self, lines: int = 100, *, follow: bool = False) -> Iterator[str]:
         """The last lines of the deployment's log, then, if `follow`, each new one, without end.
