@@ -12,6 +12,7 @@ from orchestrator.artifacts.measurement import MeasuredOn, Objective
 from orchestrator.artifacts.runtime_report import RuntimeMeasurement, RuntimeResult
 from orchestrator.artifacts.server_report import LoadGenerator, ServerMeasurement, ServiceLevel
 from orchestrator.artifacts.variant_facts import FrozenLine
+from orchestrator.artifacts.verdict import Accuracy, GateResult
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.strict import Strict
 
@@ -59,6 +60,8 @@ class DecidedCandidate(CandidateIdentity):
         runtime: the measurements of its runtime, as far as it was measured.
         server: the measurements over the wire.
         slo: whether its server meets the service level; None, like `distance`, if the server was not measured.
+        gates: what `verify` measured beside each limit, by gate and output; empty if it was not verified.
+        accuracy: by output, where the samples name classes.
         frozen: lines of the model's code whose outcome its variant has as constants, as the spec accepts.
     """
 
@@ -69,6 +72,8 @@ class DecidedCandidate(CandidateIdentity):
     server: ServerMeasurement | None
     slo: LevelStatus | None
     distance: Distance | None
+    gates: tuple[GateResult, ...]
+    accuracy: Mapping[str, Accuracy]
     frozen: tuple[FrozenLine, ...]
 
 
@@ -96,7 +101,7 @@ class Decision(Document):
     """
 
     NAME: ClassVar[str] = "decision"
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
     FILE: ClassVar[str] = "decision.json"
 
     winner: CandidateIdentity | None

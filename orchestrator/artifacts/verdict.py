@@ -21,6 +21,7 @@ __all__ = [
     "Verdict",
     "VerifiedCase",
     "WorstColumns",
+    "distinct_numbers",
 ]
 
 if TYPE_CHECKING:
@@ -48,6 +49,20 @@ class GateResult:
     passed: bool
     case: str
     detail: str = ""
+
+    @property
+    def numbers(self) -> tuple[str, str]:
+        """The measured value and the limit in words, with as many digits as tell them apart."""
+        return distinct_numbers(self.measured, self.limit)
+
+
+def distinct_numbers(measured: float, limit: float) -> tuple[str, str]:
+    """Both in words, with as many digits as tell them apart: 0.99998 and 0.99999, not 1 and 1."""
+    return next(
+        (one, other)
+        for digits in (4, 6, 9, 17)
+        if (one := f"{measured:.{digits}g}") != (other := f"{limit:.{digits}g}") or measured == limit or digits == 17
+    )
 
 
 class WorstColumns(Strict):

@@ -9,6 +9,7 @@ import click
 from orchestrator.artifacts.measurement import NotMeasured, rate_text, times_text
 from orchestrator.cli import console
 from orchestrator.cli.columns import wrapped_line
+from orchestrator.cli.gates_text import gates_table, verification_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,7 @@ def decision_text(decision: Decision) -> str:
     lines = [
         console.table(_HEADER, rows, right=_NUMBERS),
         *([] if decision.baseline is None else [_legend(decision)]),
+        *verification_table(order),
         "",
         *(line for c in order for line in _fate(c)),
     ]
@@ -54,6 +56,8 @@ def candidate_text(candidate: DecidedCandidate) -> str:
     """One candidate: its fate, the reason, and its measurements."""
     lines = _reason(f"{candidate.candidate} on {candidate.backend}: {candidate.fate}", candidate)
     runtime, server = candidate.runtime, candidate.server
+    if candidate.gates:
+        lines += ["", "Verified against the original model:", *gates_table(candidate.gates, candidate.accuracy)]
     if runtime is not None:
         cells = [
             (

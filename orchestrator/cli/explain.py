@@ -16,8 +16,11 @@ from orchestrator.cli.options import open_store, spec_options
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
 
+_STATES = {"cached": "has ended", "run": "is to run", "forced": "is to run", "known after run": "follows"}
+
 if TYPE_CHECKING:
     from orchestrator.artifacts.decision import Decision
+    from orchestrator.engine.planning import Planned
 
 __all__ = ["explain"]
 
@@ -49,20 +52,40 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
     steps = {step.id: step for step in planned.preview.steps}
     decision = planned.decision(store)
     candidates = {} if decision is None else {c.candidate: c for c in decision.candidates}
+    undecided = {} if decision is not None else _undecided(planned)
     if part is None:
-        console.print_result(_no_decision(what) if decision is None else _decision(decision))
+        console.print_result(_no_decision(what, undecided) if decision is None else _decision(decision))
     elif part in steps:
         console.print_result(_step_text(planned.explain_step(store, part)))
     elif part in candidates:
         console.print_result(candidate_text(candidates[part]))
+    elif part in undecided:
+        console.print_result(undecided[part])
     elif (origin := planned.value_and_origin(part)) is not None:
-        console.print_result(f"{part} = {json.dumps(origin[0], default=str)}\nfrom {origin[1]}")
+        value = origin[0] if isinstance(origin[0], str) else json.dumps(origin[0], default=str)
+        console.print_result(f"{part} = {value}\nfrom {origin[1]}")
     else:
-        raise _unknown(part, [*steps, *candidates])
+        raise _unknown(part, [*steps, *candidates, *undecided])
 
 
-def _no_decision(spec: str) -> str:
-    return f"there is no decision yet for {spec} in its current form; run: mlo apply {spec}"
+def _no_decision(spec: str, undecided: dict[str, str]) -> str:
+    return "\n".join(
+        [f"there is no decision yet for {spec} in its current form; run: mlo apply {spec}", "", *undecided.values()]
+    )
+
+
+def _undecided(planned: Planned) -> dict[str, str]:
+    """Candidate → what is known of it before a decision: why it is not tried, or how far its steps are."""
+    parameters = planned.plan.step("select").params
+    lines = {step.id: step for step in planned.preview.steps}
+    texts = {}
+    for each in parameters["candidates"]:
+        own = (lines[name] for name in parameters["steps"][each["candidate"]])
+        states = [f"{line.id} {_STATES.get(line.status, line.status)}" for line in own]
+        texts[each["candidate"]] = f"{each['candidate']} on {each['backend']}: to be tried: {', '.join(states)}"
+    for refused in planned.plan.refused:
+        texts[refused.candidate] = f"{refused.candidate} on {refused.backend}: not tried: {refused.reason}"
+    return texts
 
 
 def _decision(decision: Decision) -> str:

@@ -23,6 +23,7 @@ from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.step import Plan
 from orchestrator.release.live import Live, observe
 from orchestrator.spec.load import LoadedSpec, load_spec
+from orchestrator.spec.types import AS_WRITTEN
 from orchestrator.spec.yaml_tree import SPEC
 from orchestrator.store.store import Store
 
@@ -106,8 +107,8 @@ class Planned:
         }
 
     def value_and_origin(self, key: str) -> tuple[Any, str] | None:
-        """A value of the effective spec by its dotted path, and its origin; None if there is no such key."""
-        value: Any = self.loaded.spec.model_dump(mode="json")
+        """A value of the effective spec by its dotted path, as the spec writes it, and its origin; None if there is no such key."""
+        value: Any = self.loaded.spec.model_dump(mode="json", context=AS_WRITTEN)
         path: list[str | int] = []
         for part in key.split("."):
             if isinstance(value, dict) and part in value:
@@ -129,7 +130,7 @@ def _leaves(parts: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name} = {shortened(value)}"
+            yield f"{prefix}{name} = {shortened(name, value)}"
 
 
 def make_plan(

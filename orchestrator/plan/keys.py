@@ -6,11 +6,12 @@ can be explained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.machine.here import Here
 from orchestrator.plan.step import Step
+from orchestrator.spec.quantities import cpus_text, duration_text, rate_text, size_text
 from orchestrator.store.atomic import canonical_json
 from orchestrator.store.digest import sha256_bytes
 
@@ -52,6 +53,17 @@ def step_key(parts: Mapping[str, Any]) -> str:
     return sha256_bytes(_DOMAIN + canonical_json(parts))
 
 
+_QUANTITIES: Mapping[str, Callable[[Any], object]] = {
+    "cpus": cpus_text,
+    "max_delay": duration_text,
+    "memory": size_text,
+    "p99_latency": duration_text,
+    "throughput": rate_text,
+    "time_budget": duration_text,
+}
+"""The parameters of steps that are quantities, by name; they are in SI units."""
+
+
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
     """The differences between two sets of key parts, one line each: `tools.torch 2.13.0 → 2.14.1`."""
     lines: list[str] = []
@@ -63,16 +75,18 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             lines.extend(differences(old, new, f"{path}."))
         elif name not in before:
-            lines.append(f"{path} is new: {shortened(new)}")
+            lines.append(f"{path} is new: {shortened(name, new)}")
         elif name not in after:
-            lines.append(f"{path} is gone (was {shortened(old)})")
+            lines.append(f"{path} is gone (was {shortened(name, old)})")
         else:
-            lines.append(f"{path} {shortened(old)} → {shortened(new)}")
+            lines.append(f"{path} {shortened(name, old)} → {shortened(name, new)}")
     return lines
 
 
-def shortened(value: object) -> str:
-    """A value of a key's parts on one line: digests to 12 digits, the rest to 60 characters."""
+def shortened(name: str, value: object) -> str:
+    """A value of a key's parts on one line: digests to 12 digits, quantities in units of the spec, the rest to 60 characters."""
+    if name in _QUANTITIES and isinstance(value, int | float):
+        return str(_QUANTITIES[name](value))
     if isinstance(value, str) and len(value) == 64:  # a digest
         return value[:12]
     text = str(value) if isinstance(value, str) else canonical_json(value).decode()

@@ -27,6 +27,7 @@ class ConsideredCandidate:
     Attributes:
         identity: its name, variant, format, precision and backend.
         as_given: whether it is the user's original model.
+        verdict: of its verification; None if there is none.
         runtime, server: its results in the two reports; None if that benchmark was not run.
         fate: None while it can still win.
         reason: of its fate, a sentence without a full stop.
@@ -35,6 +36,7 @@ class ConsideredCandidate:
 
     identity: CandidateIdentity
     as_given: bool = False
+    verdict: Verdict | None = None
     runtime: CandidateRuntimeResult | None = None
     server: CandidateServerResult | None = None
     fate: CandidateFate | None = None
@@ -102,7 +104,7 @@ def candidate_before_selection(
         objective: what is optimized for.
         runtime_level: backends whose candidates may win by their runtime results if they have no server.
     """
-    found = ConsideredCandidate(candidate_identity(each), each.as_given, runtime, server)
+    found = ConsideredCandidate(candidate_identity(each), each.as_given, verdict, runtime, server)
     fate = (
         _step_fate(own_steps, steps)
         or _verification_fate(verdict)
@@ -139,7 +141,8 @@ def _gate(result: GateResult) -> str:
     where = f"{result.gate} of {result.output}"
     if result.detail:
         return f"{where}: {result.detail}"
-    return f"{where} is {result.measured:.4g}, the limit is {result.limit:.4g}"
+    measured, limit = result.numbers
+    return f"{where} is {measured}, the limit is {limit}"
 
 
 def _runtime_fate(result: CandidateRuntimeResult | None, objective: Objective) -> _Fate:

@@ -215,6 +215,8 @@ def _decided(found: ConsideredCandidate, variant: Path | None) -> DecidedCandida
         server=wire,
         slo=None if wire is None else service_level(wire),
         distance=None if wire is None else distance(wire),
+        gates=() if found.verdict is None else found.verdict.gates,
+        accuracy={} if found.verdict is None else found.verdict.accuracy,
         frozen=() if variant is None else VariantFacts.read(variant).frozen,
     )
 

@@ -13,6 +13,7 @@ from orchestrator.spec.layers import overlaid
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.platform import Platform
+from orchestrator.spec.quantities import size_text
 from orchestrator.spec.yaml_tree import Entry, Node, quoted
 
 __all__ = ["narrowed", "violations"]
@@ -62,19 +63,12 @@ def _note(platform: Platform, section: Literal["limits", "rules"], key: str) -> 
     return (f"platform: {platform.shown}:{platform.line_of(section, key)}",)
 
 
-def _size(count: int) -> str:
-    for unit, size in (("Gi", 2**30), ("Mi", 2**20), ("Ki", 2**10)):
-        if count % size == 0:
-            return f"{count // size}{unit}"
-    return str(count)
-
-
 def _limits(spec: ModelDeployment, root: Node, platform: Platform) -> Iterator[Diagnostic]:
     limits, hardware = platform.limits, spec.hardware
     # path, key of the limit, value, limit, both as text
     rows: list[tuple[SpecPath, str, float, float | None, str, str]] = [
         (("hardware", "cpus"), "cpus", hardware.cpus, limits.cpus, f"{hardware.cpus:g}", f"{limits.cpus or 0:g}"),
-        (("hardware", "memory"), "memory", hardware.memory, limits.memory, _size(hardware.memory), _size(limits.memory or 0)),
+        (("hardware", "memory"), "memory", hardware.memory, limits.memory, size_text(hardware.memory), size_text(limits.memory or 0)),
         (("serving", "replicas", "max"), "replicas", spec.serving.replicas.max, limits.replicas,
          str(spec.serving.replicas.max), str(limits.replicas)),
         (("hardware", "count" if hardware.count > 1 else "accelerator"), "accelerators", hardware.devices, limits.accelerators,

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    PlainSerializer,
+    PlainValidator,
+    SerializationInfo,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
+from orchestrator.spec.quantities import SECONDS, SIZES, cpus_text, duration_text, rate_text, size_text
+
 __all__ = [
+    "AS_WRITTEN",
     "ENVIRONMENT_NAME",
     "EXPECTS",
     "NAME",
@@ -47,11 +60,8 @@ Wire = Literal["json", "binary", "grpc"]
 
 _NUMBER = r"[0-9]{1,15}(\.[0-9]{1,15})?"
 _DURATION = re.compile(rf"^({_NUMBER})(us|ms|s|m|h)$")
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _RATE = re.compile(rf"^({_NUMBER})/(s|m|h)$")
 _SIZE = re.compile(r"^([0-9]{1,15})(Ki|Mi|Gi|Ti|k|M|G|T)?$")
-_BYTES = {None: 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_BYTES |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _CPUS = re.compile(r"^([0-9]{1,7})m$")
 
 
@@ -64,7 +74,7 @@ def _match(pattern: re.Pattern[str], value: object, expected: str) -> re.Match[s
 
 def _duration(value: object) -> float:
     match = _match(_DURATION, value, "a duration with a unit, such as 20ms, 5s or 5m")
-    seconds = float(match[1]) * _SECONDS[match[3]]
+    seconds = float(Decimal(match[1]) * SECONDS[match[3]])
     if not 0 < seconds <= 7 * 86400:
         raise ValueError("expected a duration greater than zero and at most 168h")
     return seconds
@@ -76,7 +86,7 @@ def _delay(value: object) -> float:
 
 def _rate(value: object) -> float:
     match = _match(_RATE, value, "a rate per second, minute or hour, such as 200/s")
-    rate = float(match[1]) / _SECONDS[match[3]]
+    rate = float(Decimal(match[1]) / SECONDS[match[3]])
     if not 0 < rate <= 1e6:
         raise ValueError("expected a rate greater than zero and at most 1000000/s")
     return rate
@@ -87,7 +97,7 @@ def _size(value: object) -> int:
         size = value
     else:
         match = _match(_SIZE, value, "a size in bytes with a unit, such as 512Mi or 2Gi")
-        size = int(match[1]) * _BYTES[match[2]]
+        size = int(match[1]) * (1 if match[2] is None else SIZES[match[2]])
     if not 0 < size <= 2**50:
         raise ValueError("expected a size greater than zero and at most 1024Ti")
     return size
@@ -130,12 +140,24 @@ def _words(pattern: str, example: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example]}, mode="validation")
 
 
-Duration = Annotated[float, BeforeValidator(_duration), _words(_DURATION.pattern, "20ms")]
+AS_WRITTEN = "as written"
+"""The context of `model_dump` in which quantities are in the units of a spec, for people; else they are in SI units."""
+
+
+def _written(text: Callable[[Any], object]) -> PlainSerializer:
+    def serialized(value: Any, info: SerializationInfo) -> object:
+        return text(value) if info.context == AS_WRITTEN else value
+
+    return PlainSerializer(serialized, when_used="json")
+
+
+Duration = Annotated[float, BeforeValidator(_duration), _written(duration_text), _words(_DURATION.pattern, "20ms")]
 """Seconds; written as `20ms`, `5s`, `5m`, `1h`."""
 
 Delay = Annotated[
     float,
     BeforeValidator(_delay),
+    _written(duration_text),
     WithJsonSchema(
         {"anyOf": [{"const": 0}, {"type": "string", "pattern": _DURATION.pattern}], "examples": ["2ms"]},
         mode="validation",
@@ -143,12 +165,13 @@ Delay = Annotated[
 ]
 """Seconds; written as a duration, or a plain 0."""
 
-Rate = Annotated[float, BeforeValidator(_rate), _words(_RATE.pattern, "200/s")]
+Rate = Annotated[float, BeforeValidator(_rate), _written(rate_text), _words(_RATE.pattern, "200/s")]
 """Per second; written as `200/s`."""
 
 Size = Annotated[
     int,
     BeforeValidator(_size),
+    _written(size_text),
     WithJsonSchema(
         {
             "anyOf": [
@@ -165,6 +188,7 @@ Size = Annotated[
 Cpus = Annotated[
     float,
     BeforeValidator(_cpus),
+    _written(cpus_text),
     WithJsonSchema(
         {
             "anyOf": [

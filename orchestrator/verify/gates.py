@@ -92,7 +92,8 @@ def _columns(output: str, case: str, columns: WorstColumns, gates: Gates) -> lis
 
 
 def _named(result: GateResult, column: int) -> GateResult:
-    return replace(result, detail=f"column {column} has {result.measured:.4g}, the limit is {result.limit:.4g}")
+    measured, limit = result.numbers
+    return replace(result, detail=f"column {column} has {measured}, the limit is {limit}")
 
 
 def closeness(result: GateResult) -> float:

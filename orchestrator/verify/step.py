@@ -121,8 +121,9 @@ def verify(context: StepContext) -> dict[str, Any]:
         runtime=runtime.facts(),
         accuracy=_accuracy(imported, variant_outputs),
     ).write(context.output)
-    failed = [f"{r.gate} of {r.output}: {r.detail or f'{r.measured:.4g}, limit {r.limit:.4g}'} ({r.case})"
-              for r in gated if not r.passed]  # fmt: skip
+    failed = [
+        f"{r.gate} of {r.output}: {r.detail or ', limit '.join(r.numbers)} ({r.case})" for r in gated if not r.passed
+    ]
     return {"passed": passed, "failed": failed, "samples": imported.samples}
 
 

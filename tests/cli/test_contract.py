@@ -241,6 +241,36 @@ def test_the_origin_of_a_value_can_be_explained(mlo: Mlo) -> None:
     assert "default" in mlo("explain", "digits.yaml", "serving.backend").stdout
 
 
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        ("slo.p99_latency", "slo.p99_latency = 9ms"),
+        ("slo", 'slo = {"p99_latency": "9ms", "throughput": "200/s", "enforce": true}'),
+        ("optimize.time_budget", "optimize.time_budget = 5m"),
+        ("hardware.memory", "hardware.memory = 2Gi"),
+        ("hardware.cpus", "hardware.cpus = 2"),
+    ],
+)
+def test_values_are_explained_in_the_units_of_the_spec(mlo: Mlo, project: Path, key: str, shown: str) -> None:
+    spec = project / "digits.yaml"
+    spec.write_text(spec.read_text().replace("p99_latency: 20ms", "p99_latency: 9ms"))
+    assert mlo("explain", "digits.yaml", key).stdout.splitlines()[0] == shown
+
+
+def test_candidates_can_be_explained_before_there_is_a_decision(mlo: Mlo) -> None:
+    refused = mlo("plan", "digits.yaml", "--json")
+    (plan,) = json.loads(refused.stdout)["plans"]
+    none_tried = next(each for each in plan["refused"] if each["candidate"] == "onnx-bf16")
+    said = mlo("explain", "digits.yaml", "onnx-bf16").stdout
+    assert said == f"onnx-bf16 on onnxruntime: not tried: {none_tried['reason']}\n"
+    tried = mlo("explain", "digits.yaml", "onnx-int8").stdout
+    assert "onnx-int8 on onnxruntime: to be tried: convert.onnx" in tried
+    everything = mlo("explain", "digits.yaml").stdout
+    assert "there is no decision yet" in everything
+    assert said in everything
+    assert tried in everything
+
+
 def test_why_a_step_would_run_can_be_explained(mlo: Mlo) -> None:
     said = mlo("explain", "digits.yaml", "import").stdout
     assert "import: run (never run)" in said

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import click
 import pytest
 
 from orchestrator.artifacts.decision import Decision
 from orchestrator.artifacts.fates import StepFate
 from orchestrator.artifacts.measurement import NotMeasured
 from orchestrator.artifacts.server_report import CandidateServerResult
-from orchestrator.artifacts.verdict import GateResult
+from orchestrator.artifacts.verdict import Accuracy, GateResult
 from orchestrator.artifacts.winner import Winner
 from orchestrator.cli.decision_text import candidate_text, decision_text, refusal_text
 from orchestrator.diagnostics import Diagnostic
@@ -261,6 +262,48 @@ def test_every_way_of_dropping_out_has_its_fate_and_reason(tmp_path: Path) -> No
     text = re.sub(r"\s+", " ", decision_text(read))
     assert "onnx-b: out of memory [E403]: out of memory at load: peak 2.1 GiB of 2.0 GiB. help: raise it." in text
     assert "x-f: conversion failed [E422]: convert.x: the exporter fails: aten::foo has no translation." in text
+
+
+def test_each_gate_is_shown_beside_its_limit_for_every_candidate(tmp_path: Path) -> None:
+    def gate(name: str, output: str, limit: float, measured: float) -> GateResult:
+        passed = measured >= limit if name.startswith("min_") else measured <= limit
+        return GateResult(name, output, limit, measured, passed=passed, case="all samples")
+
+    good = [
+        gate("finite", "y", 0, 0),
+        gate("max_abs_error", "y", 0.0001, 5.722e-06),
+        gate("min_cosine", "y", 0.99999, 0.9999999999),
+        gate("min_cosine", "z", 0.99999, 0.999995),
+    ]
+    bad = [gate("max_abs_error", "y", 4.71, 0.177), gate("min_cosine", "y", 0.99999, 0.99998)]
+    share = {"y": Accuracy(baseline=0.99609, variant=0.98047)}
+    verdicts = {
+        FP32: verdict(FP32, gates=good).model_copy(update={"accuracy": share}),
+        INT8: verdict(INT8, passed=False, gates=bad),
+    }
+    made = context(
+        tmp_path,
+        [candidate(FP32), candidate(INT8)],
+        [runtime_candidate(FP32), not_timed(INT8, "not measured", "not measured: it failed verification")],
+        [server_candidate(FP32)],
+        verdicts=verdicts,
+    )
+    said = reasons(decide(made))
+    assert said[INT8] == "min_cosine of y is 0.99998, the limit is 0.99999"
+    decision = Decision.read(made.output)
+    assert decision.candidates[0].gates == tuple(good)
+    assert decision.candidates[0].accuracy == share
+    lines = click.unstyle(decision_text(decision)).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("verified"))
+    assert [line.split("  ") for line in (re.sub(" {2,}", "  ", each) for each in lines[start : start + 3])] == [
+        ["verified", "max_abs_error", "min_cosine", "accuracy (original)"],
+        [FP32, "5.722e-06 ≤ 0.0001", "0.999995 ≥ 0.99999", "98.05% (99.61%)"],
+        [INT8, "0.177 ≤ 4.71", "0.99998 < 0.99999"],
+    ]
+    text = re.sub(r"\s+", " ", click.unstyle(candidate_text(decision.candidates[0])))
+    assert "min_cosine y 1 ≥ 0.99999 passed all samples" in text
+    assert "finite y 0 ≤ 0 passed all samples" in text
+    assert "accuracy of y: 98.05% (99.61%)" in text
 
 
 def test_the_kind_of_a_step_and_not_its_name_says_what_failed(tmp_path: Path) -> None:

@@ -83,6 +83,18 @@ def test_names_order_and_limits_do_not(same: Step) -> None:
     assert key(same) == BASE
 
 
+def test_differences_are_in_the_units_of_the_spec() -> None:
+    before = {"params": {"slo": {"p99_latency": 0.01, "throughput": 50.0}, "memory": 2**31, "cpus": 2.0}}
+    after = {"params": {"slo": {"p99_latency": 0.009, "throughput": 60.0}, "memory": 2**30, "time_budget": 300.0}}
+    assert differences(before, after) == [
+        "params.cpus is gone (was 2)",
+        "params.memory 2Gi → 1Gi",
+        "params.slo.p99_latency 10ms → 9ms",
+        "params.slo.throughput 50/s → 60/s",
+        "params.time_budget is new: 5m",
+    ]
+
+
 def test_differences_name_each_part_that_changed() -> None:
     before = {"tools": {"torch": "2.13.0", "gone": "1"}, "inputs": {"a": "0" * 64}, "same": 1}
     after = {"tools": {"torch": "2.14.1"}, "inputs": {"a": "1" * 64}, "same": 1, "code": {"x.py": 2}}
