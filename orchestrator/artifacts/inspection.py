@@ -62,18 +62,20 @@ class Inspection(Document):
     Attributes:
         inputs, outputs: in the model's order.
         ranges: the model's name of a dimension → its smallest and largest size, if the file has them.
+        multiples: the model's name of a dimension → the number that its sizes are multiples of, if the file says so.
         files: further files of the model, relative to the folder of the model file.
         notes: what the user should know about it.
         weights: for a file that has weights but no model; None for all others.
     """
 
     NAME: ClassVar[str] = "inspection"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     FILE: ClassVar[str] = "inspection.json"
 
     inputs: tuple[FoundTensor, ...]
     outputs: tuple[FoundTensor, ...]
     ranges: Mapping[str, tuple[int, int]]
+    multiples: Mapping[str, int]
     files: tuple[str, ...]
     notes: tuple[FoundNote, ...]
     weights: FoundWeights | None

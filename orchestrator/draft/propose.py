@@ -113,8 +113,9 @@ def proposed_model(found: Inspection, *, named: bool) -> ProposedModel:
     known = {dim for each in inputs for dim in each.shape or ()}
     outputs = [proposed(each, name, dim_names.output_shape(each, known)) for each, name in _with_names(found.outputs)]
     ranges = {dim_names.of(own): (low, high) for own, (low, high) in found.ranges.items()}
+    multiples = {dim_names.of(own): step for own, step in found.multiples.items()}
     dims = {
-        dim: _range(ranges.get(dim), DEFAULT_BATCH if dim == batch else _DEFAULT_OTHER)
+        dim: _range(ranges.get(dim), multiples.get(dim, 1), DEFAULT_BATCH if dim == batch else _DEFAULT_OTHER)
         for each in inputs
         for dim in each.shape or ()
         if isinstance(dim, str)
@@ -177,13 +178,14 @@ def _with_names(everything: Sequence[FoundTensor]) -> list[tuple[FoundTensor, st
     return list(zip(everything, taken, strict=True))
 
 
-def _range(given: Sequence[int] | None, otherwise: tuple[int, int]) -> ProposedDim:
+def _range(given: Sequence[int] | None, step: int, otherwise: tuple[int, int]) -> ProposedDim:
     if given is None:
         return ProposedDim(*otherwise, from_model=False)
     low, high = max(1, given[0]), given[1]
     if high >= _UNBOUNDED:
-        return ProposedDim(low, max(low, otherwise[1]), from_model=False)
-    return ProposedDim(low, high, from_model=True)
+        usual = max(low, otherwise[1] // step * step)
+        return ProposedDim(low, usual, from_model=False, multiple_of=step)
+    return ProposedDim(low, high, from_model=True, multiple_of=step)
 
 
 def _without_unserved(found: Inspection) -> Inspection:

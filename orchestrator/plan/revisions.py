@@ -14,7 +14,7 @@ BENCHMARK_SERVER = 10
 SELECT = 12
 RENDER = 2
 
-PROBE = 2
+PROBE = 3
 """What `mlo init` finds out by calling a model."""
 
 SAMPLES = 2

@@ -26,7 +26,7 @@ RUNTIME = RuntimeFacts("onnxruntime", {"onnxruntime": "1.23.0"}, 1, providers=("
 
 def inspection(document: Mapping[str, Any]) -> Inspection:
     """From plain JSON with at least `inputs` and `outputs`."""
-    rest: dict[str, Any] = {"ranges": {}, "files": [], "notes": [], "weights": None}
+    rest: dict[str, Any] = {"ranges": {}, "multiples": {}, "files": [], "notes": [], "weights": None}
     return Inspection.model_validate_json(json.dumps({**rest, **document}))
 
 

@@ -17,11 +17,26 @@ def build_torch(folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import BertConfig, BertModel
 
+    class Tiled(torch.nn.Module):  # type: ignore[misc]  # torch is not followed
+        """Keyword arguments, a cast, and a size that is a multiple of 4."""
+
+        def forward(self, picture: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            tiles = torch.softmax(picture.float(), 2).reshape(picture.shape[0], -1, 4, 3).mean(2)
+            return tiles * weight[:, None, None]
+
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 10)).eval()
     image = torch.randn(2, 1, 8, 8)
     shapes = ({0: torch.export.Dim("batch", min=1, max=16)},)
     torch.export.save(torch.export.export(network, (image,), dynamic_shapes=shapes), folder / "exported.pt2")
+    height = torch.export.Dim("height", min=2, max=16)
+    keywords = {"picture": torch.zeros(2, 8, 3, dtype=torch.uint8), "weight": torch.ones(2)}
+    torch.export.save(
+        torch.export.export(
+            Tiled().eval(), (), keywords, dynamic_shapes={"picture": {**shapes[0], 1: 4 * height}, "weight": shapes[0]}
+        ),
+        folder / "keywords.pt2",
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.trace(network, image).save(str(folder / "traced.pt"))

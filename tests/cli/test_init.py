@@ -92,6 +92,21 @@ def test_a_model_that_describes_its_inputs_gets_a_valid_spec_that_plans(
     assert "import" in mlo("plan", "spec.yaml").stdout
 
 
+def test_a_program_of_keyword_arguments_and_multiples_is_imported_with_its_spec(
+    mlo: Mlo, project: Path, zoo: Path
+) -> None:
+    told = mlo("init", str(zoo / "torch" / "keywords.pt2"), "--output", "spec.yaml").stdout
+    assert "the model was imported with this spec" in told
+    text = (project / "spec.yaml").read_text()
+    model = yaml.safe_load(text)["model"]
+    assert [(each["name"], each["shape"]) for each in model["inputs"]] == [
+        ("picture", ["batch", "picture_1", 3]),
+        ("weight", ["batch"]),
+    ]
+    assert model["dims"] == {"batch": {"min": 1, "max": 16}, "picture_1": {"min": 8, "max": 64, "multiple_of": 4}}
+    assert "QUESTION" not in text
+
+
 def test_a_transformers_folder_gets_a_spec_that_is_valid_and_plans(mlo: Mlo, project: Path, zoo: Path) -> None:
     spec = drafted(mlo, project, zoo / "torch" / "bert")
     assert spec["model"]["source"]["kind"] == "transformers"

@@ -54,6 +54,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
         inputs=tuple(FoundTensor(t.name, t.dtype, t.shape) for t in file.inputs),
         outputs=tuple(FoundTensor(t.name, t.dtype, t.shape) for t in file.outputs),
         ranges={},
+        multiples={},
         files=(),
         notes=tuple(_notes(file)),
         weights=None,

@@ -61,7 +61,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
     outputs = tuple(found_tensor(value) for value in model.proto.graph.output)
     notes = tuple(FoundNote(output_remedy(each), each.tensor) for each in outputs if each.dtype not in SERVED)
     files = tuple(model.data.files)
-    found = Inspection(inputs=inputs, outputs=outputs, ranges={}, files=files, notes=notes, weights=None)
+    found = Inspection(inputs=inputs, outputs=outputs, ranges={}, multiples={}, files=files, notes=notes, weights=None)
     found.write(context.output)
     return {"inputs": len(inputs), "outputs": len(outputs), "opset": model.opset, "files": len(model.data.files)}
 

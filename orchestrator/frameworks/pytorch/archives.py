@@ -1,8 +1,9 @@
 """PyTorch's archives: exported programs are checked for code before they are loaded, TorchScript loses its debug files.
 
 `torch.export.load` (PyTorch 2.13) unpickles some entries without `weights_only`, opens compiled libraries, evaluates
-symbolic expressions and guards that are stored as text, and looks up operators by dotted name in `torch`. A model exported
-from tensors and operators needs little of this; everything else is refused before the archive is loaded.
+symbolic expressions and guards that are stored as text, looks up operators by dotted name in `torch`, `math` and `_operator`,
+and imports modules that the structure of inputs and outputs names. A model exported from tensors and operators needs little of
+this; everything else is refused before the archive is loaded.
 """
 
 from __future__ import annotations
@@ -26,7 +27,27 @@ if TYPE_CHECKING:
 __all__ = ["check_archive", "without_debug_files"]
 
 _AT = ("model", "source", "weights")
-_OPERATOR = re.compile(r"torch\.ops(\.[A-Za-z]\w*)+|torch\.(_?sym_\w+)|_operator\.[a-z]\w*|math\.[a-z]\w*")
+_OPERATOR = re.compile(r"torch\.ops\.(?P<namespace>\w+)\.(?P<name>\w+)\.(?P<overload>\w+)")
+_NAMESPACES = frozenset({"aten", "mkldnn", "onednn", "prims", "quantized"})
+"""Of PyTorch's operators on tensors. Others of its namespaces start programs, load files or leave memory unchecked."""
+
+_HIGHER_ORDER = frozenset(
+    f"torch.ops.higher_order.{name}"
+    for name in (
+        "associative_scan", "auto_functionalized", "auto_functionalized_v2", "cond", "flex_attention", "hints_wrapper",
+        "invoke_subgraph", "map_impl", "out_dtype", "scan", "strict_mode", "tag_activation_checkpoint", "while_loop", "with_effects",
+        "wrap", "wrap_with_autocast", "wrap_with_set_grad_enabled",
+    )
+)  # fmt: skip
+"""Operators that call a graph of the archive or another operator, which are checked like the rest."""
+
+_ARITHMETIC = re.compile(
+    r"torch\._?sym_\w+|math\.[a-z]\w*|"
+    r"_operator\.(abs|add|and_|eq|floordiv|ge|gt|le|lshift|lt|mod|mul|ne|neg|not_|or_|pos|pow|rshift|sub|truediv)"
+)
+"""What a graph computes of sizes. Any other name in `_operator`, such as `methodcaller`, reaches Python's objects."""
+
+_FACTORY_MODULES = frozenset({"builtins", "collections"})
 _WORD = re.compile(r"[\w.+-]*")
 _ATTRIBUTES = frozenset(
     {"device", "dim", "dtype", "inf", "isnan", "ndim", "nan", "shape", "size", "storage_offset", "stride"}
@@ -61,7 +82,7 @@ def check_archive(path: Path) -> None:
             "E303",
             "the exported program holds more than tensors and operators",
             cause=f"{problem}, and loading it could run code",
-            remedy="export the model again with torch.export.save on this version of PyTorch, without custom objects",
+            remedy="export the model again with torch.export.save on this version of PyTorch, without custom operators or objects",
             at=_AT,
         )
 
@@ -100,9 +121,12 @@ def _is_data(content: bytes) -> bool:
 
 def _graph_problems(document: Any) -> Iterator[str]:
     for key, value in _entries(document):
-        if key == "target" and isinstance(value, str):
-            if value and (not _OPERATOR.fullmatch(value) or "__" in value):
-                yield f"its graph calls `{value[:80]}`"
+        # An operator may also be an argument of another.
+        if key in {"target", "as_operator"} and isinstance(value, str):
+            if value and not _is_operator(value):
+                yield f"its graph calls `{value[:80]}`, which is none of this PyTorch's own operators on tensors"
+        elif key in {"in_spec", "out_spec"} and isinstance(value, str):
+            yield from _structure_problems(value)
         elif key == "expr_str" and isinstance(value, str) and not _is_arithmetic(value):
             yield f"it holds the expression `{value[:80]}`"
         elif key == "guards_code" and isinstance(value, list):
@@ -120,6 +144,31 @@ def _entries(document: Any) -> Iterator[tuple[str, Any]]:
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)
+
+
+def _is_operator(target: str) -> bool:
+    """Whether it is arithmetic, or an operator of PyTorch that only computes."""
+    if target in _HIGHER_ORDER or _ARITHMETIC.fullmatch(target):
+        return True
+    match = _OPERATOR.fullmatch(target)
+    if match is None or match["namespace"] not in _NAMESPACES:
+        return False
+    packet = getattr(getattr(torch.ops, match["namespace"]), match["name"], None)
+    if not isinstance(packet, torch._ops.OpOverloadPacket) or match["overload"] not in packet.overloads():  # noqa: SLF001 - has no other name
+        return False
+    # aten::from_file and aten::save read and write files by name.
+    return all(argument.name != "filename" for argument in getattr(packet, match["overload"])._schema.arguments)  # noqa: SLF001 - public in all but name
+
+
+def _structure_problems(text: str) -> Iterator[str]:
+    """What loading a description of nested inputs or outputs would import; it is JSON, with texts of JSON in it."""
+    waiting = [json.loads(text)]
+    while waiting:
+        for key, value in _entries(waiting.pop()):
+            if key == "__enum__" or (key == "default_factory_module" and value not in _FACTORY_MODULES):
+                yield "the structure of its inputs or outputs names Python classes"
+            elif key == "context" and isinstance(value, str):
+                waiting.append(json.loads(value))
 
 
 def _is_arithmetic(text: str) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
+from orchestrator.frameworks.pytorch.programs import ProgramByPosition
 from orchestrator.frameworks.pytorch.runtime import as_tensors
 from orchestrator.frameworks.source.user_code import raised_notes
 from orchestrator.steps.context import StepError, refuse_as
@@ -217,6 +218,8 @@ def _parameters(model: torch.nn.Module) -> tuple[list[str], int, list[str], bool
         arguments = model.forward.schema.arguments[1:]  # the first parameter is the module
         names = [argument.name for argument in arguments]
         return names, sum(not argument.has_default_value() for argument in arguments), [], False
+    if isinstance(model, ProgramByPosition):
+        return model.names, len(model.names), [], False
     try:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):  # written in C: only a call shows it

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from orchestrator.frameworks.pytorch.calls import guarded_call, lacks_rows_for_statistics
+from orchestrator.frameworks.pytorch.programs import ProgramByPosition
 from orchestrator.frameworks.pytorch.runtime import as_tensors
 from orchestrator.frameworks.source.comparison import (
     amplifies_rounding,
@@ -45,7 +46,7 @@ TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 1e-2, torc
 _AT = ("model", "source", "weights")
 _AT_CODE = ("model", "source", "factory")
 _RANDOM = ("bernoulli", "dropout", "multinomial", "normal", "poisson", "rand", "exponential", "uniform", "rrelu")
-_GENERATED = (torch.jit.ScriptModule, torch.fx.GraphModule)  # their classes mean nothing to the user
+_GENERATED = (torch.jit.ScriptModule, torch.fx.GraphModule, ProgramByPosition)  # their classes mean nothing to the user
 _SAVED = "save it again after model.eval()"
 
 

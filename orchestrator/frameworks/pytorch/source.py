@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
 from orchestrator.artifacts.inspection import FoundNote, FoundTensor, FoundWeights, Inspection
@@ -14,6 +15,8 @@ from orchestrator.frameworks.pytorch.archives import check_archive
 from orchestrator.frameworks.pytorch.calls import call_model, check_inputs, declared_outputs, guarded_call
 from orchestrator.frameworks.pytorch.evaluation import verify_evaluation_mode
 from orchestrator.frameworks.pytorch.ids import ids_of_inputs
+from orchestrator.frameworks.pytorch.program_dims import ProgramDims
+from orchestrator.frameworks.pytorch.programs import by_position, tensor_inputs
 from orchestrator.frameworks.pytorch.runtime import CPU, TorchRuntime, device_for
 from orchestrator.frameworks.pytorch.weights import find_state_dict, load_weights, read_state_dict
 from orchestrator.frameworks.source.edge_cases import call_at, sizes_of
@@ -90,7 +93,7 @@ def probe(context: StepContext) -> dict[str, Any]:
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
         del dim
-        return _unnamed(model, signature, inputs, context.project)
+        return call_model(model, signature, inputs, context.project)
 
     plain = random_samples(signature, 0)
     shown = ids_of_inputs(model, signature, call_at(plain, signature, sizes_of(plain, signature)))
@@ -210,8 +213,7 @@ def _load(
         if getattr(model, "training", False):
             notes.append(_SAVED_IN_TRAINING)
     elif kind == "exported-program":
-        program: torch.nn.Module = load_exported_program(weights).module()
-        model = program.to("cpu")
+        model = by_position(load_exported_program(weights)).to("cpu")
     else:
         raise ValueError(f"not a source kind of PyTorch: {kind}")
     if kind != "exported-program":  # it has no modes and stays as exported
@@ -279,9 +281,6 @@ def _damaged(message: str, error: Exception) -> StepError:
 
 _SHOWN = 4
 
-_UNBOUNDED = 2**31
-"""The maximum of a range that is open in the exported program: the largest size that a spec allows."""
-
 
 def inspect(context: StepContext) -> dict[str, Any]:
     """The step `inspect` for PyTorch's source kinds, whose specs must declare inputs and outputs.
@@ -304,64 +303,43 @@ def _exported_program(weights: Path) -> Inspection:
     program = load_exported_program(weights)
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     results = next(node for node in program.graph.nodes if node.op == "output").meta.get("val")
-    returned = dict(zip((spec.arg.name for spec in program.graph_signature.output_specs), results, strict=True))
-    dims = _Dimensions()
-    inputs = tuple(dims.tensor(str(name), values.get(name)) for name in program.graph_signature.user_inputs)
-    dims.name_the_rest = False
-    outputs = tuple(
-        dims.tensor(key, returned.get(name))
-        for key, name in zip(_output_names(program), program.graph_signature.user_outputs, strict=True)
+    names = tensor_inputs(program)
+    dims = ProgramDims({name: values.get(name) for name in names}, program.range_constraints)
+    returned = zip(_output_names(program), _user_outputs(program, results), strict=True)
+    return Inspection(
+        inputs=tuple(_found(name, values.get(name), dims) for name in names),
+        outputs=tuple(_found(name, value, dims) for name, value in returned if value is not None),
+        ranges=dims.ranges,
+        multiples=dims.multiples,
+        files=(),
+        notes=tuple(dims.notes),
+        weights=None,
     )
-    ranges = {
-        dims.names[str(symbol)]: (int(bounds.lower), int(bounds.upper) if bounds.upper < _UNBOUNDED else _UNBOUNDED)
-        for symbol, bounds in program.range_constraints.items()
-        if str(symbol) in dims.names
-    }
-    return Inspection(inputs=inputs, outputs=outputs, ranges=ranges, files=(), notes=tuple(dims.notes), weights=None)
+
+
+def _found(name: str, value: Any, dims: ProgramDims) -> FoundTensor:
+    """What the graph shows of an input or output; of what is no tensor, the name of its type."""
+    if not isinstance(value, torch.Tensor):
+        return FoundTensor(name, type(value).__name__, ())
+    return FoundTensor(name, str(value.dtype).removeprefix("torch."), dims.shape(value))
+
+
+def _user_outputs(program: Any, results: Sequence[Any]) -> list[Any]:
+    """What the graph gives for each leaf that a call returns, in order."""
+    kinds = [spec.kind for spec in program.graph_signature.output_specs]
+    return [value for kind, value in zip(kinds, results, strict=True) if kind is OutputKind.USER_OUTPUT]
 
 
 def _output_names(program: Any) -> list[str]:
-    """The keys of the returned dictionary, or the names in the graph without their numbers."""
-    names = [str(name) for name in program.graph_signature.user_outputs]
+    """The keys of the returned dictionary, or numbers."""
+    count = len(program.graph_signature.user_outputs)
     spec = program.call_spec.out_spec
-    if spec is not None and spec.type is dict and spec.num_leaves == len(names):
-        order = pytree.tree_unflatten(list(range(len(names))), spec)
+    if spec is not None and spec.type is dict and spec.num_leaves == count:
+        order = pytree.tree_unflatten(list(range(count)), spec)
         keys = {place: str(key) for key, place in order.items() if isinstance(place, int)}
-        if len(keys) == len(names):
-            return [keys[place] for place in range(len(names))]
-    return ["output"] if len(names) == 1 else [f"output_{number}" for number in range(len(names))]
-
-
-class _Dimensions:
-    """Gives the symbols of an exported program meaningful names: `batch`, or an input's name and the axis."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, str] = {}
-        self.notes: list[FoundNote] = []
-        self.name_the_rest = True
-
-    def tensor(self, name: str, value: Any) -> FoundTensor:
-        if not isinstance(value, torch.Tensor):
-            return FoundTensor(name, type(value).__name__, ())
-        dtype = str(value.dtype).removeprefix("torch.")
-        return FoundTensor(name, dtype, tuple(self._size(name, axis, size) for axis, size in enumerate(value.shape)))
-
-    def _size(self, name: str, axis: int, size: Any) -> int | str | None:
-        if isinstance(size, int):
-            return size
-        symbol = str(size)
-        if symbol in self.names:
-            return self.names[symbol]
-        if not symbol.isidentifier():  # such as 2*s0: dimensions in a spec are independent
-            if self.name_the_rest:
-                self.notes.append(
-                    FoundNote(f"dimension {axis} of `{name}` is {symbol}, which a spec cannot express", name)
-                )
-            return None
-        if not self.name_the_rest:
-            return None
-        self.names[symbol] = "batch" if axis == 0 and "batch" not in self.names.values() else f"{name}_{axis}"
-        return self.names[symbol]
+        if len(keys) == count:
+            return [keys[place] for place in range(count)]
+    return ["output"] if count == 1 else [f"output_{number}" for number in range(count)]
 
 
 def _torchscript(weights: Path) -> Inspection:
@@ -377,7 +355,9 @@ def _torchscript(weights: Path) -> Inspection:
         returned = []
     names = ["output"] if len(returned) == 1 else [f"output_{number}" for number in range(len(returned))]
     outputs = tuple(FoundTensor(name, "", None) for name in names)
-    return Inspection(inputs=inputs, outputs=outputs, ranges={}, files=(), notes=tuple(notes), weights=None)
+    return Inspection(
+        inputs=inputs, outputs=outputs, ranges={}, multiples={}, files=(), notes=tuple(notes), weights=None
+    )
 
 
 def _argument(name: str, kind: Any) -> FoundTensor:
@@ -392,7 +372,7 @@ def _state_dict(weights: Path) -> Inspection:
     matrices = sorted((name for name, tensor in tensors.items() if tensor.ndim > 1), key=_natural)
     shown = tuple((name, tuple(tensors[name].shape)) for name in matrices[:_SHOWN])
     found = FoundWeights(key, shown, max(0, len(matrices) - _SHOWN))
-    return Inspection(inputs=(), outputs=(), ranges={}, files=(), notes=(), weights=found)
+    return Inspection(inputs=(), outputs=(), ranges={}, multiples={}, files=(), notes=(), weights=found)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

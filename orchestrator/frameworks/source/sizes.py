@@ -54,7 +54,7 @@ class SizeSearch:
     """Looks for the sizes of a model's open dimensions.
 
     Args:
-        signature: with its inputs; a range in `dims` bounds the search.
+        signature: with its inputs; a range in `dims` bounds the search, and so does a number in `multiples`.
         stated: the dimensions whose range the model states.
         trials: calls it.
     """
@@ -103,6 +103,8 @@ class SizeSearch:
 
     def _within(self, name: str | None, size: int) -> int:
         """The size, or the nearest one that the model states."""
+        step = self._signature.multiples.get(name or "", 1)
+        size = max(step, size // step * step)
         if name is None or name not in self._stated:
             return size
         low, high = self._signature.dims[name]
@@ -128,9 +130,9 @@ class SizeSearch:
 
     def _step(self, group: Sequence[str]) -> int | None:
         """The distance between two sizes that the model takes; None if it takes no other than the first."""
-        base = self._base[group[0]]
-        for step in _STEPS:
-            if all(self._trials.takes(self._at(group, base + times * step)) for times in (1, 2)):
+        base, stated = self._base[group[0]], self._signature.multiples.get(group[0], 1)
+        for step in dict.fromkeys((stated, *_STEPS)):
+            if step % stated == 0 and all(self._trials.takes(self._at(group, base + times * step)) for times in (1, 2)):
                 return step
         return None
 
@@ -155,7 +157,9 @@ class SizeSearch:
         low = self._lowest(group, step)
         high, why_high = self._highest(group, step, low)
         reasons = []
-        if step > 1:
+        if step > 1 and step == self._signature.multiples.get(name):
+            reasons.append(f"a multiple of {step}, as the model states")
+        elif step > 1:
             reasons.append(
                 f"a multiple of {step}; {base + 1} fails: {self._trials.at(self._at(group, base + 1)).refused}"
             )
@@ -165,12 +169,13 @@ class SizeSearch:
 
     def _stated_range(self, name: str) -> tuple[ProbedDim, str]:
         low, high = self._signature.dims[name]
+        step = self._signature.multiples.get(name, 1)
         for size in (low, high):
             trial = self._trials.at(self._at([name], size))
             if trial.refused and size != self._base[name]:
                 question = f"the model states {low} to {high} for `{name}`, but {size} fails: {trial.refused}"
-                return ProbedDim(low, high, 1, "read from the model"), question
-        return ProbedDim(low, high, 1, "read from the model"), ""
+                return ProbedDim(low, high, step, "read from the model"), question
+        return ProbedDim(low, high, step, "read from the model"), ""
 
     def _lowest(self, group: Sequence[str], step: int) -> int:
         """The smallest multiple of `step` that the model takes, if it takes all from there on."""

@@ -188,6 +188,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
         inputs=_found_in(input_names(model), model.inputs),
         outputs=_found_in(output_names(model), model.outputs),
         ranges={},
+        multiples={},
         files=(),
         notes=tuple(map(FoundNote, _notes_on(path, model))),
         weights=None,

@@ -300,6 +300,7 @@ def inspect(context: StepContext) -> dict[str, Any]:
         inputs=_found_in(tensor_infos(signature.inputs, "input")),
         outputs=_found_in(tensor_infos(signature.outputs, "output")),
         ranges={},
+        multiples={},
         files=(),
         notes=tuple(map(FoundNote, _notes_on(read, name))),
         weights=None,

@@ -67,7 +67,13 @@ def _inspection(
 ) -> Inspection:
     returned = tuple(outputs(built))
     return Inspection(
-        inputs=inputs, outputs=returned, ranges=ranges, files=(), notes=tuple(map(FoundNote, notes)), weights=None
+        inputs=inputs,
+        outputs=returned,
+        ranges=ranges,
+        multiples={},
+        files=(),
+        notes=tuple(map(FoundNote, notes)),
+        weights=None,
     )
 
 

@@ -125,3 +125,65 @@ def test_a_checkpoint_without_tensors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StepError) as caught:
         read(tmp_path, "pytorch", tmp_path / "m.ckpt")
     assert caught.value.code == "E308"
+
+
+class Apart(torch.nn.Module):  # type: ignore[misc]  # torch is not followed
+    """Two inputs whose sizes have nothing to do with each other."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x * 2, y.sum(1)
+
+
+def apart(path: Path, x: tuple[int, ...], dims: Any) -> Path:
+    torch.export.save(torch.export.export(Apart().eval(), (torch.ones(x), torch.ones(2, 8)), dynamic_shapes=dims), path)
+    return path
+
+
+def test_a_multiple_of_a_dimension_is_a_range_of_multiples(tmp_path: Path) -> None:
+    batch, height = torch.export.Dim("batch", min=1, max=8), torch.export.Dim("height", min=1, max=16)
+    found = read(
+        tmp_path, "exported-program", apart(tmp_path / "m.pt2", (2, 16), ({0: batch, 1: 4 * height}, {0: batch}))
+    )
+    assert found["inputs"][0]["shape"] == ["batch", "x_1"]
+    assert found["outputs"][0]["shape"] == ["batch", "x_1"]
+    # torch.export has no sizes of 1 in an expression, so that the smallest is not 4.
+    assert found["ranges"] == {"batch": [1, 8], "x_1": [8, 64]}
+    assert found["multiples"] == {"x_1": 4}
+    assert found["notes"] == []
+
+
+def test_a_multiple_without_a_largest_size_stays_open(tmp_path: Path) -> None:
+    batch, height = torch.export.Dim("batch", min=1, max=8), torch.export.Dim("height")
+    found = read(
+        tmp_path, "exported-program", apart(tmp_path / "m.pt2", (2, 16), ({0: batch, 1: 4 * height}, {0: batch}))
+    )
+    assert found["ranges"]["x_1"] == [8, 2**31]
+    assert found["multiples"] == {"x_1": 4}
+
+
+@pytest.mark.parametrize("case", ["tied", "odd"])
+def test_sizes_that_no_spec_can_say_are_fixed_as_exported(tmp_path: Path, case: str) -> None:
+    batch, size = torch.export.Dim("batch", min=1, max=8), torch.export.Dim("size", min=2, max=20)
+    if case == "tied":
+        weights = apart(tmp_path / "m.pt2", (2, 16), ({0: batch, 1: 2 * size}, {0: batch, 1: size}))
+        shapes, why = [["batch", 16], ["batch", 8]], "depends on"
+    else:
+        weights = apart(tmp_path / "m.pt2", (2, 17), ({0: batch, 1: 2 * size + 1}, {0: batch}))
+        shapes, why = [["batch", 17], ["batch", 8]], "no range of multiples"
+    found = read(tmp_path, "exported-program", weights)
+    assert [each["shape"] for each in found["inputs"]] == shapes
+    assert all(why in note["text"] and "as in the example" in note["text"] for note in found["notes"])
+    assert len(found["notes"]) == (2 if case == "tied" else 1)
+
+
+def test_constants_are_neither_inputs_nor_outputs(tmp_path: Path) -> None:
+    class Constants(torch.nn.Module):  # type: ignore[misc]  # torch is not followed
+        def forward(
+            self, x: torch.Tensor, times: int, mask: torch.Tensor | None = None
+        ) -> dict[str, torch.Tensor | None]:
+            return {"mask": mask, "y": x * times}
+
+    torch.export.save(torch.export.export(Constants(), (torch.ones(2, 3), 4), {"mask": None}), tmp_path / "m.pt2")
+    found = read(tmp_path, "exported-program", tmp_path / "m.pt2")
+    assert tensors(found, "inputs") == [("x", "float32", [2, 3])]
+    assert tensors(found, "outputs") == [("y", "float32", [2, 3])]

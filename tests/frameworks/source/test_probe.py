@@ -33,8 +33,9 @@ def probed(
     compared: Mapping[str, Sequence[int]] | None = None,
     stated: tuple[str, ...] = (),
     outputs: tuple[int | str, ...] | None = None,
+    multiples: Mapping[str, int] | None = None,
 ) -> Probed:
-    signature = Signature(tuple(inputs), (Tensor("y", "float32", outputs),), dims, batch)
+    signature = Signature(tuple(inputs), (Tensor("y", "float32", outputs),), dims, batch, multiples or {})
     context = StepContext({}, {}, Path(), Path(), Path())
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
@@ -140,6 +141,32 @@ def test_a_range_that_the_model_states_is_kept() -> None:
     )
     assert sizes(found, "batch") == (2, 8, 1)
     assert sizes(found, "samples") == (5, 9, 1)
+
+
+def test_multiples_that_the_model_states_are_kept() -> None:
+    def model(given: Mapping[str, Array]) -> Any:
+        if given["sound"].shape[1] % 12:
+            raise refuse("Reshape: 12 does not divide it")
+        return given["sound"]
+
+    found = probed(
+        [SOUND], {"batch": (1, 8), "samples": (24, 96)}, model, stated=("samples",), multiples={"samples": 12}
+    )
+    assert sizes(found, "samples") == (24, 96, 12)
+    assert found.questions == ()
+
+
+def test_of_an_open_range_only_the_multiples_that_the_model_states_are_tried() -> None:
+    tried = set()
+
+    def model(given: Mapping[str, Array]) -> Any:
+        tried.add(given["sound"].shape[1])
+        return given["sound"]
+
+    found = probed([SOUND], {"batch": (1, 8), "samples": (12, 120)}, model, multiples={"samples": 12})
+    assert sizes(found, "samples") == (12, 120, 12)
+    assert "as the model states" in found.dims["samples"].reason
+    assert all(size % 12 == 0 for size in tried)
 
 
 def test_a_model_that_takes_nothing_that_was_tried_is_a_question() -> None:
