@@ -308,6 +308,15 @@ class ServingBackend(Backend):
             ValueError: that file was changed.
         """
 
+    def queue(self, folder: Path, name: str) -> str:  # noqa: ARG002
+        """How much may wait while the model is busy, in words, from a folder written by it; empty if nothing limits that.
+
+        Args:
+            folder: the serving folder.
+            name: of the model on the wire.
+        """
+        return ""
+
     @abstractmethod
     def launch(self, folder: Path, *, port: int, scratch: Path, threads: int) -> Launch:
         """The command that serves `folder` at 127.0.0.1:`port` on this machine; it only writes to `scratch`.

@@ -121,6 +121,10 @@ class OwnServer(ServingBackend):
         """The signature in `server.json`."""
         return OwnServerJson.read(folder).model.signature
 
+    def queue(self, folder: Path, name: str) -> str:  # noqa: ARG002 - the server serves one model
+        """`queue_rows` of `server.json`."""
+        return f"{OwnServerJson.read(folder).queue_rows} rows"
+
     def write_folder(self, settings: ServingSettings, variant: Path, folder: Path) -> None:
         """Write `model.onnx` (with `model.onnx.data` if the variant has it) and `server.json`."""
         source = model_file(settings.format, variant)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +34,11 @@ Examples:
   mlo explain specs/digits/digits.yaml onnx-int8       why a candidate won or lost
   mlo explain specs/digits/digits.yaml convert.onnx    why a step ran, and with which inputs
   mlo explain specs/digits/digits.yaml hardware.cpus   where a value comes from
+  mlo explain specs/digits/digits.yaml startupSeconds  why a value of the rendered files is what it is
 """
 )
 @click.argument("what", metavar="CODE|SPEC")
-@click.argument("part", required=False, metavar="[STEP|CANDIDATE|KEY]")
+@click.argument("part", required=False, metavar="[STEP|CANDIDATE|KEY|VALUE]")
 @spec_options
 def explain(what: str, part: str | None, platform: Path | None, environment: str | None) -> None:
     """Explain what an error code means, why the winner won, why a step ran, or where a value comes from."""
@@ -45,7 +47,8 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
 
         console.print_result(explain_code(what.upper()))
         return
-    from orchestrator.engine.planning import make_plan  # noqa: PLC0415 - not needed for codes
+    from orchestrator.cli.rendered_text import RENDERED, rendered_values  # noqa: PLC0415 - not needed for codes
+    from orchestrator.engine.planning import make_plan  # noqa: PLC0415 - likewise
 
     store = open_store(Path(what).parent)
     planned = make_plan(Path(what), store, platform=platform, environment=environment)
@@ -57,6 +60,13 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
         console.print_result(_no_decision(what, undecided) if decision is None else _decision(decision))
     elif part in steps:
         console.print_result(_step_text(planned.explain_step(store, part)))
+        if part == "render" and (values := rendered_values(planned, store)):
+            console.print_result(
+                "\n".join(["  rendered:", *(textwrap.indent(text, "    ") for text in values.values())])
+            )
+    elif part in RENDERED:
+        known = rendered_values(planned, store)
+        console.print_result(known.get(part, f"{part}: {_not_rendered(decision, known)}"))
     elif part in candidates:
         console.print_result(candidate_text(candidates[part]))
     elif part in undecided:
@@ -65,7 +75,15 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
         value = origin[0] if isinstance(origin[0], str) else json.dumps(origin[0], default=str)
         console.print_result(f"{part} = {value}\nfrom {origin[1]}")
     else:
-        raise _unknown(part, [*steps, *candidates, *undecided])
+        raise _unknown(part, [*steps, *candidates, *undecided, *RENDERED])
+
+
+def _not_rendered(decision: Decision | None, known: dict[str, str]) -> str:
+    if decision is not None and decision.winner is None:
+        return "nothing is rendered, because nothing won"
+    if decision is None or not known:
+        return "known once `mlo apply` or `mlo render` has measured and rendered for a server"
+    return "nothing of that is rendered for this backend"
 
 
 def _no_decision(spec: str, undecided: dict[str, str]) -> str:

@@ -73,15 +73,20 @@ class Planned:
         model = self.plan.model
         return {**model.signature.as_json(), "names": model.names} if model is not None and model.was_read else None
 
+    def output(self, store: Store, step_id: str) -> Path | None:
+        """What the step left, if its result exists."""
+        step = next(step for step in self.preview.steps if step.id == step_id)
+        receipt = store.receipts.read(step.key) if step.key is not None and step.status == "cached" else None
+        return None if receipt is None or receipt.manifest is None else store.trees.path(receipt.manifest.digest)
+
     def decision(self, store: Store) -> Decision | None:
         """The decision, if the result of `select` exists."""
-        select = next(step for step in self.preview.steps if step.id == "select")
-        receipt = store.receipts.read(select.key) if select.key is not None and select.status == "cached" else None
-        if receipt is None or receipt.manifest is None:
+        folder = self.output(store, "select")
+        if folder is None:
             return None
         from orchestrator.artifacts.decision import Decision  # noqa: PLC0415 - a run without changes needs none
 
-        return Decision.read(store.trees.path(receipt.manifest.digest))
+        return Decision.read(folder)
 
     def explain_step(self, store: Store, step_id: str) -> dict[str, Any]:
         """All information about a step, for `mlo explain`."""

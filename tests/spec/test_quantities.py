@@ -11,7 +11,7 @@ from tests.spec.conftest import BASE, Load
 
 @pytest.mark.parametrize(
     ("written", "seconds"),
-    [("9ms", 0.009), ("0.3ms", 0.0003), ("50us", 0.00005), ("1.5s", 1.5), ("90s", 90.0), ("5m", 300.0), ("2h", 7200.0)],
+    [("9ms", 0.009), ("300us", 0.0003), ("50us", 0.00005), ("1.5s", 1.5), ("90s", 90.0), ("5m", 300.0), ("2h", 7200.0)],
 )
 def test_a_duration_is_the_number_that_is_written_and_is_shown_as_such(
     load: Load, written: str, seconds: float

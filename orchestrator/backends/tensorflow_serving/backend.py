@@ -117,6 +117,12 @@ class TensorFlowServing(ServingBackend):
         """The signature in `server.json`."""
         return config.TensorFlowServingJson.read(folder).model.signature
 
+    def queue(self, folder: Path, name: str) -> str:  # noqa: ARG002 - it serves one model
+        """`max_enqueued_batches` of batching.config, which is only there if requests are batched."""
+        file = folder / "batching.config"
+        batches = config.enqueued_batches(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return "" if batches is None else f"{batches} batches"
+
     def image_values(self, settings: ServingSettings) -> Mapping[str, Any]:
         """The flags of its command."""
         return {"flags": config.flags(settings)}

@@ -238,6 +238,12 @@ def batching(settings: ServingSettings) -> str | None:
     return _text(parameters)
 
 
+def enqueued_batches(text: str) -> int | None:
+    """How many batches may wait, from the text that `batching` made."""
+    found = re.search(r"max_enqueued_batches\s*\{\s*value:\s*([0-9]+)", text)
+    return None if found is None else int(found[1])
+
+
 def _enqueued(settings: ServingSettings, rows: int) -> int:
     """The queue's length in batches: a few hundred rows, and at least two of the largest requests, which must fit whole."""
     assert settings.signature.batch is not None, "as above"

@@ -97,6 +97,11 @@ class TorchServe(ServingBackend):
         """The signature in `signature.json`, with which the handler checks requests."""
         return Signature.from_json(read_json(folder / "model-store" / name / "signature.json"))
 
+    def queue(self, folder: Path, name: str) -> str:
+        """`jobQueueSize` of the model's configuration."""
+        text = (folder / "model-store" / name / "model-config.yaml").read_text(encoding="utf-8")
+        return f"{config.queue_size(text)} requests"
+
     def refuses(self, signature: Signature) -> str | None:
         """Strings, because tensors of PyTorch only hold numbers."""
         texts = [tensor.name for tensor in signature.inputs if tensor.dtype == "string"]

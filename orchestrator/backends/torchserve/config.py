@@ -228,5 +228,11 @@ def jvm_options(settings: ServingSettings) -> str:
     return "\n".join(options) + "\n"
 
 
+def queue_size(text: str) -> int:
+    """How many requests may wait, from the text that `model_config` made."""
+    size: int = yaml.safe_load(text)["jobQueueSize"]
+    return size
+
+
 def _queue(settings: ServingSettings) -> int:
     return max(100, largest_batch(settings.signature, settings.max_batch_size) * _QUEUE_BATCHES)
