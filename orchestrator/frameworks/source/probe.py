@@ -238,7 +238,10 @@ def _unused(
 
 
 def _unknown(drawn: IntegerRange) -> str:
-    return f"what its integers mean is unknown: give `range: [SMALLEST, LARGEST]`; random ones go from {drawn.low} to {drawn.high}"
+    return (
+        "what its integers mean is unknown: give `range: [SMALLEST, LARGEST]`, or real `samples`; "
+        f"until then random ones go from {drawn.low:,} to {drawn.high:,}, which all work"
+    )
 
 
 def _with_independent_rows(signature: Signature, sizes: FoundSizes, answer: Answer) -> dict[str, ProbedDim]:

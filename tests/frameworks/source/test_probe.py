@@ -205,6 +205,10 @@ def test_integers_of_which_nothing_is_known_are_a_question() -> None:
     )
     assert found.inputs["n"].range is None
     assert found.inputs["n"].question
+    assert found.inputs["n"].reason == (
+        "what its integers mean is unknown: give `range: [SMALLEST, LARGEST]`, or real `samples`; until then random ones go from "
+        "-1,000,000 to 1,000,000, which all work"
+    )
 
 
 def test_a_number_that_the_graph_compares_is_given_with_a_question_for_the_others() -> None:
