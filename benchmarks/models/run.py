@@ -131,7 +131,8 @@ def journey(model: Model, folder: Path) -> Result:
     drafted = json.loads(done.stdout)
     kind, questions = drafted["kind"], drafted["questions"]
     if not drafted["imports"]:
-        return ended("a person fills in", "; ".join(each["message"] for each in drafted["diagnostics"]))
+        where = "refused by import" if drafted["valid"] else "a person fills in"
+        return ended(where, "; ".join(each["message"] for each in drafted["diagnostics"]))
     done = mlo(folder, "apply", drafted["spec"], "--yes")
     if done.returncode:
         return ended("apply", reason(done))

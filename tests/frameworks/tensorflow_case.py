@@ -119,6 +119,7 @@ CASES: dict[str, Case] = {
     "noisy": Case("tflite", "noisy.tflite", _FOUR, ["y"], _ROWS),
     "mixing": Case("tflite", "mixing.tflite", _FOUR, ["y"], _ROWS),
     "counting": Case("tflite", "counting.tflite", _FOUR, ["y"], _ROWS),
+    "counting_later": Case("tflite", "counting_later.tflite", _FOUR, ["y"], _ROWS),
     "select_ops": Case("tflite", "select_ops.tflite", _FOUR, ["y"], _ROWS),
     "custom_ops": Case("tflite", "custom_ops.tflite", _FOUR, ["y"], _ROWS),
 }

@@ -55,7 +55,8 @@ class TfliteFile:
         custom_operators: names of operators that are neither LiteRT's nor TensorFlow's.
         tensorflow_operators: names of TensorFlow's operators, which need its kernels ("Select TF ops").
         parameters: the number of values stored in the file's tensors.
-        keeps_state: whether some tensors keep their values from one call to the next.
+        keeps_state: whether some tensors keep their values from one call to the next, unless they are reset.
+        writes_variables: whether a call leaves values in variables for the next, which nothing resets.
         quantized: whether weights are stored as integers with a scale.
     """
 
@@ -67,6 +68,7 @@ class TfliteFile:
     tensorflow_operators: tuple[str, ...]
     parameters: int
     keeps_state: bool
+    writes_variables: bool
     quantized: bool
 
 
@@ -92,8 +94,26 @@ def read(path: Path) -> TfliteFile:
         tensorflow_operators=tuple(name.removeprefix(_FLEX) for name in custom if name.startswith(_FLEX)),
         parameters=sum(_size(tensor) for tensor in stored.values()),
         keeps_state=any(tensor.IsVariable() for tensor in _all_tensors(model)),
+        writes_variables=_writes_variables(model, codes),
         quantized=any(_scales(tensor) for tensor in stored.values()),
     )
+
+
+def _writes_variables(model: Any, codes: list[Any]) -> bool:
+    """Whether a graph assigns variables, other than those that only give them their first values."""
+    once: set[int] = set()
+    assigns: set[int] = set()
+    for number in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(number)
+        for each in (graph.Operators(i) for i in range(graph.OperatorsLength())):
+            name = _OPERATORS.get(_builtin(codes[each.OpcodeIndex()]))
+            if name == "ASSIGN_VARIABLE":
+                assigns.add(number)
+            elif name == "CALL_ONCE":
+                options = schema.CallOnceOptions()
+                options.Init(each.BuiltinOptions().Bytes, each.BuiltinOptions().Pos)
+                once.add(options.InitSubgraphIndex())
+    return bool(assigns - once)
 
 
 _Names = dict[int, list[str]]

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "inspect", "open_baseline", "open_source", "probe"]
 
+_STATELESS = "keep no state between calls, or make it an input and an output"
 _RANDOM = {"MULTINOMIAL", "RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM"}
 
 
@@ -266,15 +267,21 @@ def _prove_repeatable(
     Raises:
         StepError: E330 it draws random numbers, E331 rows influence each other, E332 a call affects the next.
     """
+    if file.writes_variables:
+        raise StepError(
+            "E332",
+            "the model keeps state from call to call, as one that is fed a stream does",
+            cause="one call affects the next: ASSIGN_VARIABLE writes what the next call reads, and the replicas of a server share nothing",
+            remedy=_STATELESS,
+            at=AT_WEIGHTS,
+        )
     if name := changing_output(answer, signature, samples):
         drawn = sorted(file.operators & _RANDOM)
         raise StepError(
             "E330" if drawn else "E332",
             f"the model's output `{name}` changes when a call is repeated",
             cause=f"{', '.join(drawn)} draws random numbers" if drawn else "one call affects the next",
-            remedy="convert the model in inference mode, without random operators"
-            if drawn
-            else "keep no state between calls, or make it an input and an output",
+            remedy="convert the model in inference mode, without random operators" if drawn else _STATELESS,
             at=AT_WEIGHTS,
         )
     if name := row_mixing_output(answer, signature, samples, notes):

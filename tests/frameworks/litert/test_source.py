@@ -130,7 +130,11 @@ def test_the_baseline_answers_as_recorded_on_the_threads_that_it_is_given(conver
 
 @pytest.mark.parametrize(
     ("name", "code", "operator"),
-    [("noisy", "E330", "RANDOM_UNIFORM draws"), ("counting", "E332", "one call affects the next")],
+    [
+        ("noisy", "E330", "RANDOM_UNIFORM draws"),
+        ("counting", "E332", "one call affects the next"),
+        ("counting_later", "E332", "ASSIGN_VARIABLE writes what the next call reads"),
+    ],
 )
 def test_a_model_whose_outputs_do_not_repeat_is_refused(
     models_to_convert: Path, tmp_path: Path, name: str, code: str, operator: str

@@ -124,17 +124,17 @@ def _of_function(function: Callable[..., dict[str, Any]], *specs: Any) -> Any:
     return tf.lite.TFLiteConverter.from_concrete_functions([owner.function.get_concrete_function()], owner)
 
 
-def _counting(folder: Path, spec: Any) -> Any:
-    """Adds to its inputs how often it was called."""
+def _counting(folder: Path, spec: Any, unnoticed: float = 0.0) -> Any:
+    """Adds to its inputs how often it was called, beyond a number of calls in which nothing shows that it counts."""
     owner = tf.Module()
     owner.calls = tf.Variable(0.0)
 
     def counting(x: Any) -> dict[str, Any]:
         owner.calls.assign_add(1.0)
-        return {"y": x + owner.calls}
+        return {"y": x + tf.maximum(owner.calls - unnoticed, 0.0)}
 
     owner.function = tf.function(counting, input_signature=[spec])
-    path = str(folder / "counting_saved_model")
+    path = str(folder / f"counting_after_{unnoticed:.0f}")
     tf.saved_model.save(owner, path, signatures=owner.function.get_concrete_function())
     return tf.lite.TFLiteConverter.from_saved_model(path)
 
@@ -183,6 +183,7 @@ def _lite_models(folder: Path, models: dict[str, Any]) -> None:
     _lite(_of_function(mixing, four), folder / "mixing.tflite")
     _lite(_of_function(buckets, four), folder / "buckets.tflite")
     _lite(_counting(folder, four), folder / "counting.tflite")
+    _lite(_counting(folder, four, 1e6), folder / "counting_later.tflite")
     two = tf.TensorSpec([None], tf.string, name="words"), tf.TensorSpec([None], tf.int64, name="which")
     _lite(_of_function(texts, *two), folder / "texts.tflite")
 
