@@ -72,6 +72,9 @@ def _table_packages() -> dict[str, str | None]:
 
 def _server(name: str, devices: int) -> ServerHere:
     chosen = serving_backend(name)
+    if (lacking := chosen.unavailable(devices)) is not None:
+        notes = chosen.notes(devices)
+        return ServerHere(present=False, notes=notes, lacking=lacking.reason, remedy=lacking.remedy)
     return ServerHere(chosen.present(devices), chosen.notes(devices))
 
 

@@ -26,10 +26,14 @@ class ServerHere:
         present: its identity beyond package versions, as JSON and part of keys; False: it cannot be started; True: the
             versions of the backend's packages suffice.
         notes: what a reviewer of a plan should know about it and its start, a sentence each.
+        lacking: why it cannot be started, a clause; empty if it can be.
+        remedy: what to do about that.
     """
 
     present: Mapping[str, Any] | bool
     notes: tuple[str, ...] = ()
+    lacking: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

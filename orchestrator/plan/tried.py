@@ -1,26 +1,28 @@
-"""Which of a spec's candidates can be tried on this machine, and why the others can't."""
+"""Which of a spec's candidates can be tried on this machine and run by its target, and why the others can't."""
 
 from __future__ import annotations
 
-from orchestrator.backends.table import BACKENDS, backend
+from orchestrator.backends.table import BACKENDS, backend, backends_of
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
 from orchestrator.machine.here import Here
 from orchestrator.machine.packages import NoCuda, install_hint
 from orchestrator.optimize.candidates import candidates
+from orchestrator.optimize.formats import FORMATS, Unsupported
 from orchestrator.optimize.variants import Candidate, RefusedCandidate
 from orchestrator.plan.steps.release import require_grpc_tools
 from orchestrator.plan.steps.source import require_source_tools, union
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.signature import Signature
+from orchestrator.targets.table import TARGETS
 
-__all__ = ["forbidden_backends", "tried_and_refused"]
+__all__ = ["forbidden_backends", "tried_and_refused", "unstartable_backends"]
 
 
 def tried_and_refused(
     loaded: LoadedSpec, signature: Signature, here: Here
 ) -> tuple[tuple[Candidate, ...], tuple[RefusedCandidate, ...]]:
-    """The candidates to try, and those refused; a missing package refuses a candidate.
+    """The candidates to try, and those refused: a missing package refuses a candidate, and so does a server that the target cannot start.
 
     Raises:
         SpecInvalid: E202, the source cannot be read with what is installed; E201, no candidate is left.
@@ -31,6 +33,7 @@ def tried_and_refused(
     refused: list[RefusedCandidate] = []
     remedies: dict[str, None] = {}
     lacking: set[str] = set()
+    unstartable = unstartable_backends(loaded, here)
     for each in candidates(loaded.spec, signature, forbidden_backends(loaded)):
         if isinstance(each, RefusedCandidate):
             refused.append(each)
@@ -40,18 +43,19 @@ def tried_and_refused(
         elif builds := _cpu_builds(each, here):
             remedies[builds[0].remedy] = None
             refused.append(_refuse(each, builds[0].reason))
+        elif each.backend in unstartable:
+            refused.append(_refuse(each, unstartable[each.backend]))
         else:
             tried.append(each)
     if not tried:
+        allow = _or_elsewhere(loaded) if any(r.backend in unstartable for r in refused) else _allow_more(loaded)
         raise SpecInvalid(
             Diagnostic(
                 code="E201",
                 message="no candidate can be tried",
                 span=loaded.span(("optimize",)),
                 cause="every format and precision that the spec allows is refused",
-                remedy=install_hint(tuple(sorted(lacking)))
-                if lacking
-                else "; ".join(sorted(remedies)) or _allow_more(loaded),
+                remedy=install_hint(tuple(sorted(lacking))) if lacking else "; ".join(sorted(remedies)) or allow,
                 notes=tuple(f"{r.candidate}: {r.reason}" for r in refused),
             )
         )
@@ -61,6 +65,38 @@ def tried_and_refused(
 def _allow_more(loaded: LoadedSpec) -> str:
     wire = "" if loaded.spec.serving.wire == "auto" else ", or `serving.wire: auto`"
     return f"allow more formats or precisions under `optimize:`, or another `serving.backend`{wire}"
+
+
+def _or_elsewhere(loaded: LoadedSpec) -> str:
+    """What to do where a server is lacking: install it, allow a format of another one, or start none here."""
+    spec = loaded.spec
+    others = [
+        name
+        for name, row in FORMATS.items()
+        if spec.optimize.formats != "auto"
+        and name not in spec.optimize.formats
+        and any(BACKENDS[each].served for each in backends_of(name))
+        and not isinstance(row.convert[spec.model.source.kind], Unsupported)
+    ]
+    ways = ["install what is missing"]
+    if others:
+        ways.append(f"allow {' or '.join(others)} in `optimize.formats`")
+    if spec.serving.backend != "auto":
+        ways.append("set `serving.backend: auto`")
+    elsewhere = " or ".join(name for name, row in TARGETS.items() if not row.section.starts_here)
+    return f"{', '.join(ways)}, or write the artifacts for a server elsewhere with `deploy.target: {elsewhere}`"
+
+
+def unstartable_backends(loaded: LoadedSpec, here: Here) -> dict[str, str]:
+    """The backends whose server the target would have to start on this machine and cannot → why, and what to do."""
+    deploy = loaded.spec.deploy
+    if not deploy.starts_here:
+        return {}
+    return {
+        name: f"`deploy.target: {deploy.target}` cannot start {name} on this machine: {server.lacking}; {server.remedy}"
+        for name, server in here.servers.items()
+        if server.lacking
+    }
 
 
 def forbidden_backends(loaded: LoadedSpec) -> dict[str, str]:

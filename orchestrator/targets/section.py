@@ -15,8 +15,11 @@ class DeploySection(Strict):
     Attributes:
         target: the target's name, a literal in each target's own section.
         takes_unserved: whether models without a server can be deployed there: their reader brings the runtime.
+        starts_here: whether it starts the server on this machine, so that a backend whose server cannot be started here must
+            not win.
     """
 
     takes_unserved: ClassVar[bool] = False
+    starts_here: ClassVar[bool] = False
 
     target: str

@@ -122,11 +122,16 @@ def test_the_same_spec_on_the_same_machine_is_the_same_plan(loaded: LoadedSpec, 
     assert compile_plan(loaded, model, here) == compile_plan(loaded, model, here)
 
 
-def test_a_package_that_is_not_installed_refuses_a_candidate(loaded: LoadedSpec, here: Here) -> None:
-    without = replace(here, packages={**here.packages, "torchserve": None})
+@pytest.mark.parametrize(
+    ("package", "candidate"), [("torchserve", "torchscript-fp32"), ("openvino", "onnx-fp32@openvino")]
+)
+def test_a_package_that_is_not_installed_refuses_a_candidate(
+    loaded: LoadedSpec, here: Here, package: str, candidate: str
+) -> None:
+    without = replace(here, packages={**here.packages, package: None})
     plan = compile_plan(loaded, planned_model(loaded, None), without)
     reasons = {refused.candidate: refused.reason for refused in plan.refused}
-    assert reasons["torchscript-fp32"] == "torchserve not installed: pip install 'mlo[torchserve]'"
+    assert reasons[candidate] == f"{package} not installed: pip install 'mlo[{package}]'"
 
 
 def test_the_plan_says_which_lines_may_be_frozen_and_which_variables_are_not_set(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.engine.observing import observe_here
+from orchestrator.errors import SpecInvalid
 from orchestrator.plan.compile import compile_plan
 from orchestrator.plan.found import planned_model
 from orchestrator.plan.keys import key_parts
@@ -34,6 +35,7 @@ FOUND = inspection(
         "outputs": [{"tensor": "logits", "dtype": "float32", "shape": [None, 10]}],
     }
 )
+JAVA = "echo 'openjdk version \"17.0.15\"' >&2"
 FOLDER = "deploy: {target: folder, path: out}\n"
 SLO = "slo: {p99_latency: 50ms}\n"
 
@@ -103,17 +105,61 @@ def test_an_engine_that_does_not_respond_is_noted_and_one_without_images_is_not(
         assert of_engine(planned_with(engine=engine.host)) == []
     with fake_engine() as engine:
         engine.refuses = "it is shutting down"
-        (note,) = of_engine(planned_with(engine=engine.host))
+        (note,) = of_engine(planned_with(FOLDER, engine=engine.host))
+        reason = tried_and_refused(planned_with(engine=engine.host))[1]["tensorflow-serving"]
     assert note.endswith("TensorFlow Serving (it is shutting down), so saved-model is only measured without a server")
+    assert "the Docker Engine did not list its images: it is shutting down; fix the Docker Engine" in reason
 
 
 def test_without_java_the_plan_says_that_torchserve_proves_no_service_level(planned_with: PlannedWith) -> None:
     def told(**programs: str) -> bool:
-        plan = planned_with(SLO + "optimize: {formats: [torchscript]}\n", kind="torchscript", **programs)
+        plan = planned_with(FOLDER + SLO + "optimize: {formats: [torchscript]}\n", kind="torchscript", **programs)
         return any("no server can be measured" in note for note in plan.notes)
 
     assert told()
-    assert not told(java="exit 0")
+    assert not told(java=JAVA)
+
+
+def tried_and_refused(plan: Plan) -> tuple[set[str], dict[str, str]]:
+    tried = {row["backend"] for row in plan.step("benchmark.server").params["candidates"]}
+    return tried, {each.backend: each.reason for each in plan.refused}
+
+
+def test_what_cannot_be_started_here_is_not_tried_for_a_server_on_this_machine(planned_with: PlannedWith) -> None:
+    tried, refused = tried_and_refused(planned_with())
+    assert "tensorflow-serving" not in tried
+    told = "`deploy.target: local` cannot start tensorflow-serving on this machine: tensorflow_model_server is not on the PATH"
+    assert refused["tensorflow-serving"].startswith(told)
+    assert refused["tensorflow-serving"].endswith("; install one of them")
+
+    tried, refused = tried_and_refused(planned_with(kind="torchscript"))
+    assert "torchserve" not in tried
+    told = "`deploy.target: local` cannot start torchserve on this machine: java is not on the PATH; install a Java runtime"
+    assert refused["torchserve"].startswith(told)
+
+    old = planned_with(kind="torchscript", java="echo 'openjdk version \"11.0.2\"' >&2")
+    assert "is Java 11; install a Java runtime, version 17 or later" in tried_and_refused(old)[1]["torchserve"]
+
+
+def test_what_can_be_started_here_and_what_is_for_a_folder_is_tried(planned_with: PlannedWith) -> None:
+    here = planned_with(tensorflow_model_server="echo TensorFlow ModelServer: 2.20.0")
+    assert "tensorflow-serving" in tried_and_refused(here)[0]
+    assert "torchserve" in tried_and_refused(planned_with(kind="torchscript", java=JAVA))[0]
+    assert "tensorflow-serving" in tried_and_refused(planned_with(FOLDER))[0], "its reader brings the server"
+    assert "torchserve" in tried_and_refused(planned_with(FOLDER, kind="torchscript"))[0]
+
+
+def test_if_no_server_can_be_started_here_the_plan_says_so_with_the_ways_out(planned_with: PlannedWith) -> None:
+    with pytest.raises(SpecInvalid) as caught:
+        planned_with("optimize: {formats: [saved-model]}\nserving: {backend: tensorflow-serving}\n")
+
+    (told,) = caught.value.diagnostics
+    assert (told.code, told.message) == ("E201", "no candidate can be tried")
+    assert any("cannot start tensorflow-serving on this machine" in note for note in told.notes)
+    assert told.remedy == (
+        "install what is missing, allow onnx in `optimize.formats`, set `serving.backend: auto`, or write the artifacts for a "
+        "server elsewhere with `deploy.target: folder`"
+    )
 
 
 def test_a_plan_says_where_a_server_listens_on_all_interfaces(planned_with: PlannedWith) -> None:

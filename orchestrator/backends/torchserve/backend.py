@@ -72,7 +72,10 @@ class TorchServe(ServingBackend):
         java = shutil.which("java")
         if java is None:
             return Unavailable("java is not on the PATH", newer)
-        answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)
+        try:
+            answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return Unavailable(f"{java} does not run: {error}", newer)
         found = re.search(r'version "(?:1\.)?(\d+)', answer.stderr + answer.stdout)
         if found is None:
             return Unavailable(f"{java} does not print its version", newer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,8 @@ __all__ = ["LocalDeploy"]
 
 class LocalDeploy(DeploySection):
     """On this machine, on loopback."""
+
+    starts_here: ClassVar[bool] = True
 
     target: Literal["local"] = "local"
     port: int | None = Field(
