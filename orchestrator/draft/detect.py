@@ -16,7 +16,7 @@ __all__ = ["ModelPath", "find_model"]
 
 _MODELS = (
     "a .keras, .h5, .onnx, .tflite, .pt2 or .safetensors file, a TorchScript archive, a torch.save checkpoint, "
-    "a SavedModel folder, or a Transformers folder with safetensors"
+    "a SavedModel folder, or a Transformers folder with safetensors or pytorch_model.bin"
 )
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _SHOWN = 8
@@ -109,9 +109,9 @@ def _the_only(folder: Path, found: list[ModelPath], none: str) -> ModelPath:
     for name in names:
         _refuse_pointer(folder / name)
     if (folder / "config.json").is_file() and any(name.endswith((".bin", ".h5", ".msgpack")) for name in names):
-        cause = "its weights are in a format that can contain code or belongs to another framework"
+        cause = "its weights belong to another framework, or have not the name that the Transformers library writes"
         remedy = "if you trust it, load it once and save it with model.save_pretrained(folder)"
-        raise UsageError(Diagnostic("E141", f"{folder} is a Transformers folder without safetensors", cause=cause,
+        raise UsageError(Diagnostic("E141", f"{folder} is a Transformers folder without weights of PyTorch", cause=cause,
                                     remedy=remedy))  # fmt: skip
     cause = (
         f"it contains {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}" if names else "it is empty"
@@ -140,7 +140,7 @@ def _kind_of_folder(folder: Path) -> SourceKind | None:
         _refuse_pointer(folder / "saved_model.pb")
         return "saved-model"
     if _is_transformers(folder):
-        for weights in folder.glob("*.safetensors"):
+        for weights in _transformers_weights(folder):
             _refuse_pointer(weights)
         return "transformers"
     return None
@@ -152,14 +152,21 @@ def _is_transformers(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     named = isinstance(config, dict) and ("model_type" in config or "architectures" in config)
-    return named and any(folder.glob("*.safetensors"))
+    return named and bool(_transformers_weights(folder))
+
+
+def _transformers_weights(folder: Path) -> list[Path]:
+    """The files whose names say that the Transformers library reads weights from them."""
+    return [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
 
 
 def _folder_around(file: Path) -> ModelPath | None:
     """The model that the file is part of, if it is inside a model folder."""
     if file.name in {"saved_model.pb", "saved_model.pbtxt"}:
         return ModelPath("saved-model", file.parent, "a SavedModel is a folder")
-    part = file.name == "config.json" or file.name.endswith((".safetensors", ".safetensors.index.json"))
+    part = file.name == "config.json" or any(
+        file.match(pattern) for pattern in ("*.safetensors", "pytorch_model*.bin", "*.index.json")
+    )
     if part and _is_transformers(file.parent):
         remark = "the file is part of a Transformers folder; use --kind pytorch for the file alone"
         _refuse_pointer(file)

@@ -73,7 +73,7 @@ _TRANSFORMERS_TOOLS = ("torch", "transformers", "safetensors")
 
 SOURCES: dict[str, SourceKind] = dict(
     (
-        _row("pytorch", "pytorch.source", "torch", "safetensors", check=9, inspect=5, required=_FACTORY),
+        _row("pytorch", "pytorch.source", "torch", "safetensors", check=10, inspect=6, required=_FACTORY),
         _row("torchscript", "pytorch.source", "torch", check=9, inspect=5),
         _row("exported-program", "pytorch.source", "torch", check=10, inspect=5),
         _row("keras", "tensorflow.keras_source", "tensorflow", "keras", check=9, inspect=5),
@@ -91,8 +91,8 @@ SOURCES: dict[str, SourceKind] = dict(
             "transformers",
             "transformers.source",
             *_TRANSFORMERS_TOOLS,
-            check=9,
-            inspect=5,
+            check=10,
+            inspect=6,
             text_samples=True,
             stated=_TASK,
         ),

@@ -22,7 +22,8 @@ E304 `weights_key` not found
     the keys that exist.
 E305 keys of weights and model differ
     The state dict has keys that the model does not have, or lacks some. Usually the factory builds a different size or
-    variant than was trained, or the keys have a prefix such as `module.`; append that prefix to `weights_key`.
+    variant than was trained, or the keys have a prefix such as `model.`; append that prefix to `weights_key`. What wrappers
+    put into names, such as `module.` and `_orig_mod.`, needs no change where it tells which name is meant.
 E306 shapes of weights and model differ
     A stored tensor has a different shape than the model expects. Pass the sizes that the model was trained with to the
     factory in `kwargs`.

@@ -152,7 +152,7 @@ class TfliteSource(Strict):
 
 
 class TransformersSource(Strict):
-    """A folder of the Transformers library: config.json, tokenizer and safetensors. Its code is never run."""
+    """A folder of the Transformers library: config.json, tokenizer, and safetensors or pytorch_model.bin. Its code is never run."""
 
     kind: Literal["transformers"]
     weights: _Folder

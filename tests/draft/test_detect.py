@@ -48,6 +48,13 @@ TRANSFORMERS = {"config.json": b'{"model_type": "bert"}', "model.safetensors": S
         ({f"t/{name}": content for name, content in TRANSFORMERS.items()}, "t", "transformers", "t"),
         ({f"t/{name}": content for name, content in TRANSFORMERS.items()}, "t/config.json", "transformers", "t"),
         ({f"t/{name}": content for name, content in TRANSFORMERS.items()}, "t/model.safetensors", "transformers", "t"),
+        ({"t/config.json": TRANSFORMERS["config.json"], "t/pytorch_model.bin": b"\x80"}, "t", "transformers", "t"),
+        (
+            {"t/config.json": TRANSFORMERS["config.json"], "t/pytorch_model-00001-of-00002.bin": b"\x80"},
+            "t/pytorch_model-00001-of-00002.bin",
+            "transformers",
+            "t",
+        ),
         ({"f/README.md": b"# read me", "f/m.tflite": TFLITE}, "f", "tflite", "f/m.tflite"),
         ({"f/config.json": b"[1]", "f/m.safetensors": SAFETENSORS}, "f", "pytorch", "f/m.safetensors"),
     ],
@@ -127,11 +134,11 @@ def test_a_folder_without_a_model_is_refused_with_its_content(tmp_path: Path) ->
     assert refused(tmp_path)[2] == "it contains notes.txt"
 
 
-def test_a_transformers_folder_of_pickles_says_how_to_save_it_again(tmp_path: Path) -> None:
-    lay(tmp_path, {"config.json": json.dumps({"model_type": "bert"}).encode(), "pytorch_model.bin": b"\x00"})
+def test_a_transformers_folder_of_another_framework_says_how_to_save_it_again(tmp_path: Path) -> None:
+    lay(tmp_path, {"config.json": json.dumps({"model_type": "bert"}).encode(), "flax_model.msgpack": b"\x00"})
     code, message, _, remedy = refused(tmp_path)
     assert code == "E141"
-    assert "without safetensors" in message
+    assert "without weights of PyTorch" in message
     assert "save_pretrained" in remedy
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from orchestrator.frameworks.pytorch.wrapped_names import EXTRA_STATE, metadata_of, with_metadata, with_model_names
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.spec.model_files import file_kind
 from orchestrator.steps.context import StepError, headline, refuse_on
@@ -27,8 +30,10 @@ _SAVE_STATE = (
 )
 
 
-def read_state_dict(path: Path, weights_key: str | None) -> dict[str, torch.Tensor]:
+def read_state_dict(path: Path, weights_key: str | None) -> dict[str, Any]:
     """The tensors of a safetensors file or a checkpoint, by name, on the CPU. No code in the file is run.
+
+    What a module's `get_extra_state` returned is kept as well, if it is plain data.
 
     Args:
         path: the file.
@@ -45,7 +50,7 @@ def read_state_dict(path: Path, weights_key: str | None) -> dict[str, torch.Tens
         return {}  # for a model without parameters, such as a fixed transformation
     if weights_key is not None:
         content = _dig(content, weights_key)
-    return _only_tensors(content, weights_key)
+    return _state_of(content, weights_key)
 
 
 def find_state_dict(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
@@ -61,11 +66,11 @@ def find_state_dict(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
         return None, read_safetensors(path)
     content = _read_checkpoint(path)
     inside = _state_dicts(content)
-    whole = isinstance(content, Mapping) and all(isinstance(value, torch.Tensor) for value in content.values())
-    if whole or not inside:
-        return None, _only_tensors(content, None)
-    key = next((usual for usual in _USUAL_KEYS if usual in inside), inside[0])
-    return key, _only_tensors(_dig(content, key), key)
+    key = None
+    if inside and not _is_state_dict(content):
+        key = next((usual for usual in _USUAL_KEYS if usual in inside), inside[0])
+    state = _state_of(content if key is None else _dig(content, key), key)
+    return key, {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 class PythonObject:
@@ -100,13 +105,28 @@ def _read_checkpoint(path: Path) -> Any:
 def _around_objects(path: Path) -> Any:
     """The content with placeholders; None if it has no state dict, or still cannot be read."""
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-        with torch.serialization.safe_globals([(PythonObject, name) for name in names]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _with_placeholders(path)
     # Any exception: the first error is reported.
     except Exception:  # noqa: BLE001 - as above
         return None
-    return content if _state_dicts(content) else None
+    return content if _is_state_dict(content) or _state_dicts(content) else None
+
+
+def _with_placeholders(path: Path) -> Any:
+    """The content with placeholders for all that only unpickling could build; raises what PyTorch raises."""
+    legacy = not zipfile.is_zipfile(path)
+    # PyTorch lists the names in its present format only. In the older one, the objects precede the tensors, so that asking again
+    # after each name is quick.
+    names: list[str] = [] if legacy else torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    while True:
+        with torch.serialization.safe_globals([(PythonObject, name) for name in names]):
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:
+                refused = _refused_names(error)
+                if not legacy or not refused or set(refused) <= set(names):
+                    raise
+                names += refused
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -136,7 +156,7 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _refusal(error: Exception) -> StepError:
     text = str(error)
-    names = list(dict.fromkeys(re.findall(r"GLOBAL ([\w.]+)", text)))
+    names = _refused_names(error)
     if not names and "weights_only" not in text.lower() and "Weights only" not in text:
         return StepError(
             "E302",
@@ -156,6 +176,11 @@ def _refusal(error: Exception) -> StepError:
     )
 
 
+def _refused_names(error: Exception) -> list[str]:
+    """The Python objects that PyTorch's unpickler names where it refuses them; it only has a sentence for it."""
+    return list(dict.fromkeys(re.findall(r"GLOBAL ([\w.]+)", str(error))))
+
+
 def _dig(content: Any, weights_key: str) -> Any:
     rest, walked = weights_key, ""
     while rest:
@@ -163,7 +188,7 @@ def _dig(content: Any, weights_key: str) -> Any:
         # The longest first, because a key may itself contain dots.
         step = next((key for key in sorted(keys, key=len, reverse=True) if f"{rest}.".startswith(f"{key}.")), None)
         if step is None:
-            if part := {key.removeprefix(f"{rest}."): content[key] for key in keys if key.startswith(f"{rest}.")}:
+            if part := _part(content, keys, rest):
                 return part
             close = get_close_matches(rest, keys, n=1)
             raise StepError(
@@ -177,12 +202,57 @@ def _dig(content: Any, weights_key: str) -> Any:
     return content
 
 
-def _only_tensors(content: Any, weights_key: str | None) -> dict[str, torch.Tensor]:
+def _part(content: Mapping[str, Any], keys: list[str], prefix: str) -> OrderedDict[str, Any]:
+    """The entries whose names begin with the prefix and a point, without these, with the versions of their modules."""
+    beginning = f"{prefix}."
+    part = OrderedDict((key.removeprefix(beginning), content[key]) for key in keys if key.startswith(beginning))
+    versions = metadata_of(content).items()
+    with_metadata(
+        part,
+        {
+            f"{name}.".removeprefix(beginning).removesuffix("."): version
+            for name, version in versions
+            if f"{name}.".startswith(beginning)
+        },
+    )
+    return part
+
+
+def _is_state_dict(content: Any) -> bool:
+    return isinstance(content, Mapping) and bool(content) and all(map(_is_entry, content, content.values()))
+
+
+def _is_entry(name: Any, value: Any) -> bool:
+    """Whether it is a tensor by its name, or a module's own extra state, as plain data."""
+    if not isinstance(name, str):
+        return False
+    return isinstance(value, torch.Tensor) or (name.rpartition(".")[2] == EXTRA_STATE and _is_plain(value))
+
+
+def _is_plain(value: Any) -> bool:
+    waiting, seen = [value], set()
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, PythonObject):
+            return False
+        if id(each) in seen:  # a list may hold itself
+            continue
+        seen.add(id(each))
+        if isinstance(each, Mapping):
+            waiting += [*each.keys(), *each.values()]
+        elif isinstance(each, list | tuple | set | frozenset):
+            waiting += each
+    return True
+
+
+def _state_of(content: Any, weights_key: str | None) -> OrderedDict[str, Any]:
     where = f"`weights_key: {weights_key}`" if weights_key else "the checkpoint"
     if isinstance(content, Mapping) and content:
-        others = {key: value for key, value in content.items() if not isinstance(value, torch.Tensor)}
-        if not others and all(isinstance(key, str) for key in content):
-            return dict(content)
+        if _is_state_dict(content):
+            state = OrderedDict(content)
+            with_metadata(state, metadata_of(content))
+            return state
+        others = {key: value for key, value in content.items() if not _is_entry(str(key), value)}
         inside = list(_state_dicts(content))
         if inside:
             raise StepError(
@@ -209,7 +279,7 @@ def _state_dicts(content: Any, depth: int = 3) -> list[str]:
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Mapping) or not value:
             continue
-        if all(isinstance(tensor, torch.Tensor) and isinstance(name, str) for name, tensor in value.items()):
+        if _is_state_dict(value):
             found.append(key)
         else:
             found.extend(f"{key}.{inner}" for inner in _state_dicts(value, depth - 1))
@@ -237,13 +307,7 @@ def _listed(keys: list[str]) -> str:
     return shown([f"`{key}`" for key in keys]) or "nothing that has a name"
 
 
-_WRAPPERS = {"module.": "torch.nn.DataParallel", "_orig_mod.": "torch.compile"}
-"""Prefix of names → what is known to add it."""
-
-
-def load_weights(
-    model: torch.nn.Module, state: Mapping[str, torch.Tensor], weights_key: str | None = None
-) -> list[str]:
+def load_weights(model: torch.nn.Module, state: Mapping[str, Any], weights_key: str | None = None) -> list[str]:
     """Copy `state` into `model`.
 
     Args:
@@ -255,12 +319,16 @@ def load_weights(
         Notes for the user, for instance that weights are stored in another precision than the model's.
 
     Raises:
-        StepError: E305 missing or unexpected keys, E306 a shape differs, E307 a type is of another kind.
+        StepError: E305 missing or unexpected keys, E306 a shape differs, or the model does not take its extra state, E307 a type
+            is of another kind.
     """
-    own = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
-    notes = _check_tensors(own, state)
-    with refuse_on(RuntimeError, "E306", "the weights do not fit the model", at=AT_WEIGHTS):
-        result = model.load_state_dict(dict(state), strict=False)
+    everything = model.state_dict()
+    state, notes = with_model_names(state, everything)
+    own = {name: value for name, value in everything.items() if isinstance(value, torch.Tensor)}
+    notes += _check_tensors(own, {name: value for name, value in state.items() if isinstance(value, torch.Tensor)})
+    # A module's `set_extra_state` is the user's code, which may raise anything.
+    with refuse_on(Exception, "E306", "the weights do not fit the model", at=AT_WEIGHTS):
+        result = model.load_state_dict(state, strict=False)
     # A tensor with two names in the model may be stored under one of them only, as safetensors does.
     loaded = {own[name].data_ptr() for name in own if name in state and own[name].numel()}
     missing = [name for name in result.missing_keys if name not in own or own[name].data_ptr() not in loaded]
@@ -313,13 +381,14 @@ def _keys_differ(missing: list[str], unexpected: list[str], weights_key: str | N
 
 
 def _keys_remedy(missing: list[str], unexpected: list[str], weights_key: str | None) -> str:
+    if missing and all(name.rpartition(".")[2] == EXTRA_STATE for name in missing):
+        return 'save the whole state with torch.save(model.state_dict(), "model.pt"): safetensors hold tensors only'
     for name in missing:
         for key in unexpected:
             prefix = key.removesuffix(name)
             if key.endswith(f".{name}") and {f"{prefix}{other}" for other in missing} <= set(unexpected):
-                why = _WRAPPERS.get(prefix, "a module around the model, such as one of PyTorch Lightning,")
-                way = f"{weights_key}.{prefix[:-1]}" if weights_key else prefix[:-1]
-                return f"the stored keys begin with `{prefix}`: {why} puts it there; write `weights_key: {way}`"
+                why = "a module around the model, such as one of PyTorch Lightning, puts it there"
+                return f"the stored keys begin with `{prefix}`: {why}; write `weights_key: {_joined(weights_key, prefix[:-1])}`"
             if name.endswith(f".{key}"):
                 return f"the model's keys begin with `{name.removesuffix(key)}`; let `factory:` build just that part"
     for name in missing:

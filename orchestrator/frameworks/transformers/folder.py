@@ -1,7 +1,8 @@
 """Reads the files of a Transformers folder as data, and refuses unsafe ones before a model is built.
 
 The library gets the configuration and the tensors that are read here, never the folder itself. So a folder cannot make it
-import code, unpickle weights or load adapters of other models.
+import code, unpickle weights or load adapters of other models. `pytorch_model.bin` is read as any checkpoint is: its tensors, and
+no Python object.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.frameworks.pytorch.weights import read_safetensors, shown
+from orchestrator.frameworks.pytorch.weights import read_state_dict, shown
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.transformers.modules import (
     MODULES,
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["ModelFolder", "read_folder", "read_tensors"]
+__all__ = ["ModelFolder", "part_tensors", "read_folder", "read_tensors"]
 
 _CONFIG = "config.json"
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_SAFETENSORS, _CHECKPOINT = "model.safetensors", "pytorch_model.bin"
+_WEIGHTS = (_SAFETENSORS, f"{_SAFETENSORS}.index.json", _CHECKPOINT, f"{_CHECKPOINT}.index.json")
+"""Files that the library writes, the first that exists is read: whole, or the list of the files that hold the parts."""
+
+_NOT_READ = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _SAVE_AGAIN = (
     "load it once where you trust it, and `model.save_pretrained(folder)` writes safetensors; save its tokenizer too"
 )
@@ -55,7 +58,7 @@ class ModelFolder:
         config: of the model, `config.json`.
         tokenizer: `tokenizer_config.json`; empty if there is none.
         image: `preprocessor_config.json`; empty if there is none.
-        weights: the safetensors files.
+        weights: the files that hold them.
         modules: the modules of a sentence-transformer after the model; None for other models.
     """
 
@@ -84,7 +87,7 @@ def read_folder(root: Path, task: str) -> ModelFolder:
             "E301",
             "the weights are not a folder of the Transformers library",
             cause=f"{root.name} is {'a file' if root.exists() else 'missing'}",
-            remedy="name the folder that holds config.json and the safetensors files",
+            remedy="name the folder that holds config.json and the weights",
             at=AT_WEIGHTS,
         )
     _refuse_links(root)
@@ -101,15 +104,27 @@ def read_folder(root: Path, task: str) -> ModelFolder:
 
 
 def read_tensors(folder: ModelFolder) -> dict[str, torch.Tensor]:
-    """All tensors in the folder's safetensors files by stored name, on the CPU.
+    """All tensors in the folder's files by stored name, on the CPU.
 
     Raises:
-        StepError: E302, a file is damaged or truncated.
+        StepError: E302 a file is damaged or truncated, E303 it holds Python objects, E308 more than tensors.
     """
     tensors: dict[str, torch.Tensor] = {}
     for file in folder.weights:
-        tensors |= read_safetensors(file)
+        tensors |= read_state_dict(file, None)
     return tensors
+
+
+def part_tensors(folder: Path) -> tuple[str, dict[str, torch.Tensor]]:
+    """The file in the folder of a sentence-transformer's module, and its tensors; none if there is no file.
+
+    Raises:
+        StepError: as `read_tensors`.
+    """
+    for name in (_SAFETENSORS, _CHECKPOINT):
+        if (folder / name).is_file():
+            return name, read_state_dict(folder / name, None)
+    return _SAFETENSORS, {}
 
 
 def _refuse_links(root: Path) -> None:
@@ -186,15 +201,14 @@ def _refuse_other_weights(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _weight_files(path: Path) -> tuple[Path, ...]:
-    if (path / _SINGLE).is_file():
-        return (path / _SINGLE,)
-    if (path / _INDEX).is_file():
-        return _shards(path)
-    if pickled := _found(path, _PICKLED):
+    name = next((name for name in _WEIGHTS if (path / name).is_file()), None)
+    if name is not None:
+        return _parts(path, name) if name.endswith(".json") else (path / name,)
+    if others := _found(path, _NOT_READ):
         raise StepError(
-            "E303",
-            "the weights are pickled, and unpickling runs whatever code the file names",
-            cause=f"there is {shown(pickled)}, but no {_SINGLE}",
+            "E301",
+            "the folder has no weights under the names that the Transformers library writes",
+            cause=f"there is {shown(others)}, but neither {_SAFETENSORS} nor {_CHECKPOINT}",
             remedy=_SAVE_AGAIN,
             at=AT_WEIGHTS,
         )
@@ -203,7 +217,7 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
             raise StepError(
                 "E301",
                 "the folder has no weights that PyTorch reads",
-                cause=f"there is {found[0]}, {words}, but no {_SINGLE}",
+                cause=f"there is {found[0]}, {words}, but neither {_SAFETENSORS} nor {_CHECKPOINT}",
                 remedy=_SAVE_AGAIN,
                 at=AT_WEIGHTS,
             )
@@ -211,7 +225,7 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
     raise StepError(
         "E301",
         "the folder has no weights",
-        cause=f"{path.name} has no {_SINGLE}; it holds {shown(names)}",
+        cause=f"{path.name} has neither {_SAFETENSORS} nor {_CHECKPOINT}; it holds {shown(names)}",
         remedy="copy the whole folder",
         at=AT_WEIGHTS,
     )
@@ -223,12 +237,12 @@ def _found(path: Path, patterns: tuple[str, ...]) -> list[str]:
     )
 
 
-def _shards(path: Path) -> tuple[Path, ...]:
-    places = json_object(path / _INDEX).get("weight_map")
+def _parts(path: Path, index: str) -> tuple[Path, ...]:
+    places = json_object(path / index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise StepError(
             "E302",
-            f"{_INDEX} is not what the Transformers library writes",
+            f"{index} is not what the Transformers library writes",
             cause="its `weight_map` does not say which file holds each tensor",
             remedy="copy or save it again",
             at=AT_WEIGHTS,
@@ -236,12 +250,12 @@ def _shards(path: Path) -> tuple[Path, ...]:
     names = sorted(set(places.values()))
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
-            raise _elsewhere(f"{_INDEX} names {name}", "put every file into the folder, and name it there")
-        if not name.endswith(".safetensors"):
+            raise _elsewhere(f"{index} names {name}", "put every file into the folder, and name it there")
+        if not name.endswith((".safetensors", ".bin")):
             raise StepError(
-                "E303",
-                "the weights are pickled, and unpickling runs whatever code the file names",
-                cause=f"{_INDEX} names {name}, which is not a safetensors file",
+                "E301",
+                "the folder has no weights under the names that the Transformers library writes",
+                cause=f"{index} names {name}, which is neither a .safetensors nor a .bin file",
                 remedy=_SAVE_AGAIN,
                 at=AT_WEIGHTS,
             )
@@ -249,7 +263,7 @@ def _shards(path: Path) -> tuple[Path, ...]:
         raise StepError(
             "E301",
             f"{len(missing)} of the {len(names)} files that hold the weights do not exist",
-            cause=f"{_INDEX} names {shown(missing)}",
+            cause=f"{index} names {shown(missing)}",
             remedy="copy the whole folder",
             at=AT_WEIGHTS,
         )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from orchestrator.frameworks.pytorch.weights import read_safetensors, shown
+from orchestrator.frameworks.pytorch.weights import shown
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
-from orchestrator.frameworks.transformers.folder import read_tensors
+from orchestrator.frameworks.transformers.folder import part_tensors, read_tensors
 from orchestrator.frameworks.transformers.library import configuration_auto, modeling_auto, transformers
 from orchestrator.frameworks.transformers.modules import Dense, SentenceModules
 from orchestrator.frameworks.transformers.task import SentenceHead
@@ -144,8 +144,7 @@ def sentence_head(modules: SentenceModules) -> SentenceHead:
     """
     weights = []
     for dense in (each for each in modules.after if isinstance(each, Dense)):
-        file = dense.folder / "model.safetensors"
-        tensors = read_safetensors(file) if file.is_file() else {}
+        file, tensors = part_tensors(dense.folder)
         shapes = {"linear.weight": (dense.outputs, dense.inputs)} | (
             {"linear.bias": (dense.outputs,)} if dense.bias else {}
         )
@@ -153,8 +152,8 @@ def sentence_head(modules: SentenceModules) -> SentenceHead:
             raise StepError(
                 "E372",
                 f"the dense layer {dense.folder.name} does not have the weights that its configuration states",
-                cause=f"expected are {shapes} in {dense.folder.name}/model.safetensors",
-                remedy="save the sentence-transformer again, with safetensors",
+                cause=f"expected are {shapes} in {dense.folder.name}/{file}",
+                remedy="save the sentence-transformer again",
                 at=AT_WEIGHTS,
             )
         weights.append({name: tensor.float() for name, tensor in tensors.items()})

@@ -101,7 +101,7 @@ class Dense:
     """A linear layer on the embedding.
 
     Attributes:
-        folder: with `model.safetensors`, which contains `linear.weight` and optionally `linear.bias`.
+        folder: with `model.safetensors` or `pytorch_model.bin`, which contains `linear.weight` and optionally `linear.bias`.
         activation: one of `ACTIVATIONS`.
     """
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,8 +17,8 @@ from orchestrator.steps.context import StepError
 from tests.frameworks.transformers.case import (
     TASK,
     Folder,
+    arrays,
     changed,
-    model,
     saved,
     sentence_transformer,
     write_json,
@@ -73,26 +74,92 @@ def test_settings_that_would_choose_other_code_have_no_effect(path: Path) -> Non
     assert facts["rows"] == 32
 
 
-def test_pickled_weights_are_refused(path: Path) -> None:
+def as_checkpoint(path: Path, *, zipped: bool = True) -> dict[str, torch.Tensor]:
+    """Let the folder hold pytorch_model.bin in place of safetensors, as older versions of the library saved it."""
+    state: dict[str, torch.Tensor] = load_file(path / "model.safetensors")
+    torch.save(state, path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
     (path / "model.safetensors").unlink()
-    torch.save(model("classifier").state_dict(), path / "pytorch_model.bin")
+    return state
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_in_place_of_safetensors_gives_the_same_answers(path: Path, *, zipped: bool) -> None:
+    expected, _ = Folder(path, path.parent).imported()
+    as_checkpoint(path, zipped=zipped)
+
+    found, _ = Folder(path, path.parent).imported()
+
+    answers = arrays(found / "baseline.npz")
+    assert answers.keys() == arrays(expected / "baseline.npz").keys()
+    for name, given in arrays(expected / "baseline.npz").items():
+        np.testing.assert_array_equal(answers[name], given)
+
+
+def test_a_checkpoint_in_parts_gives_the_same_answers(path: Path) -> None:
+    expected, _ = Folder(path, path.parent).imported()
+    state = as_checkpoint(path)
+    (path / "pytorch_model.bin").unlink()
+    places = {name: f"pytorch_model-0000{number % 2 + 1}-of-00002.bin" for number, name in enumerate(state)}
+    for file in set(places.values()):
+        torch.save({name: state[name] for name, place in places.items() if place == file}, path / file)
+    write_json(path / "pytorch_model.bin.index.json", {"metadata": {}, "weight_map": places})
+
+    found, _ = Folder(path, path.parent).imported()
+
+    for name, given in arrays(expected / "baseline.npz").items():
+        np.testing.assert_array_equal(arrays(found / "baseline.npz")[name], given)
+
+
+class Payload:
+    """What a malicious file would hold: unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_nothing_in_a_checkpoint_is_run(path: Path, *, zipped: bool) -> None:
+    state = {**as_checkpoint(path), "hook": Payload(path.parent / "was run")}
+    torch.save(state, path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
 
     error = Folder(path, path.parent).refused("E303")
 
-    assert "pytorch_model.bin" in error.cause
-    assert "save_pretrained" in error.remedy
+    assert "open`" in error.cause
+    assert not (path.parent / "was run").exists()
 
 
-def test_pickled_weights_beside_safetensors_are_never_opened(path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported(path: Path) -> None:
+    as_checkpoint(path)
+    content = (path / "pytorch_model.bin").read_bytes()
+    (path / "pytorch_model.bin").write_bytes(content[: len(content) // 2])
+
+    assert "truncated or damaged" in Folder(path, path.parent).refused("E301").cause
+
+
+def test_a_checkpoint_beside_safetensors_is_never_opened(path: Path) -> None:
     (path / "pytorch_model.bin").write_bytes(b"not a pickle")
 
     Folder(path, path.parent).imported()
 
 
-def test_pickled_parts_are_refused(path: Path) -> None:
+def test_parts_that_do_not_exist_are_named(path: Path) -> None:
     index(path, **{"classifier.bias": "pytorch_model-00001-of-00001.bin"})
 
-    assert "pytorch_model-00001-of-00001.bin" in Folder(path, path.parent).refused("E303").cause
+    assert "pytorch_model-00001-of-00001.bin" in Folder(path, path.parent).refused("E301").cause
+
+
+@pytest.mark.parametrize("name", ["model.pt", "weights.bin"])
+def test_weights_under_other_names_are_reported(path: Path, name: str) -> None:
+    as_checkpoint(path)
+    (path / "pytorch_model.bin").rename(path / name)
+
+    error = Folder(path, path.parent).refused("E301")
+
+    assert name in error.cause
+    assert "save_pretrained" in error.remedy
 
 
 @pytest.mark.parametrize("place", ["../outside.safetensors", "/etc/outside.safetensors", "..\\outside.safetensors"])
@@ -335,13 +402,26 @@ def test_dense_layers_that_do_not_fit_are_reported(tmp_path: Path, settings: dic
     Folder(path, tmp_path).refused(code)
 
 
-def test_dense_layers_that_are_pickled_are_never_opened(tmp_path: Path) -> None:
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_dense_layers_are_read_from_a_checkpoint_too(tmp_path: Path, *, checkpoint: bool) -> None:
     path = sentence_transformer(tmp_path / "model", {"pooling_mode": "mean"}, "Dense")
-    (path / "2_Dense").mkdir()
-    write_json(path / "2_Dense" / "config.json", {"in_features": 16, "out_features": 4})
-    (path / "2_Dense" / "pytorch_model.bin").write_bytes(b"not a pickle")
+    dense = path / "2_Dense"
+    dense.mkdir()
+    write_json(
+        dense / "config.json",
+        {"in_features": 16, "out_features": 4, "activation_function": "torch.nn.modules.linear.Identity"},
+    )
+    weights = {"linear.weight": torch.eye(4, 16), "linear.bias": torch.full((4,), 7.0)}
+    if checkpoint:
+        torch.save(weights, dense / "pytorch_model.bin")
+    else:
+        save_file(weights, dense / "model.safetensors")
 
-    assert "safetensors" in Folder(path, tmp_path).refused("E372").cause
+    found, _ = Folder(path, tmp_path).imported()
+
+    (answers,) = arrays(found / "baseline.npz").values()
+    assert answers.shape[1] == 4
+    assert 6 < answers.mean() < 8
 
 
 def test_a_damaged_tokenizer_does_not_matter(path: Path) -> None:

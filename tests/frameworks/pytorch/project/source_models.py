@@ -281,3 +281,54 @@ def raising(depth: int = 1) -> nn.Module:
 
 def not_a_model() -> dict[str, int]:
     return {}
+
+
+class Shifted(nn.Module):
+    """Keeps plain settings in its state, by PyTorch's own way for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.settings: dict[str, object] = {"shift": 0.0}
+
+    def get_extra_state(self) -> dict[str, object]:
+        return self.settings
+
+    def set_extra_state(self, state: dict[str, object]) -> None:
+        self.settings = {"shift": state["shift"]}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x + self.settings["shift"])
+
+
+class Versioned(nn.Module):
+    """Stores its weight with the other sign since its version 2, and reads both."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(12.0).reshape(3, 4))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, torch.Tensor], prefix: str, local_metadata: dict[str, int], *others: object
+    ) -> None:
+        if local_metadata.get("version", 1) < 2:
+            state_dict[f"{prefix}weight"] = -state_dict[f"{prefix}weight"]
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight.T
+
+
+class Parts(nn.Module):
+    """Two parts, one of which has a part of its own with a wrapper's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = Versioned()
+        self.second = nn.Module()
+        self.second.module = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second.module(self.first(x))
