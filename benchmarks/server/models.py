@@ -88,7 +88,7 @@ def write_folder(folder: Path, inputs: list[int], outputs: list[int], **settings
 
     digest = "0" * 64
     document: dict[str, Any] = {
-        "format": 1,
+        "format": 2,
         "model": {
             "name": "m",
             "version": "1",
@@ -103,7 +103,6 @@ def write_folder(folder: Path, inputs: list[int], outputs: list[int], **settings
             "labels": {
                 "variant": "onnx-fp32",
                 "model_digest": digest,
-                "spec_digest": digest,
                 "decision_digest": digest,
             },
         },

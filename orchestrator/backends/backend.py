@@ -44,7 +44,6 @@ class ServingSettings:
         startup_seconds: a generous limit on loading and warming up, from the measured startup time.
         drain_seconds: how long a stopping server still answers.
         model_digest: of the variant's folder, in hex.
-        spec_digest: of the spec with its defaults, in hex.
         decision_digest: sha256 of winner.json, which has the decision without measurements, in hex.
         tools: package → version, as measured; images pin these.
         samples: an npz file of inputs, one row per sample, to warm up the server.
@@ -68,7 +67,6 @@ class ServingSettings:
     startup_seconds: int
     drain_seconds: int
     model_digest: str
-    spec_digest: str
     decision_digest: str
     tools: Mapping[str, str]
     samples: Path | None = None

@@ -25,7 +25,6 @@ class Labels(Strict):
 
     variant: str
     model_digest: str
-    spec_digest: str
     decision_digest: str
 
     @classmethod
@@ -34,7 +33,6 @@ class Labels(Strict):
         return cls(
             variant=settings.variant,
             model_digest=settings.model_digest,
-            spec_digest=settings.spec_digest,
             decision_digest=settings.decision_digest,
         )
 
@@ -60,7 +58,7 @@ class ServerJson(Strict):
 
     FILE: ClassVar[str] = "server.json"
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
 
     def write(self, folder: Path) -> None:
         """Write it into a serving folder."""

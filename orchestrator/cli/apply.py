@@ -10,7 +10,7 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.decision_text import decision_text
-from orchestrator.cli.options import json_option, lock_timeout_option, open_store, spec_options
+from orchestrator.cli.options import json_option, lock_timeout_option, open_store, reason_option, spec_options
 from orchestrator.cli.plan_text import plan_text
 from orchestrator.cli.progress import lines, watch
 from orchestrator.cli.refused import refused_decisions
@@ -43,6 +43,7 @@ Examples:
 )
 @json_option
 @lock_timeout_option
+@reason_option
 @spec_options
 def apply(
     specs: tuple[Path, ...],
@@ -50,6 +51,7 @@ def apply(
     replaced: tuple[str, ...],
     as_json: bool,
     lock_timeout: float,
+    why: str,
     platform: Path | None,
     environment: str | None,
 ) -> None:
@@ -72,7 +74,7 @@ def apply(
             began = time.monotonic()
             watching = watch(show_cached=planned.preview.changes, deploys=True)
             with refused_decisions(as_json=as_json), watching as observer:
-                result = apply_plan(planned, store, observer, stop, lock_timeout)
+                result = apply_plan(planned, store, observer, stop, lock_timeout, why)
             store.stat_cache.save()
             released.append(result)
             if not as_json:

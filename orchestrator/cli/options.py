@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from orchestrator.store.home import Home
     from orchestrator.store.store import Store
 
-__all__ = ["find_store", "json_option", "locate_home", "lock_timeout_option", "open_store", "spec_options"]
+__all__ = [
+    "find_store",
+    "json_option",
+    "locate_home",
+    "lock_timeout_option",
+    "open_store",
+    "reason_option",
+    "spec_options",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,6 +53,13 @@ def lock_timeout_option(command: F) -> F:
         show_default=True,
         metavar="SECONDS",
         help="How long to wait while another command deploys the same name.",
+    )(command)
+
+
+def reason_option(command: F) -> F:
+    """`--reason TEXT`."""
+    return click.option(
+        "--reason", "why", default="", metavar="TEXT", help="Why, in a few words; `mlo history` shows it."
     )(command)
 
 

@@ -8,12 +8,13 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.deployments import find_deployment
-from orchestrator.cli.options import find_store, json_option, lock_timeout_option
+from orchestrator.cli.options import find_store, json_option, lock_timeout_option, reason_option
 from orchestrator.cli.progress import watch
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
 from orchestrator.release.go_live import target_of
 from orchestrator.release.rollback import revisions, roll_back
+from orchestrator.store.state import Change
 
 __all__ = ["history", "rollback"]
 
@@ -28,13 +29,14 @@ Examples:
 @click.argument("name")
 @json_option
 def history(name: str, as_json: bool) -> None:
-    """Show the revisions of a deployment, newest first.
+    """Show the revisions of a deployment, newest first: who let each of them serve, when, from which commit and why.
 
     Revisions marked `kept` are still at the target, so returning to one neither copies nor starts anything new.
     """
     store = find_store()
     deployment = find_deployment(store, name)
     there = target_of(deployment, store).history()
+    entries = revisions(deployment)
     rows = [
         {
             "revision": entry.revision,
@@ -44,25 +46,30 @@ def history(name: str, as_json: bool) -> None:
             "variant": entry.variant,
             "deployed": entry.deployed,
             "spec_digest": entry.spec_digest,
+            "changes": [change.model_dump(mode="json") for change in entry.changes],
         }
-        for entry in revisions(deployment)
+        for entry in entries
     ]
     if as_json:
         console.print_json({"name": name, "revisions": rows})
         return
-    header = ("revision", "", "backend", "variant", "deployed", "spec")
-    cells = [
-        (
-            str(row["revision"]),
-            click.style("serves", fg="green") if row["serves"] else "kept" if row["kept"] else "",
-            str(row["backend"]),
-            str(row["variant"]),
-            str(row["deployed"]),
-            str(row["spec_digest"])[:12],
-        )
-        for row in rows
-    ]
+    header = ("revision", "", "backend", "variant", "when", "who", "commit", "why")
+    cells: list[tuple[str, ...]] = []
+    for row, entry in zip(rows, entries, strict=True):
+        serves = click.style("serves", fg="green") if row["serves"] else "kept" if row["kept"] else ""
+        about = (str(entry.revision), serves, entry.backend, entry.variant)
+        for change in entry.changes:
+            cells.append((*about, change.at, change.user, _commit(change), change.why))
+            about = ("", "", "", "")  # the further times that it came to serve
+        if not entry.changes:
+            cells.append((*about, entry.deployed, "", "", ""))
     console.print_result(console.table(header, cells, right=frozenset({0})))
+
+
+def _commit(change: Change) -> str:
+    if change.commit is None:
+        return ""
+    return change.commit[:12] + (" (spec modified)" if change.modified else "")
 
 
 @click.command(
@@ -70,6 +77,7 @@ def history(name: str, as_json: bool) -> None:
 Examples:
   mlo rollback digits             to the previous revision
   mlo rollback digits 3 --yes     to revision 3
+  mlo rollback digits --reason "answers too slowly"
 """
 )
 @click.argument("name")
@@ -77,7 +85,8 @@ Examples:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation. Required without a terminal.")
 @json_option
 @lock_timeout_option
-def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_timeout: float) -> None:
+@reason_option
+def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_timeout: float, why: str) -> None:
     """Return a deployment to an earlier revision, which is verified like a new one before traffic is switched.
 
     The current revision serves until then. TensorFlow Serving keeps both versions loaded and only moves its label.
@@ -95,7 +104,7 @@ def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_tim
         to = revision or (served[-1] if served else None)
         console.confirm(f"Roll {name} back from revision {deployment.revision} to {to or 'the previous one'}?")
     with watch(show_cached=False) as observer:
-        after = roll_back(store, name, revision, observer, lock_timeout)
+        after = roll_back(store, name, revision, observer, lock_timeout, why)
     if as_json:
         document = {"name": name, "revision": after.revision, "backend": after.backend, "variant": after.variant}
         console.print_json({**document, "endpoint": after.endpoint})

@@ -35,8 +35,10 @@ def run_steps(planned: Planned, store: Store, observer: Observer, stop: Stop) ->
         return outcomes
 
 
-def apply_plan(planned: Planned, store: Store, observer: Observer, stop: Stop, lock_timeout: float) -> Released:
-    """Everything.
+def apply_plan(
+    planned: Planned, store: Store, observer: Observer, stop: Stop, lock_timeout: float, why: str = ""
+) -> Released:
+    """Everything; `why` is what the user says about it, for the record.
 
     Raises:
         StepFailed, Interrupted: as `run_steps`.
@@ -49,7 +51,7 @@ def apply_plan(planned: Planned, store: Store, observer: Observer, stop: Stop, l
             outcomes = run_steps(planned, store, observer, stop)
             return PlanRelease(
                 planned.loaded, expand(planned.plan, outcomes, store.trees), outcomes, store, observer
-            ).deploy(lock_timeout)
+            ).deploy(lock_timeout, why)
     except MloError as error:
         add_what_serves(error, planned.plan.name, planned.live.recorded, store)
         raise

@@ -312,7 +312,6 @@ class _Benchmark:
             startup_seconds=int(_READY_TIMEOUT),
             drain_seconds=_DRAIN_SECONDS,
             model_digest=_DIGEST,
-            spec_digest=_DIGEST,
             decision_digest=_DIGEST,
             tools={},
             samples=self._context.inputs["import"] / SAMPLES_FILE,

@@ -14,9 +14,10 @@ from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import serving_backend
 from orchestrator.errors import MloError
 from orchestrator.events import Observer, StepEnded, StepProgress, StepStarted, Waiting
+from orchestrator.release.origin import Reason, change_now
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.locks import lock
-from orchestrator.store.state import Deployment, Intent, Operation, Revision, StateFile
+from orchestrator.store.state import MOST_REVISIONS, Change, Deployment, Intent, Operation, Revision, StateFile
 from orchestrator.store.store import Store
 from orchestrator.targets.table import target_at
 from orchestrator.targets.target import Release, Site, Started, Target
@@ -127,22 +128,23 @@ class GoLive:
         self._state = store.state
         self._winner = Winner.read(self._rendered())
 
-    def replace(self, before: Deployment | None, revision: int, op: Operation) -> Deployment:
+    def replace(self, before: Deployment | None, revision: int, reason: Reason) -> Deployment:
         """Start `revision`, verify it, switch to it, record it.
 
         Args:
             before: what the state records; None for the first release.
             revision: its number; of a rollback the one that served before.
-            op: for the intent.
+            reason: why, for the record.
 
         Raises:
             DeployFailed: it did not start or gave other answers than verified; the previous revision keeps serving.
         """
+        op, change = reason.op, change_now(reason)
         endpoint = self._prepared(before, op, revision)
         with self._locked(before):
             try:
                 self._check(self._start(revision))
-                deployment = self._deployment(before, revision, endpoint)
+                deployment = self._deployment(before, revision, endpoint, change)
                 # Before the switch: if the run dies right after it, the intent contains the new revision.
                 self._remember_intent(before, Intent.now(op, revision, self._target.placement, deployment))
                 notes = self._target.switch(revision)
@@ -249,8 +251,11 @@ class GoLive:
         else:
             self._state.update(lambda state: state.without_deployment(self._release.name))
 
-    def _deployment(self, before: Deployment | None, revision: int, endpoint: str) -> Deployment:
+    def _deployment(
+        self, before: Deployment | None, revision: int, endpoint: str, change: Change | None = None
+    ) -> Deployment:
         release, placement = self._release, self._target.placement
+        earlier = () if before is None else next((e.changes for e in before.history if e.revision == revision), ())
         entry = Revision(
             revision=revision,
             backend=self._winner.backend,
@@ -263,6 +268,7 @@ class GoLive:
             gates=dict(release.gates),
             threads=release.threads,
             placement=placement,
+            changes=(*earlier, *([] if change is None else [change]))[-MOST_REVISIONS:],
         )
         moves = before is not None and before.revision != 0 and not self._target.is_at(before.placement)
         return Deployment(

@@ -41,8 +41,9 @@ class Live:
             return ("+" if rendered is not None else "known after run"), "an earlier deploy was interrupted"
         if self.moves and self.change is not None:
             return "~", self.change
+        undone = _rolled_back(self.recorded, rendered)
         if rendered is None:
-            return "known after run", f"revision {self.recorded.revision} serves; depends on render"
+            return "known after run", f"revision {self.recorded.revision} serves{undone}; depends on render"
         if self.observed.revision is None:
             return "+", f"drift: the state says revision {self.recorded.revision}, but nothing serves"
         if self.observed.revision != self.recorded.revision:
@@ -50,13 +51,26 @@ class Live:
                 f"drift: the state says revision {self.recorded.revision}, but {self.observed.revision} is serving"
             )
         if rendered != self.recorded.rendered_digest:
-            return "~", f"replaces revision {self.recorded.revision}"
+            return "~", f"replaces revision {self.recorded.revision}{undone}"
         if self.change is not None:
             return "~", self.change
         if self.observed.health != "healthy":
             why = f" ({self.observed.reason})" if self.observed.reason else ""
             return "~", f"drift: revision {self.recorded.revision} is {self.observed.health}{why}"
         return "=", f"revision {self.recorded.revision} serves and is healthy"
+
+
+def _rolled_back(recorded: Deployment, rendered: str | None) -> str:
+    """What an apply would undo, if the live revision serves because of a rollback; empty otherwise."""
+    entry = next((each for each in recorded.history if each.revision == recorded.revision), None)
+    if entry is None or not entry.changes or entry.changes[-1].op != "rollback":
+        return ""
+    last = entry.changes[-1]
+    rollback = f"the rollback of {last.at} by {last.user} ({last.why})"
+    if rendered is None:
+        return f" after {rollback}, which an apply would undo unless it renders that revision"
+    same = next((each.revision for each in recorded.history if each.rendered_digest == rendered), None)
+    return f" and undoes {rollback}" + ("" if same is None else f": it brings back what revision {same} was")
 
 
 def wanted_target(loaded: LoadedSpec, store: Store) -> Target:

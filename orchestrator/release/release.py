@@ -13,6 +13,7 @@ from orchestrator.plan.resolve import Outcome
 from orchestrator.plan.step import Plan
 from orchestrator.release.go_live import GoLive, RenderedRelease, deployment_lock, recover
 from orchestrator.release.live import observe, wanted_target
+from orchestrator.release.origin import Reason
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.steps.parameters import VerifyParameters
 from orchestrator.store.receipts import Receipt
@@ -85,8 +86,12 @@ class PlanRelease:
         self._selected = _receipt(outcomes, "select")
         self._imported = _receipt(outcomes, "import")
 
-    def deploy(self, lock_timeout: float) -> Released:
+    def deploy(self, lock_timeout: float, given: str = "") -> Released:
         """Deploy unless the same is already live.
+
+        Args:
+            lock_timeout: seconds to wait for another command that deploys this name.
+            given: what the user says about it, for the record.
 
         Raises:
             Busy: another command is deploying this name.
@@ -103,7 +108,13 @@ class PlanRelease:
             self._observer(StepStarted("deploy", reason))
             target = wanted_target(self._loaded, self._store)
             going = GoLive(self._release(), target, self._store, self._observer)
-            deployment = going.replace(live.recorded, self._next_revision(live.recorded, target), "deploy")
+            why = Reason(
+                "deploy",
+                "first deployment" if live.recorded is None else reason,
+                given,
+                Path(self._loaded.document.file).absolute(),
+            )
+            deployment = going.replace(live.recorded, self._next_revision(live.recorded, target), why)
             return self._released(deployment, changed=True)
 
     def _release(self) -> RenderedRelease:

@@ -7,6 +7,7 @@ from orchestrator.errors import DeployFailed, UsageError
 from orchestrator.events import Observer
 from orchestrator.release.go_live import GoLive, RenderedRelease, deployment_lock, recover
 from orchestrator.release.live import add_what_serves
+from orchestrator.release.origin import Reason
 from orchestrator.store.digest import digest_tree
 from orchestrator.store.state import Deployment, Revision
 from orchestrator.store.store import Store
@@ -21,7 +22,9 @@ def revisions(deployment: Deployment) -> list[Revision]:
     return sorted(deployment.history, key=lambda entry: entry.revision, reverse=True)
 
 
-def roll_back(store: Store, name: str, revision: int | None, observer: Observer, lock_timeout: float) -> Deployment:
+def roll_back(
+    store: Store, name: str, revision: int | None, observer: Observer, lock_timeout: float, why: str = ""
+) -> Deployment:
     """Let an earlier revision serve again; if the target still has it, only the traffic or the label is switched.
 
     Args:
@@ -30,6 +33,7 @@ def roll_back(store: Store, name: str, revision: int | None, observer: Observer,
         revision: its number; None for the one that served before this one.
         observer: gets the events.
         lock_timeout: seconds.
+        why: what the user says about it, for the record.
 
     Raises:
         UsageError: E602 there is no such deployment, E622 no such revision, or its artifacts are gone or damaged.
@@ -38,13 +42,15 @@ def roll_back(store: Store, name: str, revision: int | None, observer: Observer,
     """
     recorded = store.state.read().deployments.get(name)
     try:
-        return _roll_back(store, name, revision, observer, lock_timeout)
+        return _roll_back(store, name, revision, observer, lock_timeout, why)
     except DeployFailed as error:
         add_what_serves(error, name, recorded, store)
         raise
 
 
-def _roll_back(store: Store, name: str, revision: int | None, observer: Observer, lock_timeout: float) -> Deployment:
+def _roll_back(
+    store: Store, name: str, revision: int | None, observer: Observer, lock_timeout: float, why: str
+) -> Deployment:
     with deployment_lock(store, name, lock_timeout, observer):
         before = recover(name, store)
         if before is None:
@@ -63,7 +69,8 @@ def _roll_back(store: Store, name: str, revision: int | None, observer: Observer
         )
         # The place where it served: a deployment that has moved since then moves back.
         target = target_at(entry.placement, Site(store, name))
-        return GoLive(release, target, store, observer).replace(before, entry.revision, "rollback")
+        reason = Reason("rollback", f"rollback from revision {before.revision}", why)
+        return GoLive(release, target, store, observer).replace(before, entry.revision, reason)
 
 
 def _check_stored(store: Store, name: str, entry: Revision) -> None:

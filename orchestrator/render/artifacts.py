@@ -116,7 +116,6 @@ def _values(chosen: ServingBackend, settings: ServingSettings, deployment: Deplo
         "repository": deployment.repository,
         "request_seconds": server.request_seconds,
         "runs_from_tmp": server.runs_from_tmp,
-        "spec_digest": settings.spec_digest,
         "startup_seconds": settings.startup_seconds,
         "variant": settings.variant,
         **chosen.image_values(settings),

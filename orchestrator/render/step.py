@@ -78,7 +78,6 @@ def _settings(
         startup_seconds=winner.startup_seconds,
         drain_seconds=parameters.drain_seconds,
         model_digest=winner.model_digest,
-        spec_digest=parameters.spec_digest,
         decision_digest=decision_digest,
         tools=tools,
         samples=context.inputs.get("samples"),

@@ -30,7 +30,7 @@ CUDA = "CUDAExecutionProvider"
 RUNTIMES = ("onnxruntime", "openvino")
 GRAPH_OPTIMIZATION = ("all", "extended", "basic", "disabled")
 LOG_LEVELS = ("debug", "info", "warning", "error")
-_LABELS = ("variant", "model_digest", "spec_digest", "decision_digest")
+_LABELS = ("variant", "model_digest", "decision_digest")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -185,7 +185,7 @@ def load_config(path: Path) -> ServerConfig:
 
 def _server(document: Any, folder: Path) -> ServerConfig:
     section = _Section(document, "")
-    section.integer("format", 1, 1)
+    section.integer("format", 2, 2)
     config = ServerConfig(
         model=_model(section.take("model"), folder),
         threads=section.integer("threads", 1, 1024) if section.has("threads") else None,

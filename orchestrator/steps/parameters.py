@@ -374,7 +374,6 @@ class ServingParameters(Parameters):
     cpus: float
     memory: int
     drain_seconds: int
-    spec_digest: str
     batch_sizes: tuple[int, ...]
     devices: int = 0
     cuda_graphs: bool = False

@@ -21,10 +21,21 @@ from orchestrator.store.home import Home
 from orchestrator.store.locks import lock
 from orchestrator.store.record import Record, first_problem
 
-__all__ = ["Deployment", "Intent", "Operation", "PlacementRecord", "Revision", "State", "StateFile"]
+__all__ = [
+    "MOST_REVISIONS",
+    "Change",
+    "Deployment",
+    "Intent",
+    "Operation",
+    "PlacementRecord",
+    "Revision",
+    "State",
+    "StateFile",
+]
 
 FORMAT: Literal[3] = 3
-_MOST_REVISIONS = 10
+MOST_REVISIONS = 10
+"""Of a deployment, and changes of each, that are remembered."""
 _LOCK_TIMEOUT = 60.0  # seconds; the holder of the lock only writes one small file
 
 Operation = Literal["deploy", "rollback"]
@@ -44,6 +55,26 @@ class PlacementRecord(Record):
     settings: dict[str, JsonValue]
 
 
+class Change(Record):
+    """Who let a revision serve, when and why.
+
+    Attributes:
+        op: by an apply, or by a rollback.
+        at: ISO time, UTC.
+        user: the name of the user and of the machine, as in `ann@build-7`.
+        commit: that the spec's repository was at; None for a rollback, outside of a repository or without git.
+        modified: whether the spec differed from that commit.
+        why: what made it necessary, and the reason that was given.
+    """
+
+    op: Operation
+    at: str
+    user: str
+    commit: str | None = None
+    modified: bool = False
+    why: str
+
+
 class Revision(Record):
     """A revision that was live.
 
@@ -59,6 +90,7 @@ class Revision(Record):
         gates: what the spec sets for its precision.
         threads: of one model instance.
         placement: where it served.
+        changes: how it came to serve, each time, the first one first; the last 10.
     """
 
     revision: int
@@ -72,6 +104,7 @@ class Revision(Record):
     gates: dict[str, float]
     threads: int
     placement: PlacementRecord
+    changes: tuple[Change, ...] = ()
 
 
 class Deployment(Record):
@@ -114,8 +147,8 @@ class Deployment(Record):
     @field_validator("history")
     @classmethod
     def _each_once(cls, history: tuple[Revision, ...]) -> tuple[Revision, ...]:
-        last = {entry.revision: at for at, entry in enumerate(history)}
-        return tuple(history[at] for at in sorted(last.values()))[-_MOST_REVISIONS:]
+        last = {entry.revision: at for at, entry in enumerate(history)}  # it has all changes of the earlier ones
+        return tuple(history[at] for at in sorted(last.values()))[-MOST_REVISIONS:]
 
     def with_intent(self, intent: Intent) -> Deployment:
         """The same, with a change begun."""

@@ -48,7 +48,6 @@ def settings_for() -> SettingsFor:
             startup_seconds=60,
             drain_seconds=5,
             model_digest="a" * 64,
-            spec_digest="b" * 64,
             decision_digest="c" * 64,
             tools={"torch": "2.13.0+cpu"},
         )

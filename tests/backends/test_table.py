@@ -147,8 +147,8 @@ def test_a_damaged_folder_is_refused_before_it_is_started(name: str, tmp_path: P
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"format": None}, "has no format, but this version of mlo reads format 1"),
-        ({"format": 2}, "has the format 2, but this version of mlo reads format 1"),
+        ({"format": None}, "has no format, but this version of mlo reads format 2"),
+        ({"format": 3}, "has the format 3, but this version of mlo reads format 2"),
         ({"devices": "two"}, r"server\.json is damaged: devices"),
         ({"another": 1}, r"server\.json is damaged: another"),
     ],

@@ -116,7 +116,7 @@ def _settings() -> ServingSettings:
         signature=Signature((Tensor("x", "float32", ("batch", 3)),), (Tensor("y", "float32", ("batch", 3)),),
                             {"batch": (1, 64)}, "batch"),
         cpus=1.0, memory=2**31, max_batch_size=8, max_delay=0.5, startup_seconds=120, drain_seconds=5,
-        model_digest="a" * 64, spec_digest="b" * 64, decision_digest="c" * 64, tools={},
+        model_digest="a" * 64, decision_digest="c" * 64, tools={},
     )  # fmt: skip
 
 

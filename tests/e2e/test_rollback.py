@@ -60,7 +60,17 @@ def label(mlo: Mlo, document: dict[str, Any]) -> str:
 @pytest.fixture(scope="module")
 def two_revisions(mlo: Mlo, spec: Path) -> dict[str, Any]:
     apply(mlo, spec, "first")
-    return apply(mlo, spec, "second")
+    return apply(mlo, spec, "second", "--reason", "a new label")
+
+
+def test_another_service_level_with_the_same_winner_deploys_nothing(
+    mlo: Mlo, spec: Path, two_revisions: dict[str, Any]
+) -> None:
+    written = spec.read_text(encoding="utf-8")
+    with_level = spec.with_name("level.yaml")
+    with_level.write_text(f"{written}slo: {{p99_latency: 9s, enforce: false}}\n", encoding="utf-8")
+    told = mlo.run("apply", str(with_level), "--yes").stdout
+    assert f"nothing to deploy; revision {two_revisions['revision']} (" in told
 
 
 def conforms(document: Any, name: str) -> None:
@@ -72,7 +82,7 @@ def test_the_revision_before_serves_again_at_the_same_endpoint(mlo: Mlo, two_rev
     assert two_revisions["revision"] == 2
     assert label(mlo, two_revisions) == "second"
 
-    after = mlo.json("rollback", "back", "--yes", "--json")
+    after = mlo.json("rollback", "back", "--yes", "--json", "--reason", "too slow")
 
     conforms(after, "rollback")
     assert after["revision"] == 1
@@ -85,6 +95,18 @@ def test_the_revision_before_serves_again_at_the_same_endpoint(mlo: Mlo, two_rev
     history = mlo.json("history", "back", "--json")
     conforms(history, "history")
     assert [(entry["revision"], entry["serves"]) for entry in history["revisions"]] == [(2, False), (1, True)]
+    second, first = (entry["changes"] for entry in history["revisions"])
+    assert [(change["op"], change["why"]) for change in second] == [("deploy", "replaces revision 1: a new label")]
+    assert [(change["op"], change["why"]) for change in first] == [
+        ("deploy", "first deployment"),
+        ("rollback", "rollback from revision 2: too slow"),
+    ]
+    told = mlo.run("history", "back").stdout
+    assert "rollback from revision 2: too slow" in told
+
+    plan = mlo.run("plan", "back.yaml").stdout
+    assert "replaces revision 1 and undoes the rollback of " in plan
+    assert "it brings back what revision 2 was" in plan
 
 
 def test_a_rollback_that_is_killed_after_its_switch_is_adopted(mlo: Mlo, two_revisions: dict[str, Any]) -> None:

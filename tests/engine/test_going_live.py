@@ -16,6 +16,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy, DeployFailed, StoreFailed, UsageError
 from orchestrator.events import ignore
 from orchestrator.release.go_live import GoLive, RenderedRelease, recover
+from orchestrator.release.origin import Reason
 from orchestrator.release.rollback import roll_back
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment
@@ -52,7 +53,9 @@ class Place:
     def deploy(self, content: str, backend: str = "litert") -> Deployment:
         known = recover(self.name, self.store)
         revision = max(*self.target.history(), known.highest if known else 0, 0) + 1
-        return GoLive(self.ready(content, backend), self.target, self.store, ignore).replace(known, revision, "deploy")
+        return GoLive(self.ready(content, backend), self.target, self.store, ignore).replace(
+            known, revision, Reason("deploy", "a test")
+        )
 
     @property
     def recorded(self) -> Deployment | None:
@@ -137,6 +140,7 @@ def test_a_rollback_that_is_killed_keeps_both_revisions(place: Place, point: str
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from tests.engine.test_going_live import Place\n"
         "from orchestrator.release.rollback import roll_back\n"
+        "from orchestrator.release.origin import Reason\n"
         "from orchestrator.events import ignore\n"
         "p = Place(Path(sys.argv[2])); roll_back(p.store, 'digits', None, ignore, 1)\n"
     )
@@ -197,7 +201,9 @@ def test_what_another_store_put_there_meanwhile_is_not_overwritten(place: Place)
     assert elsewhere.deploy("theirs").revision == 2
 
     with pytest.raises(Busy) as busy:  # the number was free when this began
-        GoLive(ready, place.target, place.store, ignore).replace(recover(place.name, place.store), 2, "deploy")
+        GoLive(ready, place.target, place.store, ignore).replace(
+            recover(place.name, place.store), 2, Reason("deploy", "a test")
+        )
 
     assert busy.value.diagnostics[0].code == "E605"
     assert place.used == "theirs"
@@ -306,7 +312,7 @@ def test_a_deployment_that_moved_leaves_nothing_behind_even_if_it_was_killed(pla
         "from orchestrator.events import ignore\n"
         "from orchestrator.targets.folder.target import FolderTarget\n"
         "p = Place(Path(sys.argv[2])); other = FolderTarget(Path(sys.argv[2]) / 'other', 'digits', 2)\n"
-        "GoLive(p.ready('two'), other, p.store, ignore).replace(recover('digits', p.store), 2, 'deploy')\n"
+        "GoLive(p.ready('two'), other, p.store, ignore).replace(recover('digits', p.store), 2, Reason('deploy', 'a test'))\n"
     )
     arguments = [sys.executable, "-c", script, str(Path(__file__).parents[2]), str(place.root)]
     for point, folders in (("release.switched", {"deployed", "other"}), ("release.recorded", {"deployed", "other"})):

@@ -120,3 +120,18 @@ def test_steps_of_no_table_have_theirs_too(
     monkeypatch.setattr(module, constant, 99)
 
     assert moved(before, keys(loaded)) == steps
+
+
+def test_another_service_level_renders_nothing_new(loaded: LoadedSpec) -> None:
+    file = Path(loaded.document.file)
+    written = file.read_text(encoding="utf-8")
+    before, after = (
+        keys(load_spec(_with(file, f"{written}slo: {{p99_latency: {limit}}}\n"))) for limit in ("10ms", "9ms")
+    )
+    assert "select" in moved(before, after)
+    assert "render" not in moved(before, after)
+
+
+def _with(file: Path, text: str) -> Path:
+    file.write_text(text, encoding="utf-8")
+    return file

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.errors import DeployFailed
 from orchestrator.events import ignore
 from orchestrator.release.go_live import GoLive, RenderedRelease, recover
+from orchestrator.release.origin import Reason
 from orchestrator.release.removal import remove
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment, Intent
@@ -48,7 +49,7 @@ class Machine:
             rendered = self.store.trees.commit(scratch / "out").digest
         release = RenderedRelease("digits", "/spec.yaml", "01", "02", rendered, rendered, {}, 1)
         revision = max(*self.target.history(), before.highest if before else 0, 0) + 1
-        return GoLive(release, self.target, self.store, ignore).replace(before, revision, "deploy")
+        return GoLive(release, self.target, self.store, ignore).replace(before, revision, Reason("deploy", "a test"))
 
     @property
     def recorded(self) -> Deployment | None:

@@ -35,9 +35,9 @@ def _deployment(backend: str, rendered: str) -> Deployment:
     )
 
 
-_LABELS = dict.fromkeys(("variant", "model_digest", "spec_digest", "decision_digest"), "")
+_LABELS = dict.fromkeys(("variant", "model_digest", "decision_digest"), "")
 _TENSORFLOW: dict[str, Any] = {
-    "format": 1,
+    "format": 2,
     "model": {"name": "digits", "signature": _SIGNATURE.as_json(), "labels": _LABELS},
     "cpus": 1,
     "memory": 2**30,

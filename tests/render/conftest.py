@@ -83,7 +83,6 @@ def render_to(tmp_path: Path) -> Render:
             "cpus": 2.0,
             "memory": 2**31,
             "drain_seconds": 5,
-            "spec_digest": "b" * 64,
             "batch_sizes": [],
         }
         others = {"devices", "cuda_graphs", "grpc"}

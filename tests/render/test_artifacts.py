@@ -84,7 +84,6 @@ def test_the_digests_are_in_image_and_chart(render_to: Render, backend: str, tmp
     dockerfile = (folder / "docker" / "Dockerfile").read_text()
     assert f'mlo.decision-digest="sha256:{decision}"' in dockerfile
     assert f'mlo.model-digest="sha256:{model}"' in dockerfile
-    assert f'mlo.spec-digest="sha256:{"b" * 64}"' in dockerfile
     values = yaml.safe_load((folder / "values.yaml").read_text())
     assert values["model"]["decisionDigest"] == decision
     assert f'echo "{decision}  winner.json" | sha256sum --check' in (folder / "README.md").read_text()
@@ -103,7 +102,6 @@ def _tags(folder: Path) -> set[str]:
     "change",
     [
         {"base": "python:3.12-slim-bookworm"},
-        {"spec_digest": "c" * 64},
         {"cpus": 4.0},
         {"model": b"another model"},
     ],
@@ -200,7 +198,6 @@ def test_another_base_and_no_registry(render_to: Render) -> None:
         {"labels": {"team": 'a"b'}},
         {"name": "digits\nUSER root"},
         {"name": "../digits"},
-        {"spec_digest": "b" * 63 + "\n"},
         {"min_replicas": 3, "max_replicas": 2},
         {"min_replicas": "1; x"},
     ],

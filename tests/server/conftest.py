@@ -21,7 +21,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-LABELS = {"variant": "onnx-fp32", "model_digest": "m" * 64, "spec_digest": "s" * 64, "decision_digest": "d" * 64}
+LABELS = {"variant": "onnx-fp32", "model_digest": "m" * 64, "decision_digest": "d" * 64}
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def write_server(
     onnx.checker.check_model(model)
     onnx.save(model, folder / "model.onnx")
     document: dict[str, Any] = {
-        "format": 1,
+        "format": 2,
         "model": {
             "name": "m",
             "version": "1",

@@ -27,7 +27,7 @@ from tests.server.conftest import add_model, edit, signature
         ({"max_connections": 0}, "max_connections must be an integer from 1 to 1048576, not 0"),
         ({"model_files": {"../x": "0" * 64}}, "model.files must be a path inside the folder of server.json"),
         ({"model_files": {"x": "0"}}, "model.files.x must match"),
-        ({"format": 2}, "format must be an integer from 1 to 1, not 2"),
+        ({"format": 3}, "format must be an integer from 2 to 2, not 3"),
         ({"drain_seconds": None}, "drain_seconds must be a number from 0 to 3600, not None"),
         ({"log_level": "loud"}, "log_level must be one of debug, info, warning, error, not 'loud'"),
         ({"provider": "gpu"}, "provider must match"),

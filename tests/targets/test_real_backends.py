@@ -75,7 +75,6 @@ def _serving(root: Path, name: str, form: str, factor: float) -> Path:
         startup_seconds=120,
         drain_seconds=5,
         model_digest="0" * 64,
-        spec_digest="1" * 64,
         decision_digest="2" * 64,
         tools={},
     )

@@ -28,7 +28,7 @@ def _rendered(root: Path, content: str) -> Path:
         settings = ServingSettings(
             name="digits", backend="tensorflow-serving", variant="saved-model-fp32", format="saved-model",
             precision="fp32", signature=_SIGNATURE, cpus=1.0, memory=2**30, max_batch_size=8, max_delay=0.0,
-            startup_seconds=60, drain_seconds=5, model_digest="0" * 64, spec_digest="1" * 64, decision_digest="2" * 64,
+            startup_seconds=60, drain_seconds=5, model_digest="0" * 64, decision_digest="2" * 64,
             tools={},
         )  # fmt: skip
         TENSORFLOW_SERVING.write_folder(settings, variant.parent, folder)

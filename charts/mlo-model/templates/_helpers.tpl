@@ -40,7 +40,6 @@ mlo/variant: {{ .Values.model.variant | quote }}
 {{- end }}
 
 {{- define "mlo-model.annotations" -}}
-mlo/spec-digest: {{ .Values.model.specDigest | quote }}
 mlo/model-digest: {{ .Values.model.modelDigest | quote }}
 mlo/decision-digest: {{ .Values.model.decisionDigest | quote }}
 {{- end }}

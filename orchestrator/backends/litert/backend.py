@@ -44,7 +44,6 @@ class LiteRt(Backend):
             "names": _own_names(variant),
             "threads": settings.threads,
             "tools": dict(settings.tools),
-            "spec_digest": settings.spec_digest,
             "decision_digest": settings.decision_digest,
         }
         write_file(folder / "model.json", json_text(document))

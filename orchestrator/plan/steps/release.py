@@ -47,7 +47,6 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
             cpus=spec.hardware.cpus,
             memory=spec.hardware.memory,
             drain_seconds=DRAIN_SECONDS,
-            spec_digest=loaded.digest,
             batch_sizes=batch_sizes(loaded, model),
             devices=spec.hardware.devices,
             cuda_graphs=bool(spec.hardware.devices) and spec.serving.cuda_graphs,
