@@ -140,7 +140,6 @@ def test_a_rollback_that_is_killed_keeps_both_revisions(place: Place, point: str
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from tests.engine.test_going_live import Place\n"
         "from orchestrator.release.rollback import roll_back\n"
-        "from orchestrator.release.origin import Reason\n"
         "from orchestrator.events import ignore\n"
         "p = Place(Path(sys.argv[2])); roll_back(p.store, 'digits', None, ignore, 1)\n"
     )
@@ -309,6 +308,7 @@ def test_a_deployment_that_moved_leaves_nothing_behind_even_if_it_was_killed(pla
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from tests.engine.test_going_live import Place\n"
         "from orchestrator.release.go_live import GoLive, recover\n"
+        "from orchestrator.release.origin import Reason\n"
         "from orchestrator.events import ignore\n"
         "from orchestrator.targets.folder.target import FolderTarget\n"
         "p = Place(Path(sys.argv[2])); other = FolderTarget(Path(sys.argv[2]) / 'other', 'digits', 2)\n"
