@@ -113,9 +113,11 @@ class _Lines:
                 if now - self._last_shown.get(step, 0.0) < _QUIET_SECONDS:
                     return None
                 self._last_shown[step] = now
-                began, usual = self._began.get(step, (now, None))
-                share = "" if fraction is None else f"{fraction:.0%}, "
-                return f"{step}: {message} ({share}{time_text(now - began, usual)})"
+                share = [] if fraction is None else [f"{fraction:.0%}"]
+                if step in self._began:
+                    began, usual = self._began[step]
+                    share.append(time_text(now - began, usual))
+                return f"{step}: {message}" + (f" ({', '.join(share)})" if share else "")
             case StepEnded():
                 return ended_line(event, show_cached=self._show_cached, overall=self._tally.text)
             case Waiting(step, on):

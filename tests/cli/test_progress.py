@@ -77,6 +77,12 @@ def test_the_time_left_is_known_from_the_last_time_or_not_at_all(
     assert capsys.readouterr().err.splitlines()[-1] == f"benchmark.runtime: round 1 of 25 (4%, {text})"
 
 
+def test_what_was_not_started_as_a_step_has_no_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the server that a rollback starts."""
+    event = StepProgress("deploy", "starting onnxruntime for revision 2", None)
+    assert said([event], capsys, deploys=False) == ["deploy: starting onnxruntime for revision 2"]
+
+
 @pytest.mark.parametrize(
     ("place", "measurement", "line"),
     [
