@@ -214,8 +214,9 @@ def about(path: Path) -> tuple[str, str]:
     if path.suffix != ".onnx":
         return "", ""
     proto = onnx.load(str(path), load_external_data=False)
-    opset = max((each.version for each in proto.opset_import if each.domain in {"", "ai.onnx"}), default=0)
-    return str(opset), f"{proto.producer_name} {proto.producer_version}".strip()
+    opsets = {each.domain or "ai.onnx": each.version for each in proto.opset_import}
+    opset = str(opsets["ai.onnx"]) if "ai.onnx" in opsets else " ".join(f"{name} {opsets[name]}" for name in opsets)
+    return opset, f"{proto.producer_name} {proto.producer_version}".strip()
 
 
 def table(results: Sequence[Result]) -> str:
@@ -229,6 +230,9 @@ def table(results: Sequence[Result]) -> str:
         f"spec. The answer is compared with that of the bare framework: equal is within {CLOSE:g} of the largest magnitude. Of",
         f"{len(results)} models, {equal} end so; the others end in what a person has to say, or in a refusal with its reason.",
         "The seconds are those of the steps of `mlo init` with an empty store; they depend on the machine.",
+        "",
+        "`run.py NAME ... --json FILE` takes only these, and `run.py --join FILE ...` writes this page from such files. Six of the models",
+        "are an end-to-end test, `tests/e2e/test_public_models.py`.",
         "",
         "| model | package | does | kind | opset, maker | `init` | ended | questions |",
         "|---|---|---|---|---|---|---|---|",
