@@ -18,6 +18,9 @@ from orchestrator.spec.signature import Allowed, Dim, Signature, Tensor
 __all__ = ["ProposedDim", "ProposedModel", "ProposedTensor", "proposed_model", "with_probed"]
 
 _DTYPES = frozenset(get_args(DtypeName))
+_PYTHON_NUMBERS = frozenset({"int", "float"})
+"""Types of arguments in TorchScript that are no tensors."""
+
 _DEFAULT_OTHER = (1, 128)
 _UNBOUNDED = 2**31 - 1
 """A range with this maximum is unbounded in the model."""
@@ -202,6 +205,15 @@ def _refuse_unsupported_types(found: Inspection) -> None:
                     Diagnostic(
                         "E128",
                         f"the {role[:-1]} `{each.tensor}` has type {each.dtype}, which mlo does not support",
-                        remedy=f"change the model to {'accept' if role == 'inputs' else 'return'} one of {', '.join(get_args(DtypeName))}",
+                        remedy=_wrapped(each)
+                        if role == "inputs" and each.dtype in _PYTHON_NUMBERS
+                        else f"change the model to {'accept' if role == 'inputs' else 'return'} one of {', '.join(get_args(DtypeName))}",
                     )
                 )
+
+
+def _wrapped(own: FoundTensor) -> str:
+    return (
+        f"save a module around it whose `forward` takes a tensor for `{own.tensor}`, and calls it with "
+        f"`{own.dtype}({own.tensor})`: requests carry tensors, and no numbers of Python"
+    )

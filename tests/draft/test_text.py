@@ -90,6 +90,14 @@ def test_a_type_that_is_not_served_is_refused() -> None:
     assert caught.value.diagnostics[0].code == "E128"
 
 
+def test_a_number_of_python_is_refused_with_how_to_take_a_tensor_in_its_place() -> None:
+    with pytest.raises(StepFailed) as caught:
+        proposed_model(found([("sr", "int", None)], []), named=False)
+    assert "a module around it whose `forward` takes a tensor for `sr`, and calls it with `int(sr)`" in (
+        caught.value.diagnostics[0].remedy
+    )
+
+
 def test_comments_are_in_one_column_and_lines_stay_readable() -> None:
     text = aligned([Line("a: 1", "one"), Line("long: 12", "two"), Line("none: 3"), Line(f"key: {'x' * 80}", "three")])
     assert text.splitlines() == ["a: 1       # one", "long: 12   # two", "none: 3", "# Three", f"key: {'x' * 80}"]
