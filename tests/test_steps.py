@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from orchestrator.steps.context import StepError, headline, last_line, refuse_as, refuse_on
+from orchestrator.steps.context import StepError, refuse_as, refuse_on
+from orchestrator.steps.reasons import headline
 
 
 def test_an_exception_becomes_a_refusal_with_its_first_line_as_the_cause() -> None:
@@ -22,7 +23,11 @@ def test_an_exception_becomes_a_refusal_with_its_first_line_as_the_cause() -> No
 
 
 def test_the_cause_may_be_given_or_found_by_a_function() -> None:
-    for cause, expected in (("it is empty", "it is empty"), (last_line, "the reason"), (str, "a trace\nthe reason")):
+    for cause, expected in (
+        ("it is empty", "it is empty"),
+        (lambda error: str(error)[2:7], "trace"),
+        (str, "a trace\nthe reason"),
+    ):
         with pytest.raises(StepError) as caught, refuse_on(RuntimeError, "E420", "it does not load", cause=cause):
             raise RuntimeError("a trace\nthe reason")
         assert caught.value.cause == expected

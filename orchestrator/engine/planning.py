@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.inspecting import read_model
 from orchestrator.engine.observing import observe_here
 from orchestrator.engine.preview import Preview, preview
-from orchestrator.errors import UsageError
+from orchestrator.errors import SpecInvalid, UsageError
 from orchestrator.events import Observer, ignore
 from orchestrator.plan.compile import compile_plan
 from orchestrator.plan.cuda import require_devices
@@ -23,6 +24,8 @@ from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.step import Plan
 from orchestrator.release.live import Live, observe
 from orchestrator.spec.load import LoadedSpec, load_spec
+from orchestrator.spec.sample_arrays import array_headers, sample_problems
+from orchestrator.spec.signature import Signature
 from orchestrator.spec.types import AS_WRITTEN
 from orchestrator.spec.yaml_tree import SPEC
 from orchestrator.store.store import Store
@@ -165,12 +168,38 @@ def make_plan(
     loaded = load_spec(path, platform=platform, environment=environment)
     here = observe_here(loaded)
     require_devices(loaded, here)
-    plan = compile_plan(loaded, planned_model(loaded, read_model(loaded, here, store, observer)), here)
+    model = planned_model(loaded, read_model(loaded, here, store, observer))
+    _check_samples(loaded, model.signature)
+    plan = compile_plan(loaded, model, here)
     _check_replaced(plan, replaced)
     resolver = Resolver(loaded, plan, store)
     live = observe(loaded, store)
     forced = frozenset(replaced)
     return Planned(loaded, plan, resolver, live, preview(plan, resolver, live, forced=forced), forced)
+
+
+def _check_samples(loaded: LoadedSpec, signature: Signature) -> None:
+    """Compare the headers of the samples' arrays with the signature; `import` does so with their values.
+
+    Raises:
+        SpecInvalid: E340 to E345, with all problems.
+    """
+    if loaded.spec.model.samples is None:
+        return
+    path = loaded.spec.path(loaded.spec.model.samples, loaded.folder)
+    try:
+        headers = array_headers(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        problem = Diagnostic(
+            "E340",
+            "the samples are not an npz file",
+            cause="the file is empty" if path.is_file() and not path.stat().st_size else str(error),
+            remedy="save the inputs with numpy.savez(path, NAME=array, ...)",
+            at=("model", "samples"),
+        )
+        raise SpecInvalid(loaded.located(problem)) from error
+    if problems := [loaded.located(each) for each in sample_problems(headers, signature)]:
+        raise SpecInvalid(*problems)
 
 
 def _check_replaced(plan: Plan, replaced: Sequence[str]) -> None:

@@ -24,8 +24,9 @@ from orchestrator.select.fates import ConsideredCandidate, candidate_before_sele
 from orchestrator.select.notes import decision_notes
 from orchestrator.select.ranking import Choice, choose, choose_by_runtime, compared
 from orchestrator.select.service_level import distance, distance_text, faster_wire, service_level, wire_is_the_cause
-from orchestrator.steps.context import StepContext, StepError, headline
+from orchestrator.steps.context import StepContext, StepError
 from orchestrator.steps.parameters import SelectParameters
+from orchestrator.steps.reasons import headline
 from orchestrator.steps.roles import variant_of, variant_role, verdict_role
 from orchestrator.store.digest import digest_tree
 

@@ -6,7 +6,6 @@ its files under `context.output`, and returns a small JSON object of facts for p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.steps.failures import is_out_of_memory, is_transient
+from orchestrator.steps.reasons import headline
 
 __all__ = [
     "Ending",
@@ -23,15 +23,10 @@ __all__ = [
     "StepError",
     "StepFunction",
     "StepKind",
-    "headline",
-    "last_line",
     "refuse_as",
     "refuse_on",
     "silent",
 ]
-
-_LONGEST_HEADLINE = 400
-"""Characters; some exceptions print a whole model on one line."""
 
 
 def silent(message: str, fraction: float | None = None) -> None:
@@ -156,24 +151,6 @@ class StepError(Exception):
         return self.diagnostic.notes
 
 
-def headline(error: BaseException, skip: re.Pattern[str] | None = None) -> str:
-    """The first line of an exception's text, cut after 400 characters, or its type if it has no text.
-
-    Args:
-        error: the exception.
-        skip: matches lines that say nothing of the reason, such as what a library wraps around every exception.
-    """
-    lines = (line.strip() for line in str(error).splitlines())
-    first = next((line for line in lines if line and not (skip and skip.match(line))), type(error).__name__)
-    return first if len(first) <= _LONGEST_HEADLINE else first[: _LONGEST_HEADLINE - 3] + "..."
-
-
-def last_line(error: BaseException) -> str:
-    """The last line of an exception's text, where runtimes with a traceback of their own put the reason, or its type."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
 @contextmanager
 def refuse_as(
     exceptions: type[Exception] | tuple[type[Exception], ...], refusal: Callable[[Exception], Exception]
@@ -210,7 +187,7 @@ def refuse_on(
     remedy: str = "",
     at: tuple[str | int, ...] = (),
 ) -> Iterator[None]:
-    """Turn a library's exception into a `StepError` with the first line of its text as the cause; see `refuse_as`.
+    """Turn a library's exception into a `StepError` with the reason in its text as the cause; see `refuse_as`.
 
     Args:
         exceptions: what the library raises.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 import traceback
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from orchestrator.errors import causes_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["is_out_of_memory", "is_transient", "unexpected"]
+__all__ = ["is_of_network", "is_out_of_memory", "is_transient", "unexpected"]
 
 _SENTENCES: Mapping[str, re.Pattern[str]] = MappingProxyType(
     {
@@ -82,6 +83,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, in this exception or in one that led to it."""
     return any(
         isinstance(each, MemoryError) or any(sentence.search(str(each)) for sentence in _SENTENCES.values())
+        for each in causes_of(error)
+    )
+
+
+_UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
+_CLIENTS = {"aiohttp", "botocore", "httpcore", "httpx", "huggingface_hub", "requests", "urllib3"}
+_OF_NETWORK = re.compile(r"Connect|Resolution|Offline|LocalEntryNotFound|Unreachable")
+
+
+def is_of_network(error: BaseException) -> bool:
+    """Whether a name could not be resolved or an address not be reached, here or in an exception that led to it."""
+    return any(
+        isinstance(each, (socket.gaierror, ConnectionError))
+        or (isinstance(each, OSError) and each.errno in _UNREACHABLE)
+        or (type(each).__module__.partition(".")[0] in _CLIENTS and _OF_NETWORK.search(type(each).__name__))
         for each in causes_of(error)
     )
 

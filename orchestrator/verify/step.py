@@ -23,8 +23,9 @@ from orchestrator.backends.table import backend
 from orchestrator.frameworks.source.runtime import Runtime, open_with
 from orchestrator.spec.gates import DEFAULT_GATES
 from orchestrator.spec.signature import Signature
-from orchestrator.steps.context import last_line, refuse_on
+from orchestrator.steps.context import refuse_on
 from orchestrator.steps.parameters import VerifyParameters
+from orchestrator.steps.reasons import headline
 from orchestrator.steps.runtime_options import session_options
 from orchestrator.verify.columns import compare_columns
 from orchestrator.verify.gates import Gates, judge, worst
@@ -187,7 +188,7 @@ def _row(arrays: Mapping[str, Array], rows: Any) -> dict[str, Array]:
 
 def _called(runtime: Runtime, inputs: Mapping[str, Array], name: str) -> Mapping[str, Array]:
     # Runtimes raise arbitrary exceptions.
-    with refuse_on(Exception, "E426", f"the variant does not run on {name}", cause=last_line):
+    with refuse_on(Exception, "E426", f"the variant does not run on {name}", cause=headline):
         return runtime.run(inputs)
 
 

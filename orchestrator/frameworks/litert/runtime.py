@@ -13,8 +13,9 @@ from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.frameworks.litert.file import TfliteFile, TfliteTensor, read
 from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.frameworks.source.samples import STRING
-from orchestrator.steps.context import StepError, headline
+from orchestrator.steps.context import StepError
 from orchestrator.steps.parameters import TensorNames
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,8 +20,9 @@ from orchestrator.frameworks.source.outputs import failed_call
 from orchestrator.frameworks.source.probe import write_probed
 from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.frameworks.source.smallest_batch import naming_the_batch
-from orchestrator.steps.context import StepContext, StepError, headline, refuse_as, refuse_on
+from orchestrator.steps.context import StepContext, StepError, refuse_as, refuse_on
 from orchestrator.steps.parameters import ImportParameters, ProbeParameters
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

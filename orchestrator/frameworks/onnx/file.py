@@ -25,6 +25,7 @@ from orchestrator.frameworks.onnx.graph import nodes, tensors, texts
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.steps.context import StepError, refuse_as
 from orchestrator.steps.failures import is_out_of_memory, is_transient
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -370,7 +371,7 @@ def checker_error(model: GivenModel) -> str:
     except Exception as error:
         if is_out_of_memory(error) or is_transient(error):
             raise
-        return (str(error).strip().splitlines() or ["it does not say what"])[0]
+        return headline(error)
     return ""
 
 

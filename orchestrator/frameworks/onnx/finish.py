@@ -203,7 +203,6 @@ def finish(path: Path, signature: Signature, *, checked: bool = True) -> OnnxSiz
         onnx.checker.ValidationError,
         "E424",
         "the exporter wrote an invalid ONNX file",
-        cause=lambda error: str(error).strip().splitlines()[0],
     ):
         if checked:
             onnx.checker.check_model(str(path))

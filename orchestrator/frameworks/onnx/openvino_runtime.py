@@ -9,7 +9,8 @@ import numpy as np
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.server.openvino_engine import compile_settings, openvino, unfit_values
-from orchestrator.steps.context import last_line, refuse_on
+from orchestrator.steps.context import refuse_on
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +53,6 @@ def open_onnx(
     """Load `model.onnx` of a variant; see `open_runtime`."""
     if accelerator != "none":
         raise gpu_not_used("OpenVINO", "it does not run on NVIDIA GPUs")
-    with refuse_on(RuntimeError, "E420", "OpenVINO does not load the model", cause=last_line):
+    with refuse_on(RuntimeError, "E420", "OpenVINO does not load the model", cause=headline):
         compiled = openvino.Core().compile_model(str(directory / "model.onnx"), "CPU", compile_settings(threads))
     return OpenVinoRuntime(compiled, signature, threads)

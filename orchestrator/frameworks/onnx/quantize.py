@@ -34,9 +34,10 @@ from orchestrator.frameworks.source import calibration
 from orchestrator.frameworks.source.comparison import check_sizes
 from orchestrator.frameworks.source.import_step import read_import
 from orchestrator.frameworks.source.runtime import open_runtime
-from orchestrator.steps.context import StepError, headline, refuse_on
+from orchestrator.steps.context import StepError, refuse_on
 from orchestrator.steps.parameters import OptimizeParameters
 from orchestrator.steps.pass_options import OnnxInt8Options
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array

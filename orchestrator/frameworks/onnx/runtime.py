@@ -14,7 +14,8 @@ from orchestrator.frameworks.onnx.file import checker_error
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.frameworks.source.samples import plain
-from orchestrator.steps.context import StepError, last_line, refuse_as, refuse_on
+from orchestrator.steps.context import StepError, refuse_as
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,6 @@ __all__ = [
     "open_given",
     "open_onnx",
     "open_session",
-    "runtime_message",
     "session_options",
 ]
 
@@ -161,10 +161,18 @@ def open_onnx(
     options = session_options(threads)
     options.graph_optimization_level = _GRAPH_OPTIMIZATION[graph_optimization]
     # Its exceptions have no common base class; every message is taken as the reason.
-    with refuse_on(Exception, "E420", "ONNX Runtime does not load the model", cause=last_line):
+    with refuse_as(Exception, _variant_not_loaded):
         session = open_session(str(directory / "model.onnx"), options, accelerator, execution_provider)
     inputs, outputs = ({tensor.name: tensor.name for tensor in side} for side in (signature.inputs, signature.outputs))
     return OrtRuntime(session, inputs, outputs, threads)
+
+
+def _variant_not_loaded(error: Exception) -> StepError:
+    text = headline(error)
+    remedy = "write that part of the model with other operators, or leave onnx out of `optimize.formats`"
+    if "'Cubic' mode only supports" in text:
+        remedy = "resize with bilinear or nearest instead of bicubic, or leave onnx out of `optimize.formats`"
+    return StepError("E420", "ONNX Runtime does not load the model", cause=text, remedy=remedy)
 
 
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -176,8 +184,6 @@ _NO_OPERATOR = re.compile(
 _TOO_NEW = re.compile(
     r"Unsupported model IR version: \d+, max supported IR version: \d+|Opset \d+ is under development"
 )
-_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
-_SOURCE_LINE = re.compile(r"/\S+\.(?:cc|h):\d+ \S.*?\) (?=\S)")
 
 
 def open_given(model: GivenModel, names: Names, threads: int) -> OrtRuntime:
@@ -202,11 +208,6 @@ def open_given(model: GivenModel, names: Names, threads: int) -> OrtRuntime:
     with refuse_as(Exception, lambda error: _not_loaded(error, model)):
         session = onnxruntime.InferenceSession(model.proto.SerializeToString(), options, providers=_PROVIDERS)
     return OrtRuntime(session, names["inputs"], names["outputs"], threads, held=values)
-
-
-def runtime_message(error: Exception) -> str:
-    """The message of ONNX Runtime's exception in one line, without prefixes and source locations."""
-    return " ".join(_SOURCE_LINE.sub("", _PREFIX.sub("", str(error))).split()) or type(error).__name__
 
 
 def open_checked_file(path: Path, names: Names, threads: int, accelerator: Accelerator = "none") -> OrtRuntime:
@@ -235,7 +236,7 @@ def _given_options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def _not_loaded(error: Exception, model: GivenModel | None) -> StepError:
-    text = runtime_message(error)
+    text = headline(error)
     if match := _NO_OPERATOR.search(text):
         name = match["unknown"] or match["unnamed"] or f"{match['op']} of version {match['version']}"
         return StepError(

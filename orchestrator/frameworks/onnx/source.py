@@ -12,7 +12,7 @@ from orchestrator.artifacts.inspection import FoundNote, Inspection
 from orchestrator.frameworks.onnx.file import checker_error, read_onnx
 from orchestrator.frameworks.onnx.graph import nodes
 from orchestrator.frameworks.onnx.ids import ids_of_inputs, numbers_compared
-from orchestrator.frameworks.onnx.runtime import open_checked_file, open_given, runtime_message
+from orchestrator.frameworks.onnx.runtime import open_checked_file, open_given
 from orchestrator.frameworks.onnx.signature import (
     SERVED,
     check_declared,
@@ -29,6 +29,7 @@ from orchestrator.frameworks.source.probe import write_probed
 from orchestrator.frameworks.source.smallest_batch import naming_the_batch
 from orchestrator.steps.context import StepError, refuse_as
 from orchestrator.steps.parameters import ImportParameters, ProbeParameters
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,7 +138,7 @@ def _holds_one(signature: Signature, name: str) -> bool:
 def _answering(runtime: OrtRuntime, signature: Signature) -> Answer:
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
         # Its exceptions have no common base class; the message is reported with the shapes of the inputs.
-        with refuse_as(Exception, lambda error: failed_call(runtime_message(error), signature, inputs, dim)):
+        with refuse_as(Exception, lambda error: failed_call(headline(error), signature, inputs, dim)):
             return runtime.run(inputs)
 
     return answer

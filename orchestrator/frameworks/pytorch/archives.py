@@ -70,7 +70,6 @@ def check_archive(path: Path) -> None:
             (zipfile.BadZipFile, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OSError),
             "E302",
             "the exported program is damaged",
-            cause=lambda error: (str(error).strip().splitlines() or [type(error).__name__])[0],
             remedy="copy or save it again",
             at=_AT,
         ),

@@ -15,6 +15,7 @@ from orchestrator.frameworks.pytorch.programs import ProgramByPosition
 from orchestrator.frameworks.pytorch.runtime import as_tensors
 from orchestrator.frameworks.source.user_code import raised_notes
 from orchestrator.steps.context import StepError, refuse_as
+from orchestrator.steps.reasons import headline_with_type
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -182,12 +183,9 @@ def call_model(
 def _failed_call(
     error: Exception, signature: Signature, inputs: Mapping[str, Array], project: Path, dim: str | None
 ) -> StepError:
-    lines = str(error).strip().splitlines() or [""]
-    # TorchScript's interpreter puts the reason last, below its own traceback.
-    text = lines[-1].removeprefix("RuntimeError: ") if "TorchScript interpreter" in lines[0] else lines[0]
     given = ", ".join(f"{t.name} {inputs[t.name].dtype} {list(inputs[t.name].shape)}" for t in signature.inputs)
     notes = (f"given: {given}", *raised_notes(error, project))
-    cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    cause = headline_with_type(error)
     if dim is not None:
         low, high = signature.dims[dim]
         return StepError(
@@ -196,7 +194,7 @@ def _failed_call(
             cause=cause,
             remedy=f"declare a range of `{dim}` that the model accepts, with `multiple_of` where it takes only multiples, "
             "or correct the model"
-            + ("; an exported program accepts only the sizes that it was exported for" if "Guard" in text else ""),
+            + ("; an exported program accepts only the sizes that it was exported for" if "Guard" in cause else ""),
             at=("model", "dims", dim),
             notes=notes,
         )

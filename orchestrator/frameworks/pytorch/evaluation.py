@@ -29,7 +29,8 @@ from orchestrator.frameworks.source.comparison import (
 )
 from orchestrator.frameworks.source.edge_cases import call_at
 from orchestrator.frameworks.source.rounding import RowCheck
-from orchestrator.steps.context import StepError, headline, refuse_as
+from orchestrator.steps.context import StepError, refuse_as
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -29,6 +29,7 @@ from orchestrator.frameworks.source.smallest_batch import naming_the_batch
 from orchestrator.frameworks.source.user_code import AT_FACTORY, build
 from orchestrator.steps.context import StepContext, StepError, refuse_as
 from orchestrator.steps.parameters import CodeAccess, ImportParameters, InspectParameters, ProbeParameters
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -273,7 +274,7 @@ def _damaged(message: str, error: Exception) -> StepError:
     return StepError(
         "E302",
         message,
-        cause=(str(error).strip().splitlines() or [type(error).__name__])[0],
+        cause=headline(error),
         remedy=f"save it again, with PyTorch {torch.__version__.partition('+')[0]} or older",
         at=AT_WEIGHTS,
     )

@@ -14,7 +14,8 @@ import torch
 from orchestrator.frameworks.pytorch.wrapped_names import EXTRA_STATE, metadata_of, with_metadata, with_model_names
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.spec.model_files import file_kind
-from orchestrator.steps.context import StepError, headline, refuse_on
+from orchestrator.steps.context import StepError, refuse_on
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from pathlib import Path

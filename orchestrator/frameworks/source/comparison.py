@@ -13,8 +13,9 @@ from orchestrator.frameworks.source.allowed import nearest, zeros
 from orchestrator.frameworks.source.edge_cases import EdgeCase, call_at, edge_cases, largest_size, sizes_of
 from orchestrator.frameworks.source.rounding import RowCheck
 from orchestrator.frameworks.source.samples import random_samples
-from orchestrator.steps.context import StepError, headline, refuse_as
+from orchestrator.steps.context import StepError, refuse_as
 from orchestrator.steps.failures import is_out_of_memory, is_transient
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.outputs import Answer

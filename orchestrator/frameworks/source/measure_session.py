@@ -32,9 +32,10 @@ import orchestrator.artifacts.document  # noqa: F401
 from orchestrator.measure.failure import MeasureError, out_of_memory
 from orchestrator.process.apart import keep_apart
 from orchestrator.spec.signature import Signature
-from orchestrator.steps.context import Ending, StepError, headline
+from orchestrator.steps.context import Ending, StepError
 from orchestrator.steps.failures import is_out_of_memory, is_transient, unexpected
 from orchestrator.steps.parameters import SourceParameters
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

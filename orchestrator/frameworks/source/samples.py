@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,11 @@ import numpy as np
 
 from orchestrator.frameworks.source.allowed import drawn, refuse_others
 from orchestrator.spec.random_mark import RANDOM, is_random
+from orchestrator.spec.sample_arrays import LABELS, ArrayHeader, sample_problems
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepError
 from orchestrator.steps.parameters import RandomSamplesParameters
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,9 +66,6 @@ def plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 Array = np.ndarray[Any, Any]
-
-LABELS = "labels"
-"""The array of an npz file with the expected classes; not an input."""
 
 FLOAT_RANGE = 3.0
 """Random floats are in [-3, 3]."""
@@ -130,23 +128,12 @@ def read_samples(path: Path, signature: Signature, max_rows: int) -> Samples:
             of rows, E345 not exactly one label for each row, E346 an input holds what the spec does not allow.
     """
     arrays = _load(path)
+    for problem in sample_problems({name: _header(array) for name, array in arrays.items()}, signature):
+        raise StepError(problem.code, problem.message, cause=problem.cause, remedy=problem.remedy, at=problem.at)
     notes: list[str] = []
-    inputs: dict[str, Array] = {}
-    for tensor in signature.inputs:
-        if tensor.name not in arrays:
-            close = get_close_matches(tensor.name, arrays, n=1)
-            raise StepError(
-                "E341",
-                f"the samples have no array for the input `{tensor.name}`",
-                cause=f"the file holds {_listed(arrays)}",
-                remedy=(f"rename `{close[0]}`, or " if close else "")
-                + f"save it with numpy.savez(path, {tensor.name}=...), one row per sample",
-                at=_AT,
-            )
-        inputs[tensor.name] = _cast(tensor, arrays[tensor.name], notes)
-    _check_shapes(inputs, signature)
-    rows = _count_rows(inputs)
-    labels = None if LABELS in inputs else _labels(arrays, rows)
+    inputs = {tensor.name: _cast(tensor, arrays[tensor.name], notes) for tensor in signature.inputs}
+    rows = len(next(iter(inputs.values())))
+    labels = None if LABELS in inputs else arrays.get(LABELS)
     notes.extend(
         f"samples: `{name}` is not an input of the model and was ignored"
         for name in sorted(set(arrays) - set(inputs) - {LABELS})
@@ -248,10 +235,14 @@ def _load(path: Path) -> dict[str, Array]:
     # numpy treats a file that is not a zip as a pickle and refuses it with a ValueError; a truncated file ends early.
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         empty = path.is_file() and path.stat().st_size == 0
-        cause = "the file is empty" if empty else _headline(error)
+        cause = "the file is empty" if empty else headline(error)
         if "allow_pickle" in cause:
             cause = "it is neither a zip archive of arrays nor an array"
         raise StepError("E340", "the samples are not an npz file", cause=cause, remedy=remedy, at=_AT) from error
+
+
+def _header(array: Array) -> ArrayHeader:
+    return ArrayHeader(array.dtype.kind, str(array.dtype), array.shape)
 
 
 def _array(file: Mapping[str, Array], name: str, remedy: str) -> Array:
@@ -262,7 +253,7 @@ def _array(file: Mapping[str, Array], name: str, remedy: str) -> Array:
         raise StepError(
             "E340",
             f"the samples' array `{name}` cannot be read",
-            cause=objects if "allow_pickle" in str(error) else _headline(error),
+            cause=objects if "allow_pickle" in str(error) else headline(error),
             remedy=remedy,
             at=_AT,
         ) from error
@@ -313,79 +304,6 @@ def _texts(tensor: Tensor, array: Array, notes: list[str]) -> Array:
         remedy="save it as array.astype(str), or declare its type in `inputs:`",
         at=_AT,
     )
-
-
-def _check_shapes(inputs: Mapping[str, Array], signature: Signature) -> None:
-    seen: dict[str, tuple[int, str]] = {}
-    for tensor in signature.inputs:
-        assert tensor.shape is not None, "inputs always have a shape"
-        dims = tensor.shape if signature.batch is None else tensor.shape[1:]
-        actual = inputs[tensor.name].shape
-        wanted = f"[rows, {', '.join(map(str, dims))}]" if dims else "[rows]"
-        problem = ""
-        if len(actual) != len(dims) + 1:
-            problem = f"it has {len(actual)} dimensions, but {len(dims) + 1} are expected"
-        for axis, (size, dim) in enumerate(zip(actual[1:], dims, strict=False), start=1):
-            if problem:
-                break
-            if isinstance(dim, int):
-                if size != dim:
-                    problem = f"dimension {axis} is {size}, but {dim} is declared"
-                continue
-            low, high = signature.dims[dim]
-            other, owner = seen.setdefault(dim, (size, tensor.name))
-            if not low <= size <= high:
-                problem = f"dimension {axis} is {size}, but `{dim}` ranges from {low} to {high}"
-            elif size % (step := signature.multiples.get(dim, 1)):
-                problem = f"dimension {axis} is {size}, but `{dim}` is a multiple of {step}"
-            elif size != other:
-                problem = f"`{dim}` is {size} here, but {other} in `{owner}`"
-        if problem:
-            raise StepError(
-                "E343",
-                f"the samples' array `{tensor.name}` has the shape {list(actual)}, but {wanted} is expected",
-                cause=problem,
-                remedy="the first dimension of every array counts the rows; correct the samples or `inputs:`",
-                at=_AT,
-            )
-
-
-def _count_rows(inputs: Mapping[str, Array]) -> int:
-    counts = {name: len(array) for name, array in inputs.items()}
-    if len(set(counts.values())) > 1:
-        raise StepError(
-            "E344",
-            "the samples' arrays have different numbers of rows",
-            cause=", ".join(f"`{name}` has {count}" for name, count in counts.items()),
-            remedy="give every input one entry per sample",
-            at=_AT,
-        )
-    rows = next(iter(counts.values()))
-    if rows == 0:
-        raise StepError("E344", "the samples have no rows", remedy="give at least one; a few dozen prove more", at=_AT)
-    return rows
-
-
-def _labels(arrays: Mapping[str, Array], rows: int) -> Array | None:
-    labels = arrays.get(LABELS)
-    if labels is None:
-        return None
-    if labels.ndim == 0 or len(labels) != rows:
-        raise StepError(
-            "E345",
-            f"the samples' `{LABELS}` have the shape {list(labels.shape)}, but there are {rows} rows",
-            remedy="give one label per row, or leave them out",
-            at=_AT,
-        )
-    return labels
-
-
-def _listed(names: Mapping[str, Array]) -> str:
-    return ", ".join(f"`{name}`" for name in names) or "no array"
-
-
-def _headline(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.machine.user_code import is_own, reading
 from orchestrator.steps.context import StepError
+from orchestrator.steps.failures import is_of_network
 from orchestrator.steps.parameters import CodeAccess
+from orchestrator.steps.reasons import headline_with_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,9 +62,10 @@ def build(reference: str, kwargs: Mapping[str, Any], project: Path, access: Code
         except (Exception, SystemExit) as error:
             raise StepError(
                 "E314",
-                f"`{reference}` raised {_named(error)}",
+                f"`{reference}` raised {headline_with_type(error)}",
                 cause=f"raised at {raised_at(error, project)}",
-                remedy=_variable_remedy(error, access) or "correct the code, or give it other arguments in `kwargs:`",
+                remedy=_remedy_for_surroundings(error, access)
+                or "correct the code, or give it other arguments in `kwargs:`",
                 at=AT_FACTORY,
             ) from error
 
@@ -98,9 +101,9 @@ def _find(reference: str, project: Path, access: CodeAccess) -> Callable[..., An
     except (Exception, SystemExit) as error:
         raise StepError(
             "E310",
-            f"importing `{module_name}` raised {_named(error)}",
+            f"importing `{module_name}` raised {headline_with_type(error)}",
             cause=f"raised at {raised_at(error, project)}",
-            remedy=_variable_remedy(error, access)
+            remedy=_remedy_for_surroundings(error, access)
             or "correct the code; `python -c 'import " + module_name + "'` in the spec's folder shows the same",
             at=AT_FACTORY,
         ) from error
@@ -128,6 +131,17 @@ def _find(reference: str, project: Path, access: CodeAccess) -> Callable[..., An
         )
     factory: Callable[..., Any] = found
     return factory
+
+
+def _remedy_for_surroundings(error: BaseException, access: CodeAccess) -> str:
+    """What to do if the code misses a variable or the network, which a worker does not have; empty for other failures."""
+    return _variable_remedy(error, access) or (_NO_NETWORK if is_of_network(error) else "")
+
+
+_NO_NETWORK = (
+    "the model's code runs without a network, so that its result depends only on files that mlo knows: download what it needs "
+    "beforehand, and pass the path in `model.source.kwargs`"
+)
 
 
 def _variable_remedy(error: BaseException, access: CodeAccess) -> str:
@@ -177,17 +191,12 @@ def _not_found(error: ModuleNotFoundError, module_name: str, project: Path, acce
         )
     return StepError(
         "E310",
-        f"importing `{module_name}` raised {_named(error)}",
+        f"importing `{module_name}` raised {headline_with_type(error)}",
         cause=f"raised at {raised_at(error, project)}",
         remedy=lies
         or f"install the package that provides `{missing}` beside mlo, or name the folder that it is in with `model.source.path`",
         at=AT_FACTORY,
     )
-
-
-def _named(error: BaseException) -> str:
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _origin(found: Any, project: Path) -> str:

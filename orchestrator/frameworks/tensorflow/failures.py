@@ -8,29 +8,15 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.steps.context import StepError, headline, refuse_as
+from orchestrator.steps.context import StepError, refuse_as
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from orchestrator.spec.signature import Signature
 
-__all__ = ["conversion_failed", "converting", "no_counterpart", "reason"]
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_NODE = re.compile(r"\s*\[\[\{\{node .*|\s*\[Op:\w*\].*")
-_ABOUT_THE_WAY = (
-    "in user code:", "File ", "Exception encountered when calling", "Graph execution error", "Detected at node",
-    "Arguments received by", "•", "Call arguments received", "Node: ", "Traceback", "return ", "raise ", "^", "~",
-)  # fmt: skip
-
-
-def reason(error: Exception) -> str:
-    """The line with the reason in an exception's text, or the exception's type if it has no text."""
-    lines = [_NODE.sub("", line).strip() for line in _COLOUR.sub("", str(error)).splitlines()]
-    telling = [line for line in lines if line and not line.startswith(_ABOUT_THE_WAY)]
-    return (telling or [line for line in lines if line] or [type(error).__name__])[0]
-
+__all__ = ["conversion_failed", "converting", "no_counterpart"]
 
 _WITHOUT_KERNEL = re.compile(r"^(?:TF Select|Custom) ops: (?P<names>.+)$", re.MULTILINE)
 _NEEDS_STATIC = re.compile(r"'tf\.TensorList\w+' op requires element_shape to be static")

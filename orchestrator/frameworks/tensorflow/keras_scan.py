@@ -18,7 +18,8 @@ from typing import IO, Any
 import h5py
 
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
-from orchestrator.steps.context import StepError, headline, refuse_as
+from orchestrator.steps.context import StepError, refuse_as
+from orchestrator.steps.reasons import headline
 
 __all__ = ["check_keras_file", "is_hdf5"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.artifacts.inspection import FoundNote, FoundTensor, Inspection
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
-from orchestrator.frameworks.tensorflow.failures import reason
+from orchestrator.frameworks.tensorflow.keras2_layers import without_unknown_settings
 from orchestrator.frameworks.tensorflow.keras_scan import check_keras_file, is_hdf5
 from orchestrator.frameworks.tensorflow.library import keras, limit_threads, tf, use_accelerator
 from orchestrator.frameworks.tensorflow.model import dtype_name, load_source
@@ -20,6 +20,7 @@ from orchestrator.frameworks.tensorflow.runtime import TfRuntime
 from orchestrator.frameworks.tensorflow.source import check_model, probe_model
 from orchestrator.steps.context import StepError, refuse_as
 from orchestrator.steps.parameters import ImportParameters, ProbeParameters
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.runtime import Accelerator
@@ -59,7 +60,7 @@ def load_keras(path: Path) -> Any:
         named = Path(folder, "model.h5" if is_hdf5(path) else "model.keras")
         named.symlink_to(path.resolve())
         # Layers, the zip reader and the HDF5 reader each raise their own errors.
-        with refuse_as(Exception, lambda error: _not_loaded(error, path)):
+        with refuse_as(Exception, lambda error: _not_loaded(error, path)), without_unknown_settings():
             model = keras.saving.load_model(named, compile=False, safe_mode=True)
     _require_tensors(model)
     return model
@@ -149,7 +150,7 @@ def _not_loaded(error: Exception, path: Path) -> StepError:
         return StepError(
             "E303",
             "the Keras model needs code that is not in the file",
-            cause=found[0] if found["name"] else reason(error),
+            cause=found[0] if found["name"] else headline(error),
             remedy=(
                 "save it as .keras, a format that covers more of Keras' own operations, or " if is_hdf5(path) else ""
             )
@@ -160,8 +161,11 @@ def _not_loaded(error: Exception, path: Path) -> StepError:
     return StepError(
         "E302",
         "Keras does not load the model",
-        cause=reason(error),
-        remedy="copy or save it again"
+        cause=headline(error),
+        remedy=f"where Keras {writer} is installed, save it with tf.saved_model.save(model, 'folder') and write "
+        f"`kind: saved-model`; Keras {keras.__version__} does not read all of it"
+        if writer.startswith(("1.", "2."))
+        else "copy or save it again"
         + (f"; Keras {writer} wrote it, and {keras.__version__} reads it" if writer else ""),
         at=AT_WEIGHTS,
     )

@@ -20,7 +20,8 @@ from orchestrator.frameworks.tensorflow.frozen_graph import as_declared, trace
 from orchestrator.frameworks.tensorflow.onnx_arithmetic import ARITHMETIC
 from orchestrator.frameworks.tensorflow.onnx_indices import INDICES
 from orchestrator.frameworks.tensorflow.onnx_nodes import OPSET, NoCounterpart, as_converted, tf2onnx
-from orchestrator.steps.context import StepError, headline, refuse_as
+from orchestrator.steps.context import StepError, refuse_as
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from pathlib import Path

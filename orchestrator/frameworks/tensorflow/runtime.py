@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
-from orchestrator.frameworks.tensorflow.failures import reason
 from orchestrator.frameworks.tensorflow.library import limit_threads, tf, use_accelerator
 from orchestrator.frameworks.tensorflow.model import TfModel, called_by
 from orchestrator.steps.context import StepError, refuse_on
 from orchestrator.steps.parameters import TensorNames
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +57,7 @@ def open_saved_model(
     threads = limit_threads(threads)
     use_accelerator(accelerator)
     # The exception depends on which part of the folder is damaged.
-    with refuse_on(Exception, "E420", "TensorFlow does not load the SavedModel", cause=reason):
+    with refuse_on(Exception, "E420", "TensorFlow does not load the SavedModel", cause=headline):
         loaded = tf.saved_model.load(str(directory / FOLDER))
         called = loaded.signatures[_SIGNATURE]
     owns = {

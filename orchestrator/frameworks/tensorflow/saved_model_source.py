@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.inspection import FoundNote, FoundTensor, Inspection
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
-from orchestrator.frameworks.tensorflow.failures import reason
 from orchestrator.frameworks.tensorflow.library import limit_threads, tf, use_accelerator
 from orchestrator.frameworks.tensorflow.model import dtype_name, load_source
 from orchestrator.frameworks.tensorflow.runtime import TfRuntime
 from orchestrator.frameworks.tensorflow.saved_model_scan import VARIABLES, refuse_effects
 from orchestrator.frameworks.tensorflow.source import check_model, probe_model
-from orchestrator.steps.context import StepError, headline, refuse_on
+from orchestrator.steps.context import StepError, refuse_on
 from orchestrator.steps.parameters import ImportParameters, InspectParameters, ProbeParameters
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -150,7 +150,7 @@ def load_signature(folder: Path, name: str) -> tuple[Any, Callable[..., Mapping[
         Exception,
         "E302",
         "TensorFlow does not load the SavedModel",
-        cause=reason,
+        cause=headline,
         remedy="copy the whole folder again, or save it again",
         at=AT_WEIGHTS,
     ):

@@ -14,10 +14,10 @@ from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call, first_call
 from orchestrator.frameworks.source.probe import write_probed
 from orchestrator.frameworks.source.smallest_batch import naming_the_batch
-from orchestrator.frameworks.tensorflow.failures import reason
 from orchestrator.frameworks.tensorflow.ids import ids_of_inputs
 from orchestrator.frameworks.tensorflow.library import tf
 from orchestrator.steps.context import StepContext, StepError, refuse_as
+from orchestrator.steps.reasons import headline_with_type
 
 if TYPE_CHECKING:
     from orchestrator.frameworks.source.outputs import Answer
@@ -81,7 +81,7 @@ def _guarded(model: TfModel) -> Answer:
 
     def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
         def failed(error: Exception) -> StepError:
-            return failed_call(f"{type(error).__name__}: {reason(error)}", model.signature, inputs, dim)
+            return failed_call(headline_with_type(error), model.signature, inputs, dim)
 
         # Layers and operators raise errors of many kinds, all of which are reported with the inputs of the call.
         with refuse_as(Exception, failed):

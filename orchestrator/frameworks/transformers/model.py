@@ -15,7 +15,8 @@ from orchestrator.frameworks.transformers.folder import part_tensors, read_tenso
 from orchestrator.frameworks.transformers.library import configuration_auto, modeling_auto, transformers
 from orchestrator.frameworks.transformers.modules import Dense, SentenceModules
 from orchestrator.frameworks.transformers.task import SentenceHead
-from orchestrator.steps.context import StepError, headline, refuse_as, refuse_on
+from orchestrator.steps.context import StepError, refuse_as, refuse_on
+from orchestrator.steps.reasons import headline, headline_with_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -213,7 +214,7 @@ def _config(folder: ModelFolder, kind: str) -> Any:
         Exception,
         "E370",
         f"config.json does not describe a valid {kind} model",
-        cause=_reason,
+        cause=headline_with_type,
         remedy="copy or save the folder again, with a version of the library that is no newer than "
         f"{transformers.__version__}",
         at=AT_WEIGHTS,
@@ -266,15 +267,9 @@ def _not_built(name: str, error: Exception) -> StepError:
     return StepError(
         "E370",
         f"transformers {transformers.__version__} does not build this {name}",
-        cause=_reason(error),
+        cause=headline_with_type(error),
         remedy="install what it names"
         if isinstance(error, ImportError)
         else "load it with the Transformers library where you trust it, and save it again",
         at=AT_WEIGHTS,
     )
-
-
-def _reason(error: Exception) -> str:
-    """The exception's type and the first line of its text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.frameworks.pytorch.weights import shown
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
-from orchestrator.steps.context import StepError, headline, refuse_as
+from orchestrator.steps.context import StepError, refuse_as
+from orchestrator.steps.reasons import headline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

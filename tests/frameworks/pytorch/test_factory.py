@@ -28,6 +28,13 @@ FACTORY = ("model", "source", "factory")
         ("E312", "source_models:NOT_CALLABLE", "does not build a model", "int", "class or a function"),
         ("E312", "source_models:BUILT", "does not build a model", "Linear, already built", "class or a function"),
         ("E314", "source_models:raising", "RuntimeError: no weights at depth 1", "source_models.py:", "correct"),
+        (
+            "E314",
+            "source_models:downloading",
+            "URLError: <urlopen error",
+            "source_models.py:",
+            "runs without a network",
+        ),
         ("E315", "source_models:not_a_model", "does not return a torch.nn.Module", "a dict", "return the model"),
     ],
 )

@@ -80,6 +80,15 @@ def recurrent() -> Any:
     return keras.Model(x, layers.Dense(2, kernel_regularizer="l2", name="last")(attended))
 
 
+def layers_of_keras_2() -> Any:
+    """Those for which Keras 2 wrote a setting that Keras 3 does not know."""
+    photo = keras.Input((8, 8, 3), name="photo")
+    x = layers.SeparableConv2D(4, 3)(layers.DepthwiseConv2D(3)(photo))
+    x = layers.Reshape((6, 24))(layers.Conv2DTranspose(4, 3)(x))
+    x = layers.Bidirectional(layers.GRU(3, return_sequences=True))(layers.LSTM(4, return_sequences=True)(x))
+    return keras.Model(photo, layers.Dense(2, name="last")(layers.SimpleRNN(3)(x)))
+
+
 def step_by_step() -> Any:
     """Keras 3.15 takes the size of the batch for the number of steps where both are open."""
     x = keras.Input((None, 6), name="x")
@@ -135,8 +144,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     "custom-function": lambda: one(layers.Activation(custom_function)),
     "sparse": sparse,
     "no-inputs": lambda: keras.Sequential([layers.Dense(3)]),
+    "layers-of-keras-2": layers_of_keras_2,  # last, since layers without a name are numbered
 }
-ALSO_H5 = ("two", "images", "lambda", "custom-layer", "dense")
+ALSO_H5 = ("two", "images", "lambda", "custom-layer", "dense", "layers-of-keras-2")
 
 
 def inputs_of(model: Any) -> dict[str, Any]:
@@ -229,6 +239,16 @@ def as_keras_2_wrote_it(file: Path) -> None:
         opened.attrs["keras_version"] = "2.15.0"
 
 
+def add_settings_of_keras_2(layer: Config, groups: int) -> None:
+    inner = layer["config"].get("layer")
+    if inner is not None:
+        add_settings_of_keras_2(inner, groups)
+    elif layer["class_name"] in {"DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"}:
+        layer["config"]["groups"] = groups
+    elif layer["class_name"] in {"LSTM", "GRU", "SimpleRNN"}:
+        layer["config"]["time_major"] = False
+
+
 def main(folder: Path) -> None:
     keras.utils.set_random_seed(0)
     for name, build in MODELS.items():
@@ -236,7 +256,7 @@ def main(folder: Path) -> None:
         model.save(folder / f"{name}.keras")
         if name in ALSO_H5:
             model.save(folder / f"{name}.h5")
-        if name in {"two", "images", "shared", "texts", "recurrent", "dropout-left-on", "dense"}:
+        if name in {"two", "images", "shared", "texts", "recurrent", "dropout-left-on", "dense", "layers-of-keras-2"}:
             inputs = inputs_of(model)
             np.savez(folder / f"{name}.inputs.npz", **inputs)
             np.savez(folder / f"{name}.answers.npz", *answers(model, inputs))
@@ -252,6 +272,14 @@ def main(folder: Path) -> None:
     edited(text, folder / "vocabulary-url.keras", vocabulary("gs://bucket/words.txt"))
     shutil.copy(folder / "dense.h5", folder / "keras-2.h5")
     as_keras_2_wrote_it(folder / "keras-2.h5")
+    shutil.copy(folder / "layers-of-keras-2.h5", folder / "written-by-3.h5")
+    for name, groups in (("layers-of-keras-2", 1), ("grouped", 2)):
+        shutil.copy(folder / "written-by-3.h5", folder / f"{name}.h5")
+        with h5py.File(folder / f"{name}.h5", "r+") as file:
+            config = json.loads(file.attrs["model_config"])
+            for layer in config["config"]["layers"]:
+                add_settings_of_keras_2(layer, groups)
+            file.attrs["model_config"], file.attrs["keras_version"] = json.dumps(config), "2.12.0"
     shutil.copy(folder / "two.h5", folder / "external-link.h5")
     with h5py.File(folder / "external-link.h5", "a") as file:
         file["model_weights/stolen"] = h5py.ExternalLink("/etc/other.h5", "/secret")

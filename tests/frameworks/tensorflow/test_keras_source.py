@@ -124,6 +124,21 @@ def test_a_file_of_keras_2_answers_and_is_noted(keras: Open, keras_files: Path) 
     assert any("the file was written by Keras 2.15.0" in note for note in imported.summary["notes"])
 
 
+def test_settings_of_keras_2_without_effect_are_passed_over(keras: Open, keras_files: Path) -> None:
+    samples = dict(np.load(keras_files / "layers-of-keras-2.inputs.npz"))
+    imported = keras("layers-of-keras-2.h5").check(
+        signature({"photo": ("float32", ["batch", 8, 8, 3])}, ["last"]), samples
+    )
+    expected = np.load(keras_files / "layers-of-keras-2.answers.npz")["arr_0"]
+    np.testing.assert_allclose(imported.arrays("baseline.npz")["last"], expected, atol=1e-5)
+
+
+def test_a_setting_that_keras_does_not_know_is_named_first(keras: Open) -> None:
+    error = keras("grouped.h5").refused("E302")
+    assert error.cause == "Unrecognized keyword arguments passed to DepthwiseConv2D: {'groups': 2}"
+    assert error.remedy.startswith("where Keras 2.12.0 is installed, save it with tf.saved_model.save(model, 'folder')")
+
+
 def test_the_import_of_the_same_file_is_reproducible(keras: Open) -> None:
     first, second = (keras("two.keras").check(signature(TWO, ["score", "sum"])).folder for _ in range(2))
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections import namedtuple
 from typing import Any
 
@@ -273,6 +274,11 @@ class Picky(Linear):
         if not x.any():
             raise ValueError("nothing to see")
         return self.linear(x)
+
+
+def downloading() -> torch.nn.Module:
+    urllib.request.urlopen("http://weights.invalid/linear.pt")
+    raise AssertionError("such a name does not exist")
 
 
 def raising(depth: int = 1) -> nn.Module:
