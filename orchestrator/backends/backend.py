@@ -201,6 +201,9 @@ class Backend(ABC):
     least_startup: int = 60
     """The minimum startup limit, seconds; a fast start here says little about a busy node with a cold disk."""
 
+    least_memory: int = 0
+    """What its server takes at least before it loads a model, bytes, well below what was seen; 0 if nobody has measured it."""
+
     maintained: bool = True
     """Whether it still gets security fixes; if not, it must be better than others to win, not just as good."""
 

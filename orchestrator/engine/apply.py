@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.engine.planning import Planned, make_plan
 from orchestrator.engine.run import run_plan
 from orchestrator.engine.stop import Stop
-from orchestrator.errors import MloError
+from orchestrator.errors import DeployFailed, MloError
 from orchestrator.events import Observer
 from orchestrator.plan.expand import expand
 from orchestrator.plan.plan_file import SavedPlan, changes, refuse_stale
@@ -47,7 +47,7 @@ def apply_plan(
     """
     try:
         with store.in_use(f"applying {planned.plan.name}"):
-            wanted_target(planned.loaded, store).check()
+            _check_target(planned, store)
             outcomes = run_steps(planned, store, observer, stop)
             return PlanRelease(
                 planned.loaded, expand(planned.plan, outcomes, store.trees), outcomes, store, observer
@@ -55,6 +55,19 @@ def apply_plan(
     except MloError as error:
         add_what_serves(error, planned.plan.name, planned.live.recorded, store)
         raise
+
+
+def _check_target(planned: Planned, store: Store) -> None:
+    """Check that the target can take the deployment, before anything is computed for it.
+
+    Raises:
+        DeployFailed: it cannot; with the line of the spec.
+    """
+    loaded = planned.loaded
+    try:
+        wanted_target(loaded, store).check(grpc=loaded.spec.serving.offers_grpc)
+    except DeployFailed as error:
+        raise DeployFailed(*(loaded.located(each) if each.at else each for each in error.diagnostics)) from error
 
 
 def plan_from_file(file: Path, saved: SavedPlan, store: Store) -> Planned:

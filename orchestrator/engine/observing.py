@@ -50,6 +50,7 @@ def observe_here(loaded: LoadedSpec, root: Path = Path("/"), path: Sequence[str]
         cuda=_cuda(spec, root, path),
         factory_file=file,
         variables=_variables(spec),
+        weights_bytes=_file_size(spec.path(spec.model.source.weights, loaded.folder)),
         random_samples=spec.model.samples is not None and is_random(spec.path(spec.model.samples, loaded.folder)),
     )
 
@@ -83,6 +84,13 @@ def _cuda(spec: ModelDeployment, root: Path, path: Sequence[str] | None) -> Cuda
         return None
     builds = {name: build for name in _table_packages() if (build := without_cuda((name,), path)) is not None}
     return CudaHere(cuda_devices(root), builds)
+
+
+def _file_size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:
+        return None  # the step that reads it says why
 
 
 def _factory_file(loaded: LoadedSpec) -> Path | None:

@@ -60,6 +60,7 @@ class Here:
         cuda: None for a spec without CUDA devices.
         factory_file: the user's module in `model.source.factory`; None if there is none.
         variables: each variable of `model.source.env` → the digest of its value; None where it is not set.
+        weights_bytes: the size of the model's file; None for a folder, or if it cannot be read.
         random_samples: whether the samples are the random ones that `mlo init` generated.
     """
 
@@ -70,6 +71,7 @@ class Here:
     cuda: CudaHere | None = None
     factory_file: Path | None = None
     variables: Mapping[str, str | None] = field(default_factory=dict)
+    weights_bytes: int | None = None
     random_samples: bool = False
 
     def version(self, package: str) -> str | None:

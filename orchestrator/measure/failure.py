@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.process.memory import format_bytes
+from orchestrator.spec.quantities import size_text
 from orchestrator.steps.context import Ending
 
-__all__ = ["MeasureError", "out_of_memory"]
+__all__ = ["MeasureError", "above_limit", "out_of_memory"]
 
 
 class MeasureError(Exception):
@@ -36,6 +38,17 @@ class MeasureError(Exception):
     def from_json(cls, document: dict[str, Any]) -> MeasureError:
         """The error of that form."""
         return cls(Ending(document["ending"]), Diagnostic.from_json(document["diagnostic"]))
+
+
+def above_limit(peak: int, limit: int, what: str = "it") -> MeasureError:
+    """What is raised where something was ended because it needs more memory than `hardware.memory` allows.
+
+    Args:
+        peak: what it had when it was ended, bytes; it may need more.
+        limit: `hardware.memory`, bytes.
+        what: needs it.
+    """
+    return out_of_memory(f"`hardware.memory` is {size_text(limit)}", f"{what} needs at least {format_bytes(peak)}")
 
 
 def out_of_memory(cause: str, message: str = "out of memory") -> MeasureError:

@@ -20,7 +20,7 @@ from orchestrator.backends.backend import ServingBackend, ServingSettings
 from orchestrator.containers.engine import container_process
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import CpuShare, confined, package_environment
-from orchestrator.measure.failure import MeasureError, out_of_memory
+from orchestrator.measure.failure import MeasureError, above_limit, out_of_memory
 from orchestrator.process.children import ended_by, start_logged
 from orchestrator.process.environment import ENGINE_NAMES
 from orchestrator.process.memory import MemoryWatch, format_bytes, process_tree, tree_cpu_seconds
@@ -174,8 +174,7 @@ class MeasuredServer:
             MeasureError: it ran out of memory or exited.
         """
         if self._watch.exceeded:
-            peak, limit = format_bytes(self._watch.peak), format_bytes(self._memory)
-            raise out_of_memory(f"peak {peak} of {limit}", _OUT_OF_MEMORY)
+            raise above_limit(self._watch.peak, self._memory, "its server")
         code = self._process.poll()
         if code == _KILLED_INSIDE and self._in_container():
             raise out_of_memory(f"its container is limited to {format_bytes(self._memory)}", _OUT_OF_MEMORY)

@@ -20,9 +20,9 @@ from typing import Any, Self
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import CpuShare, confined, package_environment, thread_environment
-from orchestrator.measure.failure import MeasureError, out_of_memory
+from orchestrator.measure.failure import MeasureError, above_limit
 from orchestrator.process.children import ended_by, start_logged
-from orchestrator.process.memory import MemoryWatch, end_tree, format_bytes
+from orchestrator.process.memory import MemoryWatch, end_tree
 from orchestrator.steps.context import Ending
 
 __all__ = ["MeasuredProcess"]
@@ -134,7 +134,7 @@ class MeasuredProcess:
 
     def _out_of_memory(self) -> MeasureError:
         assert self._memory is not None
-        return out_of_memory(f"peak {format_bytes(self.peak)} of {format_bytes(self._memory)}")
+        return above_limit(self.peak, self._memory)
 
     def _ended(self) -> MeasureError:
         code = self._child.wait()

@@ -25,6 +25,7 @@ from orchestrator.steps.context import Ending
 
 __all__ = ["Measurement", "SweepSettings", "WarmUp", "sweep"]
 
+_LOAD = "load"
 _SESSION = "orchestrator.frameworks.source.measure_session"
 _ANSWER_TIMEOUT = 180.0
 _COLD_CALLS = 10
@@ -189,7 +190,7 @@ class _Sweep:
         try:
             reply = process.ask(self._open_command(measured), _ANSWER_TIMEOUT)
         except MeasureError as error:
-            self._fail(measured, "load", error)
+            self._fail(measured, _LOAD, error)
             return False
         if measured.load_seconds is None:
             measured.load_seconds, measured.facts = reply["seconds"], RuntimeFacts.from_json(reply["facts"])
@@ -288,7 +289,7 @@ class _Sweep:
         self._note_peak(measured)
         measured.rows = [size for size in measured.rows if size < rows]
         where = f"batch {rows}"
-        measured.limited_by = _at(where, error.diagnostic).sentence
+        measured.limited_by = _at(where, error).sentence
         for size in [size for size in measured.samples if size >= rows]:
             del measured.samples[size]
         if not measured.rows:
@@ -323,7 +324,7 @@ class _Sweep:
                     break
 
     def _fail(self, measured: Measurement, where: str, error: MeasureError) -> None:
-        measured.error = _at(where, error.diagnostic)
+        measured.error = _at(where, error)
         self._end(measured, error.fate, measured.error.sentence)
 
     def _end(self, measured: Measurement, fate: RuntimeFate, reason: str) -> None:
@@ -340,9 +341,12 @@ def _leave_out(measured: Measurement, rows: int) -> None:
     measured.limited_by = f"batch {rows} was skipped: it would have left no time for {FEWEST_ROUNDS} rounds"
 
 
-def _at(where: str, error: Diagnostic) -> Diagnostic:
-    """The failure with what was being done: `out of memory at batch 4`."""
-    return replace(error, message=f"{error.message} at {where}")
+def _at(where: str, error: MeasureError) -> Diagnostic:
+    """The failure with what was being done: `it needs at least 412 MiB at batch 4`; smaller batches do not help at load."""
+    found = replace(error.diagnostic, message=f"{error.diagnostic.message} at {where}")
+    return (
+        replace(found, remedy="raise `hardware.memory`") if error.fate == "out of memory" and where == _LOAD else found
+    )
 
 
 def _last_call(measured: Measurement, rows: int) -> float:

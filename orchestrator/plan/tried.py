@@ -12,7 +12,9 @@ from orchestrator.optimize.formats import FORMATS, Unsupported
 from orchestrator.optimize.variants import Candidate, RefusedCandidate
 from orchestrator.plan.steps.release import require_grpc_tools
 from orchestrator.plan.steps.source import require_source_tools, union
+from orchestrator.process.memory import format_bytes
 from orchestrator.spec.load import LoadedSpec
+from orchestrator.spec.quantities import size_text
 from orchestrator.spec.signature import Signature
 from orchestrator.targets.table import TARGETS
 
@@ -40,6 +42,9 @@ def tried_and_refused(
         elif absent := here.missing(_tools(each)):
             lacking.update(absent)
             refused.append(_refuse(each, f"{', '.join(absent)} not installed: {install_hint(absent)}"))
+        elif reason := _too_little_memory(each, loaded, here):
+            remedies[_MORE_MEMORY] = None
+            refused.append(_refuse(each, f"{reason}: {_MORE_MEMORY}"))
         elif builds := _cpu_builds(each, here):
             remedies[builds[0].remedy] = None
             refused.append(_refuse(each, builds[0].reason))
@@ -53,7 +58,7 @@ def tried_and_refused(
             Diagnostic(
                 code="E201",
                 message="no candidate can be tried",
-                span=loaded.span(("optimize",)),
+                span=loaded.span(("hardware", "memory") if set(remedies) == {_MORE_MEMORY} else ("optimize",)),
                 cause="every format and precision that the spec allows is refused",
                 remedy=install_hint(tuple(sorted(lacking))) if lacking else "; ".join(sorted(remedies)) or allow,
                 notes=tuple(f"{r.candidate}: {r.reason}" for r in refused),
@@ -126,6 +131,29 @@ def _running_tools(candidate: Candidate) -> tuple[str, ...]:
     """The packages that run the candidate, rather than make it."""
     chosen = backend(candidate.backend)
     return union(chosen.runtimes[candidate.variant.format].tools, chosen.tools)
+
+
+_MORE_MEMORY = "raise `hardware.memory`"
+
+_STORED = {"fp32": 1.0, "bf16": 0.5, "int8": 0.25}
+"""The size of weights in a precision, as a fraction of their size as they are given."""
+
+
+def _too_little_memory(candidate: Candidate, loaded: LoadedSpec, here: Here) -> str:
+    """Why it cannot be served with `hardware.memory`, as far as that is certain before it is made; empty if it is not.
+
+    The weights of a model for CPUs lie in the memory of its server. Those for devices are left to the device.
+    """
+    memory = loaded.spec.hardware.memory
+    if not BACKENDS[candidate.backend].served:
+        return ""
+    least = backend(candidate.backend).least_memory
+    if least > memory:
+        return f"its server needs at least {format_bytes(least)} before it loads a model, and `hardware.memory` is {size_text(memory)}"
+    weights = int((here.weights_bytes or 0) * _STORED[candidate.variant.precision])
+    if weights > memory and not loaded.spec.hardware.devices:
+        return f"its weights alone have {format_bytes(weights)}, and `hardware.memory` is {size_text(memory)}"
+    return ""
 
 
 def _cpu_builds(candidate: Candidate, here: Here) -> list[NoCuda]:

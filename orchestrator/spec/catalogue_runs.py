@@ -143,12 +143,13 @@ E616 the backend cannot run here
 E617 the deployment's files are damaged
     The folder that the server is started from is incomplete, or a file in the deployment's own folder cannot be read.
 E618 port in use
-    Another process is listening on `deploy.port`, or on the port after it, which is for gRPC (`serving.grpc`).
+    Another process is listening on `deploy.port`, or on the port after it, which is for gRPC (`serving.grpc`). `mlo apply`
+    checks this before it computes anything.
 E619 not running
     The deployment is recorded, but its server or files are gone, or it is a folder and something else serves from it.
-E620 the folder contains something else
+E620 the folder cannot be used
     `deploy: {target: folder}` writes to a folder that is new or empty, or that holds an earlier revision of the same
-    deployment.
+    deployment, and that you may write to. `mlo apply` checks this before it computes anything.
 E621 the folder was modified
     The copied files differ from the rendered ones: another process is writing to the folder.
 E622 no revision to roll back to

@@ -180,11 +180,12 @@ class Target(Protocol):
             Busy: E605 another command holds it.
         """
 
-    def check(self, share: float = 1.0) -> None:
+    def check(self, share: float = 1.0, *, grpc: bool = False) -> None:
         """Check, before anything is computed, whether the place can take this deployment; changes nothing.
 
         Args:
             share: of the traffic that the revision is to get.
+            grpc: whether the revision may offer gRPC.
 
         Raises:
             DeployFailed: it cannot; E623 it cannot split the traffic.

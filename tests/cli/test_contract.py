@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -255,6 +256,34 @@ def test_values_are_explained_in_the_units_of_the_spec(mlo: Mlo, project: Path, 
     spec = project / "digits.yaml"
     spec.write_text(spec.read_text().replace("p99_latency: 20ms", "p99_latency: 9ms"))
     assert mlo("explain", "digits.yaml", key).stdout.splitlines()[0] == shown
+
+
+def test_a_taken_port_and_a_folder_that_cannot_be_made_are_refused_before_anything_runs(
+    mlo: Mlo, project: Path
+) -> None:
+    spec, text = project / "digits.yaml", (project / "digits.yaml").read_text()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        spec.write_text(text.replace("deploy: {target: local}", f"deploy: {{target: local, port: {port}}}"))
+        told = mlo("apply", "digits.yaml", "--yes", code=1).stderr
+    assert f"error[E618]: port {port} of 127.0.0.1 cannot be used" in told
+    assert f"| deploy: {{target: local, port: {port}}}" in told
+    assert "import: started" not in told
+    (project / "file").touch()
+    spec.write_text(text.replace("deploy: {target: local}", "deploy: {target: folder, path: file/deployed}"))
+    told = mlo("apply", "digits.yaml", "--yes", code=1).stderr
+    assert "error[E620]" in told
+    assert "is not a folder" in told
+    assert "import: started" not in told
+
+
+def test_memory_that_cannot_hold_a_server_is_refused_while_planning(mlo: Mlo, project: Path) -> None:
+    spec = project / "digits.yaml"
+    spec.write_text(spec.read_text().replace("memory: 2Gi", "memory: 32Mi"))
+    told = " ".join(mlo("plan", "digits.yaml", code=65).stderr.split())
+    assert "error[E201]: no candidate can be tried" in told
+    assert "help: raise `hardware.memory`" in told
+    assert "its server needs at least 40 MiB before it loads a model, and `hardware.memory` is 32Mi" in told
 
 
 def test_candidates_can_be_explained_before_there_is_a_decision(mlo: Mlo) -> None:

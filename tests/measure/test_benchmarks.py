@@ -168,8 +168,8 @@ def test_a_server_above_its_memory_is_out_of_memory(measured: StepContext, tmp_p
     server_benchmark.benchmark(context)
     (row,) = _report(context, ServerReport)["candidates"]
     assert row["fate"] == "out of memory"
-    assert row["reason"].startswith("its server ran out of memory: peak ")
-    assert row["reason"].endswith("of 40 MiB")
+    assert row["reason"].startswith("its server needs at least ")
+    assert row["reason"].endswith(" MiB: `hardware.memory` is 40Mi")
     assert row["error"]["code"] == "E403"
     assert "hardware.memory" in row["error"]["remedy"]
 

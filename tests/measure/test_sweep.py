@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -100,8 +101,7 @@ def test_out_of_memory_ends_the_sweep_with_the_largest_batch_that_fits(
     assert found["hungry"].fate == "measured"
     report = numbers(found["hungry"])
     assert report.largest_batch == 2
-    assert report.limited_by.startswith("out of memory at batch 4: peak ")
-    assert report.limited_by.endswith("of 256 MiB")
+    assert re.fullmatch(r"it needs at least \d+ MiB at batch 4: `hardware.memory` is 256Mi", report.limited_by)
     assert [batch.rows for batch in report.batches] == [1, 2]
     assert report.peak_rss < 2**28
     assert numbers(found["other"]).largest_batch == 8
@@ -112,7 +112,9 @@ def test_a_model_that_does_not_fit_is_out_of_memory_at_load(
 ) -> None:
     found = _run([sleeper("huge", load_mebibytes=500)], settings(memory=2**28), tmp_path)
     assert found["huge"].fate == "out of memory"
-    assert found["huge"].reason.startswith("out of memory at load: peak ")
+    assert re.fullmatch(r"it needs at least \d+ MiB at load: `hardware.memory` is 256Mi", found["huge"].reason)
+    assert found["huge"].error is not None
+    assert found["huge"].error.remedy == "raise `hardware.memory`"
 
 
 def test_a_model_that_a_library_cannot_load_for_lack_of_memory_is_out_of_memory_too(

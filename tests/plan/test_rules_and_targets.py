@@ -117,6 +117,41 @@ def test_a_service_level_that_nothing_can_prove_is_reported_before_anything_runs
     assert bool(plan.step("benchmark.runtime").pointless) == told
 
 
+@pytest.mark.parametrize(
+    ("memory", "size", "refused"),
+    [
+        ("32Mi", 7, "its server needs at least 40 MiB before it loads a model, and `hardware.memory` is 32Mi"),
+        ("64Mi", 100 * 2**20, "its weights alone have 100 MiB, and `hardware.memory` is 64Mi"),
+        ("200Mi", 100 * 2**20, ""),
+    ],
+)
+def test_too_little_memory_is_told_before_anything_is_made(
+    planned: Planned, memory: str, size: int, refused: str
+) -> None:
+    with Path("model.keras").open("r+b") as weights:
+        weights.truncate(size)
+    text = KERAS + f"hardware: {{memory: {memory}}}\noptimize: {{formats: [onnx], precisions: [fp32]}}\n"
+    if not refused:
+        assert backends(planned(text)) == set(backends_of("onnx"))
+        return
+    with pytest.raises(SpecInvalid) as caught:
+        planned(text)
+    (diagnostic,) = caught.value.diagnostics
+    assert (diagnostic.code, diagnostic.remedy) == ("E201", "raise `hardware.memory`")
+    assert f"onnx-fp32: {refused}: raise `hardware.memory`" in diagnostic.notes
+
+
+def test_a_smaller_precision_of_large_weights_is_tried(planned: Planned) -> None:
+    with Path("model.keras").open("r+b") as weights:
+        weights.truncate(100 * 2**20)
+    text = KERAS + "hardware: {memory: 64Mi}\noptimize: {formats: [onnx], precisions: [fp32, int8]}\nverify: {}\n"
+    try:
+        plan = planned(text + "")
+    except SpecInvalid as error:  # without samples, int8 cannot be calibrated
+        raise AssertionError(error.diagnostics) from error
+    assert {row["precision"] for row in plan.step("benchmark.server").params["candidates"]} == {"int8"}
+
+
 def test_a_candidate_with_a_server_can_prove_a_service_level_for_a_folder(planned: Planned) -> None:
     plan = planned(KERAS + "deploy: {target: folder, path: out}\nslo: {p99_latency: 50ms}\n")
 

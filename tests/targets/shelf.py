@@ -97,7 +97,8 @@ class ShelfTarget:
     def lock(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def check(self, share: float = 1.0) -> None:
+    def check(self, share: float = 1.0, *, grpc: bool = False) -> None:
+        del grpc
         require_whole_share("shelf", share)
         if self._board > 9:
             raise self._failed("E620", f"the shelf has no board {self._board}")

@@ -113,6 +113,32 @@ def test_files_that_mlo_did_not_write_are_not_touched(
     assert "deploy: path" in refused.value.diagnostics[0].remedy
 
 
+def test_a_folder_that_cannot_be_made_is_found_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    refusals = {
+        tmp_path / "file" / "deployed": f"{tmp_path}/file is not a folder",
+        Path("/proc/deployed"): "no folder can be made in /proc: ",
+    }
+    for folder, cause in refusals.items():
+        with pytest.raises(DeployFailed) as refused:
+            FolderTarget(folder, "digits", keep=2).check()
+        diagnostic = refused.value.diagnostics[0]
+        assert (diagnostic.code, diagnostic.at) == ("E620", ("deploy", "path"))
+        assert diagnostic.cause.startswith(cause)
+    FolderTarget(tmp_path / "a" / "b", "digits", keep=2).check()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"], "nothing is left"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_computed(tmp_path: Path) -> None:
+    folder = tmp_path / "deployed"
+    folder.mkdir(mode=0o555)
+    for place in (folder, folder / "below"):
+        with pytest.raises(DeployFailed) as refused:
+            FolderTarget(place, "digits", keep=2).check()
+        assert refused.value.diagnostics[0].cause == f"you may not write to {folder}"
+
+
 @pytest.mark.parametrize(
     ("change", "cause"),
     [

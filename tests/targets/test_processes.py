@@ -209,6 +209,37 @@ def test_a_port_that_is_in_use_is_named(deployment: Deployment) -> None:
     assert LocalTarget(deployment.folder, port).prepare() == f"http://127.0.0.1:{port}"
 
 
+def test_a_port_that_is_in_use_is_found_before_anything_is_computed(deployment: Deployment) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(DeployFailed, match=f"port {port} of 127.0.0.1 cannot be used") as failure:
+            LocalTarget(deployment.folder, port).check()
+        diagnostic = failure.value.diagnostics[0]
+        assert (diagnostic.code, diagnostic.cause) == ("E618", "another program listens there")
+        assert diagnostic.at == ("deploy", "port")
+        LocalTarget(deployment.folder, port - 1).check()
+        with pytest.raises(DeployFailed, match=f"port {port} of"):
+            LocalTarget(deployment.folder, port - 1).check(grpc=True)
+    assert not deployment.folder.exists(), "nothing was started or written"
+
+
+def test_the_port_that_a_deployment_has_is_its_own_and_anybody_elses_after_it_stopped(deployment: Deployment) -> None:
+    port = int(deployment.deploy(1).rpartition(":")[2])
+    deployment.target.check()
+    LocalTarget(deployment.folder, port).check()
+    supervisor = deployment.supervisor()
+    supervisor.kill()
+    supervisor.wait(10)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        with pytest.raises(DeployFailed, match=f"port {port} of"):
+            deployment.target.check()
+
+
 def test_another_port_is_opened_first_and_the_former_closed_at_the_switch(deployment: Deployment) -> None:
     former = deployment.deploy(1, factor=1)
     with socket.socket() as probe:

@@ -43,6 +43,7 @@ class TorchServe(ServingBackend):
     )
     tools = ("torchserve", "torch", "numpy", "packaging", "pillow", "psutil", "pyyaml")
     least_startup = 120
+    least_memory = 200 * 2**20  # of 250 for a process with PyTorch alone; Java needs more beside it
     maintained = False
     sources = (_HANDLER,)
     server = Server(

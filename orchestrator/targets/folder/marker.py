@@ -143,6 +143,7 @@ def folder_unusable(folder: Path, cause: str) -> DeployFailed:
             "E620",
             f"{folder} cannot be deployed into",
             cause=cause,
-            remedy="name another folder in `deploy: path:`, or move its contents elsewhere",
+            remedy="name another folder in `deploy: path:`, or make this one empty and writable",
+            at=("deploy", "path"),
         )
     )

@@ -11,9 +11,11 @@ touched until the next revision is completely copied beside it, even if that has
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Self
 
 from orchestrator.backends.layout import Layout
@@ -162,15 +164,19 @@ class FolderTarget:
         with lock_folder(self._folder):
             yield
 
-    def check(self, share: float = 1.0) -> None:
+    def check(self, share: float = 1.0, *, grpc: bool = False) -> None:
         """Whether the folder can be deployed into; changes nothing.
 
         Raises:
-            DeployFailed: E620, it is a file, or holds something that mlo did not put there for this deployment; E623.
+            DeployFailed: E620, it is a file, cannot be written, or holds something that mlo did not put there for this
+                deployment; E623.
         """
+        del grpc  # mlo runs no server
         require_whole_share(FolderPlacement.TARGET, share)
         if self._folder.exists() and not self._folder.is_dir():
             raise folder_unusable(self._folder, "it is a file")
+        if reason := _unwritable(self._folder):
+            raise folder_unusable(self._folder, reason)
         if self._marker() is None and self._folder.is_dir() and any(self._folder.iterdir()):
             raise folder_unusable(self._folder, "it is not empty, and its contents are not from mlo")
 
@@ -355,3 +361,20 @@ def _digest(place: Path, cache: StatCache | None) -> str | None:
         return digest_tree(place, cache).digest if place.is_dir() else None
     except StoreFailed:
         return None
+
+
+def _unwritable(folder: Path) -> str:
+    """Why nothing can be written into the folder, or why it cannot be made; empty if it can."""
+    place = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if not place.is_dir():
+        return f"{place} is not a folder"
+    if not os.access(place, os.W_OK | os.X_OK):
+        return f"you may not write to {place}"
+    if place == folder:
+        return ""
+    try:
+        # Permissions do not tell everything, least of all to root: a quota, or a file system without folders of one's own.
+        with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=place):
+            return ""
+    except OSError as error:
+        return f"no folder can be made in {place}: {(error.strerror or str(error)).lower()}"

@@ -42,7 +42,7 @@ from orchestrator.targets.local.messages import (
     Status,
 )
 from orchestrator.targets.local.placement import LocalPlacement
-from orchestrator.targets.local.ports import LOOPBACK, first_free
+from orchestrator.targets.local.ports import LOOPBACK, first_free, is_free
 from orchestrator.targets.local.records import Endpoint
 from orchestrator.targets.target import Description, Observed, Release, Site, Started, require_whole_share
 
@@ -213,16 +213,7 @@ class LocalTarget:
             except ControlRefusedError as refused:
                 if started:
                     stop(self._folder)
-                raise DeployFailed(
-                    Diagnostic(
-                        "E618",
-                        f"port {wanted} of {LOOPBACK} cannot be used",
-                        cause=f"{refused}".lower(),
-                        remedy=f"stop what listens there (`ss -ltnp 'sport = :{wanted}'` shows it),"
-                        " or set another `deploy: port:` in the spec",
-                        notes=self._notes(),
-                    )
-                ) from refused
+                raise self._port_in_use(wanted, f"{refused}".lower()) from refused
             if live is not None:
                 self._restore(live)
         return _url(wanted)
@@ -251,15 +242,44 @@ class LocalTarget:
         progress(f"revision {revision} is ready")
         return Started(revision, state.endpoint, pid=state.pid)
 
-    def check(self, share: float = 1.0) -> None:
-        """Check the share, and that no other store serves the name. Other obstacles can change until the start.
+    def check(self, share: float = 1.0, *, grpc: bool = False) -> None:
+        """Check the share, that no other store serves the name, and that nothing else listens on its ports.
 
         Raises:
-            DeployFailed: E623, E624.
+            DeployFailed: E618 a port is in use, E623, E624.
         """
         require_whole_share(LocalPlacement.TARGET, share)
         for other in served_by_others(Path(self._served.store), self._served.name):
             raise self._second(other)
+        port = self._wanted_port or self._port()
+        if port is None:
+            return  # it gets a free one
+        own = self._listening()
+        for number in (port, port + 1) if grpc else (port,):
+            if number not in own and not is_free(number):
+                raise self._port_in_use(number, "another program listens there")
+
+    def _listening(self) -> tuple[int | None, ...]:
+        """The public ports that this deployment's supervisor has open."""
+        try:
+            status = ask(self._folder, "GET", "/status", Status)
+        except (ControlUnreachableError, ControlVersionError):
+            # One that is alive and does not answer has its ports too; what is wrong with it is told when it is asked.
+            port = self._port() if is_held(self._folder) else None
+            return () if port is None else (port, port + 1)
+        return status.port, status.grpc_port
+
+    def _port_in_use(self, port: int, cause: str) -> DeployFailed:
+        return DeployFailed(
+            Diagnostic(
+                "E618",
+                f"port {port} of {LOOPBACK} cannot be used",
+                cause=cause,
+                remedy=f"stop what listens there (`ss -ltnp 'sport = :{port}'` shows it),"
+                " or set another `deploy: port:` in the spec",
+                at=("deploy", "port"),
+            )
+        )
 
     def lock(self) -> AbstractContextManager[None]:
         """Nothing: the deployment's lock is enough."""
