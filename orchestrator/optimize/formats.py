@@ -189,7 +189,7 @@ _SAVED_MODEL = Format(
         _not_tensorflow("SavedModels")
         | {
             "keras": Transform(f"{_TF_CONVERT}:to_saved_model", ("tensorflow", "keras"), revision=5),
-            "saved-model": Transform(f"{_TF_CONVERT}:to_saved_model", ("tensorflow",), revision=5, as_given=True),
+            "saved-model": Transform(f"{_TF_CONVERT}:to_saved_model", ("tensorflow",), revision=6, as_given=True),
             "tflite": Unsupported("a LiteRT model cannot be converted back to a SavedModel"),
         }
     ),

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.frameworks.tensorflow.library import tf  # isort: skip - it has to come first
+from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from orchestrator.frameworks.tensorflow.saved_model_scan import Graphs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LARGEST_GRAPH", "operators", "with_constants"]
+__all__ = ["LARGEST_GRAPH", "nodes", "operators", "with_constants"]
 
 LARGEST_GRAPH = 1900 * 2**20
 """The maximum size of weights as constants in a graph: a protobuf message is limited to 2 GiB."""
@@ -33,12 +36,21 @@ def _only_reads_variables(concrete: Any) -> bool:
     handles = {id(variable.handle) for variable in concrete.variables}
     captured = [outer for outer, _ in concrete.graph.captures if outer.dtype == tf.resource]
     return all(id(outer) in handles for outer in captured) and not any(
-        name.startswith(("Assign", "ResourceScatter")) for name in operators(concrete)
+        name.startswith(("Assign", "ResourceScatter", "LookupTable")) for name in operators(concrete)
     )
 
 
 def operators(concrete: Any) -> Iterator[str]:
-    """The names of all operators of a function, as TensorFlow calls them."""
+    """The names of all operators that a function runs, as TensorFlow calls them."""
+    yield from (node.op for node in nodes(concrete))
+
+
+def nodes(concrete: Any) -> list[Any]:
+    """Every node that a function runs, including those of the functions that it calls.
+
+    Its graph may hold more functions: those of a loaded graph that read and write checkpoints.
+    """
     definition = concrete.graph.as_graph_def()
-    for nodes in (definition.node, *(function.node_def for function in definition.library.function)):
-        yield from (node.op for node in nodes)
+    called = Graphs(MetaGraphDef(graph_def=definition)).live_functions()
+    bodies = (function.node_def for function in definition.library.function if function.signature.name in called)
+    return [*definition.node, *(node for body in bodies for node in body)]

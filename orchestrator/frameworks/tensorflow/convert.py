@@ -12,7 +12,7 @@ from orchestrator.frameworks.source.comparison import Call, check_sizes
 from orchestrator.frameworks.source.import_step import read_import
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.frameworks.tensorflow.failures import converting
-from orchestrator.frameworks.tensorflow.frozen_graph import TensorFlow1Graph, Traced, trace
+from orchestrator.frameworks.tensorflow.frozen_graph import SessionGraph, Traced, trace
 from orchestrator.frameworks.tensorflow.library import tf
 from orchestrator.frameworks.tensorflow.model import TfModel, load_source
 from orchestrator.frameworks.tensorflow.runtime import FOLDER
@@ -49,12 +49,12 @@ class TfJob:
     Attributes:
         model: the source.
         graph: the same in the form that converters accept; differs from `model` if TensorFlow 1 wrote it.
-        old: a folder from TensorFlow 1 with tables that no converter accepts, if it is one.
+        with_tables: the same where it has lookup tables, which no converter accepts.
     """
 
     model: TfModel
     graph: TfModel
-    old: TensorFlow1Graph | None
+    with_tables: SessionGraph | None
     signature: Signature
     samples: Samples
 
@@ -87,20 +87,21 @@ def prepare(context: StepContext, source: SourceParameters) -> TfJob:
                 at=("model", "inputs", index, "name"),
             )
     model = load_source(source, context.inputs, signature)
-    old = None
+    graph = None
     if model.saved_model_dir is not None:
-        old = TensorFlow1Graph.of(model.saved_model_dir, source)
-    if old is None or old.has_tables:
-        return TfJob(model, model, old, signature, samples)
+        graph = SessionGraph.of(model.saved_model_dir, source)
+    if graph is None or graph.has_tables:
+        return TfJob(model, model, graph, signature, samples)
     with converting("a graph of constants", model.signature, traced_anew=model.keras_model is not None):
-        return TfJob(model, old.constant(signature), None, signature, samples)
+        return TfJob(model, graph.constant(signature), None, signature, samples)
 
 
 def to_saved_model(context: StepContext) -> dict[str, Any]:
     """Step: the source as `saved_model/` with the signature `serving_default` and the spec's names.
 
     Weights are constants if possible, because TensorFlow then folds them into operators before it runs; a model with lookup
-    tables or other resources keeps its variables. See `frozen_graph.py`.
+    tables or other resources keeps its variables. Of a SavedModel, objects besides the signature, such as optimizers, are left
+    out. See `frozen_graph.py` and `signature_graph.py`.
 
     Raises:
         StepError: as `load_source`; E422 it does not convert, E423 it differs from its source.
@@ -110,8 +111,8 @@ def to_saved_model(context: StepContext) -> dict[str, Any]:
     path = context.output / FOLDER
     context.progress("saving", 0.2)
     weights: Literal["constants", "variables"] = "variables"
-    if job.old is not None:
-        job.old.copy(path, job.signature)
+    if job.with_tables is not None:
+        job.with_tables.copy(path, job.signature)
     else:
         with converting("a SavedModel", job.model.signature, traced_anew=job.model.keras_model is not None):
             traced = trace(job.graph)

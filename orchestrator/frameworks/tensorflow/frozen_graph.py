@@ -1,4 +1,4 @@
-"""TensorFlow graphs with constants for variables, as converters need them; including folders from TensorFlow 1.
+"""TensorFlow graphs with constants for variables, as converters need them; including those that need a session.
 
 A SavedModel with constants runs faster (a convolution and the normalization after it become one operator) and loads faster
 than one with variables, and LiteRT runs loops only if the weights inside them are constants.
@@ -14,6 +14,7 @@ from orchestrator.frameworks.tensorflow.constants import operators, with_constan
 from orchestrator.frameworks.tensorflow.library import tf
 from orchestrator.frameworks.tensorflow.model import TfModel, called_by, spec_of
 from orchestrator.frameworks.tensorflow.saved_model_source import read_saved_model, served_signature
+from orchestrator.frameworks.tensorflow.signature_graph import cut, has_tables, lying_beside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.spec.signature import Signature, Tensor
     from orchestrator.steps.parameters import SourceParameters
 
-__all__ = ["TensorFlow1Graph", "Traced", "as_declared", "input_specs", "trace"]
+__all__ = ["SessionGraph", "Traced", "as_declared", "input_specs", "trace"]
 
 
 def input_specs(signature: Signature) -> list[Any]:
@@ -100,16 +101,14 @@ def trace(model: TfModel) -> Traced:
     return Traced(module.call.get_concrete_function(), module, constant=True)
 
 
-_TABLES = ("HashTable", "MutableHashTable", "MutableDenseHashTable")
 _SERVE = "serve"
-_INTERNAL = "__saved_model_"
 
 
-class TensorFlow1Graph:
-    """The served graph of a folder from TensorFlow 1, whose variables and tables belong to a session.
+class SessionGraph:
+    """The graph of one signature whose variables and tables belong to a session, as TensorFlow Serving runs it.
 
-    Such a graph is frozen in a session of its own. One with tables, which cannot be constants, is copied instead, with the
-    new names in its signature, which is all that TensorFlow uses to call such a graph.
+    A graph of TensorFlow 1 is frozen in a session of its own. One with tables, which cannot be constants, is copied instead,
+    with the new names in its signature, which is all that TensorFlow uses to call such a graph.
 
     Args:
         read: the folder.
@@ -117,26 +116,28 @@ class TensorFlow1Graph:
     """
 
     def __init__(self, read: SavedModel, source: SourceParameters) -> None:
+        name = served_signature(source)
         self._read = read
-        self._declared = read.signature(served_signature(source))
-        self._names = source.names
+        read.signature(name)  # or it is refused
+        self._source = source
+        self._part = cut(read.graph, name)
+        self._declared = self._part.signature_def[name]
 
     @staticmethod
-    def of(folder: Path, source: SourceParameters) -> TensorFlow1Graph | None:
-        """The graph in the folder; None if TensorFlow 2 wrote it.
+    def of(folder: Path, source: SourceParameters) -> SessionGraph | None:
+        """The graph in the folder; None if it was written by TensorFlow 2 and has no tables.
 
         Raises:
             StepError: as `read_saved_model`.
         """
         read = read_saved_model(folder)
-        return None if read.graph.HasField("object_graph_def") else TensorFlow1Graph(read, source)
+        graph = SessionGraph(read, source)
+        return None if read.graph.HasField("object_graph_def") and not graph.has_tables else graph
 
     @property
     def has_tables(self) -> bool:
-        """Whether the graph has lookup tables."""
-        definition = self._read.graph.graph_def
-        bodies = (definition.node, *(function.node_def for function in definition.library.function))
-        return any(node.op.startswith(_TABLES) for nodes in bodies for node in nodes)
+        """Whether the signature uses lookup tables."""
+        return has_tables(self._part, served_signature(self._source))
 
     def constant(self, signature: Signature) -> TfModel:
         """The graph with constants for its variables, called by the spec's names.
@@ -148,8 +149,14 @@ class TensorFlow1Graph:
         outputs = {name: info.name for name, info in sorted(self._declared.outputs.items())}
         operations = sorted({name.partition(":")[0] for name in outputs.values()})
         v1 = tf.compat.v1
-        with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
-            v1.saved_model.load(session, list(self._read.graph.meta_info_def.tags), str(self._read.folder))
+        # The graph may name the devices of the machine that made it.
+        anywhere = v1.ConfigProto(allow_soft_placement=True)
+        with (
+            lying_beside(self._read.folder, self._part) as folder,
+            tf.Graph().as_default() as graph,
+            v1.Session(graph=graph, config=anywhere) as session,
+        ):
+            v1.saved_model.load(session, list(self._part.meta_info_def.tags), folder)
             definition = v1.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), operations)
         whole = v1.wrap_function(lambda: v1.import_graph_def(definition, name=""), [])
         tensor = whole.graph.get_tensor_by_name
@@ -160,7 +167,7 @@ class TensorFlow1Graph:
             return dict(zip(outputs, tf.nest.flatten(answer), strict=True))
 
         owns = {"inputs": list(inputs), "outputs": list(outputs)}
-        return called_by(self._names, called, owns, whole, signature, saved_model_dir=self._read.folder)
+        return called_by(self._source.names, called, owns, whole, signature, saved_model_dir=self._read.folder)
 
     def copy(self, target: Path, signature: Signature) -> None:
         """Write the folder to `target` with one signature, `serving_default`, that has the spec's names."""
@@ -170,17 +177,16 @@ class TensorFlow1Graph:
         shutil.copytree(self._read.folder, target, ignore=ignored, copy_function=shutil.copyfile)
         content = Message(saved_model_schema_version=1)
         graph = content.meta_graphs.add()
-        graph.CopyFrom(self._read.graph)
+        graph.CopyFrom(self._part)
         if _SERVE not in graph.meta_info_def.tags:  # TensorFlow Serving requires this tag
             graph.meta_info_def.tags.append(_SERVE)
-        for name in [name for name in graph.signature_def if not name.startswith(_INTERNAL)]:
-            del graph.signature_def[name]
+        graph.signature_def.clear()
         renamed = graph.signature_def["serving_default"]
         renamed.method_name = self._declared.method_name
         roles: tuple[tuple[Literal["inputs", "outputs"], tuple[Tensor, ...]], ...]
         roles = (("inputs", signature.inputs), ("outputs", signature.outputs))
         for role, tensors in roles:
-            own = self._names.of(role)
+            own = self._source.names.of(role)
             for tensor in tensors:
                 getattr(renamed, role)[tensor.name].CopyFrom(
                     getattr(self._declared, role)[own.get(tensor.name, tensor.name)]

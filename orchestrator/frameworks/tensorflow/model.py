@@ -49,7 +49,7 @@ def spec_of(tensor: Tensor) -> Any:
 
 def dtype_name(dtype: Any) -> str:
     """A dtype of TensorFlow or Keras as in a spec, or by its own name if specs do not have it."""
-    name: str = tf.as_dtype(dtype).name
+    name: str = tf.as_dtype(dtype).base_dtype.name
     return name
 
 

@@ -53,6 +53,8 @@ def from_function(model: TfModel, signature: Signature) -> Any:
     """
     with converting("ONNX", signature, traced_anew=model.keras_model is not None):
         traced = trace(model)
+        if any(operator.startswith("LookupTable") for operator in traced.operators()):
+            raise _not_only_tensors()
         # tf2onnx turns variables into constants itself, but every other tensor of the model into an input.
         function = traced.module.call if traced.constant else as_declared(model)
         specs = function.input_signature
@@ -60,14 +62,18 @@ def from_function(model: TfModel, signature: Signature) -> Any:
             proto, _ = tf2onnx.convert.from_function(function, specs, opset=OPSET, **_OWN)
     if len(proto.graph.input) > len(specs):
         # tf2onnx turns constants that are not numbers into inputs.
-        raise StepError(
-            "E422",
-            "the model does not convert to ONNX",
-            cause="it looks up words in a table, or holds other objects that are not tensors",
-            remedy="let the model take word ids, or leave this format out of `optimize.formats`",
-        )
+        raise _not_only_tensors()
     _refuse(failures)
     return proto
+
+
+def _not_only_tensors() -> StepError:
+    return StepError(
+        "E422",
+        "the model does not convert to ONNX",
+        cause="it looks up words in a table, or holds other objects that are not tensors",
+        remedy="let the model take word ids, or leave this format out of `optimize.formats`",
+    )
 
 
 def finish(

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
-from orchestrator.frameworks.tensorflow.library import limit_threads, tf, use_accelerator
+from orchestrator.frameworks.tensorflow.library import limit_threads, tf, use_accelerator  # isort: skip - it has to come first
+from tensorflow.python.saved_model.loader_impl import parse_saved_model
+
 from orchestrator.frameworks.tensorflow.model import TfModel, called_by
+from orchestrator.frameworks.tensorflow.signature_graph import load_alone
 from orchestrator.steps.context import StepError, refuse_on
 from orchestrator.steps.parameters import TensorNames
 from orchestrator.steps.reasons import headline
@@ -58,12 +61,11 @@ def open_saved_model(
     use_accelerator(accelerator)
     # The exception depends on which part of the folder is damaged.
     with refuse_on(Exception, "E420", "TensorFlow does not load the SavedModel", cause=headline):
-        loaded = tf.saved_model.load(str(directory / FOLDER))
-        called = loaded.signatures[_SIGNATURE]
-    owns = {
-        "inputs": [spec.name for spec in called.structured_input_signature[1].values()],
-        "outputs": list(called.structured_outputs),
-    }
+        folder = directory / FOLDER
+        graph = parse_saved_model(str(folder)).meta_graphs[0]
+        loaded, called = load_alone(folder, graph, _SIGNATURE)
+    declared = graph.signature_def[_SIGNATURE]
+    owns = {"inputs": sorted(declared.inputs), "outputs": sorted(declared.outputs)}
     try:
         model = called_by(TensorNames(), called, owns, loaded, signature)
     except StepError as error:

@@ -1,4 +1,4 @@
-"""Refuses SavedModels whose graph does more than compute; checks every node of every graph and function.
+"""Refuses SavedModels whose graph does more than compute; checks every node of every graph and of every function it calls.
 
 Operators that TensorFlow registers as stateless only compute, except for the few in `REFUSED`. A stateful operator is
 refused unless it is in `MEMORY`. Whether those in `SAVER_*` and `TABLE_FILES` are allowed depends on their position.
@@ -19,7 +19,9 @@ from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.steps.context import StepError
 
 __all__ = [
+    "ASSETS",
     "ATTRIBUTES",
+    "INITIALIZER",
     "MEMORY",
     "REFUSED",
     "SAVER_READS",
@@ -28,6 +30,8 @@ __all__ = [
     "VARIABLES",
     "Graphs",
     "Place",
+    "asset_files",
+    "initializers",
     "refuse_effects",
     "why_refused",
 ]
@@ -153,6 +157,12 @@ def why_refused(op: str, *, stateful: bool, attribute: str | None = None) -> str
     return None
 
 
+ASSETS = "saved_model_assets"
+"""The collection with the assets, before they had a place of their own."""
+
+INITIALIZER = "__saved_model_init_op"
+"""The signature whose output is the operation that runs once when the graph is loaded."""
+
 _PASSES_ON = frozenset({"Identity", "PlaceholderWithDefault"})
 _USES_OF_A_VARIABLE = frozenset({"AssignVariableOp", "ReadVariableOp", "VarIsInitializedOp"})
 _FIRST_ARGUMENT = {"PartitionedCall": 0, "StatefulPartitionedCall": 0, "If": 1, "StatelessIf": 1, "Case": 1, "While": 0}
@@ -200,8 +210,8 @@ class Graphs:
             for name, node in nodes.items():
                 yield Place(function, name), node
 
-    def reached(self, references: Iterable[str]) -> frozenset[Place]:
-        """Every node that these tensors or operations depend on, including whole functions."""
+    def needed(self, references: Iterable[str]) -> tuple[frozenset[str], frozenset[str]]:
+        """What these tensors or operations depend on: the names of nodes of the graph itself, and of functions."""
         waiting = [_node_name(reference) for reference in references]
         seen: set[str] = set()
         called: set[str] = set()
@@ -213,10 +223,10 @@ class Graphs:
             seen.add(name)
             called.update(self._called(node))
             waiting.extend(_node_name(reference) for reference in node.input)
-        return frozenset(Place("", name) for name in seen) | self.reached_functions(called)
+        return frozenset(seen), self._needed_functions(called)
 
-    def reached_functions(self, names: Iterable[str]) -> frozenset[Place]:
-        """Every node of these functions and of the functions that they call."""
+    def _needed_functions(self, names: Iterable[str]) -> frozenset[str]:
+        """These functions and those that they call."""
         waiting = list(names)
         seen: set[str] = set()
         while waiting:
@@ -226,7 +236,21 @@ class Graphs:
             seen.add(name)
             for node in self._nodes[name].values():
                 waiting.extend(self._called(node))
-        return frozenset(Place(name, node) for name in seen for node in self._nodes[name])
+        return frozenset(seen)
+
+    def live_functions(self) -> frozenset[str]:
+        """The functions that the graph or the loaded object calls; TensorFlow 1 keeps others that nothing can call."""
+        called = {name for node in self._nodes[""].values() for name in self._called(node)}
+        return self._needed_functions(called | self.entry_functions)
+
+    def reached(self, references: Iterable[str]) -> frozenset[Place]:
+        """Every node that these tensors or operations depend on, including whole functions."""
+        nodes, functions = self.needed(references)
+        return frozenset(Place("", name) for name in nodes) | self.reached_functions(functions)
+
+    def reached_functions(self, names: Iterable[str]) -> frozenset[Place]:
+        """Every node of these functions and of the functions that they call."""
+        return frozenset(Place(name, node) for name in self._needed_functions(names) for node in self._nodes[name])
 
     def origins(self, place: Place, reference: str, fed: frozenset[str]) -> frozenset[str]:
         """The origins of a node's input, beyond nodes that only pass it on.
@@ -319,7 +343,6 @@ _REMEDIES = {
     "reads files": "let the model take the content as an input, or read the file where the model is made",
     "writes files": "save the model without it",
 }
-_ASSETS = ("saved_model_assets", "asset_filepaths")
 
 
 def refuse_effects(meta_graph: Any, folder: Path) -> None:
@@ -334,7 +357,10 @@ def refuse_effects(meta_graph: Any, folder: Path) -> None:
     effects: dict[str, str] = {}
     unknown: dict[str, list[Place]] = defaultdict(list)
     saver = _Saver.of(meta_graph, graphs)
+    live = {"", *graphs.live_functions()}
     for place, node in graphs.nodes():
+        if place.function not in live:
+            continue
         operator = _registered(node.op)
         if operator is None:
             if node.op not in graphs.functions:  # TensorFlow 1 calls functions by name
@@ -404,27 +430,35 @@ class _Saver:
         return _Saver(
             saves=graphs.reached([saver.save_tensor_name]),
             restores=graphs.reached([saver.restore_op_name]),
-            served=served | graphs.reached(_initializers(meta_graph)),
+            served=served | graphs.reached(initializers(meta_graph)),
             file=saver.filename_tensor_name,
         )
 
 
-def _initializers(meta_graph: Any) -> Iterator[str]:
+def initializers(meta_graph: Any) -> Iterator[str]:
     """The operations that run once when the graph is loaded."""
     for name in ("saved_model_main_op", "legacy_init_op", "table_initializer", "saved_model_init_op"):
         yield from meta_graph.collection_def[name].node_list.value if name in meta_graph.collection_def else ()
+    if INITIALIZER in meta_graph.signature_def:
+        yield from (info.name for info in meta_graph.signature_def[INITIALIZER].outputs.values())
+
+
+def asset_files(meta_graph: Any) -> list[Any]:
+    """The AssetFileDefs: which tensor gets the path of which file in `assets`."""
+    from tensorflow.core.protobuf.meta_graph_pb2 import AssetFileDef
+
+    definitions = list(meta_graph.asset_file_def)
+    if not definitions and ASSETS in meta_graph.collection_def:
+        for packed in meta_graph.collection_def[ASSETS].any_list.value:
+            definition = AssetFileDef()
+            packed.Unpack(definition)
+            definitions.append(definition)
+    return definitions
 
 
 def _assets(meta_graph: Any, folder: Path) -> frozenset[str]:
     """The tensors that get the paths of the model's own files, all of which exist."""
-    from tensorflow.core.protobuf.meta_graph_pb2 import AssetFileDef
-
-    definitions = list(meta_graph.asset_file_def)
-    if not definitions and _ASSETS[0] in meta_graph.collection_def:
-        for packed in meta_graph.collection_def[_ASSETS[0]].any_list.value:
-            definition = AssetFileDef()
-            packed.Unpack(definition)
-            definitions.append(definition)
+    definitions = asset_files(meta_graph)
     for definition in definitions:
         path = PurePosixPath(definition.filename)
         if path.is_absolute() or ".." in path.parts:

@@ -15,6 +15,7 @@ from orchestrator.frameworks.tensorflow.library import limit_threads, tf, use_ac
 from orchestrator.frameworks.tensorflow.model import dtype_name, load_source
 from orchestrator.frameworks.tensorflow.runtime import TfRuntime
 from orchestrator.frameworks.tensorflow.saved_model_scan import VARIABLES, refuse_effects
+from orchestrator.frameworks.tensorflow.signature_graph import load_alone
 from orchestrator.frameworks.tensorflow.source import check_model, probe_model
 from orchestrator.steps.context import StepError, refuse_on
 from orchestrator.steps.parameters import ImportParameters, InspectParameters, ProbeParameters
@@ -154,8 +155,7 @@ def load_signature(folder: Path, name: str) -> tuple[Any, Callable[..., Mapping[
         remedy="copy the whole folder again, or save it again",
         at=AT_WEIGHTS,
     ):
-        loaded = tf.saved_model.load(str(folder), tags=list(read.graph.meta_info_def.tags))
-        return loaded, loaded.signatures[name], owns
+        return *load_alone(folder, read.graph, name), owns
 
 
 def _refuse_links(folder: Path) -> None:

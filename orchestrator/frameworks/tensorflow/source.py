@@ -14,6 +14,7 @@ from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call, first_call
 from orchestrator.frameworks.source.probe import write_probed
 from orchestrator.frameworks.source.smallest_batch import naming_the_batch
+from orchestrator.frameworks.tensorflow.constants import nodes
 from orchestrator.frameworks.tensorflow.ids import ids_of_inputs
 from orchestrator.frameworks.tensorflow.library import tf
 from orchestrator.steps.context import StepContext, StepError, refuse_as
@@ -97,7 +98,7 @@ def _prove_repeatable(answer: Answer, model: TfModel, samples: Samples, notes: l
         StepError: E330 it draws random numbers, E331 rows influence each other, E332 a call affects the next.
     """
     if name := changing_output(answer, model.signature, samples):
-        drawn = [node for node in _nodes(model) if node.op.startswith(_RANDOM) and node.op not in _SEEDED]
+        drawn = [node for node in nodes(model.concrete) if node.op.startswith(_RANDOM) and node.op not in _SEEDED]
         if drawn:
             raise StepError(
                 "E330",
@@ -114,7 +115,7 @@ def _prove_repeatable(answer: Answer, model: TfModel, samples: Samples, notes: l
             at=AT_WEIGHTS,
         )
     if name := row_mixing_output(answer, model.signature, samples, notes):
-        training = [n for n in _nodes(model) if n.op.startswith("FusedBatchNorm") and n.attr["is_training"].b]
+        training = [n for n in nodes(model.concrete) if n.op.startswith("FusedBatchNorm") and n.attr["is_training"].b]
         raise StepError(
             "E331",
             f"a row's `{name}` depends on the other rows of its batch",
@@ -160,22 +161,16 @@ def _prove_open_sizes(answer: Answer, model: TfModel, samples: Samples) -> None:
         )
 
 
-def _nodes(model: TfModel) -> list[Any]:
-    """Every node of the graph that a call runs, including its functions."""
-    graph = model.concrete.graph.as_graph_def()
-    return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-
-
 def _parameters(model: TfModel) -> int:
     """The number of parameters: the size of its variables or, if it has none, of the constants of its frozen graph."""
     variables = {id(v): math.prod(v.shape) for v in model.concrete.variables if v.dtype.is_floating}
     if variables:
         return sum(variables.values())
-    nodes = _nodes(model)
-    of_tensorflow_1 = [node.attr["shape"].shape for node in nodes if node.op in {"Variable", "VariableV2"}]
+    run = nodes(model.concrete)
+    of_tensorflow_1 = [node.attr["shape"].shape for node in run if node.op in {"Variable", "VariableV2"}]
     frozen = [
         node.attr["value"].tensor.tensor_shape
-        for node in nodes
+        for node in run
         if node.op == "Const" and tf.as_dtype(node.attr["dtype"].type).is_floating
     ]
     return sum(math.prod(dim.size for dim in shape.dim) for shape in of_tensorflow_1 or frozen if shape.dim)

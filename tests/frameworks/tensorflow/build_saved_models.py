@@ -118,6 +118,29 @@ def words(folder: Path) -> None:
     tf.saved_model.save(module, str(folder), signatures=module.look_up)
 
 
+def trained(folder: Path) -> None:
+    """As Keras 2 writes a model after `fit`: beside the weights an optimizer, which has a variable of its own for each."""
+    vocabulary = folder.with_suffix(".txt")
+    vocabulary.write_text("red\ngreen\n", encoding="utf-8")
+    module = tf.Module()
+    module.weights = tf.Variable(np.arange(12, dtype=np.float32).reshape(4, 3))
+    module.table = table_of(vocabulary)
+    module.optimizer = tf.Module()
+    module.optimizer.momentum = tf.Variable(tf.ones([4, 3]))
+
+    def score(x: Any, factor: Any) -> dict[str, Any]:
+        return {"y": x @ module.weights * factor}
+
+    def look_up(word: Any) -> dict[str, Any]:
+        return {"number": module.table.lookup(word)}
+
+    module.score = tf.function(score, input_signature=[ROWS, tf.TensorSpec([], tf.float32, name="factor")])
+    module.look_up = tf.function(look_up, input_signature=[tf.TensorSpec([None], tf.string, name="word")])
+    signatures = {"serving_default": module.score, "look_up": module.look_up}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    changed_in_place(folder, with_optimizer)
+
+
 def counter(folder: Path) -> None:
     module = tf.Module()
     module.calls = tf.Variable(0.0)
@@ -191,6 +214,34 @@ def table_graph() -> Built:
     return {"word": word}, {"number": table_of(vocabulary).lookup(word)}
 
 
+def parsed_before_graph() -> Built:
+    """The input comes out of a parser of requests, which a session skips."""
+    request = v1.placeholder(tf.string, [], name="request")
+    features = v1.io.decode_raw(request, tf.float32)
+    x = tf.identity(tf.reshape(features, [-1, 4]), name="x")
+    return {"x": x}, {"y": x * 2.0}
+
+
+def unshaped_parser(graph: Any) -> None:
+    """What stands before the input is of a shape that newer versions of TensorFlow refuse."""
+    request = next(node for node in graph.graph_def.node if node.name == "request")
+    request.attr["dtype"].type = tf.float32.as_datatype_enum
+
+
+def reference_graph() -> Built:
+    """An output is a variable itself."""
+    x = v1.placeholder(tf.float32, [None, 4], name="x")
+    weights = v1.get_variable("weights", [4, 3], initializer=v1.ones_initializer(), use_resource=False)
+    return {"x": x}, {"y": tf.matmul(x, weights), "weights": weights}
+
+
+def dead_function(graph: Any) -> None:
+    """A function that nothing calls, such as TensorFlow 1 keeps of what it imported, writes a file."""
+    function = graph.graph_def.library.function.add()
+    function.signature.name = "traced_save"
+    function.node_def.add(name="save", op="SaveV2")
+
+
 def sparse_graph() -> Built:
     x = v1.sparse_placeholder(tf.float32, [None, 4], name="x")
     return {"x": x}, {"y": v1.sparse_tensor_dense_matmul(x, tf.ones([4, 2]))}
@@ -201,12 +252,26 @@ def changed(source: str, change: Callable[[Any], None]) -> Callable[[Path], None
 
     def save(folder: Path) -> None:
         shutil.copytree(folder.with_name(source), folder)
-        content = SavedModel()
-        content.ParseFromString((folder / "saved_model.pb").read_bytes())
-        change(content.meta_graphs[0])
-        (folder / "saved_model.pb").write_bytes(content.SerializeToString(deterministic=True))
+        changed_in_place(folder, change)
 
     return save
+
+
+def changed_in_place(folder: Path, change: Callable[[Any], None]) -> None:
+    content = SavedModel()
+    content.ParseFromString((folder / "saved_model.pb").read_bytes())
+    change(content.meta_graphs[0])
+    (folder / "saved_model.pb").write_bytes(content.SerializeToString(deterministic=True))
+
+
+def with_optimizer(graph: Any) -> None:
+    """Make the object `optimizer` one of Keras 2, with the slot `m` of the weights."""
+    objects = graph.object_graph_def.nodes
+    child = {each.local_name: each.node_id for each in objects[0].children}
+    optimizer = objects[child["optimizer"]]
+    optimizer.user_object.identifier = "optimizer"
+    slot = {each.local_name: each.node_id for each in optimizer.children}["momentum"]
+    optimizer.slot_variables.add(original_variable_node_id=child["weights"], slot_name="m", slot_variable_node_id=slot)
 
 
 def foreign_operator(graph: Any) -> None:
@@ -245,6 +310,7 @@ def tables_from_elsewhere(graph: Any) -> None:
 SAVED: dict[str, Callable[[Path], None]] = {
     "two": two,
     "words": words,
+    "trained": trained,
     "counter": counter,
     "keras": from_keras,
     "variant": variant,
@@ -260,6 +326,10 @@ SAVED: dict[str, Callable[[Path], None]] = {
     "old-resource": tf1(old_graph(resource=True)),
     "old-frozen": tf1(frozen_graph),
     "old-table": tf1(table_graph, assets=True),
+    "old-parsed": tf1(parsed_before_graph),
+    "old-parsed-wrongly": changed("old-parsed", unshaped_parser),
+    "old-output": tf1(reference_graph),
+    "dead-function": changed("old-frozen", dead_function),
     "old-hub": tf1(frozen_graph, tags=(), name="default"),
     "py-function": of(lambda x: tf.ensure_shape(tf.py_function(lambda a: a * 2, [x], tf.float32), [None, 4])),
     "numpy-function": of(lambda x: tf.ensure_shape(tf.numpy_function(lambda a: a, [x], tf.float32), [None, 4])),

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.frameworks.litert.file import read
 from orchestrator.steps.context import StepError
 from tests.frameworks.step_process import StepProcess
-from tests.frameworks.tensorflow_case import Case, Converted, digests_in_two_processes
+from tests.frameworks.tensorflow_case import Case, Converted, Tensors, digests_in_two_processes
 
 pytestmark = pytest.mark.frameworks
 
@@ -172,6 +172,26 @@ def test_graphs_of_tensorflow_1_convert(
 ) -> None:
     case = Converted(replace(OLD, weights=f"old-{variables}"), tensorflow, saved_models)
     verdict = case.verdict(format_name)
+    assert verdict["passed"], verdict["gates"]
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_model_that_was_saved_with_its_optimizer_converts(
+    tensorflow: StepProcess, saved_models: Path, format_name: str
+) -> None:
+    inputs: Tensors = {"x": ("float32", ["batch", 4]), "factor": ("float32", [])}
+    case = Case("saved-model", "trained", inputs, ["y"], {"batch": (1, 8)}, batch=None)
+    verdict = Converted(case, tensorflow, saved_models).verdict(format_name)
+    assert verdict["passed"], verdict["gates"]
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_graph_of_tensorflow_1_converts_from_its_inputs_on(
+    tensorflow: StepProcess, saved_models: Path, format_name: str
+) -> None:
+    inputs: Tensors = {"x": ("float32", ["batch", 4])}
+    case = Case("saved-model", "old-parsed-wrongly", inputs, ["y"], {"batch": (1, 8)})
+    verdict = Converted(case, tensorflow, saved_models).verdict(format_name)
     assert verdict["passed"], verdict["gates"]
 
 

@@ -95,6 +95,42 @@ def test_several_inputs_and_outputs_of_several_types_are_answered(saved: Open) -
     assert facts["runtime"] == "saved-model"
 
 
+SCALED: Tensors = {"x": ROWS["x"], "factor": ("float32", [])}
+
+
+def test_a_model_that_was_saved_with_its_optimizer_is_answered(saved: Open) -> None:
+    samples = {"x": np.eye(4, dtype=np.float32), "factor": np.array(2, np.float32)}
+    imported = saved("trained").check(signature(SCALED, ["y"], batch=None))
+    assert imported.summary["parameters"] == 12  # of the model, without the optimizer's
+    resolved = imported.json("imported.json")["signature"]
+    answers, _ = saved("trained").baseline(resolved, samples)
+    np.testing.assert_array_equal(answers["y"], 2 * np.arange(12, dtype=np.float32).reshape(4, 3))
+
+
+def test_another_signature_of_a_trained_model_finds_its_vocabulary(saved: Open) -> None:
+    samples = {"word": np.array(["green", "red", "blau"])}
+    imported = saved("trained", "look_up").check(signature({"word": ("string", ["batch"])}, ["number"]), samples)
+    assert imported.arrays("baseline.npz")["number"].tolist() == [1, 0, -1]
+
+
+@pytest.mark.parametrize("name", ["old-parsed", "old-parsed-wrongly"])
+def test_a_graph_begins_at_the_inputs_of_its_signature(saved: Open, name: str) -> None:
+    imported = saved(name).check(signature(ROWS, ["y"]), {"x": np.eye(4, dtype=np.float32)})
+    np.testing.assert_array_equal(imported.arrays("baseline.npz")["y"], 2 * np.eye(4))
+
+
+def test_an_output_may_be_a_variable_of_tensorflow_1(saved: Open) -> None:
+    x = np.eye(4, dtype=np.float32)
+    resolved = signature(ROWS, ["y", "weights"])
+    answers, _ = saved("old-output").baseline(resolved, {"x": x})
+    np.testing.assert_array_equal(answers["weights"], np.ones((4, 3)))
+    assert [each["dtype"] for each in saved("old-output").inspect()["outputs"]] == ["float32", "float32"]
+
+
+def test_a_function_that_nothing_calls_may_do_anything(saved: Open) -> None:
+    saved("dead-function").check(signature(ROWS, ["y"]))
+
+
 @pytest.mark.parametrize("name", ["old-reference", "old-resource"])
 def test_models_of_tensorflow_1_are_answered(saved: Open, name: str) -> None:
     names = {"inputs": {"x": "input:0/x", "scale": "scale"}, "outputs": {"scores": "scores", "best": "best"}}
