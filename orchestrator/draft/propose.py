@@ -11,7 +11,7 @@ from orchestrator.artifacts.probed import Probed, ProbedDim
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StepFailed
 from orchestrator.plan.dim_names import DEFAULT_BATCH, DimNames, batch_of
-from orchestrator.plan.found import spec_name
+from orchestrator.plan.found import called_apart, output_names, spec_name
 from orchestrator.spec.models import DtypeName
 from orchestrator.spec.signature import Allowed, Dim, Signature, Tensor
 
@@ -114,7 +114,11 @@ def proposed_model(found: Inspection, *, named: bool) -> ProposedModel:
 
     inputs = [proposed(each, name, dim_names.input_shape(each, name)) for each, name in _with_names(found.inputs)]
     known = {dim for each in inputs for dim in each.shape or ()}
-    outputs = [proposed(each, name, dim_names.output_shape(each, known)) for each, name in _with_names(found.outputs)]
+    names = output_names([each.tensor for each in found.outputs], [each.name for each in inputs])
+    outputs = [
+        proposed(each, name, dim_names.output_shape(each, known))
+        for each, name in zip(found.outputs, names, strict=True)
+    ]
     ranges = {dim_names.of(own): (low, high) for own, (low, high) in found.ranges.items()}
     multiples = {dim_names.of(own): step for own, step in found.multiples.items()}
     dims = {
@@ -123,7 +127,13 @@ def proposed_model(found: Inspection, *, named: bool) -> ProposedModel:
         for dim in each.shape or ()
         if isinstance(dim, str)
     }
-    return ProposedModel(inputs, outputs, dims, batch, tuple(note.text for note in found.notes))
+    notes = [note.text for note in found.notes]
+    notes += [
+        called_apart(own.tensor, each.name)
+        for own, each in zip(found.outputs, outputs, strict=True)
+        if spec_name(own.tensor) in {given.name for given in inputs}
+    ]
+    return ProposedModel(inputs, outputs, dims, batch, tuple(notes))
 
 
 def with_probed(model: ProposedModel, probed: Probed) -> ProposedModel:

@@ -93,7 +93,7 @@ _ONNX = Format(
         | _from(_TENSORFLOW_KINDS, Transform(f"{_TF_CONVERT}:to_onnx", _TF2ONNX_TOOLS, revision=5))
         | {
             "onnx": Transform(
-                "orchestrator.frameworks.onnx.convert:to_onnx", ("onnx", "onnxruntime"), revision=5, as_given=True
+                "orchestrator.frameworks.onnx.convert:to_onnx", ("onnx", "onnxruntime"), revision=6, as_given=True
             ),
             "tflite": Transform(
                 f"{_TFLITE_CONVERT}:to_onnx", (*_TF2ONNX_TOOLS, "ai-edge-litert"), revision=5, as_given=True

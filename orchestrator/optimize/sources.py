@@ -85,7 +85,7 @@ SOURCES: dict[str, SourceKind] = dict(
             inspect=6,
             options=frozenset({"signature"}),
         ),
-        _row("onnx", "onnx.source", "onnx", "onnxruntime", check=9, inspect=6, further_files=True),
+        _row("onnx", "onnx.source", "onnx", "onnxruntime", check=10, inspect=7, further_files=True),
         _row("tflite", "litert.source", "ai-edge-litert", check=9, inspect=5),
         _row(
             "transformers",

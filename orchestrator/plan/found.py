@@ -17,7 +17,7 @@ from orchestrator.spec.models import DtypeName, TensorIn, TensorOut
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.signature import Dim, Signature, Tensor, declared_signature, declared_tensor, multiples_of
 
-__all__ = ["PlannedModel", "planned_model", "spec_name"]
+__all__ = ["PlannedModel", "called_apart", "output_names", "planned_model", "spec_name"]
 
 _TENSOR_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")
 _DTYPES = frozenset(get_args(DtypeName))
@@ -71,6 +71,24 @@ def spec_name(own: str, taken: Iterable[str] = ()) -> str:
     return unique
 
 
+def output_names(own: Sequence[str], inputs: Iterable[str]) -> list[str]:
+    """Names that a spec can hold for a model's outputs: `key_out` where an input is called `key`.
+
+    A model may hand an input through, and runs so; but in an ONNX file, no two tensors can have one name.
+    """
+    of_inputs = set(inputs)
+    names: list[str] = []
+    for each in own:
+        name = spec_name(each, names)
+        names.append(spec_name(f"{name}_out", {*names, *of_inputs, *own}) if name in of_inputs else name)
+    return names
+
+
+def called_apart(own: str, name: str) -> str:
+    """The note on an output that has the name of an input, as a sentence without its end."""
+    return f"the output `{own}` is called `{name}` in the spec, because an input has that name"
+
+
 class _Joined:
     def __init__(self, loaded: LoadedSpec, found: Inspection) -> None:
         self._loaded = loaded
@@ -84,7 +102,9 @@ class _Joined:
         inputs, input_names = self._inputs()
         self._stop_on_problems()
         batch = _common_first(inputs)
-        outputs, output_names = self._outputs(batch, {dim for t in inputs for dim in t.shape or ()})
+        outputs, own_outputs = self._outputs(
+            batch, {tensor.name for tensor in inputs}, {dim for t in inputs for dim in t.shape or ()}
+        )
         dims = self._dims(inputs, outputs, batch)
         multiples = multiples_of({name: dim for name, dim in self._spec.dims.items() if name in dims})
         if not self._spec.inputs:  # otherwise the spec's dimensions were checked when it was loaded
@@ -95,7 +115,7 @@ class _Joined:
         self._stop_on_problems()
         return PlannedModel(
             Signature(tuple(inputs), tuple(outputs), dims, batch, multiples),
-            {"inputs": input_names, "outputs": output_names},
+            {"inputs": input_names, "outputs": own_outputs},
             tuple(self._found.files),
             tuple(self._notes),
             was_read=not self._spec.inputs or not self._spec.outputs,
@@ -135,7 +155,7 @@ class _Joined:
             )
         return [declared_tensor(t) for t in self._spec.inputs], names
 
-    def _outputs(self, batch: str | None, known: set[Dim]) -> tuple[list[Tensor], dict[str, str]]:
+    def _outputs(self, batch: str | None, of_inputs: set[str], known: set[Dim]) -> tuple[list[Tensor], dict[str, str]]:
         everything = self._found.outputs
         names: dict[str, str] = {}
         tensors: list[Tensor] = []
@@ -147,9 +167,10 @@ class _Joined:
                     names[declared.name] = own.tensor
                 tensors.append(Tensor(declared.name, "", None if declared.shape is None else tuple(declared.shape)))
             return tensors, names
-        for own in everything:
-            name = spec_name(own.tensor, names)
+        for own, name in zip(everything, output_names([each.tensor for each in everything], of_inputs), strict=True):
             names[name] = own.tensor
+            if spec_name(own.tensor) in of_inputs:
+                self._notes.append(called_apart(own.tensor, name))
             self._dtype(own, "output")
             tensors.append(Tensor(name, "", dims.output_shape(own, known)))
         return tensors, names

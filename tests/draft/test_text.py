@@ -229,6 +229,16 @@ def test_what_calls_of_the_model_showed_is_written_with_its_reason_and_a_questio
     assert "a multiple of 32; 33 fails: Concat" in text
 
 
+def test_an_output_with_the_name_of_an_input_gets_another() -> None:
+    document = found(
+        [("x", "float32", [None, 3]), ("key", "int64", [None])], [("y", "float32", [None]), ("key", "int64", [None])]
+    )
+    model = proposed_model(document, named=True)
+    assert [(each.name, each.own) for each in model.outputs] == [("y", None), ("key_out", "key")]
+    assert "{name: key_out, tensor: key, shape: [batch]}" in text_of(model)
+    assert model.notes == ("the output `key` is called `key_out` in the spec, because an input has that name",)
+
+
 def test_an_output_that_no_response_carries_is_left_out_if_others_are_left() -> None:
     document = found([("x", "float32", [3])], [("label", "int64", [3]), ("odds", "seq(map(int64, float32))", None)])
     assert [each.name for each in proposed_model(document, named=True).outputs] == ["label"]

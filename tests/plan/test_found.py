@@ -175,6 +175,15 @@ def test_names_that_a_spec_cannot_hold_are_rewritten(own: str, name: str) -> Non
     assert spec_name(own) == name
 
 
+def test_an_output_with_the_name_of_an_input_gets_another(join: Any) -> None:
+    document = found(
+        [tensor("x", [None, 3]), tensor("key", [None])], [tensor("key", [None]), tensor("key_out", [None])]
+    )
+    model = join(document)
+    assert model.names["outputs"] == {"key_out_2": "key", "key_out": "key_out"}
+    assert "the output `key` is called `key_out_2` in the spec, because an input has that name" in model.notes
+
+
 def test_rewritten_names_stay_apart(join: Any) -> None:
     model = join(found([tensor("x:0", [None, 1]), tensor("x/0", [None, 1])], [tensor("y", [None, 1])]))
     assert [t.name for t in model.signature.inputs] == ["x_0", "x_0_2"]

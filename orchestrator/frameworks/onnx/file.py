@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import uses_external_data
 
 from orchestrator.frameworks.onnx.graph import nodes, tensors, texts
+from orchestrator.frameworks.onnx.ir_version import lower_ir_version, too_new
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.steps.context import StepError, refuse_as
 from orchestrator.steps.failures import is_out_of_memory, is_transient
@@ -271,10 +272,12 @@ class GivenModel:
     Attributes:
         proto: the ModelProto. Large weights (initializers of the main graph) may be in other files and are not loaded.
         data: these files.
+        lowered: what was done to an IR version that is newer than the runtime's, as a sentence without its end.
     """
 
     proto: Any
     data: ExternalData
+    lowered: str = ""
 
     @property
     def inputs(self) -> list[Any]:
@@ -292,10 +295,10 @@ class GivenModel:
 
 
 def read_onnx(path: Path) -> GivenModel:
-    """The model at `path`.
+    """The model at `path`, with an IR version that the runtime reads.
 
     Raises:
-        StepError: E301 not an ONNX file, E302 truncated or damaged, E360 and E361 other files of the model, E364 operators
+        StepError: E301 not an ONNX file, E302 truncated, damaged or of a version that is too new, E360 and E361 other files of the model, E364 operators
             that ONNX Runtime does not have, E365 nothing to run.
     """
     expect_kind(path, "onnx", "onnx")
@@ -319,9 +322,12 @@ def read_onnx(path: Path) -> GivenModel:
     del proto.training_info[:]
     data = open_external_data(proto, path.parent)
     _embed_small(proto, data)
-    model = GivenModel(proto, data)
+    given = proto.ir_version
+    model = GivenModel(proto, data, lower_ir_version(proto))
     _check_runs_something(model)
     _check_domains(proto)
+    if model.lowered and (against := checker_error(model)):
+        raise too_new(given, f"ONNX's checker does not accept it as IR version {proto.ir_version}: {against}")
     return model
 
 

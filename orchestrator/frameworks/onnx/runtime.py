@@ -10,7 +10,7 @@ import onnxruntime
 from onnx.external_data_helper import uses_external_data
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
-from orchestrator.frameworks.onnx.file import checker_error
+from orchestrator.frameworks.onnx.file import checker_error, read_onnx
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.frameworks.source.samples import plain
@@ -175,19 +175,17 @@ def _variant_not_loaded(error: Exception) -> StepError:
     return StepError("E420", "ONNX Runtime does not load the model", cause=text, remedy=remedy)
 
 
-_PROVIDERS = ["CPUExecutionProvider"]
 _NO_OPERATOR = re.compile(
     r"(?P<unknown>[\w.:]+)\(-?\d+\) is not a registered function/op"
     r"|No Op registered for (?P<unnamed>\w+)"
     r"|Could not find an implementation for (?P<op>\w+)\((?P<version>\d+)\)"
 )
-_TOO_NEW = re.compile(
-    r"Unsupported model IR version: \d+, max supported IR version: \d+|Opset \d+ is under development"
-)
+_NEWER_IR_VERSION = re.compile(r"Unsupported model IR version: \d+, max supported IR version: \d+")
+_NEWER_OPSET = re.compile(r"Opset \d+ is under development")
 
 
-def open_given(model: GivenModel, names: Names, threads: int) -> OrtRuntime:
-    """The model on the CPU with ONNX Runtime's default optimizations, called by the spec's names.
+def open_given(model: GivenModel, names: Names, threads: int, accelerator: Accelerator = "none") -> OrtRuntime:
+    """The model with ONNX Runtime's default optimizations, called by the spec's names.
 
     The files with weights are not opened again, so that exactly the checked content is run.
 
@@ -195,9 +193,10 @@ def open_given(model: GivenModel, names: Names, threads: int) -> OrtRuntime:
         model: as `read_onnx` returns it.
         names: the spec's name of each tensor → the model's own.
         threads: for the operators of one call.
+        accelerator: the device that runs the model.
 
     Raises:
-        StepError: E302 ONNX Runtime cannot load the model, E364 it lacks an operator.
+        StepError: E302 ONNX Runtime cannot load the model, E364 it lacks an operator, E427 the GPU cannot be used.
     """
     options = _given_options(threads)
     outside = [tensor for tensor in model.proto.graph.initializer if uses_external_data(tensor)]
@@ -206,12 +205,12 @@ def open_given(model: GivenModel, names: Names, threads: int) -> OrtRuntime:
         options.add_external_initializers([tensor.name for tensor in outside], values)
     # Its exceptions have no common base class; every message is taken as the reason.
     with refuse_as(Exception, lambda error: _not_loaded(error, model)):
-        session = onnxruntime.InferenceSession(model.proto.SerializeToString(), options, providers=_PROVIDERS)
+        session = open_session(model.proto.SerializeToString(), options, accelerator)
     return OrtRuntime(session, names["inputs"], names["outputs"], threads, held=values)
 
 
 def open_checked_file(path: Path, names: Names, threads: int, accelerator: Accelerator = "none") -> OrtRuntime:
-    """The checked model at `path`, loaded by ONNX Runtime from the file.
+    """The checked model at `path`, loaded by ONNX Runtime from the file, unless its IR version has to be lowered.
 
     Args:
         path: the file; ONNX Runtime does not read files outside its folder.
@@ -224,7 +223,12 @@ def open_checked_file(path: Path, names: Names, threads: int, accelerator: Accel
     """
     # As above.
     with refuse_as(Exception, lambda error: _not_loaded(error, None)):
-        session = open_session(str(path), _given_options(threads), accelerator)
+        try:
+            session = open_session(str(path), _given_options(threads), accelerator)
+        except Exception as error:
+            if not _NEWER_IR_VERSION.search(str(error)):
+                raise
+            return open_given(read_onnx(path), names, threads, accelerator)
     return OrtRuntime(session, names["inputs"], names["outputs"], threads)
 
 
@@ -248,7 +252,7 @@ def _not_loaded(error: Exception, model: GivenModel | None) -> StepError:
             remedy="export the model with standard operators, preferably of a newer opset",
             at=AT_WEIGHTS,
         )
-    if _TOO_NEW.search(text):
+    if _NEWER_OPSET.search(text):
         return StepError(
             "E302",
             "the model was written for a newer ONNX than this ONNX Runtime reads",

@@ -61,6 +61,8 @@ def inspect(context: StepContext) -> dict[str, Any]:
     inputs = tuple(served_input(found_tensor(value)) for value in model.inputs)
     outputs = tuple(found_tensor(value) for value in model.proto.graph.output)
     notes = tuple(FoundNote(output_remedy(each), each.tensor) for each in outputs if each.dtype not in SERVED)
+    if model.lowered:
+        notes = (FoundNote(model.lowered), *notes)
     files = tuple(model.data.files)
     found = Inspection(inputs=inputs, outputs=outputs, ranges={}, multiples={}, files=files, notes=notes, weights=None)
     found.write(context.output)
@@ -83,6 +85,8 @@ def check(context: StepContext) -> dict[str, Any]:
     context.progress("loading the model")
     model = read_onnx(context.inputs["weights"])
     notes = check_declared(model, signature, names)
+    if model.lowered:
+        notes.append(f"source: {model.lowered}")
     answer = _answering(open_given(model, names, len(os.sched_getaffinity(0))), signature)
     if against := checker_error(model):
         notes.append(f"source: ONNX's checker rejects the model, but ONNX Runtime loads it: {against}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
+
 from orchestrator.frameworks.tensorflow.library import limit_threads, tf, use_accelerator  # isort: skip - it has to come first
 from tensorflow.python.saved_model.loader_impl import parse_saved_model
 

@@ -9,19 +9,27 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from orchestrator.frameworks.onnx.ir_version import largest_ir_version
+from orchestrator.frameworks.onnx.runtime import open_checked_file
+from orchestrator.frameworks.onnx.signature import Names
+from orchestrator.frameworks.source.samples import Array
 from tests.frameworks.onnx.case import (
+    OPSET,
     WEIGHTS,
     X,
     floats,
     linear,
     model,
+    outside,
     refused,
     run_check,
+    run_convert,
     run_inspect,
     saved,
     signature,
     stored,
     value,
+    wide,
 )
 
 pytestmark = pytest.mark.frameworks
@@ -184,3 +192,41 @@ def test_an_unsupported_size_is_reported_with_its_dimension(tmp_path: Path) -> N
     error = refused("E322", run_check, path, tmp_path, declared, samples=samples, at=("model", "dims", "m"))
     assert "reshaped" in error.cause
     assert "/onnxruntime" not in error.cause
+
+
+def test_an_output_that_is_an_input_is_served_by_a_name_of_its_own(tmp_path: Path) -> None:
+    proto = model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [floats("x", ["N", 4]), value("key", TensorProto.INT64, ["N"])],
+        [floats("y", ["N", 3]), value("key", TensorProto.INT64, ["N"])],
+        [stored("w", WEIGHTS)],
+    )
+    path = saved(proto, tmp_path)
+    declared = signature({"x": ("float32", ["batch", 4]), "key": ("int64", ["batch"])}, ["y", "key_out"])
+    names = {"outputs": {"key_out": "key"}}
+    samples: dict[str, Array] = {"x": X, "key": np.arange(5)}
+    written = run_convert(path, tmp_path, declared, names, samples).proto
+    assert [each.name for each in written.graph.output] == ["y", "key_out"]
+    recorded = run_check(path, tmp_path / "again", declared, names, samples).arrays("baseline.npz")
+    np.testing.assert_array_equal(recorded["key_out"], np.arange(5))
+
+
+@pytest.mark.parametrize("outside_too", [False, True])
+def test_a_file_of_a_newer_ir_version_is_served_as_an_older_one(tmp_path: Path, outside_too: bool) -> None:
+    proto = linear(ir=99)
+    if outside_too:
+        proto.graph.initializer[0].CopyFrom(outside("w", wide()))
+        (tmp_path / "weights.bin").write_bytes(wide().tobytes())
+        proto.graph.output[0].CopyFrom(floats("y", ["N", 2000]))
+    path = saved(proto, tmp_path)
+    said = f"the file is of IR version 99 and is read as {largest_ir_version()}, the newest that ONNX Runtime"
+    notes = run_inspect(path, tmp_path).json("inspection.json")["notes"]
+    assert [note["text"].startswith(said) for note in notes] == [True]
+    written = run_convert(path, tmp_path, samples={"x": X}).proto
+    assert (written.ir_version, written.opset_import[0].version) == (largest_ir_version(), OPSET)
+    imported = run_check(path, tmp_path / "again", samples={"x": X})
+    assert any(note.startswith(f"source: {said}") for note in imported.facts["notes"])
+    expected = X @ (wide() if outside_too else WEIGHTS)
+    np.testing.assert_allclose(imported.arrays("baseline.npz")["y"], expected, atol=1e-5)
+    names: Names = {"inputs": {"x": "x"}, "outputs": {"y": "y"}}
+    np.testing.assert_allclose(open_checked_file(path, names, 1).run({"x": X})["y"], expected, atol=1e-5)

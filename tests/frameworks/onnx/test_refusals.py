@@ -91,10 +91,26 @@ def test_a_disconnected_graph_is_refused_with_the_checkers_message(tmp_path: Pat
     assert error.notes[0].startswith("ONNX's checker says: ")
 
 
-def test_a_model_that_is_too_new_is_reported(tmp_path: Path) -> None:
-    error = refused("E302", run_check, saved(linear(ir=99), tmp_path), tmp_path)
+def test_an_opset_that_is_too_new_is_reported(tmp_path: Path) -> None:
+    error = refused("E302", run_check, saved(linear(opset=99), tmp_path), tmp_path)
     assert error.message == "the model was written for a newer ONNX than this ONNX Runtime reads"
-    assert "max supported IR version" in error.cause
+    assert "Opset 99 is under development" in error.cause
+    assert error.remedy.startswith("export it for an older opset")
+
+
+def test_an_ir_version_that_cannot_be_lowered_is_refused_with_how_to_write_an_older_one(tmp_path: Path) -> None:
+    content = linear(ir=99).SerializeToString() + bytes([0xF2, 0x3F, 1, 0])  # field 1022, one byte
+    error = refused("E302", run_check, saved(content, tmp_path), tmp_path)
+    assert "IR version 99" in error.message
+    assert "which onnx" in error.cause
+    assert "export it with an older onnx, or set `model.ir_version = " in error.remedy
+
+
+def test_a_lowered_model_that_onnxs_checker_does_not_accept_is_refused(tmp_path: Path) -> None:
+    proto = linear(ir=99)
+    proto.graph.node[0].attribute.append(helper.make_attribute("unknown", 1))
+    error = refused("E302", run_check, saved(proto, tmp_path), tmp_path)
+    assert "ONNX's checker does not accept it" in error.cause
 
 
 def test_operators_of_a_custom_domain_are_named(tmp_path: Path) -> None:
