@@ -19,7 +19,7 @@ SHOWN = 10
 
 def mlo(*arguments: str) -> str:
     """Run a command of mlo; its progress goes to the terminal, its standard output is returned."""
-    done = subprocess.run([MLO, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run([MLO, *arguments], cwd=HERE, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         sys.exit(done.returncode)
     return done.stdout
