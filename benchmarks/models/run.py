@@ -133,7 +133,7 @@ def journey(model: Model, folder: Path) -> Result:
     if not drafted["imports"]:
         where = "refused by import" if drafted["valid"] else "a person fills in"
         return ended(where, "; ".join(f"{each['message']}: {each['remedy']}" for each in drafted["diagnostics"]))
-    done = mlo(folder, "apply", drafted["spec"], "--yes")
+    done = mlo(folder, "apply", drafted["spec"], "--yes", "--json")
     if done.returncode:
         return ended("apply", reason(done))
     try:
@@ -204,11 +204,9 @@ def mlo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def reason(done: subprocess.CompletedProcess[str]) -> str:
-    """The first error that a command printed, with what it says to do."""
-    lines = (done.stdout + done.stderr).splitlines()
-    errors = [line.partition(": ")[2] for line in lines if line.startswith("error")]
-    helps = [line.partition("= help: ")[2] for line in lines if line.lstrip().startswith("= help: ")]
-    return "; ".join([*errors[:1], *helps[:1]]) or (done.stderr.strip().splitlines() or ["without a message"])[-1]
+    """The first error that a command with `--json` reported, with what it says to do."""
+    told = json.loads(done.stdout)["errors"][0]
+    return f"{told['message']}: {told['remedy']}"
 
 
 def about(path: Path) -> tuple[str, str]:

@@ -135,7 +135,7 @@ def _diagnostic(place: Place, error: _Error, root: Node, schema: Schema) -> Diag
             f"`{place.name}` has no value",
             place.span(key=True),
             label="the value is missing",
-            remedy="add a value, or remove the key",
+            remedy=_value_to_add(place, root, schema),
         )
     if kind in {"literal_error", "enum"}:
         return _not_one_of(place, words_allowed(place.arms), _list_of(place))
@@ -196,6 +196,15 @@ def _missing_kind(place: Place, root: Node, schema: Schema) -> str | None:
             if place.path[-1] in Place.of((*place.path[:-1], kind), root, schema).properties:
                 return f"{name}: {kind}"
     return None
+
+
+def _value_to_add(place: Place, root: Node, schema: Schema) -> str:
+    required = any(place.path[-1] in arm.get("required", ()) for arm in _around(place, root, schema).arms)
+    if not required:
+        return "add a value, or remove the key"
+    return (
+        "add a value" if place.example is None else f"add a value, such as `{place.path[-1]}: {_flow(place.example)}`"
+    )
 
 
 def _missing(container: Place, key: str, example: Any) -> Diagnostic:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,13 @@ def test_keys_are_suggested_from_the_chosen_kind_of_source(shown: Shown) -> None
     text = BASE.replace("factory:", "factry:").replace("kind: pytorch", "kind: torchscript")
     assert "allowed here: kind, weights, sha256" in shown(text)
     assert "did you mean `factory`?" in shown(BASE.replace("factory:", "factry:"))
+
+
+def test_a_required_key_without_a_value_is_shown_with_an_example(shown: Shown) -> None:
+    text = shown(re.sub(r"factory: .*", "factory:", BASE))
+    assert "`factory` has no value" in text
+    assert "add a value, such as `factory: digits_model:DigitsNet`" in text
+    assert "remove the key" not in text
 
 
 @pytest.mark.parametrize(
