@@ -97,11 +97,12 @@ class Decision(Document):
         rate: at which latencies were measured, requests per second; None if no server was measured.
         confidence: of the verdicts about the service level.
         method: topic → how it was judged.
+        one_by_one: why requests are answered one by one, a clause; None if they can be batched.
         notes: limitations that a reader of the decision should know, a sentence each.
     """
 
     NAME: ClassVar[str] = "decision"
-    VERSION: ClassVar[int] = 7
+    VERSION: ClassVar[int] = 8
     FILE: ClassVar[str] = "decision.json"
 
     winner: CandidateIdentity | None
@@ -117,4 +118,5 @@ class Decision(Document):
     measured_on: MeasuredOn | None
     load_generator: LoadGenerator | None
     method: Mapping[str, str]
+    one_by_one: str | None
     notes: tuple[str, ...]

@@ -58,11 +58,12 @@ class Imported(Document):
         parameters: number of the model's parameters.
         framework: package → version that ran it.
         notes: what the user should know about the model or the samples, a sentence each.
+        one_by_one: why requests are answered one by one, a clause; None if they can be batched.
         infinite_outputs: names of outputs that are infinite for some sample.
     """
 
     NAME: ClassVar[str] = "imported"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     FILE: ClassVar[str] = "imported.json"
 
     signature: Signature
@@ -72,6 +73,7 @@ class Imported(Document):
     parameters: int
     framework: Mapping[str, str]
     notes: tuple[str, ...]
+    one_by_one: str | None
     infinite_outputs: tuple[str, ...]
     edge_cases: tuple[EdgeCase, ...]
     edge_cases_left_out: tuple[RefusedCase, ...]

@@ -53,16 +53,20 @@ class Probed(Document):
         dims: name of a dimension in the proposed signature → its sizes.
         inputs: name of an input → what it may hold; those of which nothing was found are left out.
         misdeclared: name of an output that has not the shape that the model's file states → what it has instead, a phrase.
+        batch: the batch dimension; None if there is none.
+        why_batch: why it is not the proposed one, a clause; empty if it is.
         questions: what could not be found out and a person has to decide, a sentence each without a full stop.
         calls: how often the model was called.
     """
 
     NAME: ClassVar[str] = "probed"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     FILE: ClassVar[str] = "probed.json"
 
     dims: Mapping[str, ProbedDim]
     inputs: Mapping[str, ProbedInput]
     misdeclared: Mapping[str, str]
+    batch: str | None
+    why_batch: str
     questions: tuple[str, ...]
     calls: int

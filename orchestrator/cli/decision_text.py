@@ -42,6 +42,7 @@ def decision_text(decision: Decision) -> str:
         "",
         *(line for c in order for line in _fate(c)),
     ]
+    lines += _one_by_one(decision)
     lines += [line for note in decision.notes for line in _wrapped("note", note)]
     return "\n".join(lines)
 
@@ -52,9 +53,21 @@ def refusal_text(refusal: Diagnostic) -> str:
     return "\n".join([*lines, *_help(refusal)])
 
 
-def candidate_text(candidate: DecidedCandidate) -> str:
-    """One candidate: its fate, the reason, and its measurements."""
+def _one_by_one(decision: Decision) -> list[str]:
+    if decision.one_by_one is None:
+        return []
+    return _wrapped("requests are answered one by one", decision.one_by_one)
+
+
+def candidate_text(candidate: DecidedCandidate, decision: Decision) -> str:
+    """One candidate: its fate, the reason, and its measurements.
+
+    Args:
+        candidate: one of the decision.
+        decision: whose it is.
+    """
     lines = _reason(f"{candidate.candidate} on {candidate.backend}: {candidate.fate}", candidate)
+    lines += _one_by_one(decision)
     runtime, server = candidate.runtime, candidate.server
     if candidate.gates:
         lines += ["", "Verified against the original model:", *gates_table(candidate.gates, candidate.accuracy)]

@@ -67,8 +67,8 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
     elif part in RENDERED:
         known = rendered_values(planned, store)
         console.print_result(known.get(part, f"{part}: {_not_rendered(decision, known)}"))
-    elif part in candidates:
-        console.print_result(candidate_text(candidates[part]))
+    elif decision is not None and part in candidates:
+        console.print_result(candidate_text(candidates[part], decision))
     elif part in undecided:
         console.print_result(undecided[part])
     elif (origin := planned.value_and_origin(part)) is not None:

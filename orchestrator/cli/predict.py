@@ -37,25 +37,34 @@ A JSON file contains {"image": [[...]]} or an Open Inference Protocol request.
 )
 @json_option
 def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
-    """Send inputs to a deployment and print its outputs."""
+    """Send inputs to a deployment and print its outputs.
+
+    Without a batch dimension, a file may hold several requests: its arrays then have one more dimension in front, as in samples.
+    """
     from orchestrator.backends.table import serving_backend  # noqa: PLC0415 - imports numpy, which would slow down the help
     from orchestrator.release.go_live import target_of  # noqa: PLC0415
     from orchestrator.release.served import served_signature  # noqa: PLC0415
-    from orchestrator.targets.client import infer, read_inputs  # noqa: PLC0415
+    from orchestrator.targets.client import infer, read_requests  # noqa: PLC0415
 
     store = find_store()
     deployment = find_deployment(store, name)
     url = target_of(deployment, store).url()
     signature = served_signature(store, deployment)
-    inputs = read_inputs(input_, signature)
-    outputs = infer(url, serving_backend(deployment.backend), name, inputs, timeout=timeout, signature=signature)
+    requests = read_requests(input_, signature)
+    backend = serving_backend(deployment.backend)
+    answers = [infer(url, backend, name, inputs, timeout=timeout, signature=signature) for inputs in requests.inputs]
     if as_json:
-        console.print_json({"outputs": {output: _json_numbers(array.tolist()) for output, array in outputs.items()}})
+        values = [{output: _json_numbers(array.tolist()) for output, array in each.items()} for each in answers]
+        together = {tensor.name: [each[tensor.name] for each in values] for tensor in signature.outputs}
+        console.print_json({"outputs": together if requests.counted else values[0]})
         return
-    for output, array in outputs.items():
-        dtype = "string" if array.dtype.kind == "U" else array.dtype
-        console.print_result(f"{output}: {dtype} {list(array.shape)}")
-        console.print_result(str(array))
+    for number, outputs in enumerate(answers, start=1):
+        if requests.counted:
+            console.print_result(f"request {number}:")
+        for output, array in outputs.items():
+            dtype = "string" if array.dtype.kind == "U" else array.dtype
+            console.print_result(f"{output}: {dtype} {list(array.shape)}")
+            console.print_result(str(array))
 
 
 def _json_numbers(value: Any) -> Any:

@@ -10,7 +10,7 @@ from orchestrator.artifacts.inspection import FoundTensor, Inspection
 from orchestrator.artifacts.probed import Probed, ProbedDim
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StepFailed
-from orchestrator.plan.dim_names import DEFAULT_BATCH, DimNames, batch_of
+from orchestrator.plan.dim_names import DEFAULT_BATCH, UNNAMED_BATCH, DimNames, batch_of, dim_name
 from orchestrator.plan.found import called_apart, output_names, spec_name
 from orchestrator.spec.models import DtypeName
 from orchestrator.spec.signature import Allowed, Dim, Signature, Tensor
@@ -69,7 +69,8 @@ class ProposedModel:
     """Inputs and outputs in the model's order; empty if the file does not describe them.
 
     Attributes:
-        batch: the batch dimension; None if the sizes are fixed.
+        batch: the batch dimension; None if the sizes are fixed, or if none counts the rows of requests.
+        why_batch: why the spec has to name it, or that there is none, a clause; otherwise empty.
         notes: remarks for the user, one sentence each.
         questions: what the user has to decide, one sentence each.
     """
@@ -80,6 +81,13 @@ class ProposedModel:
     batch: str | None
     notes: Sequence[str]
     questions: Sequence[str] = field(default=())
+    why_batch: str = ""
+
+    @property
+    def inner_batch(self) -> str | None:
+        """The batch dimension if it is not the first of every input."""
+        first = all((each.shape or ())[:1] == (self.batch,) for each in self.inputs)
+        return None if first else self.batch
 
     def signature(self) -> Signature | None:
         """The signature for calling the model and generating random inputs; None if something is unknown."""
@@ -89,7 +97,7 @@ class ProposedModel:
             inputs=tuple(Tensor(each.name, each.dtype, each.shape, each.allowed) for each in self.inputs),
             outputs=tuple(Tensor(each.name, each.dtype, each.shape) for each in self.outputs),
             dims={name: (dim.min, dim.max) for name, dim in self.dims.items()},
-            batch=self.batch,
+            batch=None if self.inner_batch is not None else self.batch,
             multiples={name: dim.multiple_of for name, dim in self.dims.items() if dim.multiple_of > 1},
         )
 
@@ -139,9 +147,14 @@ def proposed_model(found: Inspection, *, named: bool) -> ProposedModel:
 def with_probed(model: ProposedModel, probed: Probed) -> ProposedModel:
     """The proposal, with what was found by calling the model."""
     same = {name: dim.same_as for name, dim in probed.dims.items() if dim.same_as is not None}
+    renamed = _no_longer_batch(model, probed)
+
+    def named(dim: Dim) -> Dim:
+        dim = same.get(str(dim), dim)
+        return renamed.get(str(dim), dim)
 
     def known(each: ProposedTensor) -> ProposedTensor:
-        shape = None if each.shape is None else tuple(same.get(str(dim), dim) for dim in each.shape)
+        shape = None if each.shape is None else tuple(named(dim) for dim in each.shape)
         found = probed.inputs.get(each.name)
         if found is None:
             return replace(each, shape=shape)
@@ -157,7 +170,7 @@ def with_probed(model: ProposedModel, probed: Probed) -> ProposedModel:
             replace(each, shape=None) if each.name in probed.misdeclared else known(each) for each in model.outputs
         ],
         dims={
-            name: _tried(dim, probed.dims[name]) if name in probed.dims else dim
+            str(named(name)): _tried(dim, probed.dims[name]) if name in probed.dims else dim
             for name, dim in model.dims.items()
             if name not in same
         },
@@ -165,6 +178,8 @@ def with_probed(model: ProposedModel, probed: Probed) -> ProposedModel:
             *model.notes,
             *(_misdeclared(each, probed) for each in model.outputs if each.name in probed.misdeclared),
         ],
+        batch=probed.batch,
+        why_batch=probed.why_batch,
         questions=[
             *probed.questions,
             *(f"`{name}`: {found.reason}" for name, found in probed.inputs.items() if found.question),
@@ -178,6 +193,13 @@ def _misdeclared(output: ProposedTensor, probed: Probed) -> str:
         f"it states the shape [{stated}] for the output `{output.name}`, which is wrong: {probed.misdeclared[output.name]}; "
         "the shape is left out here, and found by running the model"
     )
+
+
+def _no_longer_batch(model: ProposedModel, probed: Probed) -> dict[str, str]:
+    """A new name for a first dimension without one of its own, if it turned out to be no batch."""
+    if model.batch != UNNAMED_BATCH or probed.batch == model.batch:
+        return {}
+    return {UNNAMED_BATCH: dim_name(f"{model.inputs[0].name}_0")}
 
 
 def _tried(proposed: ProposedDim, found: ProbedDim) -> ProposedDim:

@@ -9,6 +9,7 @@ from orchestrator.draft.factories import FoundClasses
 from orchestrator.draft.layout import Line, aligned, scalar
 from orchestrator.draft.propose import ProposedModel, ProposedTensor
 from orchestrator.optimize.sources import SOURCES
+from orchestrator.spec.batch_dimension import NO_BATCH
 from orchestrator.spec.signature import Dim
 from orchestrator.spec.source_models import SourceKind
 
@@ -174,6 +175,8 @@ def _dims(model: ProposedModel) -> list[Line]:
         step = f", multiple_of: {dim.multiple_of}" if dim.multiple_of > 1 else ""
         comment = f"tried: {dim.reason}" if dim.reason and not dim.from_model else comment
         lines.append(Line(f"    {scalar(name)}: {{min: {dim.min}, max: {dim.max}{step}}}", comment))
+    if model.why_batch:
+        lines.append(Line(f"  batch: {scalar(model.batch or NO_BATCH)}", f"tried: {model.why_batch}"))
     return lines
 
 
@@ -187,10 +190,12 @@ def _samples(draft: SpecDraft) -> list[Line]:
         "Without `samples`, the model is verified on random inputs only, and int8 is not tried because it needs real "
         "inputs for calibration."
     )
+    without_rows = draft.model.why_batch != ""
+    counted = "one whole request per entry of a first dimension" if without_rows else "one sample per row"
     pattern = (
-        f"{file} contains random inputs as a template: replace them with real ones, one per row, then remove the `#`."
+        f"{file} contains random inputs as a template: replace them with real ones, {counted}, then remove the `#`."
         if draft.samples is not None
-        else "Save real inputs to an .npz file, one array per input name, one sample per row, then remove the `#`."
+        else f"Save real inputs to an .npz file, one array per input name, {counted}, then remove the `#`."
     )
     return [Line("  ", f"{explanation} {pattern}"), Line(f"  # samples: {scalar(file)}")]
 

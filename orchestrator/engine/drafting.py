@@ -189,7 +189,7 @@ class _Reader:
 
     def random_samples(self, model: ProposedModel, signature: Signature) -> Path:
         """An .npz file of random inputs, in the store; for a model of texts they are made-up sentences."""
-        parameters = RandomSamplesParameters(signature, seed=0)
+        parameters = RandomSamplesParameters(signature, seed=0, inner_batch=model.inner_batch)
         step = Step(
             id="samples",
             kind="inspect",

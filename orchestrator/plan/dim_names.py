@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from orchestrator.artifacts.inspection import FoundTensor
 from orchestrator.spec.signature import Dim
 
-__all__ = ["DEFAULT_BATCH", "DimNames", "batch_of", "dim_name"]
+__all__ = ["DEFAULT_BATCH", "UNNAMED_BATCH", "DimNames", "batch_of", "dim_name"]
 
 DEFAULT_BATCH = (1, 64)
 """The range of the batch dimension where neither the spec nor the model gives one."""
 
-_BATCH = "batch"
+UNNAMED_BATCH = "batch"
+"""The batch dimension where the model has no name for it."""
+
 _DIM_NAME = re.compile(r"[a-z_][a-z0-9_]{0,31}")
 
 
@@ -33,7 +35,7 @@ def batch_of(inputs: Sequence[FoundTensor]) -> str | None:
     if not firsts or any(isinstance(first, int) for first in firsts):
         return None
     named = [first for first in firsts if isinstance(first, str)]
-    return dim_name(named[0]) if len(named) == 1 else _BATCH
+    return dim_name(named[0]) if len(named) == 1 else UNNAMED_BATCH
 
 
 def _apart(name: str, taken: set[str]) -> str:

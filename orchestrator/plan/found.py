@@ -11,6 +11,7 @@ from orchestrator.artifacts.inspection import FoundTensor, Inspection
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
 from orchestrator.plan.dim_names import DEFAULT_BATCH, DimNames, batch_of, dim_name
+from orchestrator.spec.batch_dimension import chosen_batch, declared_batch
 from orchestrator.spec.batches import batch_problems
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import DtypeName, TensorIn, TensorOut
@@ -34,6 +35,9 @@ class PlannedModel:
             their position.
         files: further files of the model, relative to the folder of its file.
         notes: what a reviewer of the plan should know, a sentence each.
+        one_by_one: why requests are answered one by one, a clause; empty if they can be batched, as far as it is known before the
+            model has been run.
+        inner_batch: the batch dimension that the spec names, if it is not the first of every input.
         was_read: whether any of it was read from the model.
     """
 
@@ -41,6 +45,8 @@ class PlannedModel:
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     files: Sequence[str] = ()
     notes: Sequence[str] = ()
+    one_by_one: str = ""
+    inner_batch: str | None = None
     was_read: bool = False
 
 
@@ -56,7 +62,8 @@ def planned_model(loaded: LoadedSpec, found: Inspection | None) -> PlannedModel:
             model does not have.
     """
     if found is None:
-        return PlannedModel(declared_signature(loaded.spec))
+        signature, batch = declared_signature(loaded.spec), declared_batch(loaded.spec)
+        return PlannedModel(signature, one_by_one=batch.one_by_one(signature.dims), inner_batch=batch.inner)
     return _Joined(loaded, found).model()
 
 
@@ -101,23 +108,22 @@ class _Joined:
     def model(self) -> PlannedModel:
         inputs, input_names = self._inputs()
         self._stop_on_problems()
-        batch = _common_first(inputs)
-        outputs, own_outputs = self._outputs(
-            batch, {tensor.name for tensor in inputs}, {dim for t in inputs for dim in t.shape or ()}
-        )
-        dims = self._dims(inputs, outputs, batch)
+        batch = chosen_batch(((tensor.name, tensor.shape) for tensor in inputs), self._spec.batch)
+        known = {dim for tensor in inputs for dim in tensor.shape or ()}
+        outputs, own_outputs = self._outputs(batch.name, {tensor.name for tensor in inputs}, known)
+        dims = self._dims(inputs, outputs, batch.name or batch.inner)
         multiples = multiples_of({name: dim for name, dim in self._spec.dims.items() if name in dims})
         if not self._spec.inputs:  # otherwise the spec's dimensions were checked when it was loaded
-            allowed = None if batch is None else dims.get(batch)
-            self._problems += batch_problems(
-                self._loaded.spec, self._loaded.tree, batch, allowed, multiples.get(batch or "", 1)
-            )
+            of_inputs = {name: bounds for name, bounds in dims.items() if name in known}
+            self._problems += batch_problems(self._loaded.spec, self._loaded.tree, batch, of_inputs, multiples)
         self._stop_on_problems()
         return PlannedModel(
-            Signature(tuple(inputs), tuple(outputs), dims, batch, multiples),
+            Signature(tuple(inputs), tuple(outputs), dims, batch.name, multiples),
             {"inputs": input_names, "outputs": own_outputs},
             tuple(self._found.files),
             tuple(self._notes),
+            one_by_one=batch.one_by_one(dims),
+            inner_batch=batch.inner,
             was_read=not self._spec.inputs or not self._spec.outputs,
         )
 
@@ -130,7 +136,7 @@ class _Joined:
         if not self._spec.inputs:
             names: dict[str, str] = {}
             tensors = []
-            dims = DimNames(everything, batch_of(everything))
+            dims = DimNames(everything, self._read_batch())
             self._check_dim_names(dims)
             for own in everything:
                 name = spec_name(own.tensor, names)
@@ -154,6 +160,11 @@ class _Joined:
                 )
             )
         return [declared_tensor(t) for t in self._spec.inputs], names
+
+    def _read_batch(self) -> str | None:
+        """The first dimension of all inputs, unless the spec says that it is no batch."""
+        batch = batch_of(self._found.inputs)
+        return batch if self._spec.batch in (None, batch) else None
 
     def _outputs(self, batch: str | None, of_inputs: set[str], known: set[Dim]) -> tuple[list[Tensor], dict[str, str]]:
         everything = self._found.outputs
@@ -314,12 +325,6 @@ class _Joined:
                 remedy="correct it, or leave out `inputs` to read them from the model",
             )
         )
-
-
-def _common_first(inputs: Sequence[Tensor]) -> str | None:
-    firsts = {tensor.shape[0] if tensor.shape else None for tensor in inputs}
-    first = firsts.pop() if len(firsts) == 1 else None
-    return first if isinstance(first, str) else None
 
 
 def _listed(names: Iterable[str]) -> str:

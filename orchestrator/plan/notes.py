@@ -19,7 +19,8 @@ def plan_notes(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: 
     """A sentence each, without a full stop."""
     spec = loaded.spec
     servers = [here.server(name) for name in sorted({c.backend for c in candidates}) if BACKENDS[name].served]
-    notes = [*model.notes, *cuda_notes(spec, here.cuda)]
+    one_by_one = [f"requests are answered one by one: {model.one_by_one}"] if model.one_by_one else []
+    notes = [*model.notes, *one_by_one, *cuda_notes(spec, here.cuda)]
     for server in servers:
         notes += server.notes
     if spec.model.samples is None:

@@ -11,10 +11,10 @@ __all__ = ["BENCHMARK_RUNTIME", "BENCHMARK_SERVER", "PROBE", "RENDER", "SAMPLES"
 VERIFY = 7
 BENCHMARK_RUNTIME = 7
 BENCHMARK_SERVER = 11
-SELECT = 12
+SELECT = 13
 RENDER = 2
 
-PROBE = 3
+PROBE = 4
 """What `mlo init` finds out by calling a model."""
 
 SAMPLES = 2

@@ -73,6 +73,7 @@ def select(context: StepContext) -> dict[str, Any]:
         refusal = _service_level_not_met(unproven, decided, levels) if unproven else _no_candidate_left(decided)
     variants = {variant: path for role, path in context.inputs.items() if (variant := variant_of(role)) is not None}
     measured_on = server or runtime
+    imported = Imported.read(context.inputs["import"])
     decision = Decision(
         winner=None if choice is None else choice.winner.identity,
         refusal=None if refusal is None else refusal.diagnostic,
@@ -86,11 +87,12 @@ def select(context: StepContext) -> dict[str, Any]:
         ),
         objective=parameters.objective,
         rate=None if server is None else server.rate,
-        samples=Imported.read(context.inputs["import"]).samples,
+        samples=imported.samples,
         confidence=CONFIDENCE,
         measured_on=None if measured_on is None else measured_on.measured_on,
         load_generator=None if server is None else server.load_generator,
         method=_METHOD,
+        one_by_one=imported.one_by_one,
         notes=decision_notes(parameters, variants, (runtime, server), decided, choice, met=met),
     )
     _draw(decision, context.output).write(context.output)

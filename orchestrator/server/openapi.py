@@ -263,13 +263,14 @@ def docs_page(model: ModelConfig) -> bytes:
         for name, value in model.labels.items()
     )
     head = "<tr><th>name</th><th>datatype</th><th>shape</th></tr>"
+    one_by_one = "" if signature.splits else "<p>Each request is one call of the model; requests are not batched.</p>"
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{html.escape(model.name)}</title>
 <style>body{{font:16px system-ui;max-width:50em;margin:2em auto;padding:0 1em}}td,th{{text-align:left;padding:.2em 1em .2em 0}}
 code,pre{{background:#8882;padding:.1em .3em}}pre{{padding:1em;overflow:auto}}</style>
 <h1>{html.escape(model.name)}</h1>
 <p>Open Inference Protocol v2. Machine-readable: <a href="openapi.json">openapi.json</a>, <a href="metrics">metrics</a>,
-<a href="v2/models/{html.escape(model.name)}">metadata</a>.</p>
+<a href="v2/models/{html.escape(model.name)}">metadata</a>.</p>{one_by_one}
 <h2>Inputs</h2><table>{head}{rows(signature.inputs)}</table><ul>{ranges}</ul>
 <h2>Outputs</h2><table>{head}{rows(signature.outputs)}</table>
 <h2>A request</h2>

@@ -71,7 +71,8 @@ E330 the model is not deterministic
 E331 rows of a batch influence each other
     A sample gets a different answer beside other rows, usually because of batch statistics. When served, the answer would
     depend on other requests. A model whose layers amplify rounding is not meant: its rows change with the size of their batch,
-    as they do with a few roundings of the inputs or not in double precision, but not with the rows beside them.
+    as they do with a few roundings of the inputs or not in double precision, but not with the rows beside them. If the first
+    dimension counts no requests, such as the steps of a sequence, say so with `model: {batch: none}`.
 E332 the model keeps state
     A call changes the answer of the next one. State must be passed as an input and returned as an output, because
     replicas do not share state.

@@ -53,14 +53,15 @@ E122 duplicate entry
     input and an output may have the same name.
 E123 batch size out of range
     `benchmark.batch_sizes` contains a size that the batch dimension cannot have, outside its range or not a multiple of
-    its `multiple_of`. The batch dimension is the named first dimension shared by all inputs. A model without a batch dimension is measured at batch size 1.
+    its `multiple_of`. The batch dimension is the named first dimension shared by all inputs, unless `model.batch` says
+    otherwise. Without one, requests are measured one by one, at batch size 1.
 E124 file not found
     A file named in the spec does not exist. Paths are relative to the spec's folder, not to the current directory.
 E125 remote file
     Weights and samples are only read from this machine: a path, or `file:///...`. Download the file first.
 E126 batching does not fit the model
     `serving.batching.max_size` is larger than the largest batch that `model.dims` allows, or the model has no batch
-    dimension.
+    dimension; or `model.batch` names a dimension that no input has.
 E127 dimension of the model without a range
     The model leaves a dimension open, or does not specify the rank of an input. Conversion, verification and benchmarks
     cover the whole range of every dimension, so `model.dims` must give its minimum and maximum.

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.allowed_values import allowed_problems
+from orchestrator.spec.batch_dimension import declared_batch
 from orchestrator.spec.batches import batch_problems
 from orchestrator.spec.document import SpecPath, find, span_of
 from orchestrator.spec.model_files import describe, file_kind
 from orchestrator.spec.models import ModelDeployment, TensorIn, TensorOut
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.scalars import LOOKS_BOOLEAN
-from orchestrator.spec.signature import batch_dimension
+from orchestrator.spec.signature import multiples_of
 from orchestrator.spec.source_models import FOLDERS, KIND_OF_FILE, SAY_NOTHING, PytorchSource
 from orchestrator.spec.source_text import similar_file
 from orchestrator.spec.yaml_tree import Node, quoted
@@ -156,10 +157,10 @@ def _repeated(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
 def _batches(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
     if not spec.model.inputs:
         return  # known once the model has been read; `plan/found.py` then checks the same
-    batch = batch_dimension(spec)
-    dim = None if batch is None else spec.model.dims.get(batch)
-    allowed = None if dim is None or dim.bounds[0] > dim.bounds[1] else dim.bounds
-    yield from batch_problems(spec, root, batch, allowed, 1 if dim is None else dim.multiple_of)
+    used = {dim for tensor in spec.model.inputs for dim in tensor.shape if isinstance(dim, str)}
+    declared = {name: dim for name, dim in spec.model.dims.items() if name in used}
+    dims = {name: dim.bounds for name, dim in declared.items() if dim.bounds[0] <= dim.bounds[1]}
+    yield from batch_problems(spec, root, declared_batch(spec), dims, multiples_of(declared))
 
 
 def _accelerators(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from orchestrator.diagnostics import Diagnostic, Span
 from orchestrator.errors import SpecInvalid
+from orchestrator.spec.batch_dimension import declared_batch
 from orchestrator.spec.checks import checked
 from orchestrator.spec.document import SpecDocument, SpecPath, find, read_document, span_of
 from orchestrator.spec.layers import fixed_keys, overlaid, relabelled, without
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.places import did_you_mean
 from orchestrator.spec.schema import json_schema
-from orchestrator.spec.signature import batch_dimension
 from orchestrator.spec.types import ENVIRONMENT_NAME, EXPECTS
 from orchestrator.spec.validation import in_order, validated
 from orchestrator.spec.yaml_tree import SPEC, Layer, Node, quoted
@@ -244,7 +244,7 @@ def _with_fitting_batch_sizes(spec: ModelDeployment, tree: Node) -> ModelDeploym
         return spec
     if not spec.model.inputs:
         return spec  # known once the model has been read
-    batch = batch_dimension(spec)
+    batch = declared_batch(spec).name
     allowed = None if batch is None else spec.model.dims[batch]
     sizes = spec.benchmark.batch_sizes
     fitting = [1]

@@ -135,7 +135,7 @@ _DimSize = Annotated[int, Field(ge=0, le=2**31)]
 _Dim = Annotated[Annotated[DimName, Tag(_TEXT)] | Annotated[_DimSize, Tag(_OTHER)], _by_text]
 _Shape = Annotated[
     list[_Dim],
-    Field(max_length=8, description="Numbers, or names from `dims`; a named first dimension is the batch dimension."),
+    Field(max_length=8, description="Numbers, or names from `dims`; see `batch` for which one is the batch dimension."),
 ]
 
 
@@ -210,9 +210,16 @@ class ModelSection(Strict):
     dims: dict[DimName, DimRange] = Field(
         default_factory=dict, max_length=64, description="The range of every named dimension."
     )
+    batch: DimName | None = Field(
+        default=None,
+        description="The named dimension that counts the rows of a request, or `none`; by default the first dimension, if it "
+        "is named and the same for all inputs.",
+        examples=["none"],
+    )
     samples: RelPath | None = Field(
         default=None,
-        description="An .npz file of real inputs by name, one row per sample, optionally with `labels`.",
+        description="An .npz file of real inputs by name, one row per sample, or one whole request per sample if there is no "
+        "batch dimension; optionally with `labels`.",
         examples=["samples.npz"],
     )
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.spec.batch_dimension import declared_batch
+
 if TYPE_CHECKING:
     from orchestrator.spec.models import DimRange, ModelDeployment, TensorIn
 
@@ -14,7 +16,6 @@ __all__ = [
     "Dim",
     "Signature",
     "Tensor",
-    "batch_dimension",
     "declared_signature",
     "declared_tensor",
     "multiples_of",
@@ -70,7 +71,8 @@ class Signature:
 
     Attributes:
         dims: name → (smallest, largest) size.
-        batch: the name of the batch dimension, which is the first dimension of every input; None if there is none.
+        batch: the name of the batch dimension, which is the first dimension of every input; None if there is none, and requests
+            are answered one by one.
         multiples: name → the number that every size is a multiple of, where it is not 1; both ends in `dims` are multiples too.
     """
 
@@ -152,13 +154,6 @@ class Signature:
         return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape)
 
 
-def batch_dimension(spec: ModelDeployment) -> str | None:
-    """The named first dimension that all inputs share; None if there is none."""
-    firsts = {tensor.shape[0] if tensor.shape else None for tensor in spec.model.inputs}
-    first = firsts.pop() if len(firsts) == 1 else None
-    return first if isinstance(first, str) else None
-
-
 def declared_tensor(declared: TensorIn) -> Tensor:
     """An input as the spec declares it."""
     allowed = None
@@ -186,6 +181,6 @@ def declared_signature(spec: ModelDeployment) -> Signature:
         inputs=tuple(declared_tensor(t) for t in model.inputs),
         outputs=tuple(Tensor(t.name, "", None if t.shape is None else tuple(t.shape)) for t in model.outputs),
         dims={name: dim.bounds for name, dim in model.dims.items() if name in used},
-        batch=batch_dimension(spec),
+        batch=declared_batch(spec).name,
         multiples=multiples_of({name: dim for name, dim in model.dims.items() if name in used}),
     )

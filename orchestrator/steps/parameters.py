@@ -151,11 +151,13 @@ class RandomSamplesParameters(Parameters):
 
     Attributes:
         source: only where samples are texts that the model's tokenizer makes into tensors.
+        inner_batch: as in `ImportParameters`.
     """
 
     signature: Signature
     seed: int
     source: SourceParameters | None = None
+    inner_batch: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +167,16 @@ class ImportParameters(Parameters):
     Attributes:
         seed: of random samples, where the spec gives none.
         max_rows: samples that are used at most.
+        one_by_one: why requests are answered one by one, as far as it is known; otherwise empty.
+        inner_batch: the batch dimension that the spec names, if it is not the first of every input.
     """
 
     source: SourceParameters
     signature: Signature
     seed: int
     max_rows: int
+    one_by_one: str = ""
+    inner_batch: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from orchestrator.backends.backend import ServingBackend
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.spec.signature import Signature
-from orchestrator.targets.inputs import read_inputs
+from orchestrator.targets.inputs import Requests, read_requests
 
-__all__ = ["Array", "infer", "read_inputs"]
+__all__ = ["Array", "Requests", "infer", "read_requests"]
 
 Array = np.ndarray[Any, Any]
 

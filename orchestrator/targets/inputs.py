@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
 from orchestrator.spec.signature import Signature, Tensor
 
-__all__ = ["read_inputs"]
+__all__ = ["Requests", "read_requests"]
 
 Array = np.ndarray[Any, Any]
 
@@ -27,12 +28,45 @@ class _UnfitError(Exception):
     """What is wrong with the file, and where, in one line."""
 
 
-def read_inputs(path: Path, signature: Signature) -> dict[str, Array]:
-    """The inputs by name, in the signature's order, in its dtypes, with the batch dimension.
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """The requests of a file.
+
+    Attributes:
+        inputs: of each request, by name.
+        counted: whether the file's arrays have a dimension in front that counts requests, as samples do for a model without a
+            batch dimension.
+    """
+
+    inputs: Sequence[dict[str, Array]]
+    counted: bool
+
+
+def read_requests(path: Path, signature: Signature) -> Requests:
+    """The requests of a file: each has its inputs by name, in the signature's order, in its dtypes, with the batch dimension.
+
+    A single row without its batch dimension gets one, if that holds for all inputs. Without a batch dimension, arrays may have
+    one more dimension in front, which counts requests.
+
+    Raises:
+        UsageError: E614 the file cannot be read, or does not fit the signature.
+    """
+    found = _read(path, signature)
+    try:
+        count = _count(found, signature)
+        if count is None:
+            return Requests([_shaped(found, signature)], counted=False)
+        calls = ({name: np.asarray(array[number]) for name, array in found.items()} for number in range(count))
+        return Requests([_shaped(call, signature) for call in calls], counted=True)
+    except _UnfitError as error:
+        raise _failure(path, str(error), signature) from error
+
+
+def _read(path: Path, signature: Signature) -> dict[str, Array]:
+    """The inputs by name, in the signature's order and in its dtypes.
 
     A JSON file holds `{name: nested lists}`, the same below `"inputs"`, or a request of the Open Inference Protocol v2.
-    An .npz file may hold more arrays, such as labels; they are not read. A single row without its batch dimension gets
-    one, if that holds for all inputs.
+    An .npz file may hold more arrays, such as labels; they are not read.
 
     Raises:
         UsageError: E614 the file cannot be read, or does not fit the signature.
@@ -40,12 +74,22 @@ def read_inputs(path: Path, signature: Signature) -> dict[str, Array]:
     try:
         found = _read_npz(path, signature) if path.suffix == ".npz" else _read_json(path, signature)
         _check_names(found, signature)
-        arrays = {tensor.name: _typed(tensor, found[tensor.name]) for tensor in signature.inputs}
-        return _shaped(arrays, signature)
+        return {tensor.name: _typed(tensor, found[tensor.name]) for tensor in signature.inputs}
     except OSError as error:
         raise _failure(path, error.strerror or str(error), signature) from error
     except _UnfitError as error:
         raise _failure(path, str(error), signature) from error
+
+
+def _count(arrays: Mapping[str, Array], signature: Signature) -> int | None:
+    """How many requests the inputs hold; None if the file is a single request without a dimension that counts them."""
+    ranks = {tensor.name: len(tensor.shape or ()) for tensor in signature.inputs}
+    if signature.batch is not None or any(array.ndim != ranks[name] + 1 for name, array in arrays.items()):
+        return None
+    counts = {len(array) for array in arrays.values()}
+    if len(counts) > 1:
+        raise _UnfitError(f"its inputs hold different numbers of requests: {', '.join(map(str, sorted(counts)))}")
+    return counts.pop()
 
 
 def _check_names(found: Mapping[str, Array], signature: Signature) -> None:

@@ -37,6 +37,7 @@ def imported(
     rows: int = 16,
     classes: Sequence[str] = (),
     edges: Sequence[str] = (),
+    one_by_one: str | None = None,
 ) -> Imported:
     """Of a model with this signature; `edges` names its edge cases, whose files lie in their order."""
     return Imported(
@@ -47,6 +48,7 @@ def imported(
         parameters=0,
         framework={},
         notes=(),
+        one_by_one=one_by_one,
         infinite_outputs=(),
         edge_cases=tuple(EdgeCase(name=name, number=number, finite=True) for number, name in enumerate(edges)),
         edge_cases_left_out=(),

@@ -51,6 +51,8 @@ EXAMPLES: list[Document] = [
             "rate": ProbedInput(None, (8000,), "compared", question=True),
         },
         misdeclared={"y": "it has 2 dimensions, such as [1, 4]"},
+        batch=None,
+        why_batch="the order along the first dimension counts",
         questions=("`width` may be more",),
         calls=40,
     ),

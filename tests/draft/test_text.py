@@ -213,6 +213,8 @@ def test_what_calls_of_the_model_showed_is_written_with_its_reason_and_a_questio
             "ids": ProbedInput((0, 256), None, "ids: it looks up a table of 257"),
         },
         misdeclared={"z": "dimension 0 is 4 where `h` is 32, but `h` is declared"},
+        batch=None,
+        why_batch="",
         questions=("`h` may be more",),
         calls=9,
     )
@@ -244,3 +246,38 @@ def test_an_output_that_no_response_carries_is_left_out_if_others_are_left() -> 
     assert [each.name for each in proposed_model(document, named=True).outputs] == ["label"]
     with pytest.raises(StepFailed, match="odds"):
         proposed_model(document, named=False)
+
+
+@pytest.mark.parametrize(
+    ("own", "named", "found_batch", "written"),
+    [
+        (None, "x_0", None, "none"),
+        ("Time", "time", None, "none"),
+        ("Time", "time", "rows", "rows"),
+    ],
+)
+def test_a_first_dimension_that_is_no_batch_is_told(
+    own: str | None, named: str, found_batch: str | None, written: str
+) -> None:
+    proposed = proposed_model(
+        found([("x", "float32", [own, "Rows", 4])], [("y", "float32", [own, "Rows"])]), named=True
+    )
+    probed = Probed(
+        dims={str(proposed.batch): ProbedDim(1, 64, 1, "assumed"), "rows": ProbedDim(1, 128, 1, "assumed")},
+        inputs={},
+        misdeclared={},
+        batch=found_batch,
+        why_batch="the order along the first dimension counts for `y`, as in a sequence",
+        questions=(),
+        calls=9,
+    )
+    model = with_probed(proposed, probed)
+    text = text_of(model, samples="m.npz", random=True)
+    spec = yaml.safe_load(text)["model"]
+    assert (spec["inputs"][0]["shape"], spec["outputs"][0]["shape"]) == ([named, "rows", 4], [named, "rows"])
+    assert (list(spec["dims"]), spec["batch"]) == ([named, "rows"], written)
+    assert "the order along the first dimension counts" in text
+    assert "one whole request per entry of a first dimension" in " ".join(text.replace("#", "").split())
+    signature = model.signature()
+    assert signature is not None
+    assert (signature.batch, model.inner_batch) == (None, found_batch)

@@ -25,7 +25,7 @@ from orchestrator.select.service_level import distance_text, service_level
 from orchestrator.select.step import select, startup_bound
 from orchestrator.steps.context import Ending, StepContext, StepError
 from orchestrator.store.digest import digest_tree
-from tests.artifacts.made import facts, verdict
+from tests.artifacts.made import facts, imported, verdict
 from tests.optimize.select_case import (
     candidate,
     context,
@@ -300,7 +300,7 @@ def test_each_gate_is_shown_beside_its_limit_for_every_candidate(tmp_path: Path)
         [FP32, "5.722e-06 ≤ 0.0001", "0.999995 ≥ 0.99999", "98.05% (99.61%)"],
         [INT8, "0.177 ≤ 4.71", "0.99998 < 0.99999"],
     ]
-    text = re.sub(r"\s+", " ", click.unstyle(candidate_text(decision.candidates[0])))
+    text = re.sub(r"\s+", " ", click.unstyle(candidate_text(decision.candidates[0], decision)))
     assert "min_cosine y 1 ≥ 0.99999 passed all samples" in text
     assert "finite y 0 ≤ 0 passed all samples" in text
     assert "accuracy of y: 98.05% (99.61%)" in text
@@ -636,8 +636,8 @@ def test_what_was_not_measured_is_said_to_be_that_everywhere(tmp_path: Path) -> 
     text = decision_text(read)
     assert "not measured" in text
     row = next(each for each in read.candidates if each.candidate == FP32)
-    assert f"at saturation: not measured: {reason}" in candidate_text(row)
-    assert not re.search(r"\b(inf|nan|0\.00)\b|\b0 rows/s", text + candidate_text(row))
+    assert f"at saturation: not measured: {reason}" in candidate_text(row, read)
+    assert not re.search(r"\b(inf|nan|0\.00)\b|\b0 rows/s", text + candidate_text(row, read))
     chart_text = (tmp_path / "output" / "chart.svg").read_text()
     assert "nan" not in chart_text
     assert "inf" not in chart_text
@@ -738,3 +738,16 @@ def test_a_model_for_devices_does_not_win_if_a_server_is_required(tmp_path: Path
 
     candidates = json.loads((case.output / "decision.json").read_text("utf-8"))["candidates"]
     assert {c["variant"]: c["fate"] for c in candidates}["tflite-int8"] == "for devices"
+
+
+def test_the_decision_says_why_requests_are_answered_one_by_one(tmp_path: Path) -> None:
+    made = context(tmp_path, [candidate(FP32)], [runtime_candidate(FP32)], [server_candidate(FP32)])
+    assert decide(made)["one_by_one"] is None
+    read = Decision.read(made.output)
+    assert "one by one" not in decision_text(read) + candidate_text(read.candidates[0], read)
+
+    imported(one_by_one="the spec says `batch: none`").write(made.inputs["import"])
+    assert decide(made)["one_by_one"] == "the spec says `batch: none`"
+    read = Decision.read(made.output)
+    for text in (decision_text(read), candidate_text(read.candidates[0], read)):
+        assert "requests are answered one by one: the spec says `batch: none`." in text

@@ -220,7 +220,11 @@ def test_batches_beyond_what_the_model_takes_are_refused_at_their_place(
 def test_a_model_of_fixed_sizes_is_not_batched(join: Any, section: str, code: str) -> None:
     (told,) = refused(join, found([tensor("x", [1, 3])], [tensor("y", [1, 2])]), f"{section}\n")
 
-    assert (told.code, told.label, told.remedy) == (code, "the model has no batch dimension", "remove this key")
+    assert (told.code, told.label, told.remedy) == (
+        code,
+        "no named dimension is the first one of every input",
+        "remove this key",
+    )
 
 
 def test_a_batch_size_beyond_the_assumed_range_says_how_to_give_one(join: Any) -> None:
@@ -242,3 +246,39 @@ def test_a_dimension_with_the_name_of_the_batch_has_to_be_renamed(join: Any) -> 
         "the model's dimension `Batch` would, like the batch dimension, be called `batch`",
     )
     assert join(found([tensor("x", ["Batch", 3])])).signature.inputs[0].shape == ("batch", 3)
+
+
+def test_a_first_dimension_that_is_no_batch_has_no_range_of_its_own(join: Any) -> None:
+    document = found([tensor("x", [None, 1, 3])], [tensor("y", [None, 1, 4])])
+    (told,) = refused(join, document, "  batch: none\n")
+    assert (told.code, told.message) == ("E127", "dimension `x_0` has no range")
+
+    model = join(document, "  batch: none\n  dims: {x_0: {min: 1, max: 50}}\n")
+    assert model.signature.batch is None
+    assert (model.signature.inputs[0].shape, model.signature.dims) == (("x_0", 1, 3), {"x_0": (1, 50)})
+    assert model.one_by_one == "the spec says `batch: none`"
+
+
+def test_a_batch_that_is_not_the_first_dimension_is_served_request_by_request(join: Any) -> None:
+    document = found([tensor("x", ["Time", "N", 3])], [tensor("y", ["Time", "N", 4])])
+    model = join(document, "  batch: n\n  dims: {time: {max: 50}}\n")
+    assert (model.signature.batch, model.inner_batch) == (None, "n")
+    assert model.signature.dims == {"time": (1, 50), "n": (1, 64)}
+    assert model.one_by_one == "`n` is not the first dimension of the input `x`"
+
+
+def test_a_batch_dimension_that_the_model_lacks(join: Any) -> None:
+    (told,) = refused(
+        join, found([tensor("x", ["rows", 3])], [tensor("y", ["rows", 4])]), "  batch: row\n  dims: {rows: {max: 4}}\n"
+    )
+    assert (told.code, told.message, told.label) == (
+        "E126",
+        "no input has the dimension `row`",
+        "did you mean `rows`?",
+    )
+
+
+def test_a_batch_that_two_requests_do_not_fit_into_is_noted(join: Any) -> None:
+    model = join(found([tensor("x", [None, 3])]), "  dims: {batch: {min: 2, max: 3}}\n")
+    assert model.one_by_one == "`batch` is at most 3, which has no room for two requests"
+    assert not join(found([tensor("x", [None, 3])]), "  dims: {batch: {min: 2, max: 4}}\n").one_by_one

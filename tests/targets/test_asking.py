@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import DeployFailed, UsageError
 from orchestrator.spec.signature import Signature, Tensor
-from orchestrator.targets.client import infer, read_inputs
+from orchestrator.targets.client import infer, read_requests
 
 if TYPE_CHECKING:
     from tests.targets.conftest import Deployment, StandIn
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 _X = Tensor("x", "float32", ("batch", 2))
 _SIGNATURE = Signature((_X,), (), {"batch": (1, 4)}, "batch")
 _TWO = Signature((_X, Tensor("k", "int64", ("batch",))), (), {"batch": (1, 4)}, "batch")
+
+
+def read_inputs(file: Path, signature: Signature) -> dict[str, Any]:
+    """The inputs of a file that holds one request."""
+    requests = read_requests(file, signature)
+    (inputs,) = requests.inputs
+    assert not requests.counted
+    return inputs
 
 
 @pytest.mark.parametrize(
@@ -219,3 +227,25 @@ def test_no_answer_in_time(deployment: Deployment, stand_in: StandIn) -> None:
     diagnostic = _ask(deployment.deploy(1, delay=1), stand_in, timeout=0.2).diagnostics[0]
     assert diagnostic.code == "E613"
     assert "within 0.2 s" in diagnostic.message
+
+
+_STEPS = Signature(
+    (Tensor("x", "float32", ("time", 1, 2)),), (Tensor("y", "float32", ("time", 1, 3)),), {"time": (1, 9)}, None
+)
+
+
+def test_without_a_batch_a_file_may_hold_several_requests(tmp_path: Path) -> None:
+    x = np.arange(40, dtype=np.float32).reshape(5, 4, 1, 2)
+    np.savez(tmp_path / "in.npz", x=x, labels=np.zeros(5))
+    several = read_requests(tmp_path / "in.npz", _STEPS)
+    assert several.counted
+    np.testing.assert_array_equal([inputs["x"] for inputs in several.inputs], x)
+    np.savez(tmp_path / "in.npz", x=x[0])
+    np.testing.assert_array_equal(read_inputs(tmp_path / "in.npz", _STEPS)["x"], x[0])
+
+
+def test_each_of_several_requests_has_to_fit(tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", x=np.zeros((2, 10, 1, 2), np.float32))
+    with pytest.raises(UsageError, match="does not hold the model's inputs") as caught:
+        read_requests(tmp_path / "in.npz", _STEPS)
+    assert "time is 10, but the model takes 1 to 9" in caught.value.diagnostics[0].cause

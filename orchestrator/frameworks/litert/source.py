@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from orchestrator.artifacts.inspection import FoundNote, FoundTensor, Inspection
 from orchestrator.frameworks.litert.ids import ids_of_inputs
 from orchestrator.frameworks.litert.runtime import LitertRuntime, allocate, by_spec_name, open_interpreter
-from orchestrator.frameworks.source.comparison import changing_output, row_mixing_output
+from orchestrator.frameworks.source.comparison import (
+    apart_by_first_dimension,
+    changing_output,
+    row_mixing_output,
+)
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS, expect_kind
 from orchestrator.frameworks.source.outputs import failed_call
@@ -290,7 +294,7 @@ def _prove_repeatable(
             "E331",
             f"a row's `{name}` depends on the other rows of its batch",
             cause="an operator mixes the rows of a batch, or quantizes them with one common range",
-            remedy="compute along dimensions other than the first, or declare the inputs without a batch dimension",
+            remedy=apart_by_first_dimension(signature),
             at=AT_WEIGHTS,
         )
 

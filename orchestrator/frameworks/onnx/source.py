@@ -21,7 +21,11 @@ from orchestrator.frameworks.onnx.signature import (
     served_input,
     tensor_names,
 )
-from orchestrator.frameworks.source.comparison import changing_output, row_mixing_output
+from orchestrator.frameworks.source.comparison import (
+    apart_by_first_dimension,
+    changing_output,
+    row_mixing_output,
+)
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call
@@ -196,7 +200,7 @@ def _prove_repeatable(
         remedy=f"declare `dims: {{{batch}: {{min: 1, max: 1}}}}`, or give the model as it was before quantization, which mlo "
         "quantizes and measures"
         if quantized
-        else "export the model for inference, or declare its inputs without a batch dimension",
+        else f"export the model for inference; {apart_by_first_dimension(signature)}",
         at=AT_WEIGHTS,
     )
 

@@ -22,13 +22,14 @@ from orchestrator.frameworks.pytorch.programs import ProgramByPosition
 from orchestrator.frameworks.pytorch.runtime import as_tensors
 from orchestrator.frameworks.source.comparison import (
     amplifies_rounding,
+    apart_by_first_dimension,
     compared_sizes,
     holds_rows,
     rows_in_two_batches,
     with_second_row,
 )
 from orchestrator.frameworks.source.edge_cases import call_at
-from orchestrator.frameworks.source.rounding import RowCheck
+from orchestrator.frameworks.source.rounding import RowCheck, turned_rows
 from orchestrator.steps.context import StepError, refuse_as
 from orchestrator.steps.reasons import headline
 
@@ -49,6 +50,8 @@ _AT_CODE = ("model", "source", "factory")
 _RANDOM = ("bernoulli", "dropout", "multinomial", "normal", "poisson", "rand", "exponential", "uniform", "rrelu")
 _GENERATED = (torch.jit.ScriptModule, torch.fx.GraphModule, ProgramByPosition)  # their classes mean nothing to the user
 _SAVED = "save it again after model.eval()"
+_FIRST, _LAST = slice(0, 1), slice(-1, None)
+_ROWS_LAST = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ def verify_evaluation_mode(
         samples = with_second_row(samples, signature)
     inputs = call_at(samples, signature, compared_sizes(samples, signature))
     once, twice = (_leaves(model, signature, inputs, project) for _ in range(2))
-    if _differing(once, twice, by_row=False):
+    if _differing(once, twice):
         raise _Failure(model, signature, inputs, inputs, project, saved_in_training).explain()
     moved: set[int] = set()
     if dim is None:
@@ -136,8 +139,12 @@ def verify_evaluation_mode(
     check = RowCheck(
         _arrays_of(model, signature, project), signature, _arrays_close, _in_double(model, signature, project)
     )
-    for few, many in rows_in_two_batches(samples, signature, dim):
-        failure = _Failure(model, signature, many, few, project, saved_in_training)
+    calls = list(rows_in_two_batches(samples, signature, dim))
+    tried = [(few, many, _FIRST) for few, many in calls]
+    # The first row of a sequence depends on no other one where it is read forwards, so some stand last too.
+    tried += [(turned_rows(few), turned_rows(many), _LAST) for few, many in calls[:_ROWS_LAST]]
+    for few, many, row in tried:
+        failure = _Failure(model, signature, many, few, project, saved_in_training, row is _LAST)
         try:
             alone = _leaves(model, signature, few, project)
         except StepError as error:
@@ -149,8 +156,8 @@ def verify_evaluation_mode(
             holds_rows(leaf.shape, each) for each, leaves in ((few, alone), (many, together)) for leaf in leaves
         ):
             return []  # such a model is not called with batches
-        differing = _differing(together, alone, by_row=True)
-        if differing and not check.only_rounding(few, many):
+        differing = _differing(together, alone, row)
+        if differing and not check.only_rounding(few, many, last=row is _LAST):
             raise failure.explain()
         moved.update(differing)
     return [amplifies_rounding(tensor.name) for place, tensor in enumerate(signature.outputs) if place in moved]
@@ -192,6 +199,7 @@ class _Failure:
     few: Mapping[str, Array]
     project: Path
     saved_in_training: bool
+    last: bool = False
 
     def explain(self) -> StepError:
         """Run both calls under the recorder and name the operation where they first differ."""
@@ -225,7 +233,7 @@ class _Failure:
             remedy = "use a norm with track_running_stats=True, and leave it in evaluation mode" if code else _SAVED
         else:
             cause = f"{where or 'an operation'} mixes the rows of a batch"
-            remedy = "compute along dimensions other than the first, or declare the inputs without a batch dimension"
+            remedy = apart_by_first_dimension(self.signature)
         if self.saved_in_training:
             remedy = _SAVED
         return StepError(
@@ -244,11 +252,11 @@ class _Failure:
                 break
             if any(word in one.name for word in ("empty", "new_")):
                 continue  # uninitialized memory
-            by_row = self.many is not self.few
-            same_given = _agree(one.given, other.given, by_row=by_row)
-            if not by_row and not same_given:
+            row = None if self.many is self.few else (_LAST if self.last else _FIRST)
+            same_given = _agree(one.given, other.given, row)
+            if row is None and not same_given:
                 return other, True
-            if same_given and not _agree(one.result, other.result, by_row=by_row):
+            if same_given and not _agree(one.result, other.result, row):
                 return other, False
         longer = few if len(few) > len(many) else many
         return (longer[-1] if longer else None), False
@@ -272,27 +280,27 @@ def _leaves(
     return [leaf.clone() for leaf in pytree.tree_leaves(returned) if isinstance(leaf, torch.Tensor)]
 
 
-def _differing(many: list[torch.Tensor], few: list[torch.Tensor], *, by_row: bool) -> list[int]:
-    """Which outputs differ; with `by_row`, only their first rows are compared."""
+def _differing(many: list[torch.Tensor], few: list[torch.Tensor], row: slice | None = None) -> list[int]:
+    """Which outputs differ; with a `row`, only that one is compared."""
     found = []
     for place, (one, other) in enumerate(zip(many, few, strict=True)):
-        if not by_row:
+        if row is None:
             same = one.shape == other.shape and _close(one, other)
         elif one.shape[1:] != other.shape[1:]:
             continue  # a model whose shapes depend on other rows is not called with batches
         else:
-            same = _close(one[:1], other[:1])
+            same = _close(one[row], other[row])
         if not same:
             found.append(place)
     return found
 
 
-def _agree(few: list[Any], many: list[Any], *, by_row: bool) -> bool:
-    """Whether two lists of values are the same; with `by_row`, only the first rows of tensors are compared."""
+def _agree(few: list[Any], many: list[Any], row: slice | None) -> bool:
+    """Whether two lists of values are the same; with a `row`, only that one of tensors is compared."""
     for one, other in zip(few, many, strict=False):
         if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
             continue
-        left, right = (one[:1], other[:1]) if by_row and one.ndim and other.ndim else (one, other)
+        left, right = (one, other) if row is None or not one.ndim or not other.ndim else (one[row], other[row])
         # Tensors of different layouts cannot be compared, and count as equal.
         if left.shape == right.shape and not _close(left, right):
             return False

@@ -42,6 +42,7 @@ class Answered:
         edges: every edge case with its outputs.
         left_out: edge cases that the model refuses.
         notes: what the user should know, a sentence each.
+        one_by_one: why calls are not batched although the signature has a batch dimension, a clause; otherwise empty.
     """
 
     signature: Signature
@@ -50,6 +51,7 @@ class Answered:
     edges: Sequence[tuple[EdgeCase, dict[str, Array]]]
     left_out: Sequence[tuple[EdgeCase, RefusedCase]]
     notes: tuple[str, ...]
+    one_by_one: str = ""
 
 
 def answered(context: StepContext, answer: Answer, signature: Signature, samples: Samples) -> Answered:
@@ -61,12 +63,10 @@ def answered(context: StepContext, answer: Answer, signature: Signature, samples
     try:
         return _answered(context, answer, signature, samples)
     except NotByRow as found:
-        note = (
-            f"source: requests are answered one by one, because the rows of a batch cannot be told apart in `{found.output}`: "
-            f"{found.why}"
-        )
+        why = f"the rows of a batch cannot be told apart in `{found.output}`: {found.why}"
+        note = f"source: requests are answered one by one, because {why}"
         one_by_one = _answered(context, answer, replace(signature, batch=None), _calls(signature, samples))
-        return replace(one_by_one, notes=(note, *one_by_one.notes))
+        return replace(one_by_one, notes=(note, *one_by_one.notes), one_by_one=why)
 
 
 def _answered(context: StepContext, answer: Answer, signature: Signature, samples: Samples) -> Answered:

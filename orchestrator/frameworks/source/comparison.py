@@ -11,7 +11,7 @@ import numpy as np
 
 from orchestrator.frameworks.source.allowed import nearest, zeros
 from orchestrator.frameworks.source.edge_cases import EdgeCase, call_at, edge_cases, largest_size, sizes_of
-from orchestrator.frameworks.source.rounding import RowCheck
+from orchestrator.frameworks.source.rounding import RowCheck, turned_rows
 from orchestrator.frameworks.source.samples import random_samples
 from orchestrator.steps.context import StepError, refuse_as
 from orchestrator.steps.failures import is_out_of_memory, is_transient
@@ -25,18 +25,24 @@ if TYPE_CHECKING:
 __all__ = [
     "Call",
     "amplifies_rounding",
+    "apart_by_first_dimension",
     "changing_output",
     "check_sizes",
+    "close",
     "compared_sizes",
     "holds_rows",
     "row_mixing_output",
     "rows_in_two_batches",
     "trace_sizes",
+    "turned",
     "with_second_row",
 ]
 
 _LOOSE = 0.02
 """The tolerance, relative to the output's largest magnitude; for integers, the fraction of elements that may differ."""
+
+_ROUNDINGS = 8
+"""Roundings of float32, of an output's usual magnitude, that are no difference where the output is nearly zero."""
 
 Call = Callable[[Mapping[str, "Array"]], Mapping[str, "Array"]]
 
@@ -71,7 +77,10 @@ def check_sizes(
             the same: then it is about values, and not about sizes.
     """
     done = []
-    compared = _Compared(signature, samples, source, converted)
+    usual = source(call_at(samples, signature, sizes_of(samples, signature)))
+    compared = _Compared(
+        signature, samples, source, converted, {t.name: _noise(usual[t.name]) for t in signature.outputs}
+    )
     cases = [*_cases(samples, signature), *(_other_magnitudes(samples, signature) if other_magnitudes else ())]
     for case in cases:
         try:
@@ -121,12 +130,17 @@ def _other_magnitudes(samples: Samples, signature: Signature) -> Iterator[EdgeCa
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """A source and its conversion, compared in one call after the other."""
+    """A source and its conversion, compared in one call after the other.
+
+    Attributes:
+        noise: how far each output may always be off, since its arithmetic rounds as far: a saturated gate is not 0 but about it.
+    """
 
     signature: Signature
     samples: Samples
     source: Call
     converted: Call
+    noise: Mapping[str, float]
 
     def check(self, case: EdgeCase, expected: Mapping[str, Array]) -> None:
         """Compare one call.
@@ -139,7 +153,7 @@ class _Compared:
             actual = self.converted(case.inputs)
         for tensor in self.signature.outputs:
             one, other = expected[tensor.name], actual[tensor.name]
-            if off := _difference(one, other):
+            if off := _difference(one, other, self.noise[tensor.name]):
                 cause = f"output {tensor.name}: {off}"
                 if case.dim is None:
                     raise self._about_values(f"the converted model differs from its source with {case.name}", cause)
@@ -172,7 +186,7 @@ class _Compared:
             # As above: it fails without the other rows.
             except Exception:  # noqa: BLE001 - which is what is asked
                 return True
-            if any(_difference(expected[t.name], actual[t.name]) for t in self.signature.outputs):
+            if any(_difference(expected[t.name], actual[t.name], self.noise[t.name]) for t in self.signature.outputs):
                 return True
         return False
 
@@ -201,7 +215,13 @@ def _failed(message: str, case: EdgeCase, cause: str) -> StepError:
     )
 
 
-def _difference(expected: Array, actual: Array) -> str | None:
+def _noise(usual: Array) -> float:
+    """A few roundings of what an output usually holds."""
+    finite = np.abs(usual[np.isfinite(usual)]) if usual.dtype.kind == "f" else usual[:0]
+    return _ROUNDINGS * float(np.finfo(np.float32).eps) * float(finite.max(initial=0.0))
+
+
+def _difference(expected: Array, actual: Array, noise: float) -> str | None:
     if expected.shape != actual.shape:
         return f"shape {list(actual.shape)} instead of {list(expected.shape)}"
     if expected.dtype.kind != actual.dtype.kind:
@@ -222,7 +242,9 @@ def _difference(expected: Array, actual: Array) -> str | None:
         return None
     scale = max(float(np.abs(wide[finite]).max()), 1e-6)
     error = float(np.abs(wide[finite] - other[finite]).max())
-    return f"values are off by {error:.3g} where the largest is {scale:.3g}" if error > _LOOSE * scale else None
+    if error <= max(_LOOSE * scale, noise):
+        return None
+    return f"values are off by {error:.3g} where the largest is {scale:.3g}"
 
 
 _TOLERANCE = {"float16": 1e-2}
@@ -231,6 +253,7 @@ _FULL_TOLERANCE = 1e-5
 
 _ROWS = 8
 _ROWS_ALONE = 4
+_ROWS_LAST = 2
 
 
 def changing_output(answer: Answer, signature: Signature, samples: Samples) -> str | None:
@@ -241,7 +264,7 @@ def changing_output(answer: Answer, signature: Signature, samples: Samples) -> s
     """
     inputs = call_at(samples, signature, compared_sizes(samples, signature))
     once, twice = answer(inputs), answer(inputs)
-    return next((name for name in once if not _close(once[name], twice[name])), None)
+    return next((name for name in once if not close(once[name], twice[name])), None)
 
 
 def row_mixing_output(answer: Answer, signature: Signature, samples: Samples, notes: list[str]) -> str | None:
@@ -260,22 +283,48 @@ def row_mixing_output(answer: Answer, signature: Signature, samples: Samples, no
     if dim is None:
         return None
     moved: dict[str, None] = {}
-    check = RowCheck(lambda inputs: list(answer(inputs, dim).values()), signature, _close)
-    for few, many in rows_in_two_batches(with_second_row(samples, signature), signature, dim):
-        alone, together = answer(few, dim), answer(many, dim)
-        pairs = [(few, alone.values()), (many, together.values())]
-        if not all(holds_rows(array.shape, inputs) for inputs, outputs in pairs for array in outputs):
-            return None  # such a model is not called with batches
-        for name, array in alone.items():
-            other = together[name]
-            if array.shape[1:] != other.shape[1:]:
-                return None  # nor is one whose shapes depend on other rows
-            if not _close(array[:1], other[:1]):
-                if not check.only_rounding(few, many):
-                    return name
-                moved.setdefault(name)
+    calls = list(rows_in_two_batches(with_second_row(samples, signature), signature, dim))
+    for given, tried in ((answer, calls), (turned(answer), calls[:_ROWS_LAST])):
+        check = RowCheck(_in_order(given, dim), signature, close)
+        for few, many in tried:
+            alone, together = given(few, dim), given(many, dim)
+            pairs = [(few, alone.values()), (many, together.values())]
+            if not all(holds_rows(array.shape, inputs) for inputs, outputs in pairs for array in outputs):
+                return None  # such a model is not called with batches
+            for name, array in alone.items():
+                other = together[name]
+                if array.shape[1:] != other.shape[1:]:
+                    return None  # nor is one whose shapes depend on other rows
+                if not close(array[:1], other[:1]):
+                    if not check.only_rounding(few, many):
+                        return name
+                    moved.setdefault(name)
     notes.extend(map(amplifies_rounding, moved))
     return None
+
+
+def apart_by_first_dimension(signature: Signature) -> str:
+    """What to do about rows that mix in a model that is right as it is."""
+    return (
+        f"compute along dimensions other than the first; or, if `{signature.batch}` counts no requests, such as the steps of a "
+        "sequence, declare `model: {batch: none}`"
+    )
+
+
+def _in_order(answer: Answer, dim: str) -> Callable[[Mapping[str, Array]], list[Array]]:
+    return lambda inputs: list(answer(inputs, dim).values())
+
+
+def turned(answer: Answer) -> Answer:
+    """The model with the rows of its inputs in the reverse order, and those of its outputs turned back.
+
+    What is first is then last for the model: the first row of a sequence depends on no other one where it is read forwards.
+    """
+
+    def call(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
+        return turned_rows(answer(turned_rows(inputs), dim))
+
+    return call
 
 
 def holds_rows(shape: Sequence[int], inputs: Mapping[str, Array]) -> bool:
@@ -337,7 +386,8 @@ def compared_sizes(samples: Samples, signature: Signature) -> dict[str, int]:
     return sizes
 
 
-def _close(one: Array, other: Array) -> bool:
+def close(one: Array, other: Array) -> bool:
+    """Whether two results of one model for the same row agree."""
     if one.shape != other.shape:
         return False
     if one.dtype.kind != "f":

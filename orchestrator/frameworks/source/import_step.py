@@ -12,6 +12,7 @@ from orchestrator.artifacts.imported import SAMPLES_FILE, EdgeCase, Imported
 from orchestrator.frameworks.source.answered import answered
 from orchestrator.frameworks.source.integer_ranges import found_ranges
 from orchestrator.frameworks.source.samples import LABELS, STRING, Samples, random_samples, read_samples, write_npz
+from orchestrator.steps.parameters import ImportParameters
 from orchestrator.verify.classes import holds_classes
 from orchestrator.verify.parity import together
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array, IntegerRange
     from orchestrator.spec.signature import Signature
     from orchestrator.steps.context import StepContext
-    from orchestrator.steps.parameters import ImportParameters
 
 __all__ = ["SourceResults", "given_samples", "read_import", "record", "write_import"]
 
@@ -59,7 +59,7 @@ def given_samples(
     integers = any(np.dtype(t.dtype).kind in "iu" for t in signature.inputs if t.dtype != STRING and t.allowed is None)
     context.progress("finding the range of random integers")
     ranges, notes = found_ranges(signature, shown() if integers else {}, tried, parameters.seed)
-    drawn = random_samples(signature, parameters.seed, ranges)
+    drawn = random_samples(signature, parameters.seed, ranges, inner_batch=parameters.inner_batch)
     if given is None:
         return replace(drawn, notes=(*drawn.notes, *notes))
     said = [tensor.name for tensor in signature.inputs if tensor.allowed is not None]
@@ -122,6 +122,7 @@ def record(
                 if case.inner
             ),
         ),
+        one_by_one=found.one_by_one or ImportParameters.from_json(context.params).one_by_one or None,
         infinite_outputs=tuple(sorted(name for name, answers in outputs.items() if not all(map(_finite, answers)))),
         edge_cases=tuple(
             EdgeCase(name=case.name, number=number, finite=all(_finite(array) for array in edge.values()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.artifacts.probed import Probed, ProbedDim, ProbedInput
-from orchestrator.frameworks.source.comparison import row_mixing_output
+from orchestrator.frameworks.source.independent_rows import found_rows
 from orchestrator.frameworks.source.integer_ranges import searched_ranges
 from orchestrator.frameworks.source.outputs import calls_at_both_ends, first_call, misdeclared, rank_changing
 from orchestrator.frameworks.source.samples import LARGEST_INTEGER, STRING, random_samples
@@ -79,7 +79,15 @@ def found_by_calls(
             break
     else:
         question = f"no inputs were found that the model takes: {trials.last_refusal}; give their sizes and values"
-        return Probed(dims={}, inputs={}, misdeclared={}, questions=(question,), calls=trials.calls)
+        return Probed(
+            dims={},
+            inputs={},
+            misdeclared={},
+            batch=signature.batch,
+            why_batch="",
+            questions=(question,),
+            calls=trials.calls,
+        )
     inputs = _compared_inputs(trials, search, compared) if compared else {}
     context.progress("finding sizes")
     sizes = search.found()
@@ -87,13 +95,17 @@ def found_by_calls(
     context.progress("finding what integers may be")
     inputs |= _integers(narrowed, answer, shown)
     known = replace(narrowed, inputs=tuple(_allowed(tensor, inputs.get(tensor.name)) for tensor in narrowed.inputs))
+    context.progress("finding out whether rows are independent")
+    rows = found_rows(known, sizes.dims, answer)
     context.progress("finding what its outputs are")
-    dims = _with_independent_rows(known, sizes, answer)
-    dims, other_shapes, questions = _with_outputs(known, dims, answer)
+    as_called = replace(known, batch=known.batch if known.batch == rows.batch else None)
+    dims, other_shapes, questions = _with_outputs(as_called, dict(rows.dims), answer)
     return Probed(
         dims=dims,
         inputs=inputs,
         misdeclared=other_shapes,
+        batch=rows.batch,
+        why_batch=rows.why,
         questions=(*sizes.questions, *questions),
         calls=trials.calls,
     )
@@ -242,21 +254,6 @@ def _unknown(drawn: IntegerRange) -> str:
         "what its integers mean is unknown: give `range: [SMALLEST, LARGEST]`, or real `samples`; "
         f"until then random ones go from {drawn.low:,} to {drawn.high:,}, which all work"
     )
-
-
-def _with_independent_rows(signature: Signature, sizes: FoundSizes, answer: Answer) -> dict[str, ProbedDim]:
-    """The dimensions; the batch of 1 if a row depends on the others, since the server could not put requests together."""
-    dims = dict(sizes.dims)
-    batch = signature.batch
-    if batch is None or dims[batch].high == 1 or dims[batch].low > 1:
-        return dims
-    try:
-        mixing = row_mixing_output(answer, signature, random_samples(signature, 0), [])
-    except StepError:
-        return dims  # the import step says so
-    if mixing is not None:
-        dims[batch] = ProbedDim(1, 1, 1, f"a row's `{mixing}` depends on the other rows of a batch")
-    return dims
 
 
 def _with_outputs(

@@ -12,7 +12,7 @@ amplify that to per cents, and its rows still depend on nothing but themselves. 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.spec.signature import Signature
 
-__all__ = ["Call", "RowCheck"]
+__all__ = ["Call", "RowCheck", "turned_rows"]
 
 Outputs = list["Array"]
 Call = Callable[[Mapping[str, "Array"]], Outputs]
@@ -59,13 +59,16 @@ class RowCheck:
     close: Close
     precise: Call | None = None
 
-    def only_rounding(self, few: Mapping[str, Array], many: Mapping[str, Array]) -> bool:
-        """Whether the arithmetic explains why the first row's outputs differ in the two batches.
+    def only_rounding(self, few: Mapping[str, Array], many: Mapping[str, Array], *, last: bool = False) -> bool:
+        """Whether the arithmetic explains why one row's outputs differ in the two batches.
 
         Args:
             few: the inputs of a call.
             many: those of another one that begins with the same row.
+            last: both end with that row instead.
         """
+        if last:
+            return self._turned().only_rounding(turned_rows(few), turned_rows(many))
         alone, together = _first_rows(self.call(few)), _first_rows(self.call(many))
         if _size(few) == _size(many) or not self._alone_counts(many, together):
             return False
@@ -78,6 +81,10 @@ class RowCheck:
             for *pair, limit in zip(alone, together, limits, strict=True)
             if _comparable(*pair)
         )
+
+    def _turned(self) -> RowCheck:
+        precise = None if self.precise is None else _turned_call(self.precise)
+        return replace(self, call=_turned_call(self.call), precise=precise)
 
     def _alone_counts(self, inputs: Mapping[str, Array], expected: Outputs) -> bool:
         """Whether the first row's outputs stay as they are when other rows stand beside it."""
@@ -122,6 +129,19 @@ class RowCheck:
                 for far, *pair in zip(moved, expected, found, strict=True)
             ]
         return [_CLEARLY_MORE * far for far in moved]
+
+
+def turned_rows(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Inputs or outputs with their rows in the reverse order."""
+    return {name: _turned(array) for name, array in arrays.items()}
+
+
+def _turned(array: Array) -> Array:
+    return np.ascontiguousarray(array[::-1]) if array.ndim else array
+
+
+def _turned_call(call: Call) -> Call:
+    return lambda inputs: [_turned(array) for array in call(turned_rows(inputs))]
 
 
 def _rounded(array: Array, random: np.random.Generator) -> Array:

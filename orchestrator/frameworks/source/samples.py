@@ -158,9 +158,13 @@ _NO_RANGES: Mapping[str, IntegerRange] = MappingProxyType({})
 
 
 def random_samples(
-    signature: Signature, seed: int, ranges: Mapping[str, IntegerRange] = _NO_RANGES, rows: int = RANDOM_ROWS
+    signature: Signature,
+    seed: int,
+    ranges: Mapping[str, IntegerRange] = _NO_RANGES,
+    rows: int = RANDOM_ROWS,
+    inner_batch: str | None = None,
 ) -> Samples:
-    """Random rows within the signature, the same for the same seed.
+    """Random rows within the signature, the same for the same seed; without a batch dimension, each is a whole request.
 
     Floats are normal with standard deviation 1, cut at 3; texts are words that mean nothing.
     Named dimensions other than the batch are 32, or as near to it as their range allows. Inputs whose `range` or `values` the
@@ -171,10 +175,11 @@ def random_samples(
         seed: of what is random.
         ranges: of integer inputs, by name; both ends of each are drawn. One that is left out is 0 or 1.
         rows: how many at most.
+        inner_batch: a dimension that counts rows and is not the first; a request has as few as it can.
     """
     random = np.random.default_rng(seed)
     notes = ["samples: none are given, so the inputs are random"]
-    sizes = {name: signature.fitting(name, RANDOM_INNER_SIZE) for name in signature.dims}
+    sizes = {name: signature.fitting(name, 1 if name == inner_batch else RANDOM_INNER_SIZE) for name in signature.dims}
     shapes = {tensor.name: row_shape(tensor, signature, sizes) for tensor in signature.inputs}
     row_bytes = sum(element_bytes(t.dtype) * int(np.prod(shapes[t.name])) for t in signature.inputs)
     rows = max(1, min(rows, MAX_BYTES // max(1, row_bytes)))
@@ -319,7 +324,8 @@ def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
 def write_random(context: StepContext) -> dict[str, Any]:
     """Step: write random samples to `samples.npz`."""
     parameters = RandomSamplesParameters.from_json(context.params)
-    return _written(context, random_samples(parameters.signature, parameters.seed))
+    samples = random_samples(parameters.signature, parameters.seed, inner_batch=parameters.inner_batch)
+    return _written(context, samples)
 
 
 def write_random_texts(context: StepContext) -> dict[str, Any]:

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.frameworks.source.comparison import changing_output, row_mixing_output
+from orchestrator.frameworks.source.comparison import (
+    apart_by_first_dimension,
+    changing_output,
+    row_mixing_output,
+)
 from orchestrator.frameworks.source.import_step import given_samples, record
 from orchestrator.frameworks.source.model_file import AT_WEIGHTS
 from orchestrator.frameworks.source.outputs import failed_call, first_call
@@ -122,9 +126,7 @@ def _prove_repeatable(answer: Answer, model: TfModel, samples: Samples, notes: l
             cause=f"`{training[0].name}` normalizes by the statistics of the batch, as in training"
             if training
             else "an operation mixes the rows of a batch",
-            remedy="save the model in inference mode"
-            if training
-            else "compute along dimensions other than the first, or declare the inputs without a batch dimension",
+            remedy="save the model in inference mode" if training else apart_by_first_dimension(model.signature),
             at=AT_WEIGHTS,
         )
 

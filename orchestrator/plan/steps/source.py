@@ -84,7 +84,14 @@ def import_step(loaded: LoadedSpec, model: PlannedModel, here: Here) -> Step:
     if spec.model.samples is not None:
         path = spec.path(spec.model.samples, loaded.folder)
         inputs["samples"] = FileInput.of(path, ("model", "samples"), loaded.folder, "samples")
-    parameters = ImportParameters(source_parameters(loaded, model), model.signature, seed=0, max_rows=256)
+    parameters = ImportParameters(
+        source_parameters(loaded, model),
+        model.signature,
+        seed=0,
+        max_rows=256,
+        one_by_one=model.one_by_one,
+        inner_batch=model.inner_batch,
+    )
     return Step(
         id="import",
         kind="import",

@@ -117,3 +117,10 @@ def test_a_model_that_amplifies_rounding_and_mixes_rows_is_refused(
     tmp_path: Path, mix: str, declared: Any, ids: bool, steps: int
 ) -> None:
     refused("E331", tmp_path, "Chaotic", declared, steps=steps, ids=ids, mix=mix, at=FACTORY)
+
+
+def test_a_sequence_along_the_first_dimension_is_told_from_a_batch(tmp_path: Path) -> None:
+    declared = signature({"x": ("float32", ["batch", 1, 4])})
+    error = refused("E331", tmp_path, "ReadsForwards", declared, at=FACTORY)
+    assert "lstm" in error.cause
+    assert error.remedy.endswith("such as the steps of a sequence, declare `model: {batch: none}`")

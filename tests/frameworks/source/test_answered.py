@@ -52,7 +52,7 @@ def test_rows_are_called_in_batches() -> None:
     assert found.signature.batch == "batch"
     assert isinstance(found.outputs["y"], np.ndarray)
     np.testing.assert_array_equal(found.outputs["y"], 2 * X)
-    assert found.notes == ()
+    assert (found.notes, found.one_by_one) == ((), "")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,7 @@ def test_outputs_without_rows_are_called_one_by_one(model: Callable[[Array], Arr
     assert found.samples.inputs["x"].shape == (10, 1, 4)
     np.testing.assert_array_equal(found.outputs["y"], [model(row[None]) for row in X])
     assert "answered one by one" in found.notes[0]
+    assert found.one_by_one.startswith("the rows of a batch cannot be told apart in `y`: its shape is ")
     assert "batch of 8" in {case.name for case, _ in found.edges}
 
 

@@ -76,3 +76,21 @@ def test_a_size_is_blamed_where_a_row_alone_is_right() -> None:
 def test_a_second_row_has_the_integers_of_the_first() -> None:
     alone = Samples({"minutes": np.array([[3, 9, 49]], np.int32)}, None, real=True)
     np.testing.assert_array_equal(with_second_row(alone, MINUTES).inputs["minutes"], [[3, 9, 49], [49, 9, 3]])
+
+
+def _gate(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {"y": 1 / (1 + np.exp(-4 * inputs["x"]))}
+
+
+def test_a_saturated_gate_may_be_off_by_roundings_of_what_it_usually_holds() -> None:
+    def another_exponential(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        y = _gate(inputs)["y"]
+        return {"y": np.where(y < 1e-5, y * np.float32(1.1), y)}
+
+    gates = Signature((Tensor("x", "float32", (3,)),), (Tensor("y", "float32", (3,)),), {}, None)
+    samples = random_samples(gates, 0)
+    saturated = _gate({"x": np.full(3, -3, np.float32)})["y"]
+    assert 1e-6 < saturated.max() < 1e-5
+    assert "smallest values" in check_sizes(gates, samples, _gate, another_exponential)
+    with pytest.raises(StepError, match="differs from its source"):
+        check_sizes(gates, samples, _gate, lambda inputs: {"y": _gate(inputs)["y"] * 1.1})

@@ -311,3 +311,39 @@ def test_a_length_that_may_be_more_where_the_inputs_are_larger_is_a_question() -
     assert found.range == (0, 100)
     assert found.question
     assert "up to 100 works with all sizes of the inputs, and more with larger ones" in found.reason
+
+
+TRACK = Tensor("track", "float32", ("steps", "rows", 3))
+
+
+def running_sum(given: Mapping[str, Array]) -> Any:
+    """As a recurrent network that reads forwards."""
+    return given["track"].cumsum(axis=0)
+
+
+def test_steps_of_a_sequence_are_no_batch() -> None:
+    track = Tensor("track", "float32", ("steps", 1, 3))
+    found = probed([track], {"steps": (1, 64)}, running_sum, batch="steps")
+    assert (found.batch, sizes(found, "steps")) == (None, (1, 64, 1))
+    assert found.why_batch == "the order along the first dimension counts for `y`, as in a sequence"
+
+
+def test_another_dimension_is_the_batch_where_each_is_computed_by_itself() -> None:
+    found = probed([TRACK], {"steps": (1, 64), "rows": (1, 64)}, running_sum, batch="steps")
+    assert (found.batch, sizes(found, "steps")[:2]) == ("rows", (1, 64))
+    assert "along `rows`, each is computed by itself" in found.why_batch
+
+
+def test_another_dimension_that_mixes_too_is_no_batch() -> None:
+    def model(given: Mapping[str, Array]) -> Any:
+        return running_sum(given) - given["track"].mean(axis=1, keepdims=True)
+
+    assert probed([TRACK], {"steps": (1, 64), "rows": (1, 64)}, model, batch="steps").batch is None
+
+
+def test_a_mixed_batch_stays_a_batch() -> None:
+    def model(given: Mapping[str, Array]) -> Any:
+        return given["track"] - given["track"].mean(axis=0)
+
+    found = probed([TRACK], {"steps": (1, 64), "rows": (1, 64)}, model, batch="steps")
+    assert (found.batch, found.why_batch, sizes(found, "steps")) == ("steps", "", (1, 1, 1))

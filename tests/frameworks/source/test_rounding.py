@@ -96,3 +96,13 @@ def test_perturbed_inputs_stay_within_what_is_allowed() -> None:
         return _chaos(_sum(x))
 
     assert _found(model, allowed=Allowed(range=(0, 1)))[0] is None
+
+
+@pytest.mark.parametrize(
+    "read",
+    [lambda x: x.cumsum(0), lambda x: x[::-1].cumsum(0)[::-1], lambda x: np.concatenate([x[:1], x[1:] - x[:-1]])],
+    ids=["forwards", "backwards", "differences"],
+)
+def test_a_sequence_along_the_first_dimension_is_found_in_both_directions(read: Model) -> None:
+    mixing, _ = _found(lambda x: read(_sum(x)))
+    assert mixing == "y"

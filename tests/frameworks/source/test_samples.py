@@ -226,3 +226,22 @@ def test_samples_that_init_made_at_random_are_not_taken_for_real_ones(tmp_path: 
     with np.load(tmp_path / "samples.npz") as arrays:
         np.savez(tmp_path / "saved-again.npz", **arrays)
     assert read_samples(tmp_path / "saved-again.npz", BOTH, 256).real
+
+
+def test_a_random_request_has_as_few_rows_as_it_can_where_they_are_not_first() -> None:
+    track = Tensor("track", "float32", ("steps", "rows", 3))
+    signature = Signature((track,), (), {"steps": (1, 64), "rows": (2, 64)}, None)
+    assert random_samples(signature, 0, inner_batch="rows").inputs["track"].shape == (32, 32, 2, 3)
+    assert random_samples(signature, 0).inputs["track"].shape == (32, 32, 32, 3)
+
+
+def test_samples_without_a_batch_are_whole_requests(tmp_path: Path) -> None:
+    track = Tensor("track", "float32", ("steps", 1, 3))
+    signature = Signature((track,), (), {"steps": (1, 64)}, None)
+    np.savez(tmp_path / "samples.npz", track=np.zeros((5, 7, 1, 3), np.float32))
+    assert read_samples(tmp_path / "samples.npz", signature, 256).rows == 5
+    np.savez(tmp_path / "samples.npz", track=np.zeros((7, 1, 3), np.float32))
+    with pytest.raises(StepError) as caught:
+        read_samples(tmp_path / "samples.npz", signature, 256)
+    assert "[requests, steps, 1, 3] is expected" in caught.value.message
+    assert caught.value.remedy.startswith("the first dimension of every array counts the requests")

@@ -154,6 +154,18 @@ class CentredOverBatch(Linear):
         return self.linear(centred)
 
 
+class ReadsForwards(nn.Module):
+    """Takes [time, 1, 4], as PyTorch's recurrent layers do by default; the first row depends on no other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        read, _ = self.lstm(x)
+        return read
+
+
 class Chaotic(nn.Module):
     """A row's sums round in another way in a batch of another size, which thirty steps of the logistic map amplify to anything."""
 
