@@ -75,7 +75,7 @@ SOURCES: dict[str, SourceKind] = dict(
     (
         _row("pytorch", "pytorch.source", "torch", "safetensors", check=10, inspect=6, required=_FACTORY),
         _row("torchscript", "pytorch.source", "torch", check=9, inspect=5),
-        _row("exported-program", "pytorch.source", "torch", check=10, inspect=5),
+        _row("exported-program", "pytorch.source", "torch", check=11, inspect=6),
         _row("keras", "tensorflow.keras_source", "tensorflow", "keras", check=9, inspect=5),
         _row(
             "saved-model",

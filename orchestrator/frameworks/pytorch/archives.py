@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from orchestrator.frameworks.pytorch.stand_ins import class_without_stand_in
 from orchestrator.steps.context import StepError, refuse_on
 from orchestrator.steps.failures import is_out_of_memory, is_transient
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["check_archive", "without_debug_files"]
+__all__ = ["check_archive", "structures", "without_debug_files"]
 
 _AT = ("model", "source", "weights")
 _OPERATOR = re.compile(r"torch\.ops\.(?P<namespace>\w+)\.(?P<name>\w+)\.(?P<overload>\w+)")
@@ -47,6 +48,7 @@ _ARITHMETIC = re.compile(
 )
 """What a graph computes of sizes. Any other name in `_operator`, such as `methodcaller`, reaches Python's objects."""
 
+_STRUCTURES = frozenset({"in_spec", "out_spec"})
 _FACTORY_MODULES = frozenset({"builtins", "collections"})
 _WORD = re.compile(r"[\w.+-]*")
 _ATTRIBUTES = frozenset(
@@ -84,6 +86,19 @@ def check_archive(path: Path) -> None:
             remedy="export the model again with torch.export.save on this version of PyTorch, without custom operators or objects",
             at=_AT,
         )
+
+
+def structures(path: Path) -> list[str]:
+    """The structures of inputs and outputs in an archive of `torch.export.save`, as it writes them."""
+    with zipfile.ZipFile(path) as archive:
+        graphs = [name for name in archive.namelist() if name.partition("/")[2].startswith("models/")]
+        documents = [json.loads(archive.read(name)) for name in graphs]
+    return [
+        value
+        for document in documents
+        for key, value in _entries(document)
+        if key in _STRUCTURES and isinstance(value, str)
+    ]
 
 
 def _problems(archive: zipfile.ZipFile) -> Iterator[str]:
@@ -124,7 +139,7 @@ def _graph_problems(document: Any) -> Iterator[str]:
         if key in {"target", "as_operator"} and isinstance(value, str):
             if value and not _is_operator(value):
                 yield f"its graph calls `{value[:80]}`, which is none of this PyTorch's own operators on tensors"
-        elif key in {"in_spec", "out_spec"} and isinstance(value, str):
+        elif key in _STRUCTURES and isinstance(value, str):
             yield from _structure_problems(value)
         elif key == "expr_str" and isinstance(value, str) and not _is_arithmetic(value):
             yield f"it holds the expression `{value[:80]}`"
@@ -166,8 +181,11 @@ def _structure_problems(text: str) -> Iterator[str]:
         for key, value in _entries(waiting.pop()):
             if key == "__enum__" or (key == "default_factory_module" and value not in _FACTORY_MODULES):
                 yield "the structure of its inputs or outputs names Python classes"
+                return
             elif key == "context" and isinstance(value, str):
                 waiting.append(json.loads(value))
+    if unknown := class_without_stand_in(text):
+        yield f"its inputs or outputs are objects of `{unknown[:80]}`, a class that is not here"
 
 
 def _is_arithmetic(text: str) -> bool:

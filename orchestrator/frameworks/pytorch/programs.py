@@ -8,11 +8,13 @@ import torch
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
+from orchestrator.frameworks.pytorch.stand_ins import StandIn, as_dictionaries
+
 __all__ = ["ProgramByPosition", "by_position", "tensor_inputs"]
 
 
 class ProgramByPosition(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
-    """An exported program that was given keyword arguments, nested inputs, or constants such as None and True.
+    """An exported program that was given keyword arguments, nested inputs, constants such as None, or that returns objects.
 
     Args:
         program: as loaded.
@@ -31,7 +33,7 @@ class ProgramByPosition(torch.nn.Module):  # type: ignore[misc]  # torch is not 
         self.training = False
 
     def forward(self, *tensors: torch.Tensor) -> Any:
-        """The program's own result.
+        """The program's own result; objects are dictionaries of their fields.
 
         Raises:
             TypeError: the number of tensors is not that of `names`.
@@ -43,7 +45,7 @@ class ProgramByPosition(torch.nn.Module):  # type: ignore[misc]  # torch is not 
         given = iter(tensors)
         leaves = [leaf.value if isinstance(leaf, ConstantArgument) else next(given) for leaf in self._leaves]
         arguments, keywords = pytree.tree_unflatten(leaves, self._structure)
-        return self.program(*arguments, **keywords)
+        return as_dictionaries(self.program(*arguments, **keywords))
 
 
 def by_position(program: torch.export.ExportedProgram) -> torch.nn.Module:
@@ -54,10 +56,17 @@ def by_position(program: torch.export.ExportedProgram) -> torch.nn.Module:
     """
     arguments, keywords = program.call_spec.in_spec.children()
     plain = keywords.num_children == 0 and all(each.is_leaf() for each in arguments.children())
-    if plain and not any(isinstance(leaf, ConstantArgument) for leaf in _user_inputs(program)):
+    constants = any(isinstance(leaf, ConstantArgument) for leaf in _user_inputs(program))
+    if plain and not constants and not _has_objects(program.call_spec.out_spec):
         module: torch.nn.Module = program.module()
         return module
     return ProgramByPosition(program)
+
+
+def _has_objects(structure: Any) -> bool:
+    return (isinstance(structure.type, type) and issubclass(structure.type, StandIn)) or any(
+        map(_has_objects, structure.children())
+    )
 
 
 def tensor_inputs(program: torch.export.ExportedProgram) -> list[str]:

@@ -11,13 +11,14 @@ from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
 from orchestrator.artifacts.inspection import FoundNote, FoundTensor, FoundWeights, Inspection
-from orchestrator.frameworks.pytorch.archives import check_archive
+from orchestrator.frameworks.pytorch.archives import check_archive, structures
 from orchestrator.frameworks.pytorch.calls import call_model, check_inputs, declared_outputs, guarded_call
 from orchestrator.frameworks.pytorch.evaluation import verify_evaluation_mode
 from orchestrator.frameworks.pytorch.ids import ids_of_inputs
 from orchestrator.frameworks.pytorch.program_dims import ProgramDims
 from orchestrator.frameworks.pytorch.programs import by_position, tensor_inputs
 from orchestrator.frameworks.pytorch.runtime import CPU, TorchRuntime, device_for
+from orchestrator.frameworks.pytorch.stand_ins import register_stand_ins
 from orchestrator.frameworks.pytorch.weights import find_state_dict, load_weights, read_state_dict
 from orchestrator.frameworks.source.edge_cases import call_at, sizes_of
 from orchestrator.frameworks.source.import_step import given_samples, record
@@ -261,6 +262,8 @@ def load_exported_program(path: Path) -> Any:
     """
     expect_kind(path, "exported-program", "exported-program")
     check_archive(path)
+    for structure in structures(path):
+        register_stand_ins(structure)
     # The exception depends on which part of the archive is damaged (ValueError, KeyError, RuntimeError, ...).
     # Given by name, the archive would have to end in .pt2.
     with (
@@ -335,7 +338,7 @@ def _output_names(program: Any) -> list[str]:
     """The keys of the returned dictionary, or numbers."""
     count = len(program.graph_signature.user_outputs)
     spec = program.call_spec.out_spec
-    if spec is not None and spec.type is dict and spec.num_leaves == count:
+    if spec is not None and isinstance(spec.type, type) and issubclass(spec.type, dict) and spec.num_leaves == count:
         order = pytree.tree_unflatten(list(range(count)), spec)
         keys = {place: str(key) for key, place in order.items() if isinstance(place, int)}
         if len(keys) == count:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +15,9 @@ import pytest
 import torch
 from torch.export import Dim
 
+from orchestrator.artifacts.inspection import Inspection
 from orchestrator.frameworks.pytorch import convert
+from orchestrator.frameworks.pytorch.source import inspect
 from orchestrator.frameworks.source.runtime import open_runtime
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps.context import StepContext, StepError
@@ -247,3 +251,77 @@ def test_nothing_is_imported_for_the_structure_of_inputs(
     assert caught.value.code == "E303"
     assert "names Python classes" in str(caught.value.cause)
     assert not (tmp_path / "was run").exists()
+
+
+OBJECTS = """
+import sys
+from dataclasses import dataclass
+import torch
+
+class Row(dict):
+    pass
+
+torch.utils._pytree.register_pytree_node(
+    Row,
+    lambda row: (list(row.values()), list(row)),
+    lambda values, names: Row(zip(names, values)),
+    serialized_type_name="library.outputs.Row",
+)
+
+@dataclass
+class Result:
+    row: torch.Tensor
+    hidden: Row
+    nothing: torch.Tensor | None = None
+
+torch.export.register_dataclass(Result, serialized_type_name="library.outputs.Result")
+
+class Model(torch.nn.Module):
+    def forward(self, x, y):
+        return Result(x * 2, Row(sum=x + y)) if sys.argv[2] == "nested" else Row(double=x * 2, sum=x + y)
+
+rows = {0: torch.export.Dim("batch", min=1, max=8)}
+keywords = {"y": torch.ones(2, 3), "x": torch.ones(2, 3)}
+program = torch.export.export(Model(), (), keywords, dynamic_shapes={"y": rows, "x": rows})
+torch.export.save(program, sys.argv[1])
+"""
+"""A program of its own, so that its classes are in no other process."""
+
+
+@pytest.mark.parametrize(("what", "outputs"), [("flat", ["double", "sum"]), ("nested", ["output_0", "output_1"])])
+def test_objects_that_a_program_returns_are_dictionaries_without_their_class(
+    tmp_path: Path, what: str, outputs: list[str]
+) -> None:
+    weights = tmp_path / "m.pt2"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", OBJECTS, str(weights), what], check=True)
+    (tmp_path / "found").mkdir()
+    context = StepContext(
+        {"source": {"kind": "exported-program"}}, {"weights": weights}, tmp_path / "found", tmp_path, tmp_path
+    )
+    inspect(context)
+    assert [each.tensor for each in Inspection.read(tmp_path / "found").outputs] == outputs
+
+    shown = signature({name: ("float32", ["batch", 3]) for name in "yx"}, dict.fromkeys(outputs), {"batch": (1, 8)})
+    given = {"x": np.full((2, 3), 5.0, np.float32), "y": np.full((2, 3), 2.0, np.float32)}
+    imported = run(tmp_path, {"kind": "exported-program"}, weights, shown, given)
+    for name, value in zip(outputs, (10.0, 7.0), strict=True):
+        np.testing.assert_array_equal(imported.arrays("baseline.npz")[name], np.full((2, 3), value))
+
+    for name in ("converted", "converting"):
+        (tmp_path / name).mkdir()
+    inputs_of = {"weights": weights, "import": imported.folder}
+    context = StepContext({"source": {"kind": "exported-program"}}, inputs_of, tmp_path / "converted", tmp_path / "converting", tmp_path)  # fmt: skip
+    convert.to_exported_program(context)
+    assert b"library.outputs" not in (tmp_path / "converted" / "model.pt2").read_bytes()
+
+
+def test_objects_without_names_of_their_fields_are_refused_by_their_class(tmp_path: Path, program: Path) -> None:
+    with zipfile.ZipFile(program) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("models/model.json"))
+        own = json.loads(archive.read(name))["graph_module"]["module_call_graph"][0]["signature"]["out_spec"]
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
+    spec = [1, {"type": "library.Cache", "context": json.dumps({"layers": 2}), "children_spec": [leaf]}]
+    with pytest.raises(StepError) as caught:
+        run(tmp_path, {"kind": "exported-program"}, changed(program, json.dumps(own), json.dumps(json.dumps(spec))))
+    assert caught.value.code == "E303"
+    assert "`library.Cache`" in str(caught.value.cause)
