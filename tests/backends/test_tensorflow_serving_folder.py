@@ -253,9 +253,11 @@ def test_flags_move_with_the_folder() -> None:
 def test_records_of_every_dtype_and_of_texts_can_be_read(parse: Parse) -> None:
     dtypes = ["float32", "float64", "int32", "uint8", "int16", "int8", "int64", "bool", "uint32", "uint64"]
     tensors = [Tensor(f"in_{dtype}", dtype, ("batch", 2)) for dtype in dtypes] + [Tensor("a.b_", "string", ("batch",))]
+    tensors.append(Tensor("rate", "int32", ("batch",)))
     signature = Signature(tuple(tensors), (), {"batch": (1, 4)}, "batch")
     samples: dict[str, Any] = {f"in_{dtype}": np.array([[0, 1], [1, 1]]).astype(dtype) for dtype in dtypes}
     samples["a.b_"] = np.array(["", "grüße, 日本"])
+    samples["rate"] = np.array([8000, 16000], np.int32)
     whole = replace(signature, batch=None, inputs=tuple(replace(t, shape=t.shape[1:]) for t in tensors if t.shape))
     two, one = parse(
         ("warmup", warmup_records(samples, signature, "odd-name", (2,))),
@@ -270,6 +272,7 @@ def test_records_of_every_dtype_and_of_texts_can_be_read(parse: Parse) -> None:
     (record,) = one
     assert record["inputs"]["in_int64"] == {"dtype": "int64", "shape": [2], "values": [0, 1]}
     assert record["inputs"]["a.b_"]["shape"] == []
+    assert record["inputs"]["rate"] == {"dtype": "int32", "shape": [], "values": [8000]}
 
 
 @pytest.mark.processes

@@ -286,6 +286,43 @@ def test_a_request_is_not_answered_with_what_the_model_wrote_for_another(
     assert [answer["outputs"][0]["data"] for answer in answers] == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 
 
+class SingleNumbers(torch.nn.Module):  # type: ignore[misc] # torch comes without types
+    """Scales rows by one number and shifts them by another; answers with their sum too."""
+
+    def forward(self, x: torch.Tensor, gain: torch.Tensor, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = x * gain + step
+        return y, y.sum()
+
+
+def test_inputs_and_outputs_that_are_single_numbers_have_no_dimensions(
+    settings_for: SettingsFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signature = Signature(
+        (Tensor("x", "float32", ("length", 2)), Tensor("gain", "float32", ()), Tensor("step", "int64", ())),
+        (Tensor("y", "float32", ("length", 2)), Tensor("sum", "float32", ())),
+        {"length": (1, 4)},
+        None,
+    )
+    served = _serve(settings_for("torchserve", signature=signature), SingleNumbers(), tmp_path, monkeypatch)
+
+    def request(gain: float, step: int, shape: list[int]) -> bytes:
+        tensors = [
+            {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]},
+            {"name": "gain", "shape": [], "datatype": "FP32", "data": [gain]},
+            {"name": "step", "shape": shape, "datatype": "INT64", "data": [step]},
+        ]
+        return json.dumps({"inputs": tensors}).encode()
+
+    codes, answers = served(request(2.5, 1, []), request(1, 3, []), request(1, 3, [1]))
+    assert codes == [200, 200, 400]
+    assert [[tensor["data"] for tensor in answer["outputs"]] for answer in answers[:2]] == [
+        [[3.5, 6.0], [9.5]],
+        [[4.0, 5.0], [9.0]],
+    ]
+    assert answers[0]["outputs"][1]["shape"] == []
+    assert "input step: expected shape []" in answers[2]["error"]
+
+
 class Wide(torch.nn.Module):  # type: ignore[misc] # torch comes without types
     """Two inputs, two outputs, a second named dimension, integers."""
 

@@ -64,6 +64,12 @@ SIGNATURES = {
         {"length": (2, 50)},
         None,
     ),
+    "SingleNumbers": Signature(
+        (Tensor("x", "float32", ("length", 4)), Tensor("gain", "float32", ()), Tensor("step", "int64", ())),
+        (Tensor("y", "float32", ("length", 4)), Tensor("sum", "float32", ())),
+        {"length": (1, 16)},
+        None,
+    ),
 }
 _FOUR = Signature(
     (Tensor("x", "float32", ("batch", 4)),), (Tensor("y", "float32", ("batch", 4)),), {"batch": (1, 16)}, "batch"

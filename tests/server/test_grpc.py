@@ -7,12 +7,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from onnx import helper
 
 grpc = pytest.importorskip("grpc")
 
-from orchestrator.server import open_inference_pb2 as pb  # noqa: E402 - after the check that grpcio is there
-from tests.server.conftest import FOREVER, Running, Start, add_model, spin, spin_model, starting  # noqa: E402
+from orchestrator.backends.wire import encode_message  # noqa: E402 - after the check that grpcio is there
+from orchestrator.server import open_inference_pb2 as pb  # noqa: E402
+from tests.server.conftest import (  # noqa: E402
+    FOREVER,
+    Running,
+    Start,
+    add_model,
+    signature,
+    spin,
+    spin_model,
+    starting,
+    write_server,
+)
 
 pytestmark = pytest.mark.frameworks
 
@@ -86,6 +99,17 @@ def test_an_inference_is_answered(call: Call, message: Any) -> None:
     assert (answer.model_name, answer.model_version, answer.id) == ("m", "1", message.id)
     assert [(t.name, t.datatype, list(t.shape)) for t in answer.outputs] == [("z", "FP32", [1, 3])]
     assert struct.unpack("<3f", answer.raw_output_contents[0]) == (2, 4, 6)
+
+
+def test_single_numbers_have_no_dimensions(tmp_path: Path, start: Start) -> None:
+    sig = signature({"x": ("float32", [2]), "gain": ("float32", [])}, {"y": ("float32", [2])}, {}, batch=None)
+    channel, call = caller(
+        start(write_server(tmp_path, [helper.make_node("Mul", ["x", "gain"], ["y"])], sig, grpc_port=0))
+    )
+    inputs = {"x": np.array([1, 2], np.float32), "gain": np.array(2.5, np.float32)}
+    answer = call("ModelInfer", encode_message("m", inputs), pb.ModelInferResponse)
+    channel.close()
+    assert answer.raw_output_contents[0] == struct.pack("<2f", 2.5, 5.0)
 
 
 def test_what_is_wrong_is_named(call: Call) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
+from orchestrator.backends.wire import decode, encode_binary, encode_json
 from tests.server.conftest import LABELS, Running, Start, add_model, signature, starting, write_server
 
 pytestmark = pytest.mark.frameworks
@@ -200,6 +201,40 @@ def test_a_model_without_a_batch_dimension_is_served(tmp_path: Path, start: Star
     server = start(write_server(tmp_path, [helper.make_node("Neg", ["x"], ["y"])], sig))
     answer = server.infer({"inputs": [{"name": "x", "datatype": "FP16", "shape": [2], "data": [1.5, -2]}]})
     assert answer.json["outputs"][0]["data"] == [-1.5, 2]
+
+
+def scaling_model(folder: Path, **settings: Any) -> Path:
+    """y = x * gain + step, with two inputs that are single numbers, and s, the sum of y."""
+    sig = signature(
+        {"x": ("float32", ["n", 2]), "gain": ("float32", []), "step": ("int64", [])},
+        {"y": ("float32", ["n", 2]), "s": ("float32", [])},
+        {"n": [1, 4]},
+        batch=None,
+    )
+    nodes = [
+        helper.make_node("Mul", ["x", "gain"], ["scaled"]),
+        helper.make_node("Cast", ["step"], ["shift"], to=1),
+        helper.make_node("Add", ["scaled", "shift"], ["y"]),
+        helper.make_node("ReduceSum", ["y"], ["s"], keepdims=0),
+    ]
+    return write_server(folder, nodes, sig, **settings)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("encode", [encode_json, encode_binary])
+def test_single_numbers_have_no_dimensions(tmp_path: Path, start: Start, runtime: str, encode: Any) -> None:
+    server = start(scaling_model(tmp_path, runtime=runtime))
+    inputs = {"x": np.array([[1, 2]], np.float32), "gain": np.array(2.5, np.float32), "step": np.array(1)}
+
+    for _ in range(2):  # what is kept of the first request is used for the second
+        body, headers = encode(inputs)
+        answer = server.ask("POST", "/v2/models/m/infer", body, headers)
+        assert answer.status == 200, answer.body
+        found = decode(answer.body, {name.lower(): value for name, value in answer.headers.items()})
+        assert {name: (array.shape, array.tolist()) for name, array in found.items()} == {
+            "y": ((1, 2), [[3.5, 6.0]]),
+            "s": ((), 9.5),
+        }
 
 
 def test_an_output_without_rows_is_served_request_by_request(tmp_path: Path, start: Start) -> None:

@@ -49,6 +49,37 @@ def test_json_of_every_form(tmp_path: Path, document: Any) -> None:
     np.testing.assert_array_equal(x, [[1, 2], [3, 4.5]])
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"x": [[1, 2]], "gain": 2.5, "step": 3, "word": "a"},
+        {
+            "inputs": [
+                {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]},
+                {"name": "gain", "shape": [], "datatype": "FP32", "data": [2.5]},
+                {"name": "step", "shape": [], "datatype": "INT64", "data": [3]},
+                {"name": "word", "shape": [], "datatype": "BYTES", "data": ["a"]},
+            ]
+        },
+        None,
+    ],
+)
+def test_single_numbers_and_texts_have_no_dimensions(tmp_path: Path, document: Any) -> None:
+    lone = (Tensor("gain", "float32", ()), Tensor("step", "int64", ()), Tensor("word", "string", ()))
+    signature = Signature((Tensor("x", "float32", ("n", 2)), *lone), (), {"n": (1, 4)}, None)
+    file = tmp_path / ("in.npz" if document is None else "in.json")
+    if document is None:
+        np.savez(file, x=np.ones((1, 2)), gain=2.5, step=3, word=np.bytes_(b"a"))
+    else:
+        file.write_text(json.dumps(document))
+    found = read_inputs(file, signature)
+    assert [(type(found[t.name]), found[t.name].shape, found[t.name].tolist()) for t in lone] == [
+        (np.ndarray, (), 2.5),
+        (np.ndarray, (), 3),
+        (np.ndarray, (), "a"),
+    ]
+
+
 def test_numbers_that_are_not_finite_are_texts_in_json(tmp_path: Path) -> None:
     file = tmp_path / "in.json"
     file.write_text('{"x": [["NaN", "Infinity"], ["-Infinity", null], [1, 2.5]]}')

@@ -49,6 +49,15 @@ def test_correct_answers_pass_alone_and_in_batches(served: Served, stand_in: Sta
     assert "20 samples in 8 requests" in report.summary()
 
 
+def test_inputs_that_are_single_numbers_are_sent_without_dimensions(
+    served: Served, stand_in: StandIn, tmp_path: Path
+) -> None:
+    lone = Signature((Tensor("x", "float64", ()),), (Tensor("y", "float64", ()),), {}, None)
+    folder = _imported(tmp_path / "import", lone, x=np.arange(20, dtype=np.float64), classes=())
+    report = check_golden(served(factor=2).endpoint, stand_in, "m", folder, {}, precision="fp32", rows=5)
+    assert (report.requests, report.rows) == (5, 5)
+
+
 def test_the_largest_value_of_an_embedding_is_not_judged_as_in_verify(
     served: Served, stand_in: StandIn, tmp_path: Path
 ) -> None:

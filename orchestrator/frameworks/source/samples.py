@@ -269,7 +269,7 @@ def _cast(tensor: Tensor, array: Array, notes: list[str]) -> Array:
         return _texts(tensor, array, notes)
     wanted = np.dtype(tensor.dtype)
     if array.dtype == wanted:
-        return np.ascontiguousarray(array)
+        return np.asarray(array, order="C")
     cast: Array | None = None
     if array.dtype.kind in "iub" or (array.dtype.kind == "f" and wanted.kind == "f"):
         with np.errstate(over="ignore"):
@@ -293,7 +293,7 @@ def _cast(tensor: Tensor, array: Array, notes: list[str]) -> Array:
 def _texts(tensor: Tensor, array: Array, notes: list[str]) -> Array:
     cause = f"it is {array.dtype}, which is not text"
     if array.dtype.kind == "U":
-        return np.ascontiguousarray(array)
+        return np.asarray(array, order="C")
     if array.dtype.kind == "S":
         try:
             decoded = np.strings.decode(array, "utf-8")
@@ -301,7 +301,7 @@ def _texts(tensor: Tensor, array: Array, notes: list[str]) -> Array:
             cause = f"its bytes are not UTF-8: {error}"
         else:
             notes.append(f"samples: the bytes of `{tensor.name}` were read as UTF-8")
-            return np.ascontiguousarray(decoded)
+            return np.asarray(decoded, order="C")
     raise StepError(
         "E342",
         f"the samples' array `{tensor.name}` does not hold texts, but the input is declared string",

@@ -49,7 +49,7 @@ def verdict_of(case: Case, variant: Path, format_name: str, precision: Precision
 
 
 @pytest.mark.parametrize("format_name", CONVERT)
-@pytest.mark.parametrize("model", ["Cnn", "TwoInTwoOut", "Attention", "NoBatch"])
+@pytest.mark.parametrize("model", ["Cnn", "TwoInTwoOut", "Attention", "NoBatch", "SingleNumbers"])
 def test_a_model_converts_and_passes_verification(case: BuildCase, model: str, format_name: str) -> None:
     built = case(model)
     context = built.context("convert")
@@ -110,7 +110,7 @@ def test_every_source_kind_converts_as_the_table_says(case: BuildCase, kind: str
 
 
 @pytest.mark.parametrize("format_name", BF16)
-@pytest.mark.parametrize("model", ["Cnn", "Attention", "InPlace"])
+@pytest.mark.parametrize("model", ["Cnn", "Attention", "InPlace", "SingleNumbers"])
 def test_bfloat16_passes_its_gates_and_keeps_the_interface(case: BuildCase, model: str, format_name: str) -> None:
     built = case(model)
     context = built.context("convert", seed=0)
@@ -123,7 +123,8 @@ def test_bfloat16_passes_its_gates_and_keeps_the_interface(case: BuildCase, mode
     assert max(errors) > 1e-5, "nothing was rounded to bfloat16"
     runtime = open_runtime(format_name, context.output, built.signature, 1)
     with np.load(built.imported / "samples.npz") as samples:
-        outputs = runtime.run({t.name: samples[t.name][:2] for t in built.signature.inputs})
+        rows = slice(0, 2) if built.signature.batch else 0
+        outputs = runtime.run({t.name: samples[t.name][rows] for t in built.signature.inputs})
     assert {array.dtype.name for array in outputs.values()} == {"float32"}
 
 
@@ -252,6 +253,18 @@ def test_int8_keeps_what_was_frozen_in_the_model_that_it_is_made_of(case: BuildC
     facts = to_int8(built.context("int8", {"import": built.imported, "model": converted.output}, seed=0))
 
     assert [f"{line['file']}:{line['line']}" for line in facts["frozen"]] == [place]
+
+
+def test_a_model_that_takes_single_numbers_is_quantized(case: BuildCase) -> None:
+    built = case("SingleNumbers")
+    converted = built.context("convert")
+    torch_convert.to_onnx(converted)
+    quantized = built.context("int8", {"import": built.imported, "model": converted.output}, seed=0)
+
+    to_int8(quantized)
+
+    verdict = verdict_of(built, quantized.output, "onnx", "int8", max_abs_error=1.0)
+    assert verdict["passed"], verdict["gates"]
 
 
 def test_another_line_is_not_accepted_with_one(case: BuildCase) -> None:

@@ -193,6 +193,18 @@ class NoBatch(nn.Module):
         return {"mean": self.linear(signal).mean(0), "top": self.linear(signal).argmax(1)}
 
 
+class SingleNumbers(nn.Module):
+    """Takes a gain and a step besides its rows, and answers with a sum besides them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, gain: torch.Tensor, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.linear(x * gain + step / 16)
+        return y, y.sum()
+
+
 class Recurrent(nn.Module):
     """A sequence of any length to scores; torch.export unrolls the LSTM."""
 
