@@ -37,7 +37,7 @@ def decision_text(decision: Decision) -> str:
         rows.append(("(baseline)", "framework", "original model", *_runtime_cells(baseline, given), "", ""))
     lines = [
         console.table(_HEADER, rows, right=_NUMBERS),
-        *([] if decision.baseline is None else [_legend(decision)]),
+        *([_legend(decision)] if baseline is not None or any(c.runtime for c in order) else []),
         *verification_table(order),
         "",
         *(line for c in order for line in _fate(c)),

@@ -9,7 +9,11 @@ from orchestrator.process.memory import format_bytes
 from orchestrator.spec.quantities import size_text
 from orchestrator.steps.context import Ending
 
-__all__ = ["MeasureError", "above_limit", "out_of_memory"]
+__all__ = ["NEEDS", "MeasureError", "above_limit", "out_of_memory"]
+
+
+NEEDS = "needs at least"
+"""In the message about something that was ended for its memory."""
 
 
 class MeasureError(Exception):
@@ -48,7 +52,7 @@ def above_limit(peak: int, limit: int, what: str = "it") -> MeasureError:
         limit: `hardware.memory`, bytes.
         what: needs it.
     """
-    return out_of_memory(f"`hardware.memory` is {size_text(limit)}", f"{what} needs at least {format_bytes(peak)}")
+    return out_of_memory(f"`hardware.memory` is {size_text(limit)}", f"{what} {NEEDS} {format_bytes(peak)}")
 
 
 def out_of_memory(cause: str, message: str = "out of memory") -> MeasureError:

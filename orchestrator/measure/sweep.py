@@ -17,7 +17,7 @@ from orchestrator.artifacts.runtime_facts import RuntimeFacts
 from orchestrator.artifacts.runtime_report import RuntimeFate
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import CpuShare
-from orchestrator.measure.failure import MeasureError
+from orchestrator.measure.failure import NEEDS, MeasureError
 from orchestrator.measure.runtime_candidates import RuntimeCandidate
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.statistics import FEWEST_ROUNDS, settled
@@ -343,9 +343,13 @@ def _leave_out(measured: Measurement, rows: int) -> None:
 
 def _at(where: str, error: MeasureError) -> Diagnostic:
     """The failure with what was being done: `it needs at least 412 MiB at batch 4`; smaller batches do not help at load."""
-    found = replace(error.diagnostic, message=f"{error.diagnostic.message} at {where}")
-    return (
-        replace(found, remedy="raise `hardware.memory`") if error.fate == "out of memory" and where == _LOAD else found
+    message = error.diagnostic.message
+    if where != _LOAD or error.fate != "out of memory":
+        return replace(error.diagnostic, message=f"{message} at {where}")
+    return replace(
+        error.diagnostic,
+        message=f"{message} {'to' if NEEDS in message else 'at'} {where}",
+        remedy="raise `hardware.memory`",
     )
 
 

@@ -249,6 +249,7 @@ def _fates(candidates: Sequence[ConsideredCandidate]) -> tuple[str, ...]:
 
 
 def _no_candidate_left(candidates: Sequence[ConsideredCandidate]) -> StepError:
+    at: tuple[str, ...] = ("optimize",)
     if any(c.fate == "undecided" for c in candidates):
         cause = "the time budget ended before any candidate could be shown to be faster than the original model"
         remedy = "raise `optimize.time_budget`, or set fewer `benchmark.batch_sizes`"
@@ -257,13 +258,18 @@ def _no_candidate_left(candidates: Sequence[ConsideredCandidate]) -> StepError:
         remedy = "allow more formats or precisions under `optimize:`"
     else:
         cause = "each one was refused, failed or could not be measured"
-        remedy = "fix the reason given for one of them"
+        # Where one remedy helps all that failed, it is this one.
+        remedies = {"" if c.error is None else c.error.remedy for c in candidates if c.fate != "refused"}
+        common = remedies.pop() if len(remedies) == 1 else ""
+        remedy = common or "fix the reason given for one of them"
+        if all(c.fate in {"out of memory", "refused"} for c in candidates):
+            at = ("hardware", "memory")
     return StepError(
         "E502",
         "no candidate is left",
         cause=cause,
         remedy=remedy,
-        at=("optimize",),
+        at=at,
         notes=_fates(candidates),
         keeps_output=True,
     )

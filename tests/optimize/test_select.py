@@ -376,6 +376,19 @@ def test_a_decision_without_any_measurement_is_written_too(tmp_path: Path) -> No
     assert "help: do without foo." in text
 
 
+def test_memory_that_no_candidate_fits_into_is_the_line_and_the_remedy(tmp_path: Path) -> None:
+    small = Diagnostic(
+        "E403", "it needs at least 51 MiB to load", cause="`hardware.memory` is 45Mi", remedy="raise `hardware.memory`"
+    )
+    rows = [not_timed(name, "out of memory", error=small) for name in (FP32, INT8)]
+    made = context(tmp_path, [candidate(FP32), candidate(INT8)], rows, None)
+    with pytest.raises(StepError) as caught:
+        select(made)
+    error = caught.value
+    assert (error.code, error.at, error.remedy) == ("E502", ("hardware", "memory"), "raise `hardware.memory`")
+    assert error.notes[0] == "onnx-fp32: out of memory: it needs at least 51 MiB to load: `hardware.memory` is 45Mi"
+
+
 def test_a_service_level_that_nothing_can_prove_is_refused_as_that_without_measurements(tmp_path: Path) -> None:
     made = context(tmp_path, [candidate(FP32)], [], None)
     del made.inputs["runtime"]  # type: ignore[attr-defined]
