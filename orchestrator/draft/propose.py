@@ -13,14 +13,27 @@ from orchestrator.errors import StepFailed
 from orchestrator.plan.dim_names import DEFAULT_BATCH, UNNAMED_BATCH, DimNames, batch_of, dim_name
 from orchestrator.plan.found import called_apart, output_names, spec_name
 from orchestrator.spec.models import DtypeName
+from orchestrator.spec.sample_arrays import LABELS, ArrayHeader
 from orchestrator.spec.signature import Allowed, Dim, Signature, Tensor
 
-__all__ = ["ProposedDim", "ProposedModel", "ProposedTensor", "proposed_model", "with_probed"]
+__all__ = [
+    "AS_IN_SAMPLES",
+    "ProposedDim",
+    "ProposedModel",
+    "ProposedTensor",
+    "proposed_model",
+    "with_probed",
+    "with_samples",
+]
+
+AS_IN_SAMPLES = "as in the samples"
+"""The remark on an input whose shape the model file does not specify."""
 
 _DTYPES = frozenset(get_args(DtypeName))
 _PYTHON_NUMBERS = frozenset({"int", "float"})
 """Types of arguments in TorchScript that are no tensors."""
 
+_BATCH = "batch"
 _DEFAULT_OTHER = (1, 128)
 _UNBOUNDED = 2**31 - 1
 """A range with this maximum is unbounded in the model."""
@@ -142,6 +155,29 @@ def proposed_model(found: Inspection, *, named: bool) -> ProposedModel:
         if spec_name(own.tensor) in {given.name for given in inputs}
     ]
     return ProposedModel(inputs, outputs, dims, batch, tuple(notes))
+
+
+def with_samples(model: ProposedModel, arrays: Mapping[str, ArrayHeader]) -> ProposedModel:
+    """The proposal, with shapes and types of the samples' arrays for inputs of which the file does not specify them.
+
+    Their first dimension is taken for the batch. Samples of float64, numpy's default, are no sign that the model takes that type.
+    """
+    given = {name: header for name, header in arrays.items() if name != LABELS and header.shape}
+
+    def known(each: ProposedTensor) -> ProposedTensor:
+        header = given.get(each.name)
+        if header is None or each.shape is not None:
+            return each
+        dtype = "string" if header.kind in "US" else "float32" if header.dtype == "float64" else header.dtype
+        stated = each.dtype or (dtype if dtype in _DTYPES else "")
+        return replace(each, dtype=stated, shape=(_BATCH, *header.shape[1:]), remark=AS_IN_SAMPLES)
+
+    unknown = model.inputs or [ProposedTensor(name, None, "", None) for name in given if spec_name(name) == name]
+    inputs = [known(each) for each in unknown]
+    if all(each.remark != AS_IN_SAMPLES for each in inputs):
+        return model
+    dims = {**model.dims, _BATCH: model.dims.get(_BATCH, ProposedDim(*DEFAULT_BATCH, from_model=False))}
+    return replace(model, inputs=inputs, dims=dims, batch=model.batch or _BATCH)
 
 
 def with_probed(model: ProposedModel, probed: Probed) -> ProposedModel:

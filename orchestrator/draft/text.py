@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.draft.factories import FoundClasses
 from orchestrator.draft.layout import Line, aligned, scalar
-from orchestrator.draft.propose import ProposedModel, ProposedTensor
+from orchestrator.draft.propose import AS_IN_SAMPLES, ProposedModel, ProposedTensor
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.spec.batch_dimension import NO_BATCH
 from orchestrator.spec.signature import Dim
@@ -121,13 +121,18 @@ def _inputs(draft: SpecDraft) -> list[Line]:
             Line(f"    - {_tensor(inputs[0], with_dtype=True)}"),
         ]
     comment = "read from the model"
+    if any(each.remark == AS_IN_SAMPLES for each in inputs):
+        comment = "one per argument of forward, in order; shapes and types are those of the samples"
     if any(each.shape is None for each in inputs):
         comment = f"fill in the shapes, {_EXAMPLE}"
     if any(not each.dtype for each in inputs):
         comment += ", and set the types, which the file does not specify"
     lines = [
         Line("  inputs:", comment),
-        *(Line(f"    - {_tensor(each, with_dtype=True)}", each.remark) for each in inputs),
+        *(
+            Line(f"    - {_tensor(each, with_dtype=True)}", "" if each.remark == AS_IN_SAMPLES else each.remark)
+            for each in inputs
+        ),
     ]
     if SOURCES[draft.kind].describes:
         lines[0] = Line("  inputs:", f"{comment}; to rename one, add the model's name as `tensor:`")

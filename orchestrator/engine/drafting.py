@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.draft.detect import ModelPath
 from orchestrator.draft.factories import module_classes
 from orchestrator.draft.naming import relative_path
-from orchestrator.draft.propose import ProposedModel, proposed_model, with_probed
+from orchestrator.draft.propose import ProposedModel, proposed_model, with_probed, with_samples
 from orchestrator.draft.text import SpecDraft, StateDict
 from orchestrator.engine.inspecting import read_model, run_single_step
 from orchestrator.engine.observing import observe_here
@@ -27,6 +28,7 @@ from orchestrator.plan.revisions import PROBE, SAMPLES
 from orchestrator.plan.step import FileInput, Step
 from orchestrator.plan.steps.source import require_source_tools, source_parameters
 from orchestrator.spec.load import LoadedSpec, load_spec
+from orchestrator.spec.sample_arrays import ArrayHeader, array_headers
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.parameters import (
     InspectParameters,
@@ -81,6 +83,8 @@ def draft_spec(wanted: DraftRequest, store: Store, observer: Observer) -> tuple[
     weights = _in_a_spec(relative_path(wanted.model.path, wanted.folder))
     found = reader.found()
     model = proposed_model(found, named=SOURCES[wanted.model.kind].describes)
+    if wanted.samples is not None:
+        model = with_samples(model, _headers(wanted.samples))
     if wanted.run:
         model = reader.probed(model, found.files)
     signature = model.signature()
@@ -100,6 +104,14 @@ def draft_spec(wanted: DraftRequest, store: Store, observer: Observer) -> tuple[
         settings=wanted.settings,
     )
     return draft, made
+
+
+def _headers(samples: Path) -> dict[str, ArrayHeader]:
+    """The samples' arrays; none if the file cannot be read, which planning reports with the line of the spec."""
+    try:
+        return array_headers(samples)
+    except (OSError, zipfile.BadZipFile):
+        return {}
 
 
 def _in_a_spec(path: str) -> str:
