@@ -230,6 +230,17 @@ def test_json_follows_its_schema(mlo: Mlo, project: Path, zoo: Path) -> None:
     assert (whole["spec"], whole["samples"], whole["valid"]) == ("lite.yaml", "lite-samples.npz", True)
     assert weights["valid"] is False
     assert [each["message"] for each in weights["diagnostics"]] == ["`factory` has no value", "`shape` has no value"]
+    remedies = [each["remedy"] for each in weights["diagnostics"]]
+    assert remedies == ["add a value, such as `factory: digits_model:DigitsNet`", "add a value, such as `shape: [batch, 3, 224, 224]`"]
+
+
+def test_shapes_that_the_file_does_not_have_are_those_of_the_samples(mlo: Mlo, project: Path) -> None:
+    np.savez(project / "real.npz", image=np.zeros((3, 1, 8, 8)), labels=np.zeros(3, np.int64))
+    whole = json.loads(mlo("init", "digits.safetensors", "--samples", "real.npz", "--json", "--name", "bare").stdout)
+    assert [each["message"] for each in whole["diagnostics"]] == ["`factory` has no value"]
+    spec = yaml.safe_load((project / "bare.yaml").read_text())
+    assert spec["model"]["inputs"] == [{"name": "image", "dtype": "float32", "shape": ["batch", 1, 8, 8]}]
+    assert spec["model"]["dims"] == {"batch": {"min": 1, "max": 64}}
 
 
 def test_nothing_is_overwritten_without_force(mlo: Mlo, project: Path, zoo: Path) -> None:
