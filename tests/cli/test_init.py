@@ -231,7 +231,10 @@ def test_json_follows_its_schema(mlo: Mlo, project: Path, zoo: Path) -> None:
     assert weights["valid"] is False
     assert [each["message"] for each in weights["diagnostics"]] == ["`factory` has no value", "`shape` has no value"]
     remedies = [each["remedy"] for each in weights["diagnostics"]]
-    assert remedies == ["add a value, such as `factory: digits_model:DigitsNet`", "add a value, such as `shape: [batch, 3, 224, 224]`"]
+    assert remedies == [
+        "add a value, such as `factory: digits_model:DigitsNet`",
+        "add a value, such as `shape: [batch, 3, 224, 224]`",
+    ]
 
 
 def test_shapes_that_the_file_does_not_have_are_those_of_the_samples(mlo: Mlo, project: Path) -> None:
