@@ -14,6 +14,7 @@ from orchestrator.backends.wire import decode, encode_binary, encode_json
 from orchestrator.spec.signature import Signature
 from orchestrator.spec.types import HttpWire, Wire
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, RuntimeOptions
+from orchestrator.steps.server_options import NO_LIMITS, ServerLimits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +53,7 @@ class ServingSettings:
         batch_sizes: the measured batch sizes, which a server may warm up; empty if unknown.
         grpc: whether it offers the Open Inference Protocol over gRPC too, at its `Server.grpc_port`.
         options: runtime options that differ from the backend's defaults.
+        limits: what the server refuses.
     """
 
     name: str
@@ -75,6 +77,7 @@ class ServingSettings:
     batch_sizes: tuple[int, ...] = ()
     grpc: bool = False
     options: RuntimeOptions = DEFAULT_OPTIONS
+    limits: ServerLimits = NO_LIMITS
 
     @property
     def threads(self) -> int:
@@ -216,6 +219,9 @@ class Backend(ABC):
     cuda_graphs: bool = False
     """Whether it can capture calls on a GPU as CUDA graphs."""
 
+    own_settings: frozenset[str] = frozenset()
+    """The keys of `serving:` that it obeys and others may lack; a candidate is refused if the spec sets another one."""
+
     enforces: bool = False
     """Whether its server refuses requests with values that the spec does not allow, where the spec asks for it."""
 
@@ -308,6 +314,15 @@ class ServingBackend(Backend):
             OSError: the folder lacks the file with the signature.
             ValueError: that file was changed.
         """
+
+    def max_body(self, folder: Path) -> int | None:  # noqa: ARG002
+        """The bytes of the largest request, from a folder written by it; None if nothing has to be smaller for it.
+
+        Raises:
+            OSError: the folder lacks the file with the number.
+            ValueError: that file was changed.
+        """
+        return None
 
     def queue(self, folder: Path, name: str) -> str:  # noqa: ARG002
         """How much may wait while the model is busy, in words, from a folder written by it; empty if nothing limits that.

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 
     from orchestrator.spec.signature import Signature, Tensor
 
-__all__ = ["body_limit", "copy_file", "json_text", "largest_batch", "model_file", "read_json", "write_file"]
+__all__ = [
+    "body_limit",
+    "copy_file",
+    "json_text",
+    "largest_batch",
+    "least_body",
+    "model_file",
+    "read_json",
+    "write_file",
+]
 
 MODEL_FILES = {
     "onnx": "model.onnx",
@@ -26,6 +35,9 @@ MODEL_FILES = {
 
 _BYTES_PER_NUMBER = 28
 """A float64 in JSON with its sign, exponent, comma and space."""
+
+_BYTES_PER_TENSOR = 256
+"""What a request says of an input besides its numbers."""
 
 _BYTES_PER_TEXT = 4096
 """Texts have no maximum size; this assumed average is a page or two."""
@@ -95,3 +107,14 @@ def body_limit(signature: Signature) -> int:
 
     data = max(sum(map(needed, signature.inputs)), sum(map(needed, signature.outputs)))
     return min(max(data + 2**16, 2**20), 2**30)
+
+
+def least_body(signature: Signature) -> int:
+    """What the smallest valid request needs as JSON, bytes; texts have no minimum size."""
+    smallest = {name: bounds[0] for name, bounds in signature.dims.items()}
+    numbers = sum(
+        math.prod(signature.shape_at(tensor, smallest)) * _BYTES_PER_NUMBER
+        for tensor in signature.inputs
+        if tensor.shape is not None and tensor.dtype != "string"
+    )
+    return numbers + _BYTES_PER_TENSOR * len(signature.inputs)

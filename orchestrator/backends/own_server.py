@@ -80,6 +80,7 @@ class OwnServer(ServingBackend):
     """Module that the server imports → the extra of mlo that installs it."""
 
     enforces = True
+    own_settings = frozenset({"limits"})
     extras = MappingProxyType(
         {
             "grpc": "gRPC of mlo's own server, which only has REST without it",
@@ -123,6 +124,10 @@ class OwnServer(ServingBackend):
         """The signature in `server.json`."""
         return OwnServerJson.read(folder).model.signature
 
+    def max_body(self, folder: Path) -> int:
+        """`max_body_bytes` of `server.json`."""
+        return OwnServerJson.read(folder).max_body_bytes
+
     def queue(self, folder: Path, name: str) -> str:  # noqa: ARG002 - the server serves one model
         """`queue_rows` of `server.json`."""
         return f"{OwnServerJson.read(folder).queue_rows} rows"
@@ -151,7 +156,7 @@ class OwnServer(ServingBackend):
 def _server_json(
     settings: ServingSettings, sha256: str, files: Mapping[str, str], session: Mapping[str, Any]
 ) -> OwnServerJson:
-    rows = largest_batch(settings.signature, settings.max_batch_size)
+    rows, limits = largest_batch(settings.signature, settings.max_batch_size), settings.limits
     return OwnServerJson(
         model=OwnServedModel(
             name=settings.name,
@@ -167,9 +172,10 @@ def _server_json(
         max_batch_size=rows,
         batch_sizes=tuple(size for size in settings.batch_sizes if size <= rows) or None,
         max_delay_us=round(settings.max_delay * 1e6),
-        queue_rows=rows * _QUEUE_BATCHES,
-        request_timeout_s=30,
-        max_body_bytes=body_limit(settings.signature),
+        queue_rows=limits.queue or rows * _QUEUE_BATCHES,
+        request_timeout_s=limits.request_timeout or 30,
+        max_body_bytes=limits.max_body or body_limit(settings.signature),
+        max_connections=limits.max_connections,
         drain_seconds=settings.drain_seconds,
         host="*",  # inside a container; `launch` binds loopback
         port=_PORT,

@@ -43,19 +43,23 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
     """
     from orchestrator.backends.table import serving_backend  # noqa: PLC0415 - imports numpy, which would slow down the help
     from orchestrator.release.go_live import target_of  # noqa: PLC0415
-    from orchestrator.release.served import served_signature  # noqa: PLC0415
+    from orchestrator.release.served import served_by  # noqa: PLC0415
     from orchestrator.targets.client import infer, read_requests  # noqa: PLC0415
 
     store = find_store()
     deployment = find_deployment(store, name)
     url = target_of(deployment, store).url()
-    signature = served_signature(store, deployment)
-    requests = read_requests(input_, signature)
+    served = served_by(store, deployment)
+    requests = read_requests(input_, served.signature)
     backend = serving_backend(deployment.backend)
-    answers = [infer(url, backend, name, inputs, timeout=timeout, signature=signature) for inputs in requests.inputs]
+
+    def ask(inputs: Any) -> Any:
+        return infer(url, backend, name, inputs, timeout=timeout, signature=served.signature, max_body=served.max_body)
+
+    answers = [ask(inputs) for inputs in requests.inputs]
     if as_json:
         values = [{output: _json_numbers(array.tolist()) for output, array in each.items()} for each in answers]
-        together = {tensor.name: [each[tensor.name] for each in values] for tensor in signature.outputs}
+        together = {tensor.name: [each[tensor.name] for each in values] for tensor in served.signature.outputs}
         console.print_json({"outputs": together if requests.counted else values[0]})
         return
     for number, outputs in enumerate(answers, start=1):

@@ -42,6 +42,9 @@ def rendered_values(planned: Planned, store: Store) -> dict[str, str]:
         else _from(loaded, "serving.batching.max_delay")
     )
     queue = served_by.queue(rendered / "serving", spec.metadata.name)
+    why_queue = "what comes on top is refused at once, because it would be answered too late"
+    if spec.serving.limits.queue is not None:
+        why_queue = _from(loaded, "serving.limits.queue")
     replicas = spec.serving.replicas
     found = {
         "startupSeconds": (str(winner.startup_seconds), _startup(measured, served_by.least_startup)),
@@ -52,7 +55,7 @@ def rendered_values(planned: Planned, store: Store) -> dict[str, str]:
             _batch(loaded, winner, measured),
         ),
         "maxDelay": (duration_text(winner.max_delay), delay),
-        "queue": (queue, "what comes on top is refused at once, because it would be answered too late"),
+        "queue": (queue, why_queue),
         "replicas": (f"{replicas.min} to {replicas.max}", _from(loaded, "serving.replicas")),
     }
     return {name: f"{name} = {value}\n  {why}" for name, (value, why) in found.items() if value}

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from orchestrator.backends.folder import least_body
 from orchestrator.backends.table import BACKENDS, backend, backends_of, serving_backend
 from orchestrator.optimize.cuda import refused_on_cuda
 from orchestrator.optimize.formats import FORMATS, Unsupported
 from orchestrator.optimize.variants import Candidate, Pass, RefusedCandidate, Variant
 from orchestrator.spec.gates import Precision
 from orchestrator.spec.models import ModelDeployment
+from orchestrator.spec.quantities import size_text
 from orchestrator.spec.signature import Signature
 
 __all__ = ["candidates", "refusal", "wanted_backends"]
@@ -69,12 +71,27 @@ def refusal(
         return (
             f"`inputs` asks to enforce what `{enforced[0]}` may hold, but {name} takes any value; {others} enforce it"
         )
+    if BACKENDS[name].served and (reason := _refused_settings(spec, signature, name)) is not None:
+        return reason
     if spec.serving.grpc and BACKENDS[name].served and not chosen.grpc_tools:
         others = " and ".join(other for other in BACKENDS if backend(other).grpc_tools)
         return f"`serving.grpc` is true, but {name} is served over HTTP alone; {others} also offer gRPC"
     if BACKENDS[name].served and not set(serving_backend(name).wires) & set(spec.serving.wires):
         return f"`serving.wire` is {spec.serving.wire}, but {name} takes {' or '.join(serving_backend(name).wires)}"
     return refused_on_cuda(spec, signature, variant.format, variant.precision, name)
+
+
+def _refused_settings(spec: ModelDeployment, signature: Signature, name: str) -> str | None:
+    """Why the server cannot be set up as `serving:` asks; None if it can."""
+    for key in spec.serving.own_settings:
+        if key not in backend(name).own_settings:
+            others = " and ".join(other for other in BACKENDS if key in backend(other).own_settings)
+            return f"`serving.{key}` is set, but mlo cannot set it for {name}; {others} obey it"
+    limit, least = spec.serving.limits.max_body, least_body(signature)
+    if limit is not None and limit < least:
+        needed = size_text(-(-least // 2**10) * 2**10)
+        return f"`serving.limits.max_body` is {size_text(limit)}, but the smallest request needs up to {needed} as JSON"
+    return None
 
 
 def _formats(spec: ModelDeployment) -> tuple[str, ...]:

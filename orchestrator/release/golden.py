@@ -18,7 +18,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.spec.gates import DEFAULT_GATES, is_floor
 from orchestrator.spec.signature import Signature
-from orchestrator.targets.client import infer
+from orchestrator.targets.client import infer, rows_within
 from orchestrator.verify.gates import Gates, closeness, judge, worst
 from orchestrator.verify.parity import compare, magnitude
 
@@ -61,13 +61,14 @@ class GoldenReport:
 
 @dataclass(frozen=True, slots=True)
 class _Golden:
-    """The import step's output that is needed here; inputs by name, rows first."""
+    """The import step's output that is needed here, inputs by name, rows first; and how many bytes of them go in one call."""
 
     signature: Signature
     inputs: Mapping[str, Array]
     baseline: Mapping[str, Answers]
     classes: tuple[str, ...]
     samples: str
+    call_bytes: int
 
     @property
     def rows(self) -> int:
@@ -85,7 +86,7 @@ class _Golden:
             return
         row = max(1, sum(array[:1].nbytes for array in self.inputs.values()))
         fitting = max(self.smallest, _BATCHED_BYTES // row)
-        size = self.signature.fitting(self.signature.batch, fitting)
+        size = rows_within(self.signature, self.inputs, self.call_bytes)
         sent = min(self.rows, fitting)
         for start in range(0, sent, size):
             stop = min(sent, start + size)
@@ -103,6 +104,7 @@ def check_golden(
     *,
     precision: str,
     rows: int = 32,
+    max_body: int | None = None,
 ) -> GoldenReport:
     """Send samples to a server and judge its answers by the gates of `verify`.
 
@@ -117,11 +119,12 @@ def check_golden(
         gates: what the spec sets for `precision`; the rest is the precision's default.
         precision: of the variant that is served.
         rows: samples that are sent alone, or as the first of a smallest batch.
+        max_body: see `infer`.
 
     Raises:
         DeployFailed: E608 an answer is not within the gates; E609 a request failed.
     """
-    golden = _read(samples)
+    golden = _read(samples, _BATCHED_BYTES if max_body is None else min(_BATCHED_BYTES, max_body // 2))
 
     def send(chosen: Array | int) -> dict[str, Array]:
         inputs = {key: np.asarray(array[chosen], order="C") for key, array in golden.inputs.items()}
@@ -222,7 +225,7 @@ def _wrong(*reasons: str) -> DeployFailed:
     )
 
 
-def _read(folder: Path) -> _Golden:
+def _read(folder: Path, call_bytes: int) -> _Golden:
     imported = Imported.read(folder)
     arrays = _arrays(folder / SAMPLES_FILE)
     return _Golden(
@@ -231,6 +234,7 @@ def _read(folder: Path) -> _Golden:
         baseline=read_baseline(folder),
         classes=imported.classes,
         samples=imported.samples,
+        call_bytes=call_bytes,
     )
 
 

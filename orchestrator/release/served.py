@@ -1,6 +1,8 @@
-"""The signature that a deployment serves, read from the rendered folder of its server."""
+"""What a client must know of a deployment, read from the rendered folder of its server."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from orchestrator.backends.table import serving_backend
 from orchestrator.diagnostics import Diagnostic
@@ -9,18 +11,31 @@ from orchestrator.spec.signature import Signature
 from orchestrator.store.state import Deployment
 from orchestrator.store.store import Store
 
-__all__ = ["served_signature"]
+__all__ = ["Served", "served_by"]
 
 
-def served_signature(store: Store, deployment: Deployment) -> Signature:
-    """The inputs and outputs of the revision that serves, or that served last.
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a revision serves.
+
+    Attributes:
+        max_body: bytes of the largest request; None if nothing has to be smaller for it.
+    """
+
+    signature: Signature
+    max_body: int | None
+
+
+def served_by(store: Store, deployment: Deployment) -> Served:
+    """Of the revision that serves, or that served last.
 
     Raises:
         DeployFailed: E619 no revision ever served, or its folder is gone from the store.
     """
     serving = store.trees.path(deployment.rendered_digest) / "serving"
+    backend = serving_backend(deployment.backend)
     try:
-        return serving_backend(deployment.backend).signature(serving, deployment.name)
+        return Served(backend.signature(serving, deployment.name), backend.max_body(serving))
     except FileNotFoundError as missing:
         raise DeployFailed(
             Diagnostic(

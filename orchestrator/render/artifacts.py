@@ -81,7 +81,8 @@ def _open_folders(folder: Path) -> None:
 
 def _values(chosen: ServingBackend, settings: ServingSettings, deployment: DeploymentParameters) -> dict[str, Any]:
     """The values for the templates; each use in a template has a filter that checks it."""
-    server = chosen.server
+    server, timeout = chosen.server, settings.limits.request_timeout
+    request_seconds = server.request_seconds if timeout is None else math.ceil(timeout)
     return {
         "answers_after_sigterm": server.answers_after_sigterm,
         "backend": settings.backend,
@@ -92,7 +93,7 @@ def _values(chosen: ServingBackend, settings: ServingSettings, deployment: Deplo
         "devices": settings.devices,
         "drain_seconds": settings.drain_seconds,
         "code": sorted(server.code),
-        "grace_seconds": settings.drain_seconds + server.request_seconds + 5,
+        "grace_seconds": settings.drain_seconds + request_seconds + 5,
         "grpc_port": server.grpc_port if settings.grpc else None,
         "infer_path": chosen.infer_path(settings.name),
         "labels": sorted(deployment.labels.items()),
@@ -114,7 +115,7 @@ def _values(chosen: ServingBackend, settings: ServingSettings, deployment: Deplo
         "ready_failures": server.ready_failures,
         "ready_path": chosen.ready_path(settings.name),
         "repository": deployment.repository,
-        "request_seconds": server.request_seconds,
+        "request_seconds": request_seconds,
         "runs_from_tmp": server.runs_from_tmp,
         "startup_seconds": settings.startup_seconds,
         "variant": settings.variant,

@@ -85,5 +85,6 @@ def _settings(
         cuda_graphs=parameters.cuda_graphs,
         batch_sizes=parameters.batch_sizes,
         grpc=parameters.grpc,
+        limits=parameters.limits,
         options=winner.options,
     )

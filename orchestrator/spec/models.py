@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema,
 
 from orchestrator.backends.table import BACKENDS, SERVERS, backends_of
 from orchestrator.spec.gates import GATES, PRECISIONS, Gate, Precision
+from orchestrator.spec.server_models import Limits
 from orchestrator.spec.source_models import Source
 from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import (
@@ -349,7 +350,13 @@ class Serving(Strict):
         description="Whether the server also offers the Open Inference Protocol over gRPC, at the port after the one for HTTP; "
         "it does if `wire` is `grpc`.",
     )
+    limits: Limits = _section()
     replicas: Replicas = _section()
+
+    @property
+    def own_settings(self) -> tuple[str, ...]:
+        """The keys with a value that not every server has a setting for."""
+        return ("limits",) if self.limits != Limits() else ()
 
     @property
     def offers_grpc(self) -> bool:

@@ -14,6 +14,7 @@ from orchestrator.spec.source_models import SourceKind, Task
 from orchestrator.spec.types import ImageRef, LabelKey, LabelValue, Name, RegistryPrefix, Wire
 from orchestrator.steps.pass_options import AnyPassOptions
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, Batching, RuntimeOptions
+from orchestrator.steps.server_options import NO_LIMITS, ServerLimits
 
 __all__ = [
     "Accelerator",
@@ -374,6 +375,7 @@ class ServingParameters(Parameters):
 
     Attributes:
         grpc: whether it offers gRPC too.
+        limits: what it refuses.
     """
 
     name: Name
@@ -384,6 +386,7 @@ class ServingParameters(Parameters):
     devices: int = 0
     cuda_graphs: bool = False
     grpc: bool = False
+    limits: ServerLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

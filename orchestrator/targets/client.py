@@ -16,7 +16,7 @@ from orchestrator.errors import DeployFailed
 from orchestrator.spec.signature import Signature
 from orchestrator.targets.inputs import Requests, read_requests
 
-__all__ = ["Array", "Requests", "infer", "read_requests"]
+__all__ = ["Array", "Requests", "infer", "read_requests", "rows_within"]
 
 Array = np.ndarray[Any, Any]
 
@@ -32,6 +32,7 @@ def infer(
     *,
     signature: Signature,
     timeout: float = 30.0,
+    max_body: int | None = None,
 ) -> dict[str, Array]:
     """The outputs by name for these inputs.
 
@@ -42,12 +43,13 @@ def infer(
         inputs: by name, each with its batch dimension if the model has one.
         signature: of the model; more rows than one call may have are sent in several calls.
         timeout: seconds for one call.
+        max_body: bytes of the largest request that the server takes; None if nothing has to be smaller for it.
 
     Raises:
         DeployFailed: E610 nothing listens, E611 the request is refused (4xx), E612 the server failed (5xx, broken
             connection, an answer that is none), E613 no answer within `timeout`.
     """
-    largest = _largest(signature, inputs)
+    largest = _largest(signature, inputs, max_body)
 
     def call(part: Mapping[str, Array]) -> dict[str, Array]:
         return _call(endpoint, backend, name, part, signature, timeout)
@@ -67,11 +69,20 @@ def infer(
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def _largest(signature: Signature, inputs: Mapping[str, Array]) -> int | None:
+def rows_within(signature: Signature, inputs: Mapping[str, Array], size: int) -> int:
+    """The most rows of a batch whose raw tensors have at most `size` bytes; at least the fewest of a call."""
+    assert signature.batch is not None, "only a batch has rows"
+    row = max(1, sum(array[:1].nbytes for array in inputs.values()))
+    return signature.fitting(signature.batch, size // row)
+
+
+def _largest(signature: Signature, inputs: Mapping[str, Array], max_body: int | None) -> int | None:
     """The rows of one call, if there are more of them than one call may have."""
     if signature.batch is None:
         return None
     largest = signature.dims[signature.batch][1]
+    if max_body is not None:
+        largest = rows_within(signature, inputs, max_body // 2)  # the rest is for what is said of the tensors
     return largest if any(len(array) > largest for array in inputs.values()) else None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import DeployFailed
-from orchestrator.release.served import served_signature
+from orchestrator.release.served import Served, served_by
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment, PlacementRecord
@@ -55,10 +55,10 @@ _TENSORFLOW: dict[str, Any] = {
 def test_it_is_read_from_the_folder_that_serves(tmp_path: Path, backend: str, file: str, document: Any) -> None:
     store = Store.open(Home(tmp_path))
     with pytest.raises(DeployFailed, match="digits is not serving"):
-        served_signature(store, _deployment(backend, "05" * 32))
+        served_by(store, _deployment(backend, "05" * 32))
     with store.scratch_folder() as scratch:
         path = scratch / "out" / "serving" / file
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(document))
         rendered = store.trees.commit(scratch / "out").digest
-    assert served_signature(store, _deployment(backend, rendered)) == _SIGNATURE
+    assert served_by(store, _deployment(backend, rendered)) == Served(_SIGNATURE, None)

@@ -163,6 +163,27 @@ def test_without_grpc_nothing_speaks_of_it(render_to: Render) -> None:
         assert "grpc" not in (folder / file).read_text().lower(), file
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_limits_are_in_the_configuration_and_a_stopping_pod_is_given_the_time(render_to: Render, backend: str) -> None:
+    limits = {"max_body": 2**24, "max_connections": 64, "request_timeout": 90.5, "queue": 100}
+    folder = render_to(backend, limits=limits)
+    for place in ("serving", "docker/serving"):
+        config = load_config(folder / place / "server.json")
+        assert (config.max_body_bytes, config.max_connections) == (2**24, 64)
+        assert (config.request_timeout_s, config.queue_rows) == (90.5, 100)
+    assert yaml.safe_load((folder / "values.yaml").read_text())["server"]["requestSeconds"] == 91
+    service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]
+    assert service["stop_grace_period"] == "101s"
+
+
+def test_one_limit_leaves_the_others_to_the_server(render_to: Render) -> None:
+    usual = load_config(render_to("onnxruntime", "usual") / "serving" / "server.json")
+    one = load_config(render_to("onnxruntime", "one", limits={"queue": 7}) / "serving" / "server.json")
+    assert (usual.request_timeout_s, usual.max_connections) == (30, 16384)
+    assert (one.request_timeout_s, one.max_connections, one.queue_rows) == (30, 16384, 7)
+    assert one.max_body_bytes == usual.max_body_bytes
+
+
 @each
 def test_compose_grants_no_privileges(render_to: Render, backend: str) -> None:
     service = yaml.safe_load((render_to(backend) / "compose.yaml").read_text())["services"]["model"]

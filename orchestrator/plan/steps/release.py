@@ -20,6 +20,7 @@ from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.steps.parameters import DeploymentParameters, RenderParameters, ServingParameters
 from orchestrator.steps.roles import variant_role
+from orchestrator.steps.server_options import ServerLimits
 
 __all__ = ["DRAIN_SECONDS", "grpc_tools", "live_steps", "render_step", "require_grpc_tools"]
 
@@ -51,6 +52,7 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
             devices=spec.hardware.devices,
             cuda_graphs=bool(spec.hardware.devices) and spec.serving.cuda_graphs,
             grpc=spec.serving.offers_grpc,
+            limits=ServerLimits(**spec.serving.limits.model_dump()),
         ),
         assets=here.assets,
     )

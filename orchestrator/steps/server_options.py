@@ -1,0 +1,39 @@
+"""What a spec sets of a server apart from the model: its limits. Plain dataclasses, like the runtime options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Any, ClassVar
+
+__all__ = ["NO_LIMITS", "ServerLimits"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """`serving.limits`; None leaves a limit to the backend.
+
+    Attributes:
+        max_body: bytes of the largest request.
+        max_connections: HTTP connections at the same time.
+        request_timeout: seconds for receiving a request, and again for answering it.
+        queue: rows that may wait.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+    max_body: int | None = None
+    max_connections: int | None = None
+    request_timeout: float | None = None
+    queue: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse impossible numbers."""
+        whole = (self.max_body, self.max_connections, self.queue)
+        if any(number is not None and number < 1 for number in whole):
+            raise ValueError("a server's limits are at least 1")
+        if self.request_timeout is not None and not 0 < self.request_timeout < inf:
+            raise ValueError("a server's time limit is more than 0 s")
+
+
+NO_LIMITS = ServerLimits()

@@ -1,0 +1,81 @@
+"""Which candidates the settings under `serving:` leave, and that the render step gets them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.engine.observing import observe_here
+from orchestrator.optimize.candidates import candidates
+from orchestrator.optimize.variants import Candidate, RefusedCandidate
+from orchestrator.plan.compile import plan_of
+from orchestrator.plan.found import planned_model
+from orchestrator.spec.load import load_spec
+from orchestrator.spec.models import ModelDeployment
+from orchestrator.steps.parameters import RenderParameters
+from orchestrator.steps.server_options import ServerLimits
+from tests.optimize.test_grpc import SIGNATURE, SPEC
+
+
+def _reasons(serving: dict[str, Any]) -> dict[str, str | None]:
+    """Backend → why its candidate is refused; None where it is tried."""
+    spec = ModelDeployment.model_validate(SPEC | {"serving": serving})
+    found = [each for each in candidates(spec, SIGNATURE, {}) if each.variant.format != "tflite"]
+    return {each.backend: each.reason if isinstance(each, RefusedCandidate) else None for each in found}
+
+
+@pytest.mark.parametrize(("key", "value"), [("limits", {"queue": 8})])
+def test_servers_without_the_setting_are_refused(key: str, value: Any) -> None:
+    reasons = _reasons({key: value})
+    expected = f"`serving.{key}` is set, but mlo cannot set it for torchserve; onnxruntime and openvino obey it"
+    assert reasons["torchserve"] == expected
+    assert reasons["onnxruntime"] is None
+    assert reasons["openvino"] is None
+    assert _reasons({key: {}})["torchserve"] is None
+
+
+def test_a_body_limit_that_the_smallest_request_exceeds_is_refused() -> None:
+    wide = SPEC["model"] | {"inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 3000]}]}
+    assert _reasons({"limits": {"max_body": "1Ki"}})["onnxruntime"] is None
+    spec = ModelDeployment.model_validate(SPEC | {"model": wide, "serving": {"limits": {"max_body": "64Ki"}}})
+    signature = SIGNATURE.from_json(SIGNATURE.as_json() | {"inputs": [wide["inputs"][0]]})
+    (reason,) = {
+        each.reason
+        for each in candidates(spec, signature, {})
+        if isinstance(each, RefusedCandidate) and each.backend == "onnxruntime"
+    }
+    assert reason == "`serving.limits.max_body` is 64Ki, but the smallest request needs up to 83Ki as JSON"
+
+
+_TEXT = """\
+apiVersion: mlo/v1
+kind: ModelDeployment
+metadata: {name: digits}
+model:
+  source: {kind: torchscript, weights: digits.pt}
+  inputs: [{name: image, dtype: float32, shape: [batch, 8]}]
+  outputs: [{name: logits, shape: [batch, 10]}]
+  dims: {batch: {min: 1, max: 64}}
+optimize: {formats: [onnx], precisions: [fp32]}
+serving:
+"""
+
+
+def _rendered(tmp_path: Path, serving: str) -> RenderParameters:
+    (tmp_path / "digits.pt").write_bytes(b"a model")
+    (tmp_path / "spec.yaml").write_text(_TEXT + f"  {serving}\n", encoding="utf-8")
+    loaded = load_spec(tmp_path / "spec.yaml")
+    model, observed = planned_model(loaded, None), observe_here(loaded)
+    here = replace(observed, packages=dict.fromkeys(observed.packages, "1.0"))
+    found = [each for each in candidates(loaded.spec, model.signature) if isinstance(each, Candidate)]
+    plan = plan_of(loaded, model, here, found, ())
+    return RenderParameters.from_json(plan.step("render").params)
+
+
+def test_the_limits_reach_the_render_step(tmp_path: Path) -> None:
+    found = _rendered(tmp_path, "limits: {max_body: 16Mi, max_connections: 64, request_timeout: 250ms, queue: 100}")
+    assert found.settings.limits == ServerLimits(2**24, 64, 0.25, 100)
+    assert _rendered(tmp_path, "backend: auto").settings.limits == ServerLimits()
