@@ -30,7 +30,7 @@ model:
   source: {{kind: {kind}, weights: {weights}}}
 {model}
   samples: {name}.npz
-optimize: {{precisions: [fp32], formats: [onnx], time_budget: 30s}}
+optimize: {{precisions: [fp32], formats: [onnx], time_budget: {budget}}}
 serving: {{backend: onnxruntime}}
 hardware: {{cpus: 1, memory: 1Gi}}
 slo: {{p99_latency: 1s, throughput: 50/s, enforce: false}}
@@ -63,10 +63,12 @@ def _onnx(name: str, nodes: Any, inputs: Any, outputs: Any, **constants: Any) ->
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def _applied(mlo: Mlo, name: str, kind: str, weights: str, model: str, **samples: Any) -> dict[str, Any]:
+def _applied(
+    mlo: Mlo, name: str, kind: str, weights: str, model: str, budget: str = "20s", **samples: Any
+) -> dict[str, Any]:
     np.savez(mlo.folder / f"{name}.npz", allow_pickle=False, **samples)
     spec = mlo.folder / f"{name}.yaml"
-    spec.write_text(_SPEC.format(name=name, kind=kind, weights=weights, model=model), encoding="utf-8")
+    spec.write_text(_SPEC.format(name=name, kind=kind, weights=weights, model=model, budget=budget), encoding="utf-8")
     (deployment,) = mlo.json("apply", str(spec), "--yes", "--json")["deployments"]
     assert deployment["decision"]["winner"]["variant"] == "onnx-fp32"
     return dict(deployment)
@@ -98,7 +100,7 @@ def test_a_sequence_whose_first_dimension_is_no_batch(mlo: Mlo) -> None:
   outputs: [{name: y}, {name: h}, {name: c}]
   dims: {steps: {min: 2, max: 32}}
   batch: none"""
-    deployment = _applied(mlo, "steps", "pytorch", "steps.safetensors, factory: 'steps_model:Steps'", model, x=x)
+    deployment = _applied(mlo, "steps", "pytorch", "steps.safetensors, factory: 'steps_model:Steps'", model, "1m", x=x)
     assert _largest_batch(deployment) == 1
     why = "requests are answered one by one: the spec says `batch: none`."
     assert deployment["decision"]["one_by_one"] == "the spec says `batch: none`"
