@@ -52,7 +52,7 @@ def test_a_single_number_for_all_samples_is_told_to_need_one_for_each(tmp_path: 
     with pytest.raises(StepError) as refused:
         read_samples(tmp_path / "samples.npz", SIGNATURE, 100)
 
-    assert refused.value.message == "the samples' array `rate` has the shape [], but [rows] is expected"
+    assert refused.value.message == "the samples' array `rate` has the shape [], but [requests] is expected"
 
 
 def test_calls_for_calibration() -> None:
