@@ -34,6 +34,9 @@ CLOSE = 1e-3
 STEP = re.compile(r"^\w+: (?:done|failed) in ([\d.]+) s", re.MULTILINE)
 """What `mlo init` says of a step at its end."""
 
+LOGS = ("log: ", "reproduce: ")
+"""Notes of an error that name files of this machine."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -204,9 +207,10 @@ def mlo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def reason(done: subprocess.CompletedProcess[str]) -> str:
-    """The first error that a command with `--json` reported, with what it says to do."""
+    """The first error that a command with `--json` reported, with its reasons or what it says to do."""
     told = json.loads(done.stdout)["errors"][0]
-    return f"{told['message']}: {told['remedy']}"
+    why = [note for note in told["notes"] if not note.startswith(LOGS)]
+    return f"{told['message']}: {'; '.join(why) or told['remedy']}"
 
 
 def about(path: Path) -> tuple[str, str]:
