@@ -31,7 +31,7 @@ def test_a_public_model_applies_as_init_writes_it_and_answers_as_the_bare_framew
 ) -> None:
     found = tmp_path / "results.json"
     command = [sys.executable, str(SCRIPT), name, "--folder", str(tmp_path / "models"), "--json", str(found)]
-    done = subprocess.run([*command, "--time-budget", "3s"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "--time-budget", "5s"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     (result,) = json.loads(found.read_text(encoding="utf-8"))
     if result["ended"] == "download" and "DO NOT MATCH THE HASHES" not in result["detail"]:
