@@ -233,7 +233,7 @@ def table(results: Sequence[Result]) -> str:
         "(`benchmarks/models/packages.toml`), and takes each from `mlo init` over `mlo apply` to `mlo predict` without an edit of the",
         f"spec. The answer is compared with that of the bare framework: equal is within {CLOSE:g} of the largest magnitude. Of",
         f"{len(results)} models, {equal} end so; the others end in what a person has to say, or in a refusal with its reason.",
-        "The seconds are those of the steps of `mlo init` with an empty store; they depend on the machine.",
+        "The seconds are those of the steps of `mlo init` with an empty store; they depend on the machine and its load.",
         "",
         "`run.py NAME ... --json FILE` takes only these, and `run.py --join FILE ...` writes this page from such files. Six of the models",
         "are an end-to-end test, `tests/e2e/test_public_models.py`.",
@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, help="where packages, specs and the store are kept; default: a temporary one"
     )
-    parser.add_argument("--time-budget", default="10s", help="for measuring, as in a spec")
+    parser.add_argument("--time-budget", default="20s", help="for measuring, as in a spec")
     parser.add_argument("--json", type=Path, help="a file for the results")
     parser.add_argument("--join", type=Path, nargs="+", help="only write docs/models.md, from results of several runs")
     arguments = parser.parse_args()
