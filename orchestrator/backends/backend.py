@@ -14,7 +14,7 @@ from orchestrator.backends.wire import decode, encode_binary, encode_json
 from orchestrator.spec.signature import Signature
 from orchestrator.spec.types import HttpWire, Wire
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, RuntimeOptions
-from orchestrator.steps.server_options import NO_LIMITS, ServerLimits
+from orchestrator.steps.server_options import NO_LIMITS, ServerAuth, ServerLimits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +54,7 @@ class ServingSettings:
         grpc: whether it offers the Open Inference Protocol over gRPC too, at its `Server.grpc_port`.
         options: runtime options that differ from the backend's defaults.
         limits: what the server refuses.
+        auth: where the tokens are that requests need; None if they need none.
     """
 
     name: str
@@ -78,6 +79,7 @@ class ServingSettings:
     grpc: bool = False
     options: RuntimeOptions = DEFAULT_OPTIONS
     limits: ServerLimits = NO_LIMITS
+    auth: ServerAuth | None = None
 
     @property
     def threads(self) -> int:
@@ -320,6 +322,15 @@ class ServingBackend(Backend):
 
         Raises:
             OSError: the folder lacks the file with the number.
+            ValueError: that file was changed.
+        """
+        return None
+
+    def token_file(self, folder: Path) -> Path | None:  # noqa: ARG002
+        """The file with the tokens that requests need, from a folder written by it; None if they need none.
+
+        Raises:
+            OSError: the folder lacks the file that says so.
             ValueError: that file was changed.
         """
         return None

@@ -80,7 +80,7 @@ class OwnServer(ServingBackend):
     """Module that the server imports → the extra of mlo that installs it."""
 
     enforces = True
-    own_settings = frozenset({"limits"})
+    own_settings = frozenset({"limits", "auth"})
     extras = MappingProxyType(
         {
             "grpc": "gRPC of mlo's own server, which only has REST without it",
@@ -127,6 +127,11 @@ class OwnServer(ServingBackend):
     def max_body(self, folder: Path) -> int:
         """`max_body_bytes` of `server.json`."""
         return OwnServerJson.read(folder).max_body_bytes
+
+    def token_file(self, folder: Path) -> Path | None:
+        """`token_file` of `server.json`."""
+        file = OwnServerJson.read(folder).token_file
+        return None if file is None else Path(file)
 
     def queue(self, folder: Path, name: str) -> str:  # noqa: ARG002 - the server serves one model
         """`queue_rows` of `server.json`."""
@@ -180,6 +185,7 @@ def _server_json(
         host="*",  # inside a container; `launch` binds loopback
         port=_PORT,
         grpc_port=_GRPC_PORT if settings.grpc else None,
+        token_file=None if settings.auth is None else settings.auth.token_file,
         log_level="info",
         **session,
     )

@@ -54,7 +54,16 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
     backend = serving_backend(deployment.backend)
 
     def ask(inputs: Any) -> Any:
-        return infer(url, backend, name, inputs, timeout=timeout, signature=served.signature, max_body=served.max_body)
+        return infer(
+            url,
+            backend,
+            name,
+            inputs,
+            timeout=timeout,
+            signature=served.signature,
+            max_body=served.max_body,
+            token_file=served.token_file,
+        )
 
     answers = [ask(inputs) for inputs in requests.inputs]
     if as_json:

@@ -215,7 +215,7 @@ class GoLive:
             from orchestrator.release.golden import check_golden  # noqa: PLC0415 - numpy: what changes nothing is quicker
 
             self._observer(StepStarted("check", "golden requests to the new revision"))
-            served_by = serving_backend(self._winner.backend)
+            served_by, serving = serving_backend(self._winner.backend), self._rendered() / "serving"
             report = check_golden(
                 started.url,
                 served_by,
@@ -223,7 +223,8 @@ class GoLive:
                 self._trees.path(self._release.imported),
                 self._release.gates,
                 precision=self._winner.precision,
-                max_body=served_by.max_body(self._rendered() / "serving"),
+                max_body=served_by.max_body(serving),
+                token_file=served_by.token_file(serving),
             )
             proof = report.summary()
         self._observer(StepEnded("check", "done", (datetime.now(UTC) - began).total_seconds(), proof))

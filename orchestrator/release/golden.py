@@ -105,6 +105,7 @@ def check_golden(
     precision: str,
     rows: int = 32,
     max_body: int | None = None,
+    token_file: Path | None = None,
 ) -> GoldenReport:
     """Send samples to a server and judge its answers by the gates of `verify`.
 
@@ -120,6 +121,7 @@ def check_golden(
         precision: of the variant that is served.
         rows: samples that are sent alone, or as the first of a smallest batch.
         max_body: see `infer`.
+        token_file: see `infer`.
 
     Raises:
         DeployFailed: E608 an answer is not within the gates; E609 a request failed.
@@ -129,7 +131,15 @@ def check_golden(
     def send(chosen: Array | int) -> dict[str, Array]:
         inputs = {key: np.asarray(array[chosen], order="C") for key, array in golden.inputs.items()}
         try:
-            answer = infer(base_url, backend, name, inputs, signature=golden.signature, timeout=_REQUEST_SECONDS)
+            answer = infer(
+                base_url,
+                backend,
+                name,
+                inputs,
+                signature=golden.signature,
+                timeout=_REQUEST_SECONDS,
+                token_file=token_file,
+            )
         except DeployFailed as failed:
             error = failed.diagnostics[0]
             raise DeployFailed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.backends.table import serving_backend
 from orchestrator.diagnostics import Diagnostic
@@ -20,10 +21,12 @@ class Served:
 
     Attributes:
         max_body: bytes of the largest request; None if nothing has to be smaller for it.
+        token_file: with the tokens that requests need; None if they need none.
     """
 
     signature: Signature
     max_body: int | None
+    token_file: Path | None
 
 
 def served_by(store: Store, deployment: Deployment) -> Served:
@@ -35,7 +38,8 @@ def served_by(store: Store, deployment: Deployment) -> Served:
     serving = store.trees.path(deployment.rendered_digest) / "serving"
     backend = serving_backend(deployment.backend)
     try:
-        return Served(backend.signature(serving, deployment.name), backend.max_body(serving))
+        signature = backend.signature(serving, deployment.name)
+        return Served(signature, backend.max_body(serving), backend.token_file(serving))
     except FileNotFoundError as missing:
         raise DeployFailed(
             Diagnostic(

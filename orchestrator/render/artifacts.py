@@ -84,6 +84,7 @@ def _values(chosen: ServingBackend, settings: ServingSettings, deployment: Deplo
     server, timeout = chosen.server, settings.limits.request_timeout
     request_seconds = server.request_seconds if timeout is None else math.ceil(timeout)
     return {
+        "auth": settings.auth,
         "answers_after_sigterm": server.answers_after_sigterm,
         "backend": settings.backend,
         "base": deployment.base or (server.gpu_base if settings.devices else server.base),

@@ -87,6 +87,7 @@ def fill(template: str, values: dict[str, Any]) -> str:
     )
     environment.filters = {
         "digest": _Pattern("sha256 in hex", r"[0-9a-f]{64}"),
+        "file": _Pattern("absolute path of a file", r"(/[A-Za-z0-9._-]+)+"),
         "flag": _flag,
         "image": _Pattern("image reference", _IMAGE),
         "number": _number,

@@ -86,5 +86,6 @@ def _settings(
         batch_sizes=parameters.batch_sizes,
         grpc=parameters.grpc,
         limits=parameters.limits,
+        auth=parameters.auth,
         options=winner.options,
     )

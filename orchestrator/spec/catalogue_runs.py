@@ -158,6 +158,8 @@ E623 the traffic cannot be split
     A share of the traffic was requested from a target that gives a revision either all of it or none.
 E624 another store serves this name
     Two stores of one user would serve one name on this machine, each unaware of the other. The message names the other store.
+E625 no token for the server
+    Requests to this deployment need a token (`serving.auth`), and the file with the accepted ones cannot be read, or holds none.
 E701 the store cannot be used
     Reading or writing a file in the store failed; the cause is the error of the operating system. Finished results are
     not lost.

@@ -39,6 +39,7 @@ def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]
         *_batches(spec, root),
         *_accelerators(spec, root),
         *_files(spec, root, folder),
+        *_tokens(spec, root),
         *_import_roots(spec, root, folder),
         *_doubtful(spec, root),
         *_without_effect(spec, root),
@@ -215,6 +216,19 @@ def _files(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnost
         )
 
 
+def _tokens(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
+    """The file with the tokens, if a server is started on this machine; elsewhere it may be another one."""
+    if spec.serving.auth is None or not spec.deploy.starts_here or Path(spec.serving.auth.token_file).is_file():
+        return
+    yield Diagnostic(
+        "E124",
+        f"there is no file {quoted(spec.serving.auth.token_file)} with tokens",
+        span_of(root, ("serving", "auth", "token_file")),
+        cause="the server on this machine reads it, and `mlo` for its own requests",
+        remedy="write the accepted tokens into it, one per line, each of at least 16 characters",
+    )
+
+
 def _import_roots(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnostic]:
     source = spec.model.source
     if not isinstance(source, PytorchSource):
@@ -286,7 +300,7 @@ def _without_effect(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
     if not spec.only_for_devices:
         return
     paths: list[SpecPath] = [
-        *(("serving", key) for key in ("batching", "cuda_graphs", "grpc", "limits", "replicas")),
+        *(("serving", key) for key in ("batching", "cuda_graphs", "grpc", "limits", "auth", "replicas")),
         *(("image", key) for key in ("registry", "base")),
     ]
     for path in paths:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema,
 
 from orchestrator.backends.table import BACKENDS, SERVERS, backends_of
 from orchestrator.spec.gates import GATES, PRECISIONS, Gate, Precision
-from orchestrator.spec.server_models import Limits
+from orchestrator.spec.server_models import Auth, Limits
 from orchestrator.spec.source_models import Source
 from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import (
@@ -351,12 +351,17 @@ class Serving(Strict):
         "it does if `wire` is `grpc`.",
     )
     limits: Limits = _section()
+    auth: Auth | None = Field(
+        default=None,
+        description="The tokens that requests need; without it, whoever reaches the server may send requests.",
+    )
     replicas: Replicas = _section()
 
     @property
     def own_settings(self) -> tuple[str, ...]:
         """The keys with a value that not every server has a setting for."""
-        return ("limits",) if self.limits != Limits() else ()
+        given = {"limits": self.limits != Limits(), "auth": self.auth is not None}
+        return tuple(key for key, is_set in given.items() if is_set)
 
     @property
     def offers_grpc(self) -> bool:

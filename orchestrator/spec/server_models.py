@@ -6,9 +6,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from orchestrator.spec.strict import Strict
-from orchestrator.spec.types import Duration, Size
+from orchestrator.spec.types import Duration, SecretName, Size, TokenFile
 
-__all__ = ["Limits"]
+__all__ = ["Auth", "Limits"]
 
 
 def _body(size: int) -> int:
@@ -45,4 +45,20 @@ class Limits(Strict):
         ge=1,
         le=10**6,
         description="Rows that may wait while the model is busy; more are refused at once.",
+    )
+
+
+class Auth(Strict):
+    """Who may send requests: whoever knows a token. The spec says where tokens are, never what they are."""
+
+    token_file: TokenFile = Field(
+        description="The file with the accepted tokens, one per line, each of at least 16 characters; the same path on this "
+        "machine, in the container and in the pod.",
+        examples=["/run/secrets/digits/token"],
+    )
+    secret: SecretName | None = Field(
+        default=None,
+        description="The Kubernetes Secret with this file, under the file's name; by default the name of the deployment "
+        "and `-token`.",
+        examples=["digits-token"],
     )

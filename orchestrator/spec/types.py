@@ -46,10 +46,12 @@ __all__ = [
     "RegistryPrefix",
     "RelPath",
     "Scalar",
+    "SecretName",
     "Sha256",
     "SignatureName",
     "Size",
     "TensorName",
+    "TokenFile",
     "VariableName",
     "Wire",
 ]
@@ -314,6 +316,26 @@ RelPath = Annotated[
     ),
 ]
 """A path, relative to the spec's file unless absolute; `file:///a/b` is read as `/a/b`; other URLs are refused."""
+
+TokenFile = Annotated[
+    str,
+    _text(
+        r"^/(run|home|srv|mnt|tmp|secrets)(/\.?[A-Za-z0-9_][A-Za-z0-9._-]*){2,8}$",
+        "an absolute path of letters, digits, `.`, `_` and `-`, in a folder below /run, /home, /srv, /mnt, /tmp or /secrets, "
+        "such as `/run/secrets/digits/token`",
+        200,
+    ),
+]
+"""Where a secret lies, on this machine and in containers; its folder hides none of an image's own."""
+
+SecretName = Annotated[
+    str,
+    _text(
+        r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        "lower-case letters, digits and dashes, starting and ending with a letter or digit, at most 63 characters",
+    ),
+]
+"""A Secret of Kubernetes."""
 
 _HOST = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?"
 _PATH = r"[a-z0-9]+([._-][a-z0-9]+)*"

@@ -14,7 +14,7 @@ from orchestrator.spec.source_models import SourceKind, Task
 from orchestrator.spec.types import ImageRef, LabelKey, LabelValue, Name, RegistryPrefix, Wire
 from orchestrator.steps.pass_options import AnyPassOptions
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, Batching, RuntimeOptions
-from orchestrator.steps.server_options import NO_LIMITS, ServerLimits
+from orchestrator.steps.server_options import NO_LIMITS, ServerAuth, ServerLimits
 
 __all__ = [
     "Accelerator",
@@ -376,6 +376,7 @@ class ServingParameters(Parameters):
     Attributes:
         grpc: whether it offers gRPC too.
         limits: what it refuses.
+        auth: where the tokens are that requests need; None if they need none.
     """
 
     name: Name
@@ -387,6 +388,7 @@ class ServingParameters(Parameters):
     cuda_graphs: bool = False
     grpc: bool = False
     limits: ServerLimits = NO_LIMITS
+    auth: ServerAuth | None = None
 
 
 @dataclass(frozen=True, slots=True)

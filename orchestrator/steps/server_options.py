@@ -1,4 +1,4 @@
-"""What a spec sets of a server apart from the model: its limits. Plain dataclasses, like the runtime options."""
+"""What a spec sets of a server apart from the model: its limits, and who may use it. Plain dataclasses, like the runtime options."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar
 
-__all__ = ["NO_LIMITS", "ServerLimits"]
+from orchestrator.spec.types import SecretName, TokenFile
+
+__all__ = ["NO_LIMITS", "ServerAuth", "ServerLimits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +39,18 @@ class ServerLimits:
 
 
 NO_LIMITS = ServerLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAuth:
+    """`serving.auth`: where the tokens are. They are checked again, since files are rendered from them.
+
+    Attributes:
+        token_file: an absolute path, the same on every machine and in containers.
+        secret: the Kubernetes Secret whose key with the file's name holds the same.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+    token_file: TokenFile
+    secret: SecretName

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,6 +34,7 @@ def infer(
     signature: Signature,
     timeout: float = 30.0,
     max_body: int | None = None,
+    token_file: Path | None = None,
 ) -> dict[str, Array]:
     """The outputs by name for these inputs.
 
@@ -44,15 +46,17 @@ def infer(
         signature: of the model; more rows than one call may have are sent in several calls.
         timeout: seconds for one call.
         max_body: bytes of the largest request that the server takes; None if nothing has to be smaller for it.
+        token_file: whose first token is sent; None if the server asks for none.
 
     Raises:
         DeployFailed: E610 nothing listens, E611 the request is refused (4xx), E612 the server failed (5xx, broken
-            connection, an answer that is none), E613 no answer within `timeout`.
+            connection, an answer that is none), E613 no answer within `timeout`, E625 there is no token.
     """
     largest = _largest(signature, inputs, max_body)
+    headers = {} if token_file is None else {"Authorization": f"Bearer {_token(token_file)}"}
 
     def call(part: Mapping[str, Array]) -> dict[str, Array]:
-        return _call(endpoint, backend, name, part, signature, timeout)
+        return _call(endpoint, backend, name, part, signature, timeout, headers)
 
     if largest is None:
         return call(inputs)
@@ -87,13 +91,19 @@ def _largest(signature: Signature, inputs: Mapping[str, Array], max_body: int | 
 
 
 def _call(
-    endpoint: str, backend: ServingBackend, name: str, inputs: Mapping[str, Array], signature: Signature, timeout: float
+    endpoint: str,
+    backend: ServingBackend,
+    name: str,
+    inputs: Mapping[str, Array],
+    signature: Signature,
+    timeout: float,
+    more: Mapping[str, str],
 ) -> dict[str, Array]:
     body, headers = backend.encode(inputs, "binary" if "binary" in backend.wires else "json")
     where = urlsplit(endpoint)
     connection = HTTPConnection(where.hostname or "", where.port, timeout=timeout)
     try:
-        connection.request("POST", backend.infer_path(name), body, dict(headers))
+        connection.request("POST", backend.infer_path(name), body, {**headers, **more})
         answer = connection.getresponse()
         content = answer.read()
     except ConnectionRefusedError as error:
@@ -136,6 +146,26 @@ def _call(
             str(error),
             f"run `mlo status {name}`: another server may be listening there",
         ) from error
+
+
+def _token(file: Path) -> str:
+    """The first of the accepted tokens."""
+    token = ""
+    try:
+        token = next(iter(file.read_text(encoding="ascii").split()), "")
+        problem = "" if token and token.isprintable() else "it holds no token"
+    except OSError as error:
+        problem = f"it cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        problem = "it holds other characters than ASCII"
+    if problem:
+        raise _failure(
+            "E625",
+            f"there is no token in {file}",
+            problem,
+            "write the accepted tokens into it, one per line, and let the user who runs `mlo` read it",
+        )
+    return token
 
 
 def _reason(content: bytes) -> str:

@@ -16,7 +16,7 @@ from orchestrator.plan.found import planned_model
 from orchestrator.spec.load import load_spec
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.steps.parameters import RenderParameters
-from orchestrator.steps.server_options import ServerLimits
+from orchestrator.steps.server_options import ServerAuth, ServerLimits
 from tests.optimize.test_grpc import SIGNATURE, SPEC
 
 
@@ -27,14 +27,14 @@ def _reasons(serving: dict[str, Any]) -> dict[str, str | None]:
     return {each.backend: each.reason if isinstance(each, RefusedCandidate) else None for each in found}
 
 
-@pytest.mark.parametrize(("key", "value"), [("limits", {"queue": 8})])
+@pytest.mark.parametrize(("key", "value"), [("limits", {"queue": 8}), ("auth", {"token_file": "/run/secrets/m/token"})])
 def test_servers_without_the_setting_are_refused(key: str, value: Any) -> None:
     reasons = _reasons({key: value})
     expected = f"`serving.{key}` is set, but mlo cannot set it for torchserve; onnxruntime and openvino obey it"
     assert reasons["torchserve"] == expected
     assert reasons["onnxruntime"] is None
     assert reasons["openvino"] is None
-    assert _reasons({key: {}})["torchserve"] is None
+    assert _reasons({})["torchserve"] is None
 
 
 def test_a_body_limit_that_the_smallest_request_exceeds_is_refused() -> None:
@@ -79,3 +79,12 @@ def test_the_limits_reach_the_render_step(tmp_path: Path) -> None:
     found = _rendered(tmp_path, "limits: {max_body: 16Mi, max_connections: 64, request_timeout: 250ms, queue: 100}")
     assert found.settings.limits == ServerLimits(2**24, 64, 0.25, 100)
     assert _rendered(tmp_path, "backend: auto").settings.limits == ServerLimits()
+
+
+def test_the_place_of_the_tokens_reaches_the_render_step(tmp_path: Path) -> None:
+    elsewhere = "\ndeploy: {target: folder, path: out}"  # where no server starts here, the file need not be here
+    found = _rendered(tmp_path, "auth: {token_file: /run/secrets/no-such/token}" + elsewhere)
+    assert found.settings.auth == ServerAuth("/run/secrets/no-such/token", "digits-token")
+    found = _rendered(tmp_path, "auth: {token_file: /run/secrets/no-such/token, secret: mine}" + elsewhere)
+    assert found.settings.auth == ServerAuth("/run/secrets/no-such/token", "mine")
+    assert _rendered(tmp_path, "backend: auto").settings.auth is None

@@ -176,6 +176,47 @@ def test_limits_are_in_the_configuration_and_a_stopping_pod_is_given_the_time(re
     assert service["stop_grace_period"] == "101s"
 
 
+_AUTH = {"token_file": "/run/secrets/digits/token", "secret": "digits-token"}
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_the_place_of_the_tokens_is_in_configuration_compose_file_values_and_readme(
+    render_to: Render, backend: str
+) -> None:
+    folder = render_to(backend, auth=_AUTH)
+    for place in ("serving", "docker/serving"):
+        assert str(load_config(folder / place / "server.json").token_file) == _AUTH["token_file"]
+    (mounted,) = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]["volumes"]
+    assert (mounted["source"], mounted["target"], mounted["read_only"]) == (*[_AUTH["token_file"]] * 2, True)
+    values = yaml.safe_load((folder / "values.yaml").read_text())
+    assert values["auth"] == {"tokenFile": _AUTH["token_file"], "secret": "digits-token"}
+    assert (
+        "kubectl create secret generic digits-token --from-file=/run/secrets/digits/token"
+        in (folder / "README.md").read_text()
+    )
+
+
+def test_without_tokens_nothing_speaks_of_them(render_to: Render) -> None:
+    folder = render_to("onnxruntime")
+    for file in ("docker/Dockerfile", "serving/server.json", "compose.yaml", "values.yaml", "README.md"):
+        assert "token" not in (folder / file).read_text().lower(), file
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [
+        {"token_file": '/run/secrets/x"', "secret": "s"},
+        {"token_file": "/run/secrets/../../etc/token", "secret": "s"},
+        {"token_file": "/run/secrets/token\nUSER root", "secret": "s"},
+        {"token_file": "/run/secrets/token", "secret": "s --from-literal=a=b"},
+    ],
+)
+def test_places_that_would_break_a_file_are_refused(render_to: Render, auth: dict[str, str]) -> None:
+    with pytest.raises(StepError) as refused:
+        render_to("onnxruntime", auth=auth)
+    assert refused.value.diagnostic.code == "E452"
+
+
 def test_one_limit_leaves_the_others_to_the_server(render_to: Render) -> None:
     usual = load_config(render_to("onnxruntime", "usual") / "serving" / "server.json")
     one = load_config(render_to("onnxruntime", "one", limits={"queue": 7}) / "serving" / "server.json")

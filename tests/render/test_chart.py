@@ -255,3 +255,36 @@ def test_grpc_is_a_port_of_the_container_the_service_and_the_network_policy(
     assert (port["port"], port["targetPort"], port["appProtocol"]) == (8081, "grpc", "kubernetes.io/h2c")
     allowed = _one(documents, "NetworkPolicy")["spec"]["ingress"][0]["ports"]
     assert [each["port"] for each in allowed] == [8080, 8081]
+
+
+@pytest.mark.parametrize("kubernetes", ["1.25", "1.37"])
+def test_tokens_are_mounted_from_their_secret_and_sent_for_metrics(template: Template, kubernetes: str) -> None:
+    auth = {"token_file": "/run/secrets/digits/token", "secret": "digits-token"}
+    known = ("--api-versions", "monitoring.coreos.com/v1/ServiceMonitor")
+    documents = template("onnxruntime", kubernetes, *known, auth=auth)
+    for document in documents:
+        if document["kind"] != "ServiceMonitor":
+            kubernetes_validate.validate(document, kubernetes, strict=True)
+    mount = _container(documents)["volumeMounts"][1]
+    assert mount == {"name": "tokens", "mountPath": "/run/secrets/digits", "readOnly": True}
+    volume = _one(documents, "Deployment")["spec"]["template"]["spec"]["volumes"][1]
+    assert volume["secret"] == {
+        "secretName": "digits-token",
+        "defaultMode": 0o440,
+        "items": [{"key": "token", "path": "token"}],
+    }
+    (endpoint,) = _one(documents, "ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["authorization"] == {"credentials": {"name": "digits-token", "key": "token"}}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert _container(documents)[probe]["httpGet"]["path"].startswith("/v2/health/"), "which need no token"
+
+
+def test_without_tokens_no_secret_is_mounted(template: Template) -> None:
+    documents = template("onnxruntime", "1.37", "--api-versions", "monitoring.coreos.com/v1/ServiceMonitor")
+    assert [mount["name"] for mount in _container(documents)["volumeMounts"]] == ["temporary"]
+    assert "authorization" not in _one(documents, "ServiceMonitor")["spec"]["endpoints"][0]
+
+
+def test_a_file_of_tokens_without_its_secret_is_refused(template: Template) -> None:
+    with pytest.raises(AssertionError, match="tokenFile and secret belong together"):
+        template("onnxruntime", "1.37", "--set", "auth.tokenFile=/run/secrets/digits/token")

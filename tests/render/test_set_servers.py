@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper
 
 from orchestrator.artifacts.imported import SAMPLES_FILE
 from orchestrator.backends.table import serving_backend
+from orchestrator.errors import DeployFailed
 from orchestrator.release.golden import check_golden
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.targets.client import infer
@@ -162,3 +164,55 @@ def test_a_body_that_does_not_arrive_in_time_is_given_up(serve: Callable[..., _S
     with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
         client.sendall(b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         assert client.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+_TOKEN = "one-of-the-tokens"
+
+
+@pytest.fixture
+def token_file() -> Iterator[Path]:
+    """A file with two tokens, at a place that a spec may name."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        file = Path(folder) / "token"
+        file.write_text(f"{_TOKEN}\nthe-other-token-0\n")
+        yield file
+
+
+def test_requests_need_a_token_and_probes_none(serve: Callable[..., _Served], token_file: Path, tmp_path: Path) -> None:
+    served = serve(grpc=True, auth={"token_file": str(token_file), "secret": "digits-token"})
+    bearer = ("--header", f"Authorization: Bearer {_TOKEN}")
+    assert served.status() == 401
+    assert served.status("--header", "Authorization: Bearer none-of-the-tokens") == 401
+    assert served.status(*bearer) == 200
+    assert served.status(path="/metrics", body=None) == 401
+    assert served.status(*bearer, path="/metrics", body=None) == 200
+    for probed in (READY, "/v2/health/live"):
+        assert served.status(path=probed, body=None) == 200
+
+    grpc = pytest.importorskip("grpc")
+    health = pytest.importorskip("grpc_health.v1.health_pb2")
+    stub = pytest.importorskip("grpc_health.v1.health_pb2_grpc").HealthStub
+    with grpc.insecure_channel(f"127.0.0.1:{served.grpc_port}") as channel:
+        answer = stub(channel).Check(health.HealthCheckRequest(), timeout=30, wait_for_ready=True)
+        assert answer.status == health.HealthCheckResponse.SERVING
+        ask = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
+        with pytest.raises(grpc.RpcError) as refused:
+            ask(b"", timeout=30)
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert b"mlo" in ask(b"", timeout=30, metadata=[("authorization", f"Bearer {_TOKEN}")])
+
+    backend = serving_backend("onnxruntime")
+    found = backend.token_file(served.folder / "serving")
+    assert found == token_file
+    golden = check_golden(
+        served.url, backend, "digits", _samples(tmp_path / "i"), {}, precision="fp32", token_file=found
+    )
+    assert golden.rows == 64
+    x = {"x": np.ones((1, 3), np.float32)}
+    with pytest.raises(DeployFailed) as without:
+        infer(served.url, backend, "digits", x, signature=_SIGNATURE)
+    assert without.value.diagnostics[0].code == "E611"
+    token_file.write_text("")
+    with pytest.raises(DeployFailed) as none:
+        infer(served.url, backend, "digits", x, signature=_SIGNATURE, token_file=found)
+    assert none.value.diagnostics[0].code == "E625"

@@ -119,6 +119,7 @@ def test_a_required_key_without_a_value_is_shown_with_an_example(shown: Shown) -
         ("serving: {backend: torchsrve}", f"`torchsrve` is not one of {_SERVED}, auto", "did you mean `torchserve`?"),
         ("serving: {limits: {max_body: 1000}}", "`1000` is not a valid value for `max_body`", "expected a size from 1Ki to 2Gi"),
         ("serving: {limits: {request_timeout: 2h}}", "`2h` is not a valid value for `request_timeout`", "expected a duration from 1ms to 1h"),
+        ("serving: {auth: {token_file: /run/secrets/no-such/token}}", "there is no file `/run/secrets/no-such/token` with tokens", ""),
         ("serving: {batching: {max_size: 0}}", "`max_size` must be at least 1, not `0`", ""),
         ("serving: {batching: {max_size: '8'}}", "`max_size` must be a whole number, not `8`", "a value in quotes is text, not a number"),
         ("benchmark: {batch_sizes: 8}", "`batch_sizes` must be a list, not `8`", "for a list with one entry, write `[8]`"),

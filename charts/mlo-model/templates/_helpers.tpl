@@ -59,6 +59,9 @@ mlo/decision-digest: {{ .Values.model.decisionDigest | quote }}
 {{- if and (eq (int .Values.rollout.maxSurge) 0) (eq (int .Values.rollout.maxUnavailable) 0) }}
 {{- fail "rollout: maxSurge and maxUnavailable are 0; with no pod more and none fewer, none is ever replaced" }}
 {{- end }}
+{{- if ne (empty .Values.auth.tokenFile) (empty .Values.auth.secret) }}
+{{- fail "auth: tokenFile and secret belong together; set both or none" }}
+{{- end }}
 {{- end }}
 
 {{- define "mlo-model.image" -}}

@@ -20,7 +20,7 @@ from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.steps.parameters import DeploymentParameters, RenderParameters, ServingParameters
 from orchestrator.steps.roles import variant_role
-from orchestrator.steps.server_options import ServerLimits
+from orchestrator.steps.server_options import ServerAuth, ServerLimits
 
 __all__ = ["DRAIN_SECONDS", "grpc_tools", "live_steps", "render_step", "require_grpc_tools"]
 
@@ -53,6 +53,7 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
             cuda_graphs=bool(spec.hardware.devices) and spec.serving.cuda_graphs,
             grpc=spec.serving.offers_grpc,
             limits=ServerLimits(**spec.serving.limits.model_dump()),
+            auth=_auth(spec),
         ),
         assets=here.assets,
     )
@@ -74,6 +75,11 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
         tools=("jinja2", *grpc_tools(spec)),
         at=("image",),
     )
+
+
+def _auth(spec: ModelDeployment) -> ServerAuth | None:
+    auth = spec.serving.auth
+    return None if auth is None else ServerAuth(auth.token_file, auth.secret or f"{spec.metadata.name}-token")
 
 
 def require_grpc_tools(loaded: LoadedSpec, here: Here) -> None:
