@@ -8,7 +8,7 @@ from orchestrator.machine.cpus import CpuShare
 from orchestrator.machine.cuda_devices import CudaDevices
 from orchestrator.spec.strict import Strict
 
-__all__ = ["MeasuredOn", "NotMeasured", "Objective", "Times", "WarmUp", "rate_text", "times_text"]
+__all__ = ["MeasuredOn", "NotMeasured", "Objective", "Times", "WarmUp", "bytes_text", "rate_text", "times_text"]
 
 Objective = Literal["latency", "throughput", "cost"]
 """As in the spec's `optimize.objective`."""
@@ -79,6 +79,11 @@ class MeasuredOn(Strict):
             accelerators=None if devices is None else tuple(devices.names[:count]),
             driver=None if devices is None else devices.driver,
         )
+
+
+def bytes_text(count: int) -> str:
+    """An amount for a person: `438 B`, `57 kB`, `3.1 MB`."""
+    return f"{count:,} B" if count < 10_000 else f"{count / 1e6:.2g} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
 
 
 def rate_text(per_second: float) -> str:

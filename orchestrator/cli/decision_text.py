@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.artifacts.measurement import NotMeasured, rate_text, times_text
+from orchestrator.artifacts.measurement import NotMeasured, bytes_text, rate_text, times_text
 from orchestrator.cli import console
 from orchestrator.cli.columns import wrapped_line
 from orchestrator.cli.gates_text import gates_table, verification_table
@@ -114,7 +114,7 @@ def _calls(server: ServerMeasurement) -> Iterator[str]:
     cells = [
         (
             each.name + (" *" if each.wire == server.wire and len(server.wires) > 1 else ""),
-            _size(each.request_bytes),
+            bytes_text(each.request_bytes),
             _ms(each.call) or "refused",
             _ms(each.model),
             _ms(each.around),
@@ -133,10 +133,6 @@ def _rate(wire: WireResult, server: ServerMeasurement) -> str:
     if wire.wire == server.wire and full is not None:
         return f"{'≥ ' if full.rows_per_second is None else ''}{rate_text(full.at_least)}"
     return "" if wire.rows_per_second is None else f"≥ {rate_text(wire.rows_per_second)}"
-
-
-def _size(count: int) -> str:
-    return f"{count:,} B" if count < 10_000 else f"{count / 1e6:.2g} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
 
 
 def _not_measured(found: OpenLoop | Saturation | NotMeasured) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.artifacts.decision import Distance, LevelStatus
-from orchestrator.artifacts.measurement import NotMeasured, rate_text
+from orchestrator.artifacts.measurement import NotMeasured, bytes_text, rate_text
 from orchestrator.artifacts.server_report import P99Level, ServerMeasurement, ThroughputLevel, WireResult
 
 __all__ = [
@@ -79,7 +79,7 @@ def _p99_text(server: ServerMeasurement, level: P99Level) -> str:
         text += f", but {level.over} of {level.samples} requests exceeded it"
     if level.status == "missed" and wire_is_the_cause(server):
         text += (
-            f"; {call_text(server.over)}: the rest is transfer and coding of {server.over.request_bytes / 1e6:.2g} MB"
+            f"; {call_text(server.over)}: the rest is transfer and coding of {bytes_text(server.over.request_bytes)}"
         )
         if (best := faster_wire(server)) is not None:
             text += f"; {call_text(best)}"
