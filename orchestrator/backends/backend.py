@@ -278,7 +278,10 @@ class ServingBackend(Backend):
 
     @abstractmethod
     def unavailable(self, devices: int = 0) -> Unavailable | None:
-        """Why it cannot be started on this machine with this number of CUDA devices; None if it can."""
+        """Why it cannot be started on this machine with this number of CUDA devices; None if it can.
+
+        It is called for every plan, so it must be fast.
+        """
 
     def present(self, devices: int = 0) -> Mapping[str, Any] | bool:  # noqa: ARG002
         """The identity of the server on this machine beyond package versions, as JSON; part of a measurement's key.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,7 @@ from orchestrator.plan.revisions import PROBE, SAMPLES
 from orchestrator.plan.step import FileInput, Step
 from orchestrator.plan.steps.source import require_source_tools, source_parameters
 from orchestrator.spec.load import LoadedSpec, load_spec
-from orchestrator.spec.sample_arrays import ArrayHeader, array_headers
+from orchestrator.spec.sample_arrays import UNREADABLE, ArrayHeader, array_headers
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.parameters import (
     InspectParameters,
@@ -110,7 +109,7 @@ def _headers(samples: Path) -> dict[str, ArrayHeader]:
     """The samples' arrays; none if the file cannot be read, which planning reports with the line of the spec."""
     try:
         return array_headers(samples)
-    except (OSError, zipfile.BadZipFile):
+    except UNREADABLE:
         return {}
 
 

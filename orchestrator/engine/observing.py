@@ -50,7 +50,7 @@ def observe_here(loaded: LoadedSpec, root: Path = Path("/"), path: Sequence[str]
         cuda=_cuda(spec, root, path),
         factory_file=file,
         variables=_variables(spec),
-        weights_bytes=_file_size(spec.path(spec.model.source.weights, loaded.folder)),
+        weights_bytes=_weights_bytes(loaded),
         random_samples=spec.model.samples is not None and is_random(spec.path(spec.model.samples, loaded.folder)),
     )
 
@@ -86,7 +86,12 @@ def _cuda(spec: ModelDeployment, root: Path, path: Sequence[str] | None) -> Cuda
     return CudaHere(cuda_devices(root), builds)
 
 
-def _file_size(path: Path) -> int | None:
+def _weights_bytes(loaded: LoadedSpec) -> int | None:
+    """The size of a file that holds the weights and nothing else: others may hold an optimizer's state too."""
+    source = loaded.spec.model.source
+    path = loaded.spec.path(source.weights, loaded.folder)
+    if path.suffix != ".safetensors" or (isinstance(source, PytorchSource) and source.weights_key is not None):
+        return None
     try:
         return path.stat().st_size if path.is_file() else None
     except OSError:

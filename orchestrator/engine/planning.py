@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.step import Plan
 from orchestrator.release.live import Live, observe
 from orchestrator.spec.load import LoadedSpec, load_spec
-from orchestrator.spec.sample_arrays import array_headers, sample_problems
+from orchestrator.spec.sample_arrays import UNREADABLE, array_headers, sample_problems
 from orchestrator.spec.signature import Signature
 from orchestrator.spec.types import AS_WRITTEN
 from orchestrator.spec.yaml_tree import SPEC
@@ -189,7 +188,7 @@ def _check_samples(loaded: LoadedSpec, signature: Signature) -> None:
     path = loaded.spec.path(loaded.spec.model.samples, loaded.folder)
     try:
         headers = array_headers(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         problem = Diagnostic(
             "E340",
             "the samples are not an npz file",

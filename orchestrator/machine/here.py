@@ -60,7 +60,7 @@ class Here:
         cuda: None for a spec without CUDA devices.
         factory_file: the user's module in `model.source.factory`; None if there is none.
         variables: each variable of `model.source.env` → the digest of its value; None where it is not set.
-        weights_bytes: the size of the model's file; None for a folder, or if it cannot be read.
+        weights_bytes: the size of the weights; None if it is not known without reading the model.
         random_samples: whether the samples are the random ones that `mlo init` generated.
     """
 

@@ -58,9 +58,12 @@ def tried_and_refused(
             Diagnostic(
                 code="E201",
                 message="no candidate can be tried",
-                span=loaded.span(("hardware", "memory") if set(remedies) == {_MORE_MEMORY} else ("optimize",)),
+                span=loaded.span(
+                    ("hardware", "memory") if not lacking and set(remedies) == {_MORE_MEMORY} else ("optimize",)
+                ),
                 cause="every format and precision that the spec allows is refused",
-                remedy=install_hint(tuple(sorted(lacking))) if lacking else "; ".join(sorted(remedies)) or allow,
+                remedy="; ".join([*([install_hint(tuple(sorted(lacking)))] if lacking else []), *sorted(remedies)])
+                or allow,
                 notes=tuple(f"{r.candidate}: {r.reason}" for r in refused),
             )
         )

@@ -77,6 +77,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
             env=environment,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=_SECONDS,
             check=False,
         )

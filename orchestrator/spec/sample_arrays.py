@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,10 +17,13 @@ from typing import IO
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.signature import Signature, Tensor
 
-__all__ = ["LABELS", "ArrayHeader", "array_headers", "sample_problems"]
+__all__ = ["LABELS", "UNREADABLE", "ArrayHeader", "array_headers", "sample_problems"]
 
 LABELS = "labels"
 """The array of an npz file with the expected classes; not an input."""
+
+UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
+"""What reading a damaged, encrypted or foreign archive raises."""
 
 _AT = ("model", "samples")
 _STRING = "string"
@@ -35,7 +39,8 @@ class ArrayHeader:
     """The element type and shape of an array.
 
     Attributes:
-        kind: numpy's letter: `f` float, `i` and `u` integers, `b` booleans, `U` and `S` texts, `O` Python objects, ...
+        kind: numpy's letter: `f` float, `i` and `u` integers, `b` booleans, `U` and `S` texts, `O` Python objects, ...; `?` if
+            its elements have several fields.
         dtype: as numpy shows it: `float32`, `<U8`.
         shape: of the array.
     """
@@ -46,11 +51,10 @@ class ArrayHeader:
 
 
 def array_headers(path: Path) -> dict[str, ArrayHeader]:
-    """The headers of all arrays in an npz file, by name; an array that numpy would not read either is left out.
+    """The headers of all arrays in an npz file, by name; entries that are no arrays are left out.
 
     Raises:
-        OSError: the file cannot be read.
-        zipfile.BadZipFile: it is not a zip archive.
+        Exception: one of `UNREADABLE`: the file cannot be read, or is no zip archive that Python reads.
     """
     headers = {}
     with zipfile.ZipFile(path) as archive:
@@ -71,19 +75,21 @@ def _header(entry: IO[bytes]) -> ArrayHeader | None:
     if length > _LONGEST_HEADER:
         return None
     text = entry.read(length).decode("latin-1" if start[6] < 3 else "utf-8", errors="replace")
-    descr = re.search(r"'descr':\s*'(?P<order>[<>|=]?)(?P<kind>[A-Za-z])(?P<size>\d*)'", text)
+    descr = re.search(r"'descr':\s*'(?P<order>[<>|=]?)(?P<kind>[A-Za-z])(?P<size>\d*)(?P<unit>\[\w*\])?'", text)
     shape = re.search(r"'shape':\s*\(([\d,\sL]*)\)", text)
-    if descr is None or shape is None:
+    if shape is None:
         return None
     sizes = tuple(int(size.strip(" L")) for size in shape[1].split(",") if size.strip(" L"))
-    return ArrayHeader(descr["kind"], _dtype(descr), sizes)
+    return ArrayHeader("?", "structured", sizes) if descr is None else ArrayHeader(descr["kind"], _dtype(descr), sizes)
 
 
 def _dtype(descr: re.Match[str]) -> str:
     kind, size = descr["kind"], int(descr["size"] or 0)
     if kind == "b":
         return "bool"
-    return f"{_KINDS[kind]}{8 * size}" if kind in _KINDS else f"{descr['order']}{kind}{descr['size']}"
+    return (
+        f"{_KINDS[kind]}{8 * size}" if kind in _KINDS else f"{descr['order']}{kind}{descr['size']}{descr['unit'] or ''}"
+    )
 
 
 def sample_problems(headers: Mapping[str, ArrayHeader], signature: Signature) -> Iterator[Diagnostic]:

@@ -95,7 +95,7 @@ _OF_NETWORK = re.compile(r"Connect|Resolution|Offline|LocalEntryNotFound|Unreach
 def is_of_network(error: BaseException) -> bool:
     """Whether a name could not be resolved or an address not be reached, here or in an exception that led to it."""
     return any(
-        isinstance(each, (socket.gaierror, ConnectionError))
+        isinstance(each, (socket.gaierror, ConnectionRefusedError))
         or (isinstance(each, OSError) and each.errno in _UNREACHABLE)
         or (type(each).__module__.partition(".")[0] in _CLIENTS and _OF_NETWORK.search(type(each).__name__))
         for each in causes_of(error)

@@ -11,6 +11,9 @@ import re
 __all__ = ["headline", "headline_with_type"]
 
 _LONGEST = 400
+_MOST_READ = 4000
+"""Characters at the beginning and at the end of a text in which the reason is looked for."""
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NODE = re.compile(r"\{\{(?:function_node|node) [^}]*\}\}\s*|\s*\[Op:\w+\](?: name:.*)?")
 _ABOUT_THE_WAY = re.compile(
@@ -27,7 +30,7 @@ _WAYS = (
     re.compile(r"Exception encountered when calling [^\n]*\n\n(?P<reason>.+?)\n\nArguments received by ", re.DOTALL),
     # TensorFlow: the line before the node, or behind the calls of traced code.
     re.compile(r"\n(?P<reason>[^\n]+)\n\s*\[\[\{\{node "),
-    re.compile(r"in user code:\n.*\n\s+\w+(?:Error|Exception): (?P<reason>[^\n]+)", re.DOTALL),
+    re.compile(r"in user code:\n.*\n[ \t]+\w+(?:Error|Exception): (?P<reason>[^\n]+)", re.DOTALL),
     # PyTorch
     re.compile(r"Traceback of TorchScript.*\n(?:[\w.]+(?:Error|Exception): )?(?P<reason>[^\n]+)\s*$", re.DOTALL),
     re.compile(r"## Exception summary\s+<class '[^']+'>: (?P<reason>[^\n]+)"),
@@ -43,7 +46,10 @@ def headline(error: BaseException, skip: re.Pattern[str] | None = None) -> str:
         error: the exception.
         skip: matches further lines that say nothing of the reason, at their start.
     """
-    text = _COLOUR.sub("", str(error))
+    text = str(error)
+    if len(text) > 2 * _MOST_READ:  # a model's own text could be of any length
+        text = f"{text[:_MOST_READ]}\n{text[-_MOST_READ:]}"
+    text = _COLOUR.sub("", text)
     found = _of_onnx_runtime(text) or _of_openvino(text)
     if not found:
         match = next((match for way in _WAYS if (match := way.search(text))), None)

@@ -79,10 +79,13 @@ def copy_folder_atomic(source: Path, place: Path) -> None:
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     partial, former = (place.with_name(f"{TEMPORARY_PREFIX}{place.name}{end}") for end in ("", ".former"))
+    if former.exists() and not place.exists():
+        former.rename(place)  # killed between the two renames below
     for left in (partial, former):
         if left.exists():
             remove_tree(left)
     try:
+        source.stat()  # rglob finds nothing in a folder that is missing
         partial.mkdir(mode=0o755)
         for path in sorted(source.rglob("*")):
             copy = partial / path.relative_to(source)
@@ -99,6 +102,8 @@ def copy_folder_atomic(source: Path, place: Path) -> None:
         crash_point("folder.placed")
         fsync_folder(place.parent)
     finally:
+        if former.exists() and not place.exists():
+            former.rename(place)
         for left in (partial, former):
             if left.exists():
                 remove_tree(left)

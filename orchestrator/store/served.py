@@ -64,16 +64,18 @@ def claim(wanted: ServedName) -> Iterator[ServedName | None]:
         yield other
 
 
-def served_by_others(store: Path, name: str = "*") -> list[ServedName]:
+def served_by_others(store: Path, name: str | None = None) -> list[ServedName]:
     """What other stores of this user serve on this machine, sorted by name; entries of those that are gone are removed.
 
     Args:
         store: the folder of this one.
-        name: only this name.
+        name: only this name; None for all.
     """
     every, own = _folder(""), str(store.resolve())
     found = []
-    for file in [] if every is None else sorted(every.glob(f"{name}/*.json")):
+    for file in [] if every is None else sorted(every.glob("*/*.json")):
+        if name is not None and file.parent.name != name:
+            continue
         try:
             entry = ServedName.model_validate_json(file.read_bytes())
         except (OSError, ValidationError):  # removed meanwhile, or not ours

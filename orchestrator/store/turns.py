@@ -18,7 +18,7 @@ from orchestrator.store.locks import create_held, holder_of, open_locked, unless
 __all__ = ["Place", "in_turn"]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5  # seconds; short looks, and few, because others measure meanwhile
-_MUTEX_PAUSE = 0.005  # seconds; it is held for a few system calls
+_MUTEX_PAUSE, _MUTEX_TOLD_AFTER = 0.005, 2.0  # seconds; it is held for a few system calls
 _STOPPED_AFTER = 10.0  # seconds without a sign of life: its process is stopped, as by Ctrl-Z
 _SHARED, _ALONE = ".shared", ".alone"
 
@@ -86,7 +86,7 @@ class _Queue:
         told, pause = 0, _FIRST_PAUSE
         try:
             while True:
-                with self._mutex(given_up):
+                with self._mutex(on_wait, given_up):
                     ahead = self._ahead()
                     handle = None if ahead else open_locked(self._path, shared=self._shared)
                     if handle is not None:
@@ -103,20 +103,28 @@ class _Queue:
             self._leave()
 
     @contextmanager
-    def _mutex(self, given_up: Callable[[], bool]) -> Iterator[None]:
-        """Between a look at the queue and what follows from it, nobody else changes it."""
+    def _mutex(self, on_wait: Callable[[Place], None], given_up: Callable[[], bool]) -> Iterator[None]:
+        """Between a look at the queue and what follows from it, nobody else changes it.
+
+        It is held for a few system calls, unless its process is stopped just then: those who wait for long are told which.
+        """
         with store_errors("create", self._folder):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        while (handle := open_locked(self._folder / "queue.lock", shared=False)) is None:
-            self._pause(_MUTEX_PAUSE, given_up)
+        file, pause, told, begun = self._folder / "queue.lock", _MUTEX_PAUSE, False, time.monotonic()
+        while (handle := open_locked(file, shared=False)) is None:
+            if not told and time.monotonic() - begun > _MUTEX_TOLD_AFTER:
+                told, pause = True, _LONGEST_PAUSE
+                on_wait(Place(1, behind_exclusive=True, holder=holder_of(file)))
+            self._pause(pause, given_up, of=file)
         try:
+            write_holder(handle, {"what": "looking at the queue"})
             yield
         finally:
             os.close(handle)
 
-    def _pause(self, seconds: float, given_up: Callable[[], bool]) -> None:
+    def _pause(self, seconds: float, given_up: Callable[[], bool], of: Path | None = None) -> None:
         if given_up():
-            holder = holder_of(self._path)
+            holder = holder_of(of or self._path)
             raise Busy(Diagnostic("E703", f"{self._path.stem} is locked by {holder}", cause="the wait was given up"))
         time.sleep(seconds)
 

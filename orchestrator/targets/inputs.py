@@ -89,6 +89,8 @@ def _count(arrays: Mapping[str, Array], signature: Signature) -> int | None:
     counts = {len(array) for array in arrays.values()}
     if len(counts) > 1:
         raise _UnfitError(f"its inputs hold different numbers of requests: {', '.join(map(str, sorted(counts)))}")
+    if 0 in counts:
+        raise _UnfitError("it holds no requests")
     return counts.pop()
 
 

@@ -47,6 +47,16 @@ def test_with_everything_that_is_needed(tmp_path: Path, monkeypatch: pytest.Monk
     assert TORCHSERVE.unavailable() is None
 
 
+def test_a_runtime_that_states_its_version_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    _java(tmp_path / "bin", 'openjdk version "8"')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    (tmp_path / "release").write_text('IMPLEMENTOR="Debian"\nJAVA_VERSION="17.0.15"\n')
+    assert TORCHSERVE.unavailable() is None
+    (tmp_path / "release").write_text('JAVA_VERSION="1.8.0_291"\n')
+    assert TORCHSERVE.unavailable() is not None
+
+
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     reason = TORCHSERVE.unavailable()

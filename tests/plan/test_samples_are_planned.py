@@ -89,6 +89,29 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes, cause
     assert cause in refused.value.diagnostics[0].cause
 
 
+def test_a_damaged_archive_is_refused_as_such(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "samples.npz", image=np.random.default_rng(0).random((3, 8, 12)), word=WORDS)
+    whole = (tmp_path / "samples.npz").read_bytes()
+    entry = whole.index(b"PK\x01\x02")
+    # Marked as encrypted, compressed in an unknown way, and with damaged data.
+    for place, damage in ((entry + 8, b"\x01"), (entry + 10, b"\x63"), (62, b"\xff" * 200)):
+        (tmp_path / "samples.npz").write_bytes(whole[:place] + damage + whole[place + len(damage) :])
+        with pytest.raises(SpecInvalid) as refused:
+            planned(tmp_path, {})
+        assert [each.code for each in refused.value.diagnostics] == ["E340"]
+
+
+def test_types_without_a_counterpart_are_named(tmp_path: Path) -> None:
+    for image, dtype in (
+        (IMAGES.astype("M8[s]"), "<M8[s]"),
+        (np.zeros((3, 8, 12), [("a", "f4"), ("b", "i4")]), "structured"),
+    ):
+        with pytest.raises(SpecInvalid) as refused:
+            planned(tmp_path, {"image": image, "word": WORDS})
+        assert refused.value.diagnostics[0].code == "E342"
+        assert dtype in refused.value.diagnostics[0].message
+
+
 def test_headers_are_those_that_numpy_writes(tmp_path: Path) -> None:
     arrays: dict[str, Any] = {
         "floats": np.zeros((2, 3), np.float16),

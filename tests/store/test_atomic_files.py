@@ -17,7 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import StoreFailed
-from orchestrator.store.atomic import TEMPORARY_PREFIX, canonical_json, pretty_json, write_atomic
+from orchestrator.store.atomic import (
+    TEMPORARY_PREFIX,
+    canonical_json,
+    copy_folder_atomic,
+    pretty_json,
+    write_atomic,
+)
 from orchestrator.store.gc import sweep
 from orchestrator.store.home import Home
 from orchestrator.store.store import Store
@@ -116,3 +122,36 @@ def test_pretty_json_is_sorted_indented_and_ends_with_a_newline() -> None:
     assert pretty_json({"b": "é", "a": [1]}) == '{\n "a": [\n  1\n ],\n "b": "é"\n}\n'.encode()
     with pytest.raises(ValueError):
         pretty_json(float("nan"))
+
+
+def _folder(place: Path, content: str) -> Path:
+    place.mkdir(parents=True)
+    (place / "model").write_text(content)
+    return place
+
+
+def test_a_folder_that_cannot_be_replaced_is_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = _folder(tmp_path / "there" / "1", "old"), _folder(tmp_path / "new", "new")
+    rename = Path.rename
+
+    def full(path: Path, target: Path) -> Path:
+        if path.name == f"{TEMPORARY_PREFIX}1":
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space"):
+        copy_folder_atomic(new, old)
+    assert (old / "model").read_text() == "old"
+    assert [path.name for path in old.parent.iterdir()] == ["1"]
+
+
+def test_a_folder_whose_replacement_was_killed_half_way_comes_back(tmp_path: Path) -> None:
+    place, new = tmp_path / "there" / "1", _folder(tmp_path / "new", "new")
+    former = _folder(place.with_name(f"{TEMPORARY_PREFIX}1.former"), "old")
+    with pytest.raises(OSError, match="nothing"):
+        copy_folder_atomic(tmp_path / "nothing", place)
+    assert (place / "model").read_text() == "old"
+    copy_folder_atomic(new, place)
+    assert (place / "model").read_text() == "new"
+    assert not former.exists()

@@ -33,7 +33,8 @@ def test_another_store_learns_who_serves_a_name_as_long_as_it_does(tmp_path: Pat
         with claim(second) as other:
             assert other == first
         assert served_by_others(Path(second.store)) == [first]
-        assert served_by_others(Path(second.store), "other") == []
+        for name in ("other", "*", "../first", "/digits", ""):
+            assert served_by_others(Path(second.store), name) == []
         assert served_by_others(Path(first.store)) == []
     assert served_by_others(Path(second.store)) == []
     with claim(second) as other:

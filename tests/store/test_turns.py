@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import Busy
+from orchestrator.store.locks import open_locked, write_holder
 from orchestrator.store.turns import Place, in_turn
 
 pytestmark = pytest.mark.processes
@@ -145,6 +146,24 @@ def test_a_queue_that_was_removed_is_made_again(path: Path, turn: Turn) -> None:
     path.with_suffix(".queue").rmdir()
     _end(holder)
     _end(waiting)
+
+
+def test_a_process_that_was_stopped_while_it_looked_is_named(path: Path) -> None:
+    folder = path.with_suffix(".queue")
+    folder.mkdir(parents=True)
+    handle = open_locked(folder / "queue.lock", shared=False)
+    assert handle is not None
+    write_holder(handle, {"what": "looking at the queue"})
+    told: list[Place] = []
+    try:
+        with (
+            pytest.raises(Busy, match="looking at the queue"),
+            in_turn(path, shared=False, info={"what": "a test"}, on_wait=told.append, given_up=lambda: bool(told)),
+        ):
+            raise AssertionError("another process has it")
+    finally:
+        os.close(handle)
+    assert [(place.number, "looking at the queue" in place.holder) for place in told] == [(1, True)]
 
 
 def test_who_gives_up_leaves_the_queue(path: Path, turn: Turn) -> None:

@@ -159,7 +159,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., D
             key = json.dumps(behaviour, sort_keys=True)
             if key not in made:
                 folder = tmp_path_factory.mktemp("served")
-                made[key] = Deployment(folder / "deployments" / "digits", folder / "servings")
+                # A name of its own: no name is served from two stores.
+                made[key] = Deployment(folder / "deployments" / f"digits-{len(made)}", folder / "servings")
                 made[key].deploy(1, **behaviour)
             return made[key]
 

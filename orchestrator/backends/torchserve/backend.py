@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -28,6 +29,20 @@ __all__ = ["TORCHSERVE", "TorchServe"]
 _HANDLER = Path(__file__).parents[2] / "frameworks" / "pytorch" / "torchserve_handler.py"
 _JAVA = 17
 _BASE = "python:3.11-slim-bookworm"
+
+
+def _stated_version(java: Path) -> str:
+    """The file in which a Java runtime states its version, which takes no start of it; empty if there is none."""
+    try:
+        return (java.resolve().parents[1] / "release").read_text("utf-8", errors="replace")
+    except (OSError, IndexError):
+        return ""
+
+
+@cache
+def _printed_version(java: str) -> str:
+    answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)
+    return answer.stderr + answer.stdout
 
 
 class TorchServe(ServingBackend):
@@ -74,10 +89,10 @@ class TorchServe(ServingBackend):
         if java is None:
             return Unavailable("java is not on the PATH", newer)
         try:
-            answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)
+            said = _stated_version(Path(java)) or _printed_version(java)
         except (OSError, subprocess.TimeoutExpired) as error:
             return Unavailable(f"{java} does not run: {error}", newer)
-        found = re.search(r'version "(?:1\.)?(\d+)', answer.stderr + answer.stdout)
+        found = re.search(r'(?:version |JAVA_VERSION=)"(?:1\.)?(\d+)', said)
         if found is None:
             return Unavailable(f"{java} does not print its version", newer)
         if int(found[1]) < _JAVA:

@@ -13,6 +13,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,9 @@ _AT = ("model", "source", "weights")
 _OPERATOR = re.compile(r"torch\.ops\.(?P<namespace>\w+)\.(?P<name>\w+)\.(?P<overload>\w+)")
 _NAMESPACES = frozenset({"aten", "mkldnn", "onednn", "prims", "quantized"})
 """Of PyTorch's operators on tensors. Others of its namespaces start programs, load files or leave memory unchecked."""
+
+_UNCHECKED = re.compile(r"\w*sparse\w*_unsafe|data_ptr|copy_strided")
+"""Operators that trust the indices or sizes that they are given, or hand out addresses."""
 
 _HIGHER_ORDER = frozenset(
     f"torch.ops.higher_order.{name}"
@@ -69,7 +73,17 @@ def check_archive(path: Path) -> None:
     """
     with (
         refuse_on(
-            (zipfile.BadZipFile, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OSError),
+            (
+                zipfile.BadZipFile,
+                zlib.error,
+                AttributeError,
+                EOFError,
+                LookupError,
+                OSError,
+                RuntimeError,
+                TypeError,
+                ValueError,
+            ),
             "E302",
             "the exported program is damaged",
             remedy="copy or save it again",
@@ -165,7 +179,7 @@ def _is_operator(target: str) -> bool:
     if target in _HIGHER_ORDER or _ARITHMETIC.fullmatch(target):
         return True
     match = _OPERATOR.fullmatch(target)
-    if match is None or match["namespace"] not in _NAMESPACES:
+    if match is None or match["namespace"] not in _NAMESPACES or _UNCHECKED.fullmatch(match["name"]):
         return False
     packet = getattr(getattr(torch.ops, match["namespace"]), match["name"], None)
     if not isinstance(packet, torch._ops.OpOverloadPacket) or match["overload"] not in packet.overloads():  # noqa: SLF001 - has no other name

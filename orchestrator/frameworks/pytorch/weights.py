@@ -234,7 +234,8 @@ def _is_plain(value: Any) -> bool:
     waiting, seen = [value], set()
     while waiting:
         each = waiting.pop()
-        if isinstance(each, PythonObject):
+        # A function or class stored by its name becomes the placeholder's class itself.
+        if each is PythonObject or isinstance(each, PythonObject):
             return False
         if id(each) in seen:  # a list may hold itself
             continue

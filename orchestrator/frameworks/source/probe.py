@@ -196,7 +196,11 @@ def _integers(signature: Signature, answer: Answer, shown: Mapping[str, IntegerR
         whole = np.iinfo(dtype)
         if name in reasons and drawn.low == -drawn.high - 1 < -1:  # the negative ones count from the end of a table
             found[name] = ProbedInput((0, drawn.high), None, f"ids: it looks up a table of {drawn.high + 1:,}")
-        elif name in reasons and _grows(signature, name, drawn.high, ranges, answer):
+        elif (
+            name in reasons
+            and drawn.high < min(whole.max, LARGEST_INTEGER)
+            and _grows(signature, name, drawn.high, ranges, answer)
+        ):
             found[name] = ProbedInput((max(0, drawn.low), drawn.high), None, _length(drawn.high), question=True)
         elif name in reasons:
             found[name] = ProbedInput((drawn.low, drawn.high), None, f"others fail: {shortened(reasons[name])}")
@@ -237,10 +241,10 @@ def _unused(
     """Whether the outputs are the same, bit for bit, whatever the input holds."""
     first = first_call(random_samples(signature, 0, ranges), signature)
     expected: dict[str, bytes] | None = None
-    for number in {drawn.low, 0, 1, drawn.high} & set(range(drawn.low, drawn.high + 1)):
+    for number in sorted({each for each in (drawn.low, 0, 1, drawn.high) if drawn.low <= each <= drawn.high}):
         try:
             outputs = answer({**first, name: np.full_like(first[name], number)})
-        except StepError:
+        except (StepError, MemoryError):
             return False
         given = {output: array.tobytes() for output, array in outputs.items()}
         expected = given if expected is None else expected

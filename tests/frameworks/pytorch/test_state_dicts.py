@@ -66,11 +66,16 @@ def test_extra_state_that_is_no_tensor_reaches_the_module(tmp_path: Path, *, zip
 
 def test_objects_in_extra_state_are_refused(tmp_path: Path) -> None:
     module = shifted()
-    module.settings["of"] = [argparse.Namespace(shift=1)]
-    torch.save(module.state_dict(), tmp_path / "w.pt")
-    error = refused(tmp_path / "run", "Shifted", tmp_path / "w.pt")
-    assert error.code == "E303"
-    assert "`argparse.Namespace`" in str(error.cause)
+    held = (argparse.Namespace(shift=1), argparse.Namespace, argparse.FileType)  # an object, classes
+    for number, (what, name) in enumerate(
+        zip(held, ("argparse.Namespace", "argparse.Namespace", "argparse.FileType"), strict=True)
+    ):
+        for zipped in (True, False):
+            module.settings["of"] = [what]
+            torch.save(module.state_dict(), tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+            error = refused(tmp_path / f"run-{number}-{zipped}", "Shifted", tmp_path / "w.pt")
+            assert error.code == "E303"
+            assert name in str(error.cause)
 
 
 def test_extra_state_that_the_module_does_not_take_is_told_with_its_reason(tmp_path: Path) -> None:
