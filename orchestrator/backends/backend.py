@@ -55,6 +55,7 @@ class ServingSettings:
         options: runtime options that differ from the backend's defaults.
         limits: what the server refuses.
         auth: where the tokens are that requests need; None if they need none.
+        cors_origins: whose pages may send requests from a browser.
     """
 
     name: str
@@ -80,6 +81,7 @@ class ServingSettings:
     options: RuntimeOptions = DEFAULT_OPTIONS
     limits: ServerLimits = NO_LIMITS
     auth: ServerAuth | None = None
+    cors_origins: tuple[str, ...] = ()
 
     @property
     def threads(self) -> int:

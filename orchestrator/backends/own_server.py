@@ -67,6 +67,7 @@ class OwnServerJson(ServerJson):
     keep_alive_seconds: float | None = None
     tls: Mapping[str, str | None] | None = None
     token_file: str | None = None
+    cors_origins: tuple[str, ...] | None = None
     traces: bool | None = None
     log_level: str
 
@@ -80,7 +81,7 @@ class OwnServer(ServingBackend):
     """Module that the server imports → the extra of mlo that installs it."""
 
     enforces = True
-    own_settings = frozenset({"limits", "auth"})
+    own_settings = frozenset({"limits", "auth", "cors"})
     extras = MappingProxyType(
         {
             "grpc": "gRPC of mlo's own server, which only has REST without it",
@@ -186,6 +187,7 @@ def _server_json(
         port=_PORT,
         grpc_port=_GRPC_PORT if settings.grpc else None,
         token_file=None if settings.auth is None else settings.auth.token_file,
+        cors_origins=settings.cors_origins or None,
         log_level="info",
         **session,
     )

@@ -87,5 +87,6 @@ def _settings(
         grpc=parameters.grpc,
         limits=parameters.limits,
         auth=parameters.auth,
+        cors_origins=parameters.cors_origins,
         options=winner.options,
     )

@@ -32,6 +32,7 @@ GRAPH_OPTIMIZATION = ("all", "extended", "basic", "disabled")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _LABELS = ("variant", "model_digest", "decision_digest")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ORIGIN = re.compile(r"\*|https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -84,6 +85,7 @@ class ServerConfig:
     grpc_connection_seconds: float | None
     tls: TlsConfig | None
     token_file: Path | None
+    cors_origins: tuple[str, ...] | None
     traces: bool
     log_level: str
 
@@ -216,6 +218,7 @@ def _server(document: Any, folder: Path) -> ServerConfig:
         ),
         tls=_tls(section.take("tls"), folder) if section.has("tls") else None,
         token_file=folder / section.text("token_file") if section.has("token_file") else None,
+        cors_origins=_origins(section) if section.has("cors_origins") else None,
         traces=section.flag("traces") if section.has("traces") else False,
         log_level=section.choice("log_level", LOG_LEVELS),
     )
@@ -255,6 +258,13 @@ def _sizes(parent: _Section) -> tuple[int, ...]:
     if not sizes or not all(type(size) is int and 1 <= size <= 65536 for size in sizes):
         raise _SettingError("batch_sizes must be a list of integers from 1 to 65536")
     return tuple(sorted(set(sizes)))
+
+
+def _origins(parent: _Section) -> tuple[str, ...]:
+    origins = parent.items("cors_origins")
+    if not origins or not all(isinstance(origin, str) and _ORIGIN.fullmatch(origin) for origin in origins):
+        raise _SettingError("cors_origins must be a list of origins, such as https://app.example.com, or of *")
+    return tuple(origins)
 
 
 def _tls(document: Any, folder: Path) -> TlsConfig:

@@ -15,6 +15,7 @@ import orjson
 
 from . import VERSION
 from .binary import encode_binary
+from .cors import Cors
 from .datatypes import Array
 from .errors import RequestError
 from .exchange import Answer, Request
@@ -43,7 +44,8 @@ class RestApp:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        model = service.model
+        model, origins = service.model, service.config.cors_origins
+        self._cors = None if origins is None else Cors(origins)
         self._binary = HeaderCache(model.signature)
         openapi = orjson.dumps(openapi_document(model, token=service.tokens is not None))
         page = docs_page(model)
@@ -75,7 +77,8 @@ class RestApp:
         """
         path = self._path(request.target)
         tokens = self._service.tokens
-        if tokens is not None and path not in OPEN_PATHS:
+        asks = self._cors is not None and self._cors.is_preflight(request)
+        if tokens is not None and path not in OPEN_PATHS and not asks:
             tokens.check(request.headers.get(b"authorization", b""))
         if request.method == b"OPTIONS" and (
             path in self._pages or path in self._infer_paths or request.target == b"*"
@@ -101,9 +104,9 @@ class RestApp:
         path = self._path(request.target)
         if request.method == b"OPTIONS":
             allowed = b"OPTIONS, POST" if path in self._infer_paths else b"GET, HEAD, OPTIONS"
-            return self._with_id(request, Answer(200, b"allow: %b\r\n" % allowed, b""))
+            return self._with_headers(request, Answer(200, b"allow: %b\r\n" % allowed, b""))
         if path not in self._infer_paths:
-            return self._with_id(request, self._pages[path]())
+            return self._with_headers(request, self._pages[path]())
         wanted = self._decode(request.headers, request.body)
         done = partial(self._answer, request, wanted, time.monotonic(), reply)
         return partial(self._take_back, request, self._service.submit(wanted, done))
@@ -127,7 +130,7 @@ class RestApp:
             _log.exception("an answer could not be written")
             reply(request, self.refuse(request, RequestError(500, "the server failed", reason="failed")))
             return
-        reply(request, self._with_id(request, answer))
+        reply(request, self._with_headers(request, answer))
         self._service.count(
             "http",
             job,
@@ -144,7 +147,7 @@ class RestApp:
             self._service.count_error("http", error, request.began, request.headers.get(b"traceparent"))
         self._log_error(request, error)
         headers = b"%b%b" % (_JSON, error.headers.encode())
-        return self._with_id(request, Answer(error.status, headers, orjson.dumps({"error": error.message})))
+        return self._with_headers(request, Answer(error.status, headers, orjson.dumps({"error": error.message})))
 
     def _path(self, target: bytes) -> str:
         """The request's path, without query and escapes; empty if it has none."""
@@ -157,8 +160,9 @@ class RestApp:
             return ""
         return unquote((path or b"").decode("latin-1"), errors="replace")
 
-    @staticmethod
-    def _with_id(request: Request, answer: Answer) -> Answer:
+    def _with_headers(self, request: Request, answer: Answer) -> Answer:
+        if self._cors is not None:
+            answer = answer._replace(headers=answer.headers + self._cors.headers(request))
         request_id = request.headers.get(b"x-request-id")
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
             return answer

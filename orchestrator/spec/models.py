@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema,
 
 from orchestrator.backends.table import BACKENDS, SERVERS, backends_of
 from orchestrator.spec.gates import GATES, PRECISIONS, Gate, Precision
-from orchestrator.spec.server_models import Auth, Limits
+from orchestrator.spec.server_models import Auth, Cors, Limits
 from orchestrator.spec.source_models import Source
 from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import (
@@ -355,12 +355,15 @@ class Serving(Strict):
         default=None,
         description="The tokens that requests need; without it, whoever reaches the server may send requests.",
     )
+    cors: Cors | None = Field(
+        default=None, description="Whose pages may send requests from a browser; without it, none but the server's own."
+    )
     replicas: Replicas = _section()
 
     @property
     def own_settings(self) -> tuple[str, ...]:
         """The keys with a value that not every server has a setting for."""
-        given = {"limits": self.limits != Limits(), "auth": self.auth is not None}
+        given = {"limits": self.limits != Limits(), "auth": self.auth is not None, "cors": self.cors is not None}
         return tuple(key for key, is_set in given.items() if is_set)
 
     @property

@@ -6,9 +6,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from orchestrator.spec.strict import Strict
-from orchestrator.spec.types import Duration, SecretName, Size, TokenFile
+from orchestrator.spec.types import Duration, Origin, SecretName, Size, TokenFile
 
-__all__ = ["Auth", "Limits"]
+__all__ = ["Auth", "Cors", "Limits"]
 
 
 def _body(size: int) -> int:
@@ -61,4 +61,15 @@ class Auth(Strict):
         description="The Kubernetes Secret with this file, under the file's name; by default the name of the deployment "
         "and `-token`.",
         examples=["digits-token"],
+    )
+
+
+class Cors(Strict):
+    """Whose pages may send requests from a browser."""
+
+    origins: list[Origin] = Field(
+        min_length=1,
+        max_length=64,
+        description="Where the pages come from; `*` for anywhere.",
+        examples=[["https://app.example.com"]],
     )

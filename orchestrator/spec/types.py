@@ -40,6 +40,7 @@ __all__ = [
     "LabelValue",
     "Name",
     "Number",
+    "Origin",
     "OwnName",
     "PythonName",
     "Rate",
@@ -327,6 +328,16 @@ TokenFile = Annotated[
     ),
 ]
 """Where a secret lies, on this machine and in containers; its folder hides none of an image's own."""
+
+Origin = Annotated[
+    str,
+    _text(
+        r"^(\*|https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?)$",
+        "an origin such as `https://app.example.com`, in lower case and without a path, or `*`",
+        300,
+    ),
+]
+"""Where a page of a browser comes from; `*` for anywhere."""
 
 SecretName = Annotated[
     str,

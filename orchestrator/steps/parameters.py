@@ -11,7 +11,7 @@ from orchestrator.spec.gates import Precision
 from orchestrator.spec.models import Objective
 from orchestrator.spec.signature import Signature
 from orchestrator.spec.source_models import SourceKind, Task
-from orchestrator.spec.types import ImageRef, LabelKey, LabelValue, Name, RegistryPrefix, Wire
+from orchestrator.spec.types import ImageRef, LabelKey, LabelValue, Name, Origin, RegistryPrefix, Wire
 from orchestrator.steps.pass_options import AnyPassOptions
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, Batching, RuntimeOptions
 from orchestrator.steps.server_options import NO_LIMITS, ServerAuth, ServerLimits
@@ -377,6 +377,7 @@ class ServingParameters(Parameters):
         grpc: whether it offers gRPC too.
         limits: what it refuses.
         auth: where the tokens are that requests need; None if they need none.
+        cors_origins: whose pages may send requests from a browser.
     """
 
     name: Name
@@ -389,6 +390,7 @@ class ServingParameters(Parameters):
     grpc: bool = False
     limits: ServerLimits = NO_LIMITS
     auth: ServerAuth | None = None
+    cors_origins: tuple[Origin, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

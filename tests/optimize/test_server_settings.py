@@ -27,7 +27,10 @@ def _reasons(serving: dict[str, Any]) -> dict[str, str | None]:
     return {each.backend: each.reason if isinstance(each, RefusedCandidate) else None for each in found}
 
 
-@pytest.mark.parametrize(("key", "value"), [("limits", {"queue": 8}), ("auth", {"token_file": "/run/secrets/m/token"})])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("limits", {"queue": 8}), ("auth", {"token_file": "/run/secrets/m/token"}), ("cors", {"origins": ["*"]})],
+)
 def test_servers_without_the_setting_are_refused(key: str, value: Any) -> None:
     reasons = _reasons({key: value})
     expected = f"`serving.{key}` is set, but mlo cannot set it for torchserve; onnxruntime and openvino obey it"
@@ -88,3 +91,9 @@ def test_the_place_of_the_tokens_reaches_the_render_step(tmp_path: Path) -> None
     found = _rendered(tmp_path, "auth: {token_file: /run/secrets/no-such/token, secret: mine}" + elsewhere)
     assert found.settings.auth == ServerAuth("/run/secrets/no-such/token", "mine")
     assert _rendered(tmp_path, "backend: auto").settings.auth is None
+
+
+def test_the_origins_reach_the_render_step(tmp_path: Path) -> None:
+    found = _rendered(tmp_path, "cors: {origins: ['https://app.example.com', 'http://localhost:3000']}")
+    assert found.settings.cors_origins == ("https://app.example.com", "http://localhost:3000")
+    assert _rendered(tmp_path, "backend: auto").settings.cors_origins == ()

@@ -85,7 +85,7 @@ def render_to(tmp_path: Path) -> Render:
             "drain_seconds": 5,
             "batch_sizes": [],
         }
-        others = {"devices", "cuda_graphs", "grpc", "limits", "auth"}
+        others = {"devices", "cuda_graphs", "grpc", "limits", "auth", "cors_origins"}
         unknown = changes.keys() - deployment.keys() - settings.keys() - others
         assert not unknown, f"render_to knows no {unknown}"
         deployment |= {key: value for key, value in changes.items() if key in deployment}

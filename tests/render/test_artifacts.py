@@ -217,6 +217,16 @@ def test_places_that_would_break_a_file_are_refused(render_to: Render, auth: dic
     assert refused.value.diagnostic.code == "E452"
 
 
+def test_origins_are_in_the_configuration_alone(render_to: Render) -> None:
+    folder = render_to("onnxruntime", cors_origins=["https://app.example.com"])
+    for place in ("serving", "docker/serving"):
+        assert load_config(folder / place / "server.json").cors_origins == ("https://app.example.com",)
+    assert load_config(render_to("onnxruntime", "usual") / "serving" / "server.json").cors_origins is None
+    with pytest.raises(StepError) as refused:
+        render_to("onnxruntime", "wrong", cors_origins=["https://a.example\r\nset-cookie: a=b"])
+    assert refused.value.diagnostic.code == "E452"
+
+
 def test_one_limit_leaves_the_others_to_the_server(render_to: Render) -> None:
     usual = load_config(render_to("onnxruntime", "usual") / "serving" / "server.json")
     one = load_config(render_to("onnxruntime", "one", limits={"queue": 7}) / "serving" / "server.json")

@@ -216,3 +216,38 @@ def test_requests_need_a_token_and_probes_none(serve: Callable[..., _Served], to
     with pytest.raises(DeployFailed) as none:
         infer(served.url, backend, "digits", x, signature=_SIGNATURE, token_file=found)
     assert none.value.diagnostics[0].code == "E625"
+
+
+def test_pages_of_the_allowed_origins_may_ask_and_read(serve: Callable[..., _Served], token_file: Path) -> None:
+    auth = {"token_file": str(token_file), "secret": "digits-token"}
+    served = serve(cors_origins=["https://app.example.com"], auth=auth)
+
+    def ask(origin: str, *options: str) -> tuple[str, dict[str, str]]:
+        """The status and the headers, as curl prints them."""
+        url = f"{served.url}/v2/models/digits/infer"
+        form = ("--silent", "--max-time", "30", "--output", os.devnull, "--dump-header", "-")
+        first, *lines = served.run("curl", *form, "--header", f"Origin: {origin}", *options, url).strip().splitlines()
+        return first.split()[1], {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+
+    before = ("--request", "OPTIONS", "--header", "Access-Control-Request-Method: POST")
+    body = ("--header", f"Authorization: Bearer {_TOKEN}", "--data-binary", _ROW)
+    status, headers = ask("https://app.example.com", *before)
+    assert (status, headers["access-control-allow-origin"]) == ("200", "https://app.example.com")
+    assert "POST" in headers["access-control-allow-methods"]
+    assert {"authorization", "content-type"} <= set(headers["access-control-allow-headers"].split(", "))
+    status, headers = ask("https://app.example.com", *body)
+    assert (status, headers["access-control-allow-origin"]) == ("200", "https://app.example.com")
+    assert headers["vary"] == "origin"
+    status, headers = ask("https://app.example.com", "--data-binary", _ROW)
+    assert (status, headers["access-control-allow-origin"]) == ("401", "https://app.example.com"), "the page sees why"
+    for options in (before, body):
+        _, headers = ask("https://app.example.com.evil.org", *options)
+        assert not [name for name in headers if name.startswith("access-control-")]
+    assert ask("https://app.example.com.evil.org", *before)[0] == "401"
+
+
+def test_any_page_may_ask_where_all_origins_are_allowed(serve: Callable[..., _Served]) -> None:
+    served = serve(cors_origins=["*"])
+    answer = served.run("curl", "--silent", "--include", "--header", "Origin: null", f"{served.url}/v2")
+    assert "access-control-allow-origin: *" in answer
+    assert "access-control" not in served.run("curl", "--silent", "--include", f"{served.url}/v2")

@@ -42,6 +42,8 @@ from tests.server.conftest import add_model, edit, signature
         ({"provider": "CUDAExecutionProvider", "devices": [-1]}, "devices must be a list of distinct integers"),
         ({"cuda_graphs": True}, "cuda_graphs needs CUDAExecutionProvider"),
         ({"model": 1}, "model must be an object, not 1"),
+        ({"cors_origins": ["https://a.example/"]}, "cors_origins must be a list of origins"),
+        ({"cors_origins": []}, "cors_origins must be a list of origins"),
         ({"model_file": "../model.onnx"}, "model.file must be a path inside the folder of server.json"),
         ({"model_sha256": "0"}, "model.sha256 must match"),
         ({"model_labels": {}}, "model.labels.variant is missing"),

@@ -54,6 +54,7 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
             grpc=spec.serving.offers_grpc,
             limits=ServerLimits(**spec.serving.limits.model_dump()),
             auth=_auth(spec),
+            cors_origins=() if spec.serving.cors is None else tuple(spec.serving.cors.origins),
         ),
         assets=here.assets,
     )
