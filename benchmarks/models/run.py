@@ -235,7 +235,7 @@ def table(results: Sequence[Result]) -> str:
         f"{len(results)} models, {equal} end so; the others end in what a person has to say, or in a refusal with its reason.",
         "The seconds are those of the steps of `mlo init` with an empty store; they depend on the machine and its load.",
         "",
-        "`run.py NAME ... --json FILE` takes only these, and `run.py --join FILE ...` writes this page from such files. Six of the models",
+        "`run.py NAME ... --json FILE` takes only these, and `run.py --join FILE ...` writes this page from such files. Fifteen models",
         "are an end-to-end test, `tests/e2e/test_public_models.py`.",
         "",
         "| model | package | does | kind | opset, maker | `init` | ended | questions |",
