@@ -78,9 +78,7 @@ def _p99_text(server: ServerMeasurement, level: P99Level) -> str:
     if level.status == "missed" and reached <= limit:
         text += f", but {level.over} of {level.samples} requests exceeded it"
     if level.status == "missed" and wire_is_the_cause(server):
-        text += (
-            f"; {call_text(server.over)}: the rest is transfer and coding of {bytes_text(server.over.request_bytes)}"
-        )
+        text += f"; {call_text(server.over)}: the rest is the server's own work, transfer and coding of {bytes_text(server.over.request_bytes)}"
         if (best := faster_wire(server)) is not None:
             text += f"; {call_text(best)}"
     return text

@@ -448,9 +448,9 @@ def test_a_service_level_missed_because_of_the_wire_names_the_wire(tmp_path: Pat
             server_candidate(INT8, p99=0.3, over=60, wires=(wire_result("json", call=0.29, model=0.2),)),
         )
     error = caught.value
-    why = "a call takes 231 ms with JSON, of which the model takes 7 ms: the rest is transfer and coding of 3.1 MB"
+    why = "a call takes 231 ms with JSON, of which the model takes 7 ms: the rest is the server's own work, transfer and coding of 3.1 MB"
     assert why in error.notes[0]
-    assert "transfer and coding" not in error.notes[1], "the other one's model is slow itself"
+    assert "own work, transfer and coding" not in error.notes[1], "the other one's model is slow itself"
     assert error.remedy.startswith("if clients can send raw tensors, set `serving.wire: binary`; ")
     measured = (*json_alone, wire_result("grpc", call=0.02, model=0.007))
     with pytest.raises(StepError) as caught:
