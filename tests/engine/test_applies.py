@@ -48,7 +48,7 @@ def failed_apply(place: Place, monkeypatch: pytest.MonkeyPatch, deploy: Any) -> 
         def __init__(self, *_: Any) -> None:
             pass
 
-        def deploy(self, _: float) -> Any:
+        def deploy(self, *_: Any) -> Any:
             return deploy()
 
     monkeypatch.setattr(apply, "run_steps", lambda *_: {})
