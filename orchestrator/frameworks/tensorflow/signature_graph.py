@@ -78,6 +78,8 @@ def cut(meta_graph: Any, name: str) -> Any:
             if attribute in node.attr:
                 del node.attr[attribute]
     _add_reads(part.graph_def)
+    for function in part.graph_def.library.function:
+        _gather_from_values(function)
     part.signature_def[name].CopyFrom(signature)
     if prepare:
         part.collection_def[_PREPARES].node_list.value.extend(prepare[:1])
@@ -144,6 +146,26 @@ def _add_reads(graph: Any) -> None:
         read.attr["dtype"].CopyFrom(node.attr["dtype"])
 
 
+def _gather_from_values(function: Any) -> None:
+    """Let lookups in variables read the variable first: TensorFlow puts no constants into those of functions."""
+    made = {node.name for node in function.node_def}
+    for node in [node for node in function.node_def if node.op in {"ResourceGather", "ResourceGatherNd"}]:
+        read = function.node_def.add(name=_free(made, f"{node.name}/value"), op="ReadVariableOp", input=node.input[:1])
+        read.attr["dtype"].CopyFrom(node.attr["dtype"])
+        node.input[0] = f"{read.name}:value:0"
+        node.attr["Tparams"].CopyFrom(node.attr["dtype"])
+        for attribute in ("dtype", "validate_indices"):
+            if attribute in node.attr:
+                del node.attr[attribute]
+        if node.op == "ResourceGather":
+            axis = function.node_def.add(name=_free(made, f"{node.name}/axis"), op="Const")
+            axis.attr["dtype"].type = tf.int32.as_datatype_enum
+            axis.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(0, tf.int32))
+            node.input.insert(2, f"{axis.name}:output:0")
+            node.attr["Taxis"].type = tf.int32.as_datatype_enum
+        node.op = {"ResourceGather": "GatherV2", "ResourceGatherNd": "GatherNd"}[node.op]
+
+
 def _declare_variables(part: Any, name: str) -> None:
     """List the variables that the signature uses, so that TensorFlow makes objects of them; those of an optimizer stay out."""
     used, _ = Graphs(part).needed(_tensors(part.signature_def[name]))
@@ -202,10 +224,15 @@ def _shared_name(node: Any) -> str:
 
 
 def _new_node(graph: Any, made: set[str], name: str, operator: str, inputs: list[str]) -> Any:
+    return graph.node.add(name=_free(made, name), op=operator, input=inputs)
+
+
+def _free(made: set[str], name: str) -> str:
+    """The name, or one like it that no node has yet."""
     while name in made:
         name += "_"
     made.add(name)
-    return graph.node.add(name=name, op=operator, input=inputs)
+    return name
 
 
 def _every_node(meta_graph: Any) -> Iterator[Any]:

@@ -186,6 +186,18 @@ def test_a_model_that_was_saved_with_its_optimizer_converts(
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
+def test_a_lookup_in_a_variable_becomes_one_in_a_constant(
+    tensorflow: StepProcess, saved_models: Path, format_name: str
+) -> None:
+    inputs: Tensors = {"x": ("float32", ["batch", 4]), "kind": ("int64", ["batch"])}
+    case = Case("saved-model", "two", inputs, ["logits", "best"], {"batch": (1, 8)})
+    converted = Converted(case, tensorflow, saved_models)
+    assert converted.verdict(format_name)["passed"], converted.verdict(format_name)["gates"]
+    if format_name == "saved-model":
+        assert converted.variant("saved-model").summary["weights"] == "constants"
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
 def test_a_graph_of_tensorflow_1_converts_from_its_inputs_on(
     tensorflow: StepProcess, saved_models: Path, format_name: str
 ) -> None:
