@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.frameworks.tensorflow.library import tf  # isort: skip - it has to come first
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.python.eager.wrap_function import function_from_graph_def
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2_as_graph
 
 from orchestrator.frameworks.tensorflow.saved_model_scan import Graphs
 
@@ -17,6 +18,9 @@ __all__ = ["LARGEST_GRAPH", "nodes", "operators", "with_constants"]
 
 LARGEST_GRAPH = 1900 * 2**20
 """The maximum size of weights as constants in a graph: a protobuf message is limited to 2 GiB."""
+
+_OF_OPTIMIZER = "_Grappler"
+"""Attributes of functions that TensorFlow's optimizer has specialized; a SavedModel with them does not load."""
 
 
 def with_constants(concrete: Any) -> Any | None:
@@ -29,7 +33,29 @@ def with_constants(concrete: Any) -> Any | None:
     if weights > LARGEST_GRAPH or not _only_reads_variables(concrete):
         return None
     # Loops and branches stay what they are; LiteRT and ONNX have both.
-    return convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    frozen, definition = convert_variables_to_constants_v2_as_graph(concrete, lower_control_flow=False)
+    marks = [
+        (each, name) for each in definition.library.function for name in each.attr if name.startswith(_OF_OPTIMIZER)
+    ]
+    if not marks:
+        return frozen
+    for function, name in marks:
+        del function.attr[name]
+    _rename_functions(definition)  # TensorFlow knows others by these names
+    inputs, outputs = ([tensor.name for tensor in side] for side in (frozen.inputs, frozen.outputs))
+    return function_from_graph_def(definition, inputs, outputs)
+
+
+def _rename_functions(definition: Any) -> None:
+    names = {each.signature.name: f"{each.signature.name}_of_constants" for each in definition.library.function}
+    for function in definition.library.function:
+        function.signature.name = names[function.signature.name]
+    bodies = (definition.node, *(function.node_def for function in definition.library.function))
+    for node in (node for body in bodies for node in body):
+        node.op = names.get(node.op, node.op)
+        for value in node.attr.values():
+            for called in [value.func] if value.HasField("func") else value.list.func:
+                called.name = names.get(called.name, called.name)
 
 
 def _only_reads_variables(concrete: Any) -> bool:
