@@ -67,7 +67,8 @@ class Ratio:
 
 def timed(arguments: list[str], cwd: Path, home: Path) -> tuple[float, float]:
     """Wall seconds and peak resident MiB of one run that must succeed."""
-    env = {**os.environ, "MLO_HOME": str(home)}
+    # With a cache of its own, since the user's may say that another store serves the same name.
+    env = {**os.environ, "MLO_HOME": str(home), "XDG_CACHE_HOME": str(home.with_name("cache"))}
     began = time.perf_counter()
     process = subprocess.Popen([MLO, *arguments], cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
