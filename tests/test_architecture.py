@@ -25,6 +25,7 @@ LAYERS = [
     {"draft"},
     {"plan"},
     {"optimize", "select", "verify", "measure", "render", "targets"},
+    {"images"},
     {"backends"},
     {"artifacts"},
     {"machine"},

@@ -67,7 +67,7 @@ def plan_of(
         server_benchmark_step(loaded, model, here, candidates),
         select_step(loaded, candidates, refused),
         render_step(loaded, model, here, candidates),
-        *live_steps(),
+        *live_steps(builds=loaded.spec.deploy.takes_image != "no"),
     ]
     return Plan(
         name=loaded.spec.metadata.name,

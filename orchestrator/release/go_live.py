@@ -14,10 +14,11 @@ from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import serving_backend
 from orchestrator.errors import MloError
 from orchestrator.events import Observer, StepEnded, StepProgress, StepStarted, Waiting
+from orchestrator.images.settings import BuildSettings
 from orchestrator.release.origin import Reason, change_now
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.locks import lock
-from orchestrator.store.state import MOST_REVISIONS, Change, Deployment, Intent, Operation, Revision, StateFile
+from orchestrator.store.state import MOST_REVISIONS, Change, Deployment, Image, Intent, Operation, Revision, StateFile
 from orchestrator.store.store import Store
 from orchestrator.targets.table import target_at
 from orchestrator.targets.target import Release, Site, Started, Target
@@ -36,6 +37,7 @@ class RenderedRelease:
         imported: digest of the tree with the golden requests.
         gates: what the spec sets for the winner's precision.
         threads: of one model instance.
+        image: how to build it, or the one that was built before; None for a target without images.
     """
 
     name: str
@@ -46,6 +48,7 @@ class RenderedRelease:
     imported: str
     gates: Mapping[str, float]
     threads: int
+    image: BuildSettings | Image | None = None
 
 
 def deployment_lock(store: Store, name: str, timeout: float, observer: Observer) -> Any:
@@ -127,6 +130,7 @@ class GoLive:
         self._trees = store.trees
         self._state = store.state
         self._winner = Winner.read(self._rendered())
+        self._image: Image | None = None
 
     def replace(self, before: Deployment | None, revision: int, reason: Reason) -> Deployment:
         """Start `revision`, verify it, switch to it, record it.
@@ -140,6 +144,8 @@ class GoLive:
             DeployFailed: it did not start or gave other answers than verified; the previous revision keeps serving.
         """
         op, change = reason.op, change_now(reason)
+        self._image = self._built()
+        self._observer(StepStarted("deploy", reason.why))
         endpoint = self._prepared(before, op, revision)
         with self._locked(before):
             try:
@@ -157,6 +163,30 @@ class GoLive:
         for note in notes:
             self._observer(StepEnded("switch", "done", 0.0, note))
         return _left(deployment, self._store, self._state)
+
+    def _built(self) -> Image | None:
+        """The image to start; it is built and pushed before anything of the deployment is touched."""
+        settings = self._release.image
+        if not isinstance(settings, BuildSettings):
+            return settings
+        from orchestrator.images.build import build_image  # noqa: PLC0415 - docker: what changes nothing is quicker
+        from orchestrator.images.push import push_image  # noqa: PLC0415
+
+        began = datetime.now(UTC)
+        self._observer(StepStarted("build", "the image of the release"))
+
+        def progress(message: str) -> None:
+            self._observer(StepProgress("build", message, None))
+
+        try:
+            image = build_image(self._rendered(), settings, progress)
+            if settings.push:
+                image = push_image(image, progress)
+        except BaseException:
+            self._observer(StepEnded("build", "failed", (datetime.now(UTC) - began).total_seconds(), ""))
+            raise
+        self._observer(StepEnded("build", "done", (datetime.now(UTC) - began).total_seconds(), image.reference))
+        return image
 
     def _prepared(self, before: Deployment | None, op: Operation, revision: int) -> str:
         """Prepare the target; returns the endpoint. Nothing was started yet, so a failure only withdraws the intent."""
@@ -184,7 +214,7 @@ class GoLive:
             lost = f"revision {entry.revision} cannot be started again, the store has lost it: {error}"
             self._observer(StepProgress("deploy", lost, None))
             return None
-        return _release(entry.revision, rendered, winner, self._release.name, entry.threads)
+        return _release(entry.revision, rendered, winner, self._release.name, entry.threads, entry.image)
 
     @contextmanager
     def _locked(self, before: Deployment | None) -> Iterator[None]:
@@ -200,7 +230,7 @@ class GoLive:
     def _start(self, revision: int) -> Started:
         began = datetime.now(UTC)
         started = self._target.start(
-            _release(revision, self._rendered(), self._winner, self._release.name, self._release.threads),
+            _release(revision, self._rendered(), self._winner, self._release.name, self._release.threads, self._image),
             lambda message: self._observer(StepProgress("deploy", message, None)),
         )
         crash_point("release.started")
@@ -270,6 +300,7 @@ class GoLive:
             imported_digest=release.imported,
             gates=dict(release.gates),
             threads=release.threads,
+            image=self._image,
             placement=placement,
             changes=(*earlier, *([] if change is None else [change]))[-MOST_REVISIONS:],
         )
@@ -295,7 +326,7 @@ class GoLive:
         return self._trees.path(self._release.rendered)
 
 
-def _release(revision: int, rendered: Path, winner: Winner, name: str, threads: int) -> Release:
+def _release(revision: int, rendered: Path, winner: Winner, name: str, threads: int, image: Image | None) -> Release:
     return Release(
         revision=revision,
         serving=rendered / "serving",
@@ -303,4 +334,5 @@ def _release(revision: int, rendered: Path, winner: Winner, name: str, threads: 
         model=name,
         threads=threads,
         startup_seconds=winner.startup_seconds,
+        image=image,
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.winner import Winner
-from orchestrator.events import Observer, StepEnded, StepStarted
+from orchestrator.events import Observer, StepEnded
+from orchestrator.images.settings import build_settings
 from orchestrator.plan.resolve import Outcome
 from orchestrator.plan.step import Plan
 from orchestrator.release.go_live import GoLive, RenderedRelease, deployment_lock, recover
@@ -102,10 +103,9 @@ class PlanRelease:
             live = observe(self._loaded, self._store)
             status, reason = live.compare(_digest(self._rendered))
             if status == "=" and live.recorded is not None:
-                self._observer(StepEnded("deploy", "cached", 0.0, reason))
-                self._observer(StepEnded("check", "cached", 0.0, reason))
+                for step in (each for each in self._plan.steps if each.live):
+                    self._observer(StepEnded(step.id, "cached", 0.0, reason))
                 return self._released(live.recorded, changed=False)
-            self._observer(StepStarted("deploy", reason))
             target = wanted_target(self._loaded, self._store)
             going = GoLive(self._release(), target, self._store, self._observer)
             why = Reason(
@@ -128,6 +128,7 @@ class PlanRelease:
             imported=_digest(self._imported),
             gates=self._gates(winner.candidate),
             threads=winner.options.total_threads(self._loaded.spec.hardware.cpus),
+            image=build_settings(self._loaded.spec),
         )
 
     def _gates(self, candidate: str) -> Mapping[str, float]:

@@ -66,6 +66,7 @@ def _roll_back(
             imported=entry.imported_digest,
             gates=entry.gates,
             threads=entry.threads,
+            image=entry.image,
         )
         # The place where it served: a deployment that has moved since then moves back.
         target = target_at(entry.placement, Site(store, name))

@@ -160,6 +160,14 @@ E624 another store serves this name
     Two stores of one user would serve one name on this machine, each unaware of the other. The message names the other store.
 E625 no token for the server
     Requests to this deployment need a token (`serving.auth`), and the file with the accepted ones cannot be read, or holds none.
+E630 the image cannot be built
+    Images are built by the Docker Engine that `DOCKER_HOST` or the current Docker context names, and it does not respond or
+    refuses. `mlo doctor` says whether mlo reaches one.
+E631 the build of the image failed
+    An instruction of the Dockerfile failed; the notes are the last lines of its log. What serves is not touched.
+E632 the image was not pushed
+    The registry of `image.registry` refused the image or did not respond. mlo uses the credentials of Docker's own
+    configuration: log in with `docker login REGISTRY`.
 E701 the store cannot be used
     Reading or writing a file in the store failed; the cause is the error of the operating system. Finished results are
     not lost.

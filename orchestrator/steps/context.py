@@ -57,7 +57,7 @@ class StepContext:
 
 
 StepKind = Literal[
-    "inspect", "import", "convert", "optimize", "verify", "benchmark", "select", "render", "deploy", "check"
+    "inspect", "import", "convert", "optimize", "verify", "benchmark", "select", "render", "build", "deploy", "check"
 ]
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "MOST_REVISIONS",
     "Change",
     "Deployment",
+    "Image",
     "Intent",
     "Operation",
     "PlacementRecord",
@@ -75,6 +76,27 @@ class Change(Record):
     why: str
 
 
+class Image(Record):
+    """A built image.
+
+    Attributes:
+        name: repository and tag.
+        id: of its configuration, `sha256:...`; the engine that built it knows it by this.
+        digest: of its manifest in the registry, `sha256:...`; None until it is pushed.
+        platform: such as `linux/amd64`.
+    """
+
+    name: str
+    id: str
+    digest: str | None = None
+    platform: str
+
+    @property
+    def reference(self) -> str:
+        """What pulls exactly this image once it is pushed; before that its name."""
+        return self.name if self.digest is None else f"{self.name.rpartition(':')[0]}@{self.digest}"
+
+
 class Revision(Record):
     """A revision that was live.
 
@@ -89,6 +111,7 @@ class Revision(Record):
         imported_digest: the tree with the golden requests that prove it.
         gates: what the spec sets for its precision.
         threads: of one model instance.
+        image: that it was started from; None for a target without images.
         placement: where it served.
         changes: how it came to serve, each time, the first one first; the last 10.
     """
@@ -103,6 +126,7 @@ class Revision(Record):
     imported_digest: str
     gates: dict[str, float]
     threads: int
+    image: Image | None = None
     placement: PlacementRecord
     changes: tuple[Change, ...] = ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from orchestrator.spec.strict import Strict
 
@@ -17,9 +17,12 @@ class DeploySection(Strict):
         takes_unserved: whether models without a server can be deployed there: their reader brings the runtime.
         starts_here: whether it starts the server on this machine, so that a backend whose server cannot be started here must
             not win.
+        takes_image: whether it starts images: as `built`, by the engine that built them, or as `pushed` to `image.registry`, if the
+            spec names one.
     """
 
     takes_unserved: ClassVar[bool] = False
     starts_here: ClassVar[bool] = False
+    takes_image: ClassVar[Literal["no", "built", "pushed"]] = "no"
 
     target: str

@@ -12,7 +12,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 
 if TYPE_CHECKING:
-    from orchestrator.store.state import PlacementRecord
+    from orchestrator.store.state import Image, PlacementRecord
     from orchestrator.store.store import Store
 
 __all__ = ["Description", "Health", "Observed", "Release", "Site", "Started", "Target", "require_whole_share"]
@@ -34,11 +34,12 @@ class Release:
 
     Attributes:
         revision: its number.
-        serving: the rendered folder; it must stay for as long as the revision may be started again.
+        serving: the folder `serving/` of the rendered tree, which must stay for as long as the revision may be started again.
         backend: its name in `backends/table.py`.
         model: the model's name on the wire.
         threads: of one model instance.
         startup_seconds: bound on loading and warming up.
+        image: for a target that starts images; pushed if the target needs that and the spec names a registry.
     """
 
     revision: int
@@ -47,6 +48,12 @@ class Release:
     model: str
     threads: int
     startup_seconds: int
+    image: Image | None = None
+
+    @property
+    def rendered(self) -> Path:
+        """The whole rendered tree: chart, values, Docker context."""
+        return self.serving.parent
 
 
 @dataclass(frozen=True, slots=True)

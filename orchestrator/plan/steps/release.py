@@ -111,10 +111,12 @@ def grpc_tools(spec: ModelDeployment) -> tuple[str, ...]:
     return union(*(backend(name).grpc_tools for name in BACKENDS))
 
 
-def live_steps() -> tuple[Step, Step]:
-    """The steps that bring a release to its target and send it the golden requests."""
+def live_steps(*, builds: bool) -> tuple[Step, ...]:
+    """The steps that build the image if the target takes one, bring a release to its target and send it the golden requests."""
     rendered = StepOutput("render")
+    build = Step("build", "build", "", 1, {}, {"rendered": rendered}, live=True, at=("image",))
     return (
+        *([build] if builds else []),
         Step("deploy", "deploy", "", 1, {}, {"rendered": rendered}, live=True, at=("deploy",)),
         Step("check", "check", "", 1, {}, {"rendered": rendered, "import": StepOutput("import")}, live=True, at=("deploy",)),
     )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Images: built from a rendered tree, pushed to a registry."""
