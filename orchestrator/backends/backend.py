@@ -14,7 +14,7 @@ from orchestrator.backends.wire import decode, encode_binary, encode_json
 from orchestrator.spec.signature import Signature
 from orchestrator.spec.types import HttpWire, Wire
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, RuntimeOptions
-from orchestrator.steps.server_options import NO_LIMITS, ServerAuth, ServerLimits
+from orchestrator.steps.server_options import NO_LIMITS, ServerAuth, ServerLimits, ServerTraces
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +56,7 @@ class ServingSettings:
         limits: what the server refuses.
         auth: where the tokens are that requests need; None if they need none.
         cors_origins: whose pages may send requests from a browser.
+        traces: where spans are sent; None if none are made.
     """
 
     name: str
@@ -82,6 +83,7 @@ class ServingSettings:
     limits: ServerLimits = NO_LIMITS
     auth: ServerAuth | None = None
     cors_origins: tuple[str, ...] = ()
+    traces: ServerTraces | None = None
 
     @property
     def threads(self) -> int:
@@ -204,6 +206,9 @@ class Backend(ABC):
 
     grpc_tools: tuple[str, ...] = ()
     """Packages that its server needs in addition to offer gRPC; none if it offers HTTP alone."""
+
+    traces_tools: tuple[str, ...] = ()
+    """Packages that its server needs in addition to send spans."""
 
     least_startup: int = 60
     """The minimum startup limit, seconds; a fast start here says little about a busy node with a cold disk."""

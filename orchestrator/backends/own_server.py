@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,7 @@ class OwnServerJson(ServerJson):
     tls: Mapping[str, str | None] | None = None
     token_file: str | None = None
     cors_origins: tuple[str, ...] | None = None
-    traces: bool | None = None
+    traces: Mapping[str, str | float] | None = None
     log_level: str
 
 
@@ -81,7 +82,7 @@ class OwnServer(ServingBackend):
     """Module that the server imports → the extra of mlo that installs it."""
 
     enforces = True
-    own_settings = frozenset({"limits", "auth", "cors"})
+    own_settings = frozenset({"limits", "auth", "cors", "traces"})
     extras = MappingProxyType(
         {
             "grpc": "gRPC of mlo's own server, which only has REST without it",
@@ -91,6 +92,11 @@ class OwnServer(ServingBackend):
     sources = (_CODE,)
     wires = ("json", "binary", "grpc")
     grpc_tools = ("grpcio", "grpcio-health-checking", "grpcio-reflection", "protobuf")
+    traces_tools = (
+        "opentelemetry-api",
+        "opentelemetry-exporter-otlp-proto-http",
+        "opentelemetry-sdk",
+    )
     server = Server(
         dockerfile="mlo-server.Dockerfile.jinja",
         base=_BASE,
@@ -188,6 +194,7 @@ def _server_json(
         grpc_port=_GRPC_PORT if settings.grpc else None,
         token_file=None if settings.auth is None else settings.auth.token_file,
         cors_origins=settings.cors_origins or None,
+        traces=None if settings.traces is None else asdict(settings.traces),
         log_level="info",
         **session,
     )

@@ -66,7 +66,10 @@ def _table_packages() -> dict[str, str | None]:
             names.update(transform.tools if isinstance(transform, Transform) else ())
     for name in BACKENDS:
         names.update(
-            backend(name).tools, backend(name).grpc_tools, *(opener.tools for opener in backend(name).runtimes.values())
+            backend(name).tools,
+            backend(name).grpc_tools,
+            backend(name).traces_tools,
+            *(opener.tools for opener in backend(name).runtimes.values()),
         )
     return {name: version(name) for name in sorted(names)}
 

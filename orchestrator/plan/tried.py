@@ -10,7 +10,7 @@ from orchestrator.machine.packages import NoCuda, install_hint
 from orchestrator.optimize.candidates import candidates
 from orchestrator.optimize.formats import FORMATS, Unsupported
 from orchestrator.optimize.variants import Candidate, RefusedCandidate
-from orchestrator.plan.steps.release import require_grpc_tools
+from orchestrator.plan.steps.release import require_server_tools
 from orchestrator.plan.steps.source import require_source_tools, union
 from orchestrator.process.memory import format_bytes
 from orchestrator.spec.load import LoadedSpec
@@ -30,7 +30,7 @@ def tried_and_refused(
         SpecInvalid: E202, the source cannot be read with what is installed; E201, no candidate is left.
     """
     require_source_tools(loaded, here)
-    require_grpc_tools(loaded, here)
+    require_server_tools(loaded, here)
     tried: list[Candidate] = []
     refused: list[RefusedCandidate] = []
     remedies: dict[str, None] = {}

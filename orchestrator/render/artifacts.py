@@ -119,6 +119,7 @@ def _values(chosen: ServingBackend, settings: ServingSettings, deployment: Deplo
         "request_seconds": request_seconds,
         "runs_from_tmp": server.runs_from_tmp,
         "startup_seconds": settings.startup_seconds,
+        "traces": settings.traces,
         "variant": settings.variant,
         **chosen.image_values(settings),
     }

@@ -95,6 +95,7 @@ def fill(template: str, values: dict[str, Any]) -> str:
         "phrase": _Pattern("phrase", r"[A-Za-z0-9 '.-]+"),
         "quantity": _Pattern("quantity", r"[0-9]+(\.[0-9]+)?(m|Mi|Gi)?"),
         "quoted": _quoted,
+        "url": _Pattern("URL", r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~-]+)*"),
         "whole": _whole,
         "word": _Pattern("word", r"[A-Za-z0-9][A-Za-z0-9._-]*"),
     }

@@ -62,8 +62,10 @@ def _settings(
     context: StepContext, parameters: ServingParameters, winner: Winner, decision_digest: str
 ) -> ServingSettings:
     tools = dict(winner.tools)
-    if parameters.grpc:  # nothing was measured over gRPC; the image gets what is installed here
-        tools |= {name: metadata.version(name) for name in backend(winner.backend).grpc_tools}
+    # What was not measured: the image gets what is installed here.
+    served_by = backend(winner.backend)
+    added = (*(served_by.grpc_tools if parameters.grpc else ()), *(served_by.traces_tools if parameters.traces else ()))
+    tools |= {name: metadata.version(name) for name in added}
     return ServingSettings(
         name=parameters.name,
         backend=winner.backend,
@@ -88,5 +90,6 @@ def _settings(
         limits=parameters.limits,
         auth=parameters.auth,
         cors_origins=parameters.cors_origins,
+        traces=parameters.traces,
         options=winner.options,
     )

@@ -22,6 +22,7 @@ __all__ = [
     "ModelConfig",
     "ServerConfig",
     "TlsConfig",
+    "TracesConfig",
     "load_config",
 ]
 
@@ -33,6 +34,9 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 _LABELS = ("variant", "model_digest", "decision_digest")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ORIGIN = re.compile(r"\*|https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
+_COLLECTOR = re.compile(
+    r"https?://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*"
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -56,6 +60,14 @@ class TlsConfig:
     certificate: Path
     key: Path
     client_ca: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class TracesConfig:
+    """Where spans are sent, a URL without OTLP's `/v1/traces`, and the fraction of the traces that begin here."""
+
+    endpoint: str
+    sample: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +98,7 @@ class ServerConfig:
     tls: TlsConfig | None
     token_file: Path | None
     cors_origins: tuple[str, ...] | None
-    traces: bool
+    traces: TracesConfig | None
     log_level: str
 
     @property
@@ -219,7 +231,7 @@ def _server(document: Any, folder: Path) -> ServerConfig:
         tls=_tls(section.take("tls"), folder) if section.has("tls") else None,
         token_file=folder / section.text("token_file") if section.has("token_file") else None,
         cors_origins=_origins(section) if section.has("cors_origins") else None,
-        traces=section.flag("traces") if section.has("traces") else False,
+        traces=_traces(section.take("traces")) if section.has("traces") else None,
         log_level=section.choice("log_level", LOG_LEVELS),
     )
     section.finish()
@@ -276,6 +288,16 @@ def _tls(document: Any, folder: Path) -> TlsConfig:
     )
     section.finish()
     return tls
+
+
+def _traces(document: Any) -> TracesConfig:
+    section = _Section(document, "traces")
+    traces = TracesConfig(
+        endpoint=section.text("endpoint", _COLLECTOR),
+        sample=section.number("sample", 0, 1) if section.has("sample") else 1.0,
+    )
+    section.finish()
+    return traces
 
 
 def _below(file: str, where: str, folder: Path) -> Path:

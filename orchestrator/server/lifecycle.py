@@ -51,7 +51,9 @@ class _Life:
         self._digests = digests
         self._tokens = None if config.token_file is None else Tokens(config.token_file)
         self._certificates = None if config.tls is None else Certificates(config.tls)
-        self._tracing = Tracing(config.model.name, config.model.version) if config.traces else None
+        self._tracing: Tracing | None = None
+        if config.traces is not None:
+            self._tracing = Tracing(config.traces, config.model.name, config.model.version)
         self._service = Service(config, self._tokens, self._tracing)
         self._http = HttpServer(
             RestApp(self._service),

@@ -7,16 +7,20 @@ import time
 from importlib import import_module
 from typing import Any
 
+from .config import TracesConfig
 from .errors import UNAVAILABLE, StartError
 from .instance import Job
 
 __all__ = ["Tracing"]
 
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_SAMPLER = "OTEL_TRACES_SAMPLER"
+
 
 class Tracing:
-    """Sends spans by OTLP over HTTP, configured by `OTEL_EXPORTER_OTLP_ENDPOINT` and the other standard variables."""
+    """Sends spans by OTLP over HTTP. OpenTelemetry's standard variables take precedence over the configuration."""
 
-    def __init__(self, model: str, version: str) -> None:
+    def __init__(self, config: TracesConfig, model: str, version: str) -> None:
         """Set the exporter up.
 
         Raises:
@@ -29,18 +33,22 @@ class Tracing:
             exporter = import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
             resources = import_module("opentelemetry.sdk.resources")
             sdk = import_module("opentelemetry.sdk.trace")
+            sampling = import_module("opentelemetry.sdk.trace.sampling")
             export = import_module("opentelemetry.sdk.trace.export")
         except ImportError as error:
             raise StartError(
                 UNAVAILABLE,
-                f"traces is true, but {error.name} is not installed; install opentelemetry-exporter-otlp-proto-http",
+                f"traces is set, but {error.name} is not installed; install opentelemetry-exporter-otlp-proto-http",
             ) from error
         # The environment's attributes of the service take precedence over those set here.
         resource = resources.Resource.create(
             {"service.name": os.environ.get("OTEL_SERVICE_NAME", model), "service.version": version}
         )
-        self._provider: Any = sdk.TracerProvider(resource=resource)
-        self._provider.add_span_processor(export.BatchSpanProcessor(exporter.OTLPSpanExporter()))
+        # None leaves the choice to the environment.
+        sampler = None if _SAMPLER in os.environ else sampling.ParentBasedTraceIdRatio(config.sample)
+        endpoint = None if any(name in os.environ for name in _ENDPOINTS) else f"{config.endpoint}/v1/traces"
+        self._provider: Any = sdk.TracerProvider(resource=resource, sampler=sampler)
+        self._provider.add_span_processor(export.BatchSpanProcessor(exporter.OTLPSpanExporter(endpoint=endpoint)))
         self._tracer = self._provider.get_tracer("mlo.server")
         self._trace = trace
         self._propagate = propagate

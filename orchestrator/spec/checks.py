@@ -300,7 +300,10 @@ def _without_effect(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
     if not spec.only_for_devices:
         return
     paths: list[SpecPath] = [
-        *(("serving", key) for key in ("batching", "cuda_graphs", "grpc", "limits", "auth", "cors", "replicas")),
+        *(
+            ("serving", key)
+            for key in ("batching", "cuda_graphs", "grpc", "limits", "auth", "cors", "traces", "replicas")
+        ),
         *(("image", key) for key in ("registry", "base")),
     ]
     for path in paths:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema,
 
 from orchestrator.backends.table import BACKENDS, SERVERS, backends_of
 from orchestrator.spec.gates import GATES, PRECISIONS, Gate, Precision
-from orchestrator.spec.server_models import Auth, Cors, Limits
+from orchestrator.spec.server_models import Auth, Cors, Limits, Traces
 from orchestrator.spec.source_models import Source
 from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import (
@@ -358,12 +358,20 @@ class Serving(Strict):
     cors: Cors | None = Field(
         default=None, description="Whose pages may send requests from a browser; without it, none but the server's own."
     )
+    traces: Traces | None = Field(
+        default=None, description="Where spans of requests are sent; without it, none are made."
+    )
     replicas: Replicas = _section()
 
     @property
     def own_settings(self) -> tuple[str, ...]:
         """The keys with a value that not every server has a setting for."""
-        given = {"limits": self.limits != Limits(), "auth": self.auth is not None, "cors": self.cors is not None}
+        given = {
+            "limits": self.limits != Limits(),
+            "auth": self.auth is not None,
+            "cors": self.cors is not None,
+            "traces": self.traces is not None,
+        }
         return tuple(key for key, is_set in given.items() if is_set)
 
     @property

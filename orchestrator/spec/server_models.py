@@ -6,9 +6,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from orchestrator.spec.strict import Strict
-from orchestrator.spec.types import Duration, Origin, SecretName, Size, TokenFile
+from orchestrator.spec.types import Collector, Duration, Origin, SecretName, Size, TokenFile
 
-__all__ = ["Auth", "Cors", "Limits"]
+__all__ = ["Auth", "Cors", "Limits", "Traces"]
 
 
 def _body(size: int) -> int:
@@ -72,4 +72,20 @@ class Cors(Strict):
         max_length=64,
         description="Where the pages come from; `*` for anywhere.",
         examples=[["https://app.example.com"]],
+    )
+
+
+class Traces(Strict):
+    """Where the server sends spans of its requests, as OpenTelemetry."""
+
+    endpoint: Collector = Field(
+        description="The collector's URL for OTLP over HTTP; `/v1/traces` is appended.",
+        examples=["http://collector.observability:4318"],
+    )
+    sample: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="The fraction of requests whose trace begins here; a client's own trace is continued as the client has it.",
+        examples=[0.1],
     )

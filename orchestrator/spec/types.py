@@ -27,6 +27,7 @@ __all__ = [
     "EXPECTS",
     "NAME",
     "CodePlace",
+    "Collector",
     "Cpus",
     "Delay",
     "DimName",
@@ -338,6 +339,16 @@ Origin = Annotated[
     ),
 ]
 """Where a page of a browser comes from; `*` for anywhere."""
+
+Collector = Annotated[
+    str,
+    _text(
+        r"^https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*$",
+        "a URL such as `http://collector.observability:4318`, without `/v1/traces` or a slash at the end, and without a password",
+        300,
+    ),
+]
+"""Where spans are sent by OTLP over HTTP."""
 
 SecretName = Annotated[
     str,

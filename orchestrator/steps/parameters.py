@@ -14,7 +14,7 @@ from orchestrator.spec.source_models import SourceKind, Task
 from orchestrator.spec.types import ImageRef, LabelKey, LabelValue, Name, Origin, RegistryPrefix, Wire
 from orchestrator.steps.pass_options import AnyPassOptions
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, Batching, RuntimeOptions
-from orchestrator.steps.server_options import NO_LIMITS, ServerAuth, ServerLimits
+from orchestrator.steps.server_options import NO_LIMITS, ServerAuth, ServerLimits, ServerTraces
 
 __all__ = [
     "Accelerator",
@@ -378,6 +378,7 @@ class ServingParameters(Parameters):
         limits: what it refuses.
         auth: where the tokens are that requests need; None if they need none.
         cors_origins: whose pages may send requests from a browser.
+        traces: where spans are sent; None if none are made.
     """
 
     name: Name
@@ -391,6 +392,7 @@ class ServingParameters(Parameters):
     limits: ServerLimits = NO_LIMITS
     auth: ServerAuth | None = None
     cors_origins: tuple[Origin, ...] = ()
+    traces: ServerTraces | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
-from orchestrator.spec.types import SecretName, TokenFile
+from orchestrator.spec.types import Collector, SecretName, TokenFile
 
-__all__ = ["NO_LIMITS", "ServerAuth", "ServerLimits"]
+__all__ = ["NO_LIMITS", "ServerAuth", "ServerLimits", "ServerTraces"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +55,29 @@ class ServerAuth:
 
     token_file: TokenFile
     secret: SecretName
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTraces:
+    """`serving.traces`: where spans are sent, and the fraction of the requests that begin a trace.
+
+    Attributes:
+        endpoint: the collector's URL, without `/v1/traces`.
+        sample: from 0 to 1.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+    endpoint: Collector
+    sample: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse an impossible fraction."""
+        if not 0 <= self.sample <= 1:
+            raise ValueError("the sampled fraction of traces is from 0 to 1")
+
+    @property
+    def port(self) -> int:
+        """The collector's TCP port."""
+        where = urlsplit(self.endpoint)
+        return where.port or (443 if where.scheme == "https" else 80)

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from orchestrator.engine.observing import observe_here
+from orchestrator.errors import SpecInvalid
 from orchestrator.optimize.candidates import candidates
 from orchestrator.optimize.variants import Candidate, RefusedCandidate
 from orchestrator.plan.compile import plan_of
 from orchestrator.plan.found import planned_model
-from orchestrator.spec.load import load_spec
+from orchestrator.plan.steps.release import require_server_tools
+from orchestrator.spec.load import LoadedSpec, load_spec
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.steps.parameters import RenderParameters
-from orchestrator.steps.server_options import ServerAuth, ServerLimits
+from orchestrator.steps.server_options import ServerAuth, ServerLimits, ServerTraces
 from tests.optimize.test_grpc import SIGNATURE, SPEC
 
 
@@ -29,7 +31,12 @@ def _reasons(serving: dict[str, Any]) -> dict[str, str | None]:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("limits", {"queue": 8}), ("auth", {"token_file": "/run/secrets/m/token"}), ("cors", {"origins": ["*"]})],
+    [
+        ("limits", {"queue": 8}),
+        ("auth", {"token_file": "/run/secrets/m/token"}),
+        ("cors", {"origins": ["*"]}),
+        ("traces", {"endpoint": "http://collector:4318"}),
+    ],
 )
 def test_servers_without_the_setting_are_refused(key: str, value: Any) -> None:
     reasons = _reasons({key: value})
@@ -67,10 +74,14 @@ serving:
 """
 
 
-def _rendered(tmp_path: Path, serving: str) -> RenderParameters:
+def _loaded(tmp_path: Path, serving: str) -> LoadedSpec:
     (tmp_path / "digits.pt").write_bytes(b"a model")
     (tmp_path / "spec.yaml").write_text(_TEXT + f"  {serving}\n", encoding="utf-8")
-    loaded = load_spec(tmp_path / "spec.yaml")
+    return load_spec(tmp_path / "spec.yaml")
+
+
+def _rendered(tmp_path: Path, serving: str) -> RenderParameters:
+    loaded = _loaded(tmp_path, serving)
     model, observed = planned_model(loaded, None), observe_here(loaded)
     here = replace(observed, packages=dict.fromkeys(observed.packages, "1.0"))
     found = [each for each in candidates(loaded.spec, model.signature) if isinstance(each, Candidate)]
@@ -97,3 +108,22 @@ def test_the_origins_reach_the_render_step(tmp_path: Path) -> None:
     found = _rendered(tmp_path, "cors: {origins: ['https://app.example.com', 'http://localhost:3000']}")
     assert found.settings.cors_origins == ("https://app.example.com", "http://localhost:3000")
     assert _rendered(tmp_path, "backend: auto").settings.cors_origins == ()
+
+
+def test_the_collector_reaches_the_render_step(tmp_path: Path) -> None:
+    found = _rendered(tmp_path, "traces: {endpoint: 'http://collector:4318', sample: 0.25}")
+    assert found.settings.traces == ServerTraces("http://collector:4318", 0.25)
+    assert _rendered(tmp_path, "backend: auto").settings.traces is None
+
+
+def test_a_missing_package_for_traces_is_told_while_planning(tmp_path: Path) -> None:
+    loaded = _loaded(tmp_path, "traces: {endpoint: 'http://collector:4318'}")
+    observed = observe_here(loaded)
+    here = replace(observed, packages={**observed.packages, "opentelemetry-exporter-otlp-proto-http": None})
+    with pytest.raises(SpecInvalid) as refused:
+        require_server_tools(loaded, here)
+    (error,) = refused.value.diagnostics
+    assert (error.code, error.remedy) == ("E202", "pip install 'mlo[traces]'")
+    assert error.message == "`serving.traces` needs opentelemetry-exporter-otlp-proto-http, which is not installed"
+    assert error.span is not None
+    require_server_tools(_loaded(tmp_path, "backend: auto"), here)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def render_to(tmp_path: Path) -> Render:
             "drain_seconds": 5,
             "batch_sizes": [],
         }
-        others = {"devices", "cuda_graphs", "grpc", "limits", "auth", "cors_origins"}
+        others = {"devices", "cuda_graphs", "grpc", "limits", "auth", "cors_origins", "traces"}
         unknown = changes.keys() - deployment.keys() - settings.keys() - others
         assert not unknown, f"render_to knows no {unknown}"
         deployment |= {key: value for key, value in changes.items() if key in deployment}
@@ -122,3 +123,18 @@ def run_tool() -> Run:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def serve(render_to: Render, run_tool: Run, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """`serve(limits={...})`: a `Served` of what the render step wrote; over TLS where that is among the settings."""
+    from tests.render.served import negative, serving
+
+    with ExitStack() as running:
+
+        def start(model: bytes | None = None, **changes: Any) -> Any:
+            folder = render_to("onnxruntime", model=model or negative(), **changes)
+            scheme = "https" if changes.get("tls") else "http"
+            return running.enter_context(serving(folder, tmp_path, run_tool, scheme=scheme))
+
+        yield start

@@ -156,6 +156,21 @@ def test_grpc_is_in_configuration_image_compose_file_values_and_readme(render_to
     assert "Port 8081 takes them over gRPC" in (folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_traces_are_in_configuration_packages_and_values(render_to: Render, backend: str) -> None:
+    folder = render_to(backend, traces={"endpoint": "http://collector.observability:4318", "sample": 0.25})
+    for place in ("serving", "docker/serving"):
+        traces = load_config(folder / place / "server.json").traces
+        assert traces is not None
+        assert (traces.endpoint, traces.sample) == ("http://collector.observability:4318", 0.25)
+    pins = (folder / "docker" / "requirements.txt").read_text().splitlines()
+    packages = ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")
+    assert {f"{name}=={metadata.version(name)}" for name in packages} <= set(pins)
+    values = yaml.safe_load((folder / "values.yaml").read_text())
+    assert values["traces"] == {"endpoint": "http://collector.observability:4318"}
+    assert "opentelemetry" not in (render_to(backend, "without") / "docker" / "requirements.txt").read_text()
+
+
 def test_without_grpc_nothing_speaks_of_it(render_to: Render) -> None:
     folder = render_to("onnxruntime")
     assert load_config(folder / "serving" / "server.json").grpc_port is None

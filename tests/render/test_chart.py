@@ -288,3 +288,36 @@ def test_without_tokens_no_secret_is_mounted(template: Template) -> None:
 def test_a_file_of_tokens_without_its_secret_is_refused(template: Template) -> None:
     with pytest.raises(AssertionError, match="tokenFile and secret belong together"):
         template("onnxruntime", "1.37", "--set", "auth.tokenFile=/run/secrets/digits/token")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("http://collector.observability:4318", 4318),
+        ("https://collector.example.com", 443),
+        ("http://collector/otlp", 80),
+        ("http://[2001:db8::1]:4318", 4318),
+        ("http://[2001:db8::4318]", 80),
+    ],
+)
+def test_spans_may_leave_the_pod_and_nothing_else(template: Template, endpoint: str, port: int) -> None:
+    documents = template("onnxruntime", "1.37", traces={"endpoint": endpoint})
+    for document in documents:
+        kubernetes_validate.validate(document, "1.37", strict=True)
+    collector, dns = _one(documents, "NetworkPolicy")["spec"]["egress"]
+    assert collector == {"ports": [{"port": port, "protocol": "TCP"}]}
+    assert dns == {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    assert {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": endpoint} in _container(documents)["env"]
+
+
+def test_spans_may_be_let_out_to_one_namespace_alone(template: Template) -> None:
+    to = 'networkPolicy.tracesTo=[{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "observability"}}}]'
+    documents = template("onnxruntime", "1.37", "--set-json", to, traces={"endpoint": "http://collector:4318"})
+    collector, _ = _one(documents, "NetworkPolicy")["spec"]["egress"]
+    assert collector["to"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "observability"}}}]
+
+
+def test_without_traces_nothing_leaves_the_pod(template: Template) -> None:
+    documents = template("onnxruntime", "1.37")
+    assert _one(documents, "NetworkPolicy")["spec"]["egress"] == []
+    assert "env" not in _container(documents)

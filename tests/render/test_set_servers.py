@@ -4,117 +4,24 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
-from orchestrator.artifacts.imported import SAMPLES_FILE
 from orchestrator.backends.table import serving_backend
 from orchestrator.errors import DeployFailed
 from orchestrator.release.golden import check_golden
-from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.targets.client import infer
-from tests.artifacts.made import imported
+from tests.render.served import READY, ROW, SIGNATURE, Served, samples
+from tests.server.collector import collector, spans
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.processes]
 
-Render = Callable[..., Path]
-Run = Callable[..., str]
 
-_ROOT = Path(__file__).parents[2]
-_SIGNATURE = Signature(
-    (Tensor("x", "float32", ("batch", 3)),), (Tensor("y", "float32", ("batch", 3)),), {"batch": (1, 64)}, "batch"
-)
-_ROW = '{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}'
-
-
-def _model() -> bytes:
-    """y = -x."""
-    shape = ["batch", 3]
-    graph = helper.make_graph(
-        [helper.make_node("Neg", ["x"], ["y"])],
-        "negative",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
-    )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    content: bytes = made.SerializeToString()
-    onnx.checker.check_model(made)
-    return content
-
-
-def _samples(folder: Path) -> Path:
-    """The import step's output for the golden requests."""
-    folder.mkdir()
-    x = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
-    np.savez(folder / SAMPLES_FILE, x=x)
-    np.savez(folder / "baseline.npz", y=-x)
-    imported(_SIGNATURE, samples="random").write(folder)
-    return folder
-
-
-@dataclass(frozen=True)
-class _Served:
-    folder: Path
-    port: int
-    grpc_port: int
-    run: Run
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def status(self, *options: str, path: str = "/v2/models/digits/infer", body: str | None = _ROW) -> int:
-        """What curl says of a request."""
-        data = () if body is None else ("--data-binary", body)
-        form = ("--silent", "--output", os.devnull, "--write-out", "%{http_code}", "--max-time", "30")
-        return int(self.run("curl", *form, *options, *data, self.url + path))
-
-
-@pytest.fixture
-def serve(render_to: Render, run_tool: Run, tmp_path: Path) -> Iterator[Callable[..., _Served]]:
-    """`serve(limits={...})`: a server that runs what the render step wrote."""
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start(**changes: object) -> _Served:
-        folder = render_to("onnxruntime", model=_model(), **changes)
-        with socket.socket() as one, socket.socket() as two:
-            ports = []
-            for each in (one, two):
-                each.bind(("127.0.0.1", 0))
-                ports.append(each.getsockname()[1])
-        server = serving_backend("onnxruntime")
-        launch = server.launch(folder / "serving", port=ports[0], scratch=tmp_path, threads=1)
-        argv = [*launch.argv, *(() if launch.grpc_port is None else (launch.grpc_port, str(ports[1])))]
-        with (tmp_path / "log.txt").open("wb") as log:
-            running.append(subprocess.Popen(argv, env={**os.environ, **launch.env}, cwd=_ROOT, stderr=log))
-        served = _Served(folder, ports[0], ports[1], run_tool)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and running[-1].poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", ports[0])) == 0 and served.status(path=READY, body=None) == 200:
-                    return served
-            time.sleep(0.05)
-        raise AssertionError((tmp_path / "log.txt").read_text())
-
-    yield start
-    for process in running:
-        process.terminate()
-        process.wait(30)
-
-
-READY = "/v2/health/ready"
-
-
-def test_grpc_answers_where_the_spec_asks_for_it(serve: Callable[..., _Served]) -> None:
+def test_grpc_answers_where_the_spec_asks_for_it(serve: Callable[..., Served]) -> None:
     served = serve(grpc=True)
     grpc = pytest.importorskip("grpc")
     health = pytest.importorskip("grpc_health.v1.health_pb2")
@@ -126,23 +33,23 @@ def test_grpc_answers_where_the_spec_asks_for_it(serve: Callable[..., _Served]) 
 
 
 def test_a_body_above_the_limit_is_refused_and_the_golden_requests_fit(
-    serve: Callable[..., _Served], tmp_path: Path
+    serve: Callable[..., Served], tmp_path: Path
 ) -> None:
     served = serve(limits={"max_body": 1024})
     assert served.status() == 200
-    assert served.status(body=_ROW + " " * 1024) == 413
+    assert served.status(body=ROW + " " * 1024) == 413
     backend = serving_backend("onnxruntime")
     limit = backend.max_body(served.folder / "serving")
     assert limit == 1024
     # 64 rows of 12 bytes and what is said of them are more than 1 KiB, as are the 100 of the other request.
-    golden = check_golden(served.url, backend, "digits", _samples(tmp_path / "i"), {}, precision="fp32", max_body=limit)
+    golden = check_golden(served.url, backend, "digits", samples(tmp_path / "i"), {}, precision="fp32", max_body=limit)
     assert golden.rows == 64
     x = np.ones((100, 3), np.float32)
-    answer = infer(served.url, backend, "digits", {"x": x}, signature=_SIGNATURE, max_body=limit)
+    answer = infer(served.url, backend, "digits", {"x": x}, signature=SIGNATURE, max_body=limit)
     np.testing.assert_array_equal(answer["y"], -x)
 
 
-def test_more_connections_than_allowed_are_closed(serve: Callable[..., _Served]) -> None:
+def test_more_connections_than_allowed_are_closed(serve: Callable[..., Served]) -> None:
     served = serve(limits={"max_connections": 16})
     held = [socket.create_connection(("127.0.0.1", served.port), timeout=30) for _ in range(17)]
     try:
@@ -159,7 +66,7 @@ def test_more_connections_than_allowed_are_closed(serve: Callable[..., _Served])
             each.close()
 
 
-def test_a_body_that_does_not_arrive_in_time_is_given_up(serve: Callable[..., _Served]) -> None:
+def test_a_body_that_does_not_arrive_in_time_is_given_up(serve: Callable[..., Served]) -> None:
     served = serve(limits={"request_timeout": 0.2})
     with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
         client.sendall(b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
@@ -178,7 +85,7 @@ def token_file() -> Iterator[Path]:
         yield file
 
 
-def test_requests_need_a_token_and_probes_none(serve: Callable[..., _Served], token_file: Path, tmp_path: Path) -> None:
+def test_requests_need_a_token_and_probes_none(serve: Callable[..., Served], token_file: Path, tmp_path: Path) -> None:
     served = serve(grpc=True, auth={"token_file": str(token_file), "secret": "digits-token"})
     bearer = ("--header", f"Authorization: Bearer {_TOKEN}")
     assert served.status() == 401
@@ -205,20 +112,20 @@ def test_requests_need_a_token_and_probes_none(serve: Callable[..., _Served], to
     found = backend.token_file(served.folder / "serving")
     assert found == token_file
     golden = check_golden(
-        served.url, backend, "digits", _samples(tmp_path / "i"), {}, precision="fp32", token_file=found
+        served.url, backend, "digits", samples(tmp_path / "i"), {}, precision="fp32", token_file=found
     )
     assert golden.rows == 64
     x = {"x": np.ones((1, 3), np.float32)}
     with pytest.raises(DeployFailed) as without:
-        infer(served.url, backend, "digits", x, signature=_SIGNATURE)
+        infer(served.url, backend, "digits", x, signature=SIGNATURE)
     assert without.value.diagnostics[0].code == "E611"
     token_file.write_text("")
     with pytest.raises(DeployFailed) as none:
-        infer(served.url, backend, "digits", x, signature=_SIGNATURE, token_file=found)
+        infer(served.url, backend, "digits", x, signature=SIGNATURE, token_file=found)
     assert none.value.diagnostics[0].code == "E625"
 
 
-def test_pages_of_the_allowed_origins_may_ask_and_read(serve: Callable[..., _Served], token_file: Path) -> None:
+def test_pages_of_the_allowed_origins_may_ask_and_read(serve: Callable[..., Served], token_file: Path) -> None:
     auth = {"token_file": str(token_file), "secret": "digits-token"}
     served = serve(cors_origins=["https://app.example.com"], auth=auth)
 
@@ -230,7 +137,7 @@ def test_pages_of_the_allowed_origins_may_ask_and_read(serve: Callable[..., _Ser
         return first.split()[1], {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
 
     before = ("--request", "OPTIONS", "--header", "Access-Control-Request-Method: POST")
-    body = ("--header", f"Authorization: Bearer {_TOKEN}", "--data-binary", _ROW)
+    body = ("--header", f"Authorization: Bearer {_TOKEN}", "--data-binary", ROW)
     status, headers = ask("https://app.example.com", *before)
     assert (status, headers["access-control-allow-origin"]) == ("200", "https://app.example.com")
     assert "POST" in headers["access-control-allow-methods"]
@@ -238,7 +145,7 @@ def test_pages_of_the_allowed_origins_may_ask_and_read(serve: Callable[..., _Ser
     status, headers = ask("https://app.example.com", *body)
     assert (status, headers["access-control-allow-origin"]) == ("200", "https://app.example.com")
     assert headers["vary"] == "origin"
-    status, headers = ask("https://app.example.com", "--data-binary", _ROW)
+    status, headers = ask("https://app.example.com", "--data-binary", ROW)
     assert (status, headers["access-control-allow-origin"]) == ("401", "https://app.example.com"), "the page sees why"
     for options in (before, body):
         _, headers = ask("https://app.example.com.evil.org", *options)
@@ -246,8 +153,19 @@ def test_pages_of_the_allowed_origins_may_ask_and_read(serve: Callable[..., _Ser
     assert ask("https://app.example.com.evil.org", *before)[0] == "401"
 
 
-def test_any_page_may_ask_where_all_origins_are_allowed(serve: Callable[..., _Served]) -> None:
+def test_any_page_may_ask_where_all_origins_are_allowed(serve: Callable[..., Served]) -> None:
     served = serve(cors_origins=["*"])
     answer = served.run("curl", "--silent", "--include", "--header", "Origin: null", f"{served.url}/v2")
     assert "access-control-allow-origin: *" in answer
     assert "access-control" not in served.run("curl", "--silent", "--include", f"{served.url}/v2")
+
+
+def test_a_traceparent_leads_to_a_span_of_the_same_trace(serve: Callable[..., Served]) -> None:
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    with collector() as (endpoint, sent):
+        served = serve(traces={"endpoint": endpoint, "sample": 0.0})
+        assert served.status("--header", f"traceparent: 00-{trace}-{parent}-01") == 200
+        assert served.status() == 200
+        served.stop()
+        (infer_span,) = [span for span in spans(sent, "digits") if span.name == "infer"]
+    assert (infer_span.trace_id.hex(), infer_span.parent_span_id.hex()) == (trace, parent)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import json
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.server.collector import collector, spans
 from tests.server.conftest import Start, add_model, launch
 
 pytestmark = pytest.mark.frameworks
@@ -23,53 +18,15 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 
 
-@contextlib.contextmanager
-def collector() -> Iterator[tuple[str, list[bytes]]]:
-    """An OTLP endpoint that keeps what it is sent."""
-    bodies: list[bytes] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(200)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", bodies
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def spans(bodies: list[bytes]) -> list[Any]:
-    found = []
-    for body in bodies:
-        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            names = {a.key: a.value.string_value for a in resource.resource.attributes}
-            assert names["service.name"] == "m"
-            found += [span for scope in resource.scope_spans for span in scope.spans]
-    return found
-
-
-def test_a_request_is_a_span_with_its_waiting_and_its_run_below(
-    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with collector() as (endpoint, bodies):
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-        server = start(add_model(tmp_path, traces=True))
+def test_a_request_is_a_span_with_its_waiting_and_its_run_below(tmp_path: Path, start: Start) -> None:
+    with collector() as (endpoint, sent):
+        server = start(add_model(tmp_path, traces={"endpoint": endpoint}))
         headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
         assert server.infer({"inputs": [X, X | {"name": "y"}]}, headers=headers).status == 200
         assert server.infer({"inputs": [X]}, headers=headers).status == 400
         assert server.infer({"inputs": [X]}, headers={"traceparent": f"00-{TRACE}-{PARENT}-00"}).status == 400
         assert server.stop() == 0  # what is left is sent before the end
-    found = spans(bodies)
+    found = spans(sent, "m")
     assert sorted(span.name for span in found) == ["infer", "infer", "queue", "run"]  # the unsampled one is missing
     assert {span.trace_id.hex() for span in found} == {TRACE}
     answered, refused = sorted(
@@ -92,9 +49,29 @@ def test_a_request_is_a_span_with_its_waiting_and_its_run_below(
     assert below["run"].end_time_unix_nano <= answered.end_time_unix_nano
 
 
+def test_the_environment_names_another_collector(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    with collector() as (endpoint, sent), collector() as (unused, others):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        server = start(add_model(tmp_path, traces={"endpoint": unused}))
+        assert server.infer({"inputs": [X, X | {"name": "y"}]}).status == 200
+        assert server.stop() == 0
+    assert [span.name for span in spans(sent, "m")].count("infer") == 1
+    assert not others
+
+
+def test_the_fraction_counts_for_traces_that_begin_here(tmp_path: Path, start: Start) -> None:
+    with collector() as (endpoint, sent):
+        server = start(add_model(tmp_path, traces={"endpoint": endpoint, "sample": 0}))
+        request = {"inputs": [X, X | {"name": "y"}]}
+        assert server.infer(request).status == 200
+        assert server.infer(request, headers={"traceparent": f"00-{TRACE}-{PARENT}-01"}).status == 200
+        assert server.stop() == 0
+    assert {span.trace_id.hex() for span in spans(sent, "m")} == {TRACE}
+
+
 def test_without_the_packages_a_server_that_should_trace_ends_with_69(tmp_path: Path) -> None:
     hidden = "import sys; sys.modules['opentelemetry'] = None; from orchestrator.server.__main__ import main; "
-    config = add_model(tmp_path, traces=True)
+    config = add_model(tmp_path, traces={"endpoint": "http://127.0.0.1:4318"})
     server = launch([sys.executable, "-c", f"{hidden} sys.exit(main())", "--config", str(config)])
     assert server.wait_end() == 69
     assert "opentelemetry-exporter-otlp-proto-http" in server.log[-1]["message"]

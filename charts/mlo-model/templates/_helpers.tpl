@@ -95,3 +95,9 @@ fsGroup: 65532
 seccompProfile:
   type: RuntimeDefault
 {{- end }}
+
+{{- /* The TCP port of the collector. */ -}}
+{{- define "mlo-model.tracesPort" -}}
+{{- $url := urlParse .Values.traces.endpoint }}
+{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (eq $url.scheme "https" | ternary "443" "80") }}
+{{- end }}

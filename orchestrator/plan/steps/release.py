@@ -20,9 +20,9 @@ from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.steps.parameters import DeploymentParameters, RenderParameters, ServingParameters
 from orchestrator.steps.roles import variant_role
-from orchestrator.steps.server_options import ServerAuth, ServerLimits
+from orchestrator.steps.server_options import ServerAuth, ServerLimits, ServerTraces
 
-__all__ = ["DRAIN_SECONDS", "grpc_tools", "live_steps", "render_step", "require_grpc_tools"]
+__all__ = ["DRAIN_SECONDS", "live_steps", "render_step", "require_server_tools"]
 
 _LOAD_TOOLS = ("h2",)
 """What the load generator needs for gRPC."""
@@ -55,6 +55,7 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
             limits=ServerLimits(**spec.serving.limits.model_dump()),
             auth=_auth(spec),
             cors_origins=() if spec.serving.cors is None else tuple(spec.serving.cors.origins),
+            traces=None if spec.serving.traces is None else ServerTraces(**spec.serving.traces.model_dump()),
         ),
         assets=here.assets,
     )
@@ -73,7 +74,7 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
         optional=frozenset(variants),
         only_winner=True,
         light=True,
-        tools=("jinja2", *grpc_tools(spec)),
+        tools=union(("jinja2",), _grpc_tools(spec), _traces_tools(spec)),
         at=("image",),
     )
 
@@ -83,32 +84,40 @@ def _auth(spec: ModelDeployment) -> ServerAuth | None:
     return None if auth is None else ServerAuth(auth.token_file, auth.secret or f"{spec.metadata.name}-token")
 
 
-def require_grpc_tools(loaded: LoadedSpec, here: Here) -> None:
-    """Check that gRPC can be offered if the spec asks for it; images get the versions that are installed here.
+def require_server_tools(loaded: LoadedSpec, here: Here) -> None:
+    """Check that what the spec asks the servers for is installed; images get the versions that are installed here.
 
     Raises:
         SpecInvalid: E202, a package is missing.
     """
-    tools = grpc_tools(loaded.spec)
-    if tools and "grpc" in loaded.spec.serving.wires:
-        tools = (*tools, *_LOAD_TOOLS)
-    if lacking := here.missing(tools):
-        key = "grpc" if loaded.spec.serving.grpc else "wire"
-        raise SpecInvalid(
-            Diagnostic(
-                code="E202",
-                message=f"`serving.{key}` needs {', '.join(lacking)}, which is not installed",
-                span=loaded.span(("serving", key)),
-                remedy=install_hint(lacking),
+    serving = loaded.spec.serving
+    grpc = _grpc_tools(loaded.spec)
+    if grpc and "grpc" in serving.wires:
+        grpc = (*grpc, *_LOAD_TOOLS)
+    for key, tools in (("grpc" if serving.grpc else "wire", grpc), ("traces", _traces_tools(loaded.spec))):
+        if lacking := here.missing(tools):
+            raise SpecInvalid(
+                Diagnostic(
+                    code="E202",
+                    message=f"`serving.{key}` needs {', '.join(lacking)}, which is not installed",
+                    span=loaded.span(("serving", key)),
+                    remedy=install_hint(lacking),
+                )
             )
-        )
 
 
-def grpc_tools(spec: ModelDeployment) -> tuple[str, ...]:
+def _grpc_tools(spec: ModelDeployment) -> tuple[str, ...]:
     """The packages that the servers of this spec need for gRPC; none if it does not ask for it."""
     if not spec.serving.offers_grpc or spec.only_for_devices:
         return ()
     return union(*(backend(name).grpc_tools for name in BACKENDS))
+
+
+def _traces_tools(spec: ModelDeployment) -> tuple[str, ...]:
+    """The packages that the servers of this spec need to send spans; none if it does not ask for it."""
+    if spec.serving.traces is None or spec.only_for_devices:
+        return ()
+    return union(*(backend(name).traces_tools for name in BACKENDS))
 
 
 def live_steps(*, builds: bool) -> tuple[Step, ...]:
