@@ -49,7 +49,13 @@ FRAMEWORKS = (
 HEAVY = {*FRAMEWORKS, "numpy", "aiohttp", "docker", "kubernetes", "jinja2", "psutil", "rich", "uvicorn"}
 SPEC_MAY_IMPORT = {"orchestrator.backends.table", "orchestrator.targets.table", "orchestrator.targets.section"}
 """What the spec may take from above it: names of backends, and the targets' own sections for its `deploy:`."""
-SECTIONS_MAY_IMPORT = ("orchestrator.spec.strict", "orchestrator.spec.types", "orchestrator.targets.section")
+SECTIONS_MAY_IMPORT = (
+    "orchestrator.diagnostics",
+    "orchestrator.spec.strict",
+    "orchestrator.spec.types",
+    "orchestrator.targets.cluster_settings",
+    "orchestrator.targets.section",
+)
 NAMES_OF_RUNTIMES = {"frameworks", "server"}
 """Rooms in which such a name is that of the runtime or of its package, which some backends share."""
 NAMES_OF_PACKAGES = {"machine/packages.py"}
@@ -121,7 +127,10 @@ def test_imports_go_one_way(path: Path) -> None:
         assert layer_of(target) >= layer_of(folder), f"{path.relative_to(PACKAGE)} imports {name}, which lies above it"
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("targets/**/section.py")), ids=lambda p: p.parent.name)
+SECTIONS = [*sorted(PACKAGE.glob("targets/**/section.py")), PACKAGE / "targets" / "cluster_settings.py"]
+
+
+@pytest.mark.parametrize("path", SECTIONS, ids=lambda p: p.relative_to(PACKAGE).as_posix())
 def test_a_targets_section_imports_only_the_specs_types(path: Path) -> None:
     own = [name for name in imported(path) if name.startswith("orchestrator.")]
     assert all(name.startswith(SECTIONS_MAY_IMPORT) for name in own), own

@@ -16,6 +16,7 @@ from orchestrator.backends.table import backend
 from orchestrator.render.assets import assets_dir
 from orchestrator.render.fill import fill
 from orchestrator.render.requirements import requirements
+from orchestrator.spec.quantities import cpu_quantity, memory_quantity
 from orchestrator.store.digest import digest_tree
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _values(chosen: ServingBackend, settings: ServingSettings, deployment: Deplo
         "answers_after_sigterm": server.answers_after_sigterm,
         "backend": settings.backend,
         "base": deployment.base or (server.gpu_base if settings.devices else server.base),
-        "cpu_quantity": _cpu_quantity(settings.cpus),
+        "cpu_quantity": cpu_quantity(settings.cpus),
         "cpus": settings.cpus,
         "decision_digest": settings.decision_digest,
         "devices": settings.devices,
@@ -101,7 +102,7 @@ def _values(chosen: ServingBackend, settings: ServingSettings, deployment: Deplo
         "live_path": server.live_path,
         "max_replicas": deployment.max_replicas,
         "memory": settings.memory,
-        "memory_quantity": _memory_quantity(settings.memory),
+        "memory_quantity": memory_quantity(settings.memory),
         "metrics_path": server.metrics_path,
         "metrics_port": server.metrics_port,
         "min_replicas": deployment.min_replicas,
@@ -133,17 +134,6 @@ def _needs_vnni(settings: ServingSettings, variant: Path) -> bool:
     if settings.precision != "int8":
         return False
     return not VariantFacts.read(variant).reduce_range
-
-
-def _cpu_quantity(cpus: float) -> str:
-    return str(int(cpus)) if cpus == int(cpus) else f"{math.ceil(cpus * 1000)}m"
-
-
-def _memory_quantity(size: int) -> str:
-    for unit, factor in (("Gi", 2**30), ("Mi", 2**20)):
-        if size % factor == 0:
-            return f"{size // factor}{unit}"
-    return str(size)
 
 
 def _copy_tree(source: Path, target: Path, suffix: str = "") -> None:

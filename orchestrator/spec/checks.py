@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic
@@ -43,6 +44,7 @@ def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]
         *_import_roots(spec, root, folder),
         *_doubtful(spec, root),
         *_without_effect(spec, root),
+        *spec.deploy.problems(partial(span_of, root)),
     ]
 
 

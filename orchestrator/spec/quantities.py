@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 
-__all__ = ["SECONDS", "SIZES", "cpus_text", "duration_text", "rate_text", "size_text"]
+__all__ = [
+    "SECONDS",
+    "SIZES",
+    "cpu_quantity",
+    "cpus_text",
+    "duration_text",
+    "memory_quantity",
+    "rate_text",
+    "size_text",
+]
 
 SECONDS = {"us": Decimal("1e-6"), "ms": Decimal("1e-3"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
 """Unit → seconds; exact, because 9 times the binary number nearest to 0.001 is not 0.009."""
@@ -39,6 +49,19 @@ def rate_text(per_second: float) -> str:
 def cpus_text(cpus: float) -> int | float:
     """2 for 2.0; 0.5 stays."""
     return int(cpus) if cpus == int(cpus) else cpus
+
+
+def cpu_quantity(cpus: float) -> str:
+    """CPUs as Kubernetes writes them: `2`, `500m`."""
+    return str(int(cpus)) if cpus == int(cpus) else f"{math.ceil(cpus * 1000)}m"
+
+
+def memory_quantity(size: int) -> str:
+    """Bytes as Kubernetes writes them: `2Gi`, `512Mi`, or all of the digits."""
+    for unit, factor in (("Gi", 2**30), ("Mi", 2**20)):
+        if size % factor == 0:
+            return f"{size // factor}{unit}"
+    return str(size)
 
 
 def _with_unit(number: Decimal, unit: str) -> str:

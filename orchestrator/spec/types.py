@@ -26,6 +26,7 @@ __all__ = [
     "ENVIRONMENT_NAME",
     "EXPECTS",
     "NAME",
+    "AnnotationValue",
     "CodePlace",
     "Collector",
     "Cpus",
@@ -34,13 +35,16 @@ __all__ = [
     "Duration",
     "EnvironmentName",
     "FactoryRef",
+    "HostName",
     "HttpWire",
     "ImageRef",
     "KeyPath",
     "LabelKey",
     "LabelValue",
     "Name",
+    "Namespace",
     "Number",
+    "ObjectName",
     "Origin",
     "OwnName",
     "PythonName",
@@ -280,13 +284,18 @@ VariableName = Annotated[str, _text(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", "the name
 PythonName = Annotated[str, _text(r"^[A-Za-z_][A-Za-z0-9_]{0,99}$", "the name of a Python argument")]
 Sha256 = Annotated[str, _text(r"^[0-9a-f]{64}$", "the 64 lower-case hexadecimal digits that `sha256sum` prints")]
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_DNS = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 LabelKey = Annotated[
     str,
     _text(
-        rf"^{_LABEL}$",
-        "letters, digits, `-`, `_` and `.`, starting and ending with a letter or digit, at most 63 characters",
+        rf"^({_DNS}(\.{_DNS})*/)?{_LABEL}$",
+        "letters, digits, `-`, `_` and `.`, starting and ending with a letter or digit, at most 63 characters; before it, if "
+        "wanted, a domain and a slash, as in `example.com/team`",
+        253 + 1 + 63,
     ),
 ]
+"""A key of a label or an annotation, as Kubernetes has it."""
+
 LabelValue = Annotated[
     str,
     _text(
@@ -294,6 +303,7 @@ LabelValue = Annotated[
         "nothing, or letters, digits, `-`, `_` and `.`, starting and ending with a letter or digit, at most 63 characters",
     ),
 ]
+AnnotationValue = Annotated[str, StringConstraints(max_length=2**16)]
 _DOTTED = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 FactoryRef = Annotated[
     str, _text(rf"^{_DOTTED}:{_DOTTED}$", "`module:attribute`, such as `digits_model:DigitsNet`", 200)
@@ -359,12 +369,42 @@ SecretName = Annotated[
 ]
 """A Secret of Kubernetes."""
 
+Namespace = Annotated[
+    str,
+    _text(
+        rf"^{_DNS}$",
+        "lower-case letters, digits and dashes, starting and ending with a letter or digit, at most 63 characters",
+    ),
+]
+"""A namespace of Kubernetes."""
+
+ObjectName = Annotated[
+    str,
+    _text(
+        rf"^{_DNS}(\.{_DNS})*$",
+        "lower-case letters, digits, dashes and dots, starting and ending with a letter or digit",
+        253,
+    ),
+]
+"""The name of an object in Kubernetes: a service account, a class, a gateway."""
+
+HostName = Annotated[
+    str,
+    _text(
+        rf"^(\*\.)?{_DNS}(\.{_DNS})+$",
+        "a domain name in lower case, such as `digits.example.com` or `*.example.com`",
+        253,
+    ),
+]
+"""Under which name requests come from outside a cluster."""
+
 _HOST = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?"
-_PATH = r"[a-z0-9]+([._-][a-z0-9]+)*"
+_PATH = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
+"""One part of an image's name; two underscores and any number of dashes may stand between its words."""
 ImageRef = Annotated[
     str,
     _text(
-        rf"^({_HOST}/)?[a-z0-9]+([._/-][a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(@sha256:[0-9a-f]{{64}})?$",
+        rf"^({_HOST}/)?{_PATH}(/{_PATH})*(:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(@sha256:[0-9a-f]{{64}})?$",
         "an image such as `registry.example.com/team/python:3.11-slim`",
         300,
     ),

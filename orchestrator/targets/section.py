@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from orchestrator.spec.strict import Strict
 
-__all__ = ["DeploySection"]
+if TYPE_CHECKING:
+    from orchestrator.diagnostics import Diagnostic, Span
+
+__all__ = ["DeploySection", "SpanOf"]
+
+
+class SpanOf(Protocol):
+    """Finds the place in the spec of the value at a path, or of its key."""
+
+    def __call__(self, path: tuple[str | int, ...], *, key: bool = False) -> Span:
+        """The position of the deepest value on `path` that is there; of its key if `key` is set."""
 
 
 class DeploySection(Strict):
@@ -26,3 +37,7 @@ class DeploySection(Strict):
     takes_image: ClassVar[Literal["no", "built", "pushed"]] = "no"
 
     target: str
+
+    def problems(self, span_of: SpanOf) -> Iterator[Diagnostic]:  # noqa: ARG002
+        """Errors and warnings that types cannot express, with their places in the spec."""
+        yield from ()
