@@ -60,6 +60,8 @@ class DecidedCandidate(CandidateIdentity):
         runtime: the measurements of its runtime, as far as it was measured.
         server: the measurements over the wire.
         slo: whether its server meets the service level; None, like `distance`, if the server was not measured.
+        proven_rate: requests per second that one replica is proven to hold; None if none is.
+        cost_per_million: what a million requests cost at that rate, in the currency of `hardware.price_per_hour`; None without.
         gates: what `verify` measured beside each limit, by gate and output; empty if it was not verified.
         accuracy: by output, where the samples name classes.
         frozen: lines of the model's code whose outcome its variant has as constants, as the spec accepts.
@@ -72,14 +74,21 @@ class DecidedCandidate(CandidateIdentity):
     server: ServerMeasurement | None
     slo: LevelStatus | None
     distance: Distance | None
+    proven_rate: float | None
+    cost_per_million: float | None
     gates: tuple[GateResult, ...]
     accuracy: Mapping[str, Accuracy]
     frozen: tuple[FrozenLine, ...]
 
 
 class DecidedLevel(ServiceLevel):
-    """The spec's `slo`, and whether the winner is proven to meet it."""
+    """The spec's `slo`, and whether the winner is proven to meet it.
 
+    Attributes:
+        total_throughput: requests per second of all replicas together.
+    """
+
+    total_throughput: float | None
     enforce: bool
     met: bool
 
@@ -102,7 +111,7 @@ class Decision(Document):
     """
 
     NAME: ClassVar[str] = "decision"
-    VERSION: ClassVar[int] = 8
+    VERSION: ClassVar[int] = 9
     FILE: ClassVar[str] = "decision.json"
 
     winner: CandidateIdentity | None

@@ -13,6 +13,7 @@ from orchestrator.artifacts.inspection import Inspection
 from orchestrator.artifacts.probed import Probed
 from orchestrator.artifacts.runtime_report import RuntimeReport
 from orchestrator.artifacts.server_report import ServerReport
+from orchestrator.artifacts.sizing import Sizing
 from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.artifacts.verdict import Verdict
 from orchestrator.artifacts.winner import Winner
@@ -30,6 +31,7 @@ DOCUMENTS: tuple[type[Document], ...] = (
     Fates,
     Decision,
     Winner,
+    Sizing,
 )
 """In the order in which steps write them."""
 

@@ -16,6 +16,7 @@ __all__ = [
     "CandidateServerResult",
     "GeneratorDelay",
     "GeneratorLimit",
+    "Knee",
     "LoadGenerator",
     "MeasuredLevel",
     "MeasuredProgram",
@@ -106,6 +107,7 @@ class OpenLoop(Times):
         rate: requests per second.
         p99_interval: the 95 % confidence interval; the upper end is None if there are too few samples.
         slowest: the ten largest latencies, descending; two servers are told apart by them if there are few samples.
+        cpus: that the server used meanwhile.
     """
 
     rate: float
@@ -113,6 +115,7 @@ class OpenLoop(Times):
     p99_interval: tuple[float, float | None]
     slowest: tuple[float, ...]
     generator_delay: GeneratorDelay
+    cpus: float
 
 
 class Saturation(Times):
@@ -212,6 +215,20 @@ class WireResult(Strict):
         return None if self.call is None or self.model is None else max(0.0, self.call - self.model)
 
 
+class Knee(Times):
+    """The largest rate at which the limit on the latency is proven to be held; above it, latencies rise quickly.
+
+    Attributes:
+        rate: requests per second.
+        level: the proof.
+        cpus: that the server used meanwhile.
+    """
+
+    rate: float
+    level: P99Level
+    cpus: float
+
+
 class MeasuredLevel(Strict):
     """The service level as measured; None for a part that is not set."""
 
@@ -232,6 +249,8 @@ class ServerMeasurement(Strict):
         peak_rss: of all its processes together, bytes.
         generator: the load generator's own limit with this server's requests; None if it could not be measured.
         refused: reason of a refusal as too busy → number of requests of the open loop.
+        knee: None if the spec gives no limit on the latency.
+        longest_request: of all answered requests under load, seconds.
     """
 
     wire: Wire
@@ -247,6 +266,8 @@ class ServerMeasurement(Strict):
     open_loop: OpenLoop | NotMeasured
     saturation: Saturation | NotMeasured
     slo: MeasuredLevel
+    knee: Knee | NotMeasured | None
+    longest_request: float
 
     @property
     def over(self) -> WireResult:
@@ -262,6 +283,11 @@ class ServerMeasurement(Strict):
     def saturated(self) -> Saturation | None:
         """The saturation, if it was measured."""
         return self.saturation if isinstance(self.saturation, Saturation) else None
+
+    @property
+    def known_knee(self) -> Knee | None:
+        """The knee, if there is a limit on the latency and it is held."""
+        return self.knee if isinstance(self.knee, Knee) else None
 
 
 class CandidateServerResult(CandidateIdentity):
@@ -311,7 +337,7 @@ class ServerReport(Document):
     """
 
     NAME: ClassVar[str] = "server_report"
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     FILE: ClassVar[str] = "server_report.json"
 
     measured_on: MeasuredOn

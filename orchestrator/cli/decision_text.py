@@ -42,6 +42,9 @@ def decision_text(decision: Decision) -> str:
         "",
         *(line for c in order for line in _fate(c)),
     ]
+    winner = next((c for c in order if c.fate == "won"), None)
+    if winner is not None and (proven := _proven(winner)):
+        lines += _wrapped(winner.candidate, proven[0])
     lines += _one_by_one(decision)
     lines += [line for note in decision.notes for line in _wrapped("note", note)]
     return "\n".join(lines)
@@ -86,7 +89,17 @@ def candidate_text(candidate: DecidedCandidate, decision: Decision) -> str:
         lines.append(f"load {_ms(runtime.load_seconds)}, peak memory {_mib(runtime.peak_rss)}")
     if server is not None:
         lines += ["", "In the server, over the wire:", *_wire_lines(server), f"peak memory {_mib(server.peak_rss)}"]
+        lines += _proven(candidate)
     return "\n".join(lines)
+
+
+def _proven(candidate: DecidedCandidate) -> list[str]:
+    """What one replica is proven to hold, and what that costs."""
+    rate, cost = candidate.proven_rate, candidate.cost_per_million
+    if rate is None:
+        return []
+    price = "" if cost is None else f", {cost:.3g} per million requests"
+    return [f"one replica is proven to hold {rate_text(rate)}/s{price}"]
 
 
 def _wire_lines(server: ServerMeasurement) -> Iterator[str]:
@@ -100,6 +113,8 @@ def _wire_lines(server: ServerMeasurement) -> Iterator[str]:
     if full is None:
         yield f"at saturation: {_not_measured(server.saturation)}"
         return
+    if (knee := server.known_knee) is not None and knee.rate != (loop.rate if loop is not None else None):
+        yield f"at the knee, {rate_text(knee.rate)}/s: p99 {_ms(knee.p99)}, {knee.cpus:.2g} CPUs"
     yield f"at saturation, {full.connections} connections: {full.rows_text}, p99 {_ms(full.p99)}"
     if full.cpu_seconds_per_request is not None:
         yield f"CPU time per request at saturation: {_ms(full.cpu_seconds_per_request)}"

@@ -31,6 +31,7 @@ from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.measure.failure import MeasureError
 from orchestrator.measure.finalists import auto_batch_size, finalists, substitutes
 from orchestrator.measure.generator_limit import generator_limit
+from orchestrator.measure.knee import find_knees
 from orchestrator.measure.load_connections import http_request
 from orchestrator.measure.measured_server import MeasuredServer
 from orchestrator.measure.server_report import ServerResult, StartedServer, raw_arrays, server_result
@@ -87,6 +88,7 @@ def benchmark(context: StepContext) -> dict[str, Any]:
                 rate = load_in_rounds([server for server, _ in started.values()], load, context.progress)
                 for server, _ in started.values():
                     other_wires(server)
+                find_knees([server for server, _ in started.values()], load, rate, context.progress)
             for name, (server, start) in started.items():
                 results[name] = server_result(server, start, running.load, rate, wanted)
                 loaded[name] = server

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.measurement import NotMeasured
 from orchestrator.artifacts.server_report import (
     GeneratorDelay,
+    Knee,
     MeasuredLevel,
     MeasuredProgram,
     OpenLoop,
@@ -113,6 +114,10 @@ def server_result(
             p99=None if load.p99_limit is None else _p99(loaded, load.p99_limit, late=late),
             throughput=None if throughput is None else _throughput(throughput, loaded, saturation, late=late),
         ),
+        knee=None if load.p99_limit is None else _knee(loaded, load.p99_limit),
+        longest_request=max(
+            seconds for one in [*loaded.scheduled, *loaded.saturated] for seconds in one.latencies or (0.0,)
+        ),
     )
     return ServerResult("measured", "", started.settings, measured)
 
@@ -121,9 +126,7 @@ def _open_loop(loaded: LoadedServer, rate: float) -> OpenLoop | NotMeasured:
     known = loaded.latencies
     if not known:
         return NotMeasured(reason=f"no request was sent at {rate:.3g}/s within the time; raise `optimize.time_budget`")
-    # A refused request counts as long as one may wait for an answer.
-    worst = max(loaded.timeout, *(latency for latency in known if math.isfinite(latency)), 0.0)
-    latencies = [min(latency, worst) for latency in known]
+    latencies = _at_most_waited(loaded, known)
     delays = summarize(loaded.delays)
     return OpenLoop(
         **asdict(summarize(latencies)),
@@ -132,7 +135,32 @@ def _open_loop(loaded: LoadedServer, rate: float) -> OpenLoop | NotMeasured:
         p99_interval=percentile_interval(latencies, 0.99),
         slowest=tuple(sorted(latencies, reverse=True)[:TAIL]),
         generator_delay=GeneratorDelay(p50=delays.p50, p99=delays.p99),
+        cpus=sum(segment.cpu_seconds for segment in loaded.scheduled) / sum(s.seconds for s in loaded.scheduled),
     )
+
+
+def _at_most_waited(loaded: LoadedServer, known: Sequence[float]) -> list[float]:
+    """Latencies in which a refused request counts as long as one may wait for an answer."""
+    worst = max(loaded.timeout, *(latency for latency in known if math.isfinite(latency)), 0.0)
+    return [min(latency, worst) for latency in known]
+
+
+def _knee(loaded: LoadedServer, limit: float) -> Knee | NotMeasured:
+    found = loaded.knee
+    if found is None:
+        return NotMeasured(reason=loaded.no_knee)
+    level = P99Level(
+        status=found.level.status,
+        samples=found.level.samples,
+        over=found.level.over,
+        samples_wanted=found.level.samples_wanted,
+        limit=limit,
+        quantile=0.99,
+        confidence=0.99,
+        generator_late=False,
+    )
+    times = summarize(_at_most_waited(loaded, found.latencies))
+    return Knee(**asdict(times), rate=found.rate, level=level, cpus=found.cpus)
 
 
 def _saturation(loaded: LoadedServer) -> Saturation | NotMeasured:

@@ -20,6 +20,7 @@ from orchestrator.spec.types import Wire
 from orchestrator.steps.context import Ending
 
 __all__ = [
+    "FoundKnee",
     "LoadSettings",
     "LoadedServer",
     "Segment",
@@ -30,6 +31,7 @@ __all__ = [
     "other_wires",
     "p99_test",
     "probe",
+    "schedule",
     "warm_up",
     "warm_windows_settled",
 ]
@@ -125,6 +127,23 @@ class Segment:
     cpu_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class FoundKnee:
+    """The largest rate that was proven, and what was measured at it.
+
+    Attributes:
+        rate: requests per second.
+        level: of the limit on the latency.
+        latencies: of all requests at this rate, seconds; infinite for refused ones.
+        cpus: that the server used.
+    """
+
+    rate: float
+    level: QuantileTest
+    latencies: Sequence[float]
+    cpus: float
+
+
 @dataclass(slots=True)
 class LoadedServer:
     """A running server and its measurements; filled while measuring.
@@ -142,6 +161,7 @@ class LoadedServer:
         timeout: seconds until a request counts as refused.
         capacity: requests per second under saturation; never 0.
         settled_rate: of the last window of the warm-up; None if it had too few answers.
+        knee: the largest rate at which the limit on the latency is proven; None if there is no limit, or `no_knee` says why.
     """
 
     candidate: str
@@ -161,6 +181,8 @@ class LoadedServer:
     saturated: list[Segment] = field(default_factory=list)
     failure: MeasureError | None = None
     level: str = "inconclusive"
+    knee: FoundKnee | None = None
+    no_knee: str = ""
 
     @property
     def fate(self) -> ServerFate:
@@ -329,8 +351,7 @@ def load_in_rounds(servers: Sequence[LoadedServer], settings: LoadSettings, prog
                 0.4 + 0.6 * number / rounds,
             )
             # The same schedule for all servers in a round, another one in the next.
-            command = {"do": "schedule", "rate": rate, "requests": requests, "seed": number}
-            segment = _load(loaded, command, requests / rate)
+            segment = schedule(loaded, rate, requests, number)
             if segment is None:
                 continue
             loaded.scheduled.append(segment)
@@ -348,6 +369,18 @@ def load_in_rounds(servers: Sequence[LoadedServer], settings: LoadSettings, prog
                 if early.status == "met" or not generator_late(loaded, settings.p99_limit):
                     loaded.level = early.status
     return rate
+
+
+def schedule(loaded: LoadedServer, rate: float, requests: int, seed: int) -> Segment | None:
+    """One segment of the open loop; None if the server or the generator failed, and then `loaded` has the failure.
+
+    Args:
+        loaded: the server.
+        rate: requests per second.
+        requests: their number.
+        seed: of the random times at which they are due.
+    """
+    return _load(loaded, {"do": "schedule", "rate": rate, "requests": requests, "seed": seed}, requests / rate)
 
 
 def p99_test(loaded: LoadedServer, limit: float) -> QuantileTest:

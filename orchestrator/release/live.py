@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import MloError
 from orchestrator.plan.plan_file import LiveStatus
 from orchestrator.release.go_live import target_of
 from orchestrator.spec.load import LoadedSpec
+from orchestrator.store.digest import digest_tree
 from orchestrator.store.state import Deployment
 from orchestrator.store.store import Store
 from orchestrator.targets.table import target_at, target_for
 from orchestrator.targets.target import Observed, Site, Target
 
-__all__ = ["Live", "add_what_serves", "observe", "unrecorded", "wanted_target"]
+__all__ = ["Live", "add_what_serves", "observe", "same_release", "unrecorded", "wanted_target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +30,14 @@ class Live:
         observed: None likewise.
         change: how the deployment differs from what the spec asks for, such as another place; None if it does not.
         moves: whether that change is a move to another place.
+        alike: whether two rendered trees, by their digests, are the same release at this place.
     """
 
     recorded: Deployment | None
     observed: Observed | None
     change: str | None = None
     moves: bool = False
+    alike: Callable[[str, str], bool] = operator.eq
 
     def compare(self, rendered: str | None) -> tuple[LiveStatus, str]:
         """The deploy step's status and its reason, given the rendered digest if it is known."""
@@ -50,7 +56,7 @@ class Live:
             return "~", (
                 f"drift: the state says revision {self.recorded.revision}, but {self.observed.revision} is serving"
             )
-        if rendered != self.recorded.rendered_digest:
+        if not self.alike(rendered, self.recorded.rendered_digest):
             return "~", f"replaces revision {self.recorded.revision}{undone}"
         if self.change is not None:
             return "~", self.change
@@ -86,9 +92,20 @@ def observe(loaded: LoadedSpec, store: Store) -> Live:
     wanted = wanted_target(loaded, store)
     observed = target_of(recorded, store).observe()
     if wanted.is_at(recorded.placement):
-        return Live(recorded, observed, change=wanted.difference(recorded.endpoint))
+        alike = partial(same_release, store, loaded.spec.deploy.deploys)
+        return Live(recorded, observed, change=wanted.difference(recorded.endpoint), alike=alike)
     change = f"moves from {recorded.endpoint} to {wanted.describe().where}"
     return Live(recorded, observed, change=change, moves=True)
+
+
+def same_release(store: Store, deploys: str, one: str, other: str) -> bool:
+    """Whether two rendered trees have the same files where the target takes them from; a lost tree is like no other."""
+    if one == other:
+        return True
+    folders = [store.trees.path(digest) / deploys for digest in (one, other)]
+    if not deploys or not all(folder.is_dir() for folder in folders):
+        return False
+    return digest_tree(folders[0]).digest == digest_tree(folders[1]).digest
 
 
 def unrecorded(recorded: Deployment, store: Store) -> Observed | None:

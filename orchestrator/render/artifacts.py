@@ -22,6 +22,7 @@ from orchestrator.store.digest import digest_tree
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from orchestrator.artifacts.sizing import Sizing
     from orchestrator.backends.backend import ServingSettings
     from orchestrator.steps.parameters import DeploymentParameters
 
@@ -29,7 +30,7 @@ __all__ = ["render_artifacts"]
 
 
 def render_artifacts(
-    settings: ServingSettings, deployment: DeploymentParameters, variant: Path, folder: Path
+    settings: ServingSettings, deployment: DeploymentParameters, sizing: Sizing, variant: Path, folder: Path
 ) -> str | None:
     """Fill `folder` with `serving/`, `docker/`, `compose.yaml`, `chart/`, `values.yaml` and `README.md`.
 
@@ -39,6 +40,7 @@ def render_artifacts(
     Args:
         settings: of the server.
         deployment: labels, replicas and image.
+        sizing: what a replica needs, and how many are needed.
         variant: the winner's folder.
         folder: the folder to fill.
 
@@ -55,7 +57,7 @@ def render_artifacts(
         chosen.write_folder(settings, variant, folder / "serving")
         _open_folders(folder)
         return None
-    values = _values(chosen, settings, deployment) | {"needs_vnni": _needs_vnni(settings, variant)}
+    values = _values(chosen, settings, deployment, sizing) | {"needs_vnni": _needs_vnni(settings, variant)}
     chosen.write_folder(settings, variant, folder / "serving")
     chosen.write_folder(settings, variant, folder / "docker" / "serving")
     for place, code in chosen.server.code.items():
@@ -80,16 +82,22 @@ def _open_folders(folder: Path) -> None:
             path.chmod(0o755)
 
 
-def _values(chosen: ServingBackend, settings: ServingSettings, deployment: DeploymentParameters) -> dict[str, Any]:
+def _values(
+    chosen: ServingBackend, settings: ServingSettings, deployment: DeploymentParameters, sizing: Sizing
+) -> dict[str, Any]:
     """The values for the templates; each use in a template has a filter that checks it."""
     server, timeout = chosen.server, settings.limits.request_timeout
     request_seconds = server.request_seconds if timeout is None else math.ceil(timeout)
+    if sizing.longest_request is not None:
+        request_seconds = min(request_seconds, sizing.longest_request)
+    replicas = max(deployment.min_replicas, sizing.replicas or 1)
     return {
         "auth": settings.auth,
         "answers_after_sigterm": server.answers_after_sigterm,
         "backend": settings.backend,
         "base": deployment.base or (server.gpu_base if settings.devices else server.base),
         "cpu_quantity": cpu_quantity(settings.cpus),
+        "cpu_request": cpu_quantity(sizing.cpu_request),
         "cpus": settings.cpus,
         "decision_digest": settings.decision_digest,
         "devices": settings.devices,
@@ -100,12 +108,14 @@ def _values(chosen: ServingBackend, settings: ServingSettings, deployment: Deplo
         "infer_path": chosen.infer_path(settings.name),
         "labels": sorted(deployment.labels.items()),
         "live_path": server.live_path,
-        "max_replicas": deployment.max_replicas,
+        "max_replicas": max(deployment.max_replicas, replicas),
         "memory": settings.memory,
         "memory_quantity": memory_quantity(settings.memory),
+        "memory_request": sizing.memory_request,
+        "memory_request_quantity": memory_quantity(sizing.memory_request),
         "metrics_path": server.metrics_path,
         "metrics_port": server.metrics_port,
-        "min_replicas": deployment.min_replicas,
+        "min_replicas": replicas,
         "model_digest": settings.model_digest,
         "name": settings.name,
         "notice": server.notice,
@@ -120,6 +130,7 @@ def _values(chosen: ServingBackend, settings: ServingSettings, deployment: Deplo
         "request_seconds": request_seconds,
         "runs_from_tmp": server.runs_from_tmp,
         "startup_seconds": settings.startup_seconds,
+        "target_cpu_percent": sizing.target_cpu_percent,
         "traces": settings.traces,
         "variant": settings.variant,
         **chosen.image_values(settings),

@@ -6,6 +6,8 @@ import hashlib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.artifacts.measurement import rate_text
+from orchestrator.artifacts.sizing import Sizing
 from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.folder import write_file
@@ -17,7 +19,7 @@ from orchestrator.steps.roles import variant_role
 
 if TYPE_CHECKING:
     from orchestrator.steps.context import StepContext
-    from orchestrator.steps.parameters import ServingParameters
+    from orchestrator.steps.parameters import DeploymentParameters, ServingParameters
 
 __all__ = ["render"]
 
@@ -25,10 +27,12 @@ __all__ = ["render"]
 def render(context: StepContext) -> dict[str, Any]:
     """Fill the output with what `render_artifacts` writes and a copy of winner.json, whose sha256 the labels name.
 
-    Inputs are `winner`, a winner.json, the folder of the winner's variant as `variant:NAME`, and where there are `samples`, an npz file that the server is warmed up with.
+    Inputs are `winner`, a winner.json, `sizing`, its sizing.json, the folder of the winner's variant as `variant:NAME`, and where
+    there are `samples`, an npz file that the server is warmed up with.
 
     Raises:
-        StepError: E451, the variant is missing; E452, a value may not stand in the files.
+        StepError: E451, the variant is missing; E452, a value may not stand in the files; E490, more replicas are needed than
+            there may be.
     """
     winner_bytes = context.inputs["winner"].read_bytes()
     winner = Winner.from_bytes(winner_bytes, Winner.FILE)
@@ -43,9 +47,11 @@ def render(context: StepContext) -> dict[str, Any]:
     context.progress("writing the artifacts")
     try:
         parameters = RenderParameters.from_json(context.params)
+        sizing = Sizing.read_file(context.inputs["sizing"])
+        _check_replicas(parameters.deployment, sizing)
         settings = _settings(context, parameters.settings, winner, hashlib.sha256(winner_bytes).hexdigest())
         write_file(context.output / Winner.FILE, winner_bytes)
-        image = render_artifacts(settings, parameters.deployment, variant, context.output)
+        image = render_artifacts(settings, parameters.deployment, sizing, variant, context.output)
     except ValueError as error:
         raise StepError("E452", "the artifacts cannot be written", cause=str(error), at=("image",)) from error
     files = [path for path in context.output.rglob("*") if path.is_file()]
@@ -56,6 +62,21 @@ def render(context: StepContext) -> dict[str, Any]:
         "files": len(files),
         "bytes": sum(path.stat().st_size for path in files),
     }
+
+
+def _check_replicas(deployment: DeploymentParameters, sizing: Sizing) -> None:
+    needed, most = sizing.replicas, deployment.most_replicas
+    if needed is None or most is None or needed <= most:
+        return
+    assert sizing.proven_rate is not None, "otherwise the number is not known"
+    raise StepError(
+        "E490",
+        f"`slo.total_throughput` needs {needed} replicas, but there may be {most}",
+        cause=f"one replica is proven to hold {rate_text(sizing.proven_rate)}/s; {deployment.limited_by}"
+        + (f" is {most}" if most > 1 else ""),
+        remedy=f"ask for {rate_text(most * sizing.proven_rate)}/s at most, allow more replicas, or give a replica more CPUs",
+        at=("slo", "total_throughput"),
+    )
 
 
 def _settings(

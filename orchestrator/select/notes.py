@@ -14,6 +14,7 @@ from orchestrator.measure.statistics import FEWEST_ROUNDS
 from orchestrator.select.fates import ConsideredCandidate
 from orchestrator.select.ranking import Choice
 from orchestrator.select.service_level import call_text, milliseconds, service_level
+from orchestrator.select.sizing import proven_rate
 from orchestrator.steps.parameters import SelectParameters
 
 __all__ = ["decision_notes"]
@@ -48,10 +49,19 @@ def decision_notes(
         *(() if server is None else _server_notes(parameters, server)),
         *(() if choice is None else _original_model_notes(parameters, candidates, choice.winner)),
         *(() if choice is None else _wire_notes(choice.winner)),
+        *_replica_notes(parameters, choice),
         *_program_notes(candidates),
         *_variant_notes(variants, candidates),
         *(() if runtime is None else _noise_notes(runtime, candidates, parameters.objective)),
     )
+
+
+def _replica_notes(parameters: SelectParameters, choice: Choice | None) -> Iterator[str]:
+    if choice is None or parameters.slo.total_throughput is None:
+        return
+    wire = choice.winner.over_the_wire
+    if wire is None or proven_rate(wire) is None:
+        yield "no rate of one replica is proven, so `slo.total_throughput` sets no number of replicas"
 
 
 def _choice_notes(choice: Choice, *, met: bool) -> Iterator[str]:

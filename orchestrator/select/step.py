@@ -24,6 +24,7 @@ from orchestrator.select.fates import ConsideredCandidate, candidate_before_sele
 from orchestrator.select.notes import decision_notes
 from orchestrator.select.ranking import Choice, choose, choose_by_runtime, compared
 from orchestrator.select.service_level import distance, distance_text, faster_wire, service_level, wire_is_the_cause
+from orchestrator.select.sizing import cost_per_million, proven_rate, sized
 from orchestrator.steps.context import StepContext, StepError
 from orchestrator.steps.parameters import SelectParameters
 from orchestrator.steps.reasons import headline
@@ -44,7 +45,7 @@ _METHOD = {
 
 
 def select(context: StepContext) -> dict[str, Any]:
-    """Pick the winner; writes a `Decision`, `chart.svg` if anything was measured, and a `Winner` if something won.
+    """Pick the winner; writes a `Decision` and `chart.svg` if anything was measured; a `Winner` and its `Sizing` if one won.
 
     Inputs: `import`, `fates`, and if they exist `runtime`, `server`, `verdict:CANDIDATE`, `variant:VARIANT`.
 
@@ -57,7 +58,7 @@ def select(context: StepContext) -> dict[str, Any]:
     candidates = _candidates(context, parameters, runtime, server)
     left = [c for c in candidates if c.fate is None]
     wanted = ServiceLevel(p99_latency=parameters.slo.p99_latency, throughput=parameters.slo.throughput)
-    levels = {c.name: _level(c, wanted) for c in left}
+    levels = {c.name: _level(c, asked=parameters.slo.asked) for c in left}
     good = [c for c in left if levels[c.name] in {"met", "none"}]
     met = bool(good)
     choice = _choice(good or left, parameters.objective) if good or (left and not parameters.slo.enforce) else None
@@ -77,11 +78,14 @@ def select(context: StepContext) -> dict[str, Any]:
     decision = Decision(
         winner=None if choice is None else choice.winner.identity,
         refusal=None if refusal is None else refusal.diagnostic,
-        candidates=tuple(_decided(each, variants.get(each.identity.variant)) for each in decided),
+        candidates=tuple(
+            _decided(each, variants.get(each.identity.variant), parameters.price_per_hour) for each in decided
+        ),
         compared=None if choice is None else choice.compared,
         baseline=None if runtime is None else runtime.baseline,
         slo=DecidedLevel(
             **dict(wanted),
+            total_throughput=parameters.slo.total_throughput,
             enforce=parameters.slo.enforce,
             met=choice is not None and levels[choice.winner.name] == "met",
         ),
@@ -101,6 +105,8 @@ def select(context: StepContext) -> dict[str, Any]:
     assert choice is not None, "nothing was refused"
     winner = _winner(context, parameters, choice.winner)
     winner.write(context.output)
+    shares_cpus = server is not None and server.load_generator.shares_cpus
+    sized(choice.winner.over_the_wire, parameters, shares_cpus=shares_cpus).write(context.output)
     reason = next(c.reason for c in decided if c.fate == "won")
     return {"winner": winner.candidate, "backend": winner.backend, "reason": reason}
 
@@ -165,11 +171,11 @@ def _candidates(
 _Level = Literal["met", "missed", "inconclusive", "none", "not measured"]
 
 
-def _level(candidate: ConsideredCandidate, wanted: ServiceLevel) -> _Level:
+def _level(candidate: ConsideredCandidate, *, asked: bool) -> _Level:
     """As `service_level`; and `not measured` if the spec sets one and the server was not measured."""
     if candidate.over_the_wire is not None:
         return service_level(candidate.over_the_wire)
-    return "none" if wanted.p99_latency is None and wanted.throughput is None else "not measured"
+    return "not measured" if asked else "none"
 
 
 def _choice(candidates: Sequence[ConsideredCandidate], objective: Objective) -> Choice:
@@ -206,7 +212,7 @@ def _distance(candidate: ConsideredCandidate) -> str:
     return distance_text(candidate.over_the_wire)
 
 
-def _decided(found: ConsideredCandidate, variant: Path | None) -> DecidedCandidate:
+def _decided(found: ConsideredCandidate, variant: Path | None, price_per_hour: float | None) -> DecidedCandidate:
     assert found.fate is not None, "the choice has been made"
     wire = found.over_the_wire
     return DecidedCandidate(
@@ -218,6 +224,8 @@ def _decided(found: ConsideredCandidate, variant: Path | None) -> DecidedCandida
         server=wire,
         slo=None if wire is None else service_level(wire),
         distance=None if wire is None else distance(wire),
+        proven_rate=None if wire is None else proven_rate(wire),
+        cost_per_million=None if wire is None else cost_per_million(wire, price_per_hour),
         gates=() if found.verdict is None else found.verdict.gates,
         accuracy={} if found.verdict is None else found.verdict.accuracy,
         frozen=() if variant is None else VariantFacts.read(variant).frozen,

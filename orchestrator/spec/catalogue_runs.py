@@ -99,6 +99,9 @@ E451 the winner is missing
     The artifact of the selected variant is not in the store. Apply again to rebuild it.
 E452 the artifacts cannot be rendered
     A value of the spec or of the decision does not fit the templates.
+E490 more replicas are needed than there may be
+    `slo.total_throughput` divided by what one replica is proven to hold is more than `serving.replicas.max`, the platform's
+    limit, or the one replica that the target runs. Ask for less, allow more replicas, or give each more CPUs.
 E501 no candidate meets the service level
     All verified candidates are slower than `slo` requires; the table shows by how much. Give the model more CPUs, lower
     the requirement, or set `slo: {enforce: false}` to deploy the best candidate anyway.

@@ -296,6 +296,11 @@ class Hardware(Strict):
     count: int = Field(
         default=1, ge=1, le=16, description="Accelerators of one replica; each runs an instance of the model."
     )
+    price_per_hour: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        default=None,
+        description="What one replica costs per hour, in any currency; the decision then says what a million requests cost.",
+        examples=[0.34],
+    )
 
     @property
     def devices(self) -> int:
@@ -310,7 +315,16 @@ class Slo(Strict):
         default=None, description="99 of 100 requests must be answered within this time."
     )
     throughput: Rate | None = Field(default=None, description="Requests that one replica must answer.")
+    total_throughput: Rate | None = Field(
+        default=None,
+        description="Requests that all replicas together must answer; it takes as many as this is times what one is proven to.",
+    )
     enforce: bool = Field(default=True, description="Whether `apply` fails when no candidate meets it.")
+
+    @property
+    def asked(self) -> bool:
+        """Whether it asks for anything."""
+        return any(each is not None for each in (self.p99_latency, self.throughput, self.total_throughput))
 
 
 class Batching(Strict):

@@ -264,16 +264,21 @@ class RuntimeBenchmarkParameters(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class ServiceLevel(Parameters):
-    """What the spec's `slo` asks for: seconds, requests per second, and whether a candidate that misses it may win."""
+    """What the spec's `slo` asks for: seconds, requests per second, and whether a candidate that misses it may win.
+
+    Attributes:
+        total_throughput: requests per second of all replicas together.
+    """
 
     p99_latency: float | None
     throughput: float | None
     enforce: bool = True
+    total_throughput: float | None = None
 
     @property
     def asked(self) -> bool:
         """Whether it asks for anything."""
-        return self.p99_latency is not None or self.throughput is not None
+        return any(each is not None for each in (self.p99_latency, self.throughput, self.total_throughput))
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +333,8 @@ class SelectParameters(Parameters):
         candidates: what was tried.
         steps: candidate → the ids of the steps that make and verify it.
         refused: what was not tried.
+        memory: bytes of a replica.
+        price_per_hour: of a replica; None if the spec does not say.
         runtime_level: backends that may be chosen by their runtime's figures where their server cannot be measured.
     """
 
@@ -338,8 +345,10 @@ class SelectParameters(Parameters):
     objective: Objective
     source: SourceKind
     cpus: float
+    memory: int
     runtime_level: tuple[str, ...]
     accelerator: Accelerator = "none"
+    price_per_hour: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +356,8 @@ class DeploymentParameters(Parameters):
     """The deployment's name, replicas and image; checked again, since files are rendered from them.
 
     Attributes:
+        most_replicas: that there may be; None if nothing limits them.
+        limited_by: what limits them, in words; empty if nothing does.
         registry: prefix of the image's name, without a slash at the end; None for an image that stays on the engine.
         base: the image to build on; a Debian with Python 3.11 or later. None for the default.
     """
@@ -357,6 +368,8 @@ class DeploymentParameters(Parameters):
     max_replicas: int
     registry: RegistryPrefix | None
     base: ImageRef | None
+    most_replicas: int | None = None
+    limited_by: str = ""
 
     def __post_init__(self) -> None:
         """Refuse impossible numbers of replicas."""

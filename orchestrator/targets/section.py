@@ -30,11 +30,15 @@ class DeploySection(Strict):
             not win.
         takes_image: whether it starts images: as `built`, by the engine that built them, or as `pushed` to `image.registry`, if the
             spec names one.
+        replicated: whether it can run several replicas.
+        deploys: the folder of the rendered tree that a release consists of; empty if it is all of it.
     """
 
     takes_unserved: ClassVar[bool] = False
     starts_here: ClassVar[bool] = False
     takes_image: ClassVar[Literal["no", "built", "pushed"]] = "no"
+    replicated: ClassVar[bool] = True
+    deploys: ClassVar[str] = ""
 
     target: str
 

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.artifacts.imported import EdgeCase, Imported, SamplesKind
 from orchestrator.artifacts.inspection import Inspection
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
+from orchestrator.artifacts.sizing import Sizing
 from orchestrator.artifacts.variant_facts import VariantFacts, variant_facts
 from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.artifacts.winner import Winner
@@ -73,6 +74,20 @@ def verdict(variant: str = "onnx-fp32", *, passed: bool = True, gates: Sequence[
         runtime=RUNTIME,
         accuracy={},
     )
+
+
+def sizing(**changes: Any) -> Sizing:
+    """Of a server that needs less than its limits; `changes` are fields with other values."""
+    values: dict[str, Any] = {
+        "memory_request": 96 * 2**20,
+        "cpu_request": 1.5,
+        "longest_request": None,
+        "target_cpu_percent": 70,
+        "proven_rate": 500.0,
+        "replicas": None,
+        "p99_limit": None,
+    }
+    return Sizing(**{**values, **changes})
 
 
 def winner(variant: str = "onnx-fp32", **changes: Any) -> Winner:

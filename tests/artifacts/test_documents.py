@@ -21,7 +21,7 @@ from orchestrator.artifacts.winner import Winner
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.select.step import select
 from orchestrator.steps.context import Ending
-from tests.artifacts.made import facts, imported, inspection, verdict, winner
+from tests.artifacts.made import facts, imported, inspection, sizing, verdict, winner
 from tests.optimize.select_case import (
     candidate,
     context,
@@ -57,6 +57,7 @@ EXAMPLES: list[Document] = [
         calls=40,
     ),
     imported(edges=["zeros"]),
+    sizing(),
     facts("onnx", "int8", reduce_range=True, method="static", notes=("a note",)),
     verdict(passed=False, gates=[GATE]),
     runtime_report(

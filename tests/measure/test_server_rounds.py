@@ -17,6 +17,7 @@ from orchestrator.artifacts.server_report import (
     ThroughputLevel,
     WireResult,
 )
+from orchestrator.measure.knee import find_knees, rungs
 from orchestrator.measure.load_loops import arrivals, steady
 from orchestrator.measure.measured_server import MeasuredServer
 from orchestrator.measure.server_report import ServerResult, StartedServer, server_result
@@ -194,6 +195,7 @@ class Bench:
         for one in servers:
             warm_up(one, load, len(servers))
         rate = load_in_rounds(servers, load, lambda *_: None)
+        find_knees(servers, load, rate, lambda *_: None)
         return [server_result(one, STARTED, load, rate, wanted or load.rate) for one in servers]
 
 
@@ -432,3 +434,70 @@ def test_a_wire_that_clients_need_not_use_does_not_fail_the_server(allowed: tupl
 def test_a_server_fails_if_the_wire_that_the_spec_names_does(bench: Bench) -> None:
     (result,) = bench.measure(bench.server("onnx-fp32", "json", "binary", allowed=("binary",), broken="binary"))
     assert (result.fate, result.reason.partition(": ")[2]) == ("failed", "status 500")
+
+
+def test_the_knee_is_the_largest_rate_at_which_the_limit_is_proven(bench: Bench) -> None:
+    """With one request after the other at 1,000/s, 99 % are answered in 20 ms up to about 790/s: P(wait > t) = r e^-(1-r)1000t."""
+    one = bench.server(capacity=1000.0, latency=0.001)
+    (result,) = bench.measure(one)
+    knee = numbers(result).known_knee
+    assert knee is not None
+    assert 501.0 <= knee.rate <= 794.0
+    assert knee.p99 <= LIMIT
+    assert knee.level.status == "met"
+    assert knee.cpus == pytest.approx(0.2)
+    rates = [command["rate"] for command in asked(one)]
+    searched = [rate for rate in rates if rate != 200.0]
+    assert searched == sorted(searched, reverse=True)
+    assert searched[-1] == knee.rate
+    assert set(searched) <= {891.0, 794.0, 631.0, 501.0, 398.0}
+
+
+def test_a_fast_server_holds_nine_tenths_of_its_throughput(bench: Bench) -> None:
+    (result,) = bench.measure(bench.server(capacity=20_000.0, latency=0.001))
+    knee = numbers(result).known_knee
+    assert knee is not None
+    assert knee.rate == 15_800.0
+
+
+def test_where_nothing_more_is_proven_the_knee_is_the_rate_of_the_rounds(bench: Bench) -> None:
+    bench.budget = 12.0  # the rounds need it all
+    (result,) = bench.measure(bench.server(capacity=300.0, latency=0.001), rate=100.0)
+    knee = numbers(result).known_knee
+    assert knee is not None
+    assert knee.rate == 100.0
+
+
+def test_a_server_that_misses_the_limit_has_no_knee(bench: Bench) -> None:
+    (result,) = bench.measure(bench.server(capacity=1000.0, latency=0.05))
+    found = numbers(result).knee
+    assert isinstance(found, NotMeasured)
+    assert found.reason == "it is not proven that it holds the limit at 200/s"
+
+
+def test_without_a_limit_no_knee_is_searched(bench: Bench) -> None:
+    one = bench.server()
+    (result,) = bench.measure(one, p99_limit=None)
+    assert numbers(result).knee is None
+    assert {command["rate"] for command in asked(one)} == {200.0}
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "rates"),
+    [
+        (100.0, 250.0, [200.0, 158.0, 126.0]),
+        (0.9, 1.3, [1.26, 1.0]),
+        (5.0, 5.01, [5.01]),
+        (5.0, 5.0, []),
+        (9.0, 3.0, []),
+    ],
+)
+def test_rates_are_of_a_fixed_series(least: float, most: float, rates: list[float]) -> None:
+    assert rungs(least, most) == rates
+
+
+def test_the_search_takes_a_part_of_the_time_that_is_left(bench: Bench) -> None:
+    bench.budget = 60.0
+    before = bench.clock.now
+    bench.measure(bench.server(capacity=1000.0, latency=0.001), bench.server("onnx-int8", capacity=900.0))
+    assert bench.clock.now - before <= 60.0 * 1.1

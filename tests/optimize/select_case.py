@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.artifacts.candidate import candidate_identity
 from orchestrator.artifacts.fates import Fates, StepFate
 from orchestrator.artifacts.imported import SamplesKind
-from orchestrator.artifacts.measurement import MeasuredOn, Objective, Times, WarmUp
+from orchestrator.artifacts.measurement import MeasuredOn, NotMeasured, Objective, Times, WarmUp
 from orchestrator.artifacts.runtime_report import (
     AgainstBaseline,
     BatchTimes,
@@ -25,6 +25,7 @@ from orchestrator.artifacts.server_report import (
     CandidateServerResult,
     GeneratorDelay,
     GeneratorLimit,
+    Knee,
     LoadGenerator,
     MeasuredLevel,
     MeasuredProgram,
@@ -194,6 +195,8 @@ def server_candidate(
     slowest: tuple[float, ...] = (),
     limited: bool = False,
     wires: tuple[WireResult, ...] | None = None,
+    knee: float | None = 400.0,
+    longest: float = 0.05,
 ) -> CandidateServerResult:
     """Of the server benchmark; its verdict follows from `over` of `samples`, `spread` is that of every number."""
     found = quantile_test([1.0] * over + [0.0] * (samples - over), 0.5)
@@ -225,6 +228,7 @@ def server_candidate(
             p99_interval=interval or (p99 * (1 - spread), p99 * (1 + spread)),
             slowest=slowest or (p99,) * min(10, samples),
             generator_delay=GeneratorDelay(p50=0.0001, p99=0.0002),
+            cpus=RATE * cpu,
         ),
         saturation=Saturation(
             **times(p99 / 2, p99),
@@ -239,6 +243,12 @@ def server_candidate(
             cpu_by_segment=(cpu * (1 - spread), cpu, cpu, cpu * (1 + spread)),
         ),
         slo=MeasuredLevel(p99=level, throughput=carried),
+        knee=None
+        if level is None
+        else NotMeasured(reason="it is not proven that it holds the limit")
+        if knee is None or level.status != "met"
+        else Knee(**times(p99 / 2, p99), rate=knee, level=level, cpus=knee * cpu),
+        longest_request=longest,
     )
     return CandidateServerResult(
         **dict(candidate_identity(_candidate(candidate(variant)))),
@@ -336,6 +346,7 @@ def context(
         slo=AskedLevel(LIMIT, RATE, enforce),
         objective=objective,
         cpus=2.0,
+        memory=2**31,
         runtime_level=("tensorflow-serving",),
         source="pytorch",
     )

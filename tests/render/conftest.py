@@ -19,7 +19,7 @@ from orchestrator.optimize.formats import FORMATS
 from orchestrator.render.step import render
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps.context import StepContext
-from tests.artifacts.made import winner
+from tests.artifacts.made import sizing, winner
 
 Render = Callable[..., Path]
 Run = Callable[..., str]
@@ -71,6 +71,16 @@ def render_to(tmp_path: Path) -> Render:
             tools=_TOOLS.get(backend, _pinned(backend)) if tools is None else tools,
         )
         won.write(work)
+        measured = {
+            "memory_request",
+            "cpu_request",
+            "longest_request",
+            "target_cpu_percent",
+            "proven_rate",
+            "replicas",
+            "p99_limit",
+        }
+        sizing(**{key: changes.pop(key) for key in measured & changes.keys()}).write(work)
         deployment = {
             "name": "digits",
             "labels": {"team": "vision", "tier": "gold"},
@@ -87,9 +97,10 @@ def render_to(tmp_path: Path) -> Render:
             "batch_sizes": [],
         }
         others = {"devices", "cuda_graphs", "grpc", "limits", "auth", "cors_origins", "traces"}
-        unknown = changes.keys() - deployment.keys() - settings.keys() - others
+        optional = {"most_replicas", "limited_by"}
+        unknown = changes.keys() - deployment.keys() - settings.keys() - others - optional
         assert not unknown, f"render_to knows no {unknown}"
-        deployment |= {key: value for key, value in changes.items() if key in deployment}
+        deployment |= {key: value for key, value in changes.items() if key in {*deployment, *optional}}
         settings |= {key: value for key, value in changes.items() if key in {*settings, *others}}
         output = tmp_path / folder
         output.mkdir()
@@ -98,6 +109,7 @@ def render_to(tmp_path: Path) -> Render:
                 params={"deployment": deployment, "settings": settings, "assets": ""},
                 inputs={
                     "winner": work / "winner.json",
+                    "sizing": work / "sizing.json",
                     "samples": work / "samples.npz",
                     f"variant:{won.variant}": variant,
                 },

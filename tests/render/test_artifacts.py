@@ -360,3 +360,51 @@ def test_every_backend_with_a_server_can_be_rendered(render_to: Render, name: st
     values = yaml.safe_load((folder / "values.yaml").read_text())
     assert values["model"]["backend"] == name
     assert values["server"]["readyFailures"] == serving_backend(name).server.ready_failures
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torchserve"])
+def test_requests_are_what_was_measured_and_limits_are_the_specs(render_to: Render, backend: str) -> None:
+    folder = render_to(backend, memory_request=96 * 2**20, cpu_request=0.375, longest_request=10, target_cpu_percent=60)
+    values = yaml.safe_load((folder / "values.yaml").read_text())
+    assert values["resources"] == {
+        "requests": {"cpu": "375m", "memory": "96Mi"},
+        "limits": {"cpu": "2", "memory": "2Gi"},
+    }
+    assert values["replicas"]["targetCpuPercent"] == 60
+    assert values["server"]["requestSeconds"] == 10
+    service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]
+    assert (service["mem_reservation"], service["mem_limit"]) == (96 * 2**20, 2**31)
+    assert service["stop_grace_period"] == "20s"
+
+
+def test_a_stopping_server_waits_no_longer_than_a_request_may_take(render_to: Render) -> None:
+    folder = render_to("onnxruntime", longest_request=40, limits={"request_timeout": 12.0})
+    assert yaml.safe_load((folder / "values.yaml").read_text())["server"]["requestSeconds"] == 12
+
+
+@pytest.mark.parametrize(
+    ("spec", "needed", "rendered"),
+    [((1, 1), 4, (4, 4)), ((2, 8), 4, (4, 8)), ((5, 8), 4, (5, 8)), ((1, 3), None, (1, 3))],
+)
+def test_as_many_replicas_are_rendered_as_the_total_throughput_needs(
+    render_to: Render, spec: tuple[int, int], needed: int | None, rendered: tuple[int, int]
+) -> None:
+    folder = render_to("onnxruntime", min_replicas=spec[0], max_replicas=spec[1], replicas=needed)
+    replicas = yaml.safe_load((folder / "values.yaml").read_text())["replicas"]
+    assert (replicas["min"], replicas["max"]) == rendered
+
+
+def test_more_replicas_than_there_may_be_are_refused_with_what_would_fit(render_to: Render) -> None:
+    with pytest.raises(StepError) as caught:
+        render_to("onnxruntime", replicas=7, proven_rate=398.0, most_replicas=3, limited_by="`serving.replicas.max`")
+    diagnostic = caught.value.diagnostic
+    assert (diagnostic.code, diagnostic.at) == ("E490", ("slo", "total_throughput"))
+    assert diagnostic.message == "`slo.total_throughput` needs 7 replicas, but there may be 3"
+    assert diagnostic.cause == "one replica is proven to hold 398/s; `serving.replicas.max` is 3"
+    assert diagnostic.remedy.startswith("ask for 1,194/s at most, ")
+
+
+def test_sizes_are_not_in_the_image(render_to: Render) -> None:
+    (tag,) = _tags(render_to("onnxruntime", "before"))
+    (other,) = _tags(render_to("onnxruntime", "after", memory_request=2**30, cpu_request=2.0, replicas=9))
+    assert tag == other

@@ -143,7 +143,8 @@ def test_a_pod_is_not_killed_for_its_first_failed_checks(template: Template) -> 
 
 def test_resources_are_what_was_measured_under(template: Template) -> None:
     resources = _container(template("onnxruntime", "1.37"))["resources"]
-    assert resources["requests"] == resources["limits"] == {"cpu": "2", "memory": "2Gi"}
+    assert resources["limits"] == {"cpu": "2", "memory": "2Gi"}
+    assert resources["requests"] == {"cpu": "1500m", "memory": "96Mi"}
 
 
 def test_the_autoscaler_owns_the_number_of_replicas(template: Template) -> None:

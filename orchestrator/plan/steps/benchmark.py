@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from orchestrator.backends.table import BACKENDS, backend, serving_backend
@@ -81,7 +82,7 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
         signature=model.signature,
         cpus=spec.hardware.cpus,
         memory=spec.hardware.memory,
-        slo=service_level(spec),
+        slo=replace(service_level(spec), total_throughput=None),  # nothing is measured for it
         wires=spec.serving.wires,
         batching=_batching(spec),
         batch_sizes=batch_sizes(loaded, model),
@@ -116,7 +117,7 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
 
 def nothing_proves_the_service_level(spec: ModelDeployment, here: Here, candidates: Sequence[Candidate]) -> bool:
     """Whether an enforced `slo` cannot be met here, because no candidate has a server that can be measured."""
-    if not spec.slo.enforce or (spec.slo.p99_latency is None and spec.slo.throughput is None):
+    if not spec.slo.enforce or not spec.slo.asked:
         return False
     return not any(BACKENDS[c.backend].served and here.server(c.backend).present for c in candidates)
 
@@ -129,7 +130,8 @@ def candidate_outputs(candidates: Sequence[Candidate]) -> dict[str, StepInput]:
 
 def service_level(spec: ModelDeployment) -> ServiceLevel:
     """The service level in `slo`."""
-    return ServiceLevel(spec.slo.p99_latency, spec.slo.throughput, spec.slo.enforce)
+    slo = spec.slo
+    return ServiceLevel(slo.p99_latency, slo.throughput, slo.enforce, slo.total_throughput)
 
 
 def batch_sizes(loaded: LoadedSpec, model: PlannedModel) -> tuple[int, ...]:

@@ -34,6 +34,7 @@ DRAIN_SECONDS = 5
 def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: Sequence[Candidate]) -> Step:
     """The step that writes the files of a release."""
     spec = loaded.spec
+    most, limited_by = _most_replicas(loaded)
     parameters = RenderParameters(
         deployment=DeploymentParameters(
             name=spec.metadata.name,
@@ -42,6 +43,8 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
             max_replicas=spec.serving.replicas.max,
             registry=spec.image.registry,
             base=spec.image.base,
+            most_replicas=most,
+            limited_by=limited_by,
         ),
         settings=ServingParameters(
             name=spec.metadata.name,
@@ -68,6 +71,7 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
         params=parameters.as_json(),
         inputs={
             "winner": StepOutput("select", "winner.json"),
+            "sizing": StepOutput("select", "sizing.json"),
             "samples": StepOutput("import", "samples.npz"),
             **variants,
         },
@@ -77,6 +81,20 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
         tools=union(("jinja2",), _grpc_tools(spec), _traces_tools(spec)),
         at=("image",),
     )
+
+
+def _most_replicas(loaded: LoadedSpec) -> tuple[int | None, str]:
+    """How many replicas `slo.total_throughput` may need, and what says so; None and nothing if it is open."""
+    if loaded.spec.slo.total_throughput is None:
+        return None, ""
+    if not loaded.spec.deploy.replicated:
+        return 1, f"the target `{loaded.spec.deploy.target}` runs one"
+    if loaded.origin("serving.replicas.max") is not None:
+        return loaded.spec.serving.replicas.max, "`serving.replicas.max`"
+    bounds = loaded.bounds
+    if bounds is not None and bounds.limits.replicas is not None:
+        return bounds.limits.replicas, "the platform's limit"
+    return None, ""
 
 
 def _auth(spec: ModelDeployment) -> ServerAuth | None:

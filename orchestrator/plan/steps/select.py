@@ -30,6 +30,8 @@ def select_step(loaded: LoadedSpec, candidates: Sequence[Candidate], refused: Se
         objective=spec.optimize_for,
         source=spec.model.source.kind,
         cpus=spec.hardware.cpus,
+        memory=spec.hardware.memory,
+        price_per_hour=spec.hardware.price_per_hour,
         runtime_level=_runtime_level(spec),
         accelerator=spec.hardware.accelerator,
     )

@@ -16,6 +16,7 @@ class FolderDeploy(DeploySection):
     """Into a folder that a device or your own server reads."""
 
     takes_unserved: ClassVar[bool] = True
+    deploys: ClassVar[str] = "serving"
 
     target: Literal["folder"]
     path: RelPath = Field(description="The folder, relative to the spec.", examples=["deployed"])

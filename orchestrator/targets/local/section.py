@@ -15,6 +15,8 @@ class LocalDeploy(DeploySection):
     """On this machine, on loopback."""
 
     starts_here: ClassVar[bool] = True
+    replicated: ClassVar[bool] = False
+    deploys: ClassVar[str] = "serving"
 
     target: Literal["local"] = "local"
     port: int | None = Field(

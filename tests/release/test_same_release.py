@@ -1,0 +1,48 @@
+"""A release is compared by what its target uses of the rendered files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.release.live import same_release
+from orchestrator.store.home import Home
+from orchestrator.store.store import Store
+from orchestrator.targets.table import TARGETS
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(Home(tmp_path / ".mlo"))
+
+
+def _rendered(store: Store, tmp_path: Path, name: str, *, model: str = "weights", values: str = "memory: 96Mi") -> str:
+    folder = tmp_path / name
+    (folder / "serving").mkdir(parents=True)
+    (folder / "serving" / "model.onnx").write_text(model, encoding="utf-8")
+    (folder / "values.yaml").write_text(values, encoding="utf-8")
+    return store.trees.commit(folder).digest
+
+
+@pytest.mark.parametrize("target", ["local", "folder"])
+def test_other_sizes_change_nothing_where_only_the_serving_folder_is_used(
+    store: Store, tmp_path: Path, target: str
+) -> None:
+    deploys = TARGETS[target].section.deploys
+    before = _rendered(store, tmp_path, "before")
+    resized = _rendered(store, tmp_path, "resized", values="memory: 128Mi")
+    retrained = _rendered(store, tmp_path, "retrained", model="other weights")
+    assert same_release(store, deploys, before, resized)
+    assert not same_release(store, deploys, before, retrained)
+
+
+def test_where_all_is_used_every_file_counts(store: Store, tmp_path: Path) -> None:
+    before = _rendered(store, tmp_path, "before")
+    assert same_release(store, "", before, before)
+    assert not same_release(store, "", before, _rendered(store, tmp_path, "resized", values="memory: 128Mi"))
+
+
+def test_what_the_store_has_lost_is_like_nothing(store: Store, tmp_path: Path) -> None:
+    before = _rendered(store, tmp_path, "before")
+    assert not same_release(store, "serving", before, "ab" * 32)
