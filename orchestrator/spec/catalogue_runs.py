@@ -171,6 +171,22 @@ E631 the build of the image failed
 E632 the image was not pushed
     The registry of `image.registry` refused the image or did not respond. mlo uses the credentials of Docker's own
     configuration: log in with `docker login REGISTRY`.
+E670 images need a registry
+    What is committed to Git names its image by the digest that a registry gave it, so `deploy: {target: gitops}` needs
+    `image.registry`, and this machine pushes there. Log in with `docker login REGISTRY`.
+E671 the folder for Git cannot be used
+    `deploy: {target: gitops}` writes to a folder that is new or empty, or that holds the same deployment, as its file
+    `.mlo-gitops.json` says; commit that file together with the others. Files of your own may lie beside those of mlo, which
+    never touches them, but not where mlo writes one.
+E672 the folder is in no repository
+    The files for Argo CD and Flux name the path of the folder in its repository, whose root is the folder with `.git`.
+E673 Helm is missing
+    Plain manifests and a Kustomize base are made of the chart by `helm template` on this machine. `form: helm` needs no Helm
+    here, because Argo CD and Flux bring their own.
+E674 Helm refuses the chart
+    The values do not fit the chart, or the chart needs another version of Kubernetes. The cause is what Helm says.
+E675 the image has no digest
+    The image was built, but not pushed, so nothing says which image a cluster would run.
 E701 the store cannot be used
     Reading or writing a file in the store failed; the cause is the error of the operating system. Finished results are
     not lost.

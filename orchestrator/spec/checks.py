@@ -41,6 +41,7 @@ def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]
         *_accelerators(spec, root),
         *_files(spec, root, folder),
         *_tokens(spec, root),
+        *_registry(spec, root),
         *_import_roots(spec, root, folder),
         *_doubtful(spec, root),
         *_without_effect(spec, root),
@@ -229,6 +230,18 @@ def _tokens(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
         cause="the server on this machine reads it, and `mlo` for its own requests",
         remedy="write the accepted tokens into it, one per line, each of at least 16 characters",
     )
+
+
+def _registry(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
+    if spec.deploy.needs_registry and spec.image.registry is None:
+        target = spec.deploy.target
+        yield Diagnostic(
+            "E670",
+            f"the target `{target}` needs `image.registry`",
+            span_of(root, ("deploy", "target")),
+            label="names images by the digest that a registry gave them",
+            remedy="add `image: {registry: registry.example.com/team}`, to which this machine may push",
+        )
 
 
 def _import_roots(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnostic]:

@@ -49,6 +49,13 @@ CRASH_POINTS = frozenset(
         "folder.started",
         "folder.switched",
         "folder.recorded",
+        # a folder for Git
+        "gitops.started",
+        "gitops.staged",
+        "gitops.exchanged",
+        "gitops.between-renames",
+        "gitops.switched",
+        "gitops.recorded",
     }
 )
 

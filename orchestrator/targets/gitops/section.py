@@ -1,0 +1,105 @@
+"""The keys under `deploy:` for files in a Git repository, and what of them decides what is written."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from orchestrator.spec.strict import Strict
+from orchestrator.spec.types import Namespace, RelPath
+from orchestrator.targets.cluster_settings import ClusterDeploy
+
+__all__ = ["Argo", "Flux", "GitopsDeploy", "Writing"]
+
+Form = Literal["helm", "manifests", "kustomize"]
+_Url = Annotated[
+    str, Field(pattern=r"^(https?://|ssh://|[A-Za-z0-9_.-]+@)[A-Za-z0-9][A-Za-z0-9._:/~@%+-]*$", max_length=500)
+]
+_Revision = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")]
+_Interval = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}(s|m|h)$")]
+
+
+class Argo(Strict):
+    """The Application of Argo CD."""
+
+    repository: _Url = Field(
+        description="The repository's URL, as Argo CD reads it.",
+        examples=["https://git.example.com/team/deployments.git"],
+    )
+    revision: _Revision = Field(default="HEAD", description="The branch, tag or commit that Argo CD follows.")
+    project: Namespace = Field(default="default", description="The project of Argo CD.")
+    namespace: Namespace = Field(default="argocd", description="The namespace of Argo CD, where the Application lies.")
+    sync: Literal["automatic", "manual"] = Field(
+        default="automatic", description="Whether Argo CD deploys a new commit by itself, and undoes other changes."
+    )
+
+
+class Flux(Strict):
+    """The HelmRelease or Kustomization of Flux."""
+
+    source: Namespace = Field(
+        default="flux-system",
+        description="The name of the GitRepository, which must exist unless `repository` is given.",
+    )
+    namespace: Namespace = Field(default="flux-system", description="The namespace of Flux' objects.")
+    repository: _Url | None = Field(
+        default=None,
+        description="The repository's URL, for a GitRepository that is written too.",
+        examples=["https://git.example.com/team/deployments.git"],
+    )
+    branch: _Revision = Field(default="main", description="The branch that this GitRepository follows.")
+    interval: _Interval = Field(default="10m", description="How often Flux looks for changes of what runs.")
+
+
+class Writing(Strict):
+    """All keys of the section that decide what is written, besides the path.
+
+    Attributes:
+        form: of the files.
+        namespace: where the objects go.
+        kubernetes: the version that objects are made for where Helm makes them here.
+        apis: of the cluster, such as `monitoring.coreos.com/v1/ServiceMonitor`.
+        argo, flux: None if no such file is wanted.
+        values: of the chart, besides those of the decision.
+    """
+
+    form: Form
+    namespace: str
+    kubernetes: str
+    apis: list[str]
+    argo: Argo | None
+    flux: Flux | None
+    values: dict[str, Any]
+
+
+_Api = Annotated[str, Field(pattern=r"^[a-z0-9.-]+(/v[a-z0-9]+)(/[A-Za-z]+)?$", max_length=200)]
+
+
+class GitopsDeploy(ClusterDeploy):
+    """As files in a Git repository, from which Argo CD or Flux deploys."""
+
+    takes_image: ClassVar[Literal["no", "built", "pushed"]] = "pushed"
+    needs_registry: ClassVar[bool] = True
+
+    target: Literal["gitops"]
+    path: RelPath = Field(
+        description="The folder in the repository, relative to the spec.", examples=["../deployments/digits"]
+    )
+    form: Form = Field(
+        default="helm",
+        description="What is written: the chart and its values, plain manifests, or a Kustomize base; the last two need Helm here.",
+    )
+    namespace: Namespace = Field(default="default", description="The namespace of the objects.")
+    kubernetes: Annotated[str, Field(pattern=r"^1\.[0-9]{2}$")] = Field(
+        default="1.29",
+        description="The version of Kubernetes that manifests are made for; with `form: helm` the cluster's own decides.",
+    )
+    apis: list[_Api] = Field(
+        default=[],
+        max_length=32,
+        description="Further APIs of the cluster that manifests may use; with `form: helm` the cluster's own decide.",
+        examples=[["monitoring.coreos.com/v1/ServiceMonitor"]],
+    )
+    argo: Argo | None = Field(default=None, description="Write an Application for Argo CD too.")
+    flux: Flux | None = Field(default=None, description="Write a HelmRelease or Kustomization for Flux too.")
