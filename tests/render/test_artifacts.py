@@ -152,7 +152,7 @@ def test_grpc_is_in_configuration_image_compose_file_values_and_readme(render_to
     assert {f"{name}=={metadata.version(name)}" for name in ("grpcio", "protobuf")} <= set(pins)
     service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]
     assert service["ports"] == ["127.0.0.1:8080:8080", "127.0.0.1:8081:8081"]
-    assert yaml.safe_load((folder / "values.yaml").read_text())["server"]["grpcPort"] == 8081
+    assert yaml.safe_load((folder / "values.yaml").read_text())["image"]["server"]["grpcPort"] == 8081
     assert "Port 8081 takes them over gRPC" in (folder / "README.md").read_text()
 
 
@@ -186,7 +186,7 @@ def test_limits_are_in_the_configuration_and_a_stopping_pod_is_given_the_time(re
         config = load_config(folder / place / "server.json")
         assert (config.max_body_bytes, config.max_connections) == (2**24, 64)
         assert (config.request_timeout_s, config.queue_rows) == (90.5, 100)
-    assert yaml.safe_load((folder / "values.yaml").read_text())["server"]["requestSeconds"] == 91
+    assert yaml.safe_load((folder / "values.yaml").read_text())["shutdown"]["requestSeconds"] == 91
     service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]
     assert service["stop_grace_period"] == "101s"
 
@@ -359,7 +359,7 @@ def test_every_backend_with_a_server_can_be_rendered(render_to: Render, name: st
     folder = render_to(name)
     values = yaml.safe_load((folder / "values.yaml").read_text())
     assert values["model"]["backend"] == name
-    assert values["server"]["readyFailures"] == serving_backend(name).server.ready_failures
+    assert values["probes"]["readyFailures"] == serving_backend(name).server.ready_failures
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torchserve"])
@@ -371,7 +371,7 @@ def test_requests_are_what_was_measured_and_limits_are_the_specs(render_to: Rend
         "limits": {"cpu": "2", "memory": "2Gi"},
     }
     assert values["replicas"]["targetCpuPercent"] == 60
-    assert values["server"]["requestSeconds"] == 10
+    assert values["shutdown"]["requestSeconds"] == 10
     service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]
     assert (service["mem_reservation"], service["mem_limit"]) == (96 * 2**20, 2**31)
     assert service["stop_grace_period"] == "20s"
@@ -379,7 +379,7 @@ def test_requests_are_what_was_measured_and_limits_are_the_specs(render_to: Rend
 
 def test_a_stopping_server_waits_no_longer_than_a_request_may_take(render_to: Render) -> None:
     folder = render_to("onnxruntime", longest_request=40, limits={"request_timeout": 12.0})
-    assert yaml.safe_load((folder / "values.yaml").read_text())["server"]["requestSeconds"] == 12
+    assert yaml.safe_load((folder / "values.yaml").read_text())["shutdown"]["requestSeconds"] == 12
 
 
 @pytest.mark.parametrize(

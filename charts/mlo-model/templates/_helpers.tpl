@@ -10,7 +10,7 @@
 {{- if not (contains .Values.model.name $name) }}
 {{- $name = printf "%s-%s" $name .Values.model.name }}
 {{- end }}
-{{- $name = $name | trunc 53 | trimSuffix "-" }}
+{{- $name = default $name .Values.fullnameOverride | trunc 53 | trimSuffix "-" }}
 {{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name) }}
 {{- fail (printf "release name %q: a Service's name begins with a letter and has no dots; name the release otherwise" .Release.Name) }}
 {{- end }}
@@ -23,14 +23,18 @@ app.kubernetes.io/name: {{ include "mlo-model.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{- /* The chart's own labels take precedence over those in the values, because selectors depend on some. */ -}}
-{{- define "mlo-model.labels" -}}
-{{- toYaml (merge (include "mlo-model.ownLabels" . | fromYaml) (deepCopy .Values.labels)) }}
+{{- /* Those of the pod of `helm test`, which no Service may select. */ -}}
+{{- define "mlo-model.testLabels" -}}
+app.kubernetes.io/name: {{ include "mlo-model.name" . }}-test
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/component: test
 {{- end }}
 
 {{- define "mlo-model.ownLabels" -}}
 {{ include "mlo-model.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Values.image.tag | trunc 63 | quote }}
+{{- with include "mlo-model.version" . }}
+app.kubernetes.io/version: {{ . | quote }}
+{{- end }}
 app.kubernetes.io/component: model-server
 app.kubernetes.io/part-of: {{ include "mlo-model.name" . | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
@@ -39,15 +43,38 @@ mlo/backend: {{ .Values.model.backend | quote }}
 mlo/variant: {{ .Values.model.variant | quote }}
 {{- end }}
 
+{{- /* The tag as the value of a label, which begins and ends with a letter or digit; nothing where none is left. */ -}}
+{{- define "mlo-model.version" -}}
+{{- regexReplaceAll "[^A-Za-z0-9]+$" (regexReplaceAll "^[^A-Za-z0-9]+" .Values.image.tag "" | trunc 63) "" }}
+{{- end }}
+
+{{- /*
+Labels and annotations of an object: list of the root, then mappings of its own. The chart's come first, because selectors
+depend on some, then the object's own, then those of all objects.
+*/ -}}
+{{- define "mlo-model.labelled" -}}
+{{- $root := index . 0 -}}
+labels:
+  {{- toYaml (merge (include "mlo-model.ownLabels" $root | fromYaml) (deepCopy (index . 1)) (deepCopy $root.Values.labels)) | nindent 2 }}
+{{- with merge (deepCopy (index . 2)) (deepCopy $root.Values.annotations) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "mlo-model.annotations" -}}
 mlo/model-digest: {{ .Values.model.modelDigest | quote }}
 mlo/decision-digest: {{ .Values.model.decisionDigest | quote }}
+{{- if .Values.model.revision }}
+mlo/revision: {{ .Values.model.revision | quote }}
+{{- end }}
 {{- end }}
 
-{{- /* The chart's own annotations take precedence. Settings are in the image, so the checksum only covers values that are not. */ -}}
+{{- /* The settings of the server are in the image, so the checksum only covers what is known about it here. */ -}}
 {{- define "mlo-model.podAnnotations" -}}
 {{- $own := include "mlo-model.annotations" . | fromYaml }}
-{{- $_ := set $own "checksum/server" (.Values.server | toJson | sha256sum) }}
+{{- $_ := set $own "checksum/server" (.Values.image.server | toJson | sha256sum) }}
+{{- $_ := set $own "kubectl.kubernetes.io/default-container" "server" }}
 {{- toYaml (merge $own (deepCopy .Values.podAnnotations)) }}
 {{- end }}
 
@@ -62,6 +89,23 @@ mlo/decision-digest: {{ .Values.model.decisionDigest | quote }}
 {{- if ne (empty .Values.auth.tokenFile) (empty .Values.auth.secret) }}
 {{- fail "auth: tokenFile and secret belong together; set both or none" }}
 {{- end }}
+{{- range .Values.volumes }}
+{{- if has .name (list "temporary" "tokens") }}
+{{- fail (printf "volumes: the name %q is taken by the chart; choose another one" .name) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
+{{- fail "ingress: hosts is empty; name at least one" }}
+{{- end }}
+{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
+{{- fail "httpRoute: parentRefs is empty; name the Gateway" }}
+{{- end }}
+{{- end }}
+
+{{- /* The port of the collector: that of its URL, or the scheme's. */ -}}
+{{- define "mlo-model.tracesPort" -}}
+{{- $url := urlParse .Values.traces.endpoint }}
+{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (eq $url.scheme "https" | ternary "443" "80") }}
 {{- end }}
 
 {{- define "mlo-model.image" -}}
@@ -78,26 +122,4 @@ mlo/decision-digest: {{ .Values.model.decisionDigest | quote }}
 {{- else }}
 {{- default "default" .Values.serviceAccount.name }}
 {{- end }}
-{{- end }}
-
-{{- define "mlo-model.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
-{{- end }}
-
-{{- define "mlo-model.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
-seccompProfile:
-  type: RuntimeDefault
-{{- end }}
-
-{{- /* The TCP port of the collector. */ -}}
-{{- define "mlo-model.tracesPort" -}}
-{{- $url := urlParse .Values.traces.endpoint }}
-{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (eq $url.scheme "https" | ternary "443" "80") }}
 {{- end }}
