@@ -46,13 +46,14 @@ FRAMEWORKS = (
     "safetensors",
     "transformers",
 )
-HEAVY = {*FRAMEWORKS, "numpy", "aiohttp", "docker", "kubernetes", "jinja2", "psutil", "rich", "uvicorn"}
+HEAVY = {*FRAMEWORKS, "numpy", "aiohttp", "docker", "kubernetes", "jinja2", "jsonschema", "psutil", "rich", "uvicorn"}
 SPEC_MAY_IMPORT = {"orchestrator.backends.table", "orchestrator.targets.table", "orchestrator.targets.section"}
 """What the spec may take from above it: names of backends, and the targets' own sections for its `deploy:`."""
 SECTIONS_MAY_IMPORT = (
     "orchestrator.diagnostics",
     "orchestrator.spec.strict",
     "orchestrator.spec.types",
+    "orchestrator.targets.chart_schema",  # only where a spec sets what it checks
     "orchestrator.targets.cluster_settings",
     "orchestrator.targets.section",
 )

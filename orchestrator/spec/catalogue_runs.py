@@ -47,6 +47,15 @@ E218 the output folder was not written by mlo
     give a new or empty folder.
 E219 declined
     The confirmation was declined, and nothing was changed. `--yes` applies without asking.
+E280 a value that the chart does not take
+    `deploy.values` sets a value that the chart does not have, or an object of Kubernetes under `deploy.pod` or `deploy.service`
+    has a key, a type or a word that it cannot have. The chart's own schema decides, so Helm would refuse it too. docs/chart.md lists
+    every value; objects of Kubernetes are written as in its own manual, without what pods may not have, such as `hostPath`.
+E281 a value that is not to be set
+    `deploy.values` names another image or another model. What is deployed is what was measured and proven, so these values come from
+    the decision alone.
+E282 keys that exclude each other
+    With `deploy.ingress.gateway` an HTTPRoute is made, whose TLS and class are those of the Gateway. Without it an Ingress is made.
 E401 a step raised an error
     The step, or code that it called, raised an unexpected error. The log has the traceback, and `reproduce.sh` runs this
     step alone.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         ServiceSettings,
     )
 
-__all__ = ["cluster_values"]
+__all__ = ["cluster_values", "merged"]
 
 _SAME_NAMESPACE: dict[str, Any] = {"podSelector": {}}
 
@@ -33,7 +33,7 @@ def cluster_values(section: ClusterDeploy) -> dict[str, Any]:
         networkPolicy=_network(section),
         **_ingress(section.ingress),
     )
-    return _merged(found, section.values)
+    return merged(found, section.values)
 
 
 def _pod(pod: PodSettings) -> dict[str, Any]:
@@ -113,12 +113,12 @@ def _known(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """As Helm merges values: mappings key by key, everything else as a whole."""
     return {
         **below,
         **{
-            key: _merged(below[key], value)
+            key: merged(below[key], value)
             if isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
             else value
             for key, value in above.items()

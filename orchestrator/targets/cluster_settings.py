@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import (
     AnnotationValue,
@@ -19,6 +21,9 @@ from orchestrator.spec.types import (
     Size,
 )
 from orchestrator.targets.section import DeploySection
+
+if TYPE_CHECKING:
+    from orchestrator.targets.section import SpanOf
 
 __all__ = [
     "ClusterDeploy",
@@ -188,3 +193,28 @@ class ClusterDeploy(DeploySection):
         description="Values of the chart that no other key sets; they take precedence over all others.",
         examples=[{"podDisruptionBudget": {"enabled": False}}],
     )
+
+    def problems(self, span_of: SpanOf) -> Iterator[Diagnostic]:
+        """What contradicts itself, and what the chart does not take."""
+        yield from super().problems(span_of)
+        yield from self._without_gateway(span_of)
+        if self.model_fields_set & {"pod", "service", "ingress", "values"}:
+            # Schemas take a tenth of a second to load, which specs without these keys need not wait for.
+            from orchestrator.targets.chart_schema import chart_problems  # noqa: PLC0415
+
+            yield from chart_problems(self, span_of)
+
+    def _without_gateway(self, span_of: SpanOf) -> Iterator[Diagnostic]:
+        """Keys of an Ingress beside a Gateway."""
+        if self.ingress is None or self.ingress.gateway is None:
+            return
+        for key in ("class_name", "tls_secret"):
+            if getattr(self.ingress, key) is not None:
+                at = ("deploy", "ingress", key)
+                yield Diagnostic(
+                    "E282",
+                    f"`{key}` belongs to an Ingress, but `gateway` makes an HTTPRoute",
+                    span_of(at, key=True),
+                    remedy=f"remove `{key}`, or remove `gateway`",
+                    at=at,
+                )
