@@ -114,7 +114,7 @@ class Document(Strict):
                 "E714",
                 f"cannot read {where} as the document `{cls.NAME}`",
                 cause=cause,
-                remedy="run `mlo apply SPEC --replace STEP` with the step that wrote it, or remove the store's folder",
+                remedy="run `mlo apply SPEC --replace STEP` with the step that wrote it; `mlo plan SPEC` lists the steps",
             )
         )
 

@@ -7,6 +7,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,7 @@ class OwnServer(ServingBackend):
     def unavailable(self, devices: int = 0) -> Unavailable | None:  # noqa: ARG002 - the server reports missing devices itself
         """A package of the server that is missing, with the command that installs it."""
         for module, extra in self.modules.items():
-            if importlib.util.find_spec(module) is None:
+            if not _is_installed(module):
                 return Unavailable(f"the package {module} is not installed", f"pip install 'mlo[{extra}]'")
         return None
 
@@ -163,6 +164,12 @@ class OwnServer(ServingBackend):
     def ready_path(self, name: str) -> str:  # noqa: ARG002 - the server serves one model
         """True after the model is loaded and warm, false from SIGTERM on."""
         return "/v2/health/ready"
+
+
+@cache
+def _is_installed(module: str) -> bool:
+    """Whether a package is there; looked up once, since planning asks for every spec."""
+    return importlib.util.find_spec(module) is not None
 
 
 def _server_json(

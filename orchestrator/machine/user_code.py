@@ -29,6 +29,7 @@ __all__ = ["ImportPath", "changed_code", "is_own", "reading", "used_code"]
 _MLO = Path(__file__).resolve().parents[1]
 _INSTALLED = ("site-packages", "dist-packages")
 _ON_PATH = "@/"
+_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 _NOT_THE_USERS = ("/proc", "/sys", "/dev", "/usr")
 
 
@@ -43,18 +44,17 @@ class ImportPath:
     def __init__(self, project: Path, roots: Sequence[str]) -> None:
         self.project = project.resolve()
         given = [(self.project / root).resolve() for root in roots]
-        environment = [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-        # What `site` adds comes after the standard library; what comes before it depends on how this process was started.
-        standard = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
-        last = max((place for place, entry in enumerate(sys.path) if entry in standard), default=-1)
-        installed = [Path(entry).resolve() for entry in sys.path[last + 1 :] if entry]
-        self.folders = tuple(dict.fromkeys((self.project, *given, *environment, *installed)))
+        shared = _shared_folders(os.environ.get("PYTHONPATH", ""), tuple(sys.path))
+        self.folders = tuple(dict.fromkeys((self.project, *given, *shared)))
         self._names: dict[Path, frozenset[str]] = {}
+        self._holders: dict[str, Path | None] = {}
         self._records: Mapping[str, Path] | None = None
 
     def holder(self, top: str) -> Path | None:
         """The folder in which a top-level module is found; None if it is in none, or a namespace over several."""
-        return next((folder for folder in self.folders if top in self._modules(folder)), None)
+        if top not in self._holders:
+            self._holders[top] = next((folder for folder in self.folders if top in self._modules(folder)), None)
+        return self._holders[top]
 
     def found_in(self, top: str) -> str:
         """As in `UserCode.found_in`."""
@@ -99,6 +99,16 @@ class ImportPath:
         return self._names[folder]
 
 
+@cache
+def _shared_folders(environment: str, path: tuple[str, ...]) -> tuple[Path, ...]:
+    """The folders of PYTHONPATH and those of installed packages, which all projects share."""
+    # What `site` adds comes after the standard library; what comes before it depends on how this process was started.
+    standard = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+    last = max((place for place, entry in enumerate(path) if entry in standard), default=-1)
+    entries = [*environment.split(os.pathsep), *path[last + 1 :]]
+    return tuple(Path(entry).resolve() for entry in entries if entry)
+
+
 def _changed_at(folder: Path) -> int:
     try:
         return folder.stat().st_mtime_ns
@@ -113,7 +123,7 @@ def _modules_in(folder: Path) -> frozenset[str]:
             return frozenset(
                 _top(Path(entry.name))
                 for entry in entries
-                if entry.name.endswith((".py", *EXTENSION_SUFFIXES)) or Path(entry.path, "__init__.py").is_file()
+                if entry.name.endswith(_SUFFIXES) or (entry.is_dir() and Path(entry.path, "__init__.py").is_file())
             )
     except OSError:  # an entry of the path that is a file, or does not exist
         return frozenset()

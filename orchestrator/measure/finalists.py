@@ -10,6 +10,7 @@ from orchestrator.artifacts.server_report import ServerFate
 from orchestrator.measure.statistics import FEWEST_ROUNDS
 
 __all__ = [
+    "NOT_MEASURABLY",
     "against_baseline",
     "auto_batch_size",
     "decisive_seconds",
@@ -18,6 +19,9 @@ __all__ = [
     "substitutes",
     "undecided",
 ]
+
+NOT_MEASURABLY = "not measurably faster"
+"""Begins the reason of a candidate that more rounds might show to be faster."""
 
 _SECOND = 1.2
 """The second-best candidate of a backend is a finalist too if it takes at most this many times as long as the best."""
@@ -54,7 +58,7 @@ def not_faster(candidate: CandidateRuntimeResult, objective: Objective) -> str:
     if comparison.slower:
         return comparison_text
     return (
-        f"not measurably faster: {comparison_text}, between {times_text(comparison.low)} and {times_text(comparison.high)} "
+        f"{NOT_MEASURABLY}: {comparison_text}, between {times_text(comparison.low)} and {times_text(comparison.high)} "
         f"over {comparison.rounds} rounds"
     )
 

@@ -72,7 +72,7 @@ def _batch_sizes(wanted: Sequence[int], signature: Signature) -> tuple[int, ...]
             "E440",
             "no batch size can be measured",
             cause=f"the model takes {low} to {high} rows ({signature.batch}), and none of the given sizes is one of them",
-            remedy="set batch sizes that it takes",
+            remedy="list sizes within that range in `benchmark.batch_sizes`, or leave it out",
             at=("benchmark", "batch_sizes"),
         )
     return sizes

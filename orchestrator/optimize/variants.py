@@ -170,6 +170,9 @@ def distinct(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     variants: dict[str, Variant] = {}
     for each in candidates:
         known, variant = found.setdefault(each.name, each), variants.setdefault(each.variant.name, each.variant)
+        # Equal values have equal identities, which are digests and cost more.
+        if known == each and variant == each.variant:
+            continue
         if known.identity != each.identity or variant.identity != each.variant.identity:
             other = known if known.identity != each.identity else variant
             raise ValueError(f"two different candidates have the name {each.name}: {other} and {each}")

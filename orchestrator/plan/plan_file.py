@@ -131,7 +131,7 @@ def read_plan_file(path: Path) -> tuple[SavedPlan, ...]:
             Diagnostic(
                 "E211",
                 f"{path} is a plan of format {document.get('format')}, but this version of mlo reads format {FORMAT}",
-                remedy="plan again with this version",
+                remedy="plan again with this version: `mlo plan SPEC --out FILE`",
             )
         )
     try:
@@ -199,7 +199,7 @@ def refuse_stale(path: Path, lines: Sequence[str]) -> None:
                 "E212",
                 f"the plan {path} is stale",
                 cause="something that it was made from has changed since it was saved",
-                remedy="plan again and review the new plan",
+                remedy="plan again with `mlo plan SPEC --out FILE`, and review the new plan",
                 notes=tuple(f"changed: {line}" for line in lines),
             )
         )

@@ -71,8 +71,12 @@ def tried_and_refused(
 
 
 def _allow_more(loaded: LoadedSpec) -> str:
-    wire = "" if loaded.spec.serving.wire == "auto" else ", or `serving.wire: auto`"
-    return f"allow more formats or precisions under `optimize:`, or another `serving.backend`{wire}"
+    spec = loaded.spec
+    ways = []
+    if (spec.optimize.formats, spec.optimize.precisions) != ("auto", "auto"):
+        ways.append("allow more formats or precisions under `optimize:`")
+    ways += [f"set `serving.{key}: auto`" for key in ("backend", "wire") if getattr(spec.serving, key) != "auto"]
+    return ", or ".join(ways) or "change the model as the notes say, or give it in another format"
 
 
 def _or_elsewhere(loaded: LoadedSpec) -> str:

@@ -147,7 +147,8 @@ def check_golden(
                     "E609",
                     f"the server failed on a golden request ({_named(chosen)})",
                     cause=f"{error.message}: {error.cause}",
-                    remedy="read the log; the previous revision keeps serving",
+                    remedy="the server's log ends with the reason; a server that is too slow for a request made from the samples "
+                    "needs more `hardware.cpus`, one that runs out of memory more `hardware.memory`",
                 )
             ) from failed
         missing = set(golden.baseline) - set(answer)
@@ -228,8 +229,7 @@ def _wrong(*reasons: str) -> DeployFailed:
             "E608",
             "the server's answers differ from those of the verified variant",
             cause=reasons[0],
-            remedy="run `mlo apply` again; if it fails again, report it as a bug of the backend; "
-            "the previous revision keeps serving",
+            remedy="choose another `serving.backend`; or, if the difference does not matter, a wider limit in `verify:`",
             notes=tuple(f"also: {reason}" for reason in reasons[1:]),
         )
     )

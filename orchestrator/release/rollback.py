@@ -89,7 +89,7 @@ def _check_stored(store: Store, name: str, entry: Revision) -> None:
                     "E622",
                     f"revision {entry.revision} of {name} cannot serve again",
                     cause=cause,
-                    remedy="apply the spec that it was made from",
+                    remedy="run `mlo apply` with the spec that it was made from",
                 )
             )
 
@@ -102,7 +102,7 @@ def _wanted(deployment: Deployment, revision: int | None) -> Revision:
                 "E622",
                 f"{deployment.name} has no revision to go back to",
                 cause=f"revision {deployment.revision} is the only one that ever served",
-                remedy="apply another spec first",
+                remedy="to change what serves, change its spec and run `mlo apply`",
             )
         )
     if revision is None:
@@ -117,6 +117,6 @@ def _wanted(deployment: Deployment, revision: int | None) -> Revision:
             f"{deployment.name} already serves revision {revision}"
             if revision == deployment.revision
             else f"{deployment.name} has no revision {revision}",
-            remedy=f"it can go back to {listed}",
+            remedy=f"name one of {listed}; `mlo history {deployment.name}` describes them",
         )
     )

@@ -42,7 +42,7 @@ def render(context: StepContext) -> dict[str, Any]:
             "E451",
             f"the winner's variant {winner.variant} is missing",
             cause="the step that makes it has no result",
-            remedy="run `mlo apply` again",
+            remedy="run `mlo apply SPEC --replace render`",
         )
     context.progress("writing the artifacts")
     try:

@@ -19,6 +19,7 @@ from orchestrator.artifacts.verdict import Verdict
 from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import BACKENDS, backend, serving_backend
 from orchestrator.backends.versions import installed_closure
+from orchestrator.measure.finalists import NOT_MEASURABLY
 from orchestrator.select.chart import chart
 from orchestrator.select.fates import ConsideredCandidate, candidate_before_selection
 from orchestrator.select.notes import decision_notes
@@ -263,13 +264,15 @@ def _no_candidate_left(candidates: Sequence[ConsideredCandidate]) -> StepError:
         remedy = "raise `optimize.time_budget`, or set fewer `benchmark.batch_sizes`"
     elif any(c.fate == "not faster than the baseline" for c in candidates):
         cause = "no candidate that passed verification is faster than the original model"
-        remedy = "allow more formats or precisions under `optimize:`"
+        remedy = _faster_elsewhere(candidates)
     else:
         cause = "each one was refused, failed or could not be measured"
         # Where one remedy helps all that failed, it is this one.
         remedies = {"" if c.error is None else c.error.remedy for c in candidates if c.fate != "refused"}
         common = remedies.pop() if len(remedies) == 1 else ""
-        remedy = common or "fix the reason given for one of them"
+        remedy = (
+            common or "remove the reason given for one of them, or allow other formats and precisions under `optimize:`"
+        )
         if all(c.fate in {"out of memory", "refused"} for c in candidates):
             at = ("hardware", "memory")
     return StepError(
@@ -281,6 +284,16 @@ def _no_candidate_left(candidates: Sequence[ConsideredCandidate]) -> StepError:
         notes=_fates(candidates),
         keeps_output=True,
     )
+
+
+def _faster_elsewhere(candidates: Sequence[ConsideredCandidate]) -> str:
+    """What may help where the original model is the fastest of those that passed verification."""
+    ways = ["allow the formats and precisions that `optimize:` leaves out"]
+    if any(c.fate == "verification failed" for c in candidates):
+        ways.append("widen in `verify:` the limits that candidates missed")
+    if any(c.reason.startswith(NOT_MEASURABLY) for c in candidates if c.fate == "not faster than the baseline"):
+        ways.append("raise `optimize.time_budget`, since small differences need more rounds")
+    return " or ".join([", ".join(ways[:-1]), ways[-1]]) if len(ways) > 1 else ways[0]
 
 
 def _other_wire(slowed: Sequence[ConsideredCandidate]) -> str:
@@ -311,7 +324,7 @@ def _service_level_not_met(
         cause = "the 99th percentile must be within the limit at 99 % confidence, and every request must be answered"
         again = "if the machine was busy, measure again with `mlo apply SPEC --replace benchmark.server`"
         remedy = (
-            f"{again}; otherwise relax `slo:`, add `hardware:`, or accept the best candidate with "
+            f"{again}; otherwise relax `slo:`, raise `hardware.cpus`, or accept the best candidate with "
             "`slo: {enforce: false}`"
         )
         slowed = [c for c in left if c.over_the_wire is not None and wire_is_the_cause(c.over_the_wire)]

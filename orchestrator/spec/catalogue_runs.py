@@ -60,7 +60,8 @@ E401 a step raised an error
     The step, or code that it called, raised an unexpected error. The log has the traceback, and `reproduce.sh` runs this
     step alone.
 E402 a step timed out
-    The step was stopped at its time limit. Increase `optimize.time_budget`, or try fewer candidates.
+    The step was stopped at its time limit. For a candidate's step, increase `optimize.time_budget` or try fewer candidates; the
+    steps that read and call the model itself have a fixed time, which fewer samples and smaller `model.dims` help to keep.
 E403 a step ran out of memory
     The step exceeded its memory limit, which for measurements is `hardware.memory`.
 E404 a step's process died
@@ -87,7 +88,8 @@ E422 the model cannot be exported
 E423 a converted model differs from its source
     The converted model fails or answers differently. If it does so at some sizes of a dimension only,
     the message names the dimension: often the model's code uses a size as a constant. If it does so for single rows too,
-    an operator computes something else for some values.
+    an operator computes something else for some values. If it does so at padded positions only, set the output there to a
+    constant at the end of the model.
 E424 an invalid ONNX file
     The exporter wrote a file that ONNX's checker rejects, or whose inputs and outputs differ from the declared ones.
 E425 the model cannot be quantized
@@ -105,7 +107,7 @@ E428 tracing would freeze a line of the model's code
 E440 nothing can be measured
     None of the sizes in `benchmark.batch_sizes` is within the range of the batch dimension.
 E451 the winner is missing
-    The artifact of the selected variant is not in the store. Apply again to rebuild it.
+    The artifact of the selected variant is not in the store. `mlo apply SPEC --replace render` makes it anew.
 E452 the artifacts cannot be rendered
     A value of the spec or of the decision does not fit the templates.
 E490 more replicas are needed than there may be
@@ -122,9 +124,10 @@ E601 the supervisor did not start or stop
 E602 no such deployment
     There is no deployment with this name in the store that was used, which the message and `mlo status` name.
 E603 the server exited during start-up
-    The server of the new revision exited before it was ready. The previous revision keeps serving.
+    The server of the new revision exited before it was ready. A revision that served before keeps serving.
 E604 the server was not ready in time
-    The server of the new revision did not become ready within the time limit. The previous revision keeps serving.
+    The server of the new revision did not become ready within the time limit. A revision that served before
+    keeps serving.
 E605 another command is deploying
     Another command is deploying the same name right now.
 E606 the supervisor does not respond
@@ -134,10 +137,12 @@ E607 traffic could not be switched
     The new revision was ready, but the switch was refused or failed on the way. If it was refused, the previous revision
     keeps serving; otherwise `mlo status` shows which one does.
 E608 wrong answers from the server
-    The answers to golden requests are outside the gates, although the variant passed them without the server. The
-    previous revision keeps serving.
+    The answers to golden requests are outside the gates, although the variant passed them without the server. A
+    revision that served before keeps serving. They would differ again: choose another `serving.backend`, or widen a limit in
+    `verify:`.
 E609 the server failed a golden request
-    The server answered a request made from the samples with an error. The previous revision keeps serving.
+    The server answered a request made from the samples with an error. A revision that served before keeps
+    serving.
 E610 connection refused
     The deployment's address accepts no connections.
 E611 the server refused the request
@@ -212,8 +217,8 @@ E706 a file cannot be stored
 E709 a step's summary is not JSON
     A bug in the step's code.
 E714 a document from another version
-    A document in the store was written by another version of mlo, or was modified, and cannot be read reliably. Apply
-    again.
+    A document in the store was written by another version of mlo, or was modified, and cannot be read reliably.
+    `mlo apply SPEC --replace STEP` writes it anew.
 E715 the store is from another version
     The layout of the store differs between versions of mlo, and this version cannot read the existing
     one. The store was not modified. Its results can be computed again: destroy its deployments with the version that created

@@ -218,7 +218,7 @@ def _unknown_environment(root: Node, name: str, environments: dict[str, Node]) -
         f"the spec has no environment {quoted(name)}",
         span_of(root, ("environments",), key=True) if "environments" in (root.entries or {}) else None,
         label=did_you_mean(name, environments),
-        remedy=f"choose one of {known}" if known else "add a section `environments`, or omit the option",
+        remedy=f"choose one of {known}" if known else "add a section `environments`, or omit `--environment`",
     )
 
 

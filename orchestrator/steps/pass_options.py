@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, ClassVar, Literal, get_args
 
 __all__ = ["AnyPassOptions", "OnnxInt8Options", "PassOptions", "QuantizationMethod", "WeightBits"]
@@ -36,19 +37,22 @@ class PassOptions:
 
     def changed(self) -> tuple[str, ...]:
         """The names of the options that are not the defaults, sorted."""
-        usual = type(self)()
+        usual = _usual(type(self))  # type: ignore[arg-type] # mypy takes no class for hashable
         return tuple(sorted(name for name in self._names() if getattr(self, name) != getattr(usual, name)))
 
     def suffix(self) -> str:
         """The suffix of a pass's name: `:percentile=99.9`; empty for the defaults."""
+        if not (changed := self.changed()):
+            return ""
         shown = self._shown()
-        return "".join(f":{name.replace('_', '-')}={shown[name]}" for name in self.changed())
+        return "".join(f":{name.replace('_', '-')}={shown[name]}" for name in changed)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON."""
         return {name: getattr(self, name) for name in self._names()}
 
     @classmethod
+    @cache
     def _names(cls) -> tuple[str, ...]:
         return tuple(each.name for each in fields(cls))  # type: ignore[arg-type] # every class of options is a dataclass
 
@@ -57,6 +61,12 @@ class PassOptions:
         return {
             name: f"{value:.6g}" if isinstance(value, float) else str(value).lower() for name, value in values.items()
         }
+
+
+@cache
+def _usual(kind: type[PassOptions]) -> PassOptions:
+    """The defaults."""
+    return kind()
 
 
 QuantizationMethod = Literal["auto", "static", "dynamic"]

@@ -125,7 +125,14 @@ class _Queue:
     def _pause(self, seconds: float, given_up: Callable[[], bool], of: Path | None = None) -> None:
         if given_up():
             holder = holder_of(of or self._path)
-            raise Busy(Diagnostic("E703", f"{self._path.stem} is locked by {holder}", cause="the wait was given up"))
+            raise Busy(
+                Diagnostic(
+                    "E703",
+                    f"{self._path.stem} is locked by {holder}",
+                    cause="the wait was given up",
+                    remedy="run the same command again once that process has finished",
+                )
+            )
         time.sleep(seconds)
 
     def _ahead(self) -> list[Path]:

@@ -26,6 +26,12 @@ from tests.artifacts.made import imported as imported_model
 
 PROJECT = Path(__file__).parent / "pytorch" / "project"
 
+_TAGGER = Signature(
+    (Tensor("ids", "int64", ("batch", "length")), Tensor("mask", "bool", ("batch", "length"))),
+    (Tensor("scores", "float32", ("batch", "length", 3)),),
+    {"batch": (1, 8), "length": (2, 32)},
+    "batch",
+)
 SIGNATURES = {
     "Cnn": Signature(
         (Tensor("image", "float32", ("batch", 1, 8, 8)),),
@@ -39,6 +45,8 @@ SIGNATURES = {
         {"batch": (1, 16), "length": (1, 128)},
         "batch",
     ),
+    "Tagger": _TAGGER,
+    "ConstantPaddingTagger": _TAGGER,
     "Attention": Signature(
         (Tensor("x", "float32", ("batch", "length", 16)),),
         (Tensor("y", "float32", ("batch", "length", 16)),),
@@ -113,14 +121,19 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildCase:
     """Builds a case of one of the models in `zoo.py`."""
     monkeypatch.syspath_prepend(PROJECT)
 
-    def build(model: str, kind: str = "pytorch", dims: dict[str, tuple[int, int]] | None = None) -> Case:
+    def build(
+        model: str,
+        kind: str = "pytorch",
+        dims: dict[str, tuple[int, int]] | None = None,
+        given: Samples | None = None,
+    ) -> Case:
         signature = SIGNATURES.get(model, _FOUR)
         signature = replace(signature, dims={**signature.dims, **(dims or {})})
         torch.manual_seed(0)
         module = getattr(importlib.import_module("zoo"), model)().eval()
         weights = tmp_path / f"{model}.weights"
         source: dict[str, Any] = {"kind": kind}
-        samples = random_samples(signature, 0)
+        samples = given or random_samples(signature, 0)
         if kind == "pytorch":
             save_file(module.state_dict(), weights)
             source["factory"] = f"zoo:{model}"
@@ -148,7 +161,7 @@ def _save(kind: str, module: Any, args: tuple[Any, ...], signature: Signature, p
 def _write_import(folder: Path, module: Any, signature: Signature, samples: Samples) -> None:
     (folder / "edge").mkdir(parents=True)
     for tensor in signature.inputs:
-        assert samples.inputs[tensor.name].shape[1:] == row_shape(
+        assert samples.real or samples.inputs[tensor.name].shape[1:] == row_shape(
             tensor, signature, {d: min(max(32, low), high) for d, (low, high) in signature.dims.items()}
         )
     np.savez(folder / "samples.npz", allow_pickle=False, **samples.inputs)

@@ -43,7 +43,7 @@ def describe_failure(step: StepRequest, end: WorkerEnd, *, disk_full: bool = Fal
             return Ending.TIMEOUT, _failure(
                 step, "E402", f"{step.step} took longer than {step.timeout:g} s",
                 cause="it was ended with SIGTERM, then SIGKILL",
-                remedy="raise `optimize.time_budget`, or ask for fewer formats and precisions",
+                remedy=_more_time(step),
             )  # fmt: skip
         case Ending.STOPPED:
             return Ending.STOPPED, _failure(
@@ -57,6 +57,13 @@ def describe_failure(step: StepRequest, end: WorkerEnd, *, disk_full: bool = Fal
             return end.ending, error if error.at else replace(error, at=step.at)
         case _:
             return _died(step, end)
+
+
+def _more_time(step: StepRequest) -> str:
+    """What helps a step that took too long: candidates have the time that the spec gives them, the model's own steps a fixed one."""
+    if step.step.partition(".")[0] in ("convert", "optimize", "verify", "benchmark"):
+        return "raise `optimize.time_budget`, or list fewer formats and precisions under `optimize:`"
+    return "give fewer rows in `samples:` or lower the largest sizes under `model.dims`, so that calls of the model take less time"
 
 
 def _disk_full(step: StepRequest) -> Diagnostic:
@@ -75,7 +82,7 @@ def _died(step: StepRequest, end: WorkerEnd) -> tuple[Ending, Diagnostic]:
         return Ending.DIED, _failure(
             step, "E404", f"{step.step} ended with exit code {end.returncode} without writing a result",
             cause="a library or the model's code ended the process",
-            remedy="read the end of its log",
+            remedy="read the end of its log; if the model's code calls `sys.exit` or `os._exit`, remove the call",
         )  # fmt: skip
     number = -end.returncode
     if number == signal.SIGKILL and (end.oom_killed or end.available < max(2**30 // 4, end.peak // 10)):
@@ -87,12 +94,13 @@ def _died(step: StepRequest, end: WorkerEnd) -> tuple[Ending, Diagnostic]:
             "machine did not run out of memory",
             remedy="look for a memory limit of the container or the session, then run the same command again",
         )  # fmt: skip
-    crash = "a crash in native code; the log ends with the line of Python that led to it"
+    crashed = number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
     return Ending.DIED, _failure(
         step, "E404", f"{step.step} was killed by {name}",
-        cause=crash if number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
-        else "another process sent the signal",
-        remedy="run the reproduce script; if it crashes again, try another version of the framework",
+        cause="a crash in native code; the log ends with the line of Python that led to it"
+        if crashed else "another process sent the signal",
+        remedy="run its `reproduce.sh`; if it crashes again, install another version of the library that the log names"
+        if crashed else "find what sends it, such as a scheduler's time limit, then run the same command again",
     )  # fmt: skip
 
 

@@ -289,12 +289,12 @@ def _prove_repeatable(
             remedy="convert the model in inference mode, without random operators" if drawn else _STATELESS,
             at=AT_WEIGHTS,
         )
-    if name := row_mixing_output(answer, signature, samples, notes):
+    if mixed := row_mixing_output(answer, signature, samples, notes):
         raise StepError(
             "E331",
-            f"a row's `{name}` depends on the other rows of its batch",
+            f"a row's `{mixed.output}` depends on the other rows of its batch",
             cause="an operator mixes the rows of a batch, or quantizes them with one common range",
-            remedy=apart_by_first_dimension(signature),
+            remedy=mixed.remedy(apart_by_first_dimension(signature)),
             at=AT_WEIGHTS,
         )
 

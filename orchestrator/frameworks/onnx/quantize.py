@@ -222,7 +222,7 @@ def _smoothed(
 
 
 def _changes_nothing(option: str, cause: str) -> StepError:
-    return StepError("E425", f"the option {option} changes nothing here", cause=cause, remedy="leave this variant out")
+    return StepError("E425", f"the option {option} changes nothing here", cause=cause)
 
 
 def needs_reduced_range(cpuinfo: Path) -> bool:

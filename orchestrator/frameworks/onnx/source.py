@@ -186,21 +186,21 @@ def _prove_repeatable(
             remedy="export the model for inference (in PyTorch after model.eval()), or make the random values an input",
             at=AT_WEIGHTS,
         )
-    output = row_mixing_output(answer, signature, samples, notes)
-    if output is None:
+    mixed = row_mixing_output(answer, signature, samples, notes)
+    if mixed is None:
         return
     batch = signature.batch
     quantized = any(node.op_type in _ONE_RANGE for node in nodes(model.proto))
     raise StepError(
         "E331",
-        f"a row's `{output}` depends on the other rows of its batch",
+        f"a row's `{mixed.output}` depends on the other rows of its batch",
         cause=f"{_used(model, _ONE_RANGE)} quantizes all rows of a batch with one common range"
         if quantized
         else f"{_used(model, _TRAINED)} mixes the rows of a batch",
         remedy=f"declare `dims: {{{batch}: {{min: 1, max: 1}}}}`, or give the model as it was before quantization, which mlo "
         "quantizes and measures"
         if quantized
-        else f"export the model for inference; {apart_by_first_dimension(signature)}",
+        else mixed.remedy(f"export the model for inference; {apart_by_first_dimension(signature)}"),
         at=AT_WEIGHTS,
     )
 

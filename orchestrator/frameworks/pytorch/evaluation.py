@@ -29,6 +29,7 @@ from orchestrator.frameworks.source.comparison import (
     with_second_row,
 )
 from orchestrator.frameworks.source.edge_cases import call_at
+from orchestrator.frameworks.source.padding import padding_of_difference
 from orchestrator.frameworks.source.rounding import RowCheck, turned_rows
 from orchestrator.steps.context import StepError, refuse_as
 from orchestrator.steps.reasons import headline
@@ -36,6 +37,7 @@ from orchestrator.steps.reasons import headline
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from orchestrator.frameworks.source.padding import Padding
     from orchestrator.frameworks.source.rounding import Call
     from orchestrator.frameworks.source.samples import Array, Samples
     from orchestrator.spec.signature import Signature
@@ -158,7 +160,12 @@ def verify_evaluation_mode(
             return []  # such a model is not called with batches
         differing = _differing(together, alone, row)
         if differing and not check.only_rounding(few, many, last=row is _LAST):
-            raise failure.explain()
+            place = differing[0]
+            first = {name: array[row] for name, array in few.items()}
+            padding = padding_of_difference(
+                first, _array(alone[place][row]), _array(together[place][row]), _arrays_close, batched=True
+            )
+            raise failure.explain(None if padding is None else (signature.outputs[place].name, padding))
         moved.update(differing)
     return [amplifies_rounding(tensor.name) for place, tensor in enumerate(signature.outputs) if place in moved]
 
@@ -166,9 +173,14 @@ def verify_evaluation_mode(
 def _arrays_of(model: torch.nn.Module, signature: Signature, project: Path) -> Call:
     def call(inputs: Mapping[str, Array]) -> list[Array]:
         leaves = _leaves(model, signature, inputs, project)
-        return [(leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy(force=True) for leaf in leaves]
+        return [_array(leaf) for leaf in leaves]
 
     return call
+
+
+def _array(leaf: torch.Tensor) -> Array:
+    array: Array = (leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy(force=True)
+    return array
 
 
 def _in_double(model: torch.nn.Module, signature: Signature, project: Path) -> Call:
@@ -201,8 +213,12 @@ class _Failure:
     saved_in_training: bool
     last: bool = False
 
-    def explain(self) -> StepError:
-        """Run both calls under the recorder and name the operation where they first differ."""
+    def explain(self, padded: tuple[str, Padding] | None = None) -> StepError:
+        """Run both calls under the recorder and name the operation where they first differ.
+
+        Args:
+            padded: an output and the padding, if it differs at padded positions only.
+        """
         operation, by_state = self._first_difference()
         name = operation.name.lower() if operation else ""
         where = f"`{operation.name}`" + (f" in {operation.place}" if operation.place else "") if operation else ""
@@ -234,6 +250,10 @@ class _Failure:
         else:
             cause = f"{where or 'an operation'} mixes the rows of a batch"
             remedy = apart_by_first_dimension(self.signature)
+            if padded is not None:
+                output, padding = padded
+                cause += f", at padded positions only: where `{padding.input}` is {padding.value}"
+                remedy = padding.remedy(output)
         if self.saved_in_training:
             remedy = _SAVED
         return StepError(

@@ -11,6 +11,7 @@ import numpy as np
 
 from orchestrator.frameworks.source.allowed import nearest, zeros
 from orchestrator.frameworks.source.edge_cases import EdgeCase, call_at, edge_cases, largest_size, sizes_of
+from orchestrator.frameworks.source.padding import Padding, padding_of_difference
 from orchestrator.frameworks.source.rounding import RowCheck, turned_rows
 from orchestrator.frameworks.source.samples import random_samples
 from orchestrator.steps.context import StepError, refuse_as
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Call",
+    "MixedRows",
     "amplifies_rounding",
     "apart_by_first_dimension",
     "changing_output",
@@ -31,6 +33,7 @@ __all__ = [
     "close",
     "compared_sizes",
     "holds_rows",
+    "padding_in_first_row",
     "row_mixing_output",
     "rows_in_two_batches",
     "trace_sizes",
@@ -74,7 +77,7 @@ def check_sizes(
 
     Raises:
         StepError: E423, when shapes or values are off or one of the two raises. It names the dimension, unless a row alone shows
-            the same: then it is about values, and not about sizes.
+            the same: then it is about values, and not about sizes. Neither is meant where only padded positions differ.
     """
     done = []
     usual = source(call_at(samples, signature, sizes_of(samples, signature)))
@@ -155,6 +158,8 @@ class _Compared:
             one, other = expected[tensor.name], actual[tensor.name]
             if off := _difference(one, other, self.noise[tensor.name]):
                 cause = f"output {tensor.name}: {off}"
+                if padding := self._padding(case, tensor.name, one, other):
+                    raise self._about_padding(case, tensor.name, padding, off)
                 if case.dim is None:
                     raise self._about_values(f"the converted model differs from its source with {case.name}", cause)
                 if one.shape == other.shape and self._differs_alone(case, _differing_rows(one, other)):
@@ -167,6 +172,33 @@ class _Compared:
         if self._differs_alone(case, range(_ROWS_ALONE)):
             return self._about_values("the converted model fails for some values, but its source does not", cause)
         return _failed(f"the converted model fails with {case.name}, but its source does not", case, cause)
+
+    def _padding(self, case: EdgeCase, name: str, one: Array, other: Array) -> Padding | None:
+        def same(left: Array, right: Array) -> bool:
+            return _difference(left, right, self.noise[name]) is None
+
+        batched = self.signature.batch is not None
+        found = padding_of_difference(case.inputs, one, other, same, batched=batched)
+        if found is not None or case.dim is not None:
+            return found
+        # Where every input holds one value, such as 0, a mask marks all positions or none. Samples show where they differ.
+        usual = call_at(self.samples, self.signature, compared_sizes(self.samples, self.signature))
+        try:
+            expected, actual = self.source(usual)[name], self.converted(usual)[name]
+        # As above: then it is not about padding alone.
+        except Exception:  # noqa: BLE001 - which is what is asked
+            return None
+        if same(expected, actual):
+            return None
+        return padding_of_difference(usual, expected, actual, same, batched=batched)
+
+    def _about_padding(self, case: EdgeCase, output: str, padding: Padding, off: str) -> StepError:
+        return StepError(
+            "E423",
+            f"the converted model differs from its source at padded positions only, with {case.name}",
+            cause=f"output {output}, where `{padding.input}` is {padding.value}: {off}",
+            remedy=f"{padding.remedy(output)}; or leave this format out of `optimize.formats`",
+        )
 
     def _about_values(self, message: str, cause: str) -> StepError:
         real = "" if self.samples.real else "; if real inputs never hold such values, give some in `samples:`"
@@ -269,7 +301,24 @@ def changing_output(answer: Answer, signature: Signature, samples: Samples) -> s
     return next((name for name in once if not close(once[name], twice[name])), None)
 
 
-def row_mixing_output(answer: Answer, signature: Signature, samples: Samples, notes: list[str]) -> str | None:
+@dataclass(frozen=True, slots=True)
+class MixedRows:
+    """A row that depends on the other rows of its batch.
+
+    Attributes:
+        output: the first output that shows it.
+        padding: where it does so, if at padded positions only.
+    """
+
+    output: str
+    padding: Padding | None
+
+    def remedy(self, otherwise: str) -> str:
+        """What to do: about the padding, or `otherwise`."""
+        return otherwise if self.padding is None else self.padding.remedy(self.output)
+
+
+def row_mixing_output(answer: Answer, signature: Signature, samples: Samples, notes: list[str]) -> MixedRows | None:
     """The first output with a row that depends on the other rows of its batch; None if there is none.
 
     Args:
@@ -299,10 +348,16 @@ def row_mixing_output(answer: Answer, signature: Signature, samples: Samples, no
                     return None  # nor is one whose shapes depend on other rows
                 if not close(array[:1], other[:1]):
                     if not check.only_rounding(few, many):
-                        return name
+                        return MixedRows(name, padding_in_first_row(few, array, other))
                     moved.setdefault(name)
     notes.extend(map(amplifies_rounding, moved))
     return None
+
+
+def padding_in_first_row(inputs: Mapping[str, Array], one: Array, other: Array) -> Padding | None:
+    """The padding at which the first row differs in two batches that begin with it, if it differs nowhere else."""
+    first = {name: array[:1] for name, array in inputs.items()}
+    return padding_of_difference(first, one[:1], other[:1], close, batched=True)
 
 
 def apart_by_first_dimension(signature: Signature) -> str:

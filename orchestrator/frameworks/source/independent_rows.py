@@ -56,9 +56,9 @@ def found_rows(signature: Signature, dims: Mapping[str, ProbedDim], answer: Answ
         if mixing is None:
             return FoundRows(dims, batch)
         if _without_order(answer, signature):
-            reason = f"a row's `{mixing}` depends on the other rows of a batch"
+            reason = f"a row's `{mixing.output}` depends on the other rows of a batch"
             return FoundRows({**dims, batch: ProbedDim(1, 1, 1, reason)}, batch)
-        why = f"the order along the first dimension counts for `{mixing}`, as in a sequence"
+        why = f"the order along the first dimension counts for `{mixing.output}`, as in a sequence"
         other = next((name for name in signature.dims if name != batch and _independent(name, signature, answer)), None)
     except StepError:
         return FoundRows(dims, batch)  # the import step says so

@@ -45,7 +45,7 @@ def gpu_not_used(runtime: str, cause: str) -> StepError:
         "E427",
         f"{runtime} does not use the GPU that the spec asks for",
         cause=cause,
-        remedy="`mlo doctor` shows the driver and which packages are built for CUDA",
+        remedy="install the package as built for CUDA, and a driver that it accepts: `mlo doctor` shows which of them is missing",
         at=("hardware", "accelerator"),
     )
 

@@ -168,7 +168,7 @@ def _refuse_links(folder: Path) -> None:
                     "E354",
                     f"`{path.relative_to(folder)}` is {'a link' if stat.S_ISLNK(mode) else 'not a file'}",
                     cause="only files of the folder itself are read, and a link may lead anywhere",
-                    remedy=f"put the file itself there: cp -rL {folder.name} copy",
+                    remedy=f"put the file itself there: `cp -rL {folder.name} copy`, then name `copy` in `weights`",
                     at=AT_WEIGHTS,
                 )
 

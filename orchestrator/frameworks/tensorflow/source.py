@@ -118,15 +118,17 @@ def _prove_repeatable(answer: Answer, model: TfModel, samples: Samples, notes: l
             remedy="keep no state between calls, or make it an input and an output",
             at=AT_WEIGHTS,
         )
-    if name := row_mixing_output(answer, model.signature, samples, notes):
+    if mixed := row_mixing_output(answer, model.signature, samples, notes):
         training = [n for n in nodes(model.concrete) if n.op.startswith("FusedBatchNorm") and n.attr["is_training"].b]
         raise StepError(
             "E331",
-            f"a row's `{name}` depends on the other rows of its batch",
+            f"a row's `{mixed.output}` depends on the other rows of its batch",
             cause=f"`{training[0].name}` normalizes by the statistics of the batch, as in training"
             if training
             else "an operation mixes the rows of a batch",
-            remedy="save the model in inference mode" if training else apart_by_first_dimension(model.signature),
+            remedy="save the model in inference mode"
+            if training
+            else mixed.remedy(apart_by_first_dimension(model.signature)),
             at=AT_WEIGHTS,
         )
 

@@ -229,7 +229,7 @@ class FolderTarget:
                         "E621",
                         f"revision {revision} in {self._folder} is not what was rendered",
                         cause=f"its digest is {(found or 'unknown')[:12]} instead of {wanted[:12]}",
-                        remedy="check whether another program writes to the folder, then run the command again",
+                        remedy="keep other programs from writing to the folder, then run the same command again",
                     )
                 )
         self._rendered[revision] = release.serving
@@ -248,7 +248,12 @@ class FolderTarget:
         copied = marker.revisions.get(revision)
         if copied is None or not self._is_intact(marker, revision):
             raise DeployFailed(
-                Diagnostic("E607", f"revision {revision} is not in {self._folder}", remedy="run `mlo apply` again")
+                Diagnostic(
+                    "E607",
+                    f"revision {revision} is not in {self._folder}",
+                    cause="another program has removed or changed it since it was copied",
+                    remedy="keep other programs from writing to the folder, then run the same command again",
+                )
             )
         layout = self._layout(copied.backend)
         before = self._layout(marker.backend).in_use() if marker.backend else None

@@ -112,7 +112,7 @@ def start(folder: Path) -> None:
                 "E601",
                 f"the supervisor of {folder.name} did not start",
                 cause=cause,
-                remedy="read its error output",
+                remedy="its error output ends with the reason; correct that, then run the same command again",
                 notes=(f"error output: {folder / ERROR_FILE}", f"log: {folder / LOG_FILE}"),
             )
         )

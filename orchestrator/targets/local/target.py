@@ -303,7 +303,7 @@ class LocalTarget:
                     if halfway
                     else f"the traffic was not switched to revision {revision}",
                     cause=str(refused),
-                    remedy="run `mlo apply` again",
+                    remedy="run the same command again, which starts the revision anew; the log says why it was not ready",
                     notes=self._notes(),
                 )
             ) from refused
@@ -317,7 +317,13 @@ class LocalTarget:
             self._ask("DELETE", f"/revisions/{revision}", Done, seconds=30.0)
         except ControlRefusedError as refused:
             raise DeployFailed(
-                Diagnostic("E607", f"revision {revision} cannot be dropped", cause=str(refused), notes=self._notes())
+                Diagnostic(
+                    "E607",
+                    f"revision {revision} cannot be dropped",
+                    cause=str(refused),
+                    remedy="run the same command again, which drops it first",
+                    notes=self._notes(),
+                )
             ) from refused
 
     def stop(self) -> tuple[str, ...]:
@@ -497,12 +503,17 @@ class LocalTarget:
         reason = state.reason or f"the server is still {state.state}"
         tail = "".join(f"\n  {line}" for line in state.tail[-10:])
         ended = state.code is not None
+        remedy = (
+            "correct what its log ends with; if that is nothing of yours, choose another `serving.backend`"
+            if ended
+            else "if the machine was busy, run the same command again; if not, its log says what the server waits for"
+        )
         return DeployFailed(
             Diagnostic(
                 "E603" if ended else "E604",
                 f"revision {revision} did not come up",
                 cause=reason + (f"; the last lines of its log:{tail}" if tail else "; it printed nothing"),
-                remedy="read the log; the previous revision keeps serving",
+                remedy=remedy,
                 notes=self._notes(),
             )
         )

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from orchestrator.frameworks.source.comparison import check_sizes, with_second_row
+from orchestrator.frameworks.source.comparison import check_sizes, row_mixing_output, with_second_row
+from orchestrator.frameworks.source.padding import Padding
 from orchestrator.frameworks.source.samples import Array, IntegerRange, Samples, random_samples
 from orchestrator.spec.signature import Signature, Tensor
 from orchestrator.steps.context import StepError
@@ -94,3 +95,59 @@ def test_a_saturated_gate_may_be_off_by_roundings_of_what_it_usually_holds() -> 
     assert "smallest values" in check_sizes(gates, samples, _gate, another_exponential)
     with pytest.raises(StepError, match="differs from its source"):
         check_sizes(gates, samples, _gate, lambda inputs: {"y": _gate(inputs)["y"] * 1.1})
+
+
+_TEXTS = Signature(
+    (Tensor("ids", "int64", ("batch", "length")), Tensor("mask", "int64", ("batch", "length"))),
+    (Tensor("tags", "float32", ("batch", "length", 2)),),
+    {"batch": (1, 8), "length": (1, 16)},
+    "batch",
+)
+
+
+def _tags(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {"tags": np.stack([inputs["ids"], inputs["ids"] ** 2], axis=-1).astype(np.float32)}
+
+
+def _texts(*, masked: bool = True) -> Samples:
+    mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
+    return Samples(
+        {"ids": np.arange(1, 13).reshape(3, 4) * mask, "mask": mask if masked else mask + 1}, None, real=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("masked", "marked"), [(True, "where `mask` is 0"), (False, "where `ids` is 0")], ids=["by a mask", "by ids"]
+)
+def test_padded_positions_are_blamed_on_what_marks_them(masked: bool, marked: str) -> None:
+    samples = _texts(masked=masked)
+
+    def other_padding(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        padded = inputs["mask"] == 0 if masked else inputs["ids"] == 0
+        return {"tags": np.where(padded[..., None], np.float32(7), _tags(inputs)["tags"])}
+
+    with pytest.raises(StepError) as caught:
+        check_sizes(_TEXTS, samples, _tags, other_padding)
+    error = caught.value
+    assert "at padded positions only" in error.message
+    assert marked in error.cause
+    assert f"set `tags` to a constant {marked}" in error.remedy
+    assert error.at == ()
+
+
+def test_a_difference_elsewhere_too_is_not_blamed_on_padding() -> None:
+    with pytest.raises(StepError) as caught:
+        check_sizes(_TEXTS, _texts(), _tags, lambda inputs: {"tags": _tags(inputs)["tags"] + 7})
+    assert "padded" not in caught.value.message
+
+
+def test_a_row_that_others_change_at_padded_positions_only_names_them() -> None:
+    def answer(inputs: Mapping[str, Array], dim: str | None = None) -> dict[str, Array]:
+        assert dim in (None, "batch")
+        padded = inputs["mask"][..., None] == 0
+        return {"tags": np.where(padded, np.float32(inputs["ids"].sum()), _tags(inputs)["tags"])}
+
+    mixed = row_mixing_output(answer, _TEXTS, _texts(), [])
+    assert mixed is not None
+    assert (mixed.output, mixed.padding) == ("tags", Padding("mask", 0))
+    assert "constant where `mask` is 0" in mixed.remedy("another")

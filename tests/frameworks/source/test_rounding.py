@@ -29,7 +29,8 @@ def _found(model: Model, dtype: str = "float32", allowed: Allowed | None = None)
         assert dim in (None, "batch")
         return {"y": model(inputs["x"])}
 
-    return row_mixing_output(answer, signature, random_samples(signature, 0), notes), notes
+    mixed = row_mixing_output(answer, signature, random_samples(signature, 0), notes)
+    return None if mixed is None else mixed.output, notes
 
 
 def _sum(x: Array) -> Array:

@@ -34,6 +34,29 @@ class TwoInTwoOut(nn.Module):
         return tokens, self.score(tokens.sum(1))
 
 
+class Tagger(nn.Module):
+    """Token ids and a mask to scores for each token, with PyTorch's encoder as it is by default: nested tensors leave padding 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(16, 8)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        first = torch.arange(ids.shape[1]) == 0  # an empty text is one token, since nested tensors cannot be empty
+        return self.head(self.encoder(self.embed(ids), src_key_padding_mask=~(mask | first)))
+
+
+class ConstantPaddingTagger(Tagger):
+    """The same, with a constant at padded positions."""
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        scores = super().forward(ids, mask)
+        return torch.where(mask.unsqueeze(-1) == 0, torch.zeros_like(scores), scores)
+
+
 class InPlace(nn.Module):
     """Standardises its input in place, as code for training saves memory."""
 
