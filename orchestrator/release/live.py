@@ -81,7 +81,8 @@ def _rolled_back(recorded: Deployment, rendered: str | None) -> str:
 
 def wanted_target(loaded: LoadedSpec, store: Store) -> Target:
     """The target that the spec names."""
-    return target_for(loaded.spec.deploy, loaded.folder, Site(store, loaded.spec.metadata.name))
+    section = loaded.spec.deploy.among(loaded.spec, loaded.environments)
+    return target_for(section, loaded.folder, Site(store, loaded.spec.metadata.name))
 
 
 def observe(loaded: LoadedSpec, store: Store) -> Live:

@@ -201,6 +201,9 @@ E674 Helm refuses the chart
     The values do not fit the chart, or the chart needs another version of Kubernetes. The cause is what Helm says.
 E675 the image has no digest
     The image was built, but not pushed, so nothing says which image a cluster would run.
+E676 an environment that needs an image of its own
+    Environments with the same `deploy.path` are written into one folder, as overlays of one image. One that changes what the
+    decision depends on, such as `hardware` or `slo`, needs a path of its own, and `mlo apply --environment NAME`.
 E701 the store cannot be used
     Reading or writing a file in the store failed; the cause is the error of the operating system. Finished results are
     not lost.

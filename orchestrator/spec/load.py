@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -56,6 +57,7 @@ class LoadedSpec:
         environment: the chosen environment's name.
         bounds: the platform that was applied, if any.
         tree: the effective values, each with its position.
+        environments: the effective spec of every environment; none if one was chosen.
     """
 
     spec: ModelDeployment
@@ -65,6 +67,7 @@ class LoadedSpec:
     environment: str | None
     bounds: Platform | None
     tree: Node
+    environments: Mapping[str, ModelDeployment]
 
     @property
     def platform(self) -> Path | None:
@@ -126,9 +129,12 @@ def load_spec(path: str | Path, *, platform: Path | None = None, environment: st
     chosen = base if environment not in environments else overlaid(base, environments[environment])
     tree, spec, found = _evaluated(chosen, bounds, folder)
     problems += found
+    specs: dict[str, ModelDeployment] = {}
     for name, overlay in environments.items():
         if name != environment:
-            _, _, others = _evaluated(overlaid(base, overlay), bounds, folder)
+            _, other, others = _evaluated(overlaid(base, overlay), bounds, folder)
+            if other is not None:
+                specs[name] = other
             problems += [
                 replace(each, notes=(*each.notes, f"environment: {name}")) for each in others if each not in found
             ]
@@ -143,6 +149,7 @@ def load_spec(path: str | Path, *, platform: Path | None = None, environment: st
         environment=environment,
         bounds=bounds,
         tree=tree,
+        environments={} if environment is not None else specs,
     )
 
 

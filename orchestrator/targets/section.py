@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
 from orchestrator.spec.strict import Strict
 
 if TYPE_CHECKING:
     from orchestrator.diagnostics import Diagnostic, Span
+    from orchestrator.spec.models import ModelDeployment
 
 __all__ = ["DeploySection", "SpanOf"]
 
@@ -47,3 +48,12 @@ class DeploySection(Strict):
     def problems(self, span_of: SpanOf) -> Iterator[Diagnostic]:  # noqa: ARG002
         """Errors and warnings that types cannot express, with their places in the spec."""
         yield from ()
+
+    def among(self, spec: ModelDeployment, environments: Mapping[str, ModelDeployment]) -> Self:  # noqa: ARG002
+        """The same section, for a target that deploys several environments at once.
+
+        Args:
+            spec: that the section is of.
+            environments: the spec of every environment; none if `spec` is that of one.
+        """
+        return self

@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from orchestrator.errors import Busy, DeployFailed, UsageError
+from orchestrator.release.live import wanted_target
+from orchestrator.spec.load import load_spec
 from orchestrator.store.home import Home
 from orchestrator.store.state import Image
 from orchestrator.store.store import Store
@@ -23,27 +25,9 @@ from orchestrator.targets.gitops.marker import MARKER
 from orchestrator.targets.gitops.section import GitopsDeploy
 from orchestrator.targets.gitops.target import GitopsTarget
 from orchestrator.targets.target import Release, Site
+from tests.render.conftest import Render, render_to  # noqa: F401 - a fixture
 
 CHART = Path(__file__).parents[2] / "charts" / "mlo-model"
-VALUES = """\
-# Written by mlo; change the spec, not this file.
-image:
-  repository: "registry.example.com/team/digits"
-  tag: "0123456789abcdef"
-  digest: "" # sha256:...; takes precedence over the tag
-
-model: {name: digits, backend: onnxruntime, variant: "%s"}
-labels: {team: vision}
-replicas: {min: 1, max: 1}
-resources: {cpu: "2", memory: 2Gi}
-server:
-  port: 8080
-  metricsPort: 8080
-  readyPath: /v2/health/ready
-  livePath: /v2/health/live
-  inferPath: /v2/models/digits/infer
-  startupSeconds: 60
-"""
 URL = "https://git.example.com/team/deployments.git"
 
 
@@ -54,11 +38,12 @@ def image(content: str) -> Image:
 
 
 class Repository:
-    """A Git repository with one deployment for it."""
+    """A Git repository with one deployment for it, whose revisions differ by the bytes of their model."""
 
-    def __init__(self, root: Path, work: Path) -> None:
+    def __init__(self, root: Path, render_to: Render) -> None:
         self.root = root
-        self.work = work
+        self.work = root.parent
+        self.render_to = render_to
         root.mkdir(parents=True)
         self.git("init", "--quiet", "--initial-branch=main")
 
@@ -83,10 +68,7 @@ class Repository:
     def release(self, revision: int, content: str) -> Release:
         rendered = self.work / f"rendered-{content}"
         if not rendered.exists():
-            shutil.copytree(CHART, rendered / "chart")
-            (rendered / "values.yaml").write_text(VALUES % content)
-            (rendered / "serving").mkdir()
-            (rendered / "serving" / "model.onnx").write_bytes(b"weights")
+            self.render_to("onnxruntime", rendered.name, model=content.encode())
         return Release(revision, rendered / "serving", "onnxruntime", "digits", 1, 60, image(content))
 
     def put(self, target: GitopsTarget, revision: int, content: str) -> None:
@@ -108,8 +90,8 @@ class Repository:
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    return Repository(tmp_path / "repository", tmp_path / "work")
+def repository(tmp_path: Path, render_to: Render) -> Repository:  # noqa: F811
+    return Repository(tmp_path / "repository", render_to)
 
 
 @pytest.fixture
@@ -130,7 +112,7 @@ def test_chart_and_values_name_the_image_by_its_digest_and_hold_no_weights(
     files = repository.files()
     values = yaml.safe_load(files["values.yaml"])
     assert values["image"]["digest"] == image("one").digest
-    assert files["values.yaml"].startswith(b"# Written by mlo"), "comments stay"
+    assert b"Written by mlo" in files["values.yaml"].splitlines()[0], "comments stay"
     assert files["chart/Chart.yaml"] == (CHART / "Chart.yaml").read_bytes()
     assert not [file for file in files if "model.onnx" in file]
     assert sum(map(len, files.values())) < 200_000
@@ -368,6 +350,8 @@ else:
 
 
 def killed_at(point: str, repository: Repository, *arguments: str) -> None:
+    for content in arguments[1:]:
+        repository.release(1, content)
     killed = subprocess.run(
         [sys.executable, "-c", _DEPLOY, str(repository.root), str(repository.work), *arguments],
         env={**os.environ, "MLO_CRASH_AT": point},
@@ -455,6 +439,37 @@ def test_commits_that_are_made_all_the_while_never_hold_half_of_a_change(
         adding.wait(timeout=60)
     trees = (repository.root / "trees").read_text().split()
     assert {repository.git("rev-parse", f"{tree}:deployments/digits").strip() for tree in trees} == whole
+
+
+ENVIRONMENTS = """\
+  staging:
+    deploy: {namespace: staging, service: {port: 8000}}
+  prod:
+    metadata: {labels: {stage: prod}}
+    serving: {replicas: {min: 2, max: 8}}
+    deploy: {namespace: models, pod: {node_selector: {disk: fast}}}
+  edge:
+    hardware: {cpus: 1}
+    deploy: {path: ../edge}
+"""
+
+
+def with_environments(repository: Repository, environments: str, **keys: Any) -> GitopsTarget:
+    """The target of a spec with environments, as `mlo apply` makes it."""
+    folder = repository.root / "specs"
+    folder.mkdir(exist_ok=True)
+    deploy = {"target": "gitops", "path": "../deployments/digits", **keys}
+    (folder / "model.onnx").touch()
+    (folder / "spec.yaml").write_text(
+        "apiVersion: mlo/v1\nkind: ModelDeployment\nmetadata: {name: digits, labels: {team: vision}}\n"
+        "model: {source: {kind: onnx, weights: model.onnx}}\nimage: {registry: registry.example.com/team}\n"
+        f"deploy: {json.dumps(deploy)}\nenvironments:\n{environments}"
+    )
+    home = Home(repository.work / "home")
+    home.prepare()
+    target = wanted_target(load_spec(folder / "spec.yaml"), Store.open(home))
+    assert isinstance(target, GitopsTarget)
+    return target
 
 
 SCHEMAS = [above / "shared" / "schemas" for above in CHART.parents[2:5]]
@@ -575,8 +590,9 @@ def test_manifests_are_the_objects_that_helm_would_send(repository: Repository, 
     found = [yaml.safe_load(text) for file, text in files.items() if not file.endswith("kustomization.yaml")]
     sent = subprocess.run(
         ["helm", "template", "digits", str(CHART), "--namespace", "models", "--kube-version", "1.33.0", "--skip-tests",
-         "--values", "-", "--set", f"image.digest={image('one').digest}"],
-        input=VALUES % "one", capture_output=True, text=True, check=True,
+         "--values", str(repository.work / "rendered-one" / "values.yaml"),
+         "--set", f"image.digest={image('one').digest}"],
+        capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     wanted = [each for each in yaml.safe_load_all(sent) if each]
     for each in wanted:
@@ -597,7 +613,7 @@ def test_a_kustomize_base_is_built_by_kubectl(repository: Repository) -> None:
         ["kubectl", "kustomize", str(repository.folder / "base")], capture_output=True, text=True, check=True
     ).stdout
     kinds = sorted(each["kind"] for each in yaml.safe_load_all(built))
-    assert kinds == ["Deployment", "NetworkPolicy", "Service", "ServiceAccount"]
+    assert {"Deployment", "NetworkPolicy", "Service", "ServiceAccount"} <= set(kinds)
 
 
 def test_objects_behind_an_api_of_the_cluster_are_written_where_the_spec_names_it(repository: Repository) -> None:
@@ -609,7 +625,7 @@ def test_objects_behind_an_api_of_the_cluster_are_written_where_the_spec_names_i
 def test_without_helm_manifests_are_refused_before_anything_is_computed(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", str(repository.work))
+    monkeypatch.setenv("PATH", str(repository.root))
     repository.target().check()
     with pytest.raises(DeployFailed) as refused:
         repository.target(form="manifests").check()
@@ -621,7 +637,7 @@ def test_what_helm_says_of_a_chart_that_it_refuses_is_the_cause(repository: Repo
     needs_helm()
     release = repository.release(1, "one")
     values = release.rendered / "values.yaml"
-    values.write_text(values.read_text().replace("min: 1, max: 1", "min: 3, max: 2"))
+    values.write_text(values.read_text().replace("min: 1", "min: 9"))
     target = repository.target(form="manifests")
     target.prepare()
     with pytest.raises(DeployFailed) as refused:
@@ -629,3 +645,84 @@ def test_what_helm_says_of_a_chart_that_it_refuses_is_the_cause(repository: Repo
     assert refused.value.diagnostics[0].code == "E674"
     assert "max must not be less" in refused.value.diagnostics[0].cause
     assert not repository.folder.exists()
+
+
+def objects_by_name(text: str) -> dict[tuple[str, str], Any]:
+    return {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text) if each}
+
+
+def test_an_overlay_gives_the_objects_that_helm_would_send_to_its_environment(repository: Repository) -> None:
+    needs_helm()
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not on the PATH")
+    repository.put(with_environments(repository, ENVIRONMENTS, form="kustomize"), 1, "one")
+    files = repository.files()
+    assert sorted({file.split("/")[1] for file in files if file.startswith("overlays/")}) == ["prod", "staging"]
+
+    for form, path in (("kustomize", "overlays/{}"), ("manifests", "manifests/{}")):
+        repository.put(with_environments(repository, ENVIRONMENTS, form=form), 2, "one")
+        for environment in ("staging", "prod"):
+            folder = repository.folder / path.format(environment)
+            if form == "kustomize":
+                text = subprocess.run(
+                    ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True
+                ).stdout
+            else:
+                text = "---\n".join(file.read_text() for file in folder.iterdir())
+            (repository.work / f"{form}-{environment}").write_text(text)
+    for environment in ("staging", "prod"):
+        by_overlay, by_helm = (
+            objects_by_name((repository.work / f"{form}-{environment}").read_text())
+            for form in ("kustomize", "manifests")
+        )
+        assert by_overlay == by_helm
+    prod = objects_by_name((repository.work / "kustomize-prod").read_text())
+    assert ("HorizontalPodAutoscaler", "digits") in prod
+    assert {each["metadata"]["namespace"] for each in prod.values()} == {"models"}
+    assert prod["Deployment", "digits"]["metadata"]["labels"]["stage"] == "prod"
+    assert prod["Deployment", "digits"]["spec"]["template"]["spec"]["nodeSelector"] == {"disk": "fast"}
+    staging = objects_by_name((repository.work / "kustomize-staging").read_text())
+    assert staging["Service", "digits"]["spec"]["ports"][0]["port"] == 8000
+
+
+@FORMS
+def test_every_environment_of_the_folder_has_its_application_and_release(repository: Repository, form: str) -> None:
+    needs_helm()
+    keys: dict[str, Any] = {"form": form, "argo": {"repository": URL}, "flux": {}}
+    repository.put(with_environments(repository, ENVIRONMENTS, **keys), 1, "one")
+    applications = list(yaml.safe_load_all(repository.files()["application.yaml"]))
+    releases = list(yaml.safe_load_all(repository.files()["flux.yaml"]))
+    for documents in (applications, releases):
+        assert [each["metadata"]["name"] for each in documents] == ["digits-staging", "digits-prod"]
+        for document in documents:
+            fits_its_schema(document)
+    assert [each["spec"]["destination"]["namespace"] for each in applications] == ["staging", "models"]
+    if form == "helm":
+        for application in applications:
+            chart = repository.root / application["spec"]["source"]["path"]
+            files = application["spec"]["source"]["helm"]["valueFiles"]
+            assert all((chart / file).is_file() for file in files)
+        assert files[-1] == "../values-prod.yaml"
+        assert yaml.safe_load(repository.files()["values-prod.yaml"])["replicas"] == {"min": 2, "max": 8}
+    else:
+        assert all((repository.root / each["spec"]["source"]["path"]).is_dir() for each in applications)
+
+
+@pytest.mark.parametrize(
+    ("environment", "changed"),
+    [
+        ("{hardware: {cpus: 4}}", "`hardware`"),
+        ("{slo: {p99_latency: 5ms}}", "`slo`"),
+        ("{serving: {grpc: true, replicas: {max: 2}}}", "`serving`"),
+        ("{deploy: {form: kustomize}}", "`deploy.form`"),
+    ],
+)
+def test_an_environment_that_needs_a_decision_of_its_own_is_refused(
+    repository: Repository, environment: str, changed: str
+) -> None:
+    with pytest.raises(DeployFailed) as refused:
+        with_environments(repository, f"  edge: {environment}\n").check()
+    diagnostic = refused.value.diagnostics[0]
+    assert diagnostic.code == "E676"
+    assert f"it changes {changed};" in diagnostic.cause
+    assert "--environment edge" in diagnostic.remedy

@@ -13,8 +13,9 @@ from orchestrator.backends.folder import write_file
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.targets.gitops.manifests import kustomization, objects, objects_files
+from orchestrator.targets.gitops.overlays import overlay_files
 from orchestrator.targets.gitops.section import Writing
-from orchestrator.targets.gitops.sync import DEPLOY_VALUES_FILE, VALUES_FILE, sync_files, yaml_text
+from orchestrator.targets.gitops.sync import DEPLOY_VALUES_FILE, VALUES_FILE, environment_values, sync_files, yaml_text
 
 if TYPE_CHECKING:
     from orchestrator.store.state import Image
@@ -38,30 +39,55 @@ def build_files(rendered: Path, image: Image, name: str, writing: Writing, folde
     Raises:
         DeployFailed: E672 no repository, E673 no Helm, E674 Helm refuses the chart, E675 the image has no digest.
     """
-    values = pinned((rendered / "values.yaml").read_text(encoding="utf-8"), image)
-    value_files = {VALUES_FILE: values}
+    base = {VALUES_FILE: pinned((rendered / "values.yaml").read_text(encoding="utf-8"), image)}
     if writing.values:
-        value_files[DEPLOY_VALUES_FILE] = yaml_text(writing.values)
+        base[DEPLOY_VALUES_FILE] = yaml_text(writing.values)
+    own = {name: yaml_text(each.values) for name, each in writing.environments.items() if each.values}
     if writing.form == "helm":
-        place = "chart"
-        for file, content in value_files.items():
-            write_file(tree / file, content)
-        for source in sorted((rendered / "chart").rglob("*")):
-            if source.is_file():
-                write_file(tree / "chart" / source.relative_to(rendered / "chart"), source.read_bytes())
+        files = {**base, **{environment_values(name): content for name, content in own.items()}}
+        files |= _chart_files(rendered / "chart")
     else:
-        place = "manifests" if writing.form == "manifests" else "base"
-        with TemporaryDirectory(prefix="mlo-gitops-") as work:
-            for file, content in value_files.items():
-                write_file(Path(work) / file, content)
-            documents = objects(rendered / "chart", [Path(work) / file for file in value_files], name, writing)
-        files = objects_files(documents)
-        if writing.form == "kustomize":
-            files["kustomization.yaml"] = kustomization(list(files))
-        for file, content in files.items():
-            write_file(tree / place / file, content)
-    for file, content in sync_files(writing, name, folder, {"": place}).items():
+        files = _objects_files(rendered / "chart", name, writing, base, own)
+    files |= sync_files(writing, name, folder)
+    for file, content in files.items():
         write_file(tree / file, content)
+
+
+def _chart_files(chart: Path) -> dict[str, str]:
+    sources = sorted(path for path in chart.rglob("*") if path.is_file())
+    return {f"chart/{path.relative_to(chart).as_posix()}": path.read_text(encoding="utf-8") for path in sources}
+
+
+def _objects_files(
+    chart: Path, name: str, writing: Writing, base: dict[str, str], own: dict[str, str]
+) -> dict[str, str]:
+    """Manifests, or a Kustomize base and its overlays."""
+
+    def made(namespace: str, environment: str | None = None) -> list[dict[str, Any]]:
+        values = {**base, **({environment: own[environment]} if environment in own else {})}
+        with TemporaryDirectory(prefix="mlo-gitops-") as work:
+            for file, content in values.items():
+                write_file(Path(work) / file, content)
+            return objects(chart, [Path(work) / file for file in values], name, writing, namespace)
+
+    documents = made(writing.namespace)
+    if writing.form == "kustomize":
+        files = objects_files(documents)
+        files = {
+            f"base/{file}": content
+            for file, content in {**files, "kustomization.yaml": kustomization(list(files))}.items()
+        }
+        for environment, each in writing.environments.items():
+            overlay = overlay_files(documents, made(each.namespace, environment), each.namespace)
+            files |= {f"overlays/{environment}/{file}": content for file, content in overlay.items()}
+        return files
+    if not writing.environments:
+        return {f"manifests/{file}": content for file, content in objects_files(documents).items()}
+    return {
+        f"manifests/{environment}/{file}": content
+        for environment, each in writing.environments.items()
+        for file, content in objects_files(made(each.namespace, environment)).items()
+    }
 
 
 def pinned(values: str, image: Image) -> str:

@@ -45,14 +45,14 @@ def require_helm() -> str:
     return program
 
 
-def objects(chart: Path, values: Sequence[Path], name: str, writing: Writing) -> list[dict[str, Any]]:
+def objects(chart: Path, values: Sequence[Path], name: str, writing: Writing, namespace: str) -> list[dict[str, Any]]:
     """The objects of a release, with their namespace, in the order in which Helm sends them; without those of `helm test`.
 
     Raises:
         DeployFailed: E673 there is no Helm, E674 it refuses the chart or its values.
     """
     arguments = [
-        require_helm(), "template", name, str(chart), "--namespace", writing.namespace, "--kube-version", writing.kubernetes,
+        require_helm(), "template", name, str(chart), "--namespace", namespace, "--kube-version", writing.kubernetes,
         "--skip-tests",
     ]  # fmt: skip
     for file in values:
@@ -76,7 +76,7 @@ def objects(chart: Path, values: Sequence[Path], name: str, writing: Writing) ->
     if done.returncode != 0:
         raise _refused(" ".join(done.stderr.split()).removeprefix("Error: "))
     found: list[dict[str, Any]] = [each for each in yaml.safe_load_all(done.stdout) if each]
-    return [_in_namespace(each, writing.namespace) for each in found]
+    return [_in_namespace(each, namespace) for each in found]
 
 
 def objects_files(documents: list[dict[str, Any]]) -> dict[str, str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import Namespace, RelPath
 from orchestrator.targets.cluster_settings import ClusterDeploy
 
-__all__ = ["Argo", "Flux", "GitopsDeploy", "Writing"]
+if TYPE_CHECKING:
+    from orchestrator.spec.models import ModelDeployment
+
+__all__ = ["Argo", "Environment", "Flux", "GitopsDeploy", "Writing"]
 
 Form = Literal["helm", "manifests", "kustomize"]
 _Url = Annotated[
@@ -52,6 +56,20 @@ class Flux(Strict):
     interval: _Interval = Field(default="10m", description="How often Flux looks for changes of what runs.")
 
 
+class Environment(Strict):
+    """What one of the spec's environments has of its own.
+
+    Attributes:
+        namespace: where its objects go.
+        values: of the chart, over those of the spec without an environment.
+        changes: what it changes besides, which needs a decision of its own; nothing if all is well.
+    """
+
+    namespace: str
+    values: dict[str, Any]
+    changes: list[str]
+
+
 class Writing(Strict):
     """All keys of the section that decide what is written, besides the path.
 
@@ -62,6 +80,7 @@ class Writing(Strict):
         apis: of the cluster, such as `monitoring.coreos.com/v1/ServiceMonitor`.
         argo, flux: None if no such file is wanted.
         values: of the chart, besides those of the decision.
+        environments: by name; none if the spec has none at this path.
     """
 
     form: Form
@@ -71,6 +90,7 @@ class Writing(Strict):
     argo: Argo | None
     flux: Flux | None
     values: dict[str, Any]
+    environments: dict[str, Environment]
 
 
 _Api = Annotated[str, Field(pattern=r"^[a-z0-9.-]+(/v[a-z0-9]+)(/[A-Za-z]+)?$", max_length=200)]
@@ -103,3 +123,17 @@ class GitopsDeploy(ClusterDeploy):
     )
     argo: Argo | None = Field(default=None, description="Write an Application for Argo CD too.")
     flux: Flux | None = Field(default=None, description="Write a HelmRelease or Kustomization for Flux too.")
+
+    _spec: ModelDeployment | None = PrivateAttr(default=None)
+    _environments: Mapping[str, ModelDeployment] = PrivateAttr(default={})
+
+    def among(self, spec: ModelDeployment, environments: Mapping[str, ModelDeployment]) -> Self:
+        """The same section, which knows the spec's environments."""
+        same = self.model_copy()
+        same._spec, same._environments = spec, environments  # noqa: SLF001 - its own class
+        return same
+
+    @property
+    def environments(self) -> tuple[ModelDeployment | None, Mapping[str, ModelDeployment]]:
+        """The spec, and those of its environments; None and none where nothing said which."""
+        return self._spec, self._environments

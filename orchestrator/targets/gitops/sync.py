@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,18 @@ def path_in_repository(folder: Path) -> str:
     return folder.relative_to(repository.root).as_posix()
 
 
-def sync_files(writing: Writing, name: str, folder: Path, places: dict[str, str]) -> dict[str, str]:
+def environment_values(environment: str) -> str:
+    """The file with an environment's own values."""
+    return f"values-{environment}.yaml"
+
+
+def sync_files(writing: Writing, name: str, folder: Path) -> dict[str, str]:
     """File → content, of the files that the spec asks for.
 
     Args:
         writing: what it asks for.
         name: the deployment's.
         folder: where the files lie.
-        places: environment → path below `folder` that is deployed; with the empty text for the spec without one.
 
     Raises:
         DeployFailed: E672.
@@ -64,9 +69,9 @@ def sync_files(writing: Writing, name: str, folder: Path, places: dict[str, str]
     root = path_in_repository(folder)
     files = {}
     if writing.argo is not None:
-        files[ARGO_FILE] = yaml_text(*_applications(writing, writing.argo, name, root, places))
+        files[ARGO_FILE] = yaml_text(*_applications(writing, writing.argo, name, root, _places(writing)))
     if writing.flux is not None:
-        files[FLUX_FILE] = yaml_text(*_flux_objects(writing, writing.flux, name, root, places))
+        files[FLUX_FILE] = yaml_text(*_flux_objects(writing, writing.flux, name, root, _places(writing)))
     return files
 
 
@@ -83,14 +88,14 @@ def _applications(writing: Writing, argo: Argo, name: str, root: str, places: di
     Source: Argo CD's manual, "Application specification".
     """
     found = []
-    for environment, place in places.items():
+    for place in places:
         source: dict[str, Any] = {
             "repoURL": argo.repository,
             "targetRevision": argo.revision,
-            "path": f"{root}/{place}",
+            "path": f"{root}/{place.path}",
         }
         if writing.form == "helm":
-            source["helm"] = {"releaseName": name, "valueFiles": [f"../{file}" for file in _value_files(writing)]}
+            source["helm"] = {"releaseName": name, "valueFiles": [f"../{file}" for file in place.value_files]}
         policy: dict[str, Any] = {"syncOptions": ["CreateNamespace=true"]}
         if argo.sync == "automatic":
             policy = {"automated": {"prune": True, "selfHeal": True}, **policy}
@@ -98,11 +103,11 @@ def _applications(writing: Writing, argo: Argo, name: str, root: str, places: di
             {
                 "apiVersion": "argoproj.io/v1alpha1",
                 "kind": "Application",
-                "metadata": {"name": _in(name, environment), "namespace": argo.namespace},
+                "metadata": {"name": place.called(name), "namespace": argo.namespace},
                 "spec": {
                     "project": argo.project,
                     "source": source,
-                    "destination": {"server": "https://kubernetes.default.svc", "namespace": writing.namespace},
+                    "destination": {"server": "https://kubernetes.default.svc", "namespace": place.namespace},
                     "syncPolicy": policy,
                 },
             }
@@ -125,16 +130,16 @@ def _flux_objects(writing: Writing, flux: Flux, name: str, root: str, places: di
                 "spec": {"interval": "1m", "url": flux.repository, "ref": {"branch": flux.branch}},
             }
         )
-    for environment, place in places.items():
-        metadata = {"name": _in(name, environment), "namespace": flux.namespace}
+    for place in places:
+        metadata = {"name": place.called(name), "namespace": flux.namespace}
         source = {"kind": "GitRepository", "name": flux.source}
         if writing.form == "helm":
             # The chart's version stays the same when its values change: only the revision tells.
             chart = {
-                "chart": f"./{root}/{place}",
+                "chart": f"./{root}/{place.path}",
                 "sourceRef": source,
                 "reconcileStrategy": "Revision",
-                "valuesFiles": [f"./{root}/{file}" for file in _value_files(writing)],
+                "valuesFiles": [f"./{root}/{file}" for file in place.value_files],
             }
             found.append(
                 {
@@ -144,7 +149,7 @@ def _flux_objects(writing: Writing, flux: Flux, name: str, root: str, places: di
                     "spec": {
                         "interval": flux.interval,
                         "releaseName": name,
-                        "targetNamespace": writing.namespace,
+                        "targetNamespace": place.namespace,
                         "install": {"createNamespace": True},
                         "driftDetection": {"mode": "enabled"},
                         "chart": {"spec": chart},
@@ -159,7 +164,7 @@ def _flux_objects(writing: Writing, flux: Flux, name: str, root: str, places: di
                     "metadata": metadata,
                     "spec": {
                         "interval": flux.interval,
-                        "path": f"./{root}/{place}",
+                        "path": f"./{root}/{place.path}",
                         "prune": True,
                         "wait": True,
                         "sourceRef": source,
@@ -169,9 +174,36 @@ def _flux_objects(writing: Writing, flux: Flux, name: str, root: str, places: di
     return found
 
 
-def _value_files(writing: Writing) -> list[str]:
-    return [VALUES_FILE, *([DEPLOY_VALUES_FILE] if writing.values else [])]
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What is deployed by one Application, HelmRelease or Kustomization.
+
+    Attributes:
+        environment: empty for a spec without environments.
+        path: below the folder.
+        namespace: of the objects.
+        value_files: of the chart.
+    """
+
+    environment: str
+    path: str
+    namespace: str
+    value_files: tuple[str, ...]
+
+    def called(self, name: str) -> str:
+        """The name of that object."""
+        return f"{name}-{self.environment}" if self.environment else name
 
 
-def _in(name: str, environment: str) -> str:
-    return f"{name}-{environment}" if environment else name
+def _places(writing: Writing) -> list[_Place]:
+    """One for each environment; for a spec without environments one."""
+    values = (VALUES_FILE, *([DEPLOY_VALUES_FILE] if writing.values else []))
+    if not writing.environments:
+        place = {"helm": "chart", "manifests": "manifests", "kustomize": "base"}[writing.form]
+        return [_Place("", place, writing.namespace, values)]
+    found = []
+    for name, each in writing.environments.items():
+        place = {"helm": "chart", "manifests": f"manifests/{name}", "kustomize": f"overlays/{name}"}[writing.form]
+        own = (environment_values(name),) if each.values else ()
+        found.append(_Place(name, place, each.namespace, (*values, *own)))
+    return found

@@ -4,8 +4,9 @@
       .mlo-gitops.json             its deployment, and the sha256 of every file that mlo wrote
       chart/, values.yaml          form: helm; with the decision and the image
       values-deploy.yaml           what `deploy:` sets of the chart's values, if anything
-      manifests/                   form: manifests
-      base/                        form: kustomize
+      values-ENVIRONMENT.yaml      what an environment has of its own
+      manifests/                   form: manifests; manifests/ENVIRONMENT if there are environments
+      base/, overlays/ENVIRONMENT  form: kustomize
       application.yaml, flux.yaml  for Argo CD and Flux, if the spec asks for them
 
 Nothing runs here, and mlo does not commit: it writes, and the user or a pipeline commits. The folder is replaced in one step, as
@@ -27,8 +28,8 @@ from orchestrator.errors import Busy, DeployFailed, UsageError
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.failures import store_errors
 from orchestrator.store.locks import try_lock
-from orchestrator.targets.chart_values import cluster_values
 from orchestrator.targets.gitops.build import build_files
+from orchestrator.targets.gitops.environments import refuse_other_decisions, writing_of
 from orchestrator.targets.gitops.kept import KeptRevision, KeptRevisions
 from orchestrator.targets.gitops.manifests import require_helm
 from orchestrator.targets.gitops.marker import (
@@ -84,7 +85,7 @@ class GitopsTarget:
     @classmethod
     def wanted(cls, section: GitopsDeploy, base: Path, site: Site) -> Self:
         """The folder that the spec names, relative to its own."""
-        return cls(Path(os.path.abspath(base / section.path)), site, _writing(section))  # noqa: PTH100 - links stay
+        return cls(Path(os.path.abspath(base / section.path)), site, writing_of(section))  # noqa: PTH100 - links stay
 
     @classmethod
     def placed(cls, placement: PlacementRecord, site: Site) -> Self:
@@ -198,7 +199,7 @@ class GitopsTarget:
 
         Raises:
             DeployFailed: E671, it is a file, cannot be written, or holds something that mlo did not put there for this
-                deployment; E672 it is in no repository, E673 there is no Helm, E623.
+                deployment; E672 it is in no repository, E673 there is no Helm, E676 an environment needs an image of its own, E623.
         """
         del grpc  # mlo runs no server
         require_whole_share(GitopsPlacement.TARGET, share)
@@ -211,6 +212,7 @@ class GitopsTarget:
             raise folder_unusable(self._folder, f"you may not write to {above}")
         if self._marker() is None and self._folder.is_dir() and (others := foreign_files(self._folder, None)):
             raise folder_unusable(self._folder, f"it is not empty, and its contents are not from mlo: {others[0]}")
+        refuse_other_decisions(self._writing)
         if self._writing.form != "helm":
             require_helm()
         if self._writing.argo is not None or self._writing.flux is not None:
@@ -316,16 +318,3 @@ class GitopsTarget:
         self, health: Health, reason: str, revision: int | None = None, backend: str | None = None
     ) -> Observed:
         return Observed(revision is not None, health, reason, str(self._folder), revision, backend)
-
-
-def _writing(section: GitopsDeploy) -> Writing:
-    """What a section says of the files."""
-    return Writing(
-        form=section.form,
-        namespace=section.namespace,
-        kubernetes=section.kubernetes,
-        apis=section.apis,
-        argo=section.argo,
-        flux=section.flux,
-        values=cluster_values(section),
-    )
