@@ -146,4 +146,6 @@ def _result_text(result: Released, store: Store, seconds: float, *, decided: boo
     ]
     if result.changed and words.try_it:
         lines.append(f"try: {words.try_it}")
+    if result.changed and words.then:
+        lines.append(f"then: {words.then}")
     return "\n".join(["", decision_text(result.decision), "", *lines] if decided or result.changed else lines)

@@ -113,3 +113,5 @@ def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_tim
     live = f"revision {after.revision} ({after.variant} on {after.backend})"
     console.print_result(f"{name}: {live} {words.in_use} again")
     console.print_result(f"{words.label}: {after.endpoint}")
+    if words.then:
+        console.print_result(f"then: {words.then}")

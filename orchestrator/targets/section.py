@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from orchestrator.spec.strict import Strict
 
 if TYPE_CHECKING:
     from orchestrator.diagnostics import Diagnostic, Span
-    from orchestrator.spec.models import ModelDeployment
 
 __all__ = ["DeploySection", "SpanOf"]
 
@@ -49,11 +48,11 @@ class DeploySection(Strict):
         """Errors and warnings that types cannot express, with their places in the spec."""
         yield from ()
 
-    def among(self, spec: ModelDeployment, environments: Mapping[str, ModelDeployment]) -> Self:  # noqa: ARG002
+    def among(self, spec: Any, environments: Mapping[str, Any]) -> Self:  # noqa: ARG002 - specs are made of sections
         """The same section, for a target that deploys several environments at once.
 
         Args:
-            spec: that the section is of.
+            spec: the ModelDeployment that the section is of.
             environments: the spec of every environment; none if `spec` is that of one.
         """
         return self

@@ -109,6 +109,7 @@ class Description:
         removal: what `mlo destroy` would do: "Stop digits at http://..."; a question mark follows.
         removed: what it has done: "stopped".
         try_it: a command that tries it out; empty where there is no server.
+        then: a command for what is left to do; empty if nothing is.
     """
 
     where: str
@@ -117,6 +118,7 @@ class Description:
     removal: str
     removed: str
     try_it: str = ""
+    then: str = ""
 
 
 class Target(Protocol):

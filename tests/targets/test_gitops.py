@@ -40,10 +40,10 @@ def image(content: str) -> Image:
 class Repository:
     """A Git repository with one deployment for it, whose revisions differ by the bytes of their model."""
 
-    def __init__(self, root: Path, render_to: Render) -> None:
+    def __init__(self, root: Path, render: Render) -> None:
         self.root = root
         self.work = root.parent
-        self.render_to = render_to
+        self.render = render
         root.mkdir(parents=True)
         self.git("init", "--quiet", "--initial-branch=main")
 
@@ -68,7 +68,7 @@ class Repository:
     def release(self, revision: int, content: str) -> Release:
         rendered = self.work / f"rendered-{content}"
         if not rendered.exists():
-            self.render_to("onnxruntime", rendered.name, model=content.encode())
+            self.render("onnxruntime", rendered.name, model=content.encode())
         return Release(revision, rendered / "serving", "onnxruntime", "digits", 1, 60, image(content))
 
     def put(self, target: GitopsTarget, revision: int, content: str) -> None:
@@ -698,11 +698,10 @@ def test_every_environment_of_the_folder_has_its_application_and_release(reposit
             fits_its_schema(document)
     assert [each["spec"]["destination"]["namespace"] for each in applications] == ["staging", "models"]
     if form == "helm":
-        for application in applications:
-            chart = repository.root / application["spec"]["source"]["path"]
-            files = application["spec"]["source"]["helm"]["valueFiles"]
-            assert all((chart / file).is_file() for file in files)
-        assert files[-1] == "../values-prod.yaml"
+        of_staging, of_prod = (each["spec"]["source"] for each in applications)
+        for source in (of_staging, of_prod):
+            assert all((repository.root / source["path"] / file).is_file() for file in source["helm"]["valueFiles"])
+        assert of_prod["helm"]["valueFiles"][-1] == "../values-prod.yaml"
         assert yaml.safe_load(repository.files()["values-prod.yaml"])["replicas"] == {"min": 2, "max": 8}
     else:
         assert all((repository.root / each["spec"]["source"]["path"]).is_dir() for each in applications)

@@ -21,6 +21,8 @@ _OF_ALL = ("form", "kubernetes", "apis", "argo", "flux")
 
 def writing_of(section: GitopsDeploy) -> Writing:
     """What a section says of the files. Environments with a path or a target of their own are not in this folder."""
+    spec: ModelDeployment | None
+    environments: Mapping[str, ModelDeployment]
     spec, environments = section.environments
     return Writing(
         form=section.form,

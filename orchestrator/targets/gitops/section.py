@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr
 
 from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import Namespace, RelPath
 from orchestrator.targets.cluster_settings import ClusterDeploy
-
-if TYPE_CHECKING:
-    from orchestrator.spec.models import ModelDeployment
 
 __all__ = ["Argo", "Environment", "Flux", "GitopsDeploy", "Writing"]
 
@@ -124,16 +121,16 @@ class GitopsDeploy(ClusterDeploy):
     argo: Argo | None = Field(default=None, description="Write an Application for Argo CD too.")
     flux: Flux | None = Field(default=None, description="Write a HelmRelease or Kustomization for Flux too.")
 
-    _spec: ModelDeployment | None = PrivateAttr(default=None)
-    _environments: Mapping[str, ModelDeployment] = PrivateAttr(default={})
+    _spec: Any = PrivateAttr(default=None)
+    _environments: Mapping[str, Any] = PrivateAttr(default={})
 
-    def among(self, spec: ModelDeployment, environments: Mapping[str, ModelDeployment]) -> Self:
+    def among(self, spec: Any, environments: Mapping[str, Any]) -> Self:
         """The same section, which knows the spec's environments."""
         same = self.model_copy()
         same._spec, same._environments = spec, environments  # noqa: SLF001 - its own class
         return same
 
     @property
-    def environments(self) -> tuple[ModelDeployment | None, Mapping[str, ModelDeployment]]:
-        """The spec, and those of its environments; None and none where nothing said which."""
+    def environments(self) -> tuple[Any, Mapping[str, Any]]:
+        """The ModelDeployment, and those of its environments; None and none where nothing said which."""
         return self._spec, self._environments

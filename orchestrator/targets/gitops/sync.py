@@ -82,7 +82,7 @@ def yaml_text(*documents: Any) -> str:
     )
 
 
-def _applications(writing: Writing, argo: Argo, name: str, root: str, places: dict[str, str]) -> list[dict[str, Any]]:
+def _applications(writing: Writing, argo: Argo, name: str, root: str, places: list[_Place]) -> list[dict[str, Any]]:
     """An Application for each place.
 
     Source: Argo CD's manual, "Application specification".
@@ -115,7 +115,7 @@ def _applications(writing: Writing, argo: Argo, name: str, root: str, places: di
     return found
 
 
-def _flux_objects(writing: Writing, flux: Flux, name: str, root: str, places: dict[str, str]) -> list[dict[str, Any]]:
+def _flux_objects(writing: Writing, flux: Flux, name: str, root: str, places: list[_Place]) -> list[dict[str, Any]]:
     """A HelmRelease or Kustomization for each place, after the GitRepository where the spec asks for it.
 
     Source: Flux' manual, "HelmRelease", "Kustomization" and "GitRepository".

@@ -122,7 +122,7 @@ class GitopsTarget:
             in_use="is in the folder",
             removal=f"Remove the files of {self._name} from {place}",
             removed=f"removed from {place}; commit that, and Argo CD or Flux removes what runs",
-            try_it=f"git add --all {place} && git commit",
+            then=f"git add --all {place} && git commit",
         )
 
     def observe(self) -> Observed:
