@@ -86,6 +86,7 @@ def extra_costs(extra: str) -> str:
     )
     from orchestrator.optimize.formats import FORMATS  # noqa: PLC0415
     from orchestrator.optimize.sources import SOURCES  # noqa: PLC0415
+    from orchestrator.targets.table import TARGETS  # noqa: PLC0415
 
     def lost(tools: dict[str, tuple[str, ...]]) -> str:
         return ", ".join(
@@ -95,11 +96,13 @@ def extra_costs(extra: str) -> str:
     kinds = lost({kind: source.tools for kind, source in SOURCES.items()})
     usual = {name: backend(backends_of(name)[0]).runtimes[name] for name in FORMATS}
     formats = lost({name: opener.tools for name, opener in usual.items()})
+    targets = ", ".join(name for name, row in TARGETS.items() if row.section.extra == extra)
     servers = lost({name: backend(name).tools for name in served()})
     parts = [
         f"models of kind {kinds}" if kinds else "",
         f"variants in format {formats}" if formats else "",
         f"serving with {servers}" if servers else "",
+        f"deploying to {targets}" if targets else "",
     ]
     features = dict.fromkeys(backend(name).extras.get(extra, "") for name in BACKENDS)  # some backends share a server
     return "; ".join(part for part in (*parts, *features) if part)

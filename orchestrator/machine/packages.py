@@ -76,6 +76,7 @@ PACKAGES = {
         ),
     ),
     "docker": Package("docker"),
+    "kubernetes": Package("kubernetes"),
     "openvino": Package("openvino"),
     "torchserve": Package("torchserve"),
     "tensorflow": Package(

@@ -185,6 +185,43 @@ E631 the build of the image failed
 E632 the image was not pushed
     The registry of `image.registry` refused the image or did not respond. mlo uses the credentials of Docker's own
     configuration: log in with `docker login REGISTRY`.
+E650 the package for clusters is missing
+    `deploy: {target: kubernetes}` needs the package `kubernetes`, which the extra of the same name installs.
+E651 no such context
+    The cluster is that of `deploy: context:`, else of the kubeconfig's current context; the kubeconfig is what `KUBECONFIG`
+    names, else `~/.kube/config`. It has no such context, or cannot be read.
+E652 the cluster does not answer
+    The API server did not answer in time, or nothing listens there. Pods that serve do not need it, and keep serving.
+E653 Helm is missing
+    Releases on a cluster are made by Helm, the program, on this machine.
+E654 no permission on the cluster
+    The cluster does not let this user do what a release needs. docs/kubernetes.md has a Role with exactly the rights needed.
+E655 the namespace cannot be used
+    It does not exist, or is being deleted; or the deployment's name is kept for another purpose.
+E656 the image cannot be pulled
+    A node could not get the image. Without `image.registry` only nodes that use the engine that built it have it. The
+    previous revision keeps serving.
+E657 no node takes the pod
+    The scheduler finds no node for the pod, or the cluster refuses to make it: a quota, or a rule for pods. The cause is the
+    cluster's own message. The previous revision keeps serving.
+E658 the server crashes on the cluster
+    The container ended twice; the last lines of its log are shown. The previous revision keeps serving.
+E659 out of memory on the cluster
+    The kernel ended the container at its memory limit, which is `hardware.memory`. The previous revision keeps serving.
+E660 not ready in time on the cluster
+    The pods did not become ready, or the Service does not reach them. The previous revision keeps serving.
+E661 Helm failed
+    The cause is what Helm says. A failed upgrade is rolled back.
+E662 the name is taken
+    The namespace has a Helm release of that name that was not made by mlo, which is not touched.
+E663 something is missing for the pod
+    A Secret, a ConfigMap or a volume that the pod needs does not exist, or its command cannot be started. The previous
+    revision keeps serving.
+E665 the cluster is too old
+    The cluster lacks API groups that a release needs.
+E666 no port-forward to the pod
+    Golden requests reach the pod through the API server, as with `kubectl port-forward`, and the cluster does not forward them.
+    The previous revision keeps serving.
 E670 images need a registry
     What is committed to Git names its image by the digest that a registry gave it, so `deploy: {target: gitops}` needs
     `image.registry`, and this machine pushes there. Log in with `docker login REGISTRY`.

@@ -259,6 +259,9 @@ TensorName = Annotated[
         "letters, digits, `_` and `.`, not starting with a digit, at most 64 characters",
     ),
 ]
+ContextName = Annotated[str, _text(_ONE_LINE, "text without control characters", 253)]
+"""A context of a kubeconfig; never written to rendered files."""
+
 OwnName = Annotated[str, _text(_ONE_LINE, "text without control characters", 256)]
 """A model's own name for a tensor; never written to rendered files."""
 

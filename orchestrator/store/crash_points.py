@@ -56,6 +56,10 @@ CRASH_POINTS = frozenset(
         "gitops.between-renames",
         "gitops.switched",
         "gitops.recorded",
+        # a release on a cluster
+        "kubernetes.installed",
+        "kubernetes.proven",
+        "kubernetes.upgraded",
     }
 )
 

@@ -32,6 +32,7 @@ class DeploySection(Strict):
             spec names one.
         replicated: whether it can run several replicas.
         deploys: the folder of the rendered tree that a release consists of; empty if it is all of it.
+        extra: the extra of mlo that it needs; empty for none.
         needs_registry: whether images must be pushed, so that the spec must name `image.registry`.
     """
 
@@ -40,6 +41,7 @@ class DeploySection(Strict):
     takes_image: ClassVar[Literal["no", "built", "pushed"]] = "no"
     replicated: ClassVar[bool] = True
     deploys: ClassVar[str] = ""
+    extra: ClassVar[str] = ""
     needs_registry: ClassVar[bool] = False
 
     target: str

@@ -12,6 +12,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StoreFailed
 from orchestrator.targets.folder.section import FolderDeploy
 from orchestrator.targets.gitops.section import GitopsDeploy
+from orchestrator.targets.kubernetes.section import KubernetesDeploy
 from orchestrator.targets.local.section import LocalDeploy
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ TARGETS: Mapping[str, TargetRow] = MappingProxyType(
         "local": TargetRow(LocalDeploy, "orchestrator.targets.local.target:LocalTarget"),
         "folder": TargetRow(FolderDeploy, "orchestrator.targets.folder.target:FolderTarget"),
         "gitops": TargetRow(GitopsDeploy, "orchestrator.targets.gitops.target:GitopsTarget"),
+        "kubernetes": TargetRow(KubernetesDeploy, "orchestrator.targets.kubernetes.target:KubernetesTarget"),
     }
 )
 """Name, as in the spec's `deploy.target` → the target. The first one is the default."""

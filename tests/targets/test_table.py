@@ -24,10 +24,13 @@ PACKAGE = Path(orchestrator.__file__).parent
 ROWS = {**TARGETS, "shelf": TargetRow(ShelfDeploy, "tests.targets.shelf:ShelfTarget")}
 EXAMPLES: dict[str, dict[str, Any]] = {"folder": {"path": "deployed"}, "gitops": {"path": "deployments/digits"}}
 """Keys that a section needs besides `target`."""
+ELSEWHERE = {"kubernetes"}
+"""Targets whose place another machine keeps: whether it can be looked at is tested with that machine."""
 MEMBERS = [name for name in vars(Target) if not name.startswith("_")]
 
 every_target = pytest.mark.parametrize("name", sorted(TARGETS))
 every_row = pytest.mark.parametrize("name", sorted(ROWS))
+every_row_here = pytest.mark.parametrize("name", sorted(ROWS.keys() - ELSEWHERE))
 
 
 @pytest.fixture
@@ -112,7 +115,7 @@ def test_a_target_that_this_version_does_not_have_is_named(site: Site) -> None:
     assert "`moon`" in refused.value.diagnostics[0].message
 
 
-@every_row
+@every_row_here
 def test_what_was_never_started_is_stopped_with_a_reason(name: str, site: Site, tmp_path: Path) -> None:
     target = wanted(name, site, tmp_path)
     observed = target.observe()
@@ -129,7 +132,7 @@ def test_a_target_has_texts_for_the_commands(name: str, site: Site, tmp_path: Pa
     assert "digits" in words.removal
 
 
-@every_row
+@every_row_here
 def test_a_target_that_cannot_split_traffic_says_so(name: str, site: Site, tmp_path: Path) -> None:
     target = wanted(name, site, tmp_path)
     target.check()

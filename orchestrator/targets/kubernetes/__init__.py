@@ -1,0 +1,1 @@
+"""A deployment on a Kubernetes cluster: released by Helm, observed through the cluster's API."""

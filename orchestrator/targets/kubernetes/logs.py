@@ -1,0 +1,95 @@
+"""The logs of a release's pods: the last lines, then new ones, also of pods that come later."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import DeployFailed, MloError
+from orchestrator.targets.kubernetes.connection import Cluster, Refused
+from orchestrator.targets.kubernetes.objects import instance, namespaced
+
+__all__ = ["log_lines"]
+
+_EVERY = 2.0
+"""Seconds between looks for new pods while following."""
+
+
+def log_lines(cluster: Cluster, namespace: str, name: str, lines: int, *, follow: bool) -> Iterator[str]:
+    """The last lines of each pod, with the pod's name before each if there are several.
+
+    Args:
+        cluster: where they are.
+        namespace: of the release.
+        name: of the release.
+        lines: of each pod.
+        follow: whether to go on with new lines, without end.
+
+    Raises:
+        DeployFailed: E615 there is no pod.
+    """
+    pods = _pods(cluster, namespace, name)
+    if not pods:
+        raise DeployFailed(
+            Diagnostic(
+                "E615",
+                f"{name} has no log",
+                cause=f"the namespace `{namespace}` has no pod of it",
+                remedy=f"run `mlo status {name}`, and `mlo apply` with its spec",
+            )
+        )
+    if follow:
+        yield from _followed(cluster, namespace, name, lines)
+        return
+    for pod in pods:
+        prefix = f"{pod}: " if len(pods) > 1 else ""
+        path = namespaced("v1", namespace, "pods", pod) + "/log"
+        try:
+            text = cluster.raw("GET", path, query={"container": "server", "tailLines": lines})
+        except Refused as refused:
+            yield f"{prefix}({refused.message})"
+            continue
+        for line in text.decode("utf-8", "replace").splitlines():
+            yield prefix + line
+
+
+def _followed(cluster: Cluster, namespace: str, name: str, lines: int) -> Iterator[str]:
+    """One thread for each pod; a pod that ends is left, and one that comes is joined."""
+    arrived: queue.Queue[str | MloError] = queue.Queue()
+    known: dict[str, threading.Thread] = {}
+    while True:
+        pods = _pods(cluster, namespace, name)
+        for pod in pods:
+            if pod not in known or not known[pod].is_alive():
+                since = lines if pod not in known else 0
+                known[pod] = threading.Thread(
+                    target=_follow, args=(cluster, namespace, pod, since, arrived), name=f"log of {pod}", daemon=True
+                )
+                known[pod].start()
+        while True:
+            try:
+                line = arrived.get(timeout=_EVERY)
+            except queue.Empty:
+                break
+            if isinstance(line, MloError):
+                raise line
+            yield line
+
+
+def _follow(cluster: Cluster, namespace: str, pod: str, lines: int, arrived: queue.Queue[str | MloError]) -> None:
+    path = namespaced("v1", namespace, "pods", pod) + "/log"
+    try:
+        for line in Cluster(cluster.context).stream(path, container="server", tailLines=lines, follow="true"):
+            arrived.put(f"{pod}: {line.decode('utf-8', 'replace')}")
+    except Refused:  # not started yet, or gone: looked for again
+        return
+    except MloError as error:
+        arrived.put(error)
+
+
+def _pods(cluster: Cluster, namespace: str, name: str) -> list[str]:
+    found = cluster.get(namespaced("v1", namespace, "pods"), labelSelector=instance(name))["items"]
+    found.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
+    return [str(pod["metadata"]["name"]) for pod in found]

@@ -1,0 +1,34 @@
+"""The names by which mlo finds its objects on a cluster: paths of the API, labels and annotations of the chart."""
+
+from __future__ import annotations
+
+__all__ = ["CANDIDATE", "REVISION", "candidate_of", "instance", "namespaced"]
+
+REVISION = "mlo/revision"
+"""The annotation of a Deployment and of its pods with mlo's number of the revision."""
+
+CANDIDATE = "-candidate"
+"""Ends the name of the release in which a revision is proven before it takes traffic."""
+
+
+def candidate_of(name: str) -> str:
+    """The release in which a revision of this deployment is proven."""
+    return f"{name}{CANDIDATE}"
+
+
+def instance(release: str) -> str:
+    """The label selector for the objects of one Helm release."""
+    return f"app.kubernetes.io/instance={release}"
+
+
+def namespaced(version: str, namespace: str, kind: str, name: str = "") -> str:
+    """The path of a namespace's objects.
+
+    Args:
+        version: `v1`, or group and version such as `apps/v1`.
+        namespace: its name.
+        kind: the plural in the API's paths, such as `pods`.
+        name: of one object; empty for the list.
+    """
+    root = "/api/v1" if version == "v1" else f"/apis/{version}"
+    return f"{root}/namespaces/{namespace}/{kind}" + (f"/{name}" if name else "")

@@ -1,0 +1,148 @@
+"""What serves now: one look at a release's Deployment, Service and pods, and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.targets.kubernetes.connection import Cluster, Refused
+from orchestrator.targets.kubernetes.objects import REVISION, namespaced
+from orchestrator.targets.kubernetes.pods import PodState, refusal
+from orchestrator.targets.kubernetes.rollout import pod_states
+from orchestrator.targets.target import Health, Observed
+
+__all__ = ["Serving", "observed", "revision_of"]
+
+Json = Mapping[str, Any]
+
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A release as the cluster has it.
+
+    Attributes:
+        name: of the release.
+        deployment: the object; None if there is none.
+        pods: what each is doing; only looked at where the Deployment is not as it should be.
+        ready_pods: the names of those that the Service sends requests to; None where there is no Service.
+        pending: Helm's word for an operation that is under way or was interrupted; empty if there is none.
+    """
+
+    name: str
+    deployment: Json | None
+    pods: tuple[PodState, ...] = ()
+    ready_pods: tuple[str, ...] | None = None
+    pending: str = ""
+
+    @property
+    def settled(self) -> bool:
+        """Whether all pods are of one revision and serve."""
+        return self.deployment is not None and _is_settled(self.deployment)
+
+    @classmethod
+    def seen(cls, cluster: Cluster, namespace: str, name: str) -> Serving:
+        """Look at it.
+
+        Raises:
+            DeployFailed: E652 the cluster does not answer.
+            Refused: this user may not look.
+        """
+        deployment = cluster.find(namespaced("apps/v1", namespace, "deployments", name))
+        if deployment is None:
+            return cls(name, None)
+        endpoints = cluster.find(namespaced("v1", namespace, "endpoints", name))
+        ready = None
+        if endpoints is not None:
+            addresses = [each for subset in endpoints.get("subsets") or () for each in subset.get("addresses") or ()]
+            ready = tuple(sorted({str(each["targetRef"]["name"]) for each in addresses if "targetRef" in each}))
+        pods = () if _is_settled(deployment) else tuple(pod_states(cluster, namespace, name))
+        return cls(name, deployment, pods, ready, _pending(cluster, namespace, name))
+
+
+def observed(serving: Serving, endpoint: str) -> Observed:
+    """What that means for the deployment."""
+    deployment = serving.deployment
+    if deployment is None:
+        return _nothing("stopped", f"there is no Deployment {serving.name} in its namespace", endpoint)
+    revision = revision_of(deployment)
+    if revision is None:
+        return _nothing("degraded", f"the Deployment {serving.name} is not one that mlo made", endpoint)
+    wanted, status = int(deployment["spec"].get("replicas", 1)), deployment.get("status", {})
+    if wanted == 0:
+        return _nothing("stopped", "somebody scaled it to 0 pods", endpoint)
+    reason = _why_degraded(serving, wanted, status)
+    return Observed(
+        running=True,
+        health="degraded" if reason else "healthy",
+        reason=reason,
+        endpoint=endpoint,
+        revision=revision,
+        backend=deployment["metadata"].get("labels", {}).get("mlo/backend"),
+        since=_since(status),
+    )
+
+
+def _nothing(health: Health, reason: str, endpoint: str) -> Observed:
+    return Observed(running=False, health=health, reason=reason, endpoint=endpoint)
+
+
+def revision_of(described: Json) -> int | None:
+    """The number of the revision in an object, or in the template of its pods; None if mlo did not make it."""
+    number = str((described.get("metadata", {}).get("annotations") or {}).get(REVISION, ""))
+    return int(number) if number.isdigit() and number != "0" else None
+
+
+def _why_degraded(serving: Serving, wanted: int, status: Json) -> str:
+    assert serving.deployment is not None, "there is a deployment"
+    if serving.ready_pods is None:
+        return f"its Service {serving.name} is missing"
+    if serving.pending:
+        return f"Helm's operation `{serving.pending}` is under way, or its client died"
+    if not _is_settled(serving.deployment):
+        refused = refusal(serving.deployment)
+        doing = [f"pod {state.name} {state.doing}" for state in serving.pods if not state.ready]
+        if refused is not None:
+            doing.append(refused.cause)
+        updated = int(status.get("updatedReplicas", 0))
+        told = f": {'; '.join(doing)}" if doing else ""
+        if updated < int(status.get("replicas", 0)):
+            return f"{updated} of {wanted} pods are updated{told}"
+        return f"{status.get('availableReplicas', 0)} of {wanted} pods are ready{told}"
+    if not serving.ready_pods:
+        return f"its Service {serving.name} has no endpoints; its selector may have been changed"
+    return ""
+
+
+def _is_settled(deployment: Json) -> bool:
+    """Whether all pods are of the present template, ready, and no others are left."""
+    status, wanted = deployment.get("status", {}), int(deployment["spec"].get("replicas", 1))
+    return (
+        int(status.get("observedGeneration", 0)) >= int(deployment["metadata"].get("generation", 0))
+        and int(status.get("updatedReplicas", 0)) == wanted
+        and int(status.get("replicas", 0)) == wanted
+        and int(status.get("availableReplicas", 0)) == wanted
+    )
+
+
+def _since(status: Json) -> str | None:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "Available" and condition.get("status") == "True":
+            return str(condition.get("lastTransitionTime")) or None
+    return None
+
+
+def _pending(cluster: Cluster, namespace: str, name: str) -> str:
+    """Helm's status of its newest record, from the labels of its Secrets; empty where this user may not see them."""
+    try:
+        found = cluster.get(
+            namespaced("v1", namespace, "secrets"), accept=_METADATA, labelSelector=f"owner=helm,name={name}"
+        )["items"]
+    except Refused:
+        return ""
+    labels = [each["metadata"].get("labels") or {} for each in found]
+    newest = max(labels, key=lambda each: int(each.get("version", 0)), default={})
+    status = str(newest.get("status", ""))
+    return status if status.startswith("pending") else ""

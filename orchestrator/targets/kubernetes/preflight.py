@@ -1,0 +1,209 @@
+"""Before anything is computed: whether the cluster can take a deployment, and this user may make it."""
+
+from __future__ import annotations
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import DeployFailed
+from orchestrator.targets.kubernetes.connection import Cluster, Json, Refused
+from orchestrator.targets.kubernetes.helm import found_helm
+from orchestrator.targets.kubernetes.objects import CANDIDATE, namespaced
+
+__all__ = ["NEEDED", "check_cluster", "check_name", "full_quotas", "make_namespace", "not_permitted"]
+
+NEEDED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("", "secrets", ("get", "list", "create", "update", "delete")),
+    ("", "services", ("get", "create", "patch", "delete")),
+    ("", "serviceaccounts", ("get", "create", "patch", "delete")),
+    ("", "pods", ("get", "list", "watch")),
+    ("", "pods/log", ("get",)),
+    ("", "pods/portforward", ("get", "create")),
+    ("", "endpoints", ("get",)),
+    ("", "events", ("list",)),
+    ("apps", "deployments", ("get", "list", "watch", "create", "patch", "delete")),
+    ("apps", "replicasets", ("get", "list", "watch")),
+    ("networking.k8s.io", "networkpolicies", ("get", "create", "patch", "delete")),
+    ("coordination.k8s.io", "leases", ("get", "create", "update", "delete")),
+)
+"""API group, resource and verbs that every release needs. Objects that only some specs have are left to Helm's own message."""
+
+
+def check_cluster(cluster: Cluster, namespace: str, *, create: bool) -> None:
+    """Whether the cluster can be used; changes nothing.
+
+    Args:
+        cluster: to use.
+        namespace: for the deployment.
+        create: whether it may be made.
+
+    Raises:
+        DeployFailed: E650 a package is missing, E651 the context, E652 the cluster does not answer, E653 Helm is missing,
+            E654 this user lacks rights, E655 the namespace cannot be used, E665 the cluster is too old.
+    """
+    found_helm()
+    try:
+        _check_apis(cluster)
+        _check_namespace(cluster, namespace, create=create)
+        _check_rights(cluster, namespace)
+    except Refused as refused:
+        raise not_permitted(cluster, namespace, refused) from refused
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that would be that of another deployment's candidate.
+
+    Raises:
+        DeployFailed: E655.
+    """
+    if name.endswith(CANDIDATE):
+        raise DeployFailed(
+            Diagnostic(
+                "E655",
+                f"no deployment on a cluster can be called `{name}`",
+                cause=f"names that end with `{CANDIDATE}` are kept for the pods in which a revision is proven",
+                remedy="choose another `metadata: name:`",
+                at=("metadata", "name"),
+            )
+        )
+
+
+def make_namespace(cluster: Cluster, namespace: str) -> None:
+    """Make the namespace unless there is one.
+
+    Raises:
+        DeployFailed: E654 this user may not.
+    """
+    if cluster.find(f"/api/v1/namespaces/{namespace}") is not None:
+        return
+    body = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": namespace, "labels": {"app.kubernetes.io/managed-by": "mlo"}},
+    }
+    try:
+        cluster.call("POST", "/api/v1/namespaces", body)
+    except Refused as refused:
+        if refused.status != 409:  # another command was faster
+            raise not_permitted(cluster, namespace, refused) from refused
+
+
+def full_quotas(cluster: Cluster, namespace: str) -> tuple[str, ...]:
+    """The limits of the namespace's quotas that are used up, such as `pods: 4 of 4 (team-quota)`."""
+    try:
+        quotas = cluster.get(namespaced("v1", namespace, "resourcequotas"))["items"]
+    except Refused:  # this user may not see them; the pods will tell
+        return ()
+    return tuple(line for quota in quotas for line in _used_up(quota))
+
+
+def not_permitted(cluster: Cluster, namespace: str, refused: Refused) -> DeployFailed:
+    """The error for a request that the cluster refuses."""
+    if refused.status == 401:
+        return DeployFailed(
+            Diagnostic(
+                "E654",
+                f"{cluster.name} is not accepted by its cluster",
+                cause=refused.message,
+                remedy="log in again, as you do for `kubectl`; its certificate or token may have expired",
+            )
+        )
+    return DeployFailed(
+        Diagnostic(
+            "E654",
+            f"this user may not do that in the namespace `{namespace}`",
+            cause=refused.message,
+            remedy="have the Role of docs/kubernetes.md bound to it; `kubectl auth can-i --list -n"
+            f" {namespace}` shows what it may do",
+        )
+    )
+
+
+def _check_apis(cluster: Cluster) -> None:
+    groups = {each["name"] for each in cluster.get("/apis")["groups"]}
+    missing = {"apps", "networking.k8s.io", "coordination.k8s.io"} - groups
+    if missing:
+        version = cluster.get("/version").get("gitVersion", "of an unknown version")
+        raise DeployFailed(
+            Diagnostic(
+                "E665",
+                f"the cluster of {cluster.name} lacks what a release needs",
+                cause=f"it is Kubernetes {version} without the API groups {', '.join(sorted(missing))}",
+                remedy="use a cluster of Kubernetes 1.20 or later",
+            )
+        )
+
+
+def _check_namespace(cluster: Cluster, namespace: str, *, create: bool) -> None:
+    try:
+        found = cluster.find(f"/api/v1/namespaces/{namespace}")
+    except Refused as refused:
+        if refused.status == 403:  # many users may use a namespace and not read it; a missing one is named later
+            return
+        raise
+    if found is None:
+        if create:
+            return
+        raise DeployFailed(
+            Diagnostic(
+                "E655",
+                f"there is no namespace `{namespace}`",
+                cause=f"the cluster of {cluster.name} has none of that name",
+                remedy=f"run `kubectl create namespace {namespace}`, or set `deploy: create_namespace: true`",
+                at=("deploy", "namespace"),
+            )
+        )
+    if found.get("status", {}).get("phase") == "Terminating":
+        raise DeployFailed(
+            Diagnostic(
+                "E655",
+                f"the namespace `{namespace}` is being deleted",
+                cause="somebody deleted it, and its objects are still being removed",
+                remedy="wait until it is gone, or use another one",
+                at=("deploy", "namespace"),
+            )
+        )
+
+
+def _check_rights(cluster: Cluster, namespace: str) -> None:
+    """Ask the cluster itself, one review for each verb."""
+    denied = [
+        f"{verb} {resource}{'.' + group if group else ''}"
+        for group, resource, verbs in NEEDED
+        for verb in verbs
+        if not _may(cluster, namespace, group, resource, verb)
+    ]
+    if denied:
+        raise DeployFailed(
+            Diagnostic(
+                "E654",
+                f"this user may not deploy into the namespace `{namespace}`",
+                cause=f"it may not {_listed(denied)}",
+                remedy="have the Role of docs/kubernetes.md bound to it; `kubectl auth can-i --list -n"
+                f" {namespace}` shows what it may do",
+                at=("deploy", "namespace"),
+            )
+        )
+
+
+def _may(cluster: Cluster, namespace: str, group: str, resource: str, verb: str) -> bool:
+    name, _, sub = resource.partition("/")
+    asked = {"namespace": namespace, "verb": verb, "group": group, "resource": name, "subresource": sub}
+    body = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {key: value for key, value in asked.items() if value}},
+    }
+    answer = cluster.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)
+    return bool(answer.get("status", {}).get("allowed"))
+
+
+def _used_up(quota: Json) -> list[str]:
+    status, name = quota.get("status", {}), quota["metadata"]["name"]
+    hard, used = status.get("hard", {}), status.get("used", {})
+    return [
+        f"{each}: {used[each]} of {limit} ({name})" for each, limit in sorted(hard.items()) if used.get(each) == limit
+    ]
+
+
+def _listed(denied: list[str], most: int = 6) -> str:
+    more = len(denied) - most
+    return ", ".join(denied[:most]) + (f", and {more} more" if more > 0 else "")

@@ -1,0 +1,474 @@
+"""A deployment on a Kubernetes cluster: `deploy: {target: kubernetes, namespace: ...}`.
+
+    NAME                the Helm release: what serves. Its Deployment says in `mlo/revision` which revision that is.
+    NAME-candidate      a release beside it while a revision is being proven: one pod, which the Service does not know
+    mlo-NAME            the Lease that one command holds while it changes the deployment
+
+A revision is installed as the candidate and asked through a port-forward to its pod. Then the candidate is removed, and the
+release upgraded: a rolling update, in which each old pod serves until a new one is ready. So there is never more than one pod
+more than the spec asks for. An upgrade that fails is rolled back.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import DeployFailed, MloError, UsageError
+from orchestrator.store.crash_points import crash_point
+from orchestrator.targets.kubernetes.connection import Cluster, Json, Refused, named_context
+from orchestrator.targets.kubernetes.forward import Relay
+from orchestrator.targets.kubernetes.helm import Helm, HelmFailed
+from orchestrator.targets.kubernetes.lease import held_lease
+from orchestrator.targets.kubernetes.logs import log_lines
+from orchestrator.targets.kubernetes.objects import candidate_of, instance, namespaced
+from orchestrator.targets.kubernetes.observing import Serving, observed, revision_of
+from orchestrator.targets.kubernetes.placement import KubernetesPlacement
+from orchestrator.targets.kubernetes.preflight import (
+    check_cluster,
+    check_name,
+    full_quotas,
+    make_namespace,
+    not_permitted,
+)
+from orchestrator.targets.kubernetes.rollout import Rollout
+from orchestrator.targets.target import Description, Observed, Release, Site, Started, require_whole_share
+
+if TYPE_CHECKING:
+    from orchestrator.store.state import PlacementRecord
+    from orchestrator.targets.kubernetes.section import KubernetesDeploy
+
+__all__ = ["KubernetesTarget"]
+
+_MARGIN = 60.0
+"""Seconds for what is neither waiting for a node nor starting the model."""
+
+
+class KubernetesTarget:
+    """One deployment in its namespace; see `orchestrator.targets.target.Target`.
+
+    Args:
+        name: the deployment's, and of its Helm release.
+        place: the cluster and the namespace.
+    """
+
+    def __init__(self, name: str, place: KubernetesPlacement) -> None:
+        self._name = name
+        self._place = place
+        self._cluster = Cluster(place.context)
+        self._helm = Helm(place.context, place.namespace)
+        self._releases: dict[int, Release] = {}
+        self._relays: list[Relay] = []
+        self._progress: Callable[[str], None] = lambda _: None
+
+    @classmethod
+    def wanted(cls, section: KubernetesDeploy, base: Path, site: Site) -> Self:
+        """The namespace that the spec names, in the context that it names or else the current one."""
+        del base
+        named = named_context(section.context)
+        return cls(
+            site.name,
+            KubernetesPlacement(
+                context=named.context,
+                server=named.server,
+                namespace=section.namespace,
+                port=section.service.port,
+                create_namespace=section.create_namespace,
+                wait=section.wait,
+            ),
+        )
+
+    @classmethod
+    def placed(cls, placement: PlacementRecord, site: Site) -> Self:
+        """The namespace that the state remembers."""
+        return cls(site.name, KubernetesPlacement.of(placement))
+
+    @property
+    def placement(self) -> PlacementRecord:
+        """The cluster and the namespace."""
+        return self._place.record()
+
+    def is_at(self, placement: PlacementRecord) -> bool:
+        """Whether it is the same namespace of the same cluster, whatever the context is called."""
+        if placement.target != KubernetesPlacement.TARGET:
+            return False
+        other = KubernetesPlacement.of(placement)
+        return (other.server, other.namespace) == (self._place.server, self._place.namespace)
+
+    def difference(self, endpoint: str) -> str | None:
+        """Another port of the Service; all else is in what was rendered."""
+        return None if endpoint == self._address() else f"moves from {endpoint} to {self._address()}"
+
+    def describe(self) -> Description:
+        """The words for a Service in a namespace."""
+        where = f"the namespace {self._place.namespace} of {self._cluster.name.replace('`', '')}"
+        return Description(
+            where=self._address(),
+            label="service",
+            in_use="serves",
+            removal=f"Remove {self._name} from {where}",
+            removed=f"removed from {where}",
+            try_it=f"mlo predict {shlex.quote(self._name)} --input FILE",
+        )
+
+    def observe(self) -> Observed:
+        """What the Deployment and its pods say; `degraded` also while an update is under way.
+
+        Raises:
+            DeployFailed: E652 the cluster does not answer, E654 this user may not look.
+        """
+        return observed(self._seen(), self._address())
+
+    def history(self) -> tuple[int, ...]:
+        """The revisions whose ReplicaSets the cluster keeps."""
+        with self._explained():
+            found = self._list("apps/v1", "replicasets", self._name)
+        numbers = {revision_of(each["spec"]["template"]) for each in found}
+        serving = self.observe().revision
+        return tuple(sorted({number for number in (*numbers, serving) if number is not None}))
+
+    def url(self) -> str:
+        """A port on loopback from which requests are forwarded to a ready pod of the Service, while this process runs."""
+        seen = self._seen()
+        if not seen.ready_pods:
+            raise UsageError(
+                Diagnostic(
+                    "E619",
+                    f"no pod of {self._name} is ready",
+                    cause=self.observe().reason or "its Service has no endpoints",
+                    remedy=f"run `mlo status {self._name}`, and `mlo apply` with its spec",
+                )
+            )
+        return self._through_service().url
+
+    def logs(self, lines: int = 100, *, follow: bool = False) -> Iterator[str]:
+        """The last lines of each pod's log, then, if `follow`, each new one, also of pods that come later.
+
+        Raises:
+            DeployFailed: E615 there is no pod.
+        """
+        yield from log_lines(self._cluster, self._place.namespace, self._name, lines, follow=follow)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the deployment's Lease for the block, so that no other machine changes it. What a client that died left is settled.
+
+        Raises:
+            Busy: E605 another command holds it.
+            DeployFailed: E652, E654.
+        """
+        with self._explained(), held_lease(self._cluster, self._place.namespace, self._name) as held:
+            if held:
+                self._settle()
+            yield
+
+    def check(self, share: float = 1.0, *, grpc: bool = False) -> None:
+        """Whether the cluster can take the deployment and this user may make it; changes nothing.
+
+        Raises:
+            DeployFailed: E650 to E655, E662 the name is another release's, E665; E623.
+        """
+        del grpc  # the Service offers it
+        require_whole_share(KubernetesPlacement.TARGET, share)
+        check_name(self._name)
+        check_cluster(self._cluster, self._place.namespace, create=self._place.create_namespace)
+        self._check_ours()
+
+    def prepare(self, live: Release | None = None) -> str:
+        """Make the namespace if the spec says so.
+
+        Raises:
+            DeployFailed: as `check`.
+        """
+        del live  # the cluster restarts what ended
+        self.check()
+        if self._place.create_namespace:
+            make_namespace(self._cluster, self._place.namespace)
+        return self._address()
+
+    def start(self, release: Release, progress: Callable[[str], None] = lambda _: None) -> Started:
+        """Install the revision as a release of its own beside the live one, with one pod that takes no traffic.
+
+        Raises:
+            DeployFailed: E656 to E660, E663: it did not come up; E661 Helm refused it.
+        """
+        self._releases[release.revision], self._progress = release, progress
+        candidate = candidate_of(self._name)
+        try:
+            with self._explained():
+                self._upgrade(candidate, release, _ALONE)
+                pod = self._ready_pod(candidate, release.revision)
+                relay = self._relay(lambda: pod, self._port(candidate))
+            relay.check()
+        except BaseException as error:
+            self._drop_failed(error)
+            raise
+        crash_point("kubernetes.installed")
+        return Started(release.revision, relay.url)
+
+    def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
+        """Remove the candidate, upgrade the release to it, and ask it through the Service.
+
+        Raises:
+            DeployFailed: the upgrade failed and was rolled back: E656 to E661; E623.
+        """
+        require_whole_share(KubernetesPlacement.TARGET, share)
+        release = self._releases[revision]
+        with self._explained():
+            before = self._helm.history(self._name)
+            good = next((each.number for each in reversed(before) if each.status == "deployed"), None)
+            self._remove_candidate()
+            crash_point("kubernetes.proven")
+            try:
+                self._upgrade(self._name, release, {})
+                crash_point("kubernetes.upgraded")
+                self._ask_through_service(release)
+            except BaseException as error:
+                self._roll_back(good, error)
+                raise
+        return ()
+
+    def drop(self, revision: int) -> None:
+        """Remove the candidate. What was being upgraded when a client died is finished by the next one."""
+        del revision
+        with self._explained():
+            self._remove_candidate()
+
+    def stop(self) -> tuple[str, ...]:
+        """Remove both releases; the namespace stays, since others may use it.
+
+        Raises:
+            DeployFailed: E661 something of it cannot be removed, E662 the release is not mlo's.
+        """
+        with self._explained():
+            if self._cluster_has_nothing():
+                return ()
+            self._check_ours()
+            self._remove_candidate()
+            self._helm.uninstall(self._name)
+            ending = len(self._list("v1", "pods", self._name))
+        return (f"while its last pods ({ending}) answer what is under way and end",) if ending else ()
+
+    def _address(self) -> str:
+        """The Service's name in the cluster."""
+        port = self._place.port
+        return f"http://{self._name}.{self._place.namespace}.svc" + ("" if port == 80 else f":{port}")
+
+    def _seen(self) -> Serving:
+        with self._explained():
+            return Serving.seen(self._cluster, self._place.namespace, self._name)
+
+    def _list(self, version: str, kind: str, release: str) -> list[Json]:
+        found: list[Json] = self._cluster.get(
+            namespaced(version, self._place.namespace, kind), labelSelector=instance(release)
+        )["items"]
+        return found
+
+    def _port(self, release: str) -> int:
+        """The port of HTTP in the release's pods."""
+        deployment = self._cluster.get(namespaced("apps/v1", self._place.namespace, "deployments", release))
+        (server,) = (each for each in deployment["spec"]["template"]["spec"]["containers"] if each["name"] == "server")
+        return int(next(each["containerPort"] for each in server["ports"] if each["name"] == "http"))
+
+    def _ready_pod(self, release: str, revision: int) -> str:
+        pods = self._list("v1", "pods", release)
+        ready = [
+            str(pod["metadata"]["name"])
+            for pod in pods
+            if revision_of(pod) == revision
+            and not pod["metadata"].get("deletionTimestamp")
+            and any(
+                each["type"] == "Ready" and each["status"] == "True" for each in pod["status"].get("conditions") or ()
+            )
+        ]
+        if not ready:
+            raise DeployFailed(
+                Diagnostic(
+                    "E660",
+                    f"revision {revision} is not ready any more",
+                    cause="its pod was ready, and is not now",
+                    remedy=f"see `kubectl get pods -n {self._place.namespace}`; then run `mlo apply` again",
+                )
+            )
+        return ready[-1]
+
+    def _relay(self, pod: Callable[[], str], port: int) -> Relay:
+        relay = Relay(self._cluster, self._place.namespace, pod, port)
+        self._relays.append(relay)
+        return relay
+
+    def _through_service(self) -> Relay:
+        """To a pod that the Service has among its endpoints, another one for each connection."""
+        turn = iter(range(1 << 60))
+
+        def pod() -> str:
+            pods = Serving.seen(self._cluster, self._place.namespace, self._name).ready_pods or ()
+            return pods[next(turn) % len(pods)] if pods else ""
+
+        return self._relay(pod, self._port(self._name))
+
+    def _ask_through_service(self, release: Release) -> None:
+        """One request to the readiness path of each pod that the Service has, all of which must be the new revision's."""
+        from http.client import HTTPConnection, HTTPException  # noqa: PLC0415 - only in a release
+        from urllib.parse import urlsplit  # noqa: PLC0415
+
+        from orchestrator.backends.table import serving_backend  # noqa: PLC0415 - numpy
+
+        seen = Serving.seen(self._cluster, self._place.namespace, self._name)
+        problem = "" if seen.ready_pods else "the Service has no endpoints"
+        if seen.ready_pods:
+            where = urlsplit(self._through_service().url)
+            connection = HTTPConnection(where.hostname or "", where.port, timeout=30)
+            try:
+                connection.request("GET", serving_backend(release.backend).ready_path(release.model))
+                status = connection.getresponse().status
+                problem = "" if status == 200 else f"it answers with status {status}"
+            except (OSError, HTTPException) as error:
+                problem = str(error) or type(error).__name__
+            finally:
+                connection.close()
+        if problem:
+            raise DeployFailed(
+                Diagnostic(
+                    "E660",
+                    f"revision {release.revision} does not answer through the Service {self._name}",
+                    cause=problem,
+                    remedy=f"see `kubectl describe service {self._name} -n {self._place.namespace}`",
+                )
+            )
+
+    def _upgrade(self, name: str, release: Release, more: Mapping[str, Any]) -> None:
+        """Install or upgrade one release, and wait for its pods while telling what they do."""
+        place, revision = self._place, release.revision
+        seconds = place.wait + release.startup_seconds + _MARGIN
+        rollout = Rollout(self._cluster, place.namespace, name, revision, place.wait, self._progress)
+        overrides = {"model": {"revision": revision}, "image": _image(release), "fullnameOverride": name, **more}
+        try:
+            self._helm.upgrade(
+                name,
+                release.rendered / "chart",
+                release.rendered / "values.yaml",
+                overrides,
+                description=f"mlo revision {revision}",
+                seconds=seconds,
+                watch=rollout.look,
+            )
+        except HelmFailed as failed:
+            if "timed out" in str(failed) or "deadline" in str(failed) or "not ready" in str(failed):
+                raise rollout.late(seconds, str(failed)) from failed
+            quotas = full_quotas(self._cluster, place.namespace)
+            raise DeployFailed(
+                Diagnostic(
+                    "E661",
+                    f"Helm could not release revision {revision}",
+                    cause=str(failed),
+                    remedy="correct what Helm names; docs/kubernetes.md lists what a release needs",
+                    notes=tuple(f"quota used up: {each}" for each in quotas),
+                )
+            ) from failed
+
+    def _roll_back(self, good: int | None, error: BaseException) -> None:
+        """Return to Helm's last good revision, whose pods have kept serving; without one, remove what failed."""
+        try:
+            if good is None:
+                self._helm.uninstall(self._name)
+                return
+            self._progress("rolling back")
+            self._helm.rollback(self._name, good, self._place.wait + _MARGIN)
+        except (HelmFailed, MloError) as second:
+            error.add_note(f"rolling back also failed: {second}")
+
+    def _drop_failed(self, error: BaseException) -> None:
+        """Remove the candidate that did not come up; what goes wrong there is added to its error and does not replace it."""
+        try:
+            with self._explained():
+                self._remove_candidate()
+        except MloError as second:
+            error.add_note(f"its pod could not be removed: {second}")
+
+    def _remove_candidate(self) -> None:
+        for relay in self._relays:
+            relay.close()
+        self._relays.clear()
+        self._helm.uninstall(candidate_of(self._name))
+
+    def _settle(self) -> None:
+        """Settle what a client left that died: its candidate, and an operation of Helm, which refuses all others until then.
+
+        If the pods of a pending upgrade all serve, it is recorded as done; otherwise the last good one comes back. Its pods have
+        kept serving, and the next apply starts again.
+        """
+        self._remove_candidate()
+        history = self._helm.history(self._name)
+        if not history or not history[-1].pending:
+            return
+        good = next((each.number for each in reversed(history) if each.status == "deployed"), None)
+        if Serving.seen(self._cluster, self._place.namespace, self._name).settled:
+            self._helm.rollback(self._name, history[-1].number, _MARGIN, wait=False)
+        elif good is not None:
+            self._helm.rollback(self._name, good, self._place.wait + _MARGIN)
+        else:
+            self._helm.uninstall(self._name)
+
+    def _check_ours(self) -> None:
+        """Whether a release of that name, if there is one, is of mlo's chart."""
+        with self._explained():
+            history = self._helm.history(self._name)
+        if history and not history[-1].ours:
+            raise DeployFailed(
+                Diagnostic(
+                    "E662",
+                    f"the Helm release `{self._name}` in the namespace `{self._place.namespace}` is not mlo's",
+                    cause=f"it was made of the chart {history[-1].chart}",
+                    remedy="choose another `metadata: name:` or another `deploy: namespace:`",
+                    at=("metadata", "name"),
+                )
+            )
+
+    def _cluster_has_nothing(self) -> bool:
+        """Whether there is no such namespace, so that Helm need not be asked."""
+        try:
+            return self._cluster.find(f"/api/v1/namespaces/{self._place.namespace}") is None
+        except Refused as refused:
+            if refused.status == 403:
+                return False
+            raise
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what the cluster and Helm refuse into errors with a remedy."""
+        try:
+            yield
+        except Refused as refused:
+            raise not_permitted(self._cluster, self._place.namespace, refused) from refused
+        except HelmFailed as failed:
+            raise DeployFailed(
+                Diagnostic(
+                    "E661",
+                    f"Helm failed in the namespace `{self._place.namespace}`",
+                    cause=str(failed),
+                    remedy=f"`helm history {self._name} -n {self._place.namespace}` shows what there is; then run the command again",
+                )
+            ) from failed
+
+
+def _image(release: Release) -> dict[str, str]:
+    """The values that name the image: by its digest where a registry has it, else by the tag that the nodes' engine knows."""
+    if release.image is None:
+        raise ValueError(f"revision {release.revision} has no image")
+    repository, _, tag = release.image.name.rpartition(":")
+    return {"repository": repository, "tag": tag, "digest": release.image.digest or ""}
+
+
+_ALONE: dict[str, Any] = {
+    "replicas": {"min": 1, "max": 1},
+    "service": {"type": "ClusterIP", "nodePort": None},
+    "ingress": {"enabled": False},
+    "httpRoute": {"enabled": False},
+    "serviceMonitor": {"enabled": False},
+}
+"""Values of a candidate: one pod, and nothing that others would find."""
