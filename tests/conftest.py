@@ -22,6 +22,8 @@ _REMEDIES = {
     "hadolint": "make tools",
     "docker": "apt-get install docker.io, then start it",
     "Docker Engine": "apt-get install docker.io, then start it",
+    "promtool": "apt-get install prometheus",
+    "prometheus": "apt-get install prometheus",
     "Java": "apt-get install openjdk-17-jre-headless",
 }
 """A word in the reason of a skipped test → the command that installs what it needs."""

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.layout import Layout, LinkedLayout
+from orchestrator.backends.server_metrics import ServerMetrics
 from orchestrator.backends.wire import decode, encode_binary, encode_json
 from orchestrator.spec.signature import Signature
 from orchestrator.spec.types import HttpWire, Wire
@@ -155,6 +156,7 @@ class Server:
         metrics_port, metrics_path: for Prometheus.
         live_path: a cheap path that fails if a restart would help; empty if only the port can be checked.
         protocol: the name of the request format.
+        metrics: what it counts for Prometheus.
         request_seconds: how long running requests may take when it stops.
         answers_after_sigterm: whether it keeps answering while traffic is routed away; otherwise that must happen before the
             signal.
@@ -175,6 +177,7 @@ class Server:
     metrics_path: str
     live_path: str
     protocol: str
+    metrics: ServerMetrics
     request_seconds: int
     answers_after_sigterm: bool
     grpc_port: int | None = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.backend import Launch, Server, ServingBackend, Unavailable
 from orchestrator.backends.folder import body_limit, copy_file, largest_batch, model_file
+from orchestrator.backends.own_metrics import OWN_METRICS
 from orchestrator.backends.server_json import Labels, ServedModel, ServerJson
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class OwnServer(ServingBackend):
         grpc_port=_GRPC_PORT,
         metrics_port=8080,
         metrics_path="/metrics",
+        metrics=OWN_METRICS,
         live_path="/v2/health/live",
         protocol="JSON of the Open Inference Protocol v2",
         request_seconds=30,

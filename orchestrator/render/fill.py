@@ -36,6 +36,13 @@ class _Pattern:
         return _Checked(value)
 
 
+class _Quoted(_Pattern):
+    """The same, in single quotes for YAML; the pattern must not match one."""
+
+    def __call__(self, value: object) -> _Checked:
+        return _Checked(f"'{super().__call__(value)}'")
+
+
 def _quoted(value: object) -> _Checked:
     """In double quotes for YAML, JSON and Dockerfiles; characters that any of them would interpret are refused."""
     if not isinstance(value, str) or not re.fullmatch(r"[ !#%-\[\]-_a-~]*", value):
@@ -93,6 +100,7 @@ def fill(template: str, values: dict[str, Any]) -> str:
         "number": _number,
         "path": _Pattern("URL path", r"(/[A-Za-z0-9._-]+)+(:[a-z]+)?"),
         "phrase": _Pattern("phrase", r"[A-Za-z0-9 '.-]+"),
+        "promql": _Quoted("expression of PromQL", r"[ -&(-\[\]-~]+"),
         "quantity": _Pattern("quantity", r"[0-9]+(\.[0-9]+)?(m|Mi|Gi)?"),
         "quoted": _quoted,
         "url": _Pattern("URL", r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~-]+)*"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import http.client
+import importlib.util
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ import torch
 from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.torchserve.backend import TORCHSERVE
 from orchestrator.spec.signature import Signature, Tensor
+from tests.backends.exposed import missing_metrics
 
 pytestmark = [
     pytest.mark.frameworks,
@@ -169,6 +171,14 @@ def test_metrics_can_be_scraped(server: tuple[Server, Path]) -> None:
         answer.begin()
         text = answer.read()
     assert b"ts_inference_requests_total{" in text
+    missing = missing_metrics(TORCHSERVE.server.metrics, text.decode())
+    assert missing <= {
+        "Requests4XX",
+        "Requests5XX",
+    }  # which appear with the first of them; TorchServe's own list has both
+    (package,) = importlib.util.find_spec("ts").submodule_search_locations  # type: ignore[union-attr,misc]
+    listed = (Path(package) / "configs" / "metrics.yaml").read_text(encoding="utf-8")
+    assert all(f"name: {name}\n" in listed for name in missing)
 
 
 def test_nothing_is_written_beside_the_scratch_folder(server: tuple[Server, Path]) -> None:

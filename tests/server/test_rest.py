@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
+from orchestrator.backends.own_metrics import OWN_METRICS
 from orchestrator.backends.wire import decode, encode_binary, encode_json
+from tests.backends.exposed import missing_metrics
 from tests.server.conftest import LABELS, Running, Start, add_model, signature, starting, write_server
 
 pytestmark = pytest.mark.frameworks
@@ -290,3 +293,15 @@ def test_a_shape_that_the_signature_does_not_know_is_answered(tmp_path: Path, st
     server = start(write_server(tmp_path, [helper.make_node("NonZero", ["x"], ["i"])], sig))
     answer = server.infer({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [0, 5]}]})
     assert answer.json["outputs"] == [{"name": "i", "datatype": "INT64", "shape": [2, 1], "data": [0, 1]}]
+
+
+def test_every_metric_of_the_dashboard_and_the_alerts_is_exposed(server: Running) -> None:
+    server.infer({"inputs": [X, Y]})
+    server.infer({"inputs": [X]})
+    assert missing_metrics(OWN_METRICS, server.ask("GET", "/metrics").body.decode()) == set()
+
+
+def test_alerts_know_the_bounds_of_the_latencies(server: Running) -> None:
+    page = server.ask("GET", "/metrics").body.decode()
+    bounds = re.findall(r'mlo_request_seconds_bucket\{le="([0-9.e-]+)",stage="total"\}', page)
+    assert tuple(map(float, bounds)) == OWN_METRICS.bounds

@@ -23,6 +23,7 @@ from orchestrator.backends.tensorflow_serving.local import (
     found_program,
     missing,
 )
+from orchestrator.backends.tensorflow_serving.metrics import METRICS
 from orchestrator.backends.tensorflow_serving.versions import VersionedLayout
 from orchestrator.backends.tensorflow_serving.warmup import WARMUP_FILE, warmup_records
 from orchestrator.backends.tensorflow_serving.wire import decode, encode, refusal
@@ -61,6 +62,7 @@ class TensorFlowServing(ServingBackend):
         port=config.REST_PORT,
         metrics_port=config.REST_PORT,
         metrics_path=config.METRICS_PATH,
+        metrics=METRICS,
         live_path="",  # every path waits behind requests, so an overloaded server would be restarted
         protocol="JSON of TensorFlow Serving's REST API",
         request_seconds=0,  # SIGTERM ends it at once

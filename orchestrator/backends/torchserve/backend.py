@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from orchestrator.backends.backend import InProcess, Launch, Server, ServingBackend, Unavailable
 from orchestrator.backends.folder import copy_file, json_text, model_file, read_json, write_file
 from orchestrator.backends.torchserve import config
+from orchestrator.backends.torchserve.metrics import METRICS
 from orchestrator.spec.signature import Signature
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class TorchServe(ServingBackend):
         port=8080,
         metrics_port=8082,
         metrics_path="/metrics",
+        metrics=METRICS,
         live_path="/ping",  # fails with 500 if the worker does not restart
         protocol="JSON of the Open Inference Protocol v2",
         request_seconds=30,
