@@ -104,7 +104,6 @@ def test_pods_may_do_nothing_but_serve(template: Template, backend: str) -> None
     documents = template(backend, "1.37")
     for pod in (_one(documents, "Deployment")["spec"]["template"]["spec"], _one(documents, "Pod")["spec"]):
         assert pod["automountServiceAccountToken"] is False
-        assert pod["enableServiceLinks"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"runAsUser", "runAsGroup", "fsGroup"} & pod["securityContext"].keys(), "OpenShift assigns its own"
@@ -114,6 +113,7 @@ def test_pods_may_do_nothing_but_serve(template: Template, backend: str) -> None
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
+    assert _one(documents, "Deployment")["spec"]["template"]["spec"]["enableServiceLinks"] is False
     policy = _one(documents, "NetworkPolicy")["spec"]
     assert policy["egress"] == []
     ports = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
@@ -239,7 +239,8 @@ def test_the_test_of_tensorflow_serving_asks_with_bash_alone(template: Template)
     (container,) = _one(template("tensorflow-serving", "1.37"), "Pod")["spec"]["containers"]
     assert container["command"] == ["/bin/bash", "-c"]
     script, *arguments = container["args"]
-    assert arguments == ["prod-digits", "80", "/v1/models/digits/labels/stable/metadata"]
+    host = "$(PROD_DIGITS_SERVICE_HOST)"
+    assert arguments == [host, "80", "/v1/models/digits/labels/stable/metadata", "prod-digits"]
     done = subprocess.run(["bash", "-n", "-c", script], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
 

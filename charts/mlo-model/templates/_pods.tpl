@@ -4,7 +4,6 @@
 {{- define "mlo-model.placed" -}}
 serviceAccountName: {{ include "mlo-model.serviceAccount" . }}
 automountServiceAccountToken: false
-enableServiceLinks: false
 {{- with .Values.runtimeClassName }}
 runtimeClassName: {{ . | quote }}
 {{- end }}
