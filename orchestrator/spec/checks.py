@@ -117,7 +117,7 @@ def _ranges(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
         if smallest > largest:
             at = (*path, "min") if find(root, (*path, "min")).depth == len(path) + 1 else path
             message = f"`{path[-1]}` ranges from {smallest} to {largest}"
-            remedy = "`max` defaults to 1; set it" if "max" not in find(root, path).node.data else ""
+            remedy = "`max` defaults to 1; set it" if "max" not in find(root, path).node.data else "raise `max`, or lower `min`"
             yield Diagnostic("E121", message, span_of(root, at), label="`min` is greater than `max`", remedy=remedy)
     for name, dim in spec.model.dims.items():
         (low, high), step = dim.bounds, dim.multiple_of
@@ -311,7 +311,9 @@ def _other_kind(root: Node, path: SpecPath, file: Path, kind: str, *, of_folders
         f"{'a file' if of_folders else 'a folder'}",
         span_of(root, path),
         cause=f"it looks like {describe(file)}",
-        remedy="" if fitting is None else f"write `kind: {fitting}`",
+        remedy=f"name the {'folder' if of_folders else 'file'} of the model"
+        if fitting is None
+        else f"write `kind: {fitting}`",
     )
 
 
