@@ -117,7 +117,11 @@ def _ranges(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
         if smallest > largest:
             at = (*path, "min") if find(root, (*path, "min")).depth == len(path) + 1 else path
             message = f"`{path[-1]}` ranges from {smallest} to {largest}"
-            remedy = "`max` defaults to 1; set it" if "max" not in find(root, path).node.data else "raise `max`, or lower `min`"
+            remedy = (
+                "`max` defaults to 1; set it"
+                if "max" not in find(root, path).node.data
+                else "raise `max`, or lower `min`"
+            )
             yield Diagnostic("E121", message, span_of(root, at), label="`min` is greater than `max`", remedy=remedy)
     for name, dim in spec.model.dims.items():
         (low, high), step = dim.bounds, dim.multiple_of

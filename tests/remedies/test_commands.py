@@ -96,13 +96,14 @@ def _deployed() -> None:
     home.prepare()
     placement = PlacementRecord(target=LocalPlacement.TARGET, version=LocalPlacement.VERSION, settings={})
     texts = ("backend", "variant", "spec_file", "spec_digest", "decision_digest", "model_digest", "rendered_digest")
+    empty: dict[str, Any] = dict.fromkeys(texts, "")
     deployment = Deployment(
         name="digits",
         placement=placement,
         revision=1,
         highest=1,
         endpoint="http://127.0.0.1:20001",
-        **dict.fromkeys(texts, ""),
+        **empty,
     )
     StateFile(home).update(lambda state: state.with_deployment(deployment))
 

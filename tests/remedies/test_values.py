@@ -193,7 +193,8 @@ def test_inputs_of_a_request_are_given_as_the_message_spells_them(folder: Path) 
     found = _refusal(read_requests, folder / "x.npz", signature)
     assert found.code == "E614"
     (name, dtype) = re.findall(r"give (\w+): (\w+) \[batch, 2\]", found.remedy)[0]
-    np.savez(folder / "x.npz", **{name: np.zeros((1, 2), dtype)})
+    as_told: dict[str, Any] = {name: np.zeros((1, 2), dtype)}
+    np.savez(folder / "x.npz", **as_told)
     read_requests(folder / "x.npz", signature)
 
 

@@ -268,7 +268,11 @@ class GitopsTarget:
         kept = self._kept.read().get(revision)
         if kept is None:
             raise DeployFailed(
-                Diagnostic("E607", f"the store has no files of revision {revision}", remedy="run `mlo apply` again")
+                Diagnostic(
+                    "E607",
+                    f"the store has no files of revision {revision}",
+                    remedy="run `mlo apply` with its spec, which writes them again",
+                )
             )
         marker = self._marker()
         if marker is None or marker.digest != kept.digest or drift(self._folder, marker):
