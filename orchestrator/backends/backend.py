@@ -15,7 +15,7 @@ from orchestrator.backends.wire import decode, encode_binary, encode_json
 from orchestrator.spec.signature import Signature
 from orchestrator.spec.types import HttpWire, Wire
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, RuntimeOptions
-from orchestrator.steps.server_options import NO_LIMITS, ServerAuth, ServerLimits, ServerTraces
+from orchestrator.steps.server_options import NO_LIMITS, ServerAuth, ServerLimits, ServerTls, ServerTraces
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +56,7 @@ class ServingSettings:
         options: runtime options that differ from the backend's defaults.
         limits: what the server refuses.
         auth: where the tokens are that requests need; None if they need none.
+        tls: where the server's certificate is; None for plain HTTP.
         cors_origins: whose pages may send requests from a browser.
         traces: where spans are sent; None if none are made.
     """
@@ -83,6 +84,7 @@ class ServingSettings:
     options: RuntimeOptions = DEFAULT_OPTIONS
     limits: ServerLimits = NO_LIMITS
     auth: ServerAuth | None = None
+    tls: ServerTls | None = None
     cors_origins: tuple[str, ...] = ()
     traces: ServerTraces | None = None
 
@@ -341,6 +343,15 @@ class ServingBackend(Backend):
 
     def token_file(self, folder: Path) -> Path | None:  # noqa: ARG002
         """The file with the tokens that requests need, from a folder written by it; None if they need none.
+
+        Raises:
+            OSError: the folder lacks the file that says so.
+            ValueError: that file was changed.
+        """
+        return None
+
+    def certificate(self, folder: Path) -> Path | None:  # noqa: ARG002
+        """The file with the server's certificate, from a folder written by it; None if it takes plain HTTP.
 
         Raises:
             OSError: the folder lacks the file that says so.

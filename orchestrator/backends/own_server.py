@@ -84,10 +84,11 @@ class OwnServer(ServingBackend):
     """Module that the server imports → the extra of mlo that installs it."""
 
     enforces = True
-    own_settings = frozenset({"limits", "auth", "cors", "traces"})
+    own_settings = frozenset({"limits", "auth", "tls", "cors", "traces"})
     extras = MappingProxyType(
         {
             "grpc": "gRPC of mlo's own server, which only has REST without it",
+            "tls": "TLS of mlo's own server, which is refused while planning without it",
             "traces": "traces of mlo's own server, which does not start without it if they are enabled",
         }
     )
@@ -142,6 +143,11 @@ class OwnServer(ServingBackend):
         """`token_file` of `server.json`."""
         file = OwnServerJson.read(folder).token_file
         return None if file is None else Path(file)
+
+    def certificate(self, folder: Path) -> Path | None:
+        """`tls.certificate` of `server.json`."""
+        tls = OwnServerJson.read(folder).tls
+        return None if tls is None or tls["certificate"] is None else Path(tls["certificate"])
 
     def queue(self, folder: Path, name: str) -> str:  # noqa: ARG002 - the server serves one model
         """`queue_rows` of `server.json`."""
@@ -202,6 +208,7 @@ def _server_json(
         port=_PORT,
         grpc_port=_GRPC_PORT if settings.grpc else None,
         token_file=None if settings.auth is None else settings.auth.token_file,
+        tls=None if settings.tls is None else {"certificate": settings.tls.certificate, "key": settings.tls.key},
         cors_origins=settings.cors_origins or None,
         traces=None if settings.traces is None else asdict(settings.traces),
         log_level="info",

@@ -63,6 +63,7 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
             signature=served.signature,
             max_body=served.max_body,
             token_file=served.token_file,
+            certificate=served.certificate,
         )
 
     answers = [ask(inputs) for inputs in requests.inputs]

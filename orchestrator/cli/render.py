@@ -31,7 +31,7 @@ _MARK = ".mlo-rendered"
     epilog="""\b
 Examples:
   mlo render specs/digits/digits.yaml --output build/digits
-  docker build --file build/digits/docker/Dockerfile build/digits
+  docker build -t digits build/digits/docker
   helm install digits build/digits/chart --values build/digits/values.yaml
 """
 )
@@ -53,7 +53,7 @@ def render(spec: Path, output: Path, force: bool, platform: Path | None, environ
     """
     _check_output(output, force=force)
     store = open_store(spec.parent)
-    planned = make_plan(spec, store, platform=platform, environment=environment, observer=lines(), image=True)
+    planned = make_plan(spec, store, platform=platform, environment=environment, observer=lines())
     with refused_decisions(), watch(show_cached=planned.preview.changes) as observer:
         outcomes = run_steps(planned, store, observer, Stop())
     store.stat_cache.save()

@@ -24,7 +24,7 @@ from orchestrator.store.digest import sha256_bytes
 
 __all__ = ["observe_here"]
 
-_OWN = ("h2", "jinja2", "numpy")
+_OWN = ("cryptography", "h2", "jinja2", "numpy")
 """Packages that steps use but that are in no table."""
 
 

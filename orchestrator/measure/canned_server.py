@@ -1,7 +1,8 @@
 """A server that answers every request at once with the same bytes: `python -m orchestrator.measure.canned_server COMMANDS REPLIES`.
 
 What the load generator reaches with it is the generator's own limit. It reads one line of JSON,
-`{"do": "listen", "answer_bytes": n}`, replies `{"port": n}`, and serves until its commands end.
+`{"do": "listen", "answer_bytes": n, "tls": [CERTIFICATE, KEY]}`, replies `{"port": n}`, and serves until its commands end. `tls` is
+left out or null for plain HTTP.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import select
 import socket
+import ssl
 import sys
 from collections.abc import Sequence
 
@@ -37,10 +39,7 @@ class _Client:
 
     def on_data(self) -> bool:
         """Read, and answer a whole request; False if the client has gone."""
-        try:
-            data = self._connection.recv(_READ)
-        except ConnectionError:
-            data = b""
+        data = self._received()
         if not data:
             self._connection.close()
             return False
@@ -56,10 +55,29 @@ class _Client:
                 self._connection.sendall(self._answer)
         return True
 
+    def _received(self) -> bytes:
+        """What has come; over TLS all of it, since the kernel does not know what is left of a record."""
+        try:
+            data = self._connection.recv(_READ)
+            while isinstance(self._connection, ssl.SSLSocket) and self._connection.pending():
+                data += self._connection.recv(_READ)
+        except ConnectionError:
+            return b""
+        return data
+
+
+def _server_context(files: Sequence[str] | None) -> ssl.SSLContext | None:
+    if files is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    return context
+
 
 def _serve(commands: int, replies: int) -> None:
     command = json.loads(os.read(commands, 65536))
     answer = canned_answer(command["answer_bytes"])
+    context = _server_context(command.get("tls"))
     clients: dict[int, _Client] = {}
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener, select.epoll() as epoll:
         os.write(replies, json.dumps({"port": listener.getsockname()[1]}).encode() + b"\n")
@@ -75,6 +93,8 @@ def _serve(commands: int, replies: int) -> None:
                 else:
                     connection, _ = listener.accept()
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    if context is not None:  # it waits for the client's part, which comes at once
+                        connection = context.wrap_socket(connection, server_side=True)
                     clients[connection.fileno()] = _Client(connection, answer)
                     epoll.register(connection.fileno(), select.EPOLLIN)
 

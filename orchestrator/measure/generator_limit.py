@@ -11,6 +11,7 @@ from orchestrator.artifacts.server_report import GeneratorLimit
 from orchestrator.machine.cpus import CpuShare
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.spec.types import Wire
+from orchestrator.steps.server_options import ServerTls
 
 __all__ = ["generator_limit", "may_limit"]
 
@@ -22,7 +23,14 @@ _CLEARLY_MORE = 1.5
 
 
 def generator_limit(
-    generator: MeasuredProcess, share: CpuShare, folder: Path, *, wire: Wire, connections: int, answer_bytes: int
+    generator: MeasuredProcess,
+    share: CpuShare,
+    folder: Path,
+    *,
+    wire: Wire,
+    connections: int,
+    answer_bytes: int,
+    tls: ServerTls | None = None,
 ) -> GeneratorLimit | None:
     """Measure the generator, which has the requests already; None if it got no answer.
 
@@ -33,12 +41,16 @@ def generator_limit(
         wire: whose requests are sent.
         connections: that are kept busy.
         answer_bytes: the size of an answer of the server that it will load.
+        tls: the certificate, if it sends over TLS.
 
     Raises:
         MeasureError: either process failed.
     """
     with MeasuredProcess("orchestrator.measure.canned_server", share, memory=None, folder=folder) as server:
-        port = server.ask({"do": "listen", "answer_bytes": answer_bytes}, _TIMEOUT)["port"]
+        port = server.ask(
+            {"do": "listen", "answer_bytes": answer_bytes, "tls": None if tls is None else [tls.certificate, tls.key]},
+            _TIMEOUT,
+        )["port"]
         command = {
             "do": "saturate",
             "wire": wire,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+import ssl
 from collections.abc import Iterable
 
 import h2.config
@@ -42,8 +43,8 @@ class GrpcConnection(Connection):
 
     __slots__ = ("_failure", "_http2", "_kept_open", "_message", "_result", "_size", "_stream", "_whole")
 
-    def __init__(self, port: int, epoll: select.epoll) -> None:
-        super().__init__(port, epoll)
+    def __init__(self, port: int, epoll: select.epoll, context: ssl.SSLContext | None) -> None:
+        super().__init__(port, epoll, context)
         # What is sent is right, and what comes is only counted.
         self._http2 = h2.connection.H2Connection(
             h2.config.H2Configuration(
@@ -135,7 +136,7 @@ class GrpcConnection(Connection):
             return Ended(refused=f"status {_TOO_BUSY[status]}{why}")
         return Ended(failed=f"gRPC status {status or 'missing'}{why}")
 
-    def _connected(self) -> Ended:
+    def _connected(self) -> Ended | None:
         ended = super()._connected()
         if ended is CONNECTED:
             self._http2.initiate_connection()

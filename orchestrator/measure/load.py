@@ -3,9 +3,9 @@
 It reads lines of JSON from one descriptor and writes one reply each to the other; the parent's side is
 `orchestrator.measure.session`.
 
-    {"do": "open", "wire": "json", "requests": [PATH, ...], "limit": 256}
+    {"do": "open", "wire": "json", "requests": [PATH, ...], "limit": 256, "tls": true}
         → {"requests": n}; what is sent in turn over a wire: whole HTTP requests, or for the wire `grpc` messages of `ModelInfer`;
-          and the maximum of connections in an open loop; once for each wire
+          the maximum of connections in an open loop, and whether they use TLS (false by default); once for each wire
     {"do": "schedule", "wire": "json", "port": 8080, "timeout": 10.0, "rate": 200.0, "requests": 350, "seed": 1}
         → open loop: Poisson arrivals at the rate, independent of answers
     {"do": "saturate", "wire": "json", "port": 8080, "timeout": 10.0, "connections": 32, "seconds": 0.5, "answers": 64,
@@ -27,11 +27,13 @@ from __future__ import annotations
 import gc
 import json
 import os
+import ssl
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orchestrator.measure.certificate import client_context
 from orchestrator.measure.failure import MeasureError
 from orchestrator.measure.load_connections import Connect, Connection, Endpoint
 from orchestrator.measure.load_loops import arrivals, saturate, send_on_schedule
@@ -68,13 +70,15 @@ def main(argv: Sequence[str]) -> int:
 class _Opened(NamedTuple):
     requests: tuple[bytes, ...]
     limit: int
+    context: ssl.SSLContext | None
 
 
 def _open(command: Mapping[str, Any]) -> _Opened:
     requests = tuple(Path(path).read_bytes() for path in command["requests"])
     if not requests:
         raise ValueError("there is no request to send")
-    return _Opened(requests, command["limit"])
+    context = client_context("h2" if command["wire"] == "grpc" else "http/1.1") if command.get("tls") else None
+    return _Opened(requests, command["limit"], context)
 
 
 def _load(command: Mapping[str, Any], opened: _Opened) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def _load(command: Mapping[str, Any], opened: _Opened) -> dict[str, Any]:
         from orchestrator.measure.grpc_connections import GrpcConnection  # noqa: PLC0415 - h2 is only needed for gRPC
 
         connect = GrpcConnection
-    endpoint = Endpoint(command["port"], opened.requests, opened.limit, command["timeout"], connect)
+    endpoint = Endpoint(command["port"], opened.requests, opened.limit, command["timeout"], connect, opened.context)
     if command["do"] == "schedule":
         return send_on_schedule(endpoint, arrivals(command["rate"], command["requests"], command["seed"]))
     limits = {name: command[name] for name in ("seconds", "answers", "at_most")}

@@ -10,11 +10,14 @@ import contextlib
 import os
 import select
 import socket
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import httptools
+
+from orchestrator.measure.tls_socket import TlsSocket
 
 __all__ = ["CONNECTED", "GOOD", "Connect", "Connection", "Ended", "Endpoint", "http_request"]
 
@@ -36,6 +39,7 @@ class Endpoint:
         limit: maximum connections in an open loop; waiting for one counts as latency.
         timeout: seconds until a request counts as refused.
         connect: opens a connection to the port.
+        context: of the client for TLS; None for plain TCP.
     """
 
     port: int
@@ -43,6 +47,7 @@ class Endpoint:
     limit: int
     timeout: float
     connect: Connect
+    context: ssl.SSLContext | None = None
 
 
 class Ended(NamedTuple):
@@ -70,21 +75,28 @@ def http_request(path: str, headers: Mapping[str, str], body: bytes) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-Connect = Callable[[int, select.epoll], "Connection"]
+Connect = Callable[[int, select.epoll, ssl.SSLContext | None], "Connection"]
 
 
 class Connection:
     """Carries one request at a time; the user waits for its events and calls `on_events`.
 
+    Args:
+        port: on this machine.
+        epoll: whose user waits.
+        context: of the client for TLS; None for plain TCP.
+
     Attributes:
         file: its file descriptor.
         usable: whether it can carry another request.
         busy: whether it carries one now.
+        closed: whether it is no more.
         begun: when its last request was sent, `time.perf_counter`.
         scheduled, late: for its user: when that request was due, and how much later it was sent.
     """
 
     __slots__ = (
+        "_context",
         "_epoll",
         "_feed",
         "_kept",
@@ -97,18 +109,24 @@ class Connection:
         "_status",
         "begun",
         "busy",
+        "closed",
         "file",
         "late",
         "scheduled",
         "usable",
     )
 
-    def __init__(self, port: int, epoll: select.epoll) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    def __init__(self, port: int, epoll: select.epoll, context: ssl.SSLContext | None) -> None:
+        self._socket: socket.socket | TlsSocket = socket.socket(
+            socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+        )
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._parser = httptools.HttpResponseParser(self)
-        self._feed, self._receive, self._send = self._parser.feed_data, self._socket.recv, self._socket.send
+        self._feed = self._parser.feed_data
+        self._receive: Callable[[int], bytes] = self._socket.recv
+        self._send: Callable[[bytes | memoryview], int] = self._socket.send
         self._epoll = epoll
+        self._context = context
         self._left: memoryview | None = None
         self._length = 0
         self._status = 0  # of an answer that is whole
@@ -116,6 +134,7 @@ class Connection:
         self.file = self._socket.fileno()
         self.usable = False
         self.busy = False
+        self.closed = False
         self.begun = 0.0
         self.scheduled = 0.0
         self.late = 0.0
@@ -140,9 +159,9 @@ class Connection:
 
     def on_events(self, events: int) -> Ended | None:
         """Go on; how its request ended, `CONNECTED`, or None."""
+        if not self.usable:
+            return self._connected()
         if events & select.EPOLLOUT:
-            if not self.usable:
-                return self._connected()
             self._send_more()
             if not events & ~select.EPOLLOUT:
                 return None
@@ -184,12 +203,24 @@ class Connection:
     def close(self) -> None:
         """Close it; whatever it carries is given up."""
         self.usable = self.busy = False
+        self.closed = True
         self._socket.close()
 
-    def _connected(self) -> Ended:
+    def _connected(self) -> Ended | None:
         if code := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.close()
             return Ended(failed=f"no connection: {os.strerror(code)}")
+        if self._context is not None:
+            if isinstance(self._socket, socket.socket):
+                self._socket = TlsSocket(self._socket, self._context)
+                self._receive, self._send = self._socket.recv, self._socket.send
+            try:
+                if not self._socket.shake_hands():
+                    self._epoll.modify(self.file, select.EPOLLIN)
+                    return None
+            except OSError as error:
+                self.close()
+                return Ended(failed=f"no connection over TLS: {error.strerror or error}")
         self.usable = True
         self._epoll.modify(self.file, select.EPOLLIN)
         return CONNECTED

@@ -116,7 +116,7 @@ class _Loop(ABC):
 
     def open(self) -> None:
         """Open one more connection."""
-        connection = self._endpoint.connect(self._endpoint.port, self._epoll)
+        connection = self._endpoint.connect(self._endpoint.port, self._epoll, self._endpoint.context)
         self._connections[connection.file] = connection
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class _Loop(ABC):
 
     def note(self, connection: Connection, ended: Ended | None) -> None:
         """What has become of a connection's request, if that is known."""
-        if not connection.usable:
+        if connection.closed:
             del self._connections[connection.file]
         if ended is CONNECTED:
             self.on_connected(connection)

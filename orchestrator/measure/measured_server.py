@@ -20,6 +20,7 @@ from orchestrator.backends.backend import ServingBackend, ServingSettings
 from orchestrator.containers.engine import container_process
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import CpuShare, confined, package_environment
+from orchestrator.measure.certificate import client_context
 from orchestrator.measure.failure import MeasureError, above_limit, out_of_memory
 from orchestrator.process.children import ended_by, start_logged
 from orchestrator.process.environment import ENGINE_NAMES
@@ -76,6 +77,7 @@ class MeasuredServer:
         self._backend = backend
         self._name = settings.name
         self._signature = settings.signature
+        self._context = None if settings.tls is None else client_context()
         self._memory = memory
         self._grace = settings.drain_seconds + 10.0
         self._log = folder / "log.txt"
@@ -227,13 +229,18 @@ class MeasuredServer:
         self._watch = MemoryWatch(self._pid, None)
 
     def _ask(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}) -> _Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_REQUEST_TIMEOUT)
+        connection = self._connection()
         try:
             connection.request(method, path, body, dict(headers))
             response = connection.getresponse()
             return _Answer(response.status, dict(response.getheaders()), response.read())
         finally:
             connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._context is None:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=_REQUEST_TIMEOUT)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=_REQUEST_TIMEOUT, context=self._context)
 
     def _last_output(self) -> str:
         lines = self._log.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()

@@ -28,6 +28,7 @@ from orchestrator.backends.wire import encode_message, grpc_prefixed
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import cpu_share, other_cpus
 from orchestrator.machine.cuda_devices import cuda_devices
+from orchestrator.measure.certificate import make_certificate
 from orchestrator.measure.failure import MeasureError
 from orchestrator.measure.finalists import auto_batch_size, finalists, substitutes
 from orchestrator.measure.generator_limit import generator_limit
@@ -145,6 +146,7 @@ class _Benchmark:
         self.runtime = {result.candidate: result for result in self.measured}
         self.share = cpu_share(parameters.cpus)
         self.devices = cuda_devices() if parameters.devices else None
+        self._tls = make_certificate(context.scratch) if parameters.tls else None
         others = other_cpus(self.share)
         self._generator = others or self.share
         self.load_generator = LoadGenerator(cpus=len(self._generator.cpus), shares_cpus=others is None)
@@ -228,7 +230,12 @@ class _Benchmark:
             for wire, found in tried.items():
                 if not found.refused:
                     files = _request_files(folder / f"requests-{wire}", served_by, server.path, rows, wire)
-                    opened = {"wire": wire, "requests": files, "limit": _CONNECTIONS_AT_MOST}
+                    opened = {
+                        "wire": wire,
+                        "requests": files,
+                        "limit": _CONNECTIONS_AT_MOST,
+                        "tls": settings.tls is not None,
+                    }
                     generator.ask({"do": "open", **opened}, _READY_TIMEOUT)
             probe(loaded, self.load, servers)
             if loaded.fate == "measured" and (size := loaded.wires[loaded.wire].answer_bytes) is not None:
@@ -239,6 +246,7 @@ class _Benchmark:
                     wire=loaded.wire,
                     connections=loaded.connections,
                     answer_bytes=size,
+                    tls=settings.tls,
                 )
         except MeasureError as error:
             return ServerResult.failed(generator_failed(error), chosen)
@@ -321,6 +329,7 @@ class _Benchmark:
             cuda_graphs=parameters.cuda_graphs,
             batch_sizes=parameters.batch_sizes,
             grpc="grpc" in parameters.wires and "grpc" in offers,
+            tls=self._tls,
             options=candidate.options,
         )
 

@@ -106,6 +106,7 @@ def check_golden(
     rows: int = 32,
     max_body: int | None = None,
     token_file: Path | None = None,
+    certificate: Path | None = None,
 ) -> GoldenReport:
     """Send samples to a server and judge its answers by the gates of `verify`.
 
@@ -113,7 +114,7 @@ def check_golden(
     all samples fit into the batches, as in `verify`.
 
     Args:
-        base_url: `http://HOST:PORT` of the server.
+        base_url: `http://HOST:PORT` or `https://HOST:PORT` of the server.
         backend: the backend of the server.
         name: the model's name on the wire.
         samples: the output folder of the import step.
@@ -122,6 +123,7 @@ def check_golden(
         rows: samples that are sent alone, or as the first of a smallest batch.
         max_body: see `infer`.
         token_file: see `infer`.
+        certificate: see `infer`.
 
     Raises:
         DeployFailed: E608 an answer is not within the gates; E609 a request failed.
@@ -139,6 +141,7 @@ def check_golden(
                 signature=golden.signature,
                 timeout=_REQUEST_SECONDS,
                 token_file=token_file,
+                certificate=certificate,
             )
         except DeployFailed as failed:
             error = failed.diagnostics[0]

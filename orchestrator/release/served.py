@@ -22,11 +22,13 @@ class Served:
     Attributes:
         max_body: bytes of the largest request; None if nothing has to be smaller for it.
         token_file: with the tokens that requests need; None if they need none.
+        certificate: the file with the server's; None if it takes plain HTTP.
     """
 
     signature: Signature
     max_body: int | None
     token_file: Path | None
+    certificate: Path | None
 
 
 def served_by(store: Store, deployment: Deployment) -> Served:
@@ -39,7 +41,7 @@ def served_by(store: Store, deployment: Deployment) -> Served:
     backend = serving_backend(deployment.backend)
     try:
         signature = backend.signature(serving, deployment.name)
-        return Served(signature, backend.max_body(serving), backend.token_file(serving))
+        return Served(signature, backend.max_body(serving), backend.token_file(serving), backend.certificate(serving))
     except FileNotFoundError as missing:
         raise DeployFailed(
             Diagnostic(

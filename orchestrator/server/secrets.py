@@ -6,11 +6,14 @@ import hashlib
 import hmac
 import logging
 import ssl
+import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 from .config import TlsConfig
 from .errors import BAD_CONFIG, RequestError, StartError
+from .validity import valid_until
 
 __all__ = ["Certificates", "Tokens"]
 
@@ -109,34 +112,66 @@ class Certificates:
         """Read the files.
 
         Raises:
-            StartError: `BAD_CONFIG`; unreadable, or key and certificate do not belong together.
+            StartError: `BAD_CONFIG`; unreadable, encrypted, or key and certificate do not belong together.
         """
         self._config = config
         paths = [config.certificate, config.key]
         self._watched = _Watched(*paths, *([] if config.client_ca is None else [config.client_ca]))
+        self._ends = inf
         self.context: ssl.SSLContext
         self.contents: list[bytes] = []
         try:
             self._load()
         except (OSError, ValueError) as error:
-            raise StartError(BAD_CONFIG, f"tls {config.certificate}: {error}") from error
+            raise StartError(BAD_CONFIG, f"tls: {_reason(error)}") from error
 
     def _load(self) -> bool:
         contents = self._watched.changed()
         if contents is None:
             return False
+        config = self._config
         # A new one: a context that is in use would go on trusting the former CA beside the new one.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        context.load_cert_chain(self._config.certificate, self._config.key)
-        if self._config.client_ca is not None:
-            context.load_verify_locations(self._config.client_ca)
+        try:
+            context.load_cert_chain(config.certificate, config.key, password=_no_password)
+        except ssl.SSLError as error:
+            raise ValueError(_unusable(config, error)) from error
+        if config.client_ca is not None:
+            context.load_verify_locations(config.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
         self.context = context
         self.contents = contents
+        self._note_end()
         return True
+
+    def _note_end(self) -> None:
+        """Say so if clients refuse the certificate; it is served all the same, as some may look at nothing but the key."""
+        try:
+            self._ends = valid_until(self._config.certificate, self._config.key)
+        except ssl.SSLCertVerificationError as error:
+            self._ends = inf
+            _log.error("clients refuse the certificate %s: %s", self._config.certificate, error.verify_message)
 
     def reload(self) -> None:
         """Read the files again if they have changed."""
         _reload("the certificate", self._load)
+        if time.time() > self._ends:
+            self._note_end()
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted, and nobody can be asked for its password; write it without one")
+
+
+def _unusable(config: TlsConfig, error: ssl.SSLError) -> str:
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return f"the key {config.key} does not belong to the certificate {config.certificate}, the first in its file"
+    return f"{config.certificate} and {config.key} are no certificate and private key as PEM: {error.reason or error}"
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -110,6 +110,15 @@ E451 the winner is missing
     The artifact of the selected variant is not in the store. `mlo apply SPEC --replace render` makes it anew.
 E452 the artifacts cannot be rendered
     A value of the spec or of the decision does not fit the templates.
+E480 the places of secrets do not fit together
+    In Kubernetes each Secret is mounted as a folder: the certificate and its key lie in one, the tokens in another, and none in another's.
+E481 the server's certificate cannot be used
+    The certificate or the key of `serving.tls` is missing, expired, not yet valid, encrypted, no PEM, or they do not belong together.
+    Whether a clients' authority signed it, and for which name, is for those who make it: mlo compares the certificate itself.
+E482 the server shows another certificate
+    mlo talks to a deployment with `serving.tls` only if it shows the certificate in the file that the spec named when it was deployed.
+E483 the target cannot deploy a server with a certificate
+    `serving.tls` is for the targets that the message names. Elsewhere, TLS ends in front of the server: at an Ingress, a gateway or a mesh.
 E490 more replicas are needed than there may be
     `slo.total_throughput` divided by what one replica is proven to hold is more than `serving.replicas.max`, the platform's
     limit, or the one replica that the target runs. Ask for less, allow more replicas, or give each more CPUs.
@@ -183,22 +192,8 @@ E630 the image cannot be built
 E631 the build of the image failed
     An instruction of the Dockerfile failed; the notes are the last lines of its log. What serves is not touched.
 E632 the image was not pushed
-    The registry of `image.registry` refused the image. The cause is what it said.
-E633 the engine's disk is full
-    The build of an image needs the disk of the machine where the Docker Engine runs. `docker system df` shows what uses it.
-E634 the base image cannot be had
-    The image that `image.base` names, or the default one, is neither in the engine nor can it be pulled.
-E635 not logged in to the registry
-    mlo uses the credentials of Docker's own configuration and its credential helpers: `docker login REGISTRY`.
-E636 no permission to push
-    The registry knows the user, who may not push to this path.
-E637 the registry cannot be reached
-    The Docker Engine, which is what pushes, does not reach the registry of `image.registry`.
-E638 wheels are missing
-    With `image: {build: {pip_index: ...}}`, pip fetches the wheels of an image on this machine, with its own configuration and
-    credentials: `pip download --index-url URL PACKAGE` shows whether it can.
-E639 the packages of an image cannot be listed
-    The list of an image's packages is read in a container of it, with dpkg.
+    The registry of `image.registry` refused the image or did not respond. mlo uses the credentials of Docker's own
+    configuration: log in with `docker login REGISTRY`.
 E650 the package for clusters is missing
     `deploy: {target: kubernetes}` needs the package `kubernetes`, which the extra of the same name installs.
 E651 no such context

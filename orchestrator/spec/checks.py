@@ -18,6 +18,7 @@ from orchestrator.spec.scalars import LOOKS_BOOLEAN
 from orchestrator.spec.signature import multiples_of
 from orchestrator.spec.source_models import FOLDERS, KIND_OF_FILE, SAY_NOTHING, PytorchSource
 from orchestrator.spec.source_text import similar_file
+from orchestrator.spec.tls_checks import tls_problems
 from orchestrator.spec.yaml_tree import Node, quoted
 
 __all__ = ["checked"]
@@ -42,8 +43,8 @@ def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]
         *_files(spec, root, folder),
         *_tokens(spec, root),
         *_registry(spec, root),
+        *tls_problems(spec, root),
         *_import_roots(spec, root, folder),
-        *_wheels(spec, root, folder),
         *_doubtful(spec, root),
         *_without_effect(spec, root),
         *spec.deploy.problems(partial(span_of, root)),
@@ -268,34 +269,6 @@ def _import_roots(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[D
         )
 
 
-def _wheels(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnostic]:
-    build = spec.image.build
-    if build.wheelhouse is not None and build.pip_index is not None:
-        yield Diagnostic(
-            "E138",
-            "`wheelhouse` and `pip_index` exclude each other",
-            span_of(root, ("image", "build", "pip_index")),
-            cause="from a wheelhouse, everything is installed without an index",
-            remedy="remove one of them",
-        )
-    for key, name, of_folders in (("wheelhouse", build.wheelhouse, True), ("ca_bundle", build.ca_bundle, False)):
-        if name is None:
-            continue
-        place = spec.path(name, folder)
-        if place.is_dir() if of_folders else place.is_file():
-            continue
-        near = None if place.exists() else similar_file(place, folders=of_folders)
-        kind, other = ("folder", "file") if of_folders else ("file", "folder")
-        yield Diagnostic(
-            "E124",
-            f"{kind} {quoted(name)} {f'is a {other}' if place.exists() else 'does not exist'}",
-            span_of(root, ("image", "build", key)),
-            label="" if near is None else f"did you mean {quoted(near.name if '/' not in name else near)}?",
-            cause=f"looked for {place}",
-            remedy="paths are relative to the spec's folder" if near is None else "",
-        )
-
-
 def _inside(root: Node, path: SpecPath, file: Path) -> Diagnostic:
     return Diagnostic(
         "E136",
@@ -352,9 +325,9 @@ def _without_effect(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
     paths: list[SpecPath] = [
         *(
             ("serving", key)
-            for key in ("batching", "cuda_graphs", "grpc", "limits", "auth", "cors", "traces", "replicas")
+            for key in ("batching", "cuda_graphs", "grpc", "limits", "auth", "tls", "cors", "traces", "replicas")
         ),
-        *(("image", key) for key in ("registry", "base", "build")),
+        *(("image", key) for key in ("registry", "base")),
     ]
     for path in paths:
         found = find(root, path)

@@ -8,8 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema,
 
 from orchestrator.backends.table import BACKENDS, SERVERS, backends_of
 from orchestrator.spec.gates import GATES, PRECISIONS, Gate, Precision
-from orchestrator.spec.image_models import Image
-from orchestrator.spec.server_models import Auth, Cors, Limits, Traces
+from orchestrator.spec.server_models import Auth, Cors, Limits, Tls, Traces
 from orchestrator.spec.source_models import Source
 from orchestrator.spec.strict import Strict
 from orchestrator.spec.types import (
@@ -18,12 +17,14 @@ from orchestrator.spec.types import (
     Delay,
     DimName,
     Duration,
+    ImageRef,
     LabelKey,
     LabelValue,
     Name,
     Number,
     OwnName,
     Rate,
+    RegistryPrefix,
     RelPath,
     Scalar,
     Size,
@@ -368,6 +369,10 @@ class Serving(Strict):
         default=None,
         description="The tokens that requests need; without it, whoever reaches the server may send requests.",
     )
+    tls: Tls | None = Field(
+        default=None,
+        description="The server's certificate; requests then come over TLS alone, without it as plain HTTP.",
+    )
     cors: Cors | None = Field(
         default=None, description="Whose pages may send requests from a browser; without it, none but the server's own."
     )
@@ -383,6 +388,7 @@ class Serving(Strict):
             "limits": self.limits != Limits(),
             "auth": self.auth is not None,
             "cors": self.cors is not None,
+            "tls": self.tls is not None,
             "traces": self.traces is not None,
         }
         return tuple(key for key, is_set in given.items() if is_set)
@@ -398,6 +404,13 @@ class Serving(Strict):
         if self.wire == "auto":
             return ("json", "binary", "grpc") if self.grpc else ("json", "binary")
         return (self.wire,)
+
+
+class Image(Strict):
+    """Registry and base of the images."""
+
+    registry: RegistryPrefix | None = Field(default=None, description="Registry and path that images are pushed to.")
+    base: ImageRef | None = Field(default=None, description="Base image for serving images.")
 
 
 def _first_target_by_default(value: object) -> object:

@@ -6,9 +6,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from orchestrator.spec.strict import Strict
-from orchestrator.spec.types import Collector, Duration, Origin, SecretName, Size, TokenFile
+from orchestrator.spec.types import Collector, Duration, Origin, SecretFile, SecretName, Size
 
-__all__ = ["Auth", "Cors", "Limits", "Traces"]
+__all__ = ["Auth", "Cors", "Limits", "Tls", "Traces"]
 
 
 def _body(size: int) -> int:
@@ -51,7 +51,7 @@ class Limits(Strict):
 class Auth(Strict):
     """Who may send requests: whoever knows a token. The spec says where tokens are, never what they are."""
 
-    token_file: TokenFile = Field(
+    token_file: SecretFile = Field(
         description="The file with the accepted tokens, one per line, each of at least 16 characters; the same path on this "
         "machine, in the container and in the pod.",
         examples=["/run/secrets/digits/token"],
@@ -88,4 +88,24 @@ class Traces(Strict):
         le=1,
         description="The fraction of requests whose trace begins here; a client's own trace is continued as the client has it.",
         examples=[0.1],
+    )
+
+
+class Tls(Strict):
+    """The server's certificate. The spec says where it and its key are, never what the key is."""
+
+    certificate: SecretFile = Field(
+        description="The certificate as PEM, followed by those of the authorities between it and a known one; the same path on "
+        "this machine, in the container and in the pod.",
+        examples=["/run/secrets/digits-tls/tls.crt"],
+    )
+    key: SecretFile = Field(
+        description="The certificate's private key as PEM, not encrypted, in the same folder.",
+        examples=["/run/secrets/digits-tls/tls.key"],
+    )
+    secret: SecretName | None = Field(
+        default=None,
+        description="The Kubernetes Secret with both files, under their names; by default the name of the deployment and "
+        "`-tls`.",
+        examples=["digits-tls"],
     )

@@ -15,7 +15,7 @@ from orchestrator.spec.source_models import SourceKind, Task
 from orchestrator.spec.types import ImageRef, LabelKey, LabelValue, Name, Origin, RegistryPrefix, Wire
 from orchestrator.steps.pass_options import AnyPassOptions
 from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, Batching, RuntimeOptions
-from orchestrator.steps.server_options import NO_LIMITS, ServerAuth, ServerLimits, ServerTraces
+from orchestrator.steps.server_options import NO_LIMITS, ServerAuth, ServerLimits, ServerTls, ServerTraces
 
 __all__ = [
     "Accelerator",
@@ -23,12 +23,10 @@ __all__ = [
     "CodeAccess",
     "ConvertParameters",
     "DeploymentParameters",
-    "ImageParameters",
     "ImportParameters",
     "InspectParameters",
     "OptimizeParameters",
     "Parameters",
-    "Platform",
     "ProbeParameters",
     "RandomSamplesParameters",
     "RefusedParameters",
@@ -45,9 +43,6 @@ __all__ = [
 
 Accelerator = Literal["none", "cuda"]
 """Where models run: on the CPU, or on CUDA devices."""
-
-Platform = Literal["linux/amd64", "linux/arm64"]
-"""What an image runs on, as Docker names it."""
 
 
 class Parameters:
@@ -308,6 +303,7 @@ class ServerBenchmarkParameters(Parameters):
         devices: CUDA devices of one server.
         cuda_graphs: whether calls on them are captured as CUDA graphs.
         wires: over which a server may be asked; each is asked over those of them that it has.
+        tls: whether requests come over TLS.
     """
 
     candidates: tuple[CandidateParameters, ...]
@@ -325,6 +321,7 @@ class ServerBenchmarkParameters(Parameters):
     accelerator: Accelerator = "none"
     devices: int = 0
     cuda_graphs: bool = False
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,6 +401,7 @@ class ServingParameters(Parameters):
         grpc: whether it offers gRPC too.
         limits: what it refuses.
         auth: where the tokens are that requests need; None if they need none.
+        tls: where the server's certificate is; None for plain HTTP.
         cors_origins: whose pages may send requests from a browser.
         traces: where spans are sent; None if none are made.
     """
@@ -418,25 +416,9 @@ class ServingParameters(Parameters):
     grpc: bool = False
     limits: ServerLimits = NO_LIMITS
     auth: ServerAuth | None = None
+    tls: ServerTls | None = None
     cors_origins: tuple[Origin, ...] = ()
     traces: ServerTraces | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageParameters(Parameters):
-    """How the image is built.
-
-    Attributes:
-        platform: that the model is measured on.
-        wheels: whether its packages come from a folder of wheels in the build context, and not from a package index.
-        hashes: `name==version` → the sha256 of the files that may be installed; empty if they are not known.
-        unlocked: why they are not known, in a sentence without a full stop.
-    """
-
-    platform: Platform
-    wheels: bool = False
-    hashes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    unlocked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,5 +431,4 @@ class RenderParameters(Parameters):
 
     deployment: DeploymentParameters
     settings: ServingParameters
-    image: ImageParameters
     assets: str

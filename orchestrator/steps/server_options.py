@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from pathlib import PurePosixPath
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from orchestrator.spec.types import Collector, SecretName, TokenFile
+from orchestrator.spec.types import Collector, SecretFile, SecretName
 
-__all__ = ["NO_LIMITS", "ServerAuth", "ServerLimits", "ServerTraces"]
+__all__ = ["NO_LIMITS", "ServerAuth", "ServerLimits", "ServerTls", "ServerTraces"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,29 @@ class ServerAuth:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
 
-    token_file: TokenFile
+    token_file: SecretFile
     secret: SecretName
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """`serving.tls`: where the certificate and its key are; see `ServerAuth`.
+
+    Attributes:
+        certificate, key: absolute paths in one folder, the same on every machine and in containers.
+        secret: the Kubernetes Secret whose keys with the files' names hold the same.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+    certificate: SecretFile
+    key: SecretFile
+    secret: SecretName
+
+    @property
+    def folder(self) -> str:
+        """The folder of both files."""
+        return str(PurePosixPath(self.certificate).parent)
 
 
 @dataclass(frozen=True, slots=True)

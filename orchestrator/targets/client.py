@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -15,6 +15,7 @@ from orchestrator.backends.backend import ServingBackend
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.spec.signature import Signature
+from orchestrator.targets.certificate import pinned_connection
 from orchestrator.targets.inputs import Requests, read_requests
 
 __all__ = ["Array", "Requests", "infer", "read_requests", "rows_within"]
@@ -35,11 +36,12 @@ def infer(
     timeout: float = 30.0,
     max_body: int | None = None,
     token_file: Path | None = None,
+    certificate: Path | None = None,
 ) -> dict[str, Array]:
     """The outputs by name for these inputs.
 
     Args:
-        endpoint: `http://HOST:PORT`.
+        endpoint: `http://HOST:PORT` or `https://HOST:PORT`.
         backend: the backend that serves there; it knows the wire format.
         name: the model's name on the wire.
         inputs: by name, each with its batch dimension if the model has one.
@@ -47,16 +49,18 @@ def infer(
         timeout: seconds for one call.
         max_body: bytes of the largest request that the server takes; None if nothing has to be smaller for it.
         token_file: whose first token is sent; None if the server asks for none.
+        certificate: the file with the one that a server at `https:` has; no other is talked to, whatever name it is for.
 
     Raises:
         DeployFailed: E610 nothing listens, E611 the request is refused (4xx), E612 the server failed (5xx, broken
-            connection, an answer that is none), E613 no answer within `timeout`, E625 there is no token.
+            connection, an answer that is none), E613 no answer within `timeout`, E625 there is no token, E482 the server shows
+            another certificate.
     """
     largest = _largest(signature, inputs, max_body)
     headers = {} if token_file is None else {"Authorization": f"Bearer {_token(token_file)}"}
 
     def call(part: Mapping[str, Array]) -> dict[str, Array]:
-        return _call(endpoint, backend, name, part, signature, timeout, headers)
+        return _call(_Connect(endpoint, timeout, certificate), backend, name, part, signature, headers)
 
     if largest is None:
         return call(inputs)
@@ -90,19 +94,35 @@ def _largest(signature: Signature, inputs: Mapping[str, Array], max_body: int | 
     return largest if any(len(array) > largest for array in inputs.values()) else None
 
 
+class _Connect(NamedTuple):
+    """Where and how to connect."""
+
+    endpoint: str
+    timeout: float
+    certificate: Path | None
+
+    def __call__(self) -> HTTPConnection:
+        """A connection, not yet made if it needs no certificate."""
+        where = urlsplit(self.endpoint)
+        if where.scheme != "https":
+            return HTTPConnection(where.hostname or "", where.port, timeout=self.timeout)
+        assert self.certificate is not None, "a server with TLS has a certificate"
+        return pinned_connection(where.hostname or "", where.port, self.timeout, self.certificate)
+
+
 def _call(
-    endpoint: str,
+    connect: _Connect,
     backend: ServingBackend,
     name: str,
     inputs: Mapping[str, Array],
     signature: Signature,
-    timeout: float,
     more: Mapping[str, str],
 ) -> dict[str, Array]:
     body, headers = backend.encode(inputs, "binary" if "binary" in backend.wires else "json")
-    where = urlsplit(endpoint)
-    connection = HTTPConnection(where.hostname or "", where.port, timeout=timeout)
+    endpoint, timeout = connect.endpoint, connect.timeout
+    connection: HTTPConnection | None = None
     try:
+        connection = connect()
         connection.request("POST", backend.infer_path(name), body, {**headers, **more})
         answer = connection.getresponse()
         content = answer.read()
@@ -128,7 +148,8 @@ def _call(
             f"run `mlo logs {name}`",
         ) from error
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
     if answer.status != 200:
         refused = 400 <= answer.status < 500
         raise _failure(

@@ -30,6 +30,7 @@ class DeploySection(Strict):
             not win.
         takes_image: whether it starts images: as `built`, by the engine that built them, or as `pushed` to `image.registry`, if the
             spec names one.
+        takes_tls: whether a server with a certificate (`serving.tls`) can be deployed there.
         replicated: whether it can run several replicas.
         deploys: the folder of the rendered tree that a release consists of; empty if it is all of it.
         extra: the extra of mlo that it needs; empty for none.
@@ -38,6 +39,7 @@ class DeploySection(Strict):
 
     takes_unserved: ClassVar[bool] = False
     starts_here: ClassVar[bool] = False
+    takes_tls: ClassVar[bool] = False
     takes_image: ClassVar[Literal["no", "built", "pushed"]] = "no"
     replicated: ClassVar[bool] = True
     deploys: ClassVar[str] = ""

@@ -64,12 +64,14 @@ class Started:
         url: where golden requests can be sent; None where there is no server, and the target has proven the revision itself.
         proof: how it has proven it, in one sentence; empty where there is a `url`.
         pid: the server's process, where there is one on this machine.
+        endpoint: the deployment's once traffic goes to it, if `prepare` could not know it.
     """
 
     revision: int
     url: str | None
     proof: str = ""
     pid: int | None = None
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

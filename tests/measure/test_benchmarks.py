@@ -128,6 +128,18 @@ def test_a_finalist_is_measured_in_its_real_server(measured: StepContext, tmp_pa
     assert draining["seconds"] == 0, "nobody else asks it, so nobody has to notice that it stops"
 
 
+def test_a_finalist_is_measured_over_tls(measured: StepContext, tmp_path: Path) -> None:
+    inputs = {**measured.inputs, "runtime": measured.output}
+    context = step_context(tmp_path / "step", inputs, measured.params["candidates"], tls=True)
+    server_benchmark.benchmark(context)
+    row, *_ = _report(context, ServerReport)["candidates"]
+    assert row["fate"] == "measured", row["reason"]
+    assert row["measured"]["saturation"]["at_least"] > 50
+    assert row["measured"]["open_loop"]["samples"] >= 459
+    key = (context.scratch / "tls.key").read_text()
+    assert not [path for path in context.output.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
+
+
 def test_the_next_best_is_started_in_place_of_a_server_that_fails(measured: StepContext, tmp_path: Path) -> None:
     report = RuntimeReport.read(measured.output)
     sound = report.candidates[0]

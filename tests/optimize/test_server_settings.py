@@ -14,11 +14,12 @@ from orchestrator.optimize.candidates import candidates
 from orchestrator.optimize.variants import Candidate, RefusedCandidate
 from orchestrator.plan.compile import plan_of
 from orchestrator.plan.found import planned_model
+from orchestrator.plan.step import Plan
 from orchestrator.plan.steps.release import require_server_tools
 from orchestrator.spec.load import LoadedSpec, load_spec
 from orchestrator.spec.models import ModelDeployment
-from orchestrator.steps.parameters import RenderParameters
-from orchestrator.steps.server_options import ServerAuth, ServerLimits, ServerTraces
+from orchestrator.steps.parameters import RenderParameters, ServerBenchmarkParameters
+from orchestrator.steps.server_options import ServerAuth, ServerLimits, ServerTls, ServerTraces
 from tests.optimize.test_grpc import SIGNATURE, SPEC
 
 
@@ -34,6 +35,7 @@ def _reasons(serving: dict[str, Any]) -> dict[str, str | None]:
     [
         ("limits", {"queue": 8}),
         ("auth", {"token_file": "/run/secrets/m/token"}),
+        ("tls", {"certificate": "/run/secrets/m/tls.crt", "key": "/run/secrets/m/tls.key"}),
         ("cors", {"origins": ["*"]}),
         ("traces", {"endpoint": "http://collector:4318"}),
     ],
@@ -81,12 +83,17 @@ def _loaded(tmp_path: Path, serving: str) -> LoadedSpec:
 
 
 def _rendered(tmp_path: Path, serving: str) -> RenderParameters:
-    loaded = _loaded(tmp_path, serving)
+    _loaded(tmp_path, serving)
+    return RenderParameters.from_json(_plan(tmp_path).step("render").params)
+
+
+def _plan(tmp_path: Path) -> Plan:
+    """Of the spec that `_loaded` has written."""
+    loaded = load_spec(tmp_path / "spec.yaml")
     model, observed = planned_model(loaded, None), observe_here(loaded)
     here = replace(observed, packages=dict.fromkeys(observed.packages, "1.0"))
     found = [each for each in candidates(loaded.spec, model.signature) if isinstance(each, Candidate)]
-    plan = plan_of(loaded, model, here, found, ())
-    return RenderParameters.from_json(plan.step("render").params)
+    return plan_of(loaded, model, here, found, ())
 
 
 def test_the_limits_reach_the_render_step(tmp_path: Path) -> None:
@@ -127,3 +134,26 @@ def test_a_missing_package_for_traces_is_told_while_planning(tmp_path: Path) -> 
     assert error.message == "`serving.traces` needs opentelemetry-exporter-otlp-proto-http, which is not installed"
     assert error.span is not None
     require_server_tools(_loaded(tmp_path, "backend: auto"), here)
+
+
+def test_the_places_of_the_certificate_reach_the_render_step_and_the_benchmark(tmp_path: Path) -> None:
+    elsewhere = "\ndeploy: {target: folder, path: out}"
+    files = "certificate: /run/secrets/d/tls.crt, key: /run/secrets/d/tls.key"
+    found = _rendered(tmp_path, f"tls: {{{files}}}{elsewhere}")
+    assert found.settings.tls == ServerTls("/run/secrets/d/tls.crt", "/run/secrets/d/tls.key", "digits-tls")
+    found = _rendered(tmp_path, f"tls: {{{files}, secret: mine}}{elsewhere}")
+    assert found.settings.tls is not None
+    assert found.settings.tls.secret == "mine"
+    assert ServerBenchmarkParameters.from_json(_plan(tmp_path).step("benchmark.server").params).tls
+    assert _rendered(tmp_path, "backend: auto").settings.tls is None
+    assert not ServerBenchmarkParameters.from_json(_plan(tmp_path).step("benchmark.server").params).tls
+
+
+def test_a_missing_package_for_tls_is_told_while_planning(tmp_path: Path) -> None:
+    elsewhere = "\ndeploy: {target: folder, path: out}"
+    loaded = _loaded(tmp_path, f"tls: {{certificate: /run/secrets/d/tls.crt, key: /run/secrets/d/tls.key}}{elsewhere}")
+    observed = observe_here(loaded)
+    with pytest.raises(SpecInvalid) as refused:
+        require_server_tools(loaded, replace(observed, packages={**observed.packages, "cryptography": None}))
+    (error,) = refused.value.diagnostics
+    assert (error.code, error.remedy) == ("E202", "pip install 'mlo[tls]'")

@@ -61,4 +61,4 @@ def test_it_is_read_from_the_folder_that_serves(tmp_path: Path, backend: str, fi
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(document))
         rendered = store.trees.commit(scratch / "out").digest
-    assert served_by(store, _deployment(backend, rendered)) == Served(_SIGNATURE, None, None)
+    assert served_by(store, _deployment(backend, rendered)) == Served(_SIGNATURE, None, None, None)

@@ -6,14 +6,15 @@ import http.client
 import json
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from tests.certificates import certificate
 from tests.server.conftest import Running, Start, add_model, ends, starting
 
 pytestmark = pytest.mark.frameworks
@@ -21,17 +22,6 @@ pytestmark = pytest.mark.frameworks
 BODY = json.dumps({"inputs": [{"name": name, "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]} for name in "xy"]})
 TOKEN = "a-token-that-is-long-enough"
 OTHER = "the-token-that-replaces-the-first"
-
-
-def certificate(folder: Path, name: str, signer: tuple[Path, Path] | None = None) -> tuple[Path, Path]:
-    """A certificate for localhost and its key, signed by itself or by `signer`, as PEM files."""
-    certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
-    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    if signer is not None:
-        command += ["-CA", str(signer[0]), "-CAkey", str(signer[1])]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
 
 
 def ask(server: Running, trust: Path, client: tuple[Path, Path] | None = None, body: str = BODY) -> int:
@@ -241,8 +231,10 @@ def test_grpc_speaks_tls_and_follows_the_files(tmp_path: Path, start: Start) -> 
         ({"token_file": "missing"}, "token_file"),
         ({"token_file": "empty"}, "must contain at least one token"),
         ({"token_file": "short"}, "must contain at least one token"),
-        ({"tls": {"certificate": "missing", "key": "missing"}}, "tls"),
-        ({"tls": {"certificate": "empty", "key": "empty"}}, "tls"),
+        ({"tls": {"certificate": "missing", "key": "one.key"}}, "missing: No such file or directory"),
+        ({"tls": {"certificate": "empty", "key": "empty"}}, "are no certificate and private key as PEM"),
+        ({"tls": {"certificate": "one.crt", "key": "two.key"}}, "two.key does not belong to the certificate"),
+        ({"tls": {"certificate": "locked.crt", "key": "locked.key"}}, "the key is encrypted"),
     ],
 )
 def test_secrets_that_cannot_be_used_end_with_65(
@@ -250,6 +242,32 @@ def test_secrets_that_cannot_be_used_end_with_65(
 ) -> None:
     (tmp_path / "empty").write_text("")
     (tmp_path / "short").write_text("123")
+    certificate(tmp_path, "one")
+    certificate(tmp_path, "two")
+    certificate(tmp_path, "locked", password=b"password")
     code, message = ends(start, add_model(tmp_path, **settings))
     assert code == 65
     assert says in message
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends_in", "says"),
+    [
+        (timedelta(days=-2), timedelta(days=-1), "has expired"),
+        (timedelta(days=1), timedelta(days=2), "is not yet valid"),
+    ],
+)
+def test_a_certificate_that_clients_refuse_is_told_in_the_log(
+    tmp_path: Path, start: Start, begins: timedelta, ends_in: timedelta, says: str
+) -> None:
+    trust, key = certificate(tmp_path, "server", begins=begins, ends=ends_in)
+    server = started(start, add_model(tmp_path, tls={"certificate": trust.name, "key": key.name}))
+    assert says in server.wait_for_log_starting("clients refuse the certificate")["message"]
+    with pytest.raises(ssl.SSLCertVerificationError):
+        ask(server, trust)
+
+
+def test_a_certificate_that_expires_while_it_is_served_is_told_in_the_log(tmp_path: Path, start: Start) -> None:
+    trust, key = certificate(tmp_path, "server", ends=timedelta(seconds=6))
+    server = started(start, add_model(tmp_path, tls={"certificate": trust.name, "key": key.name}))
+    assert "has expired" in server.wait_for_log_starting("clients refuse the certificate")["message"]

@@ -89,8 +89,15 @@ mlo/revision: {{ .Values.model.revision | quote }}
 {{- if ne (empty .Values.auth.tokenFile) (empty .Values.auth.secret) }}
 {{- fail "auth: tokenFile and secret belong together; set both or none" }}
 {{- end }}
+{{- $tls := compact (list .Values.tls.certificate .Values.tls.key .Values.tls.secret) }}
+{{- if and $tls (lt (len $tls) 3) }}
+{{- fail "tls: certificate, key and secret belong together; set all or none" }}
+{{- end }}
+{{- if ne (dir .Values.tls.certificate) (dir .Values.tls.key) }}
+{{- fail "tls: certificate and key are files of one folder" }}
+{{- end }}
 {{- range .Values.volumes }}
-{{- if has .name (list "temporary" "tokens") }}
+{{- if has .name (list "temporary" "tokens" "certificate") }}
 {{- fail (printf "volumes: the name %q is taken by the chart; choose another one" .name) }}
 {{- end }}
 {{- end }}

@@ -93,6 +93,7 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
         accelerator=spec.hardware.accelerator,
         devices=spec.hardware.devices,
         cuda_graphs=bool(spec.hardware.devices) and spec.serving.cuda_graphs,
+        tls=spec.serving.tls is not None,
     )
     inputs = candidate_outputs(candidates)
     return Step(

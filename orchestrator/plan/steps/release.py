@@ -18,20 +18,16 @@ from orchestrator.plan.steps.source import union
 from orchestrator.plan.steps.variants import variant_output
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
-from orchestrator.steps.parameters import (
-    DeploymentParameters,
-    ImageParameters,
-    Platform,
-    RenderParameters,
-    ServingParameters,
-)
+from orchestrator.steps.parameters import DeploymentParameters, RenderParameters, ServingParameters
 from orchestrator.steps.roles import variant_role
-from orchestrator.steps.server_options import ServerAuth, ServerLimits, ServerTraces
+from orchestrator.steps.server_options import ServerAuth, ServerLimits, ServerTls, ServerTraces
 
 __all__ = ["DRAIN_SECONDS", "live_steps", "render_step", "require_server_tools"]
 
 _LOAD_TOOLS = ("h2",)
 """What the load generator needs for gRPC."""
+_TLS_TOOLS = ("cryptography",)
+"""What checks a certificate, and makes one for measurements."""
 
 DRAIN_SECONDS = 5
 """How long a stopping server still answers, while its endpoints are being removed."""
@@ -63,14 +59,9 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
             grpc=spec.serving.offers_grpc,
             limits=ServerLimits(**spec.serving.limits.model_dump()),
             auth=_auth(spec),
+            tls=_tls(spec),
             cors_origins=() if spec.serving.cors is None else tuple(spec.serving.cors.origins),
             traces=None if spec.serving.traces is None else ServerTraces(**spec.serving.traces.model_dump()),
-        ),
-        image=ImageParameters(
-            platform=_platform(here),
-            wheels=spec.image.build.wheelhouse is not None or spec.image.build.pip_index is not None,
-            hashes=dict(here.hashes.known),
-            unlocked=here.hashes.unlocked,
         ),
         assets=here.assets,
     )
@@ -109,13 +100,14 @@ def _most_replicas(loaded: LoadedSpec) -> tuple[int | None, str]:
     return None, ""
 
 
-def _platform(here: Here) -> Platform:
-    return "linux/arm64" if here.fingerprint["architecture"] in {"aarch64", "arm64"} else "linux/amd64"
-
-
 def _auth(spec: ModelDeployment) -> ServerAuth | None:
     auth = spec.serving.auth
     return None if auth is None else ServerAuth(auth.token_file, auth.secret or f"{spec.metadata.name}-token")
+
+
+def _tls(spec: ModelDeployment) -> ServerTls | None:
+    tls = spec.serving.tls
+    return None if tls is None else ServerTls(tls.certificate, tls.key, tls.secret or f"{spec.metadata.name}-tls")
 
 
 def require_server_tools(loaded: LoadedSpec, here: Here) -> None:
@@ -128,7 +120,9 @@ def require_server_tools(loaded: LoadedSpec, here: Here) -> None:
     grpc = _grpc_tools(loaded.spec)
     if grpc and "grpc" in serving.wires:
         grpc = (*grpc, *_LOAD_TOOLS)
-    for key, tools in (("grpc" if serving.grpc else "wire", grpc), ("traces", _traces_tools(loaded.spec))):
+    tls = _TLS_TOOLS if serving.tls is not None and not loaded.spec.only_for_devices else ()
+    grpc_key = "grpc" if serving.grpc else "wire"
+    for key, tools in ((grpc_key, grpc), ("traces", _traces_tools(loaded.spec)), ("tls", tls)):
         if lacking := here.missing(tools):
             raise SpecInvalid(
                 Diagnostic(

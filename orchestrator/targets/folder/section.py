@@ -17,6 +17,7 @@ class FolderDeploy(DeploySection):
 
     takes_unserved: ClassVar[bool] = True
     deploys: ClassVar[str] = "serving"
+    takes_tls: ClassVar[bool] = True
 
     target: Literal["folder"]
     path: RelPath = Field(description="The folder, relative to the spec.", examples=["deployed"])

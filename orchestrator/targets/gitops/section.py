@@ -98,6 +98,7 @@ class GitopsDeploy(ClusterDeploy):
 
     takes_image: ClassVar[Literal["no", "built", "pushed"]] = "pushed"
     needs_registry: ClassVar[bool] = True
+    takes_tls: ClassVar[bool] = True
 
     target: Literal["gitops"]
     path: RelPath = Field(

@@ -116,6 +116,7 @@ class Front:
     async def end(self) -> None:
         """Break what is still connected through this process, once all servers have ended."""
         await self._grpc.end()
+        self._gateway.end()
 
     async def _close(self, ports: list[int]) -> None:
         closed = [self._sockets.pop(port) for port in ports]

@@ -28,7 +28,7 @@ __all__ = [
     "Status",
 ]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raise it whenever a message gets, loses or changes a field, also one between a supervisor and its servers
 (`orchestrator/server/handover.py`): a running supervisor starts servers of the version that is installed by then."""
 
@@ -63,6 +63,7 @@ class Launching(Strict):
     Attributes:
         grpc_port: where it answers gRPC; None if it does not.
         handover: the option that names the socket over which listening sockets come; None if the server takes none.
+        tls: whether the server takes requests over TLS alone.
     """
 
     argv: tuple[str, ...]
@@ -73,6 +74,7 @@ class Launching(Strict):
     scratch: str
     ready_path: str
     handover: str | None = None
+    tls: bool = False
 
 
 class OpenPort(Strict):

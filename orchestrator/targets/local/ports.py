@@ -6,13 +6,18 @@ import errno
 import socket
 import zlib
 
-__all__ = ["LOOPBACK", "first_free", "is_free", "reserve"]
+__all__ = ["LOOPBACK", "first_free", "is_free", "reserve", "url_of"]
 
 LOOPBACK = "127.0.0.1"
 
 # Below the range that Linux takes the ports of outgoing connections from (32768 and up), so that a deployment that was
 # stopped finds its port free again.
 _FIRST, _COUNT = 20000, 10000
+
+
+def url_of(port: int, *, tls: bool) -> str:
+    """Where requests to this port go."""
+    return f"{'https' if tls else 'http'}://{LOOPBACK}:{port}"
 
 
 def is_free(port: int) -> bool:

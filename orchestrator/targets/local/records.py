@@ -12,6 +12,7 @@ from orchestrator.errors import DeployFailed
 from orchestrator.spec.strict import Strict
 from orchestrator.store.atomic import pretty_json, write_atomic
 from orchestrator.store.record import first_problem
+from orchestrator.targets.local.ports import url_of
 
 __all__ = ["Endpoint"]
 
@@ -21,6 +22,7 @@ class Endpoint(Strict):
 
     Attributes:
         grpc_port: where gRPC is answered, the next port; None if it is not.
+        tls: whether requests come over TLS.
         version: of the fields; another one is refused.
     """
 
@@ -29,6 +31,12 @@ class Endpoint(Strict):
     version: Literal[1] = 1
     port: Annotated[int, Field(ge=1, le=65535)]
     grpc_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    tls: bool = False
+
+    @property
+    def url(self) -> str:
+        """Where requests go."""
+        return url_of(self.port, tls=self.tls)
 
     def write(self, folder: Path) -> None:
         """Replace the file: after a crash it holds the old or the new content, whole.

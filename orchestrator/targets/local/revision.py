@@ -22,7 +22,7 @@ from orchestrator.targets.local.gateway.upstream import Upstreams
 from orchestrator.targets.local.handover import Handover
 from orchestrator.targets.local.journal import Journal, LineSplitter
 from orchestrator.targets.local.messages import Launching, Recipe, RevisionState, RevisionStatus
-from orchestrator.targets.local.ports import LOOPBACK
+from orchestrator.targets.local.ports import url_of
 
 __all__ = ["Revision"]
 
@@ -118,7 +118,7 @@ class Revision:
     @property
     def url(self) -> str:
         """Where the server listens."""
-        return f"http://{LOOPBACK}:{self.launching.port}"
+        return url_of(self.launching.port, tls=self.launching.tls)
 
     @property
     def degraded(self) -> bool:
@@ -302,7 +302,9 @@ class Revision:
         """Ask the server now whether it is ready."""
         with suppress(aiohttp.ClientError, TimeoutError):
             bound = aiohttp.ClientTimeout(total=2.0)
-            async with self._session.get(self.url + self.launching.ready_path, timeout=bound) as response:
+            # Unverified: the port was kept free for this server, and nothing is told.
+            asked = self._session.get(self.url + self.launching.ready_path, timeout=bound, ssl=False)
+            async with asked as response:
                 await response.read()
                 return response.status == 200
         return False

@@ -17,6 +17,7 @@ class LocalDeploy(DeploySection):
     starts_here: ClassVar[bool] = True
     replicated: ClassVar[bool] = False
     deploys: ClassVar[str] = "serving"
+    takes_tls: ClassVar[bool] = True
 
     target: Literal["local"] = "local"
     port: int | None = Field(

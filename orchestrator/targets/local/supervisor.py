@@ -177,7 +177,8 @@ class Supervisor:
         """Listen on a public port; beside a former one, until a switch moves there or a dropped candidate stays here."""
         port = (await _order(request, OpenPort)).port
         # A server whose supervisor was killed holds the port for some more milliseconds, until its guard has ended it.
-        deadline = time.monotonic() + (_ORPHAN_SECONDS if port == self._kept_port() else 0.0)
+        kept = self._kept_endpoint()
+        deadline = time.monotonic() + (_ORPHAN_SECONDS if kept is not None and port == kept.port else 0.0)
         while True:
             try:
                 await self._front.open(port)
@@ -208,11 +209,10 @@ class Supervisor:
         if self._front.grpc_ports and all(each.launching.grpc_port is None for each in self._revisions.values()):
             await self._front.close_grpc()
 
-    def _kept_port(self) -> int | None:
-        """The port that the deployment had when it ran last."""
+    def _kept_endpoint(self) -> Endpoint | None:
+        """What the deployment had when it ran last."""
         with suppress(DeployFailed):  # the command that asks for a port reports it
-            kept = Endpoint.read(self._folder)
-            return None if kept is None else kept.port
+            return Endpoint.read(self._folder)
         return None
 
     async def _move_to_newest_port(self) -> None:
@@ -220,7 +220,10 @@ class Supervisor:
         if self._front.ports:
             port = self._front.ports[-1]
             grpc_port = port + 1 if port + 1 in self._front.grpc_ports else None
-            Endpoint(port=port, grpc_port=grpc_port).write(self._folder)
+            current = self._front.current
+            kept = self._kept_endpoint() if current is None else None
+            tls = current.launching.tls if current is not None else kept is not None and kept.tls
+            Endpoint(port=port, grpc_port=grpc_port, tls=tls).write(self._folder)
             await self._front.close_former_ports()
 
     async def _reserve_port(self, _: web.Request) -> ReservedPort:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
 from orchestrator.backends.table import serving_backend
 from orchestrator.diagnostics import Diagnostic
@@ -42,7 +43,7 @@ from orchestrator.targets.local.messages import (
     Status,
 )
 from orchestrator.targets.local.placement import LocalPlacement
-from orchestrator.targets.local.ports import LOOPBACK, first_free, is_free
+from orchestrator.targets.local.ports import LOOPBACK, first_free, is_free, url_of
 from orchestrator.targets.local.records import Endpoint
 from orchestrator.targets.target import Description, Observed, Release, Site, Started, require_whole_share
 
@@ -91,17 +92,18 @@ class LocalTarget:
 
     def difference(self, endpoint: str) -> str | None:
         """Whether the spec asks for another port than the deployment has."""
-        if self._wanted_port is None or endpoint == _url(self._wanted_port):
+        if self._wanted_port is None or urlsplit(endpoint).port == self._wanted_port:
             return None
         return f"moves from {endpoint} to port {self._wanted_port}"
 
     def describe(self) -> Description:
         """A server at a URL."""
-        port = self._wanted_port
-        if port is None:
-            with suppress(DeployFailed):  # a damaged file is no reason not to name the deployment; `observe` reports it
-                port = self._port()
-        where = _url(port) if port else f"a server on this machine (`target: {LocalPlacement.TARGET}`)"
+        kept = None
+        with suppress(DeployFailed):  # a damaged file is no reason not to name the deployment; `observe` reports it
+            kept = self._kept()
+        port = self._wanted_port or (None if kept is None else kept.port)
+        tls = kept is not None and kept.tls
+        where = url_of(port, tls=tls) if port else f"a server on this machine (`target: {LocalPlacement.TARGET}`)"
         name = self._folder.name
         return Description(
             where=where,
@@ -118,8 +120,8 @@ class LocalTarget:
         Raises:
             DeployFailed: E619 it was never started.
         """
-        port = self._port()
-        if port is None:
+        kept = self._kept()
+        if kept is None:
             raise DeployFailed(
                 Diagnostic(
                     "E619",
@@ -128,16 +130,16 @@ class LocalTarget:
                     remedy="run `mlo apply` with its spec",
                 )
             )
-        return _url(port)
+        return kept.url
 
     def observe(self) -> Observed:
         """What is running now; starts nothing."""
         try:
-            port = self._port()
+            kept = self._kept()
         except DeployFailed as damaged:
             reason = f"{damaged.diagnostics[0].message}: {damaged.diagnostics[0].cause}"
             return Observed(running=is_held(self._folder), health="degraded", reason=reason, endpoint=None)
-        endpoint = _url(port) if port else None
+        endpoint = None if kept is None else kept.url
         if not self._folder.is_dir():
             return Observed(
                 running=False, health="stopped", reason="it was never started on this machine", endpoint=None
@@ -159,7 +161,8 @@ class LocalTarget:
             )
         serving = status.serving
         if status.port:
-            endpoint = _url(status.port)
+            tls = kept is not None and kept.tls if serving is None else _is_tls(serving)
+            endpoint = url_of(status.port, tls=tls)
         if serving is None:
             return Observed(
                 running=True,
@@ -216,7 +219,8 @@ class LocalTarget:
                 raise self._port_in_use(wanted, f"{refused}".lower()) from refused
             if live is not None:
                 self._restore(live)
-        return _url(wanted)
+        kept = self._kept()
+        return url_of(wanted, tls=kept is not None and kept.tls)
 
     def start(self, release: Release, progress: Callable[[str], None] = lambda _: None) -> Started:
         """Start a server beside the one that takes the traffic and wait until it is ready.
@@ -240,7 +244,9 @@ class LocalTarget:
             if state.state != "ready":
                 raise self._not_up(revision, state)
         progress(f"revision {revision} is ready")
-        return Started(revision, state.endpoint, pid=state.pid)
+        port = self._ask("GET", "/status", Status).port
+        public = None if port is None else url_of(self._wanted_port or port, tls=_is_tls(state))
+        return Started(revision, state.endpoint, pid=state.pid, endpoint=public)
 
     def check(self, share: float = 1.0, *, grpc: bool = False) -> None:
         """Check the share, that no other store serves the name, and that nothing else listens on its ports.
@@ -438,6 +444,7 @@ class LocalTarget:
             scratch.mkdir(parents=True, exist_ok=True)
             with self._damaged(recipe):
                 launch = server.launch(serving, port=port, scratch=scratch, threads=recipe.threads)
+                tls = server.certificate(serving) is not None
             argv = launch.argv
             if launch.grpc_port is not None:
                 self._open_grpc()
@@ -452,6 +459,7 @@ class LocalTarget:
                 scratch=str(scratch),
                 ready_path=server.ready_path(recipe.name),
                 handover=launch.handover,
+                tls=tls,
             )
             order = StartRevision(recipe=recipe, launching=launching, takes_over=takes_over)
             # From here on the server may have been started in it, even if no answer comes.
@@ -468,7 +476,7 @@ class LocalTarget:
                     remedy="wait until it has ended, then run the command again",
                 )
             ) from refused
-        if state.endpoint != _url(port):  # it had been started before
+        if state.endpoint != url_of(port, tls=tls):  # it had been started before
             unused.close()
         return state
 
@@ -526,9 +534,12 @@ class LocalTarget:
         except ControlUnreachableError as error:
             raise unanswered(self._folder, error) from error
 
+    def _kept(self) -> Endpoint | None:
+        """The permanent public port, and how it is asked; None before the first start."""
+        return Endpoint.read(self._folder)
+
     def _port(self) -> int | None:
-        """The permanent public port; None before the first start."""
-        kept = Endpoint.read(self._folder)
+        kept = self._kept()
         return None if kept is None else kept.port
 
     def _notes(self) -> tuple[str, ...]:
@@ -548,5 +559,5 @@ def _why_degraded(serving: RevisionStatus, *, listening: bool) -> str:
     return f"the server of revision {number} does not answer its readiness check"
 
 
-def _url(port: int) -> str:
-    return f"http://{LOOPBACK}:{port}"
+def _is_tls(status: RevisionStatus) -> bool:
+    return urlsplit(status.endpoint).scheme == "https"

@@ -12,9 +12,11 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.targets.local.gateway.client import Client
+from orchestrator.targets.local.gateway.relay import Relay
 
 if TYPE_CHECKING:
     from orchestrator.targets.local.gateway.upstream import Upstream
@@ -41,13 +43,18 @@ class Reached:
 
 
 class Gateway:
-    """Forwards to `current`, which the supervisor sets."""
+    """Forwards to `current`, which the supervisor sets.
+
+    Attributes:
+        relays: connections that speak TLS.
+    """
 
     def __init__(self) -> None:
         self.current: Revision | None = None
         self.nothing_serves = "no revision is deployed"
         self._servers: dict[int, asyncio.Server] = {}
         self._clients: set[Client] = set()
+        self.relays: set[Relay] = set()
         self._ticks: asyncio.TimerHandle | None = None
 
     async def listen_on(self, listeners: Sequence[socket.socket]) -> None:
@@ -58,7 +65,7 @@ class Gateway:
         wanted = {int(listener.getsockname()[1]): listener for listener in listeners}
         for port in wanted.keys() - self._servers.keys():
             self._servers[port] = await loop.create_server(
-                lambda port=port: Client(self, port),  # type: ignore[misc]  # mypy infers no lambda with a default
+                partial(self._accept, port),
                 sock=wanted[port].dup(),
                 backlog=BACKLOG,
             )
@@ -67,6 +74,11 @@ class Gateway:
         # What was accepted already gets its `Client` in the next turn of the loop.
         await asyncio.sleep(0)
         self._let_go(_IDLE_SECONDS)
+
+    def _accept(self, port: int) -> Client | Relay:
+        """For a new connection, which speaks TLS if the server does."""
+        over_tls = self.current is not None and self.current.launching.tls
+        return Relay(self) if over_tls else Client(self, port)
 
     def _let_go(self, idle_seconds: float) -> None:
         for client in [each for each in self._clients if each.port not in self._servers]:
@@ -84,6 +96,11 @@ class Gateway:
         if self._ticks is not None:
             self._ticks.cancel()
 
+    def end(self) -> None:
+        """Break what is still relayed, once all servers have ended."""
+        for relay in list(self.relays):
+            relay.abort()
+
     def idle(self) -> Reached | None:
         """An idle, open connection to the server."""
         revision = self.current
@@ -94,6 +111,19 @@ class Gateway:
             return None
         revision.enter()
         return Reached(revision, upstream)
+
+    async def ready_revision(self) -> Revision:
+        """The revision that takes the traffic; waits for one that is being started.
+
+        Raises:
+            ConnectionError: there is none in time.
+        """
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while (revision := self.current) is not None and time.monotonic() < deadline:
+            if revision.ready.is_set():
+                return revision
+            await asyncio.sleep(0.02)
+        raise ConnectionError(self.nothing_serves)
 
     async def reach(self) -> Reached:
         """A connection to the server; waits for one that is being started.
