@@ -115,7 +115,7 @@ class Planned:
 
     def value_and_origin(self, key: str) -> tuple[Any, str] | None:
         """A value of the effective spec by its dotted path, as the spec writes it, and its origin; None if there is no such key."""
-        value: Any = self.loaded.spec.model_dump(mode="json", context=AS_WRITTEN)
+        value: Any = self.loaded.spec.model_dump(mode="json", context=AS_WRITTEN, by_alias=True)
         path: list[str | int] = []
         for part in key.split("."):
             if isinstance(value, dict) and part in value:

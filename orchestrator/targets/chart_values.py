@@ -29,6 +29,7 @@ def cluster_values(section: ClusterDeploy) -> dict[str, Any]:
     change of them, such as another node selector, gives no other image.
     """
     found = _pod(section.pod) | _given(
+        inferenceService={} if section.as_ == "deployment" else {"enabled": True},
         service=_service(section.service) if "service" in section.model_fields_set else {},
         networkPolicy=_network(section),
         **_ingress(section.ingress),

@@ -183,6 +183,11 @@ class IngressSettings(Strict):
 class ClusterDeploy(DeploySection):
     """The base of the sections of targets with Kubernetes. `targets/chart_values.py` makes values of the chart of it."""
 
+    as_: Literal["deployment", "inference-service"] = Field(
+        default="deployment",
+        alias="as",
+        description="What runs the pods: a Deployment with its Service, or an InferenceService of KServe, which brings both.",
+    )
     pod: PodSettings = _defaults()
     service: ServiceSettings = _defaults()
     ingress: IngressSettings | None = Field(

@@ -725,3 +725,14 @@ def test_an_environment_that_needs_a_decision_of_its_own_is_refused(
     assert diagnostic.code == "E676"
     assert f"it changes {changed};" in diagnostic.cause
     assert "--environment edge" in diagnostic.remedy
+
+
+def test_an_inference_service_of_kserve_takes_the_place_of_the_deployment(repository: Repository) -> None:
+    needs_helm()
+    repository.put(repository.target(form="manifests", **{"as": "inference-service"}), 1, "one")
+    files = repository.files()
+    assert "manifests/deployment.yaml" not in files
+    service = yaml.safe_load(files["manifests/inferenceservice.yaml"])
+    (container,) = service["spec"]["predictor"]["containers"]
+    assert container["image"] == image("one").reference
+    assert {"name": "PROTOCOL", "value": "v2"} in container["env"]

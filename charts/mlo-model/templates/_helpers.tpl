@@ -74,7 +74,7 @@ mlo/revision: {{ .Values.model.revision | quote }}
 {{- define "mlo-model.podAnnotations" -}}
 {{- $own := include "mlo-model.annotations" . | fromYaml }}
 {{- $_ := set $own "checksum/server" (.Values.image.server | toJson | sha256sum) }}
-{{- $_ := set $own "kubectl.kubernetes.io/default-container" "server" }}
+{{- $_ := set $own "kubectl.kubernetes.io/default-container" (include "mlo-model.containerName" .) }}
 {{- toYaml (merge $own (deepCopy .Values.podAnnotations)) }}
 {{- end }}
 
@@ -100,6 +100,9 @@ mlo/revision: {{ .Values.model.revision | quote }}
 {{- if has .name (list "temporary" "tokens" "certificate") }}
 {{- fail (printf "volumes: the name %q is taken by the chart; choose another one" .name) }}
 {{- end }}
+{{- end }}
+{{- if and .Values.inferenceService.enabled (or .Values.ingress.enabled .Values.httpRoute.enabled) }}
+{{- fail "inferenceService: KServe brings the route of an InferenceService; disable ingress and httpRoute" }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 {{- fail "ingress: hosts is empty; name at least one" }}

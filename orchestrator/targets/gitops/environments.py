@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
-from orchestrator.targets.chart_values import cluster_values
+from orchestrator.targets.chart_values import cluster_values, merged
 from orchestrator.targets.gitops.section import Environment, GitopsDeploy, Writing
 
 if TYPE_CHECKING:
@@ -75,18 +75,9 @@ def _environment(
     more = cluster_values(own)
     return Environment(
         namespace=own.namespace,
-        values=values if more == cluster_values(section) else _merged(values, more),
+        values=values if more == cluster_values(section) else merged(values, more),
         changes=changes,
     )
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    both = {
-        key: _merged(below[key], above[key])
-        for key in below.keys() & above.keys()
-        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping)
-    }
-    return {**below, **above, **both}
 
 
 def _decided(spec: ModelDeployment) -> dict[str, Any]:
