@@ -18,9 +18,11 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.apply import apply_plan, plan_from_file
 from orchestrator.engine.planning import Planned, make_plan
 from orchestrator.engine.stop import Stop
-from orchestrator.errors import MloError, UsageError
+from orchestrator.errors import ExitCode, MloError, UsageError
 from orchestrator.plan.plan_file import read_plan_file
 from orchestrator.release.go_live import target_of
+from orchestrator.release.prune import left_over
+from orchestrator.release.prune import prune as remove_left_over
 from orchestrator.release.release import Released
 from orchestrator.store.store import Store
 
@@ -33,6 +35,7 @@ Examples:
   mlo apply specs/digits/digits.yaml               show the plan and ask for confirmation
   mlo apply specs/digits/digits.yaml --yes --json  in a pipeline
   mlo apply digits.plan.json                       apply a reviewed plan
+  mlo apply specs/*.yaml --yes --prune             also remove what is in Git of specs that are gone
   mlo apply spec.yaml --replace benchmark.runtime  measure again
 """
 )
@@ -41,14 +44,26 @@ Examples:
 @click.option(
     "--replace", "-r", "replaced", multiple=True, metavar="STEP", help="Run this step even if its result is cached."
 )
+@click.option(
+    "--detailed-exitcode", is_flag=True, help="Exit with 2 if something was deployed or removed, with 0 if nothing."
+)
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="Also remove what lies in Git beside these deployments and is of no given spec.",
+)
 @json_option
 @lock_timeout_option
 @reason_option
 @spec_options
+@click.pass_context
 def apply(
+    ctx: click.Context,
     specs: tuple[Path, ...],
     yes: bool,
     replaced: tuple[str, ...],
+    detailed_exitcode: bool,
+    prune: bool,
     as_json: bool,
     lock_timeout: float,
     why: str,
@@ -62,6 +77,7 @@ def apply(
     same, and nothing is deployed.
     """
     released: list[Released] = []
+    removed: list[dict[str, str]] = []
     stop = Stop()
     # Read all before applying the first, so that a mistake in the last one does not stop the run half-way.
     plans = [plan for path in specs for plan in _plans(path, replaced, platform, environment)]
@@ -81,11 +97,32 @@ def apply(
                 console.print_result(
                     _result_text(result, store, time.monotonic() - began, decided=planned.preview.changes)
                 )
+        if prune:
+            removed = _pruned(plans, released, lock_timeout, ask=not yes, as_json=as_json)
     except MloError as error:
         error.also["deployments"] = [result.as_json() for result in released]
         raise
     if as_json:
-        console.print_json({"deployments": [result.as_json() for result in released]})
+        console.print_json({"deployments": [result.as_json() for result in released], "removed": removed})
+    if detailed_exitcode and (removed or any(result.changed for result in released)):
+        ctx.exit(int(ExitCode.CHANGES_PENDING))
+
+
+def _pruned(
+    plans: list[tuple[Planned, Store, bool]], released: list[Released], lock_timeout: float, *, ask: bool, as_json: bool
+) -> list[dict[str, str]]:
+    """Remove what lies beside the deployments and is of no given spec; returns what that was, as JSON."""
+    names = {planned.plan.name for planned, _, _ in plans}
+    removed = []
+    for (_, store, _), result in zip(plans, released, strict=True):
+        for name, placement in left_over([result.deployment], names).items():
+            if ask:
+                console.confirm(f"Remove {name}, which is of no given spec?")
+            where = remove_left_over(store, name, placement, lines(), lock_timeout)
+            removed.append({"name": name, "endpoint": where})
+            if not as_json:
+                console.print_result(f"{name}: removed from {where}, because no given spec is of this name")
+    return removed
 
 
 def _plans(

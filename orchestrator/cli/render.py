@@ -26,6 +26,9 @@ __all__ = ["render"]
 _MARK = ".mlo-rendered"
 """Lists the files that render wrote, or was about to write, so that a later render replaces exactly these."""
 
+_WITH_MODEL = ("serving/", "docker/")
+"""Where the model lies in what is rendered."""
+
 
 @click.command(
     epilog="""\b
@@ -45,8 +48,15 @@ Examples:
     help="A new or empty folder.",
 )
 @click.option("--force", is_flag=True, help="Replace the files of an earlier render.")
+@click.option(
+    "--without-model",
+    is_flag=True,
+    help="Leave out the model and the build context, so that the rest can be committed.",
+)
 @spec_options
-def render(spec: Path, output: Path, force: bool, platform: Path | None, environment: str | None) -> None:
+def render(
+    spec: Path, output: Path, force: bool, without_model: bool, platform: Path | None, environment: str | None
+) -> None:
     """Write the Docker context, the compose file, the Helm chart and its values to a folder.
 
     Runs the required steps that are not cached; deploys nothing. The output is reproducible for the same winner and spec.
@@ -61,8 +71,11 @@ def render(spec: Path, output: Path, force: bool, platform: Path | None, environ
     if receipt is None or receipt.manifest is None:
         raise ValueError("the step render did not finish")
     with store.in_use("copying rendered files"), store_errors("write", output):
-        _replace(store.trees.path(receipt.manifest.digest), output)
-    console.print_result(f"{output}: {len(receipt.manifest.files)} files, sha256 {receipt.manifest.digest[:12]}")
+        written = _replace(
+            store.trees.path(receipt.manifest.digest), output, without=_WITH_MODEL if without_model else ()
+        )
+    left_out = ", without the model and its build context" if without_model else ""
+    console.print_result(f"{output}: {written} files{left_out}, sha256 {receipt.manifest.digest[:12]}")
 
 
 def _check_output(output: Path, *, force: bool) -> None:
@@ -100,8 +113,8 @@ def _check_output(output: Path, *, force: bool) -> None:
         )
 
 
-def _replace(source: Path, output: Path) -> None:
-    """Copy the rendered files to the folder.
+def _replace(source: Path, output: Path, without: tuple[str, ...] = ()) -> int:
+    """Copy the rendered files to the folder, except for those that begin with one of `without`; returns how many.
 
     Files of an earlier render are removed if its mark lists them; all other files stay.
 
@@ -110,7 +123,8 @@ def _replace(source: Path, output: Path) -> None:
     """
     mark = output / _MARK
     former = mark.read_text(encoding="utf-8").splitlines() if mark.is_file() else []
-    names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if not path.is_dir())
+    found = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if not path.is_dir())
+    names = [name for name in found if not name.startswith(without)]
     for name in names:
         _refuse_foreign(output, name, frozenset(former))
     output.mkdir(parents=True, exist_ok=True)
@@ -121,6 +135,7 @@ def _replace(source: Path, output: Path) -> None:
     for name in names:
         _copy(source / name, output / name)
     write_atomic(mark, _listing(names))
+    return len(names)
 
 
 def _listing(names: Iterable[str]) -> bytes:

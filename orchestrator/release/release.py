@@ -50,12 +50,20 @@ class Released:
 
         return Decision.read(self.evidence)
 
+    @property
+    def image(self) -> str | None:
+        """What the live revision runs, by its digest if it was pushed; None where no image is run."""
+        live = next((each for each in self.deployment.history if each.revision == self.deployment.revision), None)
+        return None if live is None or live.image is None else live.image.reference
+
     def as_json(self) -> dict[str, Any]:
         """One entry of `mlo apply --json`."""
         return {
             "name": self.deployment.name,
             "target": self.deployment.placement.target,
             "revision": self.deployment.revision,
+            "changed": self.changed,
+            "image": self.image,
             "backend": self.deployment.backend,
             "variant": self.deployment.variant,
             "endpoint": self.deployment.endpoint,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.targets.section import DeploySection
     from orchestrator.targets.target import Site, Target
 
-__all__ = ["TARGETS", "TargetRow", "target_at", "target_for"]
+__all__ = ["TARGETS", "TargetRow", "placements_beside", "target_at", "target_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +32,31 @@ class TargetRow:
     Attributes:
         section: the model of its keys under `deploy:`; the spec's schema is made of these.
         implementation: `module:Class` of what follows `orchestrator.targets.target.Target`, imported when it is needed.
+        beside: `module:function` that finds other deployments beside a placement, by their name, for a target whose places say
+            whose they are; empty for others.
     """
 
     section: type[DeploySection]
     implementation: str
+    beside: str = ""
 
     def load(self) -> Any:
         """The class; its `wanted` and `placed` make the target of one deployment."""
-        module, _, name = self.implementation.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return _imported(self.implementation)
+
+
+def _imported(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 TARGETS: Mapping[str, TargetRow] = MappingProxyType(
     {
         "local": TargetRow(LocalDeploy, "orchestrator.targets.local.target:LocalTarget"),
         "folder": TargetRow(FolderDeploy, "orchestrator.targets.folder.target:FolderTarget"),
-        "gitops": TargetRow(GitopsDeploy, "orchestrator.targets.gitops.target:GitopsTarget"),
+        "gitops": TargetRow(
+            GitopsDeploy, "orchestrator.targets.gitops.target:GitopsTarget", "orchestrator.targets.gitops.beside:beside"
+        ),
         "kubernetes": TargetRow(KubernetesDeploy, "orchestrator.targets.kubernetes.target:KubernetesTarget"),
     }
 )
@@ -83,3 +92,12 @@ def target_at(placement: PlacementRecord, site: Site) -> Target:
         )
     target: Target = row.load().placed(placement, site)
     return target
+
+
+def placements_beside(placement: PlacementRecord) -> Mapping[str, PlacementRecord]:
+    """Name → place of other deployments beside this one, as far as its target can tell."""
+    row = TARGETS.get(placement.target)
+    if row is None or not row.beside:
+        return {}
+    found: Mapping[str, PlacementRecord] = _imported(row.beside)(placement)
+    return found
