@@ -250,6 +250,11 @@ E675 the image has no digest
 E676 an environment that needs an image of its own
     Environments with the same `deploy.path` are written into one folder, as overlays of one image. One that changes what the
     decision depends on, such as `hardware` or `slo`, needs a path of its own, and `mlo apply --environment NAME`.
+E677 an InferenceService needs another target
+    `deploy: {as: inference-service}` is for `target: gitops`: with KServe, the pods are KServe's, and `target: kubernetes` could
+    neither prove a release before it takes traffic nor follow it.
+E678 two routes
+    KServe brings the route of an InferenceService, so `deploy.ingress` has no place beside it.
 E701 the store cannot be used
     Reading or writing a file in the store failed; the cause is the error of the operating system. Finished results are
     not lost.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -181,7 +181,13 @@ class IngressSettings(Strict):
 
 
 class ClusterDeploy(DeploySection):
-    """The base of the sections of targets with Kubernetes. `targets/chart_values.py` makes values of the chart of it."""
+    """The base of the sections of targets with Kubernetes. `targets/chart_values.py` makes values of the chart of it.
+
+    Attributes:
+        takes_kserve: whether it can deploy an InferenceService.
+    """
+
+    takes_kserve: ClassVar[bool] = False
 
     as_: Literal["deployment", "inference-service"] = Field(
         default="deployment",
@@ -203,11 +209,34 @@ class ClusterDeploy(DeploySection):
         """What contradicts itself, and what the chart does not take."""
         yield from super().problems(span_of)
         yield from self._without_gateway(span_of)
+        yield from self._with_kserve(span_of)
         if self.model_fields_set & {"pod", "service", "ingress", "values"}:
             # Schemas take a tenth of a second to load, which specs without these keys need not wait for.
             from orchestrator.targets.chart_schema import chart_problems  # noqa: PLC0415
 
             yield from chart_problems(self, span_of)
+
+    def _with_kserve(self, span_of: SpanOf) -> Iterator[Diagnostic]:
+        """What does not go with an InferenceService."""
+        if self.as_ == "deployment":
+            return
+        if not self.takes_kserve:
+            yield Diagnostic(
+                "E677",
+                f"the target `{self.target}` deploys no InferenceService",
+                span_of(("deploy", "as")),
+                label="KServe would own the pods that mlo proves and follows",
+                remedy="write it for Argo CD or Flux with `target: gitops`, or render the chart and install it with "
+                "`--set inferenceService.enabled=true`",
+            )
+        if self.ingress is not None:
+            yield Diagnostic(
+                "E678",
+                "KServe brings the route of an InferenceService",
+                span_of(("deploy", "ingress"), key=True),
+                label="would be a second one",
+                remedy="remove it; KServe's own configuration sets the domain and the gateway",
+            )
 
     def _without_gateway(self, span_of: SpanOf) -> Iterator[Diagnostic]:
         """Keys of an Ingress beside a Gateway."""

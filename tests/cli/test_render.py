@@ -111,3 +111,13 @@ def test_a_render_that_is_interrupted_can_be_done_again(
     _check_output(folder, force=True)
     _replace(second, folder)
     assert files(folder) == {"a.yaml": "rendered", "b.yaml": "rendered"}
+
+
+def test_without_the_model_what_can_be_committed_is_left(output: Path, tmp_path: Path) -> None:
+    second = rendered(
+        tmp_path / "second", "docker/Dockerfile", "docker/serving/model.onnx", "serving/model.onnx", "chart/values.yaml"
+    )
+    assert _replace(second, output, without=("serving/", "docker/")) == 1
+    assert files(output) == {"chart/values.yaml": "rendered"}
+    assert (output / ".mlo-rendered").read_text() == "chart/values.yaml\n"
+    assert _replace(second, output) == 4

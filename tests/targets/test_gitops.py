@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import jsonschema
 import pytest
 import yaml
 
-from orchestrator.errors import Busy, DeployFailed, UsageError
+from orchestrator.cli.apply import apply
+from orchestrator.errors import Busy, DeployFailed, SpecInvalid, UsageError
 from orchestrator.release.live import wanted_target
 from orchestrator.spec.load import load_spec
 from orchestrator.store.home import Home
@@ -24,6 +26,7 @@ from orchestrator.store.store import Store
 from orchestrator.targets.gitops.marker import MARKER
 from orchestrator.targets.gitops.section import GitopsDeploy
 from orchestrator.targets.gitops.target import GitopsTarget
+from orchestrator.targets.table import placements_beside, target_at
 from orchestrator.targets.target import Release, Site
 from tests.render.conftest import Render, render_to  # noqa: F401 - a fixture
 
@@ -458,7 +461,9 @@ def with_environments(repository: Repository, environments: str, **keys: Any) ->
     """The target of a spec with environments, as `mlo apply` makes it."""
     folder = repository.root / "specs"
     folder.mkdir(exist_ok=True)
-    deploy = {"target": "gitops", "path": "../deployments/digits", **keys}
+    deploy = (
+        {"target": "gitops", "path": "../deployments/digits", **keys} if keys.get("target") != "kubernetes" else keys
+    )
     (folder / "model.onnx").touch()
     (folder / "spec.yaml").write_text(
         "apiVersion: mlo/v1\nkind: ModelDeployment\nmetadata: {name: digits, labels: {team: vision}}\n"
@@ -736,3 +741,73 @@ def test_an_inference_service_of_kserve_takes_the_place_of_the_deployment(reposi
     (container,) = service["spec"]["predictor"]["containers"]
     assert container["image"] == image("one").reference
     assert {"name": "PROTOCOL", "value": "v2"} in container["env"]
+
+
+def test_what_lies_beside_and_is_of_no_given_spec_is_found_by_its_marker(
+    repository: Repository, target: GitopsTarget
+) -> None:
+    repository.put(target, 1, "one")
+    parent = repository.folder.parent
+    for name, text in (("old", '{"format": 1, "name": "old", "files": {}}'), ("mine", ""), ("damaged", "{")):
+        (parent / name).mkdir()
+        (parent / name / (MARKER if text else "notes.md")).write_text(text)
+    found = placements_beside(target.placement)
+    assert list(found) == ["old"]
+    site = Site(Store.open(Home(repository.work / "home")), "old")
+    old = target_at(found["old"], site)
+    with old.lock():
+        assert old.stop() == ()
+    assert sorted(path.name for path in parent.iterdir()) == ["damaged", "digits", "mine"]
+    assert target.observe().health == "healthy"
+
+
+MANUAL = CHART.parents[1] / "docs" / "gitops.md"
+
+
+def examples() -> list[Any]:
+    """The YAML in the manual, each parsed strictly enough to notice a broken example."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", MANUAL.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    return [yaml.safe_load(block) for block in blocks]
+
+
+def test_specs_in_the_manual_are_valid() -> None:
+    specs = [each for each in examples() if "deploy" in each and "target" in each["deploy"]]
+    assert len(specs) == 2
+    for spec in specs:
+        sections = [
+            spec["deploy"],
+            *({**spec["deploy"], **each.get("deploy", {})} for each in spec.get("environments", {}).values()),
+        ]
+        for section in sections:
+            GitopsDeploy.model_validate(section)
+
+
+def test_pipelines_in_the_manual_are_valid_and_run_commands_that_there_are() -> None:
+    on_github, on_gitlab = (each for each in examples() if "target" not in each.get("deploy", {}))
+    assert on_github[True] == {"push": {"branches": ["main"], "paths": ["specs/**"]}}, "YAML 1.1 reads `on` as true"
+    (job,) = on_github["jobs"].values()
+    assert all(step.keys() & {"run", "uses"} for step in job["steps"])
+    scripts = ["\n".join(on_gitlab["deploy"]["script"]), *(step["run"] for step in job["steps"] if "run" in step)]
+    for script in scripts:
+        subprocess.run(["bash", "-n", "-c", script], check=True)
+    options = {option for parameter in apply.params for option in parameter.opts}
+    used = set(re.findall(r"(--[a-z-]+)", " ".join(re.findall(r"mlo apply ([^>]*)>", "\n".join(scripts)))))
+    assert used == {"--yes", "--json", "--detailed-exitcode"}
+    assert used <= options
+
+
+@pytest.mark.parametrize(
+    ("section", "code"),
+    [
+        ({"target": "kubernetes"}, "E677"),
+        ({"target": "gitops", "path": "p", "ingress": {"hosts": ["digits.example.com"]}}, "E678"),
+    ],
+)
+def test_what_does_not_go_with_an_inference_service_is_refused_with_its_place(
+    repository: Repository, section: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(SpecInvalid) as refused:
+        with_environments(repository, "  none: {}\n", **section, **{"as": "inference-service"})
+    (problem,) = (each for each in refused.value.diagnostics if each.code == code)
+    assert problem.span is not None
+    assert problem.remedy

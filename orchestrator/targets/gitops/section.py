@@ -99,6 +99,7 @@ class GitopsDeploy(ClusterDeploy):
     takes_image: ClassVar[Literal["no", "built", "pushed"]] = "pushed"
     needs_registry: ClassVar[bool] = True
     takes_tls: ClassVar[bool] = True
+    takes_kserve: ClassVar[bool] = True
 
     target: Literal["gitops"]
     path: RelPath = Field(
