@@ -24,6 +24,7 @@ _REMEDIES = {
     "Docker Engine": "apt-get install docker.io, then start it",
     "promtool": "apt-get install prometheus",
     "prometheus": "apt-get install prometheus",
+    "chromium": "apt-get install chromium",
     "Java": "apt-get install openjdk-17-jre-headless",
 }
 """A word in the reason of a skipped test → the command that installs what it needs."""

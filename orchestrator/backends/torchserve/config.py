@@ -61,7 +61,7 @@ LOG4J = """\
 """
 
 _PROPERTIES = """\
-# Inference listens on all interfaces; management only on loopback, because it can run arbitrary code.
+# Inference listens on all addresses, of IPv6 too, as Java reads 0.0.0.0; management only on loopback, because it can run arbitrary code.
 inference_address=http://0.0.0.0:8080
 management_address=http://127.0.0.1:8081
 metrics_address=http://0.0.0.0:8082
