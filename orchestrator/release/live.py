@@ -93,20 +93,30 @@ def observe(loaded: LoadedSpec, store: Store) -> Live:
     wanted = wanted_target(loaded, store)
     observed = target_of(recorded, store).observe()
     if wanted.is_at(recorded.placement):
-        alike = partial(same_release, store, loaded.spec.deploy.deploys)
+        alike = partial(same_release, store, loaded.spec.deploy.ignores)
         return Live(recorded, observed, change=wanted.difference(recorded.endpoint), alike=alike)
     change = f"moves from {recorded.endpoint} to {wanted.describe().where}"
     return Live(recorded, observed, change=change, moves=True)
 
 
-def same_release(store: Store, deploys: str, one: str, other: str) -> bool:
-    """Whether two rendered trees have the same files where the target takes them from; a lost tree is like no other."""
-    if one == other:
-        return True
-    folders = [store.trees.path(digest) / deploys for digest in (one, other)]
-    if not deploys or not all(folder.is_dir() for folder in folders):
+def same_release(store: Store, ignores: frozenset[str], one: str, other: str) -> bool:
+    """Whether two rendered trees are the same but for files that the target ignores; a tree that is lost is like no other.
+
+    Args:
+        store: has the trees.
+        ignores: names of files.
+        one: digest of a tree.
+        other: of the other.
+    """
+    if one == other or not ignores:
+        return one == other
+    trees = [store.trees.path(digest) for digest in (one, other)]
+    if not all(tree.is_dir() for tree in trees):
         return False
-    return digest_tree(folders[0]).digest == digest_tree(folders[1]).digest
+    first, second = (
+        {name: entry for name, entry in digest_tree(tree).files.items() if name not in ignores} for tree in trees
+    )
+    return first == second
 
 
 def unrecorded(recorded: Deployment, store: Store) -> Observed | None:

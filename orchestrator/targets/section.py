@@ -10,7 +10,7 @@ from orchestrator.spec.strict import Strict
 if TYPE_CHECKING:
     from orchestrator.diagnostics import Diagnostic, Span
 
-__all__ = ["DeploySection", "SpanOf"]
+__all__ = ["NO_CONTAINERS", "DeploySection", "SpanOf"]
 
 
 class SpanOf(Protocol):
@@ -18,6 +18,10 @@ class SpanOf(Protocol):
 
     def __call__(self, path: tuple[str | int, ...], *, key: bool = False) -> Span:
         """The position of the deepest value on `path` that is there; of its key if `key` is set."""
+
+
+NO_CONTAINERS = frozenset({"values.yaml", "compose.yaml", "container.json"})
+"""What says how containers are run, for `ignores` of targets without any."""
 
 
 class DeploySection(Strict):
@@ -32,7 +36,8 @@ class DeploySection(Strict):
             spec names one.
         takes_tls: whether a server with a certificate (`serving.tls`) can be deployed there.
         replicated: whether it can run several replicas.
-        deploys: the folder of the rendered tree that a release consists of; empty if it is all of it.
+        ignores: files of the rendered tree that it does not use, and that change with measurements: only with them changed, it is the
+            same release.
         extra: the extra of mlo that it needs; empty for none.
         needs_registry: whether images must be pushed, so that the spec must name `image.registry`.
     """
@@ -42,7 +47,7 @@ class DeploySection(Strict):
     takes_tls: ClassVar[bool] = False
     takes_image: ClassVar[Literal["no", "built", "pushed"]] = "no"
     replicated: ClassVar[bool] = True
-    deploys: ClassVar[str] = ""
+    ignores: ClassVar[frozenset[str]] = frozenset()
     extra: ClassVar[str] = ""
     needs_registry: ClassVar[bool] = False
 

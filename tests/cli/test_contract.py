@@ -246,7 +246,7 @@ def test_the_origin_of_a_value_can_be_explained(mlo: Mlo) -> None:
     ("key", "shown"),
     [
         ("slo.p99_latency", "slo.p99_latency = 9ms"),
-        ("slo", 'slo = {"p99_latency": "9ms", "throughput": "200/s", "enforce": true}'),
+        ("slo", 'slo = {"p99_latency": "9ms", "throughput": "200/s", "total_throughput": null, "enforce": true}'),
         ("optimize.time_budget", "optimize.time_budget = 5m"),
         ("hardware.memory", "hardware.memory = 2Gi"),
         ("hardware.cpus", "hardware.cpus = 2"),

@@ -26,23 +26,21 @@ def _rendered(store: Store, tmp_path: Path, name: str, *, model: str = "weights"
 
 
 @pytest.mark.parametrize("target", ["local", "folder"])
-def test_other_sizes_change_nothing_where_only_the_serving_folder_is_used(
-    store: Store, tmp_path: Path, target: str
-) -> None:
-    deploys = TARGETS[target].section.deploys
+def test_other_sizes_change_nothing_where_no_container_is_run(store: Store, tmp_path: Path, target: str) -> None:
+    ignores = TARGETS[target].section.ignores
     before = _rendered(store, tmp_path, "before")
     resized = _rendered(store, tmp_path, "resized", values="memory: 128Mi")
     retrained = _rendered(store, tmp_path, "retrained", model="other weights")
-    assert same_release(store, deploys, before, resized)
-    assert not same_release(store, deploys, before, retrained)
+    assert same_release(store, ignores, before, resized)
+    assert not same_release(store, ignores, before, retrained)
 
 
 def test_where_all_is_used_every_file_counts(store: Store, tmp_path: Path) -> None:
     before = _rendered(store, tmp_path, "before")
-    assert same_release(store, "", before, before)
-    assert not same_release(store, "", before, _rendered(store, tmp_path, "resized", values="memory: 128Mi"))
+    assert same_release(store, frozenset(), before, before)
+    assert not same_release(store, frozenset(), before, _rendered(store, tmp_path, "resized", values="memory: 128Mi"))
 
 
 def test_what_the_store_has_lost_is_like_nothing(store: Store, tmp_path: Path) -> None:
     before = _rendered(store, tmp_path, "before")
-    assert not same_release(store, "serving", before, "ab" * 32)
+    assert not same_release(store, TARGETS["local"].section.ignores, before, "ab" * 32)

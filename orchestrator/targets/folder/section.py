@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from orchestrator.spec.types import RelPath
-from orchestrator.targets.section import DeploySection
+from orchestrator.targets.section import NO_CONTAINERS, DeploySection
 
 __all__ = ["FolderDeploy"]
 
@@ -16,8 +16,8 @@ class FolderDeploy(DeploySection):
     """Into a folder that a device or your own server reads."""
 
     takes_unserved: ClassVar[bool] = True
-    deploys: ClassVar[str] = "serving"
     takes_tls: ClassVar[bool] = True
+    ignores: ClassVar[frozenset[str]] = NO_CONTAINERS
 
     target: Literal["folder"]
     path: RelPath = Field(description="The folder, relative to the spec.", examples=["deployed"])

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from orchestrator.targets.section import DeploySection
+from orchestrator.targets.section import NO_CONTAINERS, DeploySection
 
 __all__ = ["LocalDeploy"]
 
@@ -16,8 +16,8 @@ class LocalDeploy(DeploySection):
 
     starts_here: ClassVar[bool] = True
     replicated: ClassVar[bool] = False
-    deploys: ClassVar[str] = "serving"
     takes_tls: ClassVar[bool] = True
+    ignores: ClassVar[frozenset[str]] = NO_CONTAINERS
 
     target: Literal["local"] = "local"
     port: int | None = Field(
