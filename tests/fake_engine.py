@@ -55,6 +55,8 @@ def fake_engine() -> Iterator[FakeEngine]:
                     self._answer(500, {"message": engine.refuses})
                 elif self.path.endswith("/version"):
                     self._answer(200, {"Version": "27.5", "ApiVersion": "1.44", "MinAPIVersion": "1.24"})
+                elif self.path.endswith("/info"):
+                    self._answer(200, {"ID": "FAKE", "LoggingDriver": "json-file"})
                 else:
                     self._answer(200, [{"Id": known, "RepoTags": [name]} for name, known in engine.images.items()])
 

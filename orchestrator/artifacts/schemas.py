@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from orchestrator.artifacts.container import ContainerSettings
 from orchestrator.artifacts.decision import Decision
 from orchestrator.artifacts.document import Document
 from orchestrator.artifacts.fates import Fates
@@ -32,6 +33,7 @@ DOCUMENTS: tuple[type[Document], ...] = (
     Decision,
     Winner,
     Sizing,
+    ContainerSettings,
 )
 """In the order in which steps write them."""
 

@@ -5,20 +5,32 @@ from __future__ import annotations
 import math
 import os
 import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import causes_of
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["EngineError", "NoEngine", "connected", "container_process", "engine_version", "image_ids"]
+__all__ = [
+    "EngineAddress",
+    "EngineError",
+    "NoEngine",
+    "connected",
+    "container_process",
+    "current_engine",
+    "engine_version",
+    "image_ids",
+]
 
 _SECONDS = 20.0
 _PROCESSES = Path("/proc")
+_NOT_INSTALLED = "the package docker is not installed; run: pip install 'mlo[docker]'"
 _OTHER_CONTEXT = "choose one that `docker context ls` lists with `docker context use NAME`"
 
 
@@ -30,12 +42,57 @@ class NoEngine(EngineError):
     """There is no Docker Engine here, or the package `docker` is missing."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineAddress:
+    """Where a Docker Engine listens, and what proves to it who asks.
+
+    Attributes:
+        host: as in `DOCKER_HOST`: `unix:///var/run/docker.sock`, `tcp://10.0.0.7:2376`, `ssh://ann@lab`.
+        context: the Docker context that keeps the certificates for it; None if none does.
+        certificates: the folder with `ca.pem`, `cert.pem` and `key.pem`; None without TLS, or if the context has them.
+        verify: whether the engine has to prove who it is too; of no meaning without `certificates`.
+    """
+
+    host: str
+    context: str | None = None
+    certificates: str | None = None
+    verify: bool = True
+
+
+def current_engine() -> EngineAddress:
+    """The engine that the environment names, as for Docker's own commands: `DOCKER_CONTEXT`, `DOCKER_HOST`, the current context.
+
+    Raises:
+        NoEngine: the package `docker` is missing.
+        EngineError: the context is missing or damaged.
+    """
+    environment = os.environ
+    name = environment.get("DOCKER_CONTEXT") or None
+    if name is None and (host := environment.get("DOCKER_HOST")):
+        verify = bool(environment.get("DOCKER_TLS_VERIFY"))
+        folder = environment.get("DOCKER_CERT_PATH") or None
+        if folder is None and verify:
+            folder = str(Path.home() / ".docker")
+        return EngineAddress(host, certificates=None if folder is None else str(Path(folder).absolute()), verify=verify)
+    try:
+        from docker.context.config import get_current_context_name  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise NoEngine(_NOT_INSTALLED) from error
+    name = name or get_current_context_name()
+    context = _context(name)
+    host = getattr(context, "Host", None)  # of None if there is no such context
+    if not host:
+        raise EngineError(f"the current Docker context `{name}` does not exist or names no engine; {_OTHER_CONTEXT}")
+    return EngineAddress(host, None if context.TLSConfig is None else name)
+
+
 @contextmanager
-def connected(seconds: float = _SECONDS) -> Iterator[DockerClient]:
-    """A client of the engine that `DOCKER_HOST` or the current Docker context names, for the block.
+def connected(seconds: float = _SECONDS, engine: EngineAddress | None = None) -> Iterator[DockerClient]:
+    """A client of an engine, for the block.
 
     Args:
         seconds: how long the engine may take for each answer.
+        engine: which one; None for the one that the environment names.
 
     Raises:
         NoEngine: the package `docker` is missing, or nothing listens where the engine should.
@@ -47,11 +104,17 @@ def connected(seconds: float = _SECONDS) -> Iterator[DockerClient]:
         from docker.errors import DockerException  # noqa: PLC0415
         from requests.exceptions import RequestException  # noqa: PLC0415 - what `docker` lets through
     except ImportError as error:
-        raise NoEngine("the package docker is not installed; run: pip install 'mlo[docker]'") from error
-    host = _host()
+        raise NoEngine(_NOT_INSTALLED) from error
+    engine = engine or current_engine()
+    host = engine.host
     _check_socket(host, seconds)
     try:
-        client = docker.from_env(timeout=math.ceil(seconds), environment={**os.environ, "DOCKER_HOST": host})
+        client = docker.DockerClient(
+            base_url=host,
+            tls=_tls(engine) or False,
+            timeout=math.ceil(seconds),
+            use_ssh_client=host.startswith("ssh://"),
+        )
     except (DockerException, RequestException) as error:
         raise EngineError(_reason(error, host, seconds)) from error
     try:
@@ -102,25 +165,44 @@ def container_process(file: Path) -> int:
     return process
 
 
-def _host() -> str:
-    """Where the engine listens.
+def _context(name: str) -> Any:
+    """The Docker context of that name; None if there is none.
 
     Raises:
-        EngineError: the current Docker context does not say it.
+        EngineError: it is damaged.
     """
-    if host := os.environ.get("DOCKER_HOST"):
-        return host
     from docker.context import ContextAPI  # noqa: PLC0415 - an extra
-    from docker.context.config import get_current_context_name  # noqa: PLC0415
 
-    name = get_current_context_name()
     try:
-        found: str | None = getattr(ContextAPI.get_context(name), "Host", None)  # of None if there is no such context
+        return ContextAPI.get_context(name)
     except Exception as error:  # the package raises just that if the context's file is damaged
         raise EngineError(f"the current Docker context `{name}` cannot be read: {error}; {_OTHER_CONTEXT}") from error
-    if not found:
-        raise EngineError(f"the current Docker context `{name}` does not exist or names no engine; {_OTHER_CONTEXT}")
-    return found
+
+
+def _tls(engine: EngineAddress) -> Any:
+    """The certificates for a connection to the engine; None without TLS.
+
+    Raises:
+        EngineError: the context that has them is gone.
+        docker.errors.TLSParameterError: a file is missing.
+    """
+    from docker.tls import TLSConfig  # noqa: PLC0415 - an extra
+
+    if engine.context is not None:
+        found = getattr(_context(engine.context), "TLSConfig", None)
+        if found is None:
+            raise EngineError(
+                f"the Docker context `{engine.context}`, which had the certificates for {engine.host}, is gone"
+            )
+        return found
+    if engine.certificates is None:
+        return None
+    folder = Path(engine.certificates)
+    return TLSConfig(
+        client_cert=(str(folder / "cert.pem"), str(folder / "key.pem")),
+        ca_cert=str(folder / "ca.pem") if engine.verify else None,
+        verify=engine.verify,
+    )
 
 
 def _check_socket(host: str, seconds: float) -> None:
@@ -148,6 +230,9 @@ def _reason(error: Exception, host: str, seconds: float) -> str:
     cause = error.__cause__ or error  # what failed when the client asked for the version
     text = str(getattr(cause, "explanation", None) or error)
     causes = tuple(causes_of(error))
+    distrust = next((each for each in causes if isinstance(each, ssl.SSLError)), None)
+    if distrust is not None:
+        return f"no secure connection to {host}: {distrust.reason or distrust}; check the certificates"
     if any(isinstance(each, TimeoutError) for each in causes):
         return f"no answer within {seconds:g} s"
     if any(isinstance(each, PermissionError) for each in causes):

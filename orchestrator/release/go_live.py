@@ -88,6 +88,7 @@ def recover(name: str, store: Store) -> Deployment | None:
 def _after(known: Deployment, begun: Intent, target: Target) -> Deployment:
     """The deployment after a run that died with this intent; its revision is removed unless traffic had been switched to it."""
     if target.observe().revision == begun.revision:
+        target.switch(begun.revision)  # which completes what the run may have left half done
         return begun.wanted or known.without_intent()
     if begun.revision != known.revision or not target.is_at(known.placement):
         target.drop(begun.revision)

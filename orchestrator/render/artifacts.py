@@ -9,6 +9,7 @@ import math
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.artifacts.container import ContainerSettings
 from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.backends.backend import ServingBackend
 from orchestrator.backends.folder import write_file
@@ -32,7 +33,7 @@ __all__ = ["render_artifacts"]
 def render_artifacts(
     settings: ServingSettings, deployment: DeploymentParameters, sizing: Sizing, variant: Path, folder: Path
 ) -> str | None:
-    """Fill `folder` with `serving/`, `docker/`, `compose.yaml`, `chart/`, `values.yaml` and `README.md`.
+    """Fill `folder` with `serving/`, `docker/`, `compose.yaml`, `container.json`, `chart/`, `values.yaml` and `README.md`.
 
     For devices there is only `serving/`. The image's tag is the digest of the build context, so a different image has a
     different tag.
@@ -68,6 +69,8 @@ def render_artifacts(
     write_file(folder / "docker" / "Dockerfile", fill(f"docker/{chosen.server.dockerfile}", values))
     write_file(folder / "docker" / ".dockerignore", fill("docker/dockerignore.jinja", values))
     tag = values["tag"] = digest_tree(folder / "docker").digest[:16]
+    values["container"] = _container(values)
+    write_file(folder / ContainerSettings.FILE, values["container"].as_bytes())
     write_file(folder / "compose.yaml", fill("docker/compose.yaml.jinja", values))
     write_file(folder / "values.yaml", fill("kubernetes/values.yaml.jinja", values))
     write_file(folder / "README.md", fill(f"readme/{chosen.server.readme}", values))
@@ -139,6 +142,30 @@ def _values(
         "variant": settings.variant,
         **chosen.image_values(settings),
     }
+
+
+def _container(values: dict[str, Any]) -> ContainerSettings:
+    """How the container is run: the least that the server needs."""
+    return ContainerSettings(
+        port=values["port"],
+        grpc_port=values["grpc_port"],
+        ready_path=values["ready_path"],
+        user="65532:65532",
+        read_only=True,
+        # What a server unpacks there, native libraries, it also runs.
+        tmpfs={"/tmp": "size=64m,mode=1777,exec" if values["runs_from_tmp"] else "size=64m,mode=1777"},  # noqa: S108 - in the container
+        cap_drop=("ALL",),
+        no_new_privileges=True,
+        memory=values["memory"],
+        memory_request=values["memory_request"],
+        cpus=values["cpus"],
+        processes=values["processes"],
+        devices=values["devices"],
+        token_file=None if values["auth"] is None else values["auth"].token_file,
+        tls_folder=None if values["tls"] is None else values["tls"].folder,
+        egress=values["traces"] is not None,
+        stop_seconds=values["grace_seconds"],
+    )
 
 
 def _needs_vnni(settings: ServingSettings, variant: Path) -> bool:

@@ -255,6 +255,27 @@ E677 an InferenceService needs another target
     neither prove a release before it takes traffic nor follow it.
 E678 two routes
     KServe brings the route of an InferenceService, so `deploy.ingress` has no place beside it.
+E640 the Docker Engine does not respond
+    Nothing answers where `DOCKER_HOST` or the current Docker context says that the engine is, or where the deployment was
+    recorded to be. Containers that run there go on serving.
+E641 another store has this name at the engine
+    Two stores would deploy one name to one Docker Engine, each unaware of the other. The message names the other store.
+E642 a container or network of another
+    The engine has something with the name that mlo would give it, and without mlo's labels. mlo does not touch it.
+E643 the Docker Engine refused
+    The engine answered, and does not do what mlo asked; the cause is the engine's own sentence.
+E644 a container ran out of memory
+    The kernel ended the server of the new revision because its container took more than `hardware.memory`. The previous
+    revision keeps serving.
+E645 the image of the front cannot be built
+    The container that publishes the port runs HAProxy, from an image that is built once for each engine, on the base of the
+    model's image. The last lines of the build's log are shown.
+E646 the front does not obey
+    The container that publishes the port refused an order, or does not run properly.
+E647 the published port cannot be reached
+    mlo proves each revision with requests before it has traffic, and they cannot get from here to the engine's machine.
+E648 the revision's image is gone
+    The image was removed from the engine, and cannot be pulled. Applying the spec builds it again.
 E701 the store cannot be used
     Reading or writing a file in the store failed; the cause is the error of the operating system. Finished results are
     not lost.

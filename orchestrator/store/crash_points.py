@@ -60,6 +60,12 @@ CRASH_POINTS = frozenset(
         "kubernetes.installed",
         "kubernetes.proven",
         "kubernetes.upgraded",
+        # containers of a Docker Engine
+        "docker.front-created",
+        "docker.created",
+        "docker.started",
+        "docker.switched",
+        "docker.former-removed",
     }
 )
 

@@ -85,6 +85,11 @@ class Home:
         return self.root / "state.json"
 
     @property
+    def identity_file(self) -> Path:
+        """What tells this store from others, once something outside of it is marked as its own."""
+        return self.root / "identity"
+
+    @property
     def stat_cache(self) -> Path:
         """Digests of files by their stat; may be lost."""
         return self.root / "stat_cache.json"

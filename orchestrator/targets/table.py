@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import StoreFailed
+from orchestrator.targets.docker.section import DockerDeploy
 from orchestrator.targets.folder.section import FolderDeploy
 from orchestrator.targets.gitops.section import GitopsDeploy
 from orchestrator.targets.kubernetes.section import KubernetesDeploy
@@ -58,6 +59,7 @@ TARGETS: Mapping[str, TargetRow] = MappingProxyType(
             GitopsDeploy, "orchestrator.targets.gitops.target:GitopsTarget", "orchestrator.targets.gitops.beside:beside"
         ),
         "kubernetes": TargetRow(KubernetesDeploy, "orchestrator.targets.kubernetes.target:KubernetesTarget"),
+        "docker": TargetRow(DockerDeploy, "orchestrator.targets.docker.target:DockerTarget"),
     }
 )
 """Name, as in the spec's `deploy.target` → the target. The first one is the default."""

@@ -226,6 +226,8 @@ class Target(Protocol):
     def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
         """Give a started revision a share of the traffic, 0 to 1; with 1.0 it takes over from what served.
 
+        For a revision that has the traffic already, it completes what a run that died during its switch has left.
+
         Returns:
             What the user should know, a sentence each.
 

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 import orchestrator
+from orchestrator.artifacts.container import ContainerSettings
 from orchestrator.artifacts.decision import Decision
 from orchestrator.artifacts.document import Document, DocumentRefused
 from orchestrator.artifacts.fates import Fates, StepFate
@@ -73,6 +74,25 @@ EXAMPLES: list[Document] = [
         }
     ),
     winner(),
+    ContainerSettings(
+        port=8080,
+        grpc_port=8081,
+        ready_path="/v2/health/ready",
+        user="65532:65532",
+        read_only=True,
+        tmpfs={"/tmp": "size=64m,mode=1777"},
+        cap_drop=("ALL",),
+        no_new_privileges=True,
+        memory=2**31,
+        memory_request=2**30,
+        cpus=1.5,
+        processes=512,
+        devices=0,
+        token_file=None,
+        tls_folder=None,
+        egress=False,
+        stop_seconds=40,
+    ),
 ]
 each = pytest.mark.parametrize("document", EXAMPLES, ids=lambda document: document.NAME)
 

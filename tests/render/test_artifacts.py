@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator.artifacts.container import ContainerSettings
 from orchestrator.artifacts.variant_facts import OwnNames
 from orchestrator.backends.table import SERVERS, serving_backend
 from orchestrator.server.config import load_config
@@ -50,7 +51,7 @@ def test_two_renders_give_the_same_bytes_and_modes(render_to: Render, backend: s
 def test_everything_that_a_release_needs_is_there(render_to: Render, backend: str) -> None:
     folder = render_to(backend)
     assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "chart", "compose.yaml", "docker", "serving", "values.yaml", "winner.json",
+        "README.md", "chart", "compose.yaml", "container.json", "docker", "serving", "values.yaml", "winner.json",
     ]  # fmt: skip
     assert _tree(folder / "serving") == _tree(folder / "docker" / "serving")
 
@@ -192,6 +193,25 @@ def test_limits_are_in_the_configuration_and_a_stopping_pod_is_given_the_time(re
 
 
 _AUTH = {"token_file": "/run/secrets/digits/token", "secret": "digits-token"}
+
+
+@each
+def test_the_compose_file_and_the_document_for_containers_say_the_same(render_to: Render, backend: str) -> None:
+    takes_tokens = backend == "onnxruntime"
+    folder = render_to(backend, **({"auth": _AUTH} if takes_tokens else {}))
+    service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]
+    settings = ContainerSettings.read(folder)
+    assert service["ports"] == [f"127.0.0.1:{settings.port}:{settings.port}"]
+    assert service["read_only"] is settings.read_only is True
+    assert service["tmpfs"] == [f"{path}:{options}" for path, options in settings.tmpfs.items()]
+    assert service["cap_drop"] == list(settings.cap_drop) == ["ALL"]
+    assert service["security_opt"] == [f"no-new-privileges:{str(settings.no_new_privileges).lower()}"]
+    limits = service["mem_limit"], service["mem_reservation"], service["cpus"], service["pids_limit"]
+    assert limits == (settings.memory, settings.memory_request, settings.cpus, settings.processes)
+    assert service["stop_grace_period"] == f"{settings.stop_seconds}s"
+    assert [each["source"] for each in service.get("volumes", ())] == ([settings.token_file] if takes_tokens else [])
+    assert f"USER {settings.user}" in (folder / "docker" / "Dockerfile").read_text()
+    assert settings.ready_path in (folder / "docker" / "Dockerfile").read_text()
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +19,7 @@ from orchestrator.store.store import Store
 from orchestrator.targets.section import DeploySection
 from orchestrator.targets.table import TARGETS, TargetRow, target_at, target_for
 from orchestrator.targets.target import Site, Target
+from tests.fake_engine import fake_engine
 from tests.targets.shelf import ShelfDeploy
 
 PACKAGE = Path(orchestrator.__file__).parent
@@ -36,6 +38,14 @@ every_row_here = pytest.mark.parametrize("name", sorted(ROWS.keys() - ELSEWHERE)
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(Store.open(Home(tmp_path / "home")), "digits")
+
+
+@pytest.fixture(autouse=True)
+def with_an_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Targets that look at a Docker Engine see an empty one."""
+    with fake_engine() as engine:
+        monkeypatch.setenv("DOCKER_HOST", engine.host)
+        yield
 
 
 @pytest.fixture(autouse=True)

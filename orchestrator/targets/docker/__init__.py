@@ -1,0 +1,1 @@
+"""A deployment as containers of a Docker Engine, behind one published port."""

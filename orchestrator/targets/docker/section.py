@@ -1,0 +1,43 @@
+"""The keys under `deploy:` for a Docker Engine."""
+
+# No `from __future__ import annotations`: pydantic evaluates annotations of names that are imported at run time.
+import ipaddress
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from orchestrator.targets.section import DeploySection
+
+__all__ = ["DockerDeploy"]
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("expected an IP address, such as 127.0.0.1, 0.0.0.0 or 10.0.0.7") from None
+
+
+class DockerDeploy(DeploySection):
+    """As containers of a Docker Engine."""
+
+    takes_image: ClassVar[Literal["no", "built", "pushed"]] = "built"
+
+    target: Literal["docker"]
+    port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65534,
+        description="The published port; by default a free one, kept across updates. The next one is for gRPC.",
+    )
+    address: Annotated[str, AfterValidator(_address)] = Field(
+        default="127.0.0.1",
+        description="The address of the engine's machine at which the port is published; 0.0.0.0 for all of them.",
+        examples=["0.0.0.0"],  # noqa: S104 - an example of what a user may want
+    )
+    network: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")] | None = Field(
+        default=None,
+        description="A network of the engine in which other containers reach the deployment by its name, at port 8080; by default"
+        " its own, without a way out.",
+        examples=["backend"],
+    )
