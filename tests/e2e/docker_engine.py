@@ -29,7 +29,8 @@ BASE = "python:3.11-slim-bookworm"
 """What mlo's own images are built on."""
 
 _SERVER = """
-import asyncio, json, sys, time
+import asyncio, json, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 say = json.load(open("/behaviour.json"))
 print("serving", say["answer"], flush=True)
 if say.get("exits"):

@@ -23,7 +23,7 @@ from orchestrator.store.identity import store_identity
 from orchestrator.targets.docker.cleaning import remove_images, remove_networks
 from orchestrator.targets.docker.drift import kept_of
 from orchestrator.targets.docker.failures import another_store, engine_api, no_engine, port_in_use
-from orchestrator.targets.docker.front import Published, order, published_by
+from orchestrator.targets.docker.front import Published, order, published_by, routes_of
 from orchestrator.targets.docker.fronts import Fronts
 from orchestrator.targets.docker.marks import REVISION, ROLE, STORE, Marks, revision_of
 from orchestrator.targets.docker.models import RESTART, create_model, ended, not_up, remove, stop_seconds
@@ -229,14 +229,17 @@ class DockerTarget:
         """
         with self._api() as api:
             found, port = self._check(api, grpc=False)
-            if live is not None and found.live is None:
+            if found.live is None or found.front is None:
                 # One that cannot be started any more stays down: the one that is about to be started replaces it.
                 with suppress(DeployFailed):
-                    self._restore(api, live)
-            elif found.live is not None and not found.live["State"]["Running"]:
-                api.start(found.live["Id"])
-            elif found.live is not None and found.live["State"]["Paused"]:
-                api.unpause(found.live["Id"])
+                    if live is not None:
+                        self._restore(api, live)
+            else:
+                for container in (found.front, found.live):
+                    if container["State"]["Paused"]:
+                        api.unpause(container["Id"])
+                    elif not container["State"]["Running"]:
+                        api.start(container["Id"])
         return url(host_of(self._host(), self._address) or self._address, port)
 
     def start(self, release: Release, progress: Callable[[str], None] = lambda _: None) -> Started:
@@ -280,9 +283,13 @@ class DockerTarget:
                     )
                 )
             api.update_container(new["Id"], restart_policy={"Name": RESTART})
-            running = [front for front in found.fronts if front["State"]["Running"]]
-            for front in running:
-                order(api, front["Id"], "use", name)
+            for front in found.fronts:
+                # A former one at another port does not know the revision, and is removed below.
+                if front["State"]["Running"] and name in (
+                    (routes := routes_of(api, front["Id"])).live,
+                    routes.candidate,
+                ):
+                    order(api, front["Id"], "use", name)
             crash_point("docker.switched")
             found, network = find(api, self._marks), str(_network_of(new))
             notes = self._fronts(api, found, network).settle(found)
