@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 # Quiet twice: errors only. Warnings about pip's settings on this machine do not concern mlo.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 CPUS := $(shell nproc)
+# Scripts that bring a Docker Engine up, where there are any; otherwise the one that is there is used.
+ENGINES := ../shared/engines
 
-.PHONY: help install demo test unit tools e2e lint format bench serverbench gatewaybench loadbench wheel clean protos
+.PHONY: help install demo demo-docker test unit tools e2e lint format bench serverbench gatewaybench loadbench wheel clean protos
 
 help:  ## show this list
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed  ## install everything into .venv: all extras and test tools
 
@@ -30,6 +32,10 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 
 demo: install  ## apply the digits spec, then send real images to its server
 	@$(BIN)/python specs/digits/demo.py
+
+demo-docker: install  ## the same as a container of the Docker Engine
+	@if [ -x "$(ENGINES)/docker-up" ] && [ "$$(id -u)" = 0 ]; then "$(ENGINES)/docker-up"; fi
+	@$(BIN)/python specs/digits/demo.py docker.yaml digits-docker
 
 test: install  ## lint and all tests except end-to-end
 	@$(MAKE) --no-print-directory lint

@@ -188,17 +188,24 @@ def _tls(engine: EngineAddress) -> Any:
     """
     from docker.tls import TLSConfig  # noqa: PLC0415 - an extra
 
+    class OwnAuthority(TLSConfig):
+        """The engine's own authority counts, and not those of REQUESTS_CA_BUNDLE, which `requests` prefers otherwise."""
+
+        def configure_client(self, client: Any) -> None:
+            super().configure_client(client)
+            client.trust_env = False
+
     if engine.context is not None:
         found = getattr(_context(engine.context), "TLSConfig", None)
         if found is None:
             raise EngineError(
                 f"the Docker context `{engine.context}`, which had the certificates for {engine.host}, is gone"
             )
-        return found
+        return OwnAuthority(client_cert=found.cert, ca_cert=found.ca_cert, verify=found.verify)
     if engine.certificates is None:
         return None
     folder = Path(engine.certificates)
-    return TLSConfig(
+    return OwnAuthority(
         client_cert=(str(folder / "cert.pem"), str(folder / "key.pem")),
         ca_cert=str(folder / "ca.pem") if engine.verify else None,
         verify=engine.verify,

@@ -1,4 +1,7 @@
-"""The demo: applies digits.yaml, then sends images from the data set to its server."""
+"""The demo: applies digits.yaml, or another spec of this folder, then sends images from the data set to its server.
+
+`demo.py [SPEC NAME]`: a spec with the same model, and the name of its deployment.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,9 @@ def drawn(image: np.ndarray) -> list[str]:
     return ["".join(SHADES[level] * 2 for level in row) for row in levels]
 
 
-def main() -> None:
+def main(file: str = "digits.yaml", name: str = "digits") -> None:
     """Apply, predict, show."""
-    spec = str(HERE / "digits.yaml")
+    spec = str(HERE / file)
     told = mlo("apply", spec, "--yes")
     if "nothing to deploy" in told:  # show the earlier decision again
         print(mlo("explain", spec))
@@ -43,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         request = Path(folder, "images.npz")
         np.savez(request, image=images)
-        answer = json.loads(mlo("predict", "digits", "--input", str(request), "--json"))
+        answer = json.loads(mlo("predict", name, "--input", str(request), "--json"))
     predicted = np.asarray(answer["outputs"]["logits"]).argmax(axis=1)
 
     print(f"\nThe first {SHOWN} of {len(images)} images that the model was not trained on, as the server reads them:\n")
@@ -54,8 +57,8 @@ def main() -> None:
         print("  " + "   ".join(text.ljust(16)[:24] for text in said) + "\n")
     right = int((predicted == labels).sum())
     print(f"{right} of {len(labels)} right ({right / len(labels):.1%}).")
-    print("Stop the server with: .venv/bin/mlo destroy digits --yes")
+    print(f"Stop the server with: .venv/bin/mlo destroy {name} --yes")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:3])

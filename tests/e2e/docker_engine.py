@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+import ssl
 import tarfile
 import threading
 import time
@@ -209,8 +210,12 @@ class Relay:
 
 
 @contextmanager
-def relay() -> Iterator[Relay]:
-    """A relay to the engine's socket, for the block; cutting it breaks connections, and refuses new ones."""
+def relay(secure: ssl.SSLContext | None = None) -> Iterator[Relay]:
+    """A relay to the engine's socket, for the block; cutting it breaks connections, and refuses new ones.
+
+    Args:
+        secure: for an engine that asks its clients for certificates; None for one without TLS.
+    """
     path = current_engine().host.removeprefix("unix://")
     listener = socket.create_server(("127.0.0.1", 0))
     pairs: list[socket.socket] = []
@@ -226,6 +231,12 @@ def relay() -> Iterator[Relay]:
         with suppress(OSError):
             while True:
                 client, _ = listener.accept()
+                if secure is not None:
+                    try:
+                        client = secure.wrap_socket(client, server_side=True)
+                    except OSError:  # a client without the right certificate
+                        client.close()
+                        continue
                 server = socket.socket(socket.AF_UNIX)
                 server.connect(path)
                 pairs.extend((client, server))
