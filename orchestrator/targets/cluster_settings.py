@@ -226,8 +226,8 @@ class ClusterDeploy(DeploySection):
                 f"the target `{self.target}` deploys no InferenceService",
                 span_of(("deploy", "as")),
                 label="KServe would own the pods that mlo proves and follows",
-                remedy="write it for Argo CD or Flux with `target: gitops`, or render the chart and install it with "
-                "`--set inferenceService.enabled=true`",
+                remedy="write it for Argo CD or Flux with `target: gitops`, or `mlo render` the chart and install it with the "
+                "value `inferenceService: {enabled: true}`",
             )
         if self.ingress is not None:
             yield Diagnostic(

@@ -100,6 +100,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
             process.terminate()
 
 
+@pytest.mark.timeout(900)
 def test_what_is_committed_runs_what_was_pushed_and_changes_only_with_it(mlo: Mlo, registry: str) -> None:
     root = mlo.folder / "repository"
     spec, folder = root / "specs" / "doubling.yaml", root / "deployments" / "doubling"

@@ -33,6 +33,10 @@ FOLLOWED = {
     "E618": f"{_VALUES}::test_another_port_is_set_where_one_is_taken",
     "E620": f"{_VALUES}::test_a_folder_that_is_in_use_is_exchanged_or_emptied",
     "E672": "tests/targets/test_gitops.py::test_files_for_argo_cd_and_flux_need_a_repository",
+    **dict.fromkeys(
+        ("E677", "E678"),
+        "tests/targets/test_gitops.py::test_what_does_not_go_with_an_inference_service_is_refused_until_the_remedy_is_followed",
+    ),
     "E701": "tests/store/test_full_disk.py::test_a_full_disk_is_reported_with_what_to_do_and_loses_nothing",
     "E703": "tests/store/test_locks.py::test_a_waiting_process_is_told_the_holder_once_and_then_gets_the_lock",
     "E706": f"{_VALUES}::test_a_link_in_a_model_is_replaced_by_the_file",

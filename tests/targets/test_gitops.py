@@ -797,17 +797,19 @@ def test_pipelines_in_the_manual_are_valid_and_run_commands_that_there_are() -> 
 
 
 @pytest.mark.parametrize(
-    ("section", "code"),
+    ("section", "code", "mended"),
     [
-        ({"target": "kubernetes"}, "E677"),
-        ({"target": "gitops", "path": "p", "ingress": {"hosts": ["digits.example.com"]}}, "E678"),
+        ({"target": "kubernetes"}, "E677", {"target": "gitops", "path": "../deployments/digits"}),
+        ({"ingress": {"hosts": ["digits.example.com"]}}, "E678", {}),
     ],
 )
-def test_what_does_not_go_with_an_inference_service_is_refused_with_its_place(
-    repository: Repository, section: dict[str, Any], code: str
+def test_what_does_not_go_with_an_inference_service_is_refused_until_the_remedy_is_followed(
+    repository: Repository, section: dict[str, Any], code: str, mended: dict[str, Any]
 ) -> None:
+    kserve = {"as": "inference-service"}
     with pytest.raises(SpecInvalid) as refused:
-        with_environments(repository, "  none: {}\n", **section, **{"as": "inference-service"})
+        with_environments(repository, "  none: {}\n", **section, **kserve)
     (problem,) = (each for each in refused.value.diagnostics if each.code == code)
     assert problem.span is not None
     assert problem.remedy
+    with_environments(repository, "  none: {}\n", **mended, **kserve).check()
