@@ -163,7 +163,9 @@ def test_a_pointer_of_git_lfs_is_replaced_by_the_file(folder: Path) -> None:
 
 def _rendered_into(output: Path, *, force: bool = False) -> Diagnostic:
     """What `mlo render` says of its output folder; a spec that is missing ends it before it computes anything."""
-    return _refusal(render.callback, Path("missing.yaml"), output, force=force, without_model=False, platform=None, environment=None)
+    return _refusal(
+        render.callback, Path("missing.yaml"), output, force=force, without_model=False, platform=None, environment=None
+    )
 
 
 @pytest.mark.parametrize("code", ["E216", "E218"])
