@@ -100,8 +100,7 @@ class Helm:
         self,
         release: str,
         chart: Path,
-        values: Path,
-        overrides: Mapping[str, Any],
+        values: Mapping[str, Any],
         *,
         description: str,
         seconds: float,
@@ -112,8 +111,7 @@ class Helm:
         Args:
             release: its name.
             chart: the chart's folder.
-            values: the values file.
-            overrides: values that take precedence.
+            values: of the chart.
             description: for Helm's own history.
             seconds: that Helm waits.
             watch: called every half second; what it raises ends Helm and is raised.
@@ -123,10 +121,10 @@ class Helm:
         """
         server_side = ["--server-side=true", "--force-conflicts"] if self._major() >= 4 else []
         with tempfile.TemporaryDirectory(prefix="mlo-helm-") as folder:
-            more = Path(folder) / "overrides.json"  # JSON is YAML
-            more.write_text(json.dumps(overrides), encoding="utf-8")
+            file = Path(folder) / "values.json"  # JSON is YAML
+            file.write_text(json.dumps(values), encoding="utf-8")
             self._run(
-                *("upgrade", "--install", release, str(chart), "--values", str(values), "--values", str(more)),
+                *("upgrade", "--install", release, str(chart), "--values", str(file)),
                 *("--reset-values", "--history-max", "10", "--description", description),
                 *("--wait", "--timeout", f"{math.ceil(seconds)}s", *server_side),
                 watch=watch,

@@ -36,6 +36,7 @@ from orchestrator.targets.kubernetes.preflight import (
     not_permitted,
 )
 from orchestrator.targets.kubernetes.rollout import Rollout
+from orchestrator.targets.kubernetes.values import ALONE, chart_values
 from orchestrator.targets.target import Description, Observed, Release, Site, Started, require_whole_share
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ class KubernetesTarget:
         candidate = candidate_of(self._name)
         try:
             with self._explained():
-                self._upgrade(candidate, release, _ALONE)
+                self._upgrade(candidate, release, ALONE)
                 pod = self._ready_pod(candidate, release.revision)
                 relay = self._relay(lambda: pod, self._port(candidate))
             relay.check()
@@ -346,13 +347,11 @@ class KubernetesTarget:
         place, revision = self._place, release.revision
         seconds = place.wait + release.startup_seconds + _MARGIN
         rollout = Rollout(self._cluster, place.namespace, name, revision, place.wait, self._progress)
-        overrides = {"model": {"revision": revision}, "image": _image(release), "fullnameOverride": name, **more}
         try:
             self._helm.upgrade(
                 name,
                 release.rendered / "chart",
-                release.rendered / "values.yaml",
-                overrides,
+                chart_values(release, name, more),
                 description=f"mlo revision {revision}",
                 seconds=seconds,
                 watch=rollout.look,
@@ -454,21 +453,3 @@ class KubernetesTarget:
                     remedy=f"`helm history {self._name} -n {self._place.namespace}` shows what there is; then run the command again",
                 )
             ) from failed
-
-
-def _image(release: Release) -> dict[str, str]:
-    """The values that name the image: by its digest where a registry has it, else by the tag that the nodes' engine knows."""
-    if release.image is None:
-        raise ValueError(f"revision {release.revision} has no image")
-    repository, _, tag = release.image.name.rpartition(":")
-    return {"repository": repository, "tag": tag, "digest": release.image.digest or ""}
-
-
-_ALONE: dict[str, Any] = {
-    "replicas": {"min": 1, "max": 1},
-    "service": {"type": "ClusterIP", "nodePort": None},
-    "ingress": {"enabled": False},
-    "httpRoute": {"enabled": False},
-    "serviceMonitor": {"enabled": False},
-}
-"""Values of a candidate: one pod, and nothing that others would find."""

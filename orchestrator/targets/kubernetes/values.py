@@ -1,0 +1,58 @@
+"""The chart's values for one release of a revision: those that were rendered, its image, its number, and what a candidate differs in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from orchestrator.targets.target import Release
+
+__all__ = ["ALONE", "chart_values"]
+
+ALONE: Mapping[str, Any] = MappingProxyType(
+    {
+        "replicas": {"min": 1, "max": 1},
+        "service": {"type": "ClusterIP", "nodePort": None},
+        "ingress": {"enabled": False},
+        "httpRoute": {"enabled": False},
+        "serviceMonitor": {"enabled": False},
+    }
+)
+"""What a candidate differs in: one pod, and nothing that others would find. None removes a value."""
+
+
+def chart_values(release: Release, name: str, more: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """The values of one Helm release.
+
+    Args:
+        release: the revision.
+        name: of the Helm release, and of all its objects.
+        more: values that take precedence.
+    """
+    rendered = yaml.safe_load((release.rendered / "values.yaml").read_text(encoding="utf-8"))
+    own = {"model": {"revision": release.revision}, "image": _image(release), "fullnameOverride": name}
+    return _together(_together(rendered, own), more)
+
+
+def _image(release: Release) -> dict[str, str]:
+    """By its digest where a registry has it, else by the tag that the nodes' engine knows."""
+    if release.image is None:
+        raise ValueError(f"revision {release.revision} has no image")
+    repository, _, tag = release.image.name.rpartition(":")
+    return {"repository": repository, "tag": tag, "digest": release.image.digest or ""}
+
+
+def _together(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in more.items():
+        old = merged.get(key)
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping):
+            merged[key] = _together(old if isinstance(old, Mapping) else {}, value)
+        else:
+            merged[key] = value
+    return merged
