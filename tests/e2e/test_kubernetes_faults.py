@@ -28,6 +28,8 @@ _MISSING = missing()
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(300),
+    # The kubeconfig of a test cluster may say that its certificate is not checked.
+    pytest.mark.filterwarnings("ignore:Unverified HTTPS request"),
     pytest.mark.skipif(bool(_MISSING), reason=f"deployments to Kubernetes: {_MISSING}"),
 ]
 

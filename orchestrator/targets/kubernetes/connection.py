@@ -53,6 +53,11 @@ class Cluster:
         self._context = context
         self._client: ApiClient | None = None
 
+    def __del__(self) -> None:
+        """Close the connections that are kept for the next request."""
+        if self._client is not None:
+            self._client.close()
+
     @property
     def context(self) -> str | None:
         """The context's name; None for the cluster that this process runs in."""
