@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 # Quiet twice: errors only. Warnings about pip's settings on this machine do not concern mlo.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 CPUS := $(shell nproc)
-# Scripts that bring a Docker Engine up, where there are any; otherwise the one that is there is used.
-ENGINES := ../shared/engines
+# Which of the end-to-end tests: an expression over their marks, such as E2E=kubernetes.
+E2E ?= e2e
+# Scripts that bring a Docker Engine and a cluster up, where there are any; otherwise those that are there are used.
+ENGINES ?= $(or $(MLO_ENGINES),../shared/engines)
 
-.PHONY: help install demo demo-docker test unit tools e2e lint format bench serverbench gatewaybench loadbench wheel clean protos
+.PHONY: help install demo demo-docker demo-kubernetes test unit tools e2e lint format bench serverbench gatewaybench loadbench wheel clean protos
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,6 +39,14 @@ demo-docker: install  ## the same as a container of the Docker Engine
 	@if [ -x "$(ENGINES)/docker-up" ] && [ "$$(id -u)" = 0 ]; then "$(ENGINES)/docker-up"; fi
 	@$(BIN)/python specs/digits/demo.py docker.yaml digits-docker
 
+demo-kubernetes: install  ## the same in a pod of the cluster of KUBECONFIG, or of a test cluster
+	@if [ -z "$$KUBECONFIG" ] && [ -x $(ENGINES)/cluster-up ]; then \
+	  PATH="$$($(ENGINES)/tools | tail -1):$$PATH" KUBECONFIG="$$(.ci/cluster $(ENGINES) | tail -1)" \
+	    $(BIN)/python specs/digits/demo.py kubernetes.yaml digits-kubernetes; \
+	else \
+	  $(BIN)/python specs/digits/demo.py kubernetes.yaml digits-kubernetes; \
+	fi
+
 test: install  ## lint and all tests except end-to-end
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n $(CPUS) --dist worksteal -m 'not e2e'
@@ -48,7 +58,7 @@ tools: install  ## install helm and kubectl into .venv for the tests of charts
 	@$(BIN)/python tests/get_tools.py
 
 e2e: install  ## end-to-end tests with real servers and container engines
-	$(BIN)/python -m pytest -m e2e
+	$(BIN)/python -m pytest -m "e2e and ($(E2E))"
 
 lint: install  ## the checks that CI runs
 	$(BIN)/ruff format --check .

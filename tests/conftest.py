@@ -17,6 +17,7 @@ import pytest
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 _REMEDIES = {
+    "cluster": "set KUBECONFIG to one whose nodes use this machine's Docker Engine, such as that of minikube's driver none",
     "helm": "make tools",
     "kubectl": "make tools",
     "hadolint": "make tools",

@@ -30,6 +30,7 @@ _COMMANDS = {
     "predict": ("orchestrator.cli.predict:predict", "Send inputs to a deployment and print its outputs."),
     "status": ("orchestrator.cli.status:status", "Show what is deployed and its health."),
     "logs": ("orchestrator.cli.status:logs", "Show the server log of a deployment."),
+    "diff": ("orchestrator.cli.diff:diff", "Show what was changed since a deployment."),
     "history": ("orchestrator.cli.rollback:history", "Show the revisions of a deployment."),
     "rollback": ("orchestrator.cli.rollback:rollback", "Return a deployment to an earlier revision."),
     "destroy": ("orchestrator.cli.status:destroy", "Stop a deployment and delete its record."),

@@ -87,6 +87,7 @@ class Observed:
         revision, backend: what takes the traffic; None if nothing does.
         pid: the server's process, where there is one on this machine.
         since: when it became ready, ISO 8601 in UTC.
+        differences: what is not as it was deployed, a clause each, where the target can tell.
     """
 
     running: bool
@@ -98,6 +99,7 @@ class Observed:
     grpc: str | None = None
     pid: int | None = None
     since: str | None = None
+    differences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from tests.render.served import negative
 
 __all__ = ["render_to"]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
 RELEASE = "digits"
 READY = "180s"

@@ -27,6 +27,7 @@ from tests.e2e.kubernetes_cluster import TestCluster, cut_off, image_of, missing
 _MISSING = missing()
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.kubernetes,
     pytest.mark.timeout(300),
     # The kubeconfig of a test cluster may say that its certificate is not checked.
     pytest.mark.filterwarnings("ignore:Unverified HTTPS request"),

@@ -21,7 +21,6 @@ __all__ = ["Cluster", "Json", "Named", "Refused", "kubeconfig_files", "named_con
 
 Json = dict[str, Any]
 
-_JSON = "application/json"
 _SECONDS = 15.0
 """How long the cluster may take for one answer."""
 
@@ -79,19 +78,18 @@ class Cluster:
             self._client = _client(self._context)
         return self._client
 
-    def get(self, path: str, *, accept: str = _JSON, **query: str | int) -> Json:
+    def get(self, path: str, **query: str | int) -> Json:
         """The object or the list at a path such as `/api/v1/namespaces/default/pods`.
 
         Args:
             path: of the API.
-            accept: the form of the answer.
             query: the parameters.
 
         Raises:
             Refused: the cluster answered with an error.
             DeployFailed: E652 it does not answer.
         """
-        return _object(self.raw("GET", path, query=query, accept=accept))
+        return _object(self.raw("GET", path, query=query))
 
     def find(self, path: str) -> Json | None:
         """The same; None if there is no such object."""
@@ -125,10 +123,9 @@ class Cluster:
         body: Json | None = None,
         *,
         query: Mapping[str, str | int] | None = None,
-        accept: str = _JSON,
     ) -> bytes:
         """One request; the answer's bytes."""
-        response = self._send(method, path, body, query, accept, timeout=(5.0, _SECONDS))
+        response = self._send(method, path, body, query, timeout=(5.0, _SECONDS))
         try:
             return bytes(response.read())
         except _broken() as error:
@@ -136,7 +133,7 @@ class Cluster:
 
     def stream(self, path: str, **query: str | int) -> Iterator[bytes]:
         """The lines of an answer that has no end, such as a log that is followed."""
-        response = self._send("GET", path, None, query, _JSON, timeout=(5.0, None)).response
+        response = self._send("GET", path, None, query, timeout=(5.0, None)).response
         rest = b""
         try:
             for part in response.stream(amt=None):
@@ -173,12 +170,11 @@ class Cluster:
         path: str,
         body: Json | None,
         query: Mapping[str, str | int] | None,
-        accept: str,
         *,
         timeout: tuple[float, float | None],
     ) -> Any:
         url = quote(path, safe="/:-._~") + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": accept, "Content-Type": _JSON}
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
         call = self.client.param_serialize(
             method=method, resource_path=url, header_params=headers, body=body, auth_settings=["BearerToken"]
         )

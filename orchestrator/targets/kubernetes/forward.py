@@ -12,11 +12,15 @@ from typing import Any
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed, MloError
 from orchestrator.targets.kubernetes.connection import Cluster
+from orchestrator.targets.kubernetes.objects import namespaced
 
 __all__ = ["Relay"]
 
 _LOOPBACK = "127.0.0.1"
 _BUFFER = 1 << 16
+_DATA = b"\x00"
+_BINARY, _CLOSE = 2, 8
+"""Kinds of messages of RFC 6455."""
 
 
 class Relay:
@@ -49,10 +53,10 @@ class Relay:
             DeployFailed: E666 the cluster does not forward connections to it.
         """
         try:
-            _, forward = self._connect()
+            far = self._connect()
         except MloError:
             raise
-        except Exception as error:  # the package raises what its many parts raise
+        except Exception as error:  # the packages raise what their many parts raise
             raise DeployFailed(
                 Diagnostic(
                     "E666",
@@ -62,7 +66,7 @@ class Relay:
                     " must reach the kubelets, and you may need the right `create pods/portforward`",
                 )
             ) from error
-        forward.close()
+        far.shutdown()
 
     def close(self) -> None:
         """Take no more connections."""
@@ -82,29 +86,58 @@ class Relay:
         """One connection. Where the pod cannot be reached, the client sees a connection that is closed without an answer."""
         with client:
             try:
-                far, forward = self._connect()
-            except Exception:  # noqa: BLE001 - the package raises what its many parts raise; the client names what it sees
+                far = self._connect()
+            except Exception:  # noqa: BLE001 - the packages raise what their many parts raise; the client names what it sees
                 return
+            back = threading.Thread(target=_answers, args=(far, client), name="answers", daemon=True)
+            back.start()
             try:
-                back = threading.Thread(target=_copy, args=(far, client), name="answer", daemon=True)
-                back.start()
-                _copy(client, far, half=True)
-                back.join()
+                with contextlib.suppress(OSError, _websocket_error()):  # one side is gone, and with it the connection
+                    while data := client.recv(_BUFFER):
+                        far.send_binary(_DATA + data)
             finally:
-                forward.close()
+                with contextlib.suppress(OSError):
+                    far.sock.shutdown(socket.SHUT_RDWR)  # wakes the other thread
+                back.join()
+                far.shutdown()
 
-    def _connect(self) -> tuple[socket.socket, Any]:
-        from kubernetes.client import CoreV1Api  # noqa: PLC0415 - an extra
-        from kubernetes.stream import portforward  # noqa: PLC0415
+    def _connect(self) -> Any:
+        """A websocket to the pod's port, as the API has it: each message begins with its channel, data has the first one."""
+        from kubernetes.stream.ws_client import create_websocket, get_websocket_url  # noqa: PLC0415 - an extra
 
-        # The package swaps a method of the client while it connects, so each connection has a client of its own.
-        api = CoreV1Api(Cluster(self._cluster.context).client)
-        forward = portforward(
-            api.connect_get_namespaced_pod_portforward, self._pod(), self._namespace, ports=str(self._port)
+        client = self._cluster.client
+        path = namespaced("v1", self._namespace, "pods", self._pod()) + "/portforward"
+        _, url, headers, *_ = client.param_serialize(
+            method="GET", resource_path=path, header_params={}, auth_settings=["BearerToken"]
         )
-        far = forward.socket(self._port)
-        far.settimeout(None)  # the package leaves it non-blocking
-        return far, forward
+        return create_websocket(client.configuration, get_websocket_url(url, [("ports", str(self._port))]), headers)
+
+
+def _answers(far: Any, client: socket.socket) -> None:
+    """Copy what comes back until either side ends. The first message of each channel only repeats the port."""
+    begun: set[int] = set()
+    with contextlib.suppress(OSError, _websocket_error()):
+        while True:
+            kind, frame = far.recv_data_frame(control_frame=True)
+            if kind == _CLOSE:
+                break
+            if kind != _BINARY or not frame.data:
+                continue
+            channel = frame.data[0]
+            if channel not in begun:
+                begun.add(channel)
+            elif frame.data[:1] == _DATA:
+                client.sendall(frame.data[1:])
+            else:  # the pod refused the connection
+                break
+    with contextlib.suppress(OSError):
+        client.shutdown(socket.SHUT_RDWR)
+
+
+def _websocket_error() -> type[Exception]:
+    from websocket import WebSocketException  # noqa: PLC0415 - of the extra
+
+    return WebSocketException
 
 
 def _said(error: Exception) -> str:
@@ -112,19 +145,3 @@ def _said(error: Exception) -> str:
     text = " ".join(str(getattr(error, "reason", None) or error).split())
     found = re.search(r'"message":"((?:[^"\\]|\\.)*)"', text)
     return found[1].replace('\\"', '"') if found else text
-
-
-def _copy(source: socket.socket, sink: socket.socket, *, half: bool = False) -> None:
-    """Copy until the source ends.
-
-    Args:
-        source: is read.
-        sink: is written.
-        half: whether the end of the source ends nothing else: a port-forward cannot close one direction alone.
-    """
-    with contextlib.suppress(OSError):  # the other side is gone, and with it the connection
-        while data := source.recv(_BUFFER):
-            sink.sendall(data)
-    if not half:
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_RDWR)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CANDIDATE", "REVISION", "candidate_of", "instance", "namespaced"]
+__all__ = ["CANDIDATE", "REVISION", "candidate_of", "instance", "namespaced", "plural"]
 
 REVISION = "mlo/revision"
 """The annotation of a Deployment and of its pods with mlo's number of the revision."""
@@ -19,6 +19,14 @@ def candidate_of(name: str) -> str:
 def instance(release: str) -> str:
     """The label selector for the objects of one Helm release."""
     return f"app.kubernetes.io/instance={release}"
+
+
+def plural(kind: str) -> str:
+    """The word for objects of a kind in the API's paths: `NetworkPolicy` → `networkpolicies`."""
+    word = kind.lower()
+    if word.endswith("y"):
+        return f"{word[:-1]}ies"
+    return f"{word}es" if word.endswith("s") else f"{word}s"
 
 
 def namespaced(version: str, namespace: str, kind: str, name: str = "") -> str:

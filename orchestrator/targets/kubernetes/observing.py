@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.targets.kubernetes.connection import Cluster, Refused
-from orchestrator.targets.kubernetes.objects import REVISION, namespaced
+from orchestrator.targets.kubernetes.drift import differences, missing
+from orchestrator.targets.kubernetes.objects import REVISION, namespaced, plural
 from orchestrator.targets.kubernetes.pods import PodState, refusal
+from orchestrator.targets.kubernetes.record import read_record
 from orchestrator.targets.kubernetes.rollout import pod_states
 from orchestrator.targets.target import Health, Observed
 
@@ -16,7 +18,8 @@ __all__ = ["Serving", "observed", "revision_of"]
 
 Json = Mapping[str, Any]
 
-_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_SHOWN = 3
+"""Differences that a reason names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Serving:
         pods: what each is doing; only looked at where the Deployment is not as it should be.
         ready_pods: the names of those that the Service sends requests to; None where there is no Service.
         pending: Helm's word for an operation that is under way or was interrupted; empty if there is none.
+        differences: from what was deployed, a clause each.
     """
 
     name: str
@@ -36,6 +40,7 @@ class Serving:
     pods: tuple[PodState, ...] = ()
     ready_pods: tuple[str, ...] | None = None
     pending: str = ""
+    differences: tuple[str, ...] = ()
 
     @property
     def settled(self) -> bool:
@@ -59,7 +64,10 @@ class Serving:
             addresses = [each for subset in endpoints.get("subsets") or () for each in subset.get("addresses") or ()]
             ready = tuple(sorted({str(each["targetRef"]["name"]) for each in addresses if "targetRef" in each}))
         pods = () if _is_settled(deployment) else tuple(pod_states(cluster, namespace, name))
-        return cls(name, deployment, pods, ready, _pending(cluster, namespace, name))
+        record = read_record(cluster, namespace, name)
+        pending = record.status if record is not None and record.status.startswith("pending") else ""
+        differs = () if record is None or pending else tuple(_differences(cluster, namespace, record.objects))
+        return cls(name, deployment, pods, ready, pending, differs)
 
 
 def observed(serving: Serving, endpoint: str) -> Observed:
@@ -82,6 +90,7 @@ def observed(serving: Serving, endpoint: str) -> Observed:
         revision=revision,
         backend=deployment["metadata"].get("labels", {}).get("mlo/backend"),
         since=_since(status),
+        differences=serving.differences,
     )
 
 
@@ -113,7 +122,8 @@ def _why_degraded(serving: Serving, wanted: int, status: Json) -> str:
         return f"{status.get('availableReplicas', 0)} of {wanted} pods are ready{told}"
     if not serving.ready_pods:
         return f"its Service {serving.name} has no endpoints; its selector may have been changed"
-    return ""
+    shown, more = serving.differences[:_SHOWN], len(serving.differences) - _SHOWN
+    return "; ".join(shown) + (f"; and {more} more: `mlo diff {serving.name}`" if more > 0 else "")
 
 
 def _is_settled(deployment: Json) -> bool:
@@ -134,15 +144,17 @@ def _since(status: Json) -> str | None:
     return None
 
 
-def _pending(cluster: Cluster, namespace: str, name: str) -> str:
-    """Helm's status of its newest record, from the labels of its Secrets; empty where this user may not see them."""
-    try:
-        found = cluster.get(
-            namespaced("v1", namespace, "secrets"), accept=_METADATA, labelSelector=f"owner=helm,name={name}"
-        )["items"]
-    except Refused:
-        return ""
-    labels = [each["metadata"].get("labels") or {} for each in found]
-    newest = max(labels, key=lambda each: int(each.get("version", 0)), default={})
-    status = str(newest.get("status", ""))
-    return status if status.startswith("pending") else ""
+def _differences(cluster: Cluster, namespace: str, deployed: Iterable[Json]) -> Iterator[str]:
+    """Of every object of the release; those that this user may not see are left out."""
+    for described in deployed:
+        path = namespaced(
+            described["apiVersion"], namespace, plural(described["kind"]), str(described["metadata"]["name"])
+        )
+        try:
+            live = cluster.find(path)
+        except Refused:
+            continue
+        if live is None:
+            yield missing(described)
+        else:
+            yield from differences(described, live)

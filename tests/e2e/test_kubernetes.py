@@ -1,0 +1,273 @@
+"""From a spec to pods of a real cluster and back: the ONNX Runtime server and TorchServe, through mlo's commands."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from orchestrator.backends.table import serving_backend
+from tests.e2e.kubernetes_cluster import TestCluster, missing
+
+if TYPE_CHECKING:
+    from conftest import Mlo
+
+_MISSING = missing()
+_NO_TORCHSERVE = serving_backend("torchserve").unavailable()
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.kubernetes,
+    pytest.mark.timeout(600),
+    # The kubeconfig of a test cluster may say that its certificate is not checked.
+    pytest.mark.filterwarnings("ignore:Unverified HTTPS request"),
+    pytest.mark.skipif(bool(_MISSING), reason=f"deployments to Kubernetes: {_MISSING}"),
+]
+DIGITS = Path(__file__).resolve().parents[2] / "specs" / "digits"
+NAME = "digits-on-pods"
+NAMESPACE = f"mlo-e2e-{os.getpid()}"
+
+_SPEC = """
+apiVersion: mlo/v1
+kind: ModelDeployment
+metadata: {name: NAME, labels: {release: RELEASE}}
+model:
+  source: {kind: pytorch, weights: digits.safetensors, factory: digits_model:DigitsNet}
+  inputs: [{name: image, dtype: float32, shape: [batch, 1, 8, 8]}]
+  outputs: [{name: logits, shape: [batch, 10]}]
+  dims: {batch: {min: 1, max: 8}}
+  samples: digits.npz
+optimize: {formats: [FORMAT], precisions: [fp32], time_budget: 1m}
+benchmark: {batch_sizes: [1]}
+serving: {backend: BACKEND}
+hardware: {cpus: 1, memory: MEMORY}
+deploy: {target: kubernetes, namespace: NAMESPACE, create_namespace: true, pod: {requests: {cpus: 100m}}}
+environments:
+  other:
+    deploy: {target: kubernetes, namespace: NAMESPACE-other, create_namespace: true, pod: {requests: {cpus: 100m}}}
+"""
+
+_CLIENT = """
+import http.client, json, threading, time
+body = json.dumps({"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}]})
+counts, failures = [0, 0], []
+def ask(kept):
+    connection = None
+    while True:
+        try:
+            if connection is None:
+                connection = http.client.HTTPConnection("ADDRESS", 80, timeout=20)
+            connection.request("POST", "/v2/models/NAME/infer", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            counts[0] += 1
+            if answer.status != 200:
+                failures.append(f"status {answer.status}")
+            if not kept or answer.getheader("connection") == "close":
+                connection.close()
+                connection = None
+        except Exception as error:
+            failures.append(f"{'kept' if kept else 'new'} connection: {error!r}")
+            connection = None
+        time.sleep(0.02)
+for kept in (False, True):
+    threading.Thread(target=ask, args=(kept,), daemon=True).start()
+while True:
+    time.sleep(0.5)
+    print(json.dumps({"answered": counts[0], "failed": len(failures), "failures": failures[:5]}), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[TestCluster]:
+    found = TestCluster.current()
+    yield found
+    for name in (NAMESPACE, f"{NAMESPACE}-other"):
+        if found.cluster.find(f"/api/v1/namespaces/{name}") is not None:
+            found.cluster.call("DELETE", f"/api/v1/namespaces/{name}")
+
+
+def apply(
+    mlo: Mlo,
+    release: str,
+    *more: str,
+    name: str = NAME,
+    memory: str = "512Mi",
+    served: str = "onnx onnxruntime",
+    **env: str,
+) -> Any:
+    """One apply; its result, or its standard error where it is killed."""
+    for file in ("digits.npz", "digits.safetensors", "digits_model.py"):
+        if not (mlo.folder / file).exists():
+            shutil.copy(DIGITS / file, mlo.folder / file)
+    text, (kind, backend) = _SPEC, served.split()
+    words = {
+        "NAMESPACE": NAMESPACE,
+        "NAME": name,
+        "RELEASE": release,
+        "MEMORY": memory,
+        "FORMAT": kind,
+        "BACKEND": backend,
+    }
+    for word, value in words.items():
+        text = text.replace(word, value)
+    (mlo.folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    if env:
+        return mlo.run("apply", f"{name}.yaml", "--yes", *more, code=-9, timeout=400, **env).stderr
+    done = mlo.run("apply", f"{name}.yaml", "--yes", "--json", *more, timeout=400)
+    (deployment,) = json.loads(done.stdout)["deployments"]
+    return dict(deployment)
+
+
+def status(mlo: Mlo, name: str = NAME) -> dict[str, Any]:
+    process = mlo.start("status", name, "--json")
+    (row,) = json.loads(process.communicate(timeout=60)[0])["deployments"]
+    return dict(row)
+
+
+def right(mlo: Mlo, name: str = NAME) -> float:
+    """The share of images that the pods read as their label says."""
+    with np.load(DIGITS / "digits.npz") as samples:
+        labels = samples["label" if "label" in samples.files else "labels"]
+    answer = mlo.json("predict", name, "--input", str(DIGITS / "digits.npz"), "--json")
+    return float((np.asarray(answer["outputs"]["logits"]).argmax(axis=1) == labels).mean())
+
+
+def image(cluster: TestCluster) -> str:
+    deployment = cluster.cluster.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{NAME}")
+    return str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
+
+
+def counted(cluster: TestCluster) -> dict[str, Any]:
+    """What the client has counted until now."""
+    lines = cluster.log_of(NAMESPACE).splitlines()
+    return dict(json.loads(lines[-1])) if lines else {"answered": 0, "failed": 0, "failures": []}
+
+
+def test_a_spec_is_served_by_a_pod(mlo: Mlo, cluster: TestCluster) -> None:
+    deployed = apply(mlo, "one")
+    assert (deployed["target"], deployed["revision"]) == ("kubernetes", 1)
+    assert deployed["endpoint"] == f"http://{NAME}.{NAMESPACE}.svc"
+    assert status(mlo)["health"] == "healthy"
+    assert right(mlo) > 0.98
+    assert '"message":"ready"' in mlo.run("logs", NAME).stdout
+    assert len(cluster.pods(NAMESPACE)) == 1
+    assert f"{NAME}: as revision 1 was deployed" in mlo.run("diff", NAME).stdout
+    assert "nothing to deploy" in mlo.run("apply", f"{NAME}.yaml", "--yes").stdout
+
+
+def test_no_request_fails_while_a_new_revision_takes_over_and_while_it_is_rolled_back(
+    mlo: Mlo, cluster: TestCluster
+) -> None:
+    first = image(cluster)
+    address = cluster.cluster.get(f"/api/v1/namespaces/{NAMESPACE}/services/{NAME}")["spec"]["clusterIP"]
+    cluster.start_client(NAMESPACE, first, _CLIENT.replace("ADDRESS", address).replace("NAME", NAME))
+    deadline = time.monotonic() + 60
+    while counted(cluster)["answered"] < 50:
+        assert time.monotonic() < deadline, cluster.log_of(NAMESPACE)
+        time.sleep(0.5)
+    assert apply(mlo, "two")["revision"] == 2
+    assert "revision 1" in mlo.run("rollback", NAME, "--yes", timeout=400).stdout
+    assert image(cluster) == first
+    time.sleep(3)
+    told = counted(cluster)
+    cluster.cluster.call("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/client")
+    print(f"{told['answered']} requests answered during an update and a rollback, {told['failed']} failed")
+    assert told["failed"] == 0, told
+    assert told["answered"] > 500
+    rows = mlo.json("history", NAME, "--json")["revisions"]
+    assert [(row["revision"], row["serves"], row["kept"]) for row in rows] == [(2, False, True), (1, True, True)]
+
+
+def test_what_somebody_else_changed_is_told_and_undone(mlo: Mlo, cluster: TestCluster) -> None:
+    service = f"/api/v1/namespaces/{NAMESPACE}/services/{NAME}"
+    found = cluster.cluster.get(service)
+    found["metadata"]["labels"]["release"] = "by-hand"
+    cluster.cluster.call("PUT", service, found)
+    told = mlo.json("diff", NAME, "--json", code=1)["differences"]
+    assert told == [f"Service {NAME}: metadata.labels.release is by-hand, was deployed as one"]
+    row = status(mlo)
+    assert row["health"] == "degraded"
+    assert "by-hand" in row["reason"]
+    assert "drift" in mlo.run("plan", f"{NAME}.yaml").stdout or "revision" in mlo.run("plan", f"{NAME}.yaml").stdout
+
+
+@pytest.mark.parametrize(
+    ("point", "serves"),
+    [("kubernetes.installed", 1), ("kubernetes.proven", 1), ("kubernetes.upgraded", None)],
+)
+def test_an_apply_that_is_killed_is_settled_by_the_next_one(
+    mlo: Mlo, cluster: TestCluster, point: str, serves: int | None
+) -> None:
+    before = status(mlo)["revision"]
+    apply(mlo, point.rpartition(".")[2], MLO_CRASH_AT=point)
+    row = status(mlo)
+    assert row["revision"] == (before if serves is not None else row["revision"])
+    assert right(mlo) > 0.98
+    apply(mlo, point.rpartition(".")[2])
+    row = status(mlo)
+    assert (row["health"], row["revision"] > before) == ("healthy", True)
+    assert not [pod for pod in cluster.pods(NAMESPACE) if "candidate" in pod["metadata"]["name"]]
+
+
+def test_wrong_answers_are_refused_and_the_last_revision_keeps_serving(mlo: Mlo, cluster: TestCluster) -> None:
+    before = status(mlo)["revision"]
+    state = json.loads((mlo.folder / "home" / "state.json").read_text("utf-8"))["deployments"][NAME]
+    imported = state["history"][-1]["imported_digest"]
+    tree = mlo.folder / "home" / "trees" / imported[:2] / imported
+    (file,) = [each for each in tree.iterdir() if each.name.startswith("baseline") and each.suffix == ".npz"]
+    kept = file.read_bytes()
+    with np.load(io.BytesIO(kept)) as arrays:
+        shifted = {name: arrays[name] + 1 if arrays[name].dtype.kind == "f" else arrays[name] for name in arrays.files}
+    tree.chmod(0o755)
+    file.chmod(0o644)
+    np.savez(file, **shifted)
+    try:
+        text = (mlo.folder / f"{NAME}.yaml").read_text("utf-8").replace("release: upgraded", "release: wrong")
+        (mlo.folder / f"{NAME}.yaml").write_text(text, encoding="utf-8")
+        told = mlo.run("apply", f"{NAME}.yaml", "--yes", code=1, timeout=400).stderr
+    finally:
+        file.write_bytes(kept)
+    assert "error[E608]" in told
+    assert f"{NAME} is unchanged: revision {before}" in told
+    assert right(mlo) > 0.98
+    assert not [pod for pod in cluster.pods(NAMESPACE) if "candidate" in pod["metadata"]["name"]]
+
+
+def test_an_environment_is_a_namespace_of_its_own(mlo: Mlo, cluster: TestCluster, tmp_path: Path) -> None:
+    del tmp_path
+    store = {"MLO_HOME": str(mlo.folder / "home")}
+    planned = mlo.run("plan", f"{NAME}.yaml", "--environment", "other", **store).stdout
+    assert f"{NAMESPACE}-other" in planned
+
+
+@pytest.mark.skipif(
+    _NO_TORCHSERVE is not None, reason=f"TorchServe on Kubernetes: {_NO_TORCHSERVE and _NO_TORCHSERVE.reason}"
+)
+def test_torchserve_is_served_by_a_pod(mlo: Mlo, cluster: TestCluster) -> None:
+    name = "torchserve-on-pods"
+    deployed = apply(mlo, "one", name=name, memory="2Gi", served="torchscript torchserve")
+    assert (deployed["backend"], deployed["revision"]) == ("torchserve", 1)
+    assert status(mlo, name)["health"] == "healthy"
+    assert right(mlo, name) > 0.98
+    assert f"{name}: removed from" in mlo.run("destroy", name, "--yes").stdout
+
+
+def test_destroy_removes_what_mlo_made_and_nothing_else(mlo: Mlo, cluster: TestCluster) -> None:
+    path = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+    cluster.cluster.call("POST", path, {"metadata": {"name": "theirs"}, "data": {"kept": "yes"}})
+    assert f"{NAME}: removed from the namespace {NAMESPACE}" in mlo.run("destroy", NAME, "--yes").stdout
+    for kind in ("services", "serviceaccounts", "secrets"):
+        names = [
+            each["metadata"]["name"] for each in cluster.cluster.get(f"/api/v1/namespaces/{NAMESPACE}/{kind}")["items"]
+        ]
+        assert not [each for each in names if NAME in each and "token" not in each], kind
+    assert cluster.cluster.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments")["items"] == []
+    assert cluster.cluster.find(f"{path}/theirs") is not None
