@@ -160,6 +160,7 @@ def cut_off(kubeconfig: Path) -> Iterator[tuple[Path, threading.Event]]:
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        source.close()
 
     def accept() -> None:
         with suppress(OSError):
