@@ -22,7 +22,8 @@ _RENEWED = 5.0
 
 @contextmanager
 def held_lease(cluster: Cluster, namespace: str, name: str) -> Iterator[bool]:
-    """Hold the deployment's Lease for the block; False where there is no such namespace, and so nothing to lock.
+    """Hold the deployment's Lease for the block; False where there is no such namespace, or it is being
+    deleted, and so nothing to lock.
 
     Raises:
         Busy: E605 another command holds it.
@@ -58,7 +59,7 @@ def _take(cluster: Cluster, path: str, name: str, holder: str) -> bool:
                     raise _busy(name, found)
                 cluster.call("PUT", f"{path}/{name}", _lease(name, holder) | {"metadata": found["metadata"]})
         except Refused as refused:
-            if refused.status == 404:
+            if refused.status == 404 or "being terminated" in refused.message:
                 return False
             if refused.status != 409:  # else another command was faster: look again
                 raise

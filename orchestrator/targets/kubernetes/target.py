@@ -429,13 +429,14 @@ class KubernetesTarget:
             )
 
     def _cluster_has_nothing(self) -> bool:
-        """Whether there is no such namespace, so that Helm need not be asked."""
+        """Whether there is no such namespace, or soon none, so that Helm need not be asked."""
         try:
-            return self._cluster.find(f"/api/v1/namespaces/{self._place.namespace}") is None
+            found = self._cluster.find(f"/api/v1/namespaces/{self._place.namespace}")
         except Refused as refused:
             if refused.status == 403:
                 return False
             raise
+        return found is None or found.get("status", {}).get("phase") == "Terminating"
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
