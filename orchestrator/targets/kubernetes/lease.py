@@ -22,8 +22,7 @@ _RENEWED = 5.0
 
 @contextmanager
 def held_lease(cluster: Cluster, namespace: str, name: str) -> Iterator[bool]:
-    """Hold the deployment's Lease for the block; False where there is no such namespace, or it is being
-    deleted, and so nothing to lock.
+    """Hold the deployment's Lease for the block; False where there is no namespace, or soon none, and so nothing to lock.
 
     Raises:
         Busy: E605 another command holds it.
