@@ -1,4 +1,4 @@
-"""`mlo explain`: an error code, a decision, a step, a candidate, or a value of the spec."""
+"""`mlo explain`: an error code, a decision, a step, a candidate, or a value of the spec; a decision by its deployment's name too."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.decision_text import candidate_text, decision_text, refusal_text
-from orchestrator.cli.options import open_store, spec_options
+from orchestrator.cli.options import find_store, open_store, spec_options
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
 
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _STATES = {"cached": "has ended", "run": "is to run", "forced": "is to run", "known after run": "follows"}
 
 if TYPE_CHECKING:
@@ -31,13 +32,14 @@ __all__ = ["explain"]
 Examples:
   mlo explain E101                                     what an error code means
   mlo explain specs/digits/digits.yaml                 why the winner won
+  mlo explain digits                                   the same, of the latest run under that name
   mlo explain specs/digits/digits.yaml onnx-int8       why a candidate won or lost
   mlo explain specs/digits/digits.yaml convert.onnx    why a step ran, and with which inputs
   mlo explain specs/digits/digits.yaml hardware.cpus   where a value comes from
   mlo explain specs/digits/digits.yaml startupSeconds  why a value of the rendered files is what it is
 """
 )
-@click.argument("what", metavar="CODE|SPEC")
+@click.argument("what", metavar="CODE|SPEC|NAME")
 @click.argument("part", required=False, metavar="[STEP|CANDIDATE|KEY|VALUE]")
 @spec_options
 def explain(what: str, part: str | None, platform: Path | None, environment: str | None) -> None:
@@ -46,6 +48,9 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
         from orchestrator.spec.catalogue import explain as explain_code  # noqa: PLC0415 - only for codes
 
         console.print_result(explain_code(what.upper()))
+        return
+    if _NAME.fullmatch(what) and not Path(what).exists():
+        _explain_latest(what, part)
         return
     from orchestrator.cli.rendered_text import RENDERED, rendered_values  # noqa: PLC0415 - not needed for codes
     from orchestrator.engine.planning import make_plan  # noqa: PLC0415 - likewise
@@ -76,6 +81,44 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
         console.print_result(f"{part} = {value}\nfrom {origin[1]}")
     else:
         raise _unknown(part, [*steps, *candidates, *undecided, *RENDERED])
+
+
+def _explain_latest(name: str, part: str | None) -> None:
+    """Explain the decision of the latest run under a name, whether it was deployed or nothing won.
+
+    Raises:
+        UsageError: E602 there was none in this store; E217 it has no such candidate.
+    """
+    from orchestrator.artifacts.decision import Decision  # noqa: PLC0415 - not needed for codes
+
+    store = find_store()
+    receipt = store.receipts.latest("select", name)
+    if receipt is None or receipt.manifest is None:
+        raise UsageError(
+            Diagnostic(
+                "E602",
+                f"nothing is decided under the name `{name}`",
+                cause=f"the store is {store.home.root}",
+                remedy=f"give a spec, as in `mlo explain {name}.yaml`; or run the command in the repository of the deployment",
+            )
+        )
+    decision = Decision.read(store.trees.path(receipt.manifest.digest))
+    candidates = {each.candidate: each for each in decision.candidates}
+    if part is None:
+        console.print_result(_decision(decision))
+    elif part in candidates:
+        console.print_result(candidate_text(candidates[part], decision))
+    else:
+        close = difflib.get_close_matches(part, candidates, 1)
+        near = f"did you mean `{close[0]}`?" if close else f"name one of {', '.join(candidates)}"
+        raise UsageError(
+            Diagnostic(
+                "E217",
+                f"the decision about {name} has no candidate `{part}`",
+                cause="steps and keys are explained from the spec",
+                remedy=f"{near.removesuffix('?')}; or give the spec: mlo explain SPEC {part}",
+            )
+        )
 
 
 def _not_rendered(decision: Decision | None, known: dict[str, str]) -> str:

@@ -12,6 +12,7 @@ from orchestrator.cli import console
 from orchestrator.cli.options import json_option, open_store, spec_options
 from orchestrator.cli.plan_text import plan_text
 from orchestrator.cli.progress import lines
+from orchestrator.engine.apply import what_would_refuse
 from orchestrator.engine.planning import make_plan
 from orchestrator.errors import ExitCode
 from orchestrator.plan.plan_file import SavedPlan, read_plan_file, write_plan_file
@@ -48,7 +49,8 @@ def plan(
 ) -> None:
     """Show what apply would do, step by step, with the reason for each.
 
-    Changes nothing. If inputs and outputs are not in the spec, the model is read once to find them.
+    Changes nothing. If inputs and outputs are not in the spec, the model is read once to find them. What the target would refuse
+    on this machine, such as a port that is in use, is shown as a warning.
     """
     plans: list[SavedPlan] = []
     changes = False
@@ -59,8 +61,8 @@ def plan(
         )
         plans.append(planned.document())
         changes = changes or planned.preview.changes
-        if planned.loaded.warnings:
-            console.show_diagnostics(planned.loaded.warnings)
+        if warnings := (*planned.loaded.warnings, *what_would_refuse(planned, store)):
+            console.show_diagnostics(warnings)
         if not as_json:
             console.print_result(plan_text(plans[-1]))
         store.stat_cache.save()

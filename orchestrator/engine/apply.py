@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.planning import Planned, make_plan
 from orchestrator.engine.run import run_plan
 from orchestrator.engine.stop import Stop
@@ -17,7 +19,7 @@ from orchestrator.release.release import PlanRelease, Released
 from orchestrator.store.gc import sweep
 from orchestrator.store.store import Store
 
-__all__ = ["apply_plan", "plan_from_file", "run_steps"]
+__all__ = ["apply_plan", "plan_from_file", "run_steps", "what_would_refuse"]
 
 
 def run_steps(planned: Planned, store: Store, observer: Observer, stop: Stop) -> dict[str, Outcome]:
@@ -68,6 +70,17 @@ def _check_target(planned: Planned, store: Store) -> None:
         wanted_target(loaded, store).check(grpc=loaded.spec.serving.offers_grpc)
     except DeployFailed as error:
         raise DeployFailed(*(loaded.located(each) if each.at else each for each in error.diagnostics)) from error
+
+
+def what_would_refuse(planned: Planned, store: Store) -> tuple[Diagnostic, ...]:
+    """Warnings of what an apply would be refused for now, as far as this machine alone shows it: a taken port, an unwritable folder."""
+    if not planned.loaded.spec.deploy.checks_here:
+        return ()
+    try:
+        _check_target(planned, store)
+    except MloError as error:
+        return tuple(replace(each, severity="warning") for each in error.diagnostics)
+    return ()
 
 
 def plan_from_file(file: Path, saved: SavedPlan, store: Store) -> Planned:

@@ -40,7 +40,8 @@ E216 the output folder cannot be used
     Rendered files are written to a new or empty folder, so that nothing is overwritten. `--force` replaces the files of
     an earlier render.
 E217 nothing to explain
-    `mlo explain` accepts an error code, or a spec together with one of its steps, candidates or keys.
+    `mlo explain` accepts an error code, a spec together with one of its steps, candidates or keys, or a deployment's name together
+    with a candidate.
 E218 the output folder was not written by mlo
     `mlo render --force` replaces the files of an earlier render, which are listed in `.mlo-rendered`. A folder without
     that file is never modified, no other file or folder is replaced, and no link is followed. Move what is in the way, or

@@ -39,6 +39,7 @@ class DeploySection(Strict):
         ignores: files of the rendered tree that it does not use, and that change with measurements: only with them changed, it is the
             same release.
         extra: the extra of mlo that it needs; empty for none.
+        checks_here: whether the target's `check` looks at this machine alone, in milliseconds, so that `mlo plan` does it too.
         needs_registry: whether images must be pushed, so that the spec must name `image.registry`.
     """
 
@@ -49,6 +50,7 @@ class DeploySection(Strict):
     replicated: ClassVar[bool] = True
     ignores: ClassVar[frozenset[str]] = frozenset()
     extra: ClassVar[str] = ""
+    checks_here: ClassVar[bool] = False
     needs_registry: ClassVar[bool] = False
 
     target: str

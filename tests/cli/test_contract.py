@@ -266,12 +266,17 @@ def test_a_taken_port_and_a_folder_that_cannot_be_made_are_refused_before_anythi
         port = other.getsockname()[1]
         spec.write_text(text.replace("deploy: {target: local}", f"deploy: {{target: local, port: {port}}}"))
         told = mlo("apply", "digits.yaml", "--yes", code=1).stderr
+        planned = mlo("plan", "digits.yaml")
+    assert f"warning[E618]: port {port} of 127.0.0.1 cannot be used" in planned.stderr
+    assert "convert.onnx" in planned.stdout
+    assert "E618" not in mlo("plan", "digits.yaml").stderr
     assert f"error[E618]: port {port} of 127.0.0.1 cannot be used" in told
     assert f"| deploy: {{target: local, port: {port}}}" in told
     assert "import: started" not in told
     (project / "file").touch()
     spec.write_text(text.replace("deploy: {target: local}", "deploy: {target: folder, path: file/deployed}"))
     told = mlo("apply", "digits.yaml", "--yes", code=1).stderr
+    assert "warning[E620]" in mlo("plan", "digits.yaml").stderr
     assert "error[E620]" in told
     assert "is not a folder" in told
     assert "import: started" not in told

@@ -16,6 +16,7 @@ class FolderDeploy(DeploySection):
     """Into a folder that a device or your own server reads."""
 
     takes_unserved: ClassVar[bool] = True
+    checks_here: ClassVar[bool] = True
     takes_tls: ClassVar[bool] = True
     ignores: ClassVar[frozenset[str]] = NO_CONTAINERS
 

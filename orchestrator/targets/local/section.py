@@ -15,6 +15,7 @@ class LocalDeploy(DeploySection):
     """On this machine, on loopback."""
 
     starts_here: ClassVar[bool] = True
+    checks_here: ClassVar[bool] = True
     replicated: ClassVar[bool] = False
     takes_tls: ClassVar[bool] = True
     ignores: ClassVar[frozenset[str]] = NO_CONTAINERS
