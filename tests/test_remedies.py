@@ -99,7 +99,7 @@ def _options(command: click.Command) -> set[str]:
 def test_commands_and_their_options_exist() -> None:
     wrong = []
     for each in TEXTS:
-        for quoted in [*_QUOTED.findall(each.text), *re.findall(r": (mlo .+)$", each.text)]:
+        for quoted in [*_QUOTED.findall(each.text), *re.findall(r": (mlo .+[^.])$", each.text)]:
             for name, rest in _COMMAND.findall(quoted):
                 command = _command(name)
                 options = re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", rest)

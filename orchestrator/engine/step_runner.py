@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,18 +68,19 @@ class StepRunner:
             StoreFailed: the result cannot be kept.
             Busy: it was waiting for another command when it was asked to stop.
         """
-        with self._locked(step, self._store.home.lock_file(f"key-{resolved.key}")):
+        # Anything that runs at the same time affects a measurement: steps that measure hold the lock of measurements exclusively,
+        # all others share it, across all stores of this user. It is taken first: whoever holds the lock of a key runs the step,
+        # and a light step with the same key waits no longer than that takes.
+        with (
+            nullcontext() if step.light else self._in_turn(step),
+            self._locked(step, self._store.home.lock_file(f"key-{resolved.key}")),
+        ):
             if resolved.status != "forced":
                 again = self._resolver.resolve(step, outcomes)
                 if again is not None and again.outcome is not None:
                     self._store.receipts.remember(self._plan.name, step.id, again.key)
                     return again.outcome
-            # Anything that runs at the same time affects a measurement: steps that measure hold this lock exclusively, all
-            # others share it, across all stores of this user.
-            if step.light:
-                return self._run(step, resolved, outcomes)
-            with self._in_turn(step):
-                return self._run(step, resolved, outcomes)
+            return self._run(step, resolved, outcomes)
 
     @contextmanager
     def _locked(self, step: Step, path: Path) -> Iterator[None]:

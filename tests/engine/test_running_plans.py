@@ -396,3 +396,22 @@ def test_measurements_of_several_runs_take_turns_and_say_their_place(
     for name, place in (("b", "1st"), ("c", "2nd"), ("d", "3rd")):
         begins = f"{name}: waits for another measurement: {place} in the queue; now: process {holder.pid} (a, since "
         assert any(line.startswith(begins) for line in said), said
+
+
+def test_what_a_person_waits_for_does_not_wait_behind_a_run_that_waits_for_its_turn(
+    project: Project, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    pids, queue = tmp_path / "pids", tmp_path / "cache" / "mlo" / "measuring.queue"
+    holder = child(project, f"p.run(p.step('a', 'hang_alone', params={{'pids': {str(pids)!r}}}, exclusive=True))")
+    wait_until(pids.exists)
+    waiting = child(project, "p.run(p.write_step())")
+    wait_until(lambda: len(list(queue.glob("0*"))) == 1)
+
+    outcomes = project.run(replace(project.write_step(), light=True))
+
+    assert project.text(outcomes, "write") == "hello"
+    assert waiting.poll() is None
+    holder.kill()
+    holder.wait()
+    assert waiting.wait(120) == 0
+    assert project.runs() == 1, "what was computed meanwhile is not computed again"

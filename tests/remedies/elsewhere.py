@@ -117,6 +117,8 @@ NOT_FOLLOWED = {
     "E440": "the sizes of a spec are checked before (E123); this one guards the step itself",
     "E451": _BUG,
     "E452": _BUG,
+    "E481": "the certificate has to be made again; tests/spec/test_tls.py accepts one that is valid",
+    "E482": "the server or the file has to be exchanged; tests/render/test_tls.py asks servers that show the right one",
     "E490": "more replicas are allowed, as in the tests of tests/render/test_artifacts.py that render them",
     "E501": "another limit or machine, and minutes of measurement; tests/plan/test_rules_and_targets.py plans without enforcing",
     "E502": "depends on the reasons that it lists; tests/optimize/test_select.py has the remedy of each",

@@ -120,6 +120,11 @@ _CONFLICT = "<<<<<<< a\nslo: {enforce: true}\n=======\nslo: {enforce: false}\n>>
 _PLATFORM = "apiVersion: mlo/v1\nkind: Platform\n"
 
 
+_TLS = "serving: {{tls: {{certificate: /run/digits/tls.crt, key: {key}}}}}\n"
+_ELSEWHERE = "deploy: {target: folder, path: shelf}\n"
+_CLUSTER = "deploy: {target: kubernetes}\nimage: {registry: registry.example.com/models}\n"
+
+
 def _image(more: str) -> str:
     return BASE.replace(_IMAGE, f"{_IMAGE[:-1]}, {more}}}")
 
@@ -233,6 +238,15 @@ SPEC_CASES = [
     ),
     SpecCase("E137", _image("enforce: true"), "or `values: [...]`", _changed("enforce: true", "enforce: true, range: [0, 1]")),
     SpecCase("E137", _image("range: [0, 1], values: [1]"), "remove one", _without(", values: [1]")),
+    SpecCase(
+        "E480",
+        BASE + _TLS.format(key="/run/other/tls.key") + _ELSEWHERE,
+        "put the key beside the certificate",
+        _said(r"such as (\S+)$"),
+    ),
+    SpecCase(
+        "E483", BASE + _TLS.format(key="/run/digits/tls.key") + _CLUSTER, "remove `tls`", _changed(_TLS.format(key="/run/digits/tls.key"), "")
+    ),
     SpecCase("W101", BASE.replace("max: 64}}", "max: 64}, width: {max: 8}}"), "remove it", _without(", width: {max: 8}")),
     SpecCase(
         "W102",
