@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,23 @@ def conforms(document: Any, name: str) -> None:
     jsonschema.validate(document, schema)
 
 
+def run_mlo(folder: Path, *arguments: str, code: int, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run `mlo ARGUMENTS` in a folder, with exactly this environment; its exit code must be `code`."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "orchestrator.cli", *arguments],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of the digits example without its demo."""
@@ -37,18 +54,7 @@ def mlo(project: Path) -> Mlo:
     """Run `mlo ARGUMENTS` there; returns the finished process, whose exit code must be `code`."""
 
     def run(*arguments: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "orchestrator.cli", *arguments],
-            cwd=project,
-            env={**os.environ, "MLO_HOME": str(project / "home"), "XDG_CACHE_HOME": f"{project}-cache", **env},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
-        return done
+        own = {"MLO_HOME": str(project / "home"), "XDG_CACHE_HOME": f"{project}-cache"}
+        return run_mlo(project, *arguments, code=code, env={**os.environ, **own, **env})
 
     return run

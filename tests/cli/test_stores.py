@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from orchestrator.store.served import ServedName, claim
 from orchestrator.store.state import Deployment
 from orchestrator.store.store import Store
 from orchestrator.targets.local.placement import LocalPlacement
+from tests.cli.conftest import run_mlo
 
 if TYPE_CHECKING:
     from conftest import Mlo
@@ -46,18 +46,7 @@ def mlo_in(project: Path) -> In:
 
     def run(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         env = {name: value for name, value in os.environ.items() if name != "MLO_HOME"}
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "orchestrator.cli", *arguments],
-            cwd=folder,
-            env={**env, "XDG_CACHE_HOME": f"{project}-cache"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
+        return run_mlo(folder, *arguments, code=code, env={**env, "XDG_CACHE_HOME": f"{project}-cache"})
 
     return run
 

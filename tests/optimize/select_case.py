@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -44,6 +45,7 @@ from orchestrator.artifacts.server_report import (
 from orchestrator.artifacts.verdict import Verdict
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.measure.statistics import quantile_test
+from orchestrator.select.step import select
 from orchestrator.spec.gates import PRECISIONS
 from orchestrator.spec.types import Wire
 from orchestrator.steps.context import StepContext
@@ -57,6 +59,9 @@ RATE = 200.0
 BACKENDS = {"onnx": "onnxruntime", "tflite": "litert", "saved-model": "tensorflow-serving"}
 SETTINGS = ServerSettings(max_batch_size=8, max_delay=0.0)
 MEASURED_ON = MeasuredOn(cpus=2, cpus_wanted=2.0, threads=2, how="measured with 2 CPUs", accelerators=None, driver=None)
+
+
+INT8, FP32, SCRIPT = "onnx-int8", "onnx-fp32", "torchscript-fp32"
 
 
 def candidate(name: str, *, refused: str | None = None, given: bool = False) -> dict[str, Any]:
@@ -351,3 +356,27 @@ def context(
         source="pytorch",
     )
     return StepContext(parameters.as_json(), inputs, made("output"), made("scratch"), folder)
+
+
+def decide(made: StepContext) -> dict[str, Any]:
+    select(made)
+    decision: dict[str, Any] = json.loads((made.output / "decision.json").read_bytes())
+    return decision
+
+
+def fates(decision: dict[str, Any]) -> dict[str, str]:
+    return {candidate["candidate"]: candidate["fate"] for candidate in decision["candidates"]}
+
+
+def reasons(decision: dict[str, Any]) -> dict[str, str]:
+    return {candidate["candidate"]: candidate["reason"] for candidate in decision["candidates"]}
+
+
+def two(folder: Path, first: CandidateServerResult, second: CandidateServerResult, **options: Any) -> dict[str, Any]:
+    """The decision between two measured servers."""
+    names = [first.candidate, second.candidate]
+    return decide(
+        context(
+            folder, [candidate(n) for n in names], [runtime_candidate(n) for n in names], [first, second], **options
+        )
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import pytest
 
 from orchestrator.artifacts.runtime_report import CandidateRuntimeResult
 from orchestrator.artifacts.server_report import CandidateServerResult, MeasuredProgram
-from orchestrator.select.step import select
 from orchestrator.steps.context import StepContext
-from tests.optimize.select_case import candidate, context, not_served, runtime_candidate, server_candidate
+from tests.optimize.select_case import candidate, context, decide, not_served, runtime_candidate, server_candidate
 
 ONNX, LITE, SAVED = "onnx-fp32", "tflite-fp32", "saved-model-fp32"
 
@@ -33,12 +31,6 @@ def in_a_folder(made: StepContext, **slo: Any) -> StepContext:
 
 def given_as(made: StepContext, source: str) -> StepContext:
     return replace(made, params={**made.params, "source": source})
-
-
-def decide(made: StepContext) -> dict[str, Any]:
-    select(made)
-    decision: dict[str, Any] = json.loads((made.output / "decision.json").read_bytes())
-    return decision
 
 
 def fate_and_reason(decision: dict[str, Any], variant: str) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from orchestrator.spec.models import ModelDeployment
 from orchestrator.steps.parameters import RenderParameters, ServerBenchmarkParameters
 from orchestrator.steps.server_options import ServerAuth, ServerLimits, ServerTls, ServerTraces
 from tests.optimize.test_grpc import SIGNATURE, SPEC
+from tests.plan.spec_text import DECLARED
 
 
 def _reasons(serving: dict[str, Any]) -> dict[str, str | None]:
@@ -62,18 +63,7 @@ def test_a_body_limit_that_the_smallest_request_exceeds_is_refused() -> None:
     assert reason == "`serving.limits.max_body` is 64Ki, but the smallest request needs up to 83Ki as JSON"
 
 
-_TEXT = """\
-apiVersion: mlo/v1
-kind: ModelDeployment
-metadata: {name: digits}
-model:
-  source: {kind: torchscript, weights: digits.pt}
-  inputs: [{name: image, dtype: float32, shape: [batch, 8]}]
-  outputs: [{name: logits, shape: [batch, 10]}]
-  dims: {batch: {min: 1, max: 64}}
-optimize: {formats: [onnx], precisions: [fp32]}
-serving:
-"""
+_TEXT = DECLARED + "optimize: {formats: [onnx], precisions: [fp32]}\nserving:\n"
 
 
 def _loaded(tmp_path: Path, serving: str) -> LoadedSpec:

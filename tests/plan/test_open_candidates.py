@@ -38,18 +38,9 @@ from orchestrator.store.receipts import Receipt
 from orchestrator.store.store import Store
 from orchestrator.store.user_code import NO_USER_CODE
 from tests.artifacts.made import verdict
+from tests.plan.spec_text import DECLARED
 
-SPEC = """\
-apiVersion: mlo/v1
-kind: ModelDeployment
-metadata: {name: digits}
-model:
-  source: {kind: torchscript, weights: digits.pt}
-  inputs: [{name: image, dtype: float32, shape: [batch, 8]}]
-  outputs: [{name: logits, shape: [batch, 10]}]
-  dims: {batch: {min: 1, max: 64}}
-optimize: {formats: [onnx], precisions: [fp32]}
-"""
+SPEC = DECLARED + "optimize: {formats: [onnx], precisions: [fp32]}\n"
 NAMES = ["onnx-fp32", "onnx-fp32@openvino", "onnx-fp32+instances=2+threads=1"]
 
 

@@ -20,18 +20,9 @@ from orchestrator.plan.step import Plan, Step
 from orchestrator.spec.load import LoadedSpec, load_spec
 from tests.measure.fake_gpus import H100, write_gpus
 from tests.plan.fake_site import install
+from tests.plan.spec_text import DECLARED
 
-SPEC = """\
-apiVersion: mlo/v1
-kind: ModelDeployment
-metadata: {name: digits}
-model:
-  source: {kind: torchscript, weights: digits.pt}
-  inputs: [{name: image, dtype: float32, shape: [batch, 8]}]
-  outputs: [{name: logits, shape: [batch, 10]}]
-  dims: {batch: {min: 1, max: 64}}
-hardware: {cpus: 4, accelerator: cuda, count: 2}
-"""
+SPEC = DECLARED + "hardware: {cpus: 4, accelerator: cuda, count: 2}\n"
 
 Load = Callable[[str], LoadedSpec]
 

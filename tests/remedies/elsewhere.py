@@ -121,7 +121,7 @@ NOT_FOLLOWED = {
     "E482": "the server or the file has to be exchanged; tests/render/test_tls.py asks servers that show the right one",
     "E490": "more replicas are allowed, as in the tests of tests/render/test_artifacts.py that render them",
     "E501": "another limit or machine, and minutes of measurement; tests/plan/test_rules_and_targets.py plans without enforcing",
-    "E502": "depends on the reasons that it lists; tests/optimize/test_select.py has the remedy of each",
+    "E502": "depends on the reasons that it lists; tests/optimize/test_nothing_wins.py has the remedy of each",
     "E601": _LOG,
     "E603": _LOG,
     "E604": _LOG,
