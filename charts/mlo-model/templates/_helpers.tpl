@@ -70,6 +70,14 @@ mlo/revision: {{ .Values.model.revision | quote }}
 {{- end }}
 {{- end }}
 
+{{- /* By the settings, mlo knows whether a spec still asks for what is deployed. Pods need not restart for them alone. */ -}}
+{{- define "mlo-model.deploymentAnnotations" -}}
+{{- include "mlo-model.annotations" . }}
+{{- with .Values.model.settings }}
+mlo/settings: {{ . | quote }}
+{{- end }}
+{{- end }}
+
 {{- /* The settings of the server are in the image, so the checksum only covers what is known about it here. */ -}}
 {{- define "mlo-model.podAnnotations" -}}
 {{- $own := include "mlo-model.annotations" . | fromYaml }}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["CANDIDATE", "REVISION", "candidate_of", "instance", "namespaced", "plural"]
+__all__ = ["CANDIDATE", "REVISION", "SETTINGS", "candidate_of", "instance", "namespaced", "plural"]
 
 REVISION = "mlo/revision"
 """The annotation of a Deployment and of its pods with mlo's number of the revision."""
+
+SETTINGS = "mlo/settings"
+"""The annotation of a Deployment with the digest of what `deploy:` sets."""
 
 CANDIDATE = "-candidate"
 """Ends the name of the release in which a revision is proven before it takes traffic."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ class KubernetesPlacement(Placement):
         port: of the Service.
         create_namespace: whether mlo makes it.
         wait: seconds that a pod may take until its container runs.
+        settings: values of the chart that the spec's `deploy:` sets.
     """
 
     TARGET: ClassVar[str] = "kubernetes"
@@ -32,3 +33,4 @@ class KubernetesPlacement(Placement):
     port: Annotated[int, Field(ge=1, le=65535)]
     create_namespace: bool
     wait: Annotated[float, Field(gt=0)]
+    settings: dict[str, Any] = Field(default={})

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Self
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed, MloError, UsageError
 from orchestrator.store.crash_points import crash_point
+from orchestrator.targets.chart_values import cluster_values
 from orchestrator.targets.kubernetes.connection import Cluster, Json, Refused, named_context
 from orchestrator.targets.kubernetes.forward import Relay
 from orchestrator.targets.kubernetes.helm import Helm, HelmFailed
 from orchestrator.targets.kubernetes.lease import held_lease
 from orchestrator.targets.kubernetes.logs import log_lines
-from orchestrator.targets.kubernetes.objects import candidate_of, instance, namespaced
+from orchestrator.targets.kubernetes.objects import SETTINGS, candidate_of, instance, namespaced
 from orchestrator.targets.kubernetes.observing import Serving, observed, revision_of
 from orchestrator.targets.kubernetes.placement import KubernetesPlacement
 from orchestrator.targets.kubernetes.preflight import (
@@ -36,7 +37,7 @@ from orchestrator.targets.kubernetes.preflight import (
     not_permitted,
 )
 from orchestrator.targets.kubernetes.rollout import Rollout
-from orchestrator.targets.kubernetes.values import ALONE, chart_values
+from orchestrator.targets.kubernetes.values import ALONE, chart_values, settings_digest
 from orchestrator.targets.target import Description, Observed, Release, Site, Started, require_whole_share
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class KubernetesTarget:
                 port=section.service.port,
                 create_namespace=section.create_namespace,
                 wait=section.wait,
+                settings=cluster_values(section),
             ),
         )
 
@@ -101,8 +103,14 @@ class KubernetesTarget:
         return (other.server, other.namespace) == (self._place.server, self._place.namespace)
 
     def difference(self, endpoint: str) -> str | None:
-        """Another port of the Service; all else is in what was rendered."""
-        return None if endpoint == self._address() else f"moves from {endpoint} to {self._address()}"
+        """Another port of the Service, or other settings under `deploy:`; all else is in what was rendered."""
+        if endpoint != self._address():
+            return f"moves from {endpoint} to {self._address()}"
+        deployment = self._seen().deployment
+        if deployment is None:
+            return None
+        deployed = (deployment["metadata"].get("annotations") or {}).get(SETTINGS, "")
+        return None if deployed == settings_digest(self._place.settings) else "`deploy` sets other values of the chart"
 
     def describe(self) -> Description:
         """The words for a Service in a namespace."""
@@ -351,7 +359,7 @@ class KubernetesTarget:
             self._helm.upgrade(
                 name,
                 release.rendered / "chart",
-                chart_values(release, name, more),
+                chart_values(release, name, place.settings, more),
                 description=f"mlo revision {revision}",
                 seconds=seconds,
                 watch=rollout.look,

@@ -8,9 +8,12 @@ from typing import Any
 
 import yaml
 
+from orchestrator.store.atomic import canonical_json
+from orchestrator.store.digest import sha256_bytes
+from orchestrator.targets.chart_values import merged
 from orchestrator.targets.target import Release
 
-__all__ = ["ALONE", "chart_values"]
+__all__ = ["ALONE", "chart_values", "settings_digest"]
 
 ALONE: Mapping[str, Any] = MappingProxyType(
     {
@@ -24,17 +27,26 @@ ALONE: Mapping[str, Any] = MappingProxyType(
 """What a candidate differs in: one pod, and nothing that others would find. None removes a value."""
 
 
-def chart_values(release: Release, name: str, more: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+def chart_values(
+    release: Release, name: str, settings: Mapping[str, Any], more: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """The values of one Helm release.
 
     Args:
         release: the revision.
         name: of the Helm release, and of all its objects.
+        settings: what the spec's `deploy:` sets.
         more: values that take precedence.
     """
     rendered = yaml.safe_load((release.rendered / "values.yaml").read_text(encoding="utf-8"))
-    own = {"model": {"revision": release.revision}, "image": _image(release), "fullnameOverride": name}
-    return _together(_together(rendered, own), more)
+    model = {"revision": release.revision, "settings": settings_digest(settings)}
+    own = {"model": model, "image": _image(release), "fullnameOverride": name}
+    return _together(merged(merged(rendered, settings), own), more)
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """By which what is deployed is known to have these settings; empty for none."""
+    return sha256_bytes(canonical_json(dict(settings))) if settings else ""
 
 
 def _image(release: Release) -> dict[str, str]:
