@@ -271,3 +271,25 @@ def test_destroy_removes_what_mlo_made_and_nothing_else(mlo: Mlo, cluster: TestC
         assert not [each for each in names if NAME in each and "token" not in each], kind
     assert cluster.cluster.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments")["items"] == []
     assert cluster.cluster.find(f"{path}/theirs") is not None
+
+
+def test_other_settings_of_pods_are_another_release_of_the_same_image(mlo: Mlo, cluster: TestCluster) -> None:
+    name = f"{NAME}-set"
+    apply(mlo, "one", name=name)
+    file = mlo.folder / f"{name}.yaml"
+    text = file.read_text("utf-8").replace(
+        "pod: {requests: {cpus: 100m}}", "pod: {requests: {cpus: 50m}, labels: {tier: gold}}"
+    )
+    file.write_text(text, encoding="utf-8")
+    assert "`deploy` sets other values of the chart" in mlo.run("plan", f"{name}.yaml").stdout
+    mlo.run("apply", f"{name}.yaml", "--yes", timeout=400)
+    (pod,) = [
+        each
+        for each in cluster.pods(NAMESPACE)
+        if each["metadata"]["name"].startswith(f"{name}-") and "deletionTimestamp" not in each["metadata"]
+    ]
+    assert pod["metadata"]["labels"]["tier"] == "gold"
+    assert pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "50m"
+    revisions = mlo.json("history", name, "--json")["revisions"]
+    assert len({json.dumps(each["image"]) for each in revisions}) == 1
+    assert "nothing to deploy" in mlo.run("apply", f"{name}.yaml", "--yes").stdout
