@@ -60,7 +60,7 @@ def _collect(node: Any, schema: Any, path: tuple[str, ...], paths: set[str]) -> 
 _KEY_PATH = re.compile(r"[a-z][a-z_0-9]*(\.[a-z][a-z_0-9]*)+")
 _KEY_AND_VALUE = re.compile(r"([a-z][a-z_]*): ?[^:]*")
 _NOT_OF_THE_SPEC = re.compile(
-    r"(torch|tf|numpy|np|keras|onnx|model|os|sys|jit|state_dict|image|server|index|peft)\.[a-z_.]+|[a-z_]+\.(json|sh|py|npz|yaml|md|pb|ini|pt|txt)"
+    r"(mlo|torch|tf|numpy|np|keras|onnx|model|os|sys|jit|state_dict|image|server|index|peft)\.[a-z_.]+|[a-z_]+\.(json|sh|py|npz|yaml|md|pb|ini|pt|txt)"
 )
 """What also has dots between names: attributes of Python's libraries, values of the chart, files."""
 

@@ -174,7 +174,7 @@ def not_up(api: Any, revision: int, container: Mapping[str, Any], seconds: int) 
                 "E644",
                 f"revision {revision} ran out of memory",
                 cause=reason + printed,
-                remedy="raise `hardware: memory:` in the spec, or allow smaller batches; the previous revision keeps serving",
+                remedy="raise `hardware: memory:` in the spec, or allow smaller batches",
                 at=("hardware", "memory"),
             )
         )
@@ -183,7 +183,9 @@ def not_up(api: Any, revision: int, container: Mapping[str, Any], seconds: int) 
             "E604" if end is None else "E603",
             f"revision {revision} did not come up",
             cause=reason + printed,
-            remedy="read the log; the previous revision keeps serving",
+            remedy="if the machine was busy, run the same command again; if not, its log says what the server waits for"
+            if end is None
+            else "correct what its log ends with; if that is nothing of yours, choose another `serving.backend`",
         )
     )
 

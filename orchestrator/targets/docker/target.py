@@ -279,7 +279,7 @@ class DockerTarget:
                         "E607",
                         f"the traffic was not switched to revision {revision}",
                         cause=cause or "the container that publishes the port was removed",
-                        remedy="run `mlo apply` again",
+                        remedy="run the same command again, which starts the revision anew",
                     )
                 )
             api.update_container(new["Id"], restart_policy={"Name": RESTART})
