@@ -27,6 +27,8 @@ _COMMANDS = {
     "show": ("orchestrator.cli.plan:show", "Show a saved plan."),
     "apply": ("orchestrator.cli.apply:apply", "Convert, verify, measure, select, render and deploy."),
     "render": ("orchestrator.cli.render:render", "Write the Docker context, compose file and Helm chart."),
+    "build": ("orchestrator.cli.build:build", "Build the image with the Docker Engine."),
+    "push": ("orchestrator.cli.build:push", "Push the image to its registry."),
     "predict": ("orchestrator.cli.predict:predict", "Send inputs to a deployment and print its outputs."),
     "status": ("orchestrator.cli.status:status", "Show what is deployed and its health."),
     "logs": ("orchestrator.cli.status:logs", "Show the server log of a deployment."),

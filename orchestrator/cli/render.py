@@ -34,7 +34,7 @@ _WITH_MODEL = ("serving/", "docker/")
     epilog="""\b
 Examples:
   mlo render specs/digits/digits.yaml --output build/digits
-  docker build -t digits build/digits/docker
+  docker build --file build/digits/docker/Dockerfile build/digits
   helm install digits build/digits/chart --values build/digits/values.yaml
 """
 )
@@ -63,7 +63,7 @@ def render(
     """
     _check_output(output, force=force)
     store = open_store(spec.parent)
-    planned = make_plan(spec, store, platform=platform, environment=environment, observer=lines())
+    planned = make_plan(spec, store, platform=platform, environment=environment, observer=lines(), image=True)
     with refused_decisions(), watch(show_cached=planned.preview.changes) as observer:
         outcomes = run_steps(planned, store, observer, Stop())
     store.stat_cache.save()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.inspecting import read_model
+from orchestrator.engine.locking import look_up_hashes
 from orchestrator.engine.observing import observe_here
 from orchestrator.engine.preview import Preview, preview
 from orchestrator.errors import SpecInvalid, UsageError
@@ -148,6 +149,7 @@ def make_plan(
     environment: str | None = None,
     replaced: Sequence[str] = (),
     observer: Observer = ignore,
+    image: bool = False,
 ) -> Planned:
     """Load, compile and look up.
 
@@ -158,6 +160,7 @@ def make_plan(
         environment: an entry of `environments:`.
         replaced: ids of steps to run even if they are cached.
         observer: gets the events of the step `inspect`, which is run here unless the model was read before.
+        image: whether an image is to be built of what is rendered, even if the spec's target takes none.
 
     Raises:
         SpecInvalid: the spec is not valid, or requires something that this machine lacks.
@@ -166,6 +169,8 @@ def make_plan(
     """
     loaded = load_spec(path, platform=platform, environment=environment)
     here = observe_here(loaded)
+    if image or loaded.spec.deploy.takes_image != "no":
+        here = replace(here, hashes=look_up_hashes(loaded, store, observer))
     require_devices(loaded, here)
     model = planned_model(loaded, read_model(loaded, here, store, observer))
     _check_samples(loaded, model.signature)

@@ -1,16 +1,24 @@
-"""Builds the image of a rendered tree with a Docker Engine."""
+"""Builds the image of a rendered tree with a Docker Engine, or finds it there."""
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from orchestrator import __version__
 from orchestrator.containers.engine import EngineError, connected
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
-from orchestrator.store.digest import digest_tree
+from orchestrator.images.context import WHEELHOUSE, archive, context_digest, context_files
+from orchestrator.images.evidence import Sizes, provenance, read_evidence, sbom_bytes, sha256_label, write_evidence
+from orchestrator.images.failures import build_failed, engine_failed
+from orchestrator.images.packages import bill_of_materials
+from orchestrator.images.wheels import WheelsMissing, fetch_wheels
 from orchestrator.store.state import Image
 
 if TYPE_CHECKING:
@@ -18,62 +26,230 @@ if TYPE_CHECKING:
 
     from orchestrator.images.settings import BuildSettings
 
-__all__ = ["build_image"]
+__all__ = ["CONTEXT_LABEL", "build_image"]
+
+CONTEXT_LABEL = "mlo.context-digest"
+"""The label by which an image that was built before is found: the digest of what the build read."""
 
 _SECONDS_BETWEEN_LINES = 1800.0
-_LAST_LINES = 12
+_LAST_LINES = 15
+_REQUIREMENTS = "docker/requirements.txt"
+_STEP = re.compile(r"Step (\d+)/(\d+) : (.*)")
+_NOISE = re.compile(r"--->|Removing intermediate container|Successfully (built|tagged)")
 
 
-def build_image(rendered: Path, settings: BuildSettings, progress: Callable[[str], None]) -> Image:
-    """Build the image whose context is `rendered`, or find it if the engine has it already.
+def build_image(rendered: Path, settings: BuildSettings, evidence: Path, progress: Callable[[str], None]) -> Image:
+    """Build the image of a rendered tree, unless the engine has it already.
+
+    It is the engine's classic builder that builds: every engine has it, and it needs nothing besides the package `docker`.
+    What it leaves when it is interrupted is its cache, from which the next build continues.
 
     Args:
         rendered: the tree that the step `render` wrote.
         settings: from the spec.
-        progress: is called with what the build does.
+        evidence: folder in which the image's packages and provenance are kept.
+        progress: is called with what the build does: its instruction, and the last line of its log.
 
     Raises:
-        DeployFailed: E630 the engine does not respond, E631 the build failed; with the last lines of its log.
+        DeployFailed: E630 the engine does not respond, or is gone half-way; E631 an instruction failed, with the last lines
+            of the log; E633 the engine's disk is full; E634 the base image cannot be had; E638 wheels are missing; E639 the
+            packages cannot be listed.
     """
-    context = rendered / "docker"
-    name = f"{settings.repository}:{digest_tree(context).digest[:16]}"
-    lines: deque[str] = deque(maxlen=_LAST_LINES)
+    digest = context_digest(rendered)
+    name = f"{settings.repository}:{digest[:16]}"
+    text = (rendered / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    base, platform = _fact(text, r"^FROM (\S+)"), _fact(text, r'mlo\.platform="([^"]+)"')
     try:
         with connected(_SECONDS_BETWEEN_LINES) as client:
-            if client.api.images(name=name):
-                return _image(client, name)
-            for message in client.api.build(path=str(context), tag=name, rm=True, forcerm=True, decode=True):
-                if "error" in message:
-                    raise _failed(name, str(message["error"]), lines)
-                for line in str(message.get("stream", "")).splitlines():
-                    if line.strip():
-                        lines.append(line.rstrip())
-                        progress(line.strip())
-            return _image(client, name)
-    except EngineError as error:
-        raise DeployFailed(
-            Diagnostic(
-                "E630",
-                f"the image {name} cannot be built",
-                cause=str(error),
-                remedy="start the Docker Engine, or choose another one with `docker context use NAME`",
+            found = _known(client, name, digest)
+            if found is not None and (kept := read_evidence(evidence, found)) is not None:
+                progress(f"cached: {name}")
+                return kept.image if kept.image.name == name else found  # with the digest of its registry
+            base_digest = _base(client, base, platform, name, progress)
+            if found is None:
+                with _wheels(rendered, settings, platform, name, progress) as wheels:
+                    files = {**context_files(rendered), **wheels}
+                    made = _build(client, files, name, settings.network, platform, progress)
+                progress("listing its packages")
+                sbom = sbom_bytes(bill_of_materials(client, made, name))
+                labels = {
+                    CONTEXT_LABEL: f"sha256:{digest}",
+                    "mlo.version": __version__,
+                    "mlo.sbom": sha256_label(sbom),
+                    "org.opencontainers.image.base.digest": base_digest,
+                }
+                found = _labelled(client, made, name, labels, platform)
+            else:
+                sbom = sbom_bytes(bill_of_materials(client, found.id, name))
+            facts = cast("Any", client.api).inspect_image(found.id)
+            statement = provenance(
+                found,
+                context=digest,
+                base=base,
+                base_digest=base_digest,
+                labels=facts["Config"]["Labels"],
+                engine=str(client.version()["Version"]),
+                network=settings.network,
             )
-        ) from error
+            write_evidence(evidence, found, _sizes(client, found, base, rendered), sbom, statement)
+            return found
+    except EngineError as error:
+        raise engine_failed("E630", f"the image {name} cannot be built", error) from error
+
+
+def _fact(dockerfile: str, pattern: str) -> str:
+    found = re.search(pattern, dockerfile, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"the rendered Dockerfile has no {pattern}")
+    return found[1]
+
+
+def _known(client: DockerClient, name: str, digest: str) -> Image | None:
+    """The image of the same context, if the engine has it; it gets the name if it has another one."""
+    api = cast("Any", client.api)  # the package has types for a part of it only
+    found = api.images(filters={"label": f"{CONTEXT_LABEL}=sha256:{digest}"})
+    if not found:
+        return None
+    newest = max(found, key=lambda image: int(image["Created"]))
+    if name not in (newest["RepoTags"] or ()):
+        _tag(client, newest["Id"], name)
+    return _image(client, name)
+
+
+def _tag(client: DockerClient, image: str, name: str) -> None:
+    repository, _, tag = name.rpartition(":")
+    cast("Any", client.api).tag(image, repository, tag)
 
 
 def _image(client: DockerClient, name: str) -> Image:
-    api = cast("Any", client.api)  # the package has types for a part of it only
-    facts = api.inspect_image(name)
+    facts = cast("Any", client.api).inspect_image(name)
     return Image(name=name, id=facts["Id"], platform=f"{facts['Os']}/{facts['Architecture']}")
 
 
-def _failed(name: str, error: str, lines: deque[str]) -> DeployFailed:
-    return DeployFailed(
-        Diagnostic(
-            "E631",
-            f"the build of {name} failed",
-            cause=error.strip().splitlines()[-1],
-            remedy="the last lines of its log say which instruction failed; mend its cause, then apply again",
-            notes=tuple(lines),
-        )
+def _base(client: DockerClient, base: str, platform: str, name: str, progress: Callable[[str], None]) -> str:
+    """Pull the base if the engine lacks it; returns the digest of its manifest, or its id if it never was in a registry."""
+    from docker.errors import APIError, ImageNotFound  # noqa: PLC0415 - an extra
+
+    api = cast("Any", client.api)
+    try:
+        facts = api.inspect_image(base)
+    except ImageNotFound:
+        progress(f"pulling {base}")
+        repository, separator, rest = base.partition("@")
+        if not separator:
+            repository, separator, rest = base.rpartition(":")
+            if not separator or "/" in rest:  # that colon is the one of a port, or there is none
+                repository, rest = base, "latest"
+        try:
+            if failure := _failure(api.pull(repository, tag=rest, platform=platform, stream=True, decode=True)):
+                raise build_failed(name, failure, (f"Step 1/1 : FROM {base}",)) from None
+            facts = api.inspect_image(base)
+        except APIError as error:
+            said = str(error.explanation or error)
+            raise build_failed(name, said, (f"Step 1/1 : FROM {base}",)) from error
+    digests = facts.get("RepoDigests") or ()
+    return str(next((each.partition("@")[2] for each in digests), facts["Id"]))
+
+
+@contextmanager
+def _wheels(
+    rendered: Path, settings: BuildSettings, platform: str, name: str, progress: Callable[[str], None]
+) -> Iterator[dict[str, Path]]:
+    """The files of the wheelhouse in the context, if the packages come from one; fetched wheels only stay for the block."""
+    if not (rendered / _REQUIREMENTS).is_file() or (settings.pip_index is None and settings.wheelhouse is None):
+        yield {}
+    elif settings.wheelhouse is not None:
+        yield _in_context(settings.wheelhouse)
+    else:
+        with tempfile.TemporaryDirectory(prefix="mlo-wheels-") as folder:
+            progress(f"fetching wheels from {settings.pip_index}")
+            try:
+                fetch_wheels(rendered / _REQUIREMENTS, settings, platform, Path(folder))
+            except WheelsMissing as error:
+                raise DeployFailed(
+                    Diagnostic(
+                        "E638",
+                        f"the packages of {name} cannot be fetched from {settings.pip_index}",
+                        cause=str(error),
+                        remedy="check `image.build.pip_index`, and that pip on this machine has the credentials and the CA for it",
+                        at=("image", "build", "pip_index"),
+                    )
+                ) from error
+            yield _in_context(Path(folder))
+
+
+def _in_context(folder: Path) -> dict[str, Path]:
+    return {f"{WHEELHOUSE}/{path.name}": path for path in sorted(folder.iterdir()) if path.suffix in {".whl", ".deb"}}
+
+
+def _build(
+    client: DockerClient,
+    files: Mapping[str, Path],
+    name: str,
+    network: str | None,
+    platform: str,
+    progress: Callable[[str], None],
+) -> str:
+    """Build without a tag; returns the id of the image."""
+    stream = client.api.build(
+        fileobj=cast("Any", archive(files)),
+        custom_context=True,
+        dockerfile="docker/Dockerfile",
+        network_mode=network,
+        platform=platform,
+        rm=True,
+        forcerm=True,
+        decode=True,
+        use_config_proxy=True,  # the proxies of Docker's configuration become arguments that no history shows
     )
+    lines: deque[str] = deque(maxlen=_LAST_LINES)
+    built, at, failure = "", "", ""
+    for message in stream:  # to its end, so that its connection is given back
+        failure = str(message.get("error", failure))
+        built = message.get("aux", {}).get("ID", built)
+        for line in str(message.get("stream", "")).splitlines():
+            if not line.strip() or _NOISE.search(line):
+                continue
+            lines.append(line.rstrip())
+            if step := _STEP.fullmatch(line.strip()):
+                at = f"{step[1]} of {step[2]}"
+                progress(f"{at}: {step[3]}")
+            else:
+                progress(f"{at}: {line.strip()}")
+    if failure or not built:
+        raise build_failed(name, failure or "the engine ended the build without an image", lines)
+    return str(built)
+
+
+def _labelled(client: DockerClient, built: str, name: str, labels: Mapping[str, str], platform: str) -> Image:
+    """Give a built image its name and the labels that only its build can know, which adds no layer."""
+    with tempfile.TemporaryDirectory(prefix="mlo-label-") as folder:
+        dockerfile = Path(folder, "Dockerfile")
+        dockerfile.write_text(f"FROM {built}\n", encoding="utf-8")
+        stream = client.api.build(
+            fileobj=cast("Any", archive({"Dockerfile": dockerfile})),
+            custom_context=True,
+            labels=dict(labels),
+            tag=name,
+            platform=platform,
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        if failure := _failure(stream):
+            raise build_failed(name, failure, ())
+    return _image(client, name)
+
+
+def _failure(stream: Iterable[Mapping[str, Any]]) -> str:
+    """What the engine says went wrong, from the whole of its answer; empty if nothing did."""
+    failure = ""
+    for message in stream:
+        failure = str(message.get("error", failure))
+    return failure
+
+
+def _sizes(client: DockerClient, image: Image, base: str, rendered: Path) -> Sizes:
+    api = cast("Any", client.api)
+    model = sum(path.stat().st_size for path in (rendered / "serving").rglob("*") if path.is_file())
+    return Sizes(int(api.inspect_image(image.id)["Size"]), int(api.inspect_image(base)["Size"]), model)

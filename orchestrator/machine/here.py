@@ -11,7 +11,7 @@ from orchestrator.machine.cuda_devices import CudaDevices
 from orchestrator.machine.fingerprint import Fingerprint
 from orchestrator.machine.packages import NoCuda
 
-__all__ = ["CudaHere", "Here", "NotObserved", "ServerHere"]
+__all__ = ["CudaHere", "Hashes", "Here", "NotObserved", "ServerHere"]
 
 
 class NotObserved(LookupError):
@@ -49,6 +49,19 @@ class CudaHere:
 
 
 @dataclass(frozen=True, slots=True)
+class Hashes:
+    """The hashes of the files that images may install.
+
+    Attributes:
+        known: `name==version` → sha256 of its files, for every platform; empty if they were not looked up.
+        unlocked: why they are not known, a sentence without a full stop.
+    """
+
+    known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unlocked: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Here:
     """The machine and the project. Compiling a plan and computing keys use this value only.
 
@@ -62,6 +75,7 @@ class Here:
         variables: each variable of `model.source.env` → the digest of its value; None where it is not set.
         weights_bytes: the size of the weights; None if it is not known without reading the model.
         random_samples: whether the samples are the random ones that `mlo init` generated.
+        hashes: of the packages of images, if an image is wanted.
     """
 
     fingerprint: Fingerprint
@@ -73,6 +87,7 @@ class Here:
     variables: Mapping[str, str | None] = field(default_factory=dict)
     weights_bytes: int | None = None
     random_samples: bool = False
+    hashes: Hashes = Hashes()
 
     def version(self, package: str) -> str | None:
         """The version of a package; None where it is not installed.

@@ -12,7 +12,7 @@ from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-__all__ = ["PACKAGES", "CudaBuild", "NoCuda", "Package", "install_hint", "version", "without_cuda"]
+__all__ = ["PACKAGES", "CpuBuild", "CudaBuild", "NoCuda", "Package", "install_hint", "version", "without_cuda"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,19 @@ class CudaBuild:
 
 
 @dataclass(frozen=True, slots=True)
+class CpuBuild:
+    """A build for CPUs of a package whose usual build brings CUDA.
+
+    Attributes:
+        local: the local part of its version, without the plus sign.
+        index: the package index that has it.
+    """
+
+    local: str
+    index: str
+
+
+@dataclass(frozen=True, slots=True)
 class Package:
     """One distribution.
 
@@ -40,11 +53,13 @@ class Package:
         extra: the extra of mlo that installs it; empty if none does.
         builds: all distributions that install the same modules, including this one; empty if there are no others.
         cuda: its build for CUDA; None if one build supports all devices.
+        cpu: its build for CPUs; None if the usual one is.
     """
 
     extra: str = ""
     builds: tuple[str, ...] = ()
     cuda: CudaBuild | None = None
+    cpu: CpuBuild | None = None
 
 
 PACKAGES = {
@@ -53,6 +68,7 @@ PACKAGES = {
         cuda=CudaBuild(
             "lib/libtorch_cuda.so", "", "install the build of torch for your CUDA version, which pytorch.org names"
         ),
+        cpu=CpuBuild("cpu", "https://download.pytorch.org/whl/cpu"),
     ),
     "safetensors": Package("torch"),
     "grpcio": Package("grpc"),

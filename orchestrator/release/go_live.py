@@ -15,6 +15,7 @@ from orchestrator.backends.table import serving_backend
 from orchestrator.errors import MloError
 from orchestrator.events import Observer, StepEnded, StepProgress, StepStarted, Waiting
 from orchestrator.images.settings import BuildSettings
+from orchestrator.release.image import release_image
 from orchestrator.release.origin import Reason, change_now
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.locks import lock
@@ -171,24 +172,7 @@ class GoLive:
         settings = self._release.image
         if not isinstance(settings, BuildSettings):
             return settings
-        from orchestrator.images.build import build_image  # noqa: PLC0415 - docker: what changes nothing is quicker
-        from orchestrator.images.push import push_image  # noqa: PLC0415
-
-        began = datetime.now(UTC)
-        self._observer(StepStarted("build", "the image of the release"))
-
-        def progress(message: str) -> None:
-            self._observer(StepProgress("build", message, None))
-
-        try:
-            image = build_image(self._rendered(), settings, progress)
-            if settings.push:
-                image = push_image(image, progress)
-        except BaseException:
-            self._observer(StepEnded("build", "failed", (datetime.now(UTC) - began).total_seconds(), ""))
-            raise
-        self._observer(StepEnded("build", "done", (datetime.now(UTC) - began).total_seconds(), image.reference))
-        return image
+        return release_image(self._rendered(), settings, self._store, self._observer)
 
     def _prepared(self, before: Deployment | None, op: Operation, revision: int) -> str:
         """Prepare the target; returns the endpoint. Nothing was started yet, so a failure only withdraws the intent."""

@@ -136,7 +136,7 @@ class PlanRelease:
             imported=_digest(self._imported),
             gates=self._gates(winner.candidate),
             threads=winner.options.total_threads(self._loaded.spec.hardware.cpus),
-            image=build_settings(self._loaded.spec),
+            image=build_settings(self._loaded),
         )
 
     def _gates(self, candidate: str) -> Mapping[str, float]:

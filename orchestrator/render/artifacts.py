@@ -14,33 +14,40 @@ from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.backends.backend import ServingBackend
 from orchestrator.backends.folder import write_file
 from orchestrator.backends.table import backend
+from orchestrator.backends.versions import cpu_indexes
+from orchestrator.images.context import context_digest
 from orchestrator.render.assets import assets_dir
 from orchestrator.render.fill import fill
 from orchestrator.render.requirements import requirements
 from orchestrator.spec.quantities import cpu_quantity, memory_quantity
-from orchestrator.store.digest import digest_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.artifacts.sizing import Sizing
     from orchestrator.backends.backend import ServingSettings
-    from orchestrator.steps.parameters import DeploymentParameters
+    from orchestrator.steps.parameters import DeploymentParameters, ImageParameters
 
 __all__ = ["render_artifacts"]
 
 
 def render_artifacts(
-    settings: ServingSettings, deployment: DeploymentParameters, sizing: Sizing, variant: Path, folder: Path
+    settings: ServingSettings,
+    deployment: DeploymentParameters,
+    image: ImageParameters,
+    sizing: Sizing,
+    variant: Path,
+    folder: Path,
 ) -> str | None:
     """Fill `folder` with `serving/`, `docker/`, `compose.yaml`, `container.json`, `chart/`, `values.yaml` and `README.md`.
 
-    For devices there is only `serving/`. The image's tag is the digest of the build context, so a different image has a
+    For devices there is only `serving/`. The image's tag is the digest of what the build reads, so a different image has a
     different tag.
 
     Args:
         settings: of the server.
-        deployment: labels, replicas and image.
+        deployment: labels, replicas and the image's name.
+        image: how it is built.
         sizing: what a replica needs, and how many are needed.
         variant: the winner's folder.
         folder: the folder to fill.
@@ -58,17 +65,24 @@ def render_artifacts(
         chosen.write_folder(settings, variant, folder / "serving")
         _open_folders(folder)
         return None
-    values = _values(chosen, settings, deployment, sizing) | {"needs_vnni": _needs_vnni(settings, variant)}
     chosen.write_folder(settings, variant, folder / "serving")
-    chosen.write_folder(settings, variant, folder / "docker" / "serving")
+    listed = requirements(settings, image.hashes, image.unlocked)
+    values = _values(chosen, settings, deployment, sizing) | {
+        "indexes": () if settings.devices else cpu_indexes(settings.tools),
+        "locked": listed.locked,
+        "needs_vnni": _needs_vnni(settings, variant),
+        "platform": image.platform,
+        "unlocked": listed.unlocked,
+        "wheels": image.wheels and chosen.server.packaged,
+    }
     for place, code in chosen.server.code.items():
         _copy_tree(code, folder / "docker" / place, ".py")
-    _copy_tree(assets_dir("charts") / "mlo-model", folder / "chart")
     if chosen.server.packaged:
-        write_file(folder / "docker" / "requirements.txt", requirements(settings))
+        write_file(folder / "docker" / "requirements.txt", listed.text)
     write_file(folder / "docker" / "Dockerfile", fill(f"docker/{chosen.server.dockerfile}", values))
-    write_file(folder / "docker" / ".dockerignore", fill("docker/dockerignore.jinja", values))
-    tag = values["tag"] = digest_tree(folder / "docker").digest[:16]
+    write_file(folder / ".dockerignore", fill("docker/dockerignore.jinja", values))
+    tag = values["tag"] = context_digest(folder)[:16]
+    _copy_tree(assets_dir("charts") / "mlo-model", folder / "chart")
     values["container"] = _container(values)
     write_file(folder / ContainerSettings.FILE, values["container"].as_bytes())
     write_file(folder / "compose.yaml", fill("docker/compose.yaml.jinja", values))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.measurement import rate_text
@@ -12,6 +11,7 @@ from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.backend import ServingSettings
 from orchestrator.backends.folder import write_file
 from orchestrator.backends.table import backend
+from orchestrator.backends.versions import installed_closure
 from orchestrator.render.artifacts import render_artifacts
 from orchestrator.steps.context import StepError
 from orchestrator.steps.parameters import RenderParameters
@@ -50,8 +50,8 @@ def render(context: StepContext) -> dict[str, Any]:
         sizing = Sizing.read_file(context.inputs["sizing"])
         _check_replicas(parameters.deployment, sizing)
         settings = _settings(context, parameters.settings, winner, hashlib.sha256(winner_bytes).hexdigest())
+        image = render_artifacts(settings, parameters.deployment, parameters.image, sizing, variant, context.output)
         write_file(context.output / Winner.FILE, winner_bytes)
-        image = render_artifacts(settings, parameters.deployment, sizing, variant, context.output)
     except ValueError as error:
         raise StepError("E452", "the artifacts cannot be written", cause=str(error), at=("image",)) from error
     files = [path for path in context.output.rglob("*") if path.is_file()]
@@ -86,7 +86,7 @@ def _settings(
     # What was not measured: the image gets what is installed here.
     served_by = backend(winner.backend)
     added = (*(served_by.grpc_tools if parameters.grpc else ()), *(served_by.traces_tools if parameters.traces else ()))
-    tools |= {name: metadata.version(name) for name in added}
+    tools |= installed_closure(added)
     return ServingSettings(
         name=parameters.name,
         backend=winner.backend,

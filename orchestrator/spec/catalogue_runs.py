@@ -193,8 +193,22 @@ E630 the image cannot be built
 E631 the build of the image failed
     An instruction of the Dockerfile failed; the notes are the last lines of its log. What serves is not touched.
 E632 the image was not pushed
-    The registry of `image.registry` refused the image or did not respond. mlo uses the credentials of Docker's own
-    configuration: log in with `docker login REGISTRY`.
+    The registry of `image.registry` refused the image. The cause is what it said.
+E633 the engine's disk is full
+    The build of an image needs the disk of the machine where the Docker Engine runs. `docker system df` shows what uses it.
+E634 the base image cannot be had
+    The image that `image.base` names, or the default one, is neither in the engine nor can it be pulled.
+E635 not logged in to the registry
+    mlo uses the credentials of Docker's own configuration and its credential helpers: `docker login REGISTRY`.
+E636 no permission to push
+    The registry knows the user, who may not push to this path.
+E637 the registry cannot be reached
+    The Docker Engine, which is what pushes, does not reach the registry of `image.registry`.
+E638 wheels are missing
+    With `image: {build: {pip_index: ...}}`, pip fetches the wheels of an image on this machine, with its own configuration and
+    credentials: `pip download --index-url URL PACKAGE` shows whether it can.
+E639 the packages of an image cannot be listed
+    The list of an image's packages is read in a container of it, with dpkg.
 E650 the package for clusters is missing
     `deploy: {target: kubernetes}` needs the package `kubernetes`, which the extra of the same name installs.
 E651 no such context

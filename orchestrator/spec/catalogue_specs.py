@@ -96,6 +96,8 @@ E137 an input cannot hold these values
     `range` and `values` say what an input may hold, so they must suit its `dtype`: whole numbers for integers, within the
     type's own range; texts for strings, `true` and `false` for booleans. Give one of the two. `range: [0, 255]` is the
     smallest and the largest number, both included; `enforce: true` needs one of the two to check requests against.
+E138 two keys exclude each other
+    Each of the two keys says where something comes from, and there is one such place. Remove one of them.
 E140 path not found
     The path given to `mlo init` does not exist or cannot be read.
 E141 not a model

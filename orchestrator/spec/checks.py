@@ -45,6 +45,7 @@ def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]
         *_registry(spec, root),
         *tls_problems(spec, root),
         *_import_roots(spec, root, folder),
+        *_wheels(spec, root, folder),
         *_doubtful(spec, root),
         *_without_effect(spec, root),
         *spec.deploy.problems(partial(span_of, root)),
@@ -269,6 +270,34 @@ def _import_roots(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[D
         )
 
 
+def _wheels(spec: ModelDeployment, root: Node, folder: Path) -> Iterator[Diagnostic]:
+    build = spec.image.build
+    if build.wheelhouse is not None and build.pip_index is not None:
+        yield Diagnostic(
+            "E138",
+            "`wheelhouse` and `pip_index` exclude each other",
+            span_of(root, ("image", "build", "pip_index")),
+            cause="from a wheelhouse, everything is installed without an index",
+            remedy="remove one of them",
+        )
+    for key, name, of_folders in (("wheelhouse", build.wheelhouse, True), ("ca_bundle", build.ca_bundle, False)):
+        if name is None:
+            continue
+        place = spec.path(name, folder)
+        if place.is_dir() if of_folders else place.is_file():
+            continue
+        near = None if place.exists() else similar_file(place, folders=of_folders)
+        kind, other = ("folder", "file") if of_folders else ("file", "folder")
+        yield Diagnostic(
+            "E124",
+            f"{kind} {quoted(name)} {f'is a {other}' if place.exists() else 'does not exist'}",
+            span_of(root, ("image", "build", key)),
+            label="" if near is None else f"did you mean {quoted(near.name if '/' not in name else near)}?",
+            cause=f"looked for {place}",
+            remedy="paths are relative to the spec's folder" if near is None else "",
+        )
+
+
 def _inside(root: Node, path: SpecPath, file: Path) -> Diagnostic:
     return Diagnostic(
         "E136",
@@ -327,7 +356,7 @@ def _without_effect(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
             ("serving", key)
             for key in ("batching", "cuda_graphs", "grpc", "limits", "auth", "tls", "cors", "traces", "replicas")
         ),
-        *(("image", key) for key in ("registry", "base")),
+        *(("image", key) for key in ("registry", "base", "build")),
     ]
     for path in paths:
         found = find(root, path)

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema,
 
 from orchestrator.backends.table import BACKENDS, SERVERS, backends_of
 from orchestrator.spec.gates import GATES, PRECISIONS, Gate, Precision
+from orchestrator.spec.image_models import Image
 from orchestrator.spec.server_models import Auth, Cors, Limits, Tls, Traces
 from orchestrator.spec.source_models import Source
 from orchestrator.spec.strict import Strict
@@ -17,14 +18,12 @@ from orchestrator.spec.types import (
     Delay,
     DimName,
     Duration,
-    ImageRef,
     LabelKey,
     LabelValue,
     Name,
     Number,
     OwnName,
     Rate,
-    RegistryPrefix,
     RelPath,
     Scalar,
     Size,
@@ -404,13 +403,6 @@ class Serving(Strict):
         if self.wire == "auto":
             return ("json", "binary", "grpc") if self.grpc else ("json", "binary")
         return (self.wire,)
-
-
-class Image(Strict):
-    """Registry and base of the images."""
-
-    registry: RegistryPrefix | None = Field(default=None, description="Registry and path that images are pushed to.")
-    base: ImageRef | None = Field(default=None, description="Base image for serving images.")
 
 
 def _first_target_by_default(value: object) -> object:

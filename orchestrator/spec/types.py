@@ -38,16 +38,19 @@ __all__ = [
     "HostName",
     "HttpWire",
     "ImageRef",
+    "IndexUrl",
     "KeyPath",
     "LabelKey",
     "LabelValue",
     "Name",
     "Namespace",
+    "NetworkName",
     "Number",
     "ObjectName",
     "Origin",
     "OwnName",
     "PythonName",
+    "PythonVersion",
     "Rate",
     "RegistryPrefix",
     "RelPath",
@@ -423,3 +426,19 @@ RegistryPrefix = Annotated[
     ),
 ]
 """A registry and the path below it, without a slash at the end."""
+
+IndexUrl = Annotated[
+    str,
+    _text(
+        r"^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[A-Za-z0-9._~+-]+)*/?$",
+        "the URL of a package index without a user or password, such as `https://pypi.example.com/simple`",
+        500,
+    ),
+]
+"""A package index; credentials for it are in pip's own configuration, never in a spec."""
+
+NetworkName = Annotated[
+    str,
+    _text(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", "the name of a Docker network, such as `none` or `host`"),
+]
+PythonVersion = Annotated[str, _text(r"^3\.(1[1-9]|[2-9][0-9])$", "a version of Python from 3.11 on, such as `3.12`")]

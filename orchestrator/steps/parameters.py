@@ -23,10 +23,12 @@ __all__ = [
     "CodeAccess",
     "ConvertParameters",
     "DeploymentParameters",
+    "ImageParameters",
     "ImportParameters",
     "InspectParameters",
     "OptimizeParameters",
     "Parameters",
+    "Platform",
     "ProbeParameters",
     "RandomSamplesParameters",
     "RefusedParameters",
@@ -43,6 +45,9 @@ __all__ = [
 
 Accelerator = Literal["none", "cuda"]
 """Where models run: on the CPU, or on CUDA devices."""
+
+Platform = Literal["linux/amd64", "linux/arm64"]
+"""What an image runs on, as Docker names it."""
 
 
 class Parameters:
@@ -422,6 +427,23 @@ class ServingParameters(Parameters):
 
 
 @dataclass(frozen=True, slots=True)
+class ImageParameters(Parameters):
+    """How the image is built.
+
+    Attributes:
+        platform: that the model is measured on.
+        wheels: whether its packages come from a folder of wheels in the build context, and not from a package index.
+        hashes: `name==version` → the sha256 of the files that may be installed; empty if they are not known.
+        unlocked: why they are not known, in a sentence without a full stop.
+    """
+
+    platform: Platform
+    wheels: bool = False
+    hashes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unlocked: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RenderParameters(Parameters):
     """Parameters of the step that writes the files of a release.
 
@@ -431,4 +453,5 @@ class RenderParameters(Parameters):
 
     deployment: DeploymentParameters
     settings: ServingParameters
+    image: ImageParameters
     assets: str

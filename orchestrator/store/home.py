@@ -80,6 +80,16 @@ class Home:
         return self.root / "deployments"
 
     @property
+    def images(self) -> Path:
+        """What is known of images that were built here, a folder for each."""
+        return self.root / "images"
+
+    @property
+    def hashes(self) -> Path:
+        """What package indexes said of the files of images; may be lost."""
+        return self.root / "hashes"
+
+    @property
     def state_file(self) -> Path:
         """What is deployed."""
         return self.root / "state.json"

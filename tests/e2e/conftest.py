@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.render.conftest import render_to
+
+__all__ = ["DIGITS", "ROOT", "Mlo", "mlo", "render_to"]
+
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "specs" / "digits"
 

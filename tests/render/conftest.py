@@ -96,17 +96,20 @@ def render_to(tmp_path: Path) -> Render:
             "drain_seconds": 5,
             "batch_sizes": [],
         }
+        image: dict[str, Any] = {"platform": "linux/amd64"}
+        built = {"platform", "wheels", "hashes", "unlocked"}
         others = {"devices", "cuda_graphs", "grpc", "limits", "auth", "tls", "cors_origins", "traces"}
         optional = {"most_replicas", "limited_by"}
-        unknown = changes.keys() - deployment.keys() - settings.keys() - others - optional
+        unknown = changes.keys() - deployment.keys() - settings.keys() - others - optional - built
         assert not unknown, f"render_to knows no {unknown}"
         deployment |= {key: value for key, value in changes.items() if key in {*deployment, *optional}}
         settings |= {key: value for key, value in changes.items() if key in {*settings, *others}}
+        image |= {key: value for key, value in changes.items() if key in built}
         output = tmp_path / folder
         output.mkdir()
         render(
             StepContext(
-                params={"deployment": deployment, "settings": settings, "assets": ""},
+                params={"deployment": deployment, "settings": settings, "image": image, "assets": ""},
                 inputs={
                     "winner": work / "winner.json",
                     "sizing": work / "sizing.json",

@@ -51,9 +51,16 @@ def test_two_renders_give_the_same_bytes_and_modes(render_to: Render, backend: s
 def test_everything_that_a_release_needs_is_there(render_to: Render, backend: str) -> None:
     folder = render_to(backend)
     assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "chart", "compose.yaml", "container.json", "docker", "serving", "values.yaml", "winner.json",
+        ".dockerignore", "README.md", "chart", "compose.yaml", "container.json", "docker", "serving", "values.yaml", "winner.json",
     ]  # fmt: skip
-    assert _tree(folder / "serving") == _tree(folder / "docker" / "serving")
+
+
+@each
+def test_the_model_is_there_once(render_to: Render, backend: str) -> None:
+    folder = render_to(backend, model=b"the weights of this test")
+    having = [path for path in folder.rglob("*") if path.is_file() and b"the weights of" in path.read_bytes()]
+    assert len(having) == 1
+    assert having[0].is_relative_to(folder / "serving")
 
 
 def test_a_device_gets_the_model_and_its_signature(render_to: Render) -> None:
@@ -94,7 +101,7 @@ def _tags(folder: Path) -> set[str]:
     """Each tag that the files beside the build context name."""
     values = yaml.safe_load((folder / "values.yaml").read_text())
     image = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]["image"]
-    built = re.findall(r"docker build.* --tag \S+:(\S+) docker", (folder / "README.md").read_text())
+    built = re.findall(r"docker build.* --tag \S+:(\S+) \.", (folder / "README.md").read_text())
     return {values["image"]["tag"], image.rpartition(":")[2], *built}
 
 
@@ -129,7 +136,7 @@ def test_packages_are_pinned_to_what_was_measured(render_to: Render) -> None:
     assert {"onnxruntime==1.31.1", "uvicorn==0.40.0", "prometheus-client==0.23.1"} <= set(onnx)
     assert onnx == sorted(onnx)
     torch = (render_to("torchserve", "b") / "docker" / "requirements.txt").read_text().splitlines()
-    assert {"torch==2.13.0", "torchserve==0.12.0", "pyyaml"} <= set(torch)
+    assert {"torch==2.13.0+cpu", "torchserve==0.12.0", "pyyaml"} <= set(torch)
 
 
 def test_the_server_travels_with_the_onnx_image_alone(render_to: Render) -> None:
@@ -138,16 +145,13 @@ def test_the_server_travels_with_the_onnx_image_alone(render_to: Render) -> None
     assert not [path for path in (docker / "mlo_server").rglob("*") if path.is_file() and path.suffix != ".py"]
     assert not [p for p in (docker / "mlo_server").rglob("*.py") if "from orchestrator" in p.read_text()]
     assert not (render_to("torchserve", "b") / "docker" / "mlo_server").exists()
-    assert sorted(path.name for path in (render_to("tensorflow-serving", "c") / "docker").iterdir()) == [
-        ".dockerignore", "Dockerfile", "serving",
-    ]  # fmt: skip
+    assert sorted(path.name for path in (render_to("tensorflow-serving", "c") / "docker").iterdir()) == ["Dockerfile"]
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_grpc_is_in_configuration_image_compose_file_values_and_readme(render_to: Render, backend: str) -> None:
     folder = render_to(backend, grpc=True)
-    for place in ("serving", "docker/serving"):
-        assert load_config(folder / place / "server.json").grpc_port == 8081
+    assert load_config(folder / "serving" / "server.json").grpc_port == 8081
     assert "\nEXPOSE 8080 8081\n" in (folder / "docker" / "Dockerfile").read_text()
     pins = (folder / "docker" / "requirements.txt").read_text().splitlines()
     assert {f"{name}=={metadata.version(name)}" for name in ("grpcio", "protobuf")} <= set(pins)
@@ -160,10 +164,9 @@ def test_grpc_is_in_configuration_image_compose_file_values_and_readme(render_to
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_traces_are_in_configuration_packages_and_values(render_to: Render, backend: str) -> None:
     folder = render_to(backend, traces={"endpoint": "http://collector.observability:4318", "sample": 0.25})
-    for place in ("serving", "docker/serving"):
-        traces = load_config(folder / place / "server.json").traces
-        assert traces is not None
-        assert (traces.endpoint, traces.sample) == ("http://collector.observability:4318", 0.25)
+    traces = load_config(folder / "serving" / "server.json").traces
+    assert traces is not None
+    assert (traces.endpoint, traces.sample) == ("http://collector.observability:4318", 0.25)
     pins = (folder / "docker" / "requirements.txt").read_text().splitlines()
     packages = ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")
     assert {f"{name}=={metadata.version(name)}" for name in packages} <= set(pins)
@@ -183,10 +186,9 @@ def test_without_grpc_nothing_speaks_of_it(render_to: Render) -> None:
 def test_limits_are_in_the_configuration_and_a_stopping_pod_is_given_the_time(render_to: Render, backend: str) -> None:
     limits = {"max_body": 2**24, "max_connections": 64, "request_timeout": 90.5, "queue": 100}
     folder = render_to(backend, limits=limits)
-    for place in ("serving", "docker/serving"):
-        config = load_config(folder / place / "server.json")
-        assert (config.max_body_bytes, config.max_connections) == (2**24, 64)
-        assert (config.request_timeout_s, config.queue_rows) == (90.5, 100)
+    config = load_config(folder / "serving" / "server.json")
+    assert (config.max_body_bytes, config.max_connections) == (2**24, 64)
+    assert (config.request_timeout_s, config.queue_rows) == (90.5, 100)
     assert yaml.safe_load((folder / "values.yaml").read_text())["shutdown"]["requestSeconds"] == 91
     service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]
     assert service["stop_grace_period"] == "101s"
@@ -219,8 +221,7 @@ def test_the_place_of_the_tokens_is_in_configuration_compose_file_values_and_rea
     render_to: Render, backend: str
 ) -> None:
     folder = render_to(backend, auth=_AUTH)
-    for place in ("serving", "docker/serving"):
-        assert str(load_config(folder / place / "server.json").token_file) == _AUTH["token_file"]
+    assert str(load_config(folder / "serving" / "server.json").token_file) == _AUTH["token_file"]
     (mounted,) = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]["volumes"]
     assert (mounted["source"], mounted["target"], mounted["read_only"]) == (*[_AUTH["token_file"]] * 2, True)
     values = yaml.safe_load((folder / "values.yaml").read_text())
@@ -254,8 +255,7 @@ def test_places_that_would_break_a_file_are_refused(render_to: Render, auth: dic
 
 def test_origins_are_in_the_configuration_alone(render_to: Render) -> None:
     folder = render_to("onnxruntime", cors_origins=["https://app.example.com"])
-    for place in ("serving", "docker/serving"):
-        assert load_config(folder / place / "server.json").cors_origins == ("https://app.example.com",)
+    assert load_config(folder / "serving" / "server.json").cors_origins == ("https://app.example.com",)
     assert load_config(render_to("onnxruntime", "usual") / "serving" / "server.json").cors_origins is None
     with pytest.raises(StepError) as refused:
         render_to("onnxruntime", "wrong", cors_origins=["https://a.example\r\nset-cookie: a=b"])
@@ -346,15 +346,60 @@ def test_without_a_registry_the_readme_does_not_refer_to_a_public_one(render_to:
     assert "helm upgrade" in (render_to("onnxruntime", "pushed") / "README.md").read_text()
 
 
-def test_the_readme_tells_how_to_get_pytorch_without_cuda(render_to: Render) -> None:
-    folder = render_to("torchserve")
-    readme = (folder / "README.md").read_text()
-    assert "the `torch` build for CUDA" in readme
-    (argument,) = set(re.findall(r"build --build-arg (\w+)=URL", readme))
-    before_pip = (folder / "docker" / "Dockerfile").read_text().partition("/pip install")[0]
-    assert f"ARG {argument}\n" in before_pip, "the build takes what the README passes"
-    assert "https://" not in readme, "no index is named"
-    assert "CUDA" not in (render_to("onnxruntime", "onnx") / "README.md").read_text()
+def test_an_image_for_cpus_gets_pytorch_without_cuda(render_to: Render) -> None:
+    tools = {"torch": "2.13.0+cu130", "torchserve": "0.12.0", "nvidia-cublas": "13.0", "triton": "3.6.0"}
+    docker = render_to("torchserve", tools=tools) / "docker"
+    pins = (docker / "requirements.txt").read_text().split()
+    assert "torch==2.13.0+cpu" in pins
+    assert not [pin for pin in pins if pin.startswith(("nvidia", "triton"))]
+    assert "--extra-index-url https://download.pytorch.org/whl/cpu" in (docker / "Dockerfile").read_text()
+    on_gpus = render_to("torchserve", "gpus", tools=tools, devices=1) / "docker"
+    pins = (on_gpus / "requirements.txt").read_text().split()
+    assert {"torch==2.13.0", "nvidia-cublas==13.0", "triton==3.6.0"} <= set(pins)
+    assert "index" not in (on_gpus / "Dockerfile").read_text()
+
+
+_HASHES = {"numpy==2.4.6": ("a" * 64, "b" * 64), "onnxruntime==1.31.1": ("c" * 64,)}
+
+
+def test_hashes_of_all_packages_are_required_where_they_are_known(render_to: Render) -> None:
+    tools = {"numpy": "2.4.6", **{name: "1.0" for name in serving_backend("onnxruntime").tools if name != "numpy"}}
+    hashes = {f"{name}=={version}": ("c" * 64,) for name, version in tools.items()} | _HASHES
+    folder = render_to("onnxruntime", tools=tools, hashes=hashes)
+    listed = (folder / "docker" / "requirements.txt").read_text()
+    assert f"numpy==2.4.6 \\\n    --hash=sha256:{'a' * 64} \\\n    --hash=sha256:{'b' * 64}\n" in listed
+    assert listed.count("--hash") == len(tools) + 1
+    assert "--require-hashes" in (folder / "docker" / "Dockerfile").read_text()
+    assert "no hashes" not in (folder / "README.md").read_text()
+
+
+def test_without_all_hashes_there_are_none_and_the_readme_says_why(render_to: Render) -> None:
+    some = render_to("onnxruntime", "some", hashes=_HASHES)
+    none = render_to("onnxruntime", "none", unlocked="the package index could not be asked: no route")
+    for folder in (some, none):
+        assert "hash" not in (folder / "docker" / "requirements.txt").read_text()
+        assert "--require-hashes" not in (folder / "docker" / "Dockerfile").read_text()
+    assert "no hashes: no file of httptools, numpy, orjson and others was found" in (some / "README.md").read_text()
+    assert "no hashes: the package index could not be asked: no route." in (none / "README.md").read_text()
+
+
+def test_wheels_of_a_folder_need_no_index(render_to: Render) -> None:
+    folder = render_to("torchserve", wheels=True)
+    dockerfile = (folder / "docker" / "Dockerfile").read_text()
+    assert "--no-index --find-links /opt/wheelhouse" in dockerfile
+    assert "https://" not in dockerfile
+    assert "!wheelhouse" in (folder / ".dockerignore").read_text().splitlines()
+
+
+@each
+def test_a_new_model_only_makes_the_last_layer(render_to: Render, backend: str) -> None:
+    """What an engine finds in its cache: all instructions before the one that copies the model."""
+    changed = {"model": b"another model", "drain_seconds": 7}
+    before, after = render_to(backend, "before"), render_to(backend, "after", **changed)
+    texts = [(folder / "docker" / "Dockerfile").read_text().partition("FROM ")[2] for folder in (before, after)]
+    heads = [text.partition("COPY serving ") for text in texts]
+    assert heads[0][0] == heads[1][0]
+    assert not re.search("^(RUN|COPY|ADD|WORKDIR) ", heads[0][2], re.MULTILINE)
 
 
 def test_a_winner_whose_variant_was_not_made_is_reported(render_to: Render, tmp_path: Path) -> None:

@@ -44,8 +44,9 @@ def answering() -> Iterator[Callable[[int], int]]:
 
 @pytest.mark.processes
 @each
-def test_hadolint_passes(render_to: Render, run_tool: Callable[..., str], backend: str) -> None:
-    dockerfile = render_to(backend) / "docker" / "Dockerfile"
+@pytest.mark.parametrize("wheels", [False, True])
+def test_hadolint_passes(render_to: Render, run_tool: Callable[..., str], backend: str, wheels: bool) -> None:
+    dockerfile = render_to(backend, wheels=wheels) / "docker" / "Dockerfile"
     assert "hadolint ignore" not in dockerfile.read_text()
     assert run_tool("hadolint", "--failure-threshold", "style", "--no-color", str(dockerfile)) == ""
 
@@ -64,6 +65,15 @@ def test_it_runs_unprivileged_under_an_init_and_without_a_shell(render_to: Rende
 
 
 @each
+def test_commands_of_the_build_run_as_root_whatever_the_user_of_the_base(render_to: Render, backend: str) -> None:
+    for stage in (render_to(backend) / "docker" / "Dockerfile").read_text().split("\nFROM ")[1:]:
+        user = stage.index("\nUSER 0:0\n")
+        assert user < min(
+            (stage.index(f"\n{word} ") for word in ("RUN", "COPY") if f"\n{word} " in stage), default=user + 1
+        )
+
+
+@each
 def test_no_value_of_the_spec_is_in_a_command_of_the_build(render_to: Render, backend: str) -> None:
     text = (render_to(backend) / "docker" / "Dockerfile").read_text()
     for line in re.findall(r"^RUN (?:.*\\\n)*.*$", text, re.MULTILINE):
@@ -73,12 +83,12 @@ def test_no_value_of_the_spec_is_in_a_command_of_the_build(render_to: Render, ba
 
 @each
 def test_dockerignore_includes_exactly_what_is_copied(render_to: Render, backend: str) -> None:
-    docker = render_to(backend) / "docker"
-    copied = set(re.findall(r"^COPY (?!--from)(\S+)", (docker / "Dockerfile").read_text(), re.MULTILINE))
-    ignore = (docker / ".dockerignore").read_text().splitlines()
+    folder = render_to(backend)
+    copied = set(re.findall(r"^COPY (?!--from)(\S+)", (folder / "docker" / "Dockerfile").read_text(), re.MULTILINE))
+    ignore = (folder / ".dockerignore").read_text().splitlines()
     assert "*" in ignore
     assert {line[1:] for line in ignore if line.startswith("!")} == copied
-    assert all((docker / name).exists() for name in copied)
+    assert all((folder / name).exists() for name in copied)
 
 
 def test_no_registry_is_named_that_the_spec_does_not_name(render_to: Render) -> None:
@@ -88,11 +98,11 @@ def test_no_registry_is_named_that_the_spec_does_not_name(render_to: Render) -> 
 
 
 def test_tensorflow_serving_is_started_itself_with_the_flags_of_its_folder(render_to: Render) -> None:
-    docker = render_to("tensorflow-serving") / "docker"
-    text = (docker / "Dockerfile").read_text()
-    assert re.findall(r"^FROM (\S+)", text, re.MULTILINE) == ["tensorflow/serving:2.20.0"]
+    folder = render_to("tensorflow-serving")
+    text = (folder / "docker" / "Dockerfile").read_text()
+    assert re.findall(r"^FROM (\S+)", text, re.MULTILINE) == ["tensorflow/serving:2.20.0"] * 2
     (entrypoint,) = re.findall(r"^ENTRYPOINT (.*)$", text.replace("\\\n", ""), re.MULTILINE)
-    flags = (docker / "serving" / "flags.txt").read_text().splitlines()
+    flags = (folder / "serving" / "flags.txt").read_text().splitlines()
     assert json.loads(entrypoint) == ["/usr/bin/tini", "--", "/usr/bin/tensorflow_model_server", *flags]
     assert "--rest_api_port=8501" in flags
     assert "\nEXPOSE 8501\n" in text

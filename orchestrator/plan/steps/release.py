@@ -18,7 +18,13 @@ from orchestrator.plan.steps.source import union
 from orchestrator.plan.steps.variants import variant_output
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
-from orchestrator.steps.parameters import DeploymentParameters, RenderParameters, ServingParameters
+from orchestrator.steps.parameters import (
+    DeploymentParameters,
+    ImageParameters,
+    Platform,
+    RenderParameters,
+    ServingParameters,
+)
 from orchestrator.steps.roles import variant_role
 from orchestrator.steps.server_options import ServerAuth, ServerLimits, ServerTls, ServerTraces
 
@@ -63,6 +69,12 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
             cors_origins=() if spec.serving.cors is None else tuple(spec.serving.cors.origins),
             traces=None if spec.serving.traces is None else ServerTraces(**spec.serving.traces.model_dump()),
         ),
+        image=ImageParameters(
+            platform=_platform(here),
+            wheels=spec.image.build.wheelhouse is not None or spec.image.build.pip_index is not None,
+            hashes=dict(here.hashes.known),
+            unlocked=here.hashes.unlocked,
+        ),
         assets=here.assets,
     )
     variants: dict[str, StepInput] = {variant_role(c.variant.name): variant_output(c.variant) for c in candidates}
@@ -98,6 +110,10 @@ def _most_replicas(loaded: LoadedSpec) -> tuple[int | None, str]:
     if bounds is not None and bounds.limits.replicas is not None:
         return bounds.limits.replicas, "the platform's limit"
     return None, ""
+
+
+def _platform(here: Here) -> Platform:
+    return "linux/arm64" if here.fingerprint["architecture"] in {"aarch64", "arm64"} else "linux/amd64"
 
 
 def _auth(spec: ModelDeployment) -> ServerAuth | None:

@@ -1,0 +1,291 @@
+"""Images built by the real engine and run as they are deployed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.backends.table import serving_backend
+from orchestrator.backends.versions import installed_closure
+from orchestrator.errors import DeployFailed
+from orchestrator.images.evidence import read_evidence
+from orchestrator.images.settings import BuildSettings
+from orchestrator.images.wheels import fetch_wheels
+from tests.e2e.images_case import (
+    Render,
+    ask,
+    built,
+    docker,
+    no_container_runs,
+    onnx_model,
+    rendered,
+    require_engine,
+    running,
+    until_ready,
+)
+
+pytestmark = [pytest.mark.frameworks, pytest.mark.e2e, pytest.mark.timeout(900)]
+
+_BODY = b'{"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}'
+_OPENSHIFT = "1000680000:0"
+"""As the restricted-v2 profile of OpenShift runs a container: a user of its own choice in group 0."""
+
+
+@pytest.fixture(autouse=True)
+def engine() -> None:
+    require_engine()
+
+
+def _remove(*names: str) -> None:
+    docker("rmi", "--force", *names)
+
+
+def test_an_onnx_image_serves_unprivileged_from_a_read_only_root(render_to: Render, tmp_path: Path) -> None:
+    tree = rendered(render_to)
+    image = built(tree, tmp_path / "images")
+    try:
+        with running(image.name, tree, 8080) as (name, port):
+            until_ready(name, port, "/v2/health/ready")
+            status, answer = ask(port, "POST", "/v2/models/digits/infer", _BODY)
+            assert status == 200
+            assert json.loads(answer)["outputs"][0]["data"] == [2.0, 4.0, 6.0]
+            until = time.monotonic() + 60
+            while docker("inspect", "--format", "{{.State.Health.Status}}", name) != "healthy":
+                assert time.monotonic() < until, "the image's own health check is not content"
+                time.sleep(0.2)
+            assert docker("exec", name, "id", "-u") == "65532"
+            docker("stop", "--time", "30", name)
+            assert docker("inspect", "--format", "{{.State.ExitCode}}", name) == "0"
+        with running(image.name, tree, 8080, _OPENSHIFT) as (name, port):
+            until_ready(name, port, "/v2/health/ready")
+            assert ask(port, "POST", "/v2/models/digits/infer", _BODY)[0] == 200
+    finally:
+        _remove(image.name)
+
+
+def test_what_an_image_holds_is_recorded_and_little(render_to: Render, tmp_path: Path) -> None:
+    image = built(rendered(render_to), tmp_path / "images")
+    try:
+        known = read_evidence(tmp_path / "images", image)
+        assert known is not None
+        assert 50e6 < known.sizes.above_base <= 220e6, "of ONNX Runtime's image above its base, the model not counted"
+        facts = json.loads(docker("inspect", image.name))[0]
+        labels = facts["Config"]["Labels"]
+        sbom = known.sbom.read_bytes()
+        assert labels["mlo.sbom"] == f"sha256:{hashlib.sha256(sbom).hexdigest()}"
+        assert labels["org.opencontainers.image.base.digest"].startswith("sha256:")
+        components = {each["purl"] for each in json.loads(sbom)["components"]}
+        version = installed_closure(("onnxruntime",))["onnxruntime"]
+        assert f"pkg:pypi/onnxruntime@{version}" in components
+        assert any(purl.startswith("pkg:deb/debian/libc6@") for purl in components)
+        assert any("tini@0.19.0" in purl for purl in components)
+        assert not any(purl.startswith(("pkg:pypi/pip@", "pkg:pypi/setuptools@")) for purl in components)
+        statement = json.loads(known.provenance.read_bytes())
+        assert statement["subject"] == [{"name": image.name, "digest": {"sha256": image.id.removeprefix("sha256:")}}]
+        said = statement["predicate"]["buildDefinition"]["externalParameters"]
+        assert said["context"] == labels["mlo.context-digest"]
+        assert said["mlo.model-digest"] == labels["mlo.model-digest"]
+    finally:
+        _remove(image.name)
+
+
+def test_a_new_model_only_makes_the_last_layer_and_an_unchanged_one_nothing(
+    render_to: Render,
+    tmp_path: Path,
+) -> None:
+    first = built(rendered(render_to, "first"), tmp_path / "images")
+    other = built(rendered(render_to, "second", model=onnx_model(3)), tmp_path / "images")
+    try:
+        layers = [json.loads(docker("inspect", image.name))[0]["RootFS"]["Layers"] for image in (first, other)]
+        assert layers[0][:-1] == layers[1][:-1]
+        assert layers[0][-1] != layers[1][-1]
+        said: list[str] = []
+        assert built(rendered(render_to, "again"), tmp_path / "images", said) == first
+        assert said == [f"cached: {first.name}"]
+    finally:
+        _remove(first.name, other.name)
+
+
+def _changed(tree: Path, before: str, instruction: str) -> Path:
+    """The tree with one more instruction in its Dockerfile."""
+    file = tree / "docker" / "Dockerfile"
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, f"{instruction}\n{before}", 1))
+    return tree
+
+
+def test_a_failing_build_shows_the_end_of_its_log_and_leaves_no_container(
+    render_to: Render,
+    tmp_path: Path,
+) -> None:
+    marker = uuid.uuid4().hex
+    tree = _changed(rendered(render_to), "# An init", f"RUN echo {marker}; echo the reason; exit 3")
+    with pytest.raises(DeployFailed) as failed:
+        built(tree, tmp_path / "images")
+    said = failed.value.diagnostics[0]
+    assert said.code == "E631"
+    assert "the reason" in said.notes
+    assert any(f"RUN echo {marker}" in line for line in said.notes)
+    assert "returned a non-zero code: 3" in said.cause
+    no_container_runs(marker)
+
+
+def test_a_full_disk_is_named(render_to: Render, tmp_path: Path) -> None:
+    """The error of a device that is full stands for a full disk, since the machine's own is not to be filled."""
+    tree = _changed(rendered(render_to), "# An init", f"RUN cp /etc/os-release /dev/full # {uuid.uuid4().hex}")
+    with pytest.raises(DeployFailed) as failed:
+        built(tree, tmp_path / "images")
+    said = failed.value.diagnostics[0]
+    assert (said.code, said.cause) == ("E633", "the engine's disk is full")
+
+
+def test_a_base_that_cannot_be_had_is_named(render_to: Render, tmp_path: Path) -> None:
+    with pytest.raises(DeployFailed) as failed:
+        built(rendered(render_to, base="127.0.0.1:1/team/python:3.11"), tmp_path / "images")
+    said = failed.value.diagnostics[0]
+    assert said.code == "E634"
+    assert "127.0.0.1:1/team/python:3.11" in said.cause
+    assert "docker pull 127.0.0.1:1/team/python:3.11" in said.remedy
+
+
+_BUILD = """
+import sys
+from pathlib import Path
+from tests.e2e.images_case import built
+class Said(list):
+    def append(self, line): print(line, flush=True)
+built(Path(sys.argv[1]), Path(sys.argv[2]), Said())
+"""
+
+
+def test_an_interrupted_build_leaves_no_container(render_to: Render, tmp_path: Path) -> None:
+    marker = uuid.uuid4().hex
+    tree = _changed(rendered(render_to), "# An init", f"RUN echo begun {marker}; sleep 600")
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BUILD, str(tree), str(tmp_path / "images")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip().endswith(f"begun {marker}") and "RUN" not in line:
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    no_container_runs(marker)
+
+
+@pytest.fixture
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, threading.Event]]:
+    """A socket that leads to the real engine until the event is set; then all connections are closed."""
+    folder = Path(f"/tmp/images-cut-{uuid.uuid4().hex[:8]}")  # short, as the path of a socket must be
+    folder.mkdir()
+    over, open_sockets = threading.Event(), list[socket.socket]()
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(folder / "docker.sock"))
+    listening.listen()
+    real = json.loads(docker("context", "inspect"))[0]["Endpoints"]["docker"]["Host"].removeprefix("unix://")
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while piece := source.recv(65536):
+                sink.sendall(piece)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # the line was cut
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = listening.accept()
+            except OSError:
+                return  # it was closed
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(real)
+            open_sockets.extend((client, server))
+            for pair in ((client, server), (server, client)):
+                threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    def close() -> None:
+        over.wait()
+        listening.shutdown(socket.SHUT_RDWR)
+        for each in (listening, *open_sockets):
+            with contextlib.suppress(OSError):  # it was closed by its other end
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    threads = [threading.Thread(target=target, daemon=True) for target in (accept, close)]
+    for thread in threads:
+        thread.start()
+    yield f"unix://{folder / 'docker.sock'}", over
+    over.set()
+    for thread in threads:
+        thread.join(10)
+    shutil.rmtree(folder)
+
+
+def test_an_engine_that_is_gone_half_way_is_named(
+    render_to: Render,
+    tmp_path: Path,
+    cut: tuple[str, threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host, over = cut
+    marker = uuid.uuid4().hex
+    tree = _changed(rendered(render_to), "# An init", f"RUN echo begun {marker}; sleep 600")
+    monkeypatch.setenv("DOCKER_HOST", host)
+
+    class Said(list[str]):
+        def append(self, line: str) -> None:
+            if line.endswith(f"begun {marker}") and "RUN" not in line:
+                over.set()
+
+    with pytest.raises(DeployFailed) as failed:
+        built(tree, tmp_path / "images", Said())
+    assert failed.value.diagnostics[0].code == "E630"
+    assert "does not answer" in failed.value.diagnostics[0].message
+    monkeypatch.delenv("DOCKER_HOST")
+    no_container_runs(marker)
+
+
+def test_torchserve_is_built_from_a_wheelhouse_and_answers(render_to: Render, tmp_path: Path) -> None:
+    import torch
+
+    class Double(torch.nn.Module):  # type: ignore[misc] # torch has no types here
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+    torch.jit.save(torch.jit.script(Double()), tmp_path / "model.pt")
+    tools = installed_closure(serving_backend("torchserve").tools)
+    tree = render_to("torchserve", model=(tmp_path / "model.pt").read_bytes(), tools=tools, registry=None, wheels=True)
+    wheelhouse = tmp_path / "wheelhouse"
+    wheelhouse.mkdir()
+    settings = BuildSettings("images-test/torchserve", wheelhouse=wheelhouse)
+    fetch_wheels(tree / "docker" / "requirements.txt", settings, "linux/amd64", wheelhouse)
+    assert not [path.name for path in wheelhouse.iterdir() if path.name.startswith("nvidia")]
+    image = built(tree, tmp_path / "images", repository=settings.repository, wheelhouse=wheelhouse)
+    try:
+        known = read_evidence(tmp_path / "images", image)
+        assert known is not None
+        assert known.sizes.above_base < 1.8e9, "Java and PyTorch for CPUs, without gigabytes of CUDA"
+        with running(image.name, tree, 8080, _OPENSHIFT) as (name, port):
+            until_ready(name, port, serving_backend("torchserve").ready_path("digits"))
+            status, answer = ask(port, "POST", "/v2/models/digits/infer", _BODY)
+            assert (status, json.loads(answer)["outputs"][0]["data"]) == (200, [2.0, 4.0, 6.0])
+            assert docker("exec", name, "find", "/opt", "-name", "*token*.json", "-o", "-name", "key_file.json") == ""
+    finally:
+        _remove(image.name)
