@@ -21,6 +21,7 @@ _REMEDIES = {
     "helm": "make tools",
     "kubectl": "make tools",
     "hadolint": "make tools",
+    "docker-registry": "apt-get install docker-registry",
     "docker": "apt-get install docker.io, then start it",
     "Docker Engine": "apt-get install docker.io, then start it",
     "promtool": "apt-get install prometheus",

@@ -103,6 +103,7 @@ def connected(seconds: float = _SECONDS, engine: EngineAddress | None = None) ->
         import docker  # noqa: PLC0415 - an extra
         from docker.errors import DockerException  # noqa: PLC0415
         from requests.exceptions import RequestException  # noqa: PLC0415 - what `docker` lets through
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415 - and this while it reads an answer in pieces
     except ImportError as error:
         raise NoEngine(_NOT_INSTALLED) from error
     engine = engine or current_engine()
@@ -119,7 +120,7 @@ def connected(seconds: float = _SECONDS, engine: EngineAddress | None = None) ->
         raise EngineError(_reason(error, host, seconds)) from error
     try:
         yield client
-    except (DockerException, RequestException) as error:
+    except (DockerException, RequestException, HTTPError) as error:
         raise EngineError(_reason(error, host, seconds)) from error
     finally:
         client.close()
@@ -236,6 +237,8 @@ def _reason(error: Exception, host: str, seconds: float) -> str:
     """The reason, from the most informative message."""
     cause = error.__cause__ or error  # what failed when the client asked for the version
     text = str(getattr(cause, "explanation", None) or error)
+    if "Connection broken" in text:
+        return "it closed the connection in the middle of an answer"
     causes = tuple(causes_of(error))
     distrust = next((each for each in causes if isinstance(each, ssl.SSLError)), None)
     if distrust is not None:

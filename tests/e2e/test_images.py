@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -14,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -262,6 +265,109 @@ def test_an_engine_that_is_gone_half_way_is_named(
     no_container_runs(marker)
 
 
+@contextlib.contextmanager
+def _private_index(wheels: Path) -> Iterator[tuple[str, list[str]]]:
+    """A package index that asks for a password, and what it was asked for with it."""
+    asked: list[str] = []
+    expected = "Basic " + base64.b64encode(f"reader:{_INDEX_PASSWORD}".encode()).decode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.headers.get("Authorization") != expected:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", "Basic realm=wheels")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            asked.append(self.path)
+            parts = self.path.strip("/").split("/")
+            body = (wheels / parts[-1]).read_bytes() if self.path.endswith(".whl") else self._listing(parts[-1])
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def _listing(self, package: str) -> bytes:
+            named = [path for path in wheels.iterdir() if path.name.split("-")[0].lower().replace("_", "-") == package]
+            links = (
+                f'<a href="/files/{path.name}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}">{path.name}</a>'
+                for path in named
+            )
+            return "<!DOCTYPE html><html><body>{}</body></html>".format("".join(links)).encode()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/simple", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+_INDEX_PASSWORD = "a-word-that-no-layer-has"
+
+
+def test_no_password_of_an_index_gets_into_layers_or_history_and_the_build_needs_no_network(
+    render_to: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small package stands for the server's: what is tested is how packages get in."""
+    wheels = tmp_path / "index"
+    wheels.mkdir()
+    pins = {"packaging": installed_closure(("packaging",))["packaging"]}
+    listed = tmp_path / "requirements.txt"
+    listed.write_text(f"packaging=={pins['packaging']}\n")
+    fetch_wheels(listed, BuildSettings("x"), "linux/amd64", wheels)
+    base = f"images-test/with-tini:{uuid.uuid4().hex[:12]}"
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "Dockerfile").write_text(
+        "FROM python:3.11-slim-bookworm\nRUN printf '#!/bin/sh\\necho tini version 0.19.0' >/usr/bin/tini && chmod 755 /usr/bin/tini\n"
+    )
+    docker("build", "--quiet", "--tag", base, str(tmp_path / "base"))
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1 login reader password {_INDEX_PASSWORD}\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # what else this machine has must not be found first
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    digest = hashlib.sha256(next(wheels.iterdir()).read_bytes()).hexdigest()
+    tree = rendered(
+        render_to, base=base, wheels=True, tools=pins, hashes={f"packaging=={pins['packaging']}": (digest,)}
+    )
+    # The unpinned packages of the server are left out.
+    (tree / "docker" / "requirements.txt").write_text(f"packaging=={pins['packaging']} --hash=sha256:{digest}\n")
+    image = None
+    try:
+        with _private_index(wheels) as (index, asked):
+            image = built(tree, tmp_path / "images", pip_index=index, network="none")
+            assert any(path.endswith(".whl") for path in asked), "the wheels came from there"
+        assert _INDEX_PASSWORD not in docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", image.name)
+        everything = docker("images", "--all", "--quiet", "--no-trunc", "--filter", f"since={base}").split()
+        for each in dict.fromkeys(everything):
+            said = subprocess.run(
+                ["docker", "history", "--no-trunc", each], capture_output=True, text=True, timeout=60, check=False
+            )
+            assert _INDEX_PASSWORD not in said.stdout, "neither has what other stages left"
+        saved = tmp_path / "image.tar"
+        docker("save", "--output", str(saved), image.name)
+        found = subprocess.run(
+            ["grep", "--count", "--text", _INDEX_PASSWORD, str(saved)], check=False, capture_output=True
+        )
+        assert found.stdout.strip() == b"0"
+        monkeypatch.delenv("NETRC")
+        with _private_index(wheels) as (index, _), pytest.raises(DeployFailed) as refused:
+            built(_changed(tree, "# An init", f"# {uuid.uuid4().hex}"), tmp_path / "images", pip_index=index)
+        assert refused.value.diagnostics[0].code == "E638"
+    finally:
+        _remove(*([] if image is None else [image.name]), base)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_torchserve_is_built_from_a_wheelhouse_and_answers(render_to: Render, tmp_path: Path) -> None:
     import torch
 

@@ -125,10 +125,9 @@ def test_configuration_compose_file_and_values_name_the_files_and_hold_no_key(
     render_to: Render, files: dict[str, str]
 ) -> None:
     folder = render_to("onnxruntime", tls=files)
-    for place in ("serving", "docker/serving"):
-        tls = load_config(folder / place / "server.json").tls
-        assert tls is not None
-        assert (str(tls.certificate), str(tls.key), tls.client_ca) == (files["certificate"], files["key"], None)
+    tls = load_config(folder / "serving" / "server.json").tls
+    assert tls is not None
+    assert (str(tls.certificate), str(tls.key), tls.client_ca) == (files["certificate"], files["key"], None)
     service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]
     (volume,) = service["volumes"]
     where = str(Path(files["key"]).parent)
