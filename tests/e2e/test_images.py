@@ -395,3 +395,58 @@ def test_torchserve_is_built_from_a_wheelhouse_and_answers(render_to: Render, tm
             assert docker("exec", name, "find", "/opt", "-name", "*token*.json", "-o", "-name", "key_file.json") == ""
     finally:
         _remove(image.name)
+
+
+_SERVING = "tensorflow/serving:2.20.0"
+
+
+def test_tensorflow_serving_is_built_on_its_own_base(render_to: Render, tmp_path: Path) -> None:
+    found = subprocess.run(["docker", "image", "inspect", _SERVING], capture_output=True, timeout=60, check=False)
+    if found.returncode:
+        pytest.skip(
+            f"the Docker Engine has no {_SERVING}: no image of TensorFlow Serving is built on it; docker pull {_SERVING}"
+        )
+    tree = render_to("tensorflow-serving", registry=None)
+    image = built(tree, tmp_path / "images", repository="images-test/tensorflow-serving")
+    try:
+        assert "TensorFlow ModelServer" in docker(
+            "run", "--rm", "--entrypoint", "/usr/bin/tensorflow_model_server", image.name, "--version"
+        )
+    finally:
+        _remove(image.name)
+
+
+def test_with_a_stand_in_for_tensorflow_serving_the_image_is_healthy_and_stops_at_sigterm(
+    render_to: Render, tmp_path: Path
+) -> None:
+    """The program is a stand-in, for where its base is missing: what is tested is the image around it."""
+    base = f"images-test/tensorflow-serving-base:{uuid.uuid4().hex[:12]}"
+    context = tmp_path / "base"
+    context.mkdir()
+    shutil.copyfile(
+        Path(__file__).parents[1] / "backends" / "stand_in_image_server.py", context / "tensorflow_model_server"
+    )
+    (context / "tensorflow_model_server").chmod(0o755)
+    (context / "Dockerfile").write_text(
+        "FROM python:3.11-slim-bookworm\nCOPY tensorflow_model_server /usr/bin/tensorflow_model_server\nUSER 1000\n"
+    )
+    docker("build", "--quiet", "--tag", base, str(context))
+    backend = serving_backend("tensorflow-serving")
+    tree = render_to("tensorflow-serving", base=base, registry=None)
+    image = None
+    try:
+        image = built(tree, tmp_path / "images", repository="images-test/tensorflow-serving")
+        with running(image.name, tree, 8501) as (name, port):
+            until_ready(name, port, backend.ready_path("digits"))
+            status, answer = ask(port, "POST", backend.infer_path("digits"), b'{"inputs": {"x": [[1, 2, 3]]}}')
+            assert (status, json.loads(answer)) == (200, {"outputs": [[2, 4, 6]]})
+            until = time.monotonic() + 60
+            while docker("inspect", "--format", "{{.State.Health.Status}}", name) != "healthy":
+                assert time.monotonic() < until, "the image's own health check is not content"
+                time.sleep(0.2)
+            began = time.monotonic()
+            docker("stop", "--time", "60", name)
+            assert time.monotonic() - began < 30, "SIGTERM reached it"
+            assert docker("inspect", "--format", "{{.State.ExitCode}}", name) == "143"
+    finally:
+        _remove(*([] if image is None else [image.name]), base)
