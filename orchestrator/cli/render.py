@@ -26,7 +26,7 @@ __all__ = ["render"]
 _MARK = ".mlo-rendered"
 """Lists the files that render wrote, or was about to write, so that a later render replaces exactly these."""
 
-_WITH_MODEL = ("serving/", "docker/")
+_WITH_MODEL = ("serving/", "docker/", ".dockerignore")
 """Where the model lies in what is rendered."""
 
 

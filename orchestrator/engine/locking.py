@@ -15,6 +15,7 @@ from orchestrator.images.settings import BuildSettings, image_settings
 from orchestrator.images.wheels import MACHINES, WheelsMissing, hashes_in_folder, hashes_in_index
 from orchestrator.machine.here import Hashes
 from orchestrator.optimize.candidates import wanted_backends
+from orchestrator.steps.parameters import Platform
 from orchestrator.store.atomic import pretty_json, write_atomic
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ _REVISION = 1
 """Rises when other files or platforms are looked up."""
 
 
-def look_up_hashes(loaded: LoadedSpec, store: Store, observer: Observer) -> Hashes:
-    """The hashes of all packages that an image of this spec may hold, for every platform.
+def look_up_hashes(loaded: LoadedSpec, platform: Platform, store: Store, observer: Observer) -> Hashes:
+    """The hashes of all packages that an image of this spec may hold, for every platform, the image's own first.
 
     An index is asked once for the same packages; what it says of a version does not change. One that cannot be asked is no
     error: requirements then have versions only, and the reason is rendered with them.
@@ -48,12 +49,13 @@ def look_up_hashes(loaded: LoadedSpec, store: Store, observer: Observer) -> Hash
     began = time.monotonic()
     observer(StepStarted("lock", f"hashes of {len(pins)} packages from the index"))
     try:
-        from_index = _from_index(pins, settings)
+        from_index, complete = _from_index(pins, settings, platform)
     except WheelsMissing as error:
         observer(StepEnded("lock", "skipped", 0.0, f"no hashes: {error}"))
         return Hashes(unlocked=str(error))
-    kept.parent.mkdir(mode=0o700, exist_ok=True)
-    write_atomic(kept, pretty_json(from_index))
+    if complete:
+        kept.parent.mkdir(mode=0o700, exist_ok=True)
+        write_atomic(kept, pretty_json(from_index))
     observer(StepEnded("lock", "done", time.monotonic() - began, ""))
     return Hashes(from_index)
 
@@ -77,14 +79,20 @@ def _pins(loaded: LoadedSpec) -> list[str]:
     return sorted(pins)
 
 
-def _from_index(pins: list[str], settings: BuildSettings) -> Mapping[str, tuple[str, ...]]:
-    """The hashes for every platform; a package that one platform lacks has only those of the others.
+def _from_index(pins: list[str], settings: BuildSettings, own: str) -> tuple[Mapping[str, tuple[str, ...]], bool]:
+    """The hashes for every platform, and whether all were asked for; a package that one platform lacks has those of the others.
+
+    Args:
+        pins: `name==version`.
+        settings: with the index.
+        own: the platform of the image.
 
     Raises:
-        WheelsMissing: the index cannot be asked.
+        WheelsMissing: the index cannot be asked for the image's own platform.
     """
     found: dict[str, set[str]] = {pin: set() for pin in pins}
-    for platform in MACHINES:
+    complete = True
+    for platform in sorted(MACHINES, key=lambda each: each != own):
         asked = list(pins)
         while asked:
             try:
@@ -92,7 +100,11 @@ def _from_index(pins: list[str], settings: BuildSettings) -> Mapping[str, tuple[
                     found[pin].add(sha256)
                 break
             except WheelsMissing as error:
-                if error.pin not in asked:
+                if error.pin in asked:
+                    asked.remove(error.pin)
+                elif platform == own:
                     raise
-                asked.remove(error.pin)
-    return {pin: tuple(sorted(hashes)) for pin, hashes in found.items()}
+                else:
+                    complete = False
+                    break
+    return {pin: tuple(sorted(hashes)) for pin, hashes in found.items()}, complete

@@ -22,6 +22,7 @@ from orchestrator.plan.keys import differences, shortened
 from orchestrator.plan.plan_file import SavedDeployment, SavedPlan
 from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.step import Plan
+from orchestrator.plan.steps.release import image_platform
 from orchestrator.release.live import Live, observe
 from orchestrator.spec.load import LoadedSpec, load_spec
 from orchestrator.spec.sample_arrays import UNREADABLE, array_headers, sample_problems
@@ -170,7 +171,7 @@ def make_plan(
     loaded = load_spec(path, platform=platform, environment=environment)
     here = observe_here(loaded)
     if image or loaded.spec.deploy.takes_image != "no":
-        here = replace(here, hashes=look_up_hashes(loaded, store, observer))
+        here = replace(here, hashes=look_up_hashes(loaded, image_platform(here), store, observer))
     require_devices(loaded, here)
     model = planned_model(loaded, read_model(loaded, here, store, observer))
     _check_samples(loaded, model.signature)

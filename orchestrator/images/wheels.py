@@ -45,6 +45,9 @@ _MANYLINUX = tuple(
 """What Debian 12's glibc 2.36 runs."""
 _SECONDS = 600
 _NO_FILE = re.compile(r"No matching distribution found for ([A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+)")
+_NO_ANSWER = re.compile(
+    r"Retrying \(Retry|Could not fetch URL|connection error|ProxyError|SSLError|timed out", re.IGNORECASE
+)
 _CREDENTIALS = re.compile(r"(https?://)[^/@\s]+@")
 
 
@@ -131,6 +134,8 @@ def _pip(command: str, *options: str) -> None:
     if done.returncode == 0:
         return
     said = _CREDENTIALS.sub(r"\1", done.stderr).strip().splitlines() or ["pip failed without a message"]
+    if _NO_ANSWER.search(done.stderr):  # pip then says that it found no file, which says nothing about the package
+        raise WheelsMissing("the package index does not answer")
     if missing := _NO_FILE.search(done.stderr):
         raise WheelsMissing(f"the index has no wheel of {missing[1]}", missing[1])
     reasons = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]

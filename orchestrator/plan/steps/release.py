@@ -28,7 +28,7 @@ from orchestrator.steps.parameters import (
 from orchestrator.steps.roles import variant_role
 from orchestrator.steps.server_options import ServerAuth, ServerLimits, ServerTls, ServerTraces
 
-__all__ = ["DRAIN_SECONDS", "live_steps", "render_step", "require_server_tools"]
+__all__ = ["DRAIN_SECONDS", "image_platform", "live_steps", "render_step", "require_server_tools"]
 
 _LOAD_TOOLS = ("h2",)
 """What the load generator needs for gRPC."""
@@ -70,7 +70,7 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
             traces=None if spec.serving.traces is None else ServerTraces(**spec.serving.traces.model_dump()),
         ),
         image=ImageParameters(
-            platform=_platform(here),
+            platform=image_platform(here),
             wheels=spec.image.build.wheelhouse is not None or spec.image.build.pip_index is not None,
             hashes=dict(here.hashes.known),
             unlocked=here.hashes.unlocked,
@@ -112,7 +112,8 @@ def _most_replicas(loaded: LoadedSpec) -> tuple[int | None, str]:
     return None, ""
 
 
-def _platform(here: Here) -> Platform:
+def image_platform(here: Here) -> Platform:
+    """What images run on: the platform of the machine that measures."""
     return "linux/arm64" if here.fingerprint["architecture"] in {"aarch64", "arm64"} else "linux/amd64"
 
 

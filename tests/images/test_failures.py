@@ -1,0 +1,86 @@
+"""What engines and registries say, collected from real ones, and what users are told to do about it."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.images.failures import build_failed, push_failed
+
+_PIP = "Step 6/25 : RUN /opt/pip/bin/pip install --requirement /opt/requirements.txt"
+
+
+@pytest.mark.parametrize(
+    ("lines", "error", "code", "remedy"),
+    [
+        (
+            ["Step 3/25 : RUN false"],
+            "The command '/bin/sh -c false' returned a non-zero code: 1",
+            "E631",
+            "the last lines",
+        ),
+        (
+            ["Step 15/25 : COPY --from=build /opt/venv /opt/venv"],
+            "write /var/lib/docker/overlay2/x/diff/opt: no space left on device",
+            "E633",
+            "docker system prune",
+        ),
+        (
+            ["Step 1/1 : FROM example.invalid/base:1"],
+            'Get "https://example.invalid/v2/": dial tcp: lookup example.invalid on 10.0.0.2:53: no such host',
+            "E634",
+            "docker pull example.invalid/base:1",
+        ),
+        (
+            [_PIP, "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE."],
+            "The command '/bin/sh -c pip' returned a non-zero code: 1",
+            "E631",
+            "image: {build: {python: ...}}",
+        ),
+        (
+            [_PIP, "ERROR: No matching distribution found for torch==2.13.0+cpu"],
+            "The command '/bin/sh -c pip' returned a non-zero code: 1",
+            "E631",
+            "the index or the wheelhouse",
+        ),
+        (
+            [
+                "Step 3/25 : RUN apt-get update",
+                "Err:1 http://deb.debian.org: Temporary failure resolving 'deb.debian.org'",
+            ],
+            "The command '/bin/sh -c apt-get update' returned a non-zero code: 100",
+            "E631",
+            "wheelhouse",
+        ),
+    ],
+)
+def test_a_failed_build_says_what_to_do(lines: list[str], error: str, code: str, remedy: str) -> None:
+    said = build_failed("digits:1", error, lines).diagnostics[0]
+    assert said.code == code
+    assert remedy in said.remedy
+    assert said.notes == tuple(lines)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "remedy"),
+    [
+        ("unauthorized: authentication required", "E635", "docker login r.example.com:5000"),
+        ("no basic auth credentials", "E635", "docker login r.example.com:5000"),
+        ("denied: requested access to the resource is denied", "E636", "as a user who may push there"),
+        (
+            'Get "https://r.example.com:5000/v2/": dial tcp 10.0.0.1:5000: connect: connection refused',
+            "E637",
+            "check that",
+        ),
+        (
+            'Get "https://r.example.com:5000/v2/": http: server gave HTTP response to HTTPS client',
+            "E632",
+            "insecure-registries",
+        ),
+        ('Get "https://r.example.com:5000/v2/": x509: certificate signed by unknown authority', "E632", "ca.crt"),
+        ("blob upload unknown", "E632", "image.registry"),
+    ],
+)
+def test_a_refused_push_says_what_to_do(error: str, code: str, remedy: str) -> None:
+    said = push_failed("r.example.com:5000/team/digits:1", error).diagnostics[0]
+    assert said.code == code
+    assert remedy in said.remedy
