@@ -113,7 +113,9 @@ def built(render_to: Callable[..., Path]) -> Iterator[Callable[..., Chart]]:
             cpus=0.25, memory=2**28, cpu_request=0.1, memory_request=2**26, max_replicas=1, **changes,
         )  # fmt: skip
         image = f"mlo-chart/digits:{secrets.token_hex(4)}"
-        tool("docker", "build", "--tag", image, str(folder / "docker"), seconds=840)
+        tool(
+            "docker", "build", "--file", str(folder / "docker" / "Dockerfile"), "--tag", image, str(folder), seconds=840
+        )
         images.append(image)
         return Chart(folder, image)
 
