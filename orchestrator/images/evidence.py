@@ -102,7 +102,7 @@ def provenance(
                     {"uri": f"docker-image:{base}", "digest": {"sha256": base_digest.removeprefix("sha256:")}}
                 ],
             },
-            "runDetails": {"builder": {"id": "urn:mlo", "version": {"mlo": __version__, "docker": engine}}},
+            "runDetails": {"builder": {"id": "urn:mlo", "version": {"mlo": __version__, "engine": engine}}},
         },
     }
 
