@@ -258,9 +258,9 @@ def test_a_candidate_has_one_pod_and_nothing_that_others_would_find(tmp_path: Pa
         name="registry.example.com:5000/team/digits:1", id="sha256:1", digest="sha256:2", platform="linux/amd64"
     )
     release = Release(4, tmp_path / "serving", "onnxruntime", "digits", 1, 10, image)
-    values = chart_values(release, "digits-candidate", ALONE)
+    values = chart_values(release, "digits-candidate", {}, ALONE)
     assert values["replicas"] == {"min": 1, "max": 1}
     assert values["service"] == {"type": "ClusterIP", "port": 80}
     assert values["model"] == {"name": "digits", "revision": 4}
     assert values["image"] == {"repository": "registry.example.com:5000/team/digits", "tag": "1", "digest": "sha256:2"}
-    assert chart_values(release, "digits")["replicas"] == {"min": 3, "max": 9}
+    assert chart_values(release, "digits", {})["replicas"] == {"min": 3, "max": 9}
