@@ -261,6 +261,6 @@ def test_a_candidate_has_one_pod_and_nothing_that_others_would_find(tmp_path: Pa
     values = chart_values(release, "digits-candidate", {}, ALONE)
     assert values["replicas"] == {"min": 1, "max": 1}
     assert values["service"] == {"type": "ClusterIP", "port": 80}
-    assert values["model"] == {"name": "digits", "revision": 4}
+    assert values["model"] == {"name": "digits", "revision": 4, "settings": ""}
     assert values["image"] == {"repository": "registry.example.com:5000/team/digits", "tag": "1", "digest": "sha256:2"}
     assert chart_values(release, "digits", {})["replicas"] == {"min": 3, "max": 9}
