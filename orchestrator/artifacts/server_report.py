@@ -243,6 +243,7 @@ class ServerMeasurement(Strict):
         wire: over which the open loop and the saturation were measured.
         wires: all that were tried, that one among them.
         settings: with which it was started.
+        inside: whether it ran as a process of this machine, or in a container, which has other overheads and its limits.
         program: None if the server comes with a Python package.
         ready_seconds: from the start to ready.
         first_request_seconds: duration of the first request, whose answer was checked.
@@ -256,6 +257,7 @@ class ServerMeasurement(Strict):
     wire: Wire
     wires: tuple[WireResult, ...]
     settings: ServerSettings
+    inside: Literal["process", "container"]
     program: MeasuredProgram | None
     ready_seconds: float
     first_request_seconds: float
@@ -337,7 +339,7 @@ class ServerReport(Document):
     """
 
     NAME: ClassVar[str] = "server_report"
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     FILE: ClassVar[str] = "server_report.json"
 
     measured_on: MeasuredOn

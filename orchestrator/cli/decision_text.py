@@ -88,9 +88,14 @@ def candidate_text(candidate: DecidedCandidate, decision: Decision) -> str:
         lines += ["", "In the runtime:", console.table(header, cells, right=frozenset(range(7)))]
         lines.append(f"load {_ms(runtime.load_seconds)}, peak memory {_mib(runtime.peak_rss)}")
     if server is not None:
-        lines += ["", "In the server, over the wire:", *_wire_lines(server), f"peak memory {_mib(server.peak_rss)}"]
+        lines += ["", _where(server), *_wire_lines(server), f"peak memory {_mib(server.peak_rss)}"]
         lines += _proven(candidate)
     return "\n".join(lines)
+
+
+def _where(server: ServerMeasurement) -> str:
+    where = "in a container with its limits" if server.inside == "container" else "as a process"
+    return f"In the server, {where}, over the wire:"
 
 
 def _proven(candidate: DecidedCandidate) -> list[str]:
@@ -179,6 +184,11 @@ def _runtime_cells(runtime: RuntimeMeasurement, given: float | None) -> tuple[st
 
 def _legend(decision: Decision) -> str:
     rate = "" if decision.rate is None else f" p99 is over the wire at {rate_text(decision.rate)} requests/s;"
+    inside = {c.server.inside for c in decision.candidates if c.server is not None}
+    if inside == {"container"}:
+        rate += " servers were measured in containers with their limits;"
+    elif inside == {"process"}:
+        rate += " servers were measured as processes;"
     return click.style(
         f"run p50 is the time of one call with the smallest batch, without a server; speed-up is relative to the baseline;"
         f"{rate} rows/s is at saturation.",

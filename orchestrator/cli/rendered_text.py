@@ -148,7 +148,7 @@ def _replicas(loaded: LoadedSpec, sizing: Sizing) -> tuple[str, str]:
     if total is None or sizing.replicas is None or sizing.proven_rate is None:
         return words, why
     each = f"{rate_text(total)}/s in all, {rate_text(sizing.proven_rate)}/s of each"
-    return words, f"`slo.total_throughput`: {sizing.replicas} replicas for {each}, as is proven; and {why}"
+    return words, f"`slo.total_throughput`: {sizing.replicas} for {each}, as is proven; and {why}"
 
 
 def _rate(measured: DecidedCandidate) -> str:

@@ -22,7 +22,7 @@ from orchestrator.plan.keys import differences, shortened
 from orchestrator.plan.plan_file import SavedDeployment, SavedPlan
 from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.step import Plan
-from orchestrator.plan.steps.release import image_platform
+from orchestrator.plan.steps.image import image_platform
 from orchestrator.release.live import Live, observe
 from orchestrator.spec.load import LoadedSpec, load_spec
 from orchestrator.spec.sample_arrays import UNREADABLE, array_headers, sample_problems

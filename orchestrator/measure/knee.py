@@ -106,7 +106,7 @@ def _tried(
         affordable = int(left * each)
         if affordable < _FEWEST or left < _SECONDS:
             return
-        progress(f"{rate_text(each)} requests per second: {loaded.candidate}", 1.0)
+        progress(f"{rate_text(each)} requests per second: {loaded.candidate}", 0.99)
         segment = schedule(loaded, each, min(requests, affordable), _SEED + number)
         if segment is None:
             return

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import psutil
 
@@ -21,6 +21,7 @@ from orchestrator.containers.engine import container_process
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import CpuShare, confined, package_environment
 from orchestrator.measure.certificate import client_context
+from orchestrator.measure.container import ContainerServer
 from orchestrator.measure.failure import MeasureError, above_limit, out_of_memory
 from orchestrator.process.children import ended_by, start_logged
 from orchestrator.process.environment import ENGINE_NAMES
@@ -62,6 +63,7 @@ class MeasuredServer:
         share: the CPUs it runs on.
         memory: bytes for all its processes together; it is killed if it uses more.
         folder: an empty folder for its files, its scratch folder and its log.
+        container: runs it in a container; None for a process of this machine, as the backend starts it.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class MeasuredServer:
         *,
         memory: int,
         folder: Path,
+        container: ContainerServer | None = None,
     ) -> None:
         self._backend = backend
         self._name = settings.name
@@ -84,12 +87,15 @@ class MeasuredServer:
         serving, scratch = folder / "serving", folder / "scratch"
         serving.mkdir(parents=True)
         scratch.mkdir()
-        backend.write_folder(settings, variant, serving)
         self.port = _free_port()
         self.grpc_port = _free_port() if settings.grpc else 0
-        launch = backend.launch(serving, port=self.port, scratch=scratch, threads=settings.threads)
+        if container is not None:
+            launch = container.launch(scratch, self.port, self.grpc_port)
+        else:
+            backend.write_folder(settings, variant, serving)
+            launch = backend.launch(serving, port=self.port, scratch=scratch, threads=settings.threads)
         argv = launch.argv
-        if settings.grpc:
+        if settings.grpc and container is None:
             assert launch.grpc_port is not None, "only a server that has gRPC is asked for it"
             argv += (launch.grpc_port, str(self.grpc_port))
         self._begun = time.monotonic()
@@ -102,13 +108,19 @@ class MeasuredServer:
         )
         self._pid = self._process.pid
         self._container = launch.container_file
-        self._watch = MemoryWatch(self._pid, memory)
+        # The engine limits a container; what is watched until it is ready is the command that runs it.
+        self._watch = MemoryWatch(self._pid, memory if container is None else None)
         self._serving = serving
 
     @property
     def path(self) -> str:
         """The path of inference requests."""
         return self._backend.infer_path(self._name)
+
+    @property
+    def inside(self) -> Literal["process", "container"]:
+        """Whether it runs in a container."""
+        return "container" if self._in_container() else "process"
 
     @property
     def peak(self) -> int:

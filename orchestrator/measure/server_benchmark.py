@@ -29,6 +29,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.machine.cpus import cpu_share, other_cpus
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.measure.certificate import make_certificate
+from orchestrator.measure.container import ContainerServer, built, require_engine
 from orchestrator.measure.failure import MeasureError
 from orchestrator.measure.finalists import auto_batch_size, finalists, substitutes
 from orchestrator.measure.generator_limit import generator_limit
@@ -141,6 +142,8 @@ class _Benchmark:
         self._candidates = {each.candidate: each for each in parameters.candidates}
         self._context = context
         self._stack = stack
+        if parameters.inside == "container":
+            require_engine()
         self.signature = Imported.read(context.inputs["import"]).signature
         self.measured = RuntimeReport.read(context.inputs["runtime"]).candidates
         self.runtime = {result.candidate: result for result in self.measured}
@@ -191,25 +194,29 @@ class _Benchmark:
             return ServerResult("no server", "it runs on devices, not in a server", chosen)
         if reason := served_by.refuses(self.signature):  # the dtypes of outputs are only known since the model was run
             return ServerResult("failed", f"{served_by.name} cannot serve it: {reason}", None)
-        if lacking := served_by.unavailable(settings.devices):
+        inside = self.parameters.inside
+        if inside == "process" and (lacking := served_by.unavailable(settings.devices)):
             message = f"{served_by.name} cannot be started here"
             error = Diagnostic("E616", message, cause=lacking.reason, remedy=lacking.remedy)
             return ServerResult("no server", error.sentence, chosen, error=error)
-        if not self.parameters.servers[served_by.name]:
+        if inside == "process" and not self.parameters.servers[served_by.name]:
             # The step's key says that this server is not measured; with a server, the step gets another key.
             return ServerResult(
                 "no server", f"{served_by.name} could not be started here when the plan was made; run mlo again", chosen
             )
-        program = served_by.program(settings.devices)
+        program = served_by.program(settings.devices) if self.parameters.inside == "process" else None
         folder = self._context.scratch / name
+        variant = self._context.inputs[variant_role(candidate.variant)]
         try:
+            container = self._container(name, settings, variant, folder)
             server = MeasuredServer(
                 served_by,
                 settings,
-                self._context.inputs[variant_role(candidate.variant)],
+                variant,
                 self.share,
                 memory=settings.memory,
                 folder=folder,
+                container=container,
             )
             self._stack.enter_context(server)
             rows = list(self._rows())
@@ -219,6 +226,7 @@ class _Benchmark:
             return ServerResult.failed(error, chosen)
         started = StartedServer(
             settings=chosen,
+            inside=server.inside,
             program=None if program is None else MeasuredProgram(**program.as_json()),
             ready_seconds=ready_seconds,
             first_request_seconds=first_request_seconds,
@@ -251,6 +259,24 @@ class _Benchmark:
         except MeasureError as error:
             return ServerResult.failed(generator_failed(error), chosen)
         return loaded, started
+
+    def _container(self, name: str, settings: ServingSettings, variant: Path, folder: Path) -> ContainerServer | None:
+        """The container to start the server in, if it is to be measured in one; the time of the build is not that of the load.
+
+        Raises:
+            MeasureError: its image cannot be built.
+        """
+        build = self.parameters.build
+        if build is None:
+            return None
+        began = time.monotonic()
+
+        def progress(line: str) -> None:
+            self._context.progress(f"building the image of {name}: {line}", None)
+
+        container = built(settings, build, variant, self.share, folder / "image", progress)
+        self.load = replace(self.load, deadline=self.load.deadline + time.monotonic() - began)
+        return container
 
     def _tried(
         self, served_by: ServingBackend, server: MeasuredServer, candidate: CandidateParameters, row: Mapping[str, Any]

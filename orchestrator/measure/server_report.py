@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.artifacts.measurement import NotMeasured
 from orchestrator.artifacts.server_report import (
@@ -57,6 +57,7 @@ class StartedServer:
     program: MeasuredProgram | None
     ready_seconds: float
     first_request_seconds: float
+    inside: Literal["process", "container"] = "process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ def server_result(
         wire=loaded.wire,
         wires=tuple(loaded.wires.values()),
         settings=started.settings,
+        inside=started.inside,
         program=started.program,
         ready_seconds=started.ready_seconds,
         first_request_seconds=started.first_request_seconds,

@@ -123,6 +123,12 @@ E483 the target cannot deploy a server with a certificate
 E490 more replicas are needed than there may be
     `slo.total_throughput` divided by what one replica is proven to hold is more than `serving.replicas.max`, the platform's
     limit, or the one replica that the target runs. Ask for less, allow more replicas, or give each more CPUs.
+E491 servers cannot be measured in containers
+    With `benchmark: {inside: container}`, servers are started in containers of their images, and the Docker Engine that builds and
+    runs them does not respond.
+E492 servers over TLS are not measured in containers
+    Measuring makes a certificate of its own, which only processes of this machine read. Measure as a process
+    (`benchmark: {inside: process}`); TLS costs the same in a container.
 E501 no candidate meets the service level
     All verified candidates are slower than `slo` requires; the table shows by how much. Give the model more CPUs, lower
     the requirement, or set `slo: {enforce: false}` to deploy the best candidate anyway.

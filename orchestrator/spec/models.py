@@ -282,6 +282,11 @@ class Benchmark(Strict):
         max_length=16,
         description="Rows per call; the defaults are limited to the range in `dims`.",
     )
+    inside: Literal["process", "container"] = Field(
+        default="process",
+        description="Where servers are measured: as processes of this machine, or in containers of their images, with the limits of "
+        "`hardware`.",
+    )
 
 
 class Hardware(Strict):

@@ -14,6 +14,7 @@ import traceback
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from orchestrator.containers.engine import EngineError
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import causes_of
 
@@ -71,10 +72,13 @@ _TRANSIENT_SENTENCES = re.compile(
 def is_transient(error: BaseException) -> bool:
     """Whether the machine failed and not the model, in this exception or in one that led to it: later it may work.
 
-    It answers for a lack of disk space and of files, a failing or busy device, not for memory (`is_out_of_memory`).
+    It answers for a lack of disk space and of files, a failing or busy device, a Docker Engine that does not respond, not for
+    memory (`is_out_of_memory`).
     """
     return any(
-        (isinstance(each, OSError) and each.errno in _TRANSIENT) or _TRANSIENT_SENTENCES.search(str(each))
+        isinstance(each, EngineError)
+        or (isinstance(each, OSError) and each.errno in _TRANSIENT)
+        or _TRANSIENT_SENTENCES.search(str(each))
         for each in causes_of(error)
     )
 

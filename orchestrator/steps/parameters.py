@@ -19,6 +19,7 @@ from orchestrator.steps.server_options import NO_LIMITS, ServerAuth, ServerLimit
 
 __all__ = [
     "Accelerator",
+    "BuildParameters",
     "CandidateParameters",
     "CodeAccess",
     "ConvertParameters",
@@ -296,6 +297,43 @@ class ServiceLevel(Parameters):
 
 
 @dataclass(frozen=True, slots=True)
+class ImageParameters(Parameters):
+    """How the image is built.
+
+    Attributes:
+        platform: that the model is measured on.
+        wheels: whether its packages come from a folder of wheels in the build context, and not from a package index.
+        hashes: `name==version` → the sha256 of the files that may be installed; empty if they are not known.
+        unlocked: why they are not known, in a sentence without a full stop.
+    """
+
+    platform: Platform
+    wheels: bool = False
+    hashes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unlocked: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildParameters(Parameters):
+    """How the image of a measured server is built.
+
+    Attributes:
+        base: as in `DeploymentParameters`.
+        image: as in `RenderParameters`.
+        network, pip_index, wheelhouse, ca_bundle, python: as in `BuildSettings` of `orchestrator.images`; paths are absolute.
+    """
+
+    name: Name
+    base: ImageRef | None
+    image: ImageParameters
+    network: str | None
+    pip_index: str | None
+    wheelhouse: str | None
+    ca_bundle: str | None
+    python: str
+
+
+@dataclass(frozen=True, slots=True)
 class ServerBenchmarkParameters(Parameters):
     """Parameters of the step that measures candidates in their servers.
 
@@ -309,6 +347,8 @@ class ServerBenchmarkParameters(Parameters):
         cuda_graphs: whether calls on them are captured as CUDA graphs.
         wires: over which a server may be asked; each is asked over those of them that it has.
         tls: whether requests come over TLS.
+        inside: where servers are started.
+        build: of the image, for servers in containers.
     """
 
     candidates: tuple[CandidateParameters, ...]
@@ -327,6 +367,8 @@ class ServerBenchmarkParameters(Parameters):
     devices: int = 0
     cuda_graphs: bool = False
     tls: bool = False
+    inside: Literal["process", "container"] = "process"
+    build: BuildParameters | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,23 +466,6 @@ class ServingParameters(Parameters):
     tls: ServerTls | None = None
     cors_origins: tuple[Origin, ...] = ()
     traces: ServerTraces | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageParameters(Parameters):
-    """How the image is built.
-
-    Attributes:
-        platform: that the model is measured on.
-        wheels: whether its packages come from a folder of wheels in the build context, and not from a package index.
-        hashes: `name==version` → the sha256 of the files that may be installed; empty if they are not known.
-        unlocked: why they are not known, in a sentence without a full stop.
-    """
-
-    platform: Platform
-    wheels: bool = False
-    hashes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    unlocked: str = ""
 
 
 @dataclass(frozen=True, slots=True)

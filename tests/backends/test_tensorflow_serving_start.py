@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from orchestrator.backends.backend import Program, ServingSettings, Unavailable
-from orchestrator.backends.tensorflow_serving import local
 from orchestrator.backends.tensorflow_serving.backend import TENSORFLOW_SERVING
 from orchestrator.backends.tensorflow_serving.config import read_models_config
 from orchestrator.backends.tensorflow_serving.local import container_options, local_image, program_command
+from orchestrator.containers import attached
 from orchestrator.process.environment import inherited_environment
 from tests.fake_engine import NO_ENGINE, FakeEngine, fake_engine
 
@@ -231,23 +231,23 @@ def test_a_container_is_removed_whenever_the_signal_comes(
         yield from ()
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(local, "connected", lambda _: nullcontext(client))
+    monkeypatch.setattr(attached, "connected", lambda _: nullcontext(client))
     monkeypatch.setattr("docker.utils.socket.frames_iter", frames)
-    assert local._run_container("image", {}) == code
+    assert attached.run_container("image", {}, tmp_path / "container") == code
     assert client.told == told
 
 
-def test_what_a_killed_process_created_and_never_started_is_removed_by_the_next() -> None:
+def test_what_a_killed_process_left_is_removed_by_the_next() -> None:
     client = FakeClient("")
     mine: list[str] = []
     elsewhere: list[str] = []
     dead: list[str] = []
     client.left = [
-        FakeContainer(mine, local._this_process()),
+        FakeContainer(mine, attached._this_process()),
         FakeContainer(elsewhere, "another-machine 1/0.00"),
         FakeContainer(dead, f"{os.uname().nodename} {os.getpid()}/0.00"),  # the process id was used again
     ]
-    local.sweep_containers(cast("DockerClient", client))
+    attached.sweep_containers(cast("DockerClient", client))
     assert (mine, elsewhere, dead) == ([], [], ["remove"])
 
 

@@ -219,6 +219,7 @@ def server_candidate(
         wire=wires[0].wire,
         wires=wires,
         settings=SETTINGS,
+        inside="process",
         program=program,
         ready_seconds=ready,
         first_request_seconds=0.01,

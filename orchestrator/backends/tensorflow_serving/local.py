@@ -15,17 +15,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
-
-import psutil
+from typing import Any
 
 from orchestrator.backends.backend import Program, Unavailable
 from orchestrator.backends.folder import write_file
@@ -39,10 +35,8 @@ from orchestrator.backends.tensorflow_serving.config import (
     models_config,
     read_models_config,
 )
-from orchestrator.containers.engine import EngineError, NoEngine, connected, image_ids
-
-if TYPE_CHECKING:
-    from docker import DockerClient
+from orchestrator.containers.attached import run_container
+from orchestrator.containers.engine import EngineError, NoEngine, image_ids
 
 __all__ = [
     "CONTAINER_FILE",
@@ -56,7 +50,6 @@ __all__ = [
     "local_image",
     "missing",
     "program_command",
-    "sweep_containers",
 ]
 
 VERSION = "2.20.0"
@@ -185,9 +178,6 @@ as TF32."""
 CONTAINER_FILE = "container"
 """The file in the scratch folder with the container's id, if it runs in one."""
 
-_LABEL = "mlo.started-by"
-"""The label of its containers: the machine and the process that created it."""
-
 _ENGINE_SECONDS = 30.0
 """The timeout for listing images at the start: the image is known to exist, and the machine may be busy."""
 
@@ -259,91 +249,6 @@ def container_options(folder: Path, port: int, threads: int) -> dict[str, Any]:
     }
 
 
-def _run_container(image: str, options: Mapping[str, Any]) -> int:
-    """Run a container to its end with this process's output and signals; returns its exit code.
-
-    The container is removed whenever this returns, also if a signal comes before it is started: `auto_remove` only removes
-    what has run. One that was created by a process that was killed before it could start it is removed by the next one.
-    """
-    from docker.utils.socket import frames_iter  # noqa: PLC0415 - as above
-
-    signals = _ForwardedSignals()
-    with connected(_ENGINE_SECONDS) as client:
-        sweep_containers(client)
-        container = client.containers.create(image, labels={_LABEL: _this_process()}, **options)
-        try:
-            Path(CONTAINER_FILE).write_text(str(container.id), encoding="ascii")
-            ended: list[int] = []
-            waiting = threading.Thread(
-                target=lambda: ended.append(container.wait(timeout=None, condition="next-exit")["StatusCode"]),
-                daemon=True,
-            )
-            attached = container.attach_socket(params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
-            if signals.received is not None:
-                return 128 + signals.received
-            waiting.start()
-            container.start()
-            signals.forward(lambda: _unless_gone(lambda: container.kill(signal.SIGTERM)))
-            for stream, frame in frames_iter(attached, tty=False):  # type: ignore[no-untyped-call]
-                os.write(stream, frame)
-            waiting.join(_ENGINE_SECONDS)
-        finally:
-            _unless_gone(lambda: container.remove(force=True))
-    return ended[0] if ended else 1
-
-
-class _ForwardedSignals:
-    """SIGTERM and SIGINT from now on: remembered, and forwarded once there is a receiver."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._send: Callable[[], None] | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
-
-    def forward(self, send: Callable[[], None]) -> None:
-        """Call `send` for each signal, including one that was received before."""
-        self._send = send
-        if self.received is not None:
-            send()
-
-    def _receive(self, number: int, _: object) -> None:
-        self.received = number
-        if self._send is not None:
-            self._send()
-
-
-def sweep_containers(client: DockerClient) -> None:
-    """Remove the containers that were created but never started by processes of this machine that are gone."""
-    for container in client.containers.list(all=True, filters={"label": _LABEL, "status": "created"}):
-        host, _, process = container.labels[_LABEL].rpartition(" ")
-        if host == os.uname().nodename and not _lives(process):
-            _unless_gone(container.remove)
-
-
-def _this_process() -> str:
-    return f"{os.uname().nodename} {os.getpid()}/{psutil.Process().create_time():.2f}"
-
-
-def _lives(process: str) -> bool:
-    pid, _, created = process.partition("/")
-    try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _unless_gone(request: Callable[[], object]) -> None:
-    """Send a request about a container, which may have ended or be removed just now."""
-    from docker.errors import APIError  # noqa: PLC0415 - as above
-
-    try:
-        request()
-    except APIError as error:
-        if error.status_code not in (404, 409):
-            raise
-
-
 def _main(folder: str, scratch: str, port: str, threads: str) -> None:
     os.chdir(scratch)
     program = shutil.which(PROGRAM)
@@ -355,7 +260,7 @@ def _main(folder: str, scratch: str, port: str, threads: str) -> None:
         image = local_image(devices, _ENGINE_SECONDS)
         if image is None:
             sys.exit(f"{PROGRAM}: {missing(devices)}")
-        sys.exit(_run_container(image, container_options(Path(folder), int(port), int(threads))))
+        sys.exit(run_container(image, container_options(Path(folder), int(port), int(threads)), Path(CONTAINER_FILE)))
     except EngineError as error:
         sys.exit(f"{PROGRAM}: the Docker Engine cannot run it: {error}")
 

@@ -13,6 +13,7 @@ from orchestrator.optimize.variants import Candidate
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.revisions import BENCHMARK_RUNTIME, BENCHMARK_SERVER
 from orchestrator.plan.step import Step, StepInput, StepOutput
+from orchestrator.plan.steps.image import build_parameters
 from orchestrator.plan.steps.source import code_access, source_files, source_parameters, source_tools, union
 from orchestrator.plan.steps.variants import variant_output
 from orchestrator.spec.load import LoadedSpec
@@ -34,6 +35,10 @@ _NO_PROOF = "no server can be measured on this machine, so no candidate can prov
 
 _BESIDES_MEASURING = 600.0
 """Seconds that a benchmark may take besides measuring, such as loading models and starting servers."""
+
+
+_BUILDING = 3600.0
+"""Seconds that images may take to be built, whose packages are fetched from an index."""
 
 
 def runtime_benchmark_step(
@@ -77,6 +82,7 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
     """The step that measures the best candidates in their servers."""
     spec = loaded.spec
     backends = sorted({c.backend for c in candidates})
+    inside = spec.benchmark.inside
     parameters = ServerBenchmarkParameters(
         candidates=tuple(c.parameters() for c in candidates),
         signature=model.signature,
@@ -94,6 +100,8 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
         devices=spec.hardware.devices,
         cuda_graphs=bool(spec.hardware.devices) and spec.serving.cuda_graphs,
         tls=spec.serving.tls is not None,
+        inside=inside,
+        build=build_parameters(loaded, here) if inside == "container" else None,
     )
     inputs = candidate_outputs(candidates)
     return Step(
@@ -102,7 +110,8 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
         function="orchestrator.measure.server_benchmark:benchmark",
         revision=BENCHMARK_SERVER,
         network=True,  # it is a client of the servers that it starts
-        containers=any(serving_backend(name).containers for name in backends if BACKENDS[name].served),
+        containers=inside == "container"
+        or any(serving_backend(name).containers for name in backends if BACKENDS[name].served),
         params=parameters.as_json(),
         inputs={"import": StepOutput("import"), **inputs, "runtime": StepOutput("benchmark.runtime")},
         optional=frozenset(inputs),
@@ -111,14 +120,14 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
         accelerator=parameters.accelerator,
         exclusive=True,
         at=("slo",),
-        timeout=spec.optimize.time_budget + _BESIDES_MEASURING,
+        timeout=spec.optimize.time_budget + _BESIDES_MEASURING + (_BUILDING if inside == "container" else 0.0),
         contenders="finalists",
     )
 
 
 def nothing_proves_the_service_level(spec: ModelDeployment, here: Here, candidates: Sequence[Candidate]) -> bool:
     """Whether an enforced `slo` cannot be met here, because no candidate has a server that can be measured."""
-    if not spec.slo.enforce or not spec.slo.asked:
+    if not spec.slo.enforce or not spec.slo.asked or spec.benchmark.inside == "container":
         return False
     return not any(BACKENDS[c.backend].served and here.server(c.backend).present for c in candidates)
 

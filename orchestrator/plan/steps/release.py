@@ -14,21 +14,20 @@ from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.revisions import RENDER
 from orchestrator.plan.step import Step, StepInput, StepOutput
 from orchestrator.plan.steps.benchmark import batch_sizes
+from orchestrator.plan.steps.image import image_parameters
 from orchestrator.plan.steps.source import union
 from orchestrator.plan.steps.variants import variant_output
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.steps.parameters import (
     DeploymentParameters,
-    ImageParameters,
-    Platform,
     RenderParameters,
     ServingParameters,
 )
 from orchestrator.steps.roles import variant_role
 from orchestrator.steps.server_options import ServerAuth, ServerLimits, ServerTls, ServerTraces
 
-__all__ = ["DRAIN_SECONDS", "image_platform", "live_steps", "render_step", "require_server_tools"]
+__all__ = ["DRAIN_SECONDS", "live_steps", "render_step", "require_server_tools"]
 
 _LOAD_TOOLS = ("h2",)
 """What the load generator needs for gRPC."""
@@ -69,12 +68,7 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
             cors_origins=() if spec.serving.cors is None else tuple(spec.serving.cors.origins),
             traces=None if spec.serving.traces is None else ServerTraces(**spec.serving.traces.model_dump()),
         ),
-        image=ImageParameters(
-            platform=image_platform(here),
-            wheels=spec.image.build.wheelhouse is not None or spec.image.build.pip_index is not None,
-            hashes=dict(here.hashes.known),
-            unlocked=here.hashes.unlocked,
-        ),
+        image=image_parameters(spec, here),
         assets=here.assets,
     )
     variants: dict[str, StepInput] = {variant_role(c.variant.name): variant_output(c.variant) for c in candidates}
@@ -110,11 +104,6 @@ def _most_replicas(loaded: LoadedSpec) -> tuple[int | None, str]:
     if bounds is not None and bounds.limits.replicas is not None:
         return bounds.limits.replicas, "the platform's limit"
     return None, ""
-
-
-def image_platform(here: Here) -> Platform:
-    """What images run on: the platform of the machine that measures."""
-    return "linux/arm64" if here.fingerprint["architecture"] in {"aarch64", "arm64"} else "linux/amd64"
 
 
 def _auth(spec: ModelDeployment) -> ServerAuth | None:
