@@ -137,7 +137,7 @@ def test_an_impossible_rollback_is_refused_with_the_possible_revisions(
 ) -> None:
     told = mlo.run("rollback", "back", asked, "--yes", code=64).stderr
     assert said in told
-    assert "it can go back to 2, 1" in told
+    assert "name one of 2, 1" in told
 
 
 def test_nothing_is_rolled_back_without_a_yes(mlo: Mlo, two_revisions: dict[str, Any]) -> None:
