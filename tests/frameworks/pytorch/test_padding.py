@@ -63,8 +63,8 @@ def test_rows_that_mix_at_padded_positions_only_are_told_about_them(case: BuildC
     assert error.cause.endswith("at padded positions only: where `mask` is 0")
     assert "set `scores` to a constant where `mask` is 0" in error.remedy
 
-    steady = case("ConstantPaddingTagger", given=_texts())
-    model = load_source(SourceParameters.from_json(steady.source), {"weights": built.weights}, PROJECT)
+    steady = {**built.source, "factory": "zoo:ConstantPaddingTagger"}
+    model = load_source(SourceParameters.from_json(steady), {"weights": built.weights}, PROJECT)
     verify_evaluation_mode(model, built.signature, samples, PROJECT)
 
 
