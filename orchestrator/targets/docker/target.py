@@ -369,6 +369,9 @@ class DockerTarget:
         model = self._create(api, release, settings, image, network)
         crash_point("docker.created")
         api.start(model)
+        if routes_of(api, front["Id"]).live != self._marks.model(revision):
+            # A run that died may have left the name there: with the address that its container had, it is not looked up again.
+            order(api, front["Id"], "forget", self._marks.model(revision))
         order(api, front["Id"], "try", self._marks.model(revision), str(settings.port), str(settings.grpc_port or 1))
         crash_point("docker.started")
         where = trial_url(front, published_by(front), self._host())
