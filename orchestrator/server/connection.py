@@ -320,6 +320,7 @@ class Connection(asyncio.Protocol):
         if request.method == b"HEAD":
             body = b""
         self._written = len(body)
+        self.deadline = _NEVER  # the one for this request; `_advance` sets that of the next one
         if len(body) < _ONE_WRITE:
             self._transport.write(head + body)
         else:

@@ -90,6 +90,15 @@ def test_a_silent_client_is_disconnected_and_an_idle_connection_is_kept_for_a_wh
         assert answer(kept) == b""
 
 
+def test_a_client_that_is_never_idle_for_long_keeps_its_connection(tmp_path: Path, start: Start) -> None:
+    server = start(add_model(tmp_path, request_timeout_s=1, keep_alive_seconds=1))
+    with connected(server) as (connection,):
+        for _ in range(8):  # twice as long as it may be idle; these are answered at once, without a turn in the model
+            connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            time.sleep(0.25)
+
+
 def test_a_client_that_vanishes_half_way_does_not_hold_resources(tmp_path: Path, start: Start) -> None:
     server = start(add_model(tmp_path, request_timeout_s=1))
     before = files(server)
