@@ -16,9 +16,13 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from orchestrator.store.state import Image
 from orchestrator.targets.chart_values import cluster_values
+from orchestrator.targets.kubernetes.values import alone, chart_values
+from orchestrator.targets.target import Release
 from tests.targets.test_chart_schema import GOOD
 from tests.targets.test_cluster_settings import Cluster
+from tests.targets.test_kubernetes import granted, role_of_the_manual
 
 pytestmark = pytest.mark.processes
 
@@ -88,7 +92,19 @@ EVERYTHING: dict[str, Any] = {
 }  # fmt: skip
 """Every kind of setting at the same time."""
 
+EVERY_KIND: dict[str, Any] = {
+    **EVERYTHING,
+    "slo": {"p99Seconds": 0.02, "alertAbove": 0.02},
+    "metrics": {
+        "latency": "latency{SELECTOR}[WINDOW]",
+        "panels": [{"title": "a", "unit": "s", "queries": [{"expr": "a{SELECTOR}", "legend": "a"}]}],
+    },
+}
+"""The same, with an alert and a dashboard."""
+
 MONITORING = ("--api-versions", "monitoring.coreos.com/v1/ServiceMonitor")
+
+ALERTING = (*MONITORING, "--api-versions", "monitoring.coreos.com/v1/PrometheusRule")
 
 Charted = Callable[..., list[dict[str, Any]]]
 
@@ -341,6 +357,46 @@ def test_what_a_spec_sets_makes_objects_that_kubernetes_takes(charted: Charted) 
     for document in documents:
         if document["kind"] != "HTTPRoute":
             kubernetes_validate.validate(document, "1.37", strict=True)
+
+
+def test_the_role_of_the_manual_has_what_helm_does_with_every_kind_of_the_chart(charted: Charted) -> None:
+    """Helm 4 waits for each by a watch; the pod of `helm test` is not deployed."""
+    documents = charted(EVERY_KIND, "1.37", *ALERTING)
+    plural = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}
+    released = {
+        (each["apiVersion"].rpartition("/")[0], plural.get(each["kind"], each["kind"].lower() + "s"))
+        for each in documents
+        if each["kind"] != "Pod"
+    }
+    assert len(released) == 11
+    verbs = ("get", "list", "watch", "create", "patch", "delete")
+    assert {(*each, verb) for each in released for verb in verbs} <= granted(role_of_the_manual())
+
+
+@pytest.mark.parametrize("account_exists", [False, True])
+def test_a_candidate_has_only_what_its_pod_needs(charted: Charted, tmp_path: Path, account_exists: bool) -> None:
+    balancer: dict[str, Any] = {
+        "annotations": {"external-dns.alpha.kubernetes.io/hostname": "digits.example.com"},
+        "loadBalancerSourceRanges": ["10.0.0.0/8"],
+        "loadBalancerClass": "example.com/internal",
+        "ipFamilyPolicy": "PreferDualStack",
+    }
+    settings = {
+        "service": EVERYTHING["service"] | balancer,
+        "serviceAccount": {**EVERYTHING["serviceAccount"], "name": "shared"},
+    }
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(EVERY_KIND))
+    image = Image(name="registry.example.com/digits:1", id="sha256:1", digest=None, platform="linux/amd64")
+    release = Release(2, tmp_path / "serving", "onnxruntime", "digits", 1, 60, image)
+    values = chart_values(release, "digits-candidate", settings, alone(account_exists=account_exists))
+    documents = charted(values, "1.37", *ALERTING)
+    kinds = {each["kind"] for each in documents} - {"Pod"}
+    assert kinds == {"Deployment", "Service", "NetworkPolicy"} | (set() if account_exists else {"ServiceAccount"})
+    assert pod_of(documents)["serviceAccountName"] == "shared"
+    service = one(documents, "Service")
+    assert service["metadata"]["annotations"] == EVERYTHING["annotations"], "none of the Service's own"
+    assert service["spec"].keys() == {"type", "ipFamilyPolicy", "selector", "ports"}
+    kubernetes_validate.validate(service, "1.37", strict=True)
 
 
 def test_the_manual_names_every_value() -> None:

@@ -27,6 +27,27 @@ from orchestrator.targets.target import Release, Site
 GROUPS = {"groups": [{"name": name} for name in ("apps", "networking.k8s.io", "coordination.k8s.io")]}
 
 
+def role_of_the_manual() -> dict[str, Any]:
+    """The Role in docs/kubernetes.md."""
+    manual = (Path(__file__).resolve().parents[2] / "docs" / "kubernetes.md").read_text("utf-8")
+    return next(
+        document
+        for block in manual.split("```yaml\n")[1:]
+        if (document := yaml.safe_load(block.split("```")[0])).get("kind") == "Role"
+    )
+
+
+def granted(role: dict[str, Any]) -> set[tuple[str, str, str]]:
+    """API group, resource and verb of all that a Role grants."""
+    return {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
 class Recorded:
     """A cluster with fixed answers.
 
@@ -109,21 +130,8 @@ def test_every_right_that_is_missing_is_named() -> None:
 
 
 def test_the_role_in_the_manual_has_every_right_that_is_needed() -> None:
-    manual = (Path(__file__).resolve().parents[2] / "docs" / "kubernetes.md").read_text("utf-8")
-    role = next(
-        document
-        for block in manual.split("```yaml\n")[1:]
-        if (document := yaml.safe_load(block.split("```")[0])).get("kind") == "Role"
-    )
-    granted = {
-        (group, resource, verb)
-        for rule in role["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
     needed = {(group, resource, verb) for group, resource, verbs in preflight.NEEDED for verb in verbs}
-    assert needed <= granted
+    assert needed <= granted(role_of_the_manual())
 
 
 def test_a_user_who_may_not_read_namespaces_may_still_deploy() -> None:
@@ -264,3 +272,22 @@ def test_a_candidate_has_one_pod_and_nothing_that_others_would_find(tmp_path: Pa
     assert values["model"] == {"name": "digits", "revision": 4, "settings": ""}
     assert values["image"] == {"repository": "registry.example.com:5000/team/digits", "tag": "1", "digest": "sha256:2"}
     assert chart_values(release, "digits", {})["replicas"] == {"min": 3, "max": 9}
+
+
+@pytest.mark.parametrize(
+    ("account", "exists", "created"),
+    [({"name": "shared"}, False, None), ({"name": "shared"}, True, False), ({}, True, None)],
+)
+def test_a_candidate_does_not_bring_the_account_that_the_release_has_brought(
+    kubeconfig: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    account: dict[str, str],
+    exists: bool,
+    created: bool | None,
+) -> None:
+    del kubeconfig
+    path = "/api/v1/namespaces/default/serviceaccounts/shared"
+    here = target(tmp_path, pod={"service_account": account})
+    monkeypatch.setattr(here, "_cluster", Recorded({path: {"metadata": {}}} if exists else {}))
+    assert here._alone().get("serviceAccount", {}).get("create") is created

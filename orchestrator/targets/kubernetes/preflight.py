@@ -10,18 +10,20 @@ from orchestrator.targets.kubernetes.objects import CANDIDATE, namespaced
 
 __all__ = ["NEEDED", "check_cluster", "check_name", "full_quotas", "make_namespace", "not_permitted"]
 
+_RELEASED = ("get", "list", "watch", "create", "patch", "delete")
+"""What Helm does with each kind of a release; since version 4 it waits for all of them by a watch."""
 NEEDED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "secrets", ("get", "list", "create", "update", "delete")),
-    ("", "services", ("get", "create", "patch", "delete")),
-    ("", "serviceaccounts", ("get", "create", "patch", "delete")),
+    ("", "services", _RELEASED),
+    ("", "serviceaccounts", _RELEASED),
     ("", "pods", ("get", "list", "watch")),
     ("", "pods/log", ("get",)),
     ("", "pods/portforward", ("get", "create")),
     ("", "endpoints", ("get",)),
     ("", "events", ("list",)),
-    ("apps", "deployments", ("get", "list", "watch", "create", "patch", "delete")),
+    ("apps", "deployments", _RELEASED),
     ("apps", "replicasets", ("get", "list", "watch")),
-    ("networking.k8s.io", "networkpolicies", ("get", "create", "patch", "delete")),
+    ("networking.k8s.io", "networkpolicies", _RELEASED),
     ("coordination.k8s.io", "leases", ("get", "create", "update", "delete")),
 )
 """API group, resource and verbs that every release needs. Objects that only some specs have are left to Helm's own message."""

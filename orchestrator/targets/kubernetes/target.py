@@ -37,7 +37,7 @@ from orchestrator.targets.kubernetes.preflight import (
     not_permitted,
 )
 from orchestrator.targets.kubernetes.rollout import Rollout
-from orchestrator.targets.kubernetes.values import ALONE, chart_values, settings_digest
+from orchestrator.targets.kubernetes.values import alone, chart_values, named_account, settings_digest
 from orchestrator.targets.target import Description, Observed, Release, Site, Started, require_whole_share
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class KubernetesTarget:
         candidate = candidate_of(self._name)
         try:
             with self._explained():
-                self._upgrade(candidate, release, ALONE)
+                self._upgrade(candidate, release, self._alone())
                 pod = self._ready_pod(candidate, release.revision)
                 relay = self._relay(lambda: pod, self._port(candidate))
             relay.check()
@@ -276,6 +276,12 @@ class KubernetesTarget:
             namespaced(version, self._place.namespace, kind), labelSelector=instance(release)
         )["items"]
         return found
+
+    def _alone(self) -> Mapping[str, Any]:
+        """What the candidate differs in."""
+        account = named_account(self._place.settings)
+        path = namespaced("v1", self._place.namespace, "serviceaccounts", account)
+        return alone(account_exists=bool(account) and self._cluster.find(path) is not None)
 
     def _port(self, release: str) -> int:
         """The port of HTTP in the release's pods."""

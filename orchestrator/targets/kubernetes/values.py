@@ -13,18 +13,49 @@ from orchestrator.store.digest import sha256_bytes
 from orchestrator.targets.chart_values import merged
 from orchestrator.targets.target import Release
 
-__all__ = ["ALONE", "chart_values", "settings_digest"]
+__all__ = ["ALONE", "alone", "chart_values", "named_account", "settings_digest"]
 
 ALONE: Mapping[str, Any] = MappingProxyType(
     {
         "replicas": {"min": 1, "max": 1},
-        "service": {"type": "ClusterIP", "nodePort": None},
+        # Only load balancers and ports of nodes take these, and DNS or balancers of clouds are told by annotations.
+        "service": {
+            "type": "ClusterIP",
+            **dict.fromkeys(
+                (
+                    "nodePort",
+                    "externalTrafficPolicy",
+                    "loadBalancerClass",
+                    "loadBalancerSourceRanges",
+                    "labels",
+                    "annotations",
+                )
+            ),
+        },
         "ingress": {"enabled": False},
         "httpRoute": {"enabled": False},
         "serviceMonitor": {"enabled": False},
+        "prometheusRule": {"enabled": False},
+        "dashboard": {"enabled": False},
     }
 )
 """What a candidate differs in: one pod, and nothing that others would find. None removes a value."""
+
+
+def named_account(settings: Mapping[str, Any]) -> str:
+    """The ServiceAccount that a release brings under a name that the spec gives it; empty for none."""
+    account = settings.get("serviceAccount", {})
+    return str(account.get("name", "")) if account.get("create", True) else ""
+
+
+def alone(*, account_exists: bool) -> Mapping[str, Any]:
+    """What a candidate differs in.
+
+    Args:
+        account_exists: whether the release has already brought the ServiceAccount of `named_account`, which two releases cannot
+            own; the candidate then only uses it.
+    """
+    return merged(ALONE, {"serviceAccount": {"create": False}}) if account_exists else ALONE
 
 
 def chart_values(
