@@ -6,6 +6,8 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.backends.table import BACKENDS, backend
@@ -24,15 +26,21 @@ if TYPE_CHECKING:
 
 __all__ = ["look_up_hashes"]
 
-_REVISION = 1
-"""Rises when other files or platforms are looked up."""
+_REVISION = 2
+"""Rises when other files or platforms are looked up, or an answer is kept in another form."""
+
+_SECONDS_BEFORE_ASKING_AGAIN = 600.0
+"""Within them, an index that did not answer, or had no file of a package, is not asked again."""
+
+_NOT_ASKED = "the package index could not be asked"
+"""What is rendered, whatever the cause: what a machine or a network says must not make releases differ."""
 
 
 def look_up_hashes(loaded: LoadedSpec, platform: Platform, store: Store, observer: Observer) -> Hashes:
     """The hashes of all packages that an image of this spec may hold, for every platform, the image's own first.
 
-    An index is asked once for the same packages; what it says of a version does not change. One that cannot be asked is no
-    error: requirements then have versions only, and the reason is rendered with them.
+    An index is asked once for the same packages; the hashes that it gives for a version do not change. One that cannot be asked
+    is no error: requirements then have versions only. The observer gets the cause.
     """
     pins, settings = _pins(loaded), image_settings(loaded)
     if not pins:
@@ -44,20 +52,50 @@ def look_up_hashes(loaded: LoadedSpec, platform: Platform, store: Store, observe
         return Hashes({pin: hashes for pin, hashes in found.items() if hashes}, reason)
     asked = {"pins": pins, "index": settings.pip_index, "python": settings.python, "revision": _REVISION}
     kept = store.home.hashes / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()}.json"
-    if kept.is_file():
-        return Hashes({pin: tuple(hashes) for pin, hashes in json.loads(kept.read_bytes()).items()})
-    began = time.monotonic()
-    observer(StepStarted("lock", f"hashes of {len(pins)} packages from the index"))
-    try:
-        from_index, complete = _from_index(pins, settings, platform)
-    except WheelsMissing as error:
-        observer(StepEnded("lock", "skipped", 0.0, f"no hashes: {error}"))
-        return Hashes(unlocked=str(error))
-    if complete:
-        kept.parent.mkdir(mode=0o700, exist_ok=True)
-        write_atomic(kept, pretty_json(from_index))
-    observer(StepEnded("lock", "done", time.monotonic() - began, ""))
-    return Hashes(from_index)
+    if (answer := _Answer.read(kept)) is None:
+        began = time.monotonic()
+        observer(StepStarted("lock", f"hashes of {len(pins)} packages from the index"))
+        answer = _from_index(pins, settings, platform)
+        answer.write(kept)
+        if not answer.failed:
+            observer(StepEnded("lock", "done", time.monotonic() - began, ""))
+    if answer.failed:
+        observer(
+            StepEnded("lock", "skipped", 0.0, f"the image's packages are installed without hashes: {answer.failed}")
+        )
+        return Hashes(unlocked=_NOT_ASKED)
+    return Hashes(answer.hashes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What an index said, as it is kept.
+
+    Attributes:
+        hashes: `name==version` → sha256 of its files.
+        complete: whether every package has the hashes for the image's platform, and every platform was asked for.
+        failed: why the index could not be asked; empty if it could.
+    """
+
+    hashes: Mapping[str, tuple[str, ...]]
+    complete: bool
+    failed: str = ""
+
+    @classmethod
+    def read(cls, file: Path) -> _Answer | None:
+        """The kept answer; None if there is none, or one that may be another by now."""
+        try:
+            age = time.time() - file.stat().st_mtime
+            kept = json.loads(file.read_bytes())
+        except FileNotFoundError:
+            return None
+        if not kept["complete"] and not 0 <= age < _SECONDS_BEFORE_ASKING_AGAIN:
+            return None
+        return cls({pin: tuple(each) for pin, each in kept["hashes"].items()}, kept["complete"], kept["failed"])
+
+    def write(self, file: Path) -> None:
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        write_atomic(file, pretty_json({"hashes": self.hashes, "complete": self.complete, "failed": self.failed}))
 
 
 def _pins(loaded: LoadedSpec) -> list[str]:
@@ -79,16 +117,13 @@ def _pins(loaded: LoadedSpec) -> list[str]:
     return sorted(pins)
 
 
-def _from_index(pins: list[str], settings: BuildSettings, own: str) -> tuple[Mapping[str, tuple[str, ...]], bool]:
-    """The hashes for every platform, and whether all were asked for; a package that one platform lacks has those of the others.
+def _from_index(pins: list[str], settings: BuildSettings, own: str) -> _Answer:
+    """The hashes for every platform; a package that another platform lacks has those of the image's own.
 
     Args:
         pins: `name==version`.
         settings: with the index.
         own: the platform of the image.
-
-    Raises:
-        WheelsMissing: the index cannot be asked for the image's own platform.
     """
     found: dict[str, set[str]] = {pin: set() for pin in pins}
     complete = True
@@ -102,9 +137,10 @@ def _from_index(pins: list[str], settings: BuildSettings, own: str) -> tuple[Map
             except WheelsMissing as error:
                 if error.pin in asked:
                     asked.remove(error.pin)
+                    complete = complete and platform != own  # an index may get the file later
                 elif platform == own:
-                    raise
+                    return _Answer({}, complete=False, failed=str(error))
                 else:
                     complete = False
                     break
-    return {pin: tuple(sorted(hashes)) for pin, hashes in found.items()}, complete
+    return _Answer({pin: tuple(sorted(hashes)) for pin, hashes in found.items()}, complete)

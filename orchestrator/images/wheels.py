@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,14 +124,20 @@ def _for(settings: BuildSettings, platform: str, pins: Sequence[str] = ()) -> li
 
 
 def _pip(command: str, *options: str) -> None:
+    if find_spec("pip") is None:
+        raise WheelsMissing(
+            f"there is no pip beside {sys.executable}; install it with `python -m ensurepip` or `uv pip install pip`"
+        )
     argv = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "--quiet", "--retries", "1"]
     argv += ["--timeout", "15"]
     try:
         done = subprocess.run(
             [*argv, command, *options], capture_output=True, text=True, timeout=_SECONDS, check=False
         )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise WheelsMissing(f"pip did not answer: {error}") from error
+    except subprocess.TimeoutExpired as error:  # whose message has the command, and so an index with its password
+        raise WheelsMissing(f"pip has not ended within {_SECONDS} s") from error
+    except OSError as error:
+        raise WheelsMissing(f"pip cannot be started: {error}") from error
     if done.returncode == 0:
         return
     said = _CREDENTIALS.sub(r"\1", done.stderr).strip().splitlines() or ["pip failed without a message"]
