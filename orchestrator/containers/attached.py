@@ -23,7 +23,7 @@ from orchestrator.containers.engine import EngineError, connected
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["run_container", "sweep_containers"]
+__all__ = ["run_container", "started_by", "sweep_containers"]
 
 _LABEL = "mlo.started-by"
 """The label of its containers: the machine and the process that created it."""
@@ -50,7 +50,7 @@ def run_container(image: str, options: Mapping[str, Any], file: Path) -> int:
     signals = _ForwardedSignals()
     with connected(_ENGINE_SECONDS) as client:
         sweep_containers(client)
-        container = client.containers.create(image, labels={_LABEL: _this_process()}, **options)
+        container = client.containers.create(image, labels=started_by(), **options)
         try:
             file.write_text(str(container.id), encoding="ascii")
             ended: list[int] = []
@@ -101,8 +101,9 @@ def sweep_containers(client: DockerClient) -> None:
             _unless_gone(partial(container.remove, force=True))
 
 
-def _this_process() -> str:
-    return f"{os.uname().nodename} {os.getpid()}/{psutil.Process().create_time():.2f}"
+def started_by() -> dict[str, str]:
+    """The label of a container that goes with this process: `sweep_containers` removes it once the process is gone."""
+    return {_LABEL: f"{os.uname().nodename} {os.getpid()}/{psutil.Process().create_time():.2f}"}
 
 
 def _lives(process: str) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EngineAddress",
     "EngineError",
+    "EngineRefuses",
     "NoEngine",
     "connected",
     "container_process",
@@ -40,6 +41,10 @@ class EngineError(ConnectionError):
 
 class NoEngine(EngineError):
     """There is no Docker Engine here, or the package `docker` is missing."""
+
+
+class EngineRefuses(EngineError):
+    """The engine answered, and does not do what it was asked for; the message is its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +101,9 @@ def connected(seconds: float = _SECONDS, engine: EngineAddress | None = None) ->
 
     Raises:
         NoEngine: the package `docker` is missing, or nothing listens where the engine should.
-        EngineError: the current Docker context is missing or damaged, or the engine does not respond in time, or refuses;
+        EngineError: the current Docker context is missing or damaged, or the engine does not respond in time;
             also raised for what fails in the block.
+        EngineRefuses: it answered with a refusal, also to something in the block.
     """
     try:
         import docker  # noqa: PLC0415 - an extra
@@ -117,11 +123,11 @@ def connected(seconds: float = _SECONDS, engine: EngineAddress | None = None) ->
             use_ssh_client=host.startswith("ssh://"),
         )
     except (DockerException, RequestException) as error:
-        raise EngineError(_reason(error, host, seconds)) from error
+        raise _failed(error, host, seconds) from error
     try:
         yield client
     except (DockerException, RequestException, HTTPError) as error:
-        raise EngineError(_reason(error, host, seconds)) from error
+        raise _failed(error, host, seconds) from error
     finally:
         client.close()
 
@@ -231,6 +237,12 @@ def _check_socket(host: str, seconds: float) -> None:
             raise NoEngine(f"there is no Docker Engine at {host}") from error
         except OSError as error:
             raise EngineError(_reason(error, host, seconds)) from error
+
+
+def _failed(error: Exception, host: str, seconds: float) -> EngineError:
+    """A refusal if the engine answered, also when the client asked for the version."""
+    answered = getattr(error.__cause__ or error, "explanation", None) or getattr(error, "explanation", None)
+    return (EngineRefuses if answered else EngineError)(_reason(error, host, seconds))
 
 
 def _reason(error: Exception, host: str, seconds: float) -> str:

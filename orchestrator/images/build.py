@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator import __version__
-from orchestrator.containers.engine import EngineError, connected
+from orchestrator.containers.engine import EngineError, EngineRefuses, connected
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.images.context import WHEELHOUSE, archive, context_digest, context_files
 from orchestrator.images.evidence import Sizes, provenance, read_evidence, sbom_bytes, sha256_label, write_evidence
-from orchestrator.images.failures import build_failed, engine_failed
+from orchestrator.images.failures import build_failed, engine_failed, engine_refused
 from orchestrator.images.packages import bill_of_materials
 from orchestrator.images.wheels import WheelsMissing, fetch_wheels
 from orchestrator.store.state import Image
@@ -30,6 +30,11 @@ __all__ = ["CONTEXT_LABEL", "build_image"]
 
 CONTEXT_LABEL = "mlo.context-digest"
 """The label by which an image that was built before is found: the digest of what the build read."""
+
+_BASE_DIGEST = "org.opencontainers.image.base.digest"
+_BASE_BYTES = "mlo.base-bytes"
+_KNOWN_LABELS = {_BASE_DIGEST, _BASE_BYTES, "mlo.version"}
+"""Without them an image that is found does not tell what it was built from."""
 
 _SECONDS_BETWEEN_LINES = 1800.0
 _LAST_LINES = 15
@@ -51,7 +56,7 @@ def build_image(rendered: Path, settings: BuildSettings, evidence: Path, progres
         progress: is called with what the build does: its instruction, and the last line of its log.
 
     Raises:
-        DeployFailed: E630 the engine does not respond, or is gone half-way; E631 an instruction failed, with the last lines
+        DeployFailed: E630 the engine does not respond, is gone half-way, or refuses; E631 an instruction failed, with the last lines
             of the log; E633 the engine's disk is full; E634 the base image cannot be had; E638 wheels are missing; E639 the
             packages cannot be listed.
     """
@@ -65,34 +70,41 @@ def build_image(rendered: Path, settings: BuildSettings, evidence: Path, progres
             if found is not None and (kept := read_evidence(evidence, found)) is not None:
                 progress(f"cached: {name}")
                 return kept.image if kept.image.name == name else found  # with the digest of its registry
-            base_digest = _base(client, base, platform, name, progress)
-            if found is None:
+            facts = _inspected(client, found.id) if found is not None else {}
+            if found is None or not facts["Config"]["Labels"].keys() >= _KNOWN_LABELS:
+                base_digest = _base(client, base, platform, name, progress)
                 with _wheels(rendered, settings, platform, name, progress) as wheels:
                     files = {**context_files(rendered), **wheels}
                     made = _build(client, files, name, settings.network, platform, progress)
                 progress("listing its packages")
-                sbom = sbom_bytes(bill_of_materials(client, made, name))
+                sbom = sbom_bytes(bill_of_materials(client, made, name, f"sha256:{digest}", __version__))
                 labels = {
                     CONTEXT_LABEL: f"sha256:{digest}",
                     "mlo.version": __version__,
                     "mlo.sbom": sha256_label(sbom),
-                    "org.opencontainers.image.base.digest": base_digest,
+                    _BASE_BYTES: str(_inspected(client, base)["Size"]),
+                    _BASE_DIGEST: base_digest,
                 }
                 found = _labelled(client, made, name, labels, platform)
-            else:
-                sbom = sbom_bytes(bill_of_materials(client, found.id, name))
-            facts = cast("Any", client.api).inspect_image(found.id)
+                facts = _inspected(client, found.id)
+            else:  # built for another store: what it was built from is what it says, not what the base's name means today
+                by = facts["Config"]["Labels"]["mlo.version"]
+                sbom = sbom_bytes(bill_of_materials(client, found.id, name, f"sha256:{digest}", by))
+            labels = facts["Config"]["Labels"]
             statement = provenance(
                 found,
                 context=digest,
                 base=base,
-                base_digest=base_digest,
-                labels=facts["Config"]["Labels"],
+                base_digest=labels[_BASE_DIGEST],
+                labels=labels,
                 engine=str(client.version()["Version"]),
                 network=settings.network,
             )
-            write_evidence(evidence, found, _sizes(client, found, base, rendered), sbom, statement)
+            sizes = Sizes(int(facts["Size"]), int(labels[_BASE_BYTES]), _model_bytes(rendered))
+            write_evidence(evidence, found, sizes, sbom, statement)
             return found
+    except EngineRefuses as error:
+        raise engine_refused("E630", f"the image {name} cannot be built", error) from error
     except EngineError as error:
         raise engine_failed("E630", f"the image {name} cannot be built", error) from error
 
@@ -121,8 +133,12 @@ def _tag(client: DockerClient, image: str, name: str) -> None:
     cast("Any", client.api).tag(image, repository, tag)
 
 
+def _inspected(client: DockerClient, image: str) -> dict[str, Any]:
+    return cast("dict[str, Any]", cast("Any", client.api).inspect_image(image))
+
+
 def _image(client: DockerClient, name: str) -> Image:
-    facts = cast("Any", client.api).inspect_image(name)
+    facts = _inspected(client, name)
     return Image(name=name, id=facts["Id"], platform=f"{facts['Os']}/{facts['Architecture']}")
 
 
@@ -249,7 +265,5 @@ def _failure(stream: Iterable[Mapping[str, Any]]) -> str:
     return failure
 
 
-def _sizes(client: DockerClient, image: Image, base: str, rendered: Path) -> Sizes:
-    api = cast("Any", client.api)
-    model = sum(path.stat().st_size for path in (rendered / "serving").rglob("*") if path.is_file())
-    return Sizes(int(api.inspect_image(image.id)["Size"]), int(api.inspect_image(base)["Size"]), model)
+def _model_bytes(rendered: Path) -> int:
+    return sum(path.stat().st_size for path in (rendered / "serving").rglob("*") if path.is_file())

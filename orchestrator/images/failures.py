@@ -9,7 +9,7 @@ from orchestrator.containers.engine import EngineError
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 
-__all__ = ["build_failed", "engine_failed", "push_failed"]
+__all__ = ["build_failed", "engine_failed", "engine_refused", "push_failed"]
 
 _NO_BASE = re.compile(
     r"pull access denied|manifest unknown|manifest for .* not found|repository .* not found|No such image|"
@@ -18,15 +18,22 @@ _NO_BASE = re.compile(
 )
 _FROM = re.compile(r"^Step \d+/\d+ : FROM (\S+)")
 _NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+_FREE_SPACE = "free some space, for instance with `docker system prune`, then run the command again"
 _NO_HASH = re.compile(r"DO NOT MATCH THE HASHES|Hashes are required|hash(es)? .*mismatch", re.IGNORECASE)
 _NO_WHEEL = re.compile(r"No matching distribution found for (\S+)")
 _NO_NETWORK = re.compile(r"Temporary failure resolving|Name or service not known|Failed to establish a new connection")
 
-_DENIED = re.compile(r"denied|forbidden|insufficient_scope|403", re.IGNORECASE)
-_NOT_LOGGED_IN = re.compile(r"unauthorized|authentication required|no basic auth credentials|401", re.IGNORECASE)
+_STATUS = r"(?:HTTP|status(?: code)?:?|status from [^\n]*:) {0}\b|\b{0} {1}"
+_DENIED = re.compile(r"denied|forbidden|insufficient_scope|" + _STATUS.format(403, "Forbidden"), re.IGNORECASE)
+_NOT_LOGGED_IN = re.compile(
+    r"unauthorized|authentication required|no basic auth credentials|" + _STATUS.format(401, "Unauthorized"),
+    re.IGNORECASE,
+)
 _PLAIN = re.compile(r"server gave HTTP response to HTTPS client")
 _UNKNOWN_AUTHORITY = re.compile(r"x509|certificate")
-_UNREACHABLE = re.compile(r"dial tcp|no such host|connection refused|i/o timeout|Client\.Timeout|no route to host|EOF")
+_UNREACHABLE = re.compile(
+    r"dial tcp|no such host|connection refused|i/o timeout|Client\.Timeout|TLS handshake timeout|no route to host|\bEOF\b"
+)
 
 
 def engine_failed(code: str, what: str, error: EngineError) -> DeployFailed:
@@ -39,6 +46,14 @@ def engine_failed(code: str, what: str, error: EngineError) -> DeployFailed:
             remedy="start the Docker Engine, or choose another one with `docker context use NAME`, then run the command again",
         )
     )
+
+
+def engine_refused(code: str, what: str, error: EngineError) -> DeployFailed:
+    """The engine answered, and does not do it."""
+    cause, remedy = str(error), "mend what the engine says, then run the command again"
+    if _NO_SPACE.search(cause):
+        code, remedy = "E633", _FREE_SPACE
+    return DeployFailed(Diagnostic(code, f"{what}: the Docker Engine refuses", cause=cause, remedy=remedy))
 
 
 def build_failed(name: str, error: str, lines: Sequence[str]) -> DeployFailed:
@@ -57,7 +72,7 @@ def build_failed(name: str, error: str, lines: Sequence[str]) -> DeployFailed:
     if _NO_SPACE.search(log):
         code = "E633"
         cause = "the engine's disk is full"
-        remedy = "free some space, for instance with `docker system prune`, then run the command again"
+        remedy = _FREE_SPACE
     elif (base is not None or not instruction) and _NO_BASE.search(log):
         code = "E634"
         missing = base[1] if base is not None else "the base image"
@@ -94,6 +109,8 @@ def push_failed(name: str, error: str) -> DeployFailed:
     if _PLAIN.search(error):
         code, cause = "E632", f"{registry} speaks plain HTTP, and the engine trusts it only over HTTPS"
         remedy = f'add "insecure-registries": ["{registry}"] to the engine\'s daemon.json, or give the registry a certificate'
+    elif _UNREACHABLE.search(error):  # before what its addresses and names may look like
+        code, remedy = "E637", f"check that {registry} is right in `image.registry`, and that the engine reaches it"
     elif _UNKNOWN_AUTHORITY.search(error):
         code, remedy = (
             "E632",
@@ -104,8 +121,6 @@ def push_failed(name: str, error: str) -> DeployFailed:
     elif _DENIED.search(error):
         code = "E636"
         remedy = f"log in to {registry} as a user who may push there, or set another path in `image.registry`"
-    elif _UNREACHABLE.search(error):
-        code, remedy = "E637", f"check that {registry} is right in `image.registry`, and that the engine reaches it"
     else:
         code = "E632"
     return DeployFailed(

@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
-from orchestrator import __version__
+from orchestrator.containers.attached import started_by, sweep_containers
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 
@@ -30,13 +30,15 @@ if test -x /opt/venv/bin/python; then /opt/venv/bin/python -c '{_PYTHON}'; fi
 _SECONDS = 120
 
 
-def bill_of_materials(client: DockerClient, image: str, name: str) -> dict[str, Any]:
-    """A CycloneDX 1.5 document; the same packages give the same document.
+def bill_of_materials(client: DockerClient, image: str, name: str, context: str, made_by: str) -> dict[str, Any]:
+    """A CycloneDX 1.5 document; the same image gives the same document, whatever its name and store.
 
     Args:
         client: of the engine that has the image.
         image: its id.
-        name: its repository and tag, for the document.
+        name: its repository and tag, for messages.
+        context: the digest of what it was built from, by which the document names it.
+        made_by: the version of mlo that built it.
 
     Raises:
         DeployFailed: E639 the packages cannot be listed.
@@ -58,11 +60,10 @@ def bill_of_materials(client: DockerClient, image: str, name: str) -> dict[str, 
             for package, version, licence in json.loads(rest):
                 made = _component(package, version, f"pkg:pypi/{package.lower()}@{quote(version)}")
                 components.append({**made, "licenses": [{"expression": licence}]} if licence else made)
-    repository, _, tag = name.rpartition(":")
     content: dict[str, Any] = {
         "metadata": {
-            "component": {"type": "container", "bom-ref": "image", "name": repository, "version": tag},
-            "tools": {"components": [{"type": "application", "name": "mlo", "version": __version__}]},
+            "component": {"type": "container", "bom-ref": "image", "name": "image", "version": context},
+            "tools": {"components": [{"type": "application", "name": "mlo", "version": made_by}]},
         },
         "components": sorted(components, key=lambda each: str(each["bom-ref"])),
     }
@@ -88,26 +89,36 @@ def _component(name: str, version: str, purl: str) -> dict[str, Any]:
 
 
 def _listed(client: DockerClient, image: str, name: str) -> str:
-    """What the container prints; it is removed whatever happens."""
+    """What the container prints; it is removed whatever happens, if this process is killed by the next one."""
+    from requests.exceptions import ConnectionError as NoAnswer  # noqa: PLC0415 - it comes with the extra
+    from requests.exceptions import ReadTimeout  # noqa: PLC0415
+
     api = cast("Any", client.api)  # the package has types for a part of it only
+    sweep_containers(client)
     settings = api.create_host_config(network_mode="none", read_only=True, cap_drop=["ALL"])
     made = api.create_container(
-        image, command=["-c", _LIST], entrypoint=["/bin/sh"], host_config=settings, labels={"mlo.lists": name}
-    )
+        image, command=["-c", _LIST], entrypoint=["/bin/sh"], host_config=settings, labels=started_by(),
+        use_config_proxy=False,
+    )  # fmt: skip
     try:
         api.start(made["Id"])
-        status = api.wait(made["Id"], timeout=_SECONDS)["StatusCode"]
+        try:
+            status = api.wait(made["Id"], timeout=_SECONDS)["StatusCode"]
+        except (ReadTimeout, NoAnswer) as error:
+            if isinstance(error, NoAnswer) and "timed out" not in str(error).lower():
+                raise
+            raise _not_listed(
+                name, f"the container has not ended within {_SECONDS} s", "run the command again"
+            ) from error
         text = api.logs(made["Id"], stdout=True, stderr=False).decode("utf-8", "replace")
         if status:
             said = api.logs(made["Id"], stdout=False, stderr=True).decode("utf-8", "replace").strip().splitlines()
-            raise DeployFailed(
-                Diagnostic(
-                    "E639",
-                    f"the packages of {name} cannot be listed",
-                    cause=said[-1] if said else f"the container ended with status {status}",
-                    remedy="use a Debian or Ubuntu base with dpkg",
-                )
-            )
+            cause = said[-1] if said else f"the container ended with status {status}"
+            raise _not_listed(name, cause, "use a Debian or Ubuntu base with dpkg")
         return str(text)
     finally:
         api.remove_container(made["Id"], force=True)
+
+
+def _not_listed(name: str, cause: str, remedy: str) -> DeployFailed:
+    return DeployFailed(Diagnostic("E639", f"the packages of {name} cannot be listed", cause=cause, remedy=remedy))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.containers.engine import EngineError, NoEngine, connected
+from orchestrator.containers.engine import EngineError, EngineRefuses, connected
 from orchestrator.images.evidence import record_push
 from orchestrator.images.failures import engine_failed, push_failed
 from orchestrator.store.state import Image
@@ -37,10 +37,10 @@ def push_image(image: Image, evidence: Path, progress: Callable[[str], None]) ->
                 digest = message.get("aux", {}).get("Digest", digest)
                 if (status := message.get("status")) and "progressDetail" not in message:
                     progress(str(status))
-    except NoEngine as error:
-        raise engine_failed("E630", f"{image.name} was not pushed", error) from error
-    except EngineError as error:
+    except EngineRefuses as error:
         raise push_failed(image.name, str(error)) from error
+    except EngineError as error:
+        raise engine_failed("E630", f"{image.name} was not pushed", error) from error
     if failure or digest is None:
         raise push_failed(image.name, failure or "the registry did not say which digest it stored")
     pushed = image.model_copy(update={"digest": digest})

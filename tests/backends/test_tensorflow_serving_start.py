@@ -243,7 +243,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next() -> None:
     elsewhere: list[str] = []
     dead: list[str] = []
     client.left = [
-        FakeContainer(mine, attached._this_process()),
+        FakeContainer(mine, attached.started_by()["mlo.started-by"]),
         FakeContainer(elsewhere, "another-machine 1/0.00"),
         FakeContainer(dead, f"{os.uname().nodename} {os.getpid()}/0.00"),  # the process id was used again
     ]

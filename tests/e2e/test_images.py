@@ -101,6 +101,14 @@ def test_what_an_image_holds_is_recorded_and_little(render_to: Render, tmp_path:
         said = statement["predicate"]["buildDefinition"]["externalParameters"]
         assert said["context"] == labels["mlo.context-digest"]
         assert said["mlo.model-digest"] == labels["mlo.model-digest"]
+        # For another store, and under another name, it is found, and what is known of it is the same.
+        there = built(rendered(render_to, "there"), tmp_path / "other", repository="images-test/other")
+        found = read_evidence(tmp_path / "other", there)
+        assert found is not None
+        assert (there.id, found.sizes) == (image.id, known.sizes)
+        assert found.sbom.read_bytes() == sbom
+        assert json.loads(found.provenance.read_bytes())["predicate"] == statement["predicate"]
+        docker("rmi", there.name)
     finally:
         _remove(image.name)
 

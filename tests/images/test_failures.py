@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from orchestrator.errors import DeployFailed
+from orchestrator.images.build import build_image
 from orchestrator.images.failures import build_failed, push_failed
+from orchestrator.images.settings import BuildSettings
+from tests.fake_engine import fake_engine
 
 _PIP = "Step 6/25 : RUN /opt/pip/bin/pip install --requirement /opt/requirements.txt"
 
@@ -78,9 +84,47 @@ def test_a_failed_build_says_what_to_do(lines: list[str], error: str, code: str,
         ),
         ('Get "https://r.example.com:5000/v2/": x509: certificate signed by unknown authority', "E632", "ca.crt"),
         ("blob upload unknown", "E632", "image.registry"),
+        ("received unexpected HTTP status: 403 Forbidden", "E636", "as a user who may push there"),
+        ("unexpected status from HEAD request to https://r.example.com:5000/v2/x: 401 ", "E635", "docker login"),
+        (
+            'Get "http://127.0.0.1:40123/v2/": dial tcp 127.0.0.1:40123: connect: connection refused',
+            "E637",
+            "check that",
+        ),
+        (
+            'Get "http://127.0.0.1:40301/v2/": dial tcp 127.0.0.1:40301: connect: connection refused',
+            "E637",
+            "check that",
+        ),
+        ("dial tcp: lookup denied.example.com on 10.0.0.2:53: no such host", "E637", "check that"),
+        ('unexpected answer from "https://r.example.com:5000/v2/4031/401"', "E632", "image.registry"),
     ],
 )
 def test_a_refused_push_says_what_to_do(error: str, code: str, remedy: str) -> None:
     said = push_failed("r.example.com:5000/team/digits:1", error).diagnostics[0]
     assert said.code == code
     assert remedy in said.remedy
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "remedy"),
+    [
+        ("write /var/lib/docker/image: no space left on device", "E633", "docker system prune"),
+        ("conflict: unable to tag", "E630", "mend what the engine says"),
+        ("", "E630", "start the Docker Engine"),
+    ],
+)
+def test_an_engine_that_refuses_is_told_from_one_that_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, code: str, remedy: str
+) -> None:
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / "Dockerfile").write_text('FROM scratch\nLABEL mlo.platform="linux/amd64"\n')
+    with fake_engine() as engine:
+        engine.refuses = said
+        monkeypatch.setenv("DOCKER_HOST", engine.host if said else "unix:///nonexistent/docker.sock")
+        with pytest.raises(DeployFailed) as failed:
+            build_image(tmp_path, BuildSettings("digits"), tmp_path / "images", lambda _: None)
+    found = failed.value.diagnostics[0]
+    assert (found.code, remedy in found.remedy) == (code, True)
+    assert ("does not answer" in found.message) is not bool(said)
+    assert said in found.cause
