@@ -102,9 +102,10 @@ def _left(known: Deployment, store: Store, state: StateFile) -> Deployment:
     """Stop what is left at the place from which the deployment moved."""
     if known.leaving is None:
         return known
-    target = target_at(known.leaving, Site(store, known.name))
-    with target.lock():
-        target.stop()
+    if not target_of(known, store).is_at(known.leaving):  # else it has not moved: only its address has changed
+        target = target_at(known.leaving, Site(store, known.name))
+        with target.lock():
+            target.stop()
     known = known.arrived()
     _remember(state, known)
     return known

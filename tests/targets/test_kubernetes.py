@@ -204,7 +204,8 @@ def test_a_lease_ends_with_its_holder() -> None:
 @pytest.fixture
 def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "config"
-    clusters = [{"name": each, "cluster": {"server": f"https://{each}.example.com"}} for each in ("one", "two")]
+    servers = {"one": "https://127.0.0.1:1", "two": "https://127.0.0.2:1"}
+    clusters = [{"name": each, "cluster": {"server": server}} for each, server in servers.items()]
     contexts = [
         {"name": each, "context": {"cluster": cluster, "user": "x"}}
         for each, cluster in (("a", "one"), ("b", "two"), ("again", "one"))

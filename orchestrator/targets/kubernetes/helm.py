@@ -45,9 +45,9 @@ class HelmRevision:
     description: str
 
     @property
-    def pending(self) -> bool:
-        """Whether an operation is under way, or the client that began it died."""
-        return self.status in _PENDING
+    def unsettled(self) -> bool:
+        """Whether an operation is under way or has failed, or the client that began it died before it was rolled back."""
+        return self.status in (*_PENDING, "failed")
 
     @property
     def ours(self) -> bool:

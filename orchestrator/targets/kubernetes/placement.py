@@ -18,6 +18,7 @@ class KubernetesPlacement(Placement):
         context: of the kubeconfig; None for the cluster that mlo itself runs in.
         server: the address of the cluster, by which it is known whatever the context is called; empty for the own cluster.
         namespace: its name.
+        identity: of that namespace of that cluster, by which it is known whatever the address is; empty where it was not readable.
         port: of the Service.
         create_namespace: whether mlo makes it.
         wait: seconds that a pod may take until its container runs.
@@ -25,11 +26,12 @@ class KubernetesPlacement(Placement):
     """
 
     TARGET: ClassVar[str] = "kubernetes"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     context: str | None
     server: str
     namespace: str
+    identity: str = ""
     port: Annotated[int, Field(ge=1, le=65535)]
     create_namespace: bool
     wait: Annotated[float, Field(gt=0)]

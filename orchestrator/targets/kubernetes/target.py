@@ -12,6 +12,7 @@ more than the spec asks for. An upgrade that fails is rolled back.
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +22,11 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed, MloError, UsageError
 from orchestrator.store.crash_points import crash_point
 from orchestrator.targets.chart_values import cluster_values
+from orchestrator.targets.kubernetes.asking import unanswered
 from orchestrator.targets.kubernetes.connection import Cluster, Json, Refused, named_context
 from orchestrator.targets.kubernetes.forward import Relay
-from orchestrator.targets.kubernetes.helm import Helm, HelmFailed
+from orchestrator.targets.kubernetes.helm import Helm, HelmFailed, HelmRevision
+from orchestrator.targets.kubernetes.identity import namespace_identity, require_same_place
 from orchestrator.targets.kubernetes.lease import held_lease
 from orchestrator.targets.kubernetes.logs import log_lines
 from orchestrator.targets.kubernetes.objects import SETTINGS, candidate_of, instance, namespaced
@@ -36,7 +39,9 @@ from orchestrator.targets.kubernetes.preflight import (
     make_namespace,
     not_permitted,
 )
+from orchestrator.targets.kubernetes.record import read_record
 from orchestrator.targets.kubernetes.rollout import Rollout
+from orchestrator.targets.kubernetes.timing import rollout_seconds, update_seconds
 from orchestrator.targets.kubernetes.values import alone, chart_values, named_account, settings_digest
 from orchestrator.targets.target import Description, Observed, Release, Site, Started, require_whole_share
 
@@ -48,6 +53,8 @@ __all__ = ["KubernetesTarget"]
 
 _MARGIN = 60.0
 """Seconds for what is neither waiting for a node nor starting the model."""
+_LOOK = 1.0
+"""Seconds between looks at a rollout."""
 
 
 class KubernetesTarget:
@@ -63,6 +70,8 @@ class KubernetesTarget:
         self._place = place
         self._cluster = Cluster(place.context)
         self._helm = Helm(place.context, place.namespace)
+        self._same_place = False
+        self._known_as = ""
         self._releases: dict[int, Release] = {}
         self._relays: list[Relay] = []
         self._progress: Callable[[str], None] = lambda _: None
@@ -93,14 +102,16 @@ class KubernetesTarget:
     @property
     def placement(self) -> PlacementRecord:
         """The cluster and the namespace."""
-        return self._place.record()
+        return self._place.model_copy(update={"identity": self._identity() or self._place.identity}).record()
 
     def is_at(self, placement: PlacementRecord) -> bool:
-        """Whether it is the same namespace of the same cluster, whatever the context is called."""
+        """Whether it is the same namespace of the same cluster, whatever the context is called and whichever its address is."""
         if placement.target != KubernetesPlacement.TARGET:
             return False
         other = KubernetesPlacement.of(placement)
-        return (other.server, other.namespace) == (self._place.server, self._place.namespace)
+        if other.namespace != self._place.namespace:
+            return False
+        return other.server == self._place.server or bool(other.identity and other.identity == self._identity())
 
     def difference(self, endpoint: str) -> str | None:
         """Another port of the Service, or other settings under `deploy:`; all else is in what was rendered."""
@@ -185,7 +196,7 @@ class KubernetesTarget:
         require_whole_share(KubernetesPlacement.TARGET, share)
         check_name(self._name)
         check_cluster(self._cluster, self._place.namespace, create=self._place.create_namespace)
-        self._check_ours()
+        self._check_ours(self._name, candidate_of(self._name))
 
     def prepare(self, live: Release | None = None) -> str:
         """Make the namespace if the spec says so.
@@ -222,11 +233,16 @@ class KubernetesTarget:
     def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
         """Remove the candidate, upgrade the release to it, and ask it through the Service.
 
+        Returns:
+            For a revision that another process has upgraded to: why it does not serve as it should, if so.
+
         Raises:
             DeployFailed: the upgrade failed and was rolled back: E656 to E661; E623.
         """
         require_whole_share(KubernetesPlacement.TARGET, share)
-        release = self._releases[revision]
+        release = self._releases.get(revision)
+        if release is None:
+            return self._complete(revision)
         with self._explained():
             before = self._helm.history(self._name)
             good = next((each.number for each in reversed(before) if each.status == "deployed"), None)
@@ -235,10 +251,32 @@ class KubernetesTarget:
             try:
                 self._upgrade(self._name, release, {})
                 crash_point("kubernetes.upgraded")
-                self._ask_through_service(release)
+                self._ask_through_service(revision)
             except BaseException as error:
                 self._roll_back(good, error)
                 raise
+        return ()
+
+    def _complete(self, revision: int) -> tuple[str, ...]:
+        """Wait for the rollout of a revision that a run upgraded to before it died, and ask it through the Service.
+
+        It was proven, and its upgrade is done: `lock` settles all others. So what is wrong now is told and not raised, or a revision
+        that fails after that could be neither replaced nor rolled back.
+        """
+        place = self._place
+        rollout = Rollout(self._cluster, place.namespace, self._name, revision, place.wait, self._progress)
+        try:
+            with self._explained():
+                seconds = place.wait + self._rollout_seconds() + _MARGIN
+                deadline = time.monotonic() + seconds
+                while not Serving.seen(self._cluster, place.namespace, self._name).settled:
+                    if time.monotonic() > deadline:
+                        raise rollout.late(seconds, "its pods are not all ready")
+                    rollout.look()
+                    time.sleep(_LOOK)
+                self._ask_through_service(revision)
+        except DeployFailed as failed:
+            return tuple(each.sentence for each in failed.diagnostics)
         return ()
 
     def drop(self, revision: int) -> None:
@@ -256,11 +294,16 @@ class KubernetesTarget:
         with self._explained():
             if self._cluster_has_nothing():
                 return ()
-            self._check_ours()
+            self._check_ours(self._name)
             self._remove_candidate()
             self._helm.uninstall(self._name)
             ending = len(self._list("v1", "pods", self._name))
         return (f"while its last pods ({ending}) answer what is under way and end",) if ending else ()
+
+    def _identity(self) -> str:
+        """Of the namespace; empty where it is not readable, or not there yet."""
+        self._known_as = self._known_as or namespace_identity(self._cluster, self._place.namespace)
+        return self._known_as
 
     def _address(self) -> str:
         """The Service's name in the cluster."""
@@ -326,31 +369,13 @@ class KubernetesTarget:
 
         return self._relay(pod, self._port(self._name))
 
-    def _ask_through_service(self, release: Release) -> None:
-        """One request to the readiness path of each pod that the Service has, all of which must be the new revision's."""
-        from http.client import HTTPConnection, HTTPException  # noqa: PLC0415 - only in a release
-        from urllib.parse import urlsplit  # noqa: PLC0415
-
-        from orchestrator.backends.table import serving_backend  # noqa: PLC0415 - numpy
-
-        seen = Serving.seen(self._cluster, self._place.namespace, self._name)
-        problem = "" if seen.ready_pods else "the Service has no endpoints"
-        if seen.ready_pods:
-            where = urlsplit(self._through_service().url)
-            connection = HTTPConnection(where.hostname or "", where.port, timeout=30)
-            try:
-                connection.request("GET", serving_backend(release.backend).ready_path(release.model))
-                status = connection.getresponse().status
-                problem = "" if status == 200 else f"it answers with status {status}"
-            except (OSError, HTTPException) as error:
-                problem = str(error) or type(error).__name__
-            finally:
-                connection.close()
-        if problem:
+    def _ask_through_service(self, revision: int) -> None:
+        """Each pod that the Service has must be of that revision, and answer."""
+        if problem := unanswered(self._cluster, self._place.namespace, self._name, revision):
             raise DeployFailed(
                 Diagnostic(
                     "E660",
-                    f"revision {release.revision} does not answer through the Service {self._name}",
+                    f"revision {revision} does not answer through the Service {self._name}",
                     cause=problem,
                     remedy=f"see `kubectl describe service {self._name} -n {self._place.namespace}`",
                 )
@@ -359,13 +384,15 @@ class KubernetesTarget:
     def _upgrade(self, name: str, release: Release, more: Mapping[str, Any]) -> None:
         """Install or upgrade one release, and wait for its pods while telling what they do."""
         place, revision = self._place, release.revision
-        seconds = place.wait + release.startup_seconds + _MARGIN
+        values = chart_values(release, name, place.settings, more)
+        live = self._cluster.find(namespaced("apps/v1", place.namespace, "deployments", name))
+        seconds = place.wait + update_seconds(release.startup_seconds, values, live) + _MARGIN
         rollout = Rollout(self._cluster, place.namespace, name, revision, place.wait, self._progress)
         try:
             self._helm.upgrade(
                 name,
                 release.rendered / "chart",
-                chart_values(release, name, place.settings, more),
+                values,
                 description=f"mlo revision {revision}",
                 seconds=seconds,
                 watch=rollout.look,
@@ -391,8 +418,8 @@ class KubernetesTarget:
                 self._helm.uninstall(self._name)
                 return
             self._progress("rolling back")
-            self._helm.rollback(self._name, good, self._place.wait + _MARGIN)
-        except (HelmFailed, MloError) as second:
+            self._helm.rollback(self._name, good, self._place.wait + self._rollout_seconds() + _MARGIN)
+        except (HelmFailed, Refused, MloError) as second:
             error.add_note(f"rolling back also failed: {second}")
 
     def _drop_failed(self, error: BaseException) -> None:
@@ -404,43 +431,61 @@ class KubernetesTarget:
             error.add_note(f"its pod could not be removed: {second}")
 
     def _remove_candidate(self) -> None:
+        """Remove the release in which a revision is proven; one of that name that is not mlo's stays."""
         for relay in self._relays:
             relay.close()
         self._relays.clear()
-        self._helm.uninstall(candidate_of(self._name))
+        candidate = candidate_of(self._name)
+        if _is_ours(self._helm.history(candidate)):
+            self._helm.uninstall(candidate)
 
     def _settle(self) -> None:
-        """Settle what a client left that died: its candidate, and an operation of Helm, which refuses all others until then.
+        """Settle what a client left that died: its candidate, and an operation of Helm that is not done, or has failed.
 
-        If the pods of a pending upgrade all serve, it is recorded as done; otherwise the last good one comes back. Its pods have
-        kept serving, and the next apply starts again.
+        Helm refuses all others while one is pending. If the pods of that upgrade all serve, it is recorded as done; otherwise the
+        last good one comes back. Its pods have kept serving, and the next apply starts again.
         """
         self._remove_candidate()
         history = self._helm.history(self._name)
-        if not history or not history[-1].pending:
+        if not _is_ours(history) or not history[-1].unsettled:
             return
         good = next((each.number for each in reversed(history) if each.status == "deployed"), None)
-        if Serving.seen(self._cluster, self._place.namespace, self._name).settled:
+        if history[-1].status != "uninstalling" and self._all_serve():
             self._helm.rollback(self._name, history[-1].number, _MARGIN, wait=False)
         elif good is not None:
-            self._helm.rollback(self._name, good, self._place.wait + _MARGIN)
+            self._helm.rollback(self._name, good, self._place.wait + self._rollout_seconds() + _MARGIN)
         else:
             self._helm.uninstall(self._name)
 
-    def _check_ours(self) -> None:
-        """Whether a release of that name, if there is one, is of mlo's chart."""
-        with self._explained():
-            history = self._helm.history(self._name)
-        if history and not history[-1].ours:
-            raise DeployFailed(
-                Diagnostic(
-                    "E662",
-                    f"the Helm release `{self._name}` in the namespace `{self._place.namespace}` is not mlo's",
-                    cause=f"it was made of the chart {history[-1].chart}",
-                    remedy="choose another `metadata: name:` or another `deploy: namespace:`",
-                    at=("metadata", "name"),
+    def _all_serve(self) -> bool:
+        """Whether the Deployment is of the revision that Helm's newest record has, and all its pods serve."""
+        seen = Serving.seen(self._cluster, self._place.namespace, self._name)
+        record = read_record(self._cluster, self._place.namespace, self._name)
+        if not seen.settled or seen.deployment is None or record is None:
+            return False
+        recorded = [revision_of(each) for each in record.objects if each.get("kind") == "Deployment"]
+        return recorded == [revision_of(seen.deployment)]
+
+    def _rollout_seconds(self) -> float:
+        """For replacing the pods of the Deployment as it is; 0 where there is none."""
+        deployment = self._cluster.find(namespaced("apps/v1", self._place.namespace, "deployments", self._name))
+        return 0.0 if deployment is None else rollout_seconds(deployment)
+
+    def _check_ours(self, *names: str) -> None:
+        """Whether the releases of these names, where there are any, are of mlo's chart."""
+        for name in names:
+            with self._explained():
+                history = self._helm.history(name)
+            if history and not _is_ours(history):
+                raise DeployFailed(
+                    Diagnostic(
+                        "E662",
+                        f"the Helm release `{name}` in the namespace `{self._place.namespace}` is not mlo's",
+                        cause=f"it was made of the chart {history[-1].chart}",
+                        remedy="choose another `metadata: name:` or another `deploy: namespace:`",
+                        at=("metadata", "name"),
+                    )
                 )
-            )
 
     def _cluster_has_nothing(self) -> bool:
         """Whether there is no such namespace, or soon none, so that Helm need not be asked."""
@@ -455,6 +500,9 @@ class KubernetesTarget:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Turn what the cluster and Helm refuse into errors with a remedy."""
+        if not self._same_place:
+            require_same_place(self._place, self._cluster)
+            self._same_place = True
         try:
             yield
         except Refused as refused:
@@ -468,3 +516,8 @@ class KubernetesTarget:
                     remedy=f"`helm history {self._name} -n {self._place.namespace}` shows what there is; then run the command again",
                 )
             ) from failed
+
+
+def _is_ours(history: tuple[HelmRevision, ...]) -> bool:
+    """Whether there is a release, and it is of mlo's chart."""
+    return bool(history) and history[-1].ours
