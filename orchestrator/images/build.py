@@ -40,6 +40,7 @@ _SECONDS_BETWEEN_LINES = 1800.0
 _LAST_LINES = 15
 _REQUIREMENTS = "docker/requirements.txt"
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _NOISE = re.compile(r"--->|Removing intermediate container|Successfully (built|tagged)")
 
 
@@ -223,7 +224,7 @@ def _build(
     for message in stream:  # to its end, so that its connection is given back
         failure = str(message.get("error", failure))
         built = message.get("aux", {}).get("ID", built)
-        for line in str(message.get("stream", "")).splitlines():
+        for line in _COLOURS.sub("", str(message.get("stream", ""))).splitlines():
             if not line.strip() or _NOISE.search(line):
                 continue
             lines.append(line.rstrip())

@@ -84,15 +84,15 @@ def build_failed(name: str, error: str, lines: Sequence[str]) -> DeployFailed:
             "if the base has another version of Python than the hashes are for, name it in `image: {build: {python: ...}}`; "
             "otherwise the index gives out other files than it did: find out why before you build"
         )
-    elif missing := _NO_WHEEL.search(log):
-        cause = f"there is no wheel of {missing[1]} for this platform and Python"
-        remedy = "add it to the index or the wheelhouse that the build uses, or choose a base with another Python"
-    elif _NO_NETWORK.search(log):
-        cause = f"the build has no network: {cause}"
+    elif _NO_NETWORK.search(log):  # pip then also says that it found no wheel
+        cause = f"the build has no network, or does not reach an index: {cause}"
         remedy = (
             "set a proxy in Docker's configuration (`proxies`), another network in `image: {build: {network: ...}}`, or build "
             "without one from `image: {build: {wheelhouse: ...}}` on a base that has tini"
         )
+    elif missing := _NO_WHEEL.search(log):
+        cause = f"there is no wheel of {missing[1]} for this platform and Python"
+        remedy = "add it to the index or the wheelhouse that the build uses, or choose a base with another Python"
     return DeployFailed(Diagnostic(code, f"the build of {name} failed", cause=cause, remedy=remedy, notes=tuple(lines)))
 
 

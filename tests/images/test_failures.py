@@ -50,6 +50,19 @@ _PIP = "Step 6/25 : RUN /opt/pip/bin/pip install --requirement /opt/requirements
         ),
         (
             [
+                _PIP,
+                (
+                    "WARNING: Retrying (...) after connection broken by 'NewConnectionError('<pip._vendor...>: Failed to establish a new "
+                    "connection: [Errno -2] Name or service not known')': /whl/cpu/torch/"
+                ),
+                "ERROR: No matching distribution found for torch==2.13.0+cpu",
+            ],
+            "The command '/bin/sh -c pip' returned a non-zero code: 1",
+            "E631",
+            "image: {build: {wheelhouse: ...}}",
+        ),
+        (
+            [
                 "Step 3/25 : RUN apt-get update",
                 "Err:1 http://deb.debian.org: Temporary failure resolving 'deb.debian.org'",
             ],
