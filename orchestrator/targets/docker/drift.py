@@ -28,7 +28,7 @@ def facts_of(container: Mapping[str, Any]) -> dict[str, Any]:
         "added capabilities": sorted(host["CapAdd"] or ()),
         "privileged mode": host["Privileged"],
         "security options": sorted(host["SecurityOpt"] or ()),
-        "folders in memory": dict(host["Tmpfs"] or {}),
+        "folders in memory": dict(host.get("Tmpfs") or {}),  # absent if there are none
         "mounted files": sorted(
             f"{m['Source']}:{m['Destination']}" for m in container["Mounts"] if m["Type"] == "bind"
         ),
