@@ -93,10 +93,10 @@ class Engine:
         section = DockerDeploy.model_validate({"target": "docker", **keys})
         return DockerTarget.wanted(section, self.folder, self.site)
 
-    def image(self, **behaviour: Any) -> Image:
-        """An image whose server behaves like that."""
+    def image(self, base: str = BASE, **behaviour: Any) -> Image:
+        """An image whose server behaves like that, and which says that it is built on `base`."""
         files = {
-            "Dockerfile": f"FROM {BASE}\nLABEL org.opencontainers.image.base.name={BASE}\nCOPY server.py behaviour.json /\n"
+            "Dockerfile": f"FROM {BASE}\nLABEL org.opencontainers.image.base.name={base}\nCOPY server.py behaviour.json /\n"
             'USER 65532\nENTRYPOINT ["python3", "/server.py"]\n',
             "server.py": _SERVER,
             "behaviour.json": json.dumps(behaviour),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,9 @@ import numpy as np
 import pytest
 
 from orchestrator.backends.table import serving_backend
+from orchestrator.backends.versions import cpu_indexes, installed_closure
+from orchestrator.images.settings import BuildSettings
+from orchestrator.images.wheels import fetch_wheels
 from tests.e2e.docker_engine import Engine, engine, why_no_engine
 
 if TYPE_CHECKING:
@@ -60,6 +65,16 @@ def digits_right(mlo: Mlo, name: str) -> float:
     document = mlo.json("predict", name, "--input", str(file), "--json")
     with np.load(file) as samples:
         return float((np.asarray(document["outputs"]["logits"]).argmax(axis=1) == samples["labels"]).mean())
+
+
+def fill_wheelhouse(folder: Path, tools: tuple[str, ...]) -> None:
+    """The wheels that an image needs, fetched by this machine's pip: its build does not reach every index that pip does."""
+    pins = installed_closure(tools)
+    folder.mkdir()
+    wanted = folder.with_suffix(".txt")
+    lines = [f"--extra-index-url {index}" for index in cpu_indexes(pins)]
+    wanted.write_text("\n".join([*lines, *(f"{name}=={version}" for name, version in pins.items())]), encoding="utf-8")
+    fetch_wheels(wanted, BuildSettings(NAME, wheelhouse=folder), "linux/amd64", folder)
 
 
 class Asking:
@@ -132,24 +147,23 @@ def test_a_new_release_and_a_rollback_under_load_fail_no_request(mlo: Mlo, here:
     assert len(here.containers()) == 2
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        "release.intent-written",
-        "docker.created",
-        "docker.started",
-        "release.started",
-        "docker.switched",
-        "docker.former-removed",
-        "release.switched",
-        "release.recorded",
-    ],
+POINTS = (
+    "release.intent-written",
+    "docker.created",
+    "docker.started",
+    "release.started",
+    "docker.switched",
+    "docker.former-removed",
+    "release.switched",
+    "release.recorded",
 )
-def test_a_rollback_that_is_killed_anywhere_keeps_serving_and_is_settled_by_the_next(
-    mlo: Mlo, here: Engine, point: str
-) -> None:
-    mlo.run("rollback", NAME, "--yes", code=-9, MLO_CRASH_AT=point)
-    assert digits_right(mlo, NAME) > 0.97
+
+
+def test_a_rollback_that_is_killed_anywhere_keeps_serving_and_is_settled_by_the_next(mlo: Mlo, here: Engine) -> None:
+    for point in POINTS:  # each rollback begins with what the one before has left
+        mlo.run("rollback", NAME, "--yes", code=-9, MLO_CRASH_AT=point)
+        assert digits_right(mlo, NAME) > 0.97, point
+        assert len(here.containers()) <= 3, point
     mlo.run("rollback", NAME, "--yes")
     (row,) = mlo.json("status", NAME, "--json")["deployments"]
     assert row["health"] == "healthy", row["reason"]
@@ -165,6 +179,43 @@ def test_drift_is_in_the_plan_and_an_apply_mends_it(mlo: Mlo, here: Engine) -> N
     mlo.run("apply", file, "--yes")
     assert mlo.json("status", NAME, "--json")["deployments"][0]["health"] == "healthy"
     assert len(here.containers()) == 2
+
+
+def test_a_base_image_that_is_missing_is_named_before_anything_is_started(mlo: Mlo, here: Engine) -> None:
+    (before,) = mlo.json("status", NAME, "--json")["deployments"]
+    containers = here.containers()
+    file = Path(spec(mlo, "{team: speech}"))
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text + "image: {base: '127.0.0.1:1/team/python:3.11'}\n", encoding="utf-8")
+    told = mlo.run("apply", str(file), "--yes", code=1).stderr
+    assert "error[E634]" in told
+    assert "docker pull 127.0.0.1:1/team/python:3.11" in told
+    assert f"{NAME} is unchanged: revision {before['revision']}" in told
+    assert here.containers() == containers
+    assert digits_right(mlo, NAME) > 0.97
+
+
+def test_wrong_answers_are_refused_and_the_last_revision_keeps_serving(mlo: Mlo, here: Engine) -> None:
+    (before,) = mlo.json("status", NAME, "--json")["deployments"]
+    containers = here.containers()
+    state = json.loads((mlo.folder / "home" / "state.json").read_text("utf-8"))["deployments"][NAME]
+    imported = state["history"][-1]["imported_digest"]
+    tree = mlo.folder / "home" / "trees" / imported[:2] / imported
+    (file,) = (each for each in tree.iterdir() if each.name.startswith("baseline") and each.suffix == ".npz")
+    kept = file.read_bytes()
+    with np.load(io.BytesIO(kept)) as arrays:
+        others = {name: arrays[name] + 1 if arrays[name].dtype.kind == "f" else arrays[name] for name in arrays.files}
+    tree.chmod(0o755)
+    file.chmod(0o644)
+    np.savez(file, **others)
+    try:
+        told = mlo.run("apply", spec(mlo, "{team: sound}"), "--yes", code=1).stderr
+    finally:
+        file.write_bytes(kept)
+    assert "error[E608]" in told
+    assert f"{NAME} is unchanged: revision {before['revision']}" in told
+    assert here.containers() == containers
+    assert digits_right(mlo, NAME) > 0.97
 
 
 def test_destroy_removes_containers_network_and_images(mlo: Mlo, here: Engine) -> None:
@@ -184,12 +235,14 @@ def test_torchserve_serves_from_a_container(mlo: Mlo) -> None:
     text = file.read_text(encoding="utf-8").replace("name: digits-script", "name: docker-e2e-ts")
     text = text.replace("throughput: 200/s}", "throughput: 20/s, enforce: false}")
     text = text.replace("  time_budget: 5m", "  precisions: [fp32]\n  formats: [torchscript]\n  time_budget: 1m")
-    text = text.replace("deploy: {target: local}", "deploy: {target: docker}")
-    file.write_text(text + "serving: {backend: torchserve}\n", encoding="utf-8")
+    text = text.replace("deploy: {target: local}", "deploy: {target: docker}") + "serving: {backend: torchserve}\n"
+    wheelhouse = mlo.folder / "wheelhouse"
+    fill_wheelhouse(wheelhouse, serving_backend("torchserve").tools)
+    file.write_text(f"{text}image: {{build: {{wheelhouse: {wheelhouse}}}}}\n", encoding="utf-8")
     with engine("docker-e2e-ts", mlo.folder) as there:
         (deployed,) = mlo.json("apply", str(file), "--yes", "--json")["deployments"]
         assert (deployed["target"], deployed["backend"]) == ("docker", "torchserve")
-        assert digits_right(mlo, "docker-e2e-ts") > 0.97
+        assert digits_right(mlo, deployed["name"]) > 0.97
         (row,) = mlo.json("status", "docker-e2e-ts", "--json")["deployments"]
         assert row["health"] == "healthy", row["reason"]
         mlo.run("destroy", "docker-e2e-ts", "--yes")

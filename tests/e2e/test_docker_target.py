@@ -210,13 +210,12 @@ def test_a_revision_that_does_not_come_up_leaves_nothing_and_the_former_serving(
 
 def test_a_live_container_that_runs_out_of_memory_is_named_as_such(here: Engine) -> None:
     target = here.target()
-    here.deploy(target, 1, megabytes=40)
+    here.deploy(target, 1)
     name = f"mlo-{here.name}-r1"
+    # The kernel ends the largest process, which is not the server.
     run = here.api.exec_create(name, ["python3", "-c", "b = bytearray(90 << 20); b[::4096] = bytes(len(b[::4096]))"])
     here.api.exec_start(run["Id"])
-    here.api.pause(name)  # what does not answer, is asked why
-    here.api.unpause(name)
-    here.api.kill(name, "SIGSTOP")
+    here.api.kill(name, "SIGSTOP")  # what does not answer, is asked why
     eventually(lambda: "it has run out of memory, the limit is 64 MiB" in target.observe().reason)
 
 
@@ -243,6 +242,16 @@ def test_a_taken_port_is_refused_before_anything_is_made(here: Engine) -> None:
         here.api.remove_container(made, force=True)
     target.stop()
     assert (here.containers(), here.networks()) == ([], [])
+
+
+def test_a_front_whose_base_is_missing_is_named_and_leaves_nothing(here: Engine) -> None:
+    target = here.target()
+    target.prepare()
+    found = failure(lambda: target.start(here.release(1, base="127.0.0.1:1/team/python:3.11")))
+    assert (found.code, "127.0.0.1:1/team/python:3.11" in found.remedy) == ("E645", True)
+    assert here.containers() == []
+    target.stop()
+    assert here.networks() == []
 
 
 def test_a_new_port_takes_over_at_the_switch_with_the_routes_of_the_former(here: Engine) -> None:

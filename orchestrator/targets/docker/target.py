@@ -361,8 +361,10 @@ class DockerTarget:
             raise ValueError("a release to a Docker Engine has an image")
         image = image_at(api, release.image, revision)
         network = make_network(api, self._engine.address, self._marks, self._network, egress=settings.egress)
-        remove(api, self._marks.model(revision))  # of a run that died
         found = find(api, self._marks)
+        if (left := found.models.get(self._marks.model(revision))) is not None:  # by a run that died
+            remove(api, left["Id"])
+            found = find(api, self._marks)
         grpc = settings.grpc_port is not None
         front = self._fronts(api, found, network).for_revision(found, revision, image, progress, grpc=grpc)
         progress(f"starting a container of {release.image.name} for revision {revision}")
@@ -455,7 +457,8 @@ class DockerTarget:
                 remove(api, front["Id"])
             elif front["State"]["Running"]:
                 order(api, front["Id"], "forget", name)
-        remove(api, name)
+        if name in found.models:  # a container of somebody else may have the name
+            remove(api, found.models[name]["Id"])
 
     def _restore(self, api: Any, live: Release) -> None:
         """Start the live revision again, whose container or front is gone; requests wait for it, this does not."""
