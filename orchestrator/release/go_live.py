@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts.document import DocumentRefused
 from orchestrator.artifacts.winner import Winner
@@ -24,7 +24,13 @@ from orchestrator.store.store import Store
 from orchestrator.targets.table import target_at
 from orchestrator.targets.target import Release, Site, Started, Target
 
+if TYPE_CHECKING:
+    from orchestrator.release.golden import GoldenReport
+
 __all__ = ["GoLive", "RenderedRelease", "deployment_lock", "recover", "target_of"]
+
+_ROWS, _ROWS_AFTER = 32, 4
+"""Samples that are sent alone, before and after the switch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +222,11 @@ class GoLive:
 
     def _start(self, revision: int) -> Started:
         began = datetime.now(UTC)
+        release = _release(
+            revision, self._rendered(), self._winner, self._release.name, self._release.threads, self._image
+        )
         started = self._target.start(
-            _release(revision, self._rendered(), self._winner, self._release.name, self._release.threads, self._image),
-            lambda message: self._observer(StepProgress("deploy", message, None)),
+            replace(release, prove=self._prove), lambda message: self._observer(StepProgress("deploy", message, None))
         )
         crash_point("release.started")
         self._observer(StepEnded("deploy", "done", (datetime.now(UTC) - began).total_seconds(), ""))
@@ -229,23 +237,32 @@ class GoLive:
         if started.url is None:
             proof = started.proof
         else:
-            from orchestrator.release.golden import check_golden  # noqa: PLC0415 - numpy: what changes nothing is quicker
-
             self._observer(StepStarted("check", "golden requests to the new revision"))
-            served_by, serving = serving_backend(self._winner.backend), self._rendered() / "serving"
-            report = check_golden(
-                started.url,
-                served_by,
-                self._release.name,
-                self._trees.path(self._release.imported),
-                self._release.gates,
-                precision=self._winner.precision,
-                max_body=served_by.max_body(serving),
-                token_file=served_by.token_file(serving),
-                certificate=served_by.certificate(serving),
-            )
+            report = self._golden(started.url, _ROWS, batches=True)
             proof = report.summary()
         self._observer(StepEnded("check", "done", (datetime.now(UTC) - began).total_seconds(), proof))
+
+    def _golden(self, url: str, rows: int, *, batches: bool) -> GoldenReport:
+        from orchestrator.release.golden import check_golden  # noqa: PLC0415 - numpy: what changes nothing is quicker
+
+        served_by, serving = serving_backend(self._winner.backend), self._rendered() / "serving"
+        return check_golden(
+            url,
+            served_by,
+            self._release.name,
+            self._trees.path(self._release.imported),
+            self._release.gates,
+            precision=self._winner.precision,
+            max_body=served_by.max_body(serving),
+            token_file=served_by.token_file(serving),
+            certificate=served_by.certificate(serving),
+            rows=rows,
+            batches=batches,
+        )
+
+    def _prove(self, url: str) -> None:
+        """A few golden requests: all were sent before the switch, so these only show that the way there leads to the revision."""
+        self._golden(url, _ROWS_AFTER, batches=False)
 
     def _withdraw(self, before: Deployment | None, revision: int, error: BaseException) -> None:
         """Undo a revision that failed. The previous one was never touched; after a failed first release nothing stays.

@@ -104,14 +104,15 @@ def check_golden(
     *,
     precision: str,
     rows: int = 32,
+    batches: bool = True,
     max_body: int | None = None,
     token_file: Path | None = None,
     certificate: Path | None = None,
 ) -> GoldenReport:
     """Send samples to a server and judge its answers by the gates of `verify`.
 
-    They go in the smallest requests that the model takes, and in batches. The limits on single values hold for every request; those over all samples (cosine, top-1 agreement) are only judged if
-    all samples fit into the batches, as in `verify`.
+    They go in the smallest requests that the model takes, and in batches. The limits on single values hold for every request; those
+    over all samples (cosine, top-1 agreement) are only judged if all samples fit into the batches, as in `verify`.
 
     Args:
         base_url: `http://HOST:PORT` or `https://HOST:PORT` of the server.
@@ -121,6 +122,7 @@ def check_golden(
         gates: what the spec sets for `precision`; the rest is the precision's default.
         precision: of the variant that is served.
         rows: samples that are sent alone, or as the first of a smallest batch.
+        batches: whether samples are sent in batches as well.
         max_body: see `infer`.
         token_file: see `infer`.
         certificate: see `infer`.
@@ -160,18 +162,18 @@ def check_golden(
         return answer
 
     alone = _rows_alone(golden, rows)
-    batches = list(golden.batches)
+    together = list(golden.batches) if batches else []
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         answers = list(pool.map(send, alone))
-    answers += [send(batch) for batch in batches]
+    answers += [send(batch) for batch in together]
     limits = Gates(DEFAULT_GATES[precision], gates)
-    requests: list[Array | int] = [*alone, *batches]
+    requests: list[Array | int] = [*alone, *together]
     results = [
         result
         for chosen, answer in zip(requests, answers, strict=True)
         for result in _judged(golden, limits, (_named(chosen), "call"), answer, chosen)
     ]
-    covered = _covered(golden, batches, answers[len(alone) :])
+    covered = _covered(golden, together, answers[len(alone) :])
     if covered is not None:
         results += _judged(golden, limits, ("all samples", "samples"), covered, slice(None))
     gated = worst(results)

@@ -40,6 +40,8 @@ class Release:
         threads: of one model instance.
         startup_seconds: bound on loading and warming up.
         image: for a target that starts images; pushed if the target needs that and the spec names a registry.
+        prove: sends golden requests to a URL, and raises DeployFailed if they are not answered as verified; for a target that asks
+            again once the revision has the traffic. None for a revision that is not being released.
     """
 
     revision: int
@@ -49,6 +51,7 @@ class Release:
     threads: int
     startup_seconds: int
     image: Image | None = None
+    prove: Callable[[str], None] | None = None
 
     @property
     def rendered(self) -> Path:

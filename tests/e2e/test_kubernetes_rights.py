@@ -77,7 +77,7 @@ def test_the_role_of_the_manual_is_enough_to_release_to_release_again_and_to_rem
 ) -> None:
     image = image_of("mlo-e2e-kubernetes:one", _SERVER.replace("VERSION", "one").replace("STATUS", "200"))
     user = TestCluster.current()
-    check_cluster(user.cluster, namespace, create=False)
+    check_cluster(user.cluster, namespace, {}, create=False)
     everything: dict[str, Any] = {
         "replicas": {"min": 1, "max": 2},
         "podDisruptionBudget": {"enabled": True},

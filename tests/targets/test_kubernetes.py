@@ -90,8 +90,8 @@ def with_helm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "found_helm", lambda: "helm")
 
 
-def check(cluster: Recorded, *, create: bool = False) -> None:
-    preflight.check_cluster(cast("Cluster", cluster), "models", create=create)
+def check(cluster: Recorded, *, create: bool = False, **settings: Any) -> None:
+    preflight.check_cluster(cast("Cluster", cluster), "models", settings, create=create)
 
 
 def refused_by(act: Callable[[], object]) -> Any:
@@ -132,6 +132,31 @@ def test_every_right_that_is_missing_is_named() -> None:
 def test_the_role_in_the_manual_has_every_right_that_is_needed() -> None:
     needed = {(group, resource, verb) for group, resource, verbs in preflight.NEEDED for verb in verbs}
     assert needed <= granted(role_of_the_manual())
+
+
+@pytest.mark.parametrize(
+    ("settings", "groups", "denied"),
+    [
+        ({"ingress": {"enabled": True}}, (), "ingresses"),
+        ({"httpRoute": {"enabled": True}}, ("gateway.networking.k8s.io",), "httproutes"),
+        ({}, ("monitoring.coreos.com",), "servicemonitors"),
+        ({}, ("monitoring.coreos.com",), "configmaps"),
+    ],
+)
+def test_rights_for_what_only_some_releases_have_are_asked_for_where_they_are_needed(
+    settings: dict[str, Any], groups: tuple[str, ...], denied: str
+) -> None:
+    known: dict[str, Any] = {"/api/v1/namespaces/models": {}}
+    check(Recorded(known, denied=(denied,)))
+    apis = {"/apis": {"groups": [*GROUPS["groups"], *({"name": name} for name in groups)]}}
+    problem = refused_by(lambda: check(Recorded(known | apis, denied=(denied,)), **settings))
+    assert (problem.code, f"create {denied}" in problem.cause) == ("E654", True)
+
+
+def test_a_cluster_without_the_gateway_api_is_refused_where_the_spec_needs_it() -> None:
+    cluster = Recorded({"/api/v1/namespaces/models": {}})
+    problem = refused_by(lambda: check(cluster, httpRoute={"enabled": True}))
+    assert (problem.code, "deploy: ingress: gateway:" in problem.remedy) == ("E665", True)
 
 
 def test_a_user_who_may_not_read_namespaces_may_still_deploy() -> None:
@@ -231,6 +256,9 @@ def test_environments_are_places_of_their_own_and_a_context_by_another_name_is_t
     assert here.is_at(target(tmp_path, namespace="models", context="again").placement)
     assert not here.is_at(target(tmp_path, namespace="models", context="b").placement)
     assert not here.is_at(target(tmp_path, namespace="staging").placement)
+    former = here.placement.settings.copy()
+    del former["settings"]  # as a state has it that was written before there were any
+    assert here.is_at(here.placement.model_copy(update={"settings": former}))
     assert here.describe().where == "http://digits.models.svc"
     moved = target(tmp_path, namespace="models", service={"port": 8080})
     assert (

@@ -14,7 +14,7 @@ from orchestrator.targets.kubernetes.record import read_record
 from orchestrator.targets.kubernetes.rollout import pod_states
 from orchestrator.targets.target import Health, Observed
 
-__all__ = ["Serving", "observed", "revision_of"]
+__all__ = ["Serving", "observed", "ready_pods", "revision_of"]
 
 Json = Mapping[str, Any]
 
@@ -58,16 +58,26 @@ class Serving:
         deployment = cluster.find(namespaced("apps/v1", namespace, "deployments", name))
         if deployment is None:
             return cls(name, None)
-        endpoints = cluster.find(namespaced("v1", namespace, "endpoints", name))
-        ready = None
-        if endpoints is not None:
-            addresses = [each for subset in endpoints.get("subsets") or () for each in subset.get("addresses") or ()]
-            ready = tuple(sorted({str(each["targetRef"]["name"]) for each in addresses if "targetRef" in each}))
+        ready = ready_pods(cluster, namespace, name)
         pods = () if _is_settled(deployment) else tuple(pod_states(cluster, namespace, name))
         record = read_record(cluster, namespace, name)
         pending = record.status if record is not None and record.status.startswith("pending") else ""
         differs = () if record is None or pending else tuple(_differences(cluster, namespace, record.objects))
         return cls(name, deployment, pods, ready, pending, differs)
+
+
+def ready_pods(cluster: Cluster, namespace: str, name: str) -> tuple[str, ...] | None:
+    """The names of the pods that a Service sends requests to; None where there is no Service.
+
+    Raises:
+        DeployFailed: E652 the cluster does not answer.
+        Refused: this user may not look.
+    """
+    endpoints = cluster.find(namespaced("v1", namespace, "endpoints", name))
+    if endpoints is None:
+        return None
+    addresses = [each for subset in endpoints.get("subsets") or () for each in subset.get("addresses") or ()]
+    return tuple(sorted({str(each["targetRef"]["name"]) for each in addresses if "targetRef" in each}))
 
 
 def observed(serving: Serving, endpoint: str) -> Observed:

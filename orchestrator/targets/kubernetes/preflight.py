@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.targets.kubernetes.connection import Cluster, Json, Refused
@@ -26,15 +29,28 @@ NEEDED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("networking.k8s.io", "networkpolicies", _RELEASED),
     ("coordination.k8s.io", "leases", ("get", "create", "update", "delete")),
 )
-"""API group, resource and verbs that every release needs. Objects that only some specs have are left to Helm's own message."""
+"""API group, resource and verbs that every release needs."""
+
+_GATEWAY, _MONITORING = "gateway.networking.k8s.io", "monitoring.coreos.com"
+_SOME: tuple[tuple[str, bool, str, str, str], ...] = (
+    ("ingress", False, "networking.k8s.io", "ingresses", ""),
+    ("httpRoute", False, _GATEWAY, "httproutes", ""),
+    ("serviceMonitor", True, _MONITORING, "servicemonitors", _MONITORING),
+    ("prometheusRule", True, _MONITORING, "prometheusrules", _MONITORING),
+    ("dashboard", True, "", "configmaps", _MONITORING),
+)
+"""For objects that only some releases have: the chart's value that enables it, whether it is enabled by default, API group and
+resource, and the API group without which the cluster gets none. An autoscaler and a disruption budget are left to Helm's own
+message: whether there is one is decided later."""
 
 
-def check_cluster(cluster: Cluster, namespace: str, *, create: bool) -> None:
+def check_cluster(cluster: Cluster, namespace: str, settings: Mapping[str, Any], *, create: bool) -> None:
     """Whether the cluster can be used; changes nothing.
 
     Args:
         cluster: to use.
         namespace: for the deployment.
+        settings: values of the chart that the spec's `deploy:` sets.
         create: whether it may be made.
 
     Raises:
@@ -43,9 +59,15 @@ def check_cluster(cluster: Cluster, namespace: str, *, create: bool) -> None:
     """
     found_helm()
     try:
-        _check_apis(cluster)
+        groups = {each["name"] for each in cluster.get("/apis")["groups"]}
+        some = [
+            row for row in _SOME if settings.get(row[0], {}).get("enabled", row[1]) and (not row[4] or row[4] in groups)
+        ]
+        _check_apis(cluster, groups, {group for _, _, group, *_ in some if group})
         _check_namespace(cluster, namespace, create=create)
-        _check_rights(cluster, namespace)
+        _check_rights(
+            cluster, namespace, [*NEEDED, *((group, resource, _RELEASED) for _, _, group, resource, _ in some)]
+        )
     except Refused as refused:
         raise not_permitted(cluster, namespace, refused) from refused
 
@@ -119,9 +141,8 @@ def not_permitted(cluster: Cluster, namespace: str, refused: Refused) -> DeployF
     )
 
 
-def _check_apis(cluster: Cluster) -> None:
-    groups = {each["name"] for each in cluster.get("/apis")["groups"]}
-    missing = {"apps", "networking.k8s.io", "coordination.k8s.io"} - groups
+def _check_apis(cluster: Cluster, groups: set[str], wanted: set[str]) -> None:
+    missing = ({"apps", "networking.k8s.io", "coordination.k8s.io"} | wanted) - groups
     if missing:
         version = cluster.get("/version").get("gitVersion", "of an unknown version")
         raise DeployFailed(
@@ -129,7 +150,9 @@ def _check_apis(cluster: Cluster) -> None:
                 "E665",
                 f"the cluster of {cluster.name} lacks what a release needs",
                 cause=f"it is Kubernetes {version} without the API groups {', '.join(sorted(missing))}",
-                remedy="use a cluster of Kubernetes 1.20 or later",
+                remedy="install the Gateway API on it, or leave out `deploy: ingress: gateway:`"
+                if missing == {_GATEWAY}
+                else "use a cluster of Kubernetes 1.20 or later",
             )
         )
 
@@ -165,11 +188,11 @@ def _check_namespace(cluster: Cluster, namespace: str, *, create: bool) -> None:
         )
 
 
-def _check_rights(cluster: Cluster, namespace: str) -> None:
+def _check_rights(cluster: Cluster, namespace: str, needed: Iterable[tuple[str, str, tuple[str, ...]]]) -> None:
     """Ask the cluster itself, one review for each verb."""
     denied = [
         f"{verb} {resource}{'.' + group if group else ''}"
-        for group, resource, verbs in NEEDED
+        for group, resource, verbs in needed
         for verb in verbs
         if not _may(cluster, namespace, group, resource, verb)
     ]

@@ -6,7 +6,7 @@
 
 A revision is installed as the candidate and asked through a port-forward to its pod. Then the candidate is removed, and the
 release upgraded: a rolling update, in which each old pod serves until a new one is ready. So there is never more than one pod
-more than the spec asks for. An upgrade that fails is rolled back.
+more than the spec asks for. Then a few golden requests go to the pods that the Service has. An upgrade that fails is rolled back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from orchestrator.targets.kubernetes.identity import namespace_identity, require
 from orchestrator.targets.kubernetes.lease import held_lease
 from orchestrator.targets.kubernetes.logs import log_lines
 from orchestrator.targets.kubernetes.objects import SETTINGS, candidate_of, instance, namespaced
-from orchestrator.targets.kubernetes.observing import Serving, observed, revision_of
+from orchestrator.targets.kubernetes.observing import Serving, observed, ready_pods, revision_of
 from orchestrator.targets.kubernetes.placement import KubernetesPlacement
 from orchestrator.targets.kubernetes.preflight import (
     check_cluster,
@@ -55,6 +55,8 @@ _MARGIN = 60.0
 """Seconds for what is neither waiting for a node nor starting the model."""
 _LOOK = 1.0
 """Seconds between looks at a rollout."""
+_ENDPOINTS = 15.0
+"""Seconds until the Service has a pod that is ready, and none that ends."""
 
 
 class KubernetesTarget:
@@ -195,7 +197,8 @@ class KubernetesTarget:
         del grpc  # the Service offers it
         require_whole_share(KubernetesPlacement.TARGET, share)
         check_name(self._name)
-        check_cluster(self._cluster, self._place.namespace, create=self._place.create_namespace)
+        place = self._place
+        check_cluster(self._cluster, place.namespace, place.settings, create=place.create_namespace)
         self._check_ours(self._name, candidate_of(self._name))
 
     def prepare(self, live: Release | None = None) -> str:
@@ -237,7 +240,7 @@ class KubernetesTarget:
             For a revision that another process has upgraded to: why it does not serve as it should, if so.
 
         Raises:
-            DeployFailed: the upgrade failed and was rolled back: E656 to E661; E623.
+            DeployFailed: the upgrade failed and was rolled back: E656 to E661, E608 and E609; E623.
         """
         require_whole_share(KubernetesPlacement.TARGET, share)
         release = self._releases.get(revision)
@@ -252,6 +255,7 @@ class KubernetesTarget:
                 self._upgrade(self._name, release, {})
                 crash_point("kubernetes.upgraded")
                 self._ask_through_service(revision)
+                self._prove_through_service(release)
             except BaseException as error:
                 self._roll_back(good, error)
                 raise
@@ -364,22 +368,31 @@ class KubernetesTarget:
         turn = iter(range(1 << 60))
 
         def pod() -> str:
-            pods = Serving.seen(self._cluster, self._place.namespace, self._name).ready_pods or ()
+            pods = ready_pods(self._cluster, self._place.namespace, self._name)
             return pods[next(turn) % len(pods)] if pods else ""
 
         return self._relay(pod, self._port(self._name))
 
     def _ask_through_service(self, revision: int) -> None:
-        """Each pod that the Service has must be of that revision, and answer."""
-        if problem := unanswered(self._cluster, self._place.namespace, self._name, revision):
-            raise DeployFailed(
-                Diagnostic(
-                    "E660",
-                    f"revision {revision} does not answer through the Service {self._name}",
-                    cause=problem,
-                    remedy=f"see `kubectl describe service {self._name} -n {self._place.namespace}`",
+        """Each pod that the Service has must be of that revision, and answer; what it has follows the pods a moment later."""
+        deadline = time.monotonic() + _ENDPOINTS
+        while problem := unanswered(self._cluster, self._place.namespace, self._name, revision):
+            if time.monotonic() > deadline:
+                raise DeployFailed(
+                    Diagnostic(
+                        "E660",
+                        f"revision {revision} does not answer through the Service {self._name}",
+                        cause=problem,
+                        remedy=f"see `kubectl describe service {self._name} -n {self._place.namespace}`",
+                    )
                 )
-            )
+            time.sleep(_LOOK)
+
+    def _prove_through_service(self, release: Release) -> None:
+        """A few golden requests to the pods that the Service has."""
+        if release.prove is not None:
+            self._progress("golden requests through the Service")
+            release.prove(self._through_service().url)
 
     def _upgrade(self, name: str, release: Release, more: Mapping[str, Any]) -> None:
         """Install or upgrade one release, and wait for its pods while telling what they do."""
