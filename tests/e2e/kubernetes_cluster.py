@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from orchestrator.errors import MloError
 from orchestrator.store.state import Image
 from orchestrator.targets.kubernetes.connection import Cluster, Refused, kubeconfig_files, named_context
 
-__all__ = ["TestCluster", "cut_off", "image_of", "missing", "rendered"]
+__all__ = ["TestCluster", "changed_image", "cut_off", "identity_of", "image_of", "missing", "rendered", "tag"]
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "mlo-model"
 PYTHON = "python:3.11-slim-bookworm"
@@ -104,18 +104,44 @@ class TestCluster:
 def image_of(name: str, code: str) -> Image:
     """An image that runs a Python program instead of a server; built without a network."""
     dockerfile = f'FROM {PYTHON}\nCOPY server.py /server.py\nUSER 65532\nENTRYPOINT ["python", "-u", "/server.py"]\n'
+    _build(name, {"Dockerfile": dockerfile.encode(), "server.py": code.encode()})
+    return Image(name=name, id=identity_of(name), platform="linux/amd64")
+
+
+def changed_image(name: str, files: Mapping[str, bytes]) -> None:
+    """Give an image's name to one that differs in these files, by their absolute paths."""
+    names = {f"file{number}": path for number, path in enumerate(files)}
+    copies = "".join(f"COPY {short} {path}\n" for short, path in names.items())
+    contents = {short: files[path] for short, path in names.items()}
+    _build(name, {"Dockerfile": f"FROM {name}\n{copies}".encode(), **contents})
+
+
+def identity_of(image: str) -> str:
+    """The id of the image that has that name now."""
+    with connected(120.0) as client:
+        return str(cast("Any", client.api).inspect_image(image)["Id"])
+
+
+def tag(image: str, name: str) -> None:
+    """Give a name to an image."""
+    repository, _, version = name.rpartition(":")
+    with connected(120.0) as client:
+        cast("Any", client.api).tag(image, repository, version)
+
+
+def _build(name: str, files: Mapping[str, bytes]) -> None:
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as archive:
-        for path, text in (("Dockerfile", dockerfile), ("server.py", code)):
+        for path, content in files.items():
             entry = tarfile.TarInfo(path)
-            entry.size = len(text.encode())
-            archive.addfile(entry, io.BytesIO(text.encode()))
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, io.BytesIO(content))
     context.seek(0)
     with connected(120.0) as client:
-        api = cast("Any", client.api)
-        for message in api.build(fileobj=context, custom_context=True, tag=name, rm=True, decode=True):
+        for message in cast("Any", client.api).build(
+            fileobj=context, custom_context=True, tag=name, rm=True, decode=True
+        ):
             assert "error" not in message, message
-        return Image(name=name, id=api.inspect_image(name)["Id"], platform="linux/amd64")
 
 
 def rendered(folder: Path, name: str, **changes: Any) -> Path:

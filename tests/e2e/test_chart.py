@@ -93,14 +93,14 @@ class Chart:
     folder: Path
     image: str
 
-    def arguments(self, values: dict[str, Any] | None = None) -> list[str]:
+    def arguments(self, values: dict[str, Any] | None = None, *, wait: bool = True) -> list[str]:
         """Of `helm install` and `helm upgrade`."""
         repository, _, tag = self.image.rpartition(":")
         mine = self.folder.parent / f"mine-{secrets.token_hex(3)}.yaml"
         image = {"repository": repository, "tag": tag, "pullPolicy": "Never"}
         mine.write_text(yaml.safe_dump({**(values or {}), "image": image}))
         files = ("--values", str(self.folder / "values.yaml"), "--values", str(mine))
-        return [RELEASE, str(self.folder / "chart"), *files, "--wait", "--timeout", READY]
+        return [RELEASE, str(self.folder / "chart"), *files, *(("--wait", "--timeout", READY) if wait else ())]
 
 
 @pytest.fixture
@@ -146,6 +146,10 @@ def test_it_is_installed_tested_upgraded_and_removed(namespace: Namespace, built
     assert namespace.there("poddisruptionbudget")
     (autoscaler,) = namespace.there("horizontalpodautoscaler")
     assert autoscaler["spec"]["maxReplicas"] == 3
+
+    namespace.kubectl("scale", f"deployment/{RELEASE}", "--replicas", "2")  # as the autoscaler does
+    namespace.helm("upgrade", *chart.arguments({**changed, "podLabels": {}}, wait=False))
+    assert namespace.there("deployment")[0]["spec"]["replicas"] == 2, "an upgrade resets what the autoscaler has set"
 
     namespace.kubectl("scale", f"deployment/{RELEASE}", "--replicas", "0")
     until = time.monotonic() + 60
