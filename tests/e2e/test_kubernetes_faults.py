@@ -17,12 +17,11 @@ import yaml
 
 from orchestrator.errors import Busy, DeployFailed
 from orchestrator.store.state import Image
-from orchestrator.targets.kubernetes.connection import Json, kubeconfig_files
+from orchestrator.targets.kubernetes.connection import kubeconfig_files
 from orchestrator.targets.kubernetes.helm import Helm
 from orchestrator.targets.kubernetes.placement import KubernetesPlacement
 from orchestrator.targets.kubernetes.target import KubernetesTarget
 from orchestrator.targets.target import Release
-from tests.e2e.conftest import ROOT
 from tests.e2e.kubernetes_cluster import TestCluster, cut_off, image_of, missing, rendered
 
 _MISSING = missing()
@@ -250,6 +249,21 @@ def test_another_command_is_refused_while_one_deploys(
     assert "holds the Lease mlo-faulty" in busy.value.diagnostics[0].cause
 
 
+def test_deployments_of_one_namespace_do_not_touch_each_other(
+    serving: KubernetesTarget, cluster: TestCluster, namespace: str, release: Start
+) -> None:
+    other = placed(cluster, namespace, "faulty-too")
+    put(other, release(1, "two", "faulty-too"))
+    assert asked(other) == "two"
+    still_serves(serving)
+    assert other.stop() is not None
+    assert other.observe().health == "stopped"
+    still_serves(serving)
+    with pytest.raises(DeployFailed) as refused:
+        placed(cluster, namespace, "faulty-candidate").check()
+    assert refused.value.diagnostics[0].code == "E655"
+
+
 def test_a_release_of_somebody_else_is_left_alone(cluster: TestCluster, namespace: str, tmp_path: Path) -> None:
     chart = tmp_path / "theirs"
     (chart / "templates").mkdir(parents=True)
@@ -302,83 +316,39 @@ def test_a_cluster_that_goes_away_is_named_and_its_pods_keep_serving(
     still_serves(serving)
 
 
-def kubeconfig_of_user(cluster: TestCluster, namespace: str, folder: Path) -> tuple[Path, Json]:
-    """A service account that may do nothing yet, and the kubeconfig with which it is used."""
+def test_a_user_with_few_rights_is_told_which_are_missing(
+    cluster: TestCluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     api = cluster.cluster
-    api.call("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "deployer"}})
+    api.call("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "reader"}})
     secret = {
-        "metadata": {"name": "deployer-token", "annotations": {"kubernetes.io/service-account.name": "deployer"}},
+        "metadata": {"name": "reader-token", "annotations": {"kubernetes.io/service-account.name": "reader"}},
         "type": "kubernetes.io/service-account-token",
     }
     api.call("POST", f"/api/v1/namespaces/{namespace}/secrets", secret)
     token = ""
     deadline = time.monotonic() + 30
     while not token and time.monotonic() < deadline:
-        found = api.get(f"/api/v1/namespaces/{namespace}/secrets/deployer-token")
+        found = api.get(f"/api/v1/namespaces/{namespace}/secrets/reader-token")
         token = base64.b64decode(found.get("data", {}).get("token", "")).decode()
         time.sleep(0.3)
     assert token
     document = yaml.safe_load(kubeconfig_files()[0].read_text("utf-8"))
     document["users"] = [{"name": each["name"], "user": {"token": token}} for each in document["users"]]
-    config = folder / "config"
+    config = tmp_path / "config"
     config.write_text(json.dumps(document), encoding="utf-8")
-    return config, document
-
-
-def role_of_the_manual() -> Json:
-    """The Role of docs/kubernetes.md."""
-    blocks = (ROOT / "docs" / "kubernetes.md").read_text("utf-8").split("```yaml\n")[1:]
-    documents = (yaml.safe_load(block.split("```")[0]) for block in blocks)
-    return next(document for document in documents if document.get("kind") == "Role")
-
-
-def test_the_rights_of_the_manual_are_enough_and_deployments_of_one_namespace_do_not_touch_each_other(
-    serving: KubernetesTarget,
-    cluster: TestCluster,
-    namespace: str,
-    release: Start,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    config, document = kubeconfig_of_user(cluster, namespace, tmp_path)
-    with monkeypatch.context() as patched:
-        patched.setenv("KUBECONFIG", str(config))
-        with pytest.raises(DeployFailed) as refused:
-            placed(cluster, namespace, "faulty-too").check()
-        (problem,) = refused.value.diagnostics
-        assert (problem.code, "get secrets" in problem.cause) == ("E654", True)
-        assert "docs/kubernetes.md" in problem.remedy
-
-        role = role_of_the_manual()
-        rights = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
-        cluster.cluster.call("POST", f"{rights}/roles", role)
-        binding = {
-            "metadata": {"name": "deployer"},
-            "roleRef": {
-                "apiGroup": "rbac.authorization.k8s.io",
-                "kind": "Role",
-                "name": role["metadata"]["name"],
-            },
-            "subjects": [{"kind": "ServiceAccount", "name": "deployer", "namespace": namespace}],
-        }
-        cluster.cluster.call("POST", f"{rights}/rolebindings", binding)
-        other = placed(cluster, namespace, "faulty-too")
-        put(other, release(1, "two", "faulty-too"))
-        assert other.observe().health == "healthy"
-        assert asked(other) == "two"
-        still_serves(serving)
-        other.stop()
-        assert other.observe().health == "stopped"
-
-        document["users"] = [{"name": each["name"], "user": {"token": "wrong"}} for each in document["users"]]
-        config.write_text(json.dumps(document), encoding="utf-8")
-        with pytest.raises(DeployFailed) as unknown:
-            placed(cluster, namespace, "faulty").check()
-        assert "log in again" in unknown.value.diagnostics[0].remedy
-    still_serves(serving)
-    with pytest.raises(DeployFailed) as name:
-        placed(cluster, namespace, "faulty-candidate").check()
-    assert name.value.diagnostics[0].code == "E655"
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    with pytest.raises(DeployFailed) as refused:
+        placed(cluster, namespace, "faulty").check()
+    (problem,) = refused.value.diagnostics
+    assert problem.code == "E654"
+    assert "get secrets" in problem.cause
+    assert "docs/kubernetes.md" in problem.remedy
+    document["users"] = [{"name": each["name"], "user": {"token": "wrong"}} for each in document["users"]]
+    config.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(DeployFailed) as unknown:
+        placed(cluster, namespace, "faulty").check()
+    assert "log in again" in unknown.value.diagnostics[0].remedy
 
 
 def test_a_release_that_is_unknown_has_an_empty_history(cluster: TestCluster, namespace: str) -> None:
