@@ -55,6 +55,8 @@ CRASH_POINTS = frozenset(
         "gitops.exchanged",
         "gitops.between-renames",
         "gitops.switched",
+        "gitops.rest-staged",
+        "gitops.cleared",
         "gitops.recorded",
         # a release on a cluster
         "kubernetes.installed",

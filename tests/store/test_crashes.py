@@ -79,7 +79,8 @@ collect(Store.at(home))
 print(json.dumps(digests, sort_keys=True))
 """
 
-_OF_THE_STORE = sorted(name for name in CRASH_POINTS if name.partition(".")[0] not in {"engine", "release", "folder"})
+_WHERE = ("atomic", "tree", "receipt", "state", "gc")
+_OF_THE_STORE = sorted(name for name in CRASH_POINTS if name.startswith(_WHERE))
 # A point of one atomic write is passed by many: each visit is another file at another time.
 _PLACES = [
     *(name for name in _OF_THE_STORE if not name.startswith("atomic.")),

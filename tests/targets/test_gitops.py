@@ -388,7 +388,7 @@ def test_a_commit_after_a_kill_at_any_point_holds_the_former_or_the_new_files(
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("point", ["gitops.staged", "gitops.exchanged"])
+@pytest.mark.parametrize("point", ["gitops.rest-staged", "gitops.cleared"])
 def test_a_removal_that_is_killed_is_whole_or_was_not_begun(
     repository: Repository, target: GitopsTarget, point: str
 ) -> None:

@@ -86,13 +86,13 @@ def clear(folder: Path, name: str) -> None:
             with _complete(new) as building:
                 building.mkdir(mode=0o755)
                 _link_others(folder, name, building)
-        crash_point("gitops.staged")
+        crash_point("gitops.rest-staged")
         with _no_git_command(folder):
             if others:
                 _exchange(new, folder, stage)
             else:
                 folder.rename(stage / "former")
-        crash_point("gitops.exchanged")
+        crash_point("gitops.cleared")
         fsync_folder(folder.parent)
         _rescue(stage, folder, name)
 
