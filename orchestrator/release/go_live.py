@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.artifacts.document import DocumentRefused
 from orchestrator.artifacts.winner import Winner
 from orchestrator.backends.table import serving_backend
-from orchestrator.errors import MloError
-from orchestrator.events import Observer, StepEnded, StepProgress, StepStarted, Waiting
+from orchestrator.errors import DeployFailed, MloError
+from orchestrator.events import Observer, StepEnded, StepProgress, StepStarted, Waiting, ignore
 from orchestrator.images.settings import BuildSettings
 from orchestrator.release.image import release_image
 from orchestrator.release.origin import Reason, change_now
@@ -73,12 +73,12 @@ def target_of(deployment: Deployment, store: Store) -> Target:
     return target_at(deployment.placement, Site(store, deployment.name))
 
 
-def recover(name: str, store: Store) -> Deployment | None:
+def recover(name: str, store: Store, observer: Observer = ignore) -> Deployment | None:
     """Clean up after a run that died, and return what the state then records.
 
     The caller holds the deployment's lock, so no other command is at work. If the run died after its switch, its revision
     was verified and serves, so it is recorded as live; if before, its revision is removed. If the deployment has moved, its
-    remains at the previous place are stopped.
+    remains at the previous place are stopped. What cannot be tidied up is reported, and tried again by the next command.
     """
     state = store.state
     known = state.read().deployments.get(name)
@@ -87,15 +87,21 @@ def recover(name: str, store: Store) -> Deployment | None:
     if (begun := known.intent) is not None:
         target = target_at(begun.placement, Site(store, name))
         with target.lock():
-            known = _after(known, begun, target)
+            known = _after(known, begun, target, observer)
         _remember(state, known)
-    return _left(known, store, state)
+    return _left(known, store, observer)
 
 
-def _after(known: Deployment, begun: Intent, target: Target) -> Deployment:
+def _after(known: Deployment, begun: Intent, target: Target, observer: Observer) -> Deployment:
     """The deployment after a run that died with this intent; its revision is removed unless traffic had been switched to it."""
     if target.observe().revision == begun.revision:
-        target.switch(begun.revision)  # which completes what the run may have left half done
+        try:
+            target.switch(begun.revision)  # which completes what the run may have left half done
+        except (
+            DeployFailed
+        ) as error:  # it has the traffic all the same, and the next revision has to be able to take it over
+            unsettled = f"revision {begun.revision} serves, but its switch cannot be completed: {_reason(error)}"
+            observer(StepEnded("switch", "done", 0.0, unsettled))
         return begun.wanted or known.without_intent()
     if begun.revision != known.revision or not target.is_at(known.placement):
         target.drop(begun.revision)
@@ -104,17 +110,26 @@ def _after(known: Deployment, begun: Intent, target: Target) -> Deployment:
     return known.without_intent()
 
 
-def _left(known: Deployment, store: Store, state: StateFile) -> Deployment:
-    """Stop what is left at the place from which the deployment moved."""
+def _left(known: Deployment, store: Store, observer: Observer) -> Deployment:
+    """Stop what is left at the place from which the deployment moved; one that cannot be reached is tried again next time."""
     if known.leaving is None:
         return known
-    if not target_of(known, store).is_at(known.leaving):  # else it has not moved: only its address has changed
-        target = target_at(known.leaving, Site(store, known.name))
-        with target.lock():
-            target.stop()
+    target = target_at(known.leaving, Site(store, known.name))
+    try:
+        if not target_of(known, store).is_at(known.leaving):  # else it has not moved: only its address has changed
+            with target.lock():
+                target.stop()
+    except DeployFailed as error:
+        left = f"what it left at {target.describe().where} is not removed yet, the next command tries again: {_reason(error)}"
+        observer(StepEnded("switch", "done", 0.0, left))
+        return known
     known = known.arrived()
-    _remember(state, known)
+    _remember(store.state, known)
     return known
+
+
+def _reason(error: MloError) -> str:
+    return error.diagnostics[0].sentence
 
 
 def _remember(state: StateFile, deployment: Deployment) -> None:
@@ -172,7 +187,7 @@ class GoLive:
             crash_point("release.recorded")
         for note in notes:
             self._observer(StepEnded("switch", "done", 0.0, note))
-        return _left(deployment, self._store, self._state)
+        return _left(deployment, self._store, self._observer)
 
     def _built(self) -> Image | None:
         """The image to start; it is built and pushed before anything of the deployment is touched."""
@@ -309,11 +324,19 @@ class GoLive:
             placement=placement,
             changes=(*earlier, *([] if change is None else [change]))[-MOST_REVISIONS:],
         )
-        moves = before is not None and before.revision != 0 and not self._target.is_at(before.placement)
+        leaving = None if before is None else before.leaving
+        if leaving is not None and self._target.is_at(leaving):
+            leaving = None  # it moves back
+        if before is not None and before.revision != 0 and not self._target.is_at(before.placement):
+            if leaving is not None:
+                lost = f"what it left at {target_at(leaving, Site(self._store, release.name)).describe().where} stays there"
+                again = f"{lost}: it moves again before that could be removed"
+                self._observer(StepEnded("switch", "done", 0.0, again))
+            leaving = before.placement
         return Deployment(
             name=release.name,
             placement=placement,
-            leaving=before.placement if before is not None and moves else None,
+            leaving=leaving,
             revision=revision,
             highest=max(revision, before.highest if before is not None else 0),
             backend=entry.backend,

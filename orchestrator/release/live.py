@@ -104,7 +104,7 @@ def same_release(store: Store, ignores: frozenset[str], one: str, other: str) ->
 
     Args:
         store: has the trees.
-        ignores: names of files.
+        ignores: names of files and folders.
         one: digest of a tree.
         other: of the other.
     """
@@ -114,7 +114,8 @@ def same_release(store: Store, ignores: frozenset[str], one: str, other: str) ->
     if not all(tree.is_dir() for tree in trees):
         return False
     first, second = (
-        {name: entry for name, entry in digest_tree(tree).files.items() if name not in ignores} for tree in trees
+        {name: entry for name, entry in digest_tree(tree).files.items() if not {name, name.partition("/")[0]} & ignores}
+        for tree in trees
     )
     return first == second
 

@@ -107,7 +107,7 @@ class PlanRelease:
             DeployFailed: it did not start or gave other answers than verified; the previous revision keeps serving.
         """
         with deployment_lock(self._store, self._plan.name, lock_timeout, self._observer):
-            recover(self._plan.name, self._store)
+            recover(self._plan.name, self._store, self._observer)
             live = observe(self._loaded, self._store)
             status, reason = live.compare(_digest(self._rendered))
             if status == "=" and live.recorded is not None:

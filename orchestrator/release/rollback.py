@@ -52,7 +52,7 @@ def _roll_back(
     store: Store, name: str, revision: int | None, observer: Observer, lock_timeout: float, why: str
 ) -> Deployment:
     with deployment_lock(store, name, lock_timeout, observer):
-        before = recover(name, store)
+        before = recover(name, store, observer)
         if before is None:
             raise UsageError(Diagnostic("E602", f"no deployment is called `{name}`", remedy="`mlo status` lists them"))
         entry = _wanted(before, revision)

@@ -36,8 +36,8 @@ class DeploySection(Strict):
             spec names one.
         takes_tls: whether a server with a certificate (`serving.tls`) can be deployed there.
         replicated: whether it can run several replicas.
-        ignores: files of the rendered tree that it does not use, and that change with measurements: only with them changed, it is the
-            same release.
+        ignores: files and folders at the top of the rendered tree that it does not use: only with them changed, it is the same
+            release.
         extra: the extra of mlo that it needs; empty for none.
         checks_here: whether the target's `check` looks at this machine alone, in milliseconds, so that `mlo plan` does it too.
         needs_registry: whether images must be pushed, so that the spec must name `image.registry`.

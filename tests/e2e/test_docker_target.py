@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -285,6 +288,67 @@ def test_another_address_at_the_same_port_says_how_long_it_refused_connections(h
     assert ask(endpoint) == "2"
     assert target.difference(endpoint) is None
     assert (target.observe().health, len(here.containers())) == ("healthy", 2)
+
+
+def test_an_address_that_the_machine_does_not_have_is_found_out_before_the_switch(here: Engine) -> None:
+    endpoint = here.deploy(here.target(), 1)
+    before = here.containers()
+    target = here.target(address="192.0.2.7")  # reserved for documentation
+    target.prepare()
+    target.start(here.release(2))
+    found = failure(lambda: target.switch(2))
+    assert (found.code, "deploy: address:" in found.remedy) == ("E643", True)
+    assert ask(endpoint) == "1"
+    target.drop(2)
+    assert here.containers() == before
+    assert (here.target().observe().health, here.target().observe().revision) == ("healthy", 1)
+    here.deploy(here.target(), 3)
+    assert ask(endpoint) == "3"
+
+
+_SWITCH = """
+import sys
+from pathlib import Path
+from orchestrator.store.home import Home
+from orchestrator.store.store import Store
+from orchestrator.targets.docker.target import DockerTarget
+from orchestrator.targets.target import Site
+DockerTarget(Site(Store.open(Home(Path(sys.argv[1]))), sys.argv[2]), None, None, "0.0.0.0", None).switch(2)
+"""
+
+
+@pytest.mark.parametrize("point", ["docker.front-replacing", "docker.front-stopped"])
+def test_a_command_that_dies_while_it_replaces_the_front_leaves_one_that_the_next_one_starts(
+    here: Engine, point: str
+) -> None:
+    endpoint = here.deploy(here.target(), 1)
+    target = here.target(address="0.0.0.0")
+    target.prepare()
+    target.start(here.release(2))
+    switch = [sys.executable, "-c", _SWITCH, str(here.folder / "home"), here.name]
+    died = subprocess.run(switch, check=False, env={**os.environ, "MLO_CRASH_AT": point}, timeout=60)
+    assert died.returncode == -signal.SIGKILL
+    assert len(here.containers()) == 4
+    target.drop(2)
+    here.deploy(here.target(), 3)  # with the former address
+    assert ask(endpoint) == "3"
+    observed = here.target().observe()
+    assert (observed.health, observed.revision) == ("healthy", 3), observed.reason
+    port = urlsplit(endpoint).port
+    assert here.containers() == [f"mlo-{here.name}-front-{port}", f"mlo-{here.name}-r3"]
+
+
+def test_what_takes_the_port_of_a_stopped_front_is_named(here: Engine) -> None:
+    endpoint = here.deploy(here.target(), 1)
+    port = urlsplit(endpoint).port or 0
+    before = here.containers()
+    here.api.stop(f"mlo-{here.name}-front-{port}", timeout=1)
+    with socket.create_server(("127.0.0.1", port)):
+        assert failure(here.target().check).code == "E618"
+        assert failure(here.target().prepare).code == "E618"
+    assert here.containers() == before
+    here.target().prepare()
+    eventually(lambda: here.target().observe().health == "healthy")
 
 
 def test_a_network_of_the_spec_is_used_and_stays(here: Engine) -> None:

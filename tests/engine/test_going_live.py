@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy, DeployFailed, StoreFailed, UsageError
-from orchestrator.events import ignore
+from orchestrator.events import Event, Observer, ignore
 from orchestrator.release.go_live import GoLive, RenderedRelease, recover
 from orchestrator.release.origin import Reason
 from orchestrator.release.rollback import roll_back
@@ -37,6 +37,7 @@ class Place:
         self.store = Store.open(self.home)
         self.folder = root / "deployed"
         self.target = FolderTarget(self.folder, name, keep=2)
+        self.observer: Observer = ignore
 
     def rendered(self, content: str, backend: str = "litert") -> str:
         with self.store.scratch_folder() as scratch:
@@ -51,9 +52,9 @@ class Place:
         return RenderedRelease(self.name, "/spec.yaml", "01", "02", rendered, rendered, {}, 1)
 
     def deploy(self, content: str, backend: str = "litert") -> Deployment:
-        known = recover(self.name, self.store)
+        known = recover(self.name, self.store, self.observer)
         revision = max(*self.target.history(), known.highest if known else 0, 0) + 1
-        return GoLive(self.ready(content, backend), self.target, self.store, ignore).replace(
+        return GoLive(self.ready(content, backend), self.target, self.store, self.observer).replace(
             known, revision, Reason("deploy", "a test")
         )
 
@@ -140,7 +141,7 @@ def test_a_rollback_that_is_killed_keeps_both_revisions(place: Place, point: str
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from tests.engine.test_going_live import Place\n"
         "from orchestrator.release.rollback import roll_back\n"
-        "from orchestrator.events import ignore\n"
+        "from orchestrator.events import Event, Observer, ignore\n"
         "p = Place(Path(sys.argv[2])); roll_back(p.store, 'digits', None, ignore, 1)\n"
     )
     arguments = [sys.executable, "-c", script, str(Path(__file__).parents[2]), str(place.root)]
@@ -309,7 +310,7 @@ def test_a_deployment_that_moved_leaves_nothing_behind_even_if_it_was_killed(pla
         "from tests.engine.test_going_live import Place\n"
         "from orchestrator.release.go_live import GoLive, recover\n"
         "from orchestrator.release.origin import Reason\n"
-        "from orchestrator.events import ignore\n"
+        "from orchestrator.events import Event, Observer, ignore\n"
         "from orchestrator.targets.folder.target import FolderTarget\n"
         "p = Place(Path(sys.argv[2])); other = FolderTarget(Path(sys.argv[2]) / 'other', 'digits', 2)\n"
         "GoLive(p.ready('two'), other, p.store, ignore).replace(recover('digits', p.store), 2, Reason('deploy', 'a test'))\n"
@@ -326,3 +327,50 @@ def test_a_deployment_that_moved_leaves_nothing_behind_even_if_it_was_killed(pla
         FolderTarget(place.root / "other", place.name, 2).stop()
         place.store.state.update(lambda state: state.without_deployment(place.name))
         place.deploy("one")
+
+
+def test_a_place_that_cannot_be_left_is_reported_and_left_by_a_later_command(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.deploy("one")
+    former, told = place.folder, list[Event]()
+    stop = FolderTarget.stop
+
+    def refuse(target: FolderTarget) -> tuple[str, ...]:
+        if target.placement.settings["path"] == str(former):
+            raise DeployFailed(Diagnostic("E640", "the former place does not respond", remedy="start it"))
+        return stop(target)
+
+    with monkeypatch.context() as gone:
+        gone.setattr(FolderTarget, "stop", refuse)
+        place.target, place.observer = FolderTarget(place.root / "other", place.name, keep=2), told.append
+        moved = place.deploy("two")
+        assert moved.leaving is not None
+        assert any("the former place does not respond" in str(event) for event in told)
+        again = place.deploy("three")
+        assert (again.leaving, again.revision) == (moved.leaving, 3)
+        assert former.exists()
+    settled = recover(place.name, place.store)
+    assert settled is not None
+    assert settled.leaving is None
+    assert not former.exists()
+
+
+def test_a_switch_that_cannot_be_completed_does_not_block_later_commands(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.deploy("one")
+    killed(place, "release.switched", "two")
+
+    def refuse(target: FolderTarget, revision: int, share: float = 1.0) -> NoReturn:
+        del target, revision, share
+        raise DeployFailed(Diagnostic("E643", "the port cannot be published", remedy="set another address"))
+
+    told: list[Event] = []
+    with monkeypatch.context() as failing:
+        failing.setattr(FolderTarget, "switch", refuse)
+        settled = recover(place.name, place.store, told.append)
+    assert settled is not None
+    assert (settled.revision, settled.intent) == (2, None)
+    assert any("the port cannot be published" in str(event) for event in told)
+    assert place.deploy("three").revision == 3

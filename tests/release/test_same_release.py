@@ -35,6 +35,20 @@ def test_other_sizes_change_nothing_where_no_container_is_run(store: Store, tmp_
     assert not same_release(store, ignores, before, retrained)
 
 
+def test_a_docker_engine_takes_the_image_and_its_limits_only(store: Store, tmp_path: Path) -> None:
+    def rendered(name: str, changed: str = "") -> str:
+        for file in ("chart/templates/service.yaml", "values.yaml", "compose.yaml", "README.md", "container.json"):
+            path = tmp_path / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("other" if file == changed else "as before", encoding="utf-8")
+        return store.trees.commit(tmp_path / name).digest
+
+    ignores, before = TARGETS["docker"].section.ignores, rendered("before")
+    for number, file in enumerate(("chart/templates/service.yaml", "values.yaml", "compose.yaml", "README.md")):
+        assert same_release(store, ignores, before, rendered(f"other-{number}", file)), file
+    assert not same_release(store, ignores, before, rendered("limits", "container.json"))
+
+
 def test_where_all_is_used_every_file_counts(store: Store, tmp_path: Path) -> None:
     before = _rendered(store, tmp_path, "before")
     assert same_release(store, frozenset(), before, before)

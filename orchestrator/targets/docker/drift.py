@@ -55,10 +55,18 @@ def differences(container: Mapping[str, Any]) -> list[str]:
     """How it differs from what mlo created, a clause each: "its memory limit is 1 GiB instead of 2 GiB"."""
     wanted, found = kept_of(container).get("facts", {}), facts_of(container)
     return [
-        f"its {what} {'are' if what.endswith('s') else 'is'} {_word(what, found[what])} instead of {_word(what, wanted[what])}"
+        _environment(wanted[what], found[what])
+        if what == "environment"
+        else f"its {what} {'are' if what.endswith('s') else 'is'} {_word(what, found[what])} instead of {_word(what, wanted[what])}"
         for what in found
         if what in wanted and found[what] != wanted[what]
     ]
+
+
+def _environment(wanted: Iterable[str], found: Iterable[str]) -> str:
+    """The names of the variables that differ; their values may be secret."""
+    names = sorted({each.partition("=")[0] for each in {*wanted} ^ {*found}})
+    return f"its environment has another {', '.join(names)}"
 
 
 def _word(what: str, value: Any) -> str:

@@ -118,9 +118,10 @@ def another_store(name: str, labels: Mapping[str, str]) -> DeployFailed:
         Diagnostic(
             "E641",
             f"another store deploys `{name}` to this Docker Engine",
-            cause=f"its containers belong to the store {home}",
+            cause=f"its containers and networks belong to the store {home}",
             remedy="apply, or `mlo destroy`, from that store (MLO_HOME); or choose another `metadata.name` here; if that store is"
-            f" gone, remove its containers: docker rm --force --volumes $(docker ps --all --quiet --filter label=mlo.deployment={name})",
+            f" gone, remove its containers: docker rm --force --volumes $(docker ps --all --quiet --filter label=mlo.deployment={name});"
+            f" then its networks: docker network rm $(docker network ls --quiet --filter label=mlo.deployment={name})",
         )
     )
 

@@ -18,7 +18,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.targets.docker.drift import published
 from orchestrator.targets.docker.failures import is_status, is_taken, name_taken, port_in_use
-from orchestrator.targets.docker.marks import Marks
+from orchestrator.targets.docker.marks import ROLE, Marks
 from orchestrator.targets.docker.models import RESTART, log_limits, remove
 
 __all__ = [
@@ -31,9 +31,11 @@ __all__ = [
     "front_image",
     "order",
     "published_by",
+    "remove_after",
     "routes_of",
     "start_front",
     "state_of",
+    "wake",
 ]
 
 HTTP, GRPC, CANDIDATE = "8080/tcp", "8081/tcp", "8090/tcp"
@@ -179,20 +181,48 @@ def create_front(
             ports=[(int(port.partition("/")[0]), "tcp") for port in bindings],
             labels=marks.labels("front", revision, {"facts": facts, "network": network}),
             host_config=host,
+            use_config_proxy=False,
         )
     except APIError as error:
         if is_status(error, 409):
             raise name_taken(name) from error
         raise
     front = str(created["Id"])
-    api.connect_container_to_network(front, network, aliases=[marks.deployment])
-    if state is not None:
-        api.put_archive(front, _STATE, state)
+    try:
+        api.connect_container_to_network(front, network, aliases=[marks.deployment])
+        if state is not None:
+            api.put_archive(front, _STATE, state)
+    except BaseException as error:
+        remove_after(error, api, front)
+        raise
     return front
 
 
+def remove_after(error: BaseException, api: Any, front: str) -> None:
+    """Remove a front that was made for something that failed with `error`, which stays the one to show."""
+    try:
+        remove(api, front)
+    except Exception as second:  # noqa: BLE001 - the engine may have gone away, which the first error says
+        error.add_note(f"removing the container {front[:12]} also failed: {second}")
+
+
+def wake(api: Any, container: Mapping[str, Any]) -> None:
+    """Let a front or a revision's container run that is stopped or paused.
+
+    Raises:
+        DeployFailed: E618 a port of the front is in use.
+    """
+    if container["State"]["Paused"]:
+        api.unpause(container["Id"])
+    elif not container["State"]["Running"]:
+        if (container["Config"]["Labels"] or {}).get(ROLE) == "front":
+            start_front(api, container["Id"], published_by(container))
+        else:
+            api.start(container["Id"])
+
+
 def start_front(api: Any, front: str, what: Published) -> None:
-    """Start it; one that cannot have its ports is removed before the error is raised.
+    """Start a front.
 
     Raises:
         DeployFailed: E618 a port is in use.
@@ -202,7 +232,6 @@ def start_front(api: Any, front: str, what: Published) -> None:
     try:
         api.start(front)
     except APIError as error:
-        remove(api, front)
         if is_taken(cause := str(error.explanation)):
             number = what.port + 1 if what.grpc and f":{what.port + 1}" in cause else what.port
             raise port_in_use(number, what.address, cause.rpartition(": ")[2]) from error

@@ -10,7 +10,6 @@ from typing import Any
 from orchestrator.containers.engine import EngineAddress
 from orchestrator.errors import DeployFailed
 from orchestrator.store.crash_points import crash_point
-from orchestrator.targets.docker.drift import kept_of
 from orchestrator.targets.docker.failures import refused
 from orchestrator.targets.docker.front import (
     Published,
@@ -18,8 +17,9 @@ from orchestrator.targets.docker.front import (
     front_image,
     order,
     published_by,
-    start_front,
+    remove_after,
     state_of,
+    wake,
 )
 from orchestrator.targets.docker.marks import REVISION, Marks
 from orchestrator.targets.docker.models import remove, stop_seconds
@@ -65,7 +65,7 @@ class Fronts:
         Raises:
             DeployFailed: E618 the port is in use, E642, E643, E645, E646.
         """
-        fronts = [self._running(front) for front in found.fronts]
+        fronts = [self._running(front) for front in self._one_a_port(found)]
         # One with the same port and another form is replaced at the switch: both cannot have the port.
         same = next((each for each in fronts if published_by(each).port == self.wanted.port), None)
         if same is not None:
@@ -79,28 +79,42 @@ class Fronts:
                 raise refused(f"the image has no label {_BASE}: mlo did not render it", self.engine)
             made_of = front_image(self.api, base, progress)
         progress(f"publishing port {self.wanted.port}")
-        front = self._new(self._form(grpc=grpc), revision, state, made_of)
-        return self._running(self.api.inspect_container(front))
+        return self._new(self._form(grpc=grpc), revision, state, made_of)
 
-    def settle(self, found: Found) -> tuple[str, ...]:
-        """Leave one front, of the wanted form, once the traffic is switched; returns what the user should know.
+    def publish(self, found: Found, *, grpc: bool) -> tuple[str, ...]:
+        """Have a running front of the wanted form, before the traffic is switched; returns what the user should know.
 
         Args:
-            found: what is there, with the revision that has the traffic.
+            found: what is there.
+            grpc: whether the revision that is to have the traffic answers gRPC.
+
+        Raises:
+            DeployFailed: E618 a port is in use, E643 the engine cannot publish it; the former front publishes as before.
         """
-        wanted = self._form(grpc=found.live is not None and bool(kept_of(found.live).get("grpc")))
-        right = next((each for each in found.fronts if published_by(each) == wanted), None)
-        former = [each for each in found.fronts if each is not right]
-        notes: tuple[str, ...] = ()
-        if right is None:
-            same = next((each for each in former if published_by(each).port == wanted.port), None)
-            if same is None:
-                return ()  # the port of a change that was given up: the next one settles it
-            notes = (self._replace(same, wanted),)
-            former.remove(same)
-        for front in former:
-            remove(self.api, front["Id"], stop_seconds=stop_seconds(found.live))
-        return notes
+        fronts, wanted = self._one_a_port(found), self._form(grpc=grpc)
+        same = next((each for each in fronts if published_by(each).port == wanted.port), None)
+        if same is None:
+            return ()  # the port of a change that was given up: the next one settles it
+        if published_by(same) != wanted:
+            return (self._replace(same, wanted),)
+        wake(self.api, same)
+        if _name(same) != (name := self.marks.front(wanted.port)):
+            self.api.rename(same["Id"], name)  # a run died while it replaced it
+        return ()
+
+    def settle(self, found: Found, *, grpc: bool) -> None:
+        """Leave one front, of the wanted form, once the traffic is switched.
+
+        Args:
+            found: what is there.
+            grpc: whether the revision that has the traffic answers gRPC.
+        """
+        wanted = self._form(grpc=grpc)
+        if all(published_by(each) != wanted for each in found.fronts):
+            return
+        for front in found.fronts:
+            if published_by(front) != wanted:
+                remove(self.api, front["Id"], stop_seconds=stop_seconds(found.live))
 
     def leave_other_networks(self, found: Found) -> None:
         """Take fronts out of networks in which no revision is any more; the engine's default one leads to the published port."""
@@ -112,18 +126,32 @@ class Fronts:
     def _form(self, *, grpc: bool) -> Published:
         return Published(self.wanted.address, self.wanted.port, grpc, self.wanted.trial)
 
-    def _new(self, what: Published, revision: int, state: bytes | None, image: str) -> str:
+    def _new(self, what: Published, revision: int, state: bytes | None, image: str) -> Mapping[str, Any]:
+        """A new front, running."""
         front = create_front(self.api, self.marks, image, what, self.network, revision=revision, state=state)
         crash_point("docker.front-created")
-        start_front(self.api, front, what)
-        return front
+        try:
+            return self._running(self.api.inspect_container(front))
+        except BaseException as error:
+            remove_after(error, self.api, front)
+            raise
+
+    def _one_a_port(self, found: Found) -> list[Mapping[str, Any]]:
+        """The fronts of which each has a port of its own; of two at one port, one was left by a run that died, and is removed.
+
+        The one that runs is the right one. If none does, the newer one is: it was complete when the older one was stopped.
+        """
+        kept: dict[int, Mapping[str, Any]] = {}
+        for front in found.fronts:
+            if published_by(front).port in kept:
+                remove(self.api, front["Id"])
+            else:
+                kept[published_by(front).port] = front
+        return list(kept.values())
 
     def _running(self, front: Mapping[str, Any]) -> Mapping[str, Any]:
         """The front, running, in the wanted network, and taking orders."""
-        if not front["State"]["Running"]:
-            start_front(self.api, front["Id"], published_by(front))
-        elif front["State"]["Paused"]:
-            self.api.unpause(front["Id"])
+        wake(self.api, front)
         if self.network not in front["NetworkSettings"]["Networks"]:
             self.api.connect_container_to_network(front["Id"], self.network, aliases=[self.marks.deployment])
         until = time.monotonic() + _STARTUP_SECONDS
@@ -137,21 +165,41 @@ class Fronts:
                 time.sleep(_POLL_SECONDS)
 
     def _replace(self, front: Mapping[str, Any], wanted: Published) -> str:
-        """Put a front of another form at the same port; in between, connections are refused."""
-        state, name = state_of(self.api, front["Id"]), front["Name"].removeprefix("/")
-        began = time.monotonic()
-        self.api.rename(front["Id"], f"{name}-former")
-        self.api.stop(front["Id"], timeout=1)
+        """Put a front of another form at the same port; in between, connections are refused.
+
+        The new one is complete before the former one is stopped, so that whoever dies in between leaves one to be started.
+        """
+        name = self.marks.front(wanted.port)
+        if _name(front) == name:
+            self.api.rename(front["Id"], f"{name}-former")
+        new: str | None = None
         try:
-            self._running(
-                self.api.inspect_container(
-                    self._new(wanted, int(front["Config"]["Labels"][REVISION]), state, front["Image"])
-                )
+            state, revision = state_of(self.api, front["Id"]), int(front["Config"]["Labels"][REVISION])
+            new = create_front(
+                self.api, self.marks, front["Image"], wanted, self.network, revision=revision, state=state
             )
-        except BaseException:
-            self.api.rename(front["Id"], name)
-            self.api.start(front["Id"])
+            crash_point("docker.front-replacing")
+            began = time.monotonic()
+            self.api.stop(front["Id"], timeout=1)
+            crash_point("docker.front-stopped")
+            self._running(self.api.inspect_container(new))
+        except BaseException as error:
+            if new is not None:
+                remove_after(error, self.api, new)
+            self._bring_back(front, name, error)
             raise
         gap = time.monotonic() - began
         remove(self.api, front["Id"])
         return f"what is published at the port has changed, so connections were refused for {gap:.1f} s"
+
+    def _bring_back(self, front: Mapping[str, Any], name: str, error: BaseException) -> None:
+        """Let a front publish again that could not be replaced because of `error`, which stays the one to show."""
+        try:
+            self.api.rename(front["Id"], name)
+            self._running(self.api.inspect_container(front["Id"]))
+        except Exception as second:  # noqa: BLE001 - the engine may have gone away, which the first error says
+            error.add_note(f"starting the former front again also failed: {second}")
+
+
+def _name(container: Mapping[str, Any]) -> str:
+    return str(container["Name"].removeprefix("/"))

@@ -34,7 +34,9 @@ class Marks:
 
     def network(self, *, egress: bool) -> str:
         """The name of the deployment's own network, with or without a way out."""
-        return f"mlo-{self.deployment}-out" if egress else f"mlo-{self.deployment}"
+        return (
+            f"mlo-{self.deployment}.out" if egress else f"mlo-{self.deployment}"
+        )  # no deployment has a dot in its name
 
     def front(self, port: int) -> str:
         """The name of the container that publishes `port`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from orchestrator.artifacts.container import ContainerSettings
@@ -69,7 +69,7 @@ def create_model(
     from docker.types import DeviceRequest, Mount  # noqa: PLC0415
 
     name = marks.model(revision)
-    mounts = [each for each in (settings.token_file, settings.tls_folder) if each is not None]
+    mounts = [each for each in (settings.token_file,) if each is not None]
     security = [f"no-new-privileges:{str(settings.no_new_privileges).lower()}"]
     config = image["Config"]
     facts = {
@@ -114,6 +114,7 @@ def create_model(
             stop_signal="SIGTERM",
             labels=marks.labels("model", revision, {"facts": facts, **kept}),
             host_config=host,
+            use_config_proxy=False,  # the image has its environment; a proxy's address may have a password
         )
     except APIError as error:
         if is_status(error, 409):
@@ -148,7 +149,10 @@ def ran_out_of_memory(api: Any, container: Mapping[str, Any]) -> bool:
     """Whether the kernel has ended a process of the container since it was created, because of its memory limit."""
     created = datetime.fromisoformat(container["Created"][:19]).replace(tzinfo=UTC)
     filters = {"container": container["Id"], "event": "oom"}
-    return any(True for _ in api.events(since=created, until=datetime.now(UTC), filters=filters, decode=True))
+    # The engine's clock: until a time that is in its future, it would wait. What happened this second counts too.
+    now = datetime.fromisoformat(api.info()["SystemTime"]).replace(microsecond=0)
+    until = now + timedelta(seconds=1)
+    return any(True for _ in api.events(since=created, until=until, filters=filters, decode=True))
 
 
 def _memory_text(container: Mapping[str, Any]) -> str:

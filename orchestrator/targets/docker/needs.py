@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.containers.engine import EngineAddress
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
-from orchestrator.targets.docker.failures import is_status, name_taken, refused
-from orchestrator.targets.docker.marks import STORE, Marks
+from orchestrator.targets.docker.failures import another_store, is_status, name_taken, refused
+from orchestrator.targets.docker.marks import DEPLOYMENT, STORE, Marks
 
 if TYPE_CHECKING:
     from orchestrator.store.state import Image
@@ -63,14 +63,18 @@ def make_network(api: Any, engine: EngineAddress, marks: Marks, named: str | Non
         egress: whether the deployment's own network leads out.
 
     Raises:
-        DeployFailed: E642 another network has its name, E643 there is none of the name in the spec.
+        DeployFailed: E641 another store deploys this name, E642 another network has its name, E643 there is none of the name in the spec.
     """
     name = named or marks.network(egress=egress)
     there = [each for each in api.networks(names=[name]) if each["Name"] == name]
     if named is not None and not there:
         raise refused(f"it has no network {named}; `docker network create {named}` makes it", engine)
-    if named is None and there and (there[0]["Labels"] or {}).get(STORE) != marks.store:
-        raise name_taken(name)
+    if named is None and there:
+        labels = there[0]["Labels"] or {}
+        if labels.get(DEPLOYMENT) != marks.deployment or there[0]["Internal"] == egress:
+            raise name_taken(name)
+        if labels.get(STORE) != marks.store:
+            raise another_store(marks.deployment, labels)
     if not there:
         labels = marks.labels("network")
         api.create_network(name, driver="bridge", internal=not egress, check_duplicate=True, labels=labels)

@@ -9,6 +9,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from orchestrator.targets.docker.drift import differences, kept_of
+from orchestrator.targets.docker.failures import is_status
 from orchestrator.targets.docker.front import CANDIDATE, Published, Routes, published_by, routes_of
 from orchestrator.targets.docker.marks import DEPLOYMENT, HOME, ROLE, STORE, Marks, revision_of
 from orchestrator.targets.docker.models import RESTART, ended, memory_word, ran_out_of_memory
@@ -17,6 +18,8 @@ from orchestrator.targets.target import Observed
 
 __all__ = ["Found", "endpoint", "find", "is_ready", "observed", "trial_url"]
 
+_LOOKS = 4
+"""How often what was listed may be gone before it was looked at; each command that is at work removes a few containers."""
 _MANY = 3
 """Restarts after which a container counts as one that keeps crashing."""
 
@@ -50,6 +53,18 @@ class Found:
 
 def find(api: Any, marks: Marks) -> Found:
     """Look at what the engine has of a deployment."""
+    from docker.errors import APIError  # noqa: PLC0415 - an extra
+
+    for _ in range(_LOOKS):
+        try:
+            return _look(api, marks)
+        except APIError as error:
+            if not is_status(error, 404):  # it was removed since it was listed
+                raise
+    return _look(api, marks)
+
+
+def _look(api: Any, marks: Marks) -> Found:
     fronts, models, others = [], {}, None
     for row in api.containers(all=True, filters=marks.namesakes):
         labels = row["Labels"]

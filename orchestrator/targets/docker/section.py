@@ -10,6 +10,9 @@ from orchestrator.targets.section import DeploySection
 
 __all__ = ["DockerDeploy"]
 
+_OWN_NETWORKS = frozenset({"bridge", "host", "none", "default"})
+"""What every engine has, and what means one of them."""
+
 
 def _address(text: str) -> str:
     try:
@@ -18,10 +21,20 @@ def _address(text: str) -> str:
         raise ValueError("expected an IP address, such as 127.0.0.1, 0.0.0.0 or 10.0.0.7") from None
 
 
+def _network(name: str) -> str:
+    if name in _OWN_NETWORKS:
+        raise ValueError(
+            f"expected a network that `docker network create` has made: in `{name}`, containers do not find each other by name"
+        )
+    return name
+
+
 class DockerDeploy(DeploySection):
     """As containers of a Docker Engine."""
 
     takes_image: ClassVar[Literal["no", "built", "pushed"]] = "built"
+    replicated: ClassVar[bool] = False
+    ignores: ClassVar[frozenset[str]] = frozenset({"values.yaml", "compose.yaml", "chart", "README.md"})
 
     target: Literal["docker"]
     port: int | None = Field(
@@ -35,9 +48,11 @@ class DockerDeploy(DeploySection):
         description="The address of the engine's machine at which the port is published; 0.0.0.0 for all of them.",
         examples=["0.0.0.0"],  # noqa: S104 - an example of what a user may want
     )
-    network: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")] | None = Field(
-        default=None,
-        description="A network of the engine in which other containers reach the deployment by its name, at port 8080; by default"
-        " its own, without a way out.",
-        examples=["backend"],
+    network: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"), AfterValidator(_network)] | None = (
+        Field(
+            default=None,
+            description="A network of the engine in which other containers reach the deployment by its name, at port 8080; by default"
+            " its own, without a way out.",
+            examples=["backend"],
+        )
     )

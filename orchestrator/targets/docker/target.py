@@ -23,8 +23,9 @@ from orchestrator.store.identity import store_identity
 from orchestrator.targets.docker.cleaning import remove_images, remove_networks
 from orchestrator.targets.docker.drift import kept_of
 from orchestrator.targets.docker.failures import another_store, engine_api, no_engine, port_in_use
-from orchestrator.targets.docker.front import Published, order, published_by, routes_of
+from orchestrator.targets.docker.front import Published, order, published_by, routes_of, wake
 from orchestrator.targets.docker.fronts import Fronts
+from orchestrator.targets.docker.log import FollowedLog
 from orchestrator.targets.docker.marks import REVISION, ROLE, STORE, Marks, revision_of
 from orchestrator.targets.docker.models import RESTART, create_model, ended, not_up, remove, stop_seconds
 from orchestrator.targets.docker.needs import image_at, make_network
@@ -67,6 +68,7 @@ class DockerTarget:
         self._address = address
         self._network = network
         self._chosen: int | None = None
+        self._unrestored = ""
 
     @classmethod
     def wanted(cls, section: DockerDeploy, base: Path, site: Site) -> Self:
@@ -184,27 +186,14 @@ class DockerTarget:
         """What the container with the traffic has printed; followed, the next one's comes when it takes over.
 
         Raises:
-            DeployFailed: E615 there is no container; E640.
+            DeployFailed: E615 there is no container, or none any more; E640.
         """
-        shown: str | None = None
-        while True:
-            with self._api(_LOG_SECONDS if follow else 60.0) as api:
-                live = find(api, self._marks).live
-                if live is None and shown is None:
-                    raise DeployFailed(
-                        Diagnostic(
-                            "E615",
-                            f"{self._site.name} has no log",
-                            cause="the engine has no container that serves it",
-                            remedy="run `mlo apply` with its spec",
-                        )
-                    )
-                if live is not None and live["Id"] != shown:
-                    tail: int | str = lines if shown is None else "all"
-                    shown = live["Id"]
-                    yield from _lines(api, live["Id"], tail, follow=follow)
-            if not follow:
-                return
+        log = FollowedLog(self._site.name, self._marks)
+        with self._api() as api:
+            yield from log.last(api, lines)
+        while follow:
+            with self._api(_LOG_SECONDS) as api:
+                yield from log.more(api)
             time.sleep(1.0)
 
     def lock(self) -> AbstractContextManager[None]:
@@ -231,15 +220,15 @@ class DockerTarget:
             found, port = self._check(api, grpc=False)
             if found.live is None or found.front is None:
                 # One that cannot be started any more stays down: the one that is about to be started replaces it.
-                with suppress(DeployFailed):
+                try:
                     if live is not None:
                         self._restore(api, live)
+                except DeployFailed as error:
+                    reason = error.diagnostics[0].sentence
+                    self._unrestored = f"revision {live.revision if live else 0} could not be started again: {reason}"
             else:
-                for container in (found.front, found.live):
-                    if container["State"]["Paused"]:
-                        api.unpause(container["Id"])
-                    elif not container["State"]["Running"]:
-                        api.start(container["Id"])
+                wake(api, found.front)
+                wake(api, found.live)
         return url(host_of(self._host(), self._address) or self._address, port)
 
     def start(self, release: Release, progress: Callable[[str], None] = lambda _: None) -> Started:
@@ -254,6 +243,8 @@ class DockerTarget:
             try:
                 return self._start(api, release, progress)
             except BaseException as error:
+                if self._unrestored:
+                    error.add_note(self._unrestored)
                 try:
                     self._drop(api, revision)
                 except Exception as second:  # noqa: BLE001 - the first error is the one to show
@@ -282,7 +273,12 @@ class DockerTarget:
                         remedy="run the same command again, which starts the revision anew",
                     )
                 )
+            network = str(_network_of(new))
+            # First, because it may fail: then nothing was switched yet.
+            fronts, grpc = self._fronts(api, found, network), bool(kept_of(new).get("grpc"))
+            notes = fronts.publish(found, grpc=grpc)
             api.update_container(new["Id"], restart_policy={"Name": RESTART})
+            found = find(api, self._marks)
             for front in found.fronts:
                 # A former one at another port does not know the revision, and is removed below.
                 if front["State"]["Running"] and name in (
@@ -291,12 +287,11 @@ class DockerTarget:
                 ):
                     order(api, front["Id"], "use", name)
             crash_point("docker.switched")
-            found, network = find(api, self._marks), str(_network_of(new))
-            notes = self._fronts(api, found, network).settle(found)
+            fronts.settle(found, grpc=grpc)
             self._retire(api, [each for each in found.models.values() if each["Id"] != new["Id"]])
-            self._fronts(api, found, network).leave_other_networks(find(api, self._marks))
+            fronts.leave_other_networks(find(api, self._marks))
             remove_networks(api, self._marks, keep=network)
-            return notes
+            return (*filter(None, [self._unrestored]), *notes)
 
     def drop(self, revision: int) -> None:
         """Remove the container of a revision without traffic, and a front that was only made for it."""
@@ -344,7 +339,9 @@ class DockerTarget:
         port = self._port or self._chosen or (None if there is None else there.port)
         if port is None:
             port = self._chosen = choose_port(self._site.name, others, host, self._address)
-        own = set() if there is None else {there.port, *((there.port + 1,) if there.grpc else ())}
+        own = set[int]()
+        if there is not None and found.front is not None and found.front["State"]["Running"]:
+            own = {there.port, *((there.port + 1,) if there.grpc else ())}
         for number in (port, port + 1) if grpc else (port,):
             if number not in own and (cause := who_has(others, host, self._address, number)) is not None:
                 raise port_in_use(number, self._address, cause)
@@ -518,18 +515,3 @@ class DockerTarget:
 def _network_of(model: Mapping[str, Any] | None) -> str | None:
     """The network that a revision's container was created in."""
     return None if model is None else kept_of(model).get("network")
-
-
-def _lines(api: Any, container: str, tail: int | str, *, follow: bool) -> Iterator[str]:
-    """The lines that a container has printed, and with `follow` those that it prints until it ends."""
-    if not follow:
-        text = api.logs(container, stdout=True, stderr=True, tail=tail)
-        yield from text.decode("utf-8", "replace").splitlines()
-        return
-    rest = b""
-    for data in api.logs(container, stdout=True, stderr=True, tail=tail, stream=True, follow=True):
-        *whole, rest = (rest + data).split(b"\n")
-        for line in whole:
-            yield line.decode("utf-8", "replace").rstrip("\r")
-    if rest:
-        yield rest.decode("utf-8", "replace")
