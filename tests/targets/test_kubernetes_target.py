@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from orchestrator.errors import DeployFailed
+from orchestrator.events import ignore
 from orchestrator.release import go_live
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment, Image, Intent
@@ -210,7 +211,7 @@ def test_a_revision_that_serves_is_recorded_after_the_client_that_upgraded_to_it
     new = target(serves(2), helm)
     before = known(new.placement)
     wanted = before.model_copy(update={"revision": 2})
-    assert go_live._after(before, Intent.now("deploy", 2, new.placement, wanted), new) == wanted
+    assert go_live._after(before, Intent.now("deploy", 2, new.placement, wanted), new, ignore) == wanted
     assert helm.done == []
 
 
@@ -288,7 +289,7 @@ def test_a_cluster_that_only_has_another_address_is_the_same_place(tmp_path: Pat
         patched.setattr(go_live, "target_at", lambda *_: new)
         moved = known(new.placement, leaving=old.placement)
         store.state.update(lambda state: state.with_deployment(moved))
-        assert go_live._left(moved, store, store.state).leaving is None
+        assert go_live._left(moved, store, ignore).leaving is None
     assert new._helm.done == []  # type: ignore[attr-defined]
 
 
