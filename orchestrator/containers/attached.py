@@ -14,14 +14,11 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
 from orchestrator.containers.engine import EngineError, connected
-
-if TYPE_CHECKING:
-    from docker import DockerClient
 
 __all__ = ["run_container", "started_by", "sweep_containers"]
 
@@ -49,7 +46,7 @@ def run_container(image: str, options: Mapping[str, Any], file: Path) -> int:
 
     signals = _ForwardedSignals()
     with connected(_ENGINE_SECONDS) as client:
-        sweep_containers(client)
+        sweep_containers(client.api)
         container = client.containers.create(image, labels=started_by(), **options)
         try:
             file.write_text(str(container.id), encoding="ascii")
@@ -93,12 +90,16 @@ class _ForwardedSignals:
             self._send()
 
 
-def sweep_containers(client: DockerClient) -> None:
-    """Remove the containers of processes of this machine that are gone, whether or not they were started."""
-    for container in client.containers.list(all=True, filters={"label": _LABEL}, ignore_removed=True):
-        host, _, process = container.labels[_LABEL].rpartition(" ")
+def sweep_containers(api: Any) -> None:
+    """Remove the containers of processes of this machine that are gone, whether or not they were started.
+
+    Args:
+        api: of the engine.
+    """
+    for row in api.containers(all=True, filters={"label": _LABEL}):
+        host, _, process = row["Labels"][_LABEL].rpartition(" ")
         if host == os.uname().nodename and not _lives(process):
-            _unless_gone(partial(container.remove, force=True))
+            _unless_gone(partial(api.remove_container, row["Id"], force=True))
 
 
 def started_by() -> dict[str, str]:

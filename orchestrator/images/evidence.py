@@ -15,6 +15,7 @@ from orchestrator.store.state import Image
 __all__ = [
     "Evidence",
     "Sizes",
+    "built_images",
     "provenance",
     "read_evidence",
     "record_push",
@@ -135,6 +136,19 @@ def read_evidence(folder: Path, image: Image) -> Evidence | None:
         return None
     sizes = {name: int(facts["sizes"][name]) for name in ("total", "base", "model")}
     return Evidence(Image.model_validate(facts["image"]), Sizes(**sizes), own / _SBOM, own / _PROVENANCE)
+
+
+def built_images(folder: Path, deployment: str) -> list[Image]:
+    """The images of a deployment that were built from here, also those that were never deployed.
+
+    Args:
+        folder: of all images.
+        deployment: its name, which is that of their repository.
+    """
+    images = [
+        Image.model_validate(json.loads(file.read_bytes())["image"]) for file in sorted(folder.glob(f"*/{_FACTS}"))
+    ]
+    return [image for image in images if image.name.rpartition(":")[0].rpartition("/")[2] == deployment]
 
 
 def record_push(folder: Path, image: Image) -> None:

@@ -94,7 +94,7 @@ def _listed(client: DockerClient, image: str, name: str) -> str:
     from requests.exceptions import ReadTimeout  # noqa: PLC0415
 
     api = cast("Any", client.api)  # the package has types for a part of it only
-    sweep_containers(client)
+    sweep_containers(api)
     settings = api.create_host_config(network_mode="none", read_only=True, cap_drop=["ALL"])
     made = api.create_container(
         image, command=["-c", _LIST], entrypoint=["/bin/sh"], host_config=settings, labels=started_by(),

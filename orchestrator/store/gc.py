@@ -82,12 +82,22 @@ def collect(store: Store, keep_receipts: Collection[str] = (), *, timeout: float
             freed += _drop_lock_files(home)
         with store_errors("clean up", home.logs):
             freed += _drop_old_logs(home)
+        with store_errors("clean up", home.root):
+            freed += _drop_old_images(
+                home, {entry.image.id for each in deployments.values() for entry in each.history if entry.image}
+            )
         return freed
 
 
 def _drop_old_logs(home: Home) -> int:
     """Remove the logs of steps that ran long ago; the folder of one step's run is named STEP-KEY."""
     return sum(remove_tree(entry) for entry in home.logs.iterdir() if entry.is_dir() and _age(entry) > _LOG_AGE)
+
+
+def _drop_old_images(home: Home, deployed: Collection[str]) -> int:
+    """Remove what is known of images that were built long ago and are not deployed, and what indexes said long ago."""
+    old = [entry for folder in (home.images, home.hashes) for entry in folder.glob("*") if _age(entry) > _UNUSED_AGE]
+    return sum(_remove(entry) for entry in old if f"sha256:{entry.name}" not in deployed)
 
 
 def _drop_lock_files(home: Home) -> int:

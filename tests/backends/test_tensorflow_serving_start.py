@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import pytest
 
@@ -19,9 +19,6 @@ from orchestrator.backends.tensorflow_serving.local import container_options, lo
 from orchestrator.containers import attached
 from orchestrator.process.environment import inherited_environment
 from tests.fake_engine import NO_ENGINE, FakeEngine, fake_engine
-
-if TYPE_CHECKING:
-    from docker import DockerClient
 
 Put = Callable[[str, str], None]
 
@@ -173,9 +170,8 @@ def test_the_server_learns_where_the_engine_is_and_others_do_not(
 class FakeContainer:
     """A container as the engine's client shows it, which notes what is done with it."""
 
-    def __init__(self, told: list[str], label: str = "") -> None:
+    def __init__(self, told: list[str]) -> None:
         self.id = "c1"
-        self.labels = {"mlo.started-by": label}
         self.told = told
 
     def attach_socket(self, params: dict[str, int]) -> None:
@@ -193,18 +189,30 @@ class FakeClient:
 
     def __init__(self, interrupts: str) -> None:
         self.containers = self
+        self.api = FakeLeft({})
         self.told: list[str] = []
         self.interrupts = interrupts
-        self.left: list[FakeContainer] = []
 
     def create(self, _image: str, **options: Any) -> FakeContainer:
         self.told.append("create")
         if self.interrupts == "create":
             os.kill(os.getpid(), signal.SIGTERM)
-        return FakeContainer(self.told, options["labels"]["mlo.started-by"])
+        assert options["labels"].keys() == {"mlo.started-by"}
+        return FakeContainer(self.told)
 
-    def list(self, **_: Any) -> list[FakeContainer]:
-        return self.left
+
+class FakeLeft:
+    """The API of an engine with these containers: id → who started it."""
+
+    def __init__(self, started_by: dict[str, str]) -> None:
+        self.started_by = started_by
+
+    def containers(self, **_: Any) -> list[dict[str, Any]]:
+        return [{"Id": each, "Labels": {"mlo.started-by": who}} for each, who in self.started_by.items()]
+
+    def remove_container(self, container: str, *, force: bool) -> None:
+        assert force
+        del self.started_by[container]
 
 
 @pytest.fixture
@@ -238,17 +246,12 @@ def test_a_container_is_removed_whenever_the_signal_comes(
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next() -> None:
-    client = FakeClient("")
-    mine: list[str] = []
-    elsewhere: list[str] = []
-    dead: list[str] = []
-    client.left = [
-        FakeContainer(mine, attached.started_by()["mlo.started-by"]),
-        FakeContainer(elsewhere, "another-machine 1/0.00"),
-        FakeContainer(dead, f"{os.uname().nodename} {os.getpid()}/0.00"),  # the process id was used again
-    ]
-    attached.sweep_containers(cast("DockerClient", client))
-    assert (mine, elsewhere, dead) == ([], [], ["remove"])
+    dead = f"{os.uname().nodename} {os.getpid()}/0.00"  # the process id was used again
+    api = FakeLeft(
+        {"mine": attached.started_by()["mlo.started-by"], "elsewhere": "another-machine 1/0.00", "dead": dead}
+    )
+    attached.sweep_containers(api)
+    assert api.started_by.keys() == {"mine", "elsewhere"}
 
 
 def test_a_container_is_read_only_and_published_on_loopback_only(folder: Path) -> None:

@@ -115,7 +115,7 @@ class Engine:
         self.images.append(tag)
         facts = self.api.inspect_image(tag)
         assert facts["Id"], printed[-3:]
-        return Image(name=tag, id=facts["Id"], platform="linux/amd64")
+        return Image(name=tag, id=facts["Id"], platform=f"{facts['Os']}/{facts['Architecture']}")
 
     def release(
         self,

@@ -25,6 +25,7 @@ __all__ = [
     "ask",
     "built",
     "docker",
+    "engine_platform",
     "no_container_runs",
     "onnx_model",
     "rendered",
@@ -48,6 +49,11 @@ def require_engine() -> None:
         pytest.skip("no docker is on the PATH: images are not built")
     if subprocess.run(["docker", "version"], capture_output=True, timeout=60, check=False).returncode != 0:
         pytest.skip("no Docker Engine answers: images are not built")
+
+
+def engine_platform() -> str:
+    """What the engine runs, as images name it."""
+    return docker("version", "--format", "{{.Server.Os}}/{{.Server.Arch}}")
 
 
 def onnx_model(factor: int = 2) -> bytes:
@@ -74,6 +80,7 @@ def rendered(render_to: Render, folder: str = "rendered", **changes: Any) -> Pat
         "tools": installed_closure(serving_backend("onnxruntime").tools),
         "registry": None,
         "memory": 2**30,
+        "platform": engine_platform(),
     }
     return render_to("onnxruntime", folder, **(given | changes))
 

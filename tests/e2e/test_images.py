@@ -27,11 +27,18 @@ from orchestrator.errors import DeployFailed
 from orchestrator.images.evidence import read_evidence
 from orchestrator.images.settings import BuildSettings
 from orchestrator.images.wheels import fetch_wheels
+from orchestrator.store.home import Home
+from orchestrator.store.state import Image
+from orchestrator.store.store import Store
+from orchestrator.targets.docker.section import DockerDeploy
+from orchestrator.targets.docker.target import DockerTarget
+from orchestrator.targets.target import Site
 from tests.e2e.images_case import (
     Render,
     ask,
     built,
     docker,
+    engine_platform,
     no_container_runs,
     onnx_model,
     rendered,
@@ -56,78 +63,95 @@ def _remove(*names: str) -> None:
     docker("rmi", "--force", *names)
 
 
-def test_an_onnx_image_serves_unprivileged_from_a_read_only_root(render_to: Render, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    """The image of the ONNX model, which the first test that needs it builds."""
+    kept = Kept(tmp_path_factory.mktemp("kept") / "home")
+    yield kept
+    if kept.image is not None:
+        _remove(kept.image.name)
+
+
+class Kept:
+    """An image that several tests look at, with what the store knows of it."""
+
+    def __init__(self, home: Path) -> None:
+        self.store = Store.open(Home(home))
+        self.evidence = self.store.home.images
+        self.image: Image | None = None
+
+    def built(self, tree: Path) -> Image:
+        if self.image is None:
+            self.image = built(tree, self.evidence)
+        return self.image
+
+
+def test_an_onnx_image_serves_unprivileged_from_a_read_only_root(render_to: Render, kept: Kept) -> None:
     tree = rendered(render_to)
-    image = built(tree, tmp_path / "images")
-    try:
-        with running(image.name, tree, 8080) as (name, port):
-            until_ready(name, port, "/v2/health/ready")
-            status, answer = ask(port, "POST", "/v2/models/digits/infer", _BODY)
-            assert status == 200
-            assert json.loads(answer)["outputs"][0]["data"] == [2.0, 4.0, 6.0]
-            until = time.monotonic() + 60
-            while docker("inspect", "--format", "{{.State.Health.Status}}", name) != "healthy":
-                assert time.monotonic() < until, "the image's own health check is not content"
-                time.sleep(0.2)
-            assert docker("exec", name, "id", "-u") == "65532"
-            docker("stop", "--time", "30", name)
-            assert docker("inspect", "--format", "{{.State.ExitCode}}", name) == "0"
-        with running(image.name, tree, 8080, _OPENSHIFT) as (name, port):
-            until_ready(name, port, "/v2/health/ready")
-            assert ask(port, "POST", "/v2/models/digits/infer", _BODY)[0] == 200
-    finally:
-        _remove(image.name)
+    image = kept.built(tree)
+    with running(image.name, tree, 8080, _OPENSHIFT) as (other, there), running(image.name, tree, 8080) as (name, port):
+        until_ready(other, there, "/v2/health/ready")
+        assert ask(there, "POST", "/v2/models/digits/infer", _BODY)[0] == 200
+        until_ready(name, port, "/v2/health/ready")
+        status, answer = ask(port, "POST", "/v2/models/digits/infer", _BODY)
+        assert status == 200
+        assert json.loads(answer)["outputs"][0]["data"] == [2.0, 4.0, 6.0]
+        until = time.monotonic() + 60
+        while docker("inspect", "--format", "{{.State.Health.Status}}", name) != "healthy":
+            assert time.monotonic() < until, "the image's own health check is not content"
+            time.sleep(0.2)
+        assert docker("exec", name, "id", "-u") == "65532"
+        docker("stop", "--time", "30", name)
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", name) == "0"
 
 
-def test_what_an_image_holds_is_recorded_and_little(render_to: Render, tmp_path: Path) -> None:
-    image = built(rendered(render_to), tmp_path / "images")
-    try:
-        known = read_evidence(tmp_path / "images", image)
-        assert known is not None
-        assert 50e6 < known.sizes.above_base <= 220e6, "of ONNX Runtime's image above its base, the model not counted"
-        facts = json.loads(docker("inspect", image.name))[0]
-        labels = facts["Config"]["Labels"]
-        sbom = known.sbom.read_bytes()
-        assert labels["mlo.sbom"] == f"sha256:{hashlib.sha256(sbom).hexdigest()}"
-        assert labels["org.opencontainers.image.base.digest"].startswith("sha256:")
-        components = {each["purl"] for each in json.loads(sbom)["components"]}
-        version = installed_closure(("onnxruntime",))["onnxruntime"]
-        assert f"pkg:pypi/onnxruntime@{version}" in components
-        assert any(purl.startswith("pkg:deb/debian/libc6@") for purl in components)
-        assert any("tini@0.19.0" in purl for purl in components)
-        assert not any(purl.startswith(("pkg:pypi/pip@", "pkg:pypi/setuptools@")) for purl in components)
-        statement = json.loads(known.provenance.read_bytes())
-        assert statement["subject"] == [{"name": image.name, "digest": {"sha256": image.id.removeprefix("sha256:")}}]
-        said = statement["predicate"]["buildDefinition"]["externalParameters"]
-        assert said["context"] == labels["mlo.context-digest"]
-        assert said["mlo.model-digest"] == labels["mlo.model-digest"]
-        # For another store, and under another name, it is found, and what is known of it is the same.
-        there = built(rendered(render_to, "there"), tmp_path / "other", repository="images-test/other")
-        found = read_evidence(tmp_path / "other", there)
-        assert found is not None
-        assert (there.id, found.sizes) == (image.id, known.sizes)
-        assert found.sbom.read_bytes() == sbom
-        assert json.loads(found.provenance.read_bytes())["predicate"] == statement["predicate"]
-        docker("rmi", there.name)
-    finally:
-        _remove(image.name)
+def test_what_an_image_holds_is_recorded_and_little(render_to: Render, kept: Kept, tmp_path: Path) -> None:
+    image = kept.built(rendered(render_to))
+    known = read_evidence(kept.evidence, image)
+    assert known is not None
+    assert 50e6 < known.sizes.above_base <= 220e6, "of ONNX Runtime's image above its base, the model not counted"
+    labels = json.loads(docker("inspect", image.name))[0]["Config"]["Labels"]
+    sbom = known.sbom.read_bytes()
+    assert labels["mlo.sbom"] == f"sha256:{hashlib.sha256(sbom).hexdigest()}"
+    assert labels["org.opencontainers.image.base.digest"].startswith("sha256:")
+    components = {each["purl"] for each in json.loads(sbom)["components"]}
+    version = installed_closure(("onnxruntime",))["onnxruntime"]
+    assert f"pkg:pypi/onnxruntime@{version}" in components
+    assert any(purl.startswith("pkg:deb/debian/libc6@") for purl in components)
+    assert any("tini@0.19.0" in purl for purl in components)
+    assert not any(purl.startswith(("pkg:pypi/pip@", "pkg:pypi/setuptools@")) for purl in components)
+    statement = json.loads(known.provenance.read_bytes())
+    assert statement["subject"] == [{"name": image.name, "digest": {"sha256": image.id.removeprefix("sha256:")}}]
+    said = statement["predicate"]["buildDefinition"]["externalParameters"]
+    assert said["context"] == labels["mlo.context-digest"]
+    assert said["mlo.model-digest"] == labels["mlo.model-digest"]
+    # For another store, and under another name, it is found, and what is known of it is the same.
+    killed = docker("create", "--label", f"mlo.started-by={os.uname().nodename} 1/0.00", image.name)
+    there = built(rendered(render_to, "there"), tmp_path / "other", repository="images-test/other")
+    docker("rmi", there.name)
+    found = read_evidence(tmp_path / "other", there)
+    assert found is not None
+    assert (there.id, found.sizes) == (image.id, known.sizes)
+    assert found.sbom.read_bytes() == sbom
+    assert json.loads(found.provenance.read_bytes())["predicate"] == statement["predicate"]
+    assert killed not in docker("ps", "--all", "--quiet", "--no-trunc"), "what a killed process left is removed"
 
 
-def test_a_new_model_only_makes_the_last_layer_and_an_unchanged_one_nothing(
-    render_to: Render,
-    tmp_path: Path,
+def test_a_new_model_only_makes_the_last_layer_and_destroy_removes_what_was_never_deployed(
+    render_to: Render, kept: Kept
 ) -> None:
-    first = built(rendered(render_to, "first"), tmp_path / "images")
-    other = built(rendered(render_to, "second", model=onnx_model(3)), tmp_path / "images")
-    try:
-        layers = [json.loads(docker("inspect", image.name))[0]["RootFS"]["Layers"] for image in (first, other)]
-        assert layers[0][:-1] == layers[1][:-1]
-        assert layers[0][-1] != layers[1][-1]
-        said: list[str] = []
-        assert built(rendered(render_to, "again"), tmp_path / "images", said) == first
-        assert said == [f"cached: {first.name}"]
-    finally:
-        _remove(first.name, other.name)
+    first, name = kept.built(rendered(render_to, "first")), f"images-test-{uuid.uuid4().hex[:8]}"
+    other = built(rendered(render_to, "second", model=onnx_model(3)), kept.evidence, repository=name)
+    layers = [json.loads(docker("inspect", image.name))[0]["RootFS"]["Layers"] for image in (first, other)]
+    assert layers[0][:-1] == layers[1][:-1]
+    assert layers[0][-1] != layers[1][-1]
+    said: list[str] = []
+    assert built(rendered(render_to, "again"), kept.evidence, said) == first
+    assert said == [f"cached: {first.name}"]
+    docker("create", "--label", f"mlo.started-by={os.uname().nodename} 1/0.00", other.name)  # by a killed command
+    DockerTarget.wanted(DockerDeploy.model_validate({"target": "docker"}), kept.evidence, Site(kept.store, name)).stop()
+    assert other.name not in docker("images", "--format", "{{.Repository}}:{{.Tag}}")
+    assert first.name in docker("images", "--format", "{{.Repository}}:{{.Tag}}")
 
 
 def _changed(tree: Path, before: str, instruction: str) -> Path:
@@ -329,7 +353,7 @@ def test_no_password_of_an_index_gets_into_layers_or_history_and_the_build_needs
     pins = {"packaging": installed_closure(("packaging",))["packaging"]}
     listed = tmp_path / "requirements.txt"
     listed.write_text(f"packaging=={pins['packaging']}\n")
-    fetch_wheels(listed, BuildSettings("x"), "linux/amd64", wheels)
+    fetch_wheels(listed, BuildSettings("x"), engine_platform(), wheels)
     base = f"images-test/with-tini:{uuid.uuid4().hex[:12]}"
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "Dockerfile").write_text(
@@ -385,11 +409,18 @@ def test_torchserve_is_built_from_a_wheelhouse_and_answers(render_to: Render, tm
 
     torch.jit.save(torch.jit.script(Double()), tmp_path / "model.pt")
     tools = installed_closure(serving_backend("torchserve").tools)
-    tree = render_to("torchserve", model=(tmp_path / "model.pt").read_bytes(), tools=tools, registry=None, wheels=True)
+    tree = render_to(
+        "torchserve",
+        model=(tmp_path / "model.pt").read_bytes(),
+        tools=tools,
+        registry=None,
+        wheels=True,
+        platform=engine_platform(),
+    )
     wheelhouse = tmp_path / "wheelhouse"
     wheelhouse.mkdir()
     settings = BuildSettings("images-test/torchserve", wheelhouse=wheelhouse)
-    fetch_wheels(tree / "docker" / "requirements.txt", settings, "linux/amd64", wheelhouse)
+    fetch_wheels(tree / "docker" / "requirements.txt", settings, engine_platform(), wheelhouse)
     assert not [path.name for path in wheelhouse.iterdir() if path.name.startswith("nvidia")]
     image = built(tree, tmp_path / "images", repository=settings.repository, wheelhouse=wheelhouse)
     try:
@@ -440,7 +471,7 @@ def test_with_a_stand_in_for_tensorflow_serving_the_image_is_healthy_and_stops_a
     )
     docker("build", "--quiet", "--tag", base, str(context))
     backend = serving_backend("tensorflow-serving")
-    tree = render_to("tensorflow-serving", base=base, registry=None)
+    tree = render_to("tensorflow-serving", base=base, registry=None, platform=engine_platform())
     image = None
     try:
         image = built(tree, tmp_path / "images", repository="images-test/tensorflow-serving")

@@ -19,7 +19,7 @@ from orchestrator.images.evidence import Sizes, provenance, read_evidence, write
 from orchestrator.images.push import push_image
 from orchestrator.images.settings import BuildSettings
 from orchestrator.store.state import Image
-from tests.e2e.images_case import docker, require_engine
+from tests.e2e.images_case import docker, engine_platform, require_engine
 from tests.e2e.registries import PASSWORD, USER, free_port, registry, token_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -39,7 +39,9 @@ def tree(tmp_path: Path) -> Path:
     (tree / "docker").mkdir(parents=True)
     (tree / "serving").mkdir()
     (tree / "serving" / "model").write_text(uuid.uuid4().hex)
-    (tree / "docker" / "Dockerfile").write_text('FROM scratch\nCOPY serving /\nLABEL mlo.platform="linux/amd64"\n')
+    (tree / "docker" / "Dockerfile").write_text(
+        f'FROM scratch\nCOPY serving /\nLABEL mlo.platform="{engine_platform()}"\n'
+    )
     return tree
 
 
@@ -61,7 +63,7 @@ def _pushed(tree: Path, repository: str, names: list[str]) -> Image:
         "--label", f"{CONTEXT_LABEL}=sha256:{digest}", str(tree),
     )  # fmt: skip
     names.append(name)
-    image = Image(name=name, id=docker("inspect", "--format", "{{.Id}}", name), platform="linux/amd64")
+    image = Image(name=name, id=docker("inspect", "--format", "{{.Id}}", name), platform=engine_platform())
     statement = provenance(
         image, context=digest, base="scratch", base_digest="sha256:0", labels={}, engine="", network=None
     )

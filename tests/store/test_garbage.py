@@ -17,7 +17,7 @@ from orchestrator.store.gc import collect, sweep
 from orchestrator.store.home import Home
 from orchestrator.store.locks import lock
 from orchestrator.store.receipts import Receipt, Receipts
-from orchestrator.store.state import Deployment, Intent, PlacementRecord, Revision, StateFile
+from orchestrator.store.state import Deployment, Image, Intent, PlacementRecord, Revision, StateFile
 from orchestrator.store.store import Store
 from orchestrator.store.trees import TreeStore
 from orchestrator.store.user_code import NO_USER_CODE
@@ -86,6 +86,22 @@ def _deployment(rendered: str, history: tuple[Revision, ...] = ()) -> Deployment
     )
 
 
+def _revision(rendered: str, imported: str) -> Revision:
+    return Revision(
+        revision=1,
+        backend="onnxruntime",
+        variant="onnx-fp32",
+        rendered_digest=rendered,
+        deployed="",
+        spec_digest="",
+        decision_digest="",
+        imported_digest=imported,
+        gates={},
+        threads=1,
+        placement=PlacementRecord(target="local", version=1, settings={}),
+    )
+
+
 @pytest.mark.processes
 def test_scratch_folders_are_removed_after_their_owner_and_not_before(home: Home, spawn: Spawn) -> None:
     killed, alive = spawn(_WORK, home.root), spawn(_WORK, home.root)
@@ -135,21 +151,7 @@ def test_only_results_that_no_deployment_needs_are_collected(home: Home) -> None
 
 def test_trees_that_the_state_needs_for_a_rollback_are_kept(home: Home) -> None:
     manifests = [_done(home, "render", content) for content in "12345"]
-    history = (
-        Revision(
-            revision=1,
-            backend="onnxruntime",
-            variant="onnx-fp32",
-            rendered_digest=manifests[1].digest,
-            deployed="",
-            spec_digest="",
-            decision_digest="",
-            imported_digest=manifests[2].digest,
-            gates={},
-            threads=1,
-            placement=PlacementRecord(target="local", version=1, settings={}),
-        ),
-    )
+    history = (_revision(manifests[1].digest, manifests[2].digest),)
     StateFile(home).update(lambda state: state.with_deployment(_deployment(manifests[0].digest, history)))
     collect(Store.at(home))
     assert list(Receipts(home).all_keys()) == ["render-1", "render-2", "render-3", "render-5"]
@@ -253,3 +255,23 @@ def test_the_receipt_of_a_failed_step_is_collected_once_replaced(home: Home) -> 
     )
     collect(Store.at(home))
     assert list(receipts.all_keys()) == ["failed-2"]
+
+
+def test_what_is_known_of_images_goes_after_a_month_unless_they_are_deployed(home: Home) -> None:
+    old, deployed, new = (home.images / name for name in ("a" * 64, "b" * 64, "c" * 64))
+    said_long_ago, said_now = home.hashes / "1.json", home.hashes / "2.json"
+    for folder in (old, deployed, new):
+        folder.mkdir(parents=True)
+        (folder / "image.json").write_text("{}")
+    home.hashes.mkdir()
+    for file in (said_long_ago, said_now):
+        file.write_text("{}")
+    then = time.time() - 31 * 24 * 3600
+    for path in (old, deployed, said_long_ago):
+        os.utime(path, (then, then))
+    image = Image(name="digits:1", id=f"sha256:{deployed.name}", platform="linux/amd64")
+    history = (_revision("d", "d").model_copy(update={"image": image}),)
+    StateFile(home).update(lambda state: state.with_deployment(_deployment("d", history)))
+    collect(Store.at(home))
+    assert sorted(home.images.iterdir()) == [deployed, new]
+    assert list(home.hashes.iterdir()) == [said_now]

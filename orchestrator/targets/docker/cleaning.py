@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.containers.attached import sweep_containers
 from orchestrator.targets.docker.failures import is_status
 from orchestrator.targets.docker.marks import Marks
 
@@ -39,6 +40,7 @@ def remove_images(api: Any, images: Iterable[Image], fronts: Iterable[str]) -> N
     """
     from docker.errors import APIError  # noqa: PLC0415 - an extra
 
+    sweep_containers(api)  # a killed command may have left one that uses an image
     built = [(image.id, image.name) for image in images if image.digest is None]
     for identity, name in dict.fromkeys([*built, *((front, front) for front in fronts)]):
         try:

@@ -18,6 +18,7 @@ from orchestrator.artifacts.container import ContainerSettings
 from orchestrator.containers.engine import EngineAddress, EngineError, current_engine
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
+from orchestrator.images.evidence import built_images
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.identity import store_identity
 from orchestrator.targets.docker.cleaning import remove_images, remove_networks
@@ -475,11 +476,11 @@ class DockerTarget:
         order(api, front["Id"], "use", name)
 
     def _images(self) -> list[Image]:
-        """Of the revisions that the state records."""
-        known = self._site.store.state.read().deployments.get(self._site.name)
-        if known is None:
-            return []
-        return [entry.image for entry in known.history if entry.image is not None]
+        """Of the revisions that the state records, and those that were built and never deployed."""
+        store, name = self._site.store, self._site.name
+        known = store.state.read().deployments.get(name)
+        recorded = () if known is None else tuple(entry.image for entry in known.history if entry.image is not None)
+        return [*recorded, *built_images(store.home.images, name)]
 
     @property
     def _engine(self) -> RecordedEngine:
