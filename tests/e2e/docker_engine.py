@@ -180,6 +180,8 @@ def engine(name: str, folder: Path) -> Iterator[Engine]:
     """The engine that the environment names, for the block."""
     with connected(120.0) as client:
         there = Engine(cast("Any", client.api), name, folder)
+        if not there.api.images(name=BASE):  # for containers of others, which no build pulls it for
+            there.api.pull(*BASE.split(":"))
         there.clean()
         try:
             yield there

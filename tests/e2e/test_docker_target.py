@@ -25,7 +25,7 @@ from orchestrator.store.home import Home
 from orchestrator.store.store import Store
 from orchestrator.targets.docker.target import DockerTarget
 from orchestrator.targets.target import Site
-from tests.e2e.docker_engine import Engine, ask, engine, eventually, relay, why_no_engine
+from tests.e2e.docker_engine import BASE, Engine, ask, engine, eventually, relay, why_no_engine
 
 MISSING = why_no_engine()
 pytestmark = [
@@ -382,7 +382,7 @@ def test_the_same_name_from_another_store_is_refused(here: Engine, tmp_path: Pat
 def test_a_container_of_somebody_else_with_our_name_is_not_touched(here: Engine) -> None:
     target = here.target()
     name = f"mlo-{here.name}-r1"
-    made = here.api.create_container(BASE_OF_OTHERS, name=name, command=["sleep", "1"])
+    made = here.api.create_container(BASE, name=name, command=["sleep", "1"])
     try:
         target.prepare()
         found = failure(lambda: target.start(here.release(1)))
@@ -390,9 +390,6 @@ def test_a_container_of_somebody_else_with_our_name_is_not_touched(here: Engine)
         assert here.api.inspect_container(name)["Id"] == made["Id"]
     finally:
         here.api.remove_container(made, force=True)
-
-
-BASE_OF_OTHERS = "python:3.11-slim-bookworm"
 
 
 def test_an_engine_that_is_gone_is_named_before_anything_is_done(here: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,7 +463,7 @@ def test_the_log_is_that_of_the_revision_with_the_traffic_and_is_followed_across
 
 def test_stop_removes_only_what_is_ours(here: Engine) -> None:
     target = here.target()
-    bystander = here.api.create_container(BASE_OF_OTHERS, name=f"{here.name}-bystander", command=["sleep", "600"])
+    bystander = here.api.create_container(BASE, name=f"{here.name}-bystander", command=["sleep", "600"])
     try:
         here.deploy(target, 1)
         here.api.connect_container_to_network(bystander, f"mlo-{here.name}")

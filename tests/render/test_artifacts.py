@@ -156,7 +156,7 @@ def test_grpc_is_in_configuration_image_compose_file_values_and_readme(render_to
     pins = (folder / "docker" / "requirements.txt").read_text().splitlines()
     assert {f"{name}=={metadata.version(name)}" for name in ("grpcio", "protobuf")} <= set(pins)
     service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]
-    assert service["ports"] == ["127.0.0.1:8080:8080", "127.0.0.1:8081:8081"]
+    assert service["ports"] == ["127.0.0.1:${PORT:-8080}:8080", "127.0.0.1:${GRPC_PORT:-8081}:8081"]
     assert yaml.safe_load((folder / "values.yaml").read_text())["image"]["server"]["grpcPort"] == 8081
     assert "Port 8081 takes them over gRPC" in (folder / "README.md").read_text()
 
@@ -203,7 +203,7 @@ def test_the_compose_file_and_the_document_for_containers_say_the_same(render_to
     folder = render_to(backend, **({"auth": _AUTH} if takes_tokens else {}))
     service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["model"]
     settings = ContainerSettings.read(folder)
-    assert service["ports"] == [f"127.0.0.1:{settings.port}:{settings.port}"]
+    assert service["ports"] == [f"127.0.0.1:${{PORT:-{settings.port}}}:{settings.port}"]
     assert service["read_only"] is settings.read_only is True
     assert service["tmpfs"] == [f"{path}:{options}" for path, options in settings.tmpfs.items()]
     assert service["cap_drop"] == list(settings.cap_drop) == ["ALL"]
@@ -277,7 +277,7 @@ def test_compose_grants_no_privileges(render_to: Render, backend: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     port = 8501 if backend == "tensorflow-serving" else 8080
-    assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert service["ports"] == [f"127.0.0.1:${{PORT:-{port}}}:{port}"]
     assert (service["mem_limit"], service["cpus"]) == (2**31, 2)
     assert service["stop_grace_period"] == ("10s" if backend == "tensorflow-serving" else "40s")
     (tmpfs,) = service["tmpfs"]
