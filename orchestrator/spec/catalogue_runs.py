@@ -221,7 +221,8 @@ E651 no such context
     The cluster is that of `deploy: context:`, else of the kubeconfig's current context; the kubeconfig is what `KUBECONFIG`
     names, else `~/.kube/config`. It has no such context, or cannot be read.
 E652 the cluster does not answer
-    The API server did not answer in time, or nothing listens there. Pods that serve do not need it, and keep serving.
+    The API server did not answer in time, or nothing listens there, or it is too busy. Pods that serve do not need it, and keep
+    serving.
 E653 Helm is missing
     Releases on a cluster are made by Helm, the program, on this machine.
 E654 no permission on the cluster
@@ -252,6 +253,9 @@ E665 the cluster is too old
 E666 no port-forward to the pod
     Golden requests reach the pod through the API server, as with `kubectl port-forward`, and the cluster does not forward them.
     The previous revision keeps serving.
+E667 the cluster refuses a request
+    A request was refused for another reason than missing rights: an object was changed or removed meanwhile, or it breaks a rule of
+    the cluster. The cause is the cluster's own message.
 E670 images need a registry
     What is committed to Git names its image by the digest that a registry gave it, so `deploy: {target: gitops}` needs
     `image.registry`, and this machine pushes there. Log in with `docker login REGISTRY`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ Json = dict[str, Any]
 
 _SECONDS = 15.0
 """How long the cluster may take for one answer."""
+_AGAIN = (0.5, 1.0, 2.0)
+"""Seconds before each further try of a request that a busy cluster refuses."""
 
 
 class Refused(Exception):
@@ -39,6 +42,11 @@ class Refused(Exception):
         self.status = status
         self.reason = reason
         self.message = message
+
+    @property
+    def passes(self) -> bool:
+        """Whether the same request may be answered later: the cluster is busy, or a part of it is restarting."""
+        return self.status == 429 or self.status >= 500
 
 
 class Cluster:
@@ -178,13 +186,19 @@ class Cluster:
         call = self.client.param_serialize(
             method=method, resource_path=url, header_params=headers, body=body, auth_settings=["BearerToken"]
         )
-        try:
-            response = self.client.call_api(*call, _request_timeout=timeout)
-            if not 200 <= response.status < 300:
-                raise _refused(response.status, response.read())
-        except _broken() as error:
-            raise self.unreachable(error) from error
-        return response
+        for pause in (*_AGAIN, None):
+            try:
+                response = self.client.call_api(*call, _request_timeout=timeout)
+                if 200 <= response.status < 300:
+                    return response
+                refused = _refused(response.status, response.read())
+            except _broken() as error:
+                raise self.unreachable(error) from error
+            # A change that ended with 5xx may have been made; one that ended with 429 was not begun.
+            if pause is None or not (refused.passes if method == "GET" else refused.status == 429):
+                raise refused
+            time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
 
 
 def kubeconfig_files() -> tuple[Path, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import re
 import socket
 import threading
@@ -18,6 +19,8 @@ __all__ = ["Relay"]
 
 _LOOPBACK = "127.0.0.1"
 _BUFFER = 1 << 16
+_CONNECTING = 15.0
+"""Seconds until a connection to a pod is there."""
 _DATA = b"\x00"
 _BINARY, _CLOSE = 2, 8
 """Kinds of messages of RFC 6455."""
@@ -110,7 +113,38 @@ class Relay:
         _, url, headers, *_ = client.param_serialize(
             method="GET", resource_path=path, header_params={}, auth_settings=["BearerToken"]
         )
-        return create_websocket(client.configuration, get_websocket_url(url, [("ports", str(self._port))]), headers)
+        where = get_websocket_url(url, [("ports", str(self._port))])
+        return _within(_CONNECTING, lambda: create_websocket(client.configuration, where, headers))
+
+
+def _within(seconds: float, connect: Callable[[], Any]) -> Any:
+    """A websocket, which the package opens without any limit of time.
+
+    Raises:
+        TimeoutError: the API server takes the connection and does not answer.
+    """
+    opened: queue.Queue[Any] = queue.Queue()
+    late = threading.Event()
+
+    def work() -> None:
+        try:
+            far = connect()
+        except Exception as error:  # noqa: BLE001 - raised below
+            opened.put(error)
+            return
+        opened.put(far)
+        if late.is_set():
+            far.shutdown()
+
+    threading.Thread(target=work, name="connecting", daemon=True).start()
+    try:
+        found = opened.get(timeout=seconds)
+    except queue.Empty:
+        late.set()
+        raise TimeoutError(f"the API server has not answered within {seconds:g} s") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _answers(far: Any, client: socket.socket) -> None:

@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,13 @@ __all__ = ["Helm", "HelmFailed", "HelmRevision", "found_helm"]
 
 CHART = "mlo-model"
 """The chart's name, by which a release of ours is told from others."""
+
+_SECONDS = 120.0
+"""For a command that waits for no pods."""
+_ENDING = 60.0
+"""Seconds that Helm gets for what is not waiting."""
+_TERMINATION = 20.0
+_LOOK = 0.5
 
 _PENDING = ("pending-install", "pending-upgrade", "pending-rollback", "uninstalling")
 
@@ -128,6 +136,7 @@ class Helm:
                 *("--reset-values", "--history-max", "10", "--description", description),
                 *("--wait", "--timeout", f"{math.ceil(seconds)}s", *server_side),
                 watch=watch,
+                seconds=seconds + _ENDING,
             )
 
     def rollback(self, release: str, number: int, seconds: float, *, wait: bool = True) -> None:
@@ -138,7 +147,8 @@ class Helm:
         """
         server_side = ["--server-side=true", "--force-conflicts"] if self._major() >= 4 else []
         waiting = ["--wait"] if wait else []
-        self._run("rollback", release, str(number), *waiting, "--timeout", f"{math.ceil(seconds)}s", *server_side)
+        arguments = ("rollback", release, str(number), *waiting, "--timeout", f"{math.ceil(seconds)}s", *server_side)
+        self._run(*arguments, seconds=seconds + _ENDING)
 
     def uninstall(self, release: str) -> None:
         """Remove a release and all that it made; no error if there is none. Its pods end by themselves afterwards.
@@ -153,8 +163,19 @@ class Helm:
         number = version.strip().lstrip("v").partition(".")[0]
         return int(number) if number.isdigit() else 3
 
-    def _run(self, *arguments: str, watch: Callable[[], None] | None = None, placed: bool = True) -> str:
-        """Run Helm; what it printed on standard output."""
+    def _run(
+        self,
+        *arguments: str,
+        watch: Callable[[], None] | None = None,
+        placed: bool = True,
+        seconds: float | None = None,
+    ) -> str:
+        """Run Helm; what it printed on standard output.
+
+        Helm limits how long it waits for pods, and not how long a server may take to answer: that is what `seconds` is for.
+        """
+        seconds = _SECONDS if seconds is None else seconds
+        deadline = time.monotonic() + seconds
         with (
             tempfile.TemporaryFile() as out,
             tempfile.TemporaryFile() as err,
@@ -169,15 +190,17 @@ class Helm:
             try:
                 while helm.poll() is None:
                     try:
-                        helm.wait(0.5)
+                        helm.wait(_LOOK)
                     except subprocess.TimeoutExpired:
+                        if time.monotonic() > deadline:
+                            raise HelmFailed(_unfinished(arguments[0], seconds)) from None
                         if watch is not None:
                             watch()
             except BaseException:
                 # Helm then notes in its record that the release failed, which a kill would leave pending.
                 helm.terminate()
                 try:
-                    helm.wait(20)
+                    helm.wait(_TERMINATION)
                 except subprocess.TimeoutExpired:
                     helm.kill()
                 raise
@@ -205,6 +228,10 @@ def found_helm() -> str:
             )
         )
     return path
+
+
+def _unfinished(command: str, seconds: float) -> str:
+    return f"`helm {command}` timed out: it has not ended within {seconds:.0f} s; the API server may take requests and not answer"
 
 
 def _last_lines(text: str, count: int = 6) -> str:

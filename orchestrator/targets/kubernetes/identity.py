@@ -34,10 +34,10 @@ def require_same_place(place: KubernetesPlacement, cluster: Cluster) -> None:
     Raises:
         DeployFailed: E651.
     """
-    if place.context is None:
+    if place.context is None or not place.server:
         return
     now = named_context(place.context).server
-    if not now or now == place.server:  # without one, connecting says that there is no such context
+    if now in {"", place.server}:  # without one, connecting says that there is no such context
         return
     if place.identity and namespace_identity(cluster, place.namespace) == place.identity:
         return

@@ -10,8 +10,9 @@ from orchestrator.errors import DeployFailed
 from orchestrator.targets.kubernetes.connection import Cluster, Json, Refused
 from orchestrator.targets.kubernetes.helm import found_helm
 from orchestrator.targets.kubernetes.objects import CANDIDATE, namespaced
+from orchestrator.targets.kubernetes.refusals import refusal_error
 
-__all__ = ["NEEDED", "check_cluster", "check_name", "full_quotas", "make_namespace", "not_permitted"]
+__all__ = ["NEEDED", "check_cluster", "check_name", "full_quotas", "make_namespace"]
 
 _RELEASED = ("get", "list", "watch", "create", "patch", "delete")
 """What Helm does with each kind of a release; since version 4 it waits for all of them by a watch."""
@@ -69,7 +70,7 @@ def check_cluster(cluster: Cluster, namespace: str, settings: Mapping[str, Any],
             cluster, namespace, [*NEEDED, *((group, resource, _RELEASED) for _, _, group, resource, _ in some)]
         )
     except Refused as refused:
-        raise not_permitted(cluster, namespace, refused) from refused
+        raise refusal_error(cluster, namespace, refused) from refused
 
 
 def check_name(name: str) -> None:
@@ -93,11 +94,20 @@ def check_name(name: str) -> None:
 def make_namespace(cluster: Cluster, namespace: str) -> None:
     """Make the namespace unless there is one.
 
+    A user who may neither read nor make namespaces goes on: it may be there, and otherwise the first request names it.
+
     Raises:
         DeployFailed: E654 this user may not.
+        Refused: the cluster does not answer whether there is one.
     """
-    if cluster.find(f"/api/v1/namespaces/{namespace}") is not None:
-        return
+    readable = True
+    try:
+        if cluster.find(f"/api/v1/namespaces/{namespace}") is not None:
+            return
+    except Refused as refused:
+        if refused.status != 403:
+            raise
+        readable = False
     body = {
         "apiVersion": "v1",
         "kind": "Namespace",
@@ -106,8 +116,11 @@ def make_namespace(cluster: Cluster, namespace: str) -> None:
     try:
         cluster.call("POST", "/api/v1/namespaces", body)
     except Refused as refused:
-        if refused.status != 409:  # another command was faster
-            raise not_permitted(cluster, namespace, refused) from refused
+        if refused.status == 409 or (
+            refused.status == 403 and not readable
+        ):  # another command was faster, or it was there
+            return
+        raise refusal_error(cluster, namespace, refused) from refused
 
 
 def full_quotas(cluster: Cluster, namespace: str) -> tuple[str, ...]:
@@ -117,28 +130,6 @@ def full_quotas(cluster: Cluster, namespace: str) -> tuple[str, ...]:
     except Refused:  # this user may not see them; the pods will tell
         return ()
     return tuple(line for quota in quotas for line in _used_up(quota))
-
-
-def not_permitted(cluster: Cluster, namespace: str, refused: Refused) -> DeployFailed:
-    """The error for a request that the cluster refuses."""
-    if refused.status == 401:
-        return DeployFailed(
-            Diagnostic(
-                "E654",
-                f"{cluster.name} is not accepted by its cluster",
-                cause=refused.message,
-                remedy="log in again, as you do for `kubectl`; its certificate or token may have expired",
-            )
-        )
-    return DeployFailed(
-        Diagnostic(
-            "E654",
-            f"this user may not do that in the namespace `{namespace}`",
-            cause=refused.message,
-            remedy="have the Role of docs/kubernetes.md bound to it; `kubectl auth can-i --list -n"
-            f" {namespace}` shows what it may do",
-        )
-    )
 
 
 def _check_apis(cluster: Cluster, groups: set[str], wanted: set[str]) -> None:

@@ -19,6 +19,8 @@ _PATIENCE = {"image": 25.0, "refused": 25.0, "settings": 25.0, "crash": 0.0, "me
 """Seconds that a problem may last: some pass, such as a registry that is busy. What is missing here may last as long as the
 spec waits: a node may be on its way."""
 _EVERY = 1.0
+_UNSEEN = 30.0
+"""Seconds for which looks may fail: whether the rollout succeeds is not decided by them."""
 _LOG_LINES = 12
 
 
@@ -50,6 +52,7 @@ class Rollout:
         self._wait = wait
         self._progress = progress
         self._looked = 0.0
+        self._unseen = 0.0
         self._told = ""
         self._since: dict[tuple[str, str], float] = {}
         self._last: list[PodState] = []
@@ -59,14 +62,24 @@ class Rollout:
 
         Raises:
             DeployFailed: E656 the image cannot be pulled, E657 no node takes the pod or the cluster refuses it, E658 it
-                crashes, E659 it runs out of memory, E663 something that it needs is missing; E652.
+                crashes, E659 it runs out of memory, E663 something that it needs is missing; E652 the cluster has not answered for
+                30 s.
+            Refused: it has refused to for as long.
         """
         now = time.monotonic()
         if now - self._looked < _EVERY:
             return
         self._looked = now
-        deployment = self._cluster.find(namespaced("apps/v1", self._namespace, "deployments", self._release)) or {}
-        self._last = pod_states(self._cluster, self._namespace, self._release, self._revision)
+        try:
+            path = namespaced("apps/v1", self._namespace, "deployments", self._release)
+            deployment = self._cluster.find(path) or {}
+            self._last = pod_states(self._cluster, self._namespace, self._release, self._revision)
+        except (Refused, DeployFailed):
+            self._unseen = self._unseen or now
+            if now - self._unseen >= _UNSEEN:
+                raise
+            return
+        self._unseen = 0.0
         problems = [(state.name, state.problem) for state in self._last if state.problem is not None]
         if (refused := refusal(deployment)) is not None and not self._last:
             problems.append(("", refused))

@@ -37,9 +37,9 @@ from orchestrator.targets.kubernetes.preflight import (
     check_name,
     full_quotas,
     make_namespace,
-    not_permitted,
 )
 from orchestrator.targets.kubernetes.record import read_record
+from orchestrator.targets.kubernetes.refusals import refusal_error
 from orchestrator.targets.kubernetes.rollout import Rollout
 from orchestrator.targets.kubernetes.timing import rollout_seconds, update_seconds
 from orchestrator.targets.kubernetes.values import alone, chart_values, named_account, settings_digest
@@ -173,7 +173,8 @@ class KubernetesTarget:
         Raises:
             DeployFailed: E615 there is no pod.
         """
-        yield from log_lines(self._cluster, self._place.namespace, self._name, lines, follow=follow)
+        with self._explained():
+            yield from log_lines(self._cluster, self._place.namespace, self._name, lines, follow=follow)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -210,7 +211,8 @@ class KubernetesTarget:
         del live  # the cluster restarts what ended
         self.check()
         if self._place.create_namespace:
-            make_namespace(self._cluster, self._place.namespace)
+            with self._explained():
+                make_namespace(self._cluster, self._place.namespace)
         return self._address()
 
     def start(self, release: Release, progress: Callable[[str], None] = lambda _: None) -> Started:
@@ -519,7 +521,7 @@ class KubernetesTarget:
         try:
             yield
         except Refused as refused:
-            raise not_permitted(self._cluster, self._place.namespace, refused) from refused
+            raise refusal_error(self._cluster, self._place.namespace, refused) from refused
         except HelmFailed as failed:
             raise DeployFailed(
                 Diagnostic(
