@@ -17,6 +17,7 @@ from orchestrator.store.state import Image
 from orchestrator.store.store import Store
 from orchestrator.targets.kubernetes import preflight
 from orchestrator.targets.kubernetes.connection import Cluster, Refused, named_context
+from orchestrator.targets.kubernetes.helm import _last_lines, found_helm
 from orchestrator.targets.kubernetes.lease import _is_over
 from orchestrator.targets.kubernetes.observing import Serving, observed
 from orchestrator.targets.kubernetes.section import KubernetesDeploy
@@ -320,3 +321,24 @@ def test_a_candidate_does_not_bring_the_account_that_the_release_has_brought(
     here = target(tmp_path, pod={"service_account": account})
     monkeypatch.setattr(here, "_cluster", Recorded({path: {"metadata": {}}} if exists else {}))
     assert here._alone().get("serviceAccount", {}).get("create") is created
+
+
+def test_helm_is_found_beside_this_python_where_make_tools_puts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "helm").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setattr("sys.executable", str(tmp_path / "empty" / "python"))
+    assert refused_by(found_helm).code == "E653"
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin" / "python"))
+    assert found_helm() == str(tmp_path / "bin" / "helm")
+
+
+@pytest.mark.parametrize("month", ["01", "11"])
+def test_lines_of_kubernetes_own_libraries_are_no_part_of_helms_error(month: str) -> None:
+    text = (
+        f"I{month}29 22:45:08.1 1 wait.go:1] waiting\nW{month}29 22:45:08.1 1 warnings.go:70] old\nError: it failed\n"
+    )
+    assert _last_lines(text) == "it failed"
+    assert _last_lines("Error: Install the CRD first\n") == "Install the CRD first"

@@ -23,6 +23,11 @@ DEPLOYED: dict[str, Any] = {
                         "resources": {"limits": {"cpu": "1000m", "memory": "1Gi"}},
                         "command": ["run", "fast"],
                         "env": [{"name": "THREADS", "value": "1"}],
+                        "volumeMounts": [
+                            {"name": "data", "mountPath": "/a", "subPath": "a"},
+                            {"name": "data", "mountPath": "/b", "subPath": "b"},
+                        ],
+                        "things": [{"name": "twice"}, {"name": "twice", "value": "2"}],
                     }
                 ]
             }
@@ -39,6 +44,7 @@ def live() -> dict[str, Any]:
     server["resources"]["limits"] = {"cpu": "1", "memory": "1024Mi"}
     server["terminationMessagePath"] = "/dev/termination-log"
     server["env"].append({"name": "INJECTED", "value": "mesh"})
+    server["volumeMounts"].append({"name": "token", "mountPath": "/var/run/secrets"})
     found["spec"]["template"]["spec"]["containers"].append({"name": "sidecar", "image": "mesh:1"})
     return found
 
@@ -63,6 +69,14 @@ def test_units_defaults_and_what_others_add_are_no_drift() -> None:
         (
             lambda d: d["spec"]["template"]["spec"]["containers"][0]["env"].pop(0),
             "spec.template.spec.containers[server].env[THREADS] is gone, was deployed as present",
+        ),
+        (
+            lambda d: d["spec"]["template"]["spec"]["containers"][0]["volumeMounts"][0].update(subPath="c"),
+            "spec.template.spec.containers[server].volumeMounts[/a].subPath is c, was deployed as a",
+        ),
+        (
+            lambda d: d["spec"]["template"]["spec"]["containers"][0]["things"][1].update(value="3"),
+            "spec.template.spec.containers[server].things[1].value is 3, was deployed as 2",
         ),
         (
             lambda d: d["spec"]["template"]["spec"]["containers"][0].update(command=["run"]),

@@ -103,6 +103,20 @@ def test_a_secret_that_is_missing_is_named() -> None:
     assert 'secret "tls" not found' in mounting.problem.cause
 
 
+@pytest.mark.parametrize("at", ["2026-01-01T00:00:05Z", "2026-01-01T00:00:00Z"])
+@pytest.mark.parametrize("then", ["Pulling", "Pulled", "Created"])
+def test_a_volume_that_was_mounted_at_a_later_try_is_no_problem(then: str, at: str) -> None:
+    waiting = container({"waiting": {"reason": "ContainerCreating"}})
+    events = [event(then, "x", at), event("FailedMount", 'secret "tls" not found')]
+    for told in (events, events[::-1]):
+        state = pod_state(pod(waiting), told)
+        assert state.problem is None
+        assert "cannot" not in state.doing
+    again = pod_state(pod(waiting), [*events, event("FailedMount", "gone", "2026-01-01T00:00:09Z")])
+    assert again.problem is not None, "a pod whose node has restarted it mounts again"
+    assert "gone" in again.problem.cause
+
+
 def test_a_pod_on_its_way_says_how_far_it_is() -> None:
     creating = {"waiting": {"reason": "ContainerCreating"}}
     assert pod_state(pod(conditions=[])).doing == "waits for a node"

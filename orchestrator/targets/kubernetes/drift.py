@@ -57,21 +57,31 @@ def _compared(where: str, wanted: Any, found: Any) -> Iterator[tuple[str, Any, A
 
 
 def _compared_lists(where: str, wanted: list[Any], found: list[Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Lists of named things by name, so that others may add to them; all others as a whole."""
-    if wanted and all(isinstance(each, Mapping) and "name" in each for each in wanted):
-        by_name = {each.get("name"): each for each in found if isinstance(each, Mapping)}
+    """Lists of things with names of their own by name, so that others may add to them; all others as a whole."""
+    key = _own_name(wanted)
+    if key:
+        by_name = {each.get(key): each for each in found if isinstance(each, Mapping)}
         for each in wanted:
-            place = f"{where}[{each['name']}]"
-            if each["name"] not in by_name:
+            place = f"{where}[{each[key]}]"
+            if each[key] not in by_name:
                 yield place, "present", None
             else:
-                yield from _compared(place, each, by_name[each["name"]])
+                yield from _compared(place, each, by_name[each[key]])
         return
     if len(wanted) != len(found):
         yield where, wanted, found or None
         return
     for index, (one, other) in enumerate(zip(wanted, found, strict=True)):
         yield from _compared(f"{where}[{index}]", one, other)
+
+
+def _own_name(things: list[Any]) -> str:
+    """The key by which the things of a list are told apart; empty for none. Several mounts may be of one volume."""
+    for key in ("mountPath", "name"):
+        names = [each[key] for each in things if isinstance(each, Mapping) and key in each]
+        if names and len(set(names)) == len(things):
+            return key
+    return ""
 
 
 def _equal(wanted: Any, found: Any) -> bool:

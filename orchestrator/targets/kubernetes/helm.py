@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +32,10 @@ _TERMINATION = 20.0
 _LOOK = 0.5
 
 _PENDING = ("pending-install", "pending-upgrade", "pending-rollback", "uninstalling")
+
+
+_KLOG = re.compile(r"[IW]\d{4} ")
+"""How lines of Kubernetes' own libraries begin that are no errors: a letter, the month and the day."""
 
 
 class HelmFailed(Exception):
@@ -212,18 +218,18 @@ class Helm:
 
 
 def found_helm() -> str:
-    """The path of the program.
+    """The path of the program, on PATH or beside this interpreter, where `make tools` puts it.
 
     Raises:
         DeployFailed: E653 it is not installed.
     """
-    path = shutil.which("helm")
+    path = shutil.which("helm") or shutil.which("helm", path=str(Path(sys.executable).parent))
     if path is None:
         raise DeployFailed(
             Diagnostic(
                 "E653",
                 "helm is not installed",
-                cause="releases on a cluster are made by Helm, and PATH has no program of that name",
+                cause="releases on a cluster are made by Helm, and neither PATH nor the folder of this Python has a program of that name",
                 remedy="install Helm 3.14 or later (https://helm.sh/docs/intro/install), or run `make tools` in mlo's repository",
             )
         )
@@ -238,6 +244,8 @@ def _last_lines(text: str, count: int = 6) -> str:
     """Helm's error without its warnings."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [
-        line for line in lines if not line.startswith(("WARNING", "level=", "I0", "W0")) and "level=WARN" not in line
+        line
+        for line in lines
+        if not line.startswith(("WARNING", "level=")) and not _KLOG.match(line) and "level=WARN" not in line
     ]
     return "\n".join((errors or lines)[-count:]).removeprefix("Error: ")

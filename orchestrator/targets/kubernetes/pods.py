@@ -19,6 +19,9 @@ _IMAGE = {
     "ImageInspectError",
     "RegistryUnavailable",
 }
+_NO_VOLUME = {"FailedMount", "FailedAttachVolume"}
+_PAST_VOLUMES = {"Pulling", "Pulled", "Created"}
+"""Events of containers, which come after all volumes of their pod are mounted."""
 _SETTINGS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}
 
 
@@ -67,7 +70,7 @@ def pod_state(pod: Json, events: Iterable[Json] = ()) -> PodState:
     """
     name = pod["metadata"]["name"]
     status = pod.get("status", {})
-    told = sorted(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+    told = sorted(events, key=_order)
     if pod["metadata"].get("deletionTimestamp"):
         return PodState(name, "ends", ready=False, ending=True)
     if status.get("phase") == "Failed":
@@ -214,16 +217,21 @@ def _pull_error(message: str, events: list[Json]) -> str:
     return " ".join(str(failed[-1]["message"]).split()) if failed else message or "the node says no reason"
 
 
+def _order(event: Json) -> tuple[str, bool]:
+    """By time, which has whole seconds; in the same second, the one that comes later in the life of a pod."""
+    return str(event.get("lastTimestamp") or event.get("eventTime") or ""), event.get("reason") in _PAST_VOLUMES
+
+
 def _mounting(events: list[Json]) -> Problem | None:
-    """A volume that cannot be mounted, or a pod without network."""
-    for reason in ("FailedMount", "FailedAttachVolume"):
-        if why := _latest(events, reason):
-            return Problem(
-                "settings",
-                f"a volume cannot be mounted: {why}",
-                "create the Secret, the ConfigMap or the volume that the message names in the namespace",
-            )
-    return None
+    """A volume that cannot be mounted, unless the node has tried again and come further."""
+    told = [event for event in events if event.get("reason") in _NO_VOLUME | _PAST_VOLUMES]
+    if not told or told[-1]["reason"] in _PAST_VOLUMES:
+        return None
+    return Problem(
+        "settings",
+        f"a volume cannot be mounted: {_latest(told, told[-1]['reason'])}",
+        "create the Secret, the ConfigMap or the volume that the message names in the namespace",
+    )
 
 
 def _preparing(events: list[Json]) -> str:
@@ -231,7 +239,7 @@ def _preparing(events: list[Json]) -> str:
         reason = event.get("reason")
         if reason == "Pulling":
             return "pulls the image"
-        if reason in {"FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"}:
+        if reason in _NO_VOLUME or reason == "FailedCreatePodSandBox":
             return " ".join(f"cannot be set up: {event.get('message')}".split())
         if reason in {"Pulled", "Created"}:
             break
