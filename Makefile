@@ -40,12 +40,12 @@ demo-docker: install  ## the same as a container of the Docker Engine
 	@$(BIN)/python specs/digits/demo.py docker.yaml digits-docker
 
 demo-kubernetes: install  ## the same in a pod of the cluster of KUBECONFIG, or of a test cluster
-	@if [ -z "$$KUBECONFIG" ] && [ -x $(ENGINES)/cluster-up ]; then \
-	  PATH="$$($(ENGINES)/tools | tail -1):$$PATH" KUBECONFIG="$$(.ci/cluster $(ENGINES) | tail -1)" \
-	    $(BIN)/python specs/digits/demo.py kubernetes.yaml digits-kubernetes; \
-	else \
-	  $(BIN)/python specs/digits/demo.py kubernetes.yaml digits-kubernetes; \
-	fi
+	@if [ -z "$$KUBECONFIG" ] && [ -x "$(ENGINES)/cluster-up" ] && [ "$$(id -u)" = 0 ]; then \
+	  KUBECONFIG="$$(.ci/cluster "$(ENGINES)" | tail -1)"; export KUBECONFIG; \
+	  PATH="$$("$(ENGINES)/tools" | tail -1):$$PATH"; \
+	fi; \
+	[ -n "$$KUBECONFIG" ] || { echo "there is no test cluster; set KUBECONFIG to that of the cluster to deploy to" >&2; exit 1; }; \
+	$(BIN)/python specs/digits/demo.py kubernetes.yaml digits-kubernetes
 
 test: install  ## lint and all tests except end-to-end
 	@$(MAKE) --no-print-directory lint

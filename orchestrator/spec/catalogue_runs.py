@@ -57,6 +57,9 @@ E281 a value that is not to be set
     the decision alone.
 E282 keys that exclude each other
     With `deploy.ingress.gateway` an HTTPRoute is made, whose TLS and class are those of the Gateway. Without it an Ingress is made.
+E283 a value that another key sets
+    The name, the port of the Service and whether KServe runs it have keys of their own in the spec, by which mlo finds and follows what
+    it has deployed. As values of the chart under `deploy.values` they would only be known to the chart.
 E401 a step raised an error
     The step, or code that it called, raised an unexpected error. The log has the traceback, and `reproduce.sh` runs this
     step alone.
@@ -224,7 +227,7 @@ E652 the cluster does not answer
     The API server did not answer in time, or nothing listens there, or it is too busy. Pods that serve do not need it, and keep
     serving.
 E653 Helm is missing
-    Releases on a cluster are made by Helm, the program, on this machine.
+    Releases on a cluster are made by Helm, the program, on this machine: on the PATH, or beside the Python that runs mlo.
 E654 no permission on the cluster
     The cluster does not let this user do what a release needs. docs/kubernetes.md has a Role with exactly the rights needed.
 E655 the namespace cannot be used

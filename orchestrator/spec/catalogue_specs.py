@@ -127,4 +127,8 @@ W103 text that looks like a boolean
 W104 key without effect
     With `optimize: {formats: [tflite]}` and a folder as target, only models for devices are produced. No server is set up
     and no image is built, so settings for them have no effect.
+W105 requests that are kept out
+    `deploy.ingress`, or a Service of type `LoadBalancer` or `NodePort`, brings requests from outside the namespace, and the
+    NetworkPolicy lets in only those of the same one, unless `deploy.ingress.from_namespace` or `deploy.service.requests_from` says more.
+    A cluster whose network does not know such policies lets all in.
 """

@@ -30,6 +30,13 @@ _DECIDED: tuple[Path, ...] = (
 )
 """Values that say what was measured and proven."""
 
+_ELSEWHERE: dict[Path, str] = {
+    ("fullnameOverride",): "`metadata: name:`",
+    ("service", "port"): "`deploy: service: port:`",
+    ("inferenceService",): "`deploy: as:`",
+}
+"""Values that another key sets, from which mlo reads where a deployment is and how to follow it."""
+
 _KEYS: dict[Path, Path] = {
     ("affinity",): ("pod", "affinity"),
     ("tolerations",): ("pod", "tolerations"),
@@ -57,7 +64,18 @@ _TYPES = {
 
 
 def chart_problems(section: ClusterDeploy, span_of: SpanOf) -> Iterator[Diagnostic]:
-    """E280 for each value that the chart does not take, E281 for each that the decision sets."""
+    """E280 for each value that the chart does not take, E281 for each that the decision sets, E283 for each that another key sets."""
+    for path, key in _ELSEWHERE.items():
+        if _reaches(section.values, path):
+            at = ("deploy", "values", *path)
+            yield Diagnostic(
+                "E283",
+                f"`{_name(path)}` is not to be set as a value of the chart",
+                span_of(at, key=True),
+                cause="another key sets it, which says where the deployment is found",
+                remedy=f"remove it, and set {key} in its place",
+                at=at,
+            )
     for path in _DECIDED:
         if _reaches(section.values, path):
             at = ("deploy", "values", *path)

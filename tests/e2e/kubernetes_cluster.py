@@ -21,7 +21,7 @@ import yaml
 from orchestrator.containers.engine import EngineError, connected
 from orchestrator.errors import MloError
 from orchestrator.store.state import Image
-from orchestrator.targets.kubernetes.connection import Cluster, Refused, kubeconfig_files, named_context
+from orchestrator.targets.kubernetes.connection import Cluster, Refused, named_context
 
 __all__ = ["TestCluster", "changed_image", "cut_off", "identity_of", "image_of", "missing", "rendered", "tag"]
 
@@ -33,10 +33,13 @@ def missing() -> str:
     """Why no cluster can be tested with here; empty if one can."""
     if shutil.which("helm") is None:
         return "helm is not on the PATH"
-    if not any(file.is_file() for file in kubeconfig_files()):
-        return "there is no cluster: no KUBECONFIG"
+    if "KUBECONFIG" not in os.environ:  # the user's own clusters, of ~/.kube/config, are left alone
+        return "there is no cluster: KUBECONFIG is not set"
     try:
-        Cluster(named_context(None).context).get("/version")
+        nodes = Cluster(named_context(None).context).get("/api/v1/nodes")["items"]
+        runtimes = {each["status"]["nodeInfo"]["containerRuntimeVersion"].partition(":")[0] for each in nodes}
+        if runtimes != {"docker"}:
+            return "the nodes of this cluster do not use this machine's Docker Engine, and so none of its images"
         with connected(5.0) as client:
             if not cast("Any", client.api).images(name=PYTHON):
                 return f"the Docker Engine has no image {PYTHON}"

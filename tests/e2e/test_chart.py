@@ -136,9 +136,13 @@ def test_it_is_installed_tested_upgraded_and_removed(namespace: Namespace, built
     assert namespace.there("networkpolicy")
     assert not namespace.there("poddisruptionbudget")
 
+    namespace.helm("upgrade", *chart.arguments({"replicas": {"min": 2, "max": 2}}))
     changed = {"shutdown": {"drainSeconds": 7}, "podLabels": {"example.com/tier": "gold"}, "replicas": {"max": 3}}
     namespace.helm("upgrade", *chart.arguments(changed))
     assert "Succeeded" in namespace.helm("test", RELEASE, "--timeout", "90s")
+    assert "replicas: 2" in namespace.helm("get", "manifest", RELEASE), "the autoscaler goes on from what there is"
+    assert json.loads(namespace.kubectl("get", "deployment", RELEASE, "-o", "json"))["spec"]["replicas"] == 2
+    namespace.kubectl("scale", f"deployment/{RELEASE}", "--replicas", "1")
     after = namespace.pod()
     assert after["metadata"]["labels"]["example.com/tier"] == "gold"
     (server,) = after["spec"]["containers"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -184,6 +185,8 @@ def test_what_is_committed_runs_what_was_pushed_and_changes_only_with_it(mlo: Ml
 
 @pytest.fixture
 def namespace() -> Iterator[str]:
+    if "KUBECONFIG" not in os.environ:  # the user's own clusters, of ~/.kube/config, are left alone
+        pytest.skip("there is no cluster: KUBECONFIG is not set, so files for Git were not shown to one")
     for program in ("helm", "kubectl"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not on the PATH, so files for Git were not shown to a cluster")
@@ -195,6 +198,7 @@ def namespace() -> Iterator[str]:
     subprocess.run(["kubectl", "delete", "namespace", name, "--wait=false"], check=True, capture_output=True)
 
 
+@pytest.mark.kubernetes
 @pytest.mark.parametrize("form", ["manifests", "kustomize"])
 def test_a_cluster_takes_what_is_written(
     tmp_path: Path,

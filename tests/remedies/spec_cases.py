@@ -122,6 +122,7 @@ _PLATFORM = "apiVersion: mlo/v1\nkind: Platform\n"
 
 _TLS = "serving: {{tls: {{certificate: /run/digits/tls.crt, key: {key}}}}}\n"
 _ELSEWHERE = "deploy: {target: folder, path: shelf}\n"
+_IN_GIT = "image: {{registry: registry.example.com}}\ndeploy: {{target: gitops, path: out, {}}}\n"
 _CLUSTER = "deploy: {target: kubernetes}\nimage: {registry: registry.example.com/models}\n"
 
 
@@ -246,6 +247,26 @@ SPEC_CASES = [
     ),
     SpecCase(
         "E483", BASE + _TLS.format(key="/run/digits/tls.key") + _CLUSTER, "remove `tls`", _changed(_TLS.format(key="/run/digits/tls.key"), "")
+    ),
+    SpecCase(
+        "E283",
+        BASE + _IN_GIT.format("values: {service: {port: 8080}}"),
+        "set `deploy: service: port:` in its place",
+        _changed("values: {service: {port: 8080}}", "service: {port: 8080}"),
+    ),
+    SpecCase(
+        "W105",
+        BASE + _IN_GIT.format("ingress: {hosts: [a.example.com]}"),
+        "set its `from_namespace`",
+        _changed("[a.example.com]", "[a.example.com], from_namespace: edge"),
+    ),
+    SpecCase(
+        "W105",
+        BASE + _IN_GIT.format("service: {type: LoadBalancer}"),
+        "set `requests_from` beside it",
+        lambda text, found: text.replace(
+            "LoadBalancer", f"LoadBalancer, requests_from: {re.findall(r'such as `(.+)`$', found.remedy)[0]}"
+        ),
     ),
     SpecCase("W101", BASE.replace("max: 64}}", "max: 64}, width: {max: 8}}"), "remove it", _without(", width: {max: 8}")),
     SpecCase(

@@ -102,9 +102,45 @@ def test_what_was_measured_and_proven_cannot_be_set(tmp_path: Path, value: str) 
     assert found[0].cause == "it says what was measured and proven"
 
 
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ("fullnameOverride: other", "metadata: name:"),
+        ("service: {port: 8080}", "deploy: service: port:"),
+        ("inferenceService: {enabled: true}", "deploy: as:"),
+    ],
+)
+def test_what_another_key_sets_cannot_be_set_as_a_value(tmp_path: Path, value: str, key: str) -> None:
+    found, *_ = problems(tmp_path, f"values: {{{value}}}")
+    assert found.code == "E283"
+    assert f"`{key}`" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("deploy", "caret"),
+    [
+        ("service: {type: LoadBalancer}", "type"),
+        ("service: {type: NodePort}", "type"),
+        ("ingress: {hosts: [a.example.com]}", "ingress"),
+        ("ingress: {hosts: [a.example.com], gateway: {name: public}}", "ingress"),
+        ("ingress: {hosts: [a.example.com], from_namespace: edge}", ""),
+        ("service: {type: LoadBalancer, requests_from: [{ipBlock: {cidr: 10.0.0.0/8}}]}", ""),
+        ("service: {type: LoadBalancer}\nvalues: {networkPolicy: {enabled: false}}", ""),
+        ("service: {port: 8080}", ""),
+    ],
+)
+def test_requests_that_the_network_policy_keeps_out_are_warned_of(tmp_path: Path, deploy: str, caret: str) -> None:
+    found = problems(tmp_path, deploy)
+    assert [(each.code, each.severity, marked(each)) for each in found] == (
+        [("W105", "warning", caret)] if caret else []
+    )
+
+
 @pytest.mark.parametrize("key", ["class_name: nginx", "tls_secret: digits"])
 def test_an_http_route_has_no_keys_of_an_ingress(tmp_path: Path, key: str) -> None:
-    (found,) = problems(tmp_path, f"ingress: {{hosts: [a.example.com], gateway: {{name: public}}, {key}}}")
+    (found,) = problems(
+        tmp_path, f"ingress: {{hosts: [a.example.com], from_namespace: edge, gateway: {{name: public}}, {key}}}"
+    )
     assert found.code == "E282"
     assert marked(found) == key.partition(":")[0]
 

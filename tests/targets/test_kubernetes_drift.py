@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.targets.kubernetes.drift import differences, missing
+from orchestrator.targets.kubernetes.drift import compared, differences, missing
 
 DEPLOYED: dict[str, Any] = {
     "kind": "Deployment",
@@ -92,3 +92,18 @@ def test_a_field_that_the_release_sets_is_told_with_both_values(change: Any, tol
 
 def test_an_object_that_was_deleted_is_told() -> None:
     assert missing(DEPLOYED) == "Deployment digits is gone"
+
+
+def test_the_number_of_pods_is_no_drift_where_an_autoscaler_sets_it() -> None:
+    scaler = {
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "digits"},
+        "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "digits"}, "maxReplicas": 8},
+    }
+    found = live()
+    found["spec"]["replicas"] = 7
+    told = [list(differences(each, found)) for each in compared([DEPLOYED, scaler]) if each["kind"] == "Deployment"]
+    assert told == [[]]
+    assert compared([scaler]) == (scaler,)
+    (alone,) = compared([DEPLOYED])
+    assert list(differences(alone, found)) == ["Deployment digits: spec.replicas is 7, was deployed as 1"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["differences", "missing"]
+__all__ = ["compared", "differences", "missing"]
 
 Json = Mapping[str, Any]
 
@@ -23,6 +23,22 @@ _SCALES = {
     "Ti": 2**40,
 }
 _LONGEST = 80
+
+
+def compared(objects: Iterable[Json]) -> tuple[Json, ...]:
+    """The objects of a release as they are compared: with an autoscaler, the number of pods is that from which it went on."""
+    all_ = tuple(objects)
+    scaled = {
+        (each["spec"]["scaleTargetRef"]["kind"], each["spec"]["scaleTargetRef"]["name"])
+        for each in all_
+        if each["kind"] == "HorizontalPodAutoscaler"
+    }
+    return tuple(
+        {**each, "spec": {key: value for key, value in each["spec"].items() if key != "replicas"}}
+        if (each["kind"], each["metadata"]["name"]) in scaled
+        else each
+        for each in all_
+    )
 
 
 def differences(deployed: Json, live: Json) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.targets.kubernetes.connection import Cluster, Refused
-from orchestrator.targets.kubernetes.drift import differences, missing
+from orchestrator.targets.kubernetes.drift import compared, differences, missing
 from orchestrator.targets.kubernetes.objects import REVISION, namespaced, plural
 from orchestrator.targets.kubernetes.pods import PodState, refusal
 from orchestrator.targets.kubernetes.record import read_record
@@ -156,7 +156,7 @@ def _since(status: Json) -> str | None:
 
 def _differences(cluster: Cluster, namespace: str, deployed: Iterable[Json]) -> Iterator[str]:
     """Of every object of the release; those that this user may not see are left out."""
-    for described in deployed:
+    for described in compared(deployed):
         path = namespaced(
             described["apiVersion"], namespace, plural(described["kind"]), str(described["metadata"]["name"])
         )
