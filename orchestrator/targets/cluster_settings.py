@@ -20,7 +20,6 @@ from orchestrator.spec.types import (
     SecretName,
     Size,
 )
-from orchestrator.targets.chart_values import cluster_values
 from orchestrator.targets.section import DeploySection
 
 if TYPE_CHECKING:
@@ -220,6 +219,8 @@ class ClusterDeploy(DeploySection):
 
     def _shut_out(self, span_of: SpanOf) -> Iterator[Diagnostic]:
         """A way in from outside the namespace, whose requests the NetworkPolicy keeps out."""
+        from orchestrator.targets.chart_values import cluster_values  # noqa: PLC0415 - as above
+
         policy = cluster_values(self).get("networkPolicy", {})
         if "requestsFrom" in policy or policy.get("enabled") is False:
             return
