@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.targets.cluster_settings import ClusterDeploy
     from orchestrator.targets.section import SpanOf
 
-__all__ = ["chart_problems"]
+__all__ = ["chart_problems", "kept_out"]
 
 Path = tuple[str | int, ...]
 
@@ -89,6 +89,31 @@ def chart_problems(section: ClusterDeploy, span_of: SpanOf) -> Iterator[Diagnost
             )
     for error in sorted(_validator().iter_errors(merged(_defaults(), cluster_values(section))), key=_order):
         yield from _problems(error, section, span_of)
+
+
+def kept_out(section: ClusterDeploy, span_of: SpanOf) -> Iterator[Diagnostic]:
+    """W105 for a way in from outside the namespace, whose requests the NetworkPolicy keeps out."""
+    policy = cluster_values(section).get("networkPolicy", {})
+    if "requestsFrom" in policy or policy.get("enabled") is False:
+        return
+    at: tuple[str, ...]
+    if section.ingress is not None:
+        at, remedy = ("deploy", "ingress"), "set its `from_namespace` to the namespace of the controller or gateway"
+    elif section.service.type != "ClusterIP":
+        at = ("deploy", "service", "type")
+        remedy = "set `requests_from` beside it, such as `[{ipBlock: {cidr: 10.0.0.0/8}}]`"
+    else:
+        return
+    yield Diagnostic(
+        "W105",
+        "requests from outside the namespace are not let in",
+        span_of(at, key=True),
+        label="brings requests from there",
+        cause="the NetworkPolicy lets in the pods of the same namespace alone",
+        remedy=remedy,
+        severity="warning",
+        at=at,
+    )
 
 
 @cache

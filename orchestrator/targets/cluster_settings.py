@@ -212,41 +212,10 @@ class ClusterDeploy(DeploySection):
         yield from self._with_kserve(span_of)
         if self.model_fields_set & {"pod", "service", "ingress", "values"}:
             # Schemas take a tenth of a second to load, which specs without these keys need not wait for.
-            from orchestrator.targets.chart_schema import chart_problems  # noqa: PLC0415
+            from orchestrator.targets.chart_schema import chart_problems, kept_out  # noqa: PLC0415
 
             yield from chart_problems(self, span_of)
-            yield from self._shut_out(span_of)
-
-    def _shut_out(self, span_of: SpanOf) -> Iterator[Diagnostic]:
-        """A way in from outside the namespace, whose requests the NetworkPolicy keeps out."""
-        from orchestrator.targets.chart_values import cluster_values  # noqa: PLC0415 - as above
-
-        policy = cluster_values(self).get("networkPolicy", {})
-        if "requestsFrom" in policy or policy.get("enabled") is False:
-            return
-        if self.ingress is not None:
-            yield self._kept_out(
-                span_of, ("deploy", "ingress"), "set its `from_namespace` to the namespace of the controller or gateway"
-            )
-        elif self.service.type != "ClusterIP":
-            yield self._kept_out(
-                span_of,
-                ("deploy", "service", "type"),
-                "set `requests_from` beside it, such as `[{ipBlock: {cidr: 10.0.0.0/8}}]`",
-            )
-
-    @staticmethod
-    def _kept_out(span_of: SpanOf, at: tuple[str, ...], remedy: str) -> Diagnostic:
-        return Diagnostic(
-            "W105",
-            "requests from outside the namespace are not let in",
-            span_of(at, key=True),
-            label="brings requests from there",
-            cause="the NetworkPolicy lets in the pods of the same namespace alone",
-            remedy=remedy,
-            severity="warning",
-            at=at,
-        )
+            yield from kept_out(self, span_of)
 
     def _with_kserve(self, span_of: SpanOf) -> Iterator[Diagnostic]:
         """What does not go with an InferenceService."""
