@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 from orchestrator.backends.table import backends_of
@@ -57,6 +58,29 @@ def test_the_table_of_kinds_is_current() -> None:
     found = re.search(r"<!-- kinds -->\n(.*?)\n<!-- /kinds -->", README.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     assert found[1] == table(), f"write into the README:\n{table()}"
+
+
+def extras() -> set[str]:
+    """What `pip install 'mlo[...]'` may name, besides the tools of tests."""
+    project = tomllib.loads((README.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return set(project["optional-dependencies"]) - {"dev"}
+
+
+def test_the_extras_are_all_named() -> None:
+    found = re.search(r"The extras are (.*?)\.\n", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    assert set(re.findall(r"`(\w+)`", found[1])) == extras()
+
+
+def test_what_is_to_be_installed_exists() -> None:
+    for page in (README, *(README.parent / "docs").glob("*.md")):
+        for names in re.findall(r"mlo\[([\w,]+)\]", page.read_text(encoding="utf-8")):
+            assert set(names.split(",")) <= extras(), page.name
+
+
+def test_every_page_is_listed_under_documentation() -> None:
+    listed = re.findall(r"\]\(docs/(\w+\.md)\)", README.read_text(encoding="utf-8").partition("## Documentation")[2])
+    assert set(listed) == {page.name for page in (README.parent / "docs").glob("*.md")}
 
 
 def test_the_default_limits_are_current() -> None:

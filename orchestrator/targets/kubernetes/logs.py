@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 
 from orchestrator.diagnostics import Diagnostic
@@ -68,9 +69,10 @@ def _followed(cluster: Cluster, namespace: str, name: str, lines: int) -> Iterat
                     target=_follow, args=(cluster, namespace, pod, since, arrived), name=f"log of {pod}", daemon=True
                 )
                 known[pod].start()
-        while True:
+        until = time.monotonic() + _EVERY  # also while lines arrive without end
+        while (left := until - time.monotonic()) > 0:
             try:
-                line = arrived.get(timeout=_EVERY)
+                line = arrived.get(timeout=left)
             except queue.Empty:
                 break
             if isinstance(line, MloError):

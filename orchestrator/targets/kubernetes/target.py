@@ -6,7 +6,7 @@
 
 A revision is installed as the candidate and asked through a port-forward to its pod. Then the candidate is removed, and the
 release upgraded: a rolling update, in which each old pod serves until a new one is ready. So there is never more than one pod
-more than the spec asks for. Then a few golden requests go to the pods that the Service has. An upgrade that fails is rolled back.
+more than the spec asks for, besides pods that end. Then a few golden requests go to the pods that the Service has. An upgrade that fails is rolled back.
 """
 
 from __future__ import annotations
