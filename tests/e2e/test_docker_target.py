@@ -23,6 +23,7 @@ import pytest
 from orchestrator.errors import DeployFailed
 from orchestrator.store.home import Home
 from orchestrator.store.store import Store
+from orchestrator.targets.docker import front
 from orchestrator.targets.docker.target import DockerTarget
 from orchestrator.targets.target import Site
 from tests.e2e.docker_engine import BASE, Engine, ask, engine, eventually, relay, why_no_engine
@@ -349,6 +350,32 @@ def test_what_takes_the_port_of_a_stopped_front_is_named(here: Engine) -> None:
     assert here.containers() == before
     here.target().prepare()
     eventually(lambda: here.target().observe().health == "healthy")
+
+
+def test_a_front_of_another_version_is_renewed_at_the_switch(here: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = front._context
+
+    def older(base: str) -> dict[str, bytes]:
+        now = files(base)
+        return {**now, "haproxy.cfg": now["haproxy.cfg"] + b"# as before\n"}
+
+    with monkeypatch.context() as before:
+        before.setattr(front, "_context", older)
+        endpoint = here.deploy(here.target(), 1)
+        made_of = here.api.inspect_container(here.containers()[0])["Image"]
+    try:
+        target = here.target()
+        target.prepare()
+        target.start(here.release(2))
+        (note,) = target.switch(2)
+        assert "the front is renewed, so connections were refused for" in note
+        assert ask(endpoint) == "2"
+        assert here.api.inspect_container(here.containers()[0])["Image"] != made_of
+        target.start(here.release(3))
+        assert target.switch(3) == (), "once"
+    finally:
+        here.clean()
+        here.api.remove_image(made_of, force=True)
 
 
 def test_a_network_of_the_spec_is_used_and_stays(here: Engine) -> None:

@@ -29,7 +29,9 @@ __all__ = [
     "Routes",
     "create_front",
     "front_image",
+    "is_renewable",
     "order",
+    "program_digest",
     "published_by",
     "remove_after",
     "routes_of",
@@ -42,6 +44,8 @@ HTTP, GRPC, CANDIDATE = "8080/tcp", "8081/tcp", "8090/tcp"
 """The front's ports inside its container: for requests, over gRPC too, and for a revision that is being tried."""
 
 _REPOSITORY = "mlo-front"
+_PROGRAM = "mlo.front"
+"""The label with the digest of the front's program, which containers have from their image."""
 _STATE = "/var/lib/front"
 _USER = "65532:65532"
 _MEMORY = 256 * 2**20
@@ -101,8 +105,8 @@ def front_image(api: Any, base: str, progress: Callable[[str], None]) -> str:
     """
     from docker.errors import APIError  # noqa: PLC0415 - an extra
 
-    files = _context(base)
-    tag = f"{_REPOSITORY}:{_digest(files)}"
+    files, program = _context(base), program_digest()
+    tag = f"{_REPOSITORY}:{_digest({**files, _PROGRAM: program.encode()})}"
     try:
         return str(api.inspect_image(tag)["Id"])
     except APIError as error:
@@ -110,7 +114,7 @@ def front_image(api: Any, base: str, progress: Callable[[str], None]) -> str:
             raise
     progress(f"building {tag}, which publishes the port (once for this engine)")
     lines: deque[str] = deque(maxlen=_LAST_LINES)
-    labels = {"mlo.role": "front-image"}
+    labels = {"mlo.role": "front-image", _PROGRAM: program}
     for message in api.build(
         fileobj=_tar(files),
         custom_context=True,
@@ -125,6 +129,16 @@ def front_image(api: Any, base: str, progress: Callable[[str], None]) -> str:
             raise _not_built(tag, base, str(message["error"]), lines)
         lines.extend(line.rstrip() for line in str(message.get("stream", "")).splitlines() if line.strip())
     return str(api.inspect_image(tag)["Id"])
+
+
+def program_digest() -> str:
+    """What changes with the front's program, and not with the base of its image."""
+    return _digest(_context("debian"))
+
+
+def is_renewable(front: Mapping[str, Any]) -> bool:
+    """Whether another version of mlo made the front, with another program."""
+    return bool(front["Config"]["Labels"].get(_PROGRAM) != program_digest())
 
 
 def create_front(

@@ -15,6 +15,7 @@ from orchestrator.targets.docker.front import (
     Published,
     create_front,
     front_image,
+    is_renewable,
     order,
     published_by,
     remove_after,
@@ -69,34 +70,43 @@ class Fronts:
         # One with the same port and another form is replaced at the switch: both cannot have the port.
         same = next((each for each in fronts if published_by(each).port == self.wanted.port), None)
         if same is not None:
+            self._image(same, image, progress)  # if it is to be renewed at the switch, it must be possible
             return same
         state = None if found.front is None else state_of(self.api, found.front["Id"])
-        if found.front is not None:
-            made_of = str(found.front["Image"])
-        else:
-            base = (image["Config"]["Labels"] or {}).get(_BASE)
-            if base is None:
-                raise refused(f"the image has no label {_BASE}: mlo did not render it", self.engine)
-            made_of = front_image(self.api, base, progress)
+        made_of = self._image(found.front, image, progress)
         progress(f"publishing port {self.wanted.port}")
         return self._new(self._form(grpc=grpc), revision, state, made_of)
 
-    def publish(self, found: Found, *, grpc: bool) -> tuple[str, ...]:
+    def _image(self, front: Mapping[str, Any] | None, image: Mapping[str, Any], progress: Callable[[str], None]) -> str:
+        """The image for a front that follows `front`, from the base of the model's image if another program is needed."""
+        if front is not None and not is_renewable(front):
+            return str(front["Image"])
+        base = (image["Config"]["Labels"] or {}).get(_BASE)
+        if base is None:
+            raise refused(f"the image has no label {_BASE}: mlo did not render it", self.engine)
+        return front_image(self.api, base, progress)
+
+    def publish(self, found: Found, image: Mapping[str, Any], *, grpc: bool) -> tuple[str, ...]:
         """Have a running front of the wanted form, before the traffic is switched; returns what the user should know.
 
         Args:
             found: what is there.
+            image: what the engine says about the model's image.
             grpc: whether the revision that is to have the traffic answers gRPC.
 
         Raises:
-            DeployFailed: E618 a port is in use, E643 the engine cannot publish it; the former front publishes as before.
+            DeployFailed: E618 a port is in use, E645 the image of a new front cannot be built, E643 the engine cannot publish it; the former front publishes as before.
         """
         fronts, wanted = self._one_a_port(found), self._form(grpc=grpc)
         same = next((each for each in fronts if published_by(each).port == wanted.port), None)
         if same is None:
             return ()  # the port of a change that was given up: the next one settles it
-        if published_by(same) != wanted:
-            return (self._replace(same, wanted),)
+        if published_by(same) != wanted or is_renewable(same):
+            why = (
+                "the front is renewed" if published_by(same) == wanted else "what is published at the port has changed"
+            )
+            gap = self._replace(same, wanted, self._image(same, image, lambda _: None))
+            return (f"{why}, so connections were refused for {gap:.1f} s",)
         wake(self.api, same)
         if _name(same) != (name := self.marks.front(wanted.port)):
             self.api.rename(same["Id"], name)  # a run died while it replaced it
@@ -164,8 +174,8 @@ class Fronts:
                     raise
                 time.sleep(_POLL_SECONDS)
 
-    def _replace(self, front: Mapping[str, Any], wanted: Published) -> str:
-        """Put a front of another form at the same port; in between, connections are refused.
+    def _replace(self, front: Mapping[str, Any], wanted: Published, image: str) -> float:
+        """Put another front at the same port; returns for how many seconds connections were refused.
 
         The new one is complete before the former one is stopped, so that whoever dies in between leaves one to be started.
         """
@@ -175,9 +185,7 @@ class Fronts:
         new: str | None = None
         try:
             state, revision = state_of(self.api, front["Id"]), int(front["Config"]["Labels"][REVISION])
-            new = create_front(
-                self.api, self.marks, front["Image"], wanted, self.network, revision=revision, state=state
-            )
+            new = create_front(self.api, self.marks, image, wanted, self.network, revision=revision, state=state)
             crash_point("docker.front-replacing")
             began = time.monotonic()
             self.api.stop(front["Id"], timeout=1)
@@ -190,7 +198,7 @@ class Fronts:
             raise
         gap = time.monotonic() - began
         remove(self.api, front["Id"])
-        return f"what is published at the port has changed, so connections were refused for {gap:.1f} s"
+        return gap
 
     def _bring_back(self, front: Mapping[str, Any], name: str, error: BaseException) -> None:
         """Let a front publish again that could not be replaced because of `error`, which stays the one to show."""

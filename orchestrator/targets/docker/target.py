@@ -277,7 +277,7 @@ class DockerTarget:
             network = str(_network_of(new))
             # First, because it may fail: then nothing was switched yet.
             fronts, grpc = self._fronts(api, found, network), bool(kept_of(new).get("grpc"))
-            notes = fronts.publish(found, grpc=grpc)
+            notes = fronts.publish(found, api.inspect_image(new["Image"]), grpc=grpc)
             api.update_container(new["Id"], restart_policy={"Name": RESTART})
             found = find(api, self._marks)
             for front in found.fronts:
