@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +17,6 @@ from orchestrator.store.store import Store
 from orchestrator.targets.kubernetes import preflight
 from orchestrator.targets.kubernetes.connection import Cluster, Refused, named_context
 from orchestrator.targets.kubernetes.helm import _last_lines, found_helm
-from orchestrator.targets.kubernetes.lease import _is_over
 from orchestrator.targets.kubernetes.observing import Serving, observed
 from orchestrator.targets.kubernetes.section import KubernetesDeploy
 from orchestrator.targets.kubernetes.target import KubernetesTarget
@@ -211,20 +209,6 @@ def test_health_follows_from_the_deployment_its_service_and_helm(serving: Servin
     assert found.health == health
     assert reason in found.reason
     assert bool(found.reason) == (health != "healthy")
-
-
-def test_a_lease_ends_with_its_holder() -> None:
-    host = os.uname().nodename
-
-    def lease(holder: str, age: float) -> dict[str, Any]:
-        renewed = (datetime.now(UTC) - timedelta(seconds=age)).isoformat()
-        return {"spec": {"holderIdentity": holder, "renewTime": renewed, "leaseDurationSeconds": 30}}
-
-    assert not _is_over(lease(f"{host}:{os.getpid()}:1", 1))
-    assert _is_over(lease(f"{host}:4194304:1", 1)), "no such process on this machine"
-    assert not _is_over(lease("another:4194304:1", 1))
-    assert _is_over(lease("another:4194304:1", 31))
-    assert _is_over({"spec": {}})
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from orchestrator.errors import DeployFailed
+from orchestrator.errors import Busy, DeployFailed
 from orchestrator.events import ignore
 from orchestrator.release import go_live
 from orchestrator.store.home import Home
@@ -24,6 +24,7 @@ from orchestrator.targets.kubernetes.helm import HelmRevision
 from orchestrator.targets.kubernetes.identity import require_same_place
 from orchestrator.targets.kubernetes.placement import KubernetesPlacement
 from orchestrator.targets.kubernetes.target import KubernetesTarget
+from orchestrator.targets.kubernetes.timing import rollout_seconds, update_seconds
 from orchestrator.targets.target import Release, Site
 
 NAMESPACE = "/api/v1/namespaces/models"
@@ -218,6 +219,8 @@ def test_a_revision_that_serves_is_recorded_after_the_client_that_upgraded_to_it
 def test_one_that_does_not_serve_any_more_is_recorded_too_so_that_it_can_be_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("orchestrator.targets.kubernetes.target._ENDPOINTS", 0.0)
+    monkeypatch.setattr("orchestrator.targets.kubernetes.target._LOOK", 0.01)
     new = target(serves(2, pods={}))
     (note,) = new.switch(2)
     assert "the Service digits has no endpoints" in note
@@ -279,6 +282,19 @@ def test_a_candidate_of_another_chart_is_refused_before_anything_is_computed() -
     assert refused_by(target(answers, helm).check).code == "E662"
 
 
+def test_a_target_that_has_lost_its_lease_lets_helm_change_nothing() -> None:
+    losing = KubernetesTarget("digits", place(context=None, server=""))
+    losing._cluster = cast("Any", RecordedCluster(serves(1)))
+    permit, losing._helm = losing._helm._permit, cast("Any", RecordedHelm())
+    with losing.lock():
+        permit()
+        assert losing._lease is not None
+        losing._lease.lose()
+        with pytest.raises(Busy):
+            permit()
+    permit()
+
+
 def test_a_cluster_that_only_has_another_address_is_the_same_place(tmp_path: Path) -> None:
     old, new = target(serves(1)), target(serves(1), server="https://127.0.0.1:2")
     assert new.is_at(old.placement)
@@ -312,3 +328,51 @@ def test_the_address_of_a_placement_is_that_of_its_site(tmp_path: Path) -> None:
     again = KubernetesTarget.placed(old.placement, site)
     assert again.is_at(old.placement)
     assert KubernetesPlacement.of(again.placement).identity == "one", "it is kept while the cluster cannot be asked"
+
+
+@pytest.mark.parametrize(
+    ("pods", "problem"),
+    [
+        ({}, "has no endpoints"),
+        ({"a": 2, "b": 1}, "sends requests to pod b, which is of revision 1"),
+        ({"a": 2, "b": 2}, ""),
+    ],
+)
+def test_every_pod_of_the_service_must_be_of_the_revision(pods: dict[str, int], problem: str) -> None:
+    found = asking.unanswered(cast("Any", RecordedCluster(serves(2, pods=pods))), "models", "digits", 2)
+    assert problem in found
+    assert bool(found) == bool(problem)
+
+
+def test_every_pod_of_the_service_must_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def refuses(_: object, __: str, pod: str, ___: object) -> str:
+        asked.append(pod)
+        return "pod b answers with status 503" if pod == "b" else ""
+
+    monkeypatch.setattr(asking, "_refuses", refuses)
+    cluster = cast("Any", RecordedCluster(serves(2, pods={"a": 2, "b": 2})))
+    assert asking.unanswered(cluster, "models", "digits", 2) == "pod b answers with status 503"
+    assert asked == ["a", "b"]
+
+
+def test_a_rollout_may_take_as_long_as_its_pods_need_one_after_the_other() -> None:
+    live = deployment(1, replicas=14)
+    assert rollout_seconds(live) == 14 * (12 * 5 + 5)
+    live["spec"]["strategy"] = {"rollingUpdate": {"maxSurge": "50%", "maxUnavailable": 0}}
+    assert rollout_seconds(live) == 2 * (12 * 5 + 5)
+    values = {"replicas": {"min": 4, "max": 20}, "rollout": {"maxSurge": 0, "maxUnavailable": 2}}
+    assert update_seconds(30, values, None) == 2 * (30 + 5)
+    assert update_seconds(30, values, live) == 7 * (30 + 5), "an autoscaler has made more of them"
+
+
+def test_helm_gets_that_time_for_an_upgrade_and_for_going_back(tmp_path: Path) -> None:
+    (tmp_path / "serving").mkdir()
+    helm = RecordedHelm(digits=(recorded(1, "deployed"), recorded(2, "pending-upgrade")))
+    answers = serves(1, record=2) | {f"{DEPLOYMENTS}/digits": deployment(1, replicas=14, ready=14)}
+    upgrading = target(answers, helm)
+    upgrading._upgrade("digits", release(tmp_path, replicas=14), {})
+    with upgrading.lock():
+        pass
+    assert helm.seconds == [30 + 14 * (60 + 5) + 60, 30 + 14 * (60 + 5) + 60]

@@ -75,9 +75,11 @@ class Helm:
     Args:
         context: of the kubeconfig; None for the cluster that this process runs in.
         namespace: of all releases.
+        permit: is called before each command that changes a release; what it raises is raised.
     """
 
-    def __init__(self, context: str | None, namespace: str) -> None:
+    def __init__(self, context: str | None, namespace: str, permit: Callable[[], None] = lambda: None) -> None:
+        self._permit = permit
         self._place = ["--namespace", namespace, *([] if context is None else ["--kube-context", context])]
 
     def history(self, release: str) -> tuple[HelmRevision, ...]:
@@ -133,6 +135,7 @@ class Helm:
         Raises:
             HelmFailed: it failed, or the pods are not ready in time. What was installed is left as it is.
         """
+        self._permit()
         server_side = ["--server-side=true", "--force-conflicts"] if self._major() >= 4 else []
         with tempfile.TemporaryDirectory(prefix="mlo-helm-") as folder:
             file = Path(folder) / "values.json"  # JSON is YAML
@@ -151,6 +154,7 @@ class Helm:
         Raises:
             HelmFailed: it failed, or the pods are not ready in time.
         """
+        self._permit()
         server_side = ["--server-side=true", "--force-conflicts"] if self._major() >= 4 else []
         waiting = ["--wait"] if wait else []
         arguments = ("rollback", release, str(number), *waiting, "--timeout", f"{math.ceil(seconds)}s", *server_side)
@@ -162,6 +166,7 @@ class Helm:
         Raises:
             HelmFailed: something of it cannot be removed.
         """
+        self._permit()
         self._run("uninstall", release, "--ignore-not-found")
 
     def _major(self) -> int:

@@ -27,7 +27,7 @@ from orchestrator.targets.kubernetes.connection import Cluster, Json, Refused, n
 from orchestrator.targets.kubernetes.forward import Relay
 from orchestrator.targets.kubernetes.helm import Helm, HelmFailed, HelmRevision
 from orchestrator.targets.kubernetes.identity import namespace_identity, require_same_place
-from orchestrator.targets.kubernetes.lease import held_lease
+from orchestrator.targets.kubernetes.lease import HeldLease, held_lease
 from orchestrator.targets.kubernetes.logs import log_lines
 from orchestrator.targets.kubernetes.objects import SETTINGS, candidate_of, instance, namespaced
 from orchestrator.targets.kubernetes.observing import Serving, observed, ready_pods, revision_of
@@ -71,7 +71,8 @@ class KubernetesTarget:
         self._name = name
         self._place = place
         self._cluster = Cluster(place.context)
-        self._helm = Helm(place.context, place.namespace)
+        self._helm = Helm(place.context, place.namespace, self._require_lease)
+        self._lease: HeldLease | None = None
         self._same_place = False
         self._known_as = ""
         self._releases: dict[int, Release] = {}
@@ -185,9 +186,13 @@ class KubernetesTarget:
             DeployFailed: E652, E654.
         """
         with self._explained(), held_lease(self._cluster, self._place.namespace, self._name) as held:
-            if held:
-                self._settle()
-            yield
+            self._lease = held
+            try:
+                if held is not None:
+                    self._settle()
+                yield
+            finally:
+                self._lease = None
 
     def check(self, share: float = 1.0, *, grpc: bool = False) -> None:
         """Whether the cluster can take the deployment and this user may make it; changes nothing.
@@ -305,6 +310,11 @@ class KubernetesTarget:
             self._helm.uninstall(self._name)
             ending = len(self._list("v1", "pods", self._name))
         return (f"while its last pods ({ending}) answer what is under way and end",) if ending else ()
+
+    def _require_lease(self) -> None:
+        """Whether the Lease is still held, if it was taken."""
+        if self._lease is not None:
+            self._lease.require()
 
     def _identity(self) -> str:
         """Of the namespace; empty where it is not readable, or not there yet."""
