@@ -60,13 +60,17 @@ def _followed(cluster: Cluster, namespace: str, name: str, lines: int) -> Iterat
     """One thread for each pod; a pod that ends is left, and one that comes is joined."""
     arrived: queue.Queue[str | MloError] = queue.Queue()
     known: dict[str, threading.Thread] = {}
+    begun: set[str] = set()
     while True:
         pods = _pods(cluster, namespace, name)
         for pod in pods:
             if pod not in known or not known[pod].is_alive():
-                since = lines if pod not in known else 0
+                since = 0 if pod in begun else lines  # of one that had not started yet, nothing has been shown
                 known[pod] = threading.Thread(
-                    target=_follow, args=(cluster, namespace, pod, since, arrived), name=f"log of {pod}", daemon=True
+                    target=_follow,
+                    args=(cluster, namespace, pod, since, arrived, begun),
+                    name=f"log of {pod}",
+                    daemon=True,
                 )
                 known[pod].start()
         until = time.monotonic() + _EVERY  # also while lines arrive without end
@@ -80,10 +84,13 @@ def _followed(cluster: Cluster, namespace: str, name: str, lines: int) -> Iterat
             yield line
 
 
-def _follow(cluster: Cluster, namespace: str, pod: str, lines: int, arrived: queue.Queue[str | MloError]) -> None:
+def _follow(
+    cluster: Cluster, namespace: str, pod: str, lines: int, arrived: queue.Queue[str | MloError], begun: set[str]
+) -> None:
     path = namespaced("v1", namespace, "pods", pod) + "/log"
     try:
         for line in Cluster(cluster.context).stream(path, container="server", tailLines=lines, follow="true"):
+            begun.add(pod)
             arrived.put(f"{pod}: {line.decode('utf-8', 'replace')}")
     except Refused:  # not started yet, or gone: looked for again
         return
