@@ -53,6 +53,7 @@ def create_model(
     image: Mapping[str, Any],
     kept: Mapping[str, Any],
     network: str,
+    tag: str,
 ) -> str:
     """Create the container of a revision, which is not started yet; returns its id.
 
@@ -64,6 +65,7 @@ def create_model(
         image: what the engine says about the image.
         kept: more that its label keeps.
         network: that it is in.
+        tag: the image's name, which `docker ps` then shows; another one of the same image may go at any time.
     """
     from docker.errors import APIError  # noqa: PLC0415 - an extra
     from docker.types import DeviceRequest, Mount  # noqa: PLC0415
@@ -107,7 +109,7 @@ def create_model(
     )
     try:
         created = api.create_container(
-            next(iter(image["RepoTags"] or ()), image["Id"]),  # a name is what `docker ps` shows
+            tag if tag in (image["RepoTags"] or ()) else image["Id"],
             name=name,
             hostname=name,
             user=settings.user,

@@ -389,7 +389,8 @@ class DockerTarget:
             "grpc": settings.grpc_port is not None,
             "network": network,
         }
-        return create_model(api, self._marks, release.revision, settings, image, kept, network)
+        assert release.image is not None
+        return create_model(api, self._marks, release.revision, settings, image, kept, network, tag=release.image.name)
 
     def _wait(self, api: Any, release: Release, model: str, where: str, path: str) -> None:
         """Until the revision answers through the front."""
