@@ -240,7 +240,8 @@ def test_torchserve_serves_from_a_container(mlo: Mlo) -> None:
     fill_wheelhouse(wheelhouse, serving_backend("torchserve").tools)
     file.write_text(f"{text}image: {{build: {{wheelhouse: {wheelhouse}}}}}\n", encoding="utf-8")
     with engine("docker-e2e-ts", mlo.folder) as there:
-        (deployed,) = mlo.json("apply", str(file), "--yes", "--json")["deployments"]
+        told = mlo.run("apply", str(file), "--yes", "--json", timeout=800).stdout  # the image is large
+        (deployed,) = json.loads(told)["deployments"]
         assert (deployed["target"], deployed["backend"]) == ("docker", "torchserve")
         assert digits_right(mlo, deployed["name"]) > 0.97
         (row,) = mlo.json("status", "docker-e2e-ts", "--json")["deployments"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -59,12 +60,17 @@ class FollowedLog:
         given = self._last
         since = int(datetime.fromisoformat(self._last).timestamp()) if self._last else None
         rest = b""
-        for data in api.logs(
+        stream = api.logs(
             self._container, stdout=True, stderr=True, timestamps=True, stream=True, follow=True, since=since
-        ):
-            *whole, rest = (rest + data).split(b"\n")
-            for line in whole:
-                yield from self._later(line, given)
+        )
+        try:
+            for data in stream:
+                *whole, rest = (rest + data).split(b"\n")
+                for line in whole:
+                    yield from self._later(line, given)
+        finally:
+            stream.close()
+            deque(stream, maxlen=0)  # to its end, which gives its connection back
         yield from self._later(rest, given)
 
     def _later(self, line: bytes, given: str) -> Iterator[str]:
