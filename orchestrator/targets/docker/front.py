@@ -333,8 +333,9 @@ def _not_built(tag: str, base: str, error: str, lines: deque[str]) -> DeployFail
             "E645",
             f"the image {tag}, which publishes the port, cannot be built",
             cause=error.strip().splitlines()[-1],
-            remedy=f"let builds on the engine install Debian packages on {base}, or build it where they can and bring it here with"
-            " `docker save` and `docker load`; the last lines of the log say which instruction failed",
+            remedy=f"let builds on the engine install Debian packages on {base}, or name an `image: {{base: ...}}` that has haproxy and"
+            " socat, or build it where it can be built and bring it here with `docker save` and `docker load`; the last lines of the"
+            " log say which instruction failed",
             notes=tuple(lines),
         )
     )
