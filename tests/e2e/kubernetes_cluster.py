@@ -23,7 +23,7 @@ from orchestrator.errors import MloError
 from orchestrator.store.state import Image
 from orchestrator.targets.kubernetes.connection import Cluster, Refused, named_context
 
-__all__ = ["TestCluster", "changed_image", "cut_off", "identity_of", "image_of", "missing", "rendered", "tag"]
+__all__ = ["TestCluster", "cut_off", "identity_of", "image_of", "missing", "rendered"]
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "mlo-model"
 PYTHON = "python:3.11-slim-bookworm"
@@ -111,25 +111,10 @@ def image_of(name: str, code: str) -> Image:
     return Image(name=name, id=identity_of(name), platform="linux/amd64")
 
 
-def changed_image(name: str, files: Mapping[str, bytes]) -> None:
-    """Give an image's name to one that differs in these files, by their absolute paths."""
-    names = {f"file{number}": path for number, path in enumerate(files)}
-    copies = "".join(f"COPY {short} {path}\n" for short, path in names.items())
-    contents = {short: files[path] for short, path in names.items()}
-    _build(name, {"Dockerfile": f"FROM {name}\n{copies}".encode(), **contents})
-
-
 def identity_of(image: str) -> str:
     """The id of the image that has that name now."""
     with connected(120.0) as client:
         return str(cast("Any", client.api).inspect_image(image)["Id"])
-
-
-def tag(image: str, name: str) -> None:
-    """Give a name to an image."""
-    repository, _, version = name.rpartition(":")
-    with connected(120.0) as client:
-        cast("Any", client.api).tag(image, repository, version)
 
 
 def _build(name: str, files: Mapping[str, bytes]) -> None:
