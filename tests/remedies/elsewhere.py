@@ -120,6 +120,8 @@ NOT_FOLLOWED = {
     "E481": "the certificate has to be made again; tests/spec/test_tls.py accepts one that is valid",
     "E482": "the server or the file has to be exchanged; tests/render/test_tls.py asks servers that show the right one",
     "E490": "more replicas are allowed, as in the tests of tests/render/test_artifacts.py that render them",
+    "E491": "an engine has to be started; tests/measure/test_inside_containers.py measures with one",
+    "E492": "processes are measured over TLS in tests/measure/test_tls_load.py",
     "E501": "another limit or machine, and minutes of measurement; tests/plan/test_rules_and_targets.py plans without enforcing",
     "E502": "depends on the reasons that it lists; tests/optimize/test_nothing_wins.py has the remedy of each",
     "E601": _LOG,
