@@ -1,4 +1,4 @@
-"""From a spec to pods of a real cluster and back: the ONNX Runtime server and TorchServe, through mlo's commands."""
+"""From a spec to pods of a real cluster and back: the ONNX Runtime server, through mlo's commands."""
 
 from __future__ import annotations
 
@@ -13,17 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from orchestrator.backends.table import serving_backend
-from orchestrator.backends.versions import installed_closure
-from orchestrator.images.settings import BuildSettings
-from orchestrator.images.wheels import fetch_wheels
 from tests.e2e.kubernetes_cluster import TestCluster, missing
 
 if TYPE_CHECKING:
     from conftest import Mlo
 
 _MISSING = missing()
-_NO_TORCHSERVE = serving_backend("torchserve").unavailable()
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.kubernetes,
@@ -47,10 +42,10 @@ model:
   outputs: [{name: logits, shape: [batch, 10]}]
   dims: {batch: {min: 1, max: 8}}
   samples: digits.npz
-optimize: {formats: [FORMAT], precisions: [fp32], time_budget: 1m}
+optimize: {formats: [onnx], precisions: [fp32], time_budget: 1m}
 benchmark: {batch_sizes: [1]}
-serving: {backend: BACKEND}
-hardware: {cpus: 1, memory: MEMORY}
+serving: {backend: onnxruntime}
+hardware: {cpus: 1, memory: 512Mi}
 deploy: {target: kubernetes, namespace: NAMESPACE, create_namespace: true, pod: {requests: {cpus: 100m}}}
 environments:
   other:
@@ -97,55 +92,38 @@ def cluster() -> Iterator[TestCluster]:
             found.cluster.call("DELETE", f"/api/v1/namespaces/{name}")
 
 
-def apply(
-    mlo: Mlo,
-    release: str,
-    *more: str,
-    name: str = NAME,
-    memory: str = "512Mi",
-    served: str = "onnx onnxruntime",
-    more_spec: str = "",
-    **env: str,
-) -> Any:
+def apply(mlo: Mlo, release: str, **env: str) -> Any:
     """One apply; its result, or its standard error where it is killed."""
     for file in ("digits.npz", "digits.safetensors", "digits_model.py"):
         if not (mlo.folder / file).exists():
             shutil.copy(DIGITS / file, mlo.folder / file)
-    text, (kind, backend) = f"{_SPEC}{more_spec}\n", served.split()
-    words = {
-        "NAMESPACE": NAMESPACE,
-        "NAME": name,
-        "RELEASE": release,
-        "MEMORY": memory,
-        "FORMAT": kind,
-        "BACKEND": backend,
-    }
-    for word, value in words.items():
+    text = _SPEC
+    for word, value in {"NAMESPACE": NAMESPACE, "NAME": NAME, "RELEASE": release}.items():
         text = text.replace(word, value)
-    (mlo.folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    (mlo.folder / f"{NAME}.yaml").write_text(text, encoding="utf-8")
     if env:
-        return mlo.run("apply", f"{name}.yaml", "--yes", *more, code=-9, timeout=400, **env).stderr
-    done = mlo.run("apply", f"{name}.yaml", "--yes", "--json", *more, timeout=400)
+        return mlo.run("apply", f"{NAME}.yaml", "--yes", code=-9, timeout=400, **env).stderr
+    done = mlo.run("apply", f"{NAME}.yaml", "--yes", "--json", timeout=400)
     (deployment,) = json.loads(done.stdout)["deployments"]
     return dict(deployment)
 
 
-def status(mlo: Mlo, name: str = NAME) -> dict[str, Any]:
-    process = mlo.start("status", name, "--json")
+def status(mlo: Mlo) -> dict[str, Any]:
+    process = mlo.start("status", NAME, "--json")
     (row,) = json.loads(process.communicate(timeout=60)[0])["deployments"]
     return dict(row)
 
 
-def right(mlo: Mlo, name: str = NAME) -> float:
+def right(mlo: Mlo) -> float:
     """The share of images that the pods read as their label says."""
     with np.load(DIGITS / "digits.npz") as samples:
         labels = samples["label" if "label" in samples.files else "labels"]
-    answer = mlo.json("predict", name, "--input", str(DIGITS / "digits.npz"), "--json")
+    answer = mlo.json("predict", NAME, "--input", str(DIGITS / "digits.npz"), "--json")
     return float((np.asarray(answer["outputs"]["logits"]).argmax(axis=1) == labels).mean())
 
 
-def image(cluster: TestCluster, name: str = NAME) -> str:
-    deployment = cluster.cluster.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{name}")
+def image(cluster: TestCluster) -> str:
+    deployment = cluster.cluster.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{NAME}")
     return str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
 
 
@@ -176,25 +154,26 @@ def test_a_spec_is_served_by_a_pod(mlo: Mlo, cluster: TestCluster) -> None:
 def test_no_request_fails_while_a_new_revision_takes_over_and_while_it_is_rolled_back(
     mlo: Mlo, cluster: TestCluster
 ) -> None:
-    first = image(cluster)
+    first, (before,) = image(cluster), cluster.pods(NAMESPACE)
     address = cluster.cluster.get(f"/api/v1/namespaces/{NAMESPACE}/services/{NAME}")["spec"]["clusterIP"]
     cluster.start_client(NAMESPACE, first, _CLIENT.replace("ADDRESS", address).replace("NAME", NAME))
-    deadline = time.monotonic() + 60
-    while counted(cluster)["answered"] < 50:
-        assert time.monotonic() < deadline, cluster.log_of(NAMESPACE)
-        time.sleep(0.5)
     following = mlo.start("logs", NAME, "--follow")
-    assert apply(mlo, "two")["revision"] == 2
-    assert "revision 1" in mlo.run("rollback", NAME, "--yes", timeout=400).stdout
-    assert image(cluster) == first
-    time.sleep(3)
-    told = counted(cluster)
-    following.terminate()
-    lines = following.communicate(timeout=30)[0].splitlines()
-    assert len({line.partition(":")[0] for line in lines if '"message":"ready"' in line}) == 3, (
-        "each pod's log is joined"
-    )
-    cluster.cluster.call("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/client")
+    try:
+        deadline = time.monotonic() + 60
+        while counted(cluster)["answered"] < 50:
+            assert time.monotonic() < deadline, cluster.log_of(NAMESPACE)
+            time.sleep(0.5)
+        assert apply(mlo, "two")["revision"] == 2
+        assert "revision 1" in mlo.run("rollback", NAME, "--yes", timeout=400).stdout
+        assert image(cluster) == first
+        time.sleep(3)
+        told = counted(cluster)
+    finally:
+        following.terminate()
+        lines = following.communicate(timeout=30)[0].splitlines()
+        cluster.cluster.call("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/client")
+    ready = {line.partition(":")[0] for line in lines if '"message":"ready"' in line}
+    assert ready - {before["metadata"]["name"]}, "the log of a pod that came later is shown too"
     print(f"{told['answered']} requests answered during an update and a rollback, {told['failed']} failed")
     assert told["failed"] == 0, told
     assert told["answered"] > 500
@@ -263,22 +242,3 @@ def test_destroy_removes_what_mlo_made_and_nothing_else(mlo: Mlo, cluster: TestC
         assert not [each for each in names if NAME in each and "token" not in each], kind
     assert cluster.cluster.get(f"/apis/apps/v1/namespaces/{OTHER}/deployments")["items"] == []
     assert cluster.cluster.find(f"{path}/theirs") is not None
-
-
-@pytest.mark.skipif(
-    _NO_TORCHSERVE is not None, reason=f"TorchServe on Kubernetes: {_NO_TORCHSERVE and _NO_TORCHSERVE.reason}"
-)
-def test_torchserve_is_served_by_a_pod(mlo: Mlo, cluster: TestCluster) -> None:
-    name = "torchserve-on-pods"
-    (mlo.folder / "wheels").mkdir()
-    pins = installed_closure(serving_backend("torchserve").tools)
-    requirements = mlo.folder / "requirements.txt"
-    requirements.write_text("".join(f"{package}=={version}\n" for package, version in pins.items()), encoding="utf-8")
-    # Not every machine that tests reaches PyTorch's own index.
-    fetch_wheels(requirements, BuildSettings("unused"), "linux/amd64", mlo.folder / "wheels")
-    image = "image: {build: {wheelhouse: wheels}}"
-    deployed = apply(mlo, "one", name=name, memory="2Gi", served="torchscript torchserve", more_spec=image)
-    assert (deployed["backend"], deployed["revision"]) == ("torchserve", 1)
-    assert status(mlo, name)["health"] == "healthy"
-    assert right(mlo, name) > 0.98
-    assert f"{name}: removed from" in mlo.run("destroy", name, "--yes").stdout
