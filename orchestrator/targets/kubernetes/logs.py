@@ -62,9 +62,9 @@ def _followed(cluster: Cluster, namespace: str, name: str, lines: int) -> Iterat
     known: dict[str, threading.Thread] = {}
     begun: set[str] = set()
     while True:
-        pods = _pods(cluster, namespace, name)
-        for pod in pods:
-            if pod not in known or not known[pod].is_alive():
+        for pod, ends in _pods(cluster, namespace, name).items():
+            # Once the container of a pod that ends is removed, each look at its log only tells that it is gone.
+            if pod not in known or not (ends or known[pod].is_alive()):
                 since = 0 if pod in begun else lines  # of one that had not started yet, nothing has been shown
                 known[pod] = threading.Thread(
                     target=_follow,
@@ -98,7 +98,12 @@ def _follow(
         arrived.put(error)
 
 
-def _pods(cluster: Cluster, namespace: str, name: str) -> list[str]:
+def _pods(cluster: Cluster, namespace: str, name: str) -> dict[str, bool]:
+    """The release's pods, oldest first, each with whether it ends and so does not start its container again."""
     found = cluster.get(namespaced("v1", namespace, "pods"), labelSelector=instance(name))["items"]
     found.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
-    return [str(pod["metadata"]["name"]) for pod in found]
+    return {
+        str(pod["metadata"]["name"]): "deletionTimestamp" in pod["metadata"]
+        or pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+        for pod in found
+    }
