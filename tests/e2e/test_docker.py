@@ -30,6 +30,7 @@ MISSING = why_no_engine()
 NO_TORCHSERVE = serving_backend("torchserve").unavailable()
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.containers,
     pytest.mark.timeout(900),
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
 ]

@@ -18,6 +18,7 @@ from tests.e2e.images_case import docker
 MISSING = why_no_engine()
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.containers,
     pytest.mark.timeout(120),
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
 ]

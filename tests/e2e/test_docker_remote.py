@@ -25,6 +25,7 @@ MISSING = why_no_engine() or (
 )
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.containers,
     pytest.mark.timeout(300),
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
 ]

@@ -31,6 +31,7 @@ from tests.e2e.docker_engine import BASE, Engine, ask, engine, eventually, relay
 MISSING = why_no_engine()
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.containers,
     pytest.mark.timeout(300),
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
 ]

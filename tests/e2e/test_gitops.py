@@ -25,7 +25,7 @@ from orchestrator.targets.target import Release, Site
 from tests.e2e.conftest import Mlo
 from tests.render.conftest import render_to  # noqa: F401 - a fixture
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.containers]
 
 NAME = "gitops-doubling"
 SPEC = """\

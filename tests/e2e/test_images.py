@@ -47,7 +47,7 @@ from tests.e2e.images_case import (
     until_ready,
 )
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.frameworks, pytest.mark.e2e, pytest.mark.containers, pytest.mark.timeout(900)]
 
 _BODY = b'{"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}'
 _OPENSHIFT = "1000680000:0"

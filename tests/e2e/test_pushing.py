@@ -22,7 +22,7 @@ from orchestrator.store.state import Image
 from tests.e2e.images_case import docker, engine_platform, require_engine
 from tests.e2e.registries import PASSWORD, USER, free_port, registry, token_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.containers, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(autouse=True)
