@@ -44,19 +44,19 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         yield there
 
 
-def spec(mlo: Mlo, labels: str = "{team: vision}") -> str:
-    """The digits with one candidate, so that deploying is what takes the time."""
+def spec(mlo: Mlo, site: str = "vision") -> str:
+    """The digits with one candidate, so that deploying is what takes the time; another site is another release of it."""
     if not (mlo.folder / "digits").exists():
         shutil.copytree(SPECS / "digits", mlo.folder / "digits")
     file = mlo.folder / "digits" / "digits.yaml"
     text = (SPECS / "digits" / "digits.yaml").read_text(encoding="utf-8")
-    text = text.replace("name: digits", f"name: {NAME}").replace("labels: {team: vision}", f"labels: {labels}")
+    text = text.replace("name: digits", f"name: {NAME}")
     text = text.replace("[fp32, bf16, int8]", "[fp32]\n  formats: [onnx]").replace("[1, 8, 32]", "[1]")
     text = text.replace("throughput: 200/s}", "throughput: 20/s, enforce: false}").replace(
         "time_budget: 5m", "time_budget: 1m"
     )
-    text = text.replace("deploy: {target: local}", "serving: {backend: onnxruntime}\ndeploy: {target: docker}")
-    file.write_text(text, encoding="utf-8")
+    serving = f"serving: {{backend: onnxruntime, cors: {{origins: ['https://{site}.example.com']}}}}"
+    file.write_text(text.replace("deploy: {target: local}", f"{serving}\ndeploy: {{target: docker}}"), encoding="utf-8")
     return str(file)
 
 
@@ -135,7 +135,7 @@ def test_a_new_release_and_a_rollback_under_load_fail_no_request(mlo: Mlo, here:
     (row,) = mlo.json("status", NAME, "--json")["deployments"]
     first = row["revision"]
     with Asking(row["endpoint"], "/v2/health/ready") as asking:
-        (deployed,) = mlo.json("apply", spec(mlo, "{team: speech}"), "--yes", "--json")["deployments"]
+        (deployed,) = mlo.json("apply", spec(mlo, "speech"), "--yes", "--json")["deployments"]
         mlo.run("rollback", NAME, "--yes")
     assert asking.failed == []
     assert asking.answered > 100
@@ -175,7 +175,7 @@ def test_a_rollback_that_is_killed_anywhere_keeps_serving_and_is_settled_by_the_
 def test_drift_is_in_the_plan_and_an_apply_mends_it(mlo: Mlo, here: Engine) -> None:
     (row,) = mlo.json("status", NAME, "--json")["deployments"]
     here.api.update_container(f"mlo-{NAME}-r{row['revision']}", mem_limit="1g", memswap_limit="1g")
-    file = spec(mlo) if row["revision"] == 1 else spec(mlo, "{team: speech}")
+    file = spec(mlo) if row["revision"] == 1 else spec(mlo, "speech")
     assert "its memory limit is 1024 MiB instead of 2048 MiB" in mlo.run("status", NAME, code=1).stdout
     mlo.run("apply", file, "--yes")
     assert mlo.json("status", NAME, "--json")["deployments"][0]["health"] == "healthy"
@@ -185,7 +185,7 @@ def test_drift_is_in_the_plan_and_an_apply_mends_it(mlo: Mlo, here: Engine) -> N
 def test_a_base_image_that_is_missing_is_named_before_anything_is_started(mlo: Mlo, here: Engine) -> None:
     (before,) = mlo.json("status", NAME, "--json")["deployments"]
     containers = here.containers()
-    file = Path(spec(mlo, "{team: speech}"))
+    file = Path(spec(mlo, "speech"))
     text = file.read_text(encoding="utf-8")
     file.write_text(text + "image: {base: '127.0.0.1:1/team/python:3.11'}\n", encoding="utf-8")
     told = mlo.run("apply", str(file), "--yes", code=1).stderr
@@ -210,7 +210,7 @@ def test_wrong_answers_are_refused_and_the_last_revision_keeps_serving(mlo: Mlo,
     file.chmod(0o644)
     np.savez(file, **others)
     try:
-        told = mlo.run("apply", spec(mlo, "{team: sound}"), "--yes", code=1).stderr
+        told = mlo.run("apply", spec(mlo, "sound"), "--yes", code=1).stderr
     finally:
         file.write_bytes(kept)
     assert "error[E608]" in told

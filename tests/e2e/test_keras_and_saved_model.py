@@ -78,7 +78,8 @@ def test_two_versions_are_kept_for_tensorflow_serving_and_a_rollback_moves_the_l
     folder = path.parent / "ward"
     path.write_text(text, encoding="utf-8")
     decision = applied(mlo, path)["decision"]
-    path.write_text(text.replace("team: clinic", "team: hospital"), encoding="utf-8")
+    batching = "serving: {batching: {max_size: 4, max_delay: 2ms}, backend"
+    path.write_text(text.replace("serving: {backend", batching), encoding="utf-8")
     applied(mlo, path)
     assert decision["compared"] == "runtimes"
     assert any("tensorflow_model_server" in note for note in decision["notes"])
