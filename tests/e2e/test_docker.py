@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import subprocess
@@ -191,29 +190,6 @@ def test_a_base_image_that_is_missing_is_named_before_anything_is_started(mlo: M
     told = mlo.run("apply", str(file), "--yes", code=1).stderr
     assert "error[E634]" in told
     assert "docker pull 127.0.0.1:1/team/python:3.11" in told
-    assert f"{NAME} is unchanged: revision {before['revision']}" in told
-    assert here.containers() == containers
-    assert digits_right(mlo, NAME) > 0.97
-
-
-def test_wrong_answers_are_refused_and_the_last_revision_keeps_serving(mlo: Mlo, here: Engine) -> None:
-    (before,) = mlo.json("status", NAME, "--json")["deployments"]
-    containers = here.containers()
-    state = json.loads((mlo.folder / "home" / "state.json").read_text("utf-8"))["deployments"][NAME]
-    imported = state["history"][-1]["imported_digest"]
-    tree = mlo.folder / "home" / "trees" / imported[:2] / imported
-    (file,) = (each for each in tree.iterdir() if each.name.startswith("baseline") and each.suffix == ".npz")
-    kept = file.read_bytes()
-    with np.load(io.BytesIO(kept)) as arrays:
-        others = {name: arrays[name] + 1 if arrays[name].dtype.kind == "f" else arrays[name] for name in arrays.files}
-    tree.chmod(0o755)
-    file.chmod(0o644)
-    np.savez(file, **others)
-    try:
-        told = mlo.run("apply", spec(mlo, "sound"), "--yes", code=1).stderr
-    finally:
-        file.write_bytes(kept)
-    assert "error[E608]" in told
     assert f"{NAME} is unchanged: revision {before['revision']}" in told
     assert here.containers() == containers
     assert digits_right(mlo, NAME) > 0.97
