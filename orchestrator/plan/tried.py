@@ -95,8 +95,8 @@ def _or_elsewhere(loaded: LoadedSpec) -> str:
         ways.append(f"allow {' or '.join(others)} in `optimize.formats`")
     if spec.serving.backend != "auto":
         ways.append("set `serving.backend: auto`")
-    elsewhere = " or ".join(name for name, row in TARGETS.items() if not row.section.starts_here)
-    return f"{', '.join(ways)}, or write the artifacts for a server elsewhere with `deploy.target: {elsewhere}`"
+    *some, last = (f"`{name}`" for name, row in TARGETS.items() if not row.section.starts_here)
+    return f"{', '.join(ways)}, or start the server elsewhere: `deploy.target` may be {', '.join(some)} or {last}"
 
 
 def unstartable_backends(loaded: LoadedSpec, here: Here) -> dict[str, str]:

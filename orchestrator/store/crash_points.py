@@ -64,6 +64,8 @@ CRASH_POINTS = frozenset(
         "kubernetes.upgraded",
         # containers of a Docker Engine
         "docker.front-created",
+        "docker.front-replacing",
+        "docker.front-stopped",
         "docker.created",
         "docker.started",
         "docker.switched",

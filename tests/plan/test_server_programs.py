@@ -157,8 +157,8 @@ def test_if_no_server_can_be_started_here_the_plan_says_so_with_the_ways_out(pla
     assert (told.code, told.message) == ("E201", "no candidate can be tried")
     assert any("cannot start tensorflow-serving on this machine" in note for note in told.notes)
     assert told.remedy == (
-        "install what is missing, allow onnx in `optimize.formats`, set `serving.backend: auto`, or write the artifacts for a "
-        "server elsewhere with `deploy.target: folder`"
+        "install what is missing, allow onnx in `optimize.formats`, set `serving.backend: auto`, or start the server elsewhere: "
+        "`deploy.target` may be `folder`, `gitops`, `kubernetes` or `docker`"
     )
 
 

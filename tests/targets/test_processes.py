@@ -29,6 +29,7 @@ from orchestrator.targets.local.messages import (
     StartRevision,
     Status,
 )
+from orchestrator.targets.local.ports import is_free
 from orchestrator.targets.local.target import LocalTarget
 
 if TYPE_CHECKING:
@@ -211,9 +212,9 @@ def test_a_port_that_is_in_use_is_named(deployment: Deployment) -> None:
 
 def test_a_port_that_is_in_use_is_found_before_anything_is_computed(deployment: Deployment) -> None:
     with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
+        port = next(each for each in range(21001, 22000, 2) if is_free(each) and is_free(each - 1))
+        other.bind(("127.0.0.1", port))
         other.listen()
-        port = other.getsockname()[1]
         with pytest.raises(DeployFailed, match=f"port {port} of 127.0.0.1 cannot be used") as failure:
             LocalTarget(deployment.folder, port).check()
         diagnostic = failure.value.diagnostics[0]
