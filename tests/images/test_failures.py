@@ -64,7 +64,7 @@ _PIP = "Step 6/25 : RUN /opt/pip/bin/pip install --requirement /opt/requirements
         (
             [
                 "Step 3/25 : RUN apt-get update",
-                "Err:1 http://deb.debian.org: Temporary failure resolving 'deb.debian.org'",
+                "Err:1 http://mirror.example.com: Temporary failure resolving 'mirror.example.com'",
             ],
             "The command '/bin/sh -c apt-get update' returned a non-zero code: 100",
             "E631",
