@@ -1,4 +1,4 @@
-"""A measured server in a container of its image, with the limits that it will have: how it is built and started."""
+"""Builds the image of a server that is measured, and starts it in a container with the limits of `hardware`."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def render_artifacts(
     Args:
         settings: of the server.
         deployment: labels, replicas and the image's name.
-        image: how it is built.
+        image: settings of its build.
         sizing: what a replica needs, and how many are needed.
         variant: the winner's folder.
         folder: the folder to fill.

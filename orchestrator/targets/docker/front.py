@@ -265,7 +265,7 @@ def order(api: Any, front: str, *words: str) -> str:
         raise DeployFailed(
             Diagnostic(
                 "E646",
-                "the front of the deployment does not do what it is told",
+                "the front of the deployment refused an order",
                 cause=f"`front {' '.join(words)}` ended with exit code {code}: {printed or 'it printed nothing'}",
                 remedy=f"remove it (docker rm --force --volumes {front[:12]}) and run `mlo apply` again, which makes a new one;"
                 " meanwhile nothing answers at the published port",

@@ -535,7 +535,7 @@ class LocalTarget:
             raise unanswered(self._folder, error) from error
 
     def _kept(self) -> Endpoint | None:
-        """The permanent public port, and how it is asked; None before the first start."""
+        """The permanent public port, and the scheme of requests to it; None before the first start."""
         return Endpoint.read(self._folder)
 
     def _port(self) -> int | None:
